@@ -1,0 +1,3 @@
+//! understudy.
+
+pub mod config;
