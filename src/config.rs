@@ -4,7 +4,9 @@
 //! options, nothing resolved. Every fault is a [`Violation`] with a place, and a faulty document does
 //! not hide the others: parsing always yields what could be understood beside what could not.
 
+pub mod document;
 pub mod tree;
+pub mod values;
 
 use std::fmt;
 

@@ -1,3 +1,12 @@
 //! understudy.
 
+pub mod cache;
+pub mod compile;
 pub mod config;
+pub mod envoy;
+pub mod fleet;
+pub mod model;
+pub mod node;
+pub mod pipeline;
+pub mod snapshot;
+pub mod xds;

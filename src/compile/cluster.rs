@@ -1,0 +1,206 @@
+//! An upstream as a cluster.
+//!
+//! Always by EDS: a cluster must not change when a target does, since Envoy swaps a changed cluster as a
+//! whole and forgets what it knew of health and ejections.
+
+use envoy_types::pb::envoy::config::cluster::v3 as envoy;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds};
+use envoy_types::pb::envoy::config::cluster::v3::cluster;
+use envoy_types::pb::envoy::config::cluster::v3::load_balancing_policy::Policy;
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::core::v3::health_check as check;
+use envoy_types::pb::envoy::extensions::load_balancing_policies as policies;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
+use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
+use envoy_types::pb::google::protobuf::BoolValue;
+
+use crate::compile::{ads, any, duration, uint32};
+use crate::config::document::{LoadBalancer, UpstreamProtocol, WhenAllDown};
+use crate::model::upstream::{HealthCheck, Limits, OutlierDetection, Probe, Upstream};
+use crate::snapshot::Resource;
+
+const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// The cluster of an upstream.
+pub fn compile(upstream: &Upstream) -> Resource {
+    let name = upstream.name.as_str();
+    let cluster = envoy::Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(cluster::EdsClusterConfig { eds_config: Some(ads()), ..Default::default() }),
+        connect_timeout: Some(duration(upstream.connect_timeout)),
+        // Else a removed target keeps serving for as long as its health check passes.
+        ignore_health_on_host_removal: true,
+        common_lb_config: Some(common_lb_config(upstream)),
+        load_balancing_policy: Some(load_balancing_policy(upstream)),
+        circuit_breakers: Some(circuit_breakers(&upstream.limits)),
+        health_checks: upstream.health_check.iter().map(health_check).collect(),
+        outlier_detection: upstream.outlier_detection.as_ref().map(outlier_detection),
+        typed_extension_protocol_options: [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&protocol(upstream)))].into(),
+        ..Default::default()
+    };
+    let mut resource = Resource::new(name, &cluster);
+    resource.endpoints = Some(name.to_owned());
+    resource
+}
+
+fn common_lb_config(upstream: &Upstream) -> cluster::CommonLbConfig {
+    let panic = match upstream.failover.when_all_down {
+        // Any value above 0 acts alike: with standby's factor a tier is either fully available or not at all.
+        WhenAllDown::TryAll => 1.0,
+        WhenAllDown::Fail => 0.0,
+    };
+    cluster::CommonLbConfig {
+        healthy_panic_threshold: Some(Percent { value: panic }),
+        // Envoy's default of 1 s holds back the news that the last primary has died.
+        update_merge_window: Some(duration(std::time::Duration::ZERO)),
+        ..Default::default()
+    }
+}
+
+fn load_balancing_policy(upstream: &Upstream) -> envoy::LoadBalancingPolicy {
+    let slow_start = (!upstream.slow_start.is_zero()).then(|| policies::common::v3::SlowStartConfig {
+        slow_start_window: Some(duration(upstream.slow_start)),
+        ..Default::default()
+    });
+    let (name, config) = match upstream.load_balancer {
+        LoadBalancer::RoundRobin => {
+            let policy = policies::round_robin::v3::RoundRobin { slow_start_config: slow_start, ..Default::default() };
+            ("round_robin", any(&policy))
+        }
+        LoadBalancer::LeastRequest => {
+            let policy =
+                policies::least_request::v3::LeastRequest { slow_start_config: slow_start, ..Default::default() };
+            ("least_request", any(&policy))
+        }
+        LoadBalancer::Random => ("random", any(&policies::random::v3::Random::default())),
+    };
+    let extension = core::TypedExtensionConfig {
+        name: format!("envoy.load_balancing_policies.{name}"),
+        typed_config: Some(config),
+    };
+    envoy::LoadBalancingPolicy { policies: vec![Policy { typed_extension_config: Some(extension) }] }
+}
+
+fn circuit_breakers(limits: &Limits) -> envoy::CircuitBreakers {
+    let retry_budget = limits.retry_budget.as_ref().map(|budget| thresholds::RetryBudget {
+        budget_percent: Some(Percent { value: budget.percent }),
+        min_retry_concurrency: Some(uint32(budget.at_least)),
+        ..Default::default()
+    });
+    let thresholds = Thresholds {
+        max_connections: Some(uint32(limits.connections)),
+        max_pending_requests: Some(uint32(limits.pending_requests)),
+        max_requests: Some(uint32(limits.requests)),
+        // Envoy's default of 3 at a time fails requests in the very moment that retries are for.
+        max_retries: retry_budget.is_none().then(|| uint32(limits.retries)),
+        retry_budget,
+        ..Default::default()
+    };
+    envoy::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
+}
+
+fn health_check(health_check: &HealthCheck) -> core::HealthCheck {
+    core::HealthCheck {
+        timeout: Some(duration(health_check.timeout)),
+        interval: Some(duration(health_check.interval)),
+        interval_jitter_percent: health_check.jitter,
+        unhealthy_threshold: Some(uint32(health_check.unhealthy_threshold)),
+        healthy_threshold: Some(uint32(health_check.healthy_threshold)),
+        alt_port: health_check.port.map(|port| uint32(port.into())),
+        unhealthy_interval: Some(duration(health_check.unhealthy_interval)),
+        // Envoy's default of 60 s leaves the standby of an idle service unchecked.
+        no_traffic_interval: Some(duration(health_check.idle_interval)),
+        no_traffic_healthy_interval: Some(duration(health_check.idle_interval)),
+        health_checker: Some(match &health_check.probe {
+            Probe::Tcp { send, receive } => check::HealthChecker::TcpHealthCheck(check::TcpHealthCheck {
+                send: send.as_deref().map(payload),
+                receive: receive.as_deref().map(payload).into_iter().collect(),
+                ..Default::default()
+            }),
+            Probe::Http { path, method, host, headers, expected } => {
+                check::HealthChecker::HttpHealthCheck(check::HttpHealthCheck {
+                    host: host.clone().unwrap_or_default(),
+                    path: path.clone(),
+                    method: core::RequestMethod::from_str_name(method).unwrap_or_default().into(),
+                    request_headers_to_add: headers.iter().map(|(key, value)| header(key, value)).collect(),
+                    expected_statuses: expected.iter().map(|(first, last)| statuses(*first, *last)).collect(),
+                    // An unexpected status counts towards the threshold in place of being the end at once.
+                    retriable_statuses: vec![statuses(100, 599)],
+                    ..Default::default()
+                })
+            }
+            Probe::Grpc { service, authority } => {
+                check::HealthChecker::GrpcHealthCheck(check::GrpcHealthCheck {
+                    service_name: service.clone(),
+                    authority: authority.clone().unwrap_or_default(),
+                    ..Default::default()
+                })
+            }
+        }),
+        ..Default::default()
+    }
+}
+
+fn payload(text: &str) -> check::Payload {
+    let hex = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    check::Payload { payload: Some(check::payload::Payload::Text(hex)) }
+}
+
+fn header(key: &str, value: &str) -> core::HeaderValueOption {
+    core::HeaderValueOption {
+        header: Some(core::HeaderValue { key: key.to_owned(), value: value.to_owned(), ..Default::default() }),
+        append_action: core::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    }
+}
+
+/// Envoy's ranges do not contain their end.
+fn statuses(first: u16, last: u16) -> Int64Range {
+    Int64Range { start: first.into(), end: i64::from(last) + 1 }
+}
+
+fn outlier_detection(detection: &OutlierDetection) -> envoy::OutlierDetection {
+    envoy::OutlierDetection {
+        consecutive_5xx: Some(uint32(detection.consecutive_5xx)),
+        consecutive_gateway_failure: Some(uint32(detection.consecutive_gateway_failure)),
+        // Envoy counts gateway failures and by default does nothing about them.
+        enforcing_consecutive_gateway_failure: Some(uint32(100)),
+        split_external_local_origin_errors: detection.split_external_local_origin_errors,
+        consecutive_local_origin_failure: Some(uint32(detection.consecutive_local_origin_failure)),
+        // On by default in Envoy, for clusters of five and more hosts; here it must be asked for.
+        enforcing_success_rate: Some(uint32(0)),
+        enforcing_local_origin_success_rate: Some(uint32(0)),
+        interval: Some(duration(detection.interval)),
+        base_ejection_time: Some(duration(detection.base_ejection_time)),
+        max_ejection_time: Some(duration(detection.max_ejection_time)),
+        max_ejection_percent: Some(uint32(detection.max_ejection_percent)),
+        // Else a target whose checks pass while it answers 503 comes back at every check.
+        successful_active_health_check_uneject_host: Some(BoolValue {
+            value: detection.health_check_returns_ejected,
+        }),
+        ..Default::default()
+    }
+}
+
+fn protocol(upstream: &Upstream) -> http::HttpProtocolOptions {
+    use http::http_protocol_options::explicit_http_config::ProtocolConfig;
+    use http::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions};
+
+    let protocol_config = match upstream.protocol {
+        UpstreamProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default()),
+        UpstreamProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default()),
+    };
+    let requests = upstream.limits.requests_per_connection;
+    http::HttpProtocolOptions {
+        common_http_protocol_options: Some(core::HttpProtocolOptions {
+            idle_timeout: Some(duration(upstream.idle_timeout)),
+            max_requests_per_connection: (requests > 0).then(|| uint32(requests)),
+            ..Default::default()
+        }),
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(protocol_config),
+        })),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,125 @@
+//! The targets of an upstream as a load assignment.
+//!
+//! There is one for every cluster, an empty one too: a cluster whose assignment never comes holds up all
+//! that come with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::endpoint::v3 as envoy;
+use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
+use envoy_types::pb::envoy::config::endpoint::v3::endpoint::HealthCheckConfig;
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+
+use crate::compile::uint32;
+use crate::config::document::FailoverMode;
+use crate::model::target::{Addresses, Host, Target};
+use crate::model::upstream::{Probe, Upstream};
+use crate::node::Locality;
+use crate::snapshot::Resource;
+
+/// A tier with one usable target is as available as a full one, however many it has: Envoy multiplies the
+/// share of usable targets by this percentage, in 64 bits, and the constant is the largest that it takes.
+const NEVER_SPILL: u32 = u32::MAX;
+
+/// The load assignment of an upstream.
+pub fn compile(upstream: &Upstream, addresses: &Addresses) -> Resource {
+    let name = upstream.name.as_str();
+    let factor = match upstream.failover.mode {
+        FailoverMode::Standby => NEVER_SPILL,
+        FailoverMode::Spill => upstream.failover.factor,
+    };
+    let assignment = envoy::ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: localities(upstream, addresses),
+        policy: Some(Policy { overprovisioning_factor: Some(uint32(factor)), ..Default::default() }),
+        ..Default::default()
+    };
+    Resource::new(name, &assignment)
+}
+
+fn localities(upstream: &Upstream, addresses: &Addresses) -> Vec<envoy::LocalityLbEndpoints> {
+    let checked_by_name = checks_name_the_target(upstream);
+    let mut localities: BTreeMap<(u32, &Locality), Vec<envoy::LbEndpoint>> = BTreeMap::new();
+    // Two names may resolve to one address: as Envoy would, it is kept once, in the first tier.
+    let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
+    for target in &upstream.targets {
+        for address in resolve(target, addresses).into_iter().filter(|address| seen.insert(*address)) {
+            let endpoints = localities.entry((target.tier, &target.locality)).or_default();
+            endpoints.push(endpoint(target, address, checked_by_name));
+        }
+    }
+    occupied_tiers(localities)
+}
+
+/// Tiers whose names did not resolve are left out: the priorities that Envoy gets have no gaps.
+fn occupied_tiers(
+    localities: BTreeMap<(u32, &Locality), Vec<envoy::LbEndpoint>>,
+) -> Vec<envoy::LocalityLbEndpoints> {
+    let tiers: BTreeSet<u32> = localities.keys().map(|(tier, _)| *tier).collect();
+    let priority = |tier: u32| u32::try_from(tiers.range(..tier).count()).expect("there are at most 128 tiers");
+    localities
+        .into_iter()
+        .map(|((tier, locality), lb_endpoints)| envoy::LocalityLbEndpoints {
+            locality: (*locality != Locality::default()).then(|| core::Locality {
+                region: locality.region.clone(),
+                zone: locality.zone.clone(),
+                sub_zone: locality.sub_zone.clone(),
+            }),
+            lb_endpoints,
+            priority: priority(tier),
+            ..Default::default()
+        })
+        .collect()
+}
+
+fn resolve(target: &Target, addresses: &Addresses) -> Vec<SocketAddr> {
+    let port = target.address.port;
+    match &target.address.host {
+        Host::Ip(ip) => vec![SocketAddr::new(*ip, port)],
+        Host::Name(name) => {
+            let ips = addresses.get(name).map(Vec::as_slice).unwrap_or_default();
+            ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+        }
+    }
+}
+
+/// Envoy's checks say the cluster's name to the target unless told otherwise; no server knows that one.
+fn checks_name_the_target(upstream: &Upstream) -> bool {
+    match upstream.health_check.as_ref().map(|check| &check.probe) {
+        Some(Probe::Http { host, .. }) => host.is_none(),
+        Some(Probe::Grpc { authority, .. }) => authority.is_none(),
+        Some(Probe::Tcp { .. }) | None => false,
+    }
+}
+
+fn endpoint(target: &Target, address: SocketAddr, checked_by_name: bool) -> envoy::LbEndpoint {
+    let hostname = match &target.address.host {
+        Host::Name(name) => name.clone(),
+        Host::Ip(_) => String::new(),
+    };
+    let health_check_config = checked_by_name
+        .then(|| HealthCheckConfig { hostname: target.address.host.to_string(), ..Default::default() });
+    let endpoint = envoy::Endpoint {
+        address: Some(socket_address(address)),
+        hostname,
+        health_check_config,
+        ..Default::default()
+    };
+    envoy::LbEndpoint {
+        load_balancing_weight: Some(uint32(target.weight)),
+        host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
+        ..Default::default()
+    }
+}
+
+/// An address as Envoy writes it.
+pub(crate) fn socket_address(address: SocketAddr) -> core::Address {
+    let socket = core::SocketAddress {
+        address: address.ip().to_string(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(address.port().into())),
+        ..Default::default()
+    };
+    core::Address { address: Some(core::address::Address::SocketAddress(socket)) }
+}

@@ -1,0 +1,617 @@
+//! One file's or one stored entity's content, decoded and not yet understood.
+//!
+//! Every field is optional here and every reference a string: what is missing, dangling or contradictory is
+//! told by `model::validate`, which sees all documents. Names and defaults are those of the native config's
+//! reference.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::config::tree::{self, Fault, Node, Value};
+use crate::config::values::{Duration, Size, Switch};
+use crate::config::{Level, Path, Related, Violation, near};
+
+/// The kinds of entities, each a list in a file and a collection in the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Groups of Envoys.
+    Fleet,
+    /// Where Envoys listen.
+    Listener,
+    /// Which requests go where.
+    Route,
+    /// How requests are served.
+    Service,
+    /// Pools of targets and their policy.
+    Upstream,
+    /// One target of an upstream. In the API only; in files targets stand in their upstream.
+    Target,
+}
+
+impl Kind {
+    /// The kinds that are lists at the top of a file.
+    pub const TOP: [Self; 5] = [Self::Fleet, Self::Listener, Self::Route, Self::Service, Self::Upstream];
+
+    /// The key in a file and the collection in the API.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Fleet => "fleets",
+            Self::Listener => "listeners",
+            Self::Route => "routes",
+            Self::Service => "services",
+            Self::Upstream => "upstreams",
+            Self::Target => "targets",
+        }
+    }
+
+    /// One of them, in words.
+    pub fn singular(self) -> &'static str {
+        match self {
+            Self::Fleet => "fleet",
+            Self::Listener => "listener",
+            Self::Route => "route",
+            Self::Service => "service",
+            Self::Upstream => "upstream",
+            Self::Target => "target",
+        }
+    }
+
+    /// The kind whose collection has this name.
+    pub fn from_plural(word: &str) -> Option<Self> {
+        Self::TOP.into_iter().chain([Self::Target]).find(|kind| kind.plural() == word)
+    }
+}
+
+/// Where a document came from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// A file, as the operator named it.
+    File(Arc<str>),
+    /// An entity that was written over REST. Of a target the name is `upstream/host:port`.
+    Stored {
+        /// What it is.
+        kind: Kind,
+        /// Unique within the kind.
+        name: Arc<str>,
+    },
+}
+
+/// An entity and its place in the document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Declared<T> {
+    /// Such as `upstreams[2]`; empty for a stored entity, which is its whole document.
+    pub path: Path,
+    /// What could be decoded; faulty fields are as if absent.
+    pub entity: T,
+}
+
+/// The entities of one YAML document or of one write, with the tree that knows their places.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    /// Where it came from.
+    pub origin: Origin,
+    /// The text had no syntax fault, so nothing that it declares is missing here.
+    pub whole: bool,
+    /// Paths at which decoding found a fault: what was there reads as absent, and must not be told twice.
+    pub faulty: Vec<Path>,
+    /// In the order of the text.
+    pub fleets: Vec<Declared<Fleet>>,
+    /// In the order of the text.
+    pub listeners: Vec<Declared<Listener>>,
+    /// In the order of the text.
+    pub routes: Vec<Declared<Route>>,
+    /// In the order of the text.
+    pub services: Vec<Declared<Service>>,
+    /// In the order of the text.
+    pub upstreams: Vec<Declared<Upstream>>,
+    /// A target that was added over REST, and the name of its upstream.
+    pub target: Option<(Arc<str>, Declared<Target>)>,
+    root: Node,
+}
+
+impl Document {
+    fn empty(origin: Origin, root: Node) -> Self {
+        Self {
+            origin,
+            whole: true,
+            faulty: Vec::new(),
+            fleets: Vec::new(),
+            listeners: Vec::new(),
+            routes: Vec::new(),
+            services: Vec::new(),
+            upstreams: Vec::new(),
+            target: None,
+            root,
+        }
+    }
+
+    /// The violation at `path` of this document.
+    pub fn violation(&self, code: &'static str, level: Level, path: &Path, message: String) -> Violation {
+        let span = self.root.span_of(path);
+        self.place(Fault { code, path: path.clone(), span, message, help: None, related: Vec::new() }, level)
+    }
+
+    /// This document's `path` as a place that explains a violation elsewhere.
+    pub fn related(&self, path: &Path, message: &str) -> Related {
+        let start = self.root.span_of(path).map(|span| span.start);
+        Related {
+            message: message.to_owned(),
+            file: self.file().map(str::to_owned),
+            line: start.map(|start| start.line),
+            column: start.map(|start| start.column),
+        }
+    }
+
+    /// The file, as the operator named it.
+    pub fn file(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::File(file) => Some(file),
+            Origin::Stored { .. } => None,
+        }
+    }
+
+    /// True when a fault at `path`, above it or below it was told while decoding.
+    pub fn is_faulty(&self, path: &Path) -> bool {
+        self.faulty.iter().any(|faulty| faulty.contains(path) || path.contains(faulty))
+    }
+
+    fn place(&self, fault: Fault, level: Level) -> Violation {
+        let start = fault.span.map(|span| span.start);
+        let (path, pointer) = match &self.origin {
+            Origin::File(_) => (fault.path.to_string(), None),
+            Origin::Stored { kind, name } => (stored_path(*kind, name, &fault.path), Some(fault.path.pointer())),
+        };
+        let related = fault.related.into_iter().map(|(message, span)| Related {
+            message,
+            file: self.file().map(str::to_owned),
+            line: span.map(|span| span.start.line),
+            column: span.map(|span| span.start.column),
+        });
+        Violation {
+            code: fault.code,
+            level,
+            message: fault.message,
+            help: fault.help,
+            file: self.file().map(str::to_owned),
+            line: start.map(|start| start.line),
+            column: start.map(|start| start.column),
+            path,
+            pointer,
+            related: related.collect(),
+        }
+    }
+}
+
+fn stored_path(kind: Kind, name: &str, path: &Path) -> String {
+    let entity = format!("{}.{name}", kind.plural());
+    match path.to_string() {
+        inner if inner.is_empty() => entity,
+        inner => format!("{entity}.{inner}"),
+    }
+}
+
+/// The documents of a file, and every fault in them.
+pub fn parse_file(file: &str, text: &str) -> (Vec<Document>, Vec<Violation>) {
+    let origin = Origin::File(file.into());
+    let (roots, faults) = tree::yaml(text);
+    let whole = faults.is_empty();
+    let mut documents: Vec<Document> = Vec::new();
+    let mut violations = Vec::new();
+    for root in roots {
+        let (document, found) = decode_root(origin.clone(), root);
+        violations.extend(found);
+        documents.push(document);
+    }
+    if !whole {
+        let mut broken = Document::empty(origin, Node { span: None, value: Value::Null });
+        broken.whole = false;
+        violations.extend(faults.into_iter().map(|fault| broken.place(fault, Level::Error)));
+        documents.push(broken);
+    }
+    (documents, violations)
+}
+
+/// The document of one entity that was written over REST.
+pub fn parse_stored(kind: Kind, name: &str, root: Node) -> (Document, Vec<Violation>) {
+    let origin = Origin::Stored { kind, name: name.into() };
+    let mut document = Document::empty(origin, Node { span: None, value: Value::Null });
+    let path = Path::default();
+    let faults = match kind {
+        Kind::Fleet => decode_into(&root, path, &mut document.fleets),
+        Kind::Listener => decode_into(&root, path, &mut document.listeners),
+        Kind::Route => decode_into(&root, path, &mut document.routes),
+        Kind::Service => decode_into(&root, path, &mut document.services),
+        Kind::Upstream => decode_into(&root, path, &mut document.upstreams),
+        Kind::Target => {
+            let mut targets = Vec::new();
+            let faults = decode_into(&root, path, &mut targets);
+            let upstream = name.split('/').next().unwrap_or_default();
+            document.target = targets.pop().map(|target| (upstream.into(), target));
+            faults
+        }
+    };
+    document.root = root;
+    let violations = document.note(faults);
+    (document, violations)
+}
+
+fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
+    let mut document = Document::empty(origin, Node { span: None, value: Value::Null });
+    let faults = match &root.value {
+        Value::Mapping(entries) => entries
+            .iter()
+            .flat_map(|entry| {
+                let path = Path::default().key(&entry.key);
+                match Kind::TOP.into_iter().find(|kind| kind.plural() == entry.key) {
+                    Some(kind) => decode_list(kind, &entry.value, &path, &mut document),
+                    None => vec![unknown_list(entry, path)],
+                }
+            })
+            .collect(),
+        _ => vec![Fault {
+            code: tree::WRONG_TYPE,
+            path: Path::default(),
+            span: root.span,
+            message: "a config is a mapping of lists".to_owned(),
+            help: Some(format!("begin with one of: {}", list_names())),
+            related: Vec::new(),
+        }],
+    };
+    document.root = root;
+    let violations = document.note(faults);
+    (document, violations)
+}
+
+fn list_names() -> String {
+    Kind::TOP.map(|kind| format!("`{}`", kind.plural())).join(", ")
+}
+
+fn unknown_list(entry: &tree::Entry, path: Path) -> Fault {
+    let help = match near(&entry.key, Kind::TOP.map(Kind::plural)).first() {
+        Some(word) => format!("did you mean `{word}`?"),
+        None => format!("expected one of: {}", list_names()),
+    };
+    Fault {
+        code: tree::UNKNOWN_FIELD,
+        path,
+        span: entry.key_span,
+        message: format!("unknown field `{}`", entry.key),
+        help: Some(help),
+        related: Vec::new(),
+    }
+}
+
+fn decode_list(kind: Kind, node: &Node, path: &Path, document: &mut Document) -> Vec<Fault> {
+    let items = match &node.value {
+        Value::Sequence(items) => items,
+        Value::Null => return Vec::new(),
+        _ => {
+            return vec![Fault {
+                code: tree::WRONG_TYPE,
+                path: path.clone(),
+                span: node.span,
+                message: format!("`{}` is a list", kind.plural()),
+                help: Some(format!("begin each {} with `- name: …`", kind.singular())),
+                related: Vec::new(),
+            }];
+        }
+    };
+    let mut faults = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let path = path.index(index);
+        faults.extend(match kind {
+            Kind::Fleet => decode_into(item, path, &mut document.fleets),
+            Kind::Listener => decode_into(item, path, &mut document.listeners),
+            Kind::Route => decode_into(item, path, &mut document.routes),
+            Kind::Service => decode_into(item, path, &mut document.services),
+            Kind::Upstream => decode_into(item, path, &mut document.upstreams),
+            Kind::Target => Vec::new(),
+        });
+    }
+    faults
+}
+
+fn decode_into<T: serde::de::DeserializeOwned>(node: &Node, path: Path, list: &mut Vec<Declared<T>>) -> Vec<Fault> {
+    let (entity, faults) = tree::decode(node, &path);
+    list.extend(entity.map(|entity| Declared { path, entity }));
+    faults
+}
+
+impl Document {
+    fn note(&mut self, faults: Vec<Fault>) -> Vec<Violation> {
+        self.faulty = faults.iter().map(|fault| fault.path.clone()).collect();
+        faults.into_iter().map(|fault| self.place(fault, Level::Error)).collect()
+    }
+}
+
+/// `fleets[]`: which Envoys share a configuration.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Fleet {
+    pub name: Option<String>,
+    pub select: Option<Select>,
+    pub tags: Vec<String>,
+}
+
+/// `fleets[].select`: all that are given must match.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Select {
+    pub cluster: Option<String>,
+    pub id: Option<String>,
+    pub region: Option<String>,
+    pub zone: Option<String>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// `listeners[]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Listener {
+    pub name: Option<String>,
+    pub address: Option<String>,
+    pub protocol: Option<ListenerProtocol>,
+    pub fleets: Vec<String>,
+    pub idle_timeout: Option<Duration>,
+    pub tags: Vec<String>,
+}
+
+/// `listeners[].protocol`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerProtocol {
+    /// Plain HTTP/1 and HTTP/2, told apart by what the client sends.
+    #[default]
+    Http,
+}
+
+/// `routes[]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Route {
+    pub name: Option<String>,
+    pub listeners: Vec<String>,
+    pub fleets: Vec<String>,
+    pub hosts: Vec<String>,
+    pub paths: Vec<String>,
+    pub methods: Vec<String>,
+    pub headers: BTreeMap<String, String>,
+    pub query: BTreeMap<String, String>,
+    pub service: Option<String>,
+    pub timeout: Option<Duration>,
+    pub try_timeout: Option<Duration>,
+    pub retries: Option<Switch<Retries>>,
+    pub tags: Vec<String>,
+}
+
+/// `services[]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Service {
+    pub name: Option<String>,
+    pub upstream: Option<String>,
+    pub timeout: Option<Duration>,
+    pub try_timeout: Option<Duration>,
+    pub retries: Option<Switch<Retries>>,
+    pub websocket: Option<bool>,
+    pub tags: Vec<String>,
+}
+
+/// `services[].retries`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Retries {
+    pub attempts: Option<u32>,
+    pub retry_on: Option<Vec<String>>,
+    pub statuses: Vec<u32>,
+    pub methods_once: Option<MethodsOnce>,
+    pub back_off: Option<BackOff>,
+    pub body: Option<Size>,
+}
+
+/// `services[].retries.methods_once`: when a request that is not idempotent is tried again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MethodsOnce {
+    /// Only if it surely reached no server.
+    #[default]
+    Safe,
+    /// Never.
+    Never,
+    /// As an idempotent one.
+    Always,
+}
+
+/// `services[].retries.back_off`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct BackOff {
+    pub base: Option<Duration>,
+    pub max: Option<Duration>,
+}
+
+/// `upstreams[]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Upstream {
+    pub name: Option<String>,
+    pub protocol: Option<UpstreamProtocol>,
+    pub connect_timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub load_balancer: Option<LoadBalancer>,
+    pub slow_start: Option<Duration>,
+    pub limits: Option<Limits>,
+    pub health_check: Option<Switch<HealthCheck>>,
+    pub outlier_detection: Option<Switch<OutlierDetection>>,
+    pub failover: Option<Failover>,
+    pub targets: Option<Vec<Target>>,
+    pub tags: Vec<String>,
+}
+
+/// `upstreams[].protocol`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// `upstreams[].load_balancer`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadBalancer {
+    /// By weight, in turn.
+    #[default]
+    RoundRobin,
+    /// The one of two with fewer requests under way.
+    LeastRequest,
+    /// Evenly by chance; weights are ignored.
+    Random,
+}
+
+/// `upstreams[].limits`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Limits {
+    pub connections: Option<u32>,
+    pub pending_requests: Option<u32>,
+    pub requests: Option<u32>,
+    pub retries: Option<u32>,
+    pub requests_per_connection: Option<u32>,
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// `upstreams[].limits.retry_budget`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct RetryBudget {
+    pub percent: Option<f64>,
+    pub at_least: Option<u32>,
+}
+
+/// `upstreams[].health_check`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct HealthCheck {
+    pub tcp: Option<TcpCheck>,
+    pub http: Option<HttpCheck>,
+    pub grpc: Option<GrpcCheck>,
+    pub port: Option<u16>,
+    pub interval: Option<Duration>,
+    pub timeout: Option<Duration>,
+    pub unhealthy_threshold: Option<u32>,
+    pub healthy_threshold: Option<u32>,
+    pub unhealthy_interval: Option<Duration>,
+    pub idle_interval: Option<Duration>,
+    pub jitter: Option<u32>,
+}
+
+/// `upstreams[].health_check.tcp`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct TcpCheck {
+    pub send: Option<String>,
+    pub receive: Option<String>,
+}
+
+/// `upstreams[].health_check.http`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct HttpCheck {
+    pub path: Option<String>,
+    pub method: Option<String>,
+    pub host: Option<String>,
+    pub headers: BTreeMap<String, String>,
+    pub expected: Vec<String>,
+}
+
+/// `upstreams[].health_check.grpc`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct GrpcCheck {
+    pub service: Option<String>,
+    pub authority: Option<String>,
+}
+
+/// `upstreams[].outlier_detection`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct OutlierDetection {
+    pub consecutive_5xx: Option<u32>,
+    pub consecutive_gateway_failure: Option<u32>,
+    pub split_external_local_origin_errors: Option<bool>,
+    pub consecutive_local_origin_failure: Option<u32>,
+    pub interval: Option<Duration>,
+    pub base_ejection_time: Option<Duration>,
+    pub max_ejection_time: Option<Duration>,
+    pub max_ejection_percent: Option<u32>,
+    pub health_check_returns_ejected: Option<bool>,
+}
+
+/// `upstreams[].failover`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Failover {
+    pub mode: Option<FailoverMode>,
+    pub factor: Option<u32>,
+    pub when_all_down: Option<WhenAllDown>,
+}
+
+/// `upstreams[].failover.mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailoverMode {
+    /// A tier serves only when no target of the tiers before it is usable.
+    #[default]
+    Standby,
+    /// The next tier takes over gradually what a weakened one is not trusted with.
+    Spill,
+}
+
+/// `upstreams[].failover.when_all_down`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenAllDown {
+    /// Any target is better than none.
+    #[default]
+    TryAll,
+    /// 503 at once.
+    Fail,
+}
+
+/// `upstreams[].targets[]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Target {
+    pub target: Option<String>,
+    pub weight: Option<u32>,
+    pub priority: Option<u32>,
+    pub failover: Option<bool>,
+    pub enabled: Option<bool>,
+    pub region: Option<String>,
+    pub zone: Option<String>,
+    pub sub_zone: Option<String>,
+    pub tags: Vec<String>,
+}

@@ -1,0 +1,186 @@
+//! The small values that stand in many fields: durations, sizes, and what can be switched off.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+
+/// A length of time, written `250ms`, `1s`, `5m` or `1h`; several parts add up (`1m30s`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Duration(pub std::time::Duration);
+
+const A_DURATION: &str = "a duration such as 250ms, 1s, 5m or 1h";
+
+impl Duration {
+    /// Reads `250ms`, `1.5s`, `1m30s`; `0` needs a unit too.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut total = std::time::Duration::ZERO;
+        let mut rest = text;
+        if rest.is_empty() {
+            return None;
+        }
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+            let (number, after) = rest.split_at(digits);
+            let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+            let (unit, after) = after.split_at(letters);
+            let seconds = match unit {
+                "ms" => 0.001,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            } * number.parse::<f64>().ok()?;
+            total = total.checked_add(std::time::Duration::try_from_secs_f64(seconds).ok()?)?;
+            rest = after;
+        }
+        // Envoy takes no more than some 290 years, and whole nanoseconds below a millisecond are noise.
+        let millis = u64::try_from((total + std::time::Duration::from_nanos(500)).as_micros()).ok()?;
+        (total.as_secs() < 315_576_000).then_some(Self(std::time::Duration::from_micros(millis)))
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        if millis % 1000 != 0 {
+            write!(f, "{millis}ms")
+        } else if millis == 0 || millis % 60_000 != 0 {
+            write!(f, "{}s", millis / 1000)
+        } else if millis % 3_600_000 != 0 {
+            write!(f, "{}m", millis / 60_000)
+        } else {
+            write!(f, "{}h", millis / 3_600_000)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FromText;
+        impl Visitor<'_> for FromText {
+            type Value = Duration;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(A_DURATION)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+                Duration::parse(text)
+                    .ok_or_else(|| E::custom(format!("`{text}` is not a duration\nwrite {A_DURATION}")))
+            }
+        }
+        deserializer.deserialize_str(FromText)
+    }
+}
+
+/// An amount of bytes, written `64KiB`, `8MiB` or as a whole number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Size(pub u64);
+
+const A_SIZE: &str = "a size such as 64KiB or 1MiB";
+
+impl Size {
+    fn parse(text: &str) -> Option<Self> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let scale: u64 = match unit.trim() {
+            "" | "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(scale).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FromTextOrNumber;
+        impl Visitor<'_> for FromTextOrNumber {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(A_SIZE)
+            }
+
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Size, E> {
+                Ok(Size(bytes))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
+                Size::parse(text).ok_or_else(|| E::custom(format!("`{text}` is not a size\nwrite {A_SIZE}")))
+            }
+        }
+        deserializer.deserialize_any(FromTextOrNumber)
+    }
+}
+
+/// Settings that can be switched off as a whole: `off` or `false`, or the settings.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Switch<T> {
+    /// `off` or `false`.
+    Off,
+    /// The settings.
+    On(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Switch<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OffOrSettings<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OffOrSettings<T> {
+            type Value = Switch<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`off` or a mapping")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch<T>, E> {
+                if on { Err(E::invalid_value(de::Unexpected::Bool(true), &self)) } else { Ok(Switch::Off) }
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Switch<T>, E> {
+                if text == "off" { Ok(Switch::Off) } else { Err(E::invalid_value(de::Unexpected::Str(text), &self)) }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Switch<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Switch::On)
+            }
+        }
+        deserializer.deserialize_any(OffOrSettings(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_and_written_alike() {
+        for text in ["250ms", "1s", "90s", "5m", "1h", "0s", "1500ms"] {
+            assert_eq!(Duration::parse(text).expect("a duration").to_string(), text);
+        }
+        for (text, same) in [("1m30s", "90s"), ("60s", "1m"), ("0.25s", "250ms"), ("0ms", "0s"), ("1.5h", "90m")] {
+            assert_eq!(Duration::parse(text).expect("a duration").to_string(), same);
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused() {
+        for text in ["", "1", "s", "-1s", "1d", "1 s", "ms", "1s ", "1.2.3s", "999999999h"] {
+            assert_eq!(Duration::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!(Size::parse("64KiB"), Some(Size(65_536)));
+        assert_eq!(Size::parse("8MiB"), Some(Size(8_388_608)));
+        assert_eq!(Size::parse("17"), Some(Size(17)));
+        for text in ["", "KiB", "1kb", "1MB", "-1", "99999999999GiB"] {
+            assert_eq!(Size::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! One encoding for one value.
+//!
+//! Protobuf leaves the order of map entries open and prost keeps maps in hash maps, so that the same
+//! message encodes differently from run to run. Versions are hashes of what is sent; hence the entries are
+//! sorted here, everywhere in the message and inside every `Any` whose type is known. All else that prost
+//! writes is already in one order.
+
+use prost::bytes::Buf;
+use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+use prost::{DecodeError, Message, Name};
+use prost_reflect::{Kind, MessageDescriptor};
+
+use crate::envoy::descriptors;
+
+/// The canonical encoding of `message`.
+pub fn encode<M: Message + Name>(message: &M) -> Vec<u8> {
+    let bytes = message.encode_to_vec();
+    match descriptors::message(&M::full_name()) {
+        Some(descriptor) => {
+            canonicalize(&bytes, &descriptor).expect("what prost has just encoded can be read again")
+        }
+        None => bytes,
+    }
+}
+
+/// The canonical form of an encoded message of this type.
+///
+/// # Errors
+///
+/// When `bytes` are not an encoding of a message.
+pub fn canonicalize(bytes: &[u8], descriptor: &MessageDescriptor) -> Result<Vec<u8>, DecodeError> {
+    if descriptor.full_name() == "google.protobuf.Any" {
+        return canonicalize_any(bytes);
+    }
+    let mut out = Vec::with_capacity(bytes.len());
+    // Entries of one map stand together: they wait here until a field with another number comes.
+    let mut entries: (u32, Vec<Vec<u8>>) = (0, Vec::new());
+    let mut rest = bytes;
+    while rest.has_remaining() {
+        let start = rest;
+        let (number, wire_type) = decode_key(&mut rest)?;
+        if number != entries.0 {
+            flush(&mut entries, &mut out);
+        }
+        let field = descriptor.get_field(number);
+        let kind = field.as_ref().map(prost_reflect::FieldDescriptor::kind);
+        match (wire_type, kind) {
+            (WireType::LengthDelimited, Some(Kind::Message(inner))) => {
+                let value = canonicalize(length_delimited(&mut rest)?, &inner)?;
+                if inner.is_map_entry() {
+                    entries.0 = number;
+                    entries.1.push(value);
+                } else {
+                    write_field(number, &value, &mut out);
+                }
+            }
+            _ => {
+                skip(wire_type, &mut rest)?;
+                out.extend_from_slice(&start[..start.len() - rest.len()]);
+            }
+        }
+    }
+    flush(&mut entries, &mut out);
+    Ok(out)
+}
+
+fn canonicalize_any(bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let any = prost_types::Any::decode(bytes)?;
+    let value = match descriptors::message_of_type_url(&any.type_url) {
+        Some(inner) => canonicalize(&any.value, &inner)?,
+        None => any.value,
+    };
+    Ok(prost_types::Any { type_url: any.type_url, value }.encode_to_vec())
+}
+
+fn flush((number, entries): &mut (u32, Vec<Vec<u8>>), out: &mut Vec<u8>) {
+    entries.sort();
+    for entry in entries.drain(..) {
+        write_field(*number, &entry, out);
+    }
+}
+
+fn write_field(number: u32, value: &[u8], out: &mut Vec<u8>) {
+    encode_key(number, WireType::LengthDelimited, out);
+    encode_varint(value.len() as u64, out);
+    out.extend_from_slice(value);
+}
+
+fn length_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
+    let length = decode_varint(rest)? as usize;
+    if length > rest.len() {
+        return Err(truncated());
+    }
+    let (value, after) = rest.split_at(length);
+    *rest = after;
+    Ok(value)
+}
+
+fn skip(wire_type: WireType, rest: &mut &[u8]) -> Result<(), DecodeError> {
+    let length = match wire_type {
+        WireType::Varint => return decode_varint(rest).map(drop),
+        WireType::LengthDelimited => return length_delimited(rest).map(drop),
+        WireType::SixtyFourBit => 8,
+        WireType::ThirtyTwoBit => 4,
+        // Groups do not occur in proto3.
+        WireType::StartGroup | WireType::EndGroup => return Err(truncated()),
+    };
+    if rest.len() < length {
+        return Err(truncated());
+    }
+    rest.advance(length);
+    Ok(())
+}
+
+/// prost offers no constructor for its error; reading past the end makes one.
+fn truncated() -> DecodeError {
+    prost_types::Any::decode(&[0x0a_u8, 0x01][..]).expect_err("a length without its bytes is an error")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use envoy_types::pb::envoy::config::core::v3::Metadata;
+    use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints};
+    use envoy_types::pb::google::protobuf::{Any, Struct, Value, value};
+
+    use super::*;
+
+    /// A message whose maps have many orders: a fresh `HashMap` each time has a fresh seed.
+    fn with_maps() -> LbEndpoint {
+        let fields: HashMap<String, Value> = (0..8)
+            .map(|n| (format!("key-{n}"), Value { kind: Some(value::Kind::NumberValue(f64::from(n))) }))
+            .collect();
+        let filters = ["a", "b", "c", "d"].map(|filter| (filter.to_owned(), Struct { fields: fields.clone() }));
+        let metadata = Metadata { filter_metadata: filters.into_iter().collect(), ..Default::default() };
+        LbEndpoint { metadata: Some(metadata), ..Default::default() }
+    }
+
+    #[test]
+    fn equal_values_have_one_encoding_however_their_maps_are_kept() {
+        let first = encode(&with_maps());
+        for _ in 0..50 {
+            assert_eq!(encode(&with_maps()), first);
+        }
+    }
+
+    #[test]
+    fn maps_inside_any_are_sorted_too() {
+        let packed = || Metadata {
+            typed_filter_metadata: [("x".to_owned(), envoy_types::util::pack_any(with_maps()))].into(),
+            ..Default::default()
+        };
+        let first = encode(&packed());
+        for _ in 0..50 {
+            assert_eq!(encode(&packed()), first);
+        }
+    }
+
+    #[test]
+    fn the_value_stays_the_same() {
+        let endpoint = with_maps();
+        assert_eq!(LbEndpoint::decode(&*encode(&endpoint)).expect("decodes"), endpoint);
+        let assignment = ClusterLoadAssignment {
+            cluster_name: "a".into(),
+            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], priority: 1, ..Default::default() }],
+            ..Default::default()
+        };
+        assert_eq!(ClusterLoadAssignment::decode(&*encode(&assignment)).expect("decodes"), assignment);
+    }
+
+    #[test]
+    fn an_any_of_an_unknown_type_is_kept_as_it_is() {
+        let any = Any { type_url: "type.googleapis.com/nobody.knows".into(), value: vec![1, 2, 3] };
+        let message = Metadata { typed_filter_metadata: [("x".to_owned(), any)].into(), ..Default::default() };
+        assert_eq!(Metadata::decode(&*encode(&message)).expect("decodes"), message);
+    }
+
+    #[test]
+    fn broken_bytes_are_an_error() {
+        let descriptor = descriptors::message("envoy.config.cluster.v3.Cluster").expect("known");
+        for bytes in [&[0x0a, 0xff][..], &[0xff], &[0x0b], &[0x0d, 1]] {
+            canonicalize(bytes, &descriptor).expect_err("truncated");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What the documents mean together.
+//!
+//! [`validate::validate`] alone makes a [`Model`]: every reference in it is resolved, every value is in its
+//! range and every default is filled in, so that the stages after it need no error path.
+//!
+//! A *route* says which requests go to a *service*, a service says how they are served by an *upstream*, and
+//! an upstream is a pool of *targets* with its policy. One upstream is one Envoy cluster whatever the number
+//! of routes that use it: health and ejection state must not split.
+
+pub mod fleet;
+pub mod listener;
+pub mod matching;
+pub mod name;
+pub mod place;
+pub mod route;
+pub mod service;
+pub mod target;
+pub mod upstream;
+pub mod validate;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::model::fleet::Fleet;
+use crate::model::listener::Listener;
+use crate::model::name::Name;
+use crate::model::route::Route;
+use crate::model::service::Service;
+use crate::model::upstream::Upstream;
+use crate::node::Node;
+
+/// The whole desired config, resolved.
+///
+/// Every reference names something that exists, no two routes ask for exactly the same, and no two listeners
+/// of a fleet share an address.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Model {
+    /// As declared; a node belongs to the first that selects it, else to [`fleet::DEFAULT`].
+    pub fleets: Vec<Fleet>,
+    /// At least one, by name.
+    pub listeners: Vec<Listener>,
+    /// By name.
+    pub routes: Vec<Route>,
+    /// By name.
+    pub services: BTreeMap<Name, Arc<Service>>,
+    /// By name.
+    pub upstreams: BTreeMap<Name, Arc<Upstream>>,
+}
+
+impl Model {
+    /// The names of all fleets: the declared ones and the default one, to which unselected nodes belong.
+    pub fn fleet_names(&self) -> Vec<Name> {
+        let mut names: Vec<Name> = self.fleets.iter().map(|fleet| fleet.name.clone()).collect();
+        if !names.iter().any(|name| name.as_str() == fleet::DEFAULT) {
+            names.push(Name::default_fleet());
+        }
+        names
+    }
+
+    /// The fleet that a node belongs to.
+    pub fn fleet_of(&self, node: &Node) -> Name {
+        let selected = self.fleets.iter().find(|fleet| fleet.selects(node));
+        selected.map_or_else(Name::default_fleet, |fleet| fleet.name.clone())
+    }
+
+    /// The listeners that a fleet opens.
+    pub fn listeners_of<'a>(&'a self, fleet: &'a Name) -> impl Iterator<Item = &'a Listener> {
+        self.listeners.iter().filter(move |listener| listener.fleets.includes(fleet))
+    }
+
+    /// The routes that a fleet serves on one of its listeners.
+    pub fn routes_of<'a>(&'a self, fleet: &'a Name, listener: &'a Name) -> impl Iterator<Item = &'a Route> {
+        self.routes.iter().filter(move |route| route.fleets.includes(fleet) && route.listeners.includes(listener))
+    }
+
+    /// The upstreams that a fleet's routes reach, and those that no route of any fleet reaches: they are
+    /// compiled everywhere, so that they are warm when the first route comes.
+    pub fn upstreams_of<'a>(&'a self, fleet: &Name) -> impl Iterator<Item = &'a Arc<Upstream>> {
+        let reached = |routes: &mut dyn Iterator<Item = &'a Route>| -> BTreeSet<&'a Name> {
+            routes.map(|route| &route.service.upstream.name).collect()
+        };
+        let here = reached(&mut self.routes.iter().filter(|route| route.fleets.includes(fleet)));
+        let anywhere = reached(&mut self.routes.iter());
+        self.upstreams
+            .values()
+            .filter(move |upstream| here.contains(&upstream.name) || !anywhere.contains(&upstream.name))
+    }
+}

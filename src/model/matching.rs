@@ -1,0 +1,88 @@
+//! Strings that match: `x` is equal, `~x` a regex that matches the whole, `*` anything present, `!` absent.
+
+use regex::Regex;
+
+/// How one string is matched.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StringMatch {
+    /// `x`
+    Exact(String),
+    /// `~x`: the whole string, in RE2's syntax.
+    Regex(String),
+    /// `*`
+    Present,
+    /// `!`
+    Absent,
+}
+
+impl StringMatch {
+    /// Reads the notation.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the regex.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "*" => Ok(Self::Present),
+            "!" => Ok(Self::Absent),
+            _ => match text.strip_prefix('~') {
+                Some(pattern) => whole(pattern).map(|_| Self::Regex(pattern.to_owned())),
+                None => Ok(Self::Exact(text.to_owned())),
+            },
+        }
+    }
+
+    /// True when `value`, or its absence, matches.
+    pub fn matches(&self, value: Option<&str>) -> bool {
+        match self {
+            Self::Exact(text) => value == Some(text),
+            Self::Regex(pattern) => {
+                let regex = whole(pattern).expect("only patterns that compile are kept");
+                value.is_some_and(|value| regex.is_match(value))
+            }
+            Self::Present => value.is_some(),
+            Self::Absent => value.is_none(),
+        }
+    }
+}
+
+/// The regex that matches only a whole string, as Envoy's `safe_regex` does.
+///
+/// # Errors
+///
+/// What is wrong with the pattern, in one line.
+pub fn whole(pattern: &str) -> Result<Regex, String> {
+    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
+        let text = error.to_string();
+        text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_notation_matches_what_it_says() {
+        for (notation, value, matches) in [
+            ("x", Some("x"), true),
+            ("x", Some("xx"), false),
+            ("x", None, false),
+            ("~ios-.*", Some("ios-1"), true),
+            ("~ios-.*", Some("an ios-1"), false),
+            ("~a|b", Some("ab"), false),
+            ("*", Some(""), true),
+            ("*", None, false),
+            ("!", None, true),
+            ("!", Some("x"), false),
+        ] {
+            let parsed = StringMatch::parse(notation).expect("valid");
+            assert_eq!(parsed.matches(value), matches, "{notation} on {value:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_regex_is_told_in_one_line() {
+        assert_eq!(StringMatch::parse("~a(").expect_err("broken"), "unclosed group");
+    }
+}

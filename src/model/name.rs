@@ -1,0 +1,67 @@
+//! The names of entities.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::model::fleet;
+
+/// The name of an entity: letters, digits, `.`, `_` and `-`, at most 200 of them, so that it can stand in a
+/// path, in a metric and in an Envoy resource as it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// What a name may be, in words.
+    pub const RULE: &str = "letters, digits, `.`, `_` and `-`, at most 200";
+
+    /// The name, unless it breaks [`Self::RULE`].
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let allowed = (1..=200).contains(&text.len()) && text.chars().all(fits) && text.trim_matches('.') != "";
+        allowed.then(|| Self(text.into()))
+    }
+
+    /// The fleet of the nodes that no fleet selects, and the listener that is there when none is declared.
+    pub fn default_fleet() -> Self {
+        Self(fleet::DEFAULT.into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which of several entities something applies to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Nothing was named, so all.
+    #[default]
+    All,
+    /// These, at least one.
+    Only(Vec<Name>),
+}
+
+impl Scope {
+    /// True when `name` is one of them.
+    pub fn includes(&self, name: &Name) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+
+    /// True when something could be in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Only(names), Self::Only(others)) => names.iter().any(|name| others.contains(name)),
+            _ => true,
+        }
+    }
+}

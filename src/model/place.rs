@@ -1,0 +1,127 @@
+//! Where a fault is told: a path in a document, and the list that gathers them all.
+
+use crate::config::document::Document;
+use crate::config::{Level, Path, Related, Violation, near, tree};
+
+/// Stable codes of what validation tells. Those of decoding stand in `config::tree`.
+pub mod code {
+    /// Two entities of a kind share a name.
+    pub const DUPLICATE_NAME: &str = "US110";
+    /// A reference to something that does not exist.
+    pub const DANGLING: &str = "US111";
+    /// An upstream of a file without targets.
+    pub const NO_TARGETS: &str = "US112";
+    /// Two fields that contradict each other.
+    pub const CONFLICT: &str = "US113";
+    /// Two routes that ask for exactly the same requests.
+    pub const SAME_REQUESTS: &str = "US114";
+    /// Two listeners on one address.
+    pub const SAME_ADDRESS: &str = "US115";
+    /// A target that is listed twice.
+    pub const SAME_TARGET: &str = "US116";
+    /// Priorities with a gap, which were moved together.
+    pub const PRIORITY_GAP: &str = "US117";
+}
+
+/// A path in a document.
+#[derive(Debug, Clone)]
+pub struct Place<'a> {
+    /// Which document.
+    pub document: &'a Document,
+    /// Where in it.
+    pub path: Path,
+}
+
+impl<'a> Place<'a> {
+    /// The top of an entity.
+    pub fn new(document: &'a Document, path: &Path) -> Self {
+        Self { document, path: path.clone() }
+    }
+
+    /// One key deeper.
+    pub fn key(&self, key: &str) -> Self {
+        Self { document: self.document, path: self.path.key(key) }
+    }
+
+    /// One element deeper.
+    pub fn index(&self, index: usize) -> Self {
+        Self { document: self.document, path: self.path.index(index) }
+    }
+
+    /// This place as the explanation of a fault elsewhere.
+    pub fn related(&self, message: &str) -> Related {
+        self.document.related(&self.path, message)
+    }
+}
+
+/// Every fault that was found so far.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// In the order in which they were found.
+    pub violations: Vec<Violation>,
+}
+
+impl Faults {
+    /// Adds what is wrong at `place` and what would be right, unless decoding already told of the place.
+    pub fn error(&mut self, place: &Place<'_>, code: &'static str, message: String, help: impl Into<Option<String>>) {
+        self.add(place, code, Level::Error, message, help.into(), Vec::new());
+    }
+
+    /// The same, with other places that explain it.
+    pub fn error_with(
+        &mut self,
+        place: &Place<'_>,
+        code: &'static str,
+        message: String,
+        help: impl Into<Option<String>>,
+        related: Vec<Related>,
+    ) {
+        self.add(place, code, Level::Error, message, help.into(), related);
+    }
+
+    /// Adds what is valid and not what was meant.
+    pub fn warning(&mut self, place: &Place<'_>, code: &'static str, message: String, help: String) {
+        self.add(place, code, Level::Warning, message, Some(help), Vec::new());
+    }
+
+    /// A value that cannot be.
+    pub fn wrong(&mut self, place: &Place<'_>, message: String, help: impl Into<Option<String>>) {
+        self.error(place, tree::WRONG_VALUE, message, help);
+    }
+
+    /// A field that must be there.
+    pub fn missing(&mut self, place: &Place<'_>, what: &str, help: &str) {
+        self.error(place, tree::MISSING_FIELD, format!("{what} is missing"), help.to_owned());
+    }
+
+    /// A reference that leads nowhere, with the near word if there is one.
+    pub fn dangling<'n>(
+        &mut self,
+        place: &Place<'_>,
+        kind: &str,
+        name: &str,
+        names: impl IntoIterator<Item = &'n str>,
+    ) {
+        let help = match near(name, names).as_slice() {
+            [] => format!("declare a {kind} with this name, or name one that is there"),
+            words => format!("did you mean `{}`?", words.join("` or `")),
+        };
+        self.error(place, code::DANGLING, format!("no {kind} is named `{name}`"), help);
+    }
+
+    fn add(
+        &mut self,
+        place: &Place<'_>,
+        code: &'static str,
+        level: Level,
+        message: String,
+        help: Option<String>,
+        related: Vec<Related>,
+    ) {
+        if place.document.is_faulty(&place.path) {
+            return;
+        }
+        let violation = place.document.violation(code, level, &place.path, message);
+        self.violations.push(Violation { help, related, ..violation });
+    }
+}

@@ -1,0 +1,249 @@
+//! Which requests go to which service.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::config::document::{self, Declared};
+use crate::model::matching::{self, StringMatch};
+use crate::model::name::{Name, Scope};
+use crate::model::place::{Faults, Place};
+use crate::model::service::{self, Policy, Service};
+
+/// Requests, and the service that serves them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// Unique among routes.
+    pub name: Name,
+    /// On which listeners.
+    pub listeners: Scope,
+    /// In which fleets.
+    pub fleets: Scope,
+    /// Any of these; at least one.
+    pub hosts: Vec<HostMatch>,
+    /// Any of these; at least one.
+    pub paths: Vec<PathMatch>,
+    /// Any of these; any method when empty.
+    pub methods: Vec<String>,
+    /// All of these, by name in lower case.
+    pub headers: BTreeMap<String, StringMatch>,
+    /// All of these, by name.
+    pub query: BTreeMap<String, StringMatch>,
+    /// Who serves them.
+    pub service: Arc<Service>,
+    /// The service's policy with what the route says instead.
+    pub policy: Policy,
+}
+
+/// The host of a request; variants in the order in which they win.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostMatch {
+    /// Exactly this, in lower case.
+    Exact(String),
+    /// `*.example.com`, kept as `.example.com`.
+    Suffix(String),
+    /// Any.
+    Any,
+}
+
+/// The path of a request; variants in the order in which they win.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PathMatch {
+    /// `=/exact`
+    Exact(String),
+    /// `/prefix` on segment boundaries, without a slash at its end; empty for every path.
+    Prefix(String),
+    /// `~regex` over the whole path.
+    Regex(String),
+}
+
+impl HostMatch {
+    fn parse(text: &str) -> Option<Self> {
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+        };
+        let name = |text: &str| text.len() <= 253 && text.split('.').all(label);
+        let text = text.to_ascii_lowercase();
+        match text.strip_prefix('*') {
+            Some("") => Some(Self::Any),
+            Some(suffix) => {
+                suffix.strip_prefix('.').is_some_and(name).then(|| Self::Suffix(suffix.to_owned()))
+            }
+            None if name(&text) => Some(Self::Exact(text)),
+            None => {
+                let ip = text.strip_prefix('[')?.strip_suffix(']')?.parse::<std::net::Ipv6Addr>();
+                ip.is_ok().then_some(Self::Exact(text))
+            }
+        }
+    }
+
+    /// True when a request for a host that `other` names may be for this one too.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Suffix(suffix), Self::Exact(host) | Self::Suffix(host)) => host.ends_with(suffix.as_str()),
+            (Self::Exact(host), Self::Exact(other)) => host == other,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for HostMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+            Self::Any => f.write_str("*"),
+        }
+    }
+}
+
+impl PathMatch {
+    fn parse(text: &str) -> Result<Self, (String, Option<String>)> {
+        if let Some(pattern) = text.strip_prefix('~') {
+            return match matching::whole(pattern) {
+                Ok(_) => Ok(Self::Regex(pattern.to_owned())),
+                Err(error) => Err((format!("`{pattern}` is not a valid regex: {error}"), None)),
+            };
+        }
+        let (path, exact) = text.strip_prefix('=').map_or((text, false), |path| (path, true));
+        if !path.starts_with('/') {
+            let help = "a prefix is `/checkout`, an exact path `=/checkout`, a regex `~/v[0-9]+/.*`".to_owned();
+            return Err((format!("the path `{text}` does not begin with /"), Some(help)));
+        }
+        if path.contains(['?', '#']) {
+            let help = "match the query with `query`".to_owned();
+            return Err((format!("the path `{text}` has a query or a fragment"), Some(help)));
+        }
+        Ok(if exact { Self::Exact(path.to_owned()) } else { Self::Prefix(path.trim_end_matches('/').to_owned()) })
+    }
+
+    /// How specific it is among its kind.
+    pub fn length(&self) -> usize {
+        match self {
+            Self::Exact(text) | Self::Prefix(text) | Self::Regex(text) => text.len(),
+        }
+    }
+}
+
+impl fmt::Display for PathMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(path) => write!(f, "={path}"),
+            Self::Prefix(path) if path.is_empty() => f.write_str("/"),
+            Self::Prefix(path) => f.write_str(path),
+            Self::Regex(pattern) => write!(f, "~{pattern}"),
+        }
+    }
+}
+
+/// What is known of a route before its own fields are read.
+pub(crate) struct References {
+    pub(crate) name: Name,
+    pub(crate) listeners: Scope,
+    pub(crate) fleets: Scope,
+    /// None when that was a fault.
+    pub(crate) service: Option<Arc<Service>>,
+}
+
+/// Understands a declared route whose references are resolved. Nothing comes of one without a service, but
+/// its other faults are told.
+pub(crate) fn resolve(
+    references: References,
+    place: &Place<'_>,
+    route: &Declared<document::Route>,
+    faults: &mut Faults,
+) -> Option<Route> {
+    let References { name, listeners, fleets, service } = references;
+    let declared = service::Declared {
+        timeout: route.entity.timeout,
+        try_timeout: route.entity.try_timeout,
+        retries: route.entity.retries.as_ref(),
+    };
+    let hosts = hosts(&place.key("hosts"), &route.entity.hosts, faults);
+    let paths = paths(&place.key("paths"), &route.entity.paths, faults);
+    let methods = methods(&place.key("methods"), &route.entity.methods, faults);
+    let headers = headers(&place.key("headers"), &route.entity.headers, faults);
+    let query = matches(&place.key("query"), &route.entity.query, faults);
+    let policy = service::resolve(place, declared, service.as_ref().map(|service| &service.policy), faults);
+    Some(Route { name, listeners, fleets, hosts, paths, methods, headers, query, service: service?, policy })
+}
+
+fn hosts(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<HostMatch> {
+    let mut hosts = Vec::new();
+    for (index, text) in declared.iter().enumerate() {
+        match HostMatch::parse(text) {
+            Some(host) if hosts.contains(&host) => {}
+            Some(host) => hosts.push(host),
+            None => {
+                let help = "write a name such as shop.example.com or *.example.com, without a port".to_owned();
+                faults.wrong(&place.index(index), format!("`{text}` is not a host"), help);
+            }
+        }
+    }
+    if declared.is_empty() {
+        hosts.push(HostMatch::Any);
+    }
+    hosts
+}
+
+fn paths(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<PathMatch> {
+    let mut paths = Vec::new();
+    for (index, text) in declared.iter().enumerate() {
+        match PathMatch::parse(text) {
+            Ok(path) if paths.contains(&path) => {}
+            Ok(path) => paths.push(path),
+            Err((message, help)) => faults.wrong(&place.index(index), message, help),
+        }
+    }
+    if declared.is_empty() {
+        paths.push(PathMatch::Prefix(String::new()));
+    }
+    paths
+}
+
+fn methods(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<String> {
+    let mut methods: Vec<String> = Vec::new();
+    for (index, method) in declared.iter().enumerate() {
+        if method.is_empty() || !method.chars().all(|c| c.is_ascii_uppercase() || c == '-') {
+            let help = "methods are written in capitals, such as GET".to_owned();
+            faults.wrong(&place.index(index), format!("`{method}` is not a method"), help);
+        } else if !methods.contains(method) {
+            methods.push(method.clone());
+        }
+    }
+    methods.sort();
+    methods
+}
+
+fn headers(
+    place: &Place<'_>,
+    declared: &BTreeMap<String, String>,
+    faults: &mut Faults,
+) -> BTreeMap<String, StringMatch> {
+    for name in declared.keys() {
+        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+            faults.wrong(&place.key(name), format!("`{name}` is not the name of a header"), None);
+        }
+    }
+    let matches = matches(place, declared, faults);
+    matches.into_iter().map(|(name, expected)| (name.to_ascii_lowercase(), expected)).collect()
+}
+
+fn matches(
+    place: &Place<'_>,
+    declared: &BTreeMap<String, String>,
+    faults: &mut Faults,
+) -> BTreeMap<String, StringMatch> {
+    let mut matches = BTreeMap::new();
+    for (name, text) in declared {
+        match StringMatch::parse(text) {
+            Ok(expected) => {
+                matches.insert(name.clone(), expected);
+            }
+            Err(error) => faults.wrong(&place.key(name), format!("`{text}` is not a valid regex: {error}"), None),
+        }
+    }
+    matches
+}

@@ -1,0 +1,167 @@
+//! How requests are served: how long they may take, and what is tried again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::document::{self, MethodsOnce};
+use crate::config::near;
+use crate::config::values::Switch;
+use crate::model::name::Name;
+use crate::model::place::{Faults, Place, code};
+use crate::model::upstream::Upstream;
+
+/// How requests are served.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Unique among services.
+    pub name: Name,
+    /// Where its requests go.
+    pub upstream: Arc<Upstream>,
+    /// Times and retries; a route may override them.
+    pub policy: Policy,
+    /// Connections may be upgraded to WebSocket.
+    pub websocket: bool,
+}
+
+/// The times and retries of a request. What is `None` is derived from the upstream's tiers when compiled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// The whole request, all tries; zero for no limit.
+    pub timeout: Duration,
+    /// One try of an idempotent request; zero for no limit.
+    pub try_timeout: Option<Duration>,
+    /// What is tried again, unless that is off.
+    pub retries: Option<Retries>,
+}
+
+/// What is tried again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retries {
+    /// After the first.
+    pub attempts: Option<u32>,
+    /// Envoy's words, with `-`.
+    pub retry_on: Vec<String>,
+    /// Further statuses that are tried again.
+    pub statuses: Vec<u32>,
+    /// Of methods that are not idempotent.
+    pub methods_once: MethodsOnce,
+    /// How long to wait before the first retry.
+    pub back_off_base: Duration,
+    /// How long at most.
+    pub back_off_max: Duration,
+    /// The largest request body that is kept for a retry, in bytes.
+    pub body: u64,
+}
+
+/// Envoy's conditions for a retry, HTTP's and gRPC's, as they stand in the config.
+const RETRY_ON: [&str; 16] = [
+    "5xx",
+    "gateway_error",
+    "reset",
+    "reset_before_request",
+    "connect_failure",
+    "envoy_ratelimited",
+    "retriable_4xx",
+    "refused_stream",
+    "retriable_status_codes",
+    "retriable_headers",
+    "http3_post_connect_failure",
+    "cancelled",
+    "deadline_exceeded",
+    "internal",
+    "resource_exhausted",
+    "unavailable",
+];
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What a service or a route says of times and retries.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Declared<'a> {
+    pub(crate) timeout: Option<crate::config::values::Duration>,
+    pub(crate) try_timeout: Option<crate::config::values::Duration>,
+    pub(crate) retries: Option<&'a Switch<document::Retries>>,
+}
+
+/// The policy of a service, or of a route over its service's.
+pub(crate) fn resolve(place: &Place<'_>, declared: Declared<'_>, base: Option<&Policy>, faults: &mut Faults) -> Policy {
+    let inherited = base.and_then(|base| base.retries.clone());
+    Policy {
+        timeout: declared.timeout.map_or_else(|| base.map_or(TIMEOUT, |base| base.timeout), |timeout| timeout.0),
+        try_timeout: declared.try_timeout.map(|timeout| timeout.0).or_else(|| base.and_then(|base| base.try_timeout)),
+        retries: match declared.retries {
+            Some(Switch::Off) => None,
+            Some(Switch::On(retries)) => Some(resolve_retries(&place.key("retries"), retries, inherited, faults)),
+            None if base.is_some() => inherited,
+            None => Some(Retries::default()),
+        },
+    }
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        let retry_on = ["5xx", "reset", "connect-failure", "refused-stream"];
+        Self {
+            attempts: None,
+            retry_on: retry_on.map(str::to_owned).to_vec(),
+            statuses: Vec::new(),
+            methods_once: MethodsOnce::Safe,
+            back_off_base: Duration::from_millis(5),
+            back_off_max: Duration::from_millis(100),
+            body: 8 << 20,
+        }
+    }
+}
+
+fn resolve_retries(
+    place: &Place<'_>,
+    declared: &document::Retries,
+    base: Option<Retries>,
+    faults: &mut Faults,
+) -> Retries {
+    let base = base.unwrap_or_default();
+    let back_off = declared.back_off.clone().unwrap_or_default();
+    let retries = Retries {
+        attempts: declared.attempts.or(base.attempts),
+        retry_on: match &declared.retry_on {
+            Some(words) => retry_on(&place.key("retry_on"), words, faults),
+            None => base.retry_on,
+        },
+        statuses: if declared.statuses.is_empty() { base.statuses } else { declared.statuses.clone() },
+        methods_once: declared.methods_once.unwrap_or(base.methods_once),
+        back_off_base: back_off.base.map_or(base.back_off_base, |time| time.0),
+        back_off_max: back_off.max.map_or(base.back_off_max, |time| time.0),
+        body: declared.body.map_or(base.body, |size| size.0),
+    };
+    for (index, status) in declared.statuses.iter().enumerate() {
+        if !(100..600).contains(status) {
+            let place = place.key("statuses").index(index);
+            faults.wrong(&place, format!("{status} is no HTTP status"), "100 to 599".to_owned());
+        }
+    }
+    if retries.back_off_base < Duration::from_millis(1) {
+        let place = place.key("back_off").key("base");
+        faults.wrong(&place, "this time is too short".to_owned(), "1ms or more".to_owned());
+    }
+    if retries.back_off_max < retries.back_off_base {
+        let message = "`max` is shorter than `base`".to_owned();
+        faults.error(&place.key("back_off").key("max"), code::CONFLICT, message, None);
+    }
+    if retries.body > u64::from(u32::MAX) {
+        faults.wrong(&place.key("body"), "this is more than Envoy can keep".to_owned(), "below 4GiB".to_owned());
+    }
+    retries
+}
+
+fn retry_on(place: &Place<'_>, words: &[String], faults: &mut Faults) -> Vec<String> {
+    for (index, word) in words.iter().enumerate() {
+        if !RETRY_ON.contains(&word.as_str()) {
+            let help = match near(word, RETRY_ON).first() {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("one of {}", RETRY_ON.join(", ")),
+            };
+            faults.wrong(&place.index(index), format!("`{word}` is no condition for a retry"), help);
+        }
+    }
+    words.iter().map(|word| word.replace('_', "-")).collect()
+}

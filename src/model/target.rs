@@ -1,0 +1,209 @@
+//! One member of an upstream.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::config::document;
+use crate::model::place::{Faults, Place, code};
+use crate::node::Locality;
+
+/// The largest weight of one target; Envoy adds them up in 32 bits.
+pub const MAX_WEIGHT: u32 = 65_535;
+/// The largest priority that Envoy accepts.
+pub const MAX_PRIORITY: u32 = 127;
+
+/// The host part of a target.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    /// An address as it is.
+    Ip(IpAddr),
+    /// A name that the control plane resolves, in lower case.
+    Name(String),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => write!(f, "{ip}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// `host:port`, the identity of a target within its upstream.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// An IP address or a name.
+    pub host: Host,
+    /// From 1.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            host => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
+/// What the host names among the targets resolve to, by name. A name that is not here never resolved.
+pub type Addresses = BTreeMap<String, Vec<IpAddr>>;
+
+/// Why a text is not `host:port`: what is wrong, and what would be right.
+pub type NotAnAddress = (String, &'static str);
+
+impl Address {
+    /// Reads `10.0.0.1:8080`, `[::1]:8080` or `name:8080`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the text.
+    pub fn parse(text: &str) -> Result<Self, NotAnAddress> {
+        let example = "write host:port, such as 10.0.0.1:8080, [::1]:8080 or app.example.com:8080";
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err((format!("`{text}` has no port"), example));
+        };
+        let port = match port.parse::<u16>() {
+            Ok(0) => return Err((format!("`{text}` has port 0"), "name the port, from 1 to 65535")),
+            Ok(port) => port,
+            Err(_) => return Err((format!("`{port}` is not a port"), "name the port, from 1 to 65535")),
+        };
+        match parse_host(host) {
+            Some(host) => Ok(Self { host, port }),
+            None => Err((format!("`{host}` is neither an IP address nor a host name"), example)),
+        }
+    }
+}
+
+fn parse_host(text: &str) -> Option<Host> {
+    if let Some(inner) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        return inner.parse::<Ipv6Addr>().ok().map(|ip| Host::Ip(ip.into()));
+    }
+    if let Ok(IpAddr::V4(ip)) = text.parse() {
+        return Some(Host::Ip(ip.into()));
+    }
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let label = |label: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        (1..=63).contains(&label.len()) && label.chars().all(fits) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    // A last label of digits alone is a mistyped IP address, never a name (RFC 1123, section 2.1).
+    let numeric = name.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
+    let valid = name.len() <= 253 && name.split('.').all(label) && !numeric;
+    valid.then_some(Host::Name(name))
+}
+
+/// A member of an upstream that gets traffic.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Unique within the upstream.
+    pub address: Address,
+    /// From 1.
+    pub weight: u32,
+    /// Its tier, from 0 and without gaps over the upstream.
+    pub tier: u32,
+    /// Where it runs, as far as that was said.
+    pub locality: Locality,
+}
+
+/// A target as it was declared, before the tiers of its upstream were moved together.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) address: Address,
+    pub(crate) weight: u32,
+    pub(crate) priority: u32,
+    pub(crate) enabled: bool,
+    pub(crate) locality: Locality,
+}
+
+/// Understands one declared target.
+pub(crate) fn resolve<'a>(
+    place: Place<'a>,
+    target: &document::Target,
+    faults: &mut Faults,
+) -> Option<Candidate<'a>> {
+    let Some(text) = &target.target else {
+        faults.missing(&place.key("target"), "`target`", "name it as host:port, such as 10.0.0.1:8080");
+        return None;
+    };
+    let address = match Address::parse(text) {
+        Ok(address) => address,
+        Err((message, help)) => {
+            faults.wrong(&place.key("target"), message, help.to_owned());
+            return None;
+        }
+    };
+    Some(Candidate {
+        address,
+        weight: weight(&place, target, faults),
+        priority: priority(&place, target, faults),
+        enabled: target.enabled.unwrap_or(true),
+        locality: Locality {
+            region: target.region.clone().unwrap_or_default(),
+            zone: target.zone.clone().unwrap_or_default(),
+            sub_zone: target.sub_zone.clone().unwrap_or_default(),
+        },
+        place,
+    })
+}
+
+fn weight(place: &Place<'_>, target: &document::Target, faults: &mut Faults) -> u32 {
+    let weight = target.weight.unwrap_or(100);
+    if weight > MAX_WEIGHT {
+        let help = format!("weights go from 0 to {MAX_WEIGHT}; only their ratio counts");
+        faults.wrong(&place.key("weight"), format!("the weight {weight} is too large"), help);
+    }
+    weight
+}
+
+fn priority(place: &Place<'_>, target: &document::Target, faults: &mut Faults) -> u32 {
+    match (target.priority, target.failover) {
+        (Some(_), Some(_)) => {
+            let help = "`failover: true` is short for `priority: 1`; leave one of them out".to_owned();
+            let message = "`failover` and `priority` both say which tier this target is in".to_owned();
+            faults.error(&place.key("failover"), code::CONFLICT, message, help);
+            0
+        }
+        (Some(priority), None) => {
+            if priority > MAX_PRIORITY {
+                let help = format!("priorities go from 0, which is used first, to {MAX_PRIORITY}");
+                faults.wrong(&place.key("priority"), format!("the priority {priority} is too large"), help);
+            }
+            priority
+        }
+        (None, failover) => u32::from(failover.unwrap_or(false)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_addresses_or_names_with_a_port() {
+        for (text, same) in [
+            ("10.0.0.1:8080", "10.0.0.1:8080"),
+            ("[::1]:80", "[::1]:80"),
+            ("[0:0::1]:80", "[::1]:80"),
+            ("Standby.Example.COM.:443", "standby.example.com:443"),
+            ("localhost:1", "localhost:1"),
+            ("my_service:9000", "my_service:9000"),
+        ] {
+            assert_eq!(Address::parse(text).expect(text).to_string(), same);
+        }
+    }
+
+    #[test]
+    fn what_is_neither_is_refused() {
+        for text in [
+            "", "10.0.0.1", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:65536", ":80", "10.0.0.300:80", "::1:80", "a b:80",
+            "http://a:80", "-a:80", "a..b:80", "[::1:80", "10.0.0.1:80:80",
+        ] {
+            Address::parse(text).expect_err(text);
+        }
+    }
+}

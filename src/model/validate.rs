@@ -1,0 +1,379 @@
+//! Documents in, a [`Model`] out, or every fault at once.
+//!
+//! A fault in an entity does not hide its name from references, and what decoding already told is not told
+//! again. While a file cannot be parsed, names that it might declare are not reported as dangling.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::document::{self, Declared, Document, Kind, Origin};
+use crate::config::{Level, Violation};
+use crate::model::fleet::{self, Fleet};
+use crate::model::listener::{self, Listener};
+use crate::model::name::{Name, Scope};
+use crate::model::place::{Faults, Place, code};
+use crate::model::route::{self, HostMatch, PathMatch, Route};
+use crate::model::service::{self, Service};
+use crate::model::target::{self, Candidate, Target};
+use crate::model::upstream::{self, Upstream};
+use crate::model::Model;
+use crate::model::matching::StringMatch;
+
+/// The meaning of all documents together, and the warnings that came up.
+///
+/// # Errors
+///
+/// Every fault of validation, in the order of the documents. Faults of decoding are the caller's to add.
+pub fn validate(documents: &[Arc<Document>]) -> Result<(Model, Vec<Violation>), Vec<Violation>> {
+    let mut validation = Validation { documents, faults: Faults::default() };
+    let model = validation.model();
+    let violations = validation.faults.violations;
+    match violations.iter().any(|violation| violation.level == Level::Error) {
+        true => Err(violations),
+        false => Ok((model, violations)),
+    }
+}
+
+struct Validation<'a> {
+    documents: &'a [Arc<Document>],
+    faults: Faults,
+}
+
+/// An entity with its name and place.
+struct Named<'a, T> {
+    name: Name,
+    place: Place<'a>,
+    declared: &'a Declared<T>,
+}
+
+impl<'a> Validation<'a> {
+    fn model(&mut self) -> Model {
+        let fleets = self.named(Kind::Fleet, |document| &document.fleets, |fleet| fleet.name.as_deref());
+        let listeners = self.named(Kind::Listener, |document| &document.listeners, |it| it.name.as_deref());
+        let upstreams = self.named(Kind::Upstream, |document| &document.upstreams, |it| it.name.as_deref());
+        let services = self.named(Kind::Service, |document| &document.services, |it| it.name.as_deref());
+        let routes = self.named(Kind::Route, |document| &document.routes, |it| it.name.as_deref());
+
+        let fleets: Vec<Fleet> = fleets
+            .into_iter()
+            .map(|fleet| fleet::resolve(fleet.name, &fleet.place, fleet.declared, &mut self.faults))
+            .collect();
+        let listeners = self.listeners(listeners, &fleets);
+        let upstreams = self.upstreams(upstreams, &shortest_tries(self.documents));
+        let service_names: Vec<Name> = services.iter().map(|service| service.name.clone()).collect();
+        let services = self.services(services, &upstreams);
+        let routes = self.routes(routes, &fleets, &listeners, &service_names, &services);
+        Model { fleets, listeners, routes, services, upstreams }
+    }
+
+    /// The entities of a kind that have a name, sorted by it. A second one of a name is a fault.
+    fn named<T>(
+        &mut self,
+        kind: Kind,
+        list: fn(&Document) -> &Vec<Declared<T>>,
+        name: fn(&T) -> Option<&str>,
+    ) -> Vec<Named<'a, T>> {
+        let mut first: BTreeMap<Name, Named<'a, T>> = BTreeMap::new();
+        for document in self.documents {
+            for declared in list(document) {
+                let place = Place::new(document, &declared.path);
+                let Some(name) = self.name(kind, &place, name(&declared.entity)) else { continue };
+                if let Some(other) = first.get(&name) {
+                    let message = format!("another {} is named `{name}`", kind.singular());
+                    let help = format!("names are unique among {}", kind.plural());
+                    let related = vec![other.place.key("name").related("first declared here")];
+                    self.faults.error_with(&place.key("name"), code::DUPLICATE_NAME, message, help, related);
+                } else {
+                    first.insert(name.clone(), Named { name, place, declared });
+                }
+            }
+        }
+        first.into_values().collect()
+    }
+
+    fn name(&mut self, kind: Kind, place: &Place<'_>, text: Option<&str>) -> Option<Name> {
+        let place_of_name = place.key("name");
+        match text {
+            None => {
+                let help = format!("give the {} a name that is unique among {}", kind.singular(), kind.plural());
+                self.faults.missing(&place_of_name, "`name`", &help);
+                None
+            }
+            Some(text) => Name::parse(text).or_else(|| {
+                let help = format!("a name is made of {}", Name::RULE);
+                self.faults.wrong(&place_of_name, format!("`{text}` is not a name"), help);
+                None
+            }),
+        }
+    }
+
+    /// True while names may exist that no document shows.
+    fn names_are_missing(&self) -> bool {
+        self.documents.iter().any(|document| !document.whole)
+    }
+
+    /// `list`, with every name in it known. Only the known ones are kept.
+    fn scope<'n>(
+        &mut self,
+        place: &Place<'_>,
+        kind: Kind,
+        list: &[String],
+        known: impl Fn() -> Vec<&'n Name>,
+    ) -> Scope {
+        if list.is_empty() {
+            return Scope::All;
+        }
+        let known = known();
+        let mut names = Vec::new();
+        for (index, text) in list.iter().enumerate() {
+            match known.iter().find(|name| name.as_str() == text) {
+                Some(name) => names.push((*name).clone()),
+                None if self.names_are_missing() => {}
+                None => {
+                    let candidates = known.iter().map(|name| name.as_str());
+                    self.faults.dangling(&place.index(index), kind.singular(), text, candidates);
+                }
+            }
+        }
+        Scope::Only(names)
+    }
+
+    fn listeners(&mut self, declared: Vec<Named<'a, document::Listener>>, fleets: &[Fleet]) -> Vec<Listener> {
+        if declared.is_empty() && !self.names_are_missing() {
+            return vec![Listener::default_listener()];
+        }
+        let mut listeners: Vec<(Place<'_>, Listener)> = Vec::new();
+        for Named { name, place, declared } in declared {
+            let scope = self.fleets(&place, &declared.entity.fleets, fleets);
+            let Some(listener) = listener::resolve(name, scope, &place, declared, &mut self.faults) else { continue };
+            let taken = listeners.iter().find(|(_, other)| {
+                other.address == listener.address && other.fleets.overlaps(&listener.fleets)
+            });
+            if let Some((first, other)) = taken {
+                let message = format!("listener `{}` has the address {} too", other.name, listener.address);
+                let related = vec![first.key("address").related("first used here")];
+                let help = "give each listener of a fleet an address of its own".to_owned();
+                self.faults.error_with(&place.key("address"), code::SAME_ADDRESS, message, help, related);
+            }
+            listeners.push((place, listener));
+        }
+        listeners.into_iter().map(|(_, listener)| listener).collect()
+    }
+
+    fn fleets(&mut self, place: &Place<'_>, list: &[String], fleets: &[Fleet]) -> Scope {
+        let default = Name::default_fleet();
+        self.scope(&place.key("fleets"), Kind::Fleet, list, || {
+            fleets.iter().map(|fleet| &fleet.name).chain([&default]).collect()
+        })
+    }
+
+    fn upstreams(
+        &mut self,
+        declared: Vec<Named<'a, document::Upstream>>,
+        shortest: &HashMap<&str, Duration>,
+    ) -> BTreeMap<Name, Arc<Upstream>> {
+        let mut added: HashMap<&str, Vec<(&'a Document, &'a Declared<document::Target>)>> = HashMap::new();
+        for document in self.documents {
+            if let Some((upstream, target)) = &document.target {
+                added.entry(upstream).or_default().push((document, target));
+            }
+        }
+        let mut upstreams = BTreeMap::new();
+        for Named { name, place, declared } in declared {
+            let added = added.remove(name.as_str()).unwrap_or_default();
+            let targets = self.targets(&place, &declared.entity, added);
+            let shortest = shortest.get(name.as_str()).copied();
+            let upstream =
+                upstream::resolve(name.clone(), targets, shortest, &place, &declared.entity, &mut self.faults);
+            upstreams.insert(name, Arc::new(upstream));
+        }
+        upstreams
+    }
+
+    /// The targets that get traffic: those of the upstream itself, then those added over REST.
+    fn targets(
+        &mut self,
+        place: &Place<'a>,
+        upstream: &document::Upstream,
+        added: Vec<(&'a Document, &'a Declared<document::Target>)>,
+    ) -> Vec<Target> {
+        let place = place.key("targets");
+        let own = upstream.targets.as_deref().unwrap_or_default();
+        let from_file = matches!(place.document.origin, Origin::File(_));
+        if own.is_empty() && from_file && added.is_empty() {
+            let help = "list at least one, such as `- target: 10.0.0.1:8080`".to_owned();
+            self.faults.error(&place, code::NO_TARGETS, "an upstream needs a target".to_owned(), help);
+        }
+        let own = own.iter().enumerate().map(|(index, target)| (place.index(index), target));
+        let added = added.into_iter().map(|(document, target)| (Place::new(document, &target.path), &target.entity));
+        let mut candidates: Vec<Candidate<'_>> = Vec::new();
+        for (place, target) in own.chain(added) {
+            let Some(candidate) = target::resolve(place, target, &mut self.faults) else { continue };
+            match candidates.iter_mut().find(|other| other.address == candidate.address) {
+                Some(first) => self.same_target(first, &candidate),
+                None => candidates.push(candidate),
+            }
+        }
+        self.tiers(candidates)
+    }
+
+    /// Envoy keeps an address once, in its lowest priority; so do we, and say it.
+    fn same_target(&mut self, first: &mut Candidate<'_>, second: &Candidate<'_>) {
+        let message = format!("target `{}` is listed twice; it is kept once", second.address);
+        let help = "remove one of them, or add up their weights".to_owned();
+        self.faults.warning(&second.place.key("target"), code::SAME_TARGET, message, help);
+        if second.enabled && second.weight > 0 && second.priority < first.priority {
+            first.priority = second.priority;
+        }
+    }
+
+    /// Tiers are the priorities in use, moved together from 0: Envoy's documentation asks for no gaps.
+    fn tiers(&mut self, candidates: Vec<Candidate<'_>>) -> Vec<Target> {
+        let declared: BTreeSet<u32> = candidates.iter().map(|candidate| candidate.priority).collect();
+        let gap = candidates.iter().find(|candidate| {
+            candidate.priority > 1 && declared.range(..candidate.priority).count() < candidate.priority as usize
+        });
+        if let Some(candidate) = gap {
+            let message = format!("priority {} follows a gap; it is moved up to the one before", candidate.priority);
+            let help = "number the priorities 0, 1, 2, … without gaps".to_owned();
+            self.faults.warning(&candidate.place.key("priority"), code::PRIORITY_GAP, message, help);
+        }
+        let used: Vec<Candidate<'_>> =
+            candidates.into_iter().filter(|candidate| candidate.enabled && candidate.weight > 0).collect();
+        let priorities: BTreeSet<u32> = used.iter().map(|candidate| candidate.priority).collect();
+        let mut targets: Vec<Target> = used
+            .into_iter()
+            .map(|candidate| Target {
+                tier: u32::try_from(priorities.range(..candidate.priority).count()).unwrap_or(u32::MAX),
+                address: candidate.address,
+                weight: candidate.weight,
+                locality: candidate.locality,
+            })
+            .collect();
+        targets.sort_by_key(|target| target.tier);
+        targets
+    }
+
+    fn services(
+        &mut self,
+        declared: Vec<Named<'a, document::Service>>,
+        upstreams: &BTreeMap<Name, Arc<Upstream>>,
+    ) -> BTreeMap<Name, Arc<Service>> {
+        let mut services = BTreeMap::new();
+        for Named { name, place, declared } in declared {
+            let entity = &declared.entity;
+            let policy = service::Declared {
+                timeout: entity.timeout,
+                try_timeout: entity.try_timeout,
+                retries: entity.retries.as_ref(),
+            };
+            let policy = service::resolve(&place, policy, None, &mut self.faults);
+            let names = || upstreams.keys().map(Name::as_str).collect();
+            let upstream = self.reference(&place.key("upstream"), Kind::Upstream, entity.upstream.as_deref(), names);
+            let upstream = upstream.and_then(|upstream| upstreams.get(&upstream).cloned());
+            let websocket = entity.websocket.unwrap_or(true);
+            if let Some(upstream) = upstream {
+                services.insert(name.clone(), Arc::new(Service { name, upstream, policy, websocket }));
+            }
+        }
+        services
+    }
+
+    fn reference<'n>(
+        &mut self,
+        place: &Place<'_>,
+        kind: Kind,
+        text: Option<&str>,
+        names: impl Fn() -> Vec<&'n str>,
+    ) -> Option<Name> {
+        let Some(text) = text else {
+            let help = format!("name the {} that serves", kind.singular());
+            self.faults.missing(place, &format!("`{}`", kind.singular()), &help);
+            return None;
+        };
+        let names = names();
+        if !names.contains(&text) && !self.names_are_missing() {
+            self.faults.dangling(place, kind.singular(), text, names);
+        }
+        Name::parse(text)
+    }
+
+    fn routes(
+        &mut self,
+        declared: Vec<Named<'a, document::Route>>,
+        fleets: &[Fleet],
+        listeners: &[Listener],
+        service_names: &[Name],
+        services: &BTreeMap<Name, Arc<Service>>,
+    ) -> Vec<Route> {
+        let mut routes: Vec<(Place<'a>, Route)> = Vec::new();
+        for Named { name, place, declared } in declared {
+            let entity = &declared.entity;
+            let known = || listeners.iter().map(|listener| &listener.name).collect();
+            let on = self.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, known);
+            let fleets = self.fleets(&place, &entity.fleets, fleets);
+            let names = || service_names.iter().map(Name::as_str).collect();
+            let service = self.reference(&place.key("service"), Kind::Service, entity.service.as_deref(), names);
+            let service = service.and_then(|service| services.get(&service).cloned());
+            let references = route::References { name, listeners: on, fleets, service };
+            let route = route::resolve(references, &place, declared, &mut self.faults);
+            routes.extend(route.map(|route| (place, route)));
+        }
+        self.same_requests(&routes);
+        routes.into_iter().map(|(_, route)| route).collect()
+    }
+
+    /// Two routes that ask for exactly the same: which one serves would be decided by nothing.
+    fn same_requests(&mut self, routes: &[(Place<'a>, Route)]) {
+        let mut asked: HashMap<Asked<'_>, Vec<usize>> = HashMap::new();
+        for (index, (place, route)) in routes.iter().enumerate() {
+            let mut twin = None;
+            for host in &route.hosts {
+                for path in &route.paths {
+                    let others = asked.entry((host, path, &route.methods, &route.headers, &route.query)).or_default();
+                    let other = others.iter().find(|other| {
+                        let other = &routes[**other].1;
+                        other.listeners.overlaps(&route.listeners) && other.fleets.overlaps(&route.fleets)
+                    });
+                    twin = twin.or(other.map(|other| (*other, host, path)));
+                    others.push(index);
+                }
+            }
+            if let Some((other, host, path)) = twin.filter(|(other, ..)| *other != index) {
+                let (first, other) = &routes[other];
+                let message = format!("route `{}` asks for the same requests: host {host}, path {path}", other.name);
+                let help = "let them differ in a host, a path, a method, a header or a query".to_owned();
+                let related = vec![first.key("name").related("the other route")];
+                self.faults.error_with(&place.key("name"), code::SAME_REQUESTS, message, help, related);
+            }
+        }
+    }
+}
+
+type Asked<'r> = (
+    &'r HostMatch,
+    &'r PathMatch,
+    &'r Vec<String>,
+    &'r BTreeMap<String, StringMatch>,
+    &'r BTreeMap<String, StringMatch>,
+);
+
+/// The shortest try timeout that is declared for requests to each upstream.
+fn shortest_tries(documents: &[Arc<Document>]) -> HashMap<&str, Duration> {
+    let services = || documents.iter().flat_map(|document| &document.services).map(|declared| &declared.entity);
+    let routes = || documents.iter().flat_map(|document| &document.routes).map(|declared| &declared.entity);
+    let upstream_of: HashMap<&str, &str> = services()
+        .filter_map(|service| Some((service.name.as_deref()?, service.upstream.as_deref()?)))
+        .collect();
+    let by_service = services().filter_map(|service| Some((service.name.as_deref()?, service.try_timeout?)));
+    let by_route = routes().filter_map(|route| Some((route.service.as_deref()?, route.try_timeout?)));
+    let mut shortest: HashMap<&str, Duration> = HashMap::new();
+    for (service, timeout) in by_service.chain(by_route).filter(|(_, timeout)| !timeout.0.is_zero()) {
+        if let Some(upstream) = upstream_of.get(service) {
+            let entry = shortest.entry(upstream).or_insert(timeout.0);
+            *entry = timeout.0.min(*entry);
+        }
+    }
+    shortest
+}

@@ -1,0 +1,67 @@
+//! Who an Envoy is.
+//!
+//! Envoy says it in the first request of a stream and may leave it out afterwards (xDS protocol, "Basic
+//! Protocol Overview"), so what is needed is taken then. The rest of that message, some 60 KB of extension
+//! names, is dropped at once.
+
+use std::collections::BTreeMap;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::google::protobuf::value::Kind;
+
+/// An Envoy's identity, as it tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// `node.id`.
+    pub id: String,
+    /// `node.cluster`.
+    pub cluster: String,
+    /// Where it runs.
+    pub locality: Locality,
+    /// The string values at the top of `node.metadata`.
+    pub metadata: BTreeMap<String, String>,
+    /// Such as `1.40.0`; empty when it does not say.
+    pub version: String,
+}
+
+/// Where something runs; empty parts are unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Locality {
+    /// The largest.
+    pub region: String,
+    /// Within the region.
+    pub zone: String,
+    /// Within the zone.
+    pub sub_zone: String,
+}
+
+impl From<core::Node> for Node {
+    fn from(node: core::Node) -> Self {
+        let locality = node.locality.unwrap_or_default();
+        let metadata = node.metadata.unwrap_or_default().fields.into_iter().filter_map(|(key, value)| {
+            match value.kind? {
+                Kind::StringValue(text) => Some((key, text)),
+                _ => None,
+            }
+        });
+        Self {
+            id: node.id,
+            cluster: node.cluster,
+            locality: Locality { region: locality.region, zone: locality.zone, sub_zone: locality.sub_zone },
+            metadata: metadata.collect(),
+            version: version(node.user_agent_version_type),
+        }
+    }
+}
+
+fn version(user_agent: Option<core::node::UserAgentVersionType>) -> String {
+    use core::node::UserAgentVersionType as Version;
+    match user_agent {
+        Some(Version::UserAgentVersion(text)) => text,
+        Some(Version::UserAgentBuildVersion(build)) => build
+            .version
+            .map(|version| format!("{}.{}.{}", version.major_number, version.minor_number, version.patch))
+            .unwrap_or_default(),
+        None => String::new(),
+    }
+}

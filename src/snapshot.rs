@@ -1,0 +1,249 @@
+//! What one fleet should run: resources encoded and versioned once.
+//!
+//! A version is the hash of what is sent. Hence equal input makes equal versions on any replica and after any
+//! restart, recompiling the same files sends nothing, and an unchanged resource keeps its bytes in memory.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use prost::{Message, Name};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::envoy::{ResourceType, canonical};
+
+/// The hash of some content (XXH3, 128 bits), written as 32 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(u128);
+
+impl Version {
+    fn of(parts: &[&[u8]]) -> Self {
+        let mut hash = Xxh3::new();
+        for part in parts {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        Self(hash.digest128())
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// One Envoy resource, encoded for both variants of the protocol in one buffer.
+///
+/// Both responses carry resources in field 2, SotW as `Any` and delta as `Resource`. A `Resource` carries its
+/// `Any` in field 2 as well, and protobuf leaves the order of fields open: so what SotW sends is the tail of
+/// what delta sends.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// As clients ask for it.
+    pub name: String,
+    /// The hash of its type and bytes.
+    pub version: Version,
+    /// Of a cluster: the endpoints that it waits for before it serves (`EdsClusterConfig.service_name`).
+    pub endpoints: Option<String>,
+    delta: Bytes,
+    state_of_the_world: usize,
+    message: usize,
+}
+
+impl Resource {
+    /// Encodes `message` as the resource `name`.
+    pub fn new<M: Message + Name>(name: &str, message: &M) -> Self {
+        let body = canonical::encode(message);
+        let type_url = M::type_url();
+        let version = Version::of(&[type_url.as_bytes(), &body]);
+        let text = version.to_string();
+
+        let any = field_len(1, type_url.len()) + field_len(2, body.len());
+        let resource = field_len(3, name.len()) + field_len(1, text.len()) + field_len(2, any);
+        let mut buffer = BytesMut::with_capacity(field_len(2, resource));
+        put_head(2, resource, &mut buffer);
+        put_field(3, name.as_bytes(), &mut buffer);
+        put_field(1, text.as_bytes(), &mut buffer);
+        let state_of_the_world = buffer.len();
+        put_head(2, any, &mut buffer);
+        put_field(1, type_url.as_bytes(), &mut buffer);
+        put_head(2, body.len(), &mut buffer);
+        let message = buffer.len();
+        buffer.put_slice(&body);
+
+        Self { name: name.to_owned(), version, endpoints: None, delta: buffer.freeze(), state_of_the_world, message }
+    }
+
+    /// The field `resources` of a `DiscoveryResponse`.
+    pub fn state_of_the_world_field(&self) -> Bytes {
+        self.delta.slice(self.state_of_the_world..)
+    }
+
+    /// The field `resources` of a `DeltaDiscoveryResponse`.
+    pub fn delta_field(&self) -> Bytes {
+        self.delta.clone()
+    }
+
+    /// The encoded message itself.
+    pub fn message(&self) -> &[u8] {
+        &self.delta[self.message..]
+    }
+}
+
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
+    }
+}
+
+fn field_len(number: u32, length: usize) -> usize {
+    key_len(number) + encoded_len_varint(length as u64) + length
+}
+
+fn put_head(number: u32, length: usize, buffer: &mut BytesMut) {
+    encode_key(number, WireType::LengthDelimited, buffer);
+    encode_varint(length as u64, buffer);
+}
+
+fn put_field(number: u32, value: &[u8], buffer: &mut BytesMut) {
+    put_head(number, value.len(), buffer);
+    buffer.put_slice(value);
+}
+
+/// All resources of one type, sorted by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceSet {
+    resources: Vec<Arc<Resource>>,
+    version: Version,
+}
+
+impl Default for ResourceSet {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
+
+impl ResourceSet {
+    /// The set of these resources, whose names differ.
+    pub fn new(mut resources: Vec<Arc<Resource>>) -> Self {
+        resources.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut hash = Xxh3::new();
+        for resource in &resources {
+            hash.update(&(resource.name.len() as u64).to_le_bytes());
+            hash.update(resource.name.as_bytes());
+            hash.update(&resource.version.0.to_le_bytes());
+        }
+        Self { resources, version: Version(hash.digest128()) }
+    }
+
+    /// The hash of every name and version in it.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The resource of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
+        let index = self.resources.binary_search_by(|resource| resource.name.as_str().cmp(name)).ok()?;
+        Some(&self.resources[index])
+    }
+
+    /// All, sorted by name.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
+        self.resources.iter()
+    }
+
+    /// This set with the resources of `last` in place of equal ones, and `last` itself if nothing differs: what
+    /// did not change stays the same allocation, so that comparing is comparing pointers.
+    fn reusing(self, last: &Arc<Self>) -> Arc<Self> {
+        if self.version == last.version {
+            return last.clone();
+        }
+        let reuse = |resource: Arc<Resource>| match last.get(&resource.name) {
+            Some(old) if old.version == resource.version => old.clone(),
+            _ => resource,
+        };
+        Arc::new(Self { resources: self.resources.into_iter().map(reuse).collect(), version: self.version })
+    }
+}
+
+/// Everything one fleet should run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    sets: [Arc<ResourceSet>; ResourceType::ALL.len()],
+}
+
+impl Snapshot {
+    /// A snapshot of these resources, reusing those of `last` that did not change.
+    pub fn new(mut resources: impl FnMut(ResourceType) -> Vec<Resource>, last: Option<&Self>) -> Self {
+        let sets = ResourceType::ALL.map(|resource_type| {
+            let set = ResourceSet::new(resources(resource_type).into_iter().map(Arc::new).collect());
+            match last {
+                Some(last) => set.reusing(last.set(resource_type)),
+                None => Arc::new(set),
+            }
+        });
+        Self { sets }
+    }
+
+    /// All resources of a type.
+    pub fn set(&self, resource_type: ResourceType) -> &Arc<ResourceSet> {
+        &self.sets[resource_type as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+    use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
+
+    use super::*;
+
+    fn cluster(name: &str) -> Cluster {
+        Cluster { name: name.into(), alt_stat_name: "x".repeat(200), ..Default::default() }
+    }
+
+    #[test]
+    fn one_buffer_serves_both_variants() {
+        let resource = Resource::new("a", &cluster("a"));
+        let sotw = DiscoveryResponse::decode(resource.state_of_the_world_field()).expect("decodes");
+        let any = &sotw.resources[0];
+        assert_eq!(any.type_url, ResourceType::Cluster.type_url());
+        assert_eq!(Cluster::decode(&*any.value).expect("decodes"), cluster("a"));
+
+        let delta = DeltaDiscoveryResponse::decode(resource.delta_field()).expect("decodes");
+        let inner = &delta.resources[0];
+        assert_eq!((inner.name.as_str(), &inner.version), ("a", &resource.version.to_string()));
+        assert_eq!(inner.resource.as_ref(), Some(any));
+        assert_eq!(resource.message(), any.value);
+    }
+
+    #[test]
+    fn the_version_follows_the_content() {
+        let of = |names: &[&str]| {
+            let resources = names.iter().map(|name| Arc::new(Resource::new(name, &cluster(name))));
+            ResourceSet::new(resources.collect()).version()
+        };
+        assert_eq!(of(&["a", "b"]), of(&["b", "a"]));
+        assert_ne!(of(&["a", "b"]), of(&["a"]));
+        assert_ne!(of(&["a"]), of(&[]));
+    }
+
+    #[test]
+    fn what_did_not_change_stays_the_same_allocation() {
+        let resources = |names: &'static [&str]| {
+            move |resource_type| match resource_type {
+                ResourceType::Cluster => names.iter().map(|name| Resource::new(name, &cluster(name))).collect(),
+                _ => Vec::new(),
+            }
+        };
+        let first = Snapshot::new(resources(&["a", "b"]), None);
+        let same = Snapshot::new(resources(&["a", "b"]), Some(&first));
+        assert!(Arc::ptr_eq(first.set(ResourceType::Cluster), same.set(ResourceType::Cluster)));
+        let more = Snapshot::new(resources(&["a", "b", "c"]), Some(&first));
+        let get = |snapshot: &Snapshot| snapshot.set(ResourceType::Cluster).get("a").expect("there").clone();
+        assert!(Arc::ptr_eq(&get(&first), &get(&more)));
+        assert!(Arc::ptr_eq(first.set(ResourceType::Listener), more.set(ResourceType::Listener)));
+    }
+}
