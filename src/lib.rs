@@ -10,3 +10,5 @@ pub mod node;
 pub mod pipeline;
 pub mod snapshot;
 pub mod xds;
+pub mod source;
+pub mod store;

@@ -1,0 +1,136 @@
+//! Reads config paths, whole or not at all.
+//!
+//! A path is a file or a directory. A directory is the sum of its `*.yaml`, `*.yml` and `*.json`, not
+//! recursive; names that begin with `.` are ignored, so that a mounted config map is not read twice.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{Level, Violation};
+
+/// Texts by file name.
+pub type Files = BTreeMap<String, Arc<str>>;
+
+/// The code of a file that cannot be read, or is no text.
+const UNREADABLE: &str = "US107";
+
+/// Every config file under `paths`.
+///
+/// # Errors
+///
+/// Every path that cannot be read and every file that is not UTF-8.
+pub fn read(paths: &[PathBuf]) -> Result<Files, Vec<Violation>> {
+    let mut files = Files::new();
+    let mut violations = Vec::new();
+    for path in paths {
+        match list(path) {
+            Ok(listed) => {
+                for file in listed {
+                    match read_text(&file) {
+                        Ok(text) => drop(files.insert(name(&file), text)),
+                        Err(violation) => violations.push(violation),
+                    }
+                }
+            }
+            Err(error) => violations.push(unreadable(path, &error)),
+        }
+    }
+    if violations.is_empty() { Ok(files) } else { Err(violations) }
+}
+
+/// As the operator named it.
+fn name(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// The files of a path: itself, or what a directory holds.
+fn list(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.metadata()?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in path.read_dir()? {
+        let file = entry?.path();
+        if is_config(&file) && file.metadata()?.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_config(file: &Path) -> bool {
+    let hidden = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let extension = file.extension().and_then(|extension| extension.to_str());
+    !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+fn read_text(file: &Path) -> Result<Arc<str>, Violation> {
+    let bytes = std::fs::read(file).map_err(|error| unreadable(file, &error))?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text.into()),
+        Err(error) => {
+            let good = error.utf8_error().valid_up_to();
+            let before = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            Err(Violation {
+                line: u32::try_from(line).ok(),
+                column: u32::try_from(column).ok(),
+                help: Some("save the file as UTF-8".to_owned()),
+                ..violation(file, "this byte is not UTF-8".to_owned())
+            })
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Violation {
+    Violation {
+        help: Some("name a file or a directory that this user may read".to_owned()),
+        ..violation(path, format!("cannot read it: {error}"))
+    }
+}
+
+fn violation(path: &Path, message: String) -> Violation {
+    Violation {
+        code: UNREADABLE,
+        level: Level::Error,
+        message,
+        help: None,
+        file: Some(name(path)),
+        line: None,
+        column: None,
+        path: String::new(),
+        pointer: None,
+        related: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_the_sum_of_its_config_files() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for file in ["b.yaml", "a.yml", "c.json", ".hidden.yaml", "notes.txt", "d.yaml~"] {
+            std::fs::write(directory.path().join(file), file).expect("writes");
+        }
+        std::fs::create_dir(directory.path().join("e.yaml")).expect("makes a directory");
+        let files = read(&[directory.path().to_owned()]).expect("reads");
+        let texts: Vec<&str> = files.values().map(|text| &**text).collect();
+        assert_eq!(texts, ["a.yml", "b.yaml", "c.json"]);
+    }
+
+    #[test]
+    fn all_that_cannot_be_read_is_told_at_once() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let latin = directory.path().join("latin.yaml");
+        std::fs::write(&latin, b"a: 1\nb: caf\xe9\n").expect("writes");
+        let violations = read(&[directory.path().join("missing"), latin]).expect_err("neither can be read");
+        let places: Vec<_> = violations.iter().map(|violation| (violation.line, violation.column)).collect();
+        assert_eq!(places, [(None, None), (Some(2), Some(7))]);
+    }
+}
