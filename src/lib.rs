@@ -12,3 +12,5 @@ pub mod snapshot;
 pub mod xds;
 pub mod source;
 pub mod store;
+pub mod cli;
+pub mod load;

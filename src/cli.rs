@@ -1,0 +1,4 @@
+//! The commands: each one call and one printer.
+
+pub mod backend;
+pub mod envoy;

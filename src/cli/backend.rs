@@ -1,0 +1,396 @@
+//! A small backend whose faults can be chosen while it runs.
+//!
+//! Failover is proven by counting what clients see when targets die, and they die in many ways: the demo,
+//! docker-compose and the tests need a target that is killed as a process, or told to fail in one certain
+//! way. It speaks HTTP/1.1 only. Commands come as lines on stdin, and each is answered by one line on
+//! stdout once it holds for every later request:
+//!
+//! | command | answer | effect |
+//! | --- | --- | --- |
+//! | `mode ok` | `ok` | 200, the name as body |
+//! | `mode status 503` | `ok` | that status, the name as body |
+//! | `mode slow 2s` | `ok` | 200, that much later |
+//! | `mode hang` | `ok` | the request is read and never answered |
+//! | `mode reset`, `mode close` | `ok` | the request is read, then the connection ends by RST, or by FIN |
+//! | `mode cut` | `ok` | 200 with `content-length`, half of the body, then RST |
+//! | `mode stall` | `ok` | 200 with `content-length`, half of the body, then nothing |
+//! | `health ok`, `health same` | `ok` | `/healthz` is always answered 200 (a grey failure), or like the rest |
+//! | `count` | `{"GET": 3}` | none: the requests so far by method, those for `/healthz` under `/healthz` |
+//! | `connections` | `{"accepted": 2, "open": 1}` | none |
+//!
+//! Anything else is answered by a line that begins with `error`.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io::{self, BufRead, Write};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+/// What `understudy backend` is told.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The address to answer on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// What it answers, in the body and in the header `x-backend`
+    #[arg(long, default_value = "backend")]
+    pub name: String,
+    /// End when stdin ends, so that it does not outlive the program that started it
+    #[arg(long)]
+    pub exit_with_stdin: bool,
+}
+
+/// Prints `listening ADDRESS` once it can be reached, then answers requests on the one side and commands on
+/// the other until it is told to end: by SIGTERM or SIGINT (as process 1 of a container it would not be
+/// ended by them otherwise), or by the end of its input if so asked.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let backend = Arc::new(Backend::new(&options.name)?);
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    say(&format!("listening {}", listener.local_addr().context("cannot tell the address")?))?;
+    let end_of_input = obey(backend.clone());
+    tokio::select! {
+        never = accept(listener, backend) => match never {},
+        _ = end_of_input, if options.exit_with_stdin => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for SIGINT"),
+    }
+}
+
+/// Flushed, since the reader waits for this line.
+fn say(line: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to stdout")
+}
+
+/// The receiver ends with the input. A thread, because a blocked read of stdin would hold up the end of a
+/// tokio runtime; this one is simply left behind.
+fn obey(backend: Arc<Backend>) -> oneshot::Receiver<Infallible> {
+    let (alive, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _alive = alive;
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            let answer = backend.command(&line).unwrap_or_else(|fault| format!("error {fault}"));
+            if say(&answer).is_err() {
+                return; // Nobody listens any more.
+            }
+        }
+    });
+    end
+}
+
+async fn accept(listener: TcpListener, backend: Arc<Backend>) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(converse(stream, backend.clone()));
+            }
+            // Too many open files, mostly: they come back when connections end.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// How a connection is ended from our side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Fin,
+    Rst,
+}
+
+/// hyper ends connections politely only, so an answer that asks for a rude end says so through a channel,
+/// and the socket is taken back. The connection is polled first: what was written before is then on its way.
+async fn converse(stream: TcpStream, backend: Arc<Backend>) {
+    let _open = Open::new(&backend);
+    let _ = stream.set_nodelay(true); // Only latency is at stake.
+    let (ender, mut endings) = mpsc::channel(1);
+    let service = service_fn(|request| {
+        let answer = backend.answer(request, ender.clone());
+        async { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let ending = tokio::select! {
+        biased;
+        _ = &mut connection => return, // The client hung up, or was wrong: ordinary.
+        ending = endings.recv() => ending,
+    };
+    let stream = connection.into_parts().io.into_inner();
+    if ending == Some(Ending::Rst) {
+        let _ = stream.set_zero_linger(); // Fails only when the client was faster.
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Open<'a>(&'a Backend);
+
+impl<'a> Open<'a> {
+    fn new(backend: &'a Backend) -> Self {
+        backend.accepted.fetch_add(1, Ordering::Relaxed);
+        backend.open.fetch_add(1, Ordering::Relaxed);
+        Self(backend)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Ok,
+    Status(StatusCode),
+    Slow(Duration),
+    Hang,
+    Reset,
+    Close,
+    Cut,
+    Stall,
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (word, argument) = text.split_once(' ').unwrap_or((text, ""));
+        Ok(match (word, argument) {
+            ("ok", "") => Self::Ok,
+            ("status", code) => Self::Status(status(code)?),
+            ("slow", length) => Self::Slow(duration(length)?),
+            ("hang", "") => Self::Hang,
+            ("reset", "") => Self::Reset,
+            ("close", "") => Self::Close,
+            ("cut", "") => Self::Cut,
+            ("stall", "") => Self::Stall,
+            _ => {
+                return Err(format!(
+                    "unknown mode `{text}`; there are ok, status CODE, slow DURATION, hang, reset, close, cut, stall"
+                ));
+            }
+        })
+    }
+}
+
+/// A 1xx is no answer: the client would wait for another.
+fn status(code: &str) -> Result<StatusCode, String> {
+    code.parse()
+        .ok()
+        .filter(|status: &StatusCode| !status.is_informational())
+        .ok_or_else(|| format!("`{code}` is no status between 200 and 999"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| format!("`{text}` is no duration such as `2s` or `150ms`"))
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Behaviour {
+    mode: Mode,
+    /// The grey failure: fine for whoever checks, broken for whoever uses it.
+    healthy_for_checks: bool,
+}
+
+struct Backend {
+    name: HeaderValue,
+    body: Bytes,
+    behaviour: Mutex<Behaviour>,
+    counts: Mutex<BTreeMap<String, u64>>,
+    requests: AtomicU64,
+    accepted: AtomicU64,
+    open: AtomicU64,
+}
+
+impl Backend {
+    fn new(name: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            name: HeaderValue::try_from(name)
+                .with_context(|| format!("the name {name:?} cannot stand in a header"))?,
+            body: Bytes::from(format!("{name}\n")),
+            behaviour: Mutex::new(Behaviour { mode: Mode::Ok, healthy_for_checks: false }),
+            counts: Mutex::default(),
+            requests: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+        })
+    }
+
+    fn command(&self, line: &str) -> Result<String, String> {
+        match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
+            ("mode", mode) => {
+                let mode = mode.parse()?;
+                self.change(|behaviour| behaviour.mode = mode)
+            }
+            ("health", "ok") => self.change(|behaviour| behaviour.healthy_for_checks = true),
+            ("health", "same") => self.change(|behaviour| behaviour.healthy_for_checks = false),
+            ("count", "") => {
+                Ok(serde_json::json!(*self.counts.lock().unwrap_or_else(PoisonError::into_inner)).to_string())
+            }
+            ("connections", "") => Ok(serde_json::json!({
+                "accepted": self.accepted.load(Ordering::Relaxed),
+                "open": self.open.load(Ordering::Relaxed),
+            })
+            .to_string()),
+            _ => Err(format!(
+                "unknown command `{line}`; there are mode MODE, health ok|same, count, connections"
+            )),
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Behaviour)) -> Result<String, String> {
+        change(&mut self.behaviour.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok("ok".to_owned())
+    }
+
+    /// The mode is the one that holds when the request has been read. The body of a request is always read
+    /// to its end, else closing the socket would send RST where FIN was asked for.
+    async fn answer(&self, request: Request<Incoming>, ender: mpsc::Sender<Ending>) -> Response<Answer> {
+        let (head, body) = request.into_parts();
+        let _ = body.collect().await; // A client that left half-way is hyper's to notice.
+        let check = head.uri.path() == "/healthz";
+        let number = self.count(if check { "/healthz" } else { head.method.as_str() });
+        let behaviour = *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
+        let mode = if check && behaviour.healthy_for_checks { Mode::Ok } else { behaviour.mode };
+        match mode {
+            Mode::Ok => self.response(StatusCode::OK, number, After::End),
+            Mode::Status(status) => self.response(status, number, After::End),
+            Mode::Slow(duration) => {
+                tokio::time::sleep(duration).await;
+                self.response(StatusCode::OK, number, After::End)
+            }
+            Mode::Hang => std::future::pending().await,
+            Mode::Reset => end(&ender, Ending::Rst).await,
+            Mode::Close => end(&ender, Ending::Fin).await,
+            Mode::Cut => self.response(StatusCode::OK, number, After::Half(Some(ender))),
+            Mode::Stall => self.response(StatusCode::OK, number, After::Half(None)),
+        }
+    }
+
+    fn count(&self, kind: &str) -> u64 {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(kind.to_owned()).or_default() += 1;
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn response(&self, status: StatusCode, number: u64, after: After) -> Response<Answer> {
+        let length = self.body.len();
+        let sent = match after {
+            After::End => length,
+            After::Half(_) => length / 2,
+        };
+        let body = Answer { unsent: Some(self.body.slice(..sent)), length: length as u64, after };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        response.headers_mut().insert("x-backend", self.name.clone());
+        response.headers_mut().insert("x-request-count", HeaderValue::from(number));
+        response
+    }
+}
+
+async fn end(ender: &mpsc::Sender<Ending>, ending: Ending) -> ! {
+    let _ = ender.try_send(ending); // Full only when the end was asked for already.
+    std::future::pending().await
+}
+
+/// A body that promises its whole length and may keep only half of the promise.
+struct Answer {
+    unsent: Option<Bytes>,
+    length: u64,
+    after: After,
+}
+
+/// What follows the bytes of an [`Answer`].
+enum After {
+    End,
+    /// RST with a channel, silence without.
+    Half(Option<mpsc::Sender<Ending>>),
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    /// Silence needs no waker: only the end of the connection can follow it.
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(bytes) = self.unsent.take() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        match &self.after {
+            After::End => Poll::Ready(None),
+            After::Half(ender) => {
+                if let Some(ender) = ender {
+                    let _ = ender.try_send(Ending::Rst);
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// What is promised, sent or not: hyper announces it as `content-length`.
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(command: &str, expected: &str) {
+        let backend = Backend::new("A").unwrap();
+        let answer = backend.command(command).unwrap_or_else(|fault| format!("error {fault}"));
+        assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn commands_are_understood_or_refused_with_the_known_ones() {
+        check("mode ok", "ok");
+        check("mode status 503 ", "ok");
+        check("mode slow 150ms", "ok");
+        check("health same", "ok");
+        check("count", "{}");
+        check("connections", r#"{"accepted":0,"open":0}"#);
+        check("mode status 100", "error `100` is no status between 200 and 999");
+        check("mode slow -2s", "error `-2s` is no duration such as `2s` or `150ms`");
+        check(
+            "mode sleepy",
+            "error unknown mode `sleepy`; there are ok, status CODE, slow DURATION, hang, reset, close, cut, stall",
+        );
+        check(
+            "stop",
+            "error unknown command `stop`; there are mode MODE, health ok|same, count, connections",
+        );
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_sent_is_refused() {
+        assert!(Backend::new("two\nlines").is_err());
+    }
+}

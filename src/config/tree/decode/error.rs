@@ -1,0 +1,181 @@
+//! Why a try at a tree ended: a fault, and what to set aside for the next.
+
+use std::fmt;
+
+use serde::de::{Expected, Unexpected};
+
+use super::run::{Identity, Reason, Run};
+use crate::config::Step;
+use crate::config::tree::{
+    DUPLICATE_KEY, Fault, MISSING_FIELD, Node, Span, UNKNOWN_FIELD, Value, WRONG_TYPE, WRONG_VALUE, scalar,
+    words,
+};
+
+/// Why a try ended. Boxed, for it goes through the results of everything.
+#[derive(Debug)]
+pub(super) struct Error(pub(super) Box<Told>);
+
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) meaning: Meaning,
+    missed: Option<Missed>,
+    has_place: bool,
+    /// From the inside out.
+    pub(super) steps: Vec<Step>,
+    pub(super) aside: Option<(Identity, Reason)>,
+}
+
+#[derive(Debug)]
+pub(super) enum Meaning {
+    Fault(Fault),
+    /// Told already, by what was set aside.
+    Consequence,
+    /// A null for a field, of a struct, that does not take one.
+    Absent(&'static str, String),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Missed {
+    Field(&'static str),
+    Elements,
+}
+
+impl Error {
+    pub(super) fn new(meaning: Meaning) -> Self {
+        Self(Box::new(Told { meaning, missed: None, has_place: false, steps: Vec::new(), aside: None }))
+    }
+
+    pub(super) fn fault(code: &'static str, message: impl Into<String>, help: Option<String>) -> Self {
+        let mut fault = Fault::new(code, message);
+        fault.help = help;
+        Self::new(Meaning::Fault(fault))
+    }
+
+    fn missing(mut self, missed: Missed) -> Self {
+        self.0.missed = Some(missed);
+        self
+    }
+
+    /// The place, unless it is known more exactly: `span`, in `node` or at its key.
+    pub(super) fn at(mut self, node: &Node, span: Option<Span>, run: &Run) -> Self {
+        if self.0.has_place {
+            return self;
+        }
+        self.0.has_place = true;
+        if self.0.missed.is_some_and(|missed| run.explains(missed, node)) {
+            self.0.meaning = Meaning::Consequence;
+        }
+        if let Meaning::Fault(fault) = &mut self.0.meaning {
+            fault.span = span;
+        }
+        self
+    }
+
+    /// What decoding can do without, unless something smaller will do.
+    pub(super) fn aside(mut self, node: &Node, reason: Reason) -> Self {
+        self.0.aside.get_or_insert((std::ptr::from_ref(node), reason));
+        self
+    }
+
+    pub(super) fn inside(mut self, step: Step) -> Self {
+        self.0.steps.push(step);
+        self
+    }
+
+    fn unfit(code: &'static str, found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let expected = words::expected(&expected.to_string());
+        let Some(value) = value(found) else {
+            return Self::fault(code, format!("expected {expected}, found {found}"), None);
+        };
+        let help = help(&value, &expected);
+        Self::fault(code, format!("expected {expected}, found {}", value.found()), help)
+    }
+}
+
+/// What serde found, as we say it.
+fn value(found: Unexpected<'_>) -> Option<Value> {
+    Some(match found {
+        Unexpected::Bool(value) => Value::Bool(value),
+        Unexpected::Signed(value) => Value::Integer(value),
+        Unexpected::Unsigned(value) => Value::Integer(i64::try_from(value).ok()?),
+        Unexpected::Float(value) => Value::Float(value),
+        Unexpected::Str(text) => Value::String(text.to_owned()),
+        Unexpected::Unit | Unexpected::Option => Value::Null,
+        Unexpected::Seq => Value::Sequence(Vec::new()),
+        Unexpected::Map => Value::Mapping(Vec::new()),
+        _ => return None,
+    })
+}
+
+/// Quotes too few and quotes too many are the usual reasons.
+fn help(found: &Value, expected: &str) -> Option<String> {
+    match found {
+        Value::Bool(value) if expected == "a string" => Some(format!("quote it: \"{value}\"")),
+        Value::Integer(value) if expected == "a string" => Some(format!("quote it: \"{value}\"")),
+        // How it was written, such as 1.10, is not known here.
+        Value::Float(_) if expected == "a string" => Some("quote it".to_owned()),
+        Value::String(text) => {
+            let fits = match scalar::plain(text.into()) {
+                Value::Integer(_) => expected.contains("number"),
+                Value::Float(_) => expected == "a number",
+                Value::Bool(_) => expected.starts_with("true or false"),
+                _ => false,
+            };
+            fits.then(|| format!("leave out the quotes: {text}"))
+        }
+        _ => None,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.meaning {
+            Meaning::Fault(fault) => f.write_str(&fault.message),
+            Meaning::Consequence => f.write_str("a part of this is wrong"),
+            Meaning::Absent(_, key) => write!(f, "`{key}` cannot be null"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl serde::de::Error for Error {
+    fn custom<T: fmt::Display>(text: T) -> Self {
+        let text = text.to_string();
+        match text.split_once('\n') {
+            Some((message, help)) => Self::fault(WRONG_VALUE, message, Some(help.to_owned())),
+            None => Self::fault(WRONG_VALUE, text, None),
+        }
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::unfit(WRONG_TYPE, found, expected)
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::unfit(WRONG_VALUE, found, expected)
+    }
+
+    fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
+        let message = format!("expected {expected}, found {length}");
+        Self::fault(WRONG_VALUE, message, None).missing(Missed::Elements)
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        let message = format!("unknown value {}", words::quoted(variant));
+        Self::fault(WRONG_VALUE, message, words::meant(variant, expected))
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let message = format!("unknown field {}", words::quoted(field));
+        Self::fault(UNKNOWN_FIELD, message, words::meant(field, expected))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::fault(MISSING_FIELD, format!("`{field}` is missing"), None).missing(Missed::Field(field))
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Self::fault(DUPLICATE_KEY, format!("`{field}` is here twice, by two of its names"), None)
+    }
+}

@@ -1,0 +1,86 @@
+//! What a plain scalar means: the core schema of YAML 1.2 (section 10.3.2), and no more than that.
+//!
+//! So `no`, `off` and `012:30` are what they look like.
+
+use std::borrow::Cow;
+
+use crate::config::tree::Value;
+
+/// The value of a scalar that is neither quoted nor tagged.
+pub(super) fn plain(text: Cow<'_, str>) -> Value {
+    // Most are words, and a word is settled by its first character.
+    let value = match text.as_bytes().first() {
+        None | Some(b'~' | b'n' | b'N') if null(&text) => Some(Value::Null),
+        Some(b't' | b'T' | b'f' | b'F') => bool(&text).map(Value::Bool),
+        Some(b'0'..=b'9' | b'+' | b'-' | b'.') => number(&text),
+        _ => None,
+    };
+    value.unwrap_or_else(|| Value::String(text.into_owned()))
+}
+
+/// The value of a scalar with one of the core tags; none if that is not what the tag says.
+pub(super) fn tagged(tag: &str, text: &str) -> Option<Value> {
+    match tag {
+        "str" => Some(Value::String(text.to_owned())),
+        "null" => null(text).then_some(Value::Null),
+        "bool" => bool(text).map(Value::Bool),
+        "int" => integer(text),
+        "float" => match number(text)? {
+            Value::Integer(value) => Some(Value::Float(value as f64)),
+            other => Some(other),
+        },
+        _ => None,
+    }
+}
+
+fn null(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+fn bool(text: &str) -> Option<bool> {
+    match text {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
+fn number(text: &str) -> Option<Value> {
+    integer(text).or_else(|| float(text).map(Value::Float))
+}
+
+/// A number that is whole, and a `Float` if it is too large to be kept as one.
+fn integer(text: &str) -> Option<Value> {
+    let (digits, radix) = match text.get(..2) {
+        Some("0x") => (&text[2..], 16),
+        Some("0o") => (&text[2..], 8),
+        _ => (text.strip_prefix(['+', '-']).unwrap_or(text), 10),
+    };
+    if digits.is_empty() || !digits.chars().all(|digit| digit.is_digit(radix)) {
+        return None;
+    }
+    let signed = if radix == 10 { text } else { digits };
+    Some(match i64::from_str_radix(signed, radix) {
+        Ok(value) => Value::Integer(value),
+        Err(_) if radix == 10 => Value::Float(text.parse().ok()?),
+        Err(_) => Value::Float(
+            digits
+                .chars()
+                .filter_map(|digit| digit.to_digit(radix))
+                .fold(0.0, |value, digit| value * f64::from(radix) + f64::from(digit)),
+        ),
+    })
+}
+
+fn float(text: &str) -> Option<f64> {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if matches!(unsigned, ".inf" | ".Inf" | ".INF") {
+        return Some(if text.starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY });
+    }
+    if matches!(text, ".nan" | ".NaN" | ".NAN") {
+        return Some(f64::NAN);
+    }
+    // Rust also takes `inf`, `nan` and `infinity`, which are words here.
+    let numeric = unsigned.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-'));
+    (numeric && !unsigned.starts_with(['+', '-'])).then(|| text.parse().ok())?
+}

@@ -1,0 +1,469 @@
+//! Steady load, and what a client of it saw.
+//!
+//! The load is open: requests go out on a fixed schedule whether or not earlier ones were answered, as
+//! those of many independent users do. A client that waits for each answer would send the fewest requests
+//! exactly when things are broken, and count few errors for it. For the same reason a latency runs from the
+//! time at which the request was due, not from when the machine got round to sending it.
+//!
+//! Requests are counted in windows, one after another: [`Load::cut`] ends the current one. A request belongs
+//! to the window in which it was started, even when its answer comes during a later one.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Method;
+use reqwest::Url;
+use reqwest::redirect::Policy;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// How many texts of errors a window keeps: the first ones tell the story.
+const KEPT_ERRORS: usize = 5;
+
+/// How much of an answer's body goes into the text of an error.
+const KEPT_BODY: usize = 120;
+
+/// What is sent, and how often.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Plain HTTP.
+    pub url: Url,
+    /// Evenly spaced; at least 1.
+    pub requests_per_second: u32,
+    /// Whether it is idempotent decides what an Envoy may retry.
+    pub method: Method,
+    /// Sent with every request; none when empty.
+    pub body: Bytes,
+    /// How long the client waits for the whole answer before it counts an error.
+    pub timeout: Duration,
+}
+
+impl Options {
+    /// GET without a body, from a client with 30 s of patience.
+    pub fn get(url: Url, requests_per_second: u32) -> Self {
+        Self {
+            url,
+            requests_per_second,
+            method: Method::GET,
+            body: Bytes::new(),
+            timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// The same as POST with a body.
+    pub fn post(url: Url, requests_per_second: u32, body: impl Into<Bytes>) -> Self {
+        Self { method: Method::POST, body: body.into(), ..Self::get(url, requests_per_second) }
+    }
+}
+
+/// A whole answer with a status below 500.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Redirects are not followed.
+    pub status: u16,
+    /// The header `x-backend`.
+    pub served_by: Option<String>,
+}
+
+/// One request and what came of it.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// When it was sent. That decides its window.
+    pub started: Instant,
+    /// From when it was due until the last byte of the answer, or the error.
+    pub latency: Duration,
+    /// The error is what a user would call one: no connection, no whole answer in time, or a status of 500
+    /// and above. It then begins with that status: `503: no healthy upstream`.
+    pub result: Result<Answer, String>,
+}
+
+/// The requests of one stretch of time, counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Window {
+    /// All that were started in it, with those that are not answered yet.
+    pub requests: u64,
+    /// Those not answered yet. The counts below are final when it is 0.
+    pub pending: u64,
+    /// See [`Outcome::result`].
+    pub errors: u64,
+    /// Good answers by the backend that gave them; those that name none are not in here.
+    pub served_by: BTreeMap<String, u64>,
+    /// The longest latency, of errors too.
+    pub slowest: Duration,
+    /// The texts of the first few errors.
+    pub first_errors: Vec<String>,
+}
+
+impl Window {
+    fn record(&mut self, outcome: &Outcome) {
+        self.pending -= 1;
+        self.slowest = self.slowest.max(outcome.latency);
+        match &outcome.result {
+            Ok(Answer { served_by: Some(name), .. }) => {
+                *self.served_by.entry(name.clone()).or_default() += 1;
+            }
+            Ok(_) => {}
+            Err(text) => {
+                self.errors += 1;
+                self.first_errors.push(text.clone());
+                self.first_errors.truncate(KEPT_ERRORS);
+            }
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.pending += other.pending;
+        self.errors += other.errors;
+        for (name, count) in &other.served_by {
+            *self.served_by.entry(name.clone()).or_default() += count;
+        }
+        self.slowest = self.slowest.max(other.slowest);
+        self.first_errors.extend(other.first_errors.iter().cloned());
+        self.first_errors.truncate(KEPT_ERRORS);
+    }
+}
+
+/// Names a window that [`Load::cut`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowId(usize);
+
+/// A std mutex: it is held for a few additions and never across an `await`.
+#[derive(Debug)]
+struct Record {
+    state: Mutex<State>,
+    /// Says that something was answered.
+    answered: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The last one is the current one.
+    windows: Vec<Window>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Record {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request into the current window. The time is taken under the lock, so that windows and
+    /// times tell the same.
+    fn start(&self) -> (Instant, WindowId) {
+        let mut state = self.lock();
+        let current = state.windows.len() - 1;
+        state.windows[current].requests += 1;
+        state.windows[current].pending += 1;
+        (Instant::now(), WindowId(current))
+    }
+
+    fn finish(&self, window: WindowId, outcome: Outcome) {
+        let mut state = self.lock();
+        state.windows[window.0].record(&outcome);
+        state.outcomes.push(outcome);
+        drop(state);
+        self.answered.send_replace(());
+    }
+}
+
+/// Load that runs until it is stopped. Dropping it ends it at once, answered or not.
+#[derive(Debug)]
+pub struct Load {
+    record: Arc<Record>,
+    /// Dropped to stop.
+    running: watch::Sender<()>,
+    schedule: AbortOnDrop,
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Load {
+    /// Starts to send at once. Must be called within a tokio runtime.
+    pub fn start(options: Options) -> Self {
+        let record = Arc::new(Record {
+            state: Mutex::new(State { windows: vec![Window::default()], ..State::default() }),
+            answered: watch::Sender::new(()),
+        });
+        let (running, stopped) = watch::channel(());
+        let schedule = AbortOnDrop(tokio::spawn(send(options, record.clone(), stopped)));
+        Self { record, running, schedule }
+    }
+
+    /// All windows added up, as known now.
+    pub fn totals(&self) -> Window {
+        let mut totals = Window::default();
+        for window in &self.record.lock().windows {
+            totals.add(window);
+        }
+        totals
+    }
+
+    /// Ends the current window and begins the next. The ended one may still wait for answers.
+    pub fn cut(&self) -> WindowId {
+        let windows = &mut self.record.lock().windows;
+        windows.push(Window::default());
+        WindowId(windows.len() - 2)
+    }
+
+    /// The current window, as known now.
+    pub fn current(&self) -> Window {
+        self.record.lock().windows.last().cloned().expect("a load begins with one window and only gains more")
+    }
+
+    /// An ended window, as known now.
+    pub fn window(&self, id: WindowId) -> Window {
+        self.record.lock().windows[id.0].clone()
+    }
+
+    /// An ended window once every request of it has its answer, or its error: at the latest when the
+    /// client's patience ends.
+    pub async fn settled(&self, id: WindowId) -> Window {
+        let mut answered = self.record.answered.subscribe();
+        loop {
+            answered.mark_unchanged();
+            let window = self.window(id);
+            if window.pending == 0 {
+                return window;
+            }
+            answered.changed().await.expect("the sender lives in the record that we hold");
+        }
+    }
+
+    /// What came of every request that was sent at `since` or later and is answered by now.
+    pub fn since(&self, since: Instant) -> Vec<Outcome> {
+        self.record.lock().outcomes.iter().filter(|outcome| outcome.started >= since).cloned().collect()
+    }
+
+    /// Sends no more, waits for the answers that are due, and gives all outcomes in the order in which they
+    /// were started.
+    pub async fn stop(mut self) -> Vec<Outcome> {
+        drop(self.running);
+        if let Err(error) = (&mut self.schedule.0).await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+        let mut outcomes = std::mem::take(&mut self.record.lock().outcomes);
+        outcomes.sort_by_key(|outcome| outcome.started);
+        outcomes
+    }
+}
+
+/// One task a request. Ticks that were missed are made up for at once: the schedule holds on average, and
+/// a stall of this machine does not pass for a rest of the users.
+async fn send(options: Options, record: Arc<Record>, mut stopped: watch::Receiver<()>) {
+    let client = client(options.timeout);
+    let period = Duration::from_secs(1) / options.requests_per_second.max(1);
+    let mut ticks = tokio::time::interval(period);
+    let mut requests = JoinSet::new();
+    loop {
+        let due = tokio::select! {
+            biased;
+            _ = stopped.changed() => break,
+            due = ticks.tick() => due.into_std(),
+        };
+        let mut request = client.request(options.method.clone(), options.url.clone());
+        if !options.body.is_empty() {
+            request = request.body(options.body.clone());
+        }
+        let (started, window) = record.start();
+        let record = record.clone();
+        requests.spawn(async move {
+            let result = exchange(request).await;
+            record.finish(window, Outcome { started, latency: due.elapsed(), result });
+        });
+        while requests.try_join_next().is_some() {}
+    }
+    requests.join_all().await;
+}
+
+/// Nothing between us and the server may hide an error: no proxy, no redirect, no retry.
+fn client(timeout: Duration) -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(Policy::none())
+        .retry(reqwest::retry::never())
+        .timeout(timeout)
+        .build()
+        .expect("without TLS there is nothing to load that could be missing")
+}
+
+async fn exchange(request: reqwest::RequestBuilder) -> Result<Answer, String> {
+    let response = request.send().await.map_err(describe)?;
+    let status = response.status();
+    let served_by =
+        response.headers().get("x-backend").map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+    let body = response.bytes().await.map_err(describe)?;
+    if status.is_server_error() {
+        let body = String::from_utf8_lossy(&body[..body.len().min(KEPT_BODY)]);
+        return Err(format!("{}: {}", status.as_u16(), body.trim()));
+    }
+    Ok(Answer { status: status.as_u16(), served_by })
+}
+
+/// The cause is what tells one error from another, so the whole chain.
+fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::response::{IntoResponse, Response};
+    use axum::routing::{any, get};
+    use axum::{Router, http::StatusCode};
+    use futures_util::StreamExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server on a free port, and the address of one of its paths.
+    async fn serve(path: &str) -> Url {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}{path}", listener.local_addr().unwrap()).parse().unwrap();
+        let routes = Router::new()
+            .route("/ok", get(|| async { [("x-backend", "A")] }))
+            .route(
+                "/echo",
+                any(
+                    |method: Method, body: String| async move { [("x-backend", format!("{method} {body}"))] },
+                ),
+            )
+            .route("/slow", get(|| tokio::time::sleep(Duration::from_millis(300))))
+            .route("/hang", get(std::future::pending::<()>))
+            .route("/503", get(|| async { (StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream\n") }))
+            .route("/cut", get(cut));
+        tokio::spawn(async { axum::serve(listener, routes).await });
+        url
+    }
+
+    /// The pause sends the half on its way before the end.
+    async fn cut() -> Response {
+        let pieces = [Ok(Bytes::from("half")), Err(std::io::Error::other("gone"))];
+        let paused = futures_util::stream::iter(pieces).then(async |piece| {
+            tokio::task::yield_now().await;
+            piece
+        });
+        Body::from_stream(paused).into_response()
+    }
+
+    async fn until(load: &Load, requests: u64) {
+        while load.totals().requests < requests {
+            load.record.answered.subscribe().changed().await.unwrap();
+        }
+    }
+
+    /// The texts of the first errors of some requests to `path`, all of which must fail.
+    async fn errors(path: &str) -> String {
+        let load = Load::start(Options {
+            timeout: Duration::from_millis(200),
+            ..Options::get(serve(path).await, 200)
+        });
+        until(&load, 3).await;
+        let window = load.settled(load.cut()).await;
+        assert_eq!(window.errors, window.requests);
+        window.first_errors[0].clone()
+    }
+
+    #[tokio::test]
+    async fn answers_are_counted_by_who_gave_them() {
+        let load = Load::start(Options::get(serve("/ok").await, 500));
+        until(&load, 20).await;
+        let window = load.settled(load.cut()).await;
+        assert!(window.requests >= 19, "{window:?}");
+        assert_eq!(window.served_by, BTreeMap::from([("A".to_owned(), window.requests)]));
+        assert_eq!(window.errors, 0);
+        let outcomes = load.stop().await;
+        assert!(outcomes.is_sorted_by_key(|outcome| outcome.started));
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| { outcome.result.as_ref().is_ok_and(|answer| answer.status == 200) })
+        );
+    }
+
+    #[tokio::test]
+    async fn the_schedule_does_not_wait_for_answers() {
+        let load = Load::start(Options::get(serve("/hang").await, 100));
+        while load.current().requests < 15 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let window = load.window(load.cut());
+        assert_eq!(window.pending, window.requests);
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_in_the_window_of_its_request() {
+        let load = Load::start(Options::get(serve("/slow").await, 100));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let first = load.cut();
+        let boundary = Instant::now();
+        let (early, late) = (load.window(first), load.settled(first).await);
+        assert_eq!(early.requests, late.requests);
+        assert!(late.slowest >= Duration::from_millis(300), "{late:?}");
+        assert!(load.totals().requests > late.requests);
+        let outcomes = load.stop().await;
+        assert_eq!(
+            outcomes.iter().filter(|outcome| outcome.started <= boundary).count() as u64,
+            late.requests
+        );
+    }
+
+    #[tokio::test]
+    async fn stopping_waits_for_what_is_due() {
+        let load = Load::start(Options::get(serve("/slow").await, 100));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let started = load.totals().requests;
+        let outcomes = load.stop().await;
+        assert!(outcomes.len() as u64 >= started);
+        assert!(outcomes.iter().all(|outcome| outcome.result.is_ok()));
+    }
+
+    #[tokio::test]
+    async fn a_method_and_a_body_can_be_chosen() {
+        let load = Load::start(Options::post(serve("/echo").await, 200, "an order"));
+        until(&load, 3).await;
+        let window = load.settled(load.cut()).await;
+        assert_eq!(window.served_by.into_keys().collect::<Vec<_>>(), ["POST an order"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_user_would_call_an_error_is_one() {
+        assert_eq!(errors("/503").await, "503: no healthy upstream");
+        assert!(
+            errors("/cut").await.contains("error reading a body from connection"),
+            "{}",
+            errors("/cut").await
+        );
+        assert!(errors("/hang").await.contains("operation timed out"), "{}", errors("/hang").await);
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        drop(listener);
+        let load = Load::start(Options::get(url, 100));
+        until(&load, 1).await;
+        let window = load.settled(load.cut()).await;
+        assert!(window.first_errors[0].contains("Connection refused"), "{window:?}");
+    }
+}

@@ -1,0 +1,497 @@
+//! What the integration tests start: the real program, a real Envoy, real backends.
+//!
+//! Each is a process of its own on ports of its own, ended when its value is dropped. What it printed is
+//! shown when the test fails. Nothing is skipped: what is missing fails with the line that repairs it.
+
+#![allow(dead_code, unreachable_pub, reason = "every test binary compiles all of this and uses a part")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// How long anything that should take milliseconds may take before a test fails. Long, since machines that
+/// run tests are busy; only failing tests pay for it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls until `probe` gives a value. Its error says what was there instead, and the last one is shown when
+/// the deadline passes.
+pub async fn eventually<T>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        let seen = match probe().await {
+            Ok(value) => return value,
+            Err(seen) => seen,
+        };
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}; last seen: {seen}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A port that was free a moment ago, for what must be told its port beforehand.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("loopback always has a free port")
+        .port()
+}
+
+/// `understudy` with these arguments.
+pub fn understudy(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_understudy"));
+    command.args(arguments);
+    command
+}
+
+/// A child process whose output is kept.
+pub struct Process {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    log: Arc<Mutex<String>>,
+    /// The lines so far; closed with the process's stdout.
+    stdout: watch::Receiver<Vec<String>>,
+}
+
+impl Process {
+    /// `name` is for the reader of a failure.
+    pub fn spawn(name: &str, command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}: {command:?}"));
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, stdout) = watch::channel(Vec::new());
+        drain(child.stdout.take().expect("it is piped"), log.clone(), move |line| {
+            lines.send_modify(|lines| lines.push(line));
+        });
+        drain(child.stderr.take().expect("it is piped"), log.clone(), |_| {});
+        let stdin = child.stdin.take();
+        Self { name: name.to_owned(), child, stdin, log, stdout }
+    }
+
+    /// All that it printed, stdout and stderr as they came.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many lines stdout has by now: where the next search may begin.
+    pub fn printed(&self) -> usize {
+        self.stdout.borrow().len()
+    }
+
+    /// The first line of stdout from line `from` on that begins with `prefix`, without the prefix.
+    pub async fn line(&self, from: usize, prefix: &str) -> String {
+        let find = |lines: &Vec<String>| {
+            lines.iter().skip(from).find_map(|line| line.strip_prefix(prefix)).map(str::to_owned)
+        };
+        let mut stdout = self.stdout.clone();
+        let found = timeout(PATIENCE, stdout.wait_for(|lines| find(lines).is_some())).await;
+        match found {
+            Ok(Ok(lines)) => find(&lines).expect("that was waited for"),
+            Ok(Err(_)) => panic!("{} ended before it printed {prefix:?}", self.name),
+            Err(_) => panic!("{} did not print {prefix:?} within {PATIENCE:?}", self.name),
+        }
+    }
+
+    /// Writes a line to its stdin.
+    pub fn tell(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().unwrap_or_else(|| panic!("the stdin of {} is closed", self.name));
+        writeln!(stdin, "{line}")
+            .unwrap_or_else(|error| panic!("{} does not read its stdin: {error}", self.name));
+    }
+
+    /// Ends its stdin.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// By its name without SIG, as `STOP`. The shell has `kill` built in, so no program can be missing.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{signal} {}", self.child.id())).status();
+        assert!(sent.is_ok_and(|status| status.success()), "cannot send SIG{signal} to {}", self.name);
+    }
+
+    /// SIGKILL. It is gone when this returns, and so are its sockets.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill(); // Fails only when it ended by itself.
+        let _ = self.child.wait();
+    }
+
+    /// How it ended, once it did.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let what = format!("{} ends", self.name);
+        eventually(PATIENCE, &what, async || {
+            let status = self.child.try_wait().map_err(|error| error.to_string())?;
+            status.ok_or_else(|| "it runs".to_owned())
+        })
+        .await
+    }
+}
+
+impl Drop for Process {
+    #[expect(clippy::print_stderr, reason = "so it is shown with the failure of the test")]
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!("--- {} printed:\n{}---", self.name, self.log());
+        }
+    }
+}
+
+/// Reads to the end even when nobody looks, since a full pipe would stop the process.
+fn drain(
+    output: impl Read + Send + 'static,
+    log: Arc<Mutex<String>>,
+    mut each: impl FnMut(String) + Send + 'static,
+) {
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n') {
+            let Ok(line) = line else { return };
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push_str(&line);
+            log.push('\n');
+            drop(log);
+            each(line);
+        }
+    });
+}
+
+/// A client that goes straight to what it is told. Not shared between tests: its connections belong to the
+/// runtime of the test that made them.
+fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(PATIENCE)
+        .build()
+        .expect("without TLS there is nothing to load that could be missing")
+}
+
+/// `understudy serve` with a data directory of its own.
+pub struct Understudy {
+    process: Process,
+    arguments: Vec<String>,
+    /// Where Envoys connect to.
+    pub xds: SocketAddr,
+    /// Where the REST API answers.
+    pub admin: SocketAddr,
+    data: TempDir,
+    client: reqwest::Client,
+}
+
+impl Understudy {
+    /// Starts `serve` with `arguments` (paths of configs, options) after the ones for ports and data, and
+    /// waits until it says that it is ready.
+    pub async fn serve(arguments: &[&str]) -> Self {
+        let data = tempfile::tempdir().expect("the temporary directory can be written");
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let process = Self::spawn(any, any, data.path(), &arguments);
+        let (xds, admin) = Self::ready(&process).await;
+        Self { process, arguments, xds, admin, data, client: client() }
+    }
+
+    fn spawn(xds: SocketAddr, admin: SocketAddr, data: &Path, arguments: &[String]) -> Process {
+        let mut command = understudy(&["serve", "--xds", &xds.to_string(), "--admin", &admin.to_string()]);
+        Process::spawn("understudy", command.arg("--data").arg(data).args(arguments))
+    }
+
+    async fn ready(process: &Process) -> (SocketAddr, SocketAddr) {
+        let address = async |name: &str| {
+            let text = process.line(0, name).await;
+            text.parse().unwrap_or_else(|error| panic!("serve printed `{name}{text}`: {error}"))
+        };
+        let bound = (address("xds ").await, address("admin ").await);
+        process.line(0, "ready").await;
+        bound
+    }
+
+    /// SIGKILL: what it owes must be on disk already.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Killed if it still runs, and started again with the same data, arguments and ports.
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        self.process = Self::spawn(self.xds, self.admin, self.data.path(), &self.arguments);
+        Self::ready(&self.process).await;
+    }
+
+    /// The process, to signal it or to wait for its end.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// All that it printed since its (last) start.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The directory that `--data` names.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> (u16, Value) {
+        self.send(Method::PUT, path, Some(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> (u16, Value) {
+        self.send(Method::PATCH, path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> (u16, Value) {
+        self.send(Method::DELETE, path, None).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+        let mut request = self.request(method.clone(), path);
+        if let Some(body) = &body {
+            request = request.json(body);
+        }
+        let response = request.send().await.unwrap_or_else(|error| panic!("{method} {path}: {error:?}"));
+        let status = response.status().as_u16();
+        (status, value(response, path).await)
+    }
+
+    /// For what the methods above cannot say: headers of the request or of the answer.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.admin))
+    }
+}
+
+/// Null for an empty body, a string for one that is not JSON.
+async fn value(response: reqwest::Response, path: &str) -> Value {
+    let text = response.text().await.unwrap_or_else(|error| panic!("the body of {path}: {error:?}"));
+    match serde_json::from_str(&text) {
+        Ok(value) => value,
+        Err(_) if text.is_empty() => Value::Null,
+        Err(_) => Value::String(text),
+    }
+}
+
+/// Found or fetched once for all tests of a binary.
+fn envoy_path() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        // Past the capture of the test harness: a fetch takes seconds and should be seen.
+        let progress = |line: &str| drop(writeln!(std::io::stderr(), "{line}"));
+        understudy::cli::envoy::locate(&progress)
+            .unwrap_or_else(|error| panic!("there is no Envoy: {:#}", anyhow::Error::from(error)))
+    })
+}
+
+/// A real Envoy.
+pub struct Envoy {
+    process: Process,
+    /// Its own admin interface.
+    pub admin: SocketAddr,
+    directory: TempDir,
+    client: reqwest::Client,
+}
+
+impl Envoy {
+    /// Starts an Envoy with the bootstrap that `understudy bootstrap` prints, and waits until it is LIVE:
+    /// then it has its first listeners and clusters. `more` goes to `bootstrap`, as `--delta`.
+    pub async fn start(understudy: &Understudy, node_id: &str, node_cluster: &str, more: &[&str]) -> Self {
+        let xds = understudy.xds.to_string();
+        let arguments = ["bootstrap", "--xds", &xds, "--node-id", node_id, "--node-cluster", node_cluster];
+        let output = self::understudy(&arguments)
+            .args(["--envoy-admin", "127.0.0.1:0"])
+            .args(more)
+            .output()
+            .expect("cargo has built understudy");
+        assert!(output.status.success(), "bootstrap: {}", String::from_utf8_lossy(&output.stderr));
+        let envoy = Self::launch(node_id, &String::from_utf8_lossy(&output.stdout)).await;
+        envoy.live().await;
+        envoy
+    }
+
+    /// Starts an Envoy with any bootstrap (its admin address with port 0) without waiting for more than its
+    /// admin interface.
+    pub async fn launch(name: &str, bootstrap: &str) -> Self {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let (config, address) = (directory.path().join("bootstrap.yaml"), directory.path().join("admin"));
+        fs::write(&config, bootstrap).expect("the directory is ours");
+        let mut command = Command::new(envoy_path());
+        command.arg("-c").arg(&config).arg("--admin-address-path").arg(&address);
+        // Without hot restart it needs no shared memory, which it would leave behind at every end.
+        command.args(["--disable-hot-restart", "--concurrency", "1", "--drain-time-s", "1", "-l", "warning"]);
+        let mut process = Process::spawn(&format!("envoy {name}"), &mut command);
+        let admin = eventually(PATIENCE, "Envoy says where its admin interface is", async || {
+            if let Ok(Some(status)) = process.child.try_wait() {
+                panic!("envoy {name} ended at its start: {status}");
+            }
+            let text = fs::read_to_string(&address).map_err(|error| error.to_string())?;
+            text.trim().parse().map_err(|_| format!("{text:?}"))
+        })
+        .await;
+        Self { process, admin, directory, client: client() }
+    }
+
+    /// Returns once it is LIVE.
+    pub async fn live(&self) {
+        eventually(PATIENCE, "Envoy is LIVE", async || match self.admin("/ready").await {
+            Value::String(state) if state.trim() == "LIVE" => Ok(()),
+            state => Err(state.to_string()),
+        })
+        .await;
+    }
+
+    /// What its admin interface answers to GET, whatever the status.
+    pub async fn admin(&self, path: &str) -> Value {
+        let url = format!("http://{}{path}", self.admin);
+        let response = self.client.get(url).send().await;
+        value(response.unwrap_or_else(|error| panic!("Envoy's {path}: {error:?}")), path).await
+    }
+
+    /// Counters and gauges whose name begins with `prefix`; one that is 0 and was never touched too.
+    pub async fn stats(&self, prefix: &str) -> BTreeMap<String, u64> {
+        let Value::String(text) = self.admin("/stats").await else { panic!("Envoy's stats are text") };
+        text.lines()
+            .filter(|line| line.starts_with(prefix))
+            .filter_map(|line| line.split_once(": "))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect()
+    }
+
+    /// Everything it was told, endpoints too.
+    pub async fn config_dump(&self) -> Value {
+        self.admin("/config_dump?include_eds").await
+    }
+
+    /// Every host with its priority and health.
+    pub async fn clusters(&self) -> Value {
+        self.admin("/clusters?format=json").await
+    }
+
+    /// All that it printed.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The process, to signal it or to wait for its end.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+}
+
+/// `understudy backend`: a target that fails as it is told.
+pub struct Backend {
+    process: Process,
+    name: String,
+    address: SocketAddr,
+}
+
+impl Backend {
+    /// Starts one on a free port of loopback, and waits until it can be reached.
+    pub async fn start(name: &str) -> Self {
+        let (process, address) = Self::spawn(name, SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        Self { process, name: name.to_owned(), address }
+    }
+
+    async fn spawn(name: &str, listen: SocketAddr) -> (Process, SocketAddr) {
+        let listen = listen.to_string();
+        let mut command = understudy(&["backend", "--name", name, "--listen", &listen, "--exit-with-stdin"]);
+        let process = Process::spawn(&format!("backend {name}"), &mut command);
+        let address = process.line(0, "listening ").await;
+        let address = address.parse().expect("a backend prints the address that it listens on");
+        (process, address)
+    }
+
+    /// As a target is written: `127.0.0.1:41234`. It stays the same over a restart.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// For example `status 503`; `src/cli/backend.rs` has them all. Holds for all requests after this.
+    pub async fn mode(&mut self, mode: &str) {
+        self.set(&format!("mode {mode}")).await;
+    }
+
+    /// `ok`: checks of `/healthz` succeed whatever the mode. `same`: they fare like the rest.
+    pub async fn health(&mut self, health: &str) {
+        self.set(&format!("health {health}")).await;
+    }
+
+    /// The requests so far by method; those for `/healthz` are under `/healthz`. A restart forgets them.
+    pub async fn count(&mut self) -> BTreeMap<String, u64> {
+        serde_json::from_str(&self.ask("count").await).expect("counts are a map of numbers")
+    }
+
+    /// Connections so far and now: `accepted` and `open`.
+    pub async fn connections(&mut self) -> BTreeMap<String, u64> {
+        serde_json::from_str(&self.ask("connections").await).expect("counts are a map of numbers")
+    }
+
+    async fn set(&mut self, command: &str) {
+        let answer = self.ask(command).await;
+        assert_eq!(answer, "ok", "backend {}: {command}", self.name);
+    }
+
+    /// Any command, and its answer.
+    pub async fn ask(&mut self, command: &str) -> String {
+        let before = self.process.printed();
+        self.process.tell(command);
+        self.process.line(before, "").await
+    }
+
+    /// SIGKILL: connections are reset or closed, new ones refused.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Killed if it still runs, and started again on the same port, in mode `ok`.
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        let (process, _) = Self::spawn(&self.name, self.address).await;
+        self.process = process;
+    }
+
+    /// SIGSTOP: connections stay, new ones are accepted by the kernel, and nothing is answered.
+    pub fn freeze(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.process.signal("CONT");
+    }
+
+    /// The process, for what the methods above do not do.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
