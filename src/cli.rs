@@ -1,4 +1,91 @@
 //! The commands: each one call and one printer.
+//!
+//! Exit codes: 0 done, 1 violations or a failed operation, 2 wrong usage.
 
 pub mod backend;
+pub mod bootstrap;
+pub mod check;
+pub mod compile;
+pub mod demo;
 pub mod envoy;
+pub mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The failover control plane for Envoy
+#[derive(Debug, Parser)]
+#[command(name = "understudy", version, about, propagate_version = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a config from files and REST to Envoys
+    Serve(serve::Options),
+    /// Say what is wrong with a config
+    Check(check::Options),
+    /// Print what Envoys would be told, in Envoy's JSON
+    Compile(compile::Options),
+    /// Print an Envoy bootstrap for this control plane
+    Bootstrap(bootstrap::Options),
+    /// Print the path of an Envoy, fetching the pinned release when it is missing
+    Envoy,
+    /// Watch a failover on this machine: three backends, an Envoy, and load
+    Demo(demo::Options),
+    /// A small backend whose faults can be chosen
+    #[command(hide = true)]
+    Backend(backend::Options),
+}
+
+/// Runs the command. What is printed for a machine goes to standard output, the rest to standard error.
+///
+/// # Errors
+///
+/// When the command could not do its work.
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        Command::Serve(options) => on_runtime(serve::run(options)),
+        Command::Check(options) => check::run(&options),
+        Command::Compile(options) => compile::run(&options),
+        Command::Bootstrap(options) => bootstrap::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Envoy => {
+            let path = envoy::locate(&|line| print::note(line))?;
+            print::line(&path.display().to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo(options) => on_runtime(demo::run(options)),
+        Command::Backend(options) => {
+            on_runtime(async { backend::run(options).await.map(|()| ExitCode::SUCCESS) })
+        }
+    }
+}
+
+fn on_runtime(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Runtime::new()?.block_on(command)
+}
+
+/// The one place that writes to the terminal.
+pub(crate) mod print {
+    use std::io::{self, IsTerminal as _, Write as _};
+
+    use anyhow::Context as _;
+
+    /// A line on standard output.
+    pub(crate) fn line(text: &str) -> anyhow::Result<()> {
+        writeln!(io::stdout(), "{text}").context("cannot write to standard output")
+    }
+
+    /// A line on standard error, for a person; that nobody reads it is no fault.
+    pub(crate) fn note(text: &str) {
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+
+    /// True when standard error is read by a person who has not asked for no colours.
+    pub(crate) fn colour() -> bool {
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    }
+}

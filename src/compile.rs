@@ -22,7 +22,9 @@ use crate::snapshot::Snapshot;
 /// What the nodes of `fleet` should run. Resources that are as in `last` are taken from there.
 pub fn snapshot(model: &Model, addresses: &Addresses, fleet: &Name, last: Option<&Snapshot>) -> Snapshot {
     let resources = |resource_type| match resource_type {
-        ResourceType::Cluster => model.upstreams_of(fleet).map(|upstream| cluster::compile(upstream)).collect(),
+        ResourceType::Cluster => {
+            model.upstreams_of(fleet).map(|upstream| cluster::compile(upstream)).collect()
+        }
         ResourceType::Endpoints => {
             model.upstreams_of(fleet).map(|upstream| endpoint::compile(upstream, addresses)).collect()
         }
@@ -31,6 +33,8 @@ pub fn snapshot(model: &Model, addresses: &Addresses, fleet: &Name, last: Option
             .listeners_of(fleet)
             .map(|listener| route::compile(&listener.name, model.routes_of(fleet, &listener.name)))
             .collect(),
+        // Nothing in the model has one yet.
+        ResourceType::Secret => Vec::new(),
     };
     Snapshot::new(resources, last)
 }
@@ -52,7 +56,8 @@ fn ads() -> core::ConfigSource {
 fn duration(value: Duration) -> wrappers::Duration {
     wrappers::Duration {
         seconds: i64::try_from(value.as_secs()).expect("durations are bounded where they are read"),
-        nanos: i32::try_from(value.subsec_nanos()).expect("below a second there are fewer than 2^31 nanoseconds"),
+        nanos: i32::try_from(value.subsec_nanos())
+            .expect("below a second there are fewer than 2^31 nanoseconds"),
     }
 }
 

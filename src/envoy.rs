@@ -18,11 +18,13 @@ pub enum ResourceType {
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`, RDS.
     Route,
+    /// `envoy.extensions.transport_sockets.tls.v3.Secret`, SDS.
+    Secret,
 }
 
 impl ResourceType {
     /// All of them, in push order.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+    pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Secret];
 
     /// The full name of the message.
     pub fn message(self) -> &'static str {
@@ -36,6 +38,7 @@ impl ResourceType {
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
 
@@ -51,6 +54,7 @@ impl ResourceType {
             Self::Endpoints => "endpoints",
             Self::Listener => "listeners",
             Self::Route => "routes",
+            Self::Secret => "secrets",
         }
     }
 }

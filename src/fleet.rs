@@ -105,7 +105,8 @@ impl Connection {
         for (resource_type, status) in statuses {
             let now = Timestamp::now();
             let noted = connected.types.entry(resource_type);
-            let noted = noted.or_insert_with(|| Noted { status: status.clone(), since: now, last_error: None });
+            let noted =
+                noted.or_insert_with(|| Noted { status: status.clone(), since: now, last_error: None });
             if noted.status.state != status.state {
                 noted.since = now;
             }

@@ -70,7 +70,9 @@ impl Model {
 
     /// The routes that a fleet serves on one of its listeners.
     pub fn routes_of<'a>(&'a self, fleet: &'a Name, listener: &'a Name) -> impl Iterator<Item = &'a Route> {
-        self.routes.iter().filter(move |route| route.fleets.includes(fleet) && route.listeners.includes(listener))
+        self.routes
+            .iter()
+            .filter(move |route| route.fleets.includes(fleet) && route.listeners.includes(listener))
     }
 
     /// The upstreams that a fleet's routes reach, and those that no route of any fleet reaches: they are

@@ -113,7 +113,8 @@ pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violati
 
 /// The violations by file, then by place.
 fn in_order(mut violations: Vec<Violation>) -> Vec<Violation> {
-    violations.sort_by(|a, b| (&a.file, a.line, a.column, &a.path).cmp(&(&b.file, b.line, b.column, &b.path)));
+    violations
+        .sort_by(|a, b| (&a.file, a.line, a.column, &a.path).cmp(&(&b.file, b.line, b.column, &b.path)));
     violations.sort_by_key(|violation| violation.level != Level::Error);
     violations
 }
@@ -134,8 +135,16 @@ fn parse(inputs: &Inputs, last: Option<&Parsed>) -> Parsed {
         }
     };
     Parsed {
-        files: inputs.files.iter().map(|(name, text)| (name.clone(), (text.clone(), file(name, text)))).collect(),
-        stored: inputs.stored.iter().map(|(key, body)| (key.clone(), (body.clone(), stored(key, body)))).collect(),
+        files: inputs
+            .files
+            .iter()
+            .map(|(name, text)| (name.clone(), (text.clone(), file(name, text))))
+            .collect(),
+        stored: inputs
+            .stored
+            .iter()
+            .map(|(key, body)| (key.clone(), (body.clone(), stored(key, body))))
+            .collect(),
     }
 }
 

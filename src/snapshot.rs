@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use prost::{Message, Name};
+use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::envoy::{ResourceType, canonical};
+use crate::envoy::{ResourceType, canonical, descriptors, json};
 
 /// The hash of some content (XXH3, 128 bits), written as 32 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,7 +74,14 @@ impl Resource {
         let message = buffer.len();
         buffer.put_slice(&body);
 
-        Self { name: name.to_owned(), version, endpoints: None, delta: buffer.freeze(), state_of_the_world, message }
+        Self {
+            name: name.to_owned(),
+            version,
+            endpoints: None,
+            delta: buffer.freeze(),
+            state_of_the_world,
+            message,
+        }
     }
 
     /// The field `resources` of a `DiscoveryResponse`.
@@ -187,6 +195,21 @@ impl Snapshot {
         Self { sets }
     }
 
+    /// Everything in Envoy's JSON, by the plural of each type.
+    pub fn to_json(&self) -> Value {
+        let list = |resource_type: ResourceType| {
+            let descriptor =
+                descriptors::message(resource_type.message()).expect("the types that are served exist");
+            let resources = self.set(resource_type).iter();
+            resources.map(|resource| json::from_bytes(resource.message(), descriptor.clone())).collect()
+        };
+        ResourceType::ALL
+            .into_iter()
+            .map(|it| (it.plural().to_owned(), list(it)))
+            .collect::<Map<_, _>>()
+            .into()
+    }
+
     /// All resources of a type.
     pub fn set(&self, resource_type: ResourceType) -> &Arc<ResourceSet> {
         &self.sets[resource_type as usize]
@@ -234,7 +257,9 @@ mod tests {
     fn what_did_not_change_stays_the_same_allocation() {
         let resources = |names: &'static [&str]| {
             move |resource_type| match resource_type {
-                ResourceType::Cluster => names.iter().map(|name| Resource::new(name, &cluster(name))).collect(),
+                ResourceType::Cluster => {
+                    names.iter().map(|name| Resource::new(name, &cluster(name))).collect()
+                }
                 _ => Vec::new(),
             }
         };

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::config::document::Kind;
 use crate::pipeline::Stored;
 
-#[expect(missing_docs, unreachable_pub, reason = "generated; proto/understudy/store/v1/store.proto has the comments")]
+#[expect(unreachable_pub, reason = "generated; proto/understudy/store/v1/store.proto has the comments")]
 mod records {
     include!(concat!(env!("OUT_DIR"), "/understudy.store.v1.rs"));
 }
@@ -212,7 +212,8 @@ mod tests {
         store.commit(&[Change::Delete { kind: Kind::Upstream, name: "b".into() }]).expect("commits");
         drop(store);
         let stored = Store::open(directory.path()).expect("opens again").load().expect("loads");
-        let entities: Vec<_> = stored.iter().map(|((kind, name), body)| (*kind, name.as_str(), &**body)).collect();
+        let entities: Vec<_> =
+            stored.iter().map(|((kind, name), body)| (*kind, name.as_str(), &**body)).collect();
         assert_eq!(entities, [(Kind::Upstream, "a", &json!({"name": "a"}))]);
     }
 
@@ -231,6 +232,8 @@ mod tests {
         transaction.open_table(FORMAT).expect("opens").insert("version", VERSION + 1).expect("inserts");
         transaction.commit().expect("commits");
         drop(store);
-        assert!(matches!(Store::open(directory.path()), Err(Error::Newer { found, .. }) if found == VERSION + 1));
+        assert!(
+            matches!(Store::open(directory.path()), Err(Error::Newer { found, .. }) if found == VERSION + 1)
+        );
     }
 }

@@ -36,7 +36,8 @@ pub fn compile(upstream: &Upstream) -> Resource {
         circuit_breakers: Some(circuit_breakers(&upstream.limits)),
         health_checks: upstream.health_check.iter().map(health_check).collect(),
         outlier_detection: upstream.outlier_detection.as_ref().map(outlier_detection),
-        typed_extension_protocol_options: [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&protocol(upstream)))].into(),
+        typed_extension_protocol_options: [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&protocol(upstream)))]
+            .into(),
         ..Default::default()
     };
     let mut resource = Resource::new(name, &cluster);
@@ -65,12 +66,15 @@ fn load_balancing_policy(upstream: &Upstream) -> envoy::LoadBalancingPolicy {
     });
     let (name, config) = match upstream.load_balancer {
         LoadBalancer::RoundRobin => {
-            let policy = policies::round_robin::v3::RoundRobin { slow_start_config: slow_start, ..Default::default() };
+            let policy =
+                policies::round_robin::v3::RoundRobin { slow_start_config: slow_start, ..Default::default() };
             ("round_robin", any(&policy))
         }
         LoadBalancer::LeastRequest => {
-            let policy =
-                policies::least_request::v3::LeastRequest { slow_start_config: slow_start, ..Default::default() };
+            let policy = policies::least_request::v3::LeastRequest {
+                slow_start_config: slow_start,
+                ..Default::default()
+            };
             ("least_request", any(&policy))
         }
         LoadBalancer::Random => ("random", any(&policies::random::v3::Random::default())),
@@ -149,7 +153,11 @@ fn payload(text: &str) -> check::Payload {
 
 fn header(key: &str, value: &str) -> core::HeaderValueOption {
     core::HeaderValueOption {
-        header: Some(core::HeaderValue { key: key.to_owned(), value: value.to_owned(), ..Default::default() }),
+        header: Some(core::HeaderValue {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            ..Default::default()
+        }),
         append_action: core::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
         ..Default::default()
     }
@@ -189,7 +197,9 @@ fn protocol(upstream: &Upstream) -> http::HttpProtocolOptions {
 
     let protocol_config = match upstream.protocol {
         UpstreamProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default()),
-        UpstreamProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default()),
+        UpstreamProtocol::Http2 => {
+            ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default())
+        }
     };
     let requests = upstream.limits.requests_per_connection;
     http::HttpProtocolOptions {

@@ -58,7 +58,8 @@ fn occupied_tiers(
     localities: BTreeMap<(u32, &Locality), Vec<envoy::LbEndpoint>>,
 ) -> Vec<envoy::LocalityLbEndpoints> {
     let tiers: BTreeSet<u32> = localities.keys().map(|(tier, _)| *tier).collect();
-    let priority = |tier: u32| u32::try_from(tiers.range(..tier).count()).expect("there are at most 128 tiers");
+    let priority =
+        |tier: u32| u32::try_from(tiers.range(..tier).count()).expect("there are at most 128 tiers");
     localities
         .into_iter()
         .map(|((tier, locality), lb_endpoints)| envoy::LocalityLbEndpoints {

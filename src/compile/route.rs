@@ -85,7 +85,8 @@ fn virtual_host(host: &HostMatch, routes: &[&Route]) -> envoy::VirtualHost {
     let mut candidates: Vec<Candidate<'_>> = routes
         .iter()
         .filter_map(|route| {
-            let covering = route.hosts.iter().filter(|own| own.covers(host)).min_by_key(|own| host_rank(own))?;
+            let covering =
+                route.hosts.iter().filter(|own| own.covers(host)).min_by_key(|own| host_rank(own))?;
             Some((covering, *route))
         })
         .flat_map(|(host, route)| route.paths.iter().map(move |path| Candidate { host, path, route }))
@@ -94,7 +95,10 @@ fn virtual_host(host: &HostMatch, routes: &[&Route]) -> envoy::VirtualHost {
     envoy::VirtualHost {
         name: host.to_string(),
         domains: vec![host.to_string()],
-        routes: candidates.iter().flat_map(|candidate| envoy_routes(candidate.path, candidate.route)).collect(),
+        routes: candidates
+            .iter()
+            .flat_map(|candidate| envoy_routes(candidate.path, candidate.route))
+            .collect(),
         ..Default::default()
     }
 }
@@ -128,7 +132,11 @@ fn envoy_route(path: &PathMatch, route: &Route, methods: Methods) -> Option<envo
         r#match: Some(envoy::RouteMatch {
             path_specifier: Some(path_specifier(path)),
             headers: method.into_iter().chain(headers).collect(),
-            query_parameters: route.query.iter().map(|(name, expected)| query_matcher(name, expected)).collect(),
+            query_parameters: route
+                .query
+                .iter()
+                .map(|(name, expected)| query_matcher(name, expected))
+                .collect(),
             ..Default::default()
         }),
         // A body over this limit is silently not retried; Envoy's default is about 1 MiB.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::config::tree::{self, Fault, Node, Value};
 use crate::config::values::{Duration, Size, Switch};
-use crate::config::{Level, Path, Related, Violation, near};
+use crate::config::{Level, Path, Related, Step, Violation, near};
 
 /// The kinds of entities, each a list in a file and a collection in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,7 +92,7 @@ pub struct Declared<T> {
 pub struct Document {
     /// Where it came from.
     pub origin: Origin,
-    /// The text had no syntax fault, so nothing that it declares is missing here.
+    /// The text could be read to its end, so no name that it declares is missing here.
     pub whole: bool,
     /// Paths at which decoding found a fault: what was there reads as absent, and must not be told twice.
     pub faulty: Vec<Path>,
@@ -112,7 +112,7 @@ pub struct Document {
 }
 
 impl Document {
-    fn empty(origin: Origin, root: Node) -> Self {
+    fn empty(origin: Origin) -> Self {
         Self {
             origin,
             whole: true,
@@ -123,7 +123,7 @@ impl Document {
             services: Vec::new(),
             upstreams: Vec::new(),
             target: None,
-            root,
+            root: Node { span: None, value: Value::Null },
         }
     }
 
@@ -152,16 +152,52 @@ impl Document {
         }
     }
 
+    /// The entities of a kind that have a name, and where they stand.
+    pub fn named(&self, kind: Kind) -> Vec<(&str, &Path)> {
+        fn all<'d, T>(
+            list: &'d [Declared<T>],
+            name: fn(&'d T) -> Option<&'d str>,
+        ) -> Vec<(&'d str, &'d Path)> {
+            list.iter().filter_map(|declared| Some((name(&declared.entity)?, &declared.path))).collect()
+        }
+        match kind {
+            Kind::Fleet => all(&self.fleets, |fleet| fleet.name.as_deref()),
+            Kind::Listener => all(&self.listeners, |listener| listener.name.as_deref()),
+            Kind::Route => all(&self.routes, |route| route.name.as_deref()),
+            Kind::Service => all(&self.services, |service| service.name.as_deref()),
+            Kind::Upstream => all(&self.upstreams, |upstream| upstream.name.as_deref()),
+            Kind::Target => Vec::new(),
+        }
+    }
+
+    /// What stands at `path`, as JSON.
+    pub fn json(&self, path: &Path) -> serde_json::Value {
+        self.root.get(path).map(Node::to_json).unwrap_or_default()
+    }
+
     /// True when a fault at `path`, above it or below it was told while decoding.
     pub fn is_faulty(&self, path: &Path) -> bool {
         self.faulty.iter().any(|faulty| faulty.contains(path) || path.contains(faulty))
+    }
+
+    /// True when what is missing at `path` was told as an unknown field with a word near to it.
+    pub fn is_misspelt(&self, path: &Path) -> bool {
+        let Some((Step::Key(missing), parent)) = path.0.split_last() else { return false };
+        self.faulty.iter().any(|faulty| match faulty.0.split_last() {
+            Some((Step::Key(found), beside)) => {
+                beside == parent && !near(found, [missing.as_str()]).is_empty()
+            }
+            _ => false,
+        })
     }
 
     fn place(&self, fault: Fault, level: Level) -> Violation {
         let start = fault.span.map(|span| span.start);
         let (path, pointer) = match &self.origin {
             Origin::File(_) => (fault.path.to_string(), None),
-            Origin::Stored { kind, name } => (stored_path(*kind, name, &fault.path), Some(fault.path.pointer())),
+            Origin::Stored { kind, name } => {
+                (stored_path(*kind, name, &fault.path), Some(fault.path.pointer()))
+            }
         };
         let related = fault.related.into_iter().map(|(message, span)| Related {
             message,
@@ -196,7 +232,6 @@ fn stored_path(kind: Kind, name: &str, path: &Path) -> String {
 pub fn parse_file(file: &str, text: &str) -> (Vec<Document>, Vec<Violation>) {
     let origin = Origin::File(file.into());
     let (roots, faults) = tree::yaml(text);
-    let whole = faults.is_empty();
     let mut documents: Vec<Document> = Vec::new();
     let mut violations = Vec::new();
     for root in roots {
@@ -204,11 +239,12 @@ pub fn parse_file(file: &str, text: &str) -> (Vec<Document>, Vec<Violation>) {
         violations.extend(found);
         documents.push(document);
     }
-    if !whole {
-        let mut broken = Document::empty(origin, Node { span: None, value: Value::Null });
-        broken.whole = false;
-        violations.extend(faults.into_iter().map(|fault| broken.place(fault, Level::Error)));
-        documents.push(broken);
+    // What is told of the text as a whole has a place of its own, whichever document it stands in.
+    let mut rest = Document::empty(origin);
+    rest.whole = !faults.iter().any(|fault| matches!(fault.code, tree::SYNTAX | tree::LIMIT));
+    violations.extend(faults.into_iter().map(|fault| rest.place(fault, Level::Error)));
+    if !rest.whole {
+        documents.push(rest);
     }
     (documents, violations)
 }
@@ -216,7 +252,7 @@ pub fn parse_file(file: &str, text: &str) -> (Vec<Document>, Vec<Violation>) {
 /// The document of one entity that was written over REST.
 pub fn parse_stored(kind: Kind, name: &str, root: Node) -> (Document, Vec<Violation>) {
     let origin = Origin::Stored { kind, name: name.into() };
-    let mut document = Document::empty(origin, Node { span: None, value: Value::Null });
+    let mut document = Document::empty(origin);
     let path = Path::default();
     let faults = match kind {
         Kind::Fleet => decode_into(&root, path, &mut document.fleets),
@@ -238,7 +274,7 @@ pub fn parse_stored(kind: Kind, name: &str, root: Node) -> (Document, Vec<Violat
 }
 
 fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
-    let mut document = Document::empty(origin, Node { span: None, value: Value::Null });
+    let mut document = Document::empty(origin);
     let faults = match &root.value {
         Value::Mapping(entries) => entries
             .iter()
@@ -313,7 +349,12 @@ fn decode_list(kind: Kind, node: &Node, path: &Path, document: &mut Document) ->
     faults
 }
 
-fn decode_into<T: serde::de::DeserializeOwned>(node: &Node, path: Path, list: &mut Vec<Declared<T>>) -> Vec<Fault> {
+fn decode_into<T: serde::de::DeserializeOwned>(
+    node: &Node,
+    path: Path,
+    list: &mut Vec<Declared<T>>,
+) -> Vec<Fault> {
+    // An entity of which nothing can be read has no name: that it is dangling elsewhere is told once more.
     let (entity, faults) = tree::decode(node, &path);
     list.extend(entity.map(|entity| Declared { path, entity }));
     faults

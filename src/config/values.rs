@@ -142,7 +142,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Switch<T> {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Switch<T>, E> {
-                if text == "off" { Ok(Switch::Off) } else { Err(E::invalid_value(de::Unexpected::Str(text), &self)) }
+                if text == "off" {
+                    Ok(Switch::Off)
+                } else {
+                    Err(E::invalid_value(de::Unexpected::Str(text), &self))
+                }
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Switch<T>, A::Error> {
@@ -162,7 +166,9 @@ mod tests {
         for text in ["250ms", "1s", "90s", "5m", "1h", "0s", "1500ms"] {
             assert_eq!(Duration::parse(text).expect("a duration").to_string(), text);
         }
-        for (text, same) in [("1m30s", "90s"), ("60s", "1m"), ("0.25s", "250ms"), ("0ms", "0s"), ("1.5h", "90m")] {
+        for (text, same) in
+            [("1m30s", "90s"), ("60s", "1m"), ("0.25s", "250ms"), ("0ms", "0s"), ("1.5h", "90m")]
+        {
             assert_eq!(Duration::parse(text).expect("a duration").to_string(), same);
         }
     }

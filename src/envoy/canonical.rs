@@ -122,7 +122,9 @@ mod tests {
     use std::collections::HashMap;
 
     use envoy_types::pb::envoy::config::core::v3::Metadata;
-    use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints};
+    use envoy_types::pb::envoy::config::endpoint::v3::{
+        ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints,
+    };
     use envoy_types::pb::google::protobuf::{Any, Struct, Value, value};
 
     use super::*;
@@ -132,7 +134,8 @@ mod tests {
         let fields: HashMap<String, Value> = (0..8)
             .map(|n| (format!("key-{n}"), Value { kind: Some(value::Kind::NumberValue(f64::from(n))) }))
             .collect();
-        let filters = ["a", "b", "c", "d"].map(|filter| (filter.to_owned(), Struct { fields: fields.clone() }));
+        let filters =
+            ["a", "b", "c", "d"].map(|filter| (filter.to_owned(), Struct { fields: fields.clone() }));
         let metadata = Metadata { filter_metadata: filters.into_iter().collect(), ..Default::default() };
         LbEndpoint { metadata: Some(metadata), ..Default::default() }
     }
@@ -163,7 +166,11 @@ mod tests {
         assert_eq!(LbEndpoint::decode(&*encode(&endpoint)).expect("decodes"), endpoint);
         let assignment = ClusterLoadAssignment {
             cluster_name: "a".into(),
-            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], priority: 1, ..Default::default() }],
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![endpoint],
+                priority: 1,
+                ..Default::default()
+            }],
             ..Default::default()
         };
         assert_eq!(ClusterLoadAssignment::decode(&*encode(&assignment)).expect("decodes"), assignment);
@@ -172,7 +179,8 @@ mod tests {
     #[test]
     fn an_any_of_an_unknown_type_is_kept_as_it_is() {
         let any = Any { type_url: "type.googleapis.com/nobody.knows".into(), value: vec![1, 2, 3] };
-        let message = Metadata { typed_filter_metadata: [("x".to_owned(), any)].into(), ..Default::default() };
+        let message =
+            Metadata { typed_filter_metadata: [("x".to_owned(), any)].into(), ..Default::default() };
         assert_eq!(Metadata::decode(&*encode(&message)).expect("decodes"), message);
     }
 

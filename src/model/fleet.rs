@@ -50,7 +50,12 @@ impl Fleet {
 }
 
 /// Understands a declared fleet whose name is already known.
-pub(crate) fn resolve(name: Name, place: &Place<'_>, fleet: &Declared<document::Fleet>, faults: &mut Faults) -> Fleet {
+pub(crate) fn resolve(
+    name: Name,
+    place: &Place<'_>,
+    fleet: &Declared<document::Fleet>,
+    faults: &mut Faults,
+) -> Fleet {
     let place = place.key("select");
     let select = fleet.entity.select.clone().unwrap_or_default();
     let plain = [

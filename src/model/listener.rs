@@ -48,7 +48,11 @@ pub(crate) fn resolve(
     let address = match &listener.entity.address {
         Some(text) => address(text, &place.key("address"), faults)?,
         None => {
-            faults.missing(&place.key("address"), "`address`", "say where Envoy listens, such as 0.0.0.0:8000");
+            faults.missing(
+                &place.key("address"),
+                "`address`",
+                "say where Envoy listens, such as 0.0.0.0:8000",
+            );
             return None;
         }
     };

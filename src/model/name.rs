@@ -17,11 +17,17 @@ impl Name {
     /// The name, unless it breaks [`Self::RULE`].
     pub fn parse(text: &str) -> Option<Self> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        let allowed = (1..=200).contains(&text.len()) && text.chars().all(fits) && text.trim_matches('.') != "";
+        let allowed =
+            (1..=200).contains(&text.len()) && text.chars().all(fits) && text.trim_matches('.') != "";
         allowed.then(|| Self(text.into()))
     }
 
-    /// The fleet of the nodes that no fleet selects, and the listener that is there when none is declared.
+    /// Stands in for a name that is missing or wrong, while the rest of its entity is looked at.
+    pub(crate) fn unnamed() -> Self {
+        Self("".into())
+    }
+
+    /// The fleet of the nodes that no fleet selects.
     pub fn default_fleet() -> Self {
         Self(fleet::DEFAULT.into())
     }

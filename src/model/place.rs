@@ -63,7 +63,13 @@ pub struct Faults {
 
 impl Faults {
     /// Adds what is wrong at `place` and what would be right, unless decoding already told of the place.
-    pub fn error(&mut self, place: &Place<'_>, code: &'static str, message: String, help: impl Into<Option<String>>) {
+    pub fn error(
+        &mut self,
+        place: &Place<'_>,
+        code: &'static str,
+        message: String,
+        help: impl Into<Option<String>>,
+    ) {
         self.add(place, code, Level::Error, message, help.into(), Vec::new());
     }
 
@@ -103,7 +109,7 @@ impl Faults {
         names: impl IntoIterator<Item = &'n str>,
     ) {
         let help = match near(name, names).as_slice() {
-            [] => format!("declare a {kind} with this name, or name one that is there"),
+            [] => "declare it, or name one that is there".to_owned(),
             words => format!("did you mean `{}`?", words.join("` or `")),
         };
         self.error(place, code::DANGLING, format!("no {kind} is named `{name}`"), help);
@@ -118,7 +124,8 @@ impl Faults {
         help: Option<String>,
         related: Vec<Related>,
     ) {
-        if place.document.is_faulty(&place.path) {
+        let is_absence = matches!(code, tree::MISSING_FIELD | self::code::NO_TARGETS);
+        if place.document.is_faulty(&place.path) || (is_absence && place.document.is_misspelt(&place.path)) {
             return;
         }
         let violation = place.document.violation(code, level, &place.path, message);

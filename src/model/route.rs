@@ -109,14 +109,19 @@ impl PathMatch {
         }
         let (path, exact) = text.strip_prefix('=').map_or((text, false), |path| (path, true));
         if !path.starts_with('/') {
-            let help = "a prefix is `/checkout`, an exact path `=/checkout`, a regex `~/v[0-9]+/.*`".to_owned();
+            let help =
+                "a prefix is `/checkout`, an exact path `=/checkout`, a regex `~/v[0-9]+/.*`".to_owned();
             return Err((format!("the path `{text}` does not begin with /"), Some(help)));
         }
         if path.contains(['?', '#']) {
             let help = "match the query with `query`".to_owned();
             return Err((format!("the path `{text}` has a query or a fragment"), Some(help)));
         }
-        Ok(if exact { Self::Exact(path.to_owned()) } else { Self::Prefix(path.trim_end_matches('/').to_owned()) })
+        Ok(if exact {
+            Self::Exact(path.to_owned())
+        } else {
+            Self::Prefix(path.trim_end_matches('/').to_owned())
+        })
     }
 
     /// How specific it is among its kind.
@@ -177,7 +182,8 @@ fn hosts(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<Hos
             Some(host) if hosts.contains(&host) => {}
             Some(host) => hosts.push(host),
             None => {
-                let help = "write a name such as shop.example.com or *.example.com, without a port".to_owned();
+                let help =
+                    "write a name such as shop.example.com or *.example.com, without a port".to_owned();
                 faults.wrong(&place.index(index), format!("`{text}` is not a host"), help);
             }
         }
@@ -242,7 +248,9 @@ fn matches(
             Ok(expected) => {
                 matches.insert(name.clone(), expected);
             }
-            Err(error) => faults.wrong(&place.key(name), format!("`{text}` is not a valid regex: {error}"), None),
+            Err(error) => {
+                faults.wrong(&place.key(name), format!("`{text}` is not a valid regex: {error}"), None)
+            }
         }
     }
     matches

@@ -84,14 +84,26 @@ pub(crate) struct Declared<'a> {
 }
 
 /// The policy of a service, or of a route over its service's.
-pub(crate) fn resolve(place: &Place<'_>, declared: Declared<'_>, base: Option<&Policy>, faults: &mut Faults) -> Policy {
+pub(crate) fn resolve(
+    place: &Place<'_>,
+    declared: Declared<'_>,
+    base: Option<&Policy>,
+    faults: &mut Faults,
+) -> Policy {
     let inherited = base.and_then(|base| base.retries.clone());
     Policy {
-        timeout: declared.timeout.map_or_else(|| base.map_or(TIMEOUT, |base| base.timeout), |timeout| timeout.0),
-        try_timeout: declared.try_timeout.map(|timeout| timeout.0).or_else(|| base.and_then(|base| base.try_timeout)),
+        timeout: declared
+            .timeout
+            .map_or_else(|| base.map_or(TIMEOUT, |base| base.timeout), |timeout| timeout.0),
+        try_timeout: declared
+            .try_timeout
+            .map(|timeout| timeout.0)
+            .or_else(|| base.and_then(|base| base.try_timeout)),
         retries: match declared.retries {
             Some(Switch::Off) => None,
-            Some(Switch::On(retries)) => Some(resolve_retries(&place.key("retries"), retries, inherited, faults)),
+            Some(Switch::On(retries)) => {
+                Some(resolve_retries(&place.key("retries"), retries, inherited, faults))
+            }
             None if base.is_some() => inherited,
             None => Some(Retries::default()),
         },
@@ -148,7 +160,11 @@ fn resolve_retries(
         faults.error(&place.key("back_off").key("max"), code::CONFLICT, message, None);
     }
     if retries.body > u64::from(u32::MAX) {
-        faults.wrong(&place.key("body"), "this is more than Envoy can keep".to_owned(), "below 4GiB".to_owned());
+        faults.wrong(
+            &place.key("body"),
+            "this is more than Envoy can keep".to_owned(),
+            "below 4GiB".to_owned(),
+        );
     }
     retries
 }

@@ -88,7 +88,10 @@ fn parse_host(text: &str) -> Option<Host> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let label = |label: &str| {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        (1..=63).contains(&label.len()) && label.chars().all(fits) && !label.starts_with('-') && !label.ends_with('-')
+        (1..=63).contains(&label.len())
+            && label.chars().all(fits)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
     };
     // A last label of digits alone is a mistyped IP address, never a name (RFC 1123, section 2.1).
     let numeric = name.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
@@ -200,8 +203,20 @@ mod tests {
     #[test]
     fn what_is_neither_is_refused() {
         for text in [
-            "", "10.0.0.1", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:65536", ":80", "10.0.0.300:80", "::1:80", "a b:80",
-            "http://a:80", "-a:80", "a..b:80", "[::1:80", "10.0.0.1:80:80",
+            "",
+            "10.0.0.1",
+            "10.0.0.1:",
+            "10.0.0.1:0",
+            "10.0.0.1:65536",
+            ":80",
+            "10.0.0.300:80",
+            "::1:80",
+            "a b:80",
+            "http://a:80",
+            "-a:80",
+            "a..b:80",
+            "[::1:80",
+            "10.0.0.1:80:80",
         ] {
             Address::parse(text).expect_err(text);
         }

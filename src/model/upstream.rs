@@ -249,13 +249,19 @@ fn health_check(
         Some(Switch::On(check)) => check.clone(),
         None => document::HealthCheck::default(),
     };
-    let time = |value: Option<crate::config::values::Duration>, default, key: &str, faults: &mut Faults| match value {
-        Some(value) => positive(value.0, &place.key(key), faults),
-        None => default,
-    };
+    let time =
+        |value: Option<crate::config::values::Duration>, default, key: &str, faults: &mut Faults| match value
+        {
+            Some(value) => positive(value.0, &place.key(key), faults),
+            None => default,
+        };
     let interval = time(check.interval, Duration::from_secs(1), "interval", faults);
     if check.port == Some(0) {
-        faults.wrong(&place.key("port"), "0 is no port".to_owned(), "name the port, from 1 to 65535".to_owned());
+        faults.wrong(
+            &place.key("port"),
+            "0 is no port".to_owned(),
+            "name the port, from 1 to 65535".to_owned(),
+        );
     }
     Some(HealthCheck {
         probe: probe(place, &check, faults),
@@ -267,7 +273,11 @@ fn health_check(
             &place.key("unhealthy_threshold"),
             faults,
         ),
-        healthy_threshold: at_least_one(check.healthy_threshold.unwrap_or(3), &place.key("healthy_threshold"), faults),
+        healthy_threshold: at_least_one(
+            check.healthy_threshold.unwrap_or(3),
+            &place.key("healthy_threshold"),
+            faults,
+        ),
         unhealthy_interval: time(check.unhealthy_interval, interval, "unhealthy_interval", faults),
         idle_interval: time(check.idle_interval, interval, "idle_interval", faults),
         jitter: percent(check.jitter.unwrap_or(10), &place.key("jitter"), faults),
@@ -281,9 +291,10 @@ fn probe(place: &Place<'_>, check: &document::HealthCheck, faults: &mut Faults) 
             Probe::Tcp { send: tcp.send, receive: tcp.receive }
         }
         (None, Some(http), None) => http_probe(&place.key("http"), http.clone(), faults),
-        (None, None, Some(grpc)) => {
-            Probe::Grpc { service: grpc.service.clone().unwrap_or_default(), authority: grpc.authority.clone() }
-        }
+        (None, None, Some(grpc)) => Probe::Grpc {
+            service: grpc.service.clone().unwrap_or_default(),
+            authority: grpc.authority.clone(),
+        },
         _ => {
             let message = "a health check is one of `tcp`, `http` and `grpc`".to_owned();
             faults.error(place, code::CONFLICT, message, "leave one of them".to_owned());
@@ -296,7 +307,11 @@ fn http_probe(place: &Place<'_>, http: document::HttpCheck, faults: &mut Faults)
     const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
     let path = http.path.unwrap_or_else(|| "/healthz".to_owned());
     if !path.starts_with('/') {
-        faults.wrong(&place.key("path"), format!("the path `{path}` does not begin with /"), format!("/{path}"));
+        faults.wrong(
+            &place.key("path"),
+            format!("the path `{path}` does not begin with /"),
+            format!("/{path}"),
+        );
     }
     let method = http.method.unwrap_or_else(|| "GET".to_owned());
     if !METHODS.contains(&method.as_str()) {
@@ -336,10 +351,12 @@ fn outlier_detection(
         Some(Switch::On(detection)) => detection.clone(),
         None => document::OutlierDetection::default(),
     };
-    let time = |value: Option<crate::config::values::Duration>, default, key: &str, faults: &mut Faults| match value {
-        Some(value) => positive(value.0, &place.key(key), faults),
-        None => Duration::from_secs(default),
-    };
+    let time =
+        |value: Option<crate::config::values::Duration>, default, key: &str, faults: &mut Faults| match value
+        {
+            Some(value) => positive(value.0, &place.key(key), faults),
+            None => Duration::from_secs(default),
+        };
     let base_ejection_time = time(detection.base_ejection_time, 10, "base_ejection_time", faults);
     let max_ejection_time = match detection.max_ejection_time {
         Some(longest) if longest.0 < base_ejection_time => {
@@ -370,7 +387,11 @@ fn outlier_detection(
 fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults) -> Failover {
     let factor = failover.factor.unwrap_or(140);
     if factor < 100 {
-        faults.wrong(&place.key("factor"), format!("the factor {factor} is too small"), "100 or more".to_owned());
+        faults.wrong(
+            &place.key("factor"),
+            format!("the factor {factor} is too small"),
+            "100 or more".to_owned(),
+        );
     }
     Failover {
         mode: failover.mode.unwrap_or_default(),

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use crate::config::document::{self, Declared, Document, Kind, Origin};
 use crate::config::{Level, Violation};
+use crate::model::Model;
 use crate::model::fleet::{self, Fleet};
 use crate::model::listener::{self, Listener};
+use crate::model::matching::StringMatch;
 use crate::model::name::{Name, Scope};
 use crate::model::place::{Faults, Place, code};
 use crate::model::route::{self, HostMatch, PathMatch, Route};
 use crate::model::service::{self, Service};
 use crate::model::target::{self, Candidate, Target};
 use crate::model::upstream::{self, Upstream};
-use crate::model::Model;
-use crate::model::matching::StringMatch;
 
 /// The meaning of all documents together, and the warnings that came up.
 ///
@@ -42,7 +42,10 @@ struct Validation<'a> {
 
 /// An entity with its name and place.
 struct Named<'a, T> {
+    /// As declared; a stand-in if that is at fault.
     name: Name,
+    /// The first of its name. What does not count is looked at for its other faults only.
+    counts: bool,
     place: Place<'a>,
     declared: &'a Declared<T>,
 }
@@ -55,48 +58,61 @@ impl<'a> Validation<'a> {
         let services = self.named(Kind::Service, |document| &document.services, |it| it.name.as_deref());
         let routes = self.named(Kind::Route, |document| &document.routes, |it| it.name.as_deref());
 
-        let fleets: Vec<Fleet> = fleets
-            .into_iter()
-            .map(|fleet| fleet::resolve(fleet.name, &fleet.place, fleet.declared, &mut self.faults))
-            .collect();
+        let fleets = self.fleets_in_order(fleets);
         let listeners = self.listeners(listeners, &fleets);
         let upstreams = self.upstreams(upstreams, &shortest_tries(self.documents));
-        let service_names: Vec<Name> = services.iter().map(|service| service.name.clone()).collect();
+        let named = services.iter().filter(|service| service.counts);
+        let service_names: Vec<Name> = named.map(|service| service.name.clone()).collect();
         let services = self.services(services, &upstreams);
         let routes = self.routes(routes, &fleets, &listeners, &service_names, &services);
         Model { fleets, listeners, routes, services, upstreams }
     }
 
-    /// The entities of a kind that have a name, sorted by it. A second one of a name is a fault.
+    /// The entities of a kind, sorted by name. A second one of a name is a fault.
     fn named<T>(
         &mut self,
         kind: Kind,
         list: fn(&Document) -> &Vec<Declared<T>>,
         name: fn(&T) -> Option<&str>,
     ) -> Vec<Named<'a, T>> {
-        let mut first: BTreeMap<Name, Named<'a, T>> = BTreeMap::new();
+        let mut first: HashMap<Name, Place<'a>> = HashMap::new();
+        let mut all = Vec::new();
         for document in self.documents {
             for declared in list(document) {
                 let place = Place::new(document, &declared.path);
-                let Some(name) = self.name(kind, &place, name(&declared.entity)) else { continue };
-                if let Some(other) = first.get(&name) {
-                    let message = format!("another {} is named `{name}`", kind.singular());
-                    let help = format!("names are unique among {}", kind.plural());
-                    let related = vec![other.place.key("name").related("first declared here")];
-                    self.faults.error_with(&place.key("name"), code::DUPLICATE_NAME, message, help, related);
-                } else {
-                    first.insert(name.clone(), Named { name, place, declared });
-                }
+                let name = self.name(kind, &place, name(&declared.entity));
+                let counts = name.as_ref().is_some_and(|name| self.is_first(kind, name, &place, &mut first));
+                all.push(Named { name: name.unwrap_or_else(Name::unnamed), counts, place, declared });
             }
         }
-        first.into_values().collect()
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    fn is_first(
+        &mut self,
+        kind: Kind,
+        name: &Name,
+        place: &Place<'a>,
+        first: &mut HashMap<Name, Place<'a>>,
+    ) -> bool {
+        let Some(other) = first.get(name) else {
+            first.insert(name.clone(), place.clone());
+            return true;
+        };
+        let message = format!("another {} is named `{name}`", kind.singular());
+        let help = format!("names are unique among {}", kind.plural());
+        let related = vec![other.key("name").related("first declared here")];
+        self.faults.error_with(&place.key("name"), code::DUPLICATE_NAME, message, help, related);
+        false
     }
 
     fn name(&mut self, kind: Kind, place: &Place<'_>, text: Option<&str>) -> Option<Name> {
         let place_of_name = place.key("name");
         match text {
             None => {
-                let help = format!("give the {} a name that is unique among {}", kind.singular(), kind.plural());
+                let help =
+                    format!("give the {} a name that is unique among {}", kind.singular(), kind.plural());
                 self.faults.missing(&place_of_name, "`name`", &help);
                 None
             }
@@ -144,9 +160,11 @@ impl<'a> Validation<'a> {
             return vec![Listener::default_listener()];
         }
         let mut listeners: Vec<(Place<'_>, Listener)> = Vec::new();
-        for Named { name, place, declared } in declared {
+        for Named { name, counts, place, declared } in declared {
             let scope = self.fleets(&place, &declared.entity.fleets, fleets);
-            let Some(listener) = listener::resolve(name, scope, &place, declared, &mut self.faults) else { continue };
+            let Some(listener) = listener::resolve(name, scope, &place, declared, &mut self.faults) else {
+                continue;
+            };
             let taken = listeners.iter().find(|(_, other)| {
                 other.address == listener.address && other.fleets.overlaps(&listener.fleets)
             });
@@ -156,9 +174,24 @@ impl<'a> Validation<'a> {
                 let help = "give each listener of a fleet an address of its own".to_owned();
                 self.faults.error_with(&place.key("address"), code::SAME_ADDRESS, message, help, related);
             }
-            listeners.push((place, listener));
+            if counts {
+                listeners.push((place, listener));
+            }
         }
         listeners.into_iter().map(|(_, listener)| listener).collect()
+    }
+
+    /// The fleets in the order in which they were declared: the first that selects a node gets it.
+    fn fleets_in_order(&mut self, mut declared: Vec<Named<'a, document::Fleet>>) -> Vec<Fleet> {
+        declared.sort_by(|a, b| {
+            (a.place.document.file(), &a.place.path).cmp(&(b.place.document.file(), &b.place.path))
+        });
+        let mut fleets = Vec::new();
+        for Named { name, counts, place, declared } in declared {
+            let fleet = fleet::resolve(name, &place, declared, &mut self.faults);
+            fleets.extend(counts.then_some(fleet));
+        }
+        fleets
     }
 
     fn fleets(&mut self, place: &Place<'_>, list: &[String], fleets: &[Fleet]) -> Scope {
@@ -180,13 +213,21 @@ impl<'a> Validation<'a> {
             }
         }
         let mut upstreams = BTreeMap::new();
-        for Named { name, place, declared } in declared {
+        for Named { name, counts, place, declared } in declared {
             let added = added.remove(name.as_str()).unwrap_or_default();
             let targets = self.targets(&place, &declared.entity, added);
             let shortest = shortest.get(name.as_str()).copied();
-            let upstream =
-                upstream::resolve(name.clone(), targets, shortest, &place, &declared.entity, &mut self.faults);
-            upstreams.insert(name, Arc::new(upstream));
+            let upstream = upstream::resolve(
+                name.clone(),
+                targets,
+                shortest,
+                &place,
+                &declared.entity,
+                &mut self.faults,
+            );
+            if counts {
+                upstreams.insert(name, Arc::new(upstream));
+            }
         }
         upstreams
     }
@@ -206,7 +247,8 @@ impl<'a> Validation<'a> {
             self.faults.error(&place, code::NO_TARGETS, "an upstream needs a target".to_owned(), help);
         }
         let own = own.iter().enumerate().map(|(index, target)| (place.index(index), target));
-        let added = added.into_iter().map(|(document, target)| (Place::new(document, &target.path), &target.entity));
+        let added =
+            added.into_iter().map(|(document, target)| (Place::new(document, &target.path), &target.entity));
         let mut candidates: Vec<Candidate<'_>> = Vec::new();
         for (place, target) in own.chain(added) {
             let Some(candidate) = target::resolve(place, target, &mut self.faults) else { continue };
@@ -232,10 +274,12 @@ impl<'a> Validation<'a> {
     fn tiers(&mut self, candidates: Vec<Candidate<'_>>) -> Vec<Target> {
         let declared: BTreeSet<u32> = candidates.iter().map(|candidate| candidate.priority).collect();
         let gap = candidates.iter().find(|candidate| {
-            candidate.priority > 1 && declared.range(..candidate.priority).count() < candidate.priority as usize
+            candidate.priority > 1
+                && declared.range(..candidate.priority).count() < candidate.priority as usize
         });
         if let Some(candidate) = gap {
-            let message = format!("priority {} follows a gap; it is moved up to the one before", candidate.priority);
+            let message =
+                format!("priority {} follows a gap; it is moved up to the one before", candidate.priority);
             let help = "number the priorities 0, 1, 2, … without gaps".to_owned();
             self.faults.warning(&candidate.place.key("priority"), code::PRIORITY_GAP, message, help);
         }
@@ -261,7 +305,7 @@ impl<'a> Validation<'a> {
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
     ) -> BTreeMap<Name, Arc<Service>> {
         let mut services = BTreeMap::new();
-        for Named { name, place, declared } in declared {
+        for Named { name, counts, place, declared } in declared {
             let entity = &declared.entity;
             let policy = service::Declared {
                 timeout: entity.timeout,
@@ -270,10 +314,11 @@ impl<'a> Validation<'a> {
             };
             let policy = service::resolve(&place, policy, None, &mut self.faults);
             let names = || upstreams.keys().map(Name::as_str).collect();
-            let upstream = self.reference(&place.key("upstream"), Kind::Upstream, entity.upstream.as_deref(), names);
+            let upstream =
+                self.reference(&place.key("upstream"), Kind::Upstream, entity.upstream.as_deref(), names);
             let upstream = upstream.and_then(|upstream| upstreams.get(&upstream).cloned());
             let websocket = entity.websocket.unwrap_or(true);
-            if let Some(upstream) = upstream {
+            if let Some(upstream) = upstream.filter(|_| counts) {
                 services.insert(name.clone(), Arc::new(Service { name, upstream, policy, websocket }));
             }
         }
@@ -308,17 +353,18 @@ impl<'a> Validation<'a> {
         services: &BTreeMap<Name, Arc<Service>>,
     ) -> Vec<Route> {
         let mut routes: Vec<(Place<'a>, Route)> = Vec::new();
-        for Named { name, place, declared } in declared {
+        for Named { name, counts, place, declared } in declared {
             let entity = &declared.entity;
             let known = || listeners.iter().map(|listener| &listener.name).collect();
             let on = self.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, known);
             let fleets = self.fleets(&place, &entity.fleets, fleets);
             let names = || service_names.iter().map(Name::as_str).collect();
-            let service = self.reference(&place.key("service"), Kind::Service, entity.service.as_deref(), names);
+            let service =
+                self.reference(&place.key("service"), Kind::Service, entity.service.as_deref(), names);
             let service = service.and_then(|service| services.get(&service).cloned());
             let references = route::References { name, listeners: on, fleets, service };
             let route = route::resolve(references, &place, declared, &mut self.faults);
-            routes.extend(route.map(|route| (place, route)));
+            routes.extend(route.filter(|_| counts).map(|route| (place, route)));
         }
         self.same_requests(&routes);
         routes.into_iter().map(|(_, route)| route).collect()
@@ -331,7 +377,8 @@ impl<'a> Validation<'a> {
             let mut twin = None;
             for host in &route.hosts {
                 for path in &route.paths {
-                    let others = asked.entry((host, path, &route.methods, &route.headers, &route.query)).or_default();
+                    let others =
+                        asked.entry((host, path, &route.methods, &route.headers, &route.query)).or_default();
                     let other = others.iter().find(|other| {
                         let other = &routes[**other].1;
                         other.listeners.overlaps(&route.listeners) && other.fleets.overlaps(&route.fleets)
@@ -342,7 +389,8 @@ impl<'a> Validation<'a> {
             }
             if let Some((other, host, path)) = twin.filter(|(other, ..)| *other != index) {
                 let (first, other) = &routes[other];
-                let message = format!("route `{}` asks for the same requests: host {host}, path {path}", other.name);
+                let message =
+                    format!("route `{}` asks for the same requests: host {host}, path {path}", other.name);
                 let help = "let them differ in a host, a path, a method, a header or a query".to_owned();
                 let related = vec![first.key("name").related("the other route")];
                 self.faults.error_with(&place.key("name"), code::SAME_REQUESTS, message, help, related);
@@ -361,7 +409,8 @@ type Asked<'r> = (
 
 /// The shortest try timeout that is declared for requests to each upstream.
 fn shortest_tries(documents: &[Arc<Document>]) -> HashMap<&str, Duration> {
-    let services = || documents.iter().flat_map(|document| &document.services).map(|declared| &declared.entity);
+    let services =
+        || documents.iter().flat_map(|document| &document.services).map(|declared| &declared.entity);
     let routes = || documents.iter().flat_map(|document| &document.routes).map(|declared| &declared.entity);
     let upstream_of: HashMap<&str, &str> = services()
         .filter_map(|service| Some((service.name.as_deref()?, service.upstream.as_deref()?)))

@@ -53,7 +53,8 @@ mod tests {
         assert_eq!((decoded.version_info.as_str(), decoded.nonce.as_str()), ("v", "7"));
         assert_eq!(decoded.type_url, ResourceType::Cluster.type_url());
         assert_eq!(decoded.control_plane.expect("it is named").identifier, "us-1");
-        let clusters = decoded.resources.iter().map(|any| Cluster::decode(&*any.value).expect("decodes").name);
+        let clusters =
+            decoded.resources.iter().map(|any| Cluster::decode(&*any.value).expect("decodes").name);
         assert_eq!(clusters.collect::<Vec<_>>(), names);
     }
 }

@@ -96,12 +96,16 @@ impl tower::Service<Request<Body>> for Discovery {
             return ready(Ok(Status::unimplemented("no such method").into_http()));
         }
         let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-        let decoder =
-            ProstCodec::<DiscoveryResponse, DiscoveryRequest>::raw_decoder(BufferSettings::new(REQUEST_BUFFER, 0));
+        let decoder = ProstCodec::<DiscoveryResponse, DiscoveryRequest>::raw_decoder(BufferSettings::new(
+            REQUEST_BUFFER,
+            0,
+        ));
         let requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST));
         let body = Body::new(StreamBody::new(stream(self.clone(), requests, peer)));
         let mut response = Response::new(body);
-        response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         ready(Ok(response))
     }
 }
@@ -166,7 +170,9 @@ impl Session {
         let Some(mut first) = requests.message().await? else { return Ok(None) };
         let node = Node::from(first.node.take().unwrap_or_default());
         if node.id.is_empty() {
-            return Err(Status::invalid_argument("the first request of a stream must have a node with an id"));
+            return Err(Status::invalid_argument(
+                "the first request of a stream must have a node with an id",
+            ));
         }
         let mut snapshots = discovery.cache.subscribe(node.clone());
         let mut session = Self {
@@ -184,7 +190,10 @@ impl Session {
 
     /// Waits for something to happen and returns what to send then; none when the client hung up or we are
     /// shutting down.
-    async fn next(&mut self, requests: &mut Streaming<DiscoveryRequest>) -> Result<Option<Vec<sotw::Response>>, Status> {
+    async fn next(
+        &mut self,
+        requests: &mut Streaming<DiscoveryRequest>,
+    ) -> Result<Option<Vec<sotw::Response>>, Status> {
         let impatient_at = self.impatient_at;
         let impatience = async move {
             match impatient_at {

@@ -107,7 +107,9 @@ impl Told {
     fn wanted(&self, target: &Arc<ResourceSet>) -> Arc<ResourceSet> {
         match &self.subscription {
             Some(subscription) if subscription.is_wildcard() => target.clone(),
-            _ => Arc::new(ResourceSet::new(target.iter().filter(|it| self.wants(&it.name)).cloned().collect())),
+            _ => {
+                Arc::new(ResourceSet::new(target.iter().filter(|it| self.wants(&it.name)).cloned().collect()))
+            }
         }
     }
 }
@@ -207,8 +209,11 @@ impl Stream {
             if first && wildcard && version_info == target.version().to_string() {
                 told.set = target.clone();
                 told.acked = Some(version_info.to_owned());
-                told.sent =
-                    Some(Sent { nonce: String::new(), version: version_info.to_owned(), outcome: Outcome::Acked });
+                told.sent = Some(Sent {
+                    nonce: String::new(),
+                    version: version_info.to_owned(),
+                    outcome: Outcome::Acked,
+                });
             }
         } else {
             told.owed.extend(added);
@@ -226,6 +231,7 @@ impl Stream {
         let clusters = order::clusters(told, self.target.set(ResourceType::Cluster), released);
         responses.extend(self.offer_whole(ResourceType::Cluster, &clusters));
         responses.extend(self.offer_by_name(ResourceType::Endpoints));
+        responses.extend(self.offer_by_name(ResourceType::Secret));
         if self.is_open(ResourceType::Listener) {
             let listeners = self.target.set(ResourceType::Listener).clone();
             responses.extend(self.offer_whole(ResourceType::Listener, &listeners));
@@ -261,8 +267,7 @@ impl Stream {
         let known = |cluster: &Arc<Resource>| {
             told.set.get(&cluster.name).is_some_and(|known| known.version == cluster.version)
         };
-        Arc::ptr_eq(&told.set, target)
-            || target.iter().filter(|cluster| told.wants(&cluster.name)).all(known)
+        Arc::ptr_eq(&told.set, target) || target.iter().filter(|cluster| told.wants(&cluster.name)).all(known)
     }
 
     /// True when the client was told all that the target has of this type, or never asked for any.
@@ -317,7 +322,9 @@ impl Stream {
             })
             .cloned()
             .collect();
-        told.owed.retain(|name| told.subscription.as_ref().is_some_and(|it| it.wants(name)) && target.get(name).is_none());
+        told.owed.retain(|name| {
+            told.subscription.as_ref().is_some_and(|it| it.wants(name)) && target.get(name).is_none()
+        });
         told.urgent = false;
         if news.is_empty() {
             told.set = target;
@@ -326,7 +333,12 @@ impl Stream {
         Some(self.respond(resource_type, target, news))
     }
 
-    fn respond(&mut self, resource_type: ResourceType, set: Arc<ResourceSet>, news: Vec<Arc<Resource>>) -> Response {
+    fn respond(
+        &mut self,
+        resource_type: ResourceType,
+        set: Arc<ResourceSet>,
+        news: Vec<Arc<Resource>>,
+    ) -> Response {
         self.last_nonce += 1;
         let nonce = self.last_nonce.to_string();
         let version = set.version().to_string();

@@ -1,0 +1,174 @@
+//! The wiring: sockets, the door to the config, the watched files, and the end of it all.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use axum::ServiceExt;
+use axum::extract::Request;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::info;
+
+use crate::admin::{self, Admin};
+use crate::config::Violation;
+use crate::control::{self, WriteError};
+use crate::fleet::Fleet;
+use crate::source::resolve::Resolver;
+use crate::source::{files, watch as watcher};
+use crate::store::Store;
+use crate::xds::server::{self, Discovery};
+
+/// How many connections may wait to be accepted: after a restart the whole fleet comes at once.
+const BACKLOG: u32 = 4096;
+
+/// What to serve, where.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Files and directories; none for REST only.
+    pub paths: Vec<PathBuf>,
+    /// Where Envoys connect.
+    pub xds: SocketAddr,
+    /// Where the admin API answers.
+    pub admin: SocketAddr,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Other addresses than loopback are fine without TLS.
+    pub insecure: bool,
+}
+
+/// Why serving did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The files, or the entities in the data directory, have faults.
+    #[error("the config has {} faults", .0.len())]
+    Config(Vec<Violation>),
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+/// A control plane that serves. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct App {
+    addresses: admin::Addresses,
+    shutdown: watch::Sender<bool>,
+    servers: JoinSet<anyhow::Result<()>>,
+}
+
+impl App {
+    /// Loads the config, binds both ports and serves.
+    ///
+    /// # Errors
+    ///
+    /// With all that is wrong with the config, or why an address or the data directory cannot be used.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        for (name, address) in [("xds", options.xds), ("admin", options.admin)] {
+            guard(name, address, options.insecure)?;
+        }
+        // Bound first: nothing is written or served by a second understudy.
+        let xds = bind(options.xds).context("cannot serve xDS")?;
+        let admin = bind(options.admin).context("cannot serve the admin API")?;
+        let addresses = admin::Addresses {
+            xds: xds.local_addr().context("cannot serve xDS")?,
+            admin: admin.local_addr().context("cannot serve the admin API")?,
+        };
+
+        let read = files::read(&options.paths).map_err(Error::Config)?;
+        if read.is_empty() && !options.paths.is_empty() {
+            tracing::warn!("there is no *.yaml, *.yml or *.json under the config paths");
+        }
+        let runtime = tokio::runtime::Handle::current();
+        let start = move || {
+            let store = Store::open(&options.data).map_err(WriteError::Store)?;
+            let start = control::Start { files: read, store, resolver: Resolver::new() };
+            control::start(start, &runtime).map(|started| (started, options.paths))
+        };
+        let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
+        let ((control, cache), paths) = started.map_err(|error| match error {
+            WriteError::Refused(violations) => Error::Config(violations),
+            WriteError::Store(error) => Error::Other(error.into()),
+            WriteError::ShuttingDown => Error::Other(error.into()),
+        })?;
+
+        if !paths.is_empty() {
+            let control = control.clone();
+            watcher::watch(paths.clone(), move || control.files(files::read(&paths)));
+        }
+        let fleet = Fleet::default();
+        let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier());
+        let api = Admin { control, cache, fleet, addresses };
+        let (shutdown, stop) = watch::channel(false);
+        let mut servers = JoinSet::new();
+        servers.spawn(serve_xds(xds, discovery, stop.clone()));
+        servers.spawn(serve_admin(admin, api, stop));
+        info!(xds = %addresses.xds, admin = %addresses.admin, "serving");
+        Ok(Self { addresses, shutdown, servers })
+    }
+
+    /// The addresses that were bound.
+    pub fn addresses(&self) -> admin::Addresses {
+        self.addresses
+    }
+
+    /// Serves until `stop` resolves or a server fails. Envoys keep what they have.
+    ///
+    /// # Errors
+    ///
+    /// When a server fails.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::select! {
+            () = stop => {}
+            Some(ended) = self.servers.join_next() => ended.context("a server panicked")??,
+        }
+        self.shutdown.send_replace(true);
+        info!("shutting down");
+        // Streams of Envoys are long: they are cut, and Envoy connects again when there is somebody.
+        self.servers.shutdown().await;
+        Ok(())
+    }
+}
+
+/// Anyone who reaches an address may read all and write all; only this machine may by default.
+fn guard(name: &str, address: SocketAddr, insecure: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        insecure || address.ip().is_loopback(),
+        "--{name} {address} is open to others, without encryption or authentication: \
+         choose a loopback address, or say --insecure"
+    );
+    Ok(())
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| format!("cannot listen on {address}"))
+}
+
+/// How this control plane names itself to Envoys, which show it in their statistics.
+fn identifier() -> String {
+    format!("understudy {} ({})", env!("CARGO_PKG_VERSION"), std::process::id())
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // The sender going away is the end too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn serve_xds(
+    listener: TcpListener,
+    discovery: Discovery,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    server::serve(listener, discovery, stopped(stop)).await.context("xDS failed")
+}
+
+async fn serve_admin(listener: TcpListener, admin: Admin, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let service = ServiceExt::<Request>::into_make_service(admin::service(admin));
+    axum::serve(listener, service).with_graceful_shutdown(stopped(stop)).await.context("the admin API failed")
+}

@@ -1,0 +1,62 @@
+//! `understudy check`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::cli::print;
+use crate::config::{Level, Violation, render};
+use crate::pipeline::{self, Build, Inputs};
+use crate::source::files;
+
+/// What to check.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Config files and directories
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// For people, for programs, or as annotations of a GitHub workflow
+    #[arg(long, default_value = "human", value_name = "FORMAT")]
+    format: Format,
+    /// Short for --format json
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+    Github,
+}
+
+/// Prints every fault; the exit code is 1 if one is an error.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let violations = match build(&options.paths) {
+        Ok(build) => build.warnings,
+        Err(violations) => violations,
+    };
+    let ok = violations.iter().all(|violation| violation.level != Level::Error);
+    match if options.json { Format::Json } else { options.format } {
+        Format::Json => {
+            print::line(&serde_json::to_string_pretty(&json!({ "ok": ok, "violations": violations }))?)?
+        }
+        Format::Github => print::line(render::github(&violations).trim_end())?,
+        Format::Human if violations.is_empty() => print::line("no faults")?,
+        Format::Human => print::line(human(&violations).trim_end())?,
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What `serve` would make of these paths.
+pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
+    pipeline::build(&Inputs { files: files::read(paths)?, ..Inputs::default() }, None)
+}
+
+/// The violations with the lines that they are about.
+pub(crate) fn human(violations: &[Violation]) -> String {
+    let source = |file: &str| std::fs::read_to_string(file).ok().map(Arc::from);
+    render::human(violations, &source, print::colour())
+}
