@@ -355,3 +355,6 @@ impl Stream {
 fn is_sent_whole(resource_type: ResourceType) -> bool {
     matches!(resource_type, ResourceType::Cluster | ResourceType::Listener)
 }
+
+#[cfg(test)]
+mod tests;

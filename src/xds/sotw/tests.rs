@@ -1,0 +1,380 @@
+//! The stream, told what happens and asked what it sends. No socket, no clock.
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use envoy_types::pb::google::rpc::Status;
+use expect_test::{Expect, expect};
+use prost::Message as _;
+
+use super::*;
+use crate::xds::frame;
+
+/// A snapshot from words such as `cds:a cds:b@2 eds:a lds:web rds:web@3`: a type, a name, and what differs.
+fn snapshot(text: &str) -> Arc<Snapshot> {
+    let of = |wanted| {
+        let words = text.split_whitespace().filter_map(|word| {
+            let (kind, rest) = word.split_once(':').expect("a type and a name");
+            let (name, content) = rest.split_once('@').unwrap_or((rest, ""));
+            (kind_of(kind) == wanted).then(|| resource(wanted, name, content))
+        });
+        words.collect()
+    };
+    Arc::new(Snapshot::new(of, None))
+}
+
+fn kind_of(word: &str) -> ResourceType {
+    match word {
+        "cds" => ResourceType::Cluster,
+        "eds" => ResourceType::Endpoints,
+        "lds" => ResourceType::Listener,
+        "rds" => ResourceType::Route,
+        _ => panic!("no type `{word}`"),
+    }
+}
+
+fn word_of(resource_type: ResourceType) -> &'static str {
+    match resource_type {
+        ResourceType::Cluster => "cds",
+        ResourceType::Endpoints => "eds",
+        ResourceType::Listener => "lds",
+        ResourceType::Route => "rds",
+        ResourceType::Secret => "sds",
+    }
+}
+
+fn resource(resource_type: ResourceType, name: &str, content: &str) -> Resource {
+    let (name, content) = (name.to_owned(), content.to_owned());
+    match resource_type {
+        ResourceType::Cluster => {
+            let cluster = Cluster { name: name.clone(), alt_stat_name: content, ..Default::default() };
+            let mut resource = Resource::new(&name, &cluster);
+            resource.endpoints = Some(name);
+            resource
+        }
+        ResourceType::Endpoints => {
+            let named_endpoints = [(content, Default::default())].into();
+            let cluster_name = name.clone();
+            let assignment = ClusterLoadAssignment { cluster_name, named_endpoints, ..Default::default() };
+            Resource::new(&name, &assignment)
+        }
+        ResourceType::Listener => {
+            let listener = Listener { name: name.clone(), stat_prefix: content, ..Default::default() };
+            Resource::new(&name, &listener)
+        }
+        ResourceType::Route => {
+            let routes = RouteConfiguration { name: name.clone(), vhost_header: content, ..Default::default() };
+            Resource::new(&name, &routes)
+        }
+        ResourceType::Secret => panic!("no secrets here"),
+    }
+}
+
+/// The name and content of what `resource` made.
+fn describe(resource_type: ResourceType, bytes: &[u8]) -> String {
+    let (name, content) = match resource_type {
+        ResourceType::Cluster => {
+            let cluster = Cluster::decode(bytes).expect("a cluster");
+            (cluster.name, cluster.alt_stat_name)
+        }
+        ResourceType::Endpoints => {
+            let assignment = ClusterLoadAssignment::decode(bytes).expect("endpoints");
+            (assignment.cluster_name, assignment.named_endpoints.into_keys().next().expect("one"))
+        }
+        ResourceType::Listener => {
+            let listener = Listener::decode(bytes).expect("a listener");
+            (listener.name, listener.stat_prefix)
+        }
+        ResourceType::Route => {
+            let routes = RouteConfiguration::decode(bytes).expect("routes");
+            (routes.name, routes.vhost_header)
+        }
+        ResourceType::Secret => panic!("no secrets here"),
+    };
+    if content.is_empty() { name } else { format!("{name}@{content}") }
+}
+
+/// A client that does what it is told, and writes down what it receives, a line a response.
+struct Client {
+    stream: Stream,
+    log: Vec<String>,
+    /// The nonce and version of the last response by type, and the names last asked for.
+    held: [(String, String, String); ResourceType::ALL.len()],
+}
+
+impl Client {
+    fn new(snapshot_text: &str) -> Self {
+        Self { stream: Stream::new(snapshot(snapshot_text)), log: Vec::new(), held: Default::default() }
+    }
+
+    /// An Envoy that has come up with this snapshot, all acknowledged.
+    fn up(snapshot_text: &str) -> Self {
+        let names = |kind: &str| {
+            let words = snapshot_text.split_whitespace().filter_map(|word| word.split_once(':'));
+            let names = words.filter(|(own, _)| *own == kind).map(|(_, rest)| rest.split('@').next().expect("a name"));
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let mut client = Self::new(snapshot_text);
+        client.ask("cds", "").ask("eds", &names("cds")).ack("eds").ack("cds");
+        client.ask("lds", "").ask("rds", &names("lds")).ack("lds").ack("rds");
+        client.log.clear();
+        client
+    }
+
+    fn request(&mut self, word: &str, request: DiscoveryRequest) -> &mut Self {
+        let type_url = kind_of(word).type_url().to_owned();
+        let responses = self.stream.on_request(DiscoveryRequest { type_url, ..request }).expect("in order");
+        self.receive(responses)
+    }
+
+    fn receive(&mut self, responses: Vec<Response>) -> &mut Self {
+        for response in responses {
+            let resource_type = response.resource_type;
+            let held = &mut self.held[resource_type as usize];
+            (held.0, held.1) = (response.nonce.clone(), response.version.clone());
+            let bytes: Vec<u8> = frame::parts(response, "").flatten().collect();
+            let decoded = DiscoveryResponse::decode(&bytes[5..]).expect("a response");
+            let names = decoded.resources.iter().map(|any| describe(resource_type, &any.value));
+            self.log.push(format!("{}: {}", word_of(resource_type), names.collect::<Vec<_>>().join(" ")));
+        }
+        self
+    }
+
+    fn names(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Asks for names, with the nonce that Envoy would send.
+    fn ask(&mut self, word: &str, names: &str) -> &mut Self {
+        let held = &mut self.held[kind_of(word) as usize];
+        held.2 = names.to_owned();
+        let (response_nonce, version_info) = (held.0.clone(), held.1.clone());
+        let resource_names = Self::names(names);
+        self.request(word, DiscoveryRequest { response_nonce, version_info, resource_names, ..Default::default() })
+    }
+
+    fn ack(&mut self, word: &str) -> &mut Self {
+        let names = self.held[kind_of(word) as usize].2.clone();
+        self.ask(word, &names)
+    }
+
+    fn nack(&mut self, word: &str) -> &mut Self {
+        let held = &self.held[kind_of(word) as usize];
+        let request = DiscoveryRequest {
+            response_nonce: held.0.clone(),
+            resource_names: Self::names(&held.2),
+            error_detail: Some(Status { message: "no".into(), ..Default::default() }),
+            ..Default::default()
+        };
+        self.request(word, request)
+    }
+
+    fn change(&mut self, snapshot_text: &str) -> &mut Self {
+        let responses = self.stream.on_snapshot(snapshot(snapshot_text));
+        self.receive(responses)
+    }
+
+    fn says(&mut self, expected: &Expect) -> &mut Self {
+        expected.assert_eq(&std::mem::take(&mut self.log).join("\n"));
+        self
+    }
+
+    fn is_silent(&mut self) -> &mut Self {
+        assert_eq!(self.log, Vec::<String>::new());
+        self
+    }
+}
+
+#[test]
+fn an_envoy_comes_up_and_listeners_wait_for_warm_clusters() {
+    let mut client = Client::new("cds:a eds:a lds:web rds:web");
+    client.ask("cds", "").says(&expect!["cds: a"]);
+    client.ask("lds", "").is_silent();
+    client.ask("eds", "a").says(&expect!["eds: a"]);
+    client.ack("eds").is_silent();
+    client.ack("cds").says(&expect!["lds: web"]);
+    client.ask("rds", "web").says(&expect!["rds: web"]);
+    client.ack("lds").ack("rds").is_silent();
+}
+
+#[test]
+fn the_first_request_is_answered_even_if_there_is_nothing() {
+    let mut client = Client::new("");
+    client.ask("cds", "").says(&expect!["cds: "]);
+    client.ack("cds").ask("lds", "").says(&expect!["lds: "]);
+}
+
+#[test]
+fn nothing_changed_and_nothing_is_sent() {
+    Client::up("cds:a eds:a lds:web rds:web").change("cds:a eds:a lds:web rds:web").is_silent();
+}
+
+#[test]
+fn endpoints_alone_pass_every_gate() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web");
+    client.change("cds:a cds:b eds:a@2 eds:b lds:web rds:web").says(&expect!["eds: a@2"]);
+}
+
+#[test]
+fn endpoints_follow_a_changed_cluster_though_they_did_not_change() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web");
+    client.change("cds:a@2 cds:b eds:a eds:b lds:web rds:web").says(&expect![[r#"
+        cds: a@2 b
+        eds: a"#]]);
+}
+
+#[test]
+fn endpoints_follow_at_once_while_earlier_ones_are_unanswered() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web");
+    client.change("cds:a eds:a@2 lds:web rds:web").says(&expect!["eds: a@2"]);
+    client.change("cds:a@2 eds:a@2 lds:web rds:web").says(&expect![[r#"
+        cds: a@2
+        eds: a@2"#]]);
+}
+
+#[test]
+fn a_route_to_a_new_cluster_waits_until_it_is_warm() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
+    client.change("cds:a cds:b eds:a eds:b lds:web rds:web@b").says(&expect!["cds: a b"]);
+    client.ask("eds", "a b").says(&expect!["eds: b"]);
+    client.ack("eds").is_silent();
+    client.ack("cds").says(&expect!["rds: web@b"]);
+}
+
+#[test]
+fn a_cluster_goes_only_after_the_routes_to_it_went() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web@b");
+    client.change("cds:a eds:a lds:web rds:web@a").says(&expect!["rds: web@a"]);
+    client.ack("rds").says(&expect!["cds: a"]);
+    client.ack("cds").is_silent();
+}
+
+#[test]
+fn a_renamed_cluster_is_made_before_the_old_one_breaks() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
+    client.change("cds:b eds:b lds:web rds:web@b").says(&expect!["cds: a b"]);
+    client.ask("eds", "a b").ack("eds").says(&expect!["eds: b"]);
+    client.ack("cds").says(&expect!["rds: web@b"]);
+    client.ack("rds").says(&expect!["cds: b"]);
+    client.ack("cds").is_silent();
+}
+
+#[test]
+fn what_changed_while_an_answer_was_awaited_is_sent_once_in_its_newest_form() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web");
+    client.change("cds:a@2 eds:a lds:web rds:web").says(&expect![[r#"
+        cds: a@2
+        eds: a"#]]);
+    client.change("cds:a@3 eds:a lds:web rds:web").change("cds:a@4 eds:a lds:web rds:web").is_silent();
+    client.ack("eds").ack("cds").says(&expect![[r#"
+        cds: a@4
+        eds: a"#]]);
+}
+
+#[test]
+fn a_refused_cluster_is_not_offered_again_until_it_changes() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
+    client.change("cds:a@bad eds:a lds:web rds:web@b").says(&expect![[r#"
+        cds: a@bad
+        eds: a"#]]);
+    client.ack("eds").nack("cds").is_silent();
+    let refusals = client.stream.take_refusals();
+    assert_eq!((refusals[0].resource_type, refusals[0].error.as_str()), (ResourceType::Cluster, "no"));
+    let statuses: Vec<_> = client.stream.statuses().collect();
+    assert_eq!(statuses[0].1.state, State::Nacked);
+    client.change("cds:a@good eds:a lds:web rds:web@b").says(&expect![[r#"
+        cds: a@good
+        eds: a"#]]);
+    client.ack("eds").ack("cds").says(&expect!["rds: web@b"]);
+}
+
+#[test]
+fn a_client_that_has_nothing_yet_gets_listeners_though_it_refused_clusters() {
+    let mut client = Client::new("cds:a eds:a lds:web rds:web");
+    client.ask("cds", "").ask("lds", "").says(&expect!["cds: a"]);
+    client.nack("cds").says(&expect!["lds: web"]);
+}
+
+#[test]
+fn the_wait_for_clusters_ends_when_patience_does() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
+    client.change("cds:a cds:b eds:a eds:b lds:web rds:web@b").says(&expect!["cds: a b"]);
+    assert!(client.stream.is_waiting());
+    let responses = client.stream.on_impatience();
+    client.receive(responses).says(&expect!["rds: web@b"]);
+    assert!(!client.stream.is_waiting());
+}
+
+#[test]
+fn a_stale_nonce_is_dropped_whole() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web");
+    let stale = DiscoveryRequest {
+        response_nonce: "0".into(),
+        resource_names: vec!["other".into()],
+        ..Default::default()
+    };
+    client.request("eds", stale).change("cds:a eds:a@2 lds:web rds:web").says(&expect!["eds: a@2"]);
+}
+
+#[test]
+fn a_client_that_proves_what_it_holds_is_sent_nothing_of_it() {
+    let held = snapshot("cds:a eds:a lds:web rds:web");
+    let mut client = Client::new("cds:a eds:a lds:web rds:web");
+    for word in ["cds", "lds"] {
+        let version_info = held.set(kind_of(word)).version().to_string();
+        client.request(word, DiscoveryRequest { version_info, ..Default::default() }).is_silent();
+    }
+    client.change("cds:a eds:a lds:web@2 rds:web").says(&expect!["lds: web@2"]);
+}
+
+#[test]
+fn a_nonce_of_an_earlier_stream_is_no_hindrance() {
+    let mut client = Client::new("cds:a eds:a");
+    client.request("cds", DiscoveryRequest { response_nonce: "77".into(), ..Default::default() });
+    client.says(&expect!["cds: a"]);
+}
+
+#[test]
+fn a_name_that_appears_later_is_sent_then() {
+    let mut client = Client::new("cds:a eds:a");
+    client.ask("eds", "a b").says(&expect!["eds: a"]);
+    client.ack("eds").change("cds:a eds:a eds:b").says(&expect!["eds: b"]);
+}
+
+#[test]
+fn a_name_that_left_and_returned_is_sent_again_though_unchanged() {
+    let mut client = Client::new("eds:a eds:b");
+    client.ask("eds", "a b").ask("eds", "a").says(&expect!["eds: a b"]);
+    client.ask("eds", "a b").says(&expect!["eds: b"]);
+}
+
+#[test]
+fn no_endpoints_are_wanted_when_the_last_name_went() {
+    let mut client = Client::new("eds:a eds:b");
+    client.ask("eds", "a").ask("eds", "").says(&expect!["eds: a"]);
+    client.change("eds:a@2 eds:b@2").is_silent();
+}
+
+#[test]
+fn a_named_listener_is_watched_alone() {
+    let mut client = Client::new("lds:a lds:b");
+    client.ask("lds", "a").says(&expect!["lds: a"]);
+    client.ack("lds").change("lds:a lds:b@2").is_silent();
+    client.change("lds:a@2 lds:b@2").says(&expect!["lds: a@2"]);
+}
+
+#[test]
+fn a_type_that_is_not_served_is_no_reason_to_end_the_stream() {
+    let mut client = Client::new("cds:a");
+    let request = DiscoveryRequest { type_url: "type.googleapis.com/x".into(), ..Default::default() };
+    assert_eq!(client.stream.on_request(request), Ok(Vec::new()));
+    client.ask("cds", "").says(&expect!["cds: a"]);
+}
+
+#[test]
+fn a_request_without_a_type_ends_the_stream() {
+    let mut client = Client::new("cds:a");
+    assert_eq!(client.stream.on_request(DiscoveryRequest::default()), Err(ProtocolError::NoType));
+}
