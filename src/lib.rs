@@ -1,4 +1,63 @@
-//! understudy.
+//! The failover control plane for Envoy: a config in files or over REST becomes what fleets of Envoys are told.
+//!
+//! ```text
+//!         I/O                       pure: no async, no clock, no files                           I/O
+//!  ┌──────────────────┐ Inputs ┌────────┐ Document ┌───────┐ Model ┌─────────┐ Snapshot ┌───────┐ watch ┌─────┐ gRPC
+//!  │ source: files    │ ─────► │ config │ ───────► │ model │ ────► │ compile │ ───────► │ cache │ ────► │ xds │ ────► Envoy
+//!  │ store:  REST     │        └────────┘          └───────┘       └─────────┘ by fleet └───┬───┘       └──┬──┘
+//!  │ source: DNS      │          └── violations, with places ─► log, cli, admin            read         fleet
+//!  └──────────────────┘                                                                      └── admin ────┘ ─► operator
+//!  ▲  control: the one door; a change → pipeline::build → store → cache.publish; if that fails the last good stays
+//! ```
+//!
+//! What Envoy is told, from the ground up:
+//!
+//! - [`envoy`]: Envoy's types, their JSON form, one encoding for one value.
+//! - [`node`]: who an Envoy is.
+//! - [`config`]: text to a spanned tree to documents, every fault with its place.
+//! - [`model`]: what the documents mean together.
+//! - [`snapshot`]: what one fleet should run; resources encoded and versioned once.
+//! - [`compile`]: a model to snapshots.
+//! - [`pipeline`]: all of that as one function.
+//!
+//! Around it:
+//!
+//! - [`source`]: reads and watches files, resolves host names.
+//! - [`store`]: durable state of what was written over REST.
+//! - [`cache`]: the current build, published atomically.
+//! - [`control`]: the one door through which the desired config changes.
+//! - [`fleet`]: what connected Envoys said.
+//! - [`xds`]: the protocol as a struct, and its sockets.
+//! - [`admin`]: the admin API.
+//! - [`app`]: the wiring.
+//! - [`cli`]: the commands.
+//! - [`load`]: open-loop load, for the demo and the tests.
+//!
+//! The whole of it in one call, as `check` and `compile` make it:
+//!
+//! ```
+//! use understudy::pipeline::{Inputs, build};
+//!
+//! let text = "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]";
+//! let inputs = Inputs { files: [("shop.yaml".into(), text.into())].into(), ..Inputs::default() };
+//! let build = build(&inputs, None).expect("there is nothing wrong with it");
+//! let told = build.snapshot(&understudy::model::name::Name::default_fleet()).to_json();
+//! assert_eq!(told["endpoints"][0]["endpoints"][1]["priority"], 1);
+//!
+//! let inputs = Inputs { files: [("shop.yaml".into(), "upstreams: [{ nmae: shop }]".into())].into(), ..inputs };
+//! let faults = understudy::pipeline::build(&inputs, Some(&build)).expect_err("nothing changes");
+//! assert_eq!((faults[0].line, faults[0].help.as_deref()), (Some(1), Some("did you mean `name`?")));
+//! ```
+//!
+//! What holds, and `tests/tidy.rs` checks what can be checked by reading:
+//!
+//! - Nothing from [`config`] to [`pipeline`] does I/O, waits or looks at a clock, nor does the protocol below
+//!   [`xds::server`].
+//! - Nothing under [`compile`] can fail: what could was refused by [`model::validate`].
+//! - A change is durable before it is published, and published whole or not at all.
+//! - A version is the hash of what is sent. There is no counter that a restart would reset.
+//! - No queue stands between the cache and a client: a slow one gets the newest state when it is ready.
+//! - No core type leaves through [`admin`]; only [`cli`] prints.
 
 pub mod admin;
 pub mod app;

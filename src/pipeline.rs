@@ -159,3 +159,163 @@ fn snapshots(model: &Model, addresses: &Addresses, last: Option<&Build>) -> BTre
     };
     model.fleet_names().into_iter().map(compile).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::envoy::ResourceType;
+
+    const SHOP: &str = "
+upstreams:
+  - { name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }
+services:
+  - { name: shop, upstream: shop }
+routes:
+  - { name: shop, service: shop }
+";
+
+    fn files(files: &[(&str, &str)]) -> Inputs {
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), Arc::from(*text)));
+        Inputs { files: files.collect(), ..Inputs::default() }
+    }
+
+    fn stored(inputs: &mut Inputs, kind: Kind, name: &str, body: Value) {
+        inputs.stored.insert((kind, name.to_owned()), Arc::new(body));
+    }
+
+    fn targets(build: &Build, upstream: &str) -> Vec<String> {
+        let upstream = &build.model.upstreams[&Name::parse(upstream).expect("a name")];
+        upstream.targets.iter().map(|target| format!("{} {}", target.tier, target.address)).collect()
+    }
+
+    /// The faults as `code path message`, a line each.
+    fn refused(inputs: &Inputs) -> String {
+        let faults = build(inputs, None).expect_err("it should be refused");
+        let lines = faults.iter().map(|fault| format!("{} {}: {}", fault.code, fault.path, fault.message));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn equal_inputs_make_equal_versions() {
+        let inputs = files(&[("shop.yaml", SHOP)]);
+        let builds = [build(&inputs, None), build(&inputs, None)].map(|build| build.expect("it builds"));
+        assert_eq!(builds[0].snapshots, builds[1].snapshots);
+    }
+
+    #[test]
+    fn a_changed_target_changes_its_endpoints_and_nothing_else() {
+        let before = build(&files(&[("shop.yaml", SHOP)]), None).expect("it builds");
+        let text = SHOP.replace("10.0.0.1", "10.0.0.9");
+        let after = build(&files(&[("shop.yaml", &text)]), Some(&before)).expect("it builds");
+        let (before, after) =
+            (before.snapshot(&Name::default_fleet()), after.snapshot(&Name::default_fleet()));
+        let changed =
+            ResourceType::ALL.into_iter().filter(|it| !Arc::ptr_eq(before.set(*it), after.set(*it)));
+        assert_eq!(changed.collect::<Vec<_>>(), [ResourceType::Endpoints]);
+    }
+
+    #[test]
+    fn what_is_not_read_again_is_not_parsed_again() {
+        let inputs = files(&[("a.yaml", SHOP), ("b.yaml", "fleets: []")]);
+        let first = build(&inputs, None).expect("it builds");
+        let mut inputs = inputs;
+        inputs.files.insert("b.yaml".into(), "listeners: []".into());
+        let second = build(&inputs, Some(&first)).expect("it builds");
+        let same = |index: usize| Arc::ptr_eq(&first.documents[index], &second.documents[index]);
+        assert_eq!([same(0), same(1)], [true, false]);
+    }
+
+    #[test]
+    fn a_target_that_rest_added_lives_beside_the_files_targets() {
+        let mut inputs = files(&[("shop.yaml", SHOP)]);
+        stored(&mut inputs, Kind::Target, "shop/10.0.0.3:80", json!({ "target": "10.0.0.3:80" }));
+        let build = build(&inputs, None).expect("it builds");
+        assert_eq!(targets(&build, "shop"), ["0 10.0.0.1:80", "0 10.0.0.3:80", "1 10.0.0.2:80"]);
+    }
+
+    #[test]
+    fn a_target_whose_upstream_went_is_no_fault_and_returns_with_it() {
+        let mut inputs = files(&[]);
+        stored(&mut inputs, Kind::Target, "shop/10.0.0.3:80", json!({ "target": "10.0.0.3:80" }));
+        let without = build(&inputs, None).expect("it builds");
+        inputs.files = files(&[("shop.yaml", SHOP)]).files;
+        let with = build(&inputs, Some(&without)).expect("it builds");
+        assert!(targets(&with, "shop").contains(&"0 10.0.0.3:80".to_owned()));
+    }
+
+    #[test]
+    fn a_name_is_unique_across_files_and_store_and_the_file_is_told() {
+        let mut inputs = files(&[("shop.yaml", SHOP)]);
+        stored(&mut inputs, Kind::Upstream, "shop", json!({ "name": "shop" }));
+        assert_eq!(refused(&inputs), "US110 upstreams[0].name: another upstream is named `shop`");
+    }
+
+    #[test]
+    fn a_stored_upstream_may_have_no_targets_yet() {
+        let mut inputs = files(&[]);
+        stored(&mut inputs, Kind::Upstream, "shop", json!({ "name": "shop" }));
+        assert_eq!(targets(&build(&inputs, None).expect("it builds"), "shop"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_fault_in_a_stored_entity_has_a_pointer_into_it() {
+        let mut inputs = files(&[]);
+        let body =
+            json!({ "name": "shop", "targets": [{ "target": "10.0.0.1:80" }, { "target": "10.0.0.2:0" }] });
+        stored(&mut inputs, Kind::Upstream, "shop", body);
+        let faults = build(&inputs, None).expect_err("port 0");
+        assert_eq!(faults[0].pointer.as_deref(), Some("/targets/1/target"));
+        assert_eq!(faults[0].path, "upstreams.shop.targets[1].target");
+    }
+
+    #[test]
+    fn names_that_a_broken_file_might_declare_are_not_missed() {
+        let broken = "upstreams:\n  - name: shop\n   targets: []\n";
+        let inputs = files(&[("a.yaml", broken), ("b.yaml", "services: [{ name: shop, upstream: shop }]")]);
+        assert!(
+            refused(&inputs).starts_with("US100") && !refused(&inputs).contains("US111"),
+            "{}",
+            refused(&inputs)
+        );
+    }
+
+    #[test]
+    fn a_fault_in_an_entity_does_not_hide_its_name() {
+        let text = "
+upstreams: [{ name: shop, load_balancer: none, targets: [{ target: 10.0.0.1:80 }] }]
+services: [{ name: shop, upstream: shop, timeout: soon }]
+routes: [{ name: shop, service: shop }]
+";
+        let lines = refused(&files(&[("shop.yaml", text)]));
+        assert_eq!(lines.lines().count(), 2, "{lines}");
+    }
+
+    #[test]
+    fn an_address_that_is_listed_twice_is_kept_once_in_its_first_tier() {
+        let text = "
+upstreams:
+  - name: shop
+    targets: [{ target: 10.0.0.1:80, priority: 1 }, { target: 10.0.0.2:80 }, { target: 10.0.0.1:80 }]
+";
+        let build = build(&files(&[("shop.yaml", text)]), None).expect("it builds");
+        assert_eq!(targets(&build, "shop"), ["0 10.0.0.1:80", "0 10.0.0.2:80"]);
+        assert_eq!(build.warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["US116"]);
+    }
+
+    #[test]
+    fn tiers_have_no_gaps_and_a_gap_that_was_written_is_told() {
+        let text = "
+upstreams:
+  - name: shop
+    targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, priority: 5 }, { target: 10.0.0.3:80, priority: 9 }]
+  - name: standby-only
+    targets: [{ target: 10.0.0.1:80, failover: true }]
+";
+        let build = build(&files(&[("shop.yaml", text)]), None).expect("it builds");
+        assert_eq!(targets(&build, "shop"), ["0 10.0.0.1:80", "1 10.0.0.2:80", "2 10.0.0.3:80"]);
+        assert_eq!(targets(&build, "standby-only"), ["0 10.0.0.1:80"]);
+        assert_eq!(build.warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["US117"]);
+    }
+}

@@ -33,8 +33,9 @@ fn name(path: &Path) -> String {
 fn examples() -> Vec<(String, Build)> {
     let build = |directory: PathBuf| {
         let addresses = root().join("tests/golden").join(name(&directory)).join("addresses.yaml");
-        let addresses: Addresses =
-            fs::read_to_string(addresses).map(|text| serde_yaml::from_str(&text).unwrap()).unwrap_or_default();
+        let addresses: Addresses = fs::read_to_string(addresses)
+            .map(|text| serde_yaml::from_str(&text).unwrap())
+            .unwrap_or_default();
         let files = files::read(std::slice::from_ref(&directory)).unwrap();
         let build = pipeline::build(&Inputs { files, addresses, ..Inputs::default() }, None);
         let build = build.unwrap_or_else(|faults| panic!("{}", render::human(&faults, &|_| None, false)));
@@ -68,14 +69,16 @@ fn every_example_compiles_to_its_golden_file() {
 
 #[test]
 fn a_real_envoy_accepts_every_example() {
-    let envoy = understudy::cli::envoy::locate(&|line| eprintln!("{line}")).unwrap_or_else(|error| panic!("{error}"));
+    let envoy =
+        understudy::cli::envoy::locate(&|line| eprintln!("{line}")).unwrap_or_else(|error| panic!("{error}"));
     let directory = tempfile::tempdir().unwrap();
     for (example, build) in examples() {
         for (fleet, snapshot) in &build.snapshots {
             let file = directory.path().join(format!("{example}-{fleet}.json"));
             fs::write(&file, bootstrap(snapshot.to_json()).to_string()).unwrap();
             let mut validation = Command::new(&envoy);
-            let output = validation.args(["--mode", "validate", "-l", "error", "-c"]).arg(&file).output().unwrap();
+            let output =
+                validation.args(["--mode", "validate", "-l", "error", "-c"]).arg(&file).output().unwrap();
             let told = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{example}, fleet {fleet}: {told}");
         }
@@ -121,5 +124,27 @@ fn every_invalid_file_is_refused_with_the_faults_beside_it() {
     for text in texts {
         let config = text.with_extension("yaml");
         assert!(configs.contains(&config), "{} belongs to no config: remove it", text.display());
+    }
+}
+
+#[test]
+fn the_bootstraps_are_what_the_command_prints_and_a_real_envoy_accepts_them() {
+    let envoy =
+        understudy::cli::envoy::locate(&|line| eprintln!("{line}")).unwrap_or_else(|error| panic!("{error}"));
+    for file in entries(&root().join("envoy-bootstrap")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let command =
+            text.lines().find_map(|line| line.strip_prefix("#   understudy ")).expect("how it was made");
+        let printed =
+            Command::new(env!("CARGO_BIN_EXE_understudy")).args(command.split(' ')).output().unwrap();
+        let body: String =
+            text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+        assert_eq!(String::from_utf8_lossy(&printed.stdout), body, "{}", file.display());
+        let output = Command::new(&envoy)
+            .args(["--mode", "validate", "-l", "error", "-c"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -305,3 +305,61 @@ fn previous_priorities(upstream: &Upstream) -> RetryPriority {
         config_type: Some(retry_priority::ConfigType::TypedConfig(any(&config))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::pipeline::{Inputs, build};
+
+    use super::*;
+
+    /// What is derived for an upstream with these tiers and a service with this timeout:
+    /// tries of a request, try timeout in milliseconds, update frequency.
+    fn check(tiers: &[usize], service: &str, expected: (u32, Option<u128>, u32)) {
+        let targets = tiers.iter().enumerate().flat_map(|(tier, count)| {
+            (0..*count).map(move |index| format!("{{ target: 10.0.{tier}.{index}:80, priority: {tier} }}"))
+        });
+        let targets = targets.collect::<Vec<_>>().join(", ");
+        let text = format!(
+            "upstreams: [{{ name: u, targets: [{targets}] }}]\nservices: [{{ name: s, upstream: u, {service} }}]\n"
+        );
+        let files = [("a.yaml".to_owned(), text.into())].into();
+        let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
+        let service = build.model.services.values().next().expect("there is one");
+        let retry =
+            retry_policy(&service.policy, &service.upstream, Methods::Idempotent).expect("retries are on");
+        let try_timeout =
+            effective_try_timeout(&service.policy, &service.upstream).map(|time| time.as_millis());
+        let tries = retry.num_retries.expect("it is set").value;
+        assert_eq!(
+            (tries, try_timeout, update_frequency(&service.upstream)),
+            expected,
+            "{tiers:?} {service:?}"
+        );
+    }
+
+    #[test]
+    fn a_try_leaves_time_to_reach_the_last_tier() {
+        check(&[1], "timeout: 15s", (3, Some(7_500), 2));
+        check(&[2], "timeout: 15s", (3, Some(7_500), 2));
+        check(&[2, 1], "timeout: 15s", (3, Some(5_000), 2));
+        check(&[1, 1], "timeout: 15s", (3, Some(7_500), 1));
+        check(&[2, 2, 2], "timeout: 15s", (6, Some(3_000), 2));
+        check(&[2, 1, 2], "timeout: 15s", (5, Some(5_000), 1));
+        check(&[1, 1, 1, 1], "timeout: 2s", (4, Some(500), 1));
+    }
+
+    #[test]
+    fn attempts_reach_every_target_within_bounds() {
+        check(&[6], "timeout: 10s", (6, Some(5_000), 2));
+        check(&[20, 5], "timeout: 15s", (10, Some(5_000), 2));
+        check(&[6], "timeout: 10s, retries: { attempts: 1 }", (1, Some(5_000), 2));
+    }
+
+    #[test]
+    fn what_is_said_wins_and_no_limit_stays_none() {
+        check(&[2, 1], "try_timeout: 250ms", (3, Some(250), 2));
+        check(&[2, 1], "timeout: 0s", (3, None, 2));
+        check(&[2, 1], "timeout: 0s, try_timeout: 1s", (3, Some(1_000), 2));
+        check(&[2, 1], "try_timeout: 0s", (3, None, 2));
+    }
+}

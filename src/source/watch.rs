@@ -3,7 +3,7 @@
 //! Directories are watched, never files: a watch on a file goes silent after the first atomic rename or the
 //! swap of a mounted config map. Any event means "read all again"; after each one the watches are made anew,
 //! so that a directory that was replaced is followed too. File systems that send no events are read every
-//! [`POLL`].
+//! half a minute all the same.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

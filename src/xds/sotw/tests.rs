@@ -65,7 +65,8 @@ fn resource(resource_type: ResourceType, name: &str, content: &str) -> Resource 
             Resource::new(&name, &listener)
         }
         ResourceType::Route => {
-            let routes = RouteConfiguration { name: name.clone(), vhost_header: content, ..Default::default() };
+            let routes =
+                RouteConfiguration { name: name.clone(), vhost_header: content, ..Default::default() };
             Resource::new(&name, &routes)
         }
         ResourceType::Secret => panic!("no secrets here"),
@@ -113,7 +114,9 @@ impl Client {
     fn up(snapshot_text: &str) -> Self {
         let names = |kind: &str| {
             let words = snapshot_text.split_whitespace().filter_map(|word| word.split_once(':'));
-            let names = words.filter(|(own, _)| *own == kind).map(|(_, rest)| rest.split('@').next().expect("a name"));
+            let names = words
+                .filter(|(own, _)| *own == kind)
+                .map(|(_, rest)| rest.split('@').next().expect("a name"));
             names.collect::<Vec<_>>().join(" ")
         };
         let mut client = Self::new(snapshot_text);
@@ -152,7 +155,10 @@ impl Client {
         held.2 = names.to_owned();
         let (response_nonce, version_info) = (held.0.clone(), held.1.clone());
         let resource_names = Self::names(names);
-        self.request(word, DiscoveryRequest { response_nonce, version_info, resource_names, ..Default::default() })
+        self.request(
+            word,
+            DiscoveryRequest { response_nonce, version_info, resource_names, ..Default::default() },
+        )
     }
 
     fn ack(&mut self, word: &str) -> &mut Self {

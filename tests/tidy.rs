@@ -1,0 +1,160 @@
+//! The rules of the code that can be checked by reading it. The layers of `src/lib.rs` are held here, as data.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a module of the crate may use of the others. A new arrow is a change to this table, with a reason.
+const LAYERS: [(&str, &[&str]); 17] = [
+    ("envoy", &[]),
+    ("node", &[]),
+    ("load", &[]),
+    ("config", &[]),
+    ("model", &["config", "node"]),
+    ("snapshot", &["envoy"]),
+    // `config` for the enums of a document that mean the same in the model.
+    ("compile", &["model", "node", "snapshot", "envoy", "config"]),
+    ("pipeline", &["compile", "config", "envoy", "model", "node", "snapshot"]),
+    // `model` for the addresses that names resolve to.
+    ("source", &["config", "model"]),
+    ("store", &["config", "pipeline"]),
+    ("cache", &["node", "pipeline", "snapshot"]),
+    ("control", &["cache", "config", "model", "pipeline", "source", "store"]),
+    ("fleet", &["envoy", "node"]),
+    ("xds", &["cache", "envoy", "fleet", "node", "snapshot"]),
+    (
+        "admin",
+        &[
+            "cache", "config", "control", "envoy", "fleet", "model", "node", "pipeline", "snapshot", "store",
+            "xds",
+        ],
+    ),
+    ("app", &["admin", "cache", "config", "control", "fleet", "source", "store", "xds"]),
+    (
+        "cli",
+        &[
+            "admin", "app", "cache", "compile", "config", "control", "envoy", "fleet", "load", "model",
+            "node", "pipeline", "snapshot", "source", "store", "xds",
+        ],
+    ),
+];
+
+/// Modules that are functions of what goes in: no sockets, no files, no clock.
+const PURE: [&str; 11] = [
+    "envoy",
+    "node",
+    "config",
+    "model",
+    "snapshot",
+    "compile",
+    "pipeline",
+    "xds/subscription",
+    "xds/order",
+    "xds/sotw",
+    "xds/frame",
+];
+
+/// What a pure module never mentions.
+const IMPURE: [&str; 8] = [
+    "tokio",
+    "async ",
+    "std::fs",
+    "std::net::Tcp",
+    "Instant::now",
+    "SystemTime",
+    "Timestamp::now",
+    "std::env::var",
+];
+
+/// Every source file: its path under `src/` without the ending, and its text.
+fn sources() -> Vec<(String, String)> {
+    fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&root, &mut found);
+    assert!(found.len() > 20, "the sources were not found");
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(&root).unwrap().with_extension("");
+        (name.to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap())
+    };
+    found.into_iter().map(read).collect()
+}
+
+/// The code of a file, without comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn modules_use_only_what_their_layer_may() {
+    let mut faults = Vec::new();
+    for (file, text) in sources() {
+        let module = file.split('/').next().unwrap();
+        if matches!(module, "lib" | "main") {
+            continue;
+        }
+        let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == module) else {
+            faults.push(format!("src/{file}.rs: `{module}` has no row in the table of layers"));
+            continue;
+        };
+        for line in code(&text) {
+            for used in line.split("crate::").skip(1) {
+                let used = used.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+                if used != module && !allowed.contains(&used) {
+                    faults.push(format!("src/{file}.rs: `{module}` may not use `{used}`: {}", line.trim()));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn pure_modules_do_no_io_and_see_no_clock() {
+    let mut faults = Vec::new();
+    for (file, text) in sources() {
+        let is_pure = |pure: &&str| file == **pure || file.starts_with(&format!("{pure}/"));
+        // Tests may bound how long they wait for a refusal.
+        if !PURE.iter().any(|pure| is_pure(&pure)) || file.ends_with("/tests") {
+            continue;
+        }
+        for line in code(&text) {
+            if let Some(word) = IMPURE.iter().find(|word| line.contains(**word)) {
+                faults.push(format!(
+                    "src/{file}.rs: a pure module mentions `{}`: {}",
+                    word.trim(),
+                    line.trim()
+                ));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn every_file_opens_with_its_reason() {
+    let silent = sources().into_iter().filter(|(_, text)| !text.starts_with("//!"));
+    assert_eq!(silent.map(|(file, _)| file).collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
+fn a_line_names_one_module() {
+    let lists =
+        sources().into_iter().filter(|(_, text)| code(text).any(|line| line.contains("use crate::{")));
+    assert_eq!(lists.map(|(file, _)| file).collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
+fn no_test_is_ignored_or_wants_a_panic() {
+    let words = [concat!("#[ig", "nore"), concat!("#[should_", "panic")];
+    let skipped = sources().into_iter().filter(|(_, text)| words.iter().any(|word| text.contains(word)));
+    assert_eq!(skipped.map(|(file, _)| file).collect::<Vec<_>>(), Vec::<String>::new());
+}
