@@ -44,7 +44,7 @@
 //! let told = build.snapshot(&understudy::model::name::Name::default_fleet()).to_json();
 //! assert_eq!(told["endpoints"][0]["endpoints"][1]["priority"], 1);
 //!
-//! let inputs = Inputs { files: [("shop.yaml".into(), "upstreams: [{ nmae: shop }]".into())].into(), ..inputs };
+//! let inputs = Inputs { files: [("shop.yaml".into(), "fleets: [{ nmae: edge }]".into())].into(), ..inputs };
 //! let faults = understudy::pipeline::build(&inputs, Some(&build)).expect_err("nothing changes");
 //! assert_eq!((faults[0].line, faults[0].help.as_deref()), (Some(1), Some("did you mean `name`?")));
 //! ```
