@@ -13,6 +13,7 @@ use tracing::info;
 
 use crate::admin::{self, Admin};
 use crate::config::Violation;
+use crate::config::render;
 use crate::control::{self, WriteError};
 use crate::fleet::Fleet;
 use crate::source::resolve::Resolver;
@@ -75,7 +76,10 @@ impl App {
             admin: admin.local_addr().context("cannot serve the admin API")?,
         };
 
-        let read = files::read(&options.paths).map_err(Error::Config)?;
+        let read = files::read(&options.paths).map_err(|violations| {
+            let lines: Vec<String> = violations.iter().map(render::line).collect();
+            anyhow::anyhow!("cannot read the config: {}", lines.join("; "))
+        })?;
         if read.is_empty() && !options.paths.is_empty() {
             tracing::warn!("there is no *.yaml, *.yml or *.json under the config paths");
         }
