@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use crate::envoy::ResourceType;
 use crate::node::Node;
+use crate::snapshot::Version;
 
 /// What became of the last response of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,23 +22,27 @@ pub enum State {
 }
 
 /// How a stream stands with one type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TypeStatus {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TypeStatus<'a> {
     /// Of the last response.
     pub state: State,
     /// Acknowledged last; none before the first ACK.
-    pub version: Option<String>,
+    pub version: Option<Version>,
     /// The client's words, while it refuses.
-    pub error: Option<String>,
+    pub error: Option<&'a str>,
 }
 
 /// The same with times, as they were noted.
 #[derive(Debug, Clone)]
 pub struct Noted {
-    /// The newest status.
-    pub status: TypeStatus,
-    /// When `status.state` began.
+    /// Of the last response.
+    pub state: State,
+    /// When that began.
     pub since: Timestamp,
+    /// Acknowledged last; none before the first ACK.
+    pub version: Option<Version>,
+    /// The client's words, while it refuses.
+    pub error: Option<String>,
     /// The last refusal and its time, kept after the client recovered.
     pub last_error: Option<(String, Timestamp)>,
 }
@@ -99,24 +104,23 @@ pub struct Connection {
 
 impl Connection {
     /// Notes how the stream stands. Unchanged types keep their time.
-    pub fn note(&self, statuses: impl IntoIterator<Item = (ResourceType, TypeStatus)>) {
+    pub fn note<'a>(&self, statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>) {
         let mut streams = self.fleet.lock();
         let Some(connected) = streams.connected.get_mut(&self.stream) else { return };
         for (resource_type, status) in statuses {
+            let TypeStatus { state, version, error } = status;
+            let known = connected.types.get(&resource_type);
+            if known.is_some_and(|known| {
+                (known.state, known.version, known.error.as_deref()) == (state, version, error)
+            }) {
+                continue;
+            }
             let now = Timestamp::now();
-            let noted = connected.types.entry(resource_type);
-            let noted =
-                noted.or_insert_with(|| Noted { status: status.clone(), since: now, last_error: None });
-            if noted.status.state != status.state {
-                noted.since = now;
-            }
-            if let Some(error) = &status.error {
-                let told = noted.last_error.as_ref().is_some_and(|(last, _)| last == error);
-                if !told || noted.status.state != State::Nacked {
-                    noted.last_error = Some((error.clone(), now));
-                }
-            }
-            noted.status = status;
+            let since = known.filter(|known| known.state == state).map_or(now, |known| known.since);
+            let error = error.map(str::to_owned);
+            let last_error = known.and_then(|known| known.last_error.clone());
+            let last_error = error.clone().map(|error| (error, now)).or(last_error);
+            connected.types.insert(resource_type, Noted { state, since, version, error, last_error });
         }
     }
 }

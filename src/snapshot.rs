@@ -4,7 +4,9 @@
 //! restart, recompiling the same files sends nothing, and an unchanged resource keeps its bytes in memory.
 
 use std::fmt;
-use std::sync::Arc;
+use std::num::ParseIntError;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
@@ -29,6 +31,14 @@ impl Version {
     }
 }
 
+impl FromStr for Version {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        u128::from_str_radix(text, 16).map(Self)
+    }
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
@@ -43,7 +53,7 @@ impl fmt::Display for Version {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Resource {
     /// As clients ask for it.
-    pub name: String,
+    pub name: Arc<str>,
     /// The hash of its type and bytes.
     pub version: Version,
     /// Of a cluster: the endpoints that it waits for before it serves (`EdsClusterConfig.service_name`).
@@ -75,7 +85,7 @@ impl Resource {
         buffer.put_slice(&body);
 
         Self {
-            name: name.to_owned(),
+            name: name.into(),
             version,
             endpoints: None,
             delta: buffer.freeze(),
@@ -84,14 +94,12 @@ impl Resource {
         }
     }
 
-    /// The field `resources` of a `DiscoveryResponse`.
-    pub fn state_of_the_world_field(&self) -> Bytes {
-        self.delta.slice(self.state_of_the_world..)
-    }
-
-    /// The field `resources` of a `DeltaDiscoveryResponse`.
-    pub fn delta_field(&self) -> Bytes {
-        self.delta.clone()
+    /// The field `resources` of a response with this resource.
+    pub fn field(&self, variant: Variant) -> Bytes {
+        match variant {
+            Variant::StateOfTheWorld => self.delta.slice(self.state_of_the_world..),
+            Variant::Delta => self.delta.clone(),
+        }
     }
 
     /// The encoded message itself.
@@ -121,11 +129,39 @@ fn put_field(number: u32, value: &[u8], buffer: &mut BytesMut) {
 }
 
 /// All resources of one type, sorted by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// What many streams would work out alike is worked out once and kept here: all resources in one piece, and
+/// the difference to the sets that clients have.
+#[derive(Debug)]
 pub struct ResourceSet {
     resources: Vec<Arc<Resource>>,
     version: Version,
+    whole: [OnceLock<Bytes>; 2],
+    changes: Mutex<Vec<(Version, Names)>>,
 }
+
+/// Names of resources, which streams share.
+pub type Names = Arc<[Arc<str>]>;
+
+/// The two variants of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// A response repeats what is as it was.
+    StateOfTheWorld,
+    /// A response says what changed.
+    Delta,
+}
+
+/// To how many older sets the difference is kept. Nearly all clients have the one before.
+const KEPT_CHANGES: usize = 4;
+
+impl PartialEq for ResourceSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version
+    }
+}
+
+impl Eq for ResourceSet {}
 
 impl Default for ResourceSet {
     fn default() -> Self {
@@ -143,7 +179,11 @@ impl ResourceSet {
             hash.update(resource.name.as_bytes());
             hash.update(&resource.version.0.to_le_bytes());
         }
-        Self { resources, version: Version(hash.digest128()) }
+        Self::of(resources, Version(hash.digest128()))
+    }
+
+    fn of(resources: Vec<Arc<Resource>>, version: Version) -> Self {
+        Self { resources, version, whole: Default::default(), changes: Mutex::default() }
     }
 
     /// The hash of every name and version in it.
@@ -153,13 +193,56 @@ impl ResourceSet {
 
     /// The resource of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        let index = self.resources.binary_search_by(|resource| resource.name.as_str().cmp(name)).ok()?;
+        let index = self.resources.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
         Some(&self.resources[index])
     }
 
     /// All, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
         self.resources.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty()
+    }
+
+    /// The fields `resources` of a response with all of them.
+    pub fn whole(&self, variant: Variant) -> Bytes {
+        let concatenate = || {
+            let fields = self.resources.iter().map(|resource| resource.field(variant));
+            fields.fold(BytesMut::new(), |mut all, field| {
+                all.put_slice(&field);
+                all
+            })
+        };
+        self.whole[variant as usize].get_or_init(|| concatenate().freeze()).clone()
+    }
+
+    /// The names that are new, changed or gone since `old`.
+    pub fn changed_since(&self, old: &Self) -> Names {
+        let mut kept = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, names)) = kept.iter().find(|(version, _)| *version == old.version) {
+            return names.clone();
+        }
+        let names = self.compare(old);
+        kept.truncate(KEPT_CHANGES - 1);
+        kept.insert(0, (old.version, names.clone()));
+        names
+    }
+
+    fn compare(&self, old: &Self) -> Names {
+        let changed = self
+            .resources
+            .iter()
+            .filter(|resource| old.get(&resource.name).is_none_or(|known| known.version != resource.version));
+        let gone = old.resources.iter().filter(|resource| self.get(&resource.name).is_none());
+        changed.chain(gone).map(|resource| resource.name.clone()).collect()
     }
 
     /// This set with the resources of `last` in place of equal ones, and `last` itself if nothing differs: what
@@ -172,7 +255,8 @@ impl ResourceSet {
             Some(old) if old.version == resource.version => old.clone(),
             _ => resource,
         };
-        Arc::new(Self { resources: self.resources.into_iter().map(reuse).collect(), version: self.version })
+        let version = self.version;
+        Arc::new(Self::of(self.resources.into_iter().map(reuse).collect(), version))
     }
 }
 
@@ -230,12 +314,12 @@ mod tests {
     #[test]
     fn one_buffer_serves_both_variants() {
         let resource = Resource::new("a", &cluster("a"));
-        let sotw = DiscoveryResponse::decode(resource.state_of_the_world_field()).expect("decodes");
+        let sotw = DiscoveryResponse::decode(resource.field(Variant::StateOfTheWorld)).expect("decodes");
         let any = &sotw.resources[0];
         assert_eq!(any.type_url, ResourceType::Cluster.type_url());
         assert_eq!(Cluster::decode(&*any.value).expect("decodes"), cluster("a"));
 
-        let delta = DeltaDiscoveryResponse::decode(resource.delta_field()).expect("decodes");
+        let delta = DeltaDiscoveryResponse::decode(resource.field(Variant::Delta)).expect("decodes");
         let inner = &delta.resources[0];
         assert_eq!((inner.name.as_str(), &inner.version), ("a", &resource.version.to_string()));
         assert_eq!(inner.resource.as_ref(), Some(any));
@@ -251,6 +335,23 @@ mod tests {
         assert_eq!(of(&["a", "b"]), of(&["b", "a"]));
         assert_ne!(of(&["a", "b"]), of(&["a"]));
         assert_ne!(of(&["a"]), of(&[]));
+    }
+
+    #[test]
+    fn the_difference_names_what_is_new_changed_or_gone() {
+        let set = |clusters: &[(&str, &str)]| {
+            let resource = |(name, content): &(&str, &str)| {
+                Arc::new(Resource::new(name, &Cluster { name: (*content).into(), ..Default::default() }))
+            };
+            ResourceSet::new(clusters.iter().map(resource).collect())
+        };
+        let old = set(&[("a", "1"), ("b", "1"), ("c", "1")]);
+        let new = set(&[("a", "1"), ("b", "2"), ("d", "1")]);
+        for _ in 0..2 {
+            let names = new.changed_since(&old);
+            assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["b", "d", "c"]);
+        }
+        assert!(new.changed_since(&new).is_empty());
     }
 
     #[test]

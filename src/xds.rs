@@ -1,10 +1,101 @@
 //! The protocol: what a client is told, and when.
 //!
-//! A stream is a struct without a socket or a clock: requests and snapshots go in, responses come out. The
-//! rules of order that keep a change from failing a request stand in [`order`]; sockets only in [`server`].
+//! A stream is a struct without a socket or a clock: requests and snapshots go in, responses come out. There
+//! are two, [`sotw`] and [`delta`], of one shape. The rules of order that keep a change from failing a request
+//! stand in [`order`]; sockets only in [`server`].
 
+pub mod delta;
 pub mod frame;
 pub mod order;
 pub mod server;
 pub mod sotw;
 pub mod subscription;
+#[cfg(test)]
+mod words;
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+
+use crate::envoy::ResourceType;
+use crate::fleet::TypeStatus;
+use crate::snapshot::{Snapshot, Variant};
+use crate::xds::frame::Response;
+use crate::xds::subscription::NameTable;
+
+/// A stream of one variant: what happened goes in, what to send comes out, in order.
+///
+/// Requests and snapshots come in any order. [`Self::on_impatience`] is due when [`Self::is_waiting`] has lasted
+/// [`order::PATIENCE`]. The rest reads and changes nothing.
+pub trait Protocol: Sized + Send + Sync + 'static {
+    /// How responses are framed.
+    const VARIANT: Variant;
+    /// What clients send.
+    type Request: prost::Message + Default + 'static;
+
+    /// A stream whose client should come to run `target`. Streams share their names in `names`.
+    fn new(target: Arc<Snapshot>, names: &NameTable) -> Self;
+
+    /// Takes a request and returns what to send now.
+    ///
+    /// # Errors
+    ///
+    /// When the request breaks the protocol; the stream should end.
+    fn on_request(&mut self, request: Self::Request) -> Result<Vec<Response>, ProtocolError>;
+
+    /// Takes a new snapshot and returns what to send now.
+    fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response>;
+
+    /// Stops waiting for the clusters and returns what to send now.
+    fn on_impatience(&mut self) -> Vec<Response>;
+
+    /// True while listeners or routes wait for the answer to clusters.
+    fn is_waiting(&self) -> bool;
+
+    /// What was refused since this was asked last.
+    fn take_refusals(&mut self) -> Vec<Refusal>;
+
+    /// How the stream stands with each type that the client asked for.
+    fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)>;
+
+    /// Who the client says it is; taken out of the request.
+    fn node(request: &mut Self::Request) -> Option<core::Node>;
+
+    /// The type that a request is about.
+    fn type_url(request: &mut Self::Request) -> &mut String;
+}
+
+/// A request that breaks the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// On the aggregated stream every request names its type.
+    #[error("a request on an aggregated stream must have a type_url")]
+    NoType,
+    /// A service of one type serves that type alone.
+    #[error("this service has {expected}, and the request asks for {found}")]
+    OtherType {
+        /// The type URL of the service.
+        expected: &'static str,
+        /// The type URL of the request.
+        found: String,
+    },
+}
+
+/// A refusal, to be logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What was refused.
+    pub resource_type: ResourceType,
+    /// The version that was sent.
+    pub version: String,
+    /// The client's words.
+    pub error: String,
+    /// The resources that are now held back; none while it is not known which they are.
+    pub names: Vec<String>,
+}
+
+/// Clusters and listeners: a SotW response carries all of them, and what it leaves out is deleted (xDS
+/// protocol, "Grouping Resources into Responses"). They alone know the legacy wildcard.
+fn is_sent_whole(resource_type: ResourceType) -> bool {
+    matches!(resource_type, ResourceType::Cluster | ResourceType::Listener)
+}

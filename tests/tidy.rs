@@ -19,7 +19,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("store", &["config", "pipeline"]),
     ("cache", &["node", "pipeline", "snapshot"]),
     ("control", &["cache", "config", "model", "pipeline", "source", "store"]),
-    ("fleet", &["envoy", "node"]),
+    ("fleet", &["envoy", "node", "snapshot"]),
     ("xds", &["cache", "envoy", "fleet", "node", "snapshot"]),
     (
         "admin",
@@ -88,8 +88,9 @@ fn sources() -> Vec<(String, String)> {
     found.into_iter().map(read).collect()
 }
 
-/// The code of a file, without comments.
+/// The code of a file, without comments and without the tests at its foot.
 fn code(text: &str) -> impl Iterator<Item = &str> {
+    let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
     text.lines().filter(|line| !line.trim_start().starts_with("//"))
 }
 

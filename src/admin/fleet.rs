@@ -38,13 +38,13 @@ impl TypeView {
         use crate::fleet::State;
         let (last_error, last_error_at) = noted.last_error.clone().unzip();
         Self {
-            state: match noted.status.state {
+            state: match noted.state {
                 State::Pending => "pending",
                 State::Acked => "acked",
                 State::Nacked => "nacked",
             },
-            version: noted.status.version.clone(),
-            error: noted.status.error.clone(),
+            version: noted.version.map(|version| version.to_string()),
+            error: noted.error.clone(),
             since: noted.since.to_string(),
             last_error,
             last_error_at: last_error_at.map(|at| at.to_string()),

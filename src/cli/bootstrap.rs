@@ -22,6 +22,9 @@ pub struct Options {
     /// Where Envoy's own admin interface answers; none without
     #[arg(long, value_name = "ADDRESS")]
     envoy_admin: Option<SocketAddr>,
+    /// Ask for what changed only, in place of the state of the world
+    #[arg(long)]
+    delta: bool,
 }
 
 /// Prints the bootstrap as YAML.
@@ -44,7 +47,7 @@ pub fn render(options: &Options) -> anyhow::Result<String> {
         "node": { "id": options.node_id, "cluster": options.node_cluster },
         "dynamic_resources": {
             "ads_config": {
-                "api_type": "GRPC",
+                "api_type": if options.delta { "DELTA_GRPC" } else { "GRPC" },
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": true,
                 "grpc_services": [{ "envoy_grpc": {

@@ -18,7 +18,7 @@ impl Name {
     pub fn parse(text: &str) -> Option<Self> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let allowed =
-            (1..=200).contains(&text.len()) && text.chars().all(fits) && text.trim_matches('.') != "";
+            (1..=200).contains(&text.len()) && text.chars().all(fits) && !text.trim_matches('.').is_empty();
         allowed.then(|| Self(text.into()))
     }
 

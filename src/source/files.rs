@@ -30,7 +30,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Files, Vec<Violation>> {
                 for file in listed {
                     match read_text(&file) {
                         Ok(text) => drop(files.insert(name(&file), text)),
-                        Err(violation) => violations.push(violation),
+                        Err(violation) => violations.push(*violation),
                     }
                 }
             }
@@ -67,8 +67,8 @@ fn is_config(file: &Path) -> bool {
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-fn read_text(file: &Path) -> Result<Arc<str>, Violation> {
-    let bytes = std::fs::read(file).map_err(|error| unreadable(file, &error))?;
+fn read_text(file: &Path) -> Result<Arc<str>, Box<Violation>> {
+    let bytes = std::fs::read(file).map_err(|error| Box::new(unreadable(file, &error)))?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text.into()),
         Err(error) => {
@@ -76,12 +76,12 @@ fn read_text(file: &Path) -> Result<Arc<str>, Violation> {
             let before = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
             let line = before.matches('\n').count() + 1;
             let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-            Err(Violation {
+            Err(Box::new(Violation {
                 line: u32::try_from(line).ok(),
                 column: u32::try_from(column).ok(),
                 help: Some("save the file as UTF-8".to_owned()),
                 ..violation(file, "this byte is not UTF-8".to_owned())
-            })
+            }))
         }
     }
 }

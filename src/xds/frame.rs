@@ -6,27 +6,76 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use envoy_types::pb::envoy::config::core::v3::ControlPlane;
-use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use prost::Message;
 
-use crate::xds::sotw::Response;
+use crate::envoy::ResourceType;
+use crate::snapshot::Variant;
+
+/// A response, not framed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// What it is about.
+    pub resource_type: ResourceType,
+    /// Of the set that it is taken from.
+    pub version: String,
+    /// Unique on the stream.
+    pub nonce: String,
+    /// The fields `resources`, encoded; shared by all streams.
+    pub resources: Vec<Bytes>,
+    /// Names that are gone; of a SotW response none.
+    pub removed: Vec<String>,
+}
+
+/// Resources smaller than this are copied together: a frame of its own would cost more than the copy.
+const SMALL: usize = 16 << 10;
 
 /// The parts of the gRPC message that carries `response`, to be written one after the other.
-pub fn parts(response: Response, identifier: &str) -> impl Iterator<Item = Bytes> + use<> {
-    let head = DiscoveryResponse {
-        version_info: response.version,
-        type_url: response.resource_type.type_url().to_owned(),
-        nonce: response.nonce,
-        control_plane: Some(ControlPlane { identifier: identifier.to_owned() }),
-        ..Default::default()
+pub fn parts(response: Response, variant: Variant, identifier: &str) -> Vec<Bytes> {
+    let Response { resource_type, version, nonce, resources, removed } = response;
+    let type_url = resource_type.type_url().to_owned();
+    let control_plane = Some(ControlPlane { identifier: identifier.to_owned() });
+    let head = match variant {
+        Variant::StateOfTheWorld => {
+            let head = DiscoveryResponse {
+                version_info: version,
+                type_url,
+                nonce,
+                control_plane,
+                ..Default::default()
+            };
+            head.encode_to_vec()
+        }
+        Variant::Delta => {
+            let head = DeltaDiscoveryResponse {
+                system_version_info: version,
+                type_url,
+                nonce,
+                control_plane,
+                removed_resources: removed,
+                ..Default::default()
+            };
+            head.encode_to_vec()
+        }
     };
-    let length = head.encoded_len() + response.resources.iter().map(Bytes::len).sum::<usize>();
-    let mut first = BytesMut::with_capacity(5 + head.encoded_len());
+    let length = head.len() + resources.iter().map(Bytes::len).sum::<usize>();
+    let mut parts = Vec::new();
+    let mut open = BytesMut::with_capacity(5 + head.len());
     // The prefix of a gRPC message: not compressed, and its length.
-    first.put_u8(0);
-    first.put_u32(u32::try_from(length).expect("a config of 4 GiB is refused long before"));
-    first.put_slice(&head.encode_to_vec());
-    std::iter::once(first.freeze()).chain(response.resources)
+    open.put_u8(0);
+    open.put_u32(u32::try_from(length).expect("a config of 4 GiB is refused long before"));
+    open.put_slice(&head);
+    for resource in resources {
+        if resource.len() < SMALL {
+            open.put_slice(&resource);
+        } else {
+            parts.push(open.split().freeze());
+            parts.push(resource);
+        }
+    }
+    parts.push(open.freeze());
+    parts.retain(|part| !part.is_empty());
+    parts
 }
 
 #[cfg(test)]
@@ -34,27 +83,55 @@ mod tests {
     use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 
     use super::*;
-    use crate::envoy::ResourceType;
     use crate::snapshot::Resource;
 
-    #[test]
-    fn the_parts_make_one_message() {
-        let names = ["a", "b"];
-        let resource = |name: &str| Resource::new(name, &Cluster { name: name.into(), ..Default::default() });
-        let response = Response {
+    fn response(variant: Variant, names: &[&str], size: usize) -> Response {
+        let resource = |name: &str| {
+            let alt_stat_name = "x".repeat(size);
+            Resource::new(name, &Cluster { name: name.into(), alt_stat_name, ..Default::default() })
+        };
+        Response {
             resource_type: ResourceType::Cluster,
             version: "v".into(),
             nonce: "7".into(),
-            resources: names.iter().map(|name| resource(name).state_of_the_world_field()).collect(),
-        };
-        let bytes: Vec<u8> = parts(response, "us-1").flatten().collect();
-        assert_eq!(u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes")) as usize, bytes.len() - 5);
-        let decoded = DiscoveryResponse::decode(&bytes[5..]).expect("decodes");
-        assert_eq!((decoded.version_info.as_str(), decoded.nonce.as_str()), ("v", "7"));
-        assert_eq!(decoded.type_url, ResourceType::Cluster.type_url());
-        assert_eq!(decoded.control_plane.expect("it is named").identifier, "us-1");
-        let clusters =
-            decoded.resources.iter().map(|any| Cluster::decode(&*any.value).expect("decodes").name);
-        assert_eq!(clusters.collect::<Vec<_>>(), names);
+            resources: names.iter().map(|name| resource(name).field(variant)).collect(),
+            removed: vec!["gone".into()],
+        }
+    }
+
+    #[test]
+    fn the_parts_make_one_message() {
+        for size in [0, 2 * SMALL] {
+            let bytes =
+                parts(response(Variant::StateOfTheWorld, &["a", "b"], size), Variant::StateOfTheWorld, "us");
+            let bytes = bytes.concat();
+            assert_eq!(
+                u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes")) as usize,
+                bytes.len() - 5
+            );
+            let decoded = DiscoveryResponse::decode(&bytes[5..]).expect("decodes");
+            assert_eq!((decoded.version_info.as_str(), decoded.nonce.as_str()), ("v", "7"));
+            assert_eq!(decoded.type_url, ResourceType::Cluster.type_url());
+            assert_eq!(decoded.control_plane.expect("it is named").identifier, "us");
+            let clusters =
+                decoded.resources.iter().map(|any| Cluster::decode(&*any.value).expect("decodes").name);
+            assert_eq!(clusters.collect::<Vec<_>>(), ["a", "b"]);
+        }
+    }
+
+    #[test]
+    fn a_delta_response_names_what_is_gone() {
+        let bytes = parts(response(Variant::Delta, &["a"], 0), Variant::Delta, "us").concat();
+        let decoded = DeltaDiscoveryResponse::decode(&bytes[5..]).expect("decodes");
+        assert_eq!((decoded.system_version_info.as_str(), decoded.nonce.as_str()), ("v", "7"));
+        assert_eq!(decoded.resources[0].name, "a");
+        assert_eq!(decoded.removed_resources, ["gone"]);
+    }
+
+    #[test]
+    fn what_is_large_is_shared_and_what_is_small_is_copied_together() {
+        let count =
+            |size| parts(response(Variant::Delta, &["a", "b", "c"], size), Variant::Delta, "us").len();
+        assert_eq!((count(10), count(2 * SMALL)), (1, 4));
     }
 }

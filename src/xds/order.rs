@@ -4,22 +4,92 @@
 //!   since Envoy warms the cluster on their arrival.
 //! - Listeners and routes follow when the client acknowledged the clusters: Envoy does so when all are warm
 //!   (xDS protocol, "Eventual consistency considerations"), or when it was waited for long enough.
-//! - Clusters that went stay with the client until it acknowledged the listeners and routes without them.
+//! - What went stays with the client until nothing refers to it: routes until the listeners, clusters and
+//!   endpoints until listeners and routes are acknowledged without it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::envoy::ResourceType;
+use crate::fleet::State;
 use crate::snapshot::{Resource, ResourceSet};
 
 /// How long listeners and routes wait for the clusters' acknowledgement. Envoy itself stops waiting for the
 /// endpoints of a cluster after 15 s at the latest.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The clusters to tell a client that has `told` and should come to run `target`: all of `target`, and what
-/// may still be referred to until that is over.
-pub fn clusters(told: &ResourceSet, target: &Arc<ResourceSet>, released: bool) -> Arc<ResourceSet> {
+/// The types that wait for the clusters that they may name.
+pub const GATED: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
+
+/// How a client stands with one type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Of its last response; none before the first.
+    pub last: Option<State>,
+    /// It was told all that the newest snapshot has and adds or changes.
+    pub current: bool,
+}
+
+impl Standing {
+    /// It was told everything and took it.
+    pub fn is_settled(self) -> bool {
+        self.current && self.last == Some(State::Acked)
+    }
+}
+
+/// How a client stands with the types that depend on each other; none where it did not ask.
+#[derive(Debug, Clone, Copy)]
+pub struct Standings {
+    /// Clusters.
+    pub clusters: Option<Standing>,
+    /// Listeners.
+    pub listeners: Option<Standing>,
+    /// Routes.
+    pub routes: Option<Standing>,
+}
+
+impl Standings {
+    /// True when what is new and changed of this type may be sent. `impatient` when the wait is over.
+    pub fn may_add(&self, resource_type: ResourceType, impatient: bool) -> bool {
+        let own = match resource_type {
+            ResourceType::Listener => self.listeners,
+            ResourceType::Route => self.routes,
+            ResourceType::Cluster | ResourceType::Endpoints | ResourceType::Secret => return true,
+        };
+        match self.clusters {
+            None => true,
+            Some(_) if impatient => true,
+            // Its last good config stays, unless it has none: then what can be served should be.
+            Some(Standing { last: Some(State::Nacked), .. }) => own.is_none_or(|own| own.last.is_none()),
+            Some(clusters) => clusters.is_settled(),
+        }
+    }
+
+    /// True when what is gone of this type may be taken away.
+    pub fn may_remove(&self, resource_type: ResourceType) -> bool {
+        let settled = |standing: Option<Standing>| standing.is_none_or(Standing::is_settled);
+        match resource_type {
+            ResourceType::Listener | ResourceType::Secret => true,
+            ResourceType::Route => settled(self.listeners),
+            ResourceType::Cluster | ResourceType::Endpoints => {
+                settled(self.listeners) && settled(self.routes)
+            }
+        }
+    }
+
+    /// True while something waits for the answer to clusters.
+    pub fn is_waiting(&self) -> bool {
+        let waits = |standing: Option<Standing>| standing.is_some_and(|standing| !standing.current);
+        self.clusters.is_some_and(|clusters| clusters.last == Some(State::Pending))
+            && (waits(self.listeners) || waits(self.routes))
+    }
+}
+
+/// The clusters to tell a SotW client that has `told` and should come to run `target`: all of `target`, and
+/// what may still be referred to until that is over.
+pub fn clusters(told: &ResourceSet, target: &Arc<ResourceSet>, may_remove: bool) -> Arc<ResourceSet> {
     let mut kept = told.iter().filter(|resource| target.get(&resource.name).is_none()).peekable();
-    if released || kept.peek().is_none() {
+    if may_remove || kept.peek().is_none() {
         return target.clone();
     }
     Arc::new(ResourceSet::new(target.iter().chain(kept).cloned().collect()))
@@ -29,9 +99,9 @@ pub fn clusters(told: &ResourceSet, target: &Arc<ResourceSet>, released: bool) -
 pub fn endpoints_to_follow<'a>(
     told: &'a ResourceSet,
     offered: &'a ResourceSet,
-) -> impl Iterator<Item = &'a String> + 'a {
+) -> impl Iterator<Item = &'a str> + 'a {
     let changed = move |cluster: &&Arc<Resource>| {
         told.get(&cluster.name).is_none_or(|known| known.version != cluster.version)
     };
-    offered.iter().filter(changed).filter_map(|cluster| cluster.endpoints.as_ref())
+    offered.iter().filter(changed).filter_map(|cluster| cluster.endpoints.as_deref())
 }

@@ -1,62 +1,29 @@
 //! One state-of-the-world stream.
 //!
-//! No socket, no clock, no `async`: [`Stream::on_request`], [`Stream::on_snapshot`] and
-//! [`Stream::on_impatience`] take what happened and return what to send, in order. It is level-triggered: only
+//! No socket, no clock, no `async`: what happened goes in, what to send comes out, in order. It is level-triggered: only
 //! the newest snapshot is kept, and what to send is always the difference between that and what the client was
 //! told last, so that nothing queues up behind a slow client.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 
 use crate::envoy::ResourceType;
 use crate::fleet::{State, TypeStatus};
-use crate::snapshot::{Resource, ResourceSet, Snapshot};
-use crate::xds::order;
-use crate::xds::subscription::Subscription;
-
-/// The types that wait for the clusters that they may name.
-const GATED: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
-
-/// A response, to be framed by [`crate::xds::frame`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
-    /// What it is about.
-    pub resource_type: ResourceType,
-    /// Of the set that it is taken from.
-    pub version: String,
-    /// Unique on the stream.
-    pub nonce: String,
-    /// The fields `resources`, encoded; shared by all streams.
-    pub resources: Vec<Bytes>,
-}
-
-/// A request that breaks the protocol.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProtocolError {
-    /// On the aggregated stream every request names its type.
-    #[error("a request on an aggregated stream must have a type_url")]
-    NoType,
-}
-
-/// A refusal, to be logged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// What was refused.
-    pub resource_type: ResourceType,
-    /// The version that was sent.
-    pub version: String,
-    /// The client's words.
-    pub error: String,
-}
+use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
+use crate::xds::frame::Response;
+use crate::xds::order::{self, GATED, Standing, Standings};
+use crate::xds::subscription::{NameTable, Subscription};
+use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole};
 
 /// What one client was told and answered.
 #[derive(Debug)]
 pub struct Stream {
     target: Arc<Snapshot>,
     types: [Told; ResourceType::ALL.len()],
+    names: NameTable,
     last_nonce: u64,
     impatient: bool,
     refusals: Vec<Refusal>,
@@ -71,32 +38,28 @@ struct Told {
     /// subscribed to count.
     set: Arc<ResourceSet>,
     /// Names to send though `set` has them, once they exist.
-    owed: BTreeSet<String>,
+    owed: BTreeSet<Arc<str>>,
     /// These cannot wait for the answer to the response before.
     urgent: bool,
     /// The last response.
     sent: Option<Sent>,
     /// The version that was acknowledged last.
-    acked: Option<String>,
+    acked: Option<Version>,
+    /// What the client last refused, in its words.
+    error: Option<String>,
 }
 
 #[derive(Debug)]
 struct Sent {
-    nonce: String,
-    version: String,
-    outcome: Outcome,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Pending,
-    Acked,
-    Nacked(String),
+    /// Zero when the client proved that it holds the version, and nothing was sent.
+    nonce: u64,
+    version: Version,
+    state: State,
 }
 
 impl Told {
-    fn is(&self, outcome: &Outcome) -> bool {
-        self.sent.as_ref().is_some_and(|sent| sent.outcome == *outcome)
+    fn is_pending(&self) -> bool {
+        self.sent.as_ref().is_some_and(|sent| sent.state == State::Pending)
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -114,18 +77,22 @@ impl Told {
     }
 }
 
-impl Stream {
-    /// A stream whose client should come to run `target`.
-    pub fn new(target: Arc<Snapshot>) -> Self {
-        Self { target, types: Default::default(), last_nonce: 0, impatient: false, refusals: Vec::new() }
+impl Protocol for Stream {
+    const VARIANT: Variant = Variant::StateOfTheWorld;
+    type Request = DiscoveryRequest;
+
+    fn new(target: Arc<Snapshot>, names: &NameTable) -> Self {
+        Self {
+            target,
+            types: Default::default(),
+            names: names.clone(),
+            last_nonce: 0,
+            impatient: false,
+            refusals: Vec::new(),
+        }
     }
 
-    /// Takes a request and returns what to send now.
-    ///
-    /// # Errors
-    ///
-    /// When the request breaks the protocol; the stream should end.
-    pub fn on_request(&mut self, request: DiscoveryRequest) -> Result<Vec<Response>, ProtocolError> {
+    fn on_request(&mut self, request: DiscoveryRequest) -> Result<Vec<Response>, ProtocolError> {
         if request.type_url.is_empty() {
             return Err(ProtocolError::NoType);
         }
@@ -135,108 +102,103 @@ impl Stream {
         };
         let told = &mut self.types[resource_type as usize];
         match &mut told.sent {
-            Some(sent) if sent.nonce != request.response_nonce => {
+            Some(sent) if sent.nonce > 0 && sent.nonce.to_string() != request.response_nonce => {
                 // Stale: it answers a response that a newer one has overtaken. Its names come again with the
                 // answer to that one (xDS protocol, "Resource updates").
                 return Ok(Vec::new());
             }
             Some(sent) => match request.error_detail {
                 Some(error) => {
-                    sent.outcome = Outcome::Nacked(error.message.clone());
-                    let version = sent.version.clone();
-                    self.refusals.push(Refusal { resource_type, version, error: error.message });
+                    sent.state = State::Nacked;
+                    told.error = Some(error.message.clone());
+                    let version = sent.version.to_string();
+                    let names = Vec::new();
+                    self.refusals.push(Refusal { resource_type, version, error: error.message, names });
                 }
                 None => {
-                    sent.outcome = Outcome::Acked;
-                    told.acked = Some(sent.version.clone());
+                    sent.state = State::Acked;
+                    told.acked = Some(sent.version);
                 }
             },
             None => {}
         }
-        self.subscribe(resource_type, request.resource_names, &request.version_info);
+        self.subscribe(resource_type, &request.resource_names, &request.version_info);
         Ok(self.advance())
     }
 
-    /// Takes a new snapshot and returns what to send now.
-    pub fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response> {
+    fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response> {
         self.target = target;
         self.advance()
     }
 
-    /// True while listeners or routes wait for the answer to clusters. Call [`Self::on_impatience`] when it has
-    /// lasted [`order::PATIENCE`].
-    pub fn is_waiting(&self) -> bool {
-        !self.impatient
-            && self.told(ResourceType::Cluster).is(&Outcome::Pending)
-            && GATED.into_iter().any(|resource_type| !self.is_current(resource_type))
+    fn is_waiting(&self) -> bool {
+        !self.impatient && self.standings().is_waiting()
     }
 
-    /// Stops waiting for the clusters and returns what to send now.
-    pub fn on_impatience(&mut self) -> Vec<Response> {
+    fn on_impatience(&mut self) -> Vec<Response> {
         self.impatient = true;
         self.advance()
     }
 
-    /// What was refused since this was asked last.
-    pub fn take_refusals(&mut self) -> Vec<Refusal> {
+    fn take_refusals(&mut self) -> Vec<Refusal> {
         std::mem::take(&mut self.refusals)
     }
 
-    /// How the stream stands with each type that the client asked for.
-    pub fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus)> + '_ {
+    fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)> {
         ResourceType::ALL.into_iter().filter_map(|resource_type| {
             let told = self.told(resource_type);
             told.subscription.as_ref()?;
-            let (state, error) = match told.sent.as_ref().map(|sent| &sent.outcome) {
-                Some(Outcome::Acked) => (State::Acked, None),
-                Some(Outcome::Nacked(error)) => (State::Nacked, Some(error.clone())),
-                Some(Outcome::Pending) | None => (State::Pending, None),
-            };
-            Some((resource_type, TypeStatus { state, version: told.acked.clone(), error }))
+            let state = told.sent.as_ref().map_or(State::Pending, |sent| sent.state);
+            let error = told.error.as_deref().filter(|_| state == State::Nacked);
+            Some((resource_type, TypeStatus { state, version: told.acked, error }))
         })
     }
 
+    fn node(request: &mut DiscoveryRequest) -> Option<core::Node> {
+        request.node.take()
+    }
+
+    fn type_url(request: &mut DiscoveryRequest) -> &mut String {
+        &mut request.type_url
+    }
+}
+
+impl Stream {
     /// Notes which names the client wants. New ones are owed, also those that left and returned.
-    fn subscribe(&mut self, resource_type: ResourceType, names: Vec<String>, version_info: &str) {
+    fn subscribe(&mut self, resource_type: ResourceType, names: &[String], version_info: &str) {
         let told = &mut self.types[resource_type as usize];
         let first = told.subscription.is_none();
-        let subscription = told.subscription.get_or_insert_default();
+        let subscription = told.subscription.get_or_insert_with(|| Subscription::new(&self.names));
         let added = subscription.replace(names, is_sent_whole(resource_type));
         let wildcard = subscription.is_wildcard();
-        if is_sent_whole(resource_type) {
-            // A client that reconnects and proves by the version that it holds the whole set is sent nothing.
-            let target = self.target.set(resource_type);
-            if first && wildcard && version_info == target.version().to_string() {
-                told.set = target.clone();
-                told.acked = Some(version_info.to_owned());
-                told.sent = Some(Sent {
-                    nonce: String::new(),
-                    version: version_info.to_owned(),
-                    outcome: Outcome::Acked,
-                });
+        let target = self.target.set(resource_type);
+        if !is_sent_whole(resource_type) {
+            // What a set that was never told has is sent as what is new; beyond that names are owed.
+            if !told.set.is_empty() {
+                told.owed.extend(added);
             }
-        } else {
-            told.owed.extend(added);
-            if wildcard && first {
-                told.owed.extend(self.target.set(resource_type).iter().map(|resource| resource.name.clone()));
-            }
+        } else if first && wildcard && version_info.parse() == Ok(target.version()) {
+            // It proves by the version that it holds the whole set: it is sent nothing of it.
+            told.set = target.clone();
+            told.acked = Some(target.version());
+            told.sent = Some(Sent { nonce: 0, version: target.version(), state: State::Acked });
         }
     }
 
     /// Everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
         let mut responses = Vec::new();
-        let released = GATED.into_iter().all(|resource_type| self.has_settled(resource_type));
+        let may_remove = self.standings().may_remove(ResourceType::Cluster);
         let told = &self.told(ResourceType::Cluster).set;
-        let clusters = order::clusters(told, self.target.set(ResourceType::Cluster), released);
+        let clusters = order::clusters(told, self.target.set(ResourceType::Cluster), may_remove);
         responses.extend(self.offer_whole(ResourceType::Cluster, &clusters));
         responses.extend(self.offer_by_name(ResourceType::Endpoints));
         responses.extend(self.offer_by_name(ResourceType::Secret));
-        if self.is_open(ResourceType::Listener) {
+        if self.standings().may_add(ResourceType::Listener, self.impatient) {
             let listeners = self.target.set(ResourceType::Listener).clone();
             responses.extend(self.offer_whole(ResourceType::Listener, &listeners));
         }
-        if self.is_open(ResourceType::Route) {
+        if self.standings().may_add(ResourceType::Route, self.impatient) {
             responses.extend(self.offer_by_name(ResourceType::Route));
         }
         responses
@@ -246,43 +208,33 @@ impl Stream {
         &self.types[resource_type as usize]
     }
 
-    /// True when nothing of this gated type has to wait for clusters.
-    fn is_open(&self, resource_type: ResourceType) -> bool {
-        let clusters = self.told(ResourceType::Cluster);
-        if clusters.subscription.is_none() || self.impatient {
-            return true;
-        }
-        match clusters.sent.as_ref().map(|sent| &sent.outcome) {
-            None | Some(Outcome::Pending) => false,
-            Some(Outcome::Acked) => self.runs_all_clusters(),
-            // Its last good config stays, unless it has none: then what can be served should be.
-            Some(Outcome::Nacked(_)) => self.told(resource_type).sent.is_none(),
+    fn standings(&self) -> Standings {
+        let [listeners, routes] = GATED;
+        Standings {
+            clusters: self.standing(ResourceType::Cluster),
+            listeners: self.standing(listeners),
+            routes: self.standing(routes),
         }
     }
 
-    /// True when the client was told of every cluster of the target that it wants, whatever else it has.
-    fn runs_all_clusters(&self) -> bool {
-        let told = self.told(ResourceType::Cluster);
-        let target = self.target.set(ResourceType::Cluster);
-        let known = |cluster: &Arc<Resource>| {
-            told.set.get(&cluster.name).is_some_and(|known| known.version == cluster.version)
-        };
-        Arc::ptr_eq(&told.set, target) || target.iter().filter(|cluster| told.wants(&cluster.name)).all(known)
+    fn standing(&self, resource_type: ResourceType) -> Option<Standing> {
+        let told = self.told(resource_type);
+        told.subscription.as_ref()?;
+        let last = told.sent.as_ref().map(|sent| sent.state);
+        Some(Standing { last, current: self.is_current(resource_type) })
     }
 
-    /// True when the client was told all that the target has of this type, or never asked for any.
+    /// True when the client was told of all that the target has of this type, whatever else it has.
     fn is_current(&self, resource_type: ResourceType) -> bool {
         let told = self.told(resource_type);
         let target = self.target.set(resource_type);
-        told.subscription.is_none()
-            || Arc::ptr_eq(&told.set, target)
-            || told.set.version() == told.wanted(target).version()
-    }
-
-    /// True when, moreover, the client took it.
-    fn has_settled(&self, resource_type: ResourceType) -> bool {
-        let told = self.told(resource_type);
-        told.subscription.is_none() || (told.is(&Outcome::Acked) && self.is_current(resource_type))
+        let known =
+            |own: &Arc<Resource>| told.set.get(&own.name).is_some_and(|known| known.version == own.version);
+        match resource_type {
+            _ if told.set.version() == target.version() => true,
+            ResourceType::Listener => told.set.version() == told.wanted(target).version(),
+            _ => target.iter().filter(|own| told.wants(&own.name)).all(known),
+        }
     }
 
     /// Listeners and clusters: the full set each time, whatever changed in it.
@@ -291,69 +243,69 @@ impl Stream {
         told.subscription.as_ref()?;
         let set = told.wanted(target);
         let unchanged = told.sent.is_some() && told.set.version() == set.version();
-        if unchanged || told.is(&Outcome::Pending) {
+        if unchanged || told.is_pending() {
             return None;
         }
         if resource_type == ResourceType::Cluster {
-            let follow: Vec<String> = order::endpoints_to_follow(&told.set, &set).cloned().collect();
+            let endpoints = &self.types[ResourceType::Endpoints as usize];
+            let follow = order::endpoints_to_follow(&told.set, &set).filter(|name| endpoints.wants(name));
+            let follow: Vec<Arc<str>> = follow.map(Arc::from).collect();
             let endpoints = &mut self.types[ResourceType::Endpoints as usize];
-            let known = follow.into_iter().filter(|name| endpoints.wants(name)).collect::<Vec<_>>();
-            endpoints.urgent |= !known.is_empty();
-            endpoints.owed.extend(known);
+            endpoints.urgent |= !follow.is_empty();
+            endpoints.owed.extend(follow);
             self.impatient = false;
         }
-        Some(self.respond(resource_type, set.clone(), set.iter().cloned().collect()))
+        let resources = vec![set.whole(Variant::StateOfTheWorld)];
+        Some(self.respond(resource_type, set, resources))
     }
 
-    /// Endpoints and routes: what changed of the names that are subscribed to.
+    /// Endpoints, routes and secrets: what changed of the names that are subscribed to.
     fn offer_by_name(&mut self, resource_type: ResourceType) -> Option<Response> {
         let target = self.target.set(resource_type).clone();
         let told = &mut self.types[resource_type as usize];
         let nothing_new = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty();
-        if nothing_new || told.subscription.is_none() || (told.is(&Outcome::Pending) && !told.urgent) {
+        if nothing_new || told.subscription.is_none() || (told.is_pending() && !told.urgent) {
             return None;
         }
-        let news: Vec<Arc<Resource>> = target
-            .iter()
-            .filter(|resource| told.wants(&resource.name))
-            .filter(|resource| {
-                told.owed.contains(&resource.name)
-                    || told.set.get(&resource.name).is_none_or(|known| known.version != resource.version)
-            })
-            .cloned()
-            .collect();
-        told.owed.retain(|name| {
-            told.subscription.as_ref().is_some_and(|it| it.wants(name)) && target.get(name).is_none()
-        });
+        let changed = target.changed_since(&told.set);
+        let owed = told.owed.iter().filter(|name| target.get(name).is_some());
+        let names: BTreeSet<&Arc<str>> = changed.iter().filter(|name| told.wants(name)).chain(owed).collect();
+        let news: Vec<&Arc<Resource>> = names.into_iter().filter_map(|name| target.get(name)).collect();
+        let is_silent = news.is_empty();
+        let resources = match news.len() {
+            all if all == target.len() => vec![target.whole(Variant::StateOfTheWorld)],
+            _ => news.iter().map(|resource| resource.field(Variant::StateOfTheWorld)).collect(),
+        };
+        let told = &mut self.types[resource_type as usize];
+        let subscription = told.subscription.as_ref();
+        told.owed.retain(|name| subscription.is_some_and(|it| it.wants(name)) && target.get(name).is_none());
         told.urgent = false;
-        if news.is_empty() {
+        if is_silent {
             told.set = target;
             return None;
         }
-        Some(self.respond(resource_type, target, news))
+        Some(self.respond(resource_type, target, resources))
     }
 
     fn respond(
         &mut self,
         resource_type: ResourceType,
         set: Arc<ResourceSet>,
-        news: Vec<Arc<Resource>>,
+        resources: Vec<bytes::Bytes>,
     ) -> Response {
         self.last_nonce += 1;
-        let nonce = self.last_nonce.to_string();
-        let version = set.version().to_string();
         let told = &mut self.types[resource_type as usize];
+        let version = set.version();
         told.set = set;
-        told.sent = Some(Sent { nonce: nonce.clone(), version: version.clone(), outcome: Outcome::Pending });
-        let resources = news.iter().map(|resource| resource.state_of_the_world_field()).collect();
-        Response { resource_type, version, nonce, resources }
+        told.sent = Some(Sent { nonce: self.last_nonce, version, state: State::Pending });
+        Response {
+            resource_type,
+            version: version.to_string(),
+            nonce: self.last_nonce.to_string(),
+            resources,
+            removed: Vec::new(),
+        }
     }
-}
-
-/// Of clusters and listeners every response carries all, and what is left out is deleted (xDS protocol,
-/// "Grouping Resources into Responses"); they alone know the legacy wildcard.
-fn is_sent_whole(resource_type: ResourceType) -> bool {
-    matches!(resource_type, ResourceType::Cluster | ResourceType::Listener)
 }
 
 #[cfg(test)]

@@ -1,0 +1,462 @@
+//! One delta stream.
+//!
+//! Of the same shape as [`crate::xds::sotw::Stream`]: events in, responses out, level-triggered. What a client
+//! holds is kept as a set that all streams share, and the few names in which this client differs from it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+
+use crate::envoy::ResourceType;
+use crate::fleet::{State, TypeStatus};
+use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
+use crate::xds::frame::Response;
+use crate::xds::order::{Standing, Standings};
+use crate::xds::subscription::{NameTable, Subscription};
+use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole};
+
+/// A response is cut where it grows beyond this: some clients take no more than 4 MiB.
+const MAX_RESPONSE: usize = 1 << 20;
+
+/// What one client was told and answered.
+#[derive(Debug)]
+pub struct Stream {
+    target: Arc<Snapshot>,
+    types: [Told; ResourceType::ALL.len()],
+    names: NameTable,
+    last_nonce: u64,
+    impatient: bool,
+    refusals: Vec<Refusal>,
+}
+
+/// What a client has under a name in which it differs from the set it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Nothing,
+    /// Something that we do not know: of an earlier stream, or of a response that it refused.
+    Unknown,
+    Version(Version),
+}
+
+/// How the client stands with one type.
+#[derive(Debug, Default)]
+struct Told {
+    /// None until the client asks.
+    subscription: Option<Subscription>,
+    /// What it was last told, as if it had taken it. Only the names that are subscribed to count.
+    set: Arc<ResourceSet>,
+    /// Where it holds something else.
+    exceptions: BTreeMap<Arc<str>, Held>,
+    /// Names to answer though nothing changed.
+    owed: BTreeSet<Arc<str>>,
+    /// These cannot wait for the answer to the responses before.
+    urgent: bool,
+    /// Responses that are not answered yet.
+    in_flight: Vec<InFlight>,
+    /// After a refusal: parts of what was refused, to be offered one after the other.
+    again: VecDeque<Vec<Arc<str>>>,
+    /// What the client refused on its own; not offered again until it changes.
+    refused: BTreeMap<Arc<str>, Version>,
+    /// Something was sent, if only nothing.
+    answered: bool,
+    /// The version whose last response was acknowledged.
+    acked: Option<Version>,
+    /// What the client last refused, in its words.
+    error: Option<String>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    nonce: u64,
+    version: Version,
+    carried: Carried,
+}
+
+/// What a response told.
+#[derive(Debug)]
+enum Carried {
+    /// Everything of a set, which streams share.
+    Whole(Arc<ResourceSet>),
+    /// Some of it.
+    Part { resources: Vec<Arc<Resource>>, removed: Vec<Arc<str>> },
+}
+
+impl Carried {
+    /// Each name with the version that was sent; none for what was taken away.
+    fn names(&self) -> Vec<(Arc<str>, Option<Version>)> {
+        let sent = |resource: &Arc<Resource>| (resource.name.clone(), Some(resource.version));
+        match self {
+            Self::Whole(set) => set.iter().map(sent).collect(),
+            Self::Part { resources, removed } => {
+                resources.iter().map(sent).chain(removed.iter().map(|name| (name.clone(), None))).collect()
+            }
+        }
+    }
+}
+
+impl Told {
+    fn wants(&self, name: &str) -> bool {
+        self.subscription.as_ref().is_some_and(|subscription| subscription.wants(name))
+    }
+
+    fn held(&self, name: &str) -> Held {
+        match self.exceptions.get(name) {
+            Some(held) => *held,
+            None => self.set.get(name).map_or(Held::Nothing, |resource| Held::Version(resource.version)),
+        }
+    }
+
+    /// The last word on this type: pending while anything is unanswered, refused while anything is held back.
+    fn state(&self) -> State {
+        if !self.again.is_empty() || !self.refused.is_empty() {
+            State::Nacked
+        } else if !self.in_flight.is_empty() || !self.answered {
+            State::Pending
+        } else {
+            State::Acked
+        }
+    }
+}
+
+impl Protocol for Stream {
+    const VARIANT: Variant = Variant::Delta;
+    type Request = DeltaDiscoveryRequest;
+
+    fn new(target: Arc<Snapshot>, names: &NameTable) -> Self {
+        Self {
+            target,
+            types: Default::default(),
+            names: names.clone(),
+            last_nonce: 0,
+            impatient: false,
+            refusals: Vec::new(),
+        }
+    }
+
+    fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<Response>, ProtocolError> {
+        if request.type_url.is_empty() {
+            return Err(ProtocolError::NoType);
+        }
+        // A type that is not served here: the client may be newer than we are, and the stream goes on.
+        let Some(resource_type) = ResourceType::from_type_url(&request.type_url) else {
+            return Ok(Vec::new());
+        };
+        let error = request.error_detail.as_ref().map(|error| error.message.as_str());
+        self.take_answer(resource_type, &request.response_nonce, error);
+        // Subscriptions count whatever the nonce says (xDS protocol, "Incremental xDS").
+        self.subscribe(resource_type, &request);
+        Ok(self.advance())
+    }
+
+    fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response> {
+        self.target = target;
+        self.advance()
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.impatient && self.standings().is_waiting()
+    }
+
+    fn on_impatience(&mut self) -> Vec<Response> {
+        self.impatient = true;
+        self.advance()
+    }
+
+    fn take_refusals(&mut self) -> Vec<Refusal> {
+        std::mem::take(&mut self.refusals)
+    }
+
+    fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)> {
+        ResourceType::ALL.into_iter().filter_map(|resource_type| {
+            let told = self.told(resource_type);
+            told.subscription.as_ref()?;
+            let state = told.state();
+            let error = told.error.as_deref().filter(|_| state == State::Nacked);
+            Some((resource_type, TypeStatus { state, version: told.acked, error }))
+        })
+    }
+
+    fn node(request: &mut DeltaDiscoveryRequest) -> Option<core::Node> {
+        request.node.take()
+    }
+
+    fn type_url(request: &mut DeltaDiscoveryRequest) -> &mut String {
+        &mut request.type_url
+    }
+}
+
+impl Stream {
+    /// Notes an ACK or a NACK. A nonce that is not known answers nothing of this stream.
+    fn take_answer(&mut self, resource_type: ResourceType, nonce: &str, error: Option<&str>) {
+        let told = &mut self.types[resource_type as usize];
+        let Some(index) = told.in_flight.iter().position(|sent| sent.nonce.to_string() == nonce) else {
+            return;
+        };
+        let answered = told.in_flight.remove(index);
+        let Some(error) = error else {
+            told.acked = Some(answered.version);
+            return;
+        };
+        // Envoy may have dropped the good ones with the bad (it drops all when one does not decode), so that it
+        // is not known what it holds of any. They are offered again in parts, until the bad ones are alone.
+        let names = answered.carried.names();
+        for (name, _) in &names {
+            told.exceptions.insert(name.clone(), Held::Unknown);
+        }
+        told.error = Some(error.to_owned());
+        let held_back = match names.as_slice() {
+            [(name, version)] => {
+                told.refused.extend(version.map(|version| (name.clone(), version)));
+                vec![name.to_string()]
+            }
+            _ => {
+                let names = names.into_iter().map(|(name, _)| name).collect();
+                told.again.extend(suspects_apart(names, error));
+                Vec::new()
+            }
+        };
+        let version = answered.version.to_string();
+        self.refusals.push(Refusal { resource_type, version, error: error.to_owned(), names: held_back });
+    }
+
+    fn subscribe(&mut self, resource_type: ResourceType, request: &DeltaDiscoveryRequest) {
+        let told = &mut self.types[resource_type as usize];
+        let first = told.subscription.is_none();
+        let subscription = told.subscription.get_or_insert_with(|| Subscription::new(&self.names));
+        let legacy_wildcard = is_sent_whole(resource_type);
+        let DeltaDiscoveryRequest { resource_names_subscribe, resource_names_unsubscribe, .. } = request;
+        let owed = subscription.update(resource_names_subscribe, resource_names_unsubscribe, legacy_wildcard);
+        for name in resource_names_unsubscribe.iter().filter(|name| !subscription.wants(name)) {
+            told.exceptions.remove(name.as_str());
+            told.owed.remove(name.as_str());
+            told.refused.remove(name.as_str());
+        }
+        if !first {
+            told.owed.extend(owed);
+            return;
+        }
+        let target = self.target.set(resource_type);
+        if request.initial_resource_versions.is_empty() {
+            // It has nothing: what exists is new to it, and what does not it is told to be gone.
+            told.owed.extend(owed.into_iter().filter(|name| target.get(name).is_none()));
+            return;
+        }
+        // It reconnects: what it proves to hold is not sent again.
+        told.set = target.clone();
+        let initial = &request.initial_resource_versions;
+        for (name, version) in initial {
+            let same = target.get(name).is_some_and(|own| version.parse() == Ok(own.version));
+            if !same {
+                told.exceptions.insert(name.as_str().into(), Held::Unknown);
+            }
+        }
+        let missing = target.iter().filter(|own| !initial.contains_key(&*own.name));
+        told.exceptions.extend(missing.map(|own| (own.name.clone(), Held::Nothing)));
+        told.owed.extend(owed.into_iter().filter(|name| !initial.contains_key(&**name)));
+        told.answered = true;
+    }
+
+    /// Everything that can be sent now, in the order in which the client can take it.
+    fn advance(&mut self) -> Vec<Response> {
+        let mut responses = Vec::new();
+        for resource_type in [
+            ResourceType::Cluster,
+            ResourceType::Endpoints,
+            ResourceType::Secret,
+            ResourceType::Listener,
+            ResourceType::Route,
+        ] {
+            let standings = self.standings();
+            if standings.may_add(resource_type, self.impatient) {
+                let may_remove = standings.may_remove(resource_type);
+                responses.extend(self.offer(resource_type, may_remove));
+            }
+        }
+        responses
+    }
+
+    fn told(&self, resource_type: ResourceType) -> &Told {
+        &self.types[resource_type as usize]
+    }
+
+    fn standings(&self) -> Standings {
+        Standings {
+            clusters: self.standing(ResourceType::Cluster),
+            listeners: self.standing(ResourceType::Listener),
+            routes: self.standing(ResourceType::Route),
+        }
+    }
+
+    fn standing(&self, resource_type: ResourceType) -> Option<Standing> {
+        let told = self.told(resource_type);
+        told.subscription.as_ref()?;
+        let target = self.target.set(resource_type);
+        // What is gone and may not be taken away yet is among the exceptions.
+        let behind =
+            told.exceptions.keys().any(|name| target.get(name).is_some_and(|own| !is_refused(told, own)));
+        let current = told.set.version() == target.version() && !behind && told.again.is_empty();
+        Some(Standing { last: told.answered.then(|| told.state()), current })
+    }
+
+    fn offer(&mut self, resource_type: ResourceType, may_remove: bool) -> Vec<Response> {
+        let target = self.target.set(resource_type).clone();
+        let told = &mut self.types[resource_type as usize];
+        let unchanged = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty() && told.exceptions.is_empty();
+        let waits = !told.in_flight.is_empty() && !told.urgent;
+        if told.subscription.is_none() || waits || (unchanged && told.answered && told.again.is_empty()) {
+            return Vec::new();
+        }
+        let News { resources, removed, whole } = told.news(&target, may_remove);
+        told.rebase(&target, &resources, &removed);
+        told.urgent = false;
+        let first = !std::mem::replace(&mut told.answered, true);
+        // A wildcard is answered even if there is nothing (Envoy waits for it when it starts).
+        let greets = first && told.subscription.as_ref().is_some_and(Subscription::is_wildcard);
+        if resources.is_empty() && removed.is_empty() && !greets {
+            return Vec::new();
+        }
+        if resource_type == ResourceType::Cluster {
+            self.follow(&resources);
+        }
+        if whole && removed.is_empty() && target.whole(Variant::Delta).len() <= MAX_RESPONSE {
+            return vec![self.respond(resource_type, &target, Carried::Whole(target.clone()))];
+        }
+        let parts = cut(resources, removed);
+        parts.into_iter().map(|part| self.respond(resource_type, &target, part)).collect()
+    }
+
+    /// The endpoints of changed clusters go out at once, changed or not.
+    fn follow(&mut self, clusters: &[Arc<Resource>]) {
+        self.impatient = false;
+        let endpoints = &mut self.types[ResourceType::Endpoints as usize];
+        for name in clusters.iter().filter_map(|cluster| cluster.endpoints.as_deref()) {
+            if endpoints.wants(name) {
+                endpoints.urgent = true;
+                endpoints.owed.insert(name.into());
+            }
+        }
+    }
+
+    fn respond(&mut self, resource_type: ResourceType, set: &Arc<ResourceSet>, carried: Carried) -> Response {
+        self.last_nonce += 1;
+        let (nonce, version) = (self.last_nonce, set.version());
+        let (resources, removed) = match &carried {
+            Carried::Whole(set) => (vec![set.whole(Variant::Delta)], Vec::new()),
+            Carried::Part { resources, removed } => (
+                resources.iter().map(|resource| resource.field(Variant::Delta)).collect(),
+                removed.iter().map(|name| name.to_string()).collect(),
+            ),
+        };
+        self.types[resource_type as usize].in_flight.push(InFlight { nonce, version, carried });
+        Response { resource_type, version: version.to_string(), nonce: nonce.to_string(), resources, removed }
+    }
+}
+
+/// What to tell a client.
+struct News {
+    resources: Vec<Arc<Resource>>,
+    removed: Vec<Arc<str>>,
+    /// The resources are all that the target has.
+    whole: bool,
+}
+
+impl Told {
+    /// What the client does not have as the target has it. After a refusal: the next part of it alone.
+    fn news(&mut self, target: &Arc<ResourceSet>, may_remove: bool) -> News {
+        let again = self.again.pop_front();
+        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
+        match &again {
+            Some(part) => names.extend(part.iter().cloned()),
+            None => {
+                names.extend(target.changed_since(&self.set).iter().cloned());
+                names.extend(self.exceptions.keys().cloned());
+                names.extend(self.owed.iter().cloned());
+            }
+        }
+        // What was refused and has changed since may be offered again.
+        self.refused.retain(|name, version| target.get(name).is_some_and(|own| own.version == *version));
+        let mut news = News { resources: Vec::new(), removed: Vec::new(), whole: false };
+        for name in names.into_iter().filter(|name| self.wants(name)) {
+            let (held, owed) = (self.held(&name), self.owed.contains(&name));
+            match target.get(&name) {
+                Some(_) if self.refused.contains_key(&name) && !owed => {}
+                Some(own) if owed || held != Held::Version(own.version) => news.resources.push(own.clone()),
+                None if owed || (may_remove && held != Held::Nothing) => news.removed.push(name),
+                Some(_) | None => {}
+            }
+        }
+        news.whole = news.resources.len() == target.len();
+        news
+    }
+
+    /// Notes that the client was told of the target, but for what was left out: that it holds as before.
+    fn rebase(&mut self, target: &Arc<ResourceSet>, sent: &[Arc<Resource>], removed: &[Arc<str>]) {
+        let mut exceptions = std::mem::take(&mut self.exceptions);
+        for name in target.changed_since(&self.set).iter().filter(|name| self.wants(name)) {
+            let held = self.set.get(name).map_or(Held::Nothing, |resource| Held::Version(resource.version));
+            exceptions.entry(name.clone()).or_insert(held);
+        }
+        for name in sent.iter().map(|resource| &resource.name).chain(removed) {
+            exceptions.remove(name);
+            self.owed.remove(name);
+        }
+        let subscription = self.subscription.as_ref();
+        exceptions.retain(|name, held| {
+            let settled = match target.get(name) {
+                Some(own) => *held == Held::Version(own.version),
+                None => *held == Held::Nothing,
+            };
+            !settled && subscription.is_some_and(|it| it.wants(name))
+        });
+        self.exceptions = exceptions;
+        self.set = target.clone();
+    }
+}
+
+fn is_refused(told: &Told, own: &Resource) -> bool {
+    told.refused.get(&own.name).is_some_and(|version| *version == own.version)
+}
+
+/// What was refused in two parts: those that the client's words mention and the others, else halves. The words
+/// are a hint only; whatever they say, the parts are offered on their own.
+fn suspects_apart(names: Vec<Arc<str>>, error: &str) -> [Vec<Arc<str>>; 2] {
+    let is_apart = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-' | '/');
+    let words: BTreeSet<&str> = error.split(is_apart).collect();
+    let (suspects, others): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| words.contains(&**name));
+    match (suspects.len(), others.len()) {
+        (0, many) => {
+            let mut first = others;
+            let second = first.split_off(many / 2);
+            [first, second]
+        }
+        (many, 0) => {
+            let mut first = suspects;
+            let second = first.split_off(many / 2);
+            [first, second]
+        }
+        _ => [others, suspects],
+    }
+}
+
+/// The resources in parts of at most [`MAX_RESPONSE`] bytes, but at least one each, and what is gone with the
+/// last of them.
+fn cut(resources: Vec<Arc<Resource>>, removed: Vec<Arc<str>>) -> Vec<Carried> {
+    let mut parts = Vec::new();
+    let (mut part, mut size) = (Vec::new(), 0);
+    for resource in resources {
+        let length = resource.field(Variant::Delta).len();
+        if size + length > MAX_RESPONSE && !part.is_empty() {
+            parts.push(Carried::Part { resources: std::mem::take(&mut part), removed: Vec::new() });
+            size = 0;
+        }
+        size += length;
+        part.push(resource);
+    }
+    parts.push(Carried::Part { resources: part, removed });
+    parts
+}
+
+#[cfg(test)]
+mod tests;

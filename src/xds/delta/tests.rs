@@ -1,0 +1,370 @@
+//! The stream, told what happens and asked what it sends. No socket, no clock. Rules have the numbers of the
+//! protocol checklist.
+
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use envoy_types::pb::google::rpc::Status;
+use expect_test::{Expect, expect};
+use prost::Message as _;
+
+use super::*;
+use crate::xds::frame;
+use crate::xds::words::{describe, kind_of, snapshot, word_of};
+
+/// A client that does what it is told, and writes down what it receives, a line a response.
+struct Client {
+    stream: Stream,
+    log: Vec<String>,
+    /// Nonces to answer, by type, in order.
+    nonces: [VecDeque<String>; ResourceType::ALL.len()],
+}
+
+impl Client {
+    fn new(snapshot_text: &str) -> Self {
+        let stream = Stream::new(snapshot(snapshot_text), &NameTable::default());
+        Self { stream, log: Vec::new(), nonces: Default::default() }
+    }
+
+    /// An Envoy that has come up with this snapshot, all acknowledged.
+    fn up(snapshot_text: &str) -> Self {
+        let names = |kind: &str| {
+            let words = snapshot_text.split_whitespace().filter_map(|word| word.split_once(':'));
+            let names = words
+                .filter(|(own, _)| *own == kind)
+                .map(|(_, rest)| rest.split('@').next().expect("a name"));
+            names.map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ")
+        };
+        let mut client = Self::new(snapshot_text);
+        client.ask("cds", "").ask("eds", &names("eds")).ack_all("eds").ack_all("cds");
+        client.ask("lds", "").ask("rds", &names("rds")).ack_all("lds").ack_all("rds");
+        client.log.clear();
+        client
+    }
+
+    fn request(&mut self, word: &str, request: DeltaDiscoveryRequest) -> &mut Self {
+        let type_url = kind_of(word).type_url().to_owned();
+        let responses =
+            self.stream.on_request(DeltaDiscoveryRequest { type_url, ..request }).expect("in order");
+        self.receive(responses)
+    }
+
+    fn receive(&mut self, responses: Vec<Response>) -> &mut Self {
+        for response in responses {
+            let resource_type = response.resource_type;
+            self.nonces[resource_type as usize].push_back(response.nonce.clone());
+            let bytes = frame::parts(response, Variant::Delta, "").concat();
+            let decoded = DeltaDiscoveryResponse::decode(&bytes[5..]).expect("a response");
+            let describe = |resource: &envoy_types::pb::envoy::service::discovery::v3::Resource| {
+                describe(resource_type, &resource.resource.as_ref().expect("a body").value)
+            };
+            let sent = decoded.resources.iter().map(describe);
+            let removed = decoded.removed_resources.iter().map(|name| format!("-{name}"));
+            let names = sent.chain(removed).collect::<Vec<_>>().join(" ");
+            self.log.push(format!("{}: {names}", word_of(resource_type)));
+        }
+        self
+    }
+
+    /// Subscribes to `+name` and unsubscribes from `-name`, as a spontaneous request.
+    fn ask(&mut self, word: &str, names: &str) -> &mut Self {
+        self.request(word, changes(names))
+    }
+
+    /// Connects anew, holding `name` or `name@content` of a type.
+    fn reconnect(&mut self, word: &str, names: &str, held: &str) -> &mut Self {
+        let text: String = held.split_whitespace().map(|name| format!("{word}:{name} ")).collect();
+        let held = snapshot(&text);
+        let held = held.set(kind_of(word)).iter().map(|own| (own.name.to_string(), own.version.to_string()));
+        self.request(
+            word,
+            DeltaDiscoveryRequest { initial_resource_versions: held.collect(), ..changes(names) },
+        )
+    }
+
+    fn answer(&mut self, word: &str, error: Option<&str>) -> &mut Self {
+        let nonce = self.nonces[kind_of(word) as usize].pop_front().expect("something to answer");
+        let error_detail = error.map(|error| Status { message: error.to_owned(), ..Default::default() });
+        self.request(
+            word,
+            DeltaDiscoveryRequest { response_nonce: nonce, error_detail, ..Default::default() },
+        )
+    }
+
+    fn ack(&mut self, word: &str) -> &mut Self {
+        self.answer(word, None)
+    }
+
+    fn ack_all(&mut self, word: &str) -> &mut Self {
+        while !self.nonces[kind_of(word) as usize].is_empty() {
+            self.ack(word);
+        }
+        self
+    }
+
+    fn nack(&mut self, word: &str, error: &str) -> &mut Self {
+        self.answer(word, Some(error))
+    }
+
+    fn change(&mut self, snapshot_text: &str) -> &mut Self {
+        let responses = self.stream.on_snapshot(snapshot(snapshot_text));
+        self.receive(responses)
+    }
+
+    fn says(&mut self, expected: &Expect) -> &mut Self {
+        expected.assert_eq(&std::mem::take(&mut self.log).join("\n"));
+        self
+    }
+
+    fn is_silent(&mut self) -> &mut Self {
+        assert_eq!(self.log, Vec::<String>::new());
+        self
+    }
+
+    fn state(&self, word: &str) -> State {
+        let status = self.stream.statuses().find(|(resource_type, _)| *resource_type == kind_of(word));
+        status.expect("it was asked for").1.state
+    }
+}
+
+fn changes(names: &str) -> DeltaDiscoveryRequest {
+    let pick = |sign| {
+        names.split_whitespace().filter_map(|word| word.strip_prefix(sign)).map(str::to_owned).collect()
+    };
+    DeltaDiscoveryRequest {
+        resource_names_subscribe: pick('+'),
+        resource_names_unsubscribe: pick('-'),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn an_envoy_comes_up_and_listeners_wait_for_warm_clusters() {
+    let mut client = Client::new("cds:a eds:a lds:web rds:web");
+    client.ask("cds", "").says(&expect!["cds: a"]);
+    client.ask("lds", "").is_silent();
+    client.ask("eds", "+a").says(&expect!["eds: a"]);
+    client.ack("eds").is_silent();
+    client.ack("cds").says(&expect!["lds: web"]);
+    client.ask("rds", "+web").says(&expect!["rds: web"]);
+    client.ack("lds").ack("rds").is_silent();
+}
+
+#[test]
+fn rule_6_a_subscription_counts_though_its_nonce_is_stale() {
+    let mut client = Client::up("cds:a eds:a eds:b lds:web rds:web");
+    let stale = DeltaDiscoveryRequest { response_nonce: "77".into(), ..changes("+b") };
+    client.request("eds", stale).says(&expect!["eds: b"]);
+}
+
+#[test]
+fn rule_10_a_refusal_may_carry_a_subscription() {
+    let mut client = Client::up("cds:a eds:a eds:b lds:web rds:web");
+    client.change("cds:a eds:a@bad eds:b lds:web rds:web").says(&expect!["eds: a@bad"]);
+    let nonce = client.nonces[ResourceType::Endpoints as usize].pop_front().expect("sent");
+    let error_detail = Some(Status { message: "no".into(), ..Default::default() });
+    let refusal = DeltaDiscoveryRequest { response_nonce: nonce, error_detail, ..changes("+b") };
+    client.request("eds", refusal).says(&expect!["eds: b"]);
+}
+
+#[test]
+fn rule_11_the_good_siblings_of_a_bad_resource_get_through() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web");
+    client.change("cds:a cds:b cds:bad cds:c eds:a lds:web rds:web").says(&expect!["cds: b bad c"]);
+    client.nack("cds", "cluster bad is malformed").says(&expect!["cds: b c"]);
+    client.ack("cds").says(&expect!["cds: bad"]);
+    client.nack("cds", "cluster bad is malformed").is_silent();
+    assert_eq!(client.state("cds"), State::Nacked);
+    let held_back: Vec<_> = client.stream.take_refusals().into_iter().map(|refusal| refusal.names).collect();
+    assert_eq!(held_back, [Vec::<String>::new(), vec!["bad".to_owned()]]);
+}
+
+#[test]
+fn rule_11_the_culprit_is_found_without_a_hint() {
+    let mut client = Client::up("");
+    client.change("cds:a cds:b cds:bad cds:c").says(&expect!["cds: a b bad c"]);
+    client.nack("cds", "no").says(&expect!["cds: a b"]);
+    client.ack("cds").says(&expect!["cds: bad c"]);
+    client.nack("cds", "no").says(&expect!["cds: bad"]);
+    client.nack("cds", "no").says(&expect!["cds: c"]);
+    client.ack("cds").is_silent();
+    assert_eq!(client.state("cds"), State::Nacked);
+}
+
+#[test]
+fn rule_9_what_was_refused_is_not_offered_again_until_it_changes() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web");
+    client.change("cds:a@bad eds:a lds:web rds:web").says(&expect![[r#"
+        cds: a@bad
+        eds: a"#]]);
+    client.ack("eds").nack("cds", "no").is_silent();
+    client.change("cds:a@bad cds:b eds:a lds:web rds:web").says(&expect!["cds: b"]);
+    client.ack("cds").is_silent();
+    client.change("cds:a@good cds:b eds:a lds:web rds:web").says(&expect![[r#"
+        cds: a@good
+        eds: a"#]]);
+    client.ack("eds").ack("cds").is_silent();
+    assert_eq!(client.state("cds"), State::Acked);
+}
+
+#[test]
+fn what_changed_before_its_refusal_came_is_offered() {
+    let mut client = Client::up("cds:a");
+    client.change("cds:a@bad").says(&expect!["cds: a@bad"]);
+    client.change("cds:a@good").is_silent();
+    client.nack("cds", "no").says(&expect!["cds: a@good"]);
+}
+
+#[test]
+fn rule_16_a_name_that_a_wildcard_keeps_is_answered_when_it_goes() {
+    let mut client = Client::new("cds:a");
+    client.ask("cds", "+* +a +x").says(&expect!["cds: a -x"]);
+    client.ack("cds").ask("cds", "-a -x").says(&expect!["cds: a -x"]);
+}
+
+#[test]
+fn rule_19_every_subscribed_name_is_answered() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web");
+    client.ask("eds", "+a").says(&expect!["eds: a"]);
+    client.ack("eds").ask("eds", "-a").is_silent();
+    client.ask("eds", "+a").says(&expect!["eds: a"]);
+}
+
+#[test]
+fn rule_20_a_subscribed_name_that_is_absent_is_told_to_be_gone() {
+    Client::new("eds:a").ask("eds", "+a +b").says(&expect!["eds: a -b"]);
+}
+
+#[test]
+fn rule_21_a_name_that_appears_later_is_sent_then() {
+    let mut client = Client::new("eds:a");
+    client.ask("eds", "+a +b").ack("eds").log.clear();
+    client.change("eds:a eds:b").says(&expect!["eds: b"]);
+}
+
+#[test]
+fn rule_23_what_is_no_longer_wanted_is_not_sent() {
+    let mut client = Client::new("eds:a eds:b");
+    client.ask("eds", "+a +b").ack("eds").ask("eds", "-a").log.clear();
+    client.change("eds:a@2 eds:b@2").says(&expect!["eds: b@2"]);
+}
+
+#[test]
+fn rule_27_a_name_is_told_once() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web");
+    client.change("cds:a@2 eds:a@2 lds:web rds:web").says(&expect![[r#"
+        cds: a@2 -b
+        eds: a@2 -b"#]]);
+}
+
+#[test]
+fn rule_30_the_first_request_is_answered_even_if_there_is_nothing() {
+    Client::new("").ask("cds", "").says(&expect!["cds: "]).ack("cds").ask("lds", "").says(&expect!["lds: "]);
+}
+
+#[test]
+fn rule_31_nothing_changed_and_nothing_is_sent() {
+    Client::up("cds:a eds:a lds:web rds:web").change("cds:a eds:a lds:web rds:web").is_silent();
+}
+
+#[test]
+fn rule_34_a_route_to_a_new_cluster_waits_until_it_is_warm() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
+    client.change("cds:a cds:b eds:a eds:b lds:web rds:web@b").says(&expect!["cds: b"]);
+    client.ask("eds", "+b").says(&expect!["eds: b"]);
+    client.ack("eds").is_silent();
+    client.ack("cds").says(&expect!["rds: web@b"]);
+}
+
+#[test]
+fn rule_34_a_cluster_goes_only_after_the_routes_to_it_went() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web@b");
+    client.change("cds:a eds:a lds:web rds:web@a").says(&expect!["rds: web@a"]);
+    client.ack("rds").says(&expect![[r#"
+        cds: -b
+        eds: -b"#]]);
+    client.ack("cds").ack("eds").is_silent();
+}
+
+#[test]
+fn rule_34_a_route_configuration_goes_after_its_listener() {
+    let mut client = Client::up("cds:a eds:a lds:web lds:old rds:web rds:old");
+    client.change("cds:a eds:a lds:web rds:web").says(&expect!["lds: -old"]);
+    client.ack("lds").says(&expect!["rds: -old"]);
+}
+
+#[test]
+fn rule_36_endpoints_follow_a_changed_cluster_though_they_did_not_change() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web");
+    client.change("cds:a@2 cds:b eds:a eds:b lds:web rds:web").says(&expect![[r#"
+        cds: a@2
+        eds: a"#]]);
+}
+
+#[test]
+fn rule_36_endpoints_follow_at_once_while_earlier_ones_are_unanswered() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web");
+    client.change("cds:a eds:a@2 lds:web rds:web").says(&expect!["eds: a@2"]);
+    client.change("cds:a@2 eds:a@2 lds:web rds:web").says(&expect![[r#"
+        cds: a@2
+        eds: a@2"#]]);
+    client.ack("eds").ack("eds").ack("cds").is_silent();
+}
+
+#[test]
+fn rule_42_what_a_client_proves_to_hold_is_not_sent_again() {
+    let mut client = Client::new("cds:a cds:b eds:a eds:b lds:web rds:web");
+    client.reconnect("cds", "", "a b").is_silent();
+    client.reconnect("eds", "+a +b", "a b").is_silent();
+    client.reconnect("lds", "", "web").is_silent();
+    client.reconnect("rds", "+web", "web").is_silent();
+    client.change("cds:a cds:b eds:a eds:b@2 lds:web rds:web").says(&expect!["eds: b@2"]);
+}
+
+#[test]
+fn rule_42_what_changed_came_or_went_meanwhile_is_told() {
+    let mut client = Client::new("cds:a@2 cds:new eds:a lds:web rds:web");
+    client.reconnect("cds", "", "a old").says(&expect!["cds: a@2 new -old"]);
+}
+
+#[test]
+fn rule_42_after_a_reconnection_clusters_go_last_too() {
+    let mut client = Client::new("cds:a eds:a lds:web rds:web@a");
+    client.reconnect("lds", "", "web").reconnect("rds", "+web", "web@old").says(&expect!["rds: web@a"]);
+    client.reconnect("cds", "", "a old").is_silent();
+    client.ack("rds").says(&expect!["cds: -old"]);
+}
+
+#[test]
+fn rule_49_what_changed_while_an_answer_was_awaited_is_sent_once_in_its_newest_form() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web");
+    client.change("cds:a eds:a@2 lds:web rds:web").says(&expect!["eds: a@2"]);
+    client.change("cds:a eds:a@3 lds:web rds:web").change("cds:a eds:a@4 lds:web rds:web").is_silent();
+    client.ack("eds").says(&expect!["eds: a@4"]);
+}
+
+#[test]
+fn rule_48_a_large_answer_is_cut() {
+    let large = "x".repeat(400_000);
+    let mut client = Client::new(&format!("cds:a@{large} cds:b@{large} cds:c@{large}"));
+    client.ask("cds", "");
+    assert_eq!(client.log.len(), 2);
+    client.ack("cds").ack("cds");
+    assert_eq!(client.state("cds"), State::Acked);
+}
+
+#[test]
+fn the_wait_for_clusters_ends_when_patience_does() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
+    client.change("cds:a cds:b eds:a eds:b lds:web rds:web@b").says(&expect!["cds: b"]);
+    assert!(client.stream.is_waiting());
+    let responses = client.stream.on_impatience();
+    client.receive(responses).says(&expect!["rds: web@b"]);
+    assert!(!client.stream.is_waiting());
+}
+
+#[test]
+fn a_name_that_returns_before_it_was_taken_away_is_compared_with_what_the_client_has() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web@b");
+    client.change("cds:a eds:a lds:web rds:web@a").says(&expect!["rds: web@a"]);
+    client.change("cds:a cds:b eds:a eds:b lds:web rds:web@b").is_silent();
+    client.ack("rds").says(&expect!["rds: web@b"]);
+}
