@@ -1,6 +1,8 @@
 //! The compiler's golden files: every directory of `examples/` against `tests/golden/<example>/<fleet>.json`,
 //! and every file of `tests/invalid/` against the faults beside it. `UPDATE_EXPECT=1` rewrites them.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
