@@ -245,8 +245,14 @@ impl Load {
         self.record.lock().outcomes.iter().filter(|outcome| outcome.started >= since).cloned().collect()
     }
 
-    /// Sends no more, waits for the answers that are due, and gives all outcomes in the order in which they
-    /// were started.
+    /// Drops the outcomes of requests that were sent before, which nobody will ask for: a load that runs for
+    /// days would fill the memory with them. The windows keep their counts.
+    pub fn forget(&self, before: Instant) {
+        self.record.lock().outcomes.retain(|outcome| outcome.started >= before);
+    }
+
+    /// Sends no more, waits for the answers that are due, and gives all outcomes (but the forgotten) in the
+    /// order in which they were started.
     pub async fn stop(mut self) -> Vec<Outcome> {
         drop(self.running);
         if let Err(error) = (&mut self.schedule.0).await

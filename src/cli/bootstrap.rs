@@ -12,19 +12,19 @@ use crate::cli::print;
 pub struct Options {
     /// Where understudy serves xDS, as this Envoy reaches it: host:port
     #[arg(long, env = "UNDERSTUDY_XDS", default_value = "127.0.0.1:18000", value_name = "HOST:PORT")]
-    xds: String,
+    pub(crate) xds: String,
     /// Unique for each Envoy
     #[arg(long, value_name = "ID")]
-    node_id: String,
+    pub(crate) node_id: String,
     /// What fleets select by
     #[arg(long, value_name = "CLUSTER")]
-    node_cluster: String,
+    pub(crate) node_cluster: String,
     /// Where Envoy's own admin interface answers; none without
     #[arg(long, value_name = "ADDRESS")]
-    envoy_admin: Option<SocketAddr>,
+pub(crate) envoy_admin: Option<SocketAddr>,
     /// Ask for what changed only, in place of the state of the world
     #[arg(long)]
-    delta: bool,
+    pub(crate) delta: bool,
 }
 
 /// Prints the bootstrap as YAML.

@@ -1,7 +1,77 @@
-//! `understudy demo`
-/// x
+//! `understudy demo`: a failover on this machine, as clients see it.
+//!
+//! Nothing is staged but the order of events: the control plane and Envoy are what production would run, the
+//! backends are processes that are killed with SIGKILL, and the load counts every answer. What the demo
+//! claims it also checks, so a run that ends with exit code 0 is a proof for this machine.
+
+mod ports;
+mod processes;
+mod report;
+mod screen;
+mod show;
+mod stage;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::cli::demo::report::Report;
+use crate::cli::demo::screen::Screen;
+use crate::cli::demo::show::{End, Show};
+use crate::cli::demo::stage::Stage;
+use crate::cli::{envoy, print, serve};
+
+/// How long to stay, and what to print.
 #[derive(Debug, clap::Args)]
-pub struct Options {}
-pub(crate) async fn run(_: Options) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("not yet")
+pub struct Options {
+    /// End after the story
+    #[arg(long)]
+    once: bool,
+    /// How the summary is printed; with json, what happens meanwhile goes to standard error
+    #[arg(long, default_value = "human", value_name = "FORMAT")]
+    format: Format,
+    /// Short for --format json
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+/// Plays the story; the exit code is 1 if a client saw an error.
+///
+/// # Errors
+///
+/// When the demo cannot be set up, or what was to be shown did not happen.
+pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let json = options.json || options.format == Format::Json;
+    let screen = if json { Screen::notes() } else { Screen::stdout() };
+    let envoy = tokio::task::spawn_blocking(|| envoy::locate(&|line| print::note(line)))
+        .await
+        .context("the search for Envoy did not end")??;
+    let mut told_to_stop = Box::pin(serve::told_to_stop()?);
+    let stage = tokio::select! {
+        stage = Stage::set_up(&envoy) => stage?,
+        () = &mut told_to_stop => return Ok(ExitCode::SUCCESS),
+    };
+    let mut show = Show::new(stage, screen, told_to_stop);
+    let end = show.play(options.once).await;
+    let report = show.close().await?;
+    say(&report, json)?;
+    match end {
+        End::Failed(error) => Err(error),
+        End::Played | End::ToldToStop => {
+            Ok(if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+fn say(report: &Report, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print::line(&serde_json::to_string_pretty(report)?);
+    }
+    print::line(&report.human())
 }

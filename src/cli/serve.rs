@@ -79,7 +79,8 @@ fn start_log(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
+/// Resolves at SIGINT or SIGTERM, which from now on do not end the program by themselves.
+pub(crate) fn told_to_stop() -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {

@@ -1,0 +1,75 @@
+//! The ports of a demo.
+
+use std::net::{SocketAddr, TcpListener};
+
+/// How many places are tried. Below it no port of one place is another port of another.
+const PLACES: u16 = 50;
+
+/// All addresses of one demo, on loopback.
+///
+/// They move together, by ten, when one of them is taken. So whoever got the admin address has all the
+/// others too: two demos that start at once cannot share Envoy's port (which Envoy would allow), and none
+/// takes the port of a backend that is dead at the moment. All are below the range from which systems take
+/// the ports of outgoing connections, for the same reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ports {
+    /// Where clients reach Envoy.
+    pub(crate) listener: SocketAddr,
+    /// Of the control plane.
+    pub(crate) admin: SocketAddr,
+    /// Of the control plane.
+    pub(crate) xds: SocketAddr,
+    /// Envoy's own.
+    pub(crate) envoy_admin: SocketAddr,
+    /// In the order of [`BACKENDS`](crate::cli::demo::stage::BACKENDS).
+    pub(crate) backends: [SocketAddr; 3],
+    /// Suggested for a backend that the user starts.
+    pub(crate) extra: SocketAddr,
+}
+
+impl Ports {
+    /// The places to be, the best first.
+    pub(crate) fn places() -> impl Iterator<Item = Self> {
+        (0..PLACES).map(|step| {
+            let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port + 10 * step));
+            Self {
+                listener: address(8000),
+                admin: address(8001),
+                xds: address(18000),
+                envoy_admin: address(9901),
+                backends: [address(9001), address(9002), address(9003)],
+                extra: address(9004),
+            }
+        })
+    }
+
+    /// True when nobody listens on any.
+    pub(crate) fn free(&self) -> bool {
+        self.all().into_iter().all(|address| TcpListener::bind(address).is_ok())
+    }
+
+    fn all(&self) -> [SocketAddr; 8] {
+        let [first, second, third] = self.backends;
+        [self.listener, self.admin, self.xds, self.envoy_admin, first, second, third, self.extra]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_places_share_a_port() {
+        let all: Vec<_> = Ports::places().flat_map(|ports| ports.all()).collect();
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn one_taken_port_spoils_a_place() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ports = Ports { extra: taken.local_addr().unwrap(), ..Ports::places().last().unwrap() };
+        assert!(!ports.free());
+    }
+}

@@ -1,0 +1,143 @@
+//! The processes of a demo.
+//!
+//! Each is in a process group of its own: a Ctrl-C is for the demo, which still has requests under way, and
+//! not for what answers them. None outlives the demo, however that ends.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, ensure};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+/// How many lines of Envoy's log tell why it failed.
+const TAIL: usize = 10;
+
+/// A backend that dies and comes back at the same address.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) name: &'static str,
+    pub(crate) address: SocketAddr,
+    child: Child,
+}
+
+impl Backend {
+    /// Returns once it can be reached.
+    pub(crate) async fn start(name: &'static str, address: SocketAddr) -> anyhow::Result<Self> {
+        let child = backend(name, address).await.with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { name, address, child })
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGKILL. From now on it answers nobody, but it may take a moment until its port is free.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.start_kill().with_context(|| format!("cannot kill {}", self.name))
+    }
+
+    /// It and its sockets are gone when this returns.
+    pub(crate) async fn end(&mut self) {
+        // Fails only for a process that has ended.
+        let _ = self.child.kill().await;
+    }
+
+    /// As a new process.
+    pub(crate) async fn come_back(&mut self) -> anyhow::Result<()> {
+        self.end().await;
+        *self = Self::start(self.name, self.address).await?;
+        Ok(())
+    }
+}
+
+async fn backend(name: &str, address: SocketAddr) -> anyhow::Result<Child> {
+    let ourselves = std::env::current_exe().context("cannot tell where understudy is")?;
+    let mut child = Command::new(ourselves)
+        .args(["backend", "--listen", &address.to_string(), "--name", name, "--exit-with-stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()?;
+    let stdout = child.stdout.take().context("its output is not piped")?;
+    let line = BufReader::new(stdout).lines().next_line().await?;
+    ensure!(line.is_some_and(|line| line.starts_with("listening ")), "it ended at its start");
+    Ok(child)
+}
+
+/// The Envoy.
+#[derive(Debug)]
+pub(crate) struct Envoy {
+    /// Goes first, so that it never kills a process that merely got the number of a past Envoy.
+    guard: Child,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Envoy {
+    /// Returns at once: it still has to read its config.
+    pub(crate) fn start(program: &Path, bootstrap: &Path, log: PathBuf) -> anyhow::Result<Self> {
+        let start = || {
+            // Not by --log-path: what it says of a bad option or of a crash belongs there too.
+            let output = File::create(&log)?;
+            let child = Command::new(program)
+                .arg("-c")
+                .arg(bootstrap)
+                .args(["--disable-hot-restart", "--concurrency", "1", "-l", "warning"])
+                .stdin(Stdio::null())
+                .stdout(output.try_clone()?)
+                .stderr(output)
+                .process_group(0)
+                .kill_on_drop(true)
+                .spawn()?;
+            anyhow::Ok((guard(&child)?, child))
+        };
+        let (guard, child) = start().with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { guard, child, log })
+    }
+
+    /// # Errors
+    ///
+    /// With the end of its log, when it has ended.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait().context("cannot tell whether Envoy runs")? {
+            None => Ok(()),
+            Some(status) => anyhow::bail!("Envoy ended by itself ({status}){}", self.last_words()),
+        }
+    }
+
+    /// The end of its log as the end of an error.
+    pub(crate) fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        if lines.is_empty() {
+            return "; its log is empty".to_owned();
+        }
+        format!("; its log ends with\n  {}", lines[lines.len().saturating_sub(TAIL)..].join("\n  "))
+    }
+
+    /// Its port is free when this returns.
+    pub(crate) async fn kill(&mut self) {
+        // They fail only for a process that has ended.
+        let _ = self.guard.kill().await;
+        let _ = self.child.kill().await;
+    }
+}
+
+/// A shell that kills Envoy when its own input ends, as it does with us: Envoy itself does not notice when we
+/// are killed, and would hold its port for ever.
+fn guard(envoy: &Child) -> anyhow::Result<Child> {
+    let pid = envoy.id().context("it ended at its start")?;
+    let guard = Command::new("sh")
+        .args(["-c", "read -r _; kill -9 \"$0\"", &pid.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok(guard)
+}

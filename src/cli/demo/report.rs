@@ -1,0 +1,93 @@
+//! What clients saw, for the summary.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::load::Window;
+
+/// The summary. It is printed as it is here: scripts rely on the shape.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) phases: Vec<Phase>,
+}
+
+/// A stretch of the story.
+#[derive(Debug, Serialize)]
+pub(crate) struct Phase {
+    pub(crate) name: &'static str,
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) served_by: BTreeMap<String, u64>,
+    #[serde(skip)]
+    slowest: Duration,
+    #[serde(skip)]
+    first_errors: Vec<String>,
+}
+
+impl Phase {
+    /// A request that has no answer by now counts as an error: its client is still waiting.
+    pub(crate) fn new(name: &'static str, window: Window) -> Self {
+        let mut first_errors = window.first_errors;
+        if window.pending > 0 {
+            first_errors.push("no answer yet".to_owned());
+        }
+        Self {
+            name,
+            requests: window.requests,
+            errors: window.errors + window.pending,
+            served_by: window.served_by,
+            slowest: window.slowest,
+            first_errors,
+        }
+    }
+
+    /// One line.
+    pub(crate) fn human(&self) -> String {
+        let served_by: Vec<_> =
+            self.served_by.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        format!(
+            "{:<22} {:>6}, {:>8}; served by {}",
+            self.name,
+            counted(self.requests, "request"),
+            counted(self.errors, "error"),
+            if served_by.is_empty() { "nobody".to_owned() } else { served_by.join(", ") }
+        )
+    }
+}
+
+impl Report {
+    pub(crate) fn new(phases: Vec<Phase>) -> Self {
+        let requests = phases.iter().map(|phase| phase.requests).sum();
+        let errors = phases.iter().map(|phase| phase.errors).sum();
+        Self { requests, errors, phases }
+    }
+
+    /// The totals, and what went wrong.
+    pub(crate) fn human(&self) -> String {
+        let slowest = self.phases.iter().map(|phase| phase.slowest).max().unwrap_or_default();
+        let mut text = format!(
+            "{}, {}, the slowest took {} ms",
+            counted(self.requests, "request"),
+            counted(self.errors, "error"),
+            slowest.as_millis()
+        );
+        if self.errors == 0 {
+            text.push_str("\nno client saw an error");
+        }
+        for phase in &self.phases {
+            for error in &phase.first_errors {
+                text.push_str(&format!("\n  {}: {error}", phase.name));
+            }
+        }
+        text
+    }
+}
+
+/// `1 error`, `2 errors`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}

@@ -1,0 +1,170 @@
+//! What a person sees of a demo: lines that stay, and on a terminal below them a table that lives.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use comfy_table::{Cell, CellAlignment, Color, Table, presets};
+use owo_colors::{OwoColorize as _, Style};
+
+use crate::cli::demo::report::counted;
+use crate::cli::print;
+
+/// An error's text may be long, and a wrapped line would break the count of lines to go back.
+const WIDTH: usize = 76;
+
+/// Where lines go, and how much of the screen is redrawn.
+#[derive(Debug)]
+pub(crate) struct Screen {
+    /// Standard output belongs to the summary in JSON otherwise.
+    to_stdout: bool,
+    live: bool,
+    colour: bool,
+    /// How many lines the table and what is below it have taken.
+    drawn: usize,
+}
+
+/// A backend in the table.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) actor: Actor,
+    /// Requests it answered in the last second.
+    pub(crate) rate: u64,
+    /// Requests it ever answered.
+    pub(crate) served: u64,
+}
+
+/// Whose backend it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Actor {
+    /// One of the demo's.
+    Ours { address: SocketAddr, alive: bool },
+    /// One that was added by the user; where it is and whether it lives we cannot know.
+    Theirs,
+}
+
+/// The moment that is drawn.
+#[derive(Debug)]
+pub(crate) struct Scenery<'a> {
+    pub(crate) rows: &'a [Row],
+    pub(crate) phase: &'static str,
+    pub(crate) since: Duration,
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) slowest: Duration,
+    pub(crate) first_error: Option<&'a str>,
+}
+
+impl Screen {
+    /// Lines and the table on standard output; no table when it is no terminal.
+    pub(crate) fn stdout() -> Self {
+        Self { to_stdout: true, live: print::live(), colour: print::stdout_colour(), drawn: 0 }
+    }
+
+    /// Lines on standard error.
+    pub(crate) fn notes() -> Self {
+        Self { to_stdout: false, live: false, colour: print::colour(), drawn: 0 }
+    }
+
+    /// A line that stays.
+    pub(crate) fn line(&mut self, text: &str) -> anyhow::Result<()> {
+        self.erase()?;
+        if self.to_stdout {
+            return print::line(text);
+        }
+        print::note(text);
+        Ok(())
+    }
+
+    /// The line of a phase that is over.
+    pub(crate) fn phase(&mut self, text: &str, good: bool) -> anyhow::Result<()> {
+        let (mark, style) = if good { ("✓", Style::new().green()) } else { ("✗", Style::new().red()) };
+        let mark = self.paint(mark, style);
+        self.line(&format!("{mark} {text}"))
+    }
+
+    /// Of a line: what is said about what follows.
+    pub(crate) fn dim(&self, text: &str) -> String {
+        self.paint(text, Style::new().dimmed())
+    }
+
+    fn paint(&self, text: &str, style: Style) -> String {
+        if self.colour { text.style(style).to_string() } else { text.to_owned() }
+    }
+
+    /// Draws over the last one, in one piece so that nothing flickers.
+    pub(crate) fn draw(&mut self, scenery: &Scenery<'_>) -> anyhow::Result<()> {
+        if !self.live {
+            return Ok(());
+        }
+        let lines = self.lines(scenery);
+        let mut text = back(self.drawn);
+        for line in &lines {
+            text.push_str(line);
+            text.push_str("\x1b[K\n");
+        }
+        text.push_str("\x1b[J");
+        self.drawn = lines.len();
+        print::raw(&text)
+    }
+
+    fn erase(&mut self) -> anyhow::Result<()> {
+        if self.drawn == 0 {
+            return Ok(());
+        }
+        let text = back(self.drawn) + "\x1b[J";
+        self.drawn = 0;
+        print::raw(&text)
+    }
+
+    fn lines(&self, scenery: &Scenery<'_>) -> Vec<String> {
+        let mut lines: Vec<String> = self.table(scenery.rows).lines().collect();
+        let errors = counted(scenery.errors, "error");
+        let style = if scenery.errors == 0 { Style::new().green() } else { Style::new().red().bold() };
+        lines.push(format!(
+            " {}   {}   slowest {} ms",
+            counted(scenery.requests, "request"),
+            self.paint(&errors, style),
+            scenery.slowest.as_millis()
+        ));
+        if let Some(error) = scenery.first_error {
+            let error: String = error.chars().filter(|letter| !letter.is_control()).take(WIDTH).collect();
+            lines.push(format!(" {}", self.paint(&error, Style::new().red())));
+        }
+        let phase = self.paint(scenery.phase, Style::new().bold());
+        lines.push(format!(" {phase}, for {} s; Ctrl-C ends", scenery.since.as_secs()));
+        lines
+    }
+
+    fn table(&self, rows: &[Row]) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        if !self.colour {
+            table.force_no_tty();
+        }
+        table.set_header(["backend", "address", "state", "requests/s", "served"]);
+        table.add_rows(rows.iter().map(cells));
+        for number in [3, 4] {
+            if let Some(column) = table.column_mut(number) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table
+    }
+}
+
+fn cells(row: &Row) -> [Cell; 5] {
+    let (address, state) = match row.actor {
+        Actor::Ours { address, alive: true } => (address.to_string(), Cell::new("alive").fg(Color::Green)),
+        Actor::Ours { address, alive: false } => (address.to_string(), Cell::new("dead").fg(Color::Red)),
+        Actor::Theirs => (String::new(), Cell::new("yours")),
+    };
+    let rate = Cell::new(row.rate);
+    let rate = if row.rate > 0 { rate.fg(Color::Green) } else { rate };
+    [Cell::new(&row.name), Cell::new(address), state, rate, Cell::new(row.served)]
+}
+
+/// To the start of the line so many lines above.
+fn back(lines: usize) -> String {
+    if lines == 0 { String::new() } else { format!("\x1b[{lines}F") }
+}

@@ -1,0 +1,229 @@
+//! All that runs during a demo, and the directory that it lives in.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use reqwest::Url;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::app::{self, App};
+use crate::cli::demo::ports::Ports;
+use crate::cli::demo::processes::{Backend, Envoy};
+use crate::cli::{bootstrap, check, print};
+
+pub(crate) const PRIMARY_1: &str = "PRIMARY-1";
+pub(crate) const PRIMARY_2: &str = "PRIMARY-2";
+pub(crate) const FAILOVER: &str = "FAILOVER";
+
+/// The backends of every demo.
+pub(crate) const BACKENDS: [&str; 3] = [PRIMARY_1, PRIMARY_2, FAILOVER];
+
+/// How long Envoy may take to serve. It is ready within a second on a machine that is not busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The control plane, Envoy and the backends. Dropping it ends them all.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) ports: Ports,
+    pub(crate) backends: [Backend; 3],
+    envoy: Envoy,
+    control_plane: App,
+    /// Last, so that it is removed when nobody writes there any more.
+    directory: Directory,
+}
+
+impl Stage {
+    /// Returns once both primaries serve through Envoy.
+    pub(crate) async fn set_up(envoy: &Path) -> anyhow::Result<Self> {
+        let directory = Directory::new()?;
+        directory.start_log()?;
+        let (ports, control_plane) = control_plane(&directory).await?;
+        let [first, second, third] = ports.backends;
+        let backends = [
+            Backend::start(PRIMARY_1, first).await?,
+            Backend::start(PRIMARY_2, second).await?,
+            Backend::start(FAILOVER, third).await?,
+        ];
+        directory.write("bootstrap.yaml", &bootstrap(&ports)?)?;
+        let envoy = Envoy::start(envoy, &directory.path("bootstrap.yaml"), directory.path("logs/envoy.log"))?;
+        let mut stage = Self { ports, backends, envoy, control_plane, directory };
+        stage.wait_until_primaries_serve().await?;
+        Ok(stage)
+    }
+
+    async fn wait_until_primaries_serve(&mut self) -> anyhow::Result<()> {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1)).build()?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut missing = vec![PRIMARY_1, PRIMARY_2];
+        while !missing.is_empty() {
+            if Instant::now() > deadline {
+                bail!("Envoy does not serve after {PATIENCE:?}{}", self.envoy.last_words());
+            }
+            self.check()?;
+            // Refused at first, then 503: it is still on its way up.
+            if let Ok(answer) = client.get(self.url()).send().await
+                && answer.status().is_success()
+            {
+                let server = answer.headers().get("x-backend");
+                missing.retain(|name| server.is_none_or(|server| server != name));
+            } else {
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where clients go.
+    pub(crate) fn url(&self) -> Url {
+        let url = format!("http://{}/", self.ports.listener);
+        url.parse().expect("an address makes an authority")
+    }
+
+    /// The file to edit.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.directory.path("demo.yaml")
+    }
+
+    /// Where Envoy and the control plane log.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.directory.path("logs")
+    }
+
+    /// # Errors
+    ///
+    /// When Envoy has ended.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        self.envoy.check()
+    }
+
+    /// Kills these, if they live. At once: nothing is awaited, so that it can be told what came before.
+    pub(crate) fn kill(&mut self, names: &[&str]) -> anyhow::Result<()> {
+        let doomed = self.backends.iter_mut().filter(|backend| names.contains(&backend.name));
+        doomed.filter_map(|backend| backend.is_alive().then(|| backend.kill())).collect()
+    }
+
+    /// Starts again all that are dead but these.
+    pub(crate) async fn revive_all_but(&mut self, names: &[&str]) -> anyhow::Result<()> {
+        for backend in &mut self.backends {
+            if !names.contains(&backend.name) && !backend.is_alive() {
+                backend.come_back().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when all ports are free again.
+    pub(crate) async fn clear(mut self) -> anyhow::Result<()> {
+        self.envoy.kill().await;
+        for backend in &mut self.backends {
+            backend.end().await;
+        }
+        drop(self.control_plane);
+        let path = self.directory.0.path().to_owned();
+        self.directory.0.close().with_context(|| format!("cannot remove {}", path.display()))
+    }
+}
+
+/// Only the config is at the top: the control plane looks at every change there.
+#[derive(Debug)]
+struct Directory(TempDir);
+
+impl Directory {
+    fn new() -> anyhow::Result<Self> {
+        let make = || {
+            let directory = tempfile::Builder::new().prefix("understudy-demo-").tempdir()?;
+            fs::create_dir(directory.path().join("logs"))?;
+            io::Result::Ok(directory)
+        };
+        make().map(Self).context("cannot make a temporary directory")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.path(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// A file, because lines on the terminal would tear the table apart.
+    fn start_log(&self) -> anyhow::Result<()> {
+        let path = self.path("logs/understudy.log");
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        tracing_subscriber::fmt()
+            .with_env_filter("info")
+            .with_ansi(false)
+            .with_writer(Mutex::new(file))
+            .try_init()
+            .map_err(|error| anyhow::anyhow!(error))
+    }
+}
+
+/// The control plane, at the first place that is free.
+async fn control_plane(directory: &Directory) -> anyhow::Result<(Ports, App)> {
+    for ports in Ports::places().filter(Ports::free) {
+        directory.write("demo.yaml", &config(&ports))?;
+        let options = app::Options {
+            paths: vec![directory.path("demo.yaml")],
+            xds: ports.xds,
+            admin: ports.admin,
+            data: directory.path("data"),
+            insecure: false,
+        };
+        match App::start(options).await {
+            Ok(app) => return Ok((ports, app)),
+            Err(app::Error::Other(error)) if is_address_in_use(&error) => {} // Another demo was faster.
+            Err(app::Error::Other(error)) => return Err(error),
+            Err(app::Error::Config(violations)) => {
+                print::note(check::human(&violations).trim_end());
+                bail!("the control plane refused the demo's config");
+            }
+        }
+    }
+    bail!("of every set of ports for the demo one is taken")
+}
+
+fn is_address_in_use(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::AddrInUse)
+}
+
+/// Without any health check or retry: the defaults are what is shown.
+fn config(ports: &Ports) -> String {
+    let Ports { listener, backends: [first, second, third], .. } = ports;
+    format!(
+        "\
+# What the demo serves. Save a change, and Envoy has it a moment later.
+listeners:
+  - name: demo
+    address: {listener}
+routes:
+  - name: demo
+    service: demo
+services:
+  - name: demo
+    upstream: demo
+upstreams:
+  - name: demo
+    targets:
+      - {{ target: {first} }}                  # {PRIMARY_1}
+      - {{ target: {second} }}                  # {PRIMARY_2}
+      - {{ target: {third}, failover: true }}  # {FAILOVER}: serves when no other can
+"
+    )
+}
+
+fn bootstrap(ports: &Ports) -> anyhow::Result<String> {
+    bootstrap::render(&bootstrap::Options {
+        xds: ports.xds.to_string(),
+        node_id: "demo".to_owned(),
+        node_cluster: "demo".to_owned(),
+        envoy_admin: Some(ports.envoy_admin),
+    })
+}
