@@ -56,13 +56,16 @@ pub struct Options {
     /// End when stdin ends, so that it does not outlive the program that started it
     #[arg(long)]
     pub exit_with_stdin: bool,
+    /// Write a line on stderr for each request, before anything is done about it
+    #[arg(long)]
+    pub log_requests: bool,
 }
 
 /// Prints `listening ADDRESS` once it can be reached, then answers requests on the one side and commands on
 /// the other until it is told to end: by SIGTERM or SIGINT (as process 1 of a container it would not be
 /// ended by them otherwise), or by the end of its input if so asked.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let backend = Arc::new(Backend::new(&options.name)?);
+    let backend = Arc::new(Backend::new(&options.name, options.log_requests)?);
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("cannot listen on {}", options.listen))?;
@@ -224,10 +227,11 @@ struct Backend {
     requests: AtomicU64,
     accepted: AtomicU64,
     open: AtomicU64,
+    log_requests: bool,
 }
 
 impl Backend {
-    fn new(name: &str) -> anyhow::Result<Self> {
+    fn new(name: &str, log_requests: bool) -> anyhow::Result<Self> {
         Ok(Self {
             name: HeaderValue::try_from(name)
                 .with_context(|| format!("the name {name:?} cannot stand in a header"))?,
@@ -237,6 +241,7 @@ impl Backend {
             requests: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             open: AtomicU64::new(0),
+            log_requests,
         })
     }
 
@@ -272,6 +277,9 @@ impl Backend {
     async fn answer(&self, request: Request<Incoming>, ender: mpsc::Sender<Ending>) -> Response<Answer> {
         let (head, body) = request.into_parts();
         let _ = body.collect().await; // A client that left half-way is hyper's to notice.
+        if self.log_requests {
+            log(&head);
+        }
         let check = head.uri.path() == "/healthz";
         let number = self.count(if check { "/healthz" } else { head.method.as_str() });
         let behaviour = *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
@@ -309,6 +317,14 @@ impl Backend {
         response.headers_mut().insert("x-request-count", HeaderValue::from(number));
         response
     }
+}
+
+/// `request POST /orders 5f0c…`: what a proxy calls the request stays the same when it tries again. In one
+/// write, so that the line is there even when the process is killed right after.
+fn log(request: &http::request::Parts) {
+    let id = request.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or("-");
+    let line = format!("request {} {} {id}\n", request.method, request.uri.path());
+    let _ = io::stderr().write_all(line.as_bytes()); // Whoever asked for it reads it.
 }
 
 async fn end(ender: &mpsc::Sender<Ending>, ending: Ending) -> ! {
@@ -364,7 +380,7 @@ mod tests {
     use super::*;
 
     fn check(command: &str, expected: &str) {
-        let backend = Backend::new("A").unwrap();
+        let backend = Backend::new("A", false).unwrap();
         let answer = backend.command(command).unwrap_or_else(|fault| format!("error {fault}"));
         assert_eq!(answer, expected);
     }
@@ -391,6 +407,6 @@ mod tests {
 
     #[test]
     fn a_name_that_cannot_be_sent_is_refused() {
-        assert!(Backend::new("two\nlines").is_err());
+        assert!(Backend::new("two\nlines", false).is_err());
     }
 }

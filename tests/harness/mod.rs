@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,12 +44,28 @@ pub async fn eventually<T>(
     }
 }
 
-/// A port that was free a moment ago, for what must be told its port beforehand.
+/// A port that was free a moment ago, for what must be told its port beforehand, or returns to it after a
+/// restart.
+///
+/// Below those that systems give to clients: load makes thousands of connections, and one of them would
+/// sooner or later have taken the port in the meantime. Each is given once; test binaries that run side by
+/// side begin at different ones.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
+    const RANGE: std::ops::Range<u32> = 11_000..32_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(331);
+    let ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    ports
+        .take(RANGE.len())
+        .map(|number| RANGE.start + first.wrapping_add(number) % (RANGE.end - RANGE.start))
+        .map(|port| u16::try_from(port).expect("the range is one of ports"))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("loopback always has a free port")
-        .port()
+}
+
+/// A free port of loopback.
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }
 
 /// `understudy` with these arguments.
@@ -66,6 +83,7 @@ pub struct Process {
     log: Arc<Mutex<String>>,
     /// The lines so far; closed with the process's stdout.
     stdout: watch::Receiver<Vec<String>>,
+    readers: Vec<thread::JoinHandle<()>>,
 }
 
 impl Process {
@@ -79,12 +97,12 @@ impl Process {
             .unwrap_or_else(|error| panic!("cannot start {name}: {error}: {command:?}"));
         let log = Arc::new(Mutex::new(String::new()));
         let (lines, stdout) = watch::channel(Vec::new());
-        drain(child.stdout.take().expect("it is piped"), log.clone(), move |line| {
+        let out = drain(child.stdout.take().expect("it is piped"), log.clone(), move |line| {
             lines.send_modify(|lines| lines.push(line));
         });
-        drain(child.stderr.take().expect("it is piped"), log.clone(), |_| {});
+        let err = drain(child.stderr.take().expect("it is piped"), log.clone(), |_| {});
         let stdin = child.stdin.take();
-        Self { name: name.to_owned(), child, stdin, log, stdout }
+        Self { name: name.to_owned(), child, stdin, log, stdout, readers: vec![out, err] }
     }
 
     /// All that it printed, stdout and stderr as they came.
@@ -129,10 +147,13 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "cannot send SIG{signal} to {}", self.name);
     }
 
-    /// SIGKILL. It is gone when this returns, and so are its sockets.
+    /// SIGKILL. It is gone when this returns, and so are its sockets; its log is complete.
     pub fn kill(&mut self) {
         let _ = self.child.kill(); // Fails only when it ended by itself.
         let _ = self.child.wait();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
     }
 
     /// How it ended, once it did.
@@ -161,7 +182,7 @@ fn drain(
     output: impl Read + Send + 'static,
     log: Arc<Mutex<String>>,
     mut each: impl FnMut(String) + Send + 'static,
-) {
+) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n') {
             let Ok(line) = line else { return };
@@ -172,7 +193,7 @@ fn drain(
             drop(log);
             each(line);
         }
-    });
+    })
 }
 
 /// A client that goes straight to what it is told. Not shared between tests: its connections belong to the
@@ -203,8 +224,7 @@ impl Understudy {
     pub async fn serve(arguments: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("the temporary directory can be written");
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let process = Self::spawn(any, any, data.path(), &arguments);
+        let process = Self::spawn(loopback(), loopback(), data.path(), &arguments);
         let (xds, admin) = Self::ready(&process).await;
         Self { process, arguments, xds, admin, data, client: client() }
     }
@@ -413,22 +433,28 @@ pub struct Backend {
     process: Process,
     name: String,
     address: SocketAddr,
+    more: &'static [&'static str],
 }
 
 impl Backend {
     /// Starts one on a free port of loopback, and waits until it can be reached.
     pub async fn start(name: &str) -> Self {
-        let (process, address) = Self::spawn(name, SocketAddr::from(([127, 0, 0, 1], 0))).await;
-        Self { process, name: name.to_owned(), address }
+        Self::start_with(name, &[]).await
     }
 
-    async fn spawn(name: &str, listen: SocketAddr) -> (Process, SocketAddr) {
-        let listen = listen.to_string();
+    /// The same with further options, as `--log-requests`.
+    pub async fn start_with(name: &str, more: &'static [&'static str]) -> Self {
+        let address = loopback();
+        let process = Self::spawn(name, address, more).await;
+        Self { process, name: name.to_owned(), address, more }
+    }
+
+    async fn spawn(name: &str, address: SocketAddr, more: &[&str]) -> Process {
+        let listen = address.to_string();
         let mut command = understudy(&["backend", "--name", name, "--listen", &listen, "--exit-with-stdin"]);
-        let process = Process::spawn(&format!("backend {name}"), &mut command);
-        let address = process.line(0, "listening ").await;
-        let address = address.parse().expect("a backend prints the address that it listens on");
-        (process, address)
+        let process = Process::spawn(&format!("backend {name}"), command.args(more));
+        process.line(0, "listening ").await;
+        process
     }
 
     /// As a target is written: `127.0.0.1:41234`. It stays the same over a restart.
@@ -451,6 +477,11 @@ impl Backend {
         serde_json::from_str(&self.ask("count").await).expect("counts are a map of numbers")
     }
 
+    /// The GETs so far.
+    pub async fn gets(&mut self) -> u64 {
+        self.count().await.get("GET").copied().unwrap_or_default()
+    }
+
     /// Connections so far and now: `accepted` and `open`.
     pub async fn connections(&mut self) -> BTreeMap<String, u64> {
         serde_json::from_str(&self.ask("connections").await).expect("counts are a map of numbers")
@@ -468,6 +499,11 @@ impl Backend {
         self.process.line(before, "").await
     }
 
+    /// All that it printed since its (last) start.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// SIGKILL: connections are reset or closed, new ones refused.
     pub fn kill(&mut self) {
         self.process.kill();
@@ -476,8 +512,7 @@ impl Backend {
     /// Killed if it still runs, and started again on the same port, in mode `ok`.
     pub async fn restart(&mut self) {
         self.process.kill();
-        let (process, _) = Self::spawn(&self.name, self.address).await;
-        self.process = process;
+        self.process = Self::spawn(&self.name, self.address, self.more).await;
     }
 
     /// SIGSTOP: connections stay, new ones are accepted by the kernel, and nothing is answered.
