@@ -1,0 +1,92 @@
+//! A change of the config costs no request.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Backend, PATIENCE, Understudy};
+use crate::stage::{Cast, alone, create, faultless, window};
+
+/// Each change must be accepted; none waits for the Envoy.
+async fn change(understudy: &Understudy, changes: &[(&str, &str, Value)]) {
+    for (method, path, body) in changes {
+        let (status, answer) = match *method {
+            "POST" => understudy.post(path, body.clone()).await,
+            "PATCH" => understudy.patch(path, body.clone()).await,
+            "PUT" => understudy.put(path, body.clone()).await,
+            _ => understudy.delete(path).await,
+        };
+        assert!((200..300).contains(&status), "{method} {path} {body}: {status} {answer}");
+    }
+}
+
+/// A new upstream and service take the place of the old ones, which go at once.
+async fn replace(understudy: &Understudy, old: &str, new: &str, backend: &Backend) {
+    let targets = json!([{"target": backend.address().to_string()}]);
+    change(
+        understudy,
+        &[
+            ("POST", "/upstreams", json!({"name": new, "targets": targets})),
+            ("POST", "/services", json!({"name": new, "upstream": new})),
+            ("PATCH", "/routes/checkout", json!({"service": new})),
+            ("DELETE", &format!("/services/{old}"), Value::Null),
+            ("DELETE", &format!("/upstreams/{old}"), Value::Null),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repointing_a_route_and_deleting_what_it_left_costs_no_request() {
+    let _turn = alone().await;
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(200);
+    window(&load, 50).await;
+    replace(&edge.understudy, "checkout", "one", &cast.failover).await;
+    edge.serves("FAILOVER", PATIENCE).await;
+    replace(&edge.understudy, "one", "two", &cast.a).await;
+    edge.serves("A", PATIENCE).await;
+    // Without a pause: what is not yet at the Envoy is overtaken by what came later.
+    replace(&edge.understudy, "two", "three", &cast.failover).await;
+    replace(&edge.understudy, "three", "four", &cast.b).await;
+    edge.serves("B", PATIENCE).await;
+    assert_eq!(window(&load, 100).await.served_by.into_keys().collect::<Vec<_>>(), ["B"]);
+    faultless(load).await;
+
+    let stats = edge.envoy.stats("cluster_manager.active_clusters").await;
+    assert_eq!(stats["cluster_manager.active_clusters"], 2, "the last upstream and understudy itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changing_what_is_in_use_costs_no_request() {
+    let _turn = alone().await;
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(200);
+    window(&load, 50).await;
+    let outlier_detection = json!({"outlier_detection": {"consecutive_5xx": 3, "base_ejection_time": "5s"}});
+    let removed = format!("/upstreams/checkout/targets/{}", cast.a.address());
+    let changes = [
+        ("PATCH", "/upstreams/checkout", json!({"load_balancer": "least_request"})),
+        ("PATCH", "/upstreams/checkout", json!({"connect_timeout": "200ms"})),
+        ("PATCH", "/upstreams/checkout", outlier_detection),
+        ("PATCH", "/upstreams/checkout", json!({"health_check": {"http": {"path": "/healthz"}}})),
+        ("PATCH", "/services/checkout", json!({"timeout": "10s", "try_timeout": "2s"})),
+        ("PATCH", "/routes/checkout", json!({"paths": ["/", "/more"]})),
+        ("POST", "/routes", json!({"name": "other", "paths": ["/other"], "service": "checkout"})),
+        ("PATCH", "/listeners/web", json!({"idle_timeout": "2h"})),
+        ("DELETE", removed.as_str(), Value::Null),
+        ("DELETE", "/routes/other", Value::Null),
+        ("PATCH", "/upstreams/checkout", json!({"health_check": "off"})),
+        ("PATCH", "/upstreams/checkout", json!({"load_balancer": "round_robin", "health_check": null})),
+    ];
+    for one in changes {
+        change(&edge.understudy, &[one]).await;
+        window(&load, 40).await;
+    }
+    create(&edge.understudy, "/upstreams/checkout/targets", json!({"target": cast.a.address().to_string()}))
+        .await;
+    edge.serves("A", PATIENCE).await;
+    edge.serves("B", PATIENCE).await;
+    faultless(load).await;
+    assert_eq!(cast.failover.gets().await, 0, "the primaries were well all the time");
+}

@@ -1,0 +1,128 @@
+//! A dead primary costs no request, and the standby serves when it should.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::Backend;
+use crate::stage::{Cast, FAST, alone, comes_to_rest, faultless, window};
+
+/// How a target dies.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Kill,
+    Freeze,
+    Status503,
+    Reset,
+}
+
+impl Fault {
+    async fn strike(self, backend: &mut Backend) {
+        match self {
+            Self::Kill => backend.kill(),
+            Self::Freeze => backend.freeze(),
+            Self::Status503 => backend.mode("status 503").await,
+            Self::Reset => backend.mode("reset").await,
+        }
+    }
+}
+
+/// All primaries fail at once under 300 requests a second, with nothing but defaults.
+async fn costs_no_request(fault: Fault) {
+    let _turn = alone().await;
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(300);
+    let before = window(&load, 300).await;
+    assert_eq!(before.served_by.keys().collect::<Vec<_>>(), ["A", "B"], "{before:?}");
+    for primary in cast.primaries() {
+        fault.strike(primary).await;
+    }
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_all_primaries_costs_no_request() {
+    costs_no_request(Fault::Kill).await;
+}
+
+/// It costs time: the defaults suit services of unknown speed, and a try may take 5 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn freezing_all_primaries_costs_no_request() {
+    costs_no_request(Fault::Freeze).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_primaries_answering_503_costs_no_request() {
+    costs_no_request(Fault::Status503).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_primaries_resetting_connections_costs_no_request() {
+    costs_no_request(Fault::Reset).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_primary_is_enough_to_leave_the_standby_alone() {
+    let _turn = alone().await;
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(300);
+    window(&load, 100).await;
+    cast.a.kill();
+    comes_to_rest(&load, &["B"]).await;
+    faultless(load).await;
+    assert_eq!(cast.failover.gets().await, 0, "not even a retry goes to FAILOVER");
+}
+
+/// A quiet machine is there after 0.3 s (`envoy-facts.md`, trap L and section 2). 1 s is allowed, so that a
+/// busy one passes, and what begins later must be fast. For 4 s: after 10 s the first ejection ends, and the
+/// next request finds out that the primaries are still frozen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fast_service_recovers_from_a_freeze_within_a_second() {
+    let _turn = alone().await;
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({"try_timeout": "250ms"})).await;
+    let load = edge.load(300);
+    window(&load, 300).await;
+    let frozen = Instant::now();
+    cast.a.freeze();
+    cast.b.freeze();
+    window(&load, 1500).await;
+
+    let outcomes = faultless(load).await;
+    let (from, to) = (frozen + Duration::from_secs(1), frozen + Duration::from_secs(5));
+    let late: Vec<_> = outcomes.iter().filter(|outcome| (from..to).contains(&outcome.started)).collect();
+    assert!(late.len() > 1000, "only {} requests came late enough to count", late.len());
+    for outcome in late {
+        let served_by = outcome.result.as_ref().ok().and_then(|answer| answer.served_by.as_deref());
+        let began = outcome.started - frozen;
+        assert_eq!(served_by, Some("FAILOVER"), "{began:?} after the freeze");
+        assert!(outcome.latency < FAST, "{:?} for a request {began:?} after the freeze", outcome.latency);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healthy_service_that_takes_2_s_is_left_in_peace() {
+    let _turn = alone().await;
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    for primary in cast.primaries() {
+        primary.mode("slow 2s").await;
+    }
+    let before = cast.a.gets().await + cast.b.gets().await;
+    let load = edge.load(20);
+    window(&load, 160).await;
+
+    let sent = faultless(load).await.len() as u64;
+    let executed = cast.a.gets().await + cast.b.gets().await - before;
+    assert_eq!(executed, sent, "each request is executed once");
+    assert_eq!(cast.failover.gets().await, 0);
+    let stats = edge.envoy.stats("cluster.checkout.").await;
+    for name in
+        ["upstream_rq_retry", "upstream_rq_per_try_timeout", "outlier_detection.ejections_enforced_total"]
+    {
+        assert_eq!(stats[&format!("cluster.checkout.{name}")], 0, "{name}");
+    }
+}

@@ -1,0 +1,19 @@
+//! The whole program in front of a real Envoy: failover, REST, files, restarts, refusals, counted by what
+//! clients saw.
+//!
+//! One binary, because linking one costs more than running it. Every test has processes and ports of its own.
+//! Those that count errors under load take turns ([`stage::alone`]).
+
+#[path = "../harness/mod.rs"]
+mod harness;
+mod stage;
+
+mod changes;
+mod durability;
+mod failover;
+mod howto;
+mod input;
+mod nack;
+mod post;
+mod reload;
+mod startup;

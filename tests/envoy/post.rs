@@ -1,0 +1,53 @@
+//! A request that may have had an effect is not repeated.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use reqwest::Url;
+use serde_json::json;
+use understudy::load::{Load, Options};
+
+use crate::harness::Backend;
+use crate::stage::{Cast, alone, window};
+
+/// What Envoy calls each POST that reached this backend; a retry keeps the name. Ends the backend, so that
+/// the list is complete.
+fn executed(backend: &mut Backend) -> Vec<String> {
+    backend.kill();
+    let log = backend.log();
+    log.lines().filter_map(|line| line.strip_prefix("request POST / ")).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_post_is_executed_twice_when_all_primaries_are_killed() {
+    let _turn = alone().await;
+    let mut cast = Cast::start_with(&["--log-requests"]).await;
+    let edge = cast.edge(json!({})).await;
+    for primary in cast.primaries() {
+        primary.mode("slow 100ms").await; // Some ten are on their way at any time.
+    }
+    let url: Url = edge.url();
+    let load = Load::start(Options::post(url, 100, "an order"));
+    window(&load, 100).await;
+    for primary in cast.primaries() {
+        primary.kill();
+    }
+    let dead = std::time::Instant::now();
+    let after = window(&load, 200).await;
+    assert_eq!(after.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{after:?}");
+
+    let outcomes = load.stop().await;
+    let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.result.is_err()).collect();
+    // Envoy hears of a closed connection a moment later than it is closed.
+    let unforeseen = failed.iter().filter(|outcome| outcome.started > dead + Duration::from_millis(20));
+    assert_eq!(unforeseen.count(), 0, "{failed:?}");
+
+    let Cast { a, b, failover } = &mut cast;
+    let executed: Vec<String> = [a, b, failover].into_iter().flat_map(executed).collect();
+    let distinct: BTreeSet<&String> = executed.iter().collect();
+    assert_eq!(distinct.len(), executed.len(), "each is executed once");
+    assert!(executed.len() <= outcomes.len(), "{} executed, {} sent", executed.len(), outcomes.len());
+    let answered = outcomes.len() - failed.len();
+    assert!(executed.len() > answered, "some were executed and not answered, else nothing was tested");
+    assert!(failed.len() <= 30, "{} of those on their way failed", failed.len());
+}

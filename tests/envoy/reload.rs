@@ -1,0 +1,211 @@
+//! Files are followed, however they change; a broken one changes nothing.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
+use crate::stage::{Edge, alone, faultless, window};
+
+/// How soon a change of a file must be seen at the Envoy.
+const SOON: Duration = Duration::from_secs(5);
+
+/// A control plane that follows a path, an Envoy, and two backends.
+struct Scene {
+    edge: Edge,
+    blue: Backend,
+    green: Backend,
+    _directory: TempDir,
+}
+
+impl Scene {
+    /// `lay` puts a text where it should be read, and gives the path for `serve`.
+    async fn start(lay: impl Fn(&Path, &str) -> PathBuf) -> (Self, PathBuf) {
+        let (blue, green) = (Backend::start("BLUE").await, Backend::start("GREEN").await);
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let port = free_port();
+        let path = lay(directory.path(), &text(port, &blue, &green, "blue"));
+        let understudy = Understudy::serve(&[&path.display().to_string()]).await;
+        let edge = Edge::new(understudy, port).await;
+        let scene = Self { edge, blue, green, _directory: directory };
+        scene.edge.serves("BLUE", PATIENCE).await;
+        (scene, path)
+    }
+
+    /// A config in which the route goes to `service`.
+    fn text(&self, service: &str) -> String {
+        text(self.edge.port, &self.blue, &self.green, service)
+    }
+
+    fn root(&self) -> &Path {
+        self._directory.path()
+    }
+}
+
+fn text(port: u16, blue: &Backend, green: &Backend, service: &str) -> String {
+    let (blue, green) = (blue.address(), green.address());
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:{port} }}]
+services:
+  - {{ name: blue, upstream: blue }}
+  - {{ name: green, upstream: green }}
+upstreams:
+  - {{ name: blue, targets: [{{ target: {blue} }}] }}
+  - {{ name: green, targets: [{{ target: {green} }}] }}
+routes:
+  - name: all
+    service: {service}
+"
+    )
+}
+
+/// A first, a second and a third change are seen, each without a signal.
+async fn is_followed(lay: impl Fn(&Path, &str) -> PathBuf) {
+    let (scene, _) = Scene::start(&lay).await;
+    for (service, name) in [("green", "GREEN"), ("blue", "BLUE"), ("green", "GREEN")] {
+        lay(scene.root(), &scene.text(service));
+        scene.edge.serves(name, SOON).await;
+    }
+    assert_eq!(scene.edge.understudy.get("/violations").await.1, json!([]));
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+/// A link at `path`, in one step, whatever was there.
+fn relink(target: &Path, path: &Path) {
+    let new = path.with_file_name("..new");
+    symlink(target, &new).expect("makes a link");
+    fs::rename(new, path).expect("renames it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_a_directory_written_in_place_is_followed() {
+    is_followed(|root, text| {
+        write(&root.join("config.yaml"), text);
+        root.to_owned()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_named_as_such_and_renamed_over_is_followed() {
+    is_followed(|root, text| {
+        write(&root.join("draft"), text);
+        fs::rename(root.join("draft"), root.join("config.yaml")).expect("renames");
+        root.join("config.yaml")
+    })
+    .await;
+}
+
+/// As the kubelet does it: the files are links into `..data`, a link to a directory with a time as name.
+/// An update makes a new directory, renames a link over `..data`, and removes the old directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mounted_config_map_is_followed() {
+    is_followed(|root, text| {
+        let old = fs::read_link(root.join("..data")).ok();
+        let number: u32 = old.as_ref().map_or(0, |old| {
+            old.display().to_string().trim_start_matches("..2026_").parse().expect("it is a number")
+        });
+        let new = PathBuf::from(format!("..2026_{}", number + 1));
+        fs::create_dir(root.join(&new)).expect("makes the directory");
+        write(&root.join(&new).join("config.yaml"), text);
+        relink(&new, &root.join("..data"));
+        match old {
+            Some(old) => fs::remove_dir_all(root.join(old)).expect("removes the old one"),
+            None => symlink("..data/config.yaml", root.join("config.yaml")).expect("links the file"),
+        }
+        root.to_owned()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_a_link_to_another_directory_each_time_is_followed() {
+    is_followed(|root, text| {
+        let current = root.join("current");
+        let old = fs::read_link(&current).ok();
+        let count = fs::read_dir(root).expect("lists").count();
+        let new = root.join(format!("release-{count}-of-{}", text.len()));
+        let new = if old.as_ref() == Some(&new) { new.with_extension("again") } else { new };
+        fs::create_dir(&new).expect("makes the directory");
+        write(&new.join("config.yaml"), text);
+        relink(&new, &current);
+        if let Some(old) = old {
+            fs::remove_dir_all(old).expect("removes the old one");
+        }
+        current
+    })
+    .await;
+}
+
+/// Waits until `/violations` are at these places, each a file, a line and a column.
+async fn violations_at(understudy: &Understudy, places: Value) {
+    eventually(SOON, &format!("violations at {places}"), async || {
+        let (_, told) = understudy.get("/violations").await;
+        let found = told.as_array().into_iter().flatten();
+        let found: Value = found.map(|one| json!([one["file"], one["line"], one["column"]])).collect();
+        if found == places { Ok(()) } else { Err(told.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_file_changes_nothing_and_is_told_until_it_is_repaired() {
+    let _turn = alone().await;
+    let (scene, _) = Scene::start(|root, text| {
+        write(&root.join("config.yaml"), text);
+        root.to_owned()
+    })
+    .await;
+    let understudy = &scene.edge.understudy;
+    let before = scene.edge.snapshot().await;
+    let file = scene.root().join("config.yaml");
+    let load = scene.edge.load(200);
+
+    // It does not parse; it makes no sense.
+    let broken = [
+        (format!("{}  bad: [indentation\n", scene.text("green")), 11, 3),
+        (scene.text("gren"), 10, 14),
+        (scene.text("green").replace("upstream: green", "upstream: green, timeout: soon"), 4, 46),
+    ];
+    for (text, line, column) in broken {
+        write(&file, &text);
+        violations_at(understudy, json!([[file.display().to_string(), line, column]])).await;
+        let at = format!("{}:{line}:{column}: error", file.display());
+        assert!(understudy.log().contains(&at), "the log does not name {at}");
+        assert_eq!(window(&load, 50).await.served_by.into_keys().collect::<Vec<_>>(), ["BLUE"]);
+        assert_eq!(scene.edge.snapshot().await, before);
+    }
+    write(&file, &scene.text("green"));
+    violations_at(understudy, json!([])).await;
+    scene.edge.serves("GREEN", SOON).await;
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_removed_keeps_serving_and_is_followed_when_it_returns() {
+    let _turn = alone().await;
+    let (scene, path) = Scene::start(|root, text| {
+        let path = root.join("config");
+        fs::create_dir(&path).expect("makes the directory");
+        write(&path.join("config.yaml"), text);
+        path
+    })
+    .await;
+    let load = scene.edge.load(200);
+    fs::remove_dir_all(&path).expect("removes");
+    violations_at(&scene.edge.understudy, json!([[path.display().to_string(), null, null]])).await;
+    assert_eq!(window(&load, 50).await.served_by.into_keys().collect::<Vec<_>>(), ["BLUE"]);
+
+    fs::create_dir(&path).expect("makes it again");
+    write(&path.join("config.yaml"), &scene.text("green"));
+    scene.edge.serves("GREEN", SOON).await;
+    violations_at(&scene.edge.understudy, json!([])).await;
+    faultless(load).await;
+}

@@ -1,0 +1,198 @@
+//! What the tests of this binary have in common: an Envoy under a control plane of its own, and load that
+//! must be answered.
+
+use std::time::Duration;
+
+use reqwest::Url;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
+use understudy::load::{Load, Options, Outcome, Window};
+
+use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port};
+
+/// How long until traffic must have come to rest after a fault: a frozen target costs two tries of 5 s.
+const REST: Duration = Duration::from_secs(30);
+
+/// Faster than this no answer was that had to wait for a dead target, and slower none that had not.
+pub(crate) const FAST: Duration = Duration::from_millis(250);
+
+static STAGE: Mutex<()> = Mutex::const_new(());
+
+/// Waits for its turn. Tests with load take turns: two at once would share two cores, and health checks of
+/// half a second would fail for want of them.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    STAGE.lock().await
+}
+
+/// An Envoy, its control plane, and the port that clients know.
+pub(crate) struct Edge {
+    pub(crate) understudy: Understudy,
+    pub(crate) envoy: Envoy,
+    pub(crate) port: u16,
+    client: reqwest::Client,
+}
+
+impl Edge {
+    /// Starts an Envoy for a control plane that has a listener on `port`.
+    pub(crate) async fn new(understudy: Understudy, port: u16) -> Self {
+        let envoy = Envoy::start(&understudy, "edge-1", "edge", &[]).await;
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
+        Self { understudy, envoy, port, client: client.expect("plain HTTP needs nothing") }
+    }
+
+    /// A control plane without files, with a listener; `fill` writes the rest before the Envoy starts.
+    pub(crate) async fn by_rest(fill: impl AsyncFnOnce(&Understudy)) -> Self {
+        let (understudy, port) = (Understudy::serve(&[]).await, free_port());
+        create(&understudy, "/listeners", json!({"name": "web", "address": format!("127.0.0.1:{port}")}))
+            .await;
+        fill(&understudy).await;
+        Self::new(understudy, port).await
+    }
+
+    /// A GET of `/` as a client makes it.
+    pub(crate) fn request(&self, host: &str, path: &str) -> reqwest::RequestBuilder {
+        self.client.get(format!("http://127.0.0.1:{}{path}", self.port)).header("host", host)
+    }
+
+    /// Which backend answers a GET of `/`; what else came as the error.
+    pub(crate) async fn ask(&self) -> Result<String, String> {
+        let response = self.request("127.0.0.1", "/").send().await.map_err(|error| format!("{error:?}"))?;
+        let name = response.headers().get("x-backend").map(|name| String::from_utf8_lossy(name.as_bytes()));
+        match (response.status().as_u16(), name) {
+            (200, Some(name)) => Ok(name.into_owned()),
+            (status, name) => Err(format!("{status} by {name:?}")),
+        }
+    }
+
+    /// Waits until a GET is answered by this backend.
+    pub(crate) async fn serves(&self, name: &str, deadline: Duration) {
+        eventually(deadline, &format!("{name} serves"), async || match self.ask().await? {
+            served_by if served_by == name => Ok(()),
+            served_by => Err(format!("{served_by} serves")),
+        })
+        .await;
+    }
+
+    /// Where load goes.
+    pub(crate) fn url(&self) -> Url {
+        format!("http://127.0.0.1:{}/", self.port).parse().expect("it is a URL")
+    }
+
+    /// GETs of `/`.
+    pub(crate) fn load(&self, requests_per_second: u32) -> Load {
+        Load::start(Options::get(self.url(), requests_per_second))
+    }
+
+    /// What the default fleet should run.
+    pub(crate) async fn snapshot(&self) -> Value {
+        snapshot(&self.understudy).await
+    }
+}
+
+/// What the default fleet should run.
+pub(crate) async fn snapshot(understudy: &Understudy) -> Value {
+    let (status, snapshot) = understudy.get("/snapshots/default").await;
+    assert_eq!(status, 200, "{snapshot}");
+    snapshot
+}
+
+/// POSTs what must be accepted, and gives it as it was stored.
+pub(crate) async fn create(understudy: &Understudy, path: &str, body: Value) -> Value {
+    let (status, stored) = understudy.post(path, body.clone()).await;
+    assert_eq!(status, 201, "POST {path} {body}: {stored}");
+    stored
+}
+
+/// An upstream `checkout` of these targets, and all that makes `/` of any host go there.
+pub(crate) async fn checkout(understudy: &Understudy, service: Value, targets: &[&Backend]) {
+    create(understudy, "/upstreams", json!({"name": "checkout"})).await;
+    for target in targets {
+        create(understudy, "/upstreams/checkout/targets", json!({"target": target.address().to_string()}))
+            .await;
+    }
+    let mut body = json!({"name": "checkout", "upstream": "checkout"});
+    for (key, value) in service.as_object().into_iter().flatten() {
+        body[key] = value.clone();
+    }
+    create(understudy, "/services", body).await;
+    create(understudy, "/routes", json!({"name": "checkout", "service": "checkout"})).await;
+}
+
+/// Two primaries, A and B, and FAILOVER.
+pub(crate) struct Cast {
+    pub(crate) a: Backend,
+    pub(crate) b: Backend,
+    pub(crate) failover: Backend,
+}
+
+impl Cast {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With options for the backends.
+    pub(crate) async fn start_with(more: &'static [&'static str]) -> Self {
+        Self {
+            a: Backend::start_with("A", more).await,
+            b: Backend::start_with("B", more).await,
+            failover: Backend::start_with("FAILOVER", more).await,
+        }
+    }
+
+    pub(crate) fn primaries(&mut self) -> [&mut Backend; 2] {
+        [&mut self.a, &mut self.b]
+    }
+
+    /// A control plane that sends `/` to the primaries, and an Envoy. `service` has what the service should
+    /// not have by default.
+    pub(crate) async fn edge(&self, service: Value) -> Edge {
+        let edge = Edge::by_rest(async |understudy| {
+            checkout(understudy, service, &[&self.a, &self.b]).await;
+            let standby = json!({"target": self.failover.address().to_string(), "failover": true});
+            create(understudy, "/upstreams/checkout/targets", standby).await;
+        })
+        .await;
+        edge.serves("A", PATIENCE).await;
+        edge.serves("B", PATIENCE).await;
+        edge
+    }
+}
+
+/// Ends the current window, waits until a new one has so many requests, and gives that with their answers.
+pub(crate) async fn window(load: &Load, requests: u64) -> Window {
+    load.cut();
+    eventually(PATIENCE, "the load goes on", async || match load.current().requests {
+        sent if sent >= requests => Ok(()),
+        sent => Err(format!("{sent} of {requests} sent")),
+    })
+    .await;
+    load.settled(load.cut()).await
+}
+
+/// Waits until 100 requests in a row were answered fast, and by all of these backends and no others.
+pub(crate) async fn comes_to_rest(load: &Load, backends: &[&str]) {
+    eventually(REST, &format!("{backends:?} serve, and fast"), async || {
+        let window = window(load, 100).await;
+        let served_by = window.served_by.keys().map(String::as_str);
+        match window.errors == 0 && window.slowest < FAST && served_by.eq(backends.iter().copied()) {
+            true => Ok(()),
+            false => Err(format!("{window:?}")),
+        }
+    })
+    .await;
+}
+
+/// Ends the load. Every request must have been answered 200 by a backend.
+pub(crate) async fn faultless(load: Load) -> Vec<Outcome> {
+    let outcomes = load.stop().await;
+    let first = outcomes.first().expect("there was load").started;
+    let good = |outcome: &&Outcome| {
+        outcome.result.as_ref().is_ok_and(|answer| answer.status == 200 && answer.served_by.is_some())
+    };
+    let bad: Vec<&Outcome> = outcomes.iter().filter(|outcome| !good(outcome)).collect();
+    let told = bad.iter().take(10).map(|outcome| {
+        format!("\n  sent at {:?}, {:?} long: {:?}", outcome.started - first, outcome.latency, outcome.result)
+    });
+    assert!(bad.is_empty(), "{} of {} failed:{}", bad.len(), outcomes.len(), told.collect::<String>());
+    outcomes
+}
