@@ -21,7 +21,7 @@ pub struct Options {
     pub(crate) node_cluster: String,
     /// Where Envoy's own admin interface answers; none without
     #[arg(long, value_name = "ADDRESS")]
-pub(crate) envoy_admin: Option<SocketAddr>,
+    pub(crate) envoy_admin: Option<SocketAddr>,
     /// Ask for what changed only, in place of the state of the world
     #[arg(long)]
     pub(crate) delta: bool,

@@ -225,5 +225,6 @@ fn bootstrap(ports: &Ports) -> anyhow::Result<String> {
         node_id: "demo".to_owned(),
         node_cluster: "demo".to_owned(),
         envoy_admin: Some(ports.envoy_admin),
+        delta: false,
     })
 }
