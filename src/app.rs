@@ -78,7 +78,7 @@ impl App {
 
         let read = files::read(&options.paths).map_err(|violations| {
             let lines: Vec<String> = violations.iter().map(render::line).collect();
-            anyhow::anyhow!("cannot read the config: {}", lines.join("; "))
+            anyhow::anyhow!("cannot read the config, so nothing is served: {}", lines.join("; "))
         })?;
         if read.is_empty() && !options.paths.is_empty() {
             tracing::warn!("there is no *.yaml, *.yml or *.json under the config paths");
