@@ -1,9 +1,16 @@
 //! A change of the config costs no request.
 
+use std::fs;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, PATIENCE, Understudy};
-use crate::stage::{Cast, alone, create, faultless, window};
+use crate::harness::{Backend, PATIENCE, Understudy, free_port};
+use crate::stage::{Cast, Edge, all_acked, alone, create, faultless, window};
+
+/// How soon a change must be in force. A cluster whose endpoints do not follow it is waited for by Envoy, for
+/// the 2 s that it was told to wait.
+const WARM: Duration = Duration::from_millis(1500);
 
 /// Each change must be accepted; none waits for the Envoy.
 async fn change(understudy: &Understudy, changes: &[(&str, &str, Value)]) {
@@ -56,6 +63,44 @@ async fn repointing_a_route_and_deleting_what_it_left_costs_no_request() {
     assert_eq!(stats["cluster_manager.active_clusters"], 2, "the last upstream and understudy itself");
 }
 
+/// One change of a file makes a new upstream, sends the route there and takes the old one away: the Envoy must
+/// hear of it in this order.
+#[tokio::test(flavor = "multi_thread")]
+async fn replacing_all_in_one_change_costs_no_request() {
+    let _turn = alone().await;
+    let (cast, port) = (Cast::start().await, free_port());
+    let text = |name: &str, backend: &Backend| {
+        format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:{port} }}]
+upstreams: [{{ name: {name}, targets: [{{ target: {target} }}] }}]
+services: [{{ name: {name}, upstream: {name} }}]
+routes: [{{ name: {name}, service: {name} }}]
+",
+            target = backend.address()
+        )
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("config.yaml");
+    fs::write(&file, text("zero", &cast.failover)).expect("writes");
+    let understudy = Understudy::serve(&[&file.display().to_string()]).await;
+    let edge = Edge::new(understudy, port).await;
+    let load = edge.load(400);
+    window(&load, 100).await;
+    for (name, backend, served_by) in [
+        ("one", &cast.a, "A"),
+        ("two", &cast.b, "B"),
+        ("three", &cast.a, "A"),
+        ("four", &cast.b, "B"),
+        ("five", &cast.a, "A"),
+        ("six", &cast.b, "B"),
+    ] {
+        fs::write(&file, text(name, backend)).expect("writes");
+        edge.serves(served_by, PATIENCE).await;
+    }
+    window(&load, 100).await;
+    faultless(load).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn changing_what_is_in_use_costs_no_request() {
     let _turn = alone().await;
@@ -81,6 +126,7 @@ async fn changing_what_is_in_use_costs_no_request() {
     ];
     for one in changes {
         change(&edge.understudy, &[one]).await;
+        all_acked(&edge.understudy, WARM).await;
         window(&load, 40).await;
     }
     create(&edge.understudy, "/upstreams/checkout/targets", json!({"target": cast.a.address().to_string()}))

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, PATIENCE, Understudy, eventually};
-use crate::stage::{Cast, Edge, alone, create, faultless, snapshot, window};
+use crate::harness::{Backend, PATIENCE, Understudy};
+use crate::stage::{Cast, Edge, all_acked, alone, create, faultless, snapshot, window};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_is_there_after_sigkill() {
@@ -52,23 +52,12 @@ async fn taken(edge: &Edge) -> BTreeMap<String, u64> {
     taken
 }
 
-/// Waits until the only node has taken all that it asked for.
-async fn all_acked(understudy: &Understudy) {
-    eventually(PATIENCE, "the Envoy is connected and has all", async || {
-        let (_, fleet) = understudy.get("/fleet").await;
-        let types = fleet["nodes"][0]["types"].as_object().cloned().unwrap_or_default();
-        let acked = types.values().filter(|one| one["state"] == "acked").count();
-        if types.len() == 4 && acked == 4 { Ok(()) } else { Err(fleet.to_string()) }
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_flows_without_the_control_plane_and_nothing_is_applied_anew() {
     let _turn = alone().await;
     let mut cast = Cast::start().await;
     let mut edge = cast.edge(json!({})).await;
-    all_acked(&edge.understudy).await;
+    all_acked(&edge.understudy, PATIENCE).await;
     let before = taken(&edge).await;
     let load = edge.load(200);
     edge.understudy.kill();
@@ -76,7 +65,7 @@ async fn traffic_flows_without_the_control_plane_and_nothing_is_applied_anew() {
     assert_eq!(without.served_by.keys().collect::<Vec<_>>(), ["A", "B"]);
 
     edge.understudy.restart().await;
-    all_acked(&edge.understudy).await;
+    all_acked(&edge.understudy, PATIENCE).await;
     assert_eq!(taken(&edge).await, before);
     assert_eq!(cast.failover.gets().await, 0);
 

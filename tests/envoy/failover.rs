@@ -39,6 +39,12 @@ async fn costs_no_request(fault: Fault) {
         fault.strike(primary).await;
     }
     comes_to_rest(&load, &["FAILOVER"]).await;
+    if matches!(fault, Fault::Status503 | Fault::Reset) {
+        // Else they would be tried first each time, and only the retries be answered.
+        let tried = cast.a.gets().await + cast.b.gets().await;
+        window(&load, 100).await;
+        assert_eq!(cast.a.gets().await + cast.b.gets().await, tried, "the primaries are out of it");
+    }
     faultless(load).await;
 }
 
@@ -61,6 +67,21 @@ async fn all_primaries_answering_503_costs_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_primaries_resetting_connections_costs_no_request() {
     costs_no_request(Fault::Reset).await;
+}
+
+/// Before anything was detected: the tries of one request are enough to get there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_request_after_all_primaries_broke_reaches_the_standby() {
+    for mode in ["status 503", "status 500", "reset", "close"] {
+        let mut cast = Cast::start().await;
+        let edge = cast.edge(json!({})).await;
+        for primary in cast.primaries() {
+            primary.mode(mode).await;
+        }
+        assert_eq!(edge.ask().await, Ok("FAILOVER".to_owned()), "{mode}");
+        let stats = edge.envoy.stats("cluster.checkout.outlier_detection.ejections_active").await;
+        assert_eq!(stats["cluster.checkout.outlier_detection.ejections_active"], 0, "{mode}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

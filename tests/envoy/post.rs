@@ -1,7 +1,7 @@
 //! A request that may have had an effect is not repeated.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Url;
 use serde_json::json;
@@ -9,6 +9,9 @@ use understudy::load::{Load, Options};
 
 use crate::harness::Backend;
 use crate::stage::{Cast, alone, window};
+
+/// How long after its end Envoy may take a connection for open.
+const HEARD: Duration = Duration::from_millis(50);
 
 /// What Envoy calls each POST that reached this backend; a retry keeps the name. Ends the backend, so that
 /// the list is complete.
@@ -32,14 +35,13 @@ async fn no_post_is_executed_twice_when_all_primaries_are_killed() {
     for primary in cast.primaries() {
         primary.kill();
     }
-    let dead = std::time::Instant::now();
+    let dead = Instant::now();
     let after = window(&load, 200).await;
     assert_eq!(after.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{after:?}");
 
     let outcomes = load.stop().await;
     let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.result.is_err()).collect();
-    // Envoy hears of a closed connection a moment later than it is closed.
-    let unforeseen = failed.iter().filter(|outcome| outcome.started > dead + Duration::from_millis(20));
+    let unforeseen = failed.iter().filter(|outcome| outcome.started > dead + HEARD);
     assert_eq!(unforeseen.count(), 0, "{failed:?}");
 
     let Cast { a, b, failover } = &mut cast;
@@ -49,5 +51,5 @@ async fn no_post_is_executed_twice_when_all_primaries_are_killed() {
     assert!(executed.len() <= outcomes.len(), "{} executed, {} sent", executed.len(), outcomes.len());
     let answered = outcomes.len() - failed.len();
     assert!(executed.len() > answered, "some were executed and not answered, else nothing was tested");
-    assert!(failed.len() <= 30, "{} of those on their way failed", failed.len());
+    assert!(failed.len() <= 20, "{} failed, and some ten were on their way", failed.len());
 }

@@ -118,6 +118,17 @@ pub(crate) async fn checkout(understudy: &Understudy, service: Value, targets: &
     create(understudy, "/routes", json!({"name": "checkout", "service": "checkout"})).await;
 }
 
+/// Waits until the only node has taken all that it should run. Of clusters it says so when they are warm.
+pub(crate) async fn all_acked(understudy: &Understudy, deadline: Duration) {
+    eventually(deadline, "the Envoy has all", async || {
+        let (_, fleet) = understudy.get("/fleet").await;
+        let types = fleet["nodes"][0]["types"].as_object().cloned().unwrap_or_default();
+        let acked = types.values().filter(|one| one["state"] == "acked").count();
+        if types.len() == 4 && acked == 4 { Ok(()) } else { Err(fleet.to_string()) }
+    })
+    .await;
+}
+
 /// Two primaries, A and B, and FAILOVER.
 pub(crate) struct Cast {
     pub(crate) a: Backend,

@@ -363,7 +363,7 @@ impl Envoy {
         let mut command = Command::new(envoy_path());
         command.arg("-c").arg(&config).arg("--admin-address-path").arg(&address);
         // Without hot restart it needs no shared memory, which it would leave behind at every end.
-        command.args(["--disable-hot-restart", "--concurrency", "1", "--drain-time-s", "1", "-l", "warning"]);
+        command.args(["--disable-hot-restart", "--concurrency", "1", "-l", "warning"]);
         let mut process = Process::spawn(&format!("envoy {name}"), &mut command);
         let admin = eventually(PATIENCE, "Envoy says where its admin interface is", async || {
             if let Ok(Some(status)) = process.child.try_wait() {
