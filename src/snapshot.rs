@@ -58,6 +58,8 @@ pub struct Resource {
     pub version: Version,
     /// Of a cluster: the endpoints that it waits for before it serves (`EdsClusterConfig.service_name`).
     pub endpoints: Option<String>,
+    /// Of a listener or a route configuration: the clusters that it sends requests to.
+    pub clusters: Vec<Arc<str>>,
     delta: Bytes,
     state_of_the_world: usize,
     message: usize,
@@ -88,6 +90,7 @@ impl Resource {
             name: name.into(),
             version,
             endpoints: None,
+            clusters: Vec::new(),
             delta: buffer.freeze(),
             state_of_the_world,
             message,

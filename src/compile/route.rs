@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3 as envoy;
@@ -47,7 +48,10 @@ pub fn compile<'a>(listener: &Name, routes: impl Iterator<Item = &'a Route>) -> 
         ignore_port_in_host_matching: true,
         ..Default::default()
     };
-    Resource::new(listener.as_str(), &configuration)
+    let mut resource = Resource::new(listener.as_str(), &configuration);
+    let clusters: BTreeSet<&str> = routes.iter().map(|route| route.service.upstream.name.as_str()).collect();
+    resource.clusters = clusters.into_iter().map(Arc::from).collect();
+    resource
 }
 
 /// One path of a route on the host by which it was chosen.

@@ -297,25 +297,34 @@ impl Stream {
         let behind =
             told.exceptions.keys().any(|name| target.get(name).is_some_and(|own| !is_refused(told, own)));
         let current = told.set.version() == target.version() && !behind && told.again.is_empty();
-        Some(Standing { last: told.answered.then(|| told.state()), current })
+        let last = match resource_type {
+            // What it refused is known by name, so that what refers to it can wait and the rest need not.
+            ResourceType::Cluster if told.in_flight.is_empty() && told.again.is_empty() => State::Acked,
+            ResourceType::Cluster => State::Pending,
+            _ => told.state(),
+        };
+        Some(Standing { last: told.answered.then_some(last), current })
     }
 
     fn offer(&mut self, resource_type: ResourceType, may_remove: bool) -> Vec<Response> {
         let target = self.target.set(resource_type).clone();
+        let refused: BTreeSet<Arc<str>> = self.told(ResourceType::Cluster).refused.keys().cloned().collect();
         let told = &mut self.types[resource_type as usize];
         let unchanged = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty() && told.exceptions.is_empty();
         let waits = !told.in_flight.is_empty() && !told.urgent;
         if told.subscription.is_none() || waits || (unchanged && told.answered && told.again.is_empty()) {
             return Vec::new();
         }
-        let News { resources, removed, whole } = told.news(&target, may_remove);
+        let News { resources, removed, whole } = told.news(&target, may_remove, &refused);
         told.rebase(&target, &resources, &removed);
         told.urgent = false;
         let first = !std::mem::replace(&mut told.answered, true);
         // A wildcard is answered even if there is nothing (Envoy waits for it when it starts).
         let greets = first && told.subscription.as_ref().is_some_and(Subscription::is_wildcard);
         if resources.is_empty() && removed.is_empty() && !greets {
-            return Vec::new();
+            // A part of what was refused may have gone since; then the next one is due.
+            let more = !self.told(resource_type).again.is_empty();
+            return if more { self.offer(resource_type, may_remove) } else { Vec::new() };
         }
         if resource_type == ResourceType::Cluster {
             self.follow(&resources);
@@ -363,8 +372,9 @@ struct News {
 }
 
 impl Told {
-    /// What the client does not have as the target has it. After a refusal: the next part of it alone.
-    fn news(&mut self, target: &Arc<ResourceSet>, may_remove: bool) -> News {
+    /// What the client does not have as the target has it. After a refusal: the next part of it alone. What sends
+    /// requests to a cluster that the client refused stays as the client has it.
+    fn news(&mut self, target: &Arc<ResourceSet>, may_remove: bool, refused: &BTreeSet<Arc<str>>) -> News {
         let again = self.again.pop_front();
         let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
         match &again {
@@ -382,6 +392,7 @@ impl Told {
             let (held, owed) = (self.held(&name), self.owed.contains(&name));
             match target.get(&name) {
                 Some(_) if self.refused.contains_key(&name) && !owed => {}
+                Some(own) if own.clusters.iter().any(|cluster| refused.contains(cluster)) => {}
                 Some(own) if owed || held != Held::Version(own.version) => news.resources.push(own.clone()),
                 None if owed || (may_remove && held != Held::Nothing) => news.removed.push(name),
                 Some(_) | None => {}

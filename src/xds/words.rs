@@ -11,7 +11,8 @@ use prost::Message as _;
 use crate::envoy::ResourceType;
 use crate::snapshot::{Resource, Snapshot};
 
-/// A snapshot from words such as `cds:a cds:b@2 eds:a lds:web rds:web@3`: a type, a name, and what differs.
+/// A snapshot from words such as `cds:a cds:b@2 eds:a lds:web rds:web@b`: a type, a name, and what differs;
+/// of routes that is the cluster that they send requests to.
 pub(crate) fn snapshot(text: &str) -> Arc<Snapshot> {
     let of = |wanted| {
         let words = text.split_whitespace().filter_map(|word| {
@@ -64,9 +65,11 @@ pub(crate) fn resource(resource_type: ResourceType, name: &str, content: &str) -
             Resource::new(&name, &listener)
         }
         ResourceType::Route => {
-            let routes =
-                RouteConfiguration { name: name.clone(), vhost_header: content, ..Default::default() };
-            Resource::new(&name, &routes)
+            let vhost_header = content.clone();
+            let routes = RouteConfiguration { name: name.clone(), vhost_header, ..Default::default() };
+            let mut resource = Resource::new(&name, &routes);
+            resource.clusters = vec![content.into()];
+            resource
         }
         ResourceType::Secret => panic!("no secrets here"),
     }

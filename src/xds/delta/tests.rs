@@ -206,6 +206,18 @@ fn rule_9_what_was_refused_is_not_offered_again_until_it_changes() {
 }
 
 #[test]
+fn routes_to_a_refused_cluster_stay_as_they_are_and_others_go_on() {
+    let mut client = Client::up("cds:a eds:a lds:web lds:other rds:web@a rds:other@a");
+    client.change("cds:a cds:bad cds:c eds:a lds:web lds:other rds:web@bad rds:other@c").log.clear();
+    client.nack("cds", "cluster `bad`").says(&expect!["cds: c"]);
+    client.ack("cds").says(&expect!["cds: bad"]);
+    client.nack("cds", "cluster `bad`").says(&expect!["rds: other@c"]);
+    client.ack("rds").is_silent();
+    client.change("cds:a cds:bad@good cds:c eds:a lds:web lds:other rds:web@bad rds:other@c");
+    client.says(&expect!["cds: bad@good"]).ack("cds").says(&expect!["rds: web@bad"]);
+}
+
+#[test]
 fn what_changed_before_its_refusal_came_is_offered() {
     let mut client = Client::up("cds:a");
     client.change("cds:a@bad").says(&expect!["cds: a@bad"]);
