@@ -7,6 +7,8 @@
 pub mod delta;
 pub mod frame;
 pub mod order;
+#[cfg(test)]
+mod properties;
 pub mod server;
 pub mod sotw;
 pub mod subscription;

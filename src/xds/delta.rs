@@ -28,6 +28,9 @@ pub struct Stream {
     names: NameTable,
     last_nonce: u64,
     impatient: bool,
+    /// The client came with clusters of an earlier stream. Its listeners and routes may refer to those, and until
+    /// it has told of them, nothing is taken away.
+    reconnecting: bool,
     refusals: Vec<Refusal>,
 }
 
@@ -35,7 +38,7 @@ pub struct Stream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
     Nothing,
-    /// Something that we do not know: of an earlier stream, or of a response that it refused.
+    /// Something that we do not know: of another control plane, or of a response that it refused.
     Unknown,
     Version(Version),
 }
@@ -131,6 +134,7 @@ impl Protocol for Stream {
             names: names.clone(),
             last_nonce: 0,
             impatient: false,
+            reconnecting: false,
             refusals: Vec::new(),
         }
     }
@@ -156,11 +160,16 @@ impl Protocol for Stream {
     }
 
     fn is_waiting(&self) -> bool {
-        !self.impatient && self.standings().is_waiting()
+        let clusters = self.told(ResourceType::Cluster);
+        let target = self.target.set(ResourceType::Cluster);
+        let withholds =
+            self.reconnecting && clusters.exceptions.keys().any(|name| target.get(name).is_none());
+        !self.impatient && (withholds || self.standings().is_waiting())
     }
 
     fn on_impatience(&mut self) -> Vec<Response> {
         self.impatient = true;
+        self.reconnecting = false;
         self.advance()
     }
 
@@ -247,15 +256,16 @@ impl Stream {
         told.set = target.clone();
         let initial = &request.initial_resource_versions;
         for (name, version) in initial {
-            let same = target.get(name).is_some_and(|own| version.parse() == Ok(own.version));
-            if !same {
-                told.exceptions.insert(name.as_str().into(), Held::Unknown);
+            let held = version.parse().map_or(Held::Unknown, Held::Version);
+            if target.get(name).is_none_or(|own| held != Held::Version(own.version)) {
+                told.exceptions.insert(name.as_str().into(), held);
             }
         }
         let missing = target.iter().filter(|own| !initial.contains_key(&*own.name));
         told.exceptions.extend(missing.map(|own| (own.name.clone(), Held::Nothing)));
         told.owed.extend(owed.into_iter().filter(|name| !initial.contains_key(&**name)));
         told.answered = true;
+        self.reconnecting |= resource_type == ResourceType::Cluster;
     }
 
     /// Everything that can be sent now, in the order in which the client can take it.
@@ -282,10 +292,11 @@ impl Stream {
     }
 
     fn standings(&self) -> Standings {
+        let to_come = self.reconnecting.then_some(Standing { last: None, current: false });
         Standings {
             clusters: self.standing(ResourceType::Cluster),
-            listeners: self.standing(ResourceType::Listener),
-            routes: self.standing(ResourceType::Route),
+            listeners: self.standing(ResourceType::Listener).or(to_come),
+            routes: self.standing(ResourceType::Route).or(to_come),
         }
     }
 
@@ -315,6 +326,7 @@ impl Stream {
         if told.subscription.is_none() || waits || (unchanged && told.answered && told.again.is_empty()) {
             return Vec::new();
         }
+        let retries = !told.again.is_empty();
         let News { resources, removed, whole } = told.news(&target, may_remove, &refused);
         told.rebase(&target, &resources, &removed);
         told.urgent = false;
@@ -323,8 +335,7 @@ impl Stream {
         let greets = first && told.subscription.as_ref().is_some_and(Subscription::is_wildcard);
         if resources.is_empty() && removed.is_empty() && !greets {
             // A part of what was refused may have gone since; then the next one is due.
-            let more = !self.told(resource_type).again.is_empty();
-            return if more { self.offer(resource_type, may_remove) } else { Vec::new() };
+            return if retries { self.offer(resource_type, may_remove) } else { Vec::new() };
         }
         if resource_type == ResourceType::Cluster {
             self.follow(&resources);

@@ -220,8 +220,13 @@ impl Stream {
     fn standing(&self, resource_type: ResourceType) -> Option<Standing> {
         let told = self.told(resource_type);
         told.subscription.as_ref()?;
-        let last = told.sent.as_ref().map(|sent| sent.state);
-        Some(Standing { last, current: self.is_current(resource_type) })
+        let current = self.is_current(resource_type);
+        let last = match &told.sent {
+            // Of what is sent by name there may be nothing to send, and then nothing is answered.
+            None if current && resource_type == ResourceType::Route => Some(State::Acked),
+            sent => sent.as_ref().map(|sent| sent.state),
+        };
+        Some(Standing { last, current })
     }
 
     /// True when the client was told of all that the target has of this type, whatever else it has.

@@ -334,7 +334,18 @@ fn rule_42_what_a_client_proves_to_hold_is_not_sent_again() {
 #[test]
 fn rule_42_what_changed_came_or_went_meanwhile_is_told() {
     let mut client = Client::new("cds:a@2 cds:new eds:a lds:web rds:web");
-    client.reconnect("cds", "", "a old").says(&expect!["cds: a@2 new -old"]);
+    client.reconnect("cds", "", "a old").says(&expect!["cds: a@2 new"]);
+    client.ack("cds").reconnect("lds", "", "web").is_silent();
+    client.reconnect("rds", "+web", "web").says(&expect!["cds: -old"]);
+}
+
+#[test]
+fn rule_42_what_went_meanwhile_goes_in_the_end_though_nothing_else_is_asked_for() {
+    let mut client = Client::new("cds:a");
+    client.reconnect("cds", "", "a old").is_silent();
+    assert!(client.stream.is_waiting());
+    let responses = client.stream.on_impatience();
+    client.receive(responses).says(&expect!["cds: -old"]);
 }
 
 #[test]

@@ -1,0 +1,478 @@
+//! What holds for every order of events: changes, deliveries, acknowledgements, refusals, reconnections.
+//!
+//! The client is as Envoy is: it takes responses in their order, asks for the endpoints of the clusters it has
+//! and for the routes of its listeners, acknowledges clusters only when they are warm, and drops a response as a
+//! whole if one resource in it is bad.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use envoy_types::pb::google::rpc::Status;
+use proptest::prelude::*;
+use prost::Message as _;
+
+use crate::envoy::ResourceType;
+use crate::snapshot::{Snapshot, Variant};
+use crate::xds::Protocol;
+use crate::xds::frame::{self, Response};
+use crate::xds::subscription::NameTable;
+use crate::xds::words::{describe, snapshot};
+use crate::xds::{delta, sotw};
+
+/// A cluster with this content is refused.
+const BAD: &str = "bad";
+
+const TYPES: [ResourceType; 4] =
+    [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener, ResourceType::Route];
+
+#[derive(Debug, Clone)]
+enum Event {
+    Change(Config),
+    Deliver,
+    Warm,
+    Reconnect,
+}
+
+/// Clusters by name with their content, their endpoints' content, and to which of them the route goes.
+#[derive(Debug, Clone, Default)]
+struct Config {
+    clusters: BTreeMap<char, (u8, u8)>,
+    route: usize,
+}
+
+impl Config {
+    /// In the words of `snapshot`. The route goes to a cluster that is there.
+    fn text(&self) -> String {
+        let content = |content: u8| if content == 3 { BAD.to_owned() } else { content.to_string() };
+        let mut words: Vec<String> = Vec::new();
+        for (name, (cluster, endpoints)) in &self.clusters {
+            words.push(format!("cds:{name}@{}", content(*cluster)));
+            words.push(format!("eds:{name}@e{endpoints}"));
+        }
+        if let Some(name) = self.clusters.keys().nth(self.route % self.clusters.len().max(1)) {
+            words.push("lds:web".to_owned());
+            words.push(format!("rds:web@{name}"));
+        }
+        words.join(" ")
+    }
+}
+
+fn config(bad: bool) -> impl Strategy<Value = Config> {
+    let content = if bad { prop_oneof![9 => 0..3_u8, 1 => Just(3_u8)].boxed() } else { (0..3_u8).boxed() };
+    let clusters =
+        prop::collection::btree_map(prop::sample::select(vec!['a', 'b', 'c', 'd']), (content, 0..2_u8), 0..5);
+    (clusters, 0..4_usize).prop_map(|(clusters, route)| Config { clusters, route })
+}
+
+fn events(bad: bool, reconnect: bool) -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        3 => config(bad).prop_map(Event::Change),
+        8 => Just(Event::Deliver),
+        4 => Just(Event::Warm),
+        u32::from(reconnect) => Just(Event::Reconnect),
+    ];
+    prop::collection::vec(event, 0..60)
+}
+
+/// A response, decoded: resources by name with their content, and names that are gone.
+#[derive(Debug)]
+struct Delivery {
+    resource_type: ResourceType,
+    nonce: String,
+    version: String,
+    resources: BTreeMap<String, (String, String)>,
+    removed: Vec<String>,
+}
+
+/// What a variant makes of a client's wishes and answers.
+trait Wire: Protocol {
+    fn decode(response: Response) -> Delivery;
+    /// A request for a type: names that are new, names that went, all names; an answer, or what is held.
+    fn request(ask: &Ask<'_>) -> Self::Request;
+    /// What a response leaves the client with.
+    fn apply(held: &mut BTreeMap<String, (String, String)>, delivery: &Delivery);
+}
+
+struct Ask<'a> {
+    resource_type: ResourceType,
+    wanted: &'a BTreeSet<String>,
+    subscribe: Vec<String>,
+    unsubscribe: Vec<String>,
+    nonce: String,
+    version: String,
+    refused: bool,
+    /// On the first request of a stream.
+    held: Option<&'a BTreeMap<String, (String, String)>>,
+}
+
+fn refusal(refused: bool) -> Option<Status> {
+    refused.then(|| Status { message: "no".into(), ..Default::default() })
+}
+
+fn content(resource_type: ResourceType, bytes: &[u8]) -> (String, String) {
+    let described = describe(resource_type, bytes);
+    let (name, content) = described.split_once('@').unwrap_or((&described, ""));
+    (name.to_owned(), content.to_owned())
+}
+
+impl Wire for delta::Stream {
+    fn decode(response: Response) -> Delivery {
+        let resource_type = response.resource_type;
+        let bytes = frame::parts(response, Variant::Delta, "").concat();
+        let decoded = DeltaDiscoveryResponse::decode(&bytes[5..]).expect("a response");
+        let names: Vec<&String> = decoded.resources.iter().map(|resource| &resource.name).collect();
+        let distinct: BTreeSet<&String> = names.iter().copied().chain(&decoded.removed_resources).collect();
+        assert_eq!(distinct.len(), names.len() + decoded.removed_resources.len(), "each name once");
+        let resources = decoded.resources.iter().map(|resource| {
+            let body = resource.resource.as_ref().expect("a body");
+            let (name, content) = content(resource_type, &body.value);
+            (name, (content, resource.version.clone()))
+        });
+        Delivery {
+            resource_type,
+            nonce: decoded.nonce,
+            version: decoded.system_version_info,
+            resources: resources.collect(),
+            removed: decoded.removed_resources,
+        }
+    }
+
+    fn request(ask: &Ask<'_>) -> DeltaDiscoveryRequest {
+        let versions = |held: &BTreeMap<String, (String, String)>| {
+            held.iter().map(|(name, (_, version))| (name.clone(), version.clone())).collect()
+        };
+        DeltaDiscoveryRequest {
+            type_url: ask.resource_type.type_url().to_owned(),
+            resource_names_subscribe: ask.subscribe.clone(),
+            resource_names_unsubscribe: ask.unsubscribe.clone(),
+            initial_resource_versions: ask.held.map(versions).unwrap_or_default(),
+            response_nonce: ask.nonce.clone(),
+            error_detail: refusal(ask.refused),
+            ..Default::default()
+        }
+    }
+
+    fn apply(held: &mut BTreeMap<String, (String, String)>, delivery: &Delivery) {
+        held.retain(|name, _| !delivery.removed.contains(name));
+        held.extend(delivery.resources.clone());
+    }
+}
+
+impl Wire for sotw::Stream {
+    fn decode(response: Response) -> Delivery {
+        let resource_type = response.resource_type;
+        let bytes = frame::parts(response, Variant::StateOfTheWorld, "").concat();
+        let decoded = DiscoveryResponse::decode(&bytes[5..]).expect("a response");
+        let resources = decoded.resources.iter().map(|any| {
+            let (name, content) = content(resource_type, &any.value);
+            (name, (content, String::new()))
+        });
+        Delivery {
+            resource_type,
+            nonce: decoded.nonce,
+            version: decoded.version_info,
+            resources: resources.collect(),
+            removed: Vec::new(),
+        }
+    }
+
+    fn request(ask: &Ask<'_>) -> DiscoveryRequest {
+        DiscoveryRequest {
+            type_url: ask.resource_type.type_url().to_owned(),
+            resource_names: ask.wanted.iter().cloned().collect(),
+            version_info: ask.version.clone(),
+            response_nonce: ask.nonce.clone(),
+            error_detail: refusal(ask.refused),
+            ..Default::default()
+        }
+    }
+
+    fn apply(held: &mut BTreeMap<String, (String, String)>, delivery: &Delivery) {
+        if matches!(delivery.resource_type, ResourceType::Cluster | ResourceType::Listener) {
+            held.clear();
+        }
+        held.extend(delivery.resources.clone());
+    }
+}
+
+/// The last response of a type, and what is wanted of it.
+#[derive(Debug, Default)]
+struct Asked {
+    names: BTreeSet<String>,
+    nonce: String,
+    version: String,
+}
+
+struct Client<P> {
+    stream: P,
+    target: Arc<Snapshot>,
+    queue: VecDeque<Response>,
+    held: [BTreeMap<String, (String, String)>; TYPES.len()],
+    asked: [Asked; TYPES.len()],
+    /// Clusters that are not warm: their response is not acknowledged yet.
+    warming: Option<String>,
+    /// Refused alone, with its content: not to be seen again on this stream.
+    refused: BTreeSet<(String, String)>,
+    /// Something of the type was refused or asked for again, so that what is held may come again.
+    doubted: BTreeSet<ResourceType>,
+    /// What was ever asked for on this stream.
+    ever_asked: BTreeSet<(ResourceType, String)>,
+}
+
+impl<P: Wire> Client<P> {
+    fn new() -> Self {
+        let target = snapshot("");
+        let mut client = Self {
+            stream: P::new(target.clone(), &NameTable::default()),
+            target,
+            queue: VecDeque::new(),
+            held: Default::default(),
+            asked: Default::default(),
+            warming: None,
+            refused: BTreeSet::new(),
+            doubted: BTreeSet::new(),
+            ever_asked: BTreeSet::new(),
+        };
+        client.connect();
+        client
+    }
+
+    fn connect(&mut self) {
+        self.stream = P::new(self.target.clone(), &NameTable::default());
+        self.queue.clear();
+        self.warming = None;
+        self.refused.clear();
+        self.doubted.clear();
+        self.ever_asked.clear();
+        for resource_type in TYPES {
+            let asked = &mut self.asked[resource_type as usize];
+            asked.nonce.clear();
+            let held = self.held[resource_type as usize].clone();
+            let names: Vec<String> = asked.names.iter().cloned().collect();
+            if names.is_empty() && matches!(resource_type, ResourceType::Endpoints | ResourceType::Route) {
+                continue;
+            }
+            self.send(resource_type, names, Vec::new(), false, Some(&held));
+        }
+    }
+
+    fn send(
+        &mut self,
+        resource_type: ResourceType,
+        subscribe: Vec<String>,
+        unsubscribe: Vec<String>,
+        refused: bool,
+        held: Option<&BTreeMap<String, (String, String)>>,
+    ) {
+        let asked = &self.asked[resource_type as usize];
+        let (nonce, version) = (asked.nonce.clone(), asked.version.clone());
+        let wanted = &asked.names;
+        let ask = Ask { resource_type, wanted, subscribe, unsubscribe, nonce, version, refused, held };
+        let request = P::request(&ask);
+        self.queue.extend(self.stream.on_request(request).expect("in order"));
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Change(config) => {
+                self.target = snapshot(&config.text());
+                // What changed and changes back has changed.
+                let refused = std::mem::take(&mut self.refused);
+                self.refused = refused.into_iter().filter(|(name, _)| self.is_bad(name)).collect();
+                let responses = self.stream.on_snapshot(self.target.clone());
+                self.queue.extend(responses);
+            }
+            Event::Deliver => self.deliver(),
+            Event::Warm => self.warm(),
+            Event::Reconnect => self.connect(),
+        }
+    }
+
+    fn deliver(&mut self) {
+        let Some(response) = self.queue.pop_front() else { return };
+        let delivery = P::decode(response);
+        let resource_type = delivery.resource_type;
+        let is_bad = delivery.resources.values().any(|(content, _)| content == BAD);
+        self.no_repetition(&delivery);
+        self.asked[resource_type as usize].nonce.clone_from(&delivery.nonce);
+        if is_bad {
+            self.doubted.insert(resource_type);
+            if let ([(name, (content, _))], []) =
+                (delivery.resources.iter().collect::<Vec<_>>().as_slice(), delivery.removed.as_slice())
+            {
+                // What has gone meanwhile and returns later has changed.
+                if self.is_bad(name) {
+                    self.refused.insert(((*name).clone(), content.clone()));
+                }
+            }
+            return self.send(resource_type, Vec::new(), Vec::new(), true, None);
+        }
+        self.asked[resource_type as usize].version.clone_from(&delivery.version);
+        let held = &mut self.held[resource_type as usize];
+        P::apply(held, &delivery);
+        if !is_whole(resource_type) {
+            // What was on its way when the client lost interest is ignored.
+            held.retain(|name, _| self.asked[resource_type as usize].names.contains(name));
+        }
+        match resource_type {
+            ResourceType::Cluster => {
+                self.warming = Some(delivery.nonce);
+                self.follow(ResourceType::Cluster, ResourceType::Endpoints);
+            }
+            ResourceType::Listener => {
+                self.send(resource_type, Vec::new(), Vec::new(), false, None);
+                self.follow(ResourceType::Listener, ResourceType::Route);
+            }
+            _ => self.send(resource_type, Vec::new(), Vec::new(), false, None),
+        }
+    }
+
+    /// Asks for what resources of one type refer to, and no longer for what none does.
+    fn follow(&mut self, from: ResourceType, to: ResourceType) {
+        let wanted: BTreeSet<String> = self.held[from as usize].keys().cloned().collect();
+        let asked = &mut self.asked[to as usize];
+        let subscribe: Vec<String> = wanted.difference(&asked.names).cloned().collect();
+        let unsubscribe: Vec<String> = asked.names.difference(&wanted).cloned().collect();
+        if subscribe.is_empty() && unsubscribe.is_empty() {
+            return;
+        }
+        for name in &subscribe {
+            if !self.ever_asked.insert((to, name.clone())) {
+                self.doubted.insert(to);
+            }
+        }
+        self.held[to as usize].retain(|name, _| wanted.contains(name));
+        asked.names = wanted;
+        // A spontaneous request repeats the last nonce in SotW and has none in delta; both are legal in both.
+        self.send(to, subscribe, unsubscribe, false, None);
+    }
+
+    fn warm(&mut self) {
+        if self.warming.take().is_some() {
+            self.send(ResourceType::Cluster, Vec::new(), Vec::new(), false, None);
+        }
+    }
+
+    /// Delivers and acknowledges until nothing is left to do.
+    fn settle(&mut self) {
+        for _ in 0..1_000 {
+            if self.queue.is_empty() && self.warming.is_none() {
+                if !self.stream.is_waiting() {
+                    return;
+                }
+                self.queue.extend(self.stream.on_impatience());
+            }
+            self.deliver();
+            self.warm();
+        }
+        panic!("it never ends");
+    }
+
+    /// What the client has is not sent again, and what it refused is not offered again.
+    fn no_repetition(&self, delivery: &Delivery) {
+        let resource_type = delivery.resource_type;
+        for (name, (content, _)) in &delivery.resources {
+            assert!(
+                !self.refused.contains(&(name.clone(), content.clone())),
+                "{name} was refused and did not change"
+            );
+        }
+        let is_whole = P::VARIANT == Variant::StateOfTheWorld
+            && matches!(resource_type, ResourceType::Cluster | ResourceType::Listener);
+        // Endpoints follow their clusters.
+        if is_whole || resource_type == ResourceType::Endpoints || self.doubted.contains(&resource_type) {
+            return;
+        }
+        let held = &self.held[resource_type as usize];
+        for (name, (content, _)) in &delivery.resources {
+            assert_ne!(
+                held.get(name).map(|(held, _)| held),
+                Some(content),
+                "{resource_type} {name} is held already"
+            );
+        }
+    }
+
+    /// No route leads to a cluster that is not there.
+    fn nothing_is_broken(&self) {
+        for (route, (cluster, _)) in &self.held[ResourceType::Route as usize] {
+            let clusters = &self.held[ResourceType::Cluster as usize];
+            assert!(
+                clusters.contains_key(cluster),
+                "route {route} goes to {cluster}, and there is {clusters:?}"
+            );
+        }
+    }
+
+    /// The client holds exactly the newest of what it asked for, but for what it refused.
+    fn holds_the_target(&self) {
+        for resource_type in TYPES {
+            let expected =
+                self.target.set(resource_type).iter().map(|own| content(resource_type, own.message()));
+            let held = &self.held[resource_type as usize];
+            for (name, content) in expected.filter(|(_, content)| content != BAD) {
+                let wanted = self.asked[resource_type as usize].names.contains(&name);
+                let goes_to_refused = resource_type == ResourceType::Route && self.is_bad(&content);
+                if (is_whole(resource_type) || wanted) && !goes_to_refused {
+                    assert_eq!(
+                        held.get(&name).map(|(held, _)| held),
+                        Some(&content),
+                        "{resource_type} {name}"
+                    );
+                }
+            }
+        }
+        let any_bad = self.target.set(ResourceType::Cluster).iter().any(|own| self.is_bad(&own.name));
+        for resource_type in [ResourceType::Cluster, ResourceType::Listener].into_iter().filter(|_| !any_bad)
+        {
+            let names: Vec<&str> = self.target.set(resource_type).iter().map(|own| &*own.name).collect();
+            assert_eq!(
+                self.held[resource_type as usize].keys().collect::<Vec<_>>(),
+                names,
+                "{resource_type}"
+            );
+        }
+    }
+
+    fn is_bad(&self, cluster: &str) -> bool {
+        let own = self.target.set(ResourceType::Cluster).get(cluster);
+        own.is_some_and(|own| content(ResourceType::Cluster, own.message()).1 == BAD)
+    }
+}
+
+fn is_whole(resource_type: ResourceType) -> bool {
+    matches!(resource_type, ResourceType::Cluster | ResourceType::Listener)
+}
+
+fn check<P: Wire>(events: Vec<Event>) {
+    let mut client = Client::<P>::new();
+    for event in events {
+        client.happen(event);
+        client.nothing_is_broken();
+    }
+    client.settle();
+    client.nothing_is_broken();
+    client.holds_the_target();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_delta_client_ends_with_the_newest_and_never_has_a_broken_route(events in events(false, true)) {
+        check::<delta::Stream>(events);
+    }
+
+    #[test]
+    fn a_delta_client_that_refuses_ends_with_all_the_good_ones(events in events(true, false)) {
+        check::<delta::Stream>(events);
+    }
+
+    #[test]
+    fn a_sotw_client_ends_with_the_newest_and_never_has_a_broken_route(events in events(false, false)) {
+        check::<sotw::Stream>(events);
+    }
+}
