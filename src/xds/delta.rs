@@ -305,9 +305,9 @@ impl Stream {
         told.subscription.as_ref()?;
         let target = self.target.set(resource_type);
         // What is gone and may not be taken away yet is among the exceptions.
-        let behind =
-            told.exceptions.keys().any(|name| target.get(name).is_some_and(|own| !is_refused(told, own)));
-        let current = told.set.version() == target.version() && !behind && told.again.is_empty();
+        let owes = |name: &Arc<str>| target.get(name).is_some_and(|own| !is_refused(told, own));
+        let behind = target.changed_since(&told.set).iter().any(|name| told.wants(name));
+        let current = !behind && !told.exceptions.keys().any(owes) && told.again.is_empty();
         let last = match resource_type {
             // What it refused is known by name, so that what refers to it can wait and the rest need not.
             ResourceType::Cluster if told.in_flight.is_empty() && told.again.is_empty() => State::Acked,
