@@ -270,6 +270,17 @@ impl Stream {
 
     /// Everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
+        let may_remove = |stream: &Self| stream.standings().may_remove(ResourceType::Cluster);
+        let could_remove = may_remove(self);
+        let mut responses = self.offer_all();
+        // Nothing may have been left to say of the routes, which settles them without a response.
+        if !could_remove && may_remove(self) {
+            responses.extend(self.offer_all());
+        }
+        responses
+    }
+
+    fn offer_all(&mut self) -> Vec<Response> {
         let mut responses = Vec::new();
         for resource_type in [
             ResourceType::Cluster,
