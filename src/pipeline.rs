@@ -198,7 +198,7 @@ routes:
     }
 
     #[test]
-    fn equal_inputs_make_equal_versions() {
+    fn rule_44_equal_inputs_make_equal_versions_on_any_replica() {
         let inputs = files(&[("shop.yaml", SHOP)]);
         let builds = [build(&inputs, None), build(&inputs, None)].map(|build| build.expect("it builds"));
         assert_eq!(builds[0].snapshots, builds[1].snapshots);
@@ -253,10 +253,13 @@ routes:
     }
 
     #[test]
-    fn a_stored_upstream_may_have_no_targets_yet() {
+    fn rule_28_an_upstream_without_targets_has_endpoints_all_the_same() {
         let mut inputs = files(&[]);
         stored(&mut inputs, Kind::Upstream, "shop", json!({ "name": "shop" }));
-        assert_eq!(targets(&build(&inputs, None).expect("it builds"), "shop"), Vec::<String>::new());
+        let build = build(&inputs, None).expect("it builds");
+        assert_eq!(targets(&build, "shop"), Vec::<String>::new());
+        let snapshot = build.snapshot(&Name::default_fleet());
+        assert!(snapshot.set(ResourceType::Endpoints).get("shop").is_some());
     }
 
     #[test]

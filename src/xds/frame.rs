@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_make_one_message() {
+    fn rule_58_the_parts_make_one_message_that_names_the_control_plane() {
         for size in [0, 2 * SMALL] {
             let bytes =
                 parts(response(Variant::StateOfTheWorld, &["a", "b"], size), Variant::StateOfTheWorld, "us");

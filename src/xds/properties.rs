@@ -459,7 +459,7 @@ fn check<P: Wire>(events: Vec<Event>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_delta_client_ends_with_the_newest_and_never_has_a_broken_route(events in events(false, true)) {

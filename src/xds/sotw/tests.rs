@@ -122,25 +122,25 @@ fn an_envoy_comes_up_and_listeners_wait_for_warm_clusters() {
 }
 
 #[test]
-fn the_first_request_is_answered_even_if_there_is_nothing() {
+fn rule_30_the_first_request_is_answered_even_if_there_is_nothing() {
     let mut client = Client::new("");
     client.ask("cds", "").says(&expect!["cds: "]);
     client.ack("cds").ask("lds", "").says(&expect!["lds: "]);
 }
 
 #[test]
-fn nothing_changed_and_nothing_is_sent() {
+fn rule_31_nothing_changed_and_nothing_is_sent() {
     Client::up("cds:a eds:a lds:web rds:web").change("cds:a eds:a lds:web rds:web").is_silent();
 }
 
 #[test]
-fn endpoints_alone_pass_every_gate() {
+fn rule_34_endpoints_alone_pass_every_gate() {
     let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web");
     client.change("cds:a cds:b eds:a@2 eds:b lds:web rds:web").says(&expect!["eds: a@2"]);
 }
 
 #[test]
-fn endpoints_follow_a_changed_cluster_though_they_did_not_change() {
+fn rule_36_endpoints_follow_a_changed_cluster_though_they_did_not_change() {
     let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web");
     client.change("cds:a@2 cds:b eds:a eds:b lds:web rds:web").says(&expect![[r#"
         cds: a@2 b
@@ -148,7 +148,7 @@ fn endpoints_follow_a_changed_cluster_though_they_did_not_change() {
 }
 
 #[test]
-fn endpoints_follow_at_once_while_earlier_ones_are_unanswered() {
+fn rule_36_endpoints_follow_at_once_while_earlier_ones_are_unanswered() {
     let mut client = Client::up("cds:a eds:a lds:web rds:web");
     client.change("cds:a eds:a@2 lds:web rds:web").says(&expect!["eds: a@2"]);
     client.change("cds:a@2 eds:a@2 lds:web rds:web").says(&expect![[r#"
@@ -157,7 +157,7 @@ fn endpoints_follow_at_once_while_earlier_ones_are_unanswered() {
 }
 
 #[test]
-fn a_route_to_a_new_cluster_waits_until_it_is_warm() {
+fn rule_35_a_route_to_a_new_cluster_waits_until_it_is_warm() {
     let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
     client.change("cds:a cds:b eds:a eds:b lds:web rds:web@b").says(&expect!["cds: a b"]);
     client.ask("eds", "a b").says(&expect!["eds: b"]);
@@ -166,7 +166,7 @@ fn a_route_to_a_new_cluster_waits_until_it_is_warm() {
 }
 
 #[test]
-fn a_cluster_goes_only_after_the_routes_to_it_went() {
+fn rule_34_a_cluster_goes_only_after_the_routes_to_it_went() {
     let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web@b");
     client.change("cds:a eds:a lds:web rds:web@a").says(&expect!["rds: web@a"]);
     client.ack("rds").says(&expect!["cds: a"]);
@@ -174,7 +174,7 @@ fn a_cluster_goes_only_after_the_routes_to_it_went() {
 }
 
 #[test]
-fn a_renamed_cluster_is_made_before_the_old_one_breaks() {
+fn rule_34_a_renamed_cluster_is_made_before_the_old_one_breaks() {
     let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
     client.change("cds:b eds:b lds:web rds:web@b").says(&expect!["cds: a b"]);
     client.ask("eds", "a b").ack("eds").says(&expect!["eds: b"]);
@@ -184,7 +184,7 @@ fn a_renamed_cluster_is_made_before_the_old_one_breaks() {
 }
 
 #[test]
-fn what_changed_while_an_answer_was_awaited_is_sent_once_in_its_newest_form() {
+fn rule_49_what_changed_while_an_answer_was_awaited_is_sent_once_in_its_newest_form() {
     let mut client = Client::up("cds:a eds:a lds:web rds:web");
     client.change("cds:a@2 eds:a lds:web rds:web").says(&expect![[r#"
         cds: a@2
@@ -196,7 +196,7 @@ fn what_changed_while_an_answer_was_awaited_is_sent_once_in_its_newest_form() {
 }
 
 #[test]
-fn a_refused_cluster_is_not_offered_again_until_it_changes() {
+fn rule_9_a_refused_cluster_is_not_offered_again_until_it_changes() {
     let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
     client.change("cds:a@bad eds:a lds:web rds:web@b").says(&expect![[r#"
         cds: a@bad
@@ -230,7 +230,7 @@ fn the_wait_for_clusters_ends_when_patience_does() {
 }
 
 #[test]
-fn a_stale_nonce_is_dropped_whole() {
+fn rule_5_a_stale_nonce_is_dropped_whole() {
     let mut client = Client::up("cds:a eds:a lds:web rds:web");
     let stale = DiscoveryRequest {
         response_nonce: "0".into(),
@@ -241,7 +241,7 @@ fn a_stale_nonce_is_dropped_whole() {
 }
 
 #[test]
-fn a_client_that_proves_what_it_holds_is_sent_nothing_of_it() {
+fn rule_32_a_client_that_proves_what_it_holds_is_sent_nothing_of_it() {
     let held = snapshot("cds:a eds:a lds:web rds:web");
     let mut client = Client::new("cds:a eds:a lds:web rds:web");
     for word in ["cds", "lds"] {
@@ -252,35 +252,35 @@ fn a_client_that_proves_what_it_holds_is_sent_nothing_of_it() {
 }
 
 #[test]
-fn a_nonce_of_an_earlier_stream_is_no_hindrance() {
+fn rule_4_a_nonce_of_an_earlier_stream_is_no_hindrance() {
     let mut client = Client::new("cds:a eds:a");
     client.request("cds", DiscoveryRequest { response_nonce: "77".into(), ..Default::default() });
     client.says(&expect!["cds: a"]);
 }
 
 #[test]
-fn a_name_that_appears_later_is_sent_then() {
+fn rule_21_a_name_that_appears_later_is_sent_then() {
     let mut client = Client::new("cds:a eds:a");
     client.ask("eds", "a b").says(&expect!["eds: a"]);
     client.ack("eds").change("cds:a eds:a eds:b").says(&expect!["eds: b"]);
 }
 
 #[test]
-fn a_name_that_left_and_returned_is_sent_again_though_unchanged() {
+fn rule_18_a_name_that_left_and_returned_is_sent_again_though_unchanged() {
     let mut client = Client::new("eds:a eds:b");
     client.ask("eds", "a b").ask("eds", "a").says(&expect!["eds: a b"]);
     client.ask("eds", "a b").says(&expect!["eds: b"]);
 }
 
 #[test]
-fn no_endpoints_are_wanted_when_the_last_name_went() {
+fn rule_13_no_endpoints_are_wanted_when_the_last_name_went() {
     let mut client = Client::new("eds:a eds:b");
     client.ask("eds", "a").ask("eds", "").says(&expect!["eds: a"]);
     client.change("eds:a@2 eds:b@2").is_silent();
 }
 
 #[test]
-fn a_named_listener_is_watched_alone() {
+fn rule_24_of_named_listeners_all_that_are_named_are_sent() {
     let mut client = Client::new("lds:a lds:b");
     client.ask("lds", "a").says(&expect!["lds: a"]);
     client.ack("lds").change("lds:a lds:b@2").is_silent();
@@ -288,7 +288,7 @@ fn a_named_listener_is_watched_alone() {
 }
 
 #[test]
-fn a_type_that_is_not_served_is_no_reason_to_end_the_stream() {
+fn rule_3_a_type_that_is_not_served_is_no_reason_to_end_the_stream() {
     let mut client = Client::new("cds:a");
     let request = DiscoveryRequest { type_url: "type.googleapis.com/x".into(), ..Default::default() };
     assert_eq!(client.stream.on_request(request), Ok(Vec::new()));
@@ -296,7 +296,97 @@ fn a_type_that_is_not_served_is_no_reason_to_end_the_stream() {
 }
 
 #[test]
-fn a_request_without_a_type_ends_the_stream() {
+fn rule_3_a_request_without_a_type_ends_the_stream() {
     let mut client = Client::new("cds:a");
     assert_eq!(client.stream.on_request(DiscoveryRequest::default()), Err(ProtocolError::NoType));
+}
+
+#[test]
+fn rule_7_an_answer_may_change_the_names() {
+    let mut client = Client::new("eds:a eds:b");
+    client.ask("eds", "a").says(&expect!["eds: a"]);
+    client.ask("eds", "a b").says(&expect!["eds: b"]);
+    client.ack("eds").is_silent();
+}
+
+#[test]
+fn rule_8_a_refusal_is_told_by_its_error_and_not_by_its_version() {
+    let mut client = Client::up("cds:a");
+    client.change("cds:a@2").log.clear();
+    let held = &client.held[ResourceType::Cluster as usize];
+    let (response_nonce, version_info) = (held.0.clone(), "what it had before".to_owned());
+    client.request("cds", DiscoveryRequest { response_nonce, version_info, ..Default::default() });
+    let statuses: Vec<_> = client.stream.statuses().collect();
+    assert_eq!((statuses[0].1.state, statuses[0].1.error), (State::Acked, None));
+}
+
+#[test]
+fn rule_22_a_client_need_not_name_all_there_is() {
+    Client::new("eds:a eds:b eds:c").ask("eds", "b").says(&expect!["eds: b"]);
+}
+
+#[test]
+fn rule_24_clusters_come_all_each_time_and_endpoints_as_they_change() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web");
+    client.change("cds:a@2 cds:b eds:a eds:b lds:web rds:web").says(&expect![[r#"
+        cds: a@2 b
+        eds: a"#]]);
+}
+
+#[test]
+fn rule_25_listeners_go_by_omission() {
+    let mut client = Client::up("cds:a eds:a lds:web lds:old rds:web rds:old");
+    client.change("cds:a eds:a lds:web rds:web").says(&expect!["lds: web"]);
+    client.ack("lds").change("").says(&expect!["lds: "]);
+}
+
+#[test]
+fn rule_29_resources_carry_the_type_of_the_response() {
+    let mut stream = Stream::new(snapshot("lds:web"), &NameTable::default());
+    let type_url = ResourceType::Listener.type_url().to_owned();
+    let request = DiscoveryRequest { type_url: type_url.clone(), ..Default::default() };
+    let response = stream.on_request(request).expect("in order").remove(0);
+    let bytes = frame::parts(response, Variant::StateOfTheWorld, "").concat();
+    let decoded = DiscoveryResponse::decode(&bytes[5..]).expect("a response");
+    assert_eq!((&decoded.type_url, &decoded.resources[0].type_url), (&type_url, &type_url));
+}
+
+#[test]
+fn rule_33_equal_snapshots_make_equal_responses() {
+    let mut logs = Vec::new();
+    for text in ["cds:a cds:b cds:c", "cds:c cds:a cds:b"] {
+        let mut stream = Stream::new(snapshot(text), &NameTable::default());
+        let type_url = ResourceType::Cluster.type_url().to_owned();
+        logs.push(stream.on_request(DiscoveryRequest { type_url, ..Default::default() }).expect("in order"));
+    }
+    assert_eq!(logs[0], logs[1]);
+}
+
+#[test]
+fn rule_40_types_may_be_asked_for_in_any_order() {
+    let mut client = Client::new("cds:a eds:a lds:web rds:web");
+    client.ask("eds", "a").says(&expect!["eds: a"]);
+    client.ack("eds").ask("rds", "web").says(&expect!["rds: web"]);
+    client.ask("lds", "").says(&expect!["lds: web"]);
+    client.ask("cds", "").says(&expect![[r#"
+        cds: a
+        eds: a"#]]);
+}
+
+#[test]
+fn rule_43_after_a_reconnection_names_are_answered_whatever_the_version() {
+    let version_info = snapshot("eds:a").set(ResourceType::Endpoints).version().to_string();
+    let mut client = Client::new("eds:a");
+    let resource_names = vec!["a".to_owned()];
+    client.request("eds", DiscoveryRequest { version_info, resource_names, ..Default::default() });
+    client.says(&expect!["eds: a"]);
+}
+
+#[test]
+fn rule_53_names_are_opaque() {
+    let name = "xdstp://authority/envoy.config.endpoint.v3.ClusterLoadAssignment/a?b=c";
+    let mut stream = Stream::new(snapshot(""), &NameTable::default());
+    let type_url = ResourceType::Endpoints.type_url().to_owned();
+    let request = DiscoveryRequest { type_url, resource_names: vec![name.to_owned()], ..Default::default() };
+    assert_eq!(stream.on_request(request), Ok(Vec::new()));
 }
