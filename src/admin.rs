@@ -99,7 +99,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "xds": admin.addresses.xds,
         "admin": admin.addresses.admin,
-        "nodes": admin.fleet.connected().len(),
+        "nodes": admin.fleet.connected(),
         "routes": build.model.routes.len(),
         "services": build.model.services.len(),
         "upstreams": build.model.upstreams.len(),

@@ -35,6 +35,15 @@ pub struct Locality {
     pub sub_zone: String,
 }
 
+impl Node {
+    /// How many bytes of text it is.
+    pub fn weight(&self) -> usize {
+        let Locality { region, zone, sub_zone } = &self.locality;
+        let words = [&self.id, &self.cluster, region, zone, sub_zone, &self.version];
+        words.into_iter().chain(self.metadata.keys()).chain(self.metadata.values()).map(String::len).sum()
+    }
+}
+
 impl From<core::Node> for Node {
     fn from(node: core::Node) -> Self {
         let locality = node.locality.unwrap_or_default();

@@ -63,6 +63,9 @@ pub trait Protocol: Sized + Send + Sync + 'static {
     /// True while listeners or routes wait for the answer to clusters.
     fn is_waiting(&self) -> bool;
 
+    /// True when everything that was sent is answered: a good moment for the stream to end.
+    fn is_idle(&self) -> bool;
+
     /// What was refused since this was asked last.
     fn take_refusals(&mut self) -> Vec<Refusal>;
 
@@ -109,4 +112,16 @@ pub struct Refusal {
 /// protocol, "Grouping Resources into Responses"). They alone know the legacy wildcard.
 fn is_sent_whole(resource_type: ResourceType) -> bool {
     matches!(resource_type, ResourceType::Cluster | ResourceType::Listener)
+}
+
+/// The longest error that is kept. Envoy's own are cut at some KB.
+const MAX_ERROR: usize = 8 << 10;
+
+/// A client's words, but no more of them than can be kept.
+fn shorten(mut error: String) -> String {
+    if error.len() > MAX_ERROR {
+        error.truncate(error.floor_char_boundary(MAX_ERROR));
+        error.shrink_to_fit();
+    }
+    error
 }

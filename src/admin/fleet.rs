@@ -1,4 +1,4 @@
-//! Who is connected, and what each Envoy took or refused.
+//! Who is connected or was within the last hour, and what each Envoy took or refused.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
-use crate::fleet::{Connected, Noted};
+use crate::fleet::{Noted, Presence};
 use crate::pipeline::Build;
 
 #[derive(Serialize)]
@@ -18,7 +18,10 @@ pub(crate) struct NodeView {
     cluster: String,
     fleet: String,
     address: Option<String>,
+    state: &'static str,
     connected_at: String,
+    disconnected_at: Option<String>,
+    last_load_report: Option<String>,
     envoy_version: String,
     types: BTreeMap<&'static str, TypeView>,
 }
@@ -53,15 +56,18 @@ impl TypeView {
 }
 
 impl NodeView {
-    fn of(connected: &Connected, build: &Build) -> Self {
-        let types = connected.types.iter().map(|(kind, noted)| (kind.plural(), TypeView::of(noted)));
+    fn of(presence: &Presence, build: &Build) -> Self {
+        let types = presence.types.iter().map(|(kind, noted)| (kind.plural(), TypeView::of(noted)));
         Self {
-            id: connected.node.id.clone(),
-            cluster: connected.node.cluster.clone(),
-            fleet: build.fleet_of(&connected.node).to_string(),
-            address: connected.address.map(|address| address.to_string()),
-            connected_at: connected.connected_at.to_string(),
-            envoy_version: connected.node.version.clone(),
+            id: presence.node.id.clone(),
+            cluster: presence.node.cluster.clone(),
+            fleet: build.fleet_of(&presence.node).to_string(),
+            address: presence.address.map(|address| address.to_string()),
+            state: if presence.disconnected_at.is_some() { "disconnected" } else { "connected" },
+            connected_at: presence.connected_at.to_string(),
+            disconnected_at: presence.disconnected_at.map(|at| at.to_string()),
+            last_load_report: presence.last_load_report.map(|at| at.to_string()),
+            envoy_version: presence.node.version.clone(),
             types: types.collect(),
         }
     }
@@ -70,20 +76,18 @@ impl NodeView {
 /// `GET /fleet`
 pub(crate) async fn nodes(State(admin): State<Admin>) -> Json<Value> {
     let build = admin.cache.build();
-    let nodes: Vec<NodeView> =
-        admin.fleet.connected().iter().map(|connected| NodeView::of(connected, &build)).collect();
+    let nodes = admin.fleet.nodes();
+    let nodes: Vec<NodeView> = nodes.iter().map(|presence| NodeView::of(presence, &build)).collect();
     Json(json!({ "nodes": nodes }))
 }
 
-/// `GET /fleet/{node}`: the newest stream of that node.
+/// `GET /fleet/{node}`: the newest stream of that node, or what is remembered of it.
 pub(crate) async fn node(
     State(admin): State<Admin>,
     Path(id): Path<String>,
 ) -> Result<Json<NodeView>, Problem> {
-    let connected = admin.fleet.connected();
-    let newest = connected.iter().rfind(|connected| connected.node.id == id);
-    match newest {
-        Some(connected) => Ok(Json(NodeView::of(connected, &admin.cache.build()))),
-        None => Err(Problem::not_found(&format!("no node `{id}` is connected"))),
+    match admin.fleet.node(&id) {
+        Some(presence) => Ok(Json(NodeView::of(&presence, &admin.cache.build()))),
+        None => Err(Problem::not_found(&format!("no node `{id}` is connected or was within the last hour"))),
     }
 }

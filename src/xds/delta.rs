@@ -15,7 +15,7 @@ use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::xds::frame::Response;
 use crate::xds::order::{Standing, Standings};
 use crate::xds::subscription::{NameTable, Subscription};
-use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole};
+use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, shorten};
 
 /// A response is cut where it grows beyond this: some clients take no more than 4 MiB.
 const MAX_RESPONSE: usize = 1 << 20;
@@ -139,7 +139,7 @@ impl Protocol for Stream {
         }
     }
 
-    fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<Response>, ProtocolError> {
+    fn on_request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<Vec<Response>, ProtocolError> {
         if request.type_url.is_empty() {
             return Err(ProtocolError::NoType);
         }
@@ -147,8 +147,8 @@ impl Protocol for Stream {
         let Some(resource_type) = ResourceType::from_type_url(&request.type_url) else {
             return Ok(Vec::new());
         };
-        let error = request.error_detail.as_ref().map(|error| error.message.as_str());
-        self.take_answer(resource_type, &request.response_nonce, error);
+        let error = request.error_detail.take().map(|error| shorten(error.message));
+        self.take_answer(resource_type, &request.response_nonce, error.as_deref());
         // Subscriptions count whatever the nonce says (xDS protocol, "Incremental xDS").
         self.subscribe(resource_type, &request);
         Ok(self.advance())
@@ -173,6 +173,10 @@ impl Protocol for Stream {
         self.advance()
     }
 
+    fn is_idle(&self) -> bool {
+        self.types.iter().all(|told| told.in_flight.is_empty() && told.again.is_empty())
+    }
+
     fn take_refusals(&mut self) -> Vec<Refusal> {
         std::mem::take(&mut self.refusals)
     }
@@ -183,7 +187,8 @@ impl Protocol for Stream {
             told.subscription.as_ref()?;
             let state = told.state();
             let error = told.error.as_deref().filter(|_| state == State::Nacked);
-            Some((resource_type, TypeStatus { state, version: told.acked, error }))
+            let current = self.standing(resource_type).is_some_and(|standing| standing.current);
+            Some((resource_type, TypeStatus { state, version: told.acked, current, error }))
         })
     }
 

@@ -16,7 +16,7 @@ use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, GATED, Standing, Standings};
 use crate::xds::subscription::{NameTable, Subscription};
-use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole};
+use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, shorten};
 
 /// What one client was told and answered.
 #[derive(Debug)]
@@ -110,10 +110,10 @@ impl Protocol for Stream {
             Some(sent) => match request.error_detail {
                 Some(error) => {
                     sent.state = State::Nacked;
-                    told.error = Some(error.message.clone());
+                    let error = shorten(error.message);
+                    told.error = Some(error.clone());
                     let version = sent.version.to_string();
-                    let names = Vec::new();
-                    self.refusals.push(Refusal { resource_type, version, error: error.message, names });
+                    self.refusals.push(Refusal { resource_type, version, error, names: Vec::new() });
                 }
                 None => {
                     sent.state = State::Acked;
@@ -140,6 +140,10 @@ impl Protocol for Stream {
         self.advance()
     }
 
+    fn is_idle(&self) -> bool {
+        !self.types.iter().any(Told::is_pending)
+    }
+
     fn take_refusals(&mut self) -> Vec<Refusal> {
         std::mem::take(&mut self.refusals)
     }
@@ -150,7 +154,8 @@ impl Protocol for Stream {
             told.subscription.as_ref()?;
             let state = told.sent.as_ref().map_or(State::Pending, |sent| sent.state);
             let error = told.error.as_deref().filter(|_| state == State::Nacked);
-            Some((resource_type, TypeStatus { state, version: told.acked, error }))
+            let current = self.is_current(resource_type);
+            Some((resource_type, TypeStatus { state, version: told.acked, current, error }))
         })
     }
 
