@@ -19,7 +19,7 @@ use crate::fleet::Fleet;
 use crate::source::resolve::Resolver;
 use crate::source::{files, watch as watcher};
 use crate::store::Store;
-use crate::xds::server::{self, Discovery};
+use crate::xds::server::{self, Discovery, Limits};
 
 /// How many connections may wait to be accepted: after a restart the whole fleet comes at once.
 const BACKLOG: u32 = 4096;
@@ -101,7 +101,7 @@ impl App {
             watcher::watch(paths.clone(), move || control.files(files::read(&paths)));
         }
         let fleet = Fleet::default();
-        let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier());
+        let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier(), Limits::default());
         let api = Admin { control, cache, fleet, addresses };
         let (shutdown, stop) = watch::channel(false);
         let mut servers = JoinSet::new();

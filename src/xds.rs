@@ -2,7 +2,8 @@
 //!
 //! A stream is a struct without a socket or a clock: requests and snapshots go in, responses come out. There
 //! are two, [`sotw`] and [`delta`], of one shape. The rules of order that keep a change from failing a request
-//! stand in [`order`]; sockets only in [`server`].
+//! stand in [`order`]; sockets only in [`server`] and [`incoming`]. Beside discovery the port has load reports
+//! ([`load_report`]), the status of clients ([`client_status`]), health and reflection.
 //!
 //! Tests bear the number of the point of the protocol checklist that they show (`rule_19_…`). Points without one:
 //!
@@ -13,8 +14,13 @@
 //! - 37 and 41 are about Envoy, and 57 (health discovery) is a service that we do not offer.
 //! - 47: nothing here has a time to live; Envoy 1.40 does not say that it could use one.
 
+pub mod admission;
+pub mod client_status;
 pub mod delta;
 pub mod frame;
+pub mod incoming;
+pub mod load_report;
+pub mod meter;
 pub mod order;
 #[cfg(test)]
 mod properties;

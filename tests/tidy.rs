@@ -41,7 +41,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
 ];
 
 /// Modules that are functions of what goes in: no sockets, no files, no clock.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "envoy",
     "node",
     "config",
@@ -49,6 +49,7 @@ const PURE: [&str; 11] = [
     "snapshot",
     "compile",
     "pipeline",
+    "xds/admission",
     "xds/subscription",
     "xds/order",
     "xds/sotw",

@@ -4,9 +4,11 @@ use std::sync::LazyLock;
 
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
+/// As a `FileDescriptorSet`, services included.
+pub const ENCODED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin"));
+
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin")).as_slice())
-        .expect("the descriptor set that the types were generated from is whole")
+    DescriptorPool::decode(ENCODED).expect("the descriptor set that the types were generated from is whole")
 });
 
 /// The descriptor of the message with this full name, such as `envoy.config.cluster.v3.Cluster`.

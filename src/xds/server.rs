@@ -1,24 +1,32 @@
 //! The gRPC services: sockets and time around [`sotw::Stream`] and [`delta::Stream`].
 //!
 //! Written by hand as a tower service, because a generated one would encode every response for every client.
-//! No task is spawned for a stream: its body is polled by the connection, and waits for a request, for a new
-//! snapshot or for its patience to end, whichever comes first.
+//! No task of ours is spawned for a stream: its body is polled by the connection, and waits for a request, for a
+//! new snapshot or for a deadline, whichever comes first. It is polled only while the client takes what was
+//! produced, so that one that does not read costs what it was sent last and nothing more.
+//!
+//! What a client may do to the others is bounded here: how many streams begin at once ([`admission`]), how much
+//! is held of requests that are not whole ([`Meter`]) and of names that were asked for ([`NameTable`]), how long
+//! a stream may say nothing at first, how large requests, headers and nodes may be.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_server::LoadReportingServiceServer;
+use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use futures_util::Stream as FutureStream;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::body::Body;
 use tonic::codec::{BufferSettings, Streaming};
 use tonic::service::Routes;
@@ -28,10 +36,15 @@ use tonic_prost::ProstCodec;
 use tracing::{info, warn};
 
 use crate::cache::{Cache, Subscription};
-use crate::envoy::ResourceType;
+use crate::envoy::{ResourceType, descriptors};
 use crate::fleet::{Connection, Fleet};
 use crate::node::Node;
 use crate::snapshot::Variant;
+use crate::xds::admission::{self, Admission, Rate};
+use crate::xds::client_status::ClientStatuses;
+use crate::xds::incoming;
+use crate::xds::load_report::LoadReports;
+use crate::xds::meter::{Meter, Metered, Share};
 use crate::xds::subscription::NameTable;
 use crate::xds::{Protocol, ProtocolError, Refusal, delta, frame, order, sotw};
 
@@ -70,8 +83,68 @@ const METHODS: [(&str, Variant, Option<ResourceType>); 12] = {
 /// Envoy's first request is some 60 KB, and a client that names 100,000 resources needs a few MB.
 const MAX_REQUEST: usize = 16 << 20;
 
+/// A request that takes some time.
+const LARGE: usize = 256 << 10;
+
 /// What a request is decoded into at first; it grows with the largest that comes.
 const REQUEST_BUFFER: usize = 1 << 10;
+
+/// Headers of a request. Those of Envoy are some hundred bytes.
+const MAX_HEADERS: u32 = 16 << 10;
+
+/// Streams of one connection. Envoy opens a few, and one for each secret that it fetches over SDS alone.
+const MAX_STREAMS: u32 = 1_000;
+
+/// What is kept of a node, in bytes of text.
+const MAX_NODE: usize = 64 << 10;
+
+/// The names that clients may ask for, over all streams. Those who ask for the same share them.
+const MAX_NAMES: usize = 5_000_000;
+
+/// The services that reflection tells of.
+const SERVICES: [&str; 9] = [
+    "envoy.service.cluster.v3.ClusterDiscoveryService",
+    "envoy.service.discovery.v3.AggregatedDiscoveryService",
+    "envoy.service.endpoint.v3.EndpointDiscoveryService",
+    "envoy.service.listener.v3.ListenerDiscoveryService",
+    "envoy.service.load_stats.v3.LoadReportingService",
+    "envoy.service.route.v3.RouteDiscoveryService",
+    "envoy.service.secret.v3.SecretDiscoveryService",
+    "envoy.service.status.v3.ClientStatusDiscoveryService",
+    "grpc.health.v1.Health",
+];
+
+/// How long streams may take and how many may begin.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// How many streams may begin.
+    pub rate: Rate,
+    /// How long a client may take for its first request.
+    pub first_request: Duration,
+    /// How long streams live, so that Envoys spread over control planes that were added. Each has its own age,
+    /// so that they do not all return at once. A connection takes no new streams from the least age on.
+    pub age: Range<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        Self {
+            rate: Rate { per_second: 2_000, burst: 2_000, waiting: 20_000 },
+            first_request: Duration::from_secs(30),
+            age: minutes(30)..minutes(45),
+        }
+    }
+}
+
+impl Limits {
+    /// When a stream that begins now should end.
+    pub(crate) fn end(&self) -> Instant {
+        // Every `RandomState` has keys of its own.
+        let part = (RandomState::new().hash_one(()) % 1024) as u32;
+        Instant::now() + self.age.start + (self.age.end - self.age.start) * part / 1024
+    }
+}
 
 /// Serves xDS on `listener` until `shutdown` resolves.
 ///
@@ -83,30 +156,115 @@ pub async fn serve(
     discovery: Discovery,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let connections = TcpListenerStream::new(listener);
-    tonic::transport::Server::builder()
-        .tcp_nodelay(true)
+    let limits = &discovery.shared.limits;
+    let mut server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_routes(Routes::from(axum::Router::new().fallback_service(discovery)))
-        .serve_with_incoming_shutdown(connections, shutdown)
-        .await
+        .http2_max_header_list_size(MAX_HEADERS)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_connection_age(limits.age.start);
+    let (cache, fleet) = (discovery.shared.cache.clone(), discovery.shared.fleet.clone());
+    let limits = limits.clone();
+    let load_reports = LoadReportingServiceServer::new(LoadReports { fleet: fleet.clone(), limits });
+    let statuses = ClientStatusDiscoveryServiceServer::new(ClientStatuses { cache, fleet });
+    let (health, health_service) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    }
+    let routes = Routes::from(axum::Router::new().fallback_service(discovery))
+        .add_service(load_reports.max_decoding_message_size(MAX_REQUEST))
+        .add_service(statuses)
+        .add_service(health_service)
+        .add_service(reflection().build_v1().expect(DESCRIPTORS))
+        .add_service(reflection().build_v1alpha().expect(DESCRIPTORS));
+    let connections = incoming::connections(listener);
+    server.add_routes(routes).serve_with_incoming_shutdown(connections, shutdown).await
+}
+
+const DESCRIPTORS: &str = "the descriptor sets that the types were generated from are whole";
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    let builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(descriptors::ENCODED)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    SERVICES.into_iter().fold(builder, tonic_reflection::server::Builder::with_service_name)
 }
 
 /// The discovery services: the aggregated one, and one for each type.
 #[derive(Debug, Clone)]
 pub struct Discovery {
+    shared: Arc<Shared>,
+}
+
+/// What all streams share.
+#[derive(Debug)]
+struct Shared {
     cache: Arc<Cache>,
     fleet: Fleet,
     names: NameTable,
     identifier: Arc<str>,
+    limits: Limits,
+    admission: Mutex<Gate>,
+    meter: Meter,
+}
+
+/// Who is let in, and when it was last said that somebody was not.
+#[derive(Debug)]
+struct Gate {
+    admission: Admission,
+    said_at: Option<Instant>,
+    refused: u64,
 }
 
 impl Discovery {
     /// A service that tells clients what `cache` holds and notes in `fleet` what they answer. `identifier`
     /// names this control plane to them.
-    pub fn new(cache: Arc<Cache>, fleet: Fleet, identifier: &str) -> Self {
-        Self { cache, fleet, names: NameTable::default(), identifier: identifier.into() }
+    pub fn new(cache: Arc<Cache>, fleet: Fleet, identifier: &str, limits: Limits) -> Self {
+        let gate = Gate { admission: Admission::new(limits.rate), said_at: None, refused: 0 };
+        let shared = Shared {
+            cache,
+            fleet,
+            names: NameTable::default(),
+            identifier: identifier.into(),
+            limits,
+            admission: Mutex::new(gate),
+            meter: Meter::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+impl Shared {
+    /// Waits until a stream may begin.
+    async fn admit(&self) -> Result<(), Status> {
+        // In a function of its own: the guard must not live across the wait.
+        let answer = self.place();
+        match answer {
+            admission::Answer::After(Duration::ZERO) => Ok(()),
+            admission::Answer::After(wait) => {
+                tokio::time::sleep(wait).await;
+                Ok(())
+            }
+            admission::Answer::Refused => {
+                Err(Status::unavailable("too many streams wait to begin; try again later"))
+            }
+        }
+    }
+
+    fn place(&self) -> admission::Answer {
+        let mut gate = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let answer = gate.admission.ask(now.into_std());
+        if answer == admission::Answer::Refused {
+            gate.refused += 1;
+            // Once a second says it; once for each would be part of the problem.
+            if gate.said_at.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
+                let (waiting, refused) = (self.limits.rate.waiting, gate.refused);
+                warn!(waiting, refused, "too many Envoys connect at once; more are refused until fewer wait");
+                (gate.said_at, gate.refused) = (Some(now), 0);
+            }
+        }
+        answer
     }
 }
 
@@ -148,9 +306,28 @@ impl Discovery {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let share = self.shared.meter.share();
         let decoder = ProstCodec::<(), P::Request>::raw_decoder(BufferSettings::new(REQUEST_BUFFER, 0));
-        let requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST));
-        Body::new(StreamBody::new(stream::<P>(self.clone(), requests, Origin { peer, resource_type })))
+        let body = Metered::new(request.into_body(), share.clone());
+        let streaming = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST));
+        let requests = Requests::<P> { streaming, share, last: 0 };
+        Body::new(StreamBody::new(stream::<P>(self.shared.clone(), requests, Origin { peer, resource_type })))
+    }
+}
+
+/// What a client sends.
+struct Requests<P: Protocol> {
+    streaming: Streaming<P::Request>,
+    share: Share,
+    /// How many bytes came for the last request.
+    last: usize,
+}
+
+impl<P: Protocol> Requests<P> {
+    async fn next(&mut self) -> Result<Option<P::Request>, Status> {
+        let request = self.streaming.message().await;
+        self.last = self.share.give_back();
+        request
     }
 }
 
@@ -163,12 +340,12 @@ struct Origin {
 
 /// The body of the response: frames of data until the stream ends, then its status.
 fn stream<P: Protocol>(
-    discovery: Discovery,
-    mut requests: Streaming<P::Request>,
+    shared: Arc<Shared>,
+    mut requests: Requests<P>,
     origin: Origin,
 ) -> impl FutureStream<Item = Result<Frame<Bytes>, Infallible>> {
     async_stream::stream! {
-        let status = match Session::<P>::begin(&discovery, &mut requests, origin).await {
+        let status = match Session::<P>::begin(&shared, &mut requests, origin).await {
             Ok(None) => Status::ok(""),
             Err(status) => status,
             Ok(Some((mut session, responses))) => {
@@ -207,34 +384,44 @@ struct Session<P> {
     connection: Connection,
     snapshots: Subscription,
     resource_type: Option<ResourceType>,
-    identifier: Arc<str>,
+    shared: Arc<Shared>,
     /// When the wait for clusters is over.
     impatient_at: Option<Instant>,
+    /// When the stream should end, at the next moment at which nothing is under way.
+    ends_at: Instant,
 }
 
 impl<P: Protocol> Session<P> {
-    /// Waits for the first request, which alone must say who the client is.
+    /// Waits for the first request, which alone must say who the client is, and for admission.
     async fn begin(
-        discovery: &Discovery,
-        requests: &mut Streaming<P::Request>,
+        shared: &Arc<Shared>,
+        requests: &mut Requests<P>,
         origin: Origin,
     ) -> Result<Option<(Self, Vec<frame::Response>)>, Status> {
-        let Some(mut first) = requests.message().await? else { return Ok(None) };
+        let first = tokio::time::timeout(shared.limits.first_request, requests.next()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
+        let Some(mut first) = first else { return Ok(None) };
+        // Those who wait for admission hold no more than this.
         let node = Node::from(P::node(&mut first).unwrap_or_default());
         if node.id.is_empty() {
             return Err(Status::invalid_argument(
                 "the first request of a stream must have a node with an id",
             ));
         }
-        let mut snapshots = discovery.cache.subscribe(node.clone());
+        if node.weight() > MAX_NODE {
+            return Err(Status::invalid_argument(format!("the node has more than {MAX_NODE} bytes of text")));
+        }
+        shared.admit().await?;
+        let mut snapshots = shared.cache.subscribe(node.clone());
         let mut session = Self {
-            stream: P::new(snapshots.snapshot(), &discovery.names),
+            stream: P::new(snapshots.snapshot(), &shared.names),
             node: node.id.clone(),
-            connection: discovery.fleet.connect(node, origin.peer),
+            connection: shared.fleet.connect(node, origin.peer),
             snapshots,
             resource_type: origin.resource_type,
-            identifier: discovery.identifier.clone(),
+            shared: shared.clone(),
             impatient_at: None,
+            ends_at: shared.limits.end(),
         };
         info!(node = session.node, "connected");
         session.take(first).map(|responses| Some((session, responses)))
@@ -242,19 +429,16 @@ impl<P: Protocol> Session<P> {
 
     /// Waits for something to happen and returns what to send then; none when the client hung up or we are
     /// shutting down.
-    async fn next(
-        &mut self,
-        requests: &mut Streaming<P::Request>,
-    ) -> Result<Option<Vec<frame::Response>>, Status> {
-        let impatient_at = self.impatient_at;
-        let impatience = async move {
-            match impatient_at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+    async fn next(&mut self, requests: &mut Requests<P>) -> Result<Option<Vec<frame::Response>>, Status> {
+        // Whoever sends without a pause gives way to others now and then, and after a large request at once.
+        match requests.last {
+            LARGE.. => tokio::task::yield_now().await,
+            _ => tokio::task::consume_budget().await,
+        }
+        let impatience = due(self.impatient_at);
+        let end = due(self.stream.is_idle().then_some(self.ends_at));
         let responses = tokio::select! {
-            request = requests.message() => match request {
+            request = requests.next() => match request {
                 Ok(Some(request)) => return self.take(request).map(Some),
                 Ok(None) => return Ok(None),
                 // The connection broke: there is nobody to tell.
@@ -265,6 +449,7 @@ impl<P: Protocol> Session<P> {
                 true => self.stream.on_snapshot(self.snapshots.snapshot()),
                 false => return Ok(None),
             },
+            () = end => return Err(Status::unavailable("reconnect: the stream has come of age")),
             () = impatience => {
                 warn!(node = self.node, "clusters are still not acknowledged; listeners and routes go out all the same");
                 self.stream.on_impatience()
@@ -285,7 +470,11 @@ impl<P: Protocol> Session<P> {
                 return Err(refuse(ProtocolError::OtherType { expected, found: type_url.clone() }));
             }
         }
+        let names = self.shared.names.len();
         let responses = self.stream.on_request(request).map_err(refuse)?;
+        if self.shared.names.len() > names.max(MAX_NAMES) {
+            return Err(Status::resource_exhausted("clients ask for too many names"));
+        }
         self.settle();
         Ok(responses)
     }
@@ -304,8 +493,16 @@ impl<P: Protocol> Session<P> {
     }
 
     fn frame(&self, responses: Vec<frame::Response>) -> impl Iterator<Item = Bytes> + use<P> {
-        let identifier = self.identifier.clone();
+        let identifier = self.shared.identifier.clone();
         responses.into_iter().flat_map(move |response| frame::parts(response, P::VARIANT, &identifier))
+    }
+}
+
+/// Resolves at that time, if there is one.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

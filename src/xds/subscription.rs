@@ -6,31 +6,59 @@
 //! Thousands of Envoys ask for the same thousands of names, so sets of names are shared between streams.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-
-use xxhash_rust::xxh3::xxh3_128;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A set of names and its hash, which does not depend on the order in which they came.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Names {
     hash: u128,
     names: BTreeSet<Arc<str>>,
+    /// The count of the table that it is in.
+    count: Arc<AtomicUsize>,
 }
 
-fn hash(name: &str) -> u128 {
-    xxh3_128(name.as_bytes())
+impl Drop for Names {
+    fn drop(&mut self) {
+        self.count.fetch_sub(self.names.len(), Ordering::Relaxed);
+    }
 }
 
 /// The sets of names that streams hold. Cheap to clone: clones share.
 #[derive(Debug, Clone, Default)]
 pub struct NameTable {
     sets: Arc<Mutex<HashMap<u128, Weak<Names>>>>,
+    count: Arc<AtomicUsize>,
+    /// Keys that no client knows: it cannot make two sets of names that pass for one.
+    keys: [RandomState; 2],
 }
 
 impl NameTable {
+    /// How many names the sets hold together.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// True when no stream asks for a name.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn hash(&self, name: &str) -> u128 {
+        let [high, low] = self.keys.each_ref().map(|key| u128::from(key.hash_one(name)));
+        high << 64 | low
+    }
+
     /// The set with this hash; made only if no stream holds it.
     fn intern(&self, hash: u128, make: impl FnOnce() -> BTreeSet<Arc<str>>) -> Arc<Names> {
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(names) = self.lock().get(&hash).and_then(Weak::upgrade) {
+            return names;
+        }
+        // Without the lock, since a client may ask for very many. Another may make the same meanwhile.
+        let names = Arc::new(Names { hash, names: make(), count: self.count.clone() });
+        self.count.fetch_add(names.names.len(), Ordering::Relaxed);
+        let mut sets = self.lock();
         if let Some(names) = sets.get(&hash).and_then(Weak::upgrade) {
             return names;
         }
@@ -38,9 +66,12 @@ impl NameTable {
         if sets.len() >= 64 && sets.len().is_power_of_two() {
             sets.retain(|_, names| names.strong_count() > 0);
         }
-        let names = Arc::new(Names { hash, names: make() });
         sets.insert(hash, Arc::downgrade(&names));
         names
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u128, Weak<Names>>> {
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,7 +99,7 @@ impl Subscription {
         self.named_once |= !names.is_empty();
         self.wildcard = names.iter().any(|name| name == "*") || (legacy_wildcard && !self.named_once);
         let named: BTreeSet<&str> = names.iter().map(String::as_str).filter(|name| *name != "*").collect();
-        let hash = named.iter().fold(0, |all, name| all ^ hash(name));
+        let hash = named.iter().fold(0, |all, name| all ^ self.table.hash(name));
         if hash == self.names.hash {
             return Vec::new();
         }
@@ -159,7 +190,8 @@ impl Changing<'_> {
         if self.added.is_empty() && self.removed.is_empty() {
             return self.names.clone();
         }
-        let hash = self.added.iter().chain(&self.removed).fold(self.names.hash, |all, name| all ^ hash(name));
+        let changed = self.added.iter().chain(&self.removed);
+        let hash = changed.fold(self.names.hash, |all, name| all ^ table.hash(name));
         table
             .intern(hash, || self.names.names.difference(&self.removed).chain(&self.added).cloned().collect())
     }
@@ -257,6 +289,22 @@ mod tests {
         assert_eq!(added("b c"), "c");
         assert_eq!(added("a"), "a", "it left and returned");
         assert_eq!(added("a a"), "");
+    }
+
+    #[test]
+    fn names_are_counted_while_they_are_asked_for() {
+        let table = NameTable::default();
+        let mut first = Subscription::new(&table);
+        let mut second = Subscription::new(&table);
+        first.replace(&words("a b c"), false);
+        second.replace(&words("a b c"), false);
+        assert_eq!(table.len(), 3, "they share");
+        second.replace(&words("x"), false);
+        assert_eq!(table.len(), 4);
+        drop(first);
+        assert_eq!(table.len(), 1);
+        drop(second);
+        assert!(table.is_empty());
     }
 
     #[test]

@@ -1,0 +1,155 @@
+//! The client status discovery service (CSDS): which Envoy holds which resource.
+//!
+//! Worked out when somebody asks, from what is known of each type and from the snapshot of the node's fleet: no
+//! stream keeps a map of names for it. Hence it tells of a resource what holds for its type.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::admin::v3::{ClientResourceStatus, UpdateFailureState};
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::service::status::v3 as status;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, StringMatcher};
+use envoy_types::pb::google::protobuf;
+use futures_util::Stream;
+use jiff::Timestamp;
+use status::client_config::GenericXdsConfig;
+use status::client_status_discovery_service_server::ClientStatusDiscoveryService;
+use status::{ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::cache::Cache;
+use crate::envoy::ResourceType;
+use crate::fleet::{Fleet, Noted, Presence, State};
+use crate::snapshot::{ResourceSet, Snapshot};
+
+/// All of it goes into one message, for every node and resource: more than these are not worked out.
+const MAX_CONFIGS: usize = 200_000;
+
+/// The service.
+#[derive(Debug)]
+pub struct ClientStatuses {
+    /// What each node should run.
+    pub cache: Arc<Cache>,
+    /// What each node said.
+    pub fleet: Fleet,
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<ClientStatusResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ClientStatusDiscoveryService for ClientStatuses {
+    type StreamClientStatusStream = Responses;
+
+    async fn stream_client_status(
+        &self,
+        request: Request<Streaming<ClientStatusRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        let service = Self { cache: self.cache.clone(), fleet: self.fleet.clone() };
+        let mut requests = request.into_inner();
+        let responses = async_stream::try_stream! {
+            while let Some(request) = requests.message().await? {
+                yield service.answer(&request)?;
+                tokio::task::consume_budget().await;
+            }
+        };
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn fetch_client_status(
+        &self,
+        request: Request<ClientStatusRequest>,
+    ) -> Result<Response<ClientStatusResponse>, Status> {
+        self.answer(request.get_ref()).map(Response::new)
+    }
+}
+
+impl ClientStatuses {
+    fn answer(&self, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
+        let wanted: Vec<&str> = request.node_matchers.iter().map(exact_id).collect::<Result<_, _>>()?;
+        let build = self.cache.build();
+        let mut nodes = self.fleet.nodes();
+        nodes.retain(|presence| {
+            presence.disconnected_at.is_none()
+                && (wanted.is_empty() || wanted.contains(&presence.node.id.as_str()))
+        });
+        let snapshots: Vec<Arc<Snapshot>> =
+            nodes.iter().map(|presence| build.snapshot(&build.fleet_of(&presence.node))).collect();
+        let count = |(presence, snapshot): (&Presence, &Arc<Snapshot>)| {
+            presence.types.keys().map(|kind| snapshot.set(*kind).len()).sum::<usize>()
+        };
+        let count: usize = nodes.iter().zip(&snapshots).map(count).sum();
+        if count > MAX_CONFIGS {
+            let advice = format!("that would be the status of {count} resources; ask with node_matchers");
+            return Err(Status::resource_exhausted(advice));
+        }
+        let config = nodes.iter().zip(&snapshots).map(|(presence, snapshot)| config(presence, snapshot));
+        Ok(ClientStatusResponse { config: config.collect() })
+    }
+}
+
+/// The node id that a matcher wants.
+fn exact_id(matcher: &NodeMatcher) -> Result<&str, Status> {
+    match matcher {
+        NodeMatcher {
+            node_id: Some(StringMatcher { match_pattern: Some(MatchPattern::Exact(id)), ignore_case: false }),
+            node_metadatas,
+        } if node_metadatas.is_empty() => Ok(id),
+        _ => Err(Status::unimplemented("nodes are matched by the exact node_id only")),
+    }
+}
+
+fn config(presence: &Presence, snapshot: &Snapshot) -> ClientConfig {
+    let configs =
+        presence.types.iter().flat_map(|(kind, noted)| resources(*kind, noted, snapshot.set(*kind)));
+    ClientConfig { node: Some(node(presence)), generic_xds_configs: configs.collect(), ..Default::default() }
+}
+
+fn node(presence: &Presence) -> core::Node {
+    let node = &presence.node;
+    let locality = core::Locality {
+        region: node.locality.region.clone(),
+        zone: node.locality.zone.clone(),
+        sub_zone: node.locality.sub_zone.clone(),
+    };
+    core::Node {
+        id: node.id.clone(),
+        cluster: node.cluster.clone(),
+        locality: Some(locality),
+        ..Default::default()
+    }
+}
+
+fn resources(
+    resource_type: ResourceType,
+    noted: &Noted,
+    set: &ResourceSet,
+) -> impl Iterator<Item = GenericXdsConfig> {
+    let (config, client) = match noted.state {
+        State::Acked if noted.current => (ConfigStatus::Synced, ClientResourceStatus::Acked),
+        // It took what it was told; what is newer waits for other types.
+        State::Acked => (ConfigStatus::NotSent, ClientResourceStatus::Acked),
+        State::Pending => (ConfigStatus::Stale, ClientResourceStatus::Requested),
+        State::Nacked => (ConfigStatus::Error, ClientResourceStatus::Nacked),
+    };
+    let error_state = noted.error.as_ref().map(|error| UpdateFailureState {
+        details: error.clone(),
+        last_update_attempt: Some(timestamp(noted.since)),
+        ..Default::default()
+    });
+    set.iter().map(move |resource| GenericXdsConfig {
+        type_url: resource_type.type_url().to_owned(),
+        name: resource.name.to_string(),
+        version_info: resource.version.to_string(),
+        last_updated: Some(timestamp(noted.since)),
+        config_status: config.into(),
+        client_status: client.into(),
+        error_state: error_state.clone(),
+        ..Default::default()
+    })
+}
+
+fn timestamp(at: Timestamp) -> protobuf::Timestamp {
+    protobuf::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
+}

@@ -1,0 +1,63 @@
+//! The load reporting service (LRS): asks every Envoy for its load and notes when it came.
+
+use std::pin::Pin;
+
+use envoy_types::pb::envoy::service::load_stats::v3 as load_stats;
+use envoy_types::pb::google::protobuf;
+use futures_util::Stream;
+use load_stats::load_reporting_service_server::LoadReportingService;
+use load_stats::{LoadStatsRequest, LoadStatsResponse};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::fleet::Fleet;
+use crate::xds::server::Limits;
+
+/// How often Envoys report: failover should be seen as it happens.
+const INTERVAL: protobuf::Duration = protobuf::Duration { seconds: 1, nanos: 0 };
+
+/// The service.
+#[derive(Debug)]
+pub struct LoadReports {
+    /// Where reports are noted.
+    pub fleet: Fleet,
+    /// How long streams may take.
+    pub limits: Limits,
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<LoadStatsResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl LoadReportingService for LoadReports {
+    type StreamLoadStatsStream = Responses;
+
+    async fn stream_load_stats(
+        &self,
+        request: Request<Streaming<LoadStatsRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        let (fleet, limits) = (self.fleet.clone(), self.limits.clone());
+        let mut requests = request.into_inner();
+        let responses = async_stream::try_stream! {
+            let first = tokio::time::timeout(limits.first_request, requests.message()).await;
+            let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
+            let Some(first) = first else { return };
+            let node = first.node.map(|node| node.id).filter(|id| !id.is_empty());
+            let node = node.ok_or_else(|| {
+                Status::invalid_argument("the first request of a stream must have a node with an id")
+            })?;
+            let reporter = fleet.reports(node);
+            yield LoadStatsResponse {
+                send_all_clusters: true,
+                load_reporting_interval: Some(INTERVAL),
+                report_endpoint_granularity: true,
+                ..Default::default()
+            };
+            let aged = Status::unavailable("reconnect: the stream has come of age");
+            let end = limits.end();
+            while tokio::time::timeout_at(end, requests.message()).await.map_err(|_| aged.clone())??.is_some() {
+                reporter.report();
+                tokio::task::consume_budget().await;
+            }
+        };
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
