@@ -156,6 +156,18 @@ impl Process {
         }
     }
 
+    /// What it holds of memory now and held at most, in MiB.
+    pub fn memory(&self) -> (u64, u64) {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+            number.unwrap_or_else(|| panic!("{path} has no {name}")) / 1024
+        };
+        (value("VmRSS:"), value("VmHWM:"))
+    }
+
     /// How it ended, once it did.
     pub async fn ended(&mut self) -> ExitStatus {
         let what = format!("{} ends", self.name);

@@ -1,0 +1,676 @@
+//! The xDS port with plain clients: what else it serves beside discovery, and what clients cannot do to it.
+//!
+//! How Envoy fares is in `tests/envoy`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod harness;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::admin::v3::ClientResourceStatus;
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use envoy_types::pb::envoy::service::endpoint::v3::endpoint_discovery_service_client::EndpointDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::listener::v3::listener_discovery_service_client::ListenerDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
+use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_client::LoadReportingServiceClient;
+use envoy_types::pb::envoy::service::route::v3::route_discovery_service_client::RouteDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::status::v3::{ClientStatusRequest, ConfigStatus};
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, StringMatcher};
+use envoy_types::pb::google::rpc;
+use futures_util::future::join_all;
+use http_body_util::{BodyExt as _, StreamBody};
+use prost::Message as _;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+use tower::Service as _;
+use understudy::cache::Cache;
+use understudy::fleet::Fleet;
+use understudy::pipeline;
+use understudy::xds::admission::Rate;
+use understudy::xds::server::{self, Discovery, Limits};
+
+use crate::harness::{PATIENCE, Understudy, eventually};
+
+const CLUSTERS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+const LISTENERS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+
+/// Upstreams `a` and, for routes and listeners, all that leads to it.
+async fn understudy() -> Understudy {
+    let understudy = Understudy::serve(&[]).await;
+    let upstream = json!({"name": "a", "targets": [{"target": "127.0.0.1:9"}]});
+    assert_eq!(understudy.post("/upstreams", upstream).await.0, 201);
+    assert_eq!(understudy.post("/services", json!({"name": "a", "upstream": "a"})).await.0, 201);
+    let route = json!({"name": "a", "paths": ["/"], "service": "a"});
+    assert_eq!(understudy.post("/routes", route).await.0, 201);
+    understudy
+}
+
+async fn channel(address: SocketAddr) -> Channel {
+    endpoint(address).connect().await.unwrap()
+}
+
+fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint::from_shared(format!("http://{address}")).unwrap()
+}
+
+fn node(id: &str) -> Option<Node> {
+    Some(Node { id: id.to_owned(), cluster: "edge".to_owned(), ..Node::default() })
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+/// A request and its responses, as far as tests speak of them.
+trait Words: Send + 'static {
+    type Response: Send + 'static;
+    fn ask(id: &str, type_url: &str, subscribe: &[&str]) -> Self;
+    fn answer(type_url: &str, response: &Self::Response) -> Self;
+}
+
+impl Words for DiscoveryRequest {
+    type Response = DiscoveryResponse;
+
+    fn ask(id: &str, type_url: &str, subscribe: &[&str]) -> Self {
+        Self {
+            node: node(id),
+            type_url: type_url.to_owned(),
+            resource_names: names(subscribe),
+            ..Self::default()
+        }
+    }
+
+    fn answer(type_url: &str, response: &DiscoveryResponse) -> Self {
+        Self {
+            type_url: type_url.to_owned(),
+            version_info: response.version_info.clone(),
+            response_nonce: response.nonce.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Words for DeltaDiscoveryRequest {
+    type Response = DeltaDiscoveryResponse;
+
+    fn ask(id: &str, type_url: &str, subscribe: &[&str]) -> Self {
+        Self {
+            node: node(id),
+            type_url: type_url.to_owned(),
+            resource_names_subscribe: names(subscribe),
+            ..Self::default()
+        }
+    }
+
+    fn answer(type_url: &str, response: &DeltaDiscoveryResponse) -> Self {
+        Self { type_url: type_url.to_owned(), response_nonce: response.nonce.clone(), ..Self::default() }
+    }
+}
+
+/// One discovery stream.
+struct Stream<R: Words> {
+    requests: mpsc::Sender<R>,
+    responses: Streaming<R::Response>,
+}
+
+impl<R: Words> Stream<R> {
+    async fn send(&self, request: R) {
+        self.requests.send(request).await.unwrap();
+    }
+
+    /// The next response, or how the stream ended.
+    async fn next(&mut self) -> Result<R::Response, Status> {
+        let message = timeout(PATIENCE, self.responses.message()).await.expect("an answer in time")?;
+        Ok(message.expect("a stream ends with an error only"))
+    }
+}
+
+/// Opens a stream: the request stream goes into the call, what comes back into a [`Stream`].
+macro_rules! open {
+    ($client:expr, $method:ident, $first:expr) => {{
+        let (requests, outgoing) = mpsc::channel(64);
+        requests.send($first).await.unwrap();
+        let responses = $client.$method(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+        Stream { requests, responses }
+    }};
+}
+
+/// A well-behaved SotW client of all clusters.
+struct Good {
+    stream: Stream<DiscoveryRequest>,
+}
+
+impl Good {
+    async fn connect(address: SocketAddr, id: &str) -> Self {
+        let mut ads =
+            AggregatedDiscoveryServiceClient::new(channel(address).await).max_decoding_message_size(64 << 20);
+        let first = DiscoveryRequest::ask(id, CLUSTERS, &[]);
+        Self { stream: open!(ads, stream_aggregated_resources, first) }
+    }
+
+    /// Takes responses until one has the cluster `name` with this connect timeout, in milliseconds.
+    async fn sees(&mut self, name: &str, milliseconds: i32) {
+        loop {
+            let response = self.stream.next().await.unwrap();
+            self.stream.send(DiscoveryRequest::answer(CLUSTERS, &response)).await;
+            let clusters = response.resources.iter().map(|any| Cluster::decode(&*any.value).unwrap());
+            let found = clusters.filter(|cluster| cluster.name == name).any(|cluster| {
+                cluster.connect_timeout.is_some_and(|timeout| timeout.nanos == milliseconds * 1_000_000)
+            });
+            if found {
+                return;
+            }
+        }
+    }
+
+    /// A change arrives, promptly.
+    async fn goes_on(&mut self, understudy: &Understudy, milliseconds: i32) {
+        let began = Instant::now();
+        change(understudy, milliseconds).await;
+        self.sees("a", milliseconds).await;
+        assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+    }
+}
+
+async fn change(understudy: &Understudy, milliseconds: i32) {
+    let timeout = json!({"connect_timeout": format!("{milliseconds}ms")});
+    let (status, body) = understudy.patch("/upstreams/a", timeout).await;
+    assert_eq!(status, 200, "{body}");
+}
+
+#[tokio::test]
+async fn health_is_serving() {
+    let understudy = understudy().await;
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel(understudy.xds).await);
+    for service in ["", "envoy.service.discovery.v3.AggregatedDiscoveryService"] {
+        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+        let response = health.check(request).await.unwrap().into_inner();
+        assert_eq!(response.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+    }
+    let request = tonic_health::pb::HealthCheckRequest { service: "no.such.Service".to_owned() };
+    assert_eq!(health.check(request).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn reflection_lists_what_is_served_and_knows_the_types_of_envoy() {
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client};
+
+    let understudy = understudy().await;
+    let mut client = server_reflection_client::ServerReflectionClient::new(channel(understudy.xds).await);
+    let mut ask = async |request| {
+        let request =
+            ServerReflectionRequest { message_request: Some(request), ..ServerReflectionRequest::default() };
+        let requests = futures_util::stream::iter([request]);
+        let mut responses = client.server_reflection_info(requests).await.unwrap().into_inner();
+        responses.message().await.unwrap().unwrap().message_response.unwrap()
+    };
+    let MessageResponse::ListServicesResponse(listed) =
+        ask(MessageRequest::ListServices(String::new())).await
+    else {
+        panic!("not a list");
+    };
+    let listed: Vec<String> = listed.service.into_iter().map(|service| service.name).collect();
+    for service in ["envoy.service.discovery.v3.AggregatedDiscoveryService", "grpc.health.v1.Health"] {
+        assert!(listed.contains(&service.to_owned()), "{listed:?}");
+    }
+    for symbol in ["envoy.config.cluster.v3.Cluster", "envoy.service.status.v3.ClientStatusDiscoveryService"]
+    {
+        let MessageResponse::FileDescriptorResponse(files) =
+            ask(MessageRequest::FileContainingSymbol(symbol.to_owned())).await
+        else {
+            panic!("{symbol} is not resolved");
+        };
+        let file = prost_types::FileDescriptorProto::decode(&*files.file_descriptor_proto[0]).unwrap();
+        let (package, name) = symbol.rsplit_once('.').unwrap();
+        assert_eq!(file.package(), package);
+        let messages = file.message_type.iter().map(|message| message.name());
+        assert!(messages.chain(file.service.iter().map(|service| service.name())).any(|other| other == name));
+    }
+}
+
+#[tokio::test]
+async fn load_reports_are_asked_for_and_noted() {
+    let understudy = understudy().await;
+    let channel = channel(understudy.xds).await;
+    let mut good = Good::connect(understudy.xds, "edge-1").await;
+    good.stream.next().await.unwrap();
+    assert_eq!(understudy.get("/fleet/edge-1").await.1["last_load_report"], Value::Null);
+
+    let (requests, outgoing) = mpsc::channel(4);
+    let report = LoadStatsRequest { node: node("edge-1"), ..LoadStatsRequest::default() };
+    requests.send(report.clone()).await.unwrap();
+    let mut client = LoadReportingServiceClient::new(channel.clone());
+    let mut responses = client.stream_load_stats(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let response = responses.message().await.unwrap().unwrap();
+    assert!(response.send_all_clusters && response.report_endpoint_granularity);
+    assert_eq!(response.load_reporting_interval.unwrap().seconds, 1);
+    requests.send(report).await.unwrap();
+    eventually(PATIENCE, "the report is noted", async || {
+        let (_, view) = understudy.get("/fleet/edge-1").await;
+        view["last_load_report"].as_str().map(drop).ok_or_else(|| view.to_string())
+    })
+    .await;
+
+    let nobody = LoadStatsRequest::default();
+    let refused = client.stream_load_stats(futures_util::stream::iter([nobody])).await;
+    let status = match refused {
+        Ok(response) => response.into_inner().message().await.unwrap_err(),
+        Err(status) => status,
+    };
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn client_status_tells_who_holds_what() {
+    let understudy = understudy().await;
+    let mut client = ClientStatusDiscoveryServiceClient::new(channel(understudy.xds).await);
+    let mut good = Good::connect(understudy.xds, "edge-1").await;
+    let mut other = Good::connect(understudy.xds, "edge-2").await;
+    let response = other.stream.next().await.unwrap();
+    let refusal = rpc::Status { message: "no such thing".to_owned(), ..Default::default() };
+    let answer = DiscoveryRequest::answer(CLUSTERS, &response);
+    other.stream.send(DiscoveryRequest { error_detail: Some(refusal), ..answer }).await;
+
+    // Of a node: each cluster's config status and client status, and the error.
+    let mut status = async |id: &str| {
+        let matcher = StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(id.to_owned())),
+            ..StringMatcher::default()
+        };
+        let matcher = NodeMatcher { node_id: Some(matcher), ..NodeMatcher::default() };
+        let request = ClientStatusRequest { node_matchers: vec![matcher], ..ClientStatusRequest::default() };
+        let streamed = client.stream_client_status(futures_util::stream::iter([request.clone()])).await;
+        let streamed = streamed.unwrap().into_inner().message().await.unwrap().unwrap();
+        let fetched = client.fetch_client_status(request).await.unwrap().into_inner();
+        assert_eq!(fetched.config.len(), streamed.config.len());
+        let [config] = fetched.config.as_slice() else { panic!("{fetched:?}") };
+        assert_eq!(config.node.as_ref().unwrap().id, id);
+        let [cluster] = config.generic_xds_configs.as_slice() else { panic!("{config:?}") };
+        assert_eq!((cluster.type_url.as_str(), cluster.name.as_str()), (CLUSTERS, "a"));
+        assert_eq!(cluster.version_info.len(), 32);
+        let error = cluster.error_state.as_ref().map(|error| error.details.clone());
+        (cluster.config_status(), cluster.client_status(), error)
+    };
+    let response = good.stream.next().await.unwrap();
+    assert_eq!(status("edge-1").await, (ConfigStatus::Stale, ClientResourceStatus::Requested, None));
+    good.stream.send(DiscoveryRequest::answer(CLUSTERS, &response)).await;
+    eventually(PATIENCE, "the answers are seen", async || {
+        let seen = (status("edge-1").await, status("edge-2").await);
+        let synced = (ConfigStatus::Synced, ClientResourceStatus::Acked, None);
+        let error = Some("no such thing".to_owned());
+        let refused = (ConfigStatus::Error, ClientResourceStatus::Nacked, error);
+        if seen == (synced, refused) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    let all = client.fetch_client_status(ClientStatusRequest::default()).await.unwrap().into_inner();
+    assert_eq!(all.config.len(), 2);
+}
+
+#[tokio::test]
+async fn each_type_has_services_of_its_own_in_both_variants() {
+    let understudy = understudy().await;
+    let channel = channel(understudy.xds).await;
+    let mut clusters = ClusterDiscoveryServiceClient::new(channel.clone());
+    let mut endpoints = EndpointDiscoveryServiceClient::new(channel.clone());
+    let mut listeners = ListenerDiscoveryServiceClient::new(channel.clone());
+    let mut routes = RouteDiscoveryServiceClient::new(channel.clone());
+
+    // The type goes without saying. What is learnt from one answers the next.
+    let ask = |names: &[&str]| DiscoveryRequest::ask("typed", "", names);
+    let cds = open!(clusters, stream_clusters, ask(&[])).next().await.unwrap();
+    let lds = open!(listeners, stream_listeners, ask(&[])).next().await.unwrap();
+    let eds = open!(endpoints, stream_endpoints, ask(&["a"])).next().await.unwrap();
+    assert_eq!((cds.type_url.as_str(), cds.resources.len()), (CLUSTERS, 1));
+    assert_eq!((lds.type_url.as_str(), lds.resources.len()), (LISTENERS, 1));
+    assert_eq!((eds.type_url.as_str(), eds.resources.len()), (ENDPOINTS, 1));
+
+    let ask = |names: &[&str]| DeltaDiscoveryRequest::ask("typed", "", names);
+    let cds = open!(clusters, delta_clusters, ask(&["*"])).next().await.unwrap();
+    let lds = open!(listeners, delta_listeners, ask(&["*"])).next().await.unwrap();
+    let eds = open!(endpoints, delta_endpoints, ask(&["a", "absent"])).next().await.unwrap();
+    assert_eq!(cds.resources[0].name, "a");
+    assert_eq!(lds.resources.len(), 1);
+    assert_eq!(eds.resources[0].name, "a");
+    assert_eq!(eds.removed_resources, ["absent"]);
+
+    let snapshot = understudy.get("/snapshots/default").await.1;
+    let name = snapshot["routes"][0]["name"].as_str().unwrap();
+    let ask = DiscoveryRequest::ask("typed", "", &[name]);
+    let rds = open!(routes, stream_routes, ask).next().await.unwrap();
+    assert_eq!((rds.type_url.as_str(), rds.resources.len()), (ROUTES, 1));
+    let ask = DeltaDiscoveryRequest::ask("typed", ROUTES, &[name]);
+    let rds = open!(routes, delta_routes, ask).next().await.unwrap();
+    assert_eq!(rds.resources[0].name, name);
+}
+
+#[tokio::test]
+async fn what_breaks_the_protocol_is_refused() {
+    let understudy = understudy().await;
+    let channel = channel(understudy.xds).await;
+    let mut clusters = ClusterDiscoveryServiceClient::new(channel.clone());
+    let mut ads = AggregatedDiscoveryServiceClient::new(channel);
+
+    let request = DiscoveryRequest::ask("x", LISTENERS, &[]);
+    let status = open!(clusters, stream_clusters, request).next().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let request = DeltaDiscoveryRequest::ask("x", LISTENERS, &[]);
+    let status = open!(clusters, delta_clusters, request).next().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+
+    let request = DiscoveryRequest { node: None, ..DiscoveryRequest::ask("", CLUSTERS, &[]) };
+    let status = open!(ads, stream_aggregated_resources, request).next().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let request = DeltaDiscoveryRequest::ask("", CLUSTERS, &[]);
+    let status = open!(ads, delta_aggregated_resources, request).next().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let request = DiscoveryRequest::ask("x", "", &[]);
+    let status = open!(ads, stream_aggregated_resources, request).next().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let request = DiscoveryRequest::ask(&"x".repeat(100_000), CLUSTERS, &[]);
+    let status = open!(ads, stream_aggregated_resources, request).next().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_node_that_left_is_still_listed() {
+    let understudy = understudy().await;
+    let mut good = Good::connect(understudy.xds, "edge-1").await;
+    let response = good.stream.next().await.unwrap();
+    good.stream.send(DiscoveryRequest::answer(CLUSTERS, &response)).await;
+    let view = async |state: &str| {
+        eventually(PATIENCE, state, async || {
+            let (_, view) = understudy.get("/fleet/edge-1").await;
+            let is_so = view["state"] == state && view["types"]["clusters"]["state"] == "acked";
+            if is_so { Ok(view) } else { Err(view.to_string()) }
+        })
+        .await
+    };
+    assert_eq!(view("connected").await["disconnected_at"], Value::Null);
+    drop(good);
+    assert!(view("disconnected").await["disconnected_at"].is_string());
+    let mut good = Good::connect(understudy.xds, "edge-1").await;
+    let response = good.stream.next().await.unwrap();
+    good.stream.send(DiscoveryRequest::answer(CLUSTERS, &response)).await;
+    view("connected").await;
+    let nodes = understudy.get("/fleet").await.1;
+    assert_eq!(nodes["nodes"].as_array().unwrap().len(), 1, "{nodes}");
+}
+
+/// Sends `body` as the requests of an ADS stream, and says how the call ended.
+async fn raw(address: SocketAddr, body: impl Iterator<Item = Bytes> + Send + 'static, ends: bool) -> Code {
+    let frames = futures_util::stream::iter(body.map(|part| Ok::<_, Status>(http_body::Frame::data(part))));
+    let tail = futures_util::stream::poll_fn(move |_| match ends {
+        true => std::task::Poll::Ready(None),
+        false => std::task::Poll::Pending,
+    });
+    let body = StreamBody::new(futures_util::StreamExt::chain(frames, tail));
+    let request = http::Request::post(format!("http://{address}{ADS}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(body))
+        .unwrap();
+    let mut channel = channel(address).await;
+    let call = async {
+        futures_util::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+        let response = channel.call(request).await.unwrap();
+        let trailers = match response.into_body().collect().await {
+            Ok(body) => body.trailers().cloned(),
+            Err(status) => return status.code(),
+        };
+        let trailers = trailers.expect("a call ends with trailers");
+        Status::from_header_map(&trailers).expect("with a status").code()
+    };
+    timeout(PATIENCE, call).await.expect("it is answered in time")
+}
+
+fn message_of(length: u32) -> Bytes {
+    let mut head = vec![0];
+    head.extend(length.to_be_bytes());
+    head.into()
+}
+
+/// Connects, writes what `next` gives and returns when the server has hung up.
+async fn hung_up(address: SocketAddr, mut next: impl FnMut() -> Option<Vec<u8>>) {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let (mut reads, mut writes) = socket.into_split();
+    let read = async {
+        let mut buffer = vec![0; 4096];
+        while reads.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
+    };
+    let write = async {
+        while let Some(bytes) = next() {
+            if writes.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+        std::future::pending().await
+    };
+    let either = async {
+        tokio::select! { () = read => {}, () = write => {} }
+    };
+    timeout(PATIENCE, either).await.expect("the server hangs up in time");
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_peers_get_an_error_and_the_rest_go_on() {
+    let mut understudy = understudy().await;
+    let address = understudy.xds;
+    let mut good = Good::connect(address, "good").await;
+    good.goes_on(&understudy, 101).await;
+
+    // Not HTTP/2.
+    hung_up(address, || Some(vec![0xA5; 1 << 16])).await;
+    hung_up(address, || Some(b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec())).await;
+    good.goes_on(&understudy, 102).await;
+
+    // Headers that do not end: HPACK literals of 1 KB each.
+    let literal = [b"\x00\x01x\x7f\xe1\x06".as_slice(), &[b'y'; 992]].concat();
+    let mut begun = false;
+    let headers = || match std::mem::replace(&mut begun, true) {
+        false => Some(
+            [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[]), frame(1, 0, 1, &literal)]
+                .concat(),
+        ),
+        true => Some(frame(9, 0, 1, &literal)),
+    };
+    hung_up(address, headers).await;
+    good.goes_on(&understudy, 103).await;
+
+    // Messages that are too long, garbage, or cut.
+    let mb = |count| std::iter::repeat_n(Bytes::from(vec![0; 1 << 20]), count);
+    let long = std::iter::once(message_of(100 << 20)).chain(mb(100));
+    assert_eq!(raw(address, long, true).await, Code::OutOfRange);
+    assert_eq!(raw(address, std::iter::once(message_of(u32::MAX)), false).await, Code::OutOfRange);
+    let garbage = [message_of(8), Bytes::from_static(&[0xFF; 8])];
+    assert_eq!(raw(address, garbage.into_iter(), true).await, Code::Internal);
+    good.goes_on(&understudy, 104).await;
+
+    // Many large requests that do not end: some are refused, and are asked for as many as it takes.
+    let unfinished = || std::iter::once(message_of(16 << 20)).chain(mb(15));
+    let mut streams: Vec<_> = (0..40).map(|_| tokio::spawn(raw(address, unfinished(), false))).collect();
+    let (first, _, rest) = futures_util::future::select_all(streams.drain(..)).await;
+    assert_eq!(first.unwrap(), Code::ResourceExhausted);
+    good.goes_on(&understudy, 105).await;
+    rest.iter().for_each(tokio::task::JoinHandle::abort);
+
+    let (_, peak) = understudy.process().memory();
+    assert!(peak < 600, "{peak} MiB at most");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_100_000_names_is_answered_and_the_rest_go_on() {
+    let mut understudy = understudy().await;
+    let address = understudy.xds;
+    let mut good = Good::connect(address, "good").await;
+    good.goes_on(&understudy, 101).await;
+    let (before, _) = understudy.process().memory();
+
+    let many: Vec<String> = (0..100_000).map(|number| format!("some-cluster-{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).chain(["a"]).collect();
+    let mut ads =
+        AggregatedDiscoveryServiceClient::new(channel(address).await).max_decoding_message_size(64 << 20);
+    let began = Instant::now();
+    let request = DeltaDiscoveryRequest::ask("delta", ENDPOINTS, &many);
+    let mut delta = open!(ads, delta_aggregated_resources, request);
+    let response = delta.next().await.unwrap();
+    assert_eq!((response.resources.len(), response.removed_resources.len()), (1, 100_000));
+    let request = DiscoveryRequest::ask("sotw", ENDPOINTS, &many);
+    let mut sotw = open!(ads, stream_aggregated_resources, request);
+    assert_eq!(sotw.next().await.unwrap().resources.len(), 1);
+    assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+    good.goes_on(&understudy, 102).await;
+
+    let (after, _) = understudy.process().memory();
+    assert!(after < before + 150, "{before} MiB before, {after} MiB after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_requests_starves_nobody() {
+    let mut understudy = understudy().await;
+    let mut good = Good::connect(understudy.xds, "good").await;
+    good.goes_on(&understudy, 101).await;
+
+    let mut ads = AggregatedDiscoveryServiceClient::new(channel(understudy.xds).await);
+    let flood = open!(ads, stream_aggregated_resources, DiscoveryRequest::ask("flood", CLUSTERS, &[]));
+    let Stream { requests, mut responses } = flood;
+    // Taken as they come, so that nothing but the server slows the flood down.
+    let taken = tokio::spawn(async move { while let Ok(Some(_)) = responses.message().await {} });
+    let flooded = tokio::spawn(async move {
+        for number in 0..10_000 {
+            let name = if number % 2 == 0 { "a" } else { "b" };
+            requests.send(DiscoveryRequest::ask("flood", ENDPOINTS, &[name])).await.unwrap();
+        }
+        requests
+    });
+    let mut milliseconds = 102;
+    while !flooded.is_finished() && milliseconds < 900 {
+        good.goes_on(&understudy, milliseconds).await;
+        milliseconds += 1;
+    }
+    let requests = timeout(PATIENCE, flooded).await.expect("all are taken").unwrap();
+    good.goes_on(&understudy, 901).await;
+    drop(requests);
+    timeout(PATIENCE, taken).await.expect("the stream ends with its requests").unwrap();
+    let (_, peak) = understudy.process().memory();
+    assert!(peak < 300, "{peak} MiB at most");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_reader_costs_nothing_and_harms_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let upstreams =
+        (0..300).map(|number| json!({"name": format!("u{number}"), "targets": [{"target": "10.0.0.1:80"}]}));
+    let config = json!({"upstreams": upstreams.collect::<Vec<_>>()});
+    std::fs::write(directory.path().join("many.json"), config.to_string()).unwrap();
+    let mut understudy = Understudy::serve(&[directory.path().to_str().unwrap()]).await;
+    let upstream = json!({"name": "a", "targets": [{"target": "127.0.0.1:9"}]});
+    assert_eq!(understudy.post("/upstreams", upstream).await.0, 201);
+
+    let mut good = Good::connect(understudy.xds, "good").await;
+    let mut stuck = Vec::new();
+    for number in 0..5 {
+        let narrow = endpoint(understudy.xds).initial_stream_window_size(65_535);
+        let channel = narrow.initial_connection_window_size(65_535).connect().await.unwrap();
+        let mut ads = AggregatedDiscoveryServiceClient::new(channel);
+        let first = DiscoveryRequest::ask(&format!("stuck-{number}"), CLUSTERS, &[]);
+        stuck.push(open!(ads, stream_aggregated_resources, first));
+    }
+    // Their requests are taken all the same once, and their answer is larger than what they let through.
+    for milliseconds in 100..120 {
+        good.goes_on(&understudy, milliseconds).await;
+    }
+    let (_, nodes) = understudy.get("/fleet").await;
+    assert_eq!(nodes["nodes"].as_array().unwrap().len(), 6, "{nodes}");
+    let (before, _) = understudy.process().memory();
+    for milliseconds in 120..320 {
+        good.goes_on(&understudy, milliseconds).await;
+    }
+    let (after, _) = understudy.process().memory();
+    assert!(after <= before + 20, "{before} MiB before, {after} MiB after");
+    // Who reads again gets what is newest, not what it missed.
+    let mut late = Good { stream: stuck.remove(0) };
+    let response = late.stream.next().await.unwrap();
+    late.stream.send(DiscoveryRequest::answer(CLUSTERS, &response)).await;
+    late.sees("a", 319).await;
+}
+
+/// A server of this process, for limits that a test can wait for.
+async fn limited(limits: Limits) -> SocketAddr {
+    let text = r#"upstreams: [{ name: a, targets: [{ target: "127.0.0.1:9" }] }]"#;
+    let inputs = pipeline::Inputs { files: [("a.yaml".into(), text.into())].into(), ..Default::default() };
+    let build = pipeline::build(&inputs, None).unwrap();
+    let cache = Arc::new(Cache::new(Arc::new(build)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let discovery = Discovery::new(cache, Fleet::default(), "test", limits);
+    tokio::spawn(server::serve(listener, discovery, std::future::pending()));
+    address
+}
+
+#[tokio::test]
+async fn many_that_come_at_once_are_let_in_one_after_the_other() {
+    let rate = Rate { per_second: 20, burst: 5, waiting: 10 };
+    let address = limited(Limits { rate, ..Limits::default() }).await;
+    let began = Instant::now();
+    let come = (0..30).map(async |number| {
+        let mut good = Good::connect(address, &format!("edge-{number}")).await;
+        good.stream.next().await.map(drop).map_err(|status| status.code())
+    });
+    let came = join_all(come).await;
+    assert!(began.elapsed() >= Duration::from_millis(400), "ten waited 50 ms each: {:?}", began.elapsed());
+    let refused = came.iter().filter(|came| **came == Err(Code::Unavailable)).count();
+    let taken = came.iter().filter(|came| came.is_ok()).count();
+    assert_eq!(taken + refused, 30);
+    assert!(taken >= 15 && refused > 0, "{taken} were let in");
+}
+
+#[tokio::test]
+async fn a_stream_comes_of_age_when_nothing_is_under_way() {
+    let age = Duration::from_millis(200)..Duration::from_millis(300);
+    let address = limited(Limits { age, ..Limits::default() }).await;
+    let began = Instant::now();
+    let mut good = Good::connect(address, "edge-1").await;
+    let response = good.stream.next().await.unwrap();
+    let unanswered = timeout(Duration::from_millis(600), good.stream.responses.message()).await;
+    assert!(unanswered.is_err(), "it ended with an answer under way");
+    good.stream.send(DiscoveryRequest::answer(CLUSTERS, &response)).await;
+    let status = good.stream.next().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(began.elapsed() >= Duration::from_millis(600));
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_not_waited_for() {
+    let address = limited(Limits { first_request: Duration::from_millis(100), ..Limits::default() }).await;
+    let code = raw(address, std::iter::empty(), false).await;
+    assert_eq!(code, Code::DeadlineExceeded);
+}
