@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{Backend, PATIENCE, Understudy, free_port};
-use crate::stage::{Cast, Edge, all_acked, alone, create, faultless, window};
+use crate::stage::{Cast, Edge, all_acked, comes_to_rest, create, faultless, window};
 
 /// How soon a change must be in force. A cluster whose endpoints do not follow it is waited for by Envoy, for
 /// the 2 s that it was told to wait.
@@ -43,7 +43,6 @@ async fn replace(understudy: &Understudy, old: &str, new: &str, backend: &Backen
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repointing_a_route_and_deleting_what_it_left_costs_no_request() {
-    let _turn = alone().await;
     let cast = Cast::start().await;
     let edge = cast.edge(json!({})).await;
     let load = edge.load(200);
@@ -67,7 +66,6 @@ async fn repointing_a_route_and_deleting_what_it_left_costs_no_request() {
 /// hear of it in this order.
 #[tokio::test(flavor = "multi_thread")]
 async fn replacing_all_in_one_change_costs_no_request() {
-    let _turn = alone().await;
     let (cast, port) = (Cast::start().await, free_port());
     let text = |name: &str, backend: &Backend| {
         format!(
@@ -103,7 +101,6 @@ routes: [{{ name: {name}, service: {name} }}]
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changing_what_is_in_use_costs_no_request() {
-    let _turn = alone().await;
     let mut cast = Cast::start().await;
     let edge = cast.edge(json!({})).await;
     let load = edge.load(200);
@@ -135,4 +132,16 @@ async fn changing_what_is_in_use_costs_no_request() {
     edge.serves("B", PATIENCE).await;
     faultless(load).await;
     assert_eq!(cast.failover.gets().await, 0, "the primaries were well all the time");
+}
+
+/// Envoy's own way is to go on for as long as its health check passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy() {
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(200);
+    let path = format!("/upstreams/checkout/targets/{}", cast.a.address());
+    assert_eq!(edge.understudy.delete(&path).await.0, 204);
+    comes_to_rest(&load, &["B"]).await;
+    faultless(load).await;
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::harness::{Backend, PATIENCE, Understudy};
-use crate::stage::{Cast, Edge, all_acked, alone, create, faultless, snapshot, window};
+use crate::stage::{Cast, Edge, all_acked, create, faultless, snapshot, window};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_is_there_after_sigkill() {
@@ -54,7 +54,6 @@ async fn taken(edge: &Edge) -> BTreeMap<String, u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_flows_without_the_control_plane_and_nothing_is_applied_anew() {
-    let _turn = alone().await;
     let mut cast = Cast::start().await;
     let mut edge = cast.edge(json!({})).await;
     all_acked(&edge.understudy, PATIENCE).await;

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use understudy::load::Outcome;
 
 use crate::harness::Backend;
-use crate::stage::{Cast, FAST, alone, comes_to_rest, faultless, window};
+use crate::stage::{Cast, FAST, comes_to_rest, faultless, window};
 
 /// How a target dies.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +30,6 @@ impl Fault {
 
 /// All primaries fail at once under 300 requests a second, with nothing but defaults.
 async fn costs_no_request(fault: Fault) {
-    let _turn = alone().await;
     let mut cast = Cast::start().await;
     let edge = cast.edge(json!({})).await;
     let load = edge.load(300);
@@ -86,7 +86,6 @@ async fn the_first_request_after_all_primaries_broke_reaches_the_standby() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_primary_is_enough_to_leave_the_standby_alone() {
-    let _turn = alone().await;
     let mut cast = Cast::start().await;
     let edge = cast.edge(json!({})).await;
     let load = edge.load(300);
@@ -102,7 +101,6 @@ async fn one_primary_is_enough_to_leave_the_standby_alone() {
 /// next request finds out that the primaries are still frozen.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fast_service_recovers_from_a_freeze_within_a_second() {
-    let _turn = alone().await;
     let cast = Cast::start().await;
     let edge = cast.edge(json!({"try_timeout": "250ms"})).await;
     let load = edge.load(300);
@@ -114,19 +112,32 @@ async fn a_fast_service_recovers_from_a_freeze_within_a_second() {
 
     let outcomes = faultless(load).await;
     let (from, to) = (frozen + Duration::from_secs(1), frozen + Duration::from_secs(5));
-    let late: Vec<_> = outcomes.iter().filter(|outcome| (from..to).contains(&outcome.started)).collect();
-    assert!(late.len() > 1000, "only {} requests came late enough to count", late.len());
-    for outcome in late {
+    let late = outcomes.iter().filter(|outcome| (from..to).contains(&outcome.started));
+    let good = |outcome: &Outcome| {
         let served_by = outcome.result.as_ref().ok().and_then(|answer| answer.served_by.as_deref());
-        let began = outcome.started - frozen;
-        assert_eq!(served_by, Some("FAILOVER"), "{began:?} after the freeze");
-        assert!(outcome.latency < FAST, "{:?} for a request {began:?} after the freeze", outcome.latency);
-    }
+        served_by == Some("FAILOVER") && outcome.latency < FAST
+    };
+    assert!(late.clone().count() > 1000, "only {} requests came late enough to count", late.count());
+    let bad: Vec<_> = late.filter(|outcome| !good(outcome)).collect();
+    let told = bad.iter().take(10).map(|outcome| {
+        format!(
+            "\n  {:?} after the freeze, {:?} long: {:?}",
+            outcome.started - frozen,
+            outcome.latency,
+            outcome.result
+        )
+    });
+    assert!(
+        bad.is_empty(),
+        "{} were slow or went elsewhere:{}\n{}",
+        bad.len(),
+        told.collect::<String>(),
+        edge.envoy.clusters().await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_healthy_service_that_takes_2_s_is_left_in_peace() {
-    let _turn = alone().await;
     let mut cast = Cast::start().await;
     let edge = cast.edge(json!({})).await;
     for primary in cast.primaries() {

@@ -2,14 +2,14 @@
 
 use std::fs;
 
+use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{Backend, PATIENCE, Understudy, free_port};
-use crate::stage::{Cast, Edge, alone, comes_to_rest, create, faultless, window};
+use crate::stage::{Cast, Edge, comes_to_rest, create, faultless, window};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_how_to_works_by_rest_alone() {
-    let _turn = alone().await;
     let mut cast = Cast::start().await;
     let edge = Edge::by_rest(async |understudy| {
         let upstream = create(understudy, "/upstreams", json!({"name": "checkout"})).await;
@@ -34,17 +34,20 @@ async fn the_how_to_works_by_rest_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_how_to_works_from_files() {
-    let _turn = alone().await;
     let (mut cast, port) = (Cast::start().await, free_port());
     let directory = tempfile::tempdir().expect("a temporary directory");
     fs::write(directory.path().join("shop.yaml"), shop(port, &cast)).expect("writes");
     let understudy = Understudy::serve(&[&directory.path().display().to_string()]).await;
     let edge = Edge::new(understudy, port).await;
 
-    let ours = edge.request("shop.example.com", "/checkout").send().await.expect("the listener is there");
+    let ours = edge
+        .request(Method::GET, "shop.example.com", "/checkout")
+        .send()
+        .await
+        .expect("the listener is there");
     assert_eq!(ours.status(), 200);
     for (host, path) in [("other.example.com", "/checkout"), ("shop.example.com", "/checkouts")] {
-        let other = edge.request(host, path).send().await.expect("the listener is there");
+        let other = edge.request(Method::GET, host, path).send().await.expect("the listener is there");
         assert_eq!(other.status(), 404, "{host}{path}");
     }
     both_primaries_go_and_one_returns(&edge, &mut cast).await;

@@ -1,8 +1,8 @@
 //! The whole program in front of a real Envoy: failover, REST, files, restarts, refusals, counted by what
 //! clients saw.
 //!
-//! One binary, because linking one costs more than running it. Every test has processes and ports of its own.
-//! Those that count errors under load take turns ([`stage::alone`]).
+//! One binary, because linking one costs more than running it. Every test has processes and ports of its own;
+//! those with an Envoy take turns.
 
 #[path = "../harness/mod.rs"]
 mod harness;

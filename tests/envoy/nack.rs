@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Understudy, eventually, free_port};
-use crate::stage::{Cast, alone, create, faultless, window};
+use crate::stage::{Cast, create, faultless, window};
 
 /// Waits until the only node is in this state with its listeners, and gives what is told of them.
 async fn listeners(understudy: &Understudy, state: &str) -> Value {
@@ -21,7 +21,6 @@ async fn listeners(understudy: &Understudy, state: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_cannot_be_bound_is_told_and_costs_no_request() {
-    let _turn = alone().await;
     let cast = Cast::start().await;
     let edge = cast.edge(json!({})).await;
     let understudy = &edge.understudy;

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use reqwest::Url;
+use reqwest::{Method, Url};
 use serde_json::json;
 use understudy::load::{Load, Options};
 
-use crate::harness::Backend;
-use crate::stage::{Cast, alone, window};
+use crate::harness::{Backend, PATIENCE, eventually};
+use crate::stage::{Cast, window};
 
 /// How long after its end Envoy may take a connection for open.
 const HEARD: Duration = Duration::from_millis(50);
@@ -23,7 +23,6 @@ fn executed(backend: &mut Backend) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_post_is_executed_twice_when_all_primaries_are_killed() {
-    let _turn = alone().await;
     let mut cast = Cast::start_with(&["--log-requests"]).await;
     let edge = cast.edge(json!({})).await;
     for primary in cast.primaries() {
@@ -52,4 +51,20 @@ async fn no_post_is_executed_twice_when_all_primaries_are_killed() {
     let answered = outcomes.len() - failed.len();
     assert!(executed.len() > answered, "some were executed and not answered, else nothing was tested");
     assert!(failed.len() <= 20, "{} failed, and some ten were on their way", failed.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_reached_no_server_is_tried_elsewhere() {
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    for primary in cast.primaries() {
+        primary.kill();
+    }
+    // Else it could be sent on one of them, and nobody would know how far it came.
+    eventually(PATIENCE, "Envoy has heard that its connections were closed", async || {
+        let stats = edge.envoy.stats("cluster.checkout.upstream_cx_active").await;
+        if stats["cluster.checkout.upstream_cx_active"] == 0 { Ok(()) } else { Err(format!("{stats:?}")) }
+    })
+    .await;
+    assert_eq!(edge.ask_by(Method::POST).await, Ok("FAILOVER".to_owned()));
 }

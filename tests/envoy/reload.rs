@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
-use crate::stage::{Edge, alone, faultless, window};
+use crate::stage::{Edge, faultless, window};
 
 /// How soon a change of a file must be seen at the Envoy.
 const SOON: Duration = Duration::from_secs(5);
@@ -130,16 +130,43 @@ async fn a_path_that_is_a_link_to_another_directory_each_time_is_followed() {
     is_followed(|root, text| {
         let current = root.join("current");
         let old = fs::read_link(&current).ok();
-        let count = fs::read_dir(root).expect("lists").count();
-        let new = root.join(format!("release-{count}-of-{}", text.len()));
-        let new = if old.as_ref() == Some(&new) { new.with_extension("again") } else { new };
-        fs::create_dir(&new).expect("makes the directory");
+        let new = tempfile::Builder::new().tempdir_in(root).expect("makes a directory").keep();
         write(&new.join("config.yaml"), text);
         relink(&new, &current);
         if let Some(old) = old {
             fs::remove_dir_all(old).expect("removes the old one");
         }
         current
+    })
+    .await;
+}
+
+/// Nothing happens in the directory itself when the file is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_a_directory_links_to_is_followed() {
+    is_followed(|root, text| {
+        let (config, elsewhere) = (root.join("config"), root.join("elsewhere/deep"));
+        fs::create_dir_all(&elsewhere).expect("makes the directory");
+        write(&elsewhere.join("real.yaml"), text);
+        if fs::create_dir(&config).is_ok() {
+            symlink(elsewhere.join("real.yaml"), config.join("config.yaml")).expect("links the file");
+        }
+        config
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_elsewhere_that_the_path_links_to_is_followed() {
+    is_followed(|root, text| {
+        let (link, elsewhere) = (root.join("config.yaml"), root.join("elsewhere/deep"));
+        fs::create_dir_all(&elsewhere).expect("makes the directory");
+        write(&elsewhere.join("draft"), text);
+        fs::rename(elsewhere.join("draft"), elsewhere.join("real.yaml")).expect("renames");
+        if !link.is_symlink() {
+            symlink(elsewhere.join("real.yaml"), &link).expect("links the file");
+        }
+        link
     })
     .await;
 }
@@ -157,7 +184,6 @@ async fn violations_at(understudy: &Understudy, places: Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_file_changes_nothing_and_is_told_until_it_is_repaired() {
-    let _turn = alone().await;
     let (scene, _) = Scene::start(|root, text| {
         write(&root.join("config.yaml"), text);
         root.to_owned()
@@ -190,7 +216,6 @@ async fn a_broken_file_changes_nothing_and_is_told_until_it_is_repaired() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_is_removed_keeps_serving_and_is_followed_when_it_returns() {
-    let _turn = alone().await;
     let (scene, path) = Scene::start(|root, text| {
         let path = root.join("config");
         fs::create_dir(&path).expect("makes the directory");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use reqwest::Url;
+use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 use understudy::load::{Load, Options, Outcome, Window};
@@ -16,13 +16,9 @@ const REST: Duration = Duration::from_secs(30);
 /// Faster than this no answer was that had to wait for a dead target, and slower none that had not.
 pub(crate) const FAST: Duration = Duration::from_millis(250);
 
-static STAGE: Mutex<()> = Mutex::const_new(());
-
-/// Waits for its turn. Tests with load take turns: two at once would share two cores, and health checks of
-/// half a second would fail for want of them.
-pub(crate) async fn alone() -> MutexGuard<'static, ()> {
-    STAGE.lock().await
-}
+/// Tests with an Envoy take turns. Two at once would share two cores, and what fails for want of them (health
+/// checks of half a second, answers within a quarter) looks like what the tests look for.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// An Envoy, its control plane, and the port that clients know.
 pub(crate) struct Edge {
@@ -30,14 +26,16 @@ pub(crate) struct Edge {
     pub(crate) envoy: Envoy,
     pub(crate) port: u16,
     client: reqwest::Client,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Edge {
-    /// Starts an Envoy for a control plane that has a listener on `port`.
+    /// Waits for its turn and starts an Envoy for a control plane that has a listener on `port`.
     pub(crate) async fn new(understudy: Understudy, port: u16) -> Self {
+        let turn = TURN.lock().await;
         let envoy = Envoy::start(&understudy, "edge-1", "edge", &[]).await;
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
-        Self { understudy, envoy, port, client: client.expect("plain HTTP needs nothing") }
+        Self { understudy, envoy, port, client: client.expect("plain HTTP needs nothing"), _turn: turn }
     }
 
     /// A control plane without files, with a listener; `fill` writes the rest before the Envoy starts.
@@ -49,14 +47,21 @@ impl Edge {
         Self::new(understudy, port).await
     }
 
-    /// A GET of `/` as a client makes it.
-    pub(crate) fn request(&self, host: &str, path: &str) -> reqwest::RequestBuilder {
-        self.client.get(format!("http://127.0.0.1:{}{path}", self.port)).header("host", host)
+    /// A request as a client makes it.
+    pub(crate) fn request(&self, method: Method, host: &str, path: &str) -> reqwest::RequestBuilder {
+        let url = format!("http://127.0.0.1:{}{path}", self.port);
+        self.client.request(method, url).header("host", host)
     }
 
     /// Which backend answers a GET of `/`; what else came as the error.
     pub(crate) async fn ask(&self) -> Result<String, String> {
-        let response = self.request("127.0.0.1", "/").send().await.map_err(|error| format!("{error:?}"))?;
+        self.ask_by(Method::GET).await
+    }
+
+    /// The same by another method.
+    pub(crate) async fn ask_by(&self, method: Method) -> Result<String, String> {
+        let response =
+            self.request(method, "127.0.0.1", "/").send().await.map_err(|error| format!("{error:?}"))?;
         let name = response.headers().get("x-backend").map(|name| String::from_utf8_lossy(name.as_bytes()));
         match (response.status().as_u16(), name) {
             (200, Some(name)) => Ok(name.into_owned()),
