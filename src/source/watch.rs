@@ -71,14 +71,16 @@ fn listen(paths: &[PathBuf]) -> (Receiver<()>, Option<notify::RecommendedWatcher
     (events, Some(watcher))
 }
 
-/// The directories in which a change of `path` shows: where it lies and what it links to, and the parents of
-/// both, in which they may be replaced.
+/// The directories in which a change of `path` shows: where it lies and what it links to, the parents of both,
+/// in which they may be replaced, and those of all links on the way, which may be swapped.
 fn directories(path: &Path) -> BTreeSet<PathBuf> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut directories = BTreeSet::new();
     for place in [Some(absolute.clone()), absolute.canonicalize().ok()].into_iter().flatten() {
         directories.extend(place.ancestors().take(3).filter(|place| place.is_dir()).map(Path::to_owned));
     }
+    let links = absolute.ancestors().filter(|place| place.is_symlink());
+    directories.extend(links.filter_map(|link| link.parent().map(Path::to_owned)));
     if absolute.is_dir() {
         // The files of a mounted config map are links into a directory that is swapped.
         let entries = absolute.read_dir().into_iter().flatten().flatten();
