@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ struct Scene {
     edge: Edge,
     blue: Backend,
     green: Backend,
+    root: PathBuf,
     _directory: TempDir,
 }
 
@@ -28,10 +30,13 @@ impl Scene {
         let (blue, green) = (Backend::start("BLUE").await, Backend::start("GREEN").await);
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();
-        let path = lay(directory.path(), &text(port, &blue, &green, "blue"));
+        // Deep enough that no watch reaches where other tests make their files: those events would count too.
+        let root = directory.path().join("of/this/scene");
+        fs::create_dir_all(&root).expect("makes the directories");
+        let path = lay(&root, &text(port, &blue, &green, "blue"));
         let understudy = Understudy::serve(&[&path.display().to_string()]).await;
         let edge = Edge::new(understudy, port).await;
-        let scene = Self { edge, blue, green, _directory: directory };
+        let scene = Self { edge, blue, green, root, _directory: directory };
         scene.edge.serves("BLUE", PATIENCE).await;
         (scene, path)
     }
@@ -39,10 +44,6 @@ impl Scene {
     /// A config in which the route goes to `service`.
     fn text(&self, service: &str) -> String {
         text(self.edge.port, &self.blue, &self.green, service)
-    }
-
-    fn root(&self) -> &Path {
-        self._directory.path()
     }
 }
 
@@ -67,7 +68,7 @@ routes:
 async fn is_followed(lay: impl Fn(&Path, &str) -> PathBuf) {
     let (scene, _) = Scene::start(&lay).await;
     for (service, name) in [("green", "GREEN"), ("blue", "BLUE"), ("green", "GREEN")] {
-        lay(scene.root(), &scene.text(service));
+        lay(&scene.root, &scene.text(service));
         scene.edge.serves(name, SOON).await;
     }
     assert_eq!(scene.edge.understudy.get("/violations").await.1, json!([]));
@@ -125,20 +126,34 @@ async fn a_mounted_config_map_is_followed() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_path_that_is_a_link_to_another_directory_each_time_is_followed() {
+/// A release as many make it: a new directory, and a link that is swapped; the old one is kept. What is then
+/// edited in the new directory is followed too. `below` is where in it the config lies.
+async fn a_release_is_followed(below: &str, path: &str) {
+    let changes = AtomicU32::new(0);
     is_followed(|root, text| {
         let current = root.join("current");
-        let old = fs::read_link(&current).ok();
-        let new = tempfile::Builder::new().tempdir_in(root).expect("makes a directory").keep();
-        write(&new.join("config.yaml"), text);
-        relink(&new, &current);
-        if let Some(old) = old {
-            fs::remove_dir_all(old).expect("removes the old one");
+        if changes.fetch_add(1, Ordering::Relaxed) % 3 != 2 {
+            let new = tempfile::Builder::new().tempdir_in(root).expect("makes a directory").keep();
+            fs::create_dir_all(new.join(below)).expect("makes the directories");
+            write(&new.join(below).join("config.yaml"), text);
+            relink(&new, &current);
+        } else {
+            write(&current.join(below).join("config.yaml"), text);
         }
-        current
+        root.join(path)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_a_link_to_another_directory_each_time_is_followed() {
+    a_release_is_followed("", "current").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_below_such_a_link_is_followed() {
+    a_release_is_followed("", "current/config.yaml").await;
+    a_release_is_followed("etc/shop/understudy", "current/etc/shop/understudy").await;
 }
 
 /// Nothing happens in the directory itself when the file is written.
@@ -191,7 +206,7 @@ async fn a_broken_file_changes_nothing_and_is_told_until_it_is_repaired() {
     .await;
     let understudy = &scene.edge.understudy;
     let before = scene.edge.snapshot().await;
-    let file = scene.root().join("config.yaml");
+    let file = scene.root.join("config.yaml");
     let load = scene.edge.load(200);
 
     // It does not parse; it makes no sense.
@@ -232,5 +247,7 @@ async fn a_directory_that_is_removed_keeps_serving_and_is_followed_when_it_retur
     write(&path.join("config.yaml"), &scene.text("green"));
     scene.edge.serves("GREEN", SOON).await;
     violations_at(&scene.edge.understudy, json!([])).await;
+    write(&path.join("config.yaml"), &scene.text("blue"));
+    scene.edge.serves("BLUE", SOON).await;
     faultless(load).await;
 }
