@@ -17,24 +17,39 @@ use crate::envoy::ResourceType;
 use crate::model::Model;
 use crate::model::name::Name;
 use crate::model::target::Addresses;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Resource, Snapshot};
 
-/// What the nodes of `fleet` should run. Resources that are as in `last` are taken from there.
-pub fn snapshot(model: &Model, addresses: &Addresses, fleet: &Name, last: Option<&Snapshot>) -> Snapshot {
-    let resources = |resource_type| match resource_type {
-        ResourceType::Cluster => {
-            model.upstreams_of(fleet).map(|upstream| cluster::compile(upstream)).collect()
+/// What the nodes of `fleet` should run: what the model means, each as `amend` returns it, and the raw resources.
+/// Those that are as in `last` are taken from there.
+pub fn snapshot(
+    model: &Model,
+    addresses: &Addresses,
+    fleet: &Name,
+    last: Option<&Snapshot>,
+    mut amend: impl FnMut(ResourceType, Resource) -> Resource,
+) -> Snapshot {
+    let compiled = |resource_type| -> Vec<Resource> {
+        match resource_type {
+            ResourceType::Cluster => {
+                model.upstreams_of(fleet).map(|upstream| cluster::compile(upstream)).collect()
+            }
+            ResourceType::Endpoints => {
+                model.upstreams_of(fleet).map(|upstream| endpoint::compile(upstream, addresses)).collect()
+            }
+            ResourceType::Listener => model.listeners_of(fleet).map(listener::compile).collect(),
+            ResourceType::Route => model
+                .listeners_of(fleet)
+                .map(|listener| route::compile(&listener.name, model.routes_of(fleet, &listener.name)))
+                .collect(),
+            // Nothing in the model has one.
+            _ => Vec::new(),
         }
-        ResourceType::Endpoints => {
-            model.upstreams_of(fleet).map(|upstream| endpoint::compile(upstream, addresses)).collect()
-        }
-        ResourceType::Listener => model.listeners_of(fleet).map(listener::compile).collect(),
-        ResourceType::Route => model
-            .listeners_of(fleet)
-            .map(|listener| route::compile(&listener.name, model.routes_of(fleet, &listener.name)))
-            .collect(),
-        // Nothing in the model has one yet.
-        ResourceType::Secret => Vec::new(),
+    };
+    let resources = |resource_type| {
+        let raw = model.raw.iter().filter(|raw| raw.resource_type == resource_type);
+        let raw = raw.map(|raw| Resource::encoded(resource_type, raw.name(), &raw.message));
+        let compiled = compiled(resource_type).into_iter();
+        compiled.map(|resource| amend(resource_type, resource)).chain(raw).collect()
     };
     Snapshot::new(resources, last)
 }

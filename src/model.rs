@@ -12,6 +12,7 @@ pub mod listener;
 pub mod matching;
 pub mod name;
 pub mod place;
+mod raw;
 pub mod route;
 pub mod service;
 pub mod target;
@@ -21,6 +22,7 @@ pub mod validate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::config::raw::Resource;
 use crate::model::fleet::Fleet;
 use crate::model::listener::Listener;
 use crate::model::name::Name;
@@ -37,7 +39,7 @@ use crate::node::Node;
 pub struct Model {
     /// As declared; a node belongs to the first that selects it, else to [`fleet::DEFAULT`].
     pub fleets: Vec<Fleet>,
-    /// At least one, by name.
+    /// By name. None is declared: the default one, unless raw resources stand alone.
     pub listeners: Vec<Listener>,
     /// By name.
     pub routes: Vec<Route>,
@@ -45,6 +47,8 @@ pub struct Model {
     pub services: BTreeMap<Name, Arc<Service>>,
     /// By name.
     pub upstreams: BTreeMap<Name, Arc<Upstream>>,
+    /// Envoy's own resources, taken at their word: every fleet gets them. None has the name of a compiled one.
+    pub raw: Vec<Arc<Resource>>,
 }
 
 impl Model {

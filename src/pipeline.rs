@@ -5,6 +5,8 @@
 //! construction. It is incremental by content: a text that did not change is not parsed again, and a resource
 //! that did not change keeps its bytes.
 
+mod patch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use crate::model::name::Name;
 use crate::model::target::{Addresses, Host};
 use crate::model::validate;
 use crate::node::Node;
+use crate::pipeline::patch::Patches;
 use crate::snapshot::Snapshot;
 
 /// Everything that may change what an Envoy is told, as one value.
@@ -33,7 +36,7 @@ pub struct Inputs {
 }
 
 /// Entities that were written over REST, by kind and name. A target's name is `upstream/host:port`, and an
-/// upstream stands here without its targets.
+/// upstream stands here without its targets; a raw resource's name is `type/name`.
 pub type Stored = BTreeMap<(Kind, String), Arc<Value>>;
 
 /// An accepted config with all that was made of it.
@@ -101,7 +104,7 @@ pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violati
     let mut violations: Vec<Violation> = outcomes().flat_map(|outcome| outcome.violations.clone()).collect();
     match validate::validate(&documents) {
         Ok((model, warnings)) if violations.is_empty() => {
-            let snapshots = snapshots(&model, &inputs.addresses, last);
+            let snapshots = snapshots(&model, &inputs.addresses, &documents, last).map_err(in_order)?;
             Ok(Build { model, snapshots, warnings, documents, parsed })
         }
         Ok((_, found)) | Err(found) => {
@@ -148,16 +151,24 @@ fn parse(inputs: &Inputs, last: Option<&Parsed>) -> Parsed {
     }
 }
 
-fn snapshots(model: &Model, addresses: &Addresses, last: Option<&Build>) -> BTreeMap<Name, Arc<Snapshot>> {
+fn snapshots(
+    model: &Model,
+    addresses: &Addresses,
+    documents: &[Arc<Document>],
+    last: Option<&Build>,
+) -> Result<BTreeMap<Name, Arc<Snapshot>>, Vec<Violation>> {
+    let mut patches = Patches::of(documents);
     let compile = |fleet: Name| {
         let last = last.and_then(|last| last.snapshots.get(&fleet));
-        let snapshot = compile::snapshot(model, addresses, &fleet, last.map(Arc::as_ref));
+        let amend = |resource_type, resource| patches.apply(resource_type, resource);
+        let snapshot = compile::snapshot(model, addresses, &fleet, last.map(Arc::as_ref), amend);
         match last {
             Some(last) if **last == snapshot => (fleet, last.clone()),
             _ => (fleet, Arc::new(snapshot)),
         }
     };
-    model.fleet_names().into_iter().map(compile).collect()
+    let snapshots = model.fleet_names().into_iter().map(compile).collect();
+    patches.faults(model).map(|()| snapshots)
 }
 
 #[cfg(test)]

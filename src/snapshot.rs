@@ -14,7 +14,7 @@ use prost::{Message, Name};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::envoy::{ResourceType, canonical, descriptors, json};
+use crate::envoy::{self, ResourceType, canonical, descriptors, json};
 
 /// The hash of some content (XXH3, 128 bits), written as 32 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,9 +68,20 @@ pub struct Resource {
 impl Resource {
     /// Encodes `message` as the resource `name`.
     pub fn new<M: Message + Name>(name: &str, message: &M) -> Self {
-        let body = canonical::encode(message);
-        let type_url = M::type_url();
-        let version = Version::of(&[type_url.as_bytes(), &body]);
+        Self::framed(name, &M::type_url(), &canonical::encode(message))
+    }
+
+    /// The resource `name` whose canonical encoding is `body`.
+    pub fn encoded(resource_type: ResourceType, name: &str, body: &[u8]) -> Self {
+        let endpoints = match resource_type {
+            ResourceType::Cluster => envoy::awaited_endpoints(body),
+            _ => None,
+        };
+        Self { endpoints, ..Self::framed(name, resource_type.type_url(), body) }
+    }
+
+    fn framed(name: &str, type_url: &str, body: &[u8]) -> Self {
+        let version = Version::of(&[type_url.as_bytes(), body]);
         let text = version.to_string();
 
         let any = field_len(1, type_url.len()) + field_len(2, body.len());
@@ -84,7 +95,7 @@ impl Resource {
         put_field(1, type_url.as_bytes(), &mut buffer);
         put_head(2, body.len(), &mut buffer);
         let message = buffer.len();
-        buffer.put_slice(&body);
+        buffer.put_slice(body);
 
         Self {
             name: name.into(),
@@ -103,6 +114,11 @@ impl Resource {
             Variant::StateOfTheWorld => self.delta.slice(self.state_of_the_world..),
             Variant::Delta => self.delta.clone(),
         }
+    }
+
+    /// The message in Envoy's JSON.
+    pub fn to_json(&self, resource_type: ResourceType) -> Value {
+        json::from_bytes(self.message(), descriptors::served(resource_type))
     }
 
     /// The encoded message itself.
@@ -282,16 +298,15 @@ impl Snapshot {
         Self { sets }
     }
 
-    /// Everything in Envoy's JSON, by the plural of each type.
+    /// Everything in Envoy's JSON, by the plural of each type; of [`ResourceType::FURTHER`] those that there are.
     pub fn to_json(&self) -> Value {
         let list = |resource_type: ResourceType| {
-            let descriptor =
-                descriptors::message(resource_type.message()).expect("the types that are served exist");
             let resources = self.set(resource_type).iter();
-            resources.map(|resource| json::from_bytes(resource.message(), descriptor.clone())).collect()
+            resources.map(|resource| resource.to_json(resource_type)).collect()
         };
         ResourceType::ALL
             .into_iter()
+            .filter(|it| !ResourceType::FURTHER.contains(it) || !self.set(*it).is_empty())
             .map(|it| (it.plural().to_owned(), list(it)))
             .collect::<Map<_, _>>()
             .into()

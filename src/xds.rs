@@ -115,9 +115,10 @@ pub struct Refusal {
 }
 
 /// Clusters and listeners: a SotW response carries all of them, and what it leaves out is deleted (xDS
-/// protocol, "Grouping Resources into Responses"). They alone know the legacy wildcard.
+/// protocol, "Grouping Resources into Responses"). They alone know the legacy wildcard. Scoped routes are not
+/// in that text, and Envoy treats them so: it asks for all by no name and drops what an answer leaves out.
 fn is_sent_whole(resource_type: ResourceType) -> bool {
-    matches!(resource_type, ResourceType::Cluster | ResourceType::Listener)
+    matches!(resource_type, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute)
 }
 
 /// The longest error that is kept. Envoy's own are cut at some KB.

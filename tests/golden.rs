@@ -103,6 +103,9 @@ fn bootstrap(snapshot: Value) -> Value {
     let mut clusters = snapshot["clusters"].clone();
     for cluster in clusters.as_array_mut().unwrap() {
         let cluster: &mut Map<String, Value> = cluster.as_object_mut().unwrap();
+        if cluster["type"] != "EDS" {
+            continue;
+        }
         cluster.remove("eds_cluster_config").expect("endpoints come by EDS");
         cluster.insert("type".into(), "STATIC".into());
         let assignment = endpoints[cluster["name"].as_str().unwrap()].clone();

@@ -10,8 +10,10 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("envoy", &[]),
     ("node", &[]),
     ("load", &[]),
-    ("config", &[]),
-    ("model", &["config", "node"]),
+    // `envoy` for the descriptors by which raw resources are judged, each fault with its place.
+    ("config", &["envoy"]),
+    // `envoy` for the types of raw resources.
+    ("model", &["config", "envoy", "node"]),
     ("snapshot", &["envoy"]),
     // `config` for the enums of a document that mean the same in the model.
     ("compile", &["model", "node", "snapshot", "envoy", "config"]),

@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+use crate::config::raw;
 use crate::config::tree::{self, Fault, Node, Value};
 use crate::config::values::{Duration, Size, Switch};
 use crate::config::{Level, Path, Related, Step, Violation, near};
+use crate::envoy::ResourceType;
 
 /// The kinds of entities, each a list in a file and a collection in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +31,8 @@ pub enum Kind {
     Upstream,
     /// One target of an upstream. In the API only; in files targets stand in their upstream.
     Target,
+    /// An Envoy resource in Envoy's own words. Its name has its type in front, such as `clusters/checkout`.
+    Raw,
 }
 
 impl Kind {
@@ -43,6 +48,7 @@ impl Kind {
             Self::Service => "services",
             Self::Upstream => "upstreams",
             Self::Target => "targets",
+            Self::Raw => "raw",
         }
     }
 
@@ -55,12 +61,13 @@ impl Kind {
             Self::Service => "service",
             Self::Upstream => "upstream",
             Self::Target => "target",
+            Self::Raw => "raw resource",
         }
     }
 
     /// The kind whose collection has this name.
     pub fn from_plural(word: &str) -> Option<Self> {
-        Self::TOP.into_iter().chain([Self::Target]).find(|kind| kind.plural() == word)
+        Self::TOP.into_iter().chain([Self::Target, Self::Raw]).find(|kind| kind.plural() == word)
     }
 }
 
@@ -69,7 +76,8 @@ impl Kind {
 pub enum Origin {
     /// A file, as the operator named it.
     File(Arc<str>),
-    /// An entity that was written over REST. Of a target the name is `upstream/host:port`.
+    /// An entity that was written over REST. Of a target the name is `upstream/host:port`, of a raw resource
+    /// `type/name`.
     Stored {
         /// What it is.
         kind: Kind,
@@ -108,6 +116,10 @@ pub struct Document {
     pub upstreams: Vec<Declared<Upstream>>,
     /// A target that was added over REST, and the name of its upstream.
     pub target: Option<(Arc<str>, Declared<Target>)>,
+    /// Envoy's own resources, in the order of the text.
+    pub raw: Vec<Declared<Arc<raw::Resource>>>,
+    /// Patches to compiled resources, in the order of the text.
+    pub patches: Vec<Declared<raw::Patch>>,
     root: Node,
 }
 
@@ -123,6 +135,8 @@ impl Document {
             services: Vec::new(),
             upstreams: Vec::new(),
             target: None,
+            raw: Vec::new(),
+            patches: Vec::new(),
             root: Node { span: None, value: Value::Null },
         }
     }
@@ -167,6 +181,7 @@ impl Document {
             Kind::Service => all(&self.services, |service| service.name.as_deref()),
             Kind::Upstream => all(&self.upstreams, |upstream| upstream.name.as_deref()),
             Kind::Target => Vec::new(),
+            Kind::Raw => all(&self.raw, |resource| Some(&*resource.key)),
         }
     }
 
@@ -267,6 +282,10 @@ pub fn parse_stored(kind: Kind, name: &str, root: Node) -> (Document, Vec<Violat
             document.target = targets.pop().map(|target| (upstream.into(), target));
             faults
         }
+        Kind::Raw => {
+            let resource_type = raw::split(name).map(|(resource_type, _)| resource_type);
+            decode_raw(&root, path, resource_type, &mut document)
+        }
     };
     document.root = root;
     let violations = document.note(faults);
@@ -282,6 +301,7 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
                 let path = Path::default().key(&entry.key);
                 match Kind::TOP.into_iter().find(|kind| kind.plural() == entry.key) {
                     Some(kind) => decode_list(kind, &entry.value, &path, &mut document),
+                    None if entry.key == Kind::Raw.plural() => raws(&entry.value, &path, &mut document),
                     None => vec![unknown_list(entry, path)],
                 }
             })
@@ -301,11 +321,12 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
 }
 
 fn list_names() -> String {
-    Kind::TOP.map(|kind| format!("`{}`", kind.plural())).join(", ")
+    let words = Kind::TOP.into_iter().chain([Kind::Raw]).map(|kind| format!("`{}`", kind.plural()));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn unknown_list(entry: &tree::Entry, path: Path) -> Fault {
-    let help = match near(&entry.key, Kind::TOP.map(Kind::plural)).first() {
+    let help = match near(&entry.key, Kind::TOP.into_iter().chain([Kind::Raw]).map(Kind::plural)).first() {
         Some(word) => format!("did you mean `{word}`?"),
         None => format!("expected one of: {}", list_names()),
     };
@@ -343,10 +364,54 @@ fn decode_list(kind: Kind, node: &Node, path: &Path, document: &mut Document) ->
             Kind::Route => decode_into(item, path, &mut document.routes),
             Kind::Service => decode_into(item, path, &mut document.services),
             Kind::Upstream => decode_into(item, path, &mut document.upstreams),
-            Kind::Target => Vec::new(),
+            Kind::Target | Kind::Raw => Vec::new(),
         });
     }
     faults
+}
+
+/// `raw`: a mapping of two lists, whose elements are Envoy's to judge.
+fn raws(node: &Node, path: &Path, document: &mut Document) -> Vec<Fault> {
+    #[derive(Default, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Raw {
+        resources: Vec<IgnoredAny>,
+        patches: Vec<IgnoredAny>,
+    }
+    if node.value == Value::Null {
+        return Vec::new();
+    }
+    let (_, mut faults) = tree::decode::<Raw>(node, path);
+    for (key, is_patch) in [("resources", false), ("patches", true)] {
+        let list = node.get(&Path::default().key(key)).map(|list| &list.value);
+        let Some(Value::Sequence(items)) = list else { continue };
+        for (index, item) in items.iter().enumerate() {
+            let path = path.key(key).index(index);
+            if is_patch {
+                let (entity, found) = raw::patch(item, &path);
+                document.patches.extend(entity.map(|entity| Declared { path, entity }));
+                faults.extend(found);
+            } else {
+                faults.extend(decode_raw(item, path, None, document));
+            }
+        }
+    }
+    faults
+}
+
+fn decode_raw(
+    node: &Node,
+    path: Path,
+    resource_type: Option<ResourceType>,
+    document: &mut Document,
+) -> Vec<Fault> {
+    match raw::resource(node, &path, resource_type) {
+        Ok(entity) => {
+            document.raw.push(Declared { path, entity: Arc::new(entity) });
+            Vec::new()
+        }
+        Err(faults) => faults,
+    }
 }
 
 fn decode_into<T: serde::de::DeserializeOwned>(

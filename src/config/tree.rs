@@ -35,6 +35,9 @@ pub const MISSING_FIELD: &str = "US105";
 /// Too deep, or grown too large by aliases.
 pub const LIMIT: &str = "US106";
 
+/// Two of a kind share a name; here, where that is told before there are entities.
+pub const DUPLICATE_NAME: &str = "US110";
+
 /// A document inside a document, and so on: what nests deeper is refused, so that recursion over a tree is safe.
 const MAX_DEPTH: usize = 128;
 
@@ -106,7 +109,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    fn new(code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self {
             code,
             path: Path::default(),
@@ -117,11 +120,11 @@ impl Fault {
         }
     }
 
-    fn help(self, help: impl Into<String>) -> Self {
+    pub(super) fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
     }
 
-    fn at(self, path: Path, span: Option<Span>) -> Self {
+    pub(super) fn at(self, path: Path, span: Option<Span>) -> Self {
         Self { path, span, ..self }
     }
 }
@@ -223,7 +226,7 @@ impl Node {
 
 impl Value {
     /// What it is, as a sentence says it: "expected a string, found …".
-    fn found(&self) -> String {
+    pub(super) fn found(&self) -> String {
         match self {
             Self::Null => "null".to_owned(),
             Self::Bool(value) => format!("`{value}`"),

@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
+use crate::envoy::ResourceType;
+
 /// As a `FileDescriptorSet`, services included.
 pub const ENCODED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin"));
 
@@ -19,4 +21,14 @@ pub fn message(full_name: &str) -> Option<MessageDescriptor> {
 /// The descriptor of the message that a type URL names.
 pub fn message_of_type_url(type_url: &str) -> Option<MessageDescriptor> {
     message(type_url.rsplit('/').next()?)
+}
+
+/// The descriptor of the resources of a type.
+pub fn served(resource_type: ResourceType) -> MessageDescriptor {
+    message(resource_type.message()).expect("the types that are served are among Envoy's")
+}
+
+/// The full names of all messages.
+pub fn names() -> Vec<String> {
+    POOL.all_messages().map(|message| message.full_name().to_owned()).collect()
 }

@@ -6,7 +6,7 @@ use crate::config::{Level, Path, Related, Violation, near, tree};
 /// Stable codes of what validation tells. Those of decoding stand in `config::tree`.
 pub mod code {
     /// Two entities of a kind share a name.
-    pub const DUPLICATE_NAME: &str = "US110";
+    pub const DUPLICATE_NAME: &str = crate::config::tree::DUPLICATE_NAME;
     /// A reference to something that does not exist.
     pub const DANGLING: &str = "US111";
     /// An upstream of a file without targets.
@@ -21,6 +21,14 @@ pub mod code {
     pub const SAME_TARGET: &str = "US116";
     /// Priorities with a gap, which were moved together.
     pub const PRIORITY_GAP: &str = "US117";
+    /// A raw resource that names one that is not there.
+    pub const RAW_DANGLING: &str = "US130";
+    /// A raw resource with the name of a compiled one.
+    pub const RAW_CONFLICT: &str = "US131";
+    /// A patch of a resource that is not there.
+    pub const PATCH_OF_NOTHING: &str = "US132";
+    /// A patch that leaves something that is no resource any more.
+    pub const PATCH_UNFIT: &str = "US133";
 }
 
 /// A path in a document.

@@ -15,6 +15,7 @@ use crate::model::listener::{self, Listener};
 use crate::model::matching::StringMatch;
 use crate::model::name::{Name, Scope};
 use crate::model::place::{Faults, Place, code};
+use crate::model::raw;
 use crate::model::route::{self, HostMatch, PathMatch, Route};
 use crate::model::service::{self, Service};
 use crate::model::target::{self, Candidate, Target};
@@ -65,7 +66,9 @@ impl<'a> Validation<'a> {
         let service_names: Vec<Name> = named.map(|service| service.name.clone()).collect();
         let services = self.services(services, &upstreams);
         let routes = self.routes(routes, &fleets, &listeners, &service_names, &services);
-        Model { fleets, listeners, routes, services, upstreams }
+        let whole = !self.names_are_missing();
+        let raw = raw::resolve(self.documents, &listeners, whole, &mut self.faults);
+        Model { fleets, listeners, routes, services, upstreams, raw }
     }
 
     /// The entities of a kind, sorted by name. A second one of a name is a fault.
@@ -155,9 +158,16 @@ impl<'a> Validation<'a> {
         Scope::Only(names)
     }
 
+    /// True when there are raw resources and no route that the default listener could serve: nothing is added to
+    /// what is taken at its word.
+    fn is_raw_alone(&self) -> bool {
+        let has_raw = self.documents.iter().any(|document| !document.raw.is_empty());
+        has_raw && self.documents.iter().all(|document| document.routes.is_empty())
+    }
+
     fn listeners(&mut self, declared: Vec<Named<'a, document::Listener>>, fleets: &[Fleet]) -> Vec<Listener> {
         if declared.is_empty() && !self.names_are_missing() {
-            return vec![Listener::default_listener()];
+            return if self.is_raw_alone() { Vec::new() } else { vec![Listener::default_listener()] };
         }
         let mut listeners: Vec<(Place<'_>, Listener)> = Vec::new();
         for Named { name, counts, place, declared } in declared {

@@ -287,13 +287,14 @@ impl Stream {
 
     fn offer_all(&mut self) -> Vec<Response> {
         let mut responses = Vec::new();
-        for resource_type in [
+        let ordered = [
             ResourceType::Cluster,
             ResourceType::Endpoints,
             ResourceType::Secret,
             ResourceType::Listener,
             ResourceType::Route,
-        ] {
+        ];
+        for resource_type in ordered.into_iter().chain(ResourceType::FURTHER) {
             let standings = self.standings();
             if standings.may_add(resource_type, self.impatient) {
                 let may_remove = standings.may_remove(resource_type);

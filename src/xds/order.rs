@@ -54,7 +54,7 @@ impl Standings {
         let own = match resource_type {
             ResourceType::Listener => self.listeners,
             ResourceType::Route => self.routes,
-            ResourceType::Cluster | ResourceType::Endpoints | ResourceType::Secret => return true,
+            _ => return true,
         };
         match self.clusters {
             None => true,
@@ -69,11 +69,11 @@ impl Standings {
     pub fn may_remove(&self, resource_type: ResourceType) -> bool {
         let settled = |standing: Option<Standing>| standing.is_none_or(Standing::is_settled);
         match resource_type {
-            ResourceType::Listener | ResourceType::Secret => true,
             ResourceType::Route => settled(self.listeners),
             ResourceType::Cluster | ResourceType::Endpoints => {
                 settled(self.listeners) && settled(self.routes)
             }
+            _ => true,
         }
     }
 

@@ -49,8 +49,10 @@ use crate::xds::subscription::NameTable;
 use crate::xds::{Protocol, ProtocolError, Refusal, delta, frame, order, sotw};
 
 /// The methods that are served: the path, the variant, and the type of a service that has just one.
-const METHODS: [(&str, Variant, Option<ResourceType>); 12] = {
-    use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+const METHODS: [(&str, Variant, Option<ResourceType>); 19] = {
+    use ResourceType::{
+        Cluster, Endpoints, ExtensionConfig, Listener, Route, Runtime, ScopedRoute, Secret, VirtualHost,
+    };
     use Variant::{Delta, StateOfTheWorld};
     [
         (
@@ -77,6 +79,26 @@ const METHODS: [(&str, Variant, Option<ResourceType>); 12] = {
         ("/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes", Delta, Some(Route)),
         ("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets", StateOfTheWorld, Some(Secret)),
         ("/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets", Delta, Some(Secret)),
+        (
+            "/envoy.service.route.v3.ScopedRoutesDiscoveryService/StreamScopedRoutes",
+            StateOfTheWorld,
+            Some(ScopedRoute),
+        ),
+        ("/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes", Delta, Some(ScopedRoute)),
+        // Virtual hosts are served as differences alone (VirtualHostDiscoveryService has no other method).
+        ("/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts", Delta, Some(VirtualHost)),
+        (
+            "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs",
+            StateOfTheWorld,
+            Some(ExtensionConfig),
+        ),
+        (
+            "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs",
+            Delta,
+            Some(ExtensionConfig),
+        ),
+        ("/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime", StateOfTheWorld, Some(Runtime)),
+        ("/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime", Delta, Some(Runtime)),
     ]
 };
 

@@ -206,6 +206,11 @@ impl Stream {
         if self.standings().may_add(ResourceType::Route, self.impatient) {
             responses.extend(self.offer_by_name(ResourceType::Route));
         }
+        let scoped_routes = self.target.set(ResourceType::ScopedRoute).clone();
+        responses.extend(self.offer_whole(ResourceType::ScopedRoute, &scoped_routes));
+        for further in ResourceType::FURTHER.into_iter().filter(|further| !is_sent_whole(*further)) {
+            responses.extend(self.offer_by_name(further));
+        }
         responses
     }
 
@@ -247,7 +252,7 @@ impl Stream {
         }
     }
 
-    /// Listeners and clusters: the full set each time, whatever changed in it.
+    /// Listeners, clusters and scoped routes: the full set each time, whatever changed in it.
     fn offer_whole(&mut self, resource_type: ResourceType, target: &Arc<ResourceSet>) -> Option<Response> {
         let told = self.told(resource_type);
         told.subscription.as_ref()?;
@@ -269,7 +274,7 @@ impl Stream {
         Some(self.respond(resource_type, set, resources))
     }
 
-    /// Endpoints, routes and secrets: what changed of the names that are subscribed to.
+    /// All other types: what changed of the names that are subscribed to.
     fn offer_by_name(&mut self, resource_type: ResourceType) -> Option<Response> {
         let target = self.target.set(resource_type).clone();
         let told = &mut self.types[resource_type as usize];

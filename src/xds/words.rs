@@ -42,6 +42,7 @@ pub(crate) fn word_of(resource_type: ResourceType) -> &'static str {
         ResourceType::Listener => "lds",
         ResourceType::Route => "rds",
         ResourceType::Secret => "sds",
+        further => further.plural(),
     }
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn resource(resource_type: ResourceType, name: &str, content: &str) -
             resource.clusters = vec![content.into()];
             resource
         }
-        ResourceType::Secret => panic!("no secrets here"),
+        other => panic!("no {other} here"),
     }
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn describe(resource_type: ResourceType, bytes: &[u8]) -> String {
             let routes = RouteConfiguration::decode(bytes).expect("routes");
             (routes.name, routes.vhost_header)
         }
-        ResourceType::Secret => panic!("no secrets here"),
+        other => panic!("no {other} here"),
     };
     if content.is_empty() { name } else { format!("{name}@{content}") }
 }

@@ -1,0 +1,178 @@
+//! A part of a message's JSON form laid over the whole: deep by field, lists replaced, null removes.
+
+use prost_reflect::{Kind, MessageDescriptor};
+use serde_json::{Map, Value};
+
+use crate::envoy::descriptors;
+use crate::envoy::json::{field_of, is_special};
+
+const TYPE: &str = "@type";
+
+/// A key of the part that is no field where it stands, by the way to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unknown {
+    /// From the top.
+    pub keys: Vec<String>,
+    /// The message that it should be a field of.
+    pub message: String,
+}
+
+/// Lays `part` over `whole`, which is in the form of [`crate::envoy::json::from_bytes`]. Keys may be in either
+/// spelling.
+///
+/// # Errors
+///
+/// The first key that is no field; `whole` is then as far merged as it came.
+pub fn merge(whole: &mut Value, part: &Value, descriptor: &MessageDescriptor) -> Result<(), Unknown> {
+    let Value::Object(part) = part else {
+        *whole = part.clone();
+        return Ok(());
+    };
+    if descriptor.full_name() == "google.protobuf.Any" {
+        return any(whole, part);
+    }
+    if is_special(descriptor.full_name()) {
+        overlay(whole, part);
+        return Ok(());
+    }
+    let fields = object(whole);
+    for (key, value) in part.iter().filter(|(key, _)| *key != TYPE) {
+        let Some(field) = field_of(descriptor, key) else {
+            return Err(Unknown { keys: vec![key.clone()], message: descriptor.full_name().to_owned() });
+        };
+        let merged = match (value, field.kind()) {
+            (Value::Null, _) => {
+                fields.remove(field.name());
+                continue;
+            }
+            (Value::Object(values), Kind::Message(entry)) if field.is_map() => {
+                entries(fields.entry(field.name()).or_insert(Value::Null), values, &entry)
+            }
+            (Value::Object(_), Kind::Message(inner)) if !field.is_list() => {
+                merge(fields.entry(field.name()).or_insert(Value::Null), value, &inner)
+            }
+            _ => {
+                fields.insert(field.name().to_owned(), value.clone());
+                continue;
+            }
+        };
+        merged.map_err(|unknown| unknown.inside(key))?;
+    }
+    Ok(())
+}
+
+impl Unknown {
+    fn inside(mut self, key: &str) -> Self {
+        self.keys.insert(0, key.to_owned());
+        self
+    }
+}
+
+/// The entries of a map field, by their keys.
+fn entries(whole: &mut Value, part: &Map<String, Value>, entry: &MessageDescriptor) -> Result<(), Unknown> {
+    let fields = object(whole);
+    for (key, value) in part {
+        match (value, entry.map_entry_value_field().kind()) {
+            (Value::Null, _) => drop(fields.remove(key)),
+            (value, Kind::Message(inner)) => {
+                merge(fields.entry(key).or_insert(Value::Null), value, &inner)
+                    .map_err(|unknown| unknown.inside(key))?;
+            }
+            (value, _) => drop(fields.insert(key.clone(), value.clone())),
+        }
+    }
+    Ok(())
+}
+
+/// A packed message keeps its type unless the part says another, and then it begins anew.
+fn any(whole: &mut Value, part: &Map<String, Value>) -> Result<(), Unknown> {
+    let name = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let (stated, own) = (name(part.get(TYPE)), name(whole.get(TYPE)));
+    let message = |url: &Option<String>| url.as_deref().and_then(descriptors::message_of_type_url);
+    let other = stated.is_some() && message(&stated) != message(&own);
+    match message(&own) {
+        Some(inner) if !other && !is_special(inner.full_name()) => {
+            merge(whole, &Value::Object(part.clone()), &inner)
+        }
+        _ => {
+            *whole = Value::Object(part.clone());
+            Ok(())
+        }
+    }
+}
+
+/// RFC 7396, for what has no fields.
+fn overlay(whole: &mut Value, part: &Map<String, Value>) {
+    let fields = object(whole);
+    for (key, value) in part {
+        match value {
+            Value::Null => drop(fields.remove(key)),
+            Value::Object(part) => overlay(fields.entry(key).or_insert(Value::Null), part),
+            value => drop(fields.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+fn object(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    match value {
+        Value::Object(fields) => fields,
+        _ => unreachable!("it was just made one"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(mut whole: Value, part: Value, expected: Value) {
+        let descriptor = descriptors::message("envoy.config.cluster.v3.Cluster").expect("known");
+        merge(&mut whole, &part, &descriptor).expect("every key is a field");
+        assert_eq!(whole, expected);
+    }
+
+    #[test]
+    fn fields_are_merged_lists_replaced_and_null_removes() {
+        check(
+            json!({"name": "a", "circuit_breakers": {"thresholds": [1, 2]}, "connect_timeout": "1s"}),
+            json!({"circuitBreakers": {"thresholds": [3]}, "connect_timeout": null, "commonLbConfig": {}}),
+            json!({"name": "a", "circuit_breakers": {"thresholds": [3]}, "common_lb_config": {}}),
+        );
+    }
+
+    #[test]
+    fn a_packed_message_keeps_its_type() {
+        let url = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        let packed = |fields: Value| json!({"typed_extension_protocol_options": {"x": fields}});
+        check(
+            packed(json!({"@type": url, "common_http_protocol_options": {"idle_timeout": "1s"}})),
+            packed(json!({"common_http_protocol_options": {"max_requests_per_connection": 1}})),
+            packed(json!({"@type": url, "common_http_protocol_options":
+                {"idle_timeout": "1s", "max_requests_per_connection": 1}})),
+        );
+        let other = json!({"@type": "type.googleapis.com/google.protobuf.Empty"});
+        check(packed(json!({"@type": url})), packed(other.clone()), packed(other));
+    }
+
+    #[test]
+    fn what_has_no_fields_is_merged_by_key() {
+        check(
+            json!({"metadata": {"filter_metadata": {"x": {"a": 1, "b": 2}}}}),
+            json!({"metadata": {"filter_metadata": {"x": {"a": null, "c": 3}, "y": {}}}}),
+            json!({"metadata": {"filter_metadata": {"x": {"b": 2, "c": 3}, "y": {}}}}),
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_by_its_way() {
+        let descriptor = descriptors::message("envoy.config.cluster.v3.Cluster").expect("known");
+        let unknown = merge(&mut json!({}), &json!({"common_lb_config": {"nope": 1}}), &descriptor);
+        let message = "envoy.config.cluster.v3.Cluster.CommonLbConfig".to_owned();
+        let keys = vec!["common_lb_config".to_owned(), "nope".to_owned()];
+        assert_eq!(unknown, Err(Unknown { keys, message }));
+    }
+}
