@@ -6,6 +6,7 @@
 pub mod entities;
 pub mod fleet;
 pub mod problem;
+pub mod raw;
 mod view;
 
 use std::sync::Arc;
@@ -65,6 +66,9 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
                 .patch(entities::patch_target)
                 .delete(entities::delete_target),
         )
+        .route("/raw", get(raw::all).put(raw::replace_all))
+        .route("/raw/{type}", get(raw::list))
+        .route("/raw/{type}/{*name}", get(raw::read).put(raw::replace).delete(raw::delete))
         .route("/fleet", get(fleet::nodes))
         .route("/fleet/{node}", get(fleet::node))
         .route("/violations", get(violations))
@@ -88,7 +92,7 @@ async fn snapshot(State(admin): State<Admin>, Path(fleet): Path<String>) -> Resu
     let build = admin.cache.build();
     let snapshot = Name::parse(&fleet).and_then(|fleet| build.snapshots.get(&fleet).cloned());
     match snapshot {
-        Some(snapshot) => Ok(Json(snapshot.to_json())),
+        Some(snapshot) => Ok(Json(view::masked(snapshot.to_json()))),
         None => Err(Problem::not_found(&format!("no fleet is named `{fleet}`"))),
     }
 }

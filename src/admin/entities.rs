@@ -23,7 +23,7 @@ use crate::pipeline::{Build, Inputs};
 use crate::store::Change;
 
 /// What to change and what to answer, or why not.
-type Decided<T> = Result<(Vec<Change>, T), Problem>;
+pub(super) type Decided<T> = Result<(Vec<Change>, T), Problem>;
 
 /// How many items a page has unless told otherwise, and at most.
 const PAGE: (usize, usize) = (100, 1000);
@@ -89,7 +89,7 @@ impl Page {
 }
 
 /// `text` as it may stand in a query or a path.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':');
     let escape = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     text.bytes().map(escape).collect()
@@ -364,7 +364,7 @@ fn known_upstream(build: &Build, name: &str) -> Result<(), Problem> {
 }
 
 /// The body of a write: a JSON object without faults of its own.
-fn object(
+pub(super) fn object(
     query: Option<&str>,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -390,7 +390,7 @@ fn object(
 }
 
 /// Parameters that are not known could mean that nothing is to be changed, so they are refused.
-fn no_query(query: Option<&str>) -> Result<(), Problem> {
+pub(super) fn no_query(query: Option<&str>) -> Result<(), Problem> {
     match query.filter(|query| !query.is_empty()) {
         None => Ok(()),
         Some(query) => {
@@ -409,7 +409,7 @@ fn not_json(fault: &tree::Fault) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "the body is not JSON").with(vec![violation])
 }
 
-fn in_body(fault: &tree::Fault) -> Violation {
+pub(super) fn in_body(fault: &tree::Fault) -> Violation {
     Violation {
         code: fault.code,
         level: Level::Error,
@@ -425,7 +425,7 @@ fn in_body(fault: &tree::Fault) -> Violation {
 }
 
 /// The body with the name that the path gives; one that names another is refused.
-fn with_name(mut body: Value, key: &str, name: &str) -> Result<Value, Problem> {
+pub(super) fn with_name(mut body: Value, key: &str, name: &str) -> Result<Value, Problem> {
     match body.get(key) {
         None | Some(Value::Null) => body[key] = name.into(),
         Some(own) if own == name => {}
@@ -500,7 +500,7 @@ fn set_target(
 }
 
 /// Refuses to change what a file declares, or what is not as the caller last saw it.
-fn writable(
+pub(super) fn writable(
     kind: Kind,
     name: &str,
     existing: Option<(&DeclaredBy, &Value)>,
@@ -510,11 +510,9 @@ fn writable(
         let detail = format!("the {} `{name}` is declared in {place}; change the file", kind.singular());
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    let current = existing.map(|(_, body)| etag(body));
-    match (expected, current) {
+    match (expected, existing) {
         (None, _) => Ok(()),
-        (Some("*"), Some(_)) => Ok(()),
-        (Some(expected), Some(current)) if expected.split(',').any(|one| one.trim() == current) => Ok(()),
+        (Some(expected), Some((_, body))) if matches(expected, body) => Ok(()),
         _ => {
             let detail = format!("the {} `{name}` is no longer what `If-Match` says", kind.singular());
             Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail))
@@ -522,7 +520,12 @@ fn writable(
     }
 }
 
-fn if_match(headers: &HeaderMap) -> Option<String> {
+/// True when an `If-Match` header allows to change `current`.
+pub(super) fn matches(expected: &str, current: &Value) -> bool {
+    expected == "*" || expected.split(',').any(|one| one.trim() == etag(current))
+}
+
+pub(super) fn if_match(headers: &HeaderMap) -> Option<String> {
     headers.get(header::IF_MATCH).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
@@ -530,7 +533,7 @@ fn etag(body: &Value) -> String {
     format!("\"{:032x}\"", xxh3_128(body.to_string().as_bytes()))
 }
 
-fn absent(kind: Kind, name: &str) -> Problem {
+pub(super) fn absent(kind: Kind, name: &str) -> Problem {
     Problem::not_found(&format!("no {} is named `{name}`", kind.singular()))
 }
 
@@ -542,12 +545,12 @@ fn taken(kind: Kind, name: &str, by: &DeclaredBy) -> Problem {
     Problem::new(StatusCode::CONFLICT, format!("there is a {} `{name}` already{place}", kind.singular()))
 }
 
-fn shown(status: StatusCode, body: Value) -> Response {
+pub(super) fn shown(status: StatusCode, body: Value) -> Response {
     let tag = HeaderValue::from_str(&etag(&body)).expect("hex digits in quotes are a header value");
     (status, [(header::ETAG, tag)], Json(body)).into_response()
 }
 
-fn located(mut response: Response, path: &str) -> Response {
+pub(super) fn located(mut response: Response, path: &str) -> Response {
     if let Ok(path) = HeaderValue::from_str(path) {
         response.headers_mut().insert(header::LOCATION, path);
     }

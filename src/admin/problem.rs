@@ -49,6 +49,11 @@ impl Problem {
         Self { detail, violations, ..self }
     }
 
+    /// The same with its violations at other places.
+    pub fn relocated(self, relocate: impl Fn(Violation) -> Violation) -> Self {
+        Self { violations: self.violations.into_iter().map(relocate).collect(), ..self }
+    }
+
     /// True when the config as a whole was at fault.
     pub fn is_refusal(&self) -> bool {
         self.status == StatusCode::UNPROCESSABLE_ENTITY.as_u16()

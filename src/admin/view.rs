@@ -1,6 +1,7 @@
 //! Entities as the API shows them: what was written, by file or by REST, with an upstream's targets together.
 
 use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::Path;
 use crate::config::document::{Document, Kind, Origin};
@@ -88,10 +89,13 @@ fn show(build: &Build, document: &Document, kind: Kind, name: &str, path: &Path)
         let targets = targets(build, name).into_iter().map(|target| target.body).collect();
         fields.insert("targets".to_owned(), Value::Array(targets));
     }
+    if kind == Kind::Raw {
+        body = masked(body);
+    }
     Entity { body, by: declared_by(document, path) }
 }
 
-fn declared_by(document: &Document, path: &Path) -> DeclaredBy {
+pub(crate) fn declared_by(document: &Document, path: &Path) -> DeclaredBy {
     match &document.origin {
         Origin::File(file) => {
             let line = document.related(path, "").line.unwrap_or(1);
@@ -120,4 +124,84 @@ fn complete(body: Value) -> Value {
     }
     complete.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
     Value::Object(complete)
+}
+
+/// Fields of Envoy's below which an inline value is a secret.
+const SECRET: [&str; 12] = [
+    "private_key",
+    "privateKey",
+    "password",
+    "session_ticket_keys",
+    "sessionTicketKeys",
+    "generic_secret",
+    "genericSecret",
+    "hmac_secret",
+    "token_secret",
+    "tokenSecret",
+    "client_secret",
+    "clientSecret",
+];
+
+/// How Envoy's messages say that a value stands there itself and not in a file.
+const INLINE: [&str; 4] = ["inline_string", "inlineString", "inline_bytes", "inlineBytes"];
+
+/// Envoy's JSON with the hashes of secrets in their place.
+pub(crate) fn masked(mut body: Value) -> Value {
+    mask(&mut body, false);
+    body
+}
+
+fn mask(value: &mut Value, is_secret: bool) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::String(text) if is_secret && INLINE.contains(&key.as_str()) => *text = hash(text),
+                    value => mask(value, is_secret || SECRET.contains(&key.as_str())),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, is_secret)),
+        _ => {}
+    }
+}
+
+fn hash(secret: &str) -> String {
+    format!("[hash {:032x}]", xxh3_128(secret.as_bytes()))
+}
+
+/// Puts the secrets of `known` back where `body` has their hashes, so that what was read can be written back.
+pub(crate) fn unmask(body: &mut Value, known: &Value) {
+    match (body, known) {
+        (Value::Object(fields), Value::Object(known)) => {
+            for (key, value) in fields {
+                if let Some(known) = known.get(key) {
+                    unmask(value, known);
+                }
+            }
+        }
+        (Value::Array(items), Value::Array(known)) => {
+            items.iter_mut().zip(known).for_each(|(item, known)| unmask(item, known));
+        }
+        (Value::String(text), Value::String(known)) if *text == hash(known) => text.clone_from(known),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_shown_by_their_hash_and_can_be_written_back() {
+        let secret = json!({"name": "a", "tls_certificate": {
+            "certificate_chain": {"inline_string": "public"}, "private_key": {"inline_string": "private"}}});
+        let mut shown = masked(secret.clone());
+        assert_eq!(shown["tls_certificate"]["certificate_chain"]["inline_string"], "public");
+        assert!(!shown.to_string().contains("private\""), "{shown}");
+        unmask(&mut shown, &secret);
+        assert_eq!(shown, secret);
+    }
 }

@@ -15,5 +15,6 @@ mod howto;
 mod input;
 mod nack;
 mod post;
+mod raw;
 mod reload;
 mod startup;
