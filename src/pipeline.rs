@@ -332,4 +332,159 @@ upstreams:
         assert_eq!(targets(&build, "standby-only"), ["0 10.0.0.1:80"]);
         assert_eq!(build.warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["US117"]);
     }
+
+    const RAW: &str = "
+raw:
+  resources:
+    - { \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: tracing, type: STATIC }
+";
+
+    fn told(build: &Build) -> Value {
+        build.snapshot(&Name::default_fleet()).to_json()
+    }
+
+    fn names(build: &Build, kind: &str, field: &str) -> Vec<String> {
+        let told = told(build);
+        let resources = told[kind].as_array().expect("a list").iter();
+        resources.map(|resource| resource[field].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn raw_resources_stand_beside_compiled_ones_in_every_fleet() {
+        let build = build(
+            &files(&[("raw.yaml", RAW), ("shop.yaml", SHOP), ("f.yaml", "fleets: [{ name: edge }]")]),
+            None,
+        );
+        let build = build.expect("it builds");
+        assert_eq!(names(&build, "clusters", "name"), ["shop", "tracing"]);
+        let edge = build.snapshot(&Name::parse("edge").expect("a name"));
+        assert!(edge.set(ResourceType::Cluster).get("tracing").is_some());
+    }
+
+    #[test]
+    fn nothing_is_added_to_raw_resources_and_routes_keep_the_default_listener() {
+        let alone = build(&files(&[("raw.yaml", RAW)]), None).expect("it builds");
+        assert_eq!(names(&alone, "listeners", "name"), Vec::<String>::new());
+        assert_eq!(alone.warnings, []);
+        let beside = build(&files(&[("raw.yaml", RAW), ("shop.yaml", SHOP)]), None).expect("it builds");
+        assert_eq!(names(&beside, "listeners", "name"), ["default"]);
+    }
+
+    #[test]
+    fn a_raw_cluster_waits_for_the_endpoints_that_it_names() {
+        let mut inputs = Inputs::default();
+        stored(&mut inputs, Kind::Raw, "clusters/a", json!({ "name": "a", "type": "EDS" }));
+        let service = json!({ "serviceName": "x" });
+        stored(
+            &mut inputs,
+            Kind::Raw,
+            "clusters/b",
+            json!({ "name": "b", "type": "EDS", "edsClusterConfig": service }),
+        );
+        stored(&mut inputs, Kind::Raw, "clusters/c", json!({ "name": "c", "type": "STATIC" }));
+        let snapshot = build(&inputs, None).expect("it builds").snapshot(&Name::default_fleet());
+        let awaited = ["a", "b", "c"]
+            .map(|name| snapshot.set(ResourceType::Cluster).get(name).expect("there").endpoints.clone());
+        assert_eq!(awaited.each_ref().map(|it| it.as_deref()), [Some("a"), Some("x"), None]);
+    }
+
+    #[test]
+    fn a_raw_resource_keeps_its_version_and_its_parsed_form_while_others_change() {
+        let mut inputs = Inputs::default();
+        stored(&mut inputs, Kind::Raw, "clusters/a", json!({ "name": "a", "type": "STATIC" }));
+        stored(&mut inputs, Kind::Raw, "clusters/b", json!({ "name": "b" }));
+        let first = build(&inputs, None).expect("it builds");
+        stored(&mut inputs, Kind::Raw, "clusters/b", json!({ "name": "b", "lbPolicy": "RANDOM" }));
+        let second = build(&inputs, Some(&first)).expect("it builds");
+        let get = |build: &Build, name: &str| {
+            build
+                .snapshot(&Name::default_fleet())
+                .set(ResourceType::Cluster)
+                .get(name)
+                .expect("there")
+                .clone()
+        };
+        assert!(Arc::ptr_eq(&get(&first, "a"), &get(&second, "a")));
+        assert_ne!(get(&first, "b").version, get(&second, "b").version);
+        assert!(Arc::ptr_eq(&first.model.raw[0], &second.model.raw[0]));
+        // Another spelling of the same is the same.
+        stored(&mut inputs, Kind::Raw, "clusters/b", json!({ "lb_policy": "RANDOM", "name": "b" }));
+        let third = build(&inputs, Some(&second)).expect("it builds");
+        assert!(Arc::ptr_eq(&get(&second, "b"), &get(&third, "b")));
+    }
+
+    #[test]
+    fn what_a_raw_resource_names_and_is_not_there_is_a_warning() {
+        let ads = json!({ "ads": {} });
+        let rds = json!({ "@type": "x/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "rds": { "config_source": ads, "route_config_name": "web" } });
+        let tcp =
+            json!({ "@type": "x/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "cluster": "shop" });
+        let elsewhere = json!({ "@type": "x/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "rds": { "config_source": { "path_config_source": { "path": "x" } }, "route_config_name": "nowhere" } });
+        let filters =
+            json!([{ "typed_config": rds }, { "typed_config": tcp }, { "typed_config": elsewhere }]);
+        let listener = json!({ "name": "a", "filter_chains": [{ "filters": filters }] });
+        let route = json!({ "weightedClusters": { "clusters": [{ "name": "shop" }, { "name": "shp" }] } });
+        let routes = json!({ "name": "b", "virtual_hosts": [{ "routes": [{ "route": route }] }] });
+        let eds = json!({ "name": "c", "type": "EDS", "eds_cluster_config": { "eds_config": ads } });
+        let mut inputs = files(&[("shop.yaml", SHOP)]);
+        stored(&mut inputs, Kind::Raw, "listeners/a", listener);
+        stored(&mut inputs, Kind::Raw, "routes/b", routes);
+        stored(&mut inputs, Kind::Raw, "clusters/c", eds);
+        let warnings = build(&inputs, None).expect("it builds").warnings;
+        let told = warnings.iter().map(|it| format!("{} {}: {}", it.code, it.path, it.message));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                "US130 raw.clusters/c: there are no endpoints for `c`",
+                "US130 raw.listeners/a.filter_chains[0].filters[0].typed_config.rds.route_config_name: \
+                 no route is named `web`",
+                "US130 raw.routes/b.virtual_hosts[0].routes[0].route.weightedClusters.clusters[1].name: \
+                 no cluster is named `shp`",
+            ]
+        );
+        assert_eq!(warnings[2].help.as_deref(), Some("did you mean `shop`?"));
+    }
+
+    #[test]
+    fn a_patch_changes_what_it_names_and_nothing_else() {
+        let patch = "raw: { patches: [{ kind: clusters, name: shop, merge: { connectTimeout: 3s, health_checks: null } }] }";
+        let plain = build(&files(&[("shop.yaml", SHOP)]), None).expect("it builds");
+        let patched = build(&files(&[("shop.yaml", SHOP), ("patch.yaml", patch)]), None).expect("it builds");
+        let mut expected = told(&plain);
+        expected["clusters"][0]["connect_timeout"] = "3s".into();
+        expected["clusters"][0].as_object_mut().expect("a cluster").remove("health_checks");
+        assert_eq!(told(&patched), expected);
+        let snapshot = patched.snapshot(&Name::default_fleet());
+        let cluster = snapshot.set(ResourceType::Cluster).get("shop").expect("there").clone();
+        assert_eq!(cluster.endpoints.as_deref(), Some("shop"), "its endpoints still follow it");
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_told_where_it_stands() {
+        let check = |body: Value, expected: &str| {
+            let mut inputs = Inputs::default();
+            stored(&mut inputs, Kind::Raw, "clusters/a", body);
+            assert_eq!(refused(&inputs), expected);
+        };
+        check(
+            json!({ "name": "a", "loadAssignment": { "endpoints": [{ "lbEndpoints": [{ "healthStatus": "DEAD" }] }] } }),
+            "US103 raw.clusters/a.loadAssignment.endpoints[0].lbEndpoints[0].healthStatus: unknown value `DEAD`",
+        );
+        check(json!({ "name": 5 }), "US102 raw.clusters/a.name: expected a string, found the integer 5");
+        check(
+            json!({ "name": "a", "metadata": { "filter_metadata": { "x": 5 } } }),
+            "US102 raw.clusters/a.metadata.filter_metadata.x: expected a mapping, found the integer 5",
+        );
+        check(
+            json!({ "name": "a", "transport_socket": { "name": "tls", "typed_config": { "x": 1 } } }),
+            "US105 raw.clusters/a.transport_socket.typed_config.@type: `@type` is missing",
+        );
+        check(
+            json!({ "@type": "x/envoy.config.route.v3.VirtualHost", "name": "a" }),
+            "US103 raw.clusters/a.@type: this should be envoy.config.cluster.v3.Cluster, \
+             not envoy.config.route.v3.VirtualHost",
+        );
+    }
 }
