@@ -47,7 +47,10 @@ pub fn snapshot(
     };
     let resources = |resource_type| {
         let raw = model.raw.iter().filter(|raw| raw.resource_type == resource_type);
-        let raw = raw.map(|raw| Resource::encoded(resource_type, raw.name(), &raw.message));
+        let raw = raw.map(|raw| match last.and_then(|last| last.set(resource_type).get(raw.name())) {
+            Some(known) if known.message() == &*raw.message => Resource::clone(known),
+            _ => Resource::encoded(resource_type, raw.name(), &raw.message),
+        });
         let compiled = compiled(resource_type).into_iter();
         compiled.map(|resource| amend(resource_type, resource)).chain(raw).collect()
     };

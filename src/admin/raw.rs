@@ -1,6 +1,6 @@
 //! Envoy's own resources: one by one, or the exact set of some types at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -174,13 +174,14 @@ fn exactly(
                 writable(Kind::Raw, &own.key, Some((&by, &Value::Null)), None)?;
             }
         }
+        let filed: HashSet<&Arc<str>> = from_files.iter().map(|(own, _)| &own.key).collect();
         let stored =
             inputs.stored.keys().filter(|(kind, key)| *kind == Kind::Raw && key.starts_with(&prefix));
         let gone = stored.filter(|(_, key)| !wanted.contains_key(key.as_str()));
         changes.extend(gone.map(|(kind, key)| Change::Delete { kind: *kind, name: key.clone() }));
         let bodies = body[resource_type.plural()].as_array().map(Vec::as_slice).unwrap_or_default();
         for (resource, body) in resources.iter().zip(bodies) {
-            if from_files.iter().any(|(own, _)| own.key == resource.key) {
+            if filed.contains(&resource.key) {
                 continue;
             }
             let name = resource.key.to_string();

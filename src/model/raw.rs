@@ -6,107 +6,146 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::document::{Document, Kind};
-use crate::config::near;
-use crate::config::raw::{self, Resource};
+use crate::config::document::{Declared, Document, Kind};
+use crate::config::raw::{self, Reference, Resource};
+use crate::config::{Path, near};
 use crate::envoy::ResourceType;
 use crate::model::listener::Listener;
 use crate::model::place::{Faults, Place, code};
 
-/// The kinds whose entities become resources of their own name.
-const COMPILED: [(Kind, [ResourceType; 2]); 2] = [
-    (Kind::Upstream, [ResourceType::Cluster, ResourceType::Endpoints]),
-    (Kind::Listener, [ResourceType::Listener, ResourceType::Route]),
-];
+/// How many references to nothing are told one by one.
+const MAX_TOLD: usize = 20;
 
-/// What makes a resource of some name: an entity, where it was declared.
-struct Maker<'a> {
-    kind: Kind,
-    place: Option<Place<'a>>,
+/// Every name that something may refer to or that is taken.
+struct Names<'a> {
+    /// The first raw resource of each key, and where it stands.
+    raw: HashMap<&'a str, (&'a Document, &'a Declared<Arc<Resource>>)>,
+    /// The entities that are compiled, and where they were declared; the default listener is nowhere.
+    compiled: HashMap<(Kind, &'a str), Option<(&'a Document, &'a Path)>>,
 }
 
 /// The raw resources, sorted by type and name. `whole` is false while names may exist that no document shows.
-pub(super) fn resolve<'a>(
-    documents: &'a [Arc<Document>],
+pub(super) fn resolve(
+    documents: &[Arc<Document>],
     listeners: &[Listener],
     whole: bool,
     faults: &mut Faults,
 ) -> Vec<Arc<Resource>> {
-    let compiled = compiled(documents, listeners);
-    let mut first: HashMap<&'a str, (Place<'a>, &'a Arc<Resource>)> = HashMap::new();
-    let all = || documents.iter().flat_map(|document| document.raw.iter().map(move |it| (document, it)));
-    for (document, declared) in all() {
-        let resource = &declared.entity;
-        let place = Place::new(document, &declared.path);
-        let at_name = place.key(resource.resource_type.name_field());
-        let (word, name) = (resource.resource_type.singular(), resource.name());
-        if let Some(Maker { kind, place: made_at }) = compiled.get(&*resource.key) {
-            let kind = kind.singular();
-            let message = format!("the {kind} `{name}` is compiled to {word} `{name}` already");
-            let help = format!("give one of them another name, or change the {word} by a patch");
-            let related = made_at.iter().map(|place| place.related(&format!("the {kind}"))).collect();
-            faults.error_with(&at_name, code::RAW_CONFLICT, message, help, related);
-        }
-        match first.get(&*resource.key) {
-            Some((other, _)) => {
-                let message = format!("another raw {word} is named `{name}`");
-                let help = format!("names are unique among {}", resource.resource_type);
-                let related = vec![other.key(resource.resource_type.name_field()).related("first here")];
-                faults.error_with(&at_name, code::DUPLICATE_NAME, message, help, related);
-            }
-            None => drop(first.insert(&resource.key, (place, resource))),
-        }
+    if documents.iter().all(|document| document.raw.is_empty()) {
+        return Vec::new();
+    }
+    let mut names = Names { raw: HashMap::new(), compiled: compiled(documents, listeners) };
+    for (document, declared) in all(documents) {
+        names.conflict(document, declared, faults);
+        names.take(document, declared, faults);
     }
     if whole {
-        let known = |key: &str| first.contains_key(key) || compiled.contains_key(key);
-        for (document, declared) in all() {
-            for reference in &declared.entity.references {
-                let (resource_type, name) = (reference.resource_type, &reference.name);
-                if known(&raw::key(resource_type, name)) {
-                    continue;
-                }
-                let prefix = raw::key(resource_type, "");
-                let keys = first.keys().copied().chain(compiled.keys().map(String::as_str));
-                let help = match near(name, keys.filter_map(|key| key.strip_prefix(&*prefix))).first() {
-                    Some(word) => format!("did you mean `{word}`?"),
-                    None => "declare it, unless the Envoys' bootstrap has it".to_owned(),
-                };
-                let place = Place::new(document, &reference.path);
-                let message = match resource_type {
-                    ResourceType::Endpoints => format!("there are no endpoints for `{name}`"),
-                    _ => format!("no {} is named `{name}`", resource_type.singular().replace('_', " ")),
-                };
-                faults.warning(&place, code::RAW_DANGLING, message, help);
-            }
-        }
+        names.dangling(documents, faults);
     }
-    let mut resources: Vec<Arc<Resource>> = first.into_values().map(|(_, it)| it.clone()).collect();
+    let mut resources: Vec<Arc<Resource>> =
+        names.raw.into_values().map(|(_, declared)| declared.entity.clone()).collect();
     resources.sort_by(|a, b| (a.resource_type, &a.key).cmp(&(b.resource_type, &b.key)));
     resources
 }
 
-/// The keys of the resources that entities are compiled to.
-fn compiled<'a>(documents: &'a [Arc<Document>], listeners: &[Listener]) -> HashMap<String, Maker<'a>> {
-    let mut compiled = HashMap::new();
-    if documents.iter().all(|document| document.raw.is_empty()) {
-        return compiled;
+fn all(documents: &[Arc<Document>]) -> impl Iterator<Item = (&Document, &Declared<Arc<Resource>>)> {
+    documents.iter().flat_map(|document| document.raw.iter().map(move |declared| (&**document, declared)))
+}
+
+/// The kind whose entities become resources of this type and of their own name.
+fn compiled_from(resource_type: ResourceType) -> Option<Kind> {
+    match resource_type {
+        ResourceType::Cluster | ResourceType::Endpoints => Some(Kind::Upstream),
+        ResourceType::Listener | ResourceType::Route => Some(Kind::Listener),
+        _ => None,
     }
-    for (kind, types) in COMPILED {
+}
+
+fn compiled<'a>(
+    documents: &'a [Arc<Document>],
+    listeners: &'a [Listener],
+) -> HashMap<(Kind, &'a str), Option<(&'a Document, &'a Path)>> {
+    let mut compiled = HashMap::new();
+    for kind in [Kind::Upstream, Kind::Listener] {
         for document in documents {
             for (name, path) in document.named(kind) {
-                for resource_type in types {
-                    let place = Some(Place::new(document, path).key("name"));
-                    compiled.entry(raw::key(resource_type, name)).or_insert(Maker { kind, place });
-                }
+                compiled.entry((kind, name)).or_insert(Some((&**document, path)));
             }
         }
     }
-    // The default listener is nowhere declared.
     for listener in listeners {
-        for resource_type in COMPILED[1].1 {
-            let maker = Maker { kind: Kind::Listener, place: None };
-            compiled.entry(raw::key(resource_type, listener.name.as_str())).or_insert(maker);
-        }
+        compiled.entry((Kind::Listener, listener.name.as_str())).or_insert(None);
     }
     compiled
+}
+
+fn name_of<'a>(document: &'a Document, declared: &Declared<Arc<Resource>>) -> Place<'a> {
+    Place::new(document, &declared.path).key(declared.entity.resource_type.name_field())
+}
+
+impl<'a> Names<'a> {
+    fn conflict(&self, document: &Document, declared: &Declared<Arc<Resource>>, faults: &mut Faults) {
+        let (resource_type, name) = (declared.entity.resource_type, declared.entity.name());
+        let Some(kind) = compiled_from(resource_type) else { return };
+        let Some(maker) = self.compiled.get(&(kind, name)) else { return };
+        let (kind, word) = (kind.singular(), resource_type.singular());
+        let message = format!("the {kind} `{name}` is compiled to {word} `{name}` already");
+        let help = format!("give one of them another name, or change the {word} by a patch");
+        let related = maker
+            .map(|(document, path)| Place::new(document, path).key("name").related(&format!("the {kind}")));
+        let related = related.into_iter().collect();
+        faults.error_with(&name_of(document, declared), code::RAW_CONFLICT, message, help, related);
+    }
+
+    fn take(&mut self, document: &'a Document, declared: &'a Declared<Arc<Resource>>, faults: &mut Faults) {
+        let resource = &declared.entity;
+        let Some((other_document, other)) = self.raw.get(&*resource.key) else {
+            self.raw.insert(&resource.key, (document, declared));
+            return;
+        };
+        let message =
+            format!("another raw {} is named `{}`", resource.resource_type.singular(), resource.name());
+        let help = format!("names are unique among {}", resource.resource_type);
+        let related = vec![name_of(other_document, other).related("first here")];
+        faults.error_with(&name_of(document, declared), code::DUPLICATE_NAME, message, help, related);
+    }
+
+    fn has(&self, resource_type: ResourceType, name: &str) -> bool {
+        compiled_from(resource_type).is_some_and(|kind| self.compiled.contains_key(&(kind, name)))
+            || self.raw.contains_key(raw::key(resource_type, name).as_str())
+    }
+
+    fn dangling(&self, documents: &[Arc<Document>], faults: &mut Faults) {
+        let references = all(documents)
+            .flat_map(|(document, declared)| declared.entity.references.iter().map(move |it| (document, it)));
+        let mut dangling = references
+            .filter(|(_, it)| !self.has(it.resource_type, &it.name))
+            .collect::<Vec<_>>()
+            .into_iter();
+        for (document, Reference { path, resource_type, name }) in dangling.by_ref().take(MAX_TOLD) {
+            let message = match resource_type {
+                ResourceType::Endpoints => format!("there are no endpoints for `{name}`"),
+                _ => format!("no {} is named `{name}`", resource_type.singular()),
+            };
+            let help = match near(name, self.of_type(*resource_type)).first() {
+                Some(word) => format!("did you mean `{word}`?"),
+                None => "declare it, unless the Envoys' bootstrap has it".to_owned(),
+            };
+            faults.warning(&Place::new(document, path), code::RAW_DANGLING, message, help);
+        }
+        let more = dangling.len();
+        if let Some((document, Reference { path, name, .. })) = dangling.next() {
+            let message = format!("`{name}` is not there, and so it is with {} more names", more - 1);
+            let help = "the warnings before this one are of the same kind".to_owned();
+            faults.warning(&Place::new(document, path), code::RAW_DANGLING, message, help);
+        }
+    }
+
+    fn of_type(&self, resource_type: ResourceType) -> impl Iterator<Item = &'a str> {
+        let raw = self.raw.values().map(|(_, declared)| &declared.entity);
+        let raw = raw.filter(move |it| it.resource_type == resource_type).map(|it| it.name());
+        let compiled =
+            self.compiled.keys().filter(move |(kind, _)| compiled_from(resource_type) == Some(*kind));
+        raw.chain(compiled.map(|(_, name)| *name))
+    }
 }

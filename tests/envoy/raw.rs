@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
+use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, create, snapshot};
 
 const MANAGER: &str =
@@ -207,4 +207,63 @@ async fn one_is_written_read_and_deleted_like_any_entity() {
     assert_eq!(understudy.put("/raw/secrets/shop", key).await.0, 201);
     let shown = [understudy.get("/raw").await.1, snapshot(&understudy).await].map(|it| it.to_string());
     assert!(shown.iter().all(|text| text.contains("[hash ") && !text.contains("hidden")), "{shown:?}");
+}
+
+/// Scoped routes, the routes of a scope and a filter's config, each asked for on its own, in both variants.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_further_types_are_served_to_a_real_envoy() {
+    for variant in [&[][..], &["--delta"]] {
+        let (backend, port) = (Backend::start("SCOPED").await, free_port());
+        let understudy = Understudy::serve(&[]).await;
+        let ads = json!({"ads": {}, "resource_api_version": "V3"});
+        let mut web = listener(port);
+        let manager = &mut web["filter_chains"][0]["filters"][0]["typed_config"];
+        let fields = manager.as_object_mut().expect("a manager");
+        fields.remove("rds");
+        let header =
+            json!({"header_value_extractor": {"name": "x-scope", "element": {"separator": "=", "key": "s"}}});
+        fields.insert(
+            "scoped_routes".into(),
+            json!({
+                "name": "scopes", "scope_key_builder": {"fragments": [header]}, "rds_config_source": ads,
+                "scoped_rds": {"scoped_rds_config_source": ads},
+            }),
+        );
+        let discovery = json!({"config_source": ads, "type_urls": [ROUTER]});
+        fields.insert("http_filters".into(), json!([{"name": "router", "config_discovery": discovery}]));
+        let scope = |key: &str| {
+            let fragments = json!([{"string_key": key}]);
+            json!({"name": key, "route_configuration_name": "raw", "key": {"fragments": fragments}})
+        };
+        set(
+            &understudy,
+            json!({
+                "clusters": [cluster("a")], "endpoints": [endpoints("a", &backend)], "listeners": [web],
+                "routes": [routes("a")], "scoped_routes": [scope("one")],
+                "extension_configs": [{"name": "router", "typed_config": {"@type": ROUTER}}],
+            }),
+        )
+        .await;
+        let _envoy = Envoy::start(&understudy, "edge-1", "edge", variant).await;
+        let client = reqwest::Client::builder().no_proxy().build().expect("plain HTTP needs nothing");
+        let serves = async |key: &str, expected: u16| {
+            eventually(PATIENCE, &format!("{expected} in scope {key}, {variant:?}"), async || {
+                let request =
+                    client.get(format!("http://127.0.0.1:{port}/")).header("x-scope", format!("s={key}"));
+                match request.send().await.map_err(|error| error.to_string())?.status().as_u16() {
+                    status if status == expected => Ok(()),
+                    status => Err(status.to_string()),
+                }
+            })
+            .await;
+        };
+        serves("one", 200).await;
+        serves("two", 404).await;
+        set(&understudy, json!({"scoped_routes": [scope("two"), scope("three")]})).await;
+        serves("two", 200).await;
+        serves("one", 404).await;
+        set(&understudy, json!({"scoped_routes": [scope("one"), scope("two"), scope("three")]})).await;
+        serves("one", 200).await;
+        serves("three", 200).await;
+    }
 }
