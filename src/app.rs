@@ -83,6 +83,7 @@ impl App {
         if read.is_empty() && !options.paths.is_empty() {
             tracing::warn!("there is no *.yaml, *.yml or *.json under the config paths");
         }
+        let last = read.clone();
         let runtime = tokio::runtime::Handle::current();
         let start = move || {
             let store = Store::open(&options.data).map_err(WriteError::Store)?;
@@ -97,8 +98,14 @@ impl App {
         })?;
 
         if !paths.is_empty() {
-            let control = control.clone();
-            watcher::watch(paths.clone(), move || control.files(files::read(&paths)));
+            let (control, mut last) = (control.clone(), last);
+            watcher::watch(paths.clone(), move || {
+                let read = files::read_settled(&paths, &last);
+                if let Ok(files) = &read {
+                    last.clone_from(files);
+                }
+                control.files(read)
+            });
         }
         let fleet = Fleet::default();
         let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier(), Limits::default());

@@ -7,11 +7,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::config::{Level, Violation};
 
 /// Texts by file name.
 pub type Files = BTreeMap<String, Arc<str>>;
+
+/// How long a file may stay blank between being truncated and being written.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How soon it is read again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// The code of a file that cannot be read, or is no text.
 const UNREADABLE: &str = "US107";
@@ -38,6 +44,25 @@ pub fn read(paths: &[PathBuf]) -> Result<Files, Vec<Violation>> {
         }
     }
     if violations.is_empty() { Ok(files) } else { Err(violations) }
+}
+
+/// The same, with patience for files that are being written: one that had text and is blank now was truncated
+/// to be written anew. It is read again until it has text, or until [`PATIENCE`] says that blank is meant.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_settled(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let files = read(paths)?;
+        let had_text = |name: &String| last.get(name).is_some_and(|text| !text.trim().is_empty());
+        let cut = files.iter().any(|(name, text)| text.trim().is_empty() && had_text(name));
+        if !cut || Instant::now() >= deadline {
+            return Ok(files);
+        }
+        std::thread::sleep(AGAIN);
+    }
 }
 
 /// As the operator named it.
@@ -122,6 +147,30 @@ mod tests {
         let files = read(&[directory.path().to_owned()]).expect("reads");
         let texts: Vec<&str> = files.values().map(|text| &**text).collect();
         assert_eq!(texts, ["a.yml", "b.yaml", "c.json"]);
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_read_when_it_is_whole() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("a.yaml");
+        std::fs::write(&file, "routes: []").expect("writes");
+        let paths = [directory.path().to_owned()];
+        let last = read(&paths).expect("reads");
+        std::fs::write(&file, "").expect("truncates");
+        let writer = std::thread::spawn({
+            let file = file.clone();
+            move || {
+                std::thread::sleep(2 * AGAIN);
+                std::fs::write(file, "services: []").expect("writes");
+            }
+        });
+        let files = read_settled(&paths, &last).expect("reads");
+        assert_eq!(files.values().map(|text| &**text).collect::<Vec<_>>(), ["services: []"]);
+        writer.join().expect("it wrote");
+
+        std::fs::write(&file, "").expect("truncates");
+        let files = read_settled(&paths, &files).expect("reads");
+        assert_eq!(files.values().map(|text| &**text).collect::<Vec<_>>(), [""], "blank is meant");
     }
 
     #[test]
