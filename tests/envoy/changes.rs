@@ -1,12 +1,13 @@
 //! A change of the config costs no request.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::{Backend, PATIENCE, Understudy, free_port};
-use crate::stage::{Cast, Edge, all_acked, comes_to_rest, create, faultless, window};
+use crate::stage::{Cast, Edge, Variant, all_acked, comes_to_rest, create, faultless, window};
 
 /// How soon a change must be in force. A cluster whose endpoints do not follow it is waited for by Envoy, for
 /// the 2 s that it was told to wait.
@@ -41,10 +42,9 @@ async fn replace(understudy: &Understudy, old: &str, new: &str, backend: &Backen
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn repointing_a_route_and_deleting_what_it_left_costs_no_request() {
+async fn repointing_a_route_and_deleting_what_it_left_costs_no_request(variant: Variant) {
     let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let edge = cast.edge_speaking(variant, json!({})).await;
     let load = edge.load(200);
     window(&load, 50).await;
     replace(&edge.understudy, "checkout", "one", &cast.failover).await;
@@ -64,8 +64,7 @@ async fn repointing_a_route_and_deleting_what_it_left_costs_no_request() {
 
 /// One change of a file makes a new upstream, sends the route there and takes the old one away: the Envoy must
 /// hear of it in this order.
-#[tokio::test(flavor = "multi_thread")]
-async fn replacing_all_in_one_change_costs_no_request() {
+async fn replacing_all_in_one_change_costs_no_request(variant: Variant) {
     let (cast, port) = (Cast::start().await, free_port());
     let text = |name: &str, backend: &Backend| {
         format!(
@@ -81,7 +80,7 @@ routes: [{{ name: {name}, service: {name} }}]
     let file = directory.path().join("config.yaml");
     fs::write(&file, text("zero", &cast.failover)).expect("writes");
     let understudy = Understudy::serve(&[&file.display().to_string()]).await;
-    let edge = Edge::new(understudy, port).await;
+    let edge = Edge::speaking(variant, understudy, port).await;
     let load = edge.load(400);
     window(&load, 100).await;
     for (name, backend, served_by) in [
@@ -99,10 +98,9 @@ routes: [{{ name: {name}, service: {name} }}]
     faultless(load).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn changing_what_is_in_use_costs_no_request() {
+async fn changing_what_is_in_use_costs_no_request(variant: Variant) {
     let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let edge = cast.edge_speaking(variant, json!({})).await;
     let load = edge.load(200);
     window(&load, 50).await;
     let outlier_detection = json!({"outlier_detection": {"consecutive_5xx": 3, "base_ejection_time": "5s"}});
@@ -135,13 +133,160 @@ async fn changing_what_is_in_use_costs_no_request() {
 }
 
 /// Envoy's own way is to go on for as long as its health check passes.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy() {
+async fn a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy(variant: Variant) {
     let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let edge = cast.edge_speaking(variant, json!({})).await;
     let load = edge.load(200);
     let path = format!("/upstreams/checkout/targets/{}", cast.a.address());
     assert_eq!(edge.understudy.delete(&path).await.0, 204);
     comes_to_rest(&load, &["B"]).await;
     faultless(load).await;
+}
+
+/// What a random change may do to one of a few services: give it an upstream of its own, send the route there,
+/// rename, change a policy or a target, take away what nothing uses. Returns the name that serves.
+async fn random_change(understudy: &Understudy, random: &mut Random, serving: &str, cast: &Cast) -> String {
+    let backend = [&cast.a, &cast.b, &cast.failover][random.below(3)].address().to_string();
+    let new = format!("{serving}x");
+    match random.below(6) {
+        0 | 1 => {
+            // A new one takes over, and the old one goes at once.
+            let name = if random.below(2) == 0 || new.len() > 20 {
+                format!("s{}", random.below(1_000_000))
+            } else {
+                new
+            };
+            let changes = [
+                ("POST", "/upstreams".to_owned(), json!({"name": name, "targets": [{"target": backend}]})),
+                ("POST", "/services".to_owned(), json!({"name": name, "upstream": name})),
+                ("PATCH", "/routes/checkout".to_owned(), json!({"service": name})),
+                ("DELETE", format!("/services/{serving}"), Value::Null),
+                ("DELETE", format!("/upstreams/{serving}"), Value::Null),
+            ];
+            for (method, path, body) in &changes {
+                change(understudy, &[(method, path, body.clone())]).await;
+            }
+            name
+        }
+        2 => {
+            let connect_timeout = format!("{}ms", 200 + random.below(50));
+            let path = format!("/upstreams/{serving}");
+            change(understudy, &[("PATCH", &path, json!({"connect_timeout": connect_timeout}))]).await;
+            serving.to_owned()
+        }
+        3 => {
+            let path = format!("/upstreams/{serving}/targets/{backend}");
+            let weight = 1 + random.below(100);
+            change(understudy, &[("PUT", &path, json!({"target": backend, "weight": weight}))]).await;
+            serving.to_owned()
+        }
+        4 => {
+            let name = format!("extra{}", random.below(1_000_000));
+            let upstream = json!({"name": name, "targets": [{"target": backend}]});
+            change(understudy, &[("POST", "/upstreams", upstream)]).await;
+            change(understudy, &[("DELETE", &format!("/upstreams/{name}"), Value::Null)]).await;
+            serving.to_owned()
+        }
+        _ => {
+            let timeout = format!("{}s", 10 + random.below(10));
+            change(understudy, &[("PATCH", &format!("/services/{serving}"), json!({"timeout": timeout}))])
+                .await;
+            serving.to_owned()
+        }
+    }
+}
+
+/// A small generator (xorshift): the same changes in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound as u64).expect("it is below the bound")
+    }
+}
+
+async fn a_hundred_random_changes_cost_no_request(variant: Variant) {
+    let cast = Cast::start().await;
+    let edge = cast.edge_speaking(variant, json!({})).await;
+    let load = edge.load(200);
+    window(&load, 50).await;
+    let mut random = Random(0x5eed);
+    let mut serving = "checkout".to_owned();
+    let mut warming: BTreeMap<String, Instant> = BTreeMap::new();
+    for _ in 0..100 {
+        serving = random_change(&edge.understudy, &mut random, &serving, &cast).await;
+        window(&load, 4).await;
+        let dump = edge.envoy.config_dump().await;
+        let configs = dump["configs"].as_array().expect("a list");
+        let clusters = configs.iter().flat_map(|config| config["dynamic_warming_clusters"].as_array());
+        let names = clusters.flatten().map(|cluster| cluster["cluster"]["name"].to_string());
+        let since = names.map(|name| (name.clone(), *warming.get(&name).unwrap_or(&Instant::now())));
+        warming = since.collect();
+        let late = warming.iter().find(|(_, since)| since.elapsed() > WARM);
+        assert_eq!(late, None, "it should be warm by now");
+    }
+    all_acked(&edge.understudy, PATIENCE).await;
+    window(&load, 50).await;
+    faultless(load).await;
+}
+
+mod state_of_the_world {
+    use crate::stage::STATE_OF_THE_WORLD;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn repointing_a_route_and_deleting_what_it_left_costs_no_request() {
+        super::repointing_a_route_and_deleting_what_it_left_costs_no_request(STATE_OF_THE_WORLD).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn replacing_all_in_one_change_costs_no_request() {
+        super::replacing_all_in_one_change_costs_no_request(STATE_OF_THE_WORLD).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn changing_what_is_in_use_costs_no_request() {
+        super::changing_what_is_in_use_costs_no_request(STATE_OF_THE_WORLD).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy() {
+        super::a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy(STATE_OF_THE_WORLD).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_hundred_random_changes_cost_no_request() {
+        super::a_hundred_random_changes_cost_no_request(STATE_OF_THE_WORLD).await;
+    }
+}
+
+mod delta {
+    use crate::stage::DELTA;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn repointing_a_route_and_deleting_what_it_left_costs_no_request() {
+        super::repointing_a_route_and_deleting_what_it_left_costs_no_request(DELTA).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn replacing_all_in_one_change_costs_no_request() {
+        super::replacing_all_in_one_change_costs_no_request(DELTA).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn changing_what_is_in_use_costs_no_request() {
+        super::changing_what_is_in_use_costs_no_request(DELTA).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy() {
+        super::a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy(DELTA).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_hundred_random_changes_cost_no_request() {
+        super::a_hundred_random_changes_cost_no_request(DELTA).await;
+    }
 }

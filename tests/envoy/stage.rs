@@ -29,22 +29,38 @@ pub(crate) struct Edge {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// How an Envoy asks: as further options of `bootstrap`.
+pub(crate) type Variant = &'static [&'static str];
+/// Each response repeats what is as it was.
+pub(crate) const STATE_OF_THE_WORLD: Variant = &[];
+/// Responses say what changed.
+pub(crate) const DELTA: Variant = &["--delta"];
+
 impl Edge {
     /// Waits for its turn and starts an Envoy for a control plane that has a listener on `port`.
     pub(crate) async fn new(understudy: Understudy, port: u16) -> Self {
+        Self::speaking(STATE_OF_THE_WORLD, understudy, port).await
+    }
+
+    /// The same with an Envoy that asks in this variant.
+    pub(crate) async fn speaking(variant: Variant, understudy: Understudy, port: u16) -> Self {
         let turn = TURN.lock().await;
-        let envoy = Envoy::start(&understudy, "edge-1", "edge", &[]).await;
+        let envoy = Envoy::start(&understudy, "edge-1", "edge", variant).await;
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
         Self { understudy, envoy, port, client: client.expect("plain HTTP needs nothing"), _turn: turn }
     }
 
     /// A control plane without files, with a listener; `fill` writes the rest before the Envoy starts.
     pub(crate) async fn by_rest(fill: impl AsyncFnOnce(&Understudy)) -> Self {
+        Self::by_rest_speaking(STATE_OF_THE_WORLD, fill).await
+    }
+
+    async fn by_rest_speaking(variant: Variant, fill: impl AsyncFnOnce(&Understudy)) -> Self {
         let (understudy, port) = (Understudy::serve(&[]).await, free_port());
         create(&understudy, "/listeners", json!({"name": "web", "address": format!("127.0.0.1:{port}")}))
             .await;
         fill(&understudy).await;
-        Self::new(understudy, port).await
+        Self::speaking(variant, understudy, port).await
     }
 
     /// A request as a client makes it.
@@ -162,7 +178,12 @@ impl Cast {
     /// A control plane that sends `/` to the primaries, and an Envoy. `service` has what the service should
     /// not have by default.
     pub(crate) async fn edge(&self, service: Value) -> Edge {
-        let edge = Edge::by_rest(async |understudy| {
+        self.edge_speaking(STATE_OF_THE_WORLD, service).await
+    }
+
+    /// The same with an Envoy that asks in this variant.
+    pub(crate) async fn edge_speaking(&self, variant: Variant, service: Value) -> Edge {
+        let edge = Edge::by_rest_speaking(variant, async |understudy| {
             checkout(understudy, service, &[&self.a, &self.b]).await;
             let standby = json!({"target": self.failover.address().to_string(), "failover": true});
             create(understudy, "/upstreams/checkout/targets", standby).await;
