@@ -673,4 +673,7 @@ async fn who_says_nothing_is_not_waited_for() {
     let address = limited(Limits { first_request: Duration::from_millis(100), ..Limits::default() }).await;
     let code = raw(address, std::iter::empty(), false).await;
     assert_eq!(code, Code::DeadlineExceeded);
+    hung_up(address, || None).await;
+    let mut half = Some(b"PRI * HT".to_vec());
+    hung_up(address, || half.take()).await;
 }

@@ -19,15 +19,13 @@ use tracing::warn;
 /// The first bytes of a client of HTTP/2: `PRI * HTTP/2.0` and more.
 const PREFACE: usize = 24;
 
-/// Until then they must be there.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Accepts for good. When the system has no socket left, it tries again later instead of at once.
-pub fn connections(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
+/// Accepts for good; a client has `patience` to begin. When the system has no socket left, it tries again later
+/// instead of at once.
+pub fn connections(listener: TcpListener, patience: Duration) -> impl Stream<Item = io::Result<Connection>> {
     async_stream::stream! {
         loop {
             match listener.accept().await {
-                Ok((socket, peer)) => yield Ok(Connection::new(socket, peer)),
+                Ok((socket, peer)) => yield Ok(Connection::new(socket, peer, patience)),
                 Err(error) => {
                     warn!(%error, "cannot accept a connection of an Envoy");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -52,11 +50,11 @@ struct Greeting {
 }
 
 impl Connection {
-    fn new(socket: TcpStream, peer: SocketAddr) -> Self {
+    fn new(socket: TcpStream, peer: SocketAddr, patience: Duration) -> Self {
         // An answer of some bytes must not wait for the acknowledgement of the one before. It can fail only
         // when the client has gone already, which reading tells.
         let _ = socket.set_nodelay(true);
-        let deadline = Box::pin(tokio::time::sleep(PATIENCE));
+        let deadline = Box::pin(tokio::time::sleep(patience));
         Self { socket, peer, greeting: Some(Greeting { missing: PREFACE, deadline }) }
     }
 }

@@ -14,7 +14,7 @@ use std::future::{Ready, ready};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
+use tower::ServiceExt as _;
 use tracing::{info, warn};
 
 use crate::cache::{Cache, Subscription};
@@ -141,7 +142,7 @@ const SERVICES: [&str; 9] = [
 pub struct Limits {
     /// How many streams may begin.
     pub rate: Rate,
-    /// How long a client may take for its first request.
+    /// How long a client may take to speak HTTP/2, and on a stream for its first request.
     pub first_request: Duration,
     /// How long streams live, so that Envoys spread over control planes that were added. Each has its own age,
     /// so that they do not all return at once. A connection takes no new streams from the least age on.
@@ -185,25 +186,40 @@ pub async fn serve(
         .http2_max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(MAX_STREAMS)
         .max_connection_age(limits.age.start);
-    let (cache, fleet) = (discovery.shared.cache.clone(), discovery.shared.fleet.clone());
-    let limits = limits.clone();
-    let load_reports = LoadReportingServiceServer::new(LoadReports { fleet: fleet.clone(), limits });
-    let statuses = ClientStatusDiscoveryServiceServer::new(ClientStatuses { cache, fleet });
-    let (health, health_service) = tonic_health::server::health_reporter();
-    for service in SERVICES {
-        health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
-    }
-    let routes = Routes::from(axum::Router::new().fallback_service(discovery))
-        .add_service(load_reports.max_decoding_message_size(MAX_REQUEST))
-        .add_service(statuses)
-        .add_service(health_service)
-        .add_service(reflection().build_v1().expect(DESCRIPTORS))
-        .add_service(reflection().build_v1alpha().expect(DESCRIPTORS));
-    let connections = incoming::connections(listener);
+    let connections = incoming::connections(listener, limits.first_request);
+    let routes = routes(discovery).await;
     server.add_routes(routes).serve_with_incoming_shutdown(connections, shutdown).await
 }
 
-const DESCRIPTORS: &str = "the descriptor sets that the types were generated from are whole";
+/// Discovery and what stands beside it.
+async fn routes(discovery: Discovery) -> Routes {
+    let Shared { cache, fleet, limits, .. } = &*discovery.shared;
+    let load_reports = LoadReports { fleet: fleet.clone(), limits: limits.clone() };
+    let load_reports = LoadReportingServiceServer::new(load_reports).max_decoding_message_size(MAX_REQUEST);
+    let statuses = ClientStatuses { cache: cache.clone(), fleet: fleet.clone() };
+    let statuses = ClientStatusDiscoveryServiceServer::new(statuses);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    }
+    let router = axum::Router::new()
+        .route("/grpc.reflection.v1.ServerReflection/{*rest}", axum::routing::any(reflect))
+        .route("/grpc.reflection.v1alpha.ServerReflection/{*rest}", axum::routing::any(reflect))
+        .fallback_service(discovery);
+    Routes::from(router).add_service(load_reports).add_service(statuses).add_service(health)
+}
+
+/// Reflection is made when somebody asks for the first time: it takes some MB, and few ever do.
+async fn reflect(request: axum::extract::Request) -> axum::response::Response {
+    static SERVICES: LazyLock<axum::Router> = LazyLock::new(|| {
+        let whole = "the descriptor sets that the types were generated from are whole";
+        let current = reflection().build_v1().expect(whole);
+        let old = reflection().build_v1alpha().expect(whole);
+        Routes::new(current).add_service(old).into_axum_router()
+    });
+    let Ok(response) = SERVICES.clone().oneshot(request).await;
+    response
+}
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     let builder = tonic_reflection::server::Builder::configure()
