@@ -25,6 +25,7 @@ use futures_util::Stream as FutureStream;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
+use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -273,36 +274,22 @@ impl Discovery {
 }
 
 impl Shared {
-    /// Waits until a stream may begin.
-    async fn admit(&self) -> Result<(), Status> {
-        // In a function of its own: the guard must not live across the wait.
-        let answer = self.place();
-        match answer {
-            admission::Answer::After(Duration::ZERO) => Ok(()),
-            admission::Answer::After(wait) => {
-                tokio::time::sleep(wait).await;
-                Ok(())
-            }
-            admission::Answer::Refused => {
-                Err(Status::unavailable("too many streams wait to begin; try again later"))
-            }
-        }
-    }
-
-    fn place(&self) -> admission::Answer {
+    /// How long a stream must wait before it may begin; none when it may at once.
+    fn place(&self) -> Result<Option<Duration>, Status> {
         let mut gate = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let answer = gate.admission.ask(now.into_std());
-        if answer == admission::Answer::Refused {
-            gate.refused += 1;
-            // Once a second says it; once for each would be part of the problem.
-            if gate.said_at.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
-                let (waiting, refused) = (self.limits.rate.waiting, gate.refused);
-                warn!(waiting, refused, "too many Envoys connect at once; more are refused until fewer wait");
-                (gate.said_at, gate.refused) = (Some(now), 0);
-            }
+        match answer {
+            admission::Answer::After(wait) => return Ok((!wait.is_zero()).then_some(wait)),
+            admission::Answer::Refused => gate.refused += 1,
         }
-        answer
+        // Once a second says it; once for each would be part of the problem.
+        if gate.said_at.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
+            let (waiting, refused) = (self.limits.rate.waiting, gate.refused);
+            warn!(waiting, refused, "too many Envoys connect at once; more are refused until fewer wait");
+            (gate.said_at, gate.refused) = (Some(now), 0);
+        }
+        Err(Status::unavailable("too many streams wait to begin; try again later"))
     }
 }
 
@@ -449,7 +436,13 @@ impl<P: Protocol> Session<P> {
         if node.weight() > MAX_NODE {
             return Err(Status::invalid_argument(format!("the node has more than {MAX_NODE} bytes of text")));
         }
-        shared.admit().await?;
+        if let Some(wait) = shared.place()? {
+            // Thousands may wait: what they sent takes a third of the room when it is packed.
+            let packed = first.encode_to_vec();
+            drop(first);
+            tokio::time::sleep(wait).await;
+            first = P::Request::decode(packed.as_slice()).expect("our own encoding can be read again");
+        }
         let mut snapshots = shared.cache.subscribe(node.clone());
         let mut session = Self {
             stream: P::new(snapshots.snapshot(), &shared.names),
