@@ -24,6 +24,7 @@ pub mod meter;
 pub mod order;
 #[cfg(test)]
 mod properties;
+pub mod request;
 pub mod server;
 pub mod sotw;
 pub mod subscription;

@@ -29,11 +29,9 @@ use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tonic::body::Body;
-use tonic::codec::{BufferSettings, Streaming};
 use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
-use tonic_prost::ProstCodec;
 use tower::ServiceExt as _;
 use tracing::{info, warn};
 
@@ -46,7 +44,8 @@ use crate::xds::admission::{self, Admission, Rate};
 use crate::xds::client_status::ClientStatuses;
 use crate::xds::incoming;
 use crate::xds::load_report::LoadReports;
-use crate::xds::meter::{Meter, Metered, Share};
+use crate::xds::meter::Meter;
+use crate::xds::request::{MAX_REQUEST, Requests};
 use crate::xds::subscription::NameTable;
 use crate::xds::{Protocol, ProtocolError, Refusal, delta, frame, order, sotw};
 
@@ -104,14 +103,8 @@ const METHODS: [(&str, Variant, Option<ResourceType>); 19] = {
     ]
 };
 
-/// Envoy's first request is some 60 KB, and a client that names 100,000 resources needs a few MB.
-const MAX_REQUEST: usize = 16 << 20;
-
 /// A request that takes some time.
 const LARGE: usize = 256 << 10;
-
-/// What a request is decoded into at first; it grows with the largest that comes.
-const REQUEST_BUFFER: usize = 1 << 10;
 
 /// Headers of a request. Those of Envoy are some hundred bytes.
 const MAX_HEADERS: u32 = 16 << 10;
@@ -331,28 +324,8 @@ impl Discovery {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-        let share = self.shared.meter.share();
-        let decoder = ProstCodec::<(), P::Request>::raw_decoder(BufferSettings::new(REQUEST_BUFFER, 0));
-        let body = Metered::new(request.into_body(), share.clone());
-        let streaming = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST));
-        let requests = Requests::<P> { streaming, share, last: 0 };
+        let requests = Requests::new(request.into_body(), self.shared.meter.share());
         Body::new(StreamBody::new(stream::<P>(self.shared.clone(), requests, Origin { peer, resource_type })))
-    }
-}
-
-/// What a client sends.
-struct Requests<P: Protocol> {
-    streaming: Streaming<P::Request>,
-    share: Share,
-    /// How many bytes came for the last request.
-    last: usize,
-}
-
-impl<P: Protocol> Requests<P> {
-    async fn next(&mut self) -> Result<Option<P::Request>, Status> {
-        let request = self.streaming.message().await;
-        self.last = self.share.give_back();
-        request
     }
 }
 
@@ -366,7 +339,7 @@ struct Origin {
 /// The body of the response: frames of data until the stream ends, then its status.
 fn stream<P: Protocol>(
     shared: Arc<Shared>,
-    mut requests: Requests<P>,
+    mut requests: Requests,
     origin: Origin,
 ) -> impl FutureStream<Item = Result<Frame<Bytes>, Infallible>> {
     async_stream::stream! {
@@ -420,10 +393,10 @@ impl<P: Protocol> Session<P> {
     /// Waits for the first request, which alone must say who the client is, and for admission.
     async fn begin(
         shared: &Arc<Shared>,
-        requests: &mut Requests<P>,
+        requests: &mut Requests,
         origin: Origin,
     ) -> Result<Option<(Self, Vec<frame::Response>)>, Status> {
-        let first = tokio::time::timeout(shared.limits.first_request, requests.next()).await;
+        let first = tokio::time::timeout(shared.limits.first_request, requests.next::<P::Request>()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
         let Some(mut first) = first else { return Ok(None) };
         // Those who wait for admission hold no more than this.
@@ -460,20 +433,18 @@ impl<P: Protocol> Session<P> {
 
     /// Waits for something to happen and returns what to send then; none when the client hung up or we are
     /// shutting down.
-    async fn next(&mut self, requests: &mut Requests<P>) -> Result<Option<Vec<frame::Response>>, Status> {
+    async fn next(&mut self, requests: &mut Requests) -> Result<Option<Vec<frame::Response>>, Status> {
         // Whoever sends without a pause gives way to others now and then, and after a large request at once.
-        match requests.last {
+        match requests.last() {
             LARGE.. => tokio::task::yield_now().await,
             _ => tokio::task::consume_budget().await,
         }
         let impatience = due(self.impatient_at);
         let end = due(self.stream.is_idle().then_some(self.ends_at));
         let responses = tokio::select! {
-            request = requests.next() => match request {
+            request = requests.next::<P::Request>() => match request {
                 Ok(Some(request)) => return self.take(request).map(Some),
                 Ok(None) => return Ok(None),
-                // The connection broke: there is nobody to tell.
-                Err(status) if matches!(status.code(), Code::Unknown | Code::Cancelled) => return Ok(None),
                 Err(status) => return Err(status),
             },
             changed = self.snapshots.changed() => match changed {

@@ -1,0 +1,148 @@
+//! The requests of a stream, out of the frames in which they come.
+//!
+//! By hand, because tonic's decoder keeps a buffer as large as the largest request that came, and that is the
+//! first one of every Envoy: 60 KB, for the life of the stream.
+
+use std::error::Error;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use tonic::Status;
+
+use crate::xds::meter::Share;
+
+/// Envoy's first request is some 60 KB, and a client that names 100,000 resources needs a few MB.
+pub const MAX_REQUEST: usize = 16 << 20;
+
+/// Before each message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+/// What a client sends.
+#[derive(Debug)]
+pub struct Requests {
+    body: UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>,
+    buffer: BytesMut,
+    share: Share,
+    last: usize,
+}
+
+impl Requests {
+    /// The requests in `body`; what is held of them is counted in `share`.
+    pub fn new<B>(body: B, share: Share) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let body = body.map_err(Into::into).boxed_unsync();
+        Self { body, buffer: BytesMut::new(), share, last: 0 }
+    }
+
+    /// How many bytes the last request had.
+    pub fn last(&self) -> usize {
+        self.last
+    }
+
+    /// The next request; none when the client hung up, or the connection broke: there is nobody to tell. May be
+    /// dropped while it waits: nothing is lost.
+    ///
+    /// # Errors
+    ///
+    /// When what comes is no request, or too large a one.
+    pub async fn next<M: prost::Message + Default>(&mut self) -> Result<Option<M>, Status> {
+        loop {
+            if let Some(message) = self.take()? {
+                return Ok(Some(message));
+            }
+            let Some(Ok(frame)) = self.body.frame().await else { return Ok(None) };
+            let Ok(data) = frame.into_data() else { continue };
+            if !self.share.take(data.len()) {
+                return Err(Status::resource_exhausted("too many large requests are under way"));
+            }
+            self.buffer.extend_from_slice(&data);
+        }
+    }
+
+    /// The first request in the buffer, if it is whole.
+    fn take<M: prost::Message + Default>(&mut self) -> Result<Option<M>, Status> {
+        let Some((prefix, rest)) = self.buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
+        let [compressed, length @ ..] = *prefix;
+        let length = u32::from_be_bytes(length) as usize;
+        if compressed != 0 {
+            return Err(Status::unimplemented("compressed requests are not supported"));
+        }
+        if length > MAX_REQUEST {
+            let words = format!("a request of {length} bytes is larger than {MAX_REQUEST}");
+            return Err(Status::out_of_range(words));
+        }
+        let Some(encoded) = rest.get(..length) else { return Ok(None) };
+        let message = M::decode(encoded).map_err(|error| Status::internal(error.to_string()))?;
+        self.buffer.advance(PREFIX + length);
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        self.share.give_back(PREFIX + length);
+        self.last = length;
+        Ok(Some(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+    use futures_util::FutureExt as _;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::xds::meter::Meter;
+
+    /// The version of each request in `bytes`, which come in frames of this size, and how it ends.
+    fn read(bytes: &[u8], size: usize) -> (Vec<String>, Option<tonic::Code>) {
+        let frames: Vec<_> = bytes
+            .chunks(size)
+            .map(|chunk| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(chunk))))
+            .collect();
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let mut requests = Requests::new(body, Meter::default().share());
+        let mut versions = Vec::new();
+        loop {
+            match requests.next::<DiscoveryRequest>().now_or_never().expect("all of it is there") {
+                Ok(Some(request)) => versions.push(request.version_info),
+                Ok(None) => return (versions, None),
+                Err(status) => return (versions, Some(status.code())),
+            }
+        }
+    }
+
+    fn framed(version: &str) -> Vec<u8> {
+        let request = DiscoveryRequest { version_info: version.to_owned(), ..Default::default() };
+        let mut bytes = vec![0];
+        bytes.extend(u32::try_from(request.encoded_len()).expect("short").to_be_bytes());
+        bytes.extend(request.encode_to_vec());
+        bytes
+    }
+
+    #[test]
+    fn requests_are_read_however_they_are_cut() {
+        let bytes = [framed("one"), framed(""), framed("three")].concat();
+        for size in 1..=bytes.len() {
+            assert_eq!(
+                read(&bytes, size),
+                (vec!["one".into(), String::new(), "three".into()], None),
+                "{size}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        let after = |bytes: &[u8]| read(&[framed("one"), bytes.to_vec()].concat(), 4).1;
+        assert_eq!(after(&[1, 0, 0, 0, 0]), Some(tonic::Code::Unimplemented));
+        assert_eq!(after(&[0, 0xFF, 0xFF, 0xFF, 0xFF]), Some(tonic::Code::OutOfRange));
+        assert_eq!(after(&[0, 0, 0, 0, 1, 0xFF]), Some(tonic::Code::Internal));
+        assert_eq!(after(&framed("cut")[..4]), None, "the client hung up");
+    }
+}
