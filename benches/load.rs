@@ -1,0 +1,240 @@
+//! A fleet of clients for any ADS server, and what the server spends on them.
+//!
+//! `cargo bench --bench load -- all` measures understudy; `benches/README.md` has the other commands. The
+//! server and the load are two processes, and only the server's processor time and memory are counted.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a table is what it is for")]
+
+#[path = "load/broadcast.rs"]
+mod broadcast;
+#[path = "load/fleet.rs"]
+mod fleet;
+#[path = "load/process.rs"]
+mod process;
+#[path = "load/report.rs"]
+mod report;
+#[path = "load/scenario.rs"]
+mod scenario;
+#[path = "load/stream.rs"]
+mod stream;
+#[path = "load/target.rs"]
+mod target;
+#[path = "load/wire.rs"]
+mod wire;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+
+use crate::report::Row;
+use crate::scenario::{
+    CLUSTER_DELTA, CLUSTER_SOTW, CLUSTER_SOTW_FOLLOWED, Case, ENDPOINTS_DELTA, ENDPOINTS_SOTW, Scale,
+};
+use crate::target::{Size, Target};
+use crate::wire::Variant;
+
+/// Aims a fleet of xDS clients at a server and measures the server.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "load")]
+struct Options {
+    #[arg(value_enum)]
+    scenario: Scenario,
+    /// The server; without it an understudy is started with a config of --upstreams × --targets
+    #[arg(long, value_name = "ADDRESS", requires = "pid")]
+    xds: Option<SocketAddr>,
+    /// The process of the server, to read its processor time and memory
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Run by `sh -c` to change the config of --xds; $WHAT is `cluster` or `endpoints`, $STEP a number
+    #[arg(long, value_name = "COMMAND", requires = "xds")]
+    change_command: Option<String>,
+    /// The cluster that --change-command changes; without it any news counts
+    #[arg(long, value_name = "NAME", requires = "xds")]
+    changed: Option<String>,
+    /// The understudy to start
+    #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_understudy"))]
+    binary: PathBuf,
+    /// Streams, each on a connection of its own [default: 1000; 10000 for idle and reconnect]
+    #[arg(long)]
+    streams: Option<usize>,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Of every hundred streams so many stop reading
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..100))]
+    stuck: u64,
+    /// Of first, memory, idle and watch; without it both
+    #[arg(long, value_enum)]
+    variant: Option<VariantName>,
+    #[arg(long, default_value_t = 1000)]
+    upstreams: usize,
+    #[arg(long, default_value_t = 10)]
+    targets: usize,
+    /// How long to watch
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Threads of the load itself
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// JSON in place of a table
+    #[arg(long)]
+    json: bool,
+    /// Of broadcast
+    #[arg(long, hide = true, default_value_t = 0)]
+    bytes: usize,
+    /// Cargo says so
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// Every one of the following
+    All,
+    /// (a) endpoints change, delta
+    EndpointsDelta,
+    /// Endpoints change, SotW
+    EndpointsSotw,
+    /// (b) a cluster changes, delta, its endpoints follow
+    ClusterDelta,
+    /// (c) a cluster changes, SotW, clusters only
+    ClusterSotw,
+    /// A cluster changes, SotW, its endpoints follow
+    ClusterSotwFollowed,
+    /// (d) first full answers
+    First,
+    /// (e) memory, and whether it grows
+    Memory,
+    /// (f) thousands of idle streams
+    Idle,
+    /// (g) thousands of streams come back at once
+    Reconnect,
+    /// (h) some do not read
+    Stuck,
+    /// Only look on, for --seconds
+    Watch,
+    #[value(hide = true)]
+    Broadcast,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum VariantName {
+    Sotw,
+    Delta,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    rlimit::increase_nofile_limit(u64::MAX).context("cannot raise the limit of open files")?;
+    let broadcasts = options.scenario == Scenario::Broadcast;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // The broadcaster has what a server has.
+        .worker_threads(if broadcasts {
+            std::thread::available_parallelism()?.get()
+        } else {
+            options.threads
+        })
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        if broadcasts {
+            return broadcast::serve(options.bytes).await;
+        }
+        let rows = run(&options).await?;
+        match options.json {
+            true => println!("{:#}", report::json(&rows)),
+            false => println!("{}", report::markdown(&rows)),
+        }
+        Ok(())
+    })
+}
+
+async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    if options.scenario == Scenario::All {
+        // What one server has been through by the end of (e) is part of (e).
+        let mut target = start(options).await?;
+        for scenario in [
+            Scenario::EndpointsDelta,
+            Scenario::EndpointsSotw,
+            Scenario::ClusterDelta,
+            Scenario::ClusterSotw,
+            Scenario::ClusterSotwFollowed,
+            Scenario::First,
+            Scenario::Memory,
+        ] {
+            rows.extend(one(options, scenario, &mut target).await?);
+        }
+        drop(target);
+        for scenario in [Scenario::Idle, Scenario::Reconnect, Scenario::Stuck] {
+            rows.extend(one(options, scenario, &mut start(options).await?).await?);
+        }
+    } else {
+        rows.extend(one(options, options.scenario, &mut start(options).await?).await?);
+    }
+    Ok(rows)
+}
+
+async fn start(options: &Options) -> anyhow::Result<Target> {
+    match options.xds {
+        Some(xds) => {
+            let command = options.change_command.clone();
+            Ok(Target::foreign(xds, options.pid, command, options.changed.clone()))
+        }
+        None => {
+            let size = Size { upstreams: options.upstreams, targets: options.targets };
+            Target::start(&options.binary, size).await
+        }
+    }
+}
+
+async fn one(options: &Options, scenario: Scenario, target: &mut Target) -> anyhow::Result<Vec<Row>> {
+    let many = matches!(scenario, Scenario::Idle | Scenario::Reconnect);
+    let scale = Scale {
+        streams: options.streams.unwrap_or(if many { 10_000 } else { 1_000 }),
+        rounds: options.rounds,
+        stuck: usize::try_from(options.stuck)?,
+    };
+    let case = |case: Case| {
+        eprintln!("{}", case.name);
+        case
+    };
+    let mut rows = Vec::new();
+    match scenario {
+        Scenario::EndpointsDelta => rows = scenario::changes(target, scale, case(ENDPOINTS_DELTA)).await?,
+        Scenario::EndpointsSotw => rows = scenario::changes(target, scale, case(ENDPOINTS_SOTW)).await?,
+        Scenario::ClusterDelta => rows = scenario::changes(target, scale, case(CLUSTER_DELTA)).await?,
+        Scenario::ClusterSotw => rows = scenario::changes(target, scale, case(CLUSTER_SOTW)).await?,
+        Scenario::ClusterSotwFollowed => {
+            rows = scenario::changes(target, scale, case(CLUSTER_SOTW_FOLLOWED)).await?;
+        }
+        Scenario::Stuck => rows = scenario::stuck(target, &mut start(options).await?, scale).await?,
+        Scenario::Reconnect => rows = scenario::reconnect(target, scale).await?,
+        Scenario::First | Scenario::Memory | Scenario::Idle | Scenario::Watch => {
+            for variant in variants(options) {
+                eprintln!("{scenario:?}, {variant:?}");
+                rows.extend(match scenario {
+                    Scenario::First => scenario::first(target, scale, variant).await?,
+                    Scenario::Memory => scenario::memory(target, scale, variant).await?,
+                    Scenario::Idle => scenario::idle(target, scale, variant).await?,
+                    _ => {
+                        scenario::watch(target, scale, variant, options.seconds, |line| println!("{line}"))
+                            .await?;
+                        Vec::new()
+                    }
+                });
+            }
+        }
+        Scenario::All | Scenario::Broadcast => {}
+    }
+    Ok(rows)
+}
+
+fn variants(options: &Options) -> Vec<Variant> {
+    match options.variant {
+        Some(VariantName::Sotw) => vec![Variant::Sotw],
+        Some(VariantName::Delta) => vec![Variant::Delta],
+        None => vec![Variant::Delta, Variant::Sotw],
+    }
+}

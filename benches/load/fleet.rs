@@ -1,0 +1,272 @@
+//! Many streams that are told the same, and what came to each of them.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::stream::{self, Manner};
+use crate::wire::{Resource, Response, Type, Variant};
+
+/// How long a stream may go without the change before it counts as deaf.
+pub(crate) const DEAF_AFTER: Duration = Duration::from_secs(10);
+
+/// How many streams may be waiting for their first answers, where all at once is not what is measured.
+pub(crate) const RAMP: usize = 100;
+
+/// What all streams of a fleet say.
+#[derive(Debug, Clone)]
+pub(crate) struct Script {
+    /// The server.
+    pub(crate) address: SocketAddr,
+    /// How to speak.
+    pub(crate) variant: Variant,
+    /// What to ask for, in this order.
+    pub(crate) types: &'static [Type],
+    /// The names, and what is held, in the first request of each type.
+    pub(crate) first: [Bytes; 2],
+    /// How many resources make the first answers complete.
+    pub(crate) expected: [u64; 2],
+    /// Ask for all types at once.
+    pub(crate) at_once: bool,
+    /// The resource that is going to change; none if it is not known.
+    pub(crate) changed: Option<String>,
+    /// Look into large responses too, and keep what they hold.
+    pub(crate) scout: bool,
+}
+
+/// Told to all streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Connect, and wait.
+    Connect,
+    /// Ask.
+    Ask,
+    /// Those that are to be stuck are stuck from now on.
+    Freeze,
+}
+
+/// What the streams and their fleet share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// What to say.
+    pub(crate) script: Arc<Script>,
+    /// One for each stream.
+    pub(crate) slots: Vec<Slot>,
+    began: Instant,
+    found: Mutex<[Vec<Resource>; 2]>,
+}
+
+/// What came to one stream.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    /// The connection stands.
+    pub(crate) connected: AtomicBool,
+    /// In all.
+    pub(crate) bytes: AtomicU64,
+    responses: AtomicU64,
+    resources: [AtomicU64; 2],
+    removed: AtomicU64,
+    /// When the change came, by type, in nanoseconds since the fleet began; 0 while it has not.
+    arrived: [AtomicU64; 2],
+    ended: AtomicBool,
+    stuck: AtomicBool,
+}
+
+impl Shared {
+    /// Notes a response.
+    pub(crate) fn note(&self, index: usize, of: Type, response: Response) {
+        let slot = &self.slots[index];
+        let of_type = of as usize;
+        slot.responses.fetch_add(1, Relaxed);
+        slot.resources[of_type].fetch_add(response.resources, Relaxed);
+        slot.removed.fetch_add(response.removed, Relaxed);
+        // A response that is too large to be looked into tells of a change by having come.
+        let told = match (&self.script.changed, &response.inside) {
+            (Some(name), Some(inside)) => inside.iter().any(|resource| resource.name == *name),
+            _ => response.resources > 0,
+        };
+        if told && slot.arrived[of_type].load(Relaxed) == 0 {
+            let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            slot.arrived[of_type].store(now, Relaxed);
+        }
+        if self.script.scout {
+            let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            found[of_type].extend(response.inside.unwrap_or_default());
+        }
+    }
+
+    /// True when the first answers to this stream are complete.
+    pub(crate) fn has_all(&self, index: usize) -> bool {
+        let slot = &self.slots[index];
+        self.script.types.iter().all(|of| {
+            slot.responses.load(Relaxed) > 0
+                && slot.resources[*of as usize].load(Relaxed) >= self.script.expected[*of as usize]
+        })
+    }
+}
+
+/// Streams that run until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+    streams: JoinSet<()>,
+    /// The first reason for which a stream ended.
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
+impl Fleet {
+    /// Starts `count` streams that connect and wait. Of every hundred the last `stuck` will stop reading, in
+    /// turn the one way and the other. At most `ramp` are without their first answers at a time.
+    pub(crate) fn start(script: Script, count: usize, stuck: usize, ramp: Option<usize>) -> Self {
+        let slots = (0..count).map(|_| Slot::default()).collect();
+        let shared = Arc::new(Shared {
+            script: Arc::new(script),
+            slots,
+            began: Instant::now(),
+            found: Mutex::default(),
+        });
+        let (phase, _) = watch::channel(Phase::Connect);
+        let mut fleet = Self { shared, phase, streams: JoinSet::new(), trouble: Arc::default() };
+        let ramp = ramp.map(|permits| Arc::new(Semaphore::new(permits)));
+        for index in 0..count {
+            let manner = match index % 100 >= 100 - stuck {
+                false => Manner::Reads,
+                true if (index / 100 + index) % 2 == 0 => Manner::Frozen,
+                true => Manner::Windowless,
+            };
+            fleet.shared.slots[index].stuck.store(manner != Manner::Reads, Relaxed);
+            fleet.spawn(index, manner, ramp.clone());
+        }
+        fleet
+    }
+
+    fn spawn(&mut self, index: usize, manner: Manner, ramp: Option<Arc<Semaphore>>) {
+        let (shared, trouble, phase) = (self.shared.clone(), self.trouble.clone(), self.phase.subscribe());
+        self.streams.spawn(async move {
+            let permit = match ramp {
+                Some(ramp) => ramp.acquire_owned().await.ok(),
+                None => None,
+            };
+            let outcome = stream::run(shared.clone(), index, manner, phase, permit).await;
+            shared.slots[index].ended.store(true, Relaxed);
+            if let Err(error) = outcome {
+                let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
+                trouble.get_or_insert_with(|| format!("stream {index}: {error:#}"));
+            }
+        });
+    }
+
+    /// Waits until all connections stand.
+    pub(crate) async fn connected(&self, patience: Duration) -> anyhow::Result<()> {
+        let missing = self.wait(patience, self.all(), |_, slot| slot.connected.load(Relaxed)).await;
+        anyhow::ensure!(missing == 0, "{missing} streams did not connect: {}", self.trouble());
+        Ok(())
+    }
+
+    /// Tells all to go on.
+    pub(crate) fn tell(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// Waits until the first answers are complete, and returns how many streams have not got theirs.
+    pub(crate) async fn answered(&self, patience: Duration) -> usize {
+        self.wait(patience, self.all(), |index, _| self.shared.has_all(index)).await
+    }
+
+    /// Forgets what arrived: the next change is the one to wait for.
+    pub(crate) fn listen(&self) {
+        for arrived in self.shared.slots.iter().flat_map(|slot| &slot.arrived) {
+            arrived.store(0, Relaxed);
+        }
+    }
+
+    /// Waits until news of `of` came to all, and returns how many are deaf.
+    pub(crate) async fn heard(&self, of: Type) -> usize {
+        self.wait(DEAF_AFTER, self.readers(), |_, slot| slot.arrived[of as usize].load(Relaxed) != 0).await
+    }
+
+    /// How long after `since` the news came to each stream that got it, in order.
+    pub(crate) fn delays(&self, of: Type, since: Instant) -> Vec<Duration> {
+        let since = since.duration_since(self.shared.began);
+        let arrived = self.readers().map(|(_, slot)| slot.arrived[of as usize].load(Relaxed));
+        let delay = |at: u64| Duration::from_nanos(at).saturating_sub(since);
+        let mut delays: Vec<Duration> = arrived.filter(|at| *at != 0).map(delay).collect();
+        delays.sort();
+        delays
+    }
+
+    /// Waits until `done` of each of these streams, and returns of how many it is not.
+    async fn wait<'a>(
+        &'a self,
+        patience: Duration,
+        streams: impl Iterator<Item = (usize, &'a Slot)> + Clone,
+        done: impl Fn(usize, &Slot) -> bool,
+    ) -> usize {
+        let end = Instant::now() + patience;
+        loop {
+            let missing = streams.clone().filter(|(index, slot)| !done(*index, slot));
+            let (missing, hopeless) = missing.fold((0, true), |(count, hopeless), (_, slot)| {
+                (count + 1, hopeless && slot.ended.load(Relaxed))
+            });
+            if hopeless || Instant::now() > end {
+                return missing;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = (usize, &Slot)> + Clone {
+        self.shared.slots.iter().enumerate()
+    }
+
+    /// Those that are not to be stuck.
+    fn readers(&self) -> impl Iterator<Item = (usize, &Slot)> + Clone {
+        self.all().filter(|(_, slot)| !slot.stuck.load(Relaxed))
+    }
+
+    /// How many streams there are.
+    pub(crate) fn len(&self) -> usize {
+        self.shared.slots.len()
+    }
+
+    /// All bytes that came so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shared.slots.iter().map(|slot| slot.bytes.load(Relaxed)).sum()
+    }
+
+    /// All resources that came so far, and all that were taken back.
+    pub(crate) fn resources(&self) -> u64 {
+        let of = |slot: &Slot| {
+            slot.resources.iter().map(|it| it.load(Relaxed)).sum::<u64>() + slot.removed.load(Relaxed)
+        };
+        self.shared.slots.iter().map(of).sum()
+    }
+
+    /// How many streams that read have ended.
+    pub(crate) fn ended(&self) -> usize {
+        self.readers().filter(|(_, slot)| slot.ended.load(Relaxed)).count()
+    }
+
+    /// Why the first of them did.
+    pub(crate) fn trouble(&self) -> String {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.clone().unwrap_or_else(|| "no reason is known".to_owned())
+    }
+
+    /// What a scout found, by type.
+    pub(crate) fn found(&self) -> [Vec<Resource>; 2] {
+        self.shared.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Closes all connections, and returns when they are.
+    pub(crate) async fn close(mut self) {
+        self.streams.shutdown().await;
+    }
+}

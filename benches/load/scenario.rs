@@ -1,0 +1,440 @@
+//! What is done to a server, and what is asked of it.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::time::sleep;
+
+use crate::broadcast;
+use crate::fleet::{Fleet, Phase, RAMP, Script};
+use crate::report::{Budget, Row, Series};
+use crate::target::{Target, What};
+use crate::wire::{self, Resource, Type, Variant};
+
+/// How long first answers may take: thousands of streams want a megabyte each.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const BOTH: &[Type] = &Type::ALL;
+const CLUSTERS: &[Type] = &[Type::Clusters];
+
+/// How large and how often.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    /// Connections.
+    pub(crate) streams: usize,
+    /// How often a change is made.
+    pub(crate) rounds: usize,
+    /// Of every hundred streams so many stop reading.
+    pub(crate) stuck: usize,
+}
+
+/// A change and who is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    /// For the table.
+    pub(crate) name: &'static str,
+    variant: Variant,
+    what: What,
+    types: &'static [Type],
+    /// Milliseconds of processor time.
+    at_most: Option<f64>,
+    /// Times the raw broadcast.
+    at_most_times: Option<f64>,
+}
+
+const CASE: Case = Case {
+    name: "",
+    variant: Variant::Delta,
+    what: What::Endpoints,
+    types: BOTH,
+    at_most: None,
+    at_most_times: None,
+};
+
+/// (a)
+pub(crate) const ENDPOINTS_DELTA: Case =
+    Case { name: "a: endpoints change, delta", at_most: Some(40.0), ..CASE };
+
+/// (b)
+pub(crate) const CLUSTER_DELTA: Case =
+    Case { name: "b: a cluster changes, delta", what: What::Cluster, at_most: Some(50.0), ..CASE };
+
+/// (c)
+pub(crate) const CLUSTER_SOTW: Case = Case {
+    name: "c: a cluster changes, SotW",
+    variant: Variant::Sotw,
+    what: What::Cluster,
+    types: CLUSTERS,
+    at_most_times: Some(2.5),
+    ..CASE
+};
+
+/// (c) as Envoys have it, who want endpoints too.
+pub(crate) const CLUSTER_SOTW_FOLLOWED: Case = Case {
+    name: "a cluster changes, SotW, endpoints follow",
+    types: BOTH,
+    at_most_times: None,
+    ..CLUSTER_SOTW
+};
+
+/// (a) in the other variant.
+pub(crate) const ENDPOINTS_SOTW: Case =
+    Case { name: "endpoints change, SotW", variant: Variant::Sotw, at_most: None, ..ENDPOINTS_DELTA };
+
+/// What a server serves.
+#[derive(Debug, Default)]
+struct Known {
+    clusters: Vec<Resource>,
+    endpoints: Vec<Resource>,
+}
+
+impl Known {
+    /// Asks one stream's worth.
+    async fn ask(target: &mut Target, variant: Variant) -> anyhow::Result<Self> {
+        let mut known = Self::default();
+        let script = known.script(target, variant, CLUSTERS);
+        [known.clusters, _] = found(target, script).await?;
+        let script = Script { at_once: true, ..known.script(target, variant, BOTH) };
+        [_, known.endpoints] = found(target, script).await?;
+        Ok(known)
+    }
+
+    fn script(&self, target: &Target, variant: Variant, types: &'static [Type]) -> Script {
+        let names = wire::names(self.clusters.iter().map(|cluster| cluster.endpoints.as_str()));
+        Script {
+            address: target.xds,
+            variant,
+            types,
+            first: [Bytes::new(), names],
+            expected: [self.clusters.len() as u64, self.endpoints.len() as u64],
+            at_once: false,
+            changed: target.changed.clone(),
+            scout: false,
+        }
+    }
+
+    /// As [`Self::script`], of a client that had all of this already.
+    fn reconnect(&self, target: &Target) -> Script {
+        let script = self.script(target, Variant::Delta, BOTH);
+        let held = |resources: &[Resource]| {
+            wire::held(resources.iter().map(|it| (it.name.as_str(), it.version.as_str())))
+        };
+        let endpoints = [script.first[1].clone(), held(&self.endpoints)].concat();
+        Script { first: [held(&self.clusters), endpoints.into()], expected: [0, 0], at_once: true, ..script }
+    }
+}
+
+async fn found(target: &mut Target, script: Script) -> anyhow::Result<[Vec<Resource>; 2]> {
+    let scout = Fleet::start(Script { scout: true, ..script }, 1, 0, None);
+    scout.tell(Phase::Ask);
+    scout.connected(PATIENCE).await?;
+    // How much comes is what is to be found out: it is over when nothing more does.
+    let (mut last, mut calm) = (0, 0);
+    let end = Instant::now() + PATIENCE;
+    while calm < 5 && Instant::now() < end {
+        sleep(Duration::from_millis(100)).await;
+        let now = scout.bytes();
+        calm = if now == last && now > 0 { calm + 1 } else { 0 };
+        last = now;
+    }
+    anyhow::ensure!(last > 0, "{} answers nothing: {}", target.xds, scout.trouble());
+    let found = scout.found();
+    scout.close().await;
+    target.quiet(0).await?;
+    Ok(found)
+}
+
+/// What one change cost and when it came.
+struct Outcome {
+    cpu: Duration,
+    delays: Vec<Duration>,
+    /// Bytes to all streams.
+    bytes: u64,
+    deaf: usize,
+}
+
+async fn change(target: &mut Target, fleet: Option<&Fleet>, case: Case) -> anyhow::Result<Outcome> {
+    let streams = fleet.map_or(0, Fleet::len);
+    target.quiet(streams).await?;
+    let bytes = fleet.map_or(0, Fleet::bytes);
+    if let Some(fleet) = fleet {
+        fleet.listen();
+    }
+    let before = target.cpu()?;
+    let since = target.make(case.what).await?;
+    let mut outcome = Outcome { cpu: Duration::ZERO, delays: Vec::new(), bytes: 0, deaf: 0 };
+    if let Some(fleet) = fleet {
+        for of in awaited(case) {
+            outcome.deaf += fleet.heard(*of).await;
+            outcome.delays = fleet.delays(*of, since);
+        }
+    }
+    target.quiet(streams).await?;
+    outcome.cpu = target.cpu()?.saturating_sub(before);
+    outcome.bytes = fleet.map_or(0, Fleet::bytes) - bytes;
+    Ok(outcome)
+}
+
+/// The news that a change makes, the last one last: after a cluster come its endpoints.
+fn awaited(case: Case) -> &'static [Type] {
+    match case.what {
+        What::Cluster => case.types,
+        What::Endpoints => &[Type::Endpoints],
+    }
+}
+
+/// Connects `streams` that have their first answers.
+async fn settled(
+    target: &mut Target,
+    script: Script,
+    streams: usize,
+    stuck: usize,
+) -> anyhow::Result<(Fleet, usize)> {
+    let fleet = Fleet::start(script, streams, stuck, Some(RAMP));
+    fleet.tell(Phase::Ask);
+    let deaf = fleet.answered(PATIENCE).await;
+    anyhow::ensure!(fleet.ended() == 0, "{} streams ended: {}", fleet.ended(), fleet.trouble());
+    target.quiet(streams).await?;
+    fleet.tell(Phase::Freeze);
+    Ok((fleet, deaf))
+}
+
+/// (a), (b), (c): one change, many streams.
+pub(crate) async fn changes(target: &mut Target, scale: Scale, case: Case) -> anyhow::Result<Vec<Row>> {
+    let known = Known::ask(target, case.variant).await?;
+    let mut alone = Vec::new();
+    for _ in 0..scale.rounds {
+        alone.push(change(target, None, case).await?.cpu);
+    }
+    let script = known.script(target, case.variant, case.types);
+    let (fleet, mut deaf) = settled(target, script, scale.streams, scale.stuck).await?;
+    // The first one is not counted: buffers have yet to grow.
+    deaf += change(target, Some(&fleet), case).await?.deaf;
+    let mut outcomes = Vec::new();
+    for _ in 0..scale.rounds {
+        outcomes.push(change(target, Some(&fleet), case).await?);
+    }
+    let rss = target.rss()?;
+    let readers = scale.streams - scale.streams * scale.stuck / 100;
+    let bytes = median(outcomes.iter().map(|it| it.bytes)) / readers as u64;
+    let ended = fleet.ended();
+    let trouble = fleet.trouble();
+    fleet.close().await;
+    target.quiet(0).await?;
+
+    let cpu = Series::of(outcomes.iter().map(|it| it.cpu));
+    let mut row = Row {
+        scenario: case.name.to_owned(),
+        streams: scale.streams,
+        alone: Some(Series::of(alone)),
+        delays: Some(
+            [50, 99, 100]
+                .map(|percent| Series::of(outcomes.iter().filter_map(|it| at(&it.delays, percent))).median()),
+        ),
+        bytes_per_stream: Some(bytes),
+        rss: Some(rss),
+        deaf: deaf + outcomes.iter().map(|it| it.deaf).sum::<usize>(),
+        budget: case.at_most.and_then(|at_most| Budget::cpu(&cpu, at_most)),
+        ..Row::default()
+    };
+    if case.variant == Variant::Sotw {
+        let raw = Series::of(broadcast::measure(bytes, readers, scale.rounds).await?);
+        row.budget = case.at_most_times.and_then(|at_most| Budget::times(&cpu, &raw, at_most)).or(row.budget);
+        row.raw = Some(raw);
+    }
+    if ended > 0 {
+        row.note = format!("{ended} streams ended: {trouble}");
+    }
+    Ok(vec![Row { cpu, ..row }])
+}
+
+fn at(sorted: &[Duration], percent: usize) -> Option<Duration> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get(last * percent / 100).copied()
+}
+
+fn median(values: impl Iterator<Item = u64>) -> u64 {
+    let mut values: Vec<u64> = values.collect();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+/// (d): the first full answers to streams that stand already.
+pub(crate) async fn first(target: &mut Target, scale: Scale, variant: Variant) -> anyhow::Result<Vec<Row>> {
+    let known = Known::ask(target, variant).await?;
+    let (mut costs, mut walls, mut bytes, mut deaf, mut rss) = (Vec::new(), Vec::new(), 0, 0, 0);
+    for _ in 0..scale.rounds {
+        let fleet = Fleet::start(known.script(target, variant, BOTH), scale.streams, 0, None);
+        fleet.connected(PATIENCE).await?;
+        target.quiet(scale.streams).await?;
+        let (before, began) = (target.cpu()?, Instant::now());
+        fleet.tell(Phase::Ask);
+        deaf += fleet.answered(PATIENCE).await;
+        walls.push(began.elapsed());
+        target.quiet(scale.streams).await?;
+        costs.push(target.cpu()?.saturating_sub(before));
+        rss = target.rss()?;
+        bytes = fleet.bytes() / fleet.len() as u64;
+        fleet.close().await;
+        target.quiet(0).await?;
+    }
+    let raw = Series::of(broadcast::measure(bytes, scale.streams, scale.rounds).await?);
+    let cpu = Series::of(costs);
+    Ok(vec![Row {
+        scenario: format!("d: first answers, {}", word(variant)),
+        streams: scale.streams,
+        bytes_per_stream: Some(bytes),
+        rss: Some(rss),
+        deaf,
+        budget: Budget::times(&cpu, &raw, 3.0),
+        note: format!("all answered in {:.2} s", Series::of(walls).median() / 1e3),
+        raw: Some(raw),
+        cpu,
+        ..Row::default()
+    }])
+}
+
+/// (e): what is held with streams connected, and whether changes make it grow.
+pub(crate) async fn memory(target: &mut Target, scale: Scale, variant: Variant) -> anyhow::Result<Vec<Row>> {
+    const CHANGES: usize = 100;
+    let known = Known::ask(target, variant).await?;
+    let (fleet, mut deaf) = settled(target, known.script(target, variant, BOTH), scale.streams, 0).await?;
+    let mut rss = Vec::new();
+    for count in [CHANGES / 10, CHANGES] {
+        for number in 0..count {
+            let case = if number % 2 == 0 { ENDPOINTS_DELTA } else { CLUSTER_DELTA };
+            fleet.listen();
+            target.make(case.what).await?;
+            for of in awaited(case) {
+                deaf += fleet.heard(*of).await;
+            }
+        }
+        target.quiet(scale.streams).await?;
+        rss.push(target.rss()?);
+    }
+    fleet.close().await;
+    target.quiet(0).await?;
+    let row = Row { streams: scale.streams, rss: rss.last().copied(), deaf, ..Row::default() };
+    let growth = rss[1] as f64 - rss[0] as f64;
+    Ok(vec![
+        Row {
+            scenario: format!("e: memory, {}", word(variant)),
+            budget: Budget::megabytes(rss[1] as f64, 80.0),
+            ..row.clone()
+        },
+        Row {
+            scenario: format!("e: growth over {CHANGES} changes, {}", word(variant)),
+            // What is below a megabyte is the allocator's.
+            budget: Budget::megabytes(growth, 1.0),
+            ..row
+        },
+    ])
+}
+
+/// (f): what thousands of idle streams hold.
+pub(crate) async fn idle(target: &mut Target, scale: Scale, variant: Variant) -> anyhow::Result<Vec<Row>> {
+    let known = Known::ask(target, variant).await?;
+    let before = target.cpu()?;
+    let (fleet, deaf) = settled(target, known.script(target, variant, BOTH), scale.streams, 0).await?;
+    let cpu = Series::of([target.cpu()?.saturating_sub(before)]);
+    let rss = target.rss()?;
+    fleet.close().await;
+    target.quiet(0).await?;
+    Ok(vec![Row {
+        scenario: format!("f: idle, {}", word(variant)),
+        streams: scale.streams,
+        cpu,
+        rss: Some(rss),
+        deaf,
+        budget: Budget::megabytes(rss as f64, 400.0),
+        ..Row::default()
+    }])
+}
+
+/// (g): everybody comes back at once with what the server told before.
+pub(crate) async fn reconnect(target: &mut Target, scale: Scale) -> anyhow::Result<Vec<Row>> {
+    let known = Known::ask(target, Variant::Delta).await?;
+    let (mut costs, mut walls, mut resent, mut rss, mut ended) = (Vec::new(), Vec::new(), 0, 0, 0);
+    let mut bytes = 0;
+    for _ in 0..scale.rounds {
+        let (before, began) = (target.cpu()?, Instant::now());
+        let fleet = Fleet::start(known.reconnect(target), scale.streams, 0, None);
+        fleet.tell(Phase::Ask);
+        fleet.connected(PATIENCE).await?;
+        target.quiet(scale.streams).await?;
+        walls.push(began.elapsed());
+        costs.push(target.cpu()?.saturating_sub(before));
+        rss = rss.max(target.rss()?);
+        resent += fleet.resources();
+        ended += fleet.ended();
+        bytes = fleet.bytes() / fleet.len() as u64;
+        fleet.close().await;
+        target.quiet(0).await?;
+    }
+    let cpu = Series::of(costs);
+    Ok(vec![Row {
+        scenario: "g: all reconnect with what they hold, delta".to_owned(),
+        streams: scale.streams,
+        bytes_per_stream: Some(bytes),
+        rss: Some(rss),
+        deaf: ended,
+        budget: Budget::cpu(&cpu, 5000.0),
+        note: format!("{resent} resources sent again; quiet after {:.1} s", Series::of(walls).median() / 1e3),
+        cpu,
+        ..Row::default()
+    }])
+}
+
+/// (h): the same changes with some streams that do not read; `calm` is the server without any.
+pub(crate) async fn stuck(calm: &mut Target, stuck: &mut Target, scale: Scale) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for case in [ENDPOINTS_DELTA, CLUSTER_DELTA, CLUSTER_SOTW_FOLLOWED] {
+        let mut pair = Vec::new();
+        for (target, stuck) in [(&mut *calm, 0), (&mut *stuck, 1)] {
+            pair.extend(changes(target, Scale { stuck, ..scale }, Case { at_most: None, ..case }).await?);
+        }
+        let rss: Vec<f64> = pair.iter().filter_map(|row| row.rss).map(|bytes| bytes as f64).collect();
+        pair[1].budget = Budget::megabytes(rss[1] - rss[0], 20.0);
+        for (row, suffix) in pair.iter_mut().zip(["none is stuck", "1 % are stuck"]) {
+            row.scenario = format!("h: {}, {suffix}", case.name.trim_start_matches(['a', 'b', ':', ' ']));
+        }
+        rows.extend(pair);
+    }
+    Ok(rows)
+}
+
+/// Follows a server whose config somebody else changes, and says what came, every second.
+pub(crate) async fn watch(
+    target: &mut Target,
+    scale: Scale,
+    variant: Variant,
+    seconds: u64,
+    mut say: impl FnMut(String),
+) -> anyhow::Result<()> {
+    let known = Known::ask(target, variant).await?;
+    let (fleet, deaf) = settled(target, known.script(target, variant, BOTH), scale.streams, 0).await?;
+    say(format!("{} streams are connected, {deaf} of them without all their first answers", fleet.len()));
+    let (mut cpu, mut bytes, mut resources) = (target.cpu()?, fleet.bytes(), fleet.resources());
+    for second in 1..=seconds {
+        sleep(Duration::from_secs(1)).await;
+        let now = (target.cpu()?, fleet.bytes(), fleet.resources());
+        say(format!(
+            "{second} s: {} resources, {} bytes, {:.1} ms of the server, {:.1} MB resident, {} streams ended",
+            now.2 - resources,
+            now.1 - bytes,
+            now.0.saturating_sub(cpu).as_secs_f64() * 1e3,
+            target.rss()? as f64 / 1e6,
+            fleet.ended(),
+        ));
+        (cpu, bytes, resources) = now;
+    }
+    fleet.close().await;
+    Ok(())
+}
+
+fn word(variant: Variant) -> &'static str {
+    match variant {
+        Variant::Sotw => "SotW",
+        Variant::Delta => "delta",
+    }
+}

@@ -1,0 +1,231 @@
+//! The server that is measured, and how its config is changed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::process::Gauge;
+
+/// What is changed in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The weight of one target.
+    Endpoints,
+    /// The connect timeout of one upstream.
+    Cluster,
+}
+
+/// A server to aim at.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// Where it serves xDS.
+    pub(crate) xds: SocketAddr,
+    /// The name of the cluster, and of its endpoints, that is going to change.
+    pub(crate) changed: Option<String>,
+    gauge: Option<Gauge>,
+    change: Change,
+    /// Different for every change.
+    step: u64,
+    /// Kept while the server runs.
+    _own: Option<Own>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Rest { client: reqwest::Client, admin: String },
+    Command(String),
+    Nobody,
+}
+
+/// An understudy that was started here and ends when this is dropped.
+#[derive(Debug)]
+struct Own {
+    _child: Child,
+    _stdout: Lines<BufReader<ChildStdout>>,
+    _directory: TempDir,
+}
+
+/// How large a config to make.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    /// Clusters.
+    pub(crate) upstreams: usize,
+    /// Endpoints of each.
+    pub(crate) targets: usize,
+}
+
+impl Target {
+    /// Someone else's server.
+    pub(crate) fn foreign(
+        xds: SocketAddr,
+        pid: Option<u32>,
+        change_command: Option<String>,
+        changed: Option<String>,
+    ) -> Self {
+        let change = change_command.map_or(Change::Nobody, Change::Command);
+        Self { xds, changed, gauge: pid.map(Gauge::new), change, step: 0, _own: None }
+    }
+
+    /// Starts `binary` with a config of this size. One upstream is stored over REST, to be changed there; the
+    /// others stand in a file.
+    pub(crate) async fn start(binary: &Path, size: Size) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("understudy-load-").tempdir()?;
+        let config = directory.path().join("config");
+        std::fs::create_dir(&config)?;
+        let changing = size.upstreams / 2;
+        let others = (0..size.upstreams).filter(|number| *number != changing);
+        let file = json!({ "upstreams": others.map(|number| upstream(number, size)).collect::<Vec<_>>() });
+        std::fs::write(config.join("upstreams.json"), file.to_string())?;
+        if accepts_rollout(binary, directory.path()).await? {
+            std::fs::write(config.join("rollout.yaml"), ROLLOUT)?;
+        }
+        let (child, stdout, [xds, admin]) = serve(binary, &config, directory.path()).await?;
+        let gauge = child.id().map(Gauge::new);
+        let client = reqwest::Client::new();
+        let body = upstream(changing, size);
+        let admin = format!("http://{admin}");
+        let created = client.post(format!("{admin}/upstreams")).json(&body).send().await?;
+        let status = created.status();
+        anyhow::ensure!(status.is_success(), "cannot store an upstream: {status} {}", created.text().await?);
+        Ok(Self {
+            xds,
+            changed: Some(name(changing)),
+            gauge,
+            change: Change::Rest { client, admin },
+            step: 0,
+            _own: Some(Own { _child: child, _stdout: stdout, _directory: directory }),
+        })
+    }
+
+    /// The processor time that it has used, where it is known.
+    pub(crate) fn cpu(&mut self) -> anyhow::Result<Duration> {
+        self.gauge.as_mut().map_or(Ok(Duration::ZERO), Gauge::cpu)
+    }
+
+    /// Its resident memory, in bytes.
+    pub(crate) fn rss(&self) -> anyhow::Result<u64> {
+        self.gauge.as_ref().map_or(Ok(0), Gauge::rss)
+    }
+
+    /// Makes one change, and returns when it was asked for.
+    pub(crate) async fn make(&mut self, what: What) -> anyhow::Result<Instant> {
+        self.step += 1;
+        let step = self.step % 100;
+        let since = Instant::now();
+        match &self.change {
+            Change::Rest { client, admin } => {
+                let upstream = self.changed.as_deref().context("its name is known")?;
+                let (path, body) = match what {
+                    What::Cluster => {
+                        (String::new(), json!({ "connect_timeout": format!("{}ms", 100 + step) }))
+                    }
+                    What::Endpoints => {
+                        let number = upstream.trim_start_matches("u-").parse()?;
+                        (format!("/targets/{}", address(number, 0)), json!({ "weight": 1 + step }))
+                    }
+                };
+                let patch = client.patch(format!("{admin}/upstreams/{upstream}{path}")).json(&body);
+                let answer = patch.send().await?;
+                let status = answer.status();
+                anyhow::ensure!(
+                    status.is_success(),
+                    "the change was refused: {status} {}",
+                    answer.text().await?
+                );
+            }
+            Change::Command(command) => {
+                let what = if what == What::Cluster { "cluster" } else { "endpoints" };
+                let mut shell = Command::new("sh");
+                let shell = shell.args(["-c", command]).env("WHAT", what).env("STEP", self.step.to_string());
+                let status = shell.stdin(Stdio::null()).status().await?;
+                anyhow::ensure!(status.success(), "the change command failed: {status}");
+            }
+            Change::Nobody => anyhow::bail!("this scenario changes the config: say --change-command"),
+        }
+        Ok(since)
+    }
+
+    /// Waits until it has nothing more to do for `streams` streams.
+    ///
+    /// # Errors
+    ///
+    /// When it is still busy after a minute.
+    pub(crate) async fn quiet(&mut self, streams: usize) -> anyhow::Result<()> {
+        const WINDOW: Duration = Duration::from_millis(20);
+        // Streams that idle are pinged now and then.
+        let idle = Duration::from_micros(500) + Duration::from_nanos(200) * u32::try_from(streams)?;
+        let end = Instant::now() + Duration::from_secs(60);
+        let (mut calm, mut last) = (0, self.cpu()?);
+        while calm < 6 {
+            tokio::time::sleep(WINDOW).await;
+            let now = self.cpu()?;
+            calm = if now.saturating_sub(last) < idle { calm + 1 } else { 0 };
+            last = now;
+            anyhow::ensure!(Instant::now() < end, "the server does not come to rest");
+        }
+        Ok(())
+    }
+}
+
+const ROLLOUT: &str = "rollout: { canary: false }\n";
+
+/// The budgets are those of the protocol, without a canary. An understudy that has none does not know the word.
+async fn accepts_rollout(binary: &Path, directory: &Path) -> anyhow::Result<bool> {
+    let probe: PathBuf = directory.join("probe.yaml");
+    std::fs::write(&probe, ROLLOUT)?;
+    let check = Command::new(binary).arg("check").arg(&probe).output().await;
+    Ok(check.with_context(|| format!("cannot run {}", binary.display()))?.status.success())
+}
+
+async fn serve(
+    binary: &Path,
+    config: &Path,
+    directory: &Path,
+) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>, [SocketAddr; 2])> {
+    let log = std::fs::File::create(directory.join("log"))?;
+    let mut child = Command::new(binary)
+        .arg("serve")
+        .arg(config)
+        .args(["--xds", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
+        .arg(directory.join("data"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("it has a standard output")?).lines();
+    let mut addresses = ["xds ", "admin "].map(|_| None);
+    while let Some(line) = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await?? {
+        for (address, prefix) in addresses.iter_mut().zip(["xds ", "admin "]) {
+            *address = line.strip_prefix(prefix).map(str::parse).transpose()?.or(*address);
+        }
+        if line == "ready" {
+            break;
+        }
+    }
+    let [Some(xds), Some(admin)] = addresses else {
+        anyhow::bail!("understudy did not start: {}", std::fs::read_to_string(directory.join("log"))?);
+    };
+    Ok((child, lines, [xds, admin]))
+}
+
+fn name(number: usize) -> String {
+    format!("u-{number:05}")
+}
+
+/// Nobody connects to it; it is on this machine all the same.
+fn address(upstream: usize, target: usize) -> String {
+    format!("127.{}.{}.{}:8080", 1 + upstream / 250, upstream % 250, 1 + target)
+}
+
+fn upstream(number: usize, size: Size) -> serde_json::Value {
+    let targets = (0..size.targets).map(|target| json!({ "target": address(number, target) }));
+    json!({ "name": name(number), "targets": targets.collect::<Vec<_>>() })
+}
