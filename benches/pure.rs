@@ -1,1 +1,173 @@
-fn main() {}
+//! What the pure parts cost: no socket, no file, no clock but the bench's own.
+//!
+//! `cargo bench --bench pure`; `benches/README.md` has figures.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use prost::Message;
+use serde_json::{Value, json};
+use understudy::compile;
+use understudy::config::document::Kind;
+use understudy::envoy::{ResourceType, canonical};
+use understudy::model::name::Name;
+use understudy::pipeline::{Build, Inputs, build};
+use understudy::snapshot::Snapshot;
+use understudy::xds::frame;
+use understudy::xds::sotw::{Response, Stream};
+
+const TARGETS: usize = 10;
+
+fn name(number: usize) -> String {
+    format!("u-{number:05}")
+}
+
+fn upstream(number: usize, weight: u64) -> Value {
+    let target = |target: usize| {
+        let address = format!("10.{}.{}.{}:8080", number / 250, number % 250, 1 + target);
+        json!({ "target": address, "weight": if target == 0 { weight } else { 100 } })
+    };
+    json!({ "name": name(number), "targets": (0..TARGETS).map(target).collect::<Vec<_>>() })
+}
+
+/// As many upstreams, the one in the middle stored over REST, its first target of this weight.
+fn inputs(upstreams: usize, weight: u64) -> Inputs {
+    let changing = upstreams / 2;
+    let others = (0..upstreams).filter(|number| *number != changing).map(|number| upstream(number, 100));
+    let file = json!({ "upstreams": others.collect::<Vec<_>>() }).to_string();
+    let stored = ((Kind::Upstream, name(changing)), Arc::new(upstream(changing, weight)));
+    Inputs {
+        files: [("upstreams.json".to_owned(), Arc::from(file))].into(),
+        stored: [stored].into(),
+        ..Inputs::default()
+    }
+}
+
+fn built(inputs: &Inputs, last: Option<&Build>) -> Build {
+    build(inputs, last).expect("there is nothing wrong with it")
+}
+
+fn snapshot_of(build: &Build) -> Arc<Snapshot> {
+    build.snapshot(&Name::default_fleet())
+}
+
+fn builds(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("build");
+    group.sample_size(10).measurement_time(Duration::from_secs(8));
+    for upstreams in [1_000, 10_000] {
+        let [old, new] = [100, 50].map(|weight| inputs(upstreams, weight));
+        group.bench_function(BenchmarkId::new("from scratch", upstreams), |bench| {
+            bench.iter(|| built(&old, None));
+        });
+        let last = built(&old, None);
+        // As the store does it: what did not change is the same text in memory.
+        let new = Inputs { files: old.files.clone(), ..new };
+        group.bench_function(BenchmarkId::new("one target changed", upstreams), |bench| {
+            bench.iter(|| built(&new, Some(&last)));
+        });
+    }
+    group.finish();
+}
+
+fn compiles(criterion: &mut Criterion) {
+    let inputs = inputs(1_000, 100);
+    let build = built(&inputs, None);
+    let (fleet, last) = (Name::default_fleet(), snapshot_of(&build));
+    let mut group = criterion.benchmark_group("compile");
+    group.sample_size(20);
+    for (name, last) in [("from scratch", None), ("nothing changed", Some(last.as_ref()))] {
+        group.bench_function(BenchmarkId::new(name, 1_000), |bench| {
+            bench.iter(|| compile::snapshot(&build.model, &inputs.addresses, &fleet, last));
+        });
+    }
+    group.finish();
+}
+
+fn encodes(criterion: &mut Criterion) {
+    let snapshot = snapshot_of(&built(&inputs(10, 100), None));
+    let bytes = |of| snapshot.set(of).get(&name(5)).expect("it was declared").message().to_vec();
+    let cluster = Cluster::decode(&*bytes(ResourceType::Cluster)).expect("it was encoded");
+    let endpoints = ClusterLoadAssignment::decode(&*bytes(ResourceType::Endpoints)).expect("it was encoded");
+    let mut group = criterion.benchmark_group("canonical encode");
+    group.bench_function("a cluster", |bench| bench.iter(|| canonical::encode(black_box(&cluster))));
+    group.bench_function("ten endpoints", |bench| bench.iter(|| canonical::encode(black_box(&endpoints))));
+    group.finish();
+}
+
+fn request(of: ResourceType, names: &[String], answers: Option<&Response>) -> DiscoveryRequest {
+    DiscoveryRequest {
+        type_url: of.type_url().to_owned(),
+        resource_names: names.to_vec(),
+        version_info: answers.map(|response| response.version.clone()).unwrap_or_default(),
+        response_nonce: answers.map(|response| response.nonce.clone()).unwrap_or_default(),
+        ..DiscoveryRequest::default()
+    }
+}
+
+/// A client that has all clusters, and the endpoints of all of them by name.
+fn subscribed(snapshot: &Arc<Snapshot>, names: &[String]) -> Stream {
+    let mut stream = Stream::new(snapshot.clone());
+    for (of, names) in [(ResourceType::Cluster, &[][..]), (ResourceType::Endpoints, names)] {
+        let answers = stream.on_request(request(of, names, None)).expect("it is a request");
+        for answer in &answers {
+            stream.on_request(request(of, names, Some(answer))).expect("it is an answer");
+        }
+    }
+    stream
+}
+
+fn streams(criterion: &mut Criterion) {
+    let last = built(&inputs(1_000, 100), None);
+    let next = built(&Inputs { files: inputs(1_000, 100).files, ..inputs(1_000, 50) }, Some(&last));
+    let snapshots = [snapshot_of(&last), snapshot_of(&next)];
+    let names: Vec<String> = (0..1_000).map(name).collect();
+    let mut group = criterion.benchmark_group("sotw stream of 1,000 names");
+    group.bench_function("its first requests", |bench| bench.iter(|| subscribed(&snapshots[0], &names)));
+
+    let mut stream = subscribed(&snapshots[0], &names);
+    let mut step = 0;
+    // Returns what telling and what the answer took.
+    let mut change = || {
+        step += 1;
+        let snapshot = snapshots[step % 2].clone();
+        let began = Instant::now();
+        let responses = stream.on_snapshot(snapshot);
+        let told = began.elapsed();
+        assert_eq!(responses.len(), 1, "endpoints changed and nothing else");
+        let answer = request(ResourceType::Endpoints, &names, Some(&responses[0]));
+        let began = Instant::now();
+        stream.on_request(answer).expect("it is an answer");
+        (told, began.elapsed())
+    };
+    group.bench_function("one EDS change", |bench| {
+        bench.iter_custom(|times| (0..times).map(|_| change().0).sum());
+    });
+    group.bench_function("its ACK", |bench| bench.iter_custom(|times| (0..times).map(|_| change().1).sum()));
+    group.finish();
+}
+
+fn frames(criterion: &mut Criterion) {
+    let snapshot = snapshot_of(&built(&inputs(1_000, 100), None));
+    let mut group = criterion.benchmark_group("frame");
+    for count in [1, 1_000] {
+        let clusters = snapshot.set(ResourceType::Cluster).iter().take(count);
+        let response = Response {
+            resource_type: ResourceType::Cluster,
+            version: snapshot.set(ResourceType::Cluster).version().to_string(),
+            nonce: "7".to_owned(),
+            resources: clusters.map(|cluster| cluster.state_of_the_world_field()).collect(),
+        };
+        group.bench_function(BenchmarkId::new("clusters", count), |bench| {
+            bench.iter(|| frame::parts(response.clone(), "understudy").map(|part| part.len()).sum::<usize>());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(pure, builds, compiles, encodes, streams, frames);
+criterion_main!(pure);

@@ -111,6 +111,22 @@ impl Shared {
     }
 }
 
+/// Streams that were not told of a change.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Deaf {
+    /// Not within [`DEAF_AFTER`].
+    pub(crate) at_first: usize,
+    /// Not when nothing came any more.
+    pub(crate) for_good: usize,
+}
+
+impl std::ops::AddAssign for Deaf {
+    fn add_assign(&mut self, other: Self) {
+        self.at_first += other.at_first;
+        self.for_good += other.for_good;
+    }
+}
+
 /// Streams that run until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -176,8 +192,9 @@ impl Fleet {
     }
 
     /// Waits until the first answers are complete, and returns how many streams have not got theirs.
-    pub(crate) async fn answered(&self, patience: Duration) -> usize {
-        self.wait(patience, self.all(), |index, _| self.shared.has_all(index)).await
+    pub(crate) async fn answered(&self, patience: Duration) -> Deaf {
+        let missing = self.wait(patience, self.all(), |index, _| self.shared.has_all(index)).await;
+        Deaf { at_first: missing, for_good: missing }
     }
 
     /// Forgets what arrived: the next change is the one to wait for.
@@ -187,8 +204,26 @@ impl Fleet {
         }
     }
 
-    /// Waits until news of `of` came to all, and returns how many are deaf.
-    pub(crate) async fn heard(&self, of: Type) -> usize {
+    /// Waits until news of `of` came to all, and says to how many it did not.
+    pub(crate) async fn heard(&self, of: Type) -> Deaf {
+        let at_first = self.missing(of).await;
+        if at_first == 0 {
+            return Deaf::default();
+        }
+        // Late is not lost, and which of them it is tells where to look.
+        let mut last = self.bytes();
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let now = self.bytes();
+            if std::mem::replace(&mut last, now) == now {
+                break;
+            }
+        }
+        let arrived = |slot: &Slot| slot.arrived[of as usize].load(Relaxed) != 0;
+        Deaf { at_first, for_good: self.readers().filter(|(_, slot)| !arrived(slot)).count() }
+    }
+
+    async fn missing(&self, of: Type) -> usize {
         self.wait(DEAF_AFTER, self.readers(), |_, slot| slot.arrived[of as usize].load(Relaxed) != 0).await
     }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::fleet::Deaf;
+
 /// One figure, measured several times.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Series(Vec<f64>);
@@ -62,7 +64,7 @@ pub(crate) struct Row {
     /// Resident memory of the server, in bytes.
     pub(crate) rss: Option<u64>,
     /// Streams that were not told within ten seconds, over all rounds.
-    pub(crate) deaf: usize,
+    pub(crate) deaf: Deaf,
     /// What is asked for.
     pub(crate) budget: Option<Budget>,
     /// Anything else.
@@ -123,7 +125,7 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
             delays.unwrap_or_default(),
             row.bytes_per_stream.map(|bytes| number(bytes as f64 / 1e3)).unwrap_or_default(),
             row.rss.map(|bytes| number(bytes as f64 / 1e6)).unwrap_or_default(),
-            row.deaf.to_string(),
+            deaf(row.deaf),
             row.budget.as_ref().map(|budget| budget.text.clone()).unwrap_or_default(),
             [verdict.unwrap_or_default(), row.note.clone()].join(" ").trim().to_owned(),
         ];
@@ -144,7 +146,8 @@ pub(crate) fn json(rows: &[Row]) -> Value {
             "delay_ms": row.delays.map(|[p50, p99, last]| json!({ "p50": p50, "p99": p99, "last": last })),
             "bytes_per_stream": row.bytes_per_stream,
             "rss_bytes": row.rss,
-            "deaf": row.deaf,
+            "deaf": row.deaf.at_first,
+            "deaf_for_good": row.deaf.for_good,
             "budget": row.budget.as_ref().map(|it| json!({
                 "text": it.text, "measured": it.value, "at_most": it.at_most, "met": it.met(),
             })),
@@ -152,6 +155,13 @@ pub(crate) fn json(rows: &[Row]) -> Value {
         })
     };
     rows.iter().map(row).collect()
+}
+
+fn deaf(deaf: Deaf) -> String {
+    match deaf.at_first - deaf.for_good.min(deaf.at_first) {
+        0 => deaf.at_first.to_string(),
+        late => format!("{} (+ {late} late)", deaf.for_good),
+    }
 }
 
 /// Three digits are as many as repeat.

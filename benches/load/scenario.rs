@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use crate::broadcast;
-use crate::fleet::{Fleet, Phase, RAMP, Script};
+use crate::fleet::{Deaf, Fleet, Phase, RAMP, Script};
 use crate::report::{Budget, Row, Series};
 use crate::target::{Target, What};
 use crate::wire::{self, Resource, Type, Variant};
@@ -150,7 +150,7 @@ struct Outcome {
     delays: Vec<Duration>,
     /// Bytes to all streams.
     bytes: u64,
-    deaf: usize,
+    deaf: Deaf,
 }
 
 async fn change(target: &mut Target, fleet: Option<&Fleet>, case: Case) -> anyhow::Result<Outcome> {
@@ -162,7 +162,7 @@ async fn change(target: &mut Target, fleet: Option<&Fleet>, case: Case) -> anyho
     }
     let before = target.cpu()?;
     let since = target.make(case.what).await?;
-    let mut outcome = Outcome { cpu: Duration::ZERO, delays: Vec::new(), bytes: 0, deaf: 0 };
+    let mut outcome = Outcome { cpu: Duration::ZERO, delays: Vec::new(), bytes: 0, deaf: Deaf::default() };
     if let Some(fleet) = fleet {
         for of in awaited(case) {
             outcome.deaf += fleet.heard(*of).await;
@@ -189,7 +189,7 @@ async fn settled(
     script: Script,
     streams: usize,
     stuck: usize,
-) -> anyhow::Result<(Fleet, usize)> {
+) -> anyhow::Result<(Fleet, Deaf)> {
     let fleet = Fleet::start(script, streams, stuck, Some(RAMP));
     fleet.tell(Phase::Ask);
     let deaf = fleet.answered(PATIENCE).await;
@@ -212,7 +212,9 @@ pub(crate) async fn changes(target: &mut Target, scale: Scale, case: Case) -> an
     deaf += change(target, Some(&fleet), case).await?.deaf;
     let mut outcomes = Vec::new();
     for _ in 0..scale.rounds {
-        outcomes.push(change(target, Some(&fleet), case).await?);
+        let outcome = change(target, Some(&fleet), case).await?;
+        deaf += outcome.deaf;
+        outcomes.push(outcome);
     }
     let rss = target.rss()?;
     let readers = scale.streams - scale.streams * scale.stuck / 100;
@@ -233,7 +235,7 @@ pub(crate) async fn changes(target: &mut Target, scale: Scale, case: Case) -> an
         ),
         bytes_per_stream: Some(bytes),
         rss: Some(rss),
-        deaf: deaf + outcomes.iter().map(|it| it.deaf).sum::<usize>(),
+        deaf,
         budget: case.at_most.and_then(|at_most| Budget::cpu(&cpu, at_most)),
         ..Row::default()
     };
@@ -262,7 +264,8 @@ fn median(values: impl Iterator<Item = u64>) -> u64 {
 /// (d): the first full answers to streams that stand already.
 pub(crate) async fn first(target: &mut Target, scale: Scale, variant: Variant) -> anyhow::Result<Vec<Row>> {
     let known = Known::ask(target, variant).await?;
-    let (mut costs, mut walls, mut bytes, mut deaf, mut rss) = (Vec::new(), Vec::new(), 0, 0, 0);
+    let (mut costs, mut walls, mut bytes, mut deaf, mut rss) =
+        (Vec::new(), Vec::new(), 0, Deaf::default(), 0);
     for _ in 0..scale.rounds {
         let fleet = Fleet::start(known.script(target, variant, BOTH), scale.streams, 0, None);
         fleet.connected(PATIENCE).await?;
@@ -377,7 +380,7 @@ pub(crate) async fn reconnect(target: &mut Target, scale: Scale) -> anyhow::Resu
         streams: scale.streams,
         bytes_per_stream: Some(bytes),
         rss: Some(rss),
-        deaf: ended,
+        deaf: Deaf { at_first: ended, for_good: ended },
         budget: Budget::cpu(&cpu, 5000.0),
         note: format!("{resent} resources sent again; quiet after {:.1} s", Series::of(walls).median() / 1e3),
         cpu,
@@ -413,7 +416,11 @@ pub(crate) async fn watch(
 ) -> anyhow::Result<()> {
     let known = Known::ask(target, variant).await?;
     let (fleet, deaf) = settled(target, known.script(target, variant, BOTH), scale.streams, 0).await?;
-    say(format!("{} streams are connected, {deaf} of them without all their first answers", fleet.len()));
+    say(format!(
+        "{} streams are connected, {} of them without all their first answers",
+        fleet.len(),
+        deaf.at_first
+    ));
     let (mut cpu, mut bytes, mut resources) = (target.cpu()?, fleet.bytes(), fleet.resources());
     for second in 1..=seconds {
         sleep(Duration::from_secs(1)).await;
