@@ -210,6 +210,7 @@ pub(crate) async fn changes(target: &mut Target, scale: Scale, case: Case) -> an
     let (fleet, mut deaf) = settled(target, script, scale.streams, scale.stuck).await?;
     // The first one is not counted: buffers have yet to grow.
     deaf += change(target, Some(&fleet), case).await?.deaf;
+    eprintln!("{}: {} streams are connected", case.name, scale.streams);
     let mut outcomes = Vec::new();
     for _ in 0..scale.rounds {
         let outcome = change(target, Some(&fleet), case).await?;

@@ -77,8 +77,9 @@ impl Target {
     /// others stand in a file.
     pub(crate) async fn start(binary: &Path, size: Size) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("understudy-load-").tempdir()?;
-        let config = directory.path().join("config");
-        std::fs::create_dir(&config)?;
+        // Understudy watches the parents of a config too: neither its log nor its store lies in one of them.
+        let config = directory.path().join("config/of/load");
+        std::fs::create_dir_all(&config)?;
         let changing = size.upstreams / 2;
         let others = (0..size.upstreams).filter(|number| *number != changing);
         let file = json!({ "upstreams": others.map(|number| upstream(number, size)).collect::<Vec<_>>() });
