@@ -164,16 +164,23 @@ async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
             Scenario::First,
             Scenario::Memory,
         ] {
-            rows.extend(one(options, scenario, &mut target).await?);
+            rows.extend(whatever(scenario, one(options, scenario, &mut target).await));
         }
         drop(target);
         for scenario in [Scenario::Idle, Scenario::Reconnect, Scenario::Stuck] {
-            rows.extend(one(options, scenario, &mut start(options).await?).await?);
+            rows.extend(whatever(scenario, one(options, scenario, &mut start(options).await?).await));
         }
     } else {
         rows.extend(one(options, options.scenario, &mut start(options).await?).await?);
     }
     Ok(rows)
+}
+
+/// The others are measured all the same.
+fn whatever(scenario: Scenario, outcome: anyhow::Result<Vec<Row>>) -> Vec<Row> {
+    outcome.unwrap_or_else(|error| {
+        vec![Row { scenario: format!("{scenario:?}"), note: format!("failed: {error:#}"), ..Row::default() }]
+    })
 }
 
 async fn start(options: &Options) -> anyhow::Result<Target> {

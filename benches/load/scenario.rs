@@ -131,7 +131,7 @@ async fn found(target: &mut Target, script: Script) -> anyhow::Result<[Vec<Resou
     // How much comes is what is to be found out: it is over when nothing more does.
     let (mut last, mut calm) = (0, 0);
     let end = Instant::now() + PATIENCE;
-    while calm < 5 && Instant::now() < end {
+    while calm < 5 && scout.ended() == 0 && Instant::now() < end {
         sleep(Duration::from_millis(100)).await;
         let now = scout.bytes();
         calm = if now == last && now > 0 { calm + 1 } else { 0 };
