@@ -17,9 +17,11 @@ use understudy::config::document::Kind;
 use understudy::envoy::{ResourceType, canonical};
 use understudy::model::name::Name;
 use understudy::pipeline::{Build, Inputs, build};
-use understudy::snapshot::Snapshot;
-use understudy::xds::frame;
-use understudy::xds::sotw::{Response, Stream};
+use understudy::snapshot::{Snapshot, Variant};
+use understudy::xds::Protocol;
+use understudy::xds::frame::{self, Response};
+use understudy::xds::sotw::Stream;
+use understudy::xds::subscription::NameTable;
 
 const TARGETS: usize = 10;
 
@@ -82,7 +84,9 @@ fn compiles(criterion: &mut Criterion) {
     group.sample_size(20);
     for (name, last) in [("from scratch", None), ("nothing changed", Some(last.as_ref()))] {
         group.bench_function(BenchmarkId::new(name, 1_000), |bench| {
-            bench.iter(|| compile::snapshot(&build.model, &inputs.addresses, &fleet, last));
+            bench.iter(|| {
+                compile::snapshot(&build.model, &inputs.addresses, &fleet, last, |_, resource| resource)
+            });
         });
     }
     group.finish();
@@ -111,7 +115,7 @@ fn request(of: ResourceType, names: &[String], answers: Option<&Response>) -> Di
 
 /// A client that has all clusters, and the endpoints of all of them by name.
 fn subscribed(snapshot: &Arc<Snapshot>, names: &[String]) -> Stream {
-    let mut stream = Stream::new(snapshot.clone());
+    let mut stream = Stream::new(snapshot.clone(), &NameTable::default());
     for (of, names) in [(ResourceType::Cluster, &[][..]), (ResourceType::Endpoints, names)] {
         let answers = stream.on_request(request(of, names, None)).expect("it is a request");
         for answer in &answers {
@@ -160,10 +164,11 @@ fn frames(criterion: &mut Criterion) {
             resource_type: ResourceType::Cluster,
             version: snapshot.set(ResourceType::Cluster).version().to_string(),
             nonce: "7".to_owned(),
-            resources: clusters.map(|cluster| cluster.state_of_the_world_field()).collect(),
+            resources: clusters.map(|cluster| cluster.field(Variant::StateOfTheWorld)).collect(),
+            removed: Vec::new(),
         };
         group.bench_function(BenchmarkId::new("clusters", count), |bench| {
-            bench.iter(|| frame::parts(response.clone(), "understudy").map(|part| part.len()).sum::<usize>());
+            bench.iter(|| frame::parts(response.clone(), Variant::StateOfTheWorld, "understudy").len());
         });
     }
     group.finish();

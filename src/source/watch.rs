@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use notify::event::ModifyKind;
 use notify::{EventKind, RecursiveMode, Watcher};
 use tracing::warn;
 
@@ -49,9 +50,20 @@ fn wait(events: &Receiver<()>) {
 
 fn listen(paths: &[PathBuf]) -> (Receiver<()>, Option<notify::RecommendedWatcher>) {
     let (sender, events) = channel();
+    let holding: BTreeSet<PathBuf> = paths.iter().flat_map(|path| holding(path)).collect();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading a file is an event too; to follow those would be to go in circles.
-        if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+        let counts = match event {
+            // Reading a file is an event too; to follow those would be to go in circles.
+            Ok(notify::Event { kind: EventKind::Access(_), .. }) => false,
+            // In the directories above only names count: what is written there may be our own log.
+            Ok(notify::Event {
+                kind: EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)),
+                paths,
+                ..
+            }) => paths.iter().filter_map(|path| path.parent()).any(|parent| holding.contains(parent)),
+            Ok(_) | Err(_) => true,
+        };
+        if counts {
             // Nobody listens any more: a newer watcher has taken over.
             let _ = sender.send(());
         }
@@ -81,12 +93,51 @@ fn directories(path: &Path) -> BTreeSet<PathBuf> {
     }
     let links = absolute.ancestors().filter(|place| place.is_symlink());
     directories.extend(links.filter_map(|link| link.parent().map(Path::to_owned)));
-    if absolute.is_dir() {
-        // The files of a mounted config map are links into a directory that is swapped.
-        let entries = absolute.read_dir().into_iter().flatten().flatten();
-        let links = entries.map(|entry| entry.path()).filter(|entry| entry.is_symlink());
-        let targets = links.filter_map(|link| link.canonicalize().ok());
-        directories.extend(targets.filter_map(|target| target.parent().map(Path::to_owned)));
-    }
+    directories.extend(holding(path));
     directories
+}
+
+/// The directories whose files are read for `path`, also those that its files link to.
+fn holding(path: &Path) -> BTreeSet<PathBuf> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // The files of a mounted config map are links into a directory that is swapped.
+    let links = |directory: &Path| {
+        let entries = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+        let targets = entries.filter(|entry| entry.is_symlink()).filter_map(|link| link.canonicalize().ok());
+        targets.filter_map(|target| target.parent().map(Path::to_owned)).collect::<Vec<_>>()
+    };
+    let mut holding = BTreeSet::new();
+    for place in [Some(absolute.clone()), absolute.canonicalize().ok()].into_iter().flatten() {
+        let directory = if place.is_dir() { Some(place.as_path()) } else { place.parent() };
+        holding.extend(directory.map(Path::to_owned));
+    }
+    if absolute.is_dir() {
+        holding.extend(links(&absolute));
+    }
+    holding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_beside_the_config_directory_is_not_followed_and_what_is_in_it_is() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let config = directory.path().join("config");
+        std::fs::create_dir(&config).expect("makes a directory");
+        std::fs::write(directory.path().join("server.log"), "a").expect("writes");
+        std::fs::write(config.join("a.yaml"), "a").expect("writes");
+        let (events, _watcher) = listen(std::slice::from_ref(&config));
+        for _ in 0..10 {
+            std::fs::OpenOptions::new()
+                .append(true)
+                .open(directory.path().join("server.log"))
+                .and_then(|mut log| std::io::Write::write_all(&mut log, b"line"))
+                .expect("appends");
+        }
+        assert_eq!(events.recv_timeout(2 * QUIET), Err(RecvTimeoutError::Timeout));
+        std::fs::write(config.join("a.yaml"), "b").expect("writes");
+        assert_eq!(events.recv_timeout(Duration::from_secs(5)), Ok(()));
+    }
 }
