@@ -37,7 +37,7 @@ use crate::node::Node;
 /// of a fleet share an address.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
-    /// As declared; a node belongs to the first that selects it, else to [`fleet::DEFAULT`].
+    /// As declared; a node belongs to the first that selects it, else to the default one.
     pub fleets: Vec<Fleet>,
     /// By name. None is declared: the default one, unless raw resources stand alone.
     pub listeners: Vec<Listener>,
@@ -55,7 +55,7 @@ impl Model {
     /// The names of all fleets: the declared ones and the default one, to which unselected nodes belong.
     pub fn fleet_names(&self) -> Vec<Name> {
         let mut names: Vec<Name> = self.fleets.iter().map(|fleet| fleet.name.clone()).collect();
-        if !names.iter().any(|name| name.as_str() == fleet::DEFAULT) {
+        if !names.contains(&Name::default_fleet()) {
             names.push(Name::default_fleet());
         }
         names

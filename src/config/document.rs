@@ -236,7 +236,7 @@ impl Document {
 }
 
 fn stored_path(kind: Kind, name: &str, path: &Path) -> String {
-    let entity = format!("{}.{name}", kind.plural());
+    let entity = if name.is_empty() { kind.plural().to_owned() } else { format!("{}.{name}", kind.plural()) };
     match path.to_string() {
         inner if inner.is_empty() => entity,
         inner => format!("{entity}.{inner}"),

@@ -10,9 +10,6 @@ use crate::model::name::Name;
 use crate::model::place::{Faults, Place};
 use crate::node::Node;
 
-/// The fleet of every node that no declared fleet selects.
-pub const DEFAULT: &str = "default";
-
 /// A group of Envoys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fleet {

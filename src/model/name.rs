@@ -3,8 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::fleet;
-
 /// The name of an entity: letters, digits, `.`, `_` and `-`, at most 200 of them, so that it can stand in a
 /// path, in a metric and in an Envoy resource as it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +27,7 @@ impl Name {
 
     /// The fleet of the nodes that no fleet selects.
     pub fn default_fleet() -> Self {
-        Self(fleet::DEFAULT.into())
+        Self("default".into())
     }
 
     /// The name as text.

@@ -47,7 +47,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Files, Vec<Violation>> {
 }
 
 /// The same, with patience for files that are being written: one that had text and is blank now was truncated
-/// to be written anew. It is read again until it has text, or until [`PATIENCE`] says that blank is meant.
+/// to be written anew. It is read again until it has text, or for a second: then blank is meant.
 ///
 /// # Errors
 ///
