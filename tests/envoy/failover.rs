@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use understudy::load::Outcome;
 
-use crate::harness::Backend;
-use crate::stage::{Cast, FAST, comes_to_rest, faultless, window};
+use crate::harness::{Backend, PATIENCE, eventually};
+use crate::stage::{Cast, Edge, FAST, comes_to_rest, faultless, window};
 
 /// How a target dies.
 #[derive(Debug, Clone, Copy)]
@@ -96,9 +95,21 @@ async fn one_primary_is_enough_to_leave_the_standby_alone() {
     assert_eq!(cast.failover.gets().await, 0, "not even a retry goes to FAILOVER");
 }
 
-/// A quiet machine is there after 0.3 s (`envoy-facts.md`, trap L and section 2). 1 s is allowed, so that a
-/// busy one passes, and what begins later must be fast. For 4 s: after 10 s the first ejection ends, and the
-/// next request finds out that the primaries are still frozen.
+/// How many requests an Envoy has sent to a backend.
+async fn sent_to(edge: &Edge, backend: &Backend) -> u64 {
+    let clusters = edge.envoy.clusters().await;
+    let clusters = clusters["cluster_statuses"].as_array().into_iter().flatten();
+    let mut hosts = clusters.filter_map(|cluster| cluster["host_statuses"].as_array()).flatten();
+    let port = &json!(backend.address().port());
+    let host = hosts.find(|host| host["address"]["socket_address"]["port_value"] == *port);
+    let stats = host.and_then(|host| host["stats"].as_array()).into_iter().flatten();
+    let total = stats.filter(|stat| stat["name"] == "rq_total").find_map(|stat| stat["value"].as_str());
+    total.and_then(|total| total.parse().ok()).expect("Envoy counts the requests to each host")
+}
+
+/// A quiet machine is there after 0.3 s: one try, and what it takes to see five of them fail. 1 s is allowed,
+/// so that a busy one passes. It is watched for 4 s: 10 s after the freeze the first ejection ends, and the next
+/// request finds out that the primaries are still frozen.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fast_service_recovers_from_a_freeze_within_a_second() {
     let cast = Cast::start().await;
@@ -108,32 +119,27 @@ async fn a_fast_service_recovers_from_a_freeze_within_a_second() {
     let frozen = Instant::now();
     cast.a.freeze();
     cast.b.freeze();
-    window(&load, 1500).await;
+    eventually(PATIENCE, "a second has passed", async || match frozen.elapsed() {
+        passed if passed >= Duration::from_secs(1) => Ok(()),
+        passed => Err(format!("{passed:?}")),
+    })
+    .await;
+    let tried = (sent_to(&edge, &cast.a).await, sent_to(&edge, &cast.b).await);
+    let after = window(&load, 1200).await;
+    assert_eq!(
+        (sent_to(&edge, &cast.a).await, sent_to(&edge, &cast.b).await),
+        tried,
+        "nobody waits for them"
+    );
+    assert!(frozen.elapsed() < Duration::from_secs(9), "the machine is too slow to tell");
+    assert_eq!(after.served_by.into_keys().collect::<Vec<_>>(), ["FAILOVER"]);
 
     let outcomes = faultless(load).await;
-    let (from, to) = (frozen + Duration::from_secs(1), frozen + Duration::from_secs(5));
-    let late = outcomes.iter().filter(|outcome| (from..to).contains(&outcome.started));
-    let good = |outcome: &Outcome| {
-        let served_by = outcome.result.as_ref().ok().and_then(|answer| answer.served_by.as_deref());
-        served_by == Some("FAILOVER") && outcome.latency < FAST
-    };
-    assert!(late.clone().count() > 1000, "only {} requests came late enough to count", late.count());
-    let bad: Vec<_> = late.filter(|outcome| !good(outcome)).collect();
-    let told = bad.iter().take(10).map(|outcome| {
-        format!(
-            "\n  {:?} after the freeze, {:?} long: {:?}",
-            outcome.started - frozen,
-            outcome.latency,
-            outcome.result
-        )
-    });
-    assert!(
-        bad.is_empty(),
-        "{} were slow or went elsewhere:{}\n{}",
-        bad.len(),
-        told.collect::<String>(),
-        edge.envoy.clusters().await
-    );
+    let late = outcomes.iter().filter(|outcome| outcome.started > frozen + Duration::from_secs(1));
+    let slow: Vec<Duration> =
+        late.map(|outcome| outcome.latency).filter(|latency| *latency >= FAST).collect();
+    // The machine may stall for a moment; who waited for a frozen target was looked for above.
+    assert!(slow.len() <= 5, "{} requests were slow: {slow:?}", slow.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

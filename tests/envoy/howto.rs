@@ -53,7 +53,7 @@ async fn the_how_to_works_from_files() {
     both_primaries_go_and_one_returns(&edge, &mut cast).await;
 }
 
-/// As design.md has it, on loopback.
+/// As the manual has it, on loopback.
 fn shop(port: u16, cast: &Cast) -> String {
     let Cast { a, b, failover } = cast;
     format!(
