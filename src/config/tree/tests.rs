@@ -14,6 +14,10 @@ use serde::{Deserialize, Deserializer};
 
 use super::*;
 
+/// What is made to hang a parser must be refused by then: a release build takes a small part of a second, a debug
+/// build beside others on a busy machine may take a few.
+const REFUSED: Duration = Duration::from_secs(10);
+
 fn told(faults: &[Fault]) -> String {
     let mut text = String::new();
     for fault in faults {
@@ -407,7 +411,7 @@ fn an_alias_bomb_is_refused_at_once() {
         .collect();
     let (documents, faults) = super::yaml(&format!("a0: &a0 {{k0: 1}}\n{merges}"));
     assert_eq!((documents.len(), faults.len()), (1, 0));
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < REFUSED, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -452,7 +456,7 @@ fn deep_nesting_is_refused_at_once() {
             4:69 US106 : this nests deeper than 128 levels
         "#]],
     );
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < REFUSED, "{:?}", start.elapsed());
     let (documents, faults) = super::yaml(&format!("{}{}", "[".repeat(128), "]".repeat(128)));
     assert_eq!((documents.len(), faults.len()), (1, 0));
 }
@@ -952,7 +956,7 @@ fn a_long_list_with_faults_is_decoded_as_a_whole_in_the_end() {
     let (documents, _) = super::yaml(&text);
     let start = Instant::now();
     let (value, faults) = decode::<Vec<Upstream>>(&documents[0], &Path::default());
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < REFUSED, "{:?}", start.elapsed());
     let value = value.unwrap();
     assert_eq!((value.len(), faults.len()), (5_000, 50));
     assert_eq!((value[6].port, value[7].port, value[7].name.as_str()), (1, 80, "u7"));
