@@ -115,6 +115,15 @@ pub struct Refusal {
     pub names: Vec<String>,
 }
 
+/// The type that a request is about. None where it is not served here: the client may be newer than we are, and
+/// the stream goes on.
+fn requested_type(type_url: &str) -> Result<Option<ResourceType>, ProtocolError> {
+    if type_url.is_empty() {
+        return Err(ProtocolError::NoType);
+    }
+    Ok(ResourceType::from_type_url(type_url))
+}
+
 /// Clusters and listeners: a SotW response carries all of them, and what it leaves out is deleted (xDS
 /// protocol, "Grouping Resources into Responses"). They alone know the legacy wildcard. Scoped routes are not
 /// in that text, and Envoy treats them so: it asks for all by no name and drops what an answer leaves out.

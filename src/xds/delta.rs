@@ -15,7 +15,7 @@ use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::xds::frame::Response;
 use crate::xds::order::{Standing, Standings};
 use crate::xds::subscription::{NameTable, Subscription};
-use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, shorten};
+use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
 
 /// A response is cut where it grows beyond this: some clients take no more than 4 MiB.
 const MAX_RESPONSE: usize = 1 << 20;
@@ -140,13 +140,7 @@ impl Protocol for Stream {
     }
 
     fn on_request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<Vec<Response>, ProtocolError> {
-        if request.type_url.is_empty() {
-            return Err(ProtocolError::NoType);
-        }
-        // A type that is not served here: the client may be newer than we are, and the stream goes on.
-        let Some(resource_type) = ResourceType::from_type_url(&request.type_url) else {
-            return Ok(Vec::new());
-        };
+        let Some(resource_type) = requested_type(&request.type_url)? else { return Ok(Vec::new()) };
         let error = request.error_detail.take().map(|error| shorten(error.message));
         self.take_answer(resource_type, &request.response_nonce, error.as_deref());
         // Subscriptions count whatever the nonce says (xDS protocol, "Incremental xDS").

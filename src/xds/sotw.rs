@@ -16,7 +16,7 @@ use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, GATED, Standing, Standings};
 use crate::xds::subscription::{NameTable, Subscription};
-use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, shorten};
+use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
 
 /// What one client was told and answered.
 #[derive(Debug)]
@@ -93,13 +93,7 @@ impl Protocol for Stream {
     }
 
     fn on_request(&mut self, request: DiscoveryRequest) -> Result<Vec<Response>, ProtocolError> {
-        if request.type_url.is_empty() {
-            return Err(ProtocolError::NoType);
-        }
-        // A type that is not served here: the client may be newer than we are, and the stream goes on.
-        let Some(resource_type) = ResourceType::from_type_url(&request.type_url) else {
-            return Ok(Vec::new());
-        };
+        let Some(resource_type) = requested_type(&request.type_url)? else { return Ok(Vec::new()) };
         let told = &mut self.types[resource_type as usize];
         match &mut told.sent {
             Some(sent) if sent.nonce > 0 && sent.nonce.to_string() != request.response_nonce => {
