@@ -1,5 +1,6 @@
 //! The compiler's golden files: every directory of `examples/` against `tests/golden/<example>/<fleet>.json`,
-//! and every file of `tests/invalid/` against the faults beside it. `UPDATE_EXPECT=1` rewrites them.
+//! every case of `tests/golden/cases/` against the JSON beside it, and every file of `tests/invalid/` against
+//! the faults beside it. `UPDATE_EXPECT=1` rewrites them.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
@@ -31,60 +32,99 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// The examples, built; host names have the addresses that stand beside the golden file.
+/// What host names resolve to in examples and cases.
+fn addresses() -> Addresses {
+    let text = fs::read_to_string(root().join("tests/golden/addresses.yaml")).unwrap();
+    serde_yaml::from_str(&text).unwrap()
+}
+
+fn build(path: &Path) -> Build {
+    let files = files::read(&[path.to_owned()]).unwrap();
+    let build = pipeline::build(&Inputs { files, addresses: addresses(), ..Inputs::default() }, None);
+    build.unwrap_or_else(|faults| panic!("{}", render::human(&faults, &|_| None, false)))
+}
+
+/// The directories of `examples/`, built.
 fn examples() -> Vec<(String, Build)> {
+    let directories = entries(&root().join("examples")).into_iter().filter(|path| path.is_dir());
     let build = |directory: PathBuf| {
-        let addresses = root().join("tests/golden").join(name(&directory)).join("addresses.yaml");
-        let addresses: Addresses = fs::read_to_string(addresses)
-            .map(|text| serde_yaml::from_str(&text).unwrap())
-            .unwrap_or_default();
-        let files = files::read(std::slice::from_ref(&directory)).unwrap();
-        let build = pipeline::build(&Inputs { files, addresses, ..Inputs::default() }, None);
-        let build = build.unwrap_or_else(|faults| panic!("{}", render::human(&faults, &|_| None, false)));
+        let build = build(&directory);
         assert_eq!(build.warnings, [], "an example should be beyond reproach: {}", directory.display());
         (name(&directory), build)
     };
-    entries(&root().join("examples")).into_iter().filter(|path| path.is_dir()).map(build).collect()
+    directories.map(build).collect()
+}
+
+/// The files of `tests/golden/cases/`, built. Each shows one thing, which its name says.
+fn cases() -> Vec<(String, Build)> {
+    let files = entries(&root().join("tests/golden/cases")).into_iter();
+    let files = files.filter(|path| path.extension().is_some_and(|it| it == "yaml"));
+    files.map(|file| (file.file_stem().unwrap().to_string_lossy().into_owned(), build(&file))).collect()
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{}\n", serde_json::to_string_pretty(value).unwrap())
 }
 
 #[test]
 fn every_example_compiles_to_its_golden_file() {
     let mut known = BTreeSet::new();
     for (example, build) in examples() {
-        known.insert(root().join("tests/golden").join(&example).join("addresses.yaml"));
         for (fleet, snapshot) in &build.snapshots {
             let golden = root().join("tests/golden").join(&example).join(format!("{fleet}.json"));
             if std::env::var_os("UPDATE_EXPECT").is_some() {
                 fs::create_dir_all(golden.parent().unwrap()).unwrap();
             }
-            let text = serde_json::to_string_pretty(&snapshot.to_json()).unwrap();
-            expect_file![&golden].assert_eq(&format!("{text}\n"));
+            expect_file![&golden].assert_eq(&pretty(&snapshot.to_json()));
             known.insert(golden);
         }
     }
-    for directory in entries(&root().join("tests/golden")) {
-        for file in entries(&directory) {
-            assert!(known.contains(&file), "{} belongs to no example: remove it", file.display());
-        }
+    let directories = entries(&root().join("tests/golden")).into_iter().filter(|path| path.is_dir());
+    for file in directories.filter(|path| name(path) != "cases").flat_map(|directory| entries(&directory)) {
+        assert!(known.contains(&file), "{} belongs to no example: remove it", file.display());
     }
 }
 
 #[test]
-fn a_real_envoy_accepts_every_example() {
+fn every_case_compiles_to_the_json_beside_it() {
+    let directory = root().join("tests/golden/cases");
+    let mut known = BTreeSet::new();
+    for (case, build) in cases() {
+        let golden = directory.join(format!("{case}.json"));
+        let told = match build.snapshots.iter().collect::<Vec<_>>().as_slice() {
+            [(_, only)] => only.to_json(),
+            fleets => fleets.iter().map(|(fleet, it)| (fleet.to_string(), it.to_json())).collect(),
+        };
+        expect_file![&golden].assert_eq(&pretty(&told));
+        known.extend([golden, directory.join(format!("{case}.yaml"))]);
+    }
+    for file in entries(&directory).into_iter().filter(|path| path.is_file()) {
+        assert!(known.contains(&file), "{} belongs to no case: remove it", file.display());
+    }
+}
+
+#[test]
+fn a_real_envoy_accepts_every_example_and_every_case() {
     let envoy =
         understudy::cli::envoy::locate(&|line| eprintln!("{line}")).unwrap_or_else(|error| panic!("{error}"));
     let directory = tempfile::tempdir().unwrap();
-    for (example, build) in examples() {
+    let validate = |(name, build): &(String, Build)| {
         for (fleet, snapshot) in &build.snapshots {
-            let file = directory.path().join(format!("{example}-{fleet}.json"));
+            let file = directory.path().join(format!("{name}-{fleet}.json"));
             fs::write(&file, bootstrap(snapshot.to_json()).to_string()).unwrap();
             let mut validation = Command::new(&envoy);
             let output =
                 validation.args(["--mode", "validate", "-l", "error", "-c"]).arg(&file).output().unwrap();
             let told = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{example}, fleet {fleet}: {told}");
+            assert!(output.status.success(), "{name}, fleet {fleet}: {told}");
         }
-    }
+    };
+    let all: Vec<(String, Build)> = examples().into_iter().chain(cases()).collect();
+    let (one, other) = all.split_at(all.len() / 2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| one.iter().for_each(validate));
+        other.iter().for_each(validate);
+    });
 }
 
 /// The snapshot as a bootstrap: what Envoy would ask for is put in its place, so that it is looked at too.
@@ -94,24 +134,41 @@ fn bootstrap(snapshot: Value) -> Value {
         resources.map(|resource| (resource[key].as_str().unwrap().to_owned(), resource.clone())).collect()
     };
     let (routes, endpoints) = (by_name("routes", "name"), by_name("endpoints", "cluster_name"));
-    let mut listeners = snapshot["listeners"].clone();
-    for listener in listeners.as_array_mut().unwrap() {
-        let manager = listener["filter_chains"][0]["filters"][0]["typed_config"].as_object_mut().unwrap();
-        let rds = manager.remove("rds").expect("routes come by RDS");
-        manager.insert("route_config".into(), routes[rds["route_config_name"].as_str().unwrap()].clone());
-    }
-    let mut clusters = snapshot["clusters"].clone();
-    for cluster in clusters.as_array_mut().unwrap() {
+    let mut resources = json!({
+        "listeners": snapshot["listeners"],
+        "clusters": snapshot["clusters"],
+        "secrets": snapshot["secrets"],
+    });
+    for cluster in resources["clusters"].as_array_mut().unwrap() {
         let cluster: &mut Map<String, Value> = cluster.as_object_mut().unwrap();
-        if cluster["type"] != "EDS" {
+        if cluster.get("type") != Some(&json!("EDS")) {
             continue;
         }
-        cluster.remove("eds_cluster_config").expect("endpoints come by EDS");
+        let eds = cluster.remove("eds_cluster_config").expect("endpoints come by EDS");
         cluster.insert("type".into(), "STATIC".into());
-        let assignment = endpoints[cluster["name"].as_str().unwrap()].clone();
+        let name = eds.get("service_name").unwrap_or(&cluster["name"]);
+        let mut assignment = endpoints[name.as_str().unwrap()].clone();
+        assignment["cluster_name"] = cluster["name"].clone();
         cluster.insert("load_assignment".into(), assignment);
     }
-    json!({ "static_resources": { "listeners": listeners, "clusters": clusters } })
+    inline(&mut resources, &routes);
+    json!({ "static_resources": resources })
+}
+
+/// Puts routes and secrets in the place of the question for them.
+fn inline(value: &mut Value, routes: &BTreeMap<String, Value>) {
+    match value {
+        Value::Object(object) => {
+            object.remove("sds_config");
+            if let Some(rds) = object.remove("rds") {
+                let name = rds["route_config_name"].as_str().unwrap();
+                object.insert("route_config".into(), routes[name].clone());
+            }
+            object.values_mut().for_each(|value| inline(value, routes));
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| inline(value, routes)),
+        _ => {}
+    }
 }
 
 #[test]
