@@ -1,0 +1,100 @@
+//! Which requests an Envoy route is for.
+
+use envoy_types::pb::envoy::config::route::v3 as envoy;
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
+
+use crate::model::matching::StringMatch;
+use crate::model::route::{PathMatch, Route};
+
+/// Methods whose requests may be repeated (RFC 9110, section 9.2.2).
+const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
+
+/// Which requests one of the Envoy routes of a route is for.
+#[derive(Clone, Copy)]
+pub(super) enum Methods {
+    /// Whatever the route asks for: all are treated alike.
+    All,
+    /// Those that may be repeated.
+    Idempotent,
+    /// What is left after those.
+    Others,
+}
+
+/// What a request must look like, or none when no method is left that could.
+pub(super) fn route_match(path: &PathMatch, route: &Route, methods: Methods) -> Option<envoy::RouteMatch> {
+    let method = method_matcher(&route.methods, methods)?;
+    let headers = route.headers.iter().map(|(name, expected)| header_matcher(name, expected));
+    Some(envoy::RouteMatch {
+        path_specifier: Some(path_specifier(path)),
+        headers: method.into_iter().chain(headers).collect(),
+        query_parameters: route.query.iter().map(|(name, expected)| query_matcher(name, expected)).collect(),
+        ..Default::default()
+    })
+}
+
+/// The matcher of the method: `Some(None)` when any will do, `None` when there is none left to match.
+#[expect(clippy::option_option, reason = "no route, a route without a matcher, a route with one")]
+fn method_matcher(asked: &[String], methods: Methods) -> Option<Option<envoy::HeaderMatcher>> {
+    let idempotent = |method: &str| IDEMPOTENT.contains(&method);
+    let wanted: Vec<&str> = match methods {
+        Methods::All => asked.iter().map(String::as_str).collect(),
+        Methods::Idempotent if asked.is_empty() => IDEMPOTENT.to_vec(),
+        Methods::Idempotent => asked.iter().map(String::as_str).filter(|method| idempotent(method)).collect(),
+        // It stands behind the one for idempotent methods, so it need not say which.
+        Methods::Others if asked.is_empty() => return Some(None),
+        Methods::Others => asked.iter().map(String::as_str).filter(|method| !idempotent(method)).collect(),
+    };
+    match (wanted.as_slice(), asked.is_empty()) {
+        ([], true) => Some(None),
+        ([], false) => None,
+        ([method], _) => Some(Some(header_matcher(":method", &StringMatch::Exact((*method).to_owned())))),
+        (several, _) => Some(Some(header_matcher(":method", &StringMatch::Regex(several.join("|"))))),
+    }
+}
+
+fn path_specifier(path: &PathMatch) -> PathSpecifier {
+    match path {
+        PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
+        PathMatch::Prefix(prefix) if prefix.is_empty() => PathSpecifier::Prefix("/".to_owned()),
+        PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone()),
+        PathMatch::Regex(pattern) => PathSpecifier::SafeRegex(regex(pattern)),
+    }
+}
+
+fn header_matcher(name: &str, expected: &StringMatch) -> envoy::HeaderMatcher {
+    let specifier = match string_matcher(expected) {
+        Some(matcher) => HeaderMatchSpecifier::StringMatch(matcher),
+        None => HeaderMatchSpecifier::PresentMatch(*expected == StringMatch::Present),
+    };
+    envoy::HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(specifier),
+        ..Default::default()
+    }
+}
+
+fn query_matcher(name: &str, expected: &StringMatch) -> envoy::QueryParameterMatcher {
+    let specifier = match string_matcher(expected) {
+        Some(matcher) => QueryParameterMatchSpecifier::StringMatch(matcher),
+        None => QueryParameterMatchSpecifier::PresentMatch(*expected == StringMatch::Present),
+    };
+    envoy::QueryParameterMatcher { name: name.to_owned(), query_parameter_match_specifier: Some(specifier) }
+}
+
+/// None where only presence counts.
+fn string_matcher(expected: &StringMatch) -> Option<StringMatcher> {
+    let pattern = match expected {
+        StringMatch::Exact(text) => MatchPattern::Exact(text.clone()),
+        StringMatch::Regex(pattern) => MatchPattern::SafeRegex(regex(pattern)),
+        StringMatch::Present | StringMatch::Absent => return None,
+    };
+    Some(StringMatcher { match_pattern: Some(pattern), ..Default::default() })
+}
+
+pub(super) fn regex(pattern: &str) -> RegexMatcher {
+    RegexMatcher { regex: pattern.to_owned(), ..Default::default() }
+}
