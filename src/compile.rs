@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod endpoint;
+pub mod health;
 pub mod listener;
 pub mod route;
 

@@ -8,6 +8,7 @@
 //! of routes that use it: health and ejection state must not split.
 
 pub mod fleet;
+pub mod health;
 pub mod listener;
 pub mod matching;
 pub mod name;

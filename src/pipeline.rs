@@ -319,6 +319,22 @@ upstreams:
     }
 
     #[test]
+    fn of_an_address_that_is_listed_twice_the_one_in_use_is_kept() {
+        let text = "
+upstreams:
+  - name: shop
+    targets:
+      - { target: 10.0.0.1:80, enabled: false }
+      - { target: 10.0.0.1:80, priority: 1 }
+      - { target: 10.0.0.2:80, failover: true }
+      - { target: 10.0.0.2:80, weight: 0 }
+";
+        let build = build(&files(&[("shop.yaml", text)]), None).expect("it builds");
+        assert_eq!(targets(&build, "shop"), ["0 10.0.0.1:80", "0 10.0.0.2:80"]);
+        assert_eq!(build.warnings.len(), 2);
+    }
+
+    #[test]
     fn tiers_have_no_gaps_and_a_gap_that_was_written_is_told() {
         let text = "
 upstreams:

@@ -8,15 +8,13 @@ use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, 
 use envoy_types::pb::envoy::config::cluster::v3::cluster;
 use envoy_types::pb::envoy::config::cluster::v3::load_balancing_policy::Policy;
 use envoy_types::pb::envoy::config::core::v3 as core;
-use envoy_types::pb::envoy::config::core::v3::health_check as check;
 use envoy_types::pb::envoy::extensions::load_balancing_policies as policies;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
-use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
-use envoy_types::pb::google::protobuf::BoolValue;
+use envoy_types::pb::envoy::r#type::v3::Percent;
 
-use crate::compile::{ads, any, duration, uint32};
+use crate::compile::{ads, any, duration, health, uint32};
 use crate::config::document::{LoadBalancer, UpstreamProtocol, WhenAllDown};
-use crate::model::upstream::{HealthCheck, Limits, OutlierDetection, Probe, Upstream};
+use crate::model::upstream::{Limits, Upstream};
 use crate::snapshot::Resource;
 
 const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -34,8 +32,12 @@ pub fn compile(upstream: &Upstream) -> Resource {
         common_lb_config: Some(common_lb_config(upstream)),
         load_balancing_policy: Some(load_balancing_policy(upstream)),
         circuit_breakers: Some(circuit_breakers(&upstream.limits)),
-        health_checks: upstream.health_check.iter().map(health_check).collect(),
-        outlier_detection: upstream.outlier_detection.as_ref().map(outlier_detection),
+        health_checks: upstream
+            .health_check
+            .iter()
+            .map(|check| health::health_check(check, upstream.protocol))
+            .collect(),
+        outlier_detection: upstream.outlier_detection.as_ref().map(health::outlier_detection),
         typed_extension_protocol_options: [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&protocol(upstream)))]
             .into(),
         ..Default::default()
@@ -102,93 +104,6 @@ fn circuit_breakers(limits: &Limits) -> envoy::CircuitBreakers {
         ..Default::default()
     };
     envoy::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
-}
-
-fn health_check(health_check: &HealthCheck) -> core::HealthCheck {
-    core::HealthCheck {
-        timeout: Some(duration(health_check.timeout)),
-        interval: Some(duration(health_check.interval)),
-        interval_jitter_percent: health_check.jitter,
-        unhealthy_threshold: Some(uint32(health_check.unhealthy_threshold)),
-        healthy_threshold: Some(uint32(health_check.healthy_threshold)),
-        alt_port: health_check.port.map(|port| uint32(port.into())),
-        unhealthy_interval: Some(duration(health_check.unhealthy_interval)),
-        // Envoy's default of 60 s leaves the standby of an idle service unchecked.
-        no_traffic_interval: Some(duration(health_check.idle_interval)),
-        no_traffic_healthy_interval: Some(duration(health_check.idle_interval)),
-        health_checker: Some(match &health_check.probe {
-            Probe::Tcp { send, receive } => check::HealthChecker::TcpHealthCheck(check::TcpHealthCheck {
-                send: send.as_deref().map(payload),
-                receive: receive.as_deref().map(payload).into_iter().collect(),
-                ..Default::default()
-            }),
-            Probe::Http { path, method, host, headers, expected } => {
-                check::HealthChecker::HttpHealthCheck(check::HttpHealthCheck {
-                    host: host.clone().unwrap_or_default(),
-                    path: path.clone(),
-                    method: core::RequestMethod::from_str_name(method).unwrap_or_default().into(),
-                    request_headers_to_add: headers.iter().map(|(key, value)| header(key, value)).collect(),
-                    expected_statuses: expected.iter().map(|(first, last)| statuses(*first, *last)).collect(),
-                    // An unexpected status counts towards the threshold in place of being the end at once.
-                    retriable_statuses: vec![statuses(100, 599)],
-                    ..Default::default()
-                })
-            }
-            Probe::Grpc { service, authority } => {
-                check::HealthChecker::GrpcHealthCheck(check::GrpcHealthCheck {
-                    service_name: service.clone(),
-                    authority: authority.clone().unwrap_or_default(),
-                    ..Default::default()
-                })
-            }
-        }),
-        ..Default::default()
-    }
-}
-
-fn payload(text: &str) -> check::Payload {
-    let hex = text.bytes().map(|byte| format!("{byte:02x}")).collect();
-    check::Payload { payload: Some(check::payload::Payload::Text(hex)) }
-}
-
-fn header(key: &str, value: &str) -> core::HeaderValueOption {
-    core::HeaderValueOption {
-        header: Some(core::HeaderValue {
-            key: key.to_owned(),
-            value: value.to_owned(),
-            ..Default::default()
-        }),
-        append_action: core::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-        ..Default::default()
-    }
-}
-
-/// Envoy's ranges do not contain their end.
-fn statuses(first: u16, last: u16) -> Int64Range {
-    Int64Range { start: first.into(), end: i64::from(last) + 1 }
-}
-
-fn outlier_detection(detection: &OutlierDetection) -> envoy::OutlierDetection {
-    envoy::OutlierDetection {
-        consecutive_5xx: Some(uint32(detection.consecutive_5xx)),
-        consecutive_gateway_failure: Some(uint32(detection.consecutive_gateway_failure)),
-        // Envoy counts gateway failures and by default does nothing about them.
-        enforcing_consecutive_gateway_failure: Some(uint32(100)),
-        split_external_local_origin_errors: detection.split_external_local_origin_errors,
-        consecutive_local_origin_failure: Some(uint32(detection.consecutive_local_origin_failure)),
-        // On by default in Envoy, for clusters of five and more hosts; here it must be asked for.
-        enforcing_success_rate: Some(uint32(0)),
-        enforcing_local_origin_success_rate: Some(uint32(0)),
-        interval: Some(duration(detection.interval)),
-        base_ejection_time: Some(duration(detection.base_ejection_time)),
-        max_ejection_time: Some(duration(detection.max_ejection_time)),
-        max_ejection_percent: Some(uint32(detection.max_ejection_percent)),
-        // Else a target whose checks pass while it answers 503 comes back at every check.
-        successful_active_health_check_uneject_host: Some(BoolValue {
-            value: detection.health_check_returns_ejected,
-        }),
-        ..Default::default()
-    }
 }
 
 fn protocol(upstream: &Upstream) -> http::HttpProtocolOptions {

@@ -4,18 +4,17 @@
 //! that come with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3 as envoy;
 use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
-use envoy_types::pb::envoy::config::endpoint::v3::endpoint::HealthCheckConfig;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 
-use crate::compile::uint32;
+use crate::compile::{health, uint32};
 use crate::config::document::FailoverMode;
 use crate::model::target::{Addresses, Host, Target};
-use crate::model::upstream::{Probe, Upstream};
+use crate::model::upstream::Upstream;
 use crate::node::Locality;
 use crate::snapshot::Resource;
 
@@ -40,14 +39,13 @@ pub fn compile(upstream: &Upstream, addresses: &Addresses) -> Resource {
 }
 
 fn localities(upstream: &Upstream, addresses: &Addresses) -> Vec<envoy::LocalityLbEndpoints> {
-    let checked_by_name = checks_name_the_target(upstream);
     let mut localities: BTreeMap<(u32, &Locality), Vec<envoy::LbEndpoint>> = BTreeMap::new();
     // Two names may resolve to one address: as Envoy would, it is kept once, in the first tier.
     let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
     for target in &upstream.targets {
         for address in resolve(target, addresses).into_iter().filter(|address| seen.insert(*address)) {
             let endpoints = localities.entry((target.tier, &target.locality)).or_default();
-            endpoints.push(endpoint(target, address, checked_by_name));
+            endpoints.push(endpoint(upstream, target, address));
         }
     }
     occupied_tiers(localities)
@@ -86,26 +84,20 @@ fn resolve(target: &Target, addresses: &Addresses) -> Vec<SocketAddr> {
     }
 }
 
-/// Envoy's checks say the cluster's name to the target unless told otherwise; no server knows that one.
-fn checks_name_the_target(upstream: &Upstream) -> bool {
-    match upstream.health_check.as_ref().map(|check| &check.probe) {
-        Some(Probe::Http { host, .. }) => host.is_none(),
-        Some(Probe::Grpc { authority, .. }) => authority.is_none(),
-        Some(Probe::Tcp { .. }) | None => false,
-    }
-}
-
-fn endpoint(target: &Target, address: SocketAddr, checked_by_name: bool) -> envoy::LbEndpoint {
+fn endpoint(upstream: &Upstream, target: &Target, address: SocketAddr) -> envoy::LbEndpoint {
     let hostname = match &target.address.host {
         Host::Name(name) => name.clone(),
         Host::Ip(_) => String::new(),
     };
-    let health_check_config = checked_by_name
-        .then(|| HealthCheckConfig { hostname: target.address.host.to_string(), ..Default::default() });
+    // As in a URL, where an IPv6 address stands in brackets.
+    let host = match &target.address.host {
+        Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
+        host => host.to_string(),
+    };
     let endpoint = envoy::Endpoint {
         address: Some(socket_address(address)),
         hostname,
-        health_check_config,
+        health_check_config: health::endpoint_check(upstream, &target.health_check, &host),
         ..Default::default()
     };
     envoy::LbEndpoint {

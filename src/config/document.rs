@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 
 use crate::config::raw;
 use crate::config::tree::{self, Fault, Node, Value};
-use crate::config::values::{Duration, Size, Switch};
+use crate::config::values::{Duration, Size, Statuses, Switch};
 use crate::config::{Level, Path, Related, Step, Violation, near};
 use crate::envoy::ResourceType;
 
@@ -646,7 +646,8 @@ pub struct HttpCheck {
     pub method: Option<String>,
     pub host: Option<String>,
     pub headers: BTreeMap<String, String>,
-    pub expected: Vec<String>,
+    pub expected: Vec<Statuses>,
+    pub body: Option<String>,
 }
 
 /// `upstreams[].health_check.grpc`.
@@ -667,11 +668,33 @@ pub struct OutlierDetection {
     pub consecutive_gateway_failure: Option<u32>,
     pub split_external_local_origin_errors: Option<bool>,
     pub consecutive_local_origin_failure: Option<u32>,
+    pub success_rate: Option<Switch<SuccessRate>>,
+    pub failure_percentage: Option<Switch<FailurePercentage>>,
     pub interval: Option<Duration>,
     pub base_ejection_time: Option<Duration>,
     pub max_ejection_time: Option<Duration>,
     pub max_ejection_percent: Option<u32>,
     pub health_check_returns_ejected: Option<bool>,
+}
+
+/// `upstreams[].outlier_detection.success_rate`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct SuccessRate {
+    pub minimum_hosts: Option<u32>,
+    pub request_volume: Option<u32>,
+    pub stdev_factor: Option<f64>,
+}
+
+/// `upstreams[].outlier_detection.failure_percentage`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct FailurePercentage {
+    pub threshold: Option<u32>,
+    pub minimum_hosts: Option<u32>,
+    pub request_volume: Option<u32>,
 }
 
 /// `upstreams[].failover`.
@@ -719,5 +742,17 @@ pub struct Target {
     pub region: Option<String>,
     pub zone: Option<String>,
     pub sub_zone: Option<String>,
+    pub health_check: Option<Switch<TargetHealthCheck>>,
     pub tags: Vec<String>,
+}
+
+/// `upstreams[].targets[].health_check`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct TargetHealthCheck {
+    pub port: Option<u16>,
+    pub host: Option<String>,
+    /// Known, so that it can be told why it cannot be.
+    pub path: Option<String>,
 }

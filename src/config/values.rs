@@ -118,6 +118,43 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+/// A range of HTTP statuses, both ends in it, written `"200-299"`, or as one status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Statuses(pub u16, pub u16);
+
+const STATUSES: &str = "a status or a range of them, such as 200 or \"200-299\"";
+
+impl Statuses {
+    fn parse(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        (100 <= first && first <= last && last < 600).then_some(Self(first, last))
+    }
+}
+
+impl<'de> Deserialize<'de> for Statuses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FromTextOrNumber;
+        impl Visitor<'_> for FromTextOrNumber {
+            type Value = Statuses;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(STATUSES)
+            }
+
+            fn visit_u64<E: de::Error>(self, status: u64) -> Result<Statuses, E> {
+                self.visit_str(&status.to_string())
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Statuses, E> {
+                Statuses::parse(text)
+                    .ok_or_else(|| E::custom(format!("`{text}` is no range of statuses\nwrite {STATUSES}")))
+            }
+        }
+        deserializer.deserialize_any(FromTextOrNumber)
+    }
+}
+
 /// Settings that can be switched off as a whole: `off` or `false`, or the settings.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Switch<T> {
@@ -177,6 +214,15 @@ mod tests {
     fn what_is_no_duration_is_refused() {
         for text in ["", "1", "s", "-1s", "1d", "1 s", "ms", "1s ", "1.2.3s", "999999999h"] {
             assert_eq!(Duration::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn statuses_are_one_or_a_range() {
+        assert_eq!(Statuses::parse("200"), Some(Statuses(200, 200)));
+        assert_eq!(Statuses::parse("200 - 299"), Some(Statuses(200, 299)));
+        for text in ["", "2xx", "99", "600", "299-200", "200-", "-200", "200-600"] {
+            assert_eq!(Statuses::parse(text), None, "{text}");
         }
     }
 

@@ -21,6 +21,10 @@ pub mod code {
     pub const SAME_TARGET: &str = "US116";
     /// Priorities with a gap, which were moved together.
     pub const PRIORITY_GAP: &str = "US117";
+    /// A path on which one target alone should be checked.
+    pub const TARGET_CHECK_PATH: &str = "US170";
+    /// A gRPC check of targets that do not speak HTTP/2.
+    pub const GRPC_WITHOUT_HTTP2: &str = "US171";
     /// A raw resource that names one that is not there.
     pub const RAW_DANGLING: &str = "US130";
     /// A raw resource with the name of a compiled one.

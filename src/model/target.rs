@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::config::document;
+use crate::model::health::{self, TargetCheck};
 use crate::model::place::{Faults, Place, code};
 use crate::node::Locality;
 
@@ -110,6 +111,8 @@ pub struct Target {
     pub tier: u32,
     /// Where it runs, as far as that was said.
     pub locality: Locality,
+    /// How it is checked, if its upstream has checks.
+    pub health_check: TargetCheck,
 }
 
 /// A target as it was declared, before the tiers of its upstream were moved together.
@@ -121,12 +124,21 @@ pub(crate) struct Candidate<'a> {
     pub(crate) priority: u32,
     pub(crate) enabled: bool,
     pub(crate) locality: Locality,
+    pub(crate) health_check: TargetCheck,
 }
 
-/// Understands one declared target.
+impl Candidate<'_> {
+    /// True when it gets traffic.
+    pub(crate) fn is_used(&self) -> bool {
+        self.enabled && self.weight > 0
+    }
+}
+
+/// Understands one declared target of `upstream`.
 pub(crate) fn resolve<'a>(
     place: Place<'a>,
     target: &document::Target,
+    upstream: &document::Upstream,
     faults: &mut Faults,
 ) -> Option<Candidate<'a>> {
     let Some(text) = &target.target else {
@@ -150,6 +162,12 @@ pub(crate) fn resolve<'a>(
             zone: target.zone.clone().unwrap_or_default(),
             sub_zone: target.sub_zone.clone().unwrap_or_default(),
         },
+        health_check: health::target_check(
+            &place.key("health_check"),
+            target.health_check.as_ref(),
+            upstream.health_check.as_ref(),
+            faults,
+        ),
         place,
     })
 }

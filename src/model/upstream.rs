@@ -3,11 +3,10 @@
 //! The defaults are measured: together with the retries of a service they lose no idempotent request when a
 //! target dies, freezes, refuses or answers 503, and they need to know nothing about the service.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::document::{self, FailoverMode, LoadBalancer, UpstreamProtocol, WhenAllDown};
-use crate::config::values::Switch;
+use crate::model::health::{self, HealthCheck, OutlierDetection};
 use crate::model::name::Name;
 use crate::model::place::{Faults, Place, code};
 use crate::model::target::Target;
@@ -75,70 +74,6 @@ pub struct RetryBudget {
     pub at_least: u32,
 }
 
-/// Active detection.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the fields are those of the config's reference")]
-pub struct HealthCheck {
-    pub probe: Probe,
-    /// Of the probe; none for the target's own.
-    pub port: Option<u16>,
-    pub interval: Duration,
-    pub timeout: Duration,
-    pub unhealthy_threshold: u32,
-    pub healthy_threshold: u32,
-    pub unhealthy_interval: Duration,
-    pub idle_interval: Duration,
-    /// Percent of the interval.
-    pub jitter: u32,
-}
-
-/// What is asked of a target, and what is a good answer.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Probe {
-    /// A connection comes up, and where bytes are given the right ones come back.
-    Tcp {
-        /// Sent after connecting.
-        send: Option<String>,
-        /// Must occur in the answer.
-        receive: Option<String>,
-    },
-    /// A request is answered with an expected status.
-    Http {
-        /// Begins with `/`.
-        path: String,
-        /// In capitals.
-        method: String,
-        /// None for the target's host.
-        host: Option<String>,
-        /// Added to the request.
-        headers: BTreeMap<String, String>,
-        /// Inclusive ranges, at least one.
-        expected: Vec<(u16, u16)>,
-    },
-    /// `grpc.health.v1.Health/Check` answers `SERVING`.
-    Grpc {
-        /// Empty for the server as a whole.
-        service: String,
-        /// None for the target's host.
-        authority: Option<String>,
-    },
-}
-
-/// Passive detection; the words are Envoy's.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the fields are those of the config's reference")]
-pub struct OutlierDetection {
-    pub consecutive_5xx: u32,
-    pub consecutive_gateway_failure: u32,
-    pub split_external_local_origin_errors: bool,
-    pub consecutive_local_origin_failure: u32,
-    pub interval: Duration,
-    pub base_ejection_time: Duration,
-    pub max_ejection_time: Duration,
-    pub max_ejection_percent: u32,
-    pub health_check_returns_ejected: bool,
-}
-
 /// When the next tier serves.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failover {
@@ -175,8 +110,13 @@ pub(crate) fn resolve(
         load_balancer: upstream.load_balancer.unwrap_or_default(),
         slow_start: slow_start(place, upstream, faults),
         limits: limits(&place.key("limits"), upstream.limits.clone().unwrap_or_default(), faults),
-        health_check: health_check(&place.key("health_check"), upstream.health_check.as_ref(), faults),
-        outlier_detection: outlier_detection(
+        health_check: health::check(
+            &place.key("health_check"),
+            upstream.health_check.as_ref(),
+            upstream.protocol.unwrap_or_default(),
+            faults,
+        ),
+        outlier_detection: health::outlier_detection(
             &place.key("outlier_detection"),
             upstream.outlier_detection.as_ref(),
             faults,
@@ -189,20 +129,6 @@ pub(crate) fn resolve(
 fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration {
     if value < Duration::from_millis(1) {
         faults.wrong(place, "this time is too short".to_owned(), "1ms or more".to_owned());
-    }
-    value
-}
-
-fn at_least_one(value: u32, place: &Place<'_>, faults: &mut Faults) -> u32 {
-    if value == 0 {
-        faults.wrong(place, "0 is too small".to_owned(), "1 or more".to_owned());
-    }
-    value
-}
-
-fn percent(value: u32, place: &Place<'_>, faults: &mut Faults) -> u32 {
-    if value > 100 {
-        faults.wrong(place, format!("{value} is no percentage"), "0 to 100".to_owned());
     }
     value
 }
@@ -237,151 +163,6 @@ fn limits(place: &Place<'_>, limits: document::Limits, faults: &mut Faults) -> L
         requests_per_connection: limits.requests_per_connection.unwrap_or(0),
         retry_budget,
     }
-}
-
-fn health_check(
-    place: &Place<'_>,
-    declared: Option<&Switch<document::HealthCheck>>,
-    faults: &mut Faults,
-) -> Option<HealthCheck> {
-    let check = match declared {
-        Some(Switch::Off) => return None,
-        Some(Switch::On(check)) => check.clone(),
-        None => document::HealthCheck::default(),
-    };
-    let time =
-        |value: Option<crate::config::values::Duration>, default, key: &str, faults: &mut Faults| match value
-        {
-            Some(value) => positive(value.0, &place.key(key), faults),
-            None => default,
-        };
-    let interval = time(check.interval, Duration::from_secs(1), "interval", faults);
-    if check.port == Some(0) {
-        faults.wrong(
-            &place.key("port"),
-            "0 is no port".to_owned(),
-            "name the port, from 1 to 65535".to_owned(),
-        );
-    }
-    Some(HealthCheck {
-        probe: probe(place, &check, faults),
-        port: check.port,
-        interval,
-        timeout: time(check.timeout, Duration::from_millis(500), "timeout", faults),
-        unhealthy_threshold: at_least_one(
-            check.unhealthy_threshold.unwrap_or(2),
-            &place.key("unhealthy_threshold"),
-            faults,
-        ),
-        healthy_threshold: at_least_one(
-            check.healthy_threshold.unwrap_or(3),
-            &place.key("healthy_threshold"),
-            faults,
-        ),
-        unhealthy_interval: time(check.unhealthy_interval, interval, "unhealthy_interval", faults),
-        idle_interval: time(check.idle_interval, interval, "idle_interval", faults),
-        jitter: percent(check.jitter.unwrap_or(10), &place.key("jitter"), faults),
-    })
-}
-
-fn probe(place: &Place<'_>, check: &document::HealthCheck, faults: &mut Faults) -> Probe {
-    match (&check.tcp, &check.http, &check.grpc) {
-        (tcp, None, None) => {
-            let tcp = tcp.clone().unwrap_or_default();
-            Probe::Tcp { send: tcp.send, receive: tcp.receive }
-        }
-        (None, Some(http), None) => http_probe(&place.key("http"), http.clone(), faults),
-        (None, None, Some(grpc)) => Probe::Grpc {
-            service: grpc.service.clone().unwrap_or_default(),
-            authority: grpc.authority.clone(),
-        },
-        _ => {
-            let message = "a health check is one of `tcp`, `http` and `grpc`".to_owned();
-            faults.error(place, code::CONFLICT, message, "leave one of them".to_owned());
-            Probe::Tcp { send: None, receive: None }
-        }
-    }
-}
-
-fn http_probe(place: &Place<'_>, http: document::HttpCheck, faults: &mut Faults) -> Probe {
-    const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
-    let path = http.path.unwrap_or_else(|| "/healthz".to_owned());
-    if !path.starts_with('/') {
-        faults.wrong(
-            &place.key("path"),
-            format!("the path `{path}` does not begin with /"),
-            format!("/{path}"),
-        );
-    }
-    let method = http.method.unwrap_or_else(|| "GET".to_owned());
-    if !METHODS.contains(&method.as_str()) {
-        let help = format!("one of {}", METHODS.join(", "));
-        faults.wrong(&place.key("method"), format!("`{method}` is no method for a health check"), help);
-    }
-    let mut expected: Vec<(u16, u16)> = Vec::new();
-    for (index, text) in http.expected.iter().enumerate() {
-        match statuses(text) {
-            Some(range) => expected.push(range),
-            None => {
-                let help = "write a status or a range, such as \"200\" or \"200-299\"".to_owned();
-                let place = place.key("expected").index(index);
-                faults.wrong(&place, format!("`{text}` is no range of statuses"), help);
-            }
-        }
-    }
-    if expected.is_empty() {
-        expected.push((200, 299));
-    }
-    Probe::Http { path, method, host: http.host, headers: http.headers, expected }
-}
-
-fn statuses(text: &str) -> Option<(u16, u16)> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let range = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-    (100 <= range.0 && range.0 <= range.1 && range.1 < 600).then_some(range)
-}
-
-fn outlier_detection(
-    place: &Place<'_>,
-    declared: Option<&Switch<document::OutlierDetection>>,
-    faults: &mut Faults,
-) -> Option<OutlierDetection> {
-    let detection = match declared {
-        Some(Switch::Off) => return None,
-        Some(Switch::On(detection)) => detection.clone(),
-        None => document::OutlierDetection::default(),
-    };
-    let time =
-        |value: Option<crate::config::values::Duration>, default, key: &str, faults: &mut Faults| match value
-        {
-            Some(value) => positive(value.0, &place.key(key), faults),
-            None => Duration::from_secs(default),
-        };
-    let base_ejection_time = time(detection.base_ejection_time, 10, "base_ejection_time", faults);
-    let max_ejection_time = match detection.max_ejection_time {
-        Some(longest) if longest.0 < base_ejection_time => {
-            let message = "`max_ejection_time` is shorter than `base_ejection_time`".to_owned();
-            faults.error(&place.key("max_ejection_time"), code::CONFLICT, message, None);
-            longest.0
-        }
-        Some(longest) => longest.0,
-        None => Duration::from_secs(30).max(base_ejection_time),
-    };
-    Some(OutlierDetection {
-        consecutive_5xx: detection.consecutive_5xx.unwrap_or(5),
-        consecutive_gateway_failure: detection.consecutive_gateway_failure.unwrap_or(5),
-        split_external_local_origin_errors: detection.split_external_local_origin_errors.unwrap_or(false),
-        consecutive_local_origin_failure: detection.consecutive_local_origin_failure.unwrap_or(5),
-        interval: time(detection.interval, 1, "interval", faults),
-        base_ejection_time,
-        max_ejection_time,
-        max_ejection_percent: percent(
-            detection.max_ejection_percent.unwrap_or(100),
-            &place.key("max_ejection_percent"),
-            faults,
-        ),
-        health_check_returns_ejected: detection.health_check_returns_ejected.unwrap_or(false),
-    })
 }
 
 fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults) -> Failover {

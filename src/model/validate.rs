@@ -261,9 +261,11 @@ impl<'a> Validation<'a> {
             added.into_iter().map(|(document, target)| (Place::new(document, &target.path), &target.entity));
         let mut candidates: Vec<Candidate<'_>> = Vec::new();
         for (place, target) in own.chain(added) {
-            let Some(candidate) = target::resolve(place, target, &mut self.faults) else { continue };
+            let Some(candidate) = target::resolve(place, target, upstream, &mut self.faults) else {
+                continue;
+            };
             match candidates.iter_mut().find(|other| other.address == candidate.address) {
-                Some(first) => self.same_target(first, &candidate),
+                Some(first) => self.same_target(first, candidate),
                 None => candidates.push(candidate),
             }
         }
@@ -271,12 +273,14 @@ impl<'a> Validation<'a> {
     }
 
     /// Envoy keeps an address once, in its lowest priority; so do we, and say it.
-    fn same_target(&mut self, first: &mut Candidate<'_>, second: &Candidate<'_>) {
+    fn same_target<'p>(&mut self, first: &mut Candidate<'p>, second: Candidate<'p>) {
         let message = format!("target `{}` is listed twice; it is kept once", second.address);
         let help = "remove one of them, or add up their weights".to_owned();
         self.faults.warning(&second.place.key("target"), code::SAME_TARGET, message, help);
-        if second.enabled && second.weight > 0 && second.priority < first.priority {
-            first.priority = second.priority;
+        match (first.is_used(), second.is_used()) {
+            (true, true) => first.priority = first.priority.min(second.priority),
+            (false, true) => *first = second,
+            (_, false) => {}
         }
     }
 
@@ -293,8 +297,7 @@ impl<'a> Validation<'a> {
             let help = "number the priorities 0, 1, 2, … without gaps".to_owned();
             self.faults.warning(&candidate.place.key("priority"), code::PRIORITY_GAP, message, help);
         }
-        let used: Vec<Candidate<'_>> =
-            candidates.into_iter().filter(|candidate| candidate.enabled && candidate.weight > 0).collect();
+        let used: Vec<Candidate<'_>> = candidates.into_iter().filter(Candidate::is_used).collect();
         let priorities: BTreeSet<u32> = used.iter().map(|candidate| candidate.priority).collect();
         let mut targets: Vec<Target> = used
             .into_iter()
@@ -303,6 +306,7 @@ impl<'a> Validation<'a> {
                 address: candidate.address,
                 weight: candidate.weight,
                 locality: candidate.locality,
+                health_check: candidate.health_check,
             })
             .collect();
         targets.sort_by_key(|target| target.tier);

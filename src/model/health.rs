@@ -1,0 +1,411 @@
+//! How it is found out that a target is dead: by asking it, and by looking at what it answers to clients.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue};
+
+use crate::config::document::{self, UpstreamProtocol};
+use crate::config::values::{self, Switch};
+use crate::model::place::{Faults, Place, code};
+
+/// Active detection.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct HealthCheck {
+    pub probe: Probe,
+    /// Of the probe; none for the target's own.
+    pub port: Option<u16>,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub unhealthy_threshold: u32,
+    pub healthy_threshold: u32,
+    pub unhealthy_interval: Duration,
+    pub idle_interval: Duration,
+    /// Percent of the interval.
+    pub jitter: u32,
+}
+
+/// What is asked of a target, and what is a good answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Probe {
+    /// A connection comes up, and where bytes are given the right ones come back.
+    Tcp {
+        /// Sent after connecting.
+        send: Option<String>,
+        /// Must occur in the answer.
+        receive: Option<String>,
+    },
+    /// A request is answered with an expected status.
+    Http {
+        /// Begins with `/`.
+        path: String,
+        /// In capitals.
+        method: String,
+        /// None for the target's host.
+        host: Option<String>,
+        /// Added to the request.
+        headers: BTreeMap<String, String>,
+        /// Inclusive ranges, at least one.
+        expected: Vec<(u16, u16)>,
+        /// Must occur in the answer. A wrong body is the end of the target at once: Envoy's thresholds are for
+        /// statuses and for answers that do not come.
+        body: Option<String>,
+    },
+    /// `grpc.health.v1.Health/Check` answers `SERVING`. Any other answer is the end of the target at once.
+    Grpc {
+        /// Empty for the server as a whole.
+        service: String,
+        /// None for the target's host.
+        authority: Option<String>,
+    },
+}
+
+impl Probe {
+    /// True when the probe says a host name to the target and nobody said which: the target's own then.
+    pub fn names_the_target(&self) -> bool {
+        match self {
+            Self::Tcp { .. } => false,
+            Self::Http { host, .. } => host.is_none(),
+            Self::Grpc { authority, .. } => authority.is_none(),
+        }
+    }
+}
+
+/// How one target is checked, as far as that differs from the others of its upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetCheck {
+    /// Never: it counts as healthy until traffic says otherwise.
+    Off,
+    /// As the upstream says, but for this.
+    On {
+        /// None for the upstream's.
+        port: Option<u16>,
+        /// None for the upstream's.
+        host: Option<String>,
+    },
+}
+
+/// Passive detection; the words are Envoy's.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct OutlierDetection {
+    pub consecutive_5xx: u32,
+    pub consecutive_gateway_failure: u32,
+    pub split_external_local_origin_errors: bool,
+    pub consecutive_local_origin_failure: u32,
+    pub success_rate: Option<SuccessRate>,
+    pub failure_percentage: Option<FailurePercentage>,
+    pub interval: Duration,
+    pub base_ejection_time: Duration,
+    pub max_ejection_time: Duration,
+    pub max_ejection_percent: u32,
+    pub health_check_returns_ejected: bool,
+}
+
+/// A target is ejected whose share of successes in an interval is far below that of its peers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SuccessRate {
+    /// With fewer that have the volume nobody is judged.
+    pub minimum_hosts: u32,
+    /// Requests in an interval below which a target is not judged.
+    pub request_volume: u32,
+    /// How many standard deviations below the mean, in thousandths.
+    pub stdev_factor: u32,
+}
+
+/// A target is ejected whose share of failures in an interval reaches the threshold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailurePercentage {
+    /// In percent.
+    pub threshold: u32,
+    /// With fewer that have the volume nobody is judged.
+    pub minimum_hosts: u32,
+    /// Requests in an interval below which a target is not judged.
+    pub request_volume: u32,
+}
+
+/// Understands `health_check` of an upstream that speaks `protocol`.
+pub(crate) fn check(
+    place: &Place<'_>,
+    declared: Option<&Switch<document::HealthCheck>>,
+    protocol: UpstreamProtocol,
+    faults: &mut Faults,
+) -> Option<HealthCheck> {
+    let check = match declared {
+        Some(Switch::Off) => return None,
+        Some(Switch::On(check)) => check.clone(),
+        None => document::HealthCheck::default(),
+    };
+    let time = |value: Option<values::Duration>, default, key: &str, faults: &mut Faults| match value {
+        Some(value) => positive(value.0, &place.key(key), faults),
+        None => default,
+    };
+    let count = |value: Option<u32>, default, key: &str, faults: &mut Faults| {
+        at_least_one(value.unwrap_or(default), &place.key(key), faults)
+    };
+    let interval = time(check.interval, Duration::from_secs(1), "interval", faults);
+    if check.grpc.is_some() && protocol == UpstreamProtocol::Http1 {
+        let message = "gRPC health checks need targets that speak HTTP/2".to_owned();
+        let help = "say `protocol: http2` of the upstream, or check by `tcp` or `http`".to_owned();
+        faults.error(&place.key("grpc"), code::GRPC_WITHOUT_HTTP2, message, help);
+    }
+    Some(HealthCheck {
+        probe: probe(place, &check, faults),
+        port: port(check.port, place, faults),
+        interval,
+        timeout: time(check.timeout, Duration::from_millis(500), "timeout", faults),
+        unhealthy_threshold: count(check.unhealthy_threshold, 2, "unhealthy_threshold", faults),
+        healthy_threshold: count(check.healthy_threshold, 3, "healthy_threshold", faults),
+        unhealthy_interval: time(check.unhealthy_interval, interval, "unhealthy_interval", faults),
+        idle_interval: time(check.idle_interval, interval, "idle_interval", faults),
+        jitter: percent(check.jitter.unwrap_or(10), &place.key("jitter"), faults),
+    })
+}
+
+/// Understands `health_check` of a target, whose upstream has `upstream` for all of them.
+pub(crate) fn target_check(
+    place: &Place<'_>,
+    declared: Option<&Switch<document::TargetHealthCheck>>,
+    upstream: Option<&Switch<document::HealthCheck>>,
+    faults: &mut Faults,
+) -> TargetCheck {
+    let check = match declared {
+        Some(Switch::Off) => return TargetCheck::Off,
+        Some(Switch::On(check)) => check.clone(),
+        None => document::TargetHealthCheck::default(),
+    };
+    if declared.is_some() && upstream == Some(&Switch::Off) {
+        let message = "the upstream of this target has its health checks off".to_owned();
+        let help = "remove this one, or give the upstream a health check".to_owned();
+        faults.error(place, code::CONFLICT, message, help);
+    }
+    if check.path.is_some() {
+        let message = "a target cannot be checked at a path of its own".to_owned();
+        let help = "Envoy asks all targets of an upstream for one path; \
+                    tell them apart by `port` or `host`, or put this target into another upstream";
+        faults.error(&place.key("path"), code::TARGET_CHECK_PATH, message, help.to_owned());
+    }
+    let says_a_host =
+        matches!(upstream, Some(Switch::On(check)) if check.http.is_some() || check.grpc.is_some());
+    if let Some(host) = &check.host {
+        let place = place.key("host");
+        if !says_a_host && upstream != Some(&Switch::Off) {
+            let message = "a TCP health check says no host name".to_owned();
+            let help = "remove `host`, or let the upstream check by `http` or `grpc`".to_owned();
+            faults.error(&place, code::CONFLICT, message, help);
+        }
+        host_name(host, &place, faults);
+    }
+    TargetCheck::On { port: port(check.port, place, faults), host: check.host }
+}
+
+fn port(port: Option<u16>, place: &Place<'_>, faults: &mut Faults) -> Option<u16> {
+    if port == Some(0) {
+        let help = "name the port, from 1 to 65535".to_owned();
+        faults.wrong(&place.key("port"), "0 is no port".to_owned(), help);
+    }
+    port
+}
+
+fn probe(place: &Place<'_>, check: &document::HealthCheck, faults: &mut Faults) -> Probe {
+    match (&check.tcp, &check.http, &check.grpc) {
+        (tcp, None, None) => tcp_probe(&place.key("tcp"), tcp.clone().unwrap_or_default(), faults),
+        (None, Some(http), None) => http_probe(&place.key("http"), http.clone(), faults),
+        (None, None, Some(grpc)) => {
+            if let Some(authority) = &grpc.authority {
+                host_name(authority, &place.key("grpc").key("authority"), faults);
+            }
+            let service = grpc.service.clone().unwrap_or_default();
+            Probe::Grpc { service, authority: grpc.authority.clone() }
+        }
+        _ => {
+            let message = "a health check is one of `tcp`, `http` and `grpc`".to_owned();
+            let first = if check.tcp.is_some() { "tcp" } else { "http" };
+            let help = "leave one of them".to_owned();
+            faults.error(&place.key(first), code::CONFLICT, message, help);
+            Probe::Tcp { send: None, receive: None }
+        }
+    }
+}
+
+fn tcp_probe(place: &Place<'_>, tcp: document::TcpCheck, faults: &mut Faults) -> Probe {
+    for (key, text) in [("send", &tcp.send), ("receive", &tcp.receive)] {
+        not_empty(text.as_deref(), &place.key(key), faults);
+    }
+    Probe::Tcp { send: tcp.send, receive: tcp.receive }
+}
+
+fn http_probe(place: &Place<'_>, http: document::HttpCheck, faults: &mut Faults) -> Probe {
+    const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
+    let path = http.path.unwrap_or_else(|| "/healthz".to_owned());
+    if !path.starts_with('/') {
+        let message = format!("the path `{path}` does not begin with /");
+        faults.wrong(&place.key("path"), message, format!("/{path}"));
+    } else if path.parse::<PathAndQuery>().is_err() {
+        let help = "percent-encode what is not allowed in a path".to_owned();
+        faults.wrong(&place.key("path"), format!("`{path}` is no path of a request"), help);
+    }
+    let method = http.method.unwrap_or_else(|| "GET".to_owned());
+    if !METHODS.contains(&method.as_str()) {
+        let help = format!("one of {}", METHODS.join(", "));
+        faults.wrong(&place.key("method"), format!("`{method}` is no method for a health check"), help);
+    }
+    if let Some(host) = &http.host {
+        host_name(host, &place.key("host"), faults);
+    }
+    headers(&place.key("headers"), &http.headers, faults);
+    not_empty(http.body.as_deref(), &place.key("body"), faults);
+    if http.body.is_some() && method == "HEAD" {
+        let message = "an answer to HEAD has no body".to_owned();
+        faults.error(&place.key("body"), code::CONFLICT, message, "check by GET".to_owned());
+    }
+    let mut expected: Vec<(u16, u16)> = http.expected.iter().map(|range| (range.0, range.1)).collect();
+    if expected.is_empty() {
+        expected.push((200, 299));
+    }
+    Probe::Http { path, method, host: http.host, headers: http.headers, expected, body: http.body }
+}
+
+fn headers(place: &Place<'_>, headers: &BTreeMap<String, String>, faults: &mut Faults) {
+    for (name, value) in headers {
+        let place = place.key(name);
+        match HeaderName::try_from(name.as_str()) {
+            Ok(name) if name == http::header::HOST => {
+                let help = "say it as `host`, beside `headers`".to_owned();
+                faults.wrong(&place, "the host is not set among the headers".to_owned(), help);
+            }
+            Ok(_) => {}
+            Err(_) => {
+                let help = "letters, digits and -".to_owned();
+                faults.wrong(&place, format!("`{name}` is no name of a header"), help);
+            }
+        }
+        if HeaderValue::try_from(value.as_str()).is_err() {
+            let help = "leave out control characters".to_owned();
+            faults.wrong(&place, format!("`{}` cannot stand in a header", value.escape_debug()), help);
+        }
+    }
+}
+
+/// `*` would go out as it stands, and no server knows that one.
+fn host_name(host: &str, place: &Place<'_>, faults: &mut Faults) {
+    if host.contains('*') || host.parse::<http::uri::Authority>().is_err() {
+        let help = "a name such as app.example.com; without it, the target's own is said".to_owned();
+        faults.wrong(place, format!("`{host}` is no host name"), help);
+    }
+}
+
+fn not_empty(text: Option<&str>, place: &Place<'_>, faults: &mut Faults) {
+    if text == Some("") {
+        let help = "leave the field out if nothing is meant".to_owned();
+        faults.wrong(place, "the text is empty".to_owned(), help);
+    }
+}
+
+/// Understands `outlier_detection` of an upstream.
+pub(crate) fn outlier_detection(
+    place: &Place<'_>,
+    declared: Option<&Switch<document::OutlierDetection>>,
+    faults: &mut Faults,
+) -> Option<OutlierDetection> {
+    let detection = match declared {
+        Some(Switch::Off) => return None,
+        Some(Switch::On(detection)) => detection.clone(),
+        None => document::OutlierDetection::default(),
+    };
+    let time = |value: Option<values::Duration>, default, key: &str, faults: &mut Faults| match value {
+        Some(value) => positive(value.0, &place.key(key), faults),
+        None => Duration::from_secs(default),
+    };
+    let base_ejection_time = time(detection.base_ejection_time, 10, "base_ejection_time", faults);
+    let max_ejection_time = match detection.max_ejection_time {
+        Some(longest) if longest.0 < base_ejection_time => {
+            let message = "`max_ejection_time` is shorter than `base_ejection_time`".to_owned();
+            faults.error(&place.key("max_ejection_time"), code::CONFLICT, message, None);
+            longest.0
+        }
+        Some(longest) => longest.0,
+        None => Duration::from_secs(30).max(base_ejection_time),
+    };
+    Some(OutlierDetection {
+        consecutive_5xx: detection.consecutive_5xx.unwrap_or(5),
+        consecutive_gateway_failure: detection.consecutive_gateway_failure.unwrap_or(5),
+        split_external_local_origin_errors: detection.split_external_local_origin_errors.unwrap_or(false),
+        consecutive_local_origin_failure: detection.consecutive_local_origin_failure.unwrap_or(5),
+        success_rate: success_rate(&place.key("success_rate"), detection.success_rate, faults),
+        failure_percentage: failure_percentage(
+            &place.key("failure_percentage"),
+            detection.failure_percentage,
+            faults,
+        ),
+        interval: time(detection.interval, 1, "interval", faults),
+        base_ejection_time,
+        max_ejection_time,
+        max_ejection_percent: percent(
+            detection.max_ejection_percent.unwrap_or(100),
+            &place.key("max_ejection_percent"),
+            faults,
+        ),
+        health_check_returns_ejected: detection.health_check_returns_ejected.unwrap_or(false),
+    })
+}
+
+fn success_rate(
+    place: &Place<'_>,
+    declared: Option<Switch<document::SuccessRate>>,
+    faults: &mut Faults,
+) -> Option<SuccessRate> {
+    let Some(Switch::On(rate)) = declared else { return None };
+    let factor = rate.stdev_factor.unwrap_or(1.9);
+    if !(0.001..=1_000.0).contains(&factor) {
+        let help = "a number above 0; the smaller, the sooner a target is ejected".to_owned();
+        faults.wrong(&place.key("stdev_factor"), format!("the factor {factor} is out of range"), help);
+    }
+    Some(SuccessRate {
+        minimum_hosts: rate.minimum_hosts.unwrap_or(5),
+        request_volume: rate.request_volume.unwrap_or(100),
+        stdev_factor: thousandths(factor),
+    })
+}
+
+/// Out of range was told; here it is only kept from wrapping.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
+fn thousandths(factor: f64) -> u32 {
+    (factor * 1_000.0).round().clamp(1.0, 1_000_000.0) as u32
+}
+
+fn failure_percentage(
+    place: &Place<'_>,
+    declared: Option<Switch<document::FailurePercentage>>,
+    faults: &mut Faults,
+) -> Option<FailurePercentage> {
+    let Some(Switch::On(failures)) = declared else { return None };
+    Some(FailurePercentage {
+        threshold: percent(failures.threshold.unwrap_or(85), &place.key("threshold"), faults),
+        minimum_hosts: failures.minimum_hosts.unwrap_or(5),
+        request_volume: failures.request_volume.unwrap_or(50),
+    })
+}
+
+fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration {
+    if value < Duration::from_millis(1) {
+        faults.wrong(place, "this time is too short".to_owned(), "1ms or more".to_owned());
+    }
+    value
+}
+
+fn at_least_one(value: u32, place: &Place<'_>, faults: &mut Faults) -> u32 {
+    if value == 0 {
+        faults.wrong(place, "0 is too small".to_owned(), "1 or more".to_owned());
+    }
+    value
+}
+
+fn percent(value: u32, place: &Place<'_>, faults: &mut Faults) -> u32 {
+    if value > 100 {
+        faults.wrong(place, format!("{value} is no percentage"), "0 to 100".to_owned());
+    }
+    value
+}
