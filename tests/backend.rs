@@ -23,6 +23,7 @@ enum End {
     Fin,
     Rst,
     Silence,
+    Refused,
 }
 
 /// A client that shows what a better one would hide.
@@ -88,7 +89,47 @@ async fn every_mode_is_seen_as_it_is_named() {
     check("reset", "", "", End::Rst).await;
     check("close", "", "", End::Fin).await;
     check("cut", "200", "PRIM", End::Rst).await;
+    check("cut fin", "200", "PRIM", End::Fin).await;
+    check("cut chunked", "200", "4\r\nPRIM\r\n", End::Rst).await;
     check("stall", "200", "PRIM", End::Silence).await;
+}
+
+/// What becomes of a new connection, and of one that was there before, in `listener`.
+async fn check_listener(listener: &str, new: End, old: End) {
+    let mut backend = Backend::start("A").await;
+    let mut before = Client::connect(backend.address()).await;
+    assert_eq!(before.get("/").await.1, End::Whole);
+    assert_eq!(backend.ask(&format!("listener {listener}")).await, "ok");
+    let connected = match timeout(SILENCE, TcpStream::connect(backend.address())).await {
+        Err(_) => End::Silence,
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => End::Refused,
+        // The reset may be faster than the end of the connect.
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionReset => End::Rst,
+        Ok(Err(error)) => panic!("{error}"),
+        Ok(Ok(stream)) => Client(stream).receive().await.1,
+    };
+    assert_eq!((connected, before.get("/").await.1), (new, old), "{listener}");
+    assert_eq!(backend.ask("listener open").await, "ok");
+    assert_eq!(Client::connect(backend.address()).await.get("/").await.1, End::Whole, "{listener}, and open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_connections_fare_as_the_listener_is_told_and_old_ones_stay() {
+    check_listener("closed", End::Refused, End::Whole).await;
+    check_listener("reset", End::Rst, End::Whole).await;
+    check_listener("mute", End::Silence, End::Whole).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_with_http_2_is_answered_in_it() {
+    let mut backend = Backend::start("A").await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().expect("plain HTTP/2");
+    let url = format!("http://{}/", backend.address());
+    let response = client.get(&url).send().await.expect("it answers");
+    assert_eq!((response.version(), response.status().as_u16()), (reqwest::Version::HTTP_2, 200));
+    assert_eq!(response.text().await.expect("a text"), "A\n");
+    backend.mode("reset").await;
+    client.get(&url).send().await.expect_err("the connection is reset");
 }
 
 #[tokio::test(flavor = "multi_thread")]

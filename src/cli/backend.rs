@@ -2,8 +2,8 @@
 //!
 //! Failover is proven by counting what clients see when targets die, and they die in many ways: the demo,
 //! docker-compose and the tests need a target that is killed as a process, or told to fail in one certain
-//! way. It speaks HTTP/1.1 only. Commands come as lines on stdin, and each is answered by one line on
-//! stdout once it holds for every later request:
+//! way. It speaks HTTP/1.1 and, to those who begin with it, HTTP/2. Commands come as lines on stdin, and each
+//! is answered by one line on stdout once it holds for every later request:
 //!
 //! | command | answer | effect |
 //! | --- | --- | --- |
@@ -12,13 +12,21 @@
 //! | `mode slow 2s` | `ok` | 200, that much later |
 //! | `mode hang` | `ok` | the request is read and never answered |
 //! | `mode reset`, `mode close` | `ok` | the request is read, then the connection ends by RST, or by FIN |
-//! | `mode cut` | `ok` | 200 with `content-length`, half of the body, then RST |
+//! | `mode cut`, `mode cut fin` | `ok` | 200 with `content-length`, half of the body, then RST, or FIN |
+//! | `mode cut chunked` | `ok` | 200 without `content-length`, half of the body, then RST |
 //! | `mode stall` | `ok` | 200 with `content-length`, half of the body, then nothing |
 //! | `health ok`, `health same` | `ok` | `/healthz` is always answered 200 (a grey failure), or like the rest |
+//! | `listener open` | `ok` | connections are accepted |
+//! | `listener closed` | `ok` | nobody listens; connections stay, and are served |
+//! | `listener reset` | `ok` | a new connection is accepted and ends by RST; the others stay |
+//! | `listener mute` | `ok` | a new connection comes to no answer at all, as if packets were dropped; the others stay |
 //! | `count` | `{"GET": 3}` | none: the requests so far by method, those for `/healthz` under `/healthz` |
 //! | `connections` | `{"accepted": 2, "open": 1}` | none |
 //!
 //! Anything else is answered by a line that begins with `error`.
+
+mod door;
+mod socket;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -37,12 +45,15 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::cli::backend::door::{Door, Listening};
+use crate::cli::backend::socket::{Ending, Socket};
 
 /// What `understudy backend` is told.
 #[derive(Debug, clap::Args)]
@@ -66,14 +77,14 @@ pub struct Options {
 /// ended by them otherwise), or by the end of its input if so asked.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let backend = Arc::new(Backend::new(&options.name, options.log_requests)?);
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", options.listen))?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    say(&format!("listening {}", listener.local_addr().context("cannot tell the address")?))?;
-    let end_of_input = obey(backend.clone());
+    let (orders, ordered) = mpsc::channel(1);
+    let door = Door::open(options.listen, ordered).await?;
+    say(&format!("listening {}", door.address()))?;
+    let end_of_input = obey(backend.clone(), orders);
+    let welcome = move |stream| drop(tokio::spawn(converse(stream, backend.clone())));
     tokio::select! {
-        never = accept(listener, backend) => match never {},
+        never = door.keep(welcome) => match never {},
         _ = end_of_input, if options.exit_with_stdin => Ok(()),
         _ = terminate.recv() => Ok(()),
         interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for SIGINT"),
@@ -88,14 +99,17 @@ fn say(line: &str) -> anyhow::Result<()> {
 
 /// The receiver ends with the input. A thread, because a blocked read of stdin would hold up the end of a
 /// tokio runtime; this one is simply left behind.
-fn obey(backend: Arc<Backend>) -> oneshot::Receiver<Infallible> {
+fn obey(backend: Arc<Backend>, orders: mpsc::Sender<door::Order>) -> oneshot::Receiver<Infallible> {
     let (alive, end) = oneshot::channel();
     std::thread::spawn(move || {
         let _alive = alive;
         for line in io::stdin().lock().lines() {
             let Ok(line) = line else { return };
-            let answer = backend.command(&line).unwrap_or_else(|fault| format!("error {fault}"));
-            if say(&answer).is_err() {
+            let answer = match line.trim().strip_prefix("listener ") {
+                Some(listening) => listening.parse().and_then(|listening| order(&orders, listening)),
+                None => backend.command(&line),
+            };
+            if say(&answer.unwrap_or_else(|fault| format!("error {fault}"))).is_err() {
                 return; // Nobody listens any more.
             }
         }
@@ -103,44 +117,31 @@ fn obey(backend: Arc<Backend>) -> oneshot::Receiver<Infallible> {
     end
 }
 
-async fn accept(listener: TcpListener, backend: Arc<Backend>) -> Infallible {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(converse(stream, backend.clone()));
-            }
-            // Too many open files, mostly: they come back when connections end.
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
+/// Returns once it is so.
+fn order(orders: &mpsc::Sender<door::Order>, listening: Listening) -> Result<String, String> {
+    let (done, outcome) = oneshot::channel();
+    orders.blocking_send((listening, done)).map_err(|_| "the backend is about to end".to_owned())?;
+    let outcome = outcome.blocking_recv().map_err(|_| "the backend is about to end".to_owned())?;
+    outcome.map(|()| "ok".to_owned()).map_err(|error| format!("{error:#}"))
 }
 
-/// How a connection is ended from our side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    Fin,
-    Rst,
-}
-
-/// hyper ends connections politely only, so an answer that asks for a rude end says so through a channel,
-/// and the socket is taken back. The connection is polled first: what was written before is then on its way.
+/// An answer that asks for an end of the connection says so through a channel. The connection is polled first:
+/// what was written before is then on its way.
 async fn converse(stream: TcpStream, backend: Arc<Backend>) {
     let _open = Open::new(&backend);
-    let _ = stream.set_nodelay(true); // Only latency is at stake.
     let (ender, mut endings) = mpsc::channel(1);
     let service = service_fn(|request| {
-        let answer = backend.answer(request, ender.clone());
-        async { Ok::<_, Infallible>(answer.await) }
+        let (backend, ender) = (backend.clone(), ender.clone());
+        async move { Ok::<_, Infallible>(backend.answer(request, ender).await) }
     });
-    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    let ending = tokio::select! {
+    let socket = Socket::new(stream);
+    let ended = socket.ending();
+    let server = auto::Builder::new(TokioExecutor::new());
+    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(socket), service));
+    tokio::select! {
         biased;
-        _ = &mut connection => return, // The client hung up, or was wrong: ordinary.
-        ending = endings.recv() => ending,
-    };
-    let stream = connection.into_parts().io.into_inner();
-    if ending == Some(Ending::Rst) {
-        let _ = stream.set_zero_linger(); // Fails only when the client was faster.
+        _ = &mut connection => {} // The client hung up, or was wrong: ordinary.
+        Some(ending) = endings.recv() => ended.set(ending),
     }
 }
 
@@ -170,8 +171,16 @@ enum Mode {
     Hang,
     Reset,
     Close,
-    Cut,
+    Cut(Cut),
     Stall,
+}
+
+/// How an answer breaks off in the middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cut {
+    ending: Ending,
+    /// Its length was not announced.
+    chunked: bool,
 }
 
 impl FromStr for Mode {
@@ -186,11 +195,13 @@ impl FromStr for Mode {
             ("hang", "") => Self::Hang,
             ("reset", "") => Self::Reset,
             ("close", "") => Self::Close,
-            ("cut", "") => Self::Cut,
+            ("cut", "") => Self::Cut(Cut { ending: Ending::Rst, chunked: false }),
+            ("cut", "fin") => Self::Cut(Cut { ending: Ending::Fin, chunked: false }),
+            ("cut", "chunked") => Self::Cut(Cut { ending: Ending::Rst, chunked: true }),
             ("stall", "") => Self::Stall,
             _ => {
                 return Err(format!(
-                    "unknown mode `{text}`; there are ok, status CODE, slow DURATION, hang, reset, close, cut, stall"
+                    "unknown mode `{text}`; there are ok, status CODE, slow DURATION, hang, reset, close, cut [fin|chunked], stall"
                 ));
             }
         })
@@ -262,7 +273,7 @@ impl Backend {
             })
             .to_string()),
             _ => Err(format!(
-                "unknown command `{line}`; there are mode MODE, health ok|same, count, connections"
+                "unknown command `{line}`; there are mode MODE, health ok|same, listener open|closed|reset|mute, count, connections"
             )),
         }
     }
@@ -294,7 +305,7 @@ impl Backend {
             Mode::Hang => std::future::pending().await,
             Mode::Reset => end(&ender, Ending::Rst).await,
             Mode::Close => end(&ender, Ending::Fin).await,
-            Mode::Cut => self.response(StatusCode::OK, number, After::Half(Some(ender))),
+            Mode::Cut(cut) => self.response(StatusCode::OK, number, After::Half(Some((ender, cut)))),
             Mode::Stall => self.response(StatusCode::OK, number, After::Half(None)),
         }
     }
@@ -342,8 +353,8 @@ struct Answer {
 /// What follows the bytes of an [`Answer`].
 enum After {
     End,
-    /// RST with a channel, silence without.
-    Half(Option<mpsc::Sender<Ending>>),
+    /// An end with a channel, silence without.
+    Half(Option<(mpsc::Sender<Ending>, Cut)>),
 }
 
 impl Body for Answer {
@@ -361,8 +372,8 @@ impl Body for Answer {
         match &self.after {
             After::End => Poll::Ready(None),
             After::Half(ender) => {
-                if let Some(ender) = ender {
-                    let _ = ender.try_send(Ending::Rst);
+                if let Some((ender, cut)) = ender {
+                    let _ = ender.try_send(cut.ending);
                 }
                 Poll::Pending
             }
@@ -371,7 +382,10 @@ impl Body for Answer {
 
     /// What is promised, sent or not: hyper announces it as `content-length`.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.length)
+        match &self.after {
+            After::Half(Some((_, cut))) if cut.chunked => SizeHint::default(),
+            _ => SizeHint::with_exact(self.length),
+        }
     }
 }
 
@@ -397,11 +411,11 @@ mod tests {
         check("mode slow -2s", "error `-2s` is no duration such as `2s` or `150ms`");
         check(
             "mode sleepy",
-            "error unknown mode `sleepy`; there are ok, status CODE, slow DURATION, hang, reset, close, cut, stall",
+            "error unknown mode `sleepy`; there are ok, status CODE, slow DURATION, hang, reset, close, cut [fin|chunked], stall",
         );
         check(
             "stop",
-            "error unknown command `stop`; there are mode MODE, health ok|same, count, connections",
+            "error unknown command `stop`; there are mode MODE, health ok|same, listener open|closed|reset|mute, count, connections",
         );
     }
 

@@ -1,0 +1,80 @@
+//! A connection that can be ended rudely.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// How a connection is ended from our side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Fin,
+    Rst,
+}
+
+/// A TCP connection that ends as its [`Ender`] says, whoever owns it when it is dropped. By FIN unless told
+/// otherwise.
+pub(super) struct Socket {
+    stream: TcpStream,
+    rude: Arc<AtomicBool>,
+}
+
+/// Chooses the end of a [`Socket`].
+pub(super) struct Ender(Arc<AtomicBool>);
+
+impl Ender {
+    pub(super) fn set(&self, ending: Ending) {
+        self.0.store(ending == Ending::Rst, Ordering::Relaxed);
+    }
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        let _ = stream.set_nodelay(true); // Only latency is at stake.
+        Self { stream, rude: Arc::default() }
+    }
+
+    pub(super) fn ending(&self) -> Ender {
+        Ender(self.rude.clone())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.rude.load(Ordering::Relaxed) {
+            let _ = self.stream.set_zero_linger(); // Fails only when the client was faster.
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
