@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use prost::Message;
 use serde_json::{Value, json};
-use understudy::compile;
+use understudy::compile::Compiled;
 use understudy::config::document::Kind;
 use understudy::envoy::{ResourceType, canonical};
 use understudy::model::name::Name;
@@ -79,14 +79,13 @@ fn builds(criterion: &mut Criterion) {
 fn compiles(criterion: &mut Criterion) {
     let inputs = inputs(1_000, 100);
     let build = built(&inputs, None);
-    let (fleet, last) = (Name::default_fleet(), snapshot_of(&build));
+    let nothing = Compiled::default();
+    let last = Compiled::new(&build.model, &inputs.addresses, &nothing);
     let mut group = criterion.benchmark_group("compile");
     group.sample_size(20);
-    for (name, last) in [("from scratch", None), ("nothing changed", Some(last.as_ref()))] {
+    for (name, last) in [("from scratch", &nothing), ("nothing changed", &last)] {
         group.bench_function(BenchmarkId::new(name, 1_000), |bench| {
-            bench.iter(|| {
-                compile::snapshot(&build.model, &inputs.addresses, &fleet, last, |_, resource| resource)
-            });
+            bench.iter(|| Compiled::new(&build.model, &inputs.addresses, last));
         });
     }
     group.finish();

@@ -1,6 +1,9 @@
 //! A model to snapshots: what each fleet's Envoys should run.
 //!
 //! Total: nothing under here can fail. What could was refused by validation and is impossible by type.
+//!
+//! Each resource is a function of one value, its input, which holds all that the resource depends on: so it is
+//! compiled again when something in that value changed, and only then ([`crate::memo`]).
 
 pub mod cluster;
 pub mod endpoint;
@@ -8,54 +11,104 @@ pub mod health;
 pub mod listener;
 pub mod route;
 
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::google::protobuf as wrappers;
 use prost::Message;
 
+use crate::config::raw;
 use crate::envoy::ResourceType;
+use crate::memo::{Memo, Shared};
 use crate::model::Model;
+use crate::model::listener::Listener;
 use crate::model::name::Name;
 use crate::model::target::Addresses;
+use crate::model::upstream::Upstream;
 use crate::snapshot::{Resource, Snapshot};
 
-/// What the nodes of `fleet` should run: what the model means, each as `amend` returns it, and the raw resources.
-/// Those that are as in `last` are taken from there.
-pub fn snapshot(
-    model: &Model,
-    addresses: &Addresses,
-    fleet: &Name,
-    last: Option<&Snapshot>,
-    mut amend: impl FnMut(ResourceType, Resource) -> Resource,
-) -> Snapshot {
-    let compiled = |resource_type| -> Vec<Resource> {
+/// Everything that a model is compiled to, by the entity that it is compiled from, with all that it depends on.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    clusters: Memo<Name, Shared<Upstream>, Arc<Resource>>,
+    endpoints: Memo<Name, endpoint::Input, Arc<Resource>>,
+    listeners: Memo<Name, Listener, Arc<Resource>>,
+    /// By fleet and listener.
+    routes: Memo<(Name, Name), route::Input, Arc<Resource>>,
+    raw: Memo<(ResourceType, Arc<str>), Shared<raw::Resource>, Arc<Resource>>,
+}
+
+impl Compiled {
+    /// Compiles a model. What depends on nothing that changed is taken from `last`.
+    pub fn new(model: &Model, addresses: &Addresses, last: &Self) -> Self {
+        let upstreams =
+            || model.upstreams.iter().map(|(name, upstream)| (name.clone(), Shared(upstream.clone())));
+        let endpoints = upstreams().map(|(name, upstream)| (name, endpoint::Input::new(upstream, addresses)));
+        let listeners = model.listeners.iter().map(|listener| (listener.name.clone(), listener.clone()));
+        let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), Shared(raw.clone())));
+        let fleets: BTreeSet<Name> = model.fleet_names().into_iter().collect();
+        let routes = fleets.iter().flat_map(|fleet| {
+            model.listeners_of(fleet).map(|Listener { name: listener, .. }| {
+                let routes = model.routes_of(fleet, listener).cloned().map(Shared).collect();
+                ((fleet.clone(), listener.clone()), route::Input { listener: listener.clone(), routes })
+            })
+        });
+        Self {
+            clusters: Memo::map(&last.clusters, upstreams(), |upstream| {
+                Arc::new(cluster::compile(&upstream.0))
+            }),
+            endpoints: Memo::map(&last.endpoints, endpoints, |input| Arc::new(endpoint::compile(input))),
+            listeners: Memo::map(&last.listeners, listeners, |listener| {
+                Arc::new(listener::compile(listener))
+            }),
+            routes: Memo::map(&last.routes, routes, |input| Arc::new(route::compile(input))),
+            raw: Memo::map(&last.raw, raw, |Shared(raw)| {
+                Arc::new(Resource::encoded(raw.resource_type, raw.name(), &raw.message))
+            }),
+        }
+    }
+
+    /// Every compiled resource of a type: raw ones are none.
+    pub fn resources(&self, resource_type: ResourceType) -> Vec<&Arc<Resource>> {
         match resource_type {
-            ResourceType::Cluster => {
-                model.upstreams_of(fleet).map(|upstream| cluster::compile(upstream)).collect()
-            }
-            ResourceType::Endpoints => {
-                model.upstreams_of(fleet).map(|upstream| endpoint::compile(upstream, addresses)).collect()
-            }
-            ResourceType::Listener => model.listeners_of(fleet).map(listener::compile).collect(),
-            ResourceType::Route => model
-                .listeners_of(fleet)
-                .map(|listener| route::compile(&listener.name, model.routes_of(fleet, &listener.name)))
-                .collect(),
+            ResourceType::Cluster => self.clusters.iter().map(|(_, resource)| resource).collect(),
+            ResourceType::Endpoints => self.endpoints.iter().map(|(_, resource)| resource).collect(),
+            ResourceType::Listener => self.listeners.iter().map(|(_, resource)| resource).collect(),
+            ResourceType::Route => self.routes.iter().map(|(_, resource)| resource).collect(),
             // Nothing in the model has one.
             _ => Vec::new(),
         }
-    };
-    let resources = |resource_type| {
-        let raw = model.raw.iter().filter(|raw| raw.resource_type == resource_type);
-        let raw = raw.map(|raw| match last.and_then(|last| last.set(resource_type).get(raw.name())) {
-            Some(known) if known.message() == &*raw.message => Resource::clone(known),
-            _ => Resource::encoded(resource_type, raw.name(), &raw.message),
-        });
-        let compiled = compiled(resource_type).into_iter();
-        compiled.map(|resource| amend(resource_type, resource)).chain(raw).collect()
-    };
-    Snapshot::new(resources, last)
+    }
+
+    /// What the nodes of `fleet` should run: what is compiled, each as `amend` returns it, and the raw resources.
+    pub fn snapshot(
+        &self,
+        model: &Model,
+        fleet: &Name,
+        last: Option<&Snapshot>,
+        amend: impl Fn(ResourceType, &Arc<Resource>) -> Arc<Resource>,
+    ) -> Snapshot {
+        let has = model.upstreams_of(fleet);
+        let opened: HashSet<&Name> = model.listeners_of(fleet).map(|listener| &listener.name).collect();
+        let resources = |resource_type| {
+            let amend = |resource: &Arc<Resource>| amend(resource_type, resource);
+            let mut resources: Vec<Arc<Resource>> = match resource_type {
+                ResourceType::Cluster => self.clusters.select(&has).map(amend).collect(),
+                ResourceType::Endpoints => self.endpoints.select(&has).map(amend).collect(),
+                ResourceType::Listener => {
+                    self.listeners.select(|it| opened.contains(it)).map(amend).collect()
+                }
+                ResourceType::Route => self.routes.select(|(of, _)| of == fleet).map(amend).collect(),
+                // Nothing in the model has one.
+                _ => Vec::new(),
+            };
+            resources.extend(self.raw.select(|(of, _)| *of == resource_type).cloned());
+            resources
+        };
+        Snapshot::new(resources, last)
+    }
 }
 
 /// Where Envoy gets a resource that this one names: from the stream on which it got this one.

@@ -14,6 +14,7 @@
 //!
 //! - [`envoy`]: Envoy's types, their JSON form, one encoding for one value.
 //! - [`node`]: who an Envoy is.
+//! - [`memo`]: functions that are not called again with what they were called with before.
 //! - [`config`]: text to a spanned tree to documents, every fault with its place.
 //! - [`model`]: what the documents mean together.
 //! - [`snapshot`]: what one fleet should run; resources encoded and versioned once.
@@ -69,6 +70,7 @@ pub mod control;
 pub mod envoy;
 pub mod fleet;
 pub mod load;
+pub mod memo;
 pub mod model;
 pub mod node;
 pub mod pipeline;

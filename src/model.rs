@@ -20,7 +20,7 @@ pub mod target;
 pub mod upstream;
 pub mod validate;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::raw::Resource;
@@ -43,7 +43,7 @@ pub struct Model {
     /// By name. None is declared: the default one, unless raw resources stand alone.
     pub listeners: Vec<Listener>,
     /// By name.
-    pub routes: Vec<Route>,
+    pub routes: Vec<Arc<Route>>,
     /// By name.
     pub services: BTreeMap<Name, Arc<Service>>,
     /// By name.
@@ -74,22 +74,28 @@ impl Model {
     }
 
     /// The routes that a fleet serves on one of its listeners.
-    pub fn routes_of<'a>(&'a self, fleet: &'a Name, listener: &'a Name) -> impl Iterator<Item = &'a Route> {
+    pub fn routes_of<'a>(
+        &'a self,
+        fleet: &'a Name,
+        listener: &'a Name,
+    ) -> impl Iterator<Item = &'a Arc<Route>> {
         self.routes
             .iter()
             .filter(move |route| route.fleets.includes(fleet) && route.listeners.includes(listener))
     }
 
-    /// The upstreams that a fleet's routes reach, and those that no route of any fleet reaches: they are
-    /// compiled everywhere, so that they are warm when the first route comes.
-    pub fn upstreams_of<'a>(&'a self, fleet: &Name) -> impl Iterator<Item = &'a Arc<Upstream>> {
-        let reached = |routes: &mut dyn Iterator<Item = &'a Route>| -> BTreeSet<&'a Name> {
-            routes.map(|route| &route.service.upstream.name).collect()
-        };
-        let here = reached(&mut self.routes.iter().filter(|route| route.fleets.includes(fleet)));
-        let anywhere = reached(&mut self.routes.iter());
-        self.upstreams
-            .values()
-            .filter(move |upstream| here.contains(&upstream.name) || !anywhere.contains(&upstream.name))
+    /// Whether a fleet has an upstream: those that its routes reach, and those that no route of any fleet
+    /// reaches. These are compiled everywhere, so that they are warm when the first route comes.
+    pub fn upstreams_of<'a>(&'a self, fleet: &Name) -> impl Fn(&Name) -> bool + use<'a> {
+        let reached = |route: &'a Arc<Route>| &route.service.upstream.name;
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            self.routes.iter().partition(|route| route.fleets.includes(fleet));
+        let mut only_elsewhere: HashSet<&Name> = elsewhere.into_iter().map(reached).collect();
+        if !only_elsewhere.is_empty() {
+            for route in here {
+                only_elsewhere.remove(reached(route));
+            }
+        }
+        move |upstream| !only_elsewhere.contains(upstream)
     }
 }

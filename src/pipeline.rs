@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::compile;
+use crate::compile::Compiled;
 use crate::config::document::{self, Document, Kind};
 use crate::config::tree::Node as Tree;
 use crate::config::{Level, Violation};
@@ -21,7 +21,7 @@ use crate::model::name::Name;
 use crate::model::target::{Addresses, Host};
 use crate::model::validate;
 use crate::node::Node;
-use crate::pipeline::patch::Patches;
+use crate::pipeline::patch::Patched;
 use crate::snapshot::Snapshot;
 
 /// Everything that may change what an Envoy is told, as one value.
@@ -51,6 +51,8 @@ pub struct Build {
     /// The documents, those of the store first: where a file and the store name the same, the file is told.
     pub documents: Vec<Arc<Document>>,
     parsed: Parsed,
+    compiled: Compiled,
+    patched: Patched,
 }
 
 /// Documents by what they were parsed from.
@@ -95,7 +97,9 @@ impl Build {
 ///
 /// Every fault of every document at once.
 pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violation>> {
-    let parsed = parse(inputs, last.map(|last| &last.parsed));
+    let nothing = Build::default();
+    let last = last.unwrap_or(&nothing);
+    let parsed = parse(inputs, &last.parsed);
     let outcomes = || {
         let stored = parsed.stored.values().map(|(_, outcome)| outcome);
         stored.chain(parsed.files.values().map(|(_, outcome)| outcome))
@@ -104,8 +108,10 @@ pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violati
     let mut violations: Vec<Violation> = outcomes().flat_map(|outcome| outcome.violations.clone()).collect();
     match validate::validate(&documents) {
         Ok((model, warnings)) if violations.is_empty() => {
-            let snapshots = snapshots(&model, &inputs.addresses, &documents, last).map_err(in_order)?;
-            Ok(Build { model, snapshots, warnings, documents, parsed })
+            let compiled = Compiled::new(&model, &inputs.addresses, &last.compiled);
+            let patched = patch::apply(&documents, &model, &compiled, &last.patched).map_err(in_order)?;
+            let snapshots = snapshots(&model, &compiled, &patched, &last.snapshots);
+            Ok(Build { model, snapshots, warnings, documents, parsed, compiled, patched })
         }
         Ok((_, found)) | Err(found) => {
             violations.extend(found);
@@ -122,15 +128,15 @@ fn in_order(mut violations: Vec<Violation>) -> Vec<Violation> {
     violations
 }
 
-fn parse(inputs: &Inputs, last: Option<&Parsed>) -> Parsed {
-    let file = |name: &String, text: &Arc<str>| match last.and_then(|last| last.files.get(name)) {
+fn parse(inputs: &Inputs, last: &Parsed) -> Parsed {
+    let file = |name: &String, text: &Arc<str>| match last.files.get(name) {
         Some((old, outcome)) if old == text => outcome.clone(),
         _ => {
             let (documents, violations) = document::parse_file(name, text);
             Outcome { documents: documents.into_iter().map(Arc::new).collect(), violations }
         }
     };
-    let stored = |key: &(Kind, String), body: &Arc<Value>| match last.and_then(|last| last.stored.get(key)) {
+    let stored = |key: &(Kind, String), body: &Arc<Value>| match last.stored.get(key) {
         Some((old, outcome)) if Arc::ptr_eq(old, body) || old == body => outcome.clone(),
         _ => {
             let (document, violations) = document::parse_stored(key.0, &key.1, Tree::from_json(body));
@@ -153,22 +159,20 @@ fn parse(inputs: &Inputs, last: Option<&Parsed>) -> Parsed {
 
 fn snapshots(
     model: &Model,
-    addresses: &Addresses,
-    documents: &[Arc<Document>],
-    last: Option<&Build>,
-) -> Result<BTreeMap<Name, Arc<Snapshot>>, Vec<Violation>> {
-    let mut patches = Patches::of(documents);
-    let compile = |fleet: Name| {
-        let last = last.and_then(|last| last.snapshots.get(&fleet));
-        let amend = |resource_type, resource| patches.apply(resource_type, resource);
-        let snapshot = compile::snapshot(model, addresses, &fleet, last.map(Arc::as_ref), amend);
+    compiled: &Compiled,
+    patched: &Patched,
+    last: &BTreeMap<Name, Arc<Snapshot>>,
+) -> BTreeMap<Name, Arc<Snapshot>> {
+    let of = |fleet: Name| {
+        let last = last.get(&fleet);
+        let amend = |resource_type, resource: &_| patch::amended(patched, resource_type, resource);
+        let snapshot = compiled.snapshot(model, &fleet, last.map(Arc::as_ref), amend);
         match last {
             Some(last) if **last == snapshot => (fleet, last.clone()),
             _ => (fleet, Arc::new(snapshot)),
         }
     };
-    let snapshots = model.fleet_names().into_iter().map(compile).collect();
-    patches.faults(model).map(|()| snapshots)
+    model.fleet_names().into_iter().map(of).collect()
 }
 
 #[cfg(test)]

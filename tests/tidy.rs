@@ -6,18 +6,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a module of the crate may use of the others. A new arrow is a change to this table, with a reason.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("envoy", &[]),
     ("node", &[]),
     ("load", &[]),
+    ("memo", &[]),
     // `envoy` for the descriptors by which raw resources are judged, each fault with its place.
     ("config", &["envoy"]),
     // `envoy` for the types of raw resources.
-    ("model", &["config", "envoy", "node"]),
-    ("snapshot", &["envoy"]),
+    ("model", &["config", "envoy", "memo", "node"]),
+    ("snapshot", &["envoy", "memo"]),
     // `config` for the enums of a document that mean the same in the model.
-    ("compile", &["model", "node", "snapshot", "envoy", "config"]),
-    ("pipeline", &["compile", "config", "envoy", "model", "node", "snapshot"]),
+    ("compile", &["model", "node", "snapshot", "envoy", "config", "memo"]),
+    ("pipeline", &["compile", "config", "envoy", "memo", "model", "node", "snapshot"]),
     // `model` for the addresses that names resolve to.
     ("source", &["config", "model"]),
     ("store", &["config", "pipeline"]),
@@ -43,9 +44,10 @@ const LAYERS: [(&str, &[&str]); 17] = [
 ];
 
 /// Modules that are functions of what goes in: no sockets, no files, no clock.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "envoy",
     "node",
+    "memo",
     "config",
     "model",
     "snapshot",

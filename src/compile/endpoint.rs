@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 
 use crate::compile::{health, uint32};
 use crate::config::document::FailoverMode;
+use crate::memo::Shared;
 use crate::model::target::{Addresses, Host, Target};
 use crate::model::upstream::Upstream;
 use crate::node::Locality;
@@ -22,8 +23,33 @@ use crate::snapshot::Resource;
 /// share of usable targets by this percentage, in 64 bits, and the constant is the largest that it takes.
 const NEVER_SPILL: u32 = u32::MAX;
 
+/// All that a load assignment depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    upstream: Shared<Upstream>,
+    /// Of the names among its targets and of no others.
+    addresses: Addresses,
+}
+
+impl Input {
+    /// What the load assignment of this upstream depends on.
+    pub fn new(upstream: Shared<Upstream>, addresses: &Addresses) -> Self {
+        let names = match addresses.is_empty() {
+            true => [].iter(),
+            false => upstream.0.targets.iter(),
+        };
+        let names = names.filter_map(|target| match &target.address.host {
+            Host::Name(name) => addresses.get_key_value(name),
+            Host::Ip(_) => None,
+        });
+        let addresses = names.map(|(name, ips)| (name.clone(), ips.clone())).collect();
+        Self { upstream, addresses }
+    }
+}
+
 /// The load assignment of an upstream.
-pub fn compile(upstream: &Upstream, addresses: &Addresses) -> Resource {
+pub fn compile(input: &Input) -> Resource {
+    let Input { upstream: Shared(upstream), addresses } = input;
     let name = upstream.name.as_str();
     let factor = match upstream.failover.mode {
         FailoverMode::Standby => NEVER_SPILL,

@@ -18,13 +18,23 @@ use envoy_types::pb::google::protobuf::{BoolValue, UInt64Value};
 use crate::compile::duration;
 use crate::compile::route::matching::Methods;
 use crate::config::document::MethodsOnce;
+use crate::memo::Shared;
 use crate::model::name::Name;
 use crate::model::route::{HostMatch, PathMatch, Route};
 use crate::snapshot::Resource;
 
+/// All that a route configuration depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    /// Whose name it has.
+    pub listener: Name,
+    /// Those that a fleet serves on it.
+    pub routes: Vec<Shared<Route>>,
+}
+
 /// The route configuration of a listener, which has the listener's name.
-pub fn compile<'a>(listener: &Name, routes: impl Iterator<Item = &'a Route>) -> Resource {
-    let routes: Vec<&Route> = routes.collect();
+pub fn compile(Input { listener, routes }: &Input) -> Resource {
+    let routes: Vec<&Route> = routes.iter().map(|route| &*route.0).collect();
     let hosts: BTreeSet<&HostMatch> = routes.iter().flat_map(|route| &route.hosts).collect();
     let configuration = envoy::RouteConfiguration {
         name: listener.to_string(),

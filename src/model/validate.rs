@@ -365,7 +365,7 @@ impl<'a> Validation<'a> {
         listeners: &[Listener],
         service_names: &[Name],
         services: &BTreeMap<Name, Arc<Service>>,
-    ) -> Vec<Route> {
+    ) -> Vec<Arc<Route>> {
         let mut routes: Vec<(Place<'a>, Route)> = Vec::new();
         for Named { name, counts, place, declared } in declared {
             let entity = &declared.entity;
@@ -381,7 +381,7 @@ impl<'a> Validation<'a> {
             routes.extend(route.filter(|_| counts).map(|route| (place, route)));
         }
         self.same_requests(&routes);
-        routes.into_iter().map(|(_, route)| route).collect()
+        routes.into_iter().map(|(_, route)| Arc::new(route)).collect()
     }
 
     /// Two routes that ask for exactly the same: which one serves would be decided by nothing.

@@ -3,88 +3,137 @@
 //! Whether one fits is known only when the resource is there that it changes, so it is told here and not by
 //! validation: nothing under `compile` can fail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::compile::Compiled;
 use crate::config::document::{Declared, Document};
-use crate::config::raw::{self, Patch};
+use crate::config::raw::Patch;
 use crate::config::{Level, Path, Violation, near};
 use crate::envoy::{ResourceType, descriptors, json, merge};
+use crate::memo::{Memo, Shared};
 use crate::model::Model;
 use crate::model::place::code;
-use crate::snapshot::Resource;
+use crate::snapshot::{Resource, Version};
 
-/// All patches of a config, and how they went.
-pub(super) struct Patches<'a> {
-    by_key: BTreeMap<String, Vec<Written<'a>>>,
-    /// The keys of all resources that came by; none where nothing is to be patched.
-    seen: BTreeSet<String>,
+/// The resources that have patches, by what they were compiled to, and how that went.
+pub(super) type Patched = Memo<Key, Input, Arc<Outcome>>;
+
+/// Several fleets may have a resource of one name, each its own.
+type Key = (ResourceType, Arc<str>, Version);
+
+/// All that a patched resource depends on.
+#[derive(Debug, PartialEq)]
+pub(super) struct Input {
+    resource_type: ResourceType,
+    resource: Shared<Resource>,
+    /// In the order of the documents.
+    patches: Vec<Written>,
+}
+
+/// A resource as its patches leave it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Outcome {
+    resource: Arc<Resource>,
     violations: Vec<Violation>,
 }
 
-struct Written<'a> {
-    document: &'a Document,
-    declared: &'a Declared<Patch>,
+/// A patch, and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+struct Written {
+    document: Shared<Document>,
+    index: usize,
 }
 
-impl<'a> Patches<'a> {
-    pub(super) fn of(documents: &'a [Arc<Document>]) -> Self {
-        let mut by_key: BTreeMap<String, Vec<Written<'_>>> = BTreeMap::new();
-        for document in documents {
-            for declared in &document.patches {
-                let Patch { resource_type, name, .. } = &declared.entity;
-                by_key
-                    .entry(raw::key(*resource_type, name))
-                    .or_default()
-                    .push(Written { document, declared });
+/// Applies all patches of a config to what they name.
+///
+/// # Errors
+///
+/// The patches that name nothing or do not fit.
+pub(super) fn apply(
+    documents: &[Arc<Document>],
+    model: &Model,
+    compiled: &Compiled,
+    last: &Patched,
+) -> Result<Patched, Vec<Violation>> {
+    let patches = by_resource(documents);
+    let mut violations = Vec::new();
+    let mut inputs = BTreeMap::new();
+    for ((resource_type, name), patches) in &patches {
+        let all = compiled.resources(*resource_type);
+        let mut named = all.iter().filter(|resource| *resource.name == **name).peekable();
+        if named.peek().is_none() {
+            let names = || all.iter().map(|resource| &*resource.name);
+            violations.extend(patches.iter().map(|patch| patch.of_nothing(model, names())));
+        }
+        for resource in named {
+            let key = (*resource_type, resource.name.clone(), resource.version);
+            let resource = Shared(Arc::clone(resource));
+            let patches = patches.clone();
+            inputs.insert(key, Input { resource_type: *resource_type, resource, patches });
+        }
+    }
+    let patched = Patched::map(last, inputs, |input| Arc::new(input.outcome()));
+    // Several fleets may have the resource, each at fault alike.
+    for violation in patched.iter().flat_map(|(_, outcome)| &outcome.violations) {
+        if !violations.contains(violation) {
+            violations.push(violation.clone());
+        }
+    }
+    if violations.is_empty() { Ok(patched) } else { Err(violations) }
+}
+
+/// The resource as its patches leave it, if it has any.
+pub(super) fn amended(
+    patched: &Patched,
+    resource_type: ResourceType,
+    resource: &Arc<Resource>,
+) -> Arc<Resource> {
+    if patched.is_empty() {
+        return resource.clone();
+    }
+    let key = (resource_type, resource.name.clone(), resource.version);
+    patched.get(&key).map_or(resource, |outcome| &outcome.resource).clone()
+}
+
+fn by_resource(documents: &[Arc<Document>]) -> BTreeMap<(ResourceType, &str), Vec<Written>> {
+    let mut patches: BTreeMap<_, Vec<Written>> = BTreeMap::new();
+    for document in documents {
+        for (index, Declared { entity, .. }) in document.patches.iter().enumerate() {
+            let written = Written { document: Shared(document.clone()), index };
+            patches.entry((entity.resource_type, entity.name.as_str())).or_default().push(written);
+        }
+    }
+    patches
+}
+
+impl Input {
+    fn outcome(&self) -> Outcome {
+        let mut outcome = Outcome { resource: self.resource.0.clone(), violations: Vec::new() };
+        for patch in &self.patches {
+            match patch.applied(self.resource_type, &outcome.resource) {
+                Ok(resource) => outcome.resource = Arc::new(resource),
+                Err(violation) => outcome.violations.push(violation),
             }
         }
-        Self { by_key, seen: BTreeSet::new(), violations: Vec::new() }
-    }
-
-    /// The resource as the patches leave it, in the order of the documents.
-    pub(super) fn apply(&mut self, resource_type: ResourceType, resource: Resource) -> Resource {
-        if self.by_key.is_empty() {
-            return resource;
-        }
-        let key = raw::key(resource_type, &resource.name);
-        let patches = self.by_key.get(&key).map(Vec::as_slice).unwrap_or_default();
-        let patched = patches.iter().fold(resource, |resource, patch| {
-            patch.applied(resource_type, &resource).unwrap_or_else(|violation| {
-                self.violations.push(violation);
-                resource
-            })
-        });
-        self.seen.insert(key);
-        patched
-    }
-
-    /// What was wrong, once all resources came by.
-    pub(super) fn faults(mut self, model: &Model) -> Result<(), Vec<Violation>> {
-        for (key, patches) in self.by_key.iter().filter(|(key, _)| !self.seen.contains(*key)) {
-            let is_raw = model.raw.iter().any(|resource| *resource.key == **key);
-            self.violations.extend(patches.iter().map(|patch| patch.of_nothing(is_raw, &self.seen)));
-        }
-        // Several fleets may have the resource, each at fault alike.
-        let mut told: Vec<Violation> = Vec::new();
-        for violation in self.violations {
-            if !told.contains(&violation) {
-                told.push(violation);
-            }
-        }
-        if told.is_empty() { Ok(()) } else { Err(told) }
+        outcome
     }
 }
 
-impl Written<'_> {
+impl Written {
+    fn declared(&self) -> &Declared<Patch> {
+        &self.document.0.patches[self.index]
+    }
+
     #[expect(clippy::result_large_err, reason = "one a patch at most")]
     fn applied(&self, resource_type: ResourceType, resource: &Resource) -> Result<Resource, Violation> {
+        let declared = self.declared();
         let descriptor = descriptors::served(resource_type);
-        let merge_path = self.declared.path.key("merge");
+        let merge_path = declared.path.key("merge");
         let unfit =
-            |path: &Path, message| self.document.violation(code::PATCH_UNFIT, Level::Error, path, message);
+            |path: &Path, message| self.document.0.violation(code::PATCH_UNFIT, Level::Error, path, message);
         let mut body = resource.to_json(resource_type);
-        merge::merge(&mut body, &self.declared.entity.merge, &descriptor).map_err(|unknown| {
+        merge::merge(&mut body, &declared.entity.merge, &descriptor).map_err(|unknown| {
             let path = unknown.keys.iter().fold(merge_path.clone(), |path, key| path.key(key));
             let key = unknown.keys.last().map(String::as_str).unwrap_or_default();
             let violation = unfit(&path, format!("`{key}` is not a field of {}", unknown.message));
@@ -107,18 +156,17 @@ impl Written<'_> {
         Ok(Resource::encoded(resource_type, &resource.name, &body))
     }
 
-    fn of_nothing(&self, is_raw: bool, seen: &BTreeSet<String>) -> Violation {
-        let Patch { resource_type, name, .. } = &self.declared.entity;
-        let prefix = raw::key(*resource_type, "");
-        let names = seen.iter().filter_map(|key| key.strip_prefix(&prefix));
+    fn of_nothing<'n>(&self, model: &Model, names: impl Iterator<Item = &'n str>) -> Violation {
+        let Declared { path, entity: Patch { resource_type, name, .. } } = self.declared();
+        let is_raw = model.raw.iter().any(|raw| raw.resource_type == *resource_type && raw.name() == name);
         let help = match near(name, names).first() {
             _ if is_raw => "it is a raw one: change that itself".to_owned(),
             Some(word) => format!("did you mean `{word}`?"),
             None => "`understudy compile` prints what there is".to_owned(),
         };
         let message = format!("no compiled {} is named `{name}`", resource_type.singular());
-        let path = self.declared.path.key("name");
-        let violation = self.document.violation(code::PATCH_OF_NOTHING, Level::Error, &path, message);
+        let violation =
+            self.document.0.violation(code::PATCH_OF_NOTHING, Level::Error, &path.key("name"), message);
         Violation { help: Some(help), ..violation }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn snapshot(text: &str) -> Arc<Snapshot> {
         let words = text.split_whitespace().filter_map(|word| {
             let (kind, rest) = word.split_once(':').expect("a type and a name");
             let (name, content) = rest.split_once('@').unwrap_or((rest, ""));
-            (kind_of(kind) == wanted).then(|| resource(wanted, name, content))
+            (kind_of(kind) == wanted).then(|| Arc::new(resource(wanted, name, content)))
         });
         words.collect()
     };

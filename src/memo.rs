@@ -1,0 +1,107 @@
+//! Functions that are not called again with what they were called with before.
+//!
+//! A build is a function of its inputs, and most of it is a function of one entity and the few that it names. A
+//! [`Memo`] keeps, for each of these, what went in beside what came out. Nothing can be forgotten in what went in:
+//! the function is a plain `fn`, which sees its input and nothing else. And nothing can be out of date: an input is
+//! compared as a whole, by pointer where that suffices and by value where not.
+
+use std::sync::Arc;
+
+/// What a function returned, by key, each beside what it was given.
+#[derive(Debug, Clone)]
+pub struct Memo<K, I, O> {
+    /// Ascending by key.
+    entries: Vec<Entry<K, I, O>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry<K, I, O> {
+    key: K,
+    input: I,
+    output: O,
+}
+
+/// What is kept of a function.
+pub trait Output: Clone {
+    /// This output, or the last one for the key where they are the same: what did not change stays the same
+    /// allocation, so that whoever is given it next need not compare more than pointers.
+    #[must_use]
+    fn keeping(self, last: &Self) -> Self;
+}
+
+impl<T: PartialEq> Output for Arc<T> {
+    fn keeping(self, last: &Self) -> Self {
+        if *self == **last { last.clone() } else { self }
+    }
+}
+
+impl<K, I, O> Default for Memo<K, I, O> {
+    fn default() -> Self {
+        Self { entries: Vec::new() }
+    }
+}
+
+impl<K: Ord, I: PartialEq, O: Output> Memo<K, I, O> {
+    /// The outputs of `function` for `inputs`, whose keys ascend. It is called for those that differ from the input
+    /// of the same key in `last`.
+    pub fn map(last: &Self, inputs: impl IntoIterator<Item = (K, I)>, function: fn(&I) -> O) -> Self {
+        // Nearly always the next input is that of the next entry: then the keys need not be looked at.
+        let mut next = 0;
+        let entry = |(key, input): (K, I)| {
+            let same = last.entries.get(next).is_some_and(|known| known.input == input);
+            let at = if same { Ok(next) } else { last.position(&key) };
+            next = at.map_or_else(|place| place, |at| at + 1);
+            let output = match at.map(|at| &last.entries[at]) {
+                Ok(known) if same || known.input == input => known.output.clone(),
+                Ok(known) => function(&input).keeping(&known.output),
+                Err(_) => function(&input),
+            };
+            Entry { key, input, output }
+        };
+        let entries: Vec<_> = inputs.into_iter().map(entry).collect();
+        debug_assert!(entries.is_sorted_by(|a, b| a.key < b.key), "keys ascend");
+        Self { entries }
+    }
+
+    /// The output for a key.
+    pub fn get(&self, key: &K) -> Option<&O> {
+        self.position(key).ok().map(|at| &self.entries[at].output)
+    }
+
+    fn position(&self, key: &K) -> Result<usize, usize> {
+        self.entries.binary_search_by(|entry| entry.key.cmp(key))
+    }
+}
+
+impl<K, I, O> Memo<K, I, O> {
+    /// Every key with its output.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&K, &O)> {
+        self.entries.iter().map(|entry| (&entry.key, &entry.output))
+    }
+
+    /// True when nothing was asked of the function.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The outputs of the keys for which `is_in`.
+    pub fn select(&self, is_in: impl Fn(&K) -> bool) -> impl Iterator<Item = &O> {
+        self.entries.iter().filter(move |entry| is_in(&entry.key)).map(|entry| &entry.output)
+    }
+}
+
+/// A value that is compared by pointer first: among entities that did not change this is all there is to do.
+#[derive(Debug)]
+pub struct Shared<T>(pub Arc<T>);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || *self.0 == *other.0
+    }
+}
