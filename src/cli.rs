@@ -33,7 +33,11 @@ enum Command {
     /// Print an Envoy bootstrap for this control plane
     Bootstrap(bootstrap::Options),
     /// Print the path of an Envoy, fetching the pinned release when it is missing
-    Envoy,
+    Envoy {
+        /// Another pinned release than the newest, whatever ENVOY_BIN says
+        #[arg(long, value_name = "VERSION")]
+        release: Option<String>,
+    },
     /// Watch a failover on this machine: three backends, an Envoy, and load
     Demo(demo::Options),
     /// A small backend whose faults can be chosen
@@ -52,8 +56,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Check(options) => check::run(&options),
         Command::Compile(options) => compile::run(&options),
         Command::Bootstrap(options) => bootstrap::run(&options).map(|()| ExitCode::SUCCESS),
-        Command::Envoy => {
-            let path = envoy::locate(&|line| print::note(line))?;
+        Command::Envoy { release } => {
+            let progress = |line: &str| print::note(line);
+            let path = match release {
+                Some(version) => envoy::locate_version(&version, &progress)?,
+                None => envoy::locate(&progress)?,
+            };
             print::line(&path.display().to_string())?;
             Ok(ExitCode::SUCCESS)
         }
