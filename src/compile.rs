@@ -29,6 +29,9 @@ use crate::model::target::Addresses;
 use crate::model::upstream::Upstream;
 use crate::snapshot::{Resource, Snapshot};
 
+/// The filter by which clients return to the target that served them before.
+const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
+
 /// Everything that a model is compiled to, by the entity that it is compiled from, with all that it depends on.
 #[derive(Debug, Default)]
 pub struct Compiled {

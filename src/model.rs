@@ -3,11 +3,13 @@
 //! [`validate::validate`] alone makes a [`Model`]: every reference in it is resolved, every value is in its
 //! range and every default is filled in, so that the stages after it need no error path.
 //!
-//! A *route* says which requests go to a *service*, a service says how they are served by an *upstream*, and
+//! A *route* says which requests go to a *service* (or how they are answered without one), a service says how they are served by an *upstream*, and
 //! an upstream is a pool of *targets* with its policy. One upstream is one Envoy cluster whatever the number
 //! of routes that use it: health and ejection state must not split.
 
+pub mod cookie;
 pub mod fleet;
+pub mod header;
 pub mod health;
 pub mod listener;
 pub mod matching;
@@ -87,13 +89,13 @@ impl Model {
     /// Whether a fleet has an upstream: those that its routes reach, and those that no route of any fleet
     /// reaches. These are compiled everywhere, so that they are warm when the first route comes.
     pub fn upstreams_of<'a>(&'a self, fleet: &Name) -> impl Fn(&Name) -> bool + use<'a> {
-        let reached = |route: &'a Arc<Route>| &route.service.upstream.name;
+        let reached = |route: &'a Arc<Route>| route.forward().map(|forward| &forward.service.upstream.name);
         let (here, elsewhere): (Vec<_>, Vec<_>) =
             self.routes.iter().partition(|route| route.fleets.includes(fleet));
-        let mut only_elsewhere: HashSet<&Name> = elsewhere.into_iter().map(reached).collect();
+        let mut only_elsewhere: HashSet<&Name> = elsewhere.into_iter().filter_map(reached).collect();
         if !only_elsewhere.is_empty() {
-            for route in here {
-                only_elsewhere.remove(reached(route));
+            for upstream in here.into_iter().filter_map(reached) {
+                only_elsewhere.remove(upstream);
             }
         }
         move |upstream| !only_elsewhere.contains(upstream)

@@ -57,8 +57,15 @@ fn common_lb_config(upstream: &Upstream) -> cluster::CommonLbConfig {
         healthy_panic_threshold: Some(Percent { value: panic }),
         // Envoy's default of 1 s holds back the news that the last primary has died.
         update_merge_window: Some(duration(std::time::Duration::ZERO)),
+        override_host_status: upstream.sticky.is_some().then(sessions_finish_on_draining_targets),
         ..Default::default()
     }
+}
+
+/// The states in which a target keeps the clients that are led to it. Envoy's default leaves out draining ones.
+fn sessions_finish_on_draining_targets() -> core::HealthStatusSet {
+    use core::HealthStatus::{Degraded, Draining, Healthy, Unknown};
+    core::HealthStatusSet { statuses: [Unknown, Healthy, Degraded, Draining].map(i32::from).to_vec() }
 }
 
 fn load_balancing_policy(upstream: &Upstream) -> envoy::LoadBalancingPolicy {

@@ -4,11 +4,12 @@ use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::config::listener::v3 as envoy;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as http;
 use envoy_types::pb::google::protobuf::BoolValue;
 
 use crate::compile::endpoint::socket_address;
-use crate::compile::{ads, any, duration};
+use crate::compile::{STATEFUL_SESSION, ads, any, duration};
 use crate::model::listener::Listener;
 use crate::snapshot::Resource;
 
@@ -33,6 +34,13 @@ pub fn compile(listener: &Listener) -> Resource {
 fn http_connection_manager(listener: &Listener) -> http::HttpConnectionManager {
     use http::http_connection_manager::{RouteSpecifier, UpgradeConfig};
 
+    // Routes to sticky upstreams switch it on.
+    let stateful_session = http::HttpFilter {
+        name: STATEFUL_SESSION.to_owned(),
+        config_type: Some(http::http_filter::ConfigType::TypedConfig(any(&StatefulSession::default()))),
+        disabled: true,
+        ..Default::default()
+    };
     let router = http::HttpFilter {
         name: "envoy.filters.http.router".to_owned(),
         config_type: Some(http::http_filter::ConfigType::TypedConfig(any(&Router::default()))),
@@ -44,7 +52,7 @@ fn http_connection_manager(listener: &Listener) -> http::HttpConnectionManager {
             config_source: Some(ads()),
             route_config_name: listener.name.to_string(),
         })),
-        http_filters: vec![router],
+        http_filters: vec![stateful_session, router],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(duration(listener.idle_timeout)),
             ..Default::default()

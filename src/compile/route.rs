@@ -4,22 +4,26 @@
 //! retries; the others are tried again only when the request surely reached no server, and no timer cuts a
 //! try of theirs.
 
+mod answer;
+mod forward;
+mod hash;
+mod header;
 mod matching;
 mod retry;
+mod rewrite;
+mod sticky;
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3 as envoy;
-use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, UpgradeConfig};
-use envoy_types::pb::google::protobuf::{BoolValue, UInt64Value};
 
-use crate::compile::duration;
 use crate::compile::route::matching::Methods;
 use crate::config::document::MethodsOnce;
 use crate::memo::Shared;
 use crate::model::name::Name;
+use crate::model::route::action::Action;
 use crate::model::route::{HostMatch, PathMatch, Route};
 use crate::snapshot::Resource;
 
@@ -40,10 +44,12 @@ pub fn compile(Input { listener, routes }: &Input) -> Resource {
         name: listener.to_string(),
         virtual_hosts: hosts.into_iter().map(|host| virtual_host(host, &routes)).collect(),
         ignore_port_in_host_matching: true,
+        max_direct_response_body_size_bytes: answer::longest_body(&routes),
         ..Default::default()
     };
     let mut resource = Resource::new(listener.as_str(), &configuration);
-    let clusters: BTreeSet<&str> = routes.iter().map(|route| route.service.upstream.name.as_str()).collect();
+    let forwards = routes.iter().filter_map(|route| route.forward());
+    let clusters: BTreeSet<&str> = forwards.map(|forward| forward.service.upstream.name.as_str()).collect();
     resource.clusters = clusters.into_iter().map(Arc::from).collect();
     resource
 }
@@ -102,7 +108,7 @@ fn virtual_host(host: &HostMatch, routes: &[&Route]) -> envoy::VirtualHost {
 }
 
 fn envoy_routes(path: &PathMatch, route: &Route) -> Vec<envoy::Route> {
-    let alike = match &route.policy.retries {
+    let alike = match route.forward().and_then(|forward| forward.policy.retries.as_ref()) {
         Some(retries) => retries.methods_once == MethodsOnce::Always,
         None => true,
     };
@@ -111,29 +117,16 @@ fn envoy_routes(path: &PathMatch, route: &Route) -> Vec<envoy::Route> {
 }
 
 fn envoy_route(path: &PathMatch, route: &Route, methods: Methods) -> Option<envoy::Route> {
-    let body = route.policy.retries.as_ref().map(|retries| UInt64Value { value: retries.body });
-    Some(envoy::Route {
+    let matched = envoy::Route {
         name: route.name.to_string(),
         r#match: Some(matching::route_match(path, route, methods)?),
-        // A body over this limit is silently not retried; Envoy's default is about 1 MiB.
-        request_body_buffer_limit: body,
-        action: Some(envoy::route::Action::Route(route_action(route, methods))),
-        ..Default::default()
-    })
-}
-
-fn route_action(route: &Route, methods: Methods) -> envoy::RouteAction {
-    let upstream = &route.service.upstream;
-    let no_websocket = || UpgradeConfig {
-        upgrade_type: "websocket".to_owned(),
-        enabled: Some(BoolValue { value: false }),
+        response_headers_to_add: header::added(&route.response_headers),
+        response_headers_to_remove: route.response_headers.remove.clone(),
         ..Default::default()
     };
-    envoy::RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::Cluster(upstream.name.to_string())),
-        timeout: Some(duration(route.policy.timeout)),
-        retry_policy: retry::retry_policy(&route.policy, upstream, methods),
-        upgrade_configs: (!route.service.websocket).then(no_websocket).into_iter().collect(),
-        ..Default::default()
-    }
+    Some(match &route.action {
+        Action::Forward(forward) => forward::compile(matched, forward, path, methods),
+        Action::Redirect(redirect) => answer::redirect(matched, redirect),
+        Action::Respond(respond) => answer::respond(matched, respond),
+    })
 }

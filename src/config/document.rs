@@ -490,10 +490,67 @@ pub struct Route {
     pub headers: BTreeMap<String, String>,
     pub query: BTreeMap<String, String>,
     pub service: Option<String>,
+    pub redirect: Option<Redirect>,
+    pub respond: Option<Respond>,
+    pub rewrite: Option<Rewrite>,
+    pub request_headers: HeaderChanges,
+    pub response_headers: HeaderChanges,
     pub timeout: Option<Duration>,
     pub try_timeout: Option<Duration>,
     pub retries: Option<Switch<Retries>>,
     pub tags: Vec<String>,
+}
+
+/// `routes[].redirect`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Redirect {
+    pub scheme: Option<Scheme>,
+    pub host: Option<String>,
+    pub path: Option<String>,
+    pub status: Option<u32>,
+}
+
+/// `routes[].redirect.scheme`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheme {
+    /// In plain text.
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+/// `routes[].respond`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Respond {
+    pub status: Option<u32>,
+    pub body: Option<String>,
+    pub headers: BTreeMap<String, String>,
+}
+
+/// `routes[].rewrite`: one of `prefix`, `path`, and `regex` with `to`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Rewrite {
+    pub prefix: Option<String>,
+    pub path: Option<String>,
+    pub regex: Option<String>,
+    pub to: Option<String>,
+}
+
+/// `routes[].request_headers` and `routes[].response_headers`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct HeaderChanges {
+    pub set: BTreeMap<String, String>,
+    pub add: BTreeMap<String, String>,
+    pub remove: Vec<String>,
 }
 
 /// `services[]`.
@@ -506,8 +563,36 @@ pub struct Service {
     pub timeout: Option<Duration>,
     pub try_timeout: Option<Duration>,
     pub retries: Option<Switch<Retries>>,
+    pub host_header: Option<String>,
+    pub hash_by: Vec<HashBy>,
     pub websocket: Option<bool>,
     pub tags: Vec<String>,
+}
+
+/// `services[].hash_by[]`: what is equal for requests that should go to the same target.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HashBy {
+    /// The value of a header, by its name.
+    Header(String),
+    /// The value of a cookie.
+    Cookie(Cookie),
+    /// The value of a query parameter, by its name.
+    Query(String),
+    /// The path without its query.
+    Path,
+    /// The address of the client's connection.
+    SourceIp,
+}
+
+/// A cookie of `services[].hash_by[]` or of `upstreams[].sticky`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Cookie {
+    pub name: Option<String>,
+    pub ttl: Option<Duration>,
+    pub path: Option<String>,
 }
 
 /// `services[].retries`.
@@ -517,7 +602,7 @@ pub struct Service {
 pub struct Retries {
     pub attempts: Option<u32>,
     pub retry_on: Option<Vec<String>>,
-    pub statuses: Vec<u32>,
+    pub statuses: Option<Vec<u32>>,
     pub methods_once: Option<MethodsOnce>,
     pub back_off: Option<BackOff>,
     pub body: Option<Size>,
@@ -555,6 +640,7 @@ pub struct Upstream {
     pub connect_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub load_balancer: Option<LoadBalancer>,
+    pub sticky: Option<Sticky>,
     pub slow_start: Option<Duration>,
     pub limits: Option<Limits>,
     pub health_check: Option<Switch<HealthCheck>>,
@@ -586,6 +672,16 @@ pub enum LoadBalancer {
     LeastRequest,
     /// Evenly by chance; weights are ignored.
     Random,
+}
+
+/// `upstreams[].sticky`: by what a client is led to the target that served it before.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sticky {
+    /// A cookie that Envoy sets.
+    Cookie(Cookie),
+    /// A header of answers that the client sends back, by its name.
+    Header(String),
 }
 
 /// `upstreams[].limits`.

@@ -52,6 +52,9 @@ impl StringMatch {
 ///
 /// What is wrong with the pattern, in one line.
 pub fn whole(pattern: &str) -> Result<Regex, String> {
+    if pattern.is_empty() {
+        return Err("it is empty".to_owned()); // Envoy refuses it.
+    }
     Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
         let text = error.to_string();
         text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
@@ -84,5 +87,6 @@ mod tests {
     #[test]
     fn a_broken_regex_is_told_in_one_line() {
         assert_eq!(StringMatch::parse("~a(").expect_err("broken"), "unclosed group");
+        assert_eq!(StringMatch::parse("~").expect_err("Envoy takes none"), "it is empty");
     }
 }

@@ -21,6 +21,10 @@ pub mod code {
     pub const SAME_TARGET: &str = "US116";
     /// Priorities with a gap, which were moved together.
     pub const PRIORITY_GAP: &str = "US117";
+    /// A route that does two things.
+    pub const ONE_ACTION: &str = "US150";
+    /// A field of a route to a service, in a route that is none.
+    pub const NEEDS_SERVICE: &str = "US151";
     /// A path on which one target alone should be checked.
     pub const TARGET_CHECK_PATH: &str = "US170";
     /// A gRPC check of targets that do not speak HTTP/2.

@@ -1,16 +1,21 @@
-//! Which requests go to which service.
+//! Which requests, and what becomes of them.
+
+pub mod action;
+pub mod rewrite;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::config::document::{self, Declared};
+use crate::model::header::{self, HeaderChanges};
 use crate::model::matching::{self, StringMatch};
 use crate::model::name::{Name, Scope};
 use crate::model::place::{Faults, Place};
-use crate::model::service::{self, Policy, Service};
+use crate::model::route::action::{Action, Forward};
+use crate::model::service::Service;
 
-/// Requests, and the service that serves them.
+/// Requests, and what becomes of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// Unique among routes.
@@ -29,10 +34,20 @@ pub struct Route {
     pub headers: BTreeMap<String, StringMatch>,
     /// All of these, by name.
     pub query: BTreeMap<String, StringMatch>,
-    /// Who serves them.
-    pub service: Arc<Service>,
-    /// The service's policy with what the route says instead.
-    pub policy: Policy,
+    /// What becomes of them.
+    pub action: Action,
+    /// Of the answers, whoever gave them.
+    pub response_headers: HeaderChanges,
+}
+
+impl Route {
+    /// Who gets the requests, if a service does.
+    pub fn forward(&self) -> Option<&Forward> {
+        match &self.action {
+            Action::Forward(forward) => Some(forward),
+            Action::Redirect(_) | Action::Respond(_) => None,
+        }
+    }
 }
 
 /// The host of a request; variants in the order in which they win.
@@ -99,6 +114,16 @@ impl fmt::Display for HostMatch {
     }
 }
 
+/// True for `host` and `host:port`, as a request names its host.
+pub(crate) fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    matches!(HostMatch::parse(host), Some(HostMatch::Exact(_))) && port.is_none_or(is_port)
+}
+
 impl PathMatch {
     fn parse(text: &str) -> Result<Self, (String, Option<String>)> {
         if let Some(pattern) = text.strip_prefix('~') {
@@ -148,12 +173,12 @@ pub(crate) struct References {
     pub(crate) name: Name,
     pub(crate) listeners: Scope,
     pub(crate) fleets: Scope,
-    /// None when that was a fault.
+    /// None when there is none, or that was a fault.
     pub(crate) service: Option<Arc<Service>>,
 }
 
-/// Understands a declared route whose references are resolved. Nothing comes of one without a service, but
-/// its other faults are told.
+/// Understands a declared route whose references are resolved. Nothing comes of one that does nothing, but its
+/// other faults are told.
 pub(crate) fn resolve(
     references: References,
     place: &Place<'_>,
@@ -161,18 +186,17 @@ pub(crate) fn resolve(
     faults: &mut Faults,
 ) -> Option<Route> {
     let References { name, listeners, fleets, service } = references;
-    let declared = service::Declared {
-        timeout: route.entity.timeout,
-        try_timeout: route.entity.try_timeout,
-        retries: route.entity.retries.as_ref(),
-    };
-    let hosts = hosts(&place.key("hosts"), &route.entity.hosts, faults);
-    let paths = paths(&place.key("paths"), &route.entity.paths, faults);
-    let methods = methods(&place.key("methods"), &route.entity.methods, faults);
-    let headers = headers(&place.key("headers"), &route.entity.headers, faults);
-    let query = matches(&place.key("query"), &route.entity.query, faults);
-    let policy = service::resolve(place, declared, service.as_ref().map(|service| &service.policy), faults);
-    Some(Route { name, listeners, fleets, hosts, paths, methods, headers, query, service: service?, policy })
+    let route = &route.entity;
+    let hosts = hosts(&place.key("hosts"), &route.hosts, faults);
+    let paths = paths(&place.key("paths"), &route.paths, faults);
+    let methods = methods(&place.key("methods"), &route.methods, faults);
+    let headers = headers(&place.key("headers"), &route.headers, faults);
+    let query = matches(&place.key("query"), &route.query, faults);
+    let action = action::resolve(place, route, service, &paths, faults);
+    let response_headers =
+        HeaderChanges::resolve(&place.key("response_headers"), &route.response_headers, faults);
+    let action = action?;
+    Some(Route { name, listeners, fleets, hosts, paths, methods, headers, query, action, response_headers })
 }
 
 fn hosts(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<HostMatch> {
@@ -229,12 +253,9 @@ fn headers(
     faults: &mut Faults,
 ) -> BTreeMap<String, StringMatch> {
     for name in declared.keys() {
-        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-            faults.wrong(&place.key(name), format!("`{name}` is not the name of a header"), None);
-        }
+        header::name(&place.key(name), name, faults);
     }
-    let matches = matches(place, declared, faults);
-    matches.into_iter().map(|(name, expected)| (name.to_ascii_lowercase(), expected)).collect()
+    header::by_lower_case(place, &matches(place, declared, faults), faults)
 }
 
 fn matches(

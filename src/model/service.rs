@@ -1,5 +1,7 @@
 //! How requests are served: how long they may take, and what is tried again.
 
+pub mod hash;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +10,8 @@ use crate::config::near;
 use crate::config::values::Switch;
 use crate::model::name::Name;
 use crate::model::place::{Faults, Place, code};
+use crate::model::route::is_authority;
+use crate::model::service::hash::HashBy;
 use crate::model::upstream::Upstream;
 
 /// How requests are served.
@@ -19,8 +23,40 @@ pub struct Service {
     pub upstream: Arc<Upstream>,
     /// Times and retries; a route may override them.
     pub policy: Policy,
+    /// The host that targets are told.
+    pub host_header: HostHeader,
+    /// What a balancer that hashes goes by: the first that a request has.
+    pub hash_by: Vec<HashBy>,
     /// Connections may be upgraded to WebSocket.
     pub websocket: bool,
+}
+
+/// The host that targets are told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum HostHeader {
+    /// The client's.
+    #[default]
+    Keep,
+    /// The target's name, or its IP address where it has no name; without a port.
+    Target,
+    /// This, with a port if there is one to say.
+    Value(String),
+}
+
+impl HostHeader {
+    pub(crate) fn resolve(place: &Place<'_>, declared: Option<&str>, faults: &mut Faults) -> Self {
+        match declared {
+            None | Some("keep") => Self::Keep,
+            Some("target") => Self::Target,
+            Some(text) => {
+                if !is_authority(text) {
+                    let help = "`keep`, `target`, or a name such as shop.example.com".to_owned();
+                    faults.wrong(place, format!("`{text}` is not a host"), help);
+                }
+                Self::Value(text.to_owned())
+            }
+        }
+    }
 }
 
 /// The times and retries of a request. What is `None` is derived from the upstream's tiers when compiled.
@@ -30,7 +66,7 @@ pub struct Policy {
     pub timeout: Duration,
     /// One try of an idempotent request; zero for no limit.
     pub try_timeout: Option<Duration>,
-    /// What is tried again, unless that is off.
+    /// What is tried again. None if that is off or comes to nothing: the one try may take the whole timeout then.
     pub retries: Option<Retries>,
 }
 
@@ -52,6 +88,17 @@ pub struct Retries {
     /// The largest request body that is kept for a retry, in bytes.
     pub body: u64,
 }
+
+impl Retries {
+    /// False when there is nothing to try again, or no further try.
+    fn are_any(&self) -> bool {
+        self.attempts != Some(0) && !(self.retry_on.is_empty() && self.statuses.is_empty())
+    }
+}
+
+/// The conditions for a retry that are statuses of gRPC.
+pub const GRPC_STATUSES: [&str; 5] =
+    ["cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"];
 
 /// Envoy's conditions for a retry, HTTP's and gRPC's, as they stand in the config.
 const RETRY_ON: [&str; 16] = [
@@ -91,7 +138,7 @@ pub(crate) fn resolve(
     faults: &mut Faults,
 ) -> Policy {
     let inherited = base.and_then(|base| base.retries.clone());
-    Policy {
+    let policy = Policy {
         timeout: declared
             .timeout
             .map_or_else(|| base.map_or(TIMEOUT, |base| base.timeout), |timeout| timeout.0),
@@ -102,12 +149,19 @@ pub(crate) fn resolve(
         retries: match declared.retries {
             Some(Switch::Off) => None,
             Some(Switch::On(retries)) => {
-                Some(resolve_retries(&place.key("retries"), retries, inherited, faults))
+                let retries = resolve_retries(&place.key("retries"), retries, inherited, faults);
+                Some(retries).filter(Retries::are_any)
             }
             None if base.is_some() => inherited,
             None => Some(Retries::default()),
         },
+    };
+    if policy.retries.is_none() && declared.try_timeout.is_some_and(|timeout| !timeout.0.is_zero()) {
+        let message = "nothing is tried again here, and the one try may take the whole `timeout`".to_owned();
+        let help = "remove `try_timeout`, or say it as `timeout`".to_owned();
+        faults.error(&place.key("try_timeout"), code::CONFLICT, message, help);
     }
+    policy
 }
 
 impl Default for Retries {
@@ -139,13 +193,13 @@ fn resolve_retries(
             Some(words) => retry_on(&place.key("retry_on"), words, faults),
             None => base.retry_on,
         },
-        statuses: if declared.statuses.is_empty() { base.statuses } else { declared.statuses.clone() },
+        statuses: declared.statuses.clone().unwrap_or(base.statuses),
         methods_once: declared.methods_once.unwrap_or(base.methods_once),
         back_off_base: back_off.base.map_or(base.back_off_base, |time| time.0),
         back_off_max: back_off.max.map_or(base.back_off_max, |time| time.0),
         body: declared.body.map_or(base.body, |size| size.0),
     };
-    for (index, status) in declared.statuses.iter().enumerate() {
+    for (index, status) in declared.statuses.iter().flatten().enumerate() {
         if !(100..600).contains(status) {
             let place = place.key("statuses").index(index);
             faults.wrong(&place, format!("{status} is no HTTP status"), "100 to 599".to_owned());

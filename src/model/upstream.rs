@@ -6,6 +6,8 @@
 use std::time::Duration;
 
 use crate::config::document::{self, FailoverMode, LoadBalancer, UpstreamProtocol, WhenAllDown};
+use crate::model::cookie::Cookie;
+use crate::model::header;
 use crate::model::health::{self, HealthCheck, OutlierDetection};
 use crate::model::name::Name;
 use crate::model::place::{Faults, Place, code};
@@ -25,6 +27,8 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Who is next within a tier.
     pub load_balancer: LoadBalancer,
+    /// How a client is led to the target that served it before.
+    pub sticky: Option<Sticky>,
     /// Over how long a returning target gets its full share; zero for at once.
     pub slow_start: Duration,
     /// What one Envoy may have under way.
@@ -49,6 +53,17 @@ impl Upstream {
         }
         tiers
     }
+}
+
+/// How a client is led to the target that served it before, for as long as that is usable. Then another serves,
+/// and the client is led to that one: also to a standby, which it does not leave when a primary returns. (A hash
+/// balancer has no memory, and returns at once.)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sticky {
+    /// A cookie that Envoy sets.
+    Cookie(Cookie),
+    /// A header of answers that the client sends back, by its name in lower case.
+    Header(String),
 }
 
 /// What one Envoy may have under way to an upstream, all targets together.
@@ -108,6 +123,7 @@ pub(crate) fn resolve(
         connect_timeout,
         idle_timeout: upstream.idle_timeout.map_or(IDLE_TIMEOUT, |timeout| timeout.0),
         load_balancer: upstream.load_balancer.unwrap_or_default(),
+        sticky: upstream.sticky.as_ref().map(|it| sticky(&place.key("sticky"), it, faults)),
         slow_start: slow_start(place, upstream, faults),
         limits: limits(&place.key("limits"), upstream.limits.clone().unwrap_or_default(), faults),
         health_check: health::check(
@@ -131,6 +147,18 @@ fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration
         faults.wrong(place, "this time is too short".to_owned(), "1ms or more".to_owned());
     }
     value
+}
+
+fn sticky(place: &Place<'_>, declared: &document::Sticky, faults: &mut Faults) -> Sticky {
+    match declared {
+        document::Sticky::Cookie(cookie) => {
+            Sticky::Cookie(Cookie::resolve(&place.key("cookie"), cookie, faults))
+        }
+        document::Sticky::Header(name) => {
+            header::name(&place.key("header"), name, faults);
+            Sticky::Header(name.to_ascii_lowercase())
+        }
+    }
 }
 
 fn slow_start(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Faults) -> Duration {

@@ -17,7 +17,8 @@ use crate::model::name::{Name, Scope};
 use crate::model::place::{Faults, Place, code};
 use crate::model::raw;
 use crate::model::route::{self, HostMatch, PathMatch, Route};
-use crate::model::service::{self, Service};
+use crate::model::service::hash;
+use crate::model::service::{self, HostHeader, Service};
 use crate::model::target::{self, Candidate, Target};
 use crate::model::upstream::{self, Upstream};
 
@@ -331,9 +332,14 @@ impl<'a> Validation<'a> {
             let upstream =
                 self.reference(&place.key("upstream"), Kind::Upstream, entity.upstream.as_deref(), names);
             let upstream = upstream.and_then(|upstream| upstreams.get(&upstream).cloned());
+            let host_header = entity.host_header.as_deref();
+            let host_header = HostHeader::resolve(&place.key("host_header"), host_header, &mut self.faults);
+            let hash_by = hash::resolve(&place.key("hash_by"), &entity.hash_by, &mut self.faults);
             let websocket = entity.websocket.unwrap_or(true);
             if let Some(upstream) = upstream.filter(|_| counts) {
-                services.insert(name.clone(), Arc::new(Service { name, upstream, policy, websocket }));
+                let service =
+                    Service { name: name.clone(), upstream, policy, host_header, hash_by, websocket };
+                services.insert(name, Arc::new(service));
             }
         }
         services
@@ -373,8 +379,9 @@ impl<'a> Validation<'a> {
             let on = self.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, known);
             let fleets = self.fleets(&place, &entity.fleets, fleets);
             let names = || service_names.iter().map(Name::as_str).collect();
-            let service =
-                self.reference(&place.key("service"), Kind::Service, entity.service.as_deref(), names);
+            let service = entity.service.as_deref().and_then(|service| {
+                self.reference(&place.key("service"), Kind::Service, Some(service), names)
+            });
             let service = service.and_then(|service| services.get(&service).cloned());
             let references = route::References { name, listeners: on, fleets, service };
             let route = route::resolve(references, &place, declared, &mut self.faults);

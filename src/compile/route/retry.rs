@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3
 use crate::compile::route::matching::Methods;
 use crate::compile::{any, duration, uint32};
 use crate::config::document::MethodsOnce;
-use crate::model::service::{Policy, Retries};
+use crate::model::service::{GRPC_STATUSES, Policy, Retries};
 use crate::model::upstream::Upstream;
 
 /// What surely reached no server.
@@ -43,12 +43,19 @@ pub(super) fn retry_policy(
         (Methods::All | Methods::Idempotent, _) | (Methods::Others, MethodsOnce::Always) => Some(full),
         (Methods::Others, MethodsOnce::Never) => None,
         (Methods::Others, MethodsOnce::Safe) => Some(envoy::RetryPolicy {
-            retry_on: REACHED_NO_SERVER.to_owned(),
+            retry_on: safe_retry_on(retries),
             per_try_timeout: None,
             retriable_status_codes: Vec::new(),
             ..full
         }),
     }
+}
+
+/// What surely reached no server, and the statuses of gRPC that were asked for: all of its requests are POSTs, so
+/// whoever names one means these.
+fn safe_retry_on(retries: &Retries) -> String {
+    let statuses = retries.retry_on.iter().map(String::as_str).filter(|word| GRPC_STATUSES.contains(word));
+    std::iter::once(REACHED_NO_SERVER).chain(statuses).collect::<Vec<_>>().join(",")
 }
 
 fn retry_on(retries: &Retries) -> String {

@@ -1,0 +1,88 @@
+//! Names and values of headers, and what is done to them on their way.
+
+use std::collections::BTreeMap;
+
+use crate::config::document;
+use crate::config::tree;
+use crate::model::place::{Faults, Place};
+
+/// What Envoy takes is twice as much; a `%` is written to it as two.
+const LONGEST: usize = 8192;
+
+/// What is done to the headers of a request or of an answer: removed first, then set, then added. Names are in
+/// lower case; values are taken as they are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HeaderChanges {
+    /// Whatever was there before.
+    pub set: BTreeMap<String, String>,
+    /// Beside what was there before.
+    pub add: BTreeMap<String, String>,
+    /// All of the name.
+    pub remove: Vec<String>,
+}
+
+impl HeaderChanges {
+    pub(crate) fn resolve(
+        place: &Place<'_>,
+        declared: &document::HeaderChanges,
+        faults: &mut Faults,
+    ) -> Self {
+        for (index, text) in declared.remove.iter().enumerate() {
+            changeable(&place.key("remove").index(index), text, faults);
+        }
+        Self {
+            set: values(&place.key("set"), &declared.set, faults),
+            add: values(&place.key("add"), &declared.add, faults),
+            remove: declared.remove.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        }
+    }
+}
+
+/// Headers to be written, by name in lower case.
+pub(crate) fn values(
+    place: &Place<'_>,
+    declared: &BTreeMap<String, String>,
+    faults: &mut Faults,
+) -> BTreeMap<String, String> {
+    for (text, value) in declared {
+        changeable(&place.key(text), text, faults);
+        if http::HeaderValue::from_bytes(value.as_bytes()).is_err() || value.len() > LONGEST {
+            let help = format!("one line of text, of {LONGEST} bytes at most");
+            faults.wrong(&place.key(text), format!("this cannot be the value of `{text}`"), help);
+        }
+    }
+    by_lower_case(place, declared, faults)
+}
+
+/// Headers have no case, so two names that differ in nothing else are one.
+pub(crate) fn by_lower_case<V: Clone>(
+    place: &Place<'_>,
+    declared: &BTreeMap<String, V>,
+    faults: &mut Faults,
+) -> BTreeMap<String, V> {
+    let mut lower = BTreeMap::new();
+    for (text, value) in declared {
+        if lower.insert(text.to_ascii_lowercase(), value.clone()).is_some() {
+            let message = format!("the header `{}` is here twice", text.to_ascii_lowercase());
+            let help = "leave one; the case of letters makes no difference".to_owned();
+            faults.error(&place.key(text), tree::DUPLICATE_KEY, message, help);
+        }
+    }
+    lower
+}
+
+/// Tells of what is not the name of a header.
+pub(crate) fn name(place: &Place<'_>, text: &str, faults: &mut Faults) {
+    if http::HeaderName::from_bytes(text.as_bytes()).is_err() || text.len() > LONGEST {
+        faults.wrong(place, format!("`{text}` is not the name of a header"), None);
+    }
+}
+
+/// Envoy has other means for the host, and refuses to change it by these.
+fn changeable(place: &Place<'_>, text: &str, faults: &mut Faults) {
+    if text.eq_ignore_ascii_case("host") {
+        let help = "the service's `host_header` says which host targets are told".to_owned();
+        faults.wrong(place, "the header `host` is not changed here".to_owned(), help);
+    }
+    name(place, text, faults);
+}

@@ -1,0 +1,192 @@
+//! What becomes of a request: a service gets it, or it is answered here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::document::{self, Scheme};
+use crate::model::header::{self, HeaderChanges};
+use crate::model::place::{Faults, Place, code};
+use crate::model::route::rewrite::Rewrite;
+use crate::model::route::{PathMatch, is_authority};
+use crate::model::service::{self, Policy, Service};
+
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// A service gets it.
+    Forward(Box<Forward>),
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
+    /// It is answered with this.
+    Respond(Respond),
+}
+
+/// Who gets a request, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forward {
+    /// Who serves it.
+    pub service: Arc<Service>,
+    /// The service's policy with what the route says instead.
+    pub policy: Policy,
+    /// The path that targets see, unless it is the client's.
+    pub rewrite: Option<Rewrite>,
+    /// Of the request, before it is sent.
+    pub request_headers: HeaderChanges,
+}
+
+/// Where a client is sent; at least one of scheme, host and path is another.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redirect {
+    /// None for the request's.
+    pub scheme: Option<Scheme>,
+    /// With a port, if one is to be said. None for the request's with its port.
+    pub host: Option<String>,
+    /// None for the request's. The query is kept, unless one stands here.
+    pub path: Option<String>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// An answer without a target.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Respond {
+    /// From 200 to 599.
+    pub status: u16,
+    /// May be empty.
+    pub body: String,
+    /// By name in lower case. Without a `content-type` a body is said to be plain text.
+    pub headers: BTreeMap<String, String>,
+}
+
+const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
+
+/// What a route declares. `service` is the resolved one; without it nothing comes of a route to a service, but
+/// its other faults are told.
+pub(crate) fn resolve(
+    place: &Place<'_>,
+    route: &document::Route,
+    service: Option<Arc<Service>>,
+    paths: &[PathMatch],
+    faults: &mut Faults,
+) -> Option<Action> {
+    exactly_one(place, route, faults);
+    let redirect = route.redirect.as_ref().map(|it| redirect(&place.key("redirect"), it, faults));
+    let respond = route.respond.as_ref().map(|it| respond(&place.key("respond"), it, faults));
+    let answer = redirect.map(Action::Redirect).or(respond.map(Action::Respond));
+    if route.service.is_none() && answer.is_some() {
+        only_with_a_service(place, route, faults);
+        return answer;
+    }
+    forward(place, route, service, paths, faults).map(Box::new).map(Action::Forward)
+}
+
+const ACTIONS: [&str; 3] = ["service", "redirect", "respond"];
+
+fn exactly_one(place: &Place<'_>, route: &document::Route, faults: &mut Faults) {
+    let declared = [route.service.is_some(), route.redirect.is_some(), route.respond.is_some()];
+    let mut declared = ACTIONS.iter().zip(declared).filter(|(_, declared)| *declared).map(|(key, _)| *key);
+    let Some(first) = declared.next() else {
+        // Told at the first of them, unless something was meant to be one.
+        if !ACTIONS.into_iter().any(|key| is_told(&place.key(key))) {
+            let help = "name the service that serves, or what is answered in place of one";
+            faults.missing(&place.key("service"), "`service`, `redirect` or `respond`", help);
+        }
+        return;
+    };
+    for more in declared {
+        let message = format!("a route with a `{first}` has no `{more}`");
+        let help = "leave one of `service`, `redirect` and `respond`".to_owned();
+        let related = vec![place.key(first).related("the other one")];
+        faults.error_with(&place.key(more), code::ONE_ACTION, message, help, related);
+    }
+}
+
+/// What says how a service is used is nothing to an answer that is given at once.
+fn only_with_a_service(place: &Place<'_>, route: &document::Route, faults: &mut Faults) {
+    let declared = [
+        ("rewrite", route.rewrite.is_some()),
+        ("request_headers", route.request_headers != document::HeaderChanges::default()),
+        ("timeout", route.timeout.is_some()),
+        ("try_timeout", route.try_timeout.is_some()),
+        ("retries", route.retries.is_some()),
+    ];
+    for (key, _) in declared.into_iter().filter(|(_, declared)| *declared) {
+        let message = format!("`{key}` needs a `service`");
+        let help = "remove it: this route answers without a target".to_owned();
+        faults.error(&place.key(key), code::NEEDS_SERVICE, message, help);
+    }
+}
+
+fn forward(
+    place: &Place<'_>,
+    route: &document::Route,
+    service: Option<Arc<Service>>,
+    paths: &[PathMatch],
+    faults: &mut Faults,
+) -> Option<Forward> {
+    let declared = service::Declared {
+        timeout: route.timeout,
+        try_timeout: route.try_timeout,
+        retries: route.retries.as_ref(),
+    };
+    let policy = service::resolve(place, declared, service.as_ref().map(|service| &service.policy), faults);
+    let rewrite = route.rewrite.as_ref();
+    let rewrite = rewrite.and_then(|rewrite| Rewrite::resolve(&place.key("rewrite"), rewrite, paths, faults));
+    let request_headers =
+        HeaderChanges::resolve(&place.key("request_headers"), &route.request_headers, faults);
+    Some(Forward { service: service?, policy, rewrite, request_headers })
+}
+
+/// True when decoding told of what is, or should be, at `place`.
+fn is_told(place: &Place<'_>) -> bool {
+    place.document.is_faulty(&place.path) || place.document.is_misspelt(&place.path)
+}
+
+fn redirect(place: &Place<'_>, declared: &document::Redirect, faults: &mut Faults) -> Redirect {
+    let document::Redirect { scheme, host, path, status } = declared;
+    let goes_nowhere = scheme.is_none() && host.is_none() && path.is_none();
+    if goes_nowhere && !["scheme", "host", "path"].iter().any(|key| is_told(&place.key(key))) {
+        let help = "give one of `scheme`, `host` and `path`";
+        faults.missing(place, "what to redirect to", help);
+    }
+    if let Some(text) = host.as_ref().filter(|host| !is_authority(host)) {
+        let help = "write a name such as shop.example.com, with a port if need be".to_owned();
+        faults.wrong(&place.key("host"), format!("`{text}` is not a host"), help);
+    }
+    if let Some(text) = path.as_ref().filter(|path| !is_path(path, &['#'])) {
+        faults.wrong(&place.key("path"), format!("`{text}` is not a path"), A_PATH.to_owned());
+    }
+    let status = status.unwrap_or(301);
+    let known = REDIRECTS.into_iter().find(|known| u32::from(*known) == status);
+    if known.is_none() {
+        let help = "one of 301, 302, 303, 307 and 308".to_owned();
+        faults.wrong(&place.key("status"), format!("{status} is no status of a redirect"), help);
+    }
+    Redirect { scheme: *scheme, host: host.clone(), path: path.clone(), status: known.unwrap_or(301) }
+}
+
+fn respond(place: &Place<'_>, declared: &document::Respond, faults: &mut Faults) -> Respond {
+    let declared_status = declared.status.unwrap_or(200);
+    let status = u16::try_from(declared_status).ok().filter(|status| (200..600).contains(status));
+    if status.is_none() {
+        let message = format!("{declared_status} is no status to answer with");
+        faults.wrong(&place.key("status"), message, "200 to 599".to_owned());
+    }
+    let body = declared.body.clone().unwrap_or_default();
+    if !body.is_empty() && matches!(status, Some(204 | 205 | 304)) {
+        let message = format!("an answer with the status {declared_status} has no body");
+        faults.error(&place.key("body"), code::CONFLICT, message, None);
+    }
+    Respond {
+        status: status.unwrap_or(200),
+        body,
+        headers: header::values(&place.key("headers"), &declared.headers, faults),
+    }
+}
+
+pub(super) const A_PATH: &str = "begin it with /, in visible ASCII; percent-encode what is not";
+
+/// True for what may stand in the first line of a request, without these characters.
+pub(super) fn is_path(text: &str, without: &[char]) -> bool {
+    text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && !without.contains(&c))
+}

@@ -1,0 +1,50 @@
+//! What is equal for requests that should go to the same target.
+
+use crate::config::document;
+use crate::model::cookie::Cookie;
+use crate::model::header;
+use crate::model::place::{Faults, Place};
+
+/// What is hashed of a request by a balancer that hashes (`ring_hash`, `maglev`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashBy {
+    /// The value of a header, by its name in lower case.
+    Header(String),
+    /// The value of a cookie.
+    Cookie(Cookie),
+    /// The value of a query parameter, by its name.
+    Query(String),
+    /// The path without its query.
+    Path,
+    /// The address of the client's connection.
+    SourceIp,
+}
+
+/// In the order in which they count.
+pub(crate) fn resolve(place: &Place<'_>, declared: &[document::HashBy], faults: &mut Faults) -> Vec<HashBy> {
+    let each = declared.iter().enumerate();
+    each.map(|(index, one)| HashBy::resolve(&place.index(index), one, faults)).collect()
+}
+
+impl HashBy {
+    fn resolve(place: &Place<'_>, declared: &document::HashBy, faults: &mut Faults) -> Self {
+        match declared {
+            document::HashBy::Header(name) => {
+                header::name(&place.key("header"), name, faults);
+                Self::Header(name.to_ascii_lowercase())
+            }
+            document::HashBy::Cookie(cookie) => {
+                Self::Cookie(Cookie::resolve(&place.key("cookie"), cookie, faults))
+            }
+            document::HashBy::Query(name) => {
+                if name.is_empty() {
+                    let message = "a query parameter has a name".to_owned();
+                    faults.wrong(&place.key("query"), message, "such as `query: user`".to_owned());
+                }
+                Self::Query(name.clone())
+            }
+            document::HashBy::Path => Self::Path,
+            document::HashBy::SourceIp => Self::SourceIp,
+        }
+    }
+}
