@@ -9,7 +9,10 @@ pub mod cluster;
 pub mod endpoint;
 pub mod health;
 pub mod listener;
+pub mod pool;
 pub mod route;
+pub mod service;
+mod whole_response;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -25,6 +28,7 @@ use crate::memo::{Memo, Shared};
 use crate::model::Model;
 use crate::model::listener::Listener;
 use crate::model::name::Name;
+use crate::model::service::Service;
 use crate::model::target::Addresses;
 use crate::model::upstream::Upstream;
 use crate::snapshot::{Resource, Snapshot};
@@ -35,8 +39,12 @@ const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
 /// Everything that a model is compiled to, by the entity that it is compiled from, with all that it depends on.
 #[derive(Debug, Default)]
 pub struct Compiled {
-    clusters: Memo<Name, Shared<Upstream>, Arc<Resource>>,
-    endpoints: Memo<Name, endpoint::Input, Arc<Resource>>,
+    /// By upstream.
+    clusters: Memo<Name, Shared<Upstream>, Vec<Arc<Resource>>>,
+    /// By service.
+    aggregates: Memo<Name, Shared<Service>, Vec<Arc<Resource>>>,
+    /// By upstream.
+    endpoints: Memo<Name, endpoint::Input, Vec<Arc<Resource>>>,
     listeners: Memo<Name, Listener, Arc<Resource>>,
     /// By fleet and listener.
     routes: Memo<(Name, Name), route::Input, Arc<Resource>>,
@@ -48,6 +56,7 @@ impl Compiled {
     pub fn new(model: &Model, addresses: &Addresses, last: &Self) -> Self {
         let upstreams =
             || model.upstreams.iter().map(|(name, upstream)| (name.clone(), Shared(upstream.clone())));
+        let services = model.services.iter().map(|(name, service)| (name.clone(), Shared(service.clone())));
         let endpoints = upstreams().map(|(name, upstream)| (name, endpoint::Input::new(upstream, addresses)));
         let listeners = model.listeners.iter().map(|listener| (listener.name.clone(), listener.clone()));
         let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), Shared(raw.clone())));
@@ -60,9 +69,10 @@ impl Compiled {
         });
         Self {
             clusters: Memo::map(&last.clusters, upstreams(), |upstream| {
-                Arc::new(cluster::compile(&upstream.0))
+                shared(cluster::compile(&upstream.0))
             }),
-            endpoints: Memo::map(&last.endpoints, endpoints, |input| Arc::new(endpoint::compile(input))),
+            aggregates: Memo::map(&last.aggregates, services, |service| shared(service::compile(&service.0))),
+            endpoints: Memo::map(&last.endpoints, endpoints, |input| shared(endpoint::compile(input))),
             listeners: Memo::map(&last.listeners, listeners, |listener| {
                 Arc::new(listener::compile(listener))
             }),
@@ -76,8 +86,11 @@ impl Compiled {
     /// Every compiled resource of a type: raw ones are none.
     pub fn resources(&self, resource_type: ResourceType) -> Vec<&Arc<Resource>> {
         match resource_type {
-            ResourceType::Cluster => self.clusters.iter().map(|(_, resource)| resource).collect(),
-            ResourceType::Endpoints => self.endpoints.iter().map(|(_, resource)| resource).collect(),
+            ResourceType::Cluster => {
+                let clusters = self.clusters.iter().chain(self.aggregates.iter());
+                clusters.flat_map(|(_, resources)| resources).collect()
+            }
+            ResourceType::Endpoints => self.endpoints.iter().flat_map(|(_, resources)| resources).collect(),
             ResourceType::Listener => self.listeners.iter().map(|(_, resource)| resource).collect(),
             ResourceType::Route => self.routes.iter().map(|(_, resource)| resource).collect(),
             // Nothing in the model has one.
@@ -93,13 +106,16 @@ impl Compiled {
         last: Option<&Snapshot>,
         amend: impl Fn(ResourceType, &Arc<Resource>) -> Arc<Resource>,
     ) -> Snapshot {
-        let has = model.upstreams_of(fleet);
+        let (has, serves) = (model.upstreams_of(fleet), model.services_of(fleet));
         let opened: HashSet<&Name> = model.listeners_of(fleet).map(|listener| &listener.name).collect();
         let resources = |resource_type| {
             let amend = |resource: &Arc<Resource>| amend(resource_type, resource);
             let mut resources: Vec<Arc<Resource>> = match resource_type {
-                ResourceType::Cluster => self.clusters.select(&has).map(amend).collect(),
-                ResourceType::Endpoints => self.endpoints.select(&has).map(amend).collect(),
+                ResourceType::Cluster => {
+                    let clusters = self.clusters.select(&has).chain(self.aggregates.select(&serves));
+                    clusters.flatten().map(amend).collect()
+                }
+                ResourceType::Endpoints => self.endpoints.select(&has).flatten().map(amend).collect(),
                 ResourceType::Listener => {
                     self.listeners.select(|it| opened.contains(it)).map(amend).collect()
                 }
@@ -112,6 +128,10 @@ impl Compiled {
         };
         Snapshot::new(resources, last)
     }
+}
+
+fn shared(resources: Vec<Resource>) -> Vec<Arc<Resource>> {
+    resources.into_iter().map(Arc::new).collect()
 }
 
 /// Where Envoy gets a resource that this one names: from the stream on which it got this one.

@@ -35,6 +35,13 @@ impl<T: PartialEq> Output for Arc<T> {
     }
 }
 
+impl<T: PartialEq> Output for Vec<Arc<T>> {
+    fn keeping(self, last: &Self) -> Self {
+        let known = |one: &Arc<T>| last.iter().find(|known| **known == *one).cloned();
+        self.into_iter().map(|one| known(&one).unwrap_or(one)).collect()
+    }
+}
+
 impl<K, I, O> Default for Memo<K, I, O> {
     fn default() -> Self {
         Self { entries: Vec::new() }

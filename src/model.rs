@@ -3,9 +3,10 @@
 //! [`validate::validate`] alone makes a [`Model`]: every reference in it is resolved, every value is in its
 //! range and every default is filled in, so that the stages after it need no error path.
 //!
-//! A *route* says which requests go to a *service* (or how they are answered without one), a service says how they are served by an *upstream*, and
-//! an upstream is a pool of *targets* with its policy. One upstream is one Envoy cluster whatever the number
-//! of routes that use it: health and ejection state must not split.
+//! A *route* says which requests go to a *service* (or how they are answered without one), a service says how
+//! they are served by *upstreams*, and an upstream is a pool of *targets* with its policy. One upstream is one
+//! Envoy cluster (or one for each of its tiers) whatever the number of services and routes that use it: health
+//! and ejection state must not split.
 
 pub mod cookie;
 pub mod fleet;
@@ -30,6 +31,7 @@ use crate::model::fleet::Fleet;
 use crate::model::listener::Listener;
 use crate::model::name::Name;
 use crate::model::route::Route;
+use crate::model::route::action::Forward;
 use crate::model::service::Service;
 use crate::model::upstream::Upstream;
 use crate::node::Node;
@@ -86,15 +88,23 @@ impl Model {
             .filter(move |route| route.fleets.includes(fleet) && route.listeners.includes(listener))
     }
 
+    /// Whether a fleet has the aggregates of a service: those of services that its routes reach.
+    pub fn services_of<'a>(&'a self, fleet: &Name) -> impl Fn(&Name) -> bool + use<'a> {
+        let here = self.routes.iter().filter(|route| route.fleets.includes(fleet));
+        let reached: HashSet<&Name> = here.filter_map(|route| Some(&route.forward()?.service.name)).collect();
+        move |service| reached.contains(service)
+    }
+
     /// Whether a fleet has an upstream: those that its routes reach, and those that no route of any fleet
     /// reaches. These are compiled everywhere, so that they are warm when the first route comes.
     pub fn upstreams_of<'a>(&'a self, fleet: &Name) -> impl Fn(&Name) -> bool + use<'a> {
-        let reached = |route: &'a Arc<Route>| route.forward().map(|forward| &forward.service.upstream.name);
+        let names = |forward: &'a Forward| forward.service.upstreams().map(|upstream| &upstream.name);
+        let reached = |route: &'a Arc<Route>| route.forward().into_iter().flat_map(names);
         let (here, elsewhere): (Vec<_>, Vec<_>) =
             self.routes.iter().partition(|route| route.fleets.includes(fleet));
-        let mut only_elsewhere: HashSet<&Name> = elsewhere.into_iter().filter_map(reached).collect();
+        let mut only_elsewhere: HashSet<&Name> = elsewhere.into_iter().flat_map(reached).collect();
         if !only_elsewhere.is_empty() {
-            for upstream in here.into_iter().filter_map(reached) {
+            for upstream in here.into_iter().flat_map(reached) {
                 only_elsewhere.remove(upstream);
             }
         }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::compile::Compiled;
-use crate::config::document::{self, Document, Kind};
+use crate::config::document::{self, Document, Kind, Resolve};
 use crate::config::tree::Node as Tree;
 use crate::config::{Level, Violation};
 use crate::model::Model;
@@ -79,9 +79,11 @@ impl Build {
         self.model.fleet_of(node)
     }
 
-    /// The host names among the targets, to be resolved.
+    /// The host names among the targets, to be resolved; not those that Envoys look up themselves.
     pub fn host_names(&self) -> BTreeSet<String> {
-        let targets = self.model.upstreams.values().flat_map(|upstream| &upstream.targets);
+        let upstreams = self.model.upstreams.values();
+        let ours = upstreams.filter(|upstream| upstream.resolve == Resolve::ControlPlane);
+        let targets = ours.flat_map(|upstream| &upstream.targets);
         targets
             .filter_map(|target| match &target.address.host {
                 Host::Name(name) => Some(name.clone()),

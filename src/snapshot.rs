@@ -58,7 +58,7 @@ pub struct Resource {
     pub version: Version,
     /// Of a cluster: the endpoints that it waits for before it serves (`EdsClusterConfig.service_name`).
     pub endpoints: Option<String>,
-    /// Of a listener or a route configuration: the clusters that it sends requests to.
+    /// Of a listener, a route configuration or an aggregate: the clusters that it sends requests to.
     pub clusters: Vec<Arc<str>>,
     delta: Bytes,
     state_of_the_world: usize,

@@ -1,31 +1,50 @@
-//! An upstream as a cluster.
+//! An upstream as a cluster, or as several under an aggregate.
 //!
-//! Always by EDS: a cluster must not change when a target does, since Envoy swaps a changed cluster as a
-//! whole and forgets what it knew of health and ejections.
+//! By EDS wherever it can be: a cluster must not change when a target does, since Envoy swaps a changed cluster
+//! as a whole and forgets what it knew of health and ejections. Health checks, ejections, the balancer, the
+//! protocol and TLS belong to the clusters that hold targets; what may be under way, and filters, to the one
+//! that a route names. The limits are on both, since Envoy asks now the one and now the other for its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3 as envoy;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds};
 use envoy_types::pb::envoy::config::cluster::v3::cluster;
 use envoy_types::pb::envoy::config::cluster::v3::load_balancing_policy::Policy;
 use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig;
+use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::dns_cluster::RefreshRate;
 use envoy_types::pb::envoy::extensions::load_balancing_policies as policies;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
 use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::google::protobuf as wrappers;
 
-use crate::compile::{ads, any, duration, health, uint32};
+use crate::compile::pool::{self, Discovery, Pool};
+use crate::compile::{ads, any, duration, endpoint, health, uint32, whole_response};
 use crate::config::document::{LoadBalancer, UpstreamProtocol, WhenAllDown};
-use crate::model::upstream::{Limits, Upstream};
+use crate::model::upstream::{Limits, Upstream, WholeResponse};
 use crate::snapshot::Resource;
 
 const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// The cluster of an upstream.
-pub fn compile(upstream: &Upstream) -> Resource {
-    let name = upstream.name.as_str();
+/// The clusters of an upstream: one that holds all its targets, or an aggregate and one for each tier.
+pub fn compile(upstream: &Upstream) -> Vec<Resource> {
+    let pools = pool::of(upstream).into_iter().map(|pool| holding(&pool, upstream));
+    let over_tiers = upstream
+        .has_cluster_for_each_tier()
+        .then(|| aggregate(upstream.name.as_str(), &[upstream], upstream));
+    pools.chain(over_tiers).collect()
+}
+
+/// A cluster with targets.
+fn holding(pool: &Pool<'_>, upstream: &Upstream) -> Resource {
+    // Upstream filters are those of the cluster that a route names.
+    let whole_response = upstream.whole_response.as_ref().filter(|_| !upstream.has_cluster_for_each_tier());
     let cluster = envoy::Cluster {
-        name: name.to_owned(),
-        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds.into())),
-        eds_cluster_config: Some(cluster::EdsClusterConfig { eds_config: Some(ads()), ..Default::default() }),
+        name: pool.name.clone(),
         connect_timeout: Some(duration(upstream.connect_timeout)),
         // Else a removed target keeps serving for as long as its health check passes.
         ignore_health_on_host_removal: true,
@@ -38,13 +57,79 @@ pub fn compile(upstream: &Upstream) -> Resource {
             .map(|check| health::health_check(check, upstream.protocol))
             .collect(),
         outlier_detection: upstream.outlier_detection.as_ref().map(health::outlier_detection),
-        typed_extension_protocol_options: [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&protocol(upstream)))]
-            .into(),
+        typed_extension_protocol_options: protocol_options(upstream, whole_response),
+        ..Default::default()
+    };
+    match pool.discovery {
+        Discovery::Eds => by_eds(cluster),
+        Discovery::Dns => by_dns(cluster, pool, upstream),
+    }
+}
+
+fn by_eds(cluster: envoy::Cluster) -> Resource {
+    let cluster = envoy::Cluster {
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(cluster::EdsClusterConfig { eds_config: Some(ads()), ..Default::default() }),
+        ..cluster
+    };
+    let mut resource = Resource::new(&cluster.name, &cluster);
+    resource.endpoints = Some(cluster.name);
+    resource
+}
+
+/// Answers are used for as long as their TTL says. When the server fails or is mute Envoy keeps the last one; an
+/// answer without addresses empties the tier, so that the next one serves.
+fn by_dns(cluster: envoy::Cluster, pool: &Pool<'_>, upstream: &Upstream) -> Resource {
+    let every = Some(duration(std::time::Duration::from_secs(1)));
+    let dns = DnsCluster {
+        // Of answers whose TTL is 0.
+        dns_refresh_rate: every,
+        dns_failure_refresh_rate: Some(RefreshRate { base_interval: every, max_interval: every }),
+        respect_dns_ttl: true,
+        // A and AAAA records both are targets, as they are when we look them up.
+        dns_lookup_family: DnsLookupFamily::All.into(),
+        ..Default::default()
+    };
+    let cluster = envoy::Cluster {
+        cluster_discovery_type: Some(cluster_type("envoy.cluster.dns", &dns)),
+        load_assignment: Some(endpoint::by_name(pool, upstream)),
+        ..cluster
+    };
+    Resource::new(&cluster.name, &cluster)
+}
+
+/// The clusters of these upstreams one after the other, as a cluster with the settings of `first` where only the
+/// aggregate's own count: how much may be under way, what is tried when all are down, and filters.
+pub(super) fn aggregate(name: &str, upstreams: &[&Upstream], first: &Upstream) -> Resource {
+    let pools = upstreams.iter().flat_map(|upstream| pool::of(upstream));
+    let clusters: Vec<String> = pools.map(|pool| pool.name).collect();
+    let whole_response = first.whole_response.as_ref();
+    let cluster = envoy::Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(cluster_type(
+            "envoy.clusters.aggregate",
+            &ClusterConfig { clusters: clusters.clone() },
+        )),
+        lb_policy: cluster::LbPolicy::ClusterProvided.into(),
+        connect_timeout: Some(duration(first.connect_timeout)),
+        common_lb_config: Some(common_lb_config(first)),
+        circuit_breakers: Some(circuit_breakers(&first.limits)),
+        typed_extension_protocol_options: match whole_response {
+            Some(_) => protocol_options(first, whole_response),
+            None => HashMap::new(),
+        },
         ..Default::default()
     };
     let mut resource = Resource::new(name, &cluster);
-    resource.endpoints = Some(name.to_owned());
+    resource.clusters = clusters.into_iter().map(Arc::from).collect();
     resource
+}
+
+fn cluster_type<M: prost::Message + prost::Name>(name: &str, config: &M) -> cluster::ClusterDiscoveryType {
+    cluster::ClusterDiscoveryType::ClusterType(cluster::CustomClusterType {
+        name: name.to_owned(),
+        typed_config: Some(any(config)),
+    })
 }
 
 fn common_lb_config(upstream: &Upstream) -> cluster::CommonLbConfig {
@@ -87,6 +172,11 @@ fn load_balancing_policy(upstream: &Upstream) -> envoy::LoadBalancingPolicy {
             ("least_request", any(&policy))
         }
         LoadBalancer::Random => ("random", any(&policies::random::v3::Random::default())),
+        // Envoy's own random knows no weights; a table that is asked with a random number does.
+        LoadBalancer::WeightedRandom | LoadBalancer::Maglev => {
+            ("maglev", any(&policies::maglev::v3::Maglev::default()))
+        }
+        LoadBalancer::RingHash => ("ring_hash", any(&policies::ring_hash::v3::RingHash::default())),
     };
     let extension = core::TypedExtensionConfig {
         name: format!("envoy.load_balancing_policies.{name}"),
@@ -111,6 +201,16 @@ fn circuit_breakers(limits: &Limits) -> envoy::CircuitBreakers {
         ..Default::default()
     };
     envoy::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
+}
+
+fn protocol_options(
+    upstream: &Upstream,
+    whole_response: Option<&WholeResponse>,
+) -> HashMap<String, wrappers::Any> {
+    let filters = whole_response.map(whole_response::filters);
+    let options =
+        http::HttpProtocolOptions { http_filters: filters.unwrap_or_default(), ..protocol(upstream) };
+    [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&options))].into()
 }
 
 fn protocol(upstream: &Upstream) -> http::HttpProtocolOptions {

@@ -1,6 +1,6 @@
-//! The targets of an upstream as a load assignment.
+//! The targets of an upstream as load assignments.
 //!
-//! There is one for every cluster, an empty one too: a cluster whose assignment never comes holds up all
+//! There is one for every cluster with targets, an empty one too: a cluster whose assignment never comes holds up all
 //! that come with it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::endpoint::v3 as envoy;
 use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 
+use crate::compile::pool::{self, Discovery, Pool};
 use crate::compile::{health, uint32};
 use crate::config::document::FailoverMode;
 use crate::memo::Shared;
@@ -23,7 +24,7 @@ use crate::snapshot::Resource;
 /// share of usable targets by this percentage, in 64 bits, and the constant is the largest that it takes.
 const NEVER_SPILL: u32 = u32::MAX;
 
-/// All that a load assignment depends on.
+/// All that the load assignments of an upstream depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input {
     upstream: Shared<Upstream>,
@@ -32,7 +33,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// What the load assignment of this upstream depends on.
+    /// What the load assignments of this upstream depend on.
     pub fn new(upstream: Shared<Upstream>, addresses: &Addresses) -> Self {
         let names = match addresses.is_empty() {
             true => [].iter(),
@@ -47,34 +48,52 @@ impl Input {
     }
 }
 
-/// The load assignment of an upstream.
-pub fn compile(input: &Input) -> Resource {
+/// The load assignments of an upstream, one for each of its clusters that gets its targets by EDS.
+pub fn compile(input: &Input) -> Vec<Resource> {
     let Input { upstream: Shared(upstream), addresses } = input;
-    let name = upstream.name.as_str();
+    // Two names may resolve to one address: as Envoy would, it is kept once, in the first tier.
+    let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
+    let pools = pool::of(upstream).into_iter().filter(|pool| pool.discovery == Discovery::Eds);
+    pools
+        .map(|pool| {
+            let mut resolved = |target: &Target| -> Vec<core::Address> {
+                let addresses = resolve(target, addresses).into_iter();
+                addresses.filter(|address| seen.insert(*address)).map(socket_address).collect()
+            };
+            Resource::new(&pool.name, &assignment(&pool, upstream, &mut resolved))
+        })
+        .collect()
+}
+
+/// The load assignment of a cluster whose host names Envoy looks up itself.
+pub(super) fn by_name(pool: &Pool<'_>, upstream: &Upstream) -> envoy::ClusterLoadAssignment {
+    assignment(pool, upstream, &mut |target| {
+        vec![address(&target.address.host.to_string(), target.address.port)]
+    })
+}
+
+fn assignment(
+    pool: &Pool<'_>,
+    upstream: &Upstream,
+    addresses_of: &mut dyn FnMut(&Target) -> Vec<core::Address>,
+) -> envoy::ClusterLoadAssignment {
     let factor = match upstream.failover.mode {
         FailoverMode::Standby => NEVER_SPILL,
         FailoverMode::Spill => upstream.failover.factor,
     };
-    let assignment = envoy::ClusterLoadAssignment {
-        cluster_name: name.to_owned(),
-        endpoints: localities(upstream, addresses),
-        policy: Some(Policy { overprovisioning_factor: Some(uint32(factor)), ..Default::default() }),
-        ..Default::default()
-    };
-    Resource::new(name, &assignment)
-}
-
-fn localities(upstream: &Upstream, addresses: &Addresses) -> Vec<envoy::LocalityLbEndpoints> {
     let mut localities: BTreeMap<(u32, &Locality), Vec<envoy::LbEndpoint>> = BTreeMap::new();
-    // Two names may resolve to one address: as Envoy would, it is kept once, in the first tier.
-    let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
-    for target in &upstream.targets {
-        for address in resolve(target, addresses).into_iter().filter(|address| seen.insert(*address)) {
+    for target in pool.targets {
+        for address in addresses_of(target) {
             let endpoints = localities.entry((target.tier, &target.locality)).or_default();
             endpoints.push(endpoint(upstream, target, address));
         }
     }
-    occupied_tiers(localities)
+    envoy::ClusterLoadAssignment {
+        cluster_name: pool.name.clone(),
+        endpoints: occupied_tiers(localities),
+        policy: Some(Policy { overprovisioning_factor: Some(uint32(factor)), ..Default::default() }),
+        ..Default::default()
+    }
 }
 
 /// Tiers whose names did not resolve are left out: the priorities that Envoy gets have no gaps.
@@ -110,7 +129,7 @@ fn resolve(target: &Target, addresses: &Addresses) -> Vec<SocketAddr> {
     }
 }
 
-fn endpoint(upstream: &Upstream, target: &Target, address: SocketAddr) -> envoy::LbEndpoint {
+fn endpoint(upstream: &Upstream, target: &Target, address: core::Address) -> envoy::LbEndpoint {
     let hostname = match &target.address.host {
         Host::Name(name) => name.clone(),
         Host::Ip(_) => String::new(),
@@ -121,7 +140,7 @@ fn endpoint(upstream: &Upstream, target: &Target, address: SocketAddr) -> envoy:
         host => host.to_string(),
     };
     let endpoint = envoy::Endpoint {
-        address: Some(socket_address(address)),
+        address: Some(address),
         hostname,
         health_check_config: health::endpoint_check(upstream, &target.health_check, &host),
         ..Default::default()
@@ -134,10 +153,14 @@ fn endpoint(upstream: &Upstream, target: &Target, address: SocketAddr) -> envoy:
 }
 
 /// An address as Envoy writes it.
-pub(crate) fn socket_address(address: SocketAddr) -> core::Address {
+pub(crate) fn socket_address(socket: SocketAddr) -> core::Address {
+    address(&socket.ip().to_string(), socket.port())
+}
+
+fn address(host: &str, port: u16) -> core::Address {
     let socket = core::SocketAddress {
-        address: address.ip().to_string(),
-        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(address.port().into())),
+        address: host.to_owned(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port.into())),
         ..Default::default()
     };
     core::Address { address: Some(core::address::Address::SocketAddress(socket)) }

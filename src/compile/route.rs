@@ -20,6 +20,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::route::v3 as envoy;
 
 use crate::compile::route::matching::Methods;
+use crate::compile::service;
 use crate::config::document::MethodsOnce;
 use crate::memo::Shared;
 use crate::model::name::Name;
@@ -49,8 +50,9 @@ pub fn compile(Input { listener, routes }: &Input) -> Resource {
     };
     let mut resource = Resource::new(listener.as_str(), &configuration);
     let forwards = routes.iter().filter_map(|route| route.forward());
-    let clusters: BTreeSet<&str> = forwards.map(|forward| forward.service.upstream.name.as_str()).collect();
-    resource.clusters = clusters.into_iter().map(Arc::from).collect();
+    let clusters: BTreeSet<Arc<str>> =
+        forwards.flat_map(|forward| service::clusters(&forward.service)).collect();
+    resource.clusters = clusters.into_iter().collect();
     resource
 }
 

@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 
 use crate::config::raw;
 use crate::config::tree::{self, Fault, Node, Value};
-use crate::config::values::{Duration, Size, Statuses, Switch};
+use crate::config::values::{Duration, Size, Statuses, Switch, Toggle};
 use crate::config::{Level, Path, Related, Step, Violation, near};
 use crate::envoy::ResourceType;
 
@@ -560,6 +560,7 @@ pub struct HeaderChanges {
 pub struct Service {
     pub name: Option<String>,
     pub upstream: Option<String>,
+    pub upstreams: Vec<Member>,
     pub timeout: Option<Duration>,
     pub try_timeout: Option<Duration>,
     pub retries: Option<Switch<Retries>>,
@@ -593,6 +594,17 @@ pub struct Cookie {
     pub name: Option<String>,
     pub ttl: Option<Duration>,
     pub path: Option<String>,
+}
+
+/// `services[].upstreams[]`: a member of a service that has several.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Member {
+    pub name: Option<String>,
+    pub weight: Option<u32>,
+    pub priority: Option<u32>,
+    pub failover: Option<bool>,
 }
 
 /// `services[].retries`.
@@ -646,6 +658,8 @@ pub struct Upstream {
     pub health_check: Option<Switch<HealthCheck>>,
     pub outlier_detection: Option<Switch<OutlierDetection>>,
     pub failover: Option<Failover>,
+    pub resolve: Option<Resolve>,
+    pub whole_response: Option<Toggle<WholeResponse>>,
     pub targets: Option<Vec<Target>>,
     pub tags: Vec<String>,
 }
@@ -672,6 +686,44 @@ pub enum LoadBalancer {
     LeastRequest,
     /// Evenly by chance; weights are ignored.
     Random,
+    /// By chance and weight.
+    WeightedRandom,
+    /// By a hash of the request, on a ring of targets.
+    RingHash,
+    /// By a hash of the request, in a table of targets. It is faster than a ring and moves fewer keys.
+    Maglev,
+}
+
+/// `upstreams[].resolve`: who looks the host names of targets up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolve {
+    /// The control plane, which tells Envoys the addresses.
+    #[default]
+    ControlPlane,
+    /// Each Envoy for itself.
+    Envoy,
+}
+
+/// `upstreams[].whole_response`: an answer is passed on only when it is whole, so that one that is cut can be
+/// tried again.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct WholeResponse {
+    pub max: Option<Size>,
+    pub chunked: Option<Chunked>,
+}
+
+/// `upstreams[].whole_response.chunked`: what becomes of an answer that does not say its length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Chunked {
+    /// It is passed on as it comes: it may be a stream.
+    #[default]
+    Pass,
+    /// It is held like the others, whatever its length.
+    Hold,
 }
 
 /// `upstreams[].sticky`: by what a client is led to the target that served it before.

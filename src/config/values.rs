@@ -194,6 +194,55 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Switch<T> {
     }
 }
 
+/// Settings that are on or off as a whole: `true` stands for their defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Toggle<T> {
+    /// `off` or `false`.
+    Off,
+    /// `on`, `true` or the settings.
+    On(T),
+}
+
+impl<T> Toggle<T> {
+    /// The settings, if they are on.
+    pub fn settings(&self) -> Option<&T> {
+        match self {
+            Self::Off => None,
+            Self::On(settings) => Some(settings),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Toggle<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OffOrOn<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for OffOrOn<T> {
+            type Value = Toggle<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`off`, `true` or a mapping")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Toggle<T>, E> {
+                Ok(if on { Toggle::On(T::default()) } else { Toggle::Off })
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Toggle<T>, E> {
+                match text {
+                    "off" => Ok(Toggle::Off),
+                    "on" => Ok(Toggle::On(T::default())),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Toggle<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Toggle::On)
+            }
+        }
+        deserializer.deserialize_any(OffOrOn(PhantomData))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,6 +25,12 @@ pub mod code {
     pub const ONE_ACTION: &str = "US150";
     /// A field of a route to a service, in a route that is none.
     pub const NEEDS_SERVICE: &str = "US151";
+    /// An upstream that is a member of a service twice.
+    pub const SAME_MEMBER: &str = "US160";
+    /// A service none of whose members gets traffic.
+    pub const NO_SHARE: &str = "US161";
+    /// A service with more ways through its members than an Envoy should hold.
+    pub const TOO_MANY_MEMBERS: &str = "US162";
     /// A path on which one target alone should be checked.
     pub const TARGET_CHECK_PATH: &str = "US170";
     /// A gRPC check of targets that do not speak HTTP/2.

@@ -61,12 +61,26 @@ fn compiled_from(resource_type: ResourceType) -> Option<Kind> {
     }
 }
 
+/// What a resource of this type and name would be compiled from: the name itself, and of clusters also the
+/// upstream of `checkout/p0` and the service of `service/checkout/blue`.
+fn maker(resource_type: ResourceType, name: &str) -> Option<(Kind, &str)> {
+    let kind = compiled_from(resource_type)?;
+    let Some((first, rest)) = name.split_once('/').filter(|_| kind == Kind::Upstream) else {
+        return Some((kind, name));
+    };
+    match rest.split_once('/') {
+        Some((service, _)) if first == "service" => Some((Kind::Service, service)),
+        _ if rest.strip_prefix('p').is_some_and(|tier| tier.parse::<u32>().is_ok()) => Some((kind, first)),
+        _ => None,
+    }
+}
+
 fn compiled<'a>(
     documents: &'a [Arc<Document>],
     listeners: &'a [Listener],
 ) -> HashMap<(Kind, &'a str), Option<(&'a Document, &'a Path)>> {
     let mut compiled = HashMap::new();
-    for kind in [Kind::Upstream, Kind::Listener] {
+    for kind in [Kind::Service, Kind::Upstream, Kind::Listener] {
         for document in documents {
             for (name, path) in document.named(kind) {
                 compiled.entry((kind, name)).or_insert(Some((&**document, path)));
@@ -86,10 +100,10 @@ fn name_of<'a>(document: &'a Document, declared: &Declared<Arc<Resource>>) -> Pl
 impl<'a> Names<'a> {
     fn conflict(&self, document: &Document, declared: &Declared<Arc<Resource>>, faults: &mut Faults) {
         let (resource_type, name) = (declared.entity.resource_type, declared.entity.name());
-        let Some(kind) = compiled_from(resource_type) else { return };
-        let Some(maker) = self.compiled.get(&(kind, name)) else { return };
+        let Some((kind, own)) = maker(resource_type, name) else { return };
+        let Some(maker) = self.compiled.get(&(kind, own)) else { return };
         let (kind, word) = (kind.singular(), resource_type.singular());
-        let message = format!("the {kind} `{name}` is compiled to {word} `{name}` already");
+        let message = format!("the {kind} `{own}` is compiled to {word} `{name}` already");
         let help = format!("give one of them another name, or change the {word} by a patch");
         let related = maker
             .map(|(document, path)| Place::new(document, path).key("name").related(&format!("the {kind}")));
@@ -111,7 +125,7 @@ impl<'a> Names<'a> {
     }
 
     fn has(&self, resource_type: ResourceType, name: &str) -> bool {
-        compiled_from(resource_type).is_some_and(|kind| self.compiled.contains_key(&(kind, name)))
+        maker(resource_type, name).is_some_and(|maker| self.compiled.contains_key(&maker))
             || self.raw.contains_key(raw::key(resource_type, name).as_str())
     }
 

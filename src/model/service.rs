@@ -1,7 +1,8 @@
-//! How requests are served: how long they may take, and what is tried again.
+//! How requests are served: by which upstreams, how long they may take, and what is tried again.
 
 pub mod hash;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::model::name::Name;
 use crate::model::place::{Faults, Place, code};
 use crate::model::route::is_authority;
 use crate::model::service::hash::HashBy;
+use crate::model::target;
 use crate::model::upstream::Upstream;
 
 /// How requests are served.
@@ -19,8 +21,8 @@ use crate::model::upstream::Upstream;
 pub struct Service {
     /// Unique among services.
     pub name: Name,
-    /// Where its requests go.
-    pub upstream: Arc<Upstream>,
+    /// Where its requests go: at least one, by tier, then as declared.
+    pub members: Vec<Member>,
     /// Times and retries; a route may override them.
     pub policy: Policy,
     /// The host that targets are told.
@@ -29,6 +31,29 @@ pub struct Service {
     pub hash_by: Vec<HashBy>,
     /// Connections may be upgraded to WebSocket.
     pub websocket: bool,
+}
+
+impl Service {
+    /// The upstream whose settings count where there can be only one.
+    pub fn first(&self) -> &Upstream {
+        &self.members[0].upstream
+    }
+
+    /// All its upstreams, those without traffic too.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.members.iter().map(|member| &member.upstream)
+    }
+}
+
+/// An upstream of a service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// Only once in a service.
+    pub upstream: Arc<Upstream>,
+    /// Its share of the requests of its tier. With 0 it gets none and stands in for nobody.
+    pub weight: u32,
+    /// From 0 and without gaps: it serves when no member of the tiers before it can.
+    pub tier: u32,
 }
 
 /// The host that targets are told.
@@ -59,7 +84,7 @@ impl HostHeader {
     }
 }
 
-/// The times and retries of a request. What is `None` is derived from the upstream's tiers when compiled.
+/// The times and retries of a request. What is `None` is derived from the upstreams' tiers when compiled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// The whole request, all tries; zero for no limit.
@@ -120,6 +145,9 @@ const RETRY_ON: [&str; 16] = [
     "unavailable",
 ];
 
+/// Each is a cluster, if one without a thread or a connection of its own, and an entry in every route.
+const MAX_WAYS: usize = 90;
+
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a service or a route says of times and retries.
@@ -177,6 +205,41 @@ impl Default for Retries {
             body: 8 << 20,
         }
     }
+}
+
+/// The weight and the priority that a member of a service is declared with.
+pub(crate) fn share(place: &Place<'_>, declared: &document::Member, faults: &mut Faults) -> (u32, u32) {
+    let weight = target::weight(place, declared.weight, faults);
+    (weight, target::priority(place, declared.priority, declared.failover, "member", faults))
+}
+
+/// Looks at the members of a service together. Their priorities become tiers.
+pub(crate) fn members(place: &Place<'_>, mut members: Vec<Member>, faults: &mut Faults) -> Vec<Member> {
+    if !members.is_empty() && members.iter().all(|member| member.weight == 0) {
+        let help = "let at least one of them have a weight above 0".to_owned();
+        faults.error(place, code::NO_SHARE, "no member of this service gets traffic".to_owned(), help);
+    }
+    let priorities: BTreeSet<u32> = members.iter().map(|member| member.tier).collect();
+    for member in &mut members {
+        member.tier = u32::try_from(priorities.range(..member.tier).count()).unwrap_or(u32::MAX);
+    }
+    members.sort_by_key(|member| member.tier);
+    let ways = ways(&members);
+    if ways > MAX_WAYS {
+        let message = format!("there are {ways} ways through the members of this service");
+        let help = format!(
+            "at most {MAX_WAYS}: a tier of n members has n × (n − 1), and those of several tiers are multiplied"
+        );
+        faults.error(place, code::TOO_MANY_MEMBERS, message, help);
+    }
+    members
+}
+
+/// In how many orders the members may be asked: of each tier any may be the first, and any other the second.
+fn ways(members: &[Member]) -> usize {
+    let weighted = members.iter().filter(|member| member.weight > 0).collect::<Vec<_>>();
+    let tiers = weighted.chunk_by(|one, next| one.tier == next.tier);
+    tiers.map(|tier| (tier.len() * (tier.len() - 1)).max(1)).fold(1, usize::saturating_mul)
 }
 
 fn resolve_retries(

@@ -107,7 +107,8 @@ pub struct Target {
     pub address: Address,
     /// From 1.
     pub weight: u32,
-    /// Its tier, from 0 and without gaps over the upstream.
+    /// Its tier, from 0. Tiers are counted with the targets that are declared and get no traffic, so that one
+    /// may be empty: the last primary may be disabled without its standby becoming another.
     pub tier: u32,
     /// Where it runs, as far as that was said.
     pub locality: Locality,
@@ -154,8 +155,8 @@ pub(crate) fn resolve<'a>(
     };
     Some(Candidate {
         address,
-        weight: weight(&place, target, faults),
-        priority: priority(&place, target, faults),
+        weight: weight(&place, target.weight, faults),
+        priority: priority(&place, target.priority, target.failover, "target", faults),
         enabled: target.enabled.unwrap_or(true),
         locality: Locality {
             region: target.region.clone().unwrap_or_default(),
@@ -172,8 +173,9 @@ pub(crate) fn resolve<'a>(
     })
 }
 
-fn weight(place: &Place<'_>, target: &document::Target, faults: &mut Faults) -> u32 {
-    let weight = target.weight.unwrap_or(100);
+/// The weight of a target, or of a member of a service.
+pub(crate) fn weight(place: &Place<'_>, declared: Option<u32>, faults: &mut Faults) -> u32 {
+    let weight = declared.unwrap_or(100);
     if weight > MAX_WEIGHT {
         let help = format!("weights go from 0 to {MAX_WEIGHT}; only their ratio counts");
         faults.wrong(&place.key("weight"), format!("the weight {weight} is too large"), help);
@@ -181,11 +183,18 @@ fn weight(place: &Place<'_>, target: &document::Target, faults: &mut Faults) -> 
     weight
 }
 
-fn priority(place: &Place<'_>, target: &document::Target, faults: &mut Faults) -> u32 {
-    match (target.priority, target.failover) {
+/// The priority of a target, or of a member of a service: `what` it is.
+pub(crate) fn priority(
+    place: &Place<'_>,
+    priority: Option<u32>,
+    failover: Option<bool>,
+    what: &str,
+    faults: &mut Faults,
+) -> u32 {
+    match (priority, failover) {
         (Some(_), Some(_)) => {
             let help = "`failover: true` is short for `priority: 1`; leave one of them out".to_owned();
-            let message = "`failover` and `priority` both say which tier this target is in".to_owned();
+            let message = format!("`failover` and `priority` both say which tier this {what} is in");
             faults.error(&place.key("failover"), code::CONFLICT, message, help);
             0
         }

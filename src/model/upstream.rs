@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use crate::config::document::{self, FailoverMode, LoadBalancer, UpstreamProtocol, WhenAllDown};
+use crate::config::document::{
+    self, Chunked, FailoverMode, LoadBalancer, Resolve, UpstreamProtocol, WhenAllDown,
+};
+use crate::config::values::Toggle;
 use crate::model::cookie::Cookie;
 use crate::model::header;
 use crate::model::health::{self, HealthCheck, OutlierDetection};
@@ -13,7 +16,7 @@ use crate::model::name::Name;
 use crate::model::place::{Faults, Place, code};
 use crate::model::target::Target;
 
-/// A pool of targets and its policy; one Envoy cluster.
+/// A pool of targets and its policy; one Envoy cluster, or an aggregate of one for each tier.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
     /// Unique among upstreams; also the name of its Envoy cluster.
@@ -39,19 +42,30 @@ pub struct Upstream {
     pub outlier_detection: Option<OutlierDetection>,
     /// When the next tier serves.
     pub failover: Failover,
+    /// Who looks host names up.
+    pub resolve: Resolve,
+    /// Answers are held until they are whole, if that is on.
+    pub whole_response: Option<WholeResponse>,
     /// Those that get traffic, by tier, then as declared.
     pub targets: Vec<Target>,
+    /// How many tiers are declared, with those whose targets get no traffic.
+    pub tier_count: u32,
 }
 
 impl Upstream {
-    /// How many targets each tier has, from the first.
+    /// How many targets each tier has, from the first; only those that have any.
     pub fn tiers(&self) -> Vec<usize> {
-        let count = self.targets.iter().map(|target| target.tier as usize + 1).max().unwrap_or(0);
-        let mut tiers = vec![0; count];
-        for target in &self.targets {
-            tiers[target.tier as usize] += 1;
-        }
-        tiers
+        let tiers = self.targets.chunk_by(|one, next| one.tier == next.tier);
+        tiers.map(<[Target]>::len).collect()
+    }
+
+    /// True when each tier is an Envoy cluster of its own, under an aggregate that has the upstream's name.
+    ///
+    /// That follows from the settings and never from the targets, so that the first standby can be added, or a
+    /// host name, without changing the cluster that serves.
+    pub fn has_cluster_for_each_tier(&self) -> bool {
+        // Within one cluster the hash balancers do not let a retry move on to the next tier.
+        self.load_balancer.is_by_hash() || self.resolve == Resolve::Envoy
     }
 }
 
@@ -100,6 +114,32 @@ pub struct Failover {
     pub when_all_down: WhenAllDown,
 }
 
+/// Answers that are held until they are whole, so that one that is cut can be tried again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WholeResponse {
+    /// Longer ones are passed on as they come, in bytes.
+    pub max: u32,
+    /// What becomes of those that do not say their length.
+    pub chunked: Chunked,
+}
+
+impl WholeResponse {
+    /// What an Envoy can hold: the default of a listener's `per_connection_buffer_limit_bytes`.
+    pub const LARGEST: u32 = 1 << 20;
+}
+
+impl LoadBalancer {
+    /// True of those that choose by a hash, be it of the request or of a random number.
+    pub fn is_by_hash(self) -> bool {
+        self.is_by_request() || self == Self::WeightedRandom
+    }
+
+    /// True of those that send equal requests to the same target.
+    pub fn is_by_request(self) -> bool {
+        matches!(self, Self::RingHash | Self::Maglev)
+    }
+}
+
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -107,7 +147,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// timeout of the services and routes that use it.
 pub(crate) fn resolve(
     name: Name,
-    targets: Vec<Target>,
+    (targets, tier_count): (Vec<Target>, u32),
     shortest_try: Option<Duration>,
     place: &Place<'_>,
     upstream: &document::Upstream,
@@ -138,7 +178,10 @@ pub(crate) fn resolve(
             faults,
         ),
         failover: failover(&place.key("failover"), upstream.failover.clone().unwrap_or_default(), faults),
+        resolve: upstream.resolve.unwrap_or_default(),
+        whole_response: whole_response(place, upstream.whole_response.as_ref(), faults),
         targets,
+        tier_count,
     }
 }
 
@@ -165,9 +208,10 @@ fn slow_start(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Fau
     let Some(slow_start) = upstream.slow_start.filter(|window| !window.0.is_zero()) else {
         return Duration::ZERO;
     };
-    if upstream.load_balancer == Some(LoadBalancer::Random) {
+    let has_slow_start = |balancer| matches!(balancer, LoadBalancer::RoundRobin | LoadBalancer::LeastRequest);
+    if !has_slow_start(upstream.load_balancer.unwrap_or_default()) {
         let help = "Envoy has it for `round_robin` and `least_request`".to_owned();
-        let message = "the load balancer `random` has no slow start".to_owned();
+        let message = "this load balancer has no slow start".to_owned();
         faults.error(&place.key("slow_start"), code::CONFLICT, message, help);
     }
     slow_start.0
@@ -207,4 +251,20 @@ fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults
         factor,
         when_all_down: failover.when_all_down.unwrap_or_default(),
     }
+}
+
+fn whole_response(
+    place: &Place<'_>,
+    declared: Option<&Toggle<document::WholeResponse>>,
+    faults: &mut Faults,
+) -> Option<WholeResponse> {
+    let declared = declared.and_then(Toggle::settings)?;
+    let max = declared.max.map_or(256 << 10, |size| size.0);
+    let largest = WholeResponse::LARGEST;
+    if !(1..=u64::from(largest)).contains(&max) {
+        let place = place.key("whole_response").key("max");
+        faults.wrong(&place, "an Envoy cannot hold this".to_owned(), "1 byte to 1MiB".to_owned());
+    }
+    let max = u32::try_from(max).unwrap_or(largest);
+    Some(WholeResponse { max, chunked: declared.chunked.unwrap_or_default() })
 }

@@ -18,7 +18,7 @@ use crate::model::place::{Faults, Place, code};
 use crate::model::raw;
 use crate::model::route::{self, HostMatch, PathMatch, Route};
 use crate::model::service::hash;
-use crate::model::service::{self, HostHeader, Service};
+use crate::model::service::{self, HostHeader, Member, Service};
 use crate::model::target::{self, Candidate, Target};
 use crate::model::upstream::{self, Upstream};
 
@@ -243,13 +243,14 @@ impl<'a> Validation<'a> {
         upstreams
     }
 
-    /// The targets that get traffic: those of the upstream itself, then those added over REST.
+    /// The targets that get traffic (those of the upstream itself, then those added over REST), and how many
+    /// tiers there are.
     fn targets(
         &mut self,
         place: &Place<'a>,
         upstream: &document::Upstream,
         added: Vec<(&'a Document, &'a Declared<document::Target>)>,
-    ) -> Vec<Target> {
+    ) -> (Vec<Target>, u32) {
         let place = place.key("targets");
         let own = upstream.targets.as_deref().unwrap_or_default();
         let from_file = matches!(place.document.origin, Origin::File(_));
@@ -285,25 +286,24 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// Tiers are the priorities in use, moved together from 0: Envoy's documentation asks for no gaps.
-    fn tiers(&mut self, candidates: Vec<Candidate<'_>>) -> Vec<Target> {
-        let declared: BTreeSet<u32> = candidates.iter().map(|candidate| candidate.priority).collect();
-        let gap = candidates.iter().find(|candidate| {
-            candidate.priority > 1
-                && declared.range(..candidate.priority).count() < candidate.priority as usize
-        });
+    /// Tiers are the declared priorities, moved together from 0: Envoy's documentation asks for no gaps.
+    fn tiers(&mut self, candidates: Vec<Candidate<'_>>) -> (Vec<Target>, u32) {
+        let priorities: BTreeSet<u32> = candidates.iter().map(|candidate| candidate.priority).collect();
+        let tier = |priority| u32::try_from(priorities.range(..priority).count()).unwrap_or(u32::MAX);
+        let gap = candidates
+            .iter()
+            .find(|candidate| candidate.priority > 1 && tier(candidate.priority) < candidate.priority);
         if let Some(candidate) = gap {
             let message =
                 format!("priority {} follows a gap; it is moved up to the one before", candidate.priority);
             let help = "number the priorities 0, 1, 2, … without gaps".to_owned();
             self.faults.warning(&candidate.place.key("priority"), code::PRIORITY_GAP, message, help);
         }
-        let used: Vec<Candidate<'_>> = candidates.into_iter().filter(Candidate::is_used).collect();
-        let priorities: BTreeSet<u32> = used.iter().map(|candidate| candidate.priority).collect();
-        let mut targets: Vec<Target> = used
+        let mut targets: Vec<Target> = candidates
             .into_iter()
+            .filter(Candidate::is_used)
             .map(|candidate| Target {
-                tier: u32::try_from(priorities.range(..candidate.priority).count()).unwrap_or(u32::MAX),
+                tier: tier(candidate.priority),
                 address: candidate.address,
                 weight: candidate.weight,
                 locality: candidate.locality,
@@ -311,7 +311,7 @@ impl<'a> Validation<'a> {
             })
             .collect();
         targets.sort_by_key(|target| target.tier);
-        targets
+        (targets, tier(u32::MAX))
     }
 
     fn services(
@@ -328,21 +328,65 @@ impl<'a> Validation<'a> {
                 retries: entity.retries.as_ref(),
             };
             let policy = service::resolve(&place, policy, None, &mut self.faults);
-            let names = || upstreams.keys().map(Name::as_str).collect();
-            let upstream =
-                self.reference(&place.key("upstream"), Kind::Upstream, entity.upstream.as_deref(), names);
-            let upstream = upstream.and_then(|upstream| upstreams.get(&upstream).cloned());
+            let members = self.members(&place, entity, upstreams);
             let host_header = entity.host_header.as_deref();
             let host_header = HostHeader::resolve(&place.key("host_header"), host_header, &mut self.faults);
             let hash_by = hash::resolve(&place.key("hash_by"), &entity.hash_by, &mut self.faults);
             let websocket = entity.websocket.unwrap_or(true);
-            if let Some(upstream) = upstream.filter(|_| counts) {
+            if counts && !members.is_empty() {
                 let service =
-                    Service { name: name.clone(), upstream, policy, host_header, hash_by, websocket };
+                    Service { name: name.clone(), members, policy, host_header, hash_by, websocket };
                 services.insert(name, Arc::new(service));
             }
         }
         services
+    }
+
+    /// The upstreams of a service; none where nothing that is right names one.
+    fn members(
+        &mut self,
+        place: &Place<'a>,
+        service: &document::Service,
+        upstreams: &BTreeMap<Name, Arc<Upstream>>,
+    ) -> Vec<Member> {
+        let several = place.key("upstreams");
+        if service.upstreams.is_empty() {
+            let one = self.upstream(&place.key("upstream"), service.upstream.as_deref(), upstreams);
+            return one.map(|upstream| Member { upstream, weight: 1, tier: 0 }).into_iter().collect();
+        }
+        if service.upstream.is_some() {
+            let message = "`upstream` and `upstreams` both say where requests go".to_owned();
+            let help = "leave one of them out".to_owned();
+            self.faults.error(&place.key("upstream"), code::CONFLICT, message, help);
+        }
+        let mut members: Vec<Member> = Vec::new();
+        for (index, declared) in service.upstreams.iter().enumerate() {
+            let place = several.index(index);
+            let (weight, tier) = service::share(&place, declared, &mut self.faults);
+            let Some(name) = declared.name.as_deref() else {
+                self.faults.missing(&place.key("name"), "`name`", "name the upstream that serves");
+                continue;
+            };
+            let Some(upstream) = self.upstream(&place.key("name"), Some(name), upstreams) else { continue };
+            if members.iter().any(|other| other.upstream.name == upstream.name) {
+                let message = format!("upstream `{}` is a member of this service already", upstream.name);
+                let help = "list it once, with one weight".to_owned();
+                self.faults.error(&place.key("name"), code::SAME_MEMBER, message, help);
+            }
+            members.push(Member { upstream, weight, tier });
+        }
+        service::members(&several, members, &mut self.faults)
+    }
+
+    fn upstream(
+        &mut self,
+        place: &Place<'_>,
+        name: Option<&str>,
+        upstreams: &BTreeMap<Name, Arc<Upstream>>,
+    ) -> Option<Arc<Upstream>> {
+        let names = || upstreams.keys().map(Name::as_str).collect();
+        let name = self.reference(place, Kind::Upstream, name, names)?;
+        upstreams.get(&name).cloned()
     }
 
     fn reference<'n>(
@@ -433,14 +477,18 @@ fn shortest_tries(documents: &[Arc<Document>]) -> HashMap<&str, Duration> {
     let services =
         || documents.iter().flat_map(|document| &document.services).map(|declared| &declared.entity);
     let routes = || documents.iter().flat_map(|document| &document.routes).map(|declared| &declared.entity);
-    let upstream_of: HashMap<&str, &str> = services()
-        .filter_map(|service| Some((service.name.as_deref()?, service.upstream.as_deref()?)))
+    let upstreams_of: HashMap<&str, Vec<&str>> = services()
+        .filter_map(|service| {
+            let members = service.upstreams.iter().map(|member| &member.name);
+            let upstreams = members.chain([&service.upstream]).filter_map(Option::as_deref);
+            Some((service.name.as_deref()?, upstreams.collect()))
+        })
         .collect();
     let by_service = services().filter_map(|service| Some((service.name.as_deref()?, service.try_timeout?)));
     let by_route = routes().filter_map(|route| Some((route.service.as_deref()?, route.try_timeout?)));
     let mut shortest: HashMap<&str, Duration> = HashMap::new();
     for (service, timeout) in by_service.chain(by_route).filter(|(_, timeout)| !timeout.0.is_zero()) {
-        if let Some(upstream) = upstream_of.get(service) {
+        for upstream in upstreams_of.get(service).into_iter().flatten() {
             let entry = shortest.entry(upstream).or_insert(timeout.0);
             *entry = timeout.0.min(*entry);
         }

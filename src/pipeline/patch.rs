@@ -153,7 +153,9 @@ impl Written {
             let message = format!("with this the {} is none any more: {error}", resource_type.singular());
             unfit(&merge_path, message)
         })?;
-        Ok(Resource::encoded(resource_type, &resource.name, &body))
+        let mut patched = Resource::encoded(resource_type, &resource.name, &body);
+        patched.clusters.clone_from(&resource.clusters);
+        Ok(patched)
     }
 
     fn of_nothing<'n>(&self, model: &Model, names: impl Iterator<Item = &'n str>) -> Violation {

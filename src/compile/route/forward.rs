@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3 as envoy;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
-    ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig,
+    ClusterSpecifier, HashPolicy, HostRewriteSpecifier, UpgradeConfig,
 };
+use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::google::protobuf::{BoolValue, UInt64Value};
 
-use crate::compile::duration;
 use crate::compile::route::matching::Methods;
 use crate::compile::route::{hash, header, retry, rewrite, sticky};
+use crate::compile::service::{self, Order};
+use crate::compile::{duration, uint32};
 use crate::model::route::PathMatch;
 use crate::model::route::action::Forward;
 use crate::model::service::{HostHeader, Policy, Service};
@@ -36,7 +38,7 @@ pub(super) fn compile(
         request_body_buffer_limit: retries.map(|retries| UInt64Value { value: retries.body }),
         request_headers_to_add: header::added(&forward.request_headers),
         request_headers_to_remove: forward.request_headers.remove.clone(),
-        typed_per_filter_config: sticky::filters(forward.service.upstream.sticky.as_ref()),
+        typed_per_filter_config: sticky::filters(forward.service.first().sticky.as_ref()),
         action: Some(envoy::route::Action::Route(action)),
         ..route
     }
@@ -44,16 +46,39 @@ pub(super) fn compile(
 
 fn action(forward: &Forward, methods: Methods) -> envoy::RouteAction {
     let Forward { service, policy, .. } = forward;
+    let orders = service::orders(service);
     envoy::RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::Cluster(service.upstream.name.to_string())),
         timeout: Some(duration(policy.timeout)),
         idle_timeout: idle_timeout(policy).map(duration),
-        retry_policy: retry::retry_policy(policy, &service.upstream, methods),
+        retry_policy: retry::retry_policy(policy, &orders, methods),
+        cluster_specifier: Some(cluster_specifier(orders)),
         host_rewrite_specifier: host_rewrite(&service.host_header),
-        hash_policy: service.hash_by.iter().map(hash::policy).collect(),
+        hash_policy: hash_policy(service),
         upgrade_configs: upgrades(service),
         ..Default::default()
     }
+}
+
+fn cluster_specifier(mut orders: Vec<Order<'_>>) -> ClusterSpecifier {
+    if orders.len() == 1 {
+        return ClusterSpecifier::Cluster(orders.remove(0).cluster);
+    }
+    let clusters = orders.into_iter().map(|order| ClusterWeight {
+        name: order.cluster,
+        weight: Some(uint32(order.weight)),
+        ..Default::default()
+    });
+    ClusterSpecifier::WeightedClusters(envoy::WeightedCluster {
+        clusters: clusters.collect(),
+        ..Default::default()
+    })
+}
+
+/// Only where a balancer goes by the request: one that goes by chance would do so too.
+fn hash_policy(service: &Service) -> Vec<HashPolicy> {
+    let goes_by_request = service.upstreams().any(|upstream| upstream.load_balancer.is_by_request());
+    let hash_by = service.hash_by.iter().filter(|_| goes_by_request);
+    hash_by.map(hash::policy).collect()
 }
 
 /// Envoy ends requests that are silent for long, however long they may take: it must not, before that time is up.

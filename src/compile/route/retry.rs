@@ -10,10 +10,10 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 
 use crate::compile::route::matching::Methods;
+use crate::compile::service::Order;
 use crate::compile::{any, duration, uint32};
 use crate::config::document::MethodsOnce;
 use crate::model::service::{GRPC_STATUSES, Policy, Retries};
-use crate::model::upstream::Upstream;
 
 /// What surely reached no server.
 const REACHED_NO_SERVER: &str = "connect-failure,refused-stream,reset-before-request";
@@ -21,14 +21,14 @@ const REACHED_NO_SERVER: &str = "connect-failure,refused-stream,reset-before-req
 /// The retries of one of the Envoy routes of a route.
 pub(super) fn retry_policy(
     policy: &Policy,
-    upstream: &Upstream,
+    orders: &[Order<'_>],
     methods: Methods,
 ) -> Option<envoy::RetryPolicy> {
     let retries = policy.retries.as_ref()?;
     let full = envoy::RetryPolicy {
         retry_on: retry_on(retries),
-        num_retries: Some(uint32(retries.attempts.unwrap_or_else(|| attempts(upstream)))),
-        per_try_timeout: effective_try_timeout(policy, upstream).map(duration),
+        num_retries: Some(uint32(retries.attempts.unwrap_or_else(|| attempts(orders)))),
+        per_try_timeout: effective_try_timeout(policy, orders).map(duration),
         retry_back_off: Some(RetryBackOff {
             base_interval: Some(duration(retries.back_off_base)),
             max_interval: Some(duration(retries.back_off_max)),
@@ -36,7 +36,7 @@ pub(super) fn retry_policy(
         retriable_status_codes: retries.statuses.clone(),
         host_selection_retry_max_attempts: 5,
         retry_host_predicate: vec![previous_hosts()],
-        retry_priority: Some(previous_priorities(upstream)),
+        retry_priority: Some(previous_priorities(orders)),
         ..Default::default()
     };
     match (methods, retries.methods_once) {
@@ -68,27 +68,30 @@ fn retry_on(retries: &Retries) -> String {
 }
 
 /// Enough to reach every target, within bounds.
-fn attempts(upstream: &Upstream) -> u32 {
-    u32::try_from(upstream.targets.len()).unwrap_or(u32::MAX).clamp(3, 10)
+fn attempts(orders: &[Order<'_>]) -> u32 {
+    let targets = orders.iter().map(|order| order.tiers().iter().sum()).max().unwrap_or(0);
+    u32::try_from(targets).unwrap_or(u32::MAX).clamp(3, 10)
 }
 
 /// After how many tries a retry moves on to the next tier: a peer is tried first where every tier but the
 /// last has one. A tier of one target must be left at once, since Envoy goes on choosing it after its only
 /// host was ejected between two tries.
-fn update_frequency(upstream: &Upstream) -> u32 {
-    match upstream.tiers().split_last() {
-        Some((_, before)) if before.iter().any(|targets| *targets < 2) => 1,
-        _ => 2,
-    }
+fn update_frequency(orders: &[Order<'_>]) -> u32 {
+    let has_a_single_before_the_last = |order: &Order<'_>| match order.tiers().split_last() {
+        Some((_, before)) => before.iter().any(|targets| *targets < 2),
+        None => false,
+    };
+    if orders.iter().any(has_a_single_before_the_last) { 1 } else { 2 }
 }
 
 /// How long one try of an idempotent request may take: what was said, or the timeout divided by the tries
 /// that it takes to reach the last tier, at least 2. A healthy but slow service must not be cut, and a frozen
 /// target must leave time for the others.
-fn effective_try_timeout(policy: &Policy, upstream: &Upstream) -> Option<Duration> {
+fn effective_try_timeout(policy: &Policy, orders: &[Order<'_>]) -> Option<Duration> {
     let try_timeout = policy.try_timeout.unwrap_or_else(|| {
-        let before_last = u32::try_from(upstream.tiers().len().saturating_sub(1)).unwrap_or(u32::MAX);
-        let tries = before_last.saturating_mul(update_frequency(upstream)).saturating_add(1).max(2);
+        let tiers = orders.iter().map(|order| order.tiers().len()).max().unwrap_or(0);
+        let before_last = u32::try_from(tiers.saturating_sub(1)).unwrap_or(u32::MAX);
+        let tries = before_last.saturating_mul(update_frequency(orders)).saturating_add(1).max(2);
         Duration::from_millis(u64::try_from((policy.timeout / tries).as_millis()).unwrap_or(u64::MAX))
     });
     (!try_timeout.is_zero()).then_some(try_timeout)
@@ -101,9 +104,9 @@ fn previous_hosts() -> RetryHostPredicate {
     }
 }
 
-fn previous_priorities(upstream: &Upstream) -> RetryPriority {
+fn previous_priorities(orders: &[Order<'_>]) -> RetryPriority {
     let config = PreviousPrioritiesConfig {
-        update_frequency: i32::try_from(update_frequency(upstream)).expect("it is 1 or 2"),
+        update_frequency: i32::try_from(update_frequency(orders)).expect("it is 1 or 2"),
     };
     RetryPriority {
         name: "envoy.retry_priorities.previous_priorities".to_owned(),
@@ -113,6 +116,7 @@ fn previous_priorities(upstream: &Upstream) -> RetryPriority {
 
 #[cfg(test)]
 mod tests {
+    use crate::compile::service;
     use crate::pipeline::{Inputs, build};
 
     use super::*;
@@ -130,16 +134,11 @@ mod tests {
         let files = [("a.yaml".to_owned(), text.into())].into();
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
         let service = build.model.services.values().next().expect("there is one");
-        let retry =
-            retry_policy(&service.policy, &service.upstream, Methods::Idempotent).expect("retries are on");
-        let try_timeout =
-            effective_try_timeout(&service.policy, &service.upstream).map(|time| time.as_millis());
+        let orders = service::orders(service);
+        let retry = retry_policy(&service.policy, &orders, Methods::Idempotent).expect("retries are on");
+        let try_timeout = effective_try_timeout(&service.policy, &orders).map(|time| time.as_millis());
         let tries = retry.num_retries.expect("it is set").value;
-        assert_eq!(
-            (tries, try_timeout, update_frequency(&service.upstream)),
-            expected,
-            "{tiers:?} {service:?}"
-        );
+        assert_eq!((tries, try_timeout, update_frequency(&orders)), expected, "{tiers:?} {service:?}");
     }
 
     #[test]

@@ -1,0 +1,66 @@
+//! The clusters that hold the targets of an upstream: one for all of them, or one for each tier.
+//!
+//! A tier has a cluster of its own where Envoy needs it: within one cluster the hash balancers do not let a
+//! retry move on to the next tier, and a cluster whose host names Envoy looks up itself is swapped as a whole
+//! when one of its targets changes. The names of these clusters count the tiers and never change, so that a
+//! new target changes nothing of any other tier. An aggregate with the upstream's name puts them in order.
+
+use crate::config::document::Resolve;
+use crate::model::name::Name;
+use crate::model::target::{Host, Target};
+use crate::model::upstream::Upstream;
+
+/// A cluster with targets.
+pub struct Pool<'a> {
+    /// The upstream's name; with `/p0`, `/p1` and so on behind it when it holds one tier. No name that is
+    /// declared has a `/`.
+    pub name: String,
+    /// By tier, then as declared.
+    pub targets: &'a [Target],
+    /// How Envoy learns the addresses.
+    pub discovery: Discovery,
+}
+
+/// How Envoy learns the addresses of targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// From us.
+    Eds,
+    /// It looks host names up.
+    Dns,
+}
+
+/// The clusters that hold the targets of an upstream, in the order in which they serve.
+pub fn of(upstream: &Upstream) -> Vec<Pool<'_>> {
+    if !upstream.has_cluster_for_each_tier() {
+        let name = upstream.name.to_string();
+        return vec![Pool { name, targets: &upstream.targets, discovery: Discovery::Eds }];
+    }
+    // One that has no target yet has a first tier all the same: an aggregate is one of something.
+    let tiers = 0..upstream.tier_count.max(1);
+    tiers
+        .map(|tier| {
+            let targets = of_tier(&upstream.targets, tier);
+            Pool { name: name(&upstream.name, tier), targets, discovery: discovery(upstream, targets) }
+        })
+        .collect()
+}
+
+fn name(upstream: &Name, tier: u32) -> String {
+    format!("{upstream}/p{tier}")
+}
+
+/// The targets of a tier, of targets that are sorted by tier.
+fn of_tier(targets: &[Target], tier: u32) -> &[Target] {
+    let first = targets.partition_point(|target| target.tier < tier);
+    let end = targets.partition_point(|target| target.tier <= tier);
+    &targets[first..end]
+}
+
+fn discovery(upstream: &Upstream, targets: &[Target]) -> Discovery {
+    let is_name = |target: &Target| matches!(target.address.host, Host::Name(_));
+    match upstream.resolve {
+        Resolve::Envoy if targets.iter().any(is_name) => Discovery::Dns,
+        Resolve::Envoy | Resolve::ControlPlane => Discovery::Eds,
+    }
+}
