@@ -7,14 +7,15 @@ pub mod entities;
 pub mod fleet;
 pub mod problem;
 pub mod raw;
-mod view;
+pub mod simulate;
+pub(crate) mod view;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::response::Json;
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use serde_json::{Value, json};
 use tower_http::normalize_path::NormalizePath;
 
@@ -69,6 +70,7 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .route("/raw", get(raw::all).put(raw::replace_all))
         .route("/raw/{type}", get(raw::list))
         .route("/raw/{type}/{*name}", get(raw::read).put(raw::replace).delete(raw::delete))
+        .route("/simulate", post(simulate::simulate))
         .route("/fleet", get(fleet::nodes))
         .route("/fleet/{node}", get(fleet::node))
         .route("/violations", get(violations))

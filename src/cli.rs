@@ -9,6 +9,7 @@ pub mod compile;
 pub mod demo;
 pub mod envoy;
 pub mod serve;
+pub mod simulate;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Command {
     Check(check::Options),
     /// Print what Envoys would be told, in Envoy's JSON
     Compile(compile::Options),
+    /// Say where requests go when some targets are down
+    Simulate(simulate::Options),
     /// Print an Envoy bootstrap for this control plane
     Bootstrap(bootstrap::Options),
     /// Print the path of an Envoy, fetching the pinned release when it is missing
@@ -55,6 +58,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Serve(options) => on_runtime(serve::run(options)),
         Command::Check(options) => check::run(&options),
         Command::Compile(options) => compile::run(&options),
+        Command::Simulate(options) => simulate::run(&options),
         Command::Bootstrap(options) => bootstrap::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Envoy { release } => {
             let progress = |line: &str| print::note(line);

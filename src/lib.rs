@@ -21,6 +21,10 @@
 //! - [`compile`]: a model to snapshots.
 //! - [`pipeline`]: all of that as one function.
 //!
+//! Beside it, as pure:
+//!
+//! - [`simulate`]: where requests go when some targets are down.
+//!
 //! Around it:
 //!
 //! - [`source`]: reads and watches files, resolves host names.
@@ -74,6 +78,7 @@ pub mod memo;
 pub mod model;
 pub mod node;
 pub mod pipeline;
+pub mod simulate;
 pub mod snapshot;
 pub mod source;
 pub mod store;

@@ -44,6 +44,8 @@ pub type Stored = BTreeMap<(Kind, String), Arc<Value>>;
 pub struct Build {
     /// What the documents mean.
     pub model: Model,
+    /// What host names resolve to.
+    pub addresses: Addresses,
     /// What each fleet should run.
     pub snapshots: BTreeMap<Name, Arc<Snapshot>>,
     /// What is valid and was noticed all the same.
@@ -113,7 +115,8 @@ pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violati
             let compiled = Compiled::new(&model, &inputs.addresses, &last.compiled);
             let patched = patch::apply(&documents, &model, &compiled, &last.patched).map_err(in_order)?;
             let snapshots = snapshots(&model, &compiled, &patched, &last.snapshots);
-            Ok(Build { model, snapshots, warnings, documents, parsed, compiled, patched })
+            let addresses = inputs.addresses.clone();
+            Ok(Build { model, addresses, snapshots, warnings, documents, parsed, compiled, patched })
         }
         Ok((_, found)) | Err(found) => {
             violations.extend(found);

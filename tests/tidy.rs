@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a module of the crate may use of the others. A new arrow is a change to this table, with a reason.
-const LAYERS: [(&str, &[&str]); 18] = [
+const LAYERS: [(&str, &[&str]); 19] = [
     ("envoy", &[]),
     ("node", &[]),
     ("load", &[]),
@@ -19,6 +19,8 @@ const LAYERS: [(&str, &[&str]); 18] = [
     // `config` for the enums of a document that mean the same in the model.
     ("compile", &["model", "node", "snapshot", "envoy", "config", "memo"]),
     ("pipeline", &["compile", "config", "envoy", "memo", "model", "node", "snapshot"]),
+    // `config` for near words, and for the enums of a document that mean the same in the model.
+    ("simulate", &["config", "model"]),
     // `model` for the addresses that names resolve to.
     ("source", &["config", "model"]),
     ("store", &["config", "pipeline"]),
@@ -29,8 +31,8 @@ const LAYERS: [(&str, &[&str]); 18] = [
     (
         "admin",
         &[
-            "cache", "config", "control", "envoy", "fleet", "model", "node", "pipeline", "snapshot", "store",
-            "xds",
+            "cache", "config", "control", "envoy", "fleet", "model", "node", "pipeline", "simulate",
+            "snapshot", "store", "xds",
         ],
     ),
     ("app", &["admin", "cache", "config", "control", "fleet", "source", "store", "xds"]),
@@ -38,7 +40,7 @@ const LAYERS: [(&str, &[&str]); 18] = [
         "cli",
         &[
             "admin", "app", "cache", "compile", "config", "control", "envoy", "fleet", "load", "model",
-            "node", "pipeline", "snapshot", "source", "store", "xds",
+            "node", "pipeline", "simulate", "snapshot", "source", "store", "xds",
         ],
     ),
 ];
@@ -53,6 +55,7 @@ const PURE: [&str; 13] = [
     "snapshot",
     "compile",
     "pipeline",
+    "simulate",
     "xds/admission",
     "xds/subscription",
     "xds/order",

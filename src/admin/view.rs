@@ -1,12 +1,13 @@
 //! Entities as the API shows them: what was written, by file or by REST, with an upstream's targets together.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::Path;
 use crate::config::document::{Document, Kind, Origin};
 use crate::model::target::Address;
 use crate::pipeline::Build;
+use crate::simulate::{Simulation, TargetShare};
 
 /// An entity and who declared it.
 #[derive(Debug, Clone, PartialEq)]
@@ -188,10 +189,20 @@ pub(crate) fn unmask(body: &mut Value, known: &Value) {
     }
 }
 
+/// A simulation as programs get it, on the command line and over REST.
+pub(crate) fn simulation(simulation: &Simulation) -> Value {
+    // More than anyone can see, and without the tails of binary fractions.
+    let percent = |share: f64| (share * 100.0).round() / 100.0;
+    let target = |target: &TargetShare| json!({ "target": target.address.to_string(), "priority": target.tier, "share": percent(target.share) });
+    json!({
+        "upstream": simulation.upstream.as_str(),
+        "targets": simulation.targets.iter().map(target).collect::<Vec<_>>(),
+        "unserved": percent(simulation.unserved),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

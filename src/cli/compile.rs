@@ -82,7 +82,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read_addresses(file: &PathBuf) -> anyhow::Result<Addresses> {
+pub(crate) fn read_addresses(file: &PathBuf) -> anyhow::Result<Addresses> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let addresses: BTreeMap<String, Vec<IpAddr>> = serde_yaml::from_str(&text)
         .with_context(|| format!("{} is no map of names to IPs", file.display()))?;

@@ -1,0 +1,108 @@
+//! Where requests would go if some targets were down, by the config that is being served.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Json;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::admin::Admin;
+use crate::admin::entities::{in_body, object};
+use crate::admin::problem::Problem;
+use crate::admin::view;
+use crate::config::tree::{self, Fault, Node};
+use crate::config::{Path, near};
+use crate::model::name::Name;
+use crate::model::place::code;
+use crate::model::upstream::Upstream;
+use crate::pipeline::Build;
+use crate::simulate::{self, Down};
+
+/// The body of `POST /simulate`, or one of its `cases`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    upstream: String,
+    #[serde(default)]
+    down: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cases {
+    cases: Vec<Case>,
+}
+
+/// `POST /simulate`: one case, or several under `cases` with their answers under `results`.
+pub(crate) async fn simulate(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Problem> {
+    let body = object(None, &headers, body)?;
+    let build = admin.cache.build();
+    let top = Path::default();
+    if body.get("cases").is_none() {
+        let case = read::<Case>(&body)?;
+        return answer(&build, &case, &top).map(Json).map_err(refused);
+    }
+    let cases = read::<Cases>(&body)?.cases;
+    let mut faults = Vec::new();
+    let mut results = Vec::new();
+    for (index, case) in cases.iter().enumerate() {
+        match answer(&build, case, &top.key("cases").index(index)) {
+            Ok(result) => results.push(result),
+            Err(found) => faults.extend(found),
+        }
+    }
+    if faults.is_empty() { Ok(Json(json!({ "results": results }))) } else { Err(refused(faults)) }
+}
+
+fn read<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
+    let (decoded, faults) = tree::decode(&Node::from_json(body), &Path::default());
+    match decoded {
+        Some(decoded) if faults.is_empty() => Ok(decoded),
+        _ => Err(refused(faults)),
+    }
+}
+
+fn refused(faults: Vec<Fault>) -> Problem {
+    let violations = faults.iter().map(in_body).collect();
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "this cannot be simulated").with(violations)
+}
+
+fn answer(build: &Build, case: &Case, path: &Path) -> Result<Value, Vec<Fault>> {
+    let upstream = upstream(build, case, path).map_err(|fault| vec![fault])?;
+    let mut faults = Vec::new();
+    let mut down = Vec::new();
+    for (index, text) in case.down.iter().enumerate() {
+        match Down::parse(text, upstream) {
+            Ok(one) => down.push(one),
+            Err((message, help)) => {
+                faults.push(fault(&path.key("down").index(index), message, Some(help)));
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(view::simulation(&simulate::simulate(upstream, &build.addresses, &down)))
+    } else {
+        Err(faults)
+    }
+}
+
+fn upstream<'b>(build: &'b Build, case: &Case, path: &Path) -> Result<&'b Upstream, Fault> {
+    let upstreams = &build.model.upstreams;
+    let upstream = Name::parse(&case.upstream).and_then(|name| upstreams.get(&name));
+    upstream.map(AsRef::as_ref).ok_or_else(|| {
+        let near = near(&case.upstream, upstreams.keys().map(Name::as_str));
+        let help = (!near.is_empty()).then(|| format!("did you mean `{}`?", near.join("` or `")));
+        fault(&path.key("upstream"), format!("no upstream is named `{}`", case.upstream), help)
+    })
+}
+
+fn fault(path: &Path, message: String, help: Option<String>) -> Fault {
+    Fault { code: code::DANGLING, path: path.clone(), span: None, message, help, related: Vec::new() }
+}
