@@ -98,8 +98,8 @@ pub fn shares(endpoints: &[Endpoint], policy: Policy) -> Shares {
         true => load_in_panic(&tiers),
         false => load(&healthy, &degraded, available),
     };
-    for priority in 0..tiers.len() {
-        let among: [(u64, Among); 2] = match panics[priority] {
+    for (priority, panics) in panics.into_iter().enumerate() {
+        let among: [(u64, Among); 2] = match panics {
             true => [(load.healthy[priority], |_| true), (load.degraded[priority], |_| true)],
             false => [
                 (load.healthy[priority], |health| health == Health::Healthy),

@@ -75,7 +75,7 @@ fn refused(faults: Vec<Fault>) -> Problem {
 }
 
 fn answer(build: &Build, case: &Case, path: &Path) -> Result<Value, Vec<Fault>> {
-    let upstream = upstream(build, case, path).map_err(|fault| vec![fault])?;
+    let upstream = upstream(build, case, path)?;
     let mut faults = Vec::new();
     let mut down = Vec::new();
     for (index, text) in case.down.iter().enumerate() {
@@ -93,13 +93,13 @@ fn answer(build: &Build, case: &Case, path: &Path) -> Result<Value, Vec<Fault>> 
     }
 }
 
-fn upstream<'b>(build: &'b Build, case: &Case, path: &Path) -> Result<&'b Upstream, Fault> {
+fn upstream<'b>(build: &'b Build, case: &Case, path: &Path) -> Result<&'b Upstream, Vec<Fault>> {
     let upstreams = &build.model.upstreams;
     let upstream = Name::parse(&case.upstream).and_then(|name| upstreams.get(&name));
     upstream.map(AsRef::as_ref).ok_or_else(|| {
         let near = near(&case.upstream, upstreams.keys().map(Name::as_str));
         let help = (!near.is_empty()).then(|| format!("did you mean `{}`?", near.join("` or `")));
-        fault(&path.key("upstream"), format!("no upstream is named `{}`", case.upstream), help)
+        vec![fault(&path.key("upstream"), format!("no upstream is named `{}`", case.upstream), help)]
     })
 }
 

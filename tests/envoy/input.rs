@@ -182,3 +182,69 @@ async fn a_file_with_faults_changes_nothing_of_what_is_served() {
     assert_eq!(snapshot(&understudy).await["clusters"].as_array().map(Vec::len), Some(2));
     assert_eq!(understudy.get("/violations").await.1, told);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_simulated_is_told_by_case_and_what_is_not_there_by_its_place() {
+    let understudy = Understudy::serve(&[]).await;
+    let targets = json!([
+        {"target": "10.0.0.1:80", "zone": "a"}, {"target": "10.0.0.2:80", "zone": "b", "weight": 300},
+        {"target": "10.0.0.3:80", "failover": true},
+    ]);
+    create(&understudy, "/upstreams", json!({"name": "shop", "targets": targets})).await;
+    let answer = |shares: [f64; 3]| {
+        let names = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"].into_iter().zip([0, 0, 1]).zip(shares);
+        let target =
+            |((target, priority), share)| json!({"target": target, "priority": priority, "share": share});
+        json!({"upstream": "shop", "targets": names.map(target).collect::<Vec<_>>(), "unserved": 0.0})
+    };
+    let case = json!({"upstream": "shop", "down": ["10.0.0.1:80"]});
+    assert_eq!(understudy.post("/simulate", case.clone()).await, (200, answer([0.0, 100.0, 0.0])));
+    let cases = json!({"cases": [{"upstream": "shop"}, case, {"upstream": "shop", "down": ["priority=0"]}]});
+    let results = [answer([25.0, 75.0, 0.0]), answer([0.0, 100.0, 0.0]), answer([0.0, 0.0, 100.0])];
+    assert_eq!(understudy.post("/simulate", cases).await, (200, json!({ "results": results })));
+
+    let wrong = json!({"cases": [{"upstream": "shpo"}, {"upstream": "shop", "down": ["zone=a", "zone=c"]}]});
+    let (status, problem) = understudy.post("/simulate", wrong).await;
+    let pointers: Vec<&Value> =
+        problem["violations"].as_array().into_iter().flatten().map(|it| &it["pointer"]).collect();
+    assert_eq!(
+        (status, pointers),
+        (422, vec![&json!("/cases/0/upstream"), &json!("/cases/1/down/1")]),
+        "{problem}"
+    );
+    let (status, problem) = understudy.post("/simulate", json!({"upstream": "shop", "dwon": []})).await;
+    assert_eq!(
+        (status, &problem["violations"][0]["help"]),
+        (422, &json!("did you mean `down`?")),
+        "{problem}"
+    );
+}
+
+#[test]
+fn the_command_simulates_too_and_names_what_is_not_there() {
+    let run = |arguments: &[&str]| {
+        let output =
+            understudy(&["simulate", "examples/active-passive"]).args(arguments).output().expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, stdout, stderr) = run(&["--upstream", "checkout", "--down", "priority=0", "--json"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let simulated: Value = serde_json::from_str(&stdout).expect("it is JSON");
+    let served: f64 = simulated["targets"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|target| target["priority"] == 1)
+        .filter_map(|target| target["share"].as_f64())
+        .sum();
+    assert!((served - 100.0).abs() < 0.1, "{simulated}");
+    let (code, _, stderr) = run(&["--upstream", "chekcout"]);
+    assert_eq!(
+        (code, stderr.trim()),
+        (Some(2), "error: no upstream is named `chekcout`; did you mean `checkout`?")
+    );
+    let (code, _, stderr) = run(&["--upstream", "checkout", "--down", "zone=nowhere"]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("has no zone `nowhere`"), "{stderr}");
+}

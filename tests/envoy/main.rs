@@ -17,4 +17,5 @@ mod nack;
 mod post;
 mod raw;
 mod reload;
+mod simulate;
 mod startup;
