@@ -218,15 +218,22 @@ proptest! {
         }
     }
 
-    /// One more that dies takes nothing from those that live, but for the whole percents that rounding moves.
+    /// One more that dies takes nothing from those that live, but for the whole percents that rounding moves. Of
+    /// targets with different weights that does not hold when load spills: availability counts targets, not weight.
     #[test]
-    fn who_lives_has_no_less_when_another_dies(endpoints in any_endpoints(), policy in any_policy(), which: prop::sample::Index) {
+    fn who_lives_has_no_less_when_another_dies(
+        endpoints in any_endpoints(),
+        policy in any_policy(),
+        which: prop::sample::Index,
+    ) {
         prop_assume!(!endpoints.is_empty());
+        let is_standby = policy.overprovisioning_factor == u32::MAX;
+        let policy = Policy { by_weight: policy.by_weight && is_standby, ..policy };
         let dies = which.index(endpoints.len());
         let mut after = endpoints.clone();
         after[dies].health = Health::Down;
         prop_assume!(after.iter().any(|endpoint| endpoint.health == Health::Healthy));
-        let rounding = if policy.overprovisioning_factor == u32::MAX { 1e-9 } else { 8.0 };
+        let rounding = if is_standby { 1e-9 } else { 8.0 };
         let before = shares(&endpoints, policy);
         let then = shares(&after, policy);
         for (index, endpoint) in after.iter().enumerate() {
