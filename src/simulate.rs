@@ -352,10 +352,8 @@ fn policy(upstream: &Upstream) -> Policy {
             WhenAllDown::TryAll => 1,
             WhenAllDown::Fail => 0,
         },
-        by_weight: match upstream.load_balancer {
-            LoadBalancer::RoundRobin | LoadBalancer::LeastRequest => true,
-            LoadBalancer::Random => false,
-        },
+        // The hash balancers do so over all keys, as far as keys are many.
+        by_weight: upstream.load_balancer != LoadBalancer::Random,
     }
 }
 

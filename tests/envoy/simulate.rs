@@ -54,7 +54,8 @@ fn topologies() -> Vec<Topology> {
     });
     let tiers = prop::collection::vec(tier, 1..=TIERS);
     let factor = prop_oneof![2 => Just(None), 2 => Just(Some(140)), 2 => (100..400_u32).prop_map(Some)];
-    let load_balancer = prop_oneof![2 => Just("round_robin"), 1 => Just("random")];
+    let load_balancer =
+        prop_oneof![2 => Just("round_robin"), 1 => Just("random"), 2 => Just("weighted_random")];
     let topology =
         (tiers, factor, any::<bool>(), load_balancer).prop_map(|(tiers, factor, try_all, load_balancer)| {
             Topology { tiers, factor, try_all, load_balancer }
@@ -144,7 +145,9 @@ fn build(config: &Value) -> Build {
 fn failures(build: &Build, topologies: &[Topology], servers: &[SocketAddr]) -> Vec<Value> {
     let snapshot = build.snapshot(&Name::default_fleet()).to_json();
     let patch = |assignment: &Value| {
-        let case: usize = assignment["cluster_name"].as_str()?.strip_prefix("case-")?.parse().ok()?;
+        // Some have a cluster for each tier, `case-7/p0`.
+        let cluster = assignment["cluster_name"].as_str()?;
+        let case: usize = cluster.split('/').next()?.strip_prefix("case-")?.parse().ok()?;
         let down = topologies[case].down(servers);
         let mut localities = assignment["endpoints"].clone();
         for locality in localities.as_array_mut()? {
@@ -156,7 +159,7 @@ fn failures(build: &Build, topologies: &[Topology], servers: &[SocketAddr]) -> V
                 }
             }
         }
-        Some(json!({"kind": "endpoints", "name": name(case).as_str(), "merge": {"endpoints": localities}}))
+        Some(json!({"kind": "endpoints", "name": cluster, "merge": {"endpoints": localities}}))
     };
     snapshot["endpoints"]
         .as_array()
