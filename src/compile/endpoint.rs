@@ -130,14 +130,15 @@ fn resolve(target: &Target, addresses: &Addresses) -> Vec<SocketAddr> {
 }
 
 fn endpoint(upstream: &Upstream, target: &Target, address: core::Address) -> envoy::LbEndpoint {
-    let hostname = match &target.address.host {
-        Host::Name(name) => name.clone(),
-        Host::Ip(_) => String::new(),
-    };
     // As in a URL, where an IPv6 address stands in brackets.
     let host = match &target.address.host {
         Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
         host => host.to_string(),
+    };
+    let hostname = match &target.address.host {
+        // Envoy leaves the client's host to targets without one.
+        Host::Ip(_) if !upstream.by_name => String::new(),
+        _ => host.clone(),
     };
     let endpoint = envoy::Endpoint {
         address: Some(address),

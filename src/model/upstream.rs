@@ -46,6 +46,8 @@ pub struct Upstream {
     pub resolve: Resolve,
     /// Answers are held until they are whole, if that is on.
     pub whole_response: Option<WholeResponse>,
+    /// Requests tell each target its own name as the host: one without a name needs its address for that.
+    pub by_name: bool,
     /// Those that get traffic, by tier, then as declared.
     pub targets: Vec<Target>,
     /// How many tiers are declared, with those whose targets get no traffic.
@@ -143,19 +145,27 @@ impl LoadBalancer {
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Understands an upstream whose name and targets are already known. `shortest_try` is the shortest try
-/// timeout of the services and routes that use it.
+/// What the services and routes that use an upstream ask of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Uses {
+    /// The shortest try timeout.
+    pub(crate) shortest_try: Option<Duration>,
+    /// See [`Upstream::by_name`].
+    pub(crate) by_name: bool,
+}
+
+/// Understands an upstream whose name and targets are already known.
 pub(crate) fn resolve(
     name: Name,
     (targets, tier_count): (Vec<Target>, u32),
-    shortest_try: Option<Duration>,
+    uses: Uses,
     place: &Place<'_>,
     upstream: &document::Upstream,
     faults: &mut Faults,
 ) -> Upstream {
     let connect_timeout = match upstream.connect_timeout {
         Some(timeout) => positive(timeout.0, &place.key("connect_timeout"), faults),
-        None => shortest_try.map_or(CONNECT_TIMEOUT, |shortest| shortest.min(CONNECT_TIMEOUT)),
+        None => uses.shortest_try.map_or(CONNECT_TIMEOUT, |shortest| shortest.min(CONNECT_TIMEOUT)),
     };
     Upstream {
         name,
@@ -180,6 +190,7 @@ pub(crate) fn resolve(
         failover: failover(&place.key("failover"), upstream.failover.clone().unwrap_or_default(), faults),
         resolve: upstream.resolve.unwrap_or_default(),
         whole_response: whole_response(place, upstream.whole_response.as_ref(), faults),
+        by_name: uses.by_name,
         targets,
         tier_count,
     }

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::document::{self, Declared, Document, Kind, Origin};
 use crate::config::{Level, Violation};
@@ -62,7 +61,7 @@ impl<'a> Validation<'a> {
 
         let fleets = self.fleets_in_order(fleets);
         let listeners = self.listeners(listeners, &fleets);
-        let upstreams = self.upstreams(upstreams, &shortest_tries(self.documents));
+        let upstreams = self.upstreams(upstreams, &uses(self.documents));
         let named = services.iter().filter(|service| service.counts);
         let service_names: Vec<Name> = named.map(|service| service.name.clone()).collect();
         let services = self.services(services, &upstreams);
@@ -215,7 +214,7 @@ impl<'a> Validation<'a> {
     fn upstreams(
         &mut self,
         declared: Vec<Named<'a, document::Upstream>>,
-        shortest: &HashMap<&str, Duration>,
+        uses: &HashMap<&str, upstream::Uses>,
     ) -> BTreeMap<Name, Arc<Upstream>> {
         let mut added: HashMap<&str, Vec<(&'a Document, &'a Declared<document::Target>)>> = HashMap::new();
         for document in self.documents {
@@ -227,15 +226,9 @@ impl<'a> Validation<'a> {
         for Named { name, counts, place, declared } in declared {
             let added = added.remove(name.as_str()).unwrap_or_default();
             let targets = self.targets(&place, &declared.entity, added);
-            let shortest = shortest.get(name.as_str()).copied();
-            let upstream = upstream::resolve(
-                name.clone(),
-                targets,
-                shortest,
-                &place,
-                &declared.entity,
-                &mut self.faults,
-            );
+            let uses = uses.get(name.as_str()).copied().unwrap_or_default();
+            let upstream =
+                upstream::resolve(name.clone(), targets, uses, &place, &declared.entity, &mut self.faults);
             if counts {
                 upstreams.insert(name, Arc::new(upstream));
             }
@@ -472,26 +465,29 @@ type Asked<'r> = (
     &'r BTreeMap<String, StringMatch>,
 );
 
-/// The shortest try timeout that is declared for requests to each upstream.
-fn shortest_tries(documents: &[Arc<Document>]) -> HashMap<&str, Duration> {
+/// What services and routes ask of each upstream.
+fn uses<'d>(documents: &'d [Arc<Document>]) -> HashMap<&'d str, upstream::Uses> {
     let services =
         || documents.iter().flat_map(|document| &document.services).map(|declared| &declared.entity);
     let routes = || documents.iter().flat_map(|document| &document.routes).map(|declared| &declared.entity);
-    let upstreams_of: HashMap<&str, Vec<&str>> = services()
-        .filter_map(|service| {
-            let members = service.upstreams.iter().map(|member| &member.name);
-            let upstreams = members.chain([&service.upstream]).filter_map(Option::as_deref);
-            Some((service.name.as_deref()?, upstreams.collect()))
-        })
-        .collect();
+    let members = |service: &'d document::Service| -> Vec<&'d str> {
+        let members = service.upstreams.iter().map(|member| &member.name);
+        members.chain([&service.upstream]).filter_map(Option::as_deref).collect()
+    };
+    let upstreams_of: HashMap<&str, Vec<&str>> =
+        services().filter_map(|service| Some((service.name.as_deref()?, members(service)))).collect();
     let by_service = services().filter_map(|service| Some((service.name.as_deref()?, service.try_timeout?)));
     let by_route = routes().filter_map(|route| Some((route.service.as_deref()?, route.try_timeout?)));
-    let mut shortest: HashMap<&str, Duration> = HashMap::new();
+    let mut uses: HashMap<&str, upstream::Uses> = HashMap::new();
     for (service, timeout) in by_service.chain(by_route).filter(|(_, timeout)| !timeout.0.is_zero()) {
         for upstream in upstreams_of.get(service).into_iter().flatten() {
-            let entry = shortest.entry(upstream).or_insert(timeout.0);
-            *entry = timeout.0.min(*entry);
+            let shortest = &mut uses.entry(upstream).or_default().shortest_try;
+            *shortest = Some(shortest.map_or(timeout.0, |shortest| shortest.min(timeout.0)));
         }
     }
-    shortest
+    let by_name = services().filter(|service| service.host_header.as_deref() == Some("target"));
+    for upstream in by_name.flat_map(members) {
+        uses.entry(upstream).or_default().by_name = true;
+    }
+    uses
 }
