@@ -4,6 +4,7 @@
 //! One binary, because linking one costs more than running it. Every test has processes and ports of its own;
 //! those with an Envoy take turns.
 
+mod echo;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod stage;
@@ -11,11 +12,15 @@ mod stage;
 mod changes;
 mod durability;
 mod failover;
+mod hash;
 mod howto;
 mod input;
 mod nack;
 mod post;
 mod raw;
 mod reload;
+mod routes;
 mod simulate;
 mod startup;
+mod sticky;
+mod upgrades;

@@ -1,0 +1,119 @@
+//! Clients that are led to the target that served them before.
+
+use std::collections::BTreeSet;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::harness::PATIENCE;
+use crate::harness::eventually;
+use crate::stage::{Cast, Edge, create};
+
+async fn edge(cast: &Cast, sticky: Value) -> Edge {
+    let edge = Edge::by_rest(async |understudy| {
+        let Cast { a, b, failover } = cast;
+        let targets = json!([
+            {"target": a.address().to_string()},
+            {"target": b.address().to_string()},
+            {"target": failover.address().to_string(), "failover": true},
+        ]);
+        create(understudy, "/upstreams", json!({"name": "shop", "sticky": sticky, "targets": targets})).await;
+        create(understudy, "/services", json!({"name": "shop", "upstream": "shop"})).await;
+        create(understudy, "/routes", json!({"name": "shop", "service": "shop"})).await;
+    })
+    .await;
+    edge.serves("A", PATIENCE).await;
+    edge.serves("B", PATIENCE).await;
+    edge
+}
+
+/// What a client sends back, as it was told.
+#[derive(Clone, Copy)]
+enum Memory {
+    Cookie,
+    Header,
+}
+
+/// A client that remembers.
+struct Client<'a> {
+    edge: &'a Edge,
+    memory: Memory,
+    told: Option<String>,
+}
+
+impl Client<'_> {
+    /// Who served it. Every request must be answered well.
+    async fn ask(&mut self) -> String {
+        let (sent, set) = match self.memory {
+            Memory::Cookie => ("cookie", "set-cookie"),
+            Memory::Header => ("x-route", "x-route"),
+        };
+        let mut request = self.edge.request(Method::GET, "shop.test", "/");
+        if let Some(told) = &self.told {
+            request = request.header(sent, told);
+        }
+        let answer = request.send().await.expect("it is answered");
+        assert_eq!(answer.status(), 200);
+        let text = |name| answer.headers().get(name).map(|value| value.to_str().expect("ASCII").to_owned());
+        if let Some(set) = text(set) {
+            self.told = set.split(';').next().map(str::to_owned);
+        }
+        text("x-backend").expect("a backend answered")
+    }
+
+    /// All that served it in 100 requests.
+    async fn served_by(&mut self) -> Vec<String> {
+        let mut by = BTreeSet::new();
+        for _ in 0..100 {
+            by.insert(self.ask().await);
+        }
+        by.into_iter().collect()
+    }
+}
+
+async fn clients_stay_and_fail_over(sticky: Value, memory: Memory) {
+    let mut cast = Cast::start().await;
+    let edge = edge(&cast, sticky).await;
+    let new = || Client { edge: &edge, memory, told: None };
+    let mut mine = new();
+    let first = mine.ask().await;
+    assert_eq!(mine.served_by().await, [first.as_str()], "a client keeps its target");
+    let mut other = new();
+    assert_eq!(new().served_by().await.len(), 1, "so does another");
+    while other.ask().await == first {
+        other.told = None;
+    }
+
+    let [a, b] = cast.primaries();
+    let (pinned, peer) = if first == "A" { (a, b) } else { (b, a) };
+    pinned.kill();
+    let second = mine.ask().await;
+    assert_ne!(second, first);
+    assert_eq!(mine.served_by().await, [second.as_str()], "it is led to the target that took over");
+    assert_eq!(other.served_by().await.len(), 1, "and those of other targets do not notice");
+
+    peer.kill();
+    assert_eq!(mine.ask().await, "FAILOVER");
+    assert_eq!(mine.served_by().await, ["FAILOVER"]);
+    pinned.restart().await;
+    eventually(PATIENCE, "new clients are served by the primary that returned", async || {
+        match new().ask().await {
+            served_by if served_by == first => Ok(()),
+            served_by => Err(served_by),
+        }
+    })
+    .await;
+    assert_eq!(mine.served_by().await, ["FAILOVER"], "its session is there, and so it stays");
+    assert_eq!(new().served_by().await, [first.as_str()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_a_cookie_a_client_keeps_its_target_and_follows_a_failover() {
+    let sticky = json!({"cookie": {"name": "shop-route", "ttl": "1h"}});
+    clients_stay_and_fail_over(sticky, Memory::Cookie).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_a_header_a_client_keeps_its_target_and_follows_a_failover() {
+    clients_stay_and_fail_over(json!({"header": "X-Route"}), Memory::Header).await;
+}
