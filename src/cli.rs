@@ -9,6 +9,7 @@ pub mod compile;
 pub mod demo;
 pub mod envoy;
 pub mod serve;
+pub mod show;
 pub mod simulate;
 
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
     Compile(compile::Options),
     /// Say where requests go when some targets are down
     Simulate(simulate::Options),
+    /// Print the effective settings of an upstream, and where each came from
+    Show(show::Options),
     /// Print an Envoy bootstrap for this control plane
     Bootstrap(bootstrap::Options),
     /// Print the path of an Envoy, fetching the pinned release when it is missing
@@ -59,6 +62,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Check(options) => check::run(&options),
         Command::Compile(options) => compile::run(&options),
         Command::Simulate(options) => simulate::run(&options),
+        Command::Show(options) => show::run(&options),
         Command::Bootstrap(options) => bootstrap::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Envoy { release } => {
             let progress = |line: &str| print::note(line);

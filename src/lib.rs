@@ -23,6 +23,7 @@
 //!
 //! Beside it, as pure:
 //!
+//! - [`show`]: the effective settings of an upstream, and where each came from.
 //! - [`simulate`]: where requests go when some targets are down.
 //!
 //! Around it:
@@ -78,6 +79,7 @@ pub mod memo;
 pub mod model;
 pub mod node;
 pub mod pipeline;
+pub mod show;
 pub mod simulate;
 pub mod snapshot;
 pub mod source;

@@ -77,10 +77,6 @@ fn assignment(
     upstream: &Upstream,
     addresses_of: &mut dyn FnMut(&Target) -> Vec<core::Address>,
 ) -> envoy::ClusterLoadAssignment {
-    let factor = match upstream.failover.mode {
-        FailoverMode::Standby => NEVER_SPILL,
-        FailoverMode::Spill => upstream.failover.factor,
-    };
     let mut localities: BTreeMap<(u32, &Locality), Vec<envoy::LbEndpoint>> = BTreeMap::new();
     for target in pool.targets {
         for address in addresses_of(target) {
@@ -91,8 +87,19 @@ fn assignment(
     envoy::ClusterLoadAssignment {
         cluster_name: pool.name.clone(),
         endpoints: occupied_tiers(localities),
-        policy: Some(Policy { overprovisioning_factor: Some(uint32(factor)), ..Default::default() }),
+        policy: Some(Policy {
+            overprovisioning_factor: Some(uint32(overprovisioning_factor(upstream))),
+            ..Default::default()
+        }),
         ..Default::default()
+    }
+}
+
+/// The percentage by which Envoy overrates the usable targets of a tier before it looks at the next one.
+pub fn overprovisioning_factor(upstream: &Upstream) -> u32 {
+    match upstream.failover.mode {
+        FailoverMode::Standby => NEVER_SPILL,
+        FailoverMode::Spill => upstream.failover.factor,
     }
 }
 

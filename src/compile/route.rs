@@ -9,7 +9,7 @@ mod forward;
 mod hash;
 mod header;
 mod matching;
-mod retry;
+pub mod retry;
 mod rewrite;
 mod sticky;
 

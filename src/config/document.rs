@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use crate::config::raw;
 use crate::config::tree::{self, Fault, Node, Value};
@@ -188,6 +188,11 @@ impl Document {
     /// What stands at `path`, as JSON.
     pub fn json(&self, path: &Path) -> serde_json::Value {
         self.root.get(path).map(Node::to_json).unwrap_or_default()
+    }
+
+    /// True when something other than null stands at `path`.
+    pub fn says(&self, path: &Path) -> bool {
+        self.root.get(path).is_some_and(|node| node.value != Value::Null)
     }
 
     /// True when a fault at `path`, above it or below it was told while decoding.
@@ -621,7 +626,7 @@ pub struct Retries {
 }
 
 /// `services[].retries.methods_once`: when a request that is not idempotent is tried again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodsOnce {
     /// Only if it surely reached no server.
@@ -665,7 +670,7 @@ pub struct Upstream {
 }
 
 /// `upstreams[].protocol`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
@@ -676,7 +681,7 @@ pub enum UpstreamProtocol {
 }
 
 /// `upstreams[].load_balancer`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadBalancer {
     /// By weight, in turn.
@@ -695,7 +700,7 @@ pub enum LoadBalancer {
 }
 
 /// `upstreams[].resolve`: who looks the host names of targets up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolve {
     /// The control plane, which tells Envoys the addresses.
@@ -716,7 +721,7 @@ pub struct WholeResponse {
 }
 
 /// `upstreams[].whole_response.chunked`: what becomes of an answer that does not say its length.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Chunked {
     /// It is passed on as it comes: it may be a stream.
@@ -856,7 +861,7 @@ pub struct Failover {
 }
 
 /// `upstreams[].failover.mode`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailoverMode {
     /// A tier serves only when no target of the tiers before it is usable.
@@ -867,7 +872,7 @@ pub enum FailoverMode {
 }
 
 /// `upstreams[].failover.when_all_down`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenAllDown {
     /// Any target is better than none.

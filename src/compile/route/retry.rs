@@ -10,10 +10,31 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 
 use crate::compile::route::matching::Methods;
-use crate::compile::service::Order;
+use crate::compile::service::{self, Order};
 use crate::compile::{any, duration, uint32};
 use crate::config::document::MethodsOnce;
-use crate::model::service::{GRPC_STATUSES, Policy, Retries};
+use crate::model::service::{GRPC_STATUSES, Policy, Retries, Service};
+
+/// What a request of an idempotent method gets when it is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tries {
+    /// After the first.
+    pub attempts: u32,
+    /// Of one try; none for no limit.
+    pub try_timeout: Option<Duration>,
+    /// After how many tries a retry moves on to the next tier.
+    pub update_frequency: u32,
+}
+
+/// The tries that a policy comes to on the upstreams of a service: as it says, else derived from their tiers.
+pub fn tries(policy: &Policy, service: &Service) -> Option<Tries> {
+    let (retries, orders) = (policy.retries.as_ref()?, service::orders(service));
+    Some(Tries {
+        attempts: retries.attempts.unwrap_or_else(|| attempts(&orders)),
+        try_timeout: effective_try_timeout(policy, &orders),
+        update_frequency: update_frequency(&orders),
+    })
+}
 
 /// What surely reached no server.
 const REACHED_NO_SERVER: &str = "connect-failure,refused-stream,reset-before-request";
@@ -116,7 +137,6 @@ fn previous_priorities(orders: &[Order<'_>]) -> RetryPriority {
 
 #[cfg(test)]
 mod tests {
-    use crate::compile::service;
     use crate::pipeline::{Inputs, build};
 
     use super::*;
@@ -134,11 +154,10 @@ mod tests {
         let files = [("a.yaml".to_owned(), text.into())].into();
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
         let service = build.model.services.values().next().expect("there is one");
-        let orders = service::orders(service);
-        let retry = retry_policy(&service.policy, &orders, Methods::Idempotent).expect("retries are on");
-        let try_timeout = effective_try_timeout(&service.policy, &orders).map(|time| time.as_millis());
-        let tries = retry.num_retries.expect("it is set").value;
-        assert_eq!((tries, try_timeout, update_frequency(&orders)), expected, "{tiers:?} {service:?}");
+        let Tries { attempts, try_timeout, update_frequency } =
+            tries(&service.policy, service).expect("retries are on");
+        let found = (attempts, try_timeout.map(|time| time.as_millis()), update_frequency);
+        assert_eq!(found, expected, "{tiers:?} {service:?}");
     }
 
     #[test]
