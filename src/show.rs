@@ -154,6 +154,7 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
         whole_response,
         targets: _,
         tier_count: _,
+        by_name: _,
     } = upstream;
     let mut settings = Settings::new("", source(build, Kind::Upstream, name));
     settings.add("name", name.as_str());
