@@ -14,10 +14,11 @@ use tracing::info;
 use crate::admin::{self, Admin};
 use crate::config::Violation;
 use crate::config::render;
-use crate::control::{self, WriteError};
+use crate::control::{self, Control, WriteError};
 use crate::fleet::Fleet;
+use crate::source::files::{self, Files};
 use crate::source::resolve::Resolver;
-use crate::source::{files, watch as watcher};
+use crate::source::watch as watcher;
 use crate::store::Store;
 use crate::xds::server::{self, Discovery, Limits};
 
@@ -97,16 +98,7 @@ impl App {
             WriteError::ShuttingDown => Error::Other(error.into()),
         })?;
 
-        if !paths.is_empty() {
-            let (control, mut last) = (control.clone(), last);
-            watcher::watch(paths.clone(), move || {
-                let read = files::read_settled(&paths, &last);
-                if let Ok(files) = &read {
-                    last.clone_from(files);
-                }
-                control.files(read)
-            });
-        }
+        follow(control.clone(), paths, last);
         let fleet = Fleet::default();
         let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier(), Limits::default());
         let api = Admin { control, cache, fleet, addresses };
@@ -139,6 +131,28 @@ impl App {
         self.servers.shutdown().await;
         Ok(())
     }
+}
+
+/// Tells the control of every change of the config paths, and of the files that the config names.
+fn follow(control: Control, paths: Vec<PathBuf>, mut last: Files) {
+    let mut named = control.named_files();
+    let watched = {
+        let (paths, named) = (paths.clone(), named.clone());
+        move || paths.iter().cloned().chain(named.borrow().iter().map(PathBuf::from)).collect()
+    };
+    let nudge = watcher::watch(watched, move || {
+        let read = files::read_settled(&paths, &last);
+        if let Ok(files) = &read {
+            last.clone_from(files);
+        }
+        control.files(read)
+    });
+    tokio::spawn(async move {
+        while named.changed().await.is_ok() {
+            named.mark_unchanged();
+            nudge.nudge();
+        }
+    });
 }
 
 /// Anyone who reaches an address may read all and write all; only this machine may by default.

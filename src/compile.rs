@@ -5,16 +5,20 @@
 //! Each resource is a function of one value, its input, which holds all that the resource depends on: so it is
 //! compiled again when something in that value changed, and only then ([`crate::memo`]).
 
+mod access_log;
 pub mod cluster;
+mod connection;
 pub mod endpoint;
 pub mod health;
 pub mod listener;
 pub mod pool;
 pub mod route;
+pub mod secret;
 pub mod service;
+mod tls;
 mod whole_response;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,9 +49,12 @@ pub struct Compiled {
     aggregates: Memo<Name, Shared<Service>, Vec<Arc<Resource>>>,
     /// By upstream.
     endpoints: Memo<Name, endpoint::Input, Vec<Arc<Resource>>>,
-    listeners: Memo<Name, Listener, Arc<Resource>>,
+    /// By fleet and listener.
+    listeners: Memo<(Name, Name), listener::Input, Arc<Resource>>,
     /// By fleet and listener.
     routes: Memo<(Name, Name), route::Input, Arc<Resource>>,
+    /// By fleet and secret.
+    secrets: Memo<(Name, Arc<str>), secret::Input, Arc<Resource>>,
     raw: Memo<(ResourceType, Arc<str>), Shared<raw::Resource>, Arc<Resource>>,
 }
 
@@ -58,11 +65,18 @@ impl Compiled {
             || model.upstreams.iter().map(|(name, upstream)| (name.clone(), Shared(upstream.clone())));
         let services = model.services.iter().map(|(name, service)| (name.clone(), Shared(service.clone())));
         let endpoints = upstreams().map(|(name, upstream)| (name, endpoint::Input::new(upstream, addresses)));
-        let listeners = model.listeners.iter().map(|listener| (listener.name.clone(), listener.clone()));
         let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), Shared(raw.clone())));
         let fleets: BTreeSet<Name> = model.fleet_names().into_iter().collect();
+        let listeners = fleets.iter().flat_map(|fleet| {
+            let input = |listener: &Listener| listener::Input::new(model, fleet, listener);
+            model.listeners_of(fleet).map(move |it| ((fleet.clone(), it.name.clone()), input(it)))
+        });
+        let secrets = fleets.iter().flat_map(|fleet| {
+            secret::needed(model, fleet).into_iter().map(|(name, input)| ((fleet.clone(), name), input))
+        });
         let routes = fleets.iter().flat_map(|fleet| {
-            model.listeners_of(fleet).map(|Listener { name: listener, .. }| {
+            let listeners = model.listeners_of(fleet).filter(|listener| listener.is_http());
+            listeners.map(|Listener { name: listener, .. }| {
                 let routes = model.routes_of(fleet, listener).cloned().map(Shared).collect();
                 ((fleet.clone(), listener.clone()), route::Input { listener: listener.clone(), routes })
             })
@@ -73,9 +87,8 @@ impl Compiled {
             }),
             aggregates: Memo::map(&last.aggregates, services, |service| shared(service::compile(&service.0))),
             endpoints: Memo::map(&last.endpoints, endpoints, |input| shared(endpoint::compile(input))),
-            listeners: Memo::map(&last.listeners, listeners, |listener| {
-                Arc::new(listener::compile(listener))
-            }),
+            listeners: Memo::map(&last.listeners, listeners, |input| Arc::new(listener::compile(input))),
+            secrets: Memo::map(&last.secrets, secrets, |input| Arc::new(secret::compile(input))),
             routes: Memo::map(&last.routes, routes, |input| Arc::new(route::compile(input))),
             raw: Memo::map(&last.raw, raw, |Shared(raw)| {
                 Arc::new(Resource::encoded(raw.resource_type, raw.name(), &raw.message))
@@ -93,6 +106,7 @@ impl Compiled {
             ResourceType::Endpoints => self.endpoints.iter().flat_map(|(_, resources)| resources).collect(),
             ResourceType::Listener => self.listeners.iter().map(|(_, resource)| resource).collect(),
             ResourceType::Route => self.routes.iter().map(|(_, resource)| resource).collect(),
+            ResourceType::Secret => self.secrets.iter().map(|(_, resource)| resource).collect(),
             // Nothing in the model has one.
             _ => Vec::new(),
         }
@@ -107,7 +121,6 @@ impl Compiled {
         amend: impl Fn(ResourceType, &Arc<Resource>) -> Arc<Resource>,
     ) -> Snapshot {
         let (has, serves) = (model.upstreams_of(fleet), model.services_of(fleet));
-        let opened: HashSet<&Name> = model.listeners_of(fleet).map(|listener| &listener.name).collect();
         let resources = |resource_type| {
             let amend = |resource: &Arc<Resource>| amend(resource_type, resource);
             let mut resources: Vec<Arc<Resource>> = match resource_type {
@@ -116,10 +129,9 @@ impl Compiled {
                     clusters.flatten().map(amend).collect()
                 }
                 ResourceType::Endpoints => self.endpoints.select(&has).flatten().map(amend).collect(),
-                ResourceType::Listener => {
-                    self.listeners.select(|it| opened.contains(it)).map(amend).collect()
-                }
+                ResourceType::Listener => self.listeners.select(|(of, _)| of == fleet).map(amend).collect(),
                 ResourceType::Route => self.routes.select(|(of, _)| of == fleet).map(amend).collect(),
+                ResourceType::Secret => self.secrets.select(|(of, _)| of == fleet).map(amend).collect(),
                 // Nothing in the model has one.
                 _ => Vec::new(),
             };

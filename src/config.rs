@@ -5,6 +5,7 @@
 //! not hide the others: parsing always yields what could be understood beside what could not.
 
 pub mod document;
+pub mod material;
 pub mod raw;
 pub mod render;
 pub mod tree;

@@ -7,14 +7,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::cache::Cache;
+use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation, render};
-use crate::model::target::Addresses;
 use crate::pipeline::{self, Build, Inputs};
-use crate::source::files::Files;
+use crate::source::files::{self, Files};
 use crate::source::resolve::Resolver;
 use crate::store::{self, Change, Store};
 
@@ -39,6 +40,7 @@ type Task = Box<dyn FnOnce(&mut State) + Send>;
 pub struct Control {
     tasks: mpsc::UnboundedSender<Task>,
     violations: watch::Receiver<Vec<Violation>>,
+    named_files: watch::Receiver<BTreeSet<String>>,
 }
 
 /// What the thread owns.
@@ -49,9 +51,21 @@ struct State {
     store: Store,
     resolver: Resolver,
     runtime: tokio::runtime::Handle,
-    /// Files that were refused, to be tried again when something else changed.
-    refused: Option<Files>,
+    /// With files that were refused, to be tried again when something else changed.
+    refused: Option<Inputs>,
     violations: watch::Sender<Vec<Violation>>,
+    /// Those of the config and of one that was refused, which may be mended in them.
+    named_files: watch::Sender<BTreeSet<String>>,
+}
+
+/// How files are read that the documents name.
+#[derive(Debug, Clone, Copy)]
+enum Reading {
+    /// All of them.
+    Anew,
+    /// Those that were not named before. What is about something else must not fail because of a key that is
+    /// just being renewed.
+    Missing,
 }
 
 /// Everything that a config starts from.
@@ -73,12 +87,13 @@ pub struct Start {
 pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control, Arc<Cache>), WriteError> {
     let Start { files, store, mut resolver } = start;
     let stored = store.load().map_err(WriteError::Store)?;
-    let mut inputs = Inputs { files, stored, addresses: Addresses::new() };
-    let build = build(&mut inputs, None, &mut resolver, runtime).map_err(WriteError::Refused)?;
-    let build = Arc::new(build);
+    let mut inputs = Inputs { files, stored, ..Inputs::default() };
+    let build = build(&mut inputs, None, Reading::Anew, &mut resolver, runtime);
+    let build = Arc::new(build.map_err(WriteError::Refused)?);
     warn_of(&build);
     let cache = Arc::new(Cache::new(build.clone()));
-    let (violations, watched) = watch::channel(Vec::new());
+    let (violations, watched_violations) = watch::channel(Vec::new());
+    let (named_files, watched_files) = watch::channel(inputs.named_files.keys().cloned().collect());
     let state = State {
         inputs,
         build,
@@ -88,10 +103,11 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
         runtime: runtime.clone(),
         refused: None,
         violations,
+        named_files,
     };
     let (tasks, queue) = mpsc::unbounded_channel();
     std::thread::spawn(move || state.run(queue));
-    Ok((Control { tasks, violations: watched }, cache))
+    Ok((Control { tasks, violations: watched_violations, named_files: watched_files }, cache))
 }
 
 impl Control {
@@ -99,6 +115,11 @@ impl Control {
     /// [`Self::violations`] and in the log. False when we are shutting down.
     pub fn files(&self, read: Result<Files, Vec<Violation>>) -> bool {
         self.tasks.send(Box::new(move |state| state.take_files(read))).is_ok()
+    }
+
+    /// The files that the config names, and those that one names which was refused: they want to be watched too.
+    pub fn named_files(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.named_files.clone()
     }
 
     /// What is wrong with the files now, while the last good config serves.
@@ -155,34 +176,45 @@ impl State {
 
     fn take_files(&mut self, read: Result<Files, Vec<Violation>>) {
         match read {
-            Ok(files) if files == self.inputs.files => {
+            Ok(files) if is_as_read(&self.inputs, &files) => {
                 if self.refused.take().is_some() || !self.violations.borrow().is_empty() {
                     info!("the files are again what is being served");
                     self.violations.send_replace(Vec::new());
                 }
             }
-            Ok(files) if self.refused.as_ref() == Some(&files) => {}
+            Ok(files) if self.refused.as_ref().is_some_and(|refused| is_as_read(refused, &files)) => {}
             Ok(files) => self.try_files(files),
             Err(violations) => {
                 self.refused = None;
                 self.tell(violations);
             }
         }
+        self.tell_named_files();
     }
 
     fn try_files(&mut self, files: Files) {
         let mut inputs = Inputs { files, ..self.inputs.clone() };
-        match build(&mut inputs, Some(&self.build), &mut self.resolver, &self.runtime) {
+        match build(&mut inputs, Some(&self.build), Reading::Anew, &mut self.resolver, &self.runtime) {
             Ok(build) => {
                 self.refused = None;
                 self.violations.send_replace(Vec::new());
                 self.publish(inputs, build, "files");
             }
             Err(violations) => {
-                self.refused = Some(inputs.files);
+                self.refused = Some(inputs);
                 self.tell(violations);
             }
         }
+    }
+
+    fn tell_named_files(&self) {
+        let all = std::iter::once(&self.inputs).chain(&self.refused);
+        let named: BTreeSet<String> = all.flat_map(|inputs| inputs.named_files.keys().cloned()).collect();
+        self.named_files.send_if_modified(|told| {
+            let differs = *told != named;
+            *told = named;
+            differs
+        });
     }
 
     /// Notes and logs what is wrong with the files, once.
@@ -203,7 +235,7 @@ impl State {
             return;
         }
         let mut inputs = Inputs { addresses, ..self.inputs.clone() };
-        match build(&mut inputs, Some(&self.build), &mut self.resolver, &self.runtime) {
+        match build(&mut inputs, Some(&self.build), Reading::Missing, &mut self.resolver, &self.runtime) {
             Ok(build) => self.publish(inputs, build, "addresses"),
             Err(violations) => error!(?violations, "new addresses made a good config bad, which cannot be"),
         }
@@ -220,17 +252,19 @@ impl State {
         if inputs.stored == self.inputs.stored {
             return Ok(());
         }
-        let build = build(&mut inputs, Some(&self.build), &mut self.resolver, &self.runtime)
-            .map_err(WriteError::Refused)?;
+        let build =
+            build(&mut inputs, Some(&self.build), Reading::Missing, &mut self.resolver, &self.runtime)
+                .map_err(WriteError::Refused)?;
         self.store.commit(changes).map_err(|error| {
             error!(error = &error as &dyn std::error::Error, "a change was not stored");
             WriteError::Store(error)
         })?;
         self.publish(inputs, build, "api");
         // What the files lacked may be there now.
-        if let Some(files) = self.refused.take() {
-            self.try_files(files);
+        if let Some(refused) = self.refused.take() {
+            self.try_files(refused.files);
         }
+        self.tell_named_files();
         Ok(())
     }
 
@@ -250,15 +284,27 @@ fn warn_of(build: &Build) {
     }
 }
 
+/// True when the config paths hold `files`, and the files that these name are as they were.
+fn is_as_read(inputs: &Inputs, files: &Files) -> bool {
+    let names = || inputs.named_files.keys().cloned().collect();
+    inputs.files == *files && inputs.named_files == files::read_named(&names())
+}
+
 /// Builds, and builds again if names came up that were never looked up: an upstream of nothing but new names
 /// must not be published empty for the moment that the look-up takes.
 fn build(
     inputs: &mut Inputs,
     last: Option<&Build>,
+    reading: Reading,
     resolver: &mut Resolver,
     runtime: &tokio::runtime::Handle,
 ) -> Result<Build, Vec<Violation>> {
-    let build = pipeline::build(inputs, last)?;
+    let known = std::mem::take(&mut inputs.named_files);
+    inputs.now = Some(Timestamp::now());
+    let build = pipeline::build_reading(inputs, last, |names| match reading {
+        Reading::Anew => files::read_named(names),
+        Reading::Missing => read_missing(known, names),
+    })?;
     let names: BTreeSet<String> = build.host_names();
     runtime.block_on(resolver.retain(&names));
     let addresses = resolver.addresses();
@@ -267,4 +313,11 @@ fn build(
     }
     inputs.addresses = addresses;
     pipeline::build(inputs, last)
+}
+
+fn read_missing(mut known: NamedFiles, names: &BTreeSet<String>) -> NamedFiles {
+    known.retain(|name, _| names.contains(name));
+    let missing = names.iter().filter(|name| !known.contains_key(*name)).cloned().collect();
+    known.extend(files::read_named(&missing));
+    known
 }

@@ -8,6 +8,7 @@
 //! Envoy cluster (or one for each of its tiers) whatever the number of services and routes that use it: health
 //! and ejection state must not split.
 
+pub mod certificate;
 pub mod cookie;
 pub mod fleet;
 pub mod header;
@@ -15,11 +16,13 @@ pub mod health;
 pub mod listener;
 pub mod matching;
 pub mod name;
+pub mod passthrough;
 pub mod place;
 mod raw;
 pub mod route;
 pub mod service;
 pub mod target;
+pub mod tls;
 pub mod upstream;
 pub mod validate;
 
@@ -27,11 +30,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::raw::Resource;
+use crate::model::certificate::Certificate;
 use crate::model::fleet::Fleet;
-use crate::model::listener::Listener;
-use crate::model::name::Name;
+use crate::model::listener::{Listener, Protocol};
+use crate::model::name::{Name, Scope};
+use crate::model::passthrough::Passthrough;
 use crate::model::route::Route;
-use crate::model::route::action::Forward;
 use crate::model::service::Service;
 use crate::model::upstream::Upstream;
 use crate::node::Node;
@@ -48,6 +52,10 @@ pub struct Model {
     pub listeners: Vec<Listener>,
     /// By name.
     pub routes: Vec<Arc<Route>>,
+    /// By name.
+    pub passthroughs: Vec<Passthrough>,
+    /// By name.
+    pub certificates: BTreeMap<Name, Arc<Certificate>>,
     /// By name.
     pub services: BTreeMap<Name, Arc<Service>>,
     /// By name.
@@ -88,26 +96,48 @@ impl Model {
             .filter(move |route| route.fleets.includes(fleet) && route.listeners.includes(listener))
     }
 
-    /// Whether a fleet has the aggregates of a service: those of services that its routes reach.
+    /// The routes by SNI that a fleet serves on one of its listeners.
+    pub fn passthroughs_of<'a>(
+        &'a self,
+        fleet: &'a Name,
+        listener: &'a Name,
+    ) -> impl Iterator<Item = &'a Passthrough> {
+        self.passthroughs
+            .iter()
+            .filter(move |route| route.fleets.includes(fleet) && route.listeners.contains(listener))
+    }
+
+    /// Whether a fleet has the aggregates of a service: those of services that its routes and listeners reach.
     pub fn services_of<'a>(&'a self, fleet: &Name) -> impl Fn(&Name) -> bool + use<'a> {
-        let here = self.routes.iter().filter(|route| route.fleets.includes(fleet));
-        let reached: HashSet<&Name> = here.filter_map(|route| Some(&route.forward()?.service.name)).collect();
+        let here = self.uses().filter(|(fleets, _)| fleets.includes(fleet));
+        let reached: HashSet<&Name> = here.map(|(_, service)| &service.name).collect();
         move |service| reached.contains(service)
     }
 
-    /// Whether a fleet has an upstream: those that its routes reach, and those that no route of any fleet
-    /// reaches. These are compiled everywhere, so that they are warm when the first route comes.
+    /// Whether a fleet has an upstream: those that its routes and listeners reach, and those that nothing of any
+    /// fleet reaches. These are compiled everywhere, so that they are warm when the first route comes. A failover
+    /// gateway reaches all.
     pub fn upstreams_of<'a>(&'a self, fleet: &Name) -> impl Fn(&Name) -> bool + use<'a> {
-        let names = |forward: &'a Forward| forward.service.upstreams().map(|upstream| &upstream.name);
-        let reached = |route: &'a Arc<Route>| route.forward().into_iter().flat_map(names);
-        let (here, elsewhere): (Vec<_>, Vec<_>) =
-            self.routes.iter().partition(|route| route.fleets.includes(fleet));
-        let mut only_elsewhere: HashSet<&Name> = elsewhere.into_iter().flat_map(reached).collect();
+        let names = |(_, service): (_, &'a Arc<Service>)| service.upstreams().map(|upstream| &upstream.name);
+        let (here, elsewhere): (Vec<_>, Vec<_>) = self.uses().partition(|(fleets, _)| fleets.includes(fleet));
+        let mut only_elsewhere: HashSet<&Name> = elsewhere.into_iter().flat_map(names).collect();
+        if self.listeners_of(fleet).any(|listener| matches!(listener.protocol, Protocol::FailoverGateway(_)))
+        {
+            only_elsewhere.clear();
+        }
         if !only_elsewhere.is_empty() {
-            for upstream in here.into_iter().flat_map(reached) {
+            for upstream in here.into_iter().flat_map(names) {
                 only_elsewhere.remove(upstream);
             }
         }
         move |upstream| !only_elsewhere.contains(upstream)
+    }
+
+    /// What leads to a service: in which fleets, and to which.
+    fn uses(&self) -> impl Iterator<Item = (&Scope, &Arc<Service>)> {
+        let routes = self.routes.iter().filter_map(|it| Some((&it.fleets, &it.forward()?.service)));
+        let passthroughs = self.passthroughs.iter().map(|it| (&it.fleets, &it.service));
+        let listeners = self.listeners.iter().filter_map(|it| Some((&it.fleets, it.service()?)));
+        routes.chain(passthroughs).chain(listeners)
     }
 }

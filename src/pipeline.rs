@@ -10,10 +10,12 @@ mod patch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::compile::Compiled;
 use crate::config::document::{self, Document, Kind, Resolve};
+use crate::config::material::NamedFiles;
 use crate::config::tree::Node as Tree;
 use crate::config::{Level, Violation};
 use crate::model::Model;
@@ -33,6 +35,10 @@ pub struct Inputs {
     pub stored: Stored,
     /// What host names resolve to.
     pub addresses: Addresses,
+    /// What the files hold that the documents name. Which those are, [`build_reading`] knows.
+    pub named_files: NamedFiles,
+    /// When they were read, since certificates expire; none: nothing is taken to have expired.
+    pub now: Option<Timestamp>,
 }
 
 /// Entities that were written over REST, by kind and name. A target's name is `upstream/host:port`, and an
@@ -70,10 +76,27 @@ struct Outcome {
     violations: Vec<Violation>,
 }
 
+impl Parsed {
+    /// Those of the store first.
+    fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
+        let stored = self.stored.values().map(|(_, outcome)| outcome);
+        stored.chain(self.files.values().map(|(_, outcome)| outcome))
+    }
+
+    fn documents(&self) -> impl Iterator<Item = &Arc<Document>> {
+        self.outcomes().flat_map(|outcome| &outcome.documents)
+    }
+}
+
 impl Build {
     /// What the nodes of a fleet should run. A fleet that does not exist runs nothing.
     pub fn snapshot(&self, fleet: &Name) -> Arc<Snapshot> {
         self.snapshots.get(fleet).cloned().unwrap_or_default()
+    }
+
+    /// The files that the documents name, with keys and certificates in them.
+    pub fn named_files(&self) -> BTreeSet<String> {
+        self.documents.iter().flat_map(|document| document.named_files()).collect()
     }
 
     /// The fleet of a node.
@@ -103,14 +126,32 @@ impl Build {
 pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violation>> {
     let nothing = Build::default();
     let last = last.unwrap_or(&nothing);
+    build_parsed(parse(inputs, &last.parsed), inputs, last)
+}
+
+/// The same, after `read` has given the files that the documents name.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn build_reading(
+    inputs: &mut Inputs,
+    last: Option<&Build>,
+    read: impl FnOnce(&BTreeSet<String>) -> NamedFiles,
+) -> Result<Build, Vec<Violation>> {
+    let nothing = Build::default();
+    let last = last.unwrap_or(&nothing);
     let parsed = parse(inputs, &last.parsed);
-    let outcomes = || {
-        let stored = parsed.stored.values().map(|(_, outcome)| outcome);
-        stored.chain(parsed.files.values().map(|(_, outcome)| outcome))
-    };
-    let documents: Vec<Arc<Document>> = outcomes().flat_map(|outcome| outcome.documents.clone()).collect();
-    let mut violations: Vec<Violation> = outcomes().flat_map(|outcome| outcome.violations.clone()).collect();
-    match validate::validate(&documents) {
+    let named: BTreeSet<String> = parsed.documents().flat_map(|document| document.named_files()).collect();
+    inputs.named_files = read(&named);
+    build_parsed(parsed, inputs, last)
+}
+
+fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, Vec<Violation>> {
+    let documents: Vec<Arc<Document>> = parsed.documents().cloned().collect();
+    let mut violations: Vec<Violation> =
+        parsed.outcomes().flat_map(|outcome| outcome.violations.clone()).collect();
+    match validate::validate(&documents, &inputs.named_files, inputs.now) {
         Ok((model, warnings)) if violations.is_empty() => {
             let compiled = Compiled::new(&model, &inputs.addresses, &last.compiled);
             let patched = patch::apply(&documents, &model, &compiled, &last.patched).map_err(in_order)?;

@@ -40,7 +40,8 @@ fn addresses() -> Addresses {
 
 fn build(path: &Path) -> Build {
     let files = files::read(&[path.to_owned()]).unwrap();
-    let build = pipeline::build(&Inputs { files, addresses: addresses(), ..Inputs::default() }, None);
+    let mut inputs = Inputs { files, addresses: addresses(), ..Inputs::default() };
+    let build = pipeline::build_reading(&mut inputs, None, files::read_named);
     build.unwrap_or_else(|faults| panic!("{}", render::human(&faults, &|_| None, false)))
 }
 
@@ -178,8 +179,13 @@ fn every_invalid_file_is_refused_with_the_faults_beside_it() {
         entries(&directory).into_iter().partition(|path| path.extension().is_some_and(|it| it == "txt"));
     for config in &configs {
         let text: Arc<str> = fs::read_to_string(config).unwrap().into();
-        let inputs = Inputs { files: [(name(config), text.clone())].into(), ..Inputs::default() };
-        let faults = pipeline::build(&inputs, None).expect_err(&name(config));
+        let mut inputs = Inputs { files: [(name(config), text.clone())].into(), ..Inputs::default() };
+        let read = |names: &BTreeSet<String>| {
+            let path = |name: &String| directory.join(name).display().to_string();
+            let read = |name: &String| files::read_named(&[path(name)].into()).into_values().next();
+            names.iter().filter_map(|name| Some((name.clone(), read(name)?))).collect()
+        };
+        let faults = pipeline::build_reading(&mut inputs, None, read).expect_err(&name(config));
         let told = render::human(&faults, &|_| Some(text.clone()), false);
         expect_file![config.with_extension("txt")].assert_eq(&format!("{}\n", told.trim_end()));
     }

@@ -151,7 +151,11 @@ pub(crate) async fn replace(
         )?;
         let mut body = body;
         let exact = body.get("targets").is_some();
-        let stored = inputs.stored.get(&(kind, name.clone())).and_then(|stored| stored.get("targets"));
+        let stored = inputs.stored.get(&(kind, name.clone()));
+        if let (Kind::Certificate, Some(stored)) = (kind, stored) {
+            view::unmask(&mut body, stored);
+        }
+        let stored = stored.and_then(|stored| stored.get("targets"));
         if let (Kind::Upstream, false, Some(targets)) = (kind, exact, stored) {
             body["targets"] = targets.clone();
         }
@@ -186,6 +190,9 @@ pub(crate) async fn patch(
         let exact = changes.get("targets").is_some();
         let mut body = Value::clone(stored);
         merge(&mut body, changes);
+        if kind == Kind::Certificate {
+            view::unmask(&mut body, stored);
+        }
         let body = with_name(body, "name", &name)?;
         Ok((put(inputs, kind, name, body, exact), ()))
     };

@@ -90,7 +90,7 @@ fn show(build: &Build, document: &Document, kind: Kind, name: &str, path: &Path)
         let targets = targets(build, name).into_iter().map(|target| target.body).collect();
         fields.insert("targets".to_owned(), Value::Array(targets));
     }
-    if kind == Kind::Raw {
+    if matches!(kind, Kind::Raw | Kind::Certificate) {
         body = masked(body);
     }
     Entity { body, by: declared_by(document, path) }
@@ -127,8 +127,9 @@ fn complete(body: Value) -> Value {
     Value::Object(complete)
 }
 
-/// Fields of Envoy's below which an inline value is a secret.
-const SECRET: [&str; 12] = [
+/// Fields of Envoy's, and of certificates, below which an inline value is a secret.
+const SECRET: [&str; 13] = [
+    "key",
     "private_key",
     "privateKey",
     "password",
@@ -143,8 +144,8 @@ const SECRET: [&str; 12] = [
     "clientSecret",
 ];
 
-/// How Envoy's messages say that a value stands there itself and not in a file.
-const INLINE: [&str; 4] = ["inline_string", "inlineString", "inline_bytes", "inlineBytes"];
+/// How it is said that a value stands there itself and not in a file.
+const INLINE: [&str; 5] = ["inline", "inline_string", "inlineString", "inline_bytes", "inlineBytes"];
 
 /// Envoy's JSON with the hashes of secrets in their place.
 pub(crate) fn masked(mut body: Value) -> Value {
@@ -214,5 +215,8 @@ mod tests {
         assert!(!shown.to_string().contains("private\""), "{shown}");
         unmask(&mut shown, &secret);
         assert_eq!(shown, secret);
+        let ours = json!({"name": "a", "certificate": {"inline": "public"}, "key": {"inline": "private"}});
+        let shown = masked(ours.clone());
+        assert_eq!((&shown["certificate"], shown["key"] != ours["key"]), (&ours["certificate"], true));
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::cli::print;
@@ -52,7 +53,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 /// What `serve` would make of these paths.
 pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
-    pipeline::build(&Inputs { files: files::read(paths)?, ..Inputs::default() }, None)
+    let now = Some(Timestamp::now());
+    let mut inputs = Inputs { files: files::read(paths)?, now, ..Inputs::default() };
+    pipeline::build_reading(&mut inputs, None, files::read_named)
 }
 
 /// The violations with the lines that they are about.

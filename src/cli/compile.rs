@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Err(violations) => return refuse(&violations),
     };
     let mut inputs = Inputs { files, ..Inputs::default() };
-    let build = match pipeline::build(&inputs, None) {
+    let build = match pipeline::build_reading(&mut inputs, None, files::read_named) {
         Ok(build) => build,
         Err(violations) => return refuse(&violations),
     };

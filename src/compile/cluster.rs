@@ -23,7 +23,7 @@ use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf as wrappers;
 
 use crate::compile::pool::{self, Discovery, Pool};
-use crate::compile::{ads, any, duration, endpoint, health, uint32, whole_response};
+use crate::compile::{ads, any, duration, endpoint, health, tls, uint32, whole_response};
 use crate::config::document::{LoadBalancer, UpstreamProtocol, WhenAllDown};
 use crate::model::upstream::{Limits, Upstream, WholeResponse};
 use crate::snapshot::Resource;
@@ -43,6 +43,7 @@ pub fn compile(upstream: &Upstream) -> Vec<Resource> {
 fn holding(pool: &Pool<'_>, upstream: &Upstream) -> Resource {
     // Upstream filters are those of the cluster that a route names.
     let whole_response = upstream.whole_response.as_ref().filter(|_| !upstream.has_cluster_for_each_tier());
+    let (transport_socket, transport_socket_matches) = tls::to_targets(upstream, pool.targets);
     let cluster = envoy::Cluster {
         name: pool.name.clone(),
         connect_timeout: Some(duration(upstream.connect_timeout)),
@@ -54,10 +55,14 @@ fn holding(pool: &Pool<'_>, upstream: &Upstream) -> Resource {
         health_checks: upstream
             .health_check
             .iter()
-            .map(|check| health::health_check(check, upstream.protocol))
+            .map(|check| health::health_check(check, upstream))
             .collect(),
         outlier_detection: upstream.outlier_detection.as_ref().map(health::outlier_detection),
         typed_extension_protocol_options: protocol_options(upstream, whole_response),
+        transport_socket,
+        transport_socket_matches,
+        // Requests are tried elsewhere; a connection to a frozen target would be stuck for ever.
+        close_connections_on_host_health_failure: upstream.protocol == UpstreamProtocol::Tcp,
         ..Default::default()
     };
     match pool.discovery {
@@ -203,36 +208,41 @@ fn circuit_breakers(limits: &Limits) -> envoy::CircuitBreakers {
     envoy::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
 }
 
+/// None where there are no requests.
 fn protocol_options(
     upstream: &Upstream,
     whole_response: Option<&WholeResponse>,
 ) -> HashMap<String, wrappers::Any> {
-    let filters = whole_response.map(whole_response::filters);
-    let options =
-        http::HttpProtocolOptions { http_filters: filters.unwrap_or_default(), ..protocol(upstream) };
-    [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&options))].into()
-}
-
-fn protocol(upstream: &Upstream) -> http::HttpProtocolOptions {
-    use http::http_protocol_options::explicit_http_config::ProtocolConfig;
-    use http::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions};
-
-    let protocol_config = match upstream.protocol {
-        UpstreamProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default()),
-        UpstreamProtocol::Http2 => {
-            ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default())
-        }
-    };
+    let Some(protocol) = protocol(upstream.protocol) else { return HashMap::new() };
     let requests = upstream.limits.requests_per_connection;
-    http::HttpProtocolOptions {
+    let options = http::HttpProtocolOptions {
         common_http_protocol_options: Some(core::HttpProtocolOptions {
             idle_timeout: Some(duration(upstream.idle_timeout)),
             max_requests_per_connection: (requests > 0).then(|| uint32(requests)),
             ..Default::default()
         }),
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(protocol_config),
-        })),
+        upstream_protocol_options: Some(protocol),
+        http_filters: whole_response.map(whole_response::filters).unwrap_or_default(),
         ..Default::default()
-    }
+    };
+    [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&options))].into()
+}
+
+fn protocol(protocol: UpstreamProtocol) -> Option<http::http_protocol_options::UpstreamProtocolOptions> {
+    use http::http_protocol_options::explicit_http_config::ProtocolConfig;
+    use http::http_protocol_options::{AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions};
+
+    let explicit = |config| {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) })
+    };
+    Some(match protocol {
+        UpstreamProtocol::Http1 => {
+            explicit(ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default()))
+        }
+        UpstreamProtocol::Http2 => {
+            explicit(ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default()))
+        }
+        UpstreamProtocol::Auto => UpstreamProtocolOptions::AutoConfig(AutoHttpConfig::default()),
+        UpstreamProtocol::Tcp => return None,
+    })
 }

@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Polic
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 
 use crate::compile::pool::{self, Discovery, Pool};
-use crate::compile::{health, uint32};
+use crate::compile::{health, tls, uint32};
 use crate::config::document::FailoverMode;
 use crate::memo::Shared;
 use crate::model::target::{Addresses, Host, Target};
@@ -155,6 +155,7 @@ fn endpoint(upstream: &Upstream, target: &Target, address: core::Address) -> env
     };
     envoy::LbEndpoint {
         load_balancing_weight: Some(uint32(target.weight)),
+        metadata: tls::metadata(&target.tls, upstream.protocol),
         host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
         ..Default::default()
     }

@@ -21,7 +21,7 @@ const ANSWER: u64 = 64 << 10;
 /// The health check of a cluster.
 ///
 /// Its port is not here but on each endpoint: what Envoy's API has for it in a cluster is not implemented.
-pub(crate) fn health_check(check: &HealthCheck, protocol: UpstreamProtocol) -> core::HealthCheck {
+pub(crate) fn health_check(check: &HealthCheck, upstream: &Upstream) -> core::HealthCheck {
     core::HealthCheck {
         timeout: Some(duration(check.timeout)),
         interval: Some(duration(check.interval)),
@@ -32,7 +32,9 @@ pub(crate) fn health_check(check: &HealthCheck, protocol: UpstreamProtocol) -> c
         // Envoy's default of 60 s leaves the standby of an idle service unchecked.
         no_traffic_interval: Some(duration(check.idle_interval)),
         no_traffic_healthy_interval: Some(duration(check.idle_interval)),
-        health_checker: Some(health_checker(&check.probe, protocol)),
+        health_checker: Some(health_checker(&check.probe, upstream.protocol)),
+        tls_options: (upstream.is_tls() && speaks_http2(&check.probe, upstream.protocol))
+            .then(|| check::TlsOptions { alpn_protocols: vec!["h2".to_owned()] }),
         ..Default::default()
     }
 }
@@ -70,7 +72,16 @@ fn health_checker(probe: &Probe, protocol: UpstreamProtocol) -> check::HealthChe
 fn codec(protocol: UpstreamProtocol) -> CodecClientType {
     match protocol {
         UpstreamProtocol::Http2 => CodecClientType::Http2,
-        UpstreamProtocol::Http1 => CodecClientType::Http1,
+        UpstreamProtocol::Http1 | UpstreamProtocol::Auto | UpstreamProtocol::Tcp => CodecClientType::Http1,
+    }
+}
+
+/// In TLS it must be asked for: the connections of checks are made without what requests agree on.
+fn speaks_http2(probe: &Probe, protocol: UpstreamProtocol) -> bool {
+    match probe {
+        Probe::Grpc { .. } => true,
+        Probe::Http { .. } => protocol == UpstreamProtocol::Http2,
+        Probe::Tcp { .. } => false,
     }
 }
 

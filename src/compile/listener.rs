@@ -1,4 +1,4 @@
-//! A listener of ours as a listener of Envoy's, with its routes by RDS.
+//! A listener of ours as a listener of Envoy's: for requests, with its routes by RDS, or for connections.
 
 use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::config::listener::v3 as envoy;
@@ -9,26 +9,74 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::BoolValue;
 
 use crate::compile::endpoint::socket_address;
-use crate::compile::{STATEFUL_SESSION, ads, any, duration};
-use crate::model::listener::Listener;
+use crate::compile::{STATEFUL_SESSION, access_log, ads, any, connection, duration, tls};
+use crate::model::Model;
+use crate::model::listener::{Listener, Protocol, Termination};
+use crate::model::name::Name;
+use crate::model::passthrough::Passthrough;
 use crate::snapshot::Resource;
 
 const HTTP_CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 
+/// All that a listener depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    listener: Listener,
+    /// The routes by SNI that a fleet serves on it.
+    passthroughs: Vec<Passthrough>,
+    /// Of a gateway: the upstreams that can be asked for.
+    upstreams: Vec<Name>,
+}
+
+impl Input {
+    /// What the listener of a fleet depends on.
+    pub fn new(model: &Model, fleet: &Name, listener: &Listener) -> Self {
+        let upstreams = match listener.protocol {
+            Protocol::FailoverGateway(_) => model.upstreams.keys().cloned().collect(),
+            _ => Vec::new(),
+        };
+        let passthroughs = model.passthroughs_of(fleet, &listener.name).cloned().collect();
+        Self { listener: listener.clone(), passthroughs, upstreams }
+    }
+}
+
 /// The Envoy listener of a listener.
-pub fn compile(listener: &Listener) -> Resource {
+pub fn compile(input: &Input) -> Resource {
+    let Input { listener, passthroughs, upstreams } = input;
     let name = listener.name.as_str();
+    let (filter_chains, by_sni) = match &listener.protocol {
+        Protocol::Http => (vec![requests(listener, None)], false),
+        Protocol::Https(termination) => (vec![requests(listener, Some(termination))], false),
+        Protocol::Tcp(service) => (vec![connection::to_service(listener, service)], false),
+        Protocol::TlsPassthrough => {
+            (passthroughs.iter().map(|route| connection::by_sni(listener, route)).collect(), true)
+        }
+        Protocol::FailoverGateway(termination) => {
+            let chain = |upstream| connection::to_upstream(listener, upstream, termination.as_ref());
+            (upstreams.iter().map(chain).collect(), true)
+        }
+    };
+    let envoy = envoy::Listener {
+        name: name.to_owned(),
+        address: Some(socket_address(listener.address)),
+        listener_filters: by_sni.then(connection::tls_inspector).into_iter().collect(),
+        filter_chains,
+        ..Default::default()
+    };
+    Resource::new(name, &envoy)
+}
+
+/// The chain for connections with requests in them.
+fn requests(listener: &Listener, termination: Option<&Termination>) -> envoy::FilterChain {
     let filter = envoy::Filter {
         name: HTTP_CONNECTION_MANAGER.to_owned(),
         config_type: Some(ConfigType::TypedConfig(any(&http_connection_manager(listener)))),
     };
-    let listener = envoy::Listener {
-        name: name.to_owned(),
-        address: Some(socket_address(listener.address)),
-        filter_chains: vec![envoy::FilterChain { filters: vec![filter], ..Default::default() }],
+    envoy::FilterChain {
+        filters: vec![filter],
+        transport_socket: termination.map(|it| tls::downstream(it, &["h2", "http/1.1"])),
         ..Default::default()
-    };
-    Resource::new(name, &listener)
+    }
 }
 
 fn http_connection_manager(listener: &Listener) -> http::HttpConnectionManager {
@@ -53,6 +101,7 @@ fn http_connection_manager(listener: &Listener) -> http::HttpConnectionManager {
             route_config_name: listener.name.to_string(),
         })),
         http_filters: vec![stateful_session, router],
+        access_log: access_log::compile(listener),
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(duration(listener.idle_timeout)),
             ..Default::default()

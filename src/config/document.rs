@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::config::material::{Ca, Material, path_of};
 use crate::config::raw;
 use crate::config::tree::{self, Fault, Node, Value};
 use crate::config::values::{Duration, Size, Statuses, Switch, Toggle};
@@ -23,6 +24,8 @@ pub enum Kind {
     Fleet,
     /// Where Envoys listen.
     Listener,
+    /// What Envoys prove themselves with.
+    Certificate,
     /// Which requests go where.
     Route,
     /// How requests are served.
@@ -37,13 +40,15 @@ pub enum Kind {
 
 impl Kind {
     /// The kinds that are lists at the top of a file.
-    pub const TOP: [Self; 5] = [Self::Fleet, Self::Listener, Self::Route, Self::Service, Self::Upstream];
+    pub const TOP: [Self; 6] =
+        [Self::Fleet, Self::Listener, Self::Certificate, Self::Route, Self::Service, Self::Upstream];
 
     /// The key in a file and the collection in the API.
     pub fn plural(self) -> &'static str {
         match self {
             Self::Fleet => "fleets",
             Self::Listener => "listeners",
+            Self::Certificate => "certificates",
             Self::Route => "routes",
             Self::Service => "services",
             Self::Upstream => "upstreams",
@@ -57,6 +62,7 @@ impl Kind {
         match self {
             Self::Fleet => "fleet",
             Self::Listener => "listener",
+            Self::Certificate => "certificate",
             Self::Route => "route",
             Self::Service => "service",
             Self::Upstream => "upstream",
@@ -109,6 +115,8 @@ pub struct Document {
     /// In the order of the text.
     pub listeners: Vec<Declared<Listener>>,
     /// In the order of the text.
+    pub certificates: Vec<Declared<Certificate>>,
+    /// In the order of the text.
     pub routes: Vec<Declared<Route>>,
     /// In the order of the text.
     pub services: Vec<Declared<Service>>,
@@ -131,6 +139,7 @@ impl Document {
             faulty: Vec::new(),
             fleets: Vec::new(),
             listeners: Vec::new(),
+            certificates: Vec::new(),
             routes: Vec::new(),
             services: Vec::new(),
             upstreams: Vec::new(),
@@ -177,12 +186,30 @@ impl Document {
         match kind {
             Kind::Fleet => all(&self.fleets, |fleet| fleet.name.as_deref()),
             Kind::Listener => all(&self.listeners, |listener| listener.name.as_deref()),
+            Kind::Certificate => all(&self.certificates, |certificate| certificate.name.as_deref()),
             Kind::Route => all(&self.routes, |route| route.name.as_deref()),
             Kind::Service => all(&self.services, |service| service.name.as_deref()),
             Kind::Upstream => all(&self.upstreams, |upstream| upstream.name.as_deref()),
             Kind::Target => Vec::new(),
             Kind::Raw => all(&self.raw, |resource| Some(&*resource.key)),
         }
+    }
+
+    /// The files that this document names, with keys and certificates in them.
+    pub fn named_files(&self) -> impl Iterator<Item = String> {
+        let certificates = self.certificates.iter().map(|it| &it.entity);
+        let certificates = certificates.flat_map(|it| it.certificate.iter().chain(&it.key));
+        let listeners = self.listeners.iter().filter_map(|it| it.entity.client_ca.as_ref());
+        let upstreams = self.upstreams.iter().map(|it| &it.entity);
+        let targets = upstreams.clone().flat_map(|it| it.targets.iter().flatten());
+        let targets = targets.chain(self.target.iter().map(|(_, it)| &it.entity)).map(|it| it.tls.as_ref());
+        let upstreams = upstreams.map(|it| it.tls.as_ref()).chain(targets);
+        let authorities = upstreams.filter_map(|tls| match tls {
+            Some(Switch::On(Tls { ca: Some(Ca::Pem(material)), .. })) => Some(material),
+            _ => None,
+        });
+        let materials = certificates.chain(listeners).chain(authorities);
+        materials.filter_map(|it| path_of(it.file.as_deref()?, self.file()))
     }
 
     /// What stands at `path`, as JSON.
@@ -277,6 +304,7 @@ pub fn parse_stored(kind: Kind, name: &str, root: Node) -> (Document, Vec<Violat
     let faults = match kind {
         Kind::Fleet => decode_into(&root, path, &mut document.fleets),
         Kind::Listener => decode_into(&root, path, &mut document.listeners),
+        Kind::Certificate => decode_into(&root, path, &mut document.certificates),
         Kind::Route => decode_into(&root, path, &mut document.routes),
         Kind::Service => decode_into(&root, path, &mut document.services),
         Kind::Upstream => decode_into(&root, path, &mut document.upstreams),
@@ -366,6 +394,7 @@ fn decode_list(kind: Kind, node: &Node, path: &Path, document: &mut Document) ->
         faults.extend(match kind {
             Kind::Fleet => decode_into(item, path, &mut document.fleets),
             Kind::Listener => decode_into(item, path, &mut document.listeners),
+            Kind::Certificate => decode_into(item, path, &mut document.certificates),
             Kind::Route => decode_into(item, path, &mut document.routes),
             Kind::Service => decode_into(item, path, &mut document.services),
             Kind::Upstream => decode_into(item, path, &mut document.upstreams),
@@ -467,8 +496,12 @@ pub struct Listener {
     pub name: Option<String>,
     pub address: Option<String>,
     pub protocol: Option<ListenerProtocol>,
+    pub certificates: Vec<String>,
+    pub client_ca: Option<Material>,
+    pub service: Option<String>,
     pub fleets: Vec<String>,
     pub idle_timeout: Option<Duration>,
+    pub access_log: Option<Switch<AccessLog>>,
     pub tags: Vec<String>,
 }
 
@@ -479,6 +512,45 @@ pub enum ListenerProtocol {
     /// Plain HTTP/1 and HTTP/2, told apart by what the client sends.
     #[default]
     Http,
+    /// The same inside TLS, chosen by ALPN.
+    Https,
+    /// Connections, whatever is in them.
+    Tcp,
+    /// TLS that is not ended here: connections go where their SNI says.
+    TlsPassthrough,
+    /// Connections from other sites, for the upstream whose name is their SNI.
+    FailoverGateway,
+}
+
+/// `listeners[].access_log`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct AccessLog {
+    pub path: Option<String>,
+    pub format: Option<LogFormat>,
+}
+
+/// `listeners[].access_log.format`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// An object a line.
+    #[default]
+    Json,
+    /// Envoy's own format.
+    Text,
+}
+
+/// `certificates[]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Certificate {
+    pub name: Option<String>,
+    pub certificate: Option<Material>,
+    pub key: Option<Material>,
+    pub tags: Vec<String>,
 }
 
 /// `routes[]`.
@@ -654,6 +726,7 @@ pub struct BackOff {
 pub struct Upstream {
     pub name: Option<String>,
     pub protocol: Option<UpstreamProtocol>,
+    pub tls: Option<Switch<Tls>>,
     pub connect_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub load_balancer: Option<LoadBalancer>,
@@ -676,8 +749,24 @@ pub enum UpstreamProtocol {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2 with prior knowledge.
+    /// HTTP/2 with prior knowledge; in TLS agreed on by ALPN.
     Http2,
+    /// HTTP/2 where a target agrees to it by ALPN, else HTTP/1.1. Only in TLS.
+    Auto,
+    /// Connections, whatever is in them.
+    Tcp,
+}
+
+/// `upstreams[].tls` and `upstreams[].targets[].tls`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Tls {
+    pub sni: Option<String>,
+    pub ca: Option<Ca>,
+    pub verify_names: Option<Vec<String>>,
+    pub client_certificate: Option<String>,
+    pub insecure: Option<bool>,
 }
 
 /// `upstreams[].load_balancer`.
@@ -896,6 +985,7 @@ pub struct Target {
     pub zone: Option<String>,
     pub sub_zone: Option<String>,
     pub health_check: Option<Switch<TargetHealthCheck>>,
+    pub tls: Option<Switch<Tls>>,
     pub tags: Vec<String>,
 }
 

@@ -1,5 +1,7 @@
 //! Violations as text: for people, for logs, and for GitHub.
 
+mod blank;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +14,8 @@ use crate::config::{Level, Violation};
 
 /// A block for each violation, with its line and what there is to help, and a last line that counts them.
 ///
-/// `source` gives the text of a file by the name that the violation has; without it there is only the place.
+/// `source` gives the text of a file by the name that the violation has; without it there is only the place. What
+/// may be a key in it is not shown.
 pub fn human(violations: &[Violation], source: &dyn Fn(&str) -> Option<Arc<str>>, colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let mut text = String::new();
@@ -115,7 +118,8 @@ fn block<'a>(violation: &'a Violation, source: &dyn Fn(&str) -> Option<Arc<str>>
     let mut places = places(violation);
     while let Some(file) = places.first().map(|place| place.file) {
         let here: Vec<Place<'_>> = places.extract_if(.., |place| place.file == file).collect();
-        group = group.elements(shown(file, &here, source(file).as_deref()));
+        let text = source(file).map(|text| blank::blanked(&text));
+        group = group.elements(shown(file, &here, text.as_deref()));
     }
     if violation.file.is_none() {
         let path = violation.pointer.as_ref().unwrap_or(&violation.path);

@@ -1,26 +1,68 @@
-//! Where Envoys listen.
+//! Where Envoys listen, and for what.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::document::{self, Declared};
+use crate::config::document::{self, Declared, ListenerProtocol, LogFormat};
+use crate::config::values::Switch;
+use crate::model::certificate::{self, Authority, Certificate};
 use crate::model::name::{Name, Scope};
-use crate::model::place::{Faults, Place};
+use crate::model::place::{Faults, Place, code};
+use crate::model::service::Service;
+use crate::model::tls::{self, Known};
 
 /// The name of the listener that is there when none is declared.
 pub const DEFAULT: &str = "default";
 
-/// An address on which Envoys accept HTTP.
+/// An address on which Envoys accept connections.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Unique among listeners; also the name of its Envoy route configuration.
     pub name: Name,
     /// Never port 0.
     pub address: SocketAddr,
+    /// What is spoken there.
+    pub protocol: Protocol,
     /// Which fleets open it.
     pub fleets: Scope,
-    /// How long a connection without requests is kept; zero for ever.
+    /// How long a connection on which nothing happens is kept; zero for ever.
     pub idle_timeout: Duration,
+    /// Where each request, or each connection, is noted.
+    pub access_log: Option<AccessLog>,
+}
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Protocol {
+    /// HTTP/1 and HTTP/2 in plain text.
+    Http,
+    /// The same in TLS.
+    Https(Termination),
+    /// Anything: connections go to this service.
+    Tcp(Arc<Service>),
+    /// TLS that is not ended here.
+    TlsPassthrough,
+    /// Connections for the upstream whose name is their SNI. Without certificates their TLS is not ended here.
+    FailoverGateway(Option<Termination>),
+}
+
+/// How TLS is ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Termination {
+    /// At least one: chosen by SNI, the first is the fallback.
+    pub certificates: Vec<Arc<Certificate>>,
+    /// Clients must show a certificate of one of these.
+    pub client_ca: Option<Authority>,
+}
+
+/// Where requests are noted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessLog {
+    /// On the machine of the Envoy.
+    pub path: String,
+    /// What a line looks like.
+    pub format: LogFormat,
 }
 
 impl Listener {
@@ -31,21 +73,50 @@ impl Listener {
         Self {
             name: Name::parse(DEFAULT).expect("`default` is a name"),
             address: SocketAddr::from(([0, 0, 0, 0], 8000)),
+            protocol: Protocol::Http,
             fleets: Scope::All,
             idle_timeout: Self::IDLE_TIMEOUT,
+            access_log: None,
+        }
+    }
+
+    /// True when routes choose by requests here.
+    pub fn is_http(&self) -> bool {
+        matches!(self.protocol, Protocol::Http | Protocol::Https(_))
+    }
+
+    /// Where every connection goes, if that is one place.
+    pub fn service(&self) -> Option<&Arc<Service>> {
+        match &self.protocol {
+            Protocol::Tcp(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// How TLS is ended here, if it is.
+    pub fn termination(&self) -> Option<&Termination> {
+        match &self.protocol {
+            Protocol::Https(termination) | Protocol::FailoverGateway(Some(termination)) => Some(termination),
+            _ => None,
         }
     }
 }
 
-/// Understands a declared listener whose name and fleets are already known.
+/// Understands a declared listener whose name, fleets and service are already known. The service of one for TCP
+/// is none when that was a fault.
 pub(crate) fn resolve(
     name: Name,
     fleets: Scope,
+    service: Option<Arc<Service>>,
     place: &Place<'_>,
     listener: &Declared<document::Listener>,
+    known: Known<'_>,
     faults: &mut Faults,
 ) -> Option<Listener> {
-    let address = match &listener.entity.address {
+    let declared = &listener.entity;
+    let access_log = access_log(&place.key("access_log"), declared.access_log.as_ref(), faults);
+    let protocol = protocol(&name, service, place, declared, known, faults);
+    let address = match &declared.address {
         Some(text) => address(text, &place.key("address"), faults)?,
         None => {
             faults.missing(
@@ -56,8 +127,119 @@ pub(crate) fn resolve(
             return None;
         }
     };
-    let idle_timeout = listener.entity.idle_timeout.map_or(Listener::IDLE_TIMEOUT, |timeout| timeout.0);
-    Some(Listener { name, address, fleets, idle_timeout })
+    let idle_timeout = declared.idle_timeout.map_or(Listener::IDLE_TIMEOUT, |timeout| timeout.0);
+    Some(Listener { name, address, protocol: protocol?, fleets, idle_timeout, access_log })
+}
+
+/// The word for a protocol, as it stands in the config.
+pub(crate) fn word(protocol: ListenerProtocol) -> &'static str {
+    match protocol {
+        ListenerProtocol::Http => "http",
+        ListenerProtocol::Https => "https",
+        ListenerProtocol::Tcp => "tcp",
+        ListenerProtocol::TlsPassthrough => "tls_passthrough",
+        ListenerProtocol::FailoverGateway => "failover_gateway",
+    }
+}
+
+fn protocol(
+    name: &Name,
+    service: Option<Arc<Service>>,
+    place: &Place<'_>,
+    declared: &document::Listener,
+    known: Known<'_>,
+    faults: &mut Faults,
+) -> Option<Protocol> {
+    let protocol = declared.protocol.unwrap_or_default();
+    meaningless(protocol, place, declared, faults);
+    let termination = termination(name, place, declared, known, faults);
+    match protocol {
+        ListenerProtocol::Http => Some(Protocol::Http),
+        ListenerProtocol::TlsPassthrough => Some(Protocol::TlsPassthrough),
+        ListenerProtocol::Tcp => Some(Protocol::Tcp(service?)),
+        ListenerProtocol::Https => {
+            if declared.certificates.is_empty() {
+                let help = "name at least one; the first is for clients that ask for no name of another";
+                faults.missing(&place.key("certificates"), "`certificates`", help);
+            }
+            Some(Protocol::Https(termination?))
+        }
+        ListenerProtocol::FailoverGateway => match declared.certificates.is_empty() {
+            true => {
+                if declared.client_ca.is_some() {
+                    let message =
+                        "without `certificates` TLS is not ended here, so nobody looks at those of \
+                                   clients"
+                            .to_owned();
+                    let help = "name `certificates`, or leave out `client_ca`".to_owned();
+                    faults.error(&place.key("client_ca"), code::CONFLICT, message, help);
+                }
+                Some(Protocol::FailoverGateway(None))
+            }
+            false => Some(Protocol::FailoverGateway(Some(termination?))),
+        },
+    }
+}
+
+/// Fields that are for other protocols.
+fn meaningless(
+    protocol: ListenerProtocol,
+    place: &Place<'_>,
+    declared: &document::Listener,
+    faults: &mut Faults,
+) {
+    use ListenerProtocol::{FailoverGateway, Http, Https, Tcp};
+
+    let ends_tls = matches!(protocol, Https | FailoverGateway);
+    let fields = [
+        ("certificates", !declared.certificates.is_empty() && !ends_tls, "`protocol: https`"),
+        ("client_ca", declared.client_ca.is_some() && !ends_tls, "`protocol: https`"),
+        ("service", declared.service.is_some() && protocol != Tcp, "`protocol: tcp`"),
+    ];
+    for (field, is_wrong, instead) in fields {
+        if is_wrong {
+            let message = format!("`{field}` has no meaning for a listener of protocol {}", word(protocol));
+            let help = match (field, protocol) {
+                ("service", Http | Https) => "name the listener in a route in place of that".to_owned(),
+                _ => format!("leave it out, or say {instead}"),
+            };
+            faults.error(&place.key(field), code::CONFLICT, message, help);
+        }
+    }
+}
+
+/// None without a usable certificate.
+fn termination(
+    name: &Name,
+    place: &Place<'_>,
+    declared: &document::Listener,
+    known: Known<'_>,
+    faults: &mut Faults,
+) -> Option<Termination> {
+    let list = place.key("certificates");
+    let mut certificates: Vec<Arc<Certificate>> = Vec::new();
+    for (index, name) in declared.certificates.iter().enumerate() {
+        let found = tls::certificate_named(name, &list.index(index), known, faults);
+        certificates.extend(found.filter(|found| !certificates.contains(found)));
+    }
+    let client_ca = declared.client_ca.as_ref().and_then(|material| {
+        let secret = format!("listeners/{name}/client_ca");
+        certificate::authority(secret, &place.key("client_ca"), material, known.sources, faults)
+    });
+    (!certificates.is_empty()).then_some(Termination { certificates, client_ca })
+}
+
+fn access_log(
+    place: &Place<'_>,
+    declared: Option<&Switch<document::AccessLog>>,
+    faults: &mut Faults,
+) -> Option<AccessLog> {
+    let Some(Switch::On(declared)) = declared else { return None };
+    let path = declared.path.clone().filter(|path| !path.is_empty());
+    if path.is_none() {
+        faults.missing(&place.key("path"), "`path`", "say where Envoy writes it, such as /dev/stdout");
+    }
+    Some(AccessLog { path: path?, format: declared.format.unwrap_or_default() })
 }
 
 fn address(text: &str, place: &Place<'_>, faults: &mut Faults) -> Option<SocketAddr> {

@@ -43,6 +43,16 @@ pub mod code {
     pub const PATCH_OF_NOTHING: &str = "US132";
     /// A patch that leaves something that is no resource any more.
     pub const PATCH_UNFIT: &str = "US133";
+    /// A file with a key or certificates that cannot be read.
+    pub const UNREADABLE: &str = "US140";
+    /// A text that is not the key or the certificates that it should be.
+    pub const NOT_PEM: &str = "US141";
+    /// A key that does not belong to its certificate.
+    pub const WRONG_KEY: &str = "US142";
+    /// A certificate that has expired, or is not valid yet.
+    pub const NOT_VALID_NOW: &str = "US143";
+    /// Things that speak different protocols and are to work together.
+    pub const PROTOCOL: &str = "US144";
 }
 
 /// A path in a document.

@@ -57,6 +57,7 @@ fn compiled_from(resource_type: ResourceType) -> Option<Kind> {
     match resource_type {
         ResourceType::Cluster | ResourceType::Endpoints => Some(Kind::Upstream),
         ResourceType::Listener | ResourceType::Route => Some(Kind::Listener),
+        ResourceType::Secret => Some(Kind::Certificate),
         _ => None,
     }
 }
@@ -80,7 +81,7 @@ fn compiled<'a>(
     listeners: &'a [Listener],
 ) -> HashMap<(Kind, &'a str), Option<(&'a Document, &'a Path)>> {
     let mut compiled = HashMap::new();
-    for kind in [Kind::Service, Kind::Upstream, Kind::Listener] {
+    for kind in [Kind::Service, Kind::Upstream, Kind::Listener, Kind::Certificate] {
         for document in documents {
             for (name, path) in document.named(kind) {
                 compiled.entry((kind, name)).or_insert(Some((&**document, path)));

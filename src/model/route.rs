@@ -199,7 +199,7 @@ pub(crate) fn resolve(
     Some(Route { name, listeners, fleets, hosts, paths, methods, headers, query, action, response_headers })
 }
 
-fn hosts(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<HostMatch> {
+pub(crate) fn hosts(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<HostMatch> {
     let mut hosts = Vec::new();
     for (index, text) in declared.iter().enumerate() {
         match HostMatch::parse(text) {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::config::document;
 use crate::model::health::{self, TargetCheck};
 use crate::model::place::{Faults, Place, code};
+use crate::model::tls::OfTarget;
 use crate::node::Locality;
 
 /// The largest weight of one target; Envoy adds them up in 32 bits.
@@ -114,6 +115,8 @@ pub struct Target {
     pub locality: Locality,
     /// How it is checked, if its upstream has checks.
     pub health_check: TargetCheck,
+    /// How it is spoken to.
+    pub tls: OfTarget,
 }
 
 /// A target as it was declared, before the tiers of its upstream were moved together.
@@ -126,6 +129,7 @@ pub(crate) struct Candidate<'a> {
     pub(crate) enabled: bool,
     pub(crate) locality: Locality,
     pub(crate) health_check: TargetCheck,
+    pub(crate) tls: OfTarget,
 }
 
 impl Candidate<'_> {
@@ -169,6 +173,7 @@ pub(crate) fn resolve<'a>(
             upstream.health_check.as_ref(),
             faults,
         ),
+        tls: OfTarget::AsUpstream,
         place,
     })
 }

@@ -3,6 +3,7 @@
 //! The defaults are measured: together with the retries of a service they lose no idempotent request when a
 //! target dies, freezes, refuses or answers 503, and they need to know nothing about the service.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::document::{
@@ -15,6 +16,7 @@ use crate::model::health::{self, HealthCheck, OutlierDetection};
 use crate::model::name::Name;
 use crate::model::place::{Faults, Place, code};
 use crate::model::target::Target;
+use crate::model::tls::{OfTarget, Tls};
 
 /// A pool of targets and its policy; one Envoy cluster, or an aggregate of one for each tier.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +25,8 @@ pub struct Upstream {
     pub name: Name,
     /// What is spoken to the targets.
     pub protocol: UpstreamProtocol,
+    /// None for plain text. A target may differ.
+    pub tls: Option<Arc<Tls>>,
     /// How long a connection may take to come up. While it does, no try timeout runs; hence never longer
     /// than the shortest one, unless the operator says so.
     pub connect_timeout: Duration,
@@ -68,6 +72,16 @@ impl Upstream {
     pub fn has_cluster_for_each_tier(&self) -> bool {
         // Within one cluster the hash balancers do not let a retry move on to the next tier.
         self.load_balancer.is_by_hash() || self.resolve == Resolve::Envoy
+    }
+
+    /// True when a target is spoken to in TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some() || self.targets.iter().any(|target| matches!(target.tls, OfTarget::Own(_)))
+    }
+
+    /// True when no target, and none that is added without saying more, is spoken to in plain text.
+    pub fn is_tls_throughout(&self) -> bool {
+        self.tls.is_some() && self.targets.iter().all(|target| target.tls != OfTarget::Plain)
     }
 }
 
@@ -170,6 +184,7 @@ pub(crate) fn resolve(
     Upstream {
         name,
         protocol: upstream.protocol.unwrap_or_default(),
+        tls: None,
         connect_timeout,
         idle_timeout: upstream.idle_timeout.map_or(IDLE_TIMEOUT, |timeout| timeout.0),
         load_balancer: upstream.load_balancer.unwrap_or_default(),

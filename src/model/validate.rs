@@ -3,12 +3,18 @@
 //! A fault in an entity does not hide its name from references, and what decoding already told is not told
 //! again. While a file cannot be parsed, names that it might declare are not reported as dangling.
 
+mod connections;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::config::document::{self, Declared, Document, Kind, Origin};
+use jiff::Timestamp;
+
+use crate::config::document::{self, Declared, Document, Kind, ListenerProtocol, Origin};
+use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
 use crate::model::Model;
+use crate::model::certificate::{Certificates, Sources};
 use crate::model::fleet::{self, Fleet};
 use crate::model::listener::{self, Listener};
 use crate::model::matching::StringMatch;
@@ -19,15 +25,23 @@ use crate::model::route::{self, HostMatch, PathMatch, Route};
 use crate::model::service::hash;
 use crate::model::service::{self, HostHeader, Member, Service};
 use crate::model::target::{self, Candidate, Target};
+use crate::model::tls::Tls;
 use crate::model::upstream::{self, Upstream};
 
-/// The meaning of all documents together, and the warnings that came up.
+/// The meaning of all documents together, and the warnings that came up. `named_files` are those that hold keys and
+/// certificates; none of these has expired when no time is given.
 ///
 /// # Errors
 ///
 /// Every fault of validation, in the order of the documents. Faults of decoding are the caller's to add.
-pub fn validate(documents: &[Arc<Document>]) -> Result<(Model, Vec<Violation>), Vec<Violation>> {
-    let mut validation = Validation { documents, faults: Faults::default() };
+pub fn validate(
+    documents: &[Arc<Document>],
+    named_files: &NamedFiles,
+    now: Option<Timestamp>,
+) -> Result<(Model, Vec<Violation>), Vec<Violation>> {
+    let sources = Sources { files: named_files, now };
+    let certificates = Certificates::new();
+    let mut validation = Validation { documents, sources, certificates, faults: Faults::default() };
     let model = validation.model();
     let violations = validation.faults.violations;
     match violations.iter().any(|violation| violation.level == Level::Error) {
@@ -38,6 +52,9 @@ pub fn validate(documents: &[Arc<Document>]) -> Result<(Model, Vec<Violation>), 
 
 struct Validation<'a> {
     documents: &'a [Arc<Document>],
+    sources: Sources<'a>,
+    /// Known once they were looked at.
+    certificates: Certificates,
     faults: Faults,
 }
 
@@ -59,16 +76,29 @@ impl<'a> Validation<'a> {
         let services = self.named(Kind::Service, |document| &document.services, |it| it.name.as_deref());
         let routes = self.named(Kind::Route, |document| &document.routes, |it| it.name.as_deref());
 
+        let certificates =
+            self.named(Kind::Certificate, |document| &document.certificates, |it| it.name.as_deref());
+
         let fleets = self.fleets_in_order(fleets);
-        let listeners = self.listeners(listeners, &fleets);
+        self.certificates = self.certificates(certificates);
         let upstreams = self.upstreams(upstreams, &uses(self.documents));
         let named = services.iter().filter(|service| service.counts);
         let service_names: Vec<Name> = named.map(|service| service.name.clone()).collect();
         let services = self.services(services, &upstreams);
-        let routes = self.routes(routes, &fleets, &listeners, &service_names, &services);
+        let named = listeners.iter().filter(|listener| listener.counts);
+        let mut listener_names: Vec<Name> = named.map(|listener| listener.name.clone()).collect();
+        let listeners = self.listeners(listeners, &fleets, &service_names, &services, &upstreams);
+        if listener_names.is_empty() {
+            listener_names.extend(listeners.iter().map(|listener| listener.name.clone()));
+        }
+        let (passthroughs, routes) = self.by_layer(routes);
+        let passthroughs = self.passthroughs(passthroughs, &fleets, &service_names, &services);
+        let routes = self.routes(routes, &fleets, &listener_names, &service_names, &services);
         let whole = !self.names_are_missing();
         let raw = raw::resolve(self.documents, &listeners, whole, &mut self.faults);
-        Model { fleets, listeners, routes, services, upstreams, raw }
+        let certificates = std::mem::take(&mut self.certificates).into_iter();
+        let certificates = certificates.filter_map(|(name, it)| Some((name, it?))).collect();
+        Model { fleets, listeners, certificates, routes, passthroughs, services, upstreams, raw }
     }
 
     /// The entities of a kind, sorted by name. A second one of a name is a fault.
@@ -165,16 +195,34 @@ impl<'a> Validation<'a> {
         has_raw && self.documents.iter().all(|document| document.routes.is_empty())
     }
 
-    fn listeners(&mut self, declared: Vec<Named<'a, document::Listener>>, fleets: &[Fleet]) -> Vec<Listener> {
+    fn listeners(
+        &mut self,
+        declared: Vec<Named<'a, document::Listener>>,
+        fleets: &[Fleet],
+        service_names: &[Name],
+        services: &BTreeMap<Name, Arc<Service>>,
+        upstreams: &BTreeMap<Name, Arc<Upstream>>,
+    ) -> Vec<Listener> {
         if declared.is_empty() && !self.names_are_missing() {
             return if self.is_raw_alone() { Vec::new() } else { vec![Listener::default_listener()] };
         }
         let mut listeners: Vec<(Place<'_>, Listener)> = Vec::new();
         for Named { name, counts, place, declared } in declared {
             let scope = self.fleets(&place, &declared.entity.fleets, fleets);
-            let Some(listener) = listener::resolve(name, scope, &place, declared, &mut self.faults) else {
-                continue;
+            if declared.entity.protocol == Some(ListenerProtocol::FailoverGateway) {
+                self.names_by_sni(&place, upstreams.keys());
+            }
+            let is_tcp = declared.entity.protocol == Some(ListenerProtocol::Tcp);
+            let service = match declared.entity.service.as_deref() {
+                service if is_tcp => self.service_of(&place, service, service_names, services),
+                _ => None,
             };
+            if let Some(service) = &service {
+                self.for_connections(&place.key("service"), service, false);
+            }
+            let known = connections::known(&self.certificates, self.documents, self.sources);
+            let listener = listener::resolve(name, scope, service, &place, declared, known, &mut self.faults);
+            let Some(listener) = listener else { continue };
             let taken = listeners.iter().find(|(_, other)| {
                 other.address == listener.address && other.fleets.overlaps(&listener.fleets)
             });
@@ -225,10 +273,8 @@ impl<'a> Validation<'a> {
         let mut upstreams = BTreeMap::new();
         for Named { name, counts, place, declared } in declared {
             let added = added.remove(name.as_str()).unwrap_or_default();
-            let targets = self.targets(&place, &declared.entity, added);
-            let uses = uses.get(name.as_str()).copied().unwrap_or_default();
-            let upstream =
-                upstream::resolve(name.clone(), targets, uses, &place, &declared.entity, &mut self.faults);
+        self.certificates = self.certificates(certificates);
+        let upstreams = self.upstreams(upstreams, &uses(self.documents));
             if counts {
                 upstreams.insert(name, Arc::new(upstream));
             }
@@ -240,6 +286,8 @@ impl<'a> Validation<'a> {
     /// tiers there are.
     fn targets(
         &mut self,
+        name: &Name,
+        tls: Option<&Tls>,
         place: &Place<'a>,
         upstream: &document::Upstream,
         added: Vec<(&'a Document, &'a Declared<document::Target>)>,
@@ -256,9 +304,10 @@ impl<'a> Validation<'a> {
             added.into_iter().map(|(document, target)| (Place::new(document, &target.path), &target.entity));
         let mut candidates: Vec<Candidate<'_>> = Vec::new();
         for (place, target) in own.chain(added) {
-            let Some(candidate) = target::resolve(place, target, upstream, &mut self.faults) else {
+            let Some(mut candidate) = target::resolve(place, target, upstream, &mut self.faults) else {
                 continue;
             };
+            self.target_tls(name, &mut candidate, target, tls);
             match candidates.iter_mut().find(|other| other.address == candidate.address) {
                 Some(first) => self.same_target(first, candidate),
                 None => candidates.push(candidate),
@@ -301,6 +350,7 @@ impl<'a> Validation<'a> {
                 weight: candidate.weight,
                 locality: candidate.locality,
                 health_check: candidate.health_check,
+                tls: candidate.tls,
             })
             .collect();
         targets.sort_by_key(|target| target.tier);
@@ -325,6 +375,7 @@ impl<'a> Validation<'a> {
             let host_header = entity.host_header.as_deref();
             let host_header = HostHeader::resolve(&place.key("host_header"), host_header, &mut self.faults);
             let hash_by = hash::resolve(&place.key("hash_by"), &entity.hash_by, &mut self.faults);
+            self.service_protocol(&place, &members, &hash_by);
             let websocket = entity.websocket.unwrap_or(true);
             if counts && !members.is_empty() {
                 let service =
@@ -405,21 +456,21 @@ impl<'a> Validation<'a> {
         &mut self,
         declared: Vec<Named<'a, document::Route>>,
         fleets: &[Fleet],
-        listeners: &[Listener],
+        listener_names: &[Name],
         service_names: &[Name],
         services: &BTreeMap<Name, Arc<Service>>,
     ) -> Vec<Arc<Route>> {
         let mut routes: Vec<(Place<'a>, Route)> = Vec::new();
         for Named { name, counts, place, declared } in declared {
             let entity = &declared.entity;
-            let known = || listeners.iter().map(|listener| &listener.name).collect();
+            let known = || listener_names.iter().collect();
             let on = self.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, known);
             let fleets = self.fleets(&place, &entity.fleets, fleets);
-            let names = || service_names.iter().map(Name::as_str).collect();
-            let service = entity.service.as_deref().and_then(|service| {
-                self.reference(&place.key("service"), Kind::Service, Some(service), names)
-            });
-            let service = service.and_then(|service| services.get(&service).cloned());
+            let service = entity.service.as_deref();
+            let service = service.and_then(|it| self.service_of(&place, Some(it), service_names, services));
+            if let Some(service) = &service {
+                self.for_requests(&place.key("service"), service);
+            }
             let references = route::References { name, listeners: on, fleets, service };
             let route = route::resolve(references, &place, declared, &mut self.faults);
             routes.extend(route.filter(|_| counts).map(|route| (place, route)));

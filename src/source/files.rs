@@ -3,12 +3,13 @@
 //! A path is a file or a directory. A directory is the sum of its `*.yaml`, `*.yml` and `*.json`, not
 //! recursive; names that begin with `.` are ignored, so that a mounted config map is not read twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
 
 /// Texts by file name.
@@ -63,6 +64,16 @@ pub fn read_settled(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violat
         }
         std::thread::sleep(AGAIN);
     }
+}
+
+/// What the files hold that a config names, or why they cannot be read.
+pub fn read_named(names: &BTreeSet<String>) -> NamedFiles {
+    let read = |name: &String| match std::fs::read(name).map(String::from_utf8) {
+        Ok(Ok(text)) => Ok(text.into()),
+        Ok(Err(_)) => Err("it is not text".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    names.iter().map(|name| (name.clone(), read(name))).collect()
 }
 
 /// As the operator named it.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use notify::event::ModifyKind;
@@ -21,35 +21,49 @@ const AT_MOST: Duration = Duration::from_secs(2);
 /// How often paths are read without any event.
 const POLL: Duration = Duration::from_secs(30);
 
-/// Calls `changed` once at the start and whenever `paths` may have changed, on a thread of its own, until it
-/// returns false.
-pub fn watch(paths: Vec<PathBuf>, mut changed: impl FnMut() -> bool + Send + 'static) {
+/// Makes a watcher look at once, at other paths perhaps.
+#[derive(Debug, Clone)]
+pub struct Nudge(Sender<()>);
+
+impl Nudge {
+    /// As if something had changed.
+    pub fn nudge(&self) {
+        // The watcher has ended: so has the program.
+        let _ = self.0.send(());
+    }
+}
+
+/// Calls `changed` once at the start and whenever one of `paths` may have changed, on a thread of its own, until
+/// it returns false. Which paths there are is asked each time.
+pub fn watch(
+    paths: impl Fn() -> Vec<PathBuf> + Send + 'static,
+    mut changed: impl FnMut() -> bool + Send + 'static,
+) -> Nudge {
+    let (sender, events) = channel();
+    let nudge = Nudge(sender.clone());
     std::thread::spawn(move || {
         loop {
             // The watches stand before the paths are read, so that nothing falls between the two.
-            let (events, _watcher) = listen(&paths);
+            let _watcher = listen(&paths(), sender.clone());
             if !changed() {
                 return;
             }
             wait(&events);
         }
     });
+    nudge
 }
 
 /// Waits until something happened and it is over, or it is time to look anyway.
 fn wait(events: &Receiver<()>) {
-    match events.recv_timeout(POLL) {
-        Ok(()) => {}
-        Err(RecvTimeoutError::Timeout) => return,
-        // There are no watches: look at times.
-        Err(RecvTimeoutError::Disconnected) => return std::thread::sleep(POLL),
+    if events.recv_timeout(POLL).is_err() {
+        return;
     }
     let end = Instant::now() + AT_MOST;
     while Instant::now() < end && events.recv_timeout(QUIET).is_ok() {}
 }
 
-fn listen(paths: &[PathBuf]) -> (Receiver<()>, Option<notify::RecommendedWatcher>) {
-    let (sender, events) = channel();
+fn listen(paths: &[PathBuf], sender: Sender<()>) -> Option<notify::RecommendedWatcher> {
     let holding: BTreeSet<PathBuf> = paths.iter().flat_map(|path| holding(path)).collect();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let counts = match event {
@@ -64,7 +78,7 @@ fn listen(paths: &[PathBuf]) -> (Receiver<()>, Option<notify::RecommendedWatcher
             Ok(_) | Err(_) => true,
         };
         if counts {
-            // Nobody listens any more: a newer watcher has taken over.
+            // Nobody listens any more: the watcher has ended.
             let _ = sender.send(());
         }
     });
@@ -72,7 +86,7 @@ fn listen(paths: &[PathBuf]) -> (Receiver<()>, Option<notify::RecommendedWatcher
         Ok(watcher) => watcher,
         Err(error) => {
             warn!(%error, "cannot watch for changes; the config is read every {POLL:?}");
-            return (events, None);
+            return None;
         }
     };
     for directory in paths.iter().flat_map(|path| directories(path)) {
@@ -80,7 +94,7 @@ fn listen(paths: &[PathBuf]) -> (Receiver<()>, Option<notify::RecommendedWatcher
             warn!(directory = %directory.display(), %error, "cannot watch; it is read every {POLL:?}");
         }
     }
-    (events, Some(watcher))
+    Some(watcher)
 }
 
 /// The directories in which a change of `path` shows: where it lies and what it links to, the parents of both,
@@ -119,6 +133,8 @@ fn holding(path: &Path) -> BTreeSet<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::RecvTimeoutError;
+
     use super::*;
 
     #[test]
@@ -128,7 +144,8 @@ mod tests {
         std::fs::create_dir(&config).expect("makes a directory");
         std::fs::write(directory.path().join("server.log"), "a").expect("writes");
         std::fs::write(config.join("a.yaml"), "a").expect("writes");
-        let (events, _watcher) = listen(std::slice::from_ref(&config));
+        let (sender, events) = channel();
+        let _watcher = listen(std::slice::from_ref(&config), sender);
         for _ in 0..10 {
             std::fs::OpenOptions::new()
                 .append(true)

@@ -106,6 +106,10 @@ pub(super) fn one_of(candidates: &[&str]) -> Option<String> {
 /// A text in a sentence: on one line, and not longer than that.
 pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
+    // It may be a key that stands where it should not.
+    if text.contains("-----BEGIN") {
+        return "`-----BEGIN…`".to_owned();
+    }
     let mut line: String = text
         .chars()
         .take(LONGEST)

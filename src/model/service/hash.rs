@@ -20,6 +20,19 @@ pub enum HashBy {
     SourceIp,
 }
 
+impl HashBy {
+    /// As it stands in the config.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Header(_) => "header",
+            Self::Cookie(_) => "cookie",
+            Self::Query(_) => "query",
+            Self::Path => "path",
+            Self::SourceIp => "source_ip",
+        }
+    }
+}
+
 /// In the order in which they count.
 pub(crate) fn resolve(place: &Place<'_>, declared: &[document::HashBy], faults: &mut Faults) -> Vec<HashBy> {
     let each = declared.iter().enumerate();

@@ -1,0 +1,146 @@
+//! Keys and certificates as a document has them: in a file beside it, or in line.
+//!
+//! What stands in line may be a private key. So nothing here quotes what it found, and no debug output shows it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+
+/// What the files hold that documents name, by path, or why they cannot be read.
+pub type NamedFiles = BTreeMap<String, Result<Arc<str>, String>>;
+
+/// The path of a file that the document `file` names. None where there is nothing to be relative to.
+pub fn path_of(named: &str, file: Option<&str>) -> Option<String> {
+    let named = Path::new(named);
+    let path = match file {
+        Some(file) => Path::new(file).parent().unwrap_or(Path::new("")).join(named),
+        None => named.is_absolute().then(|| named.to_owned())?,
+    };
+    Some(path.display().to_string())
+}
+
+/// Text that is never shown.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// `{ file: shop.pem }` or `{ inline: "-----BEGIN…" }`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Material {
+    /// Relative to the file that says so.
+    pub file: Option<String>,
+    /// The PEM itself.
+    pub inline: Option<Secret>,
+}
+
+/// Whose signature makes a certificate good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ca {
+    /// The bundle of the machine on which Envoy runs.
+    System,
+    /// These.
+    Pem(Material),
+}
+
+impl Material {
+    fn read<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct Fields {
+            file: Option<String>,
+            inline: Option<Secret>,
+        }
+        let Fields { file, inline } = Fields::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Self { file, inline })
+    }
+}
+
+/// Reads a mapping, or one of these words.
+struct FileOrInline<T> {
+    expected: &'static str,
+    word: fn(&str) -> Option<T>,
+    map: fn(Material) -> T,
+}
+
+impl<'de, T> Visitor<'de> for FileOrInline<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.word)(text).ok_or_else(|| E::custom(format!("expected {}, found a string", self.expected)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        Material::read(map).map(self.map)
+    }
+}
+
+impl<'de> Deserialize<'de> for Material {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(FileOrInline {
+            expected: "`{ file: … }` or `{ inline: … }`",
+            word: |_| None,
+            map: |material| material,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Ca {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(FileOrInline {
+            expected: "`system`, `{ file: … }` or `{ inline: … }`",
+            word: |text| (text == "system").then_some(Self::System),
+            map: Self::Pem,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::tree::{self, Node};
+
+    #[test]
+    fn a_file_stands_beside_the_one_that_names_it() {
+        for (named, file, path) in [
+            ("shop.pem", Some("conf/shop.yaml"), Some("conf/shop.pem")),
+            ("../tls/shop.pem", Some("conf/shop.yaml"), Some("conf/../tls/shop.pem")),
+            ("shop.pem", Some("shop.yaml"), Some("shop.pem")),
+            ("/etc/shop.pem", Some("conf/shop.yaml"), Some("/etc/shop.pem")),
+            ("/etc/shop.pem", None, Some("/etc/shop.pem")),
+            ("shop.pem", None, None),
+        ] {
+            assert_eq!(path_of(named, file).as_deref(), path, "{named} in {file:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_found_is_never_quoted() {
+        let check = |value: serde_json::Value| {
+            let (decoded, faults) =
+                tree::decode::<Material>(&Node::from_json(&value), &crate::config::Path::default());
+            let told = format!("{decoded:?} {faults:?}");
+            assert!(!told.contains("hush"), "{told}");
+        };
+        check(json!("hush"));
+        check(json!({ "inline": "hush" }));
+        check(json!({ "inline": ["hush"] }));
+        check(json!({ "inline": { "hush": 1 } }));
+    }
+}

@@ -1,0 +1,213 @@
+//! TLS to targets: what is said, what is believed, what is shown.
+//!
+//! Whatever is not said is strict: a target must prove the name, or the address, by which it was named.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::document;
+use crate::config::material::Ca;
+use crate::config::values::Switch;
+use crate::model::certificate::{self, Authority, Certificate, Certificates, Sources};
+use crate::model::name::Name;
+use crate::model::place::{Faults, Place, code};
+use crate::model::target::Host;
+
+/// TLS to targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The name that is asked for.
+    pub sni: Sni,
+    /// Whose certificates are believed.
+    pub trust: Trust,
+    /// Which names a certificate must have.
+    pub verify: Verify,
+    /// What is shown to a target that asks.
+    pub client_certificate: Option<Arc<Certificate>>,
+}
+
+/// The name that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sni {
+    /// The target's host name.
+    Host,
+    /// This.
+    Name(String),
+    /// None: the target is an address (RFC 6066, section 3).
+    None,
+}
+
+/// Whose certificates are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// Those that the machine believes on which Envoy runs.
+    System,
+    /// These.
+    Authority(Authority),
+    /// Anybody's.
+    Anything,
+}
+
+/// Which names a certificate must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verify {
+    /// The one that was asked for.
+    Sni,
+    /// Any of these.
+    Names(Vec<SubjectName>),
+}
+
+/// A name in a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubjectName {
+    /// A host name.
+    Dns(String),
+    /// An address.
+    Ip(IpAddr),
+    /// Such as `spiffe://example.com/shop`.
+    Uri(String),
+}
+
+/// How one target is spoken to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum OfTarget {
+    /// As its upstream says.
+    #[default]
+    AsUpstream,
+    /// In TLS of its own.
+    Own(Arc<Tls>),
+    /// In plain text, while its upstream has TLS.
+    Plain,
+}
+
+/// What can be referred to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) certificates: &'a Certificates,
+    /// False while names may exist that no document shows.
+    pub(crate) all_are_known: bool,
+    pub(crate) sources: Sources<'a>,
+}
+
+/// Understands `tls` of an upstream, or that of a target over its upstream's. `owner` names the secret of a CA.
+pub(crate) fn resolve(
+    owner: &str,
+    place: &Place<'_>,
+    declared: &document::Tls,
+    base: Option<&Tls>,
+    known: Known<'_>,
+    faults: &mut Faults,
+) -> Tls {
+    let sni = match &declared.sni {
+        Some(text) => Sni::Name(server_name(text, &place.key("sni"), faults)),
+        None => base.map_or(Sni::Host, |base| base.sni.clone()),
+    };
+    let verify = match declared.verify_names.as_deref() {
+        None => base.map_or(Verify::Sni, |base| base.verify.clone()),
+        Some([]) => Verify::Sni,
+        Some(names) => Verify::Names(names.iter().map(|name| subject_name(name)).collect()),
+    };
+    let client_certificate = match &declared.client_certificate {
+        Some(name) => certificate_named(name, &place.key("client_certificate"), known, faults),
+        None => base.and_then(|base| base.client_certificate.clone()),
+    };
+    Tls { sni, trust: trust(owner, place, declared, base, known, faults), verify, client_certificate }
+}
+
+/// What a target says of its own.
+pub(crate) fn of_target(
+    owner: &str,
+    place: &Place<'_>,
+    declared: Option<&Switch<document::Tls>>,
+    host: &Host,
+    upstream: Option<&Tls>,
+    known: Known<'_>,
+    faults: &mut Faults,
+) -> OfTarget {
+    let own = match (declared, upstream) {
+        (Some(Switch::Off), Some(_)) => return OfTarget::Plain,
+        (Some(Switch::On(declared)), _) => resolve(owner, place, declared, upstream, known, faults),
+        (None, Some(upstream)) => upstream.clone(),
+        (Some(Switch::Off) | None, None) => return OfTarget::AsUpstream,
+    };
+    let own = of_host(own, host);
+    if upstream == Some(&own) { OfTarget::AsUpstream } else { OfTarget::Own(Arc::new(own)) }
+}
+
+/// An address cannot be asked for by name; it is looked for among the addresses of the certificate.
+fn of_host(tls: Tls, host: &Host) -> Tls {
+    match host {
+        Host::Ip(ip) if tls.sni == Sni::Host && tls.verify == Verify::Sni && tls.trust != Trust::Anything => {
+            Tls { sni: Sni::None, verify: Verify::Names(vec![SubjectName::Ip(*ip)]), ..tls }
+        }
+        _ => tls,
+    }
+}
+
+fn server_name(text: &str, place: &Place<'_>, faults: &mut Faults) -> String {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    let is_name = text.len() <= 253 && text.split('.').all(label);
+    if !is_name || text.parse::<IpAddr>().is_ok() {
+        let help = "write a host name, such as shop.example.com".to_owned();
+        faults.wrong(place, format!("`{text}` is no name to ask for"), help);
+    }
+    text.to_ascii_lowercase()
+}
+
+fn subject_name(text: &str) -> SubjectName {
+    match text.parse() {
+        Ok(ip) => SubjectName::Ip(ip),
+        Err(_) if text.contains("://") => SubjectName::Uri(text.to_owned()),
+        Err(_) => SubjectName::Dns(text.to_ascii_lowercase()),
+    }
+}
+
+fn trust(
+    owner: &str,
+    place: &Place<'_>,
+    declared: &document::Tls,
+    base: Option<&Tls>,
+    known: Known<'_>,
+    faults: &mut Faults,
+) -> Trust {
+    if declared.insecure == Some(true) {
+        let checks = [
+            ("ca", declared.ca.is_some()),
+            ("verify_names", declared.verify_names.as_ref().is_some_and(|names| !names.is_empty())),
+        ];
+        for (field, _) in checks.into_iter().filter(|(_, is_set)| *is_set) {
+            let message = format!("`insecure` believes anybody, so `{field}` has no meaning");
+            let help = "leave one of them out".to_owned();
+            faults.error(&place.key(field), code::CONFLICT, message, help);
+        }
+        return Trust::Anything;
+    }
+    match (&declared.ca, base.map(|base| &base.trust)) {
+        (Some(Ca::Pem(material)), _) => {
+            let secret = format!("{owner}/ca");
+            let found = certificate::authority(secret, &place.key("ca"), material, known.sources, faults);
+            found.map_or(Trust::System, Trust::Authority)
+        }
+        (Some(Ca::System), _) | (None, None) => Trust::System,
+        (None, Some(Trust::Anything)) if declared.insecure == Some(false) => Trust::System,
+        (None, Some(base)) => base.clone(),
+    }
+}
+
+/// The certificate of this name.
+pub(crate) fn certificate_named(
+    name: &str,
+    place: &Place<'_>,
+    known: Known<'_>,
+    faults: &mut Faults,
+) -> Option<Arc<Certificate>> {
+    let found = Name::parse(name).and_then(|name| known.certificates.get(&name));
+    if found.is_none() && known.all_are_known {
+        let names = known.certificates.keys().map(Name::as_str);
+        faults.dangling(place, "certificate", name, names);
+    }
+    found.cloned().flatten()
+}
