@@ -134,11 +134,14 @@ pub(crate) fn of_target(
     if upstream == Some(&own) { OfTarget::AsUpstream } else { OfTarget::Own(Arc::new(own)) }
 }
 
-/// An address cannot be asked for by name; it is looked for among the addresses of the certificate.
+/// An address is not asked for by name, whatever else it is called; it is looked for among those of the certificate.
 fn of_host(tls: Tls, host: &Host) -> Tls {
     match host {
-        Host::Ip(ip) if tls.sni == Sni::Host && tls.verify == Verify::Sni && tls.trust != Trust::Anything => {
-            Tls { sni: Sni::None, verify: Verify::Names(vec![SubjectName::Ip(*ip)]), ..tls }
+        Host::Ip(ip) if tls.sni == Sni::Host => {
+            let is_unsaid = tls.verify == Verify::Sni && tls.trust != Trust::Anything;
+            let verify =
+                if is_unsaid { Verify::Names(vec![SubjectName::Ip(*ip)]) } else { tls.verify.clone() };
+            Tls { sni: Sni::None, verify, ..tls }
         }
         _ => tls,
     }

@@ -273,8 +273,13 @@ impl<'a> Validation<'a> {
         let mut upstreams = BTreeMap::new();
         for Named { name, counts, place, declared } in declared {
             let added = added.remove(name.as_str()).unwrap_or_default();
-        self.certificates = self.certificates(certificates);
-        let upstreams = self.upstreams(upstreams, &uses(self.documents));
+            let tls = self.upstream_tls(&name, &place, &declared.entity);
+            let targets = self.targets(&name, tls.as_deref(), &place, &declared.entity, added);
+            let uses = uses.get(name.as_str()).copied().unwrap_or_default();
+            let upstream =
+                upstream::resolve(name.clone(), targets, uses, &place, &declared.entity, &mut self.faults);
+            let upstream = Upstream { tls, ..upstream };
+            self.upstream_protocol(&place, &upstream);
             if counts {
                 upstreams.insert(name, Arc::new(upstream));
             }

@@ -8,12 +8,15 @@ mod echo;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod stage;
+mod tls;
 
 mod changes;
+mod connections;
 mod durability;
 mod failover;
 mod hash;
 mod howto;
+mod https;
 mod input;
 mod nack;
 mod post;
@@ -23,4 +26,5 @@ mod routes;
 mod simulate;
 mod startup;
 mod sticky;
+mod targets_in_tls;
 mod upgrades;
