@@ -18,6 +18,7 @@ use crate::model::health::{
 use crate::model::name::Name;
 use crate::model::service::Service;
 use crate::model::target::{Address, Target};
+use crate::model::tls::{OfTarget, Sni, Tls, Trust, Verify};
 use crate::model::upstream::{Failover, Limits, Sticky, Upstream, WholeResponse};
 use crate::pipeline::Build;
 
@@ -141,6 +142,7 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
     let Upstream {
         name,
         protocol,
+        tls,
         connect_timeout,
         idle_timeout,
         load_balancer,
@@ -159,6 +161,10 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
     let mut settings = Settings::new("", source(build, Kind::Upstream, name));
     settings.add("name", name.as_str());
     settings.add("protocol", word(protocol));
+    match tls {
+        None => settings.add("tls", Value::Null),
+        Some(tls) => of_tls(tls, None, &mut settings),
+    }
     match *connect_timeout < Duration::from_millis(250) {
         true => settings.derived(
             "connect_timeout",
@@ -187,6 +193,36 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
         }
     }
     settings.found
+}
+
+/// `otherwise` is why a value is as it is that was not said; none if that is the default.
+fn of_tls(tls: &Tls, otherwise: Option<&str>, settings: &mut Settings<'_>) {
+    let Tls { sni, trust, verify, client_certificate } = tls;
+    let mut add = |key: &str, value: Value| match otherwise {
+        Some(because) => settings.derived(&format!("tls.{key}"), value, because),
+        None => settings.add(&format!("tls.{key}"), value),
+    };
+    add("client_certificate", json!(client_certificate.as_ref().map(|it| it.name.as_str())));
+    add("insecure", json!(*trust == Trust::Anything));
+    match trust {
+        Trust::System => add("ca", json!("system")),
+        // The certificates themselves are in a secret of this name.
+        Trust::Authority(authority) => add("ca", json!(&*authority.secret)),
+        Trust::Anything => {}
+    }
+    match sni {
+        Sni::Name(name) => add("sni", json!(name)),
+        Sni::Host => settings.derived("tls.sni", Value::Null, "the target's host name"),
+        Sni::None => settings.derived("tls.sni", Value::Null, "an address is not asked for by name"),
+    }
+    match verify {
+        Verify::Names(names) => {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            settings.derived("tls.verify_names", names, otherwise.unwrap_or("the target's address"));
+        }
+        Verify::Sni if *trust == Trust::Anything => {}
+        Verify::Sni => settings.derived("tls.verify_names", json!([]), "the name that is asked for"),
+    }
 }
 
 fn of_sticky(sticky: Option<&Sticky>, settings: &mut Settings<'_>) {
@@ -320,7 +356,7 @@ fn of_outlier_detection(detection: Option<&OutlierDetection>, settings: &mut Set
 }
 
 fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> Vec<Setting> {
-    let Target { address, weight, tier, locality, health_check } = target;
+    let Target { address, weight, tier, locality, health_check, tls } = target;
     let source = target_source(address, &upstream.name, build);
     let declared = source.as_ref().map(|(document, path)| document.json(path)).unwrap_or_default();
     let priority = match declared["failover"] == json!(true) {
@@ -330,6 +366,13 @@ fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> Vec<Setting
     let mut settings = Settings::new(format!("targets[{address}]."), source);
     settings.add("target", address.to_string());
     settings.add("weight", *weight);
+    match tls {
+        OfTarget::AsUpstream => {}
+        OfTarget::Plain => settings.add("tls", "off"),
+        OfTarget::Own(tls) => {
+            of_tls(tls, Some("by the upstream, and by the target's address"), &mut settings)
+        }
+    }
     match priority == json!(tier) {
         true if declared.get("failover").is_some() => settings.add("failover", *tier == 1),
         true => settings.add("priority", *tier),

@@ -2,6 +2,7 @@
 //!
 //! Whatever is not said is strict: a target must prove the name, or the address, by which it was named.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -66,6 +67,15 @@ pub enum SubjectName {
     Ip(IpAddr),
     /// Such as `spiffe://example.com/shop`.
     Uri(String),
+}
+
+impl fmt::Display for SubjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(text) | Self::Uri(text) => f.write_str(text),
+            Self::Ip(ip) => write!(f, "{ip}"),
+        }
+    }
 }
 
 /// How one target is spoken to.
