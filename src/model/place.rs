@@ -25,6 +25,8 @@ pub mod code {
     pub const ONE_ACTION: &str = "US150";
     /// A field of a route to a service, in a route that is none.
     pub const NEEDS_SERVICE: &str = "US151";
+    /// Stickiness where Envoy would not heed it.
+    pub const STICKY_AGGREGATE: &str = "US152";
     /// An upstream that is a member of a service twice.
     pub const SAME_MEMBER: &str = "US160";
     /// A service none of whose members gets traffic.

@@ -219,6 +219,12 @@ pub(crate) fn members(place: &Place<'_>, mut members: Vec<Member>, faults: &mut 
         let help = "let at least one of them have a weight above 0".to_owned();
         faults.error(place, code::NO_SHARE, "no member of this service gets traffic".to_owned(), help);
     }
+    if let Some(sticky) = members.iter().find(|member| member.upstream.sticky.is_some() && members.len() > 1)
+    {
+        let message = format!("`{}` is sticky, and is not alone here", sticky.upstream.name);
+        let help = "Envoy leads clients to their target only where a service has one upstream".to_owned();
+        faults.error(place, code::STICKY_AGGREGATE, message, help);
+    }
     let priorities: BTreeSet<u32> = members.iter().map(|member| member.tier).collect();
     for member in &mut members {
         member.tier = u32::try_from(priorities.range(..member.tier).count()).unwrap_or(u32::MAX);

@@ -188,7 +188,7 @@ pub(crate) fn resolve(
         connect_timeout,
         idle_timeout: upstream.idle_timeout.map_or(IDLE_TIMEOUT, |timeout| timeout.0),
         load_balancer: upstream.load_balancer.unwrap_or_default(),
-        sticky: upstream.sticky.as_ref().map(|it| sticky(&place.key("sticky"), it, faults)),
+        sticky: upstream.sticky.as_ref().map(|it| sticky(&place.key("sticky"), it, upstream, faults)),
         slow_start: slow_start(place, upstream, faults),
         limits: limits(&place.key("limits"), upstream.limits.clone().unwrap_or_default(), faults),
         health_check: health::check(
@@ -218,7 +218,20 @@ fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration
     value
 }
 
-fn sticky(place: &Place<'_>, declared: &document::Sticky, faults: &mut Faults) -> Sticky {
+fn sticky(
+    place: &Place<'_>,
+    declared: &document::Sticky,
+    upstream: &document::Upstream,
+    faults: &mut Faults,
+) -> Sticky {
+    let by_hash = upstream.load_balancer.is_some_and(LoadBalancer::is_by_hash);
+    if by_hash || upstream.resolve == Some(Resolve::Envoy) {
+        // Its tiers are clusters of their own then, and an aggregate of clusters does not know their targets.
+        let message = "Envoy would not lead clients to their target here".to_owned();
+        let help =
+            "let the load balancer be round_robin, least_request or random, and resolve be control_plane";
+        faults.error(place, code::STICKY_AGGREGATE, message, help.to_owned());
+    }
     match declared {
         document::Sticky::Cookie(cookie) => {
             Sticky::Cookie(Cookie::resolve(&place.key("cookie"), cookie, faults))
