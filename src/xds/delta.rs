@@ -13,7 +13,7 @@ use crate::envoy::ResourceType;
 use crate::fleet::{State, TypeStatus};
 use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::xds::frame::Response;
-use crate::xds::order::{Standing, Standings};
+use crate::xds::order::{self, Standing, Standings};
 use crate::xds::subscription::{NameTable, Subscription};
 use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
 
@@ -316,7 +316,9 @@ impl Stream {
         told.subscription.as_ref()?;
         let target = self.target.set(resource_type);
         // What is gone and may not be taken away yet is among the exceptions.
-        let owes = |name: &Arc<str>| target.get(name).is_some_and(|own| !is_refused(told, own));
+        let owes = |name: &Arc<str>| {
+            target.get(name).is_some_and(|own| !is_refused(told, own) && !leads_to_refused(told, own))
+        };
         let behind = target.changed_since(&told.set).iter().any(|name| told.wants(name));
         let current = !behind && !told.exceptions.keys().any(owes) && told.again.is_empty();
         let last = match resource_type {
@@ -330,7 +332,11 @@ impl Stream {
 
     fn offer(&mut self, resource_type: ResourceType, may_remove: bool) -> Vec<Response> {
         let target = self.target.set(resource_type).clone();
-        let refused: BTreeSet<Arc<str>> = self.told(ResourceType::Cluster).refused.keys().cloned().collect();
+        let clusters = self.told(ResourceType::Cluster);
+        let refused: BTreeSet<Arc<str>> = clusters.refused.keys().cloned().collect();
+        // Of clusters that stay as they are for a while the endpoints stay too.
+        let staying = clusters.exceptions.iter().filter(|(_, held)| **held != Held::Nothing);
+        let staying: BTreeSet<Arc<str>> = staying.map(|(name, _)| name.clone()).collect();
         let told = &mut self.types[resource_type as usize];
         let unchanged = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty() && told.exceptions.is_empty();
         let waits = !told.in_flight.is_empty() && !told.urgent;
@@ -338,7 +344,13 @@ impl Stream {
             return Vec::new();
         }
         let retries = !told.again.is_empty();
-        let News { resources, removed, whole } = told.news(&target, may_remove, &refused);
+        let mut news = told.news(&target, may_remove, &refused);
+        if resource_type == ResourceType::Cluster {
+            told.wait_for_members(&target, &mut news);
+        } else if resource_type == ResourceType::Endpoints {
+            news.removed.retain(|name| told.owed.contains(name) || !staying.contains(name));
+        }
+        let News { resources, removed, whole } = news;
         told.rebase(&target, &resources, &removed);
         told.urgent = false;
         let first = !std::mem::replace(&mut told.answered, true);
@@ -424,6 +436,22 @@ impl Told {
         news
     }
 
+    /// Takes out of news of clusters what would leave an aggregate without its members: one that replaces a cluster
+    /// goes when the client has what it leads to, and what is gone goes when no aggregate leads to it any more.
+    fn wait_for_members(&self, target: &Arc<ResourceSet>, news: &mut News) {
+        let has = |name: &str| self.held(name) != Held::Nothing;
+        let offered = news.resources.len();
+        news.resources.retain(|own| !has(&own.name) || !order::waits_for_members(own, has));
+        let changes_aggregates = news.resources.len() < offered
+            || news.resources.iter().any(|own| !own.clusters.is_empty())
+            || !self.refused.is_empty();
+        let may_go = |gone: &Arc<str>| {
+            self.owed.contains(gone) || !(changes_aggregates || order::is_member(&self.set, target, gone))
+        };
+        news.removed.retain(may_go);
+        news.whole = news.resources.len() == target.len();
+    }
+
     /// Notes that the client was told of the target, but for what was left out: that it holds as before.
     fn rebase(&mut self, target: &Arc<ResourceSet>, sent: &[Arc<Resource>], removed: &[Arc<str>]) {
         let mut exceptions = std::mem::take(&mut self.exceptions);
@@ -450,6 +478,11 @@ impl Told {
 
 fn is_refused(told: &Told, own: &Resource) -> bool {
     told.refused.get(&own.name).is_some_and(|version| *version == own.version)
+}
+
+/// True of an aggregate that the client cannot have because it refused a member.
+fn leads_to_refused(told: &Told, own: &Resource) -> bool {
+    own.clusters.iter().any(|member| told.refused.contains_key(member))
 }
 
 /// What was refused in two parts: those that the client's words mention and the others, else halves. The words

@@ -4,8 +4,10 @@
 //!   since Envoy warms the cluster on their arrival.
 //! - Listeners and routes follow when the client acknowledged the clusters: Envoy does so when all are warm
 //!   (xDS protocol, "Eventual consistency considerations"), or when it was waited for long enough.
+//! - An aggregate that replaces a cluster waits in the same way for the clusters that it leads to: Envoy takes it
+//!   at once, whether they are warm or not.
 //! - What went stays with the client until nothing refers to it: routes until the listeners, clusters and
-//!   endpoints until listeners and routes are acknowledged without it.
+//!   endpoints until aggregates, listeners and routes are acknowledged without it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,14 +87,42 @@ impl Standings {
     }
 }
 
-/// The clusters to tell a SotW client that has `told` and should come to run `target`: all of `target`, and
-/// what may still be referred to until that is over.
-pub fn clusters(told: &ResourceSet, target: &Arc<ResourceSet>, may_remove: bool) -> Arc<ResourceSet> {
-    let mut kept = told.iter().filter(|resource| target.get(&resource.name).is_none()).peekable();
-    if may_remove || kept.peek().is_none() {
+/// The clusters to tell a SotW client that has `told` and should come to run `target`: all of `target`, but for
+/// aggregates that must wait for their members, and what may still be referred to until that is over.
+pub fn clusters(
+    told: &ResourceSet,
+    target: &Arc<ResourceSet>,
+    may_remove: bool,
+    refused: bool,
+) -> Arc<ResourceSet> {
+    if told.version() == target.version() {
         return target.clone();
     }
-    Arc::new(ResourceSet::new(target.iter().chain(kept).cloned().collect()))
+    let waits = |own: &Arc<Resource>| {
+        let has = |member: &str| !refused && told.get(member).is_some();
+        told.get(&own.name).filter(|known| known.version != own.version && waits_for_members(own, has))
+    };
+    let mut waiting = target.iter().filter(|own| waits(own).is_some()).peekable();
+    let gone = told.iter().filter(|known| target.get(&known.name).is_none());
+    let mut kept =
+        gone.filter(|gone| !may_remove || refused || is_member(told, target, &gone.name)).peekable();
+    if kept.peek().is_none() && waiting.peek().is_none() {
+        return target.clone();
+    }
+    let offered = target.iter().map(|own| waits(own).unwrap_or(own));
+    Arc::new(ResourceSet::new(offered.chain(kept).cloned().collect()))
+}
+
+/// True when an aggregate led to this cluster in what a client was told last, and may do so until it has `target`.
+pub fn is_member(told: &ResourceSet, target: &ResourceSet, cluster: &str) -> bool {
+    let mut aggregates = told.iter().filter(|known| known.clusters.iter().any(|member| **member == *cluster));
+    aggregates.any(|aggregate| target.get(&aggregate.name).is_some())
+}
+
+/// True when an aggregate that replaces a cluster leads to one that the client has not: Envoy would swap it at
+/// once and have nobody to send requests to until the member is warm.
+pub fn waits_for_members(aggregate: &Resource, has: impl Fn(&str) -> bool) -> bool {
+    aggregate.clusters.iter().any(|member| !has(member))
 }
 
 /// The endpoints that must follow when a client that has `told` is sent the clusters `offered`.

@@ -188,8 +188,10 @@ impl Stream {
     fn advance(&mut self) -> Vec<Response> {
         let mut responses = Vec::new();
         let may_remove = self.standings().may_remove(ResourceType::Cluster);
-        let told = &self.told(ResourceType::Cluster).set;
-        let clusters = order::clusters(told, self.target.set(ResourceType::Cluster), may_remove);
+        let told = self.told(ResourceType::Cluster);
+        let refused = told.sent.as_ref().is_some_and(|sent| sent.state == State::Nacked);
+        let target = self.target.set(ResourceType::Cluster);
+        let clusters = order::clusters(&told.set, target, may_remove, refused);
         responses.extend(self.offer_whole(ResourceType::Cluster, &clusters));
         responses.extend(self.offer_by_name(ResourceType::Endpoints));
         responses.extend(self.offer_by_name(ResourceType::Secret));

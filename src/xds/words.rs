@@ -50,9 +50,13 @@ pub(crate) fn resource(resource_type: ResourceType, name: &str, content: &str) -
     let (name, content) = (name.to_owned(), content.to_owned());
     match resource_type {
         ResourceType::Cluster => {
+            let members = content.strip_prefix('/').map(|list| list.split('/').map(Arc::from).collect());
             let cluster = Cluster { name: name.clone(), alt_stat_name: content, ..Default::default() };
             let mut resource = Resource::new(&name, &cluster);
-            resource.endpoints = Some(name);
+            match members {
+                Some(members) => resource.clusters = members,
+                None => resource.endpoints = Some(name),
+            }
             resource
         }
         ResourceType::Endpoints => {

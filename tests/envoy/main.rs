@@ -24,6 +24,7 @@ mod post;
 mod raw;
 mod reload;
 mod routes;
+mod reshaping;
 mod simulate;
 mod startup;
 mod sticky;

@@ -391,3 +391,42 @@ fn a_name_that_returns_before_it_was_taken_away_is_compared_with_what_the_client
     client.change("cds:a cds:b eds:a eds:b lds:web rds:web@b").is_silent();
     client.ack("rds").says(&expect!["rds: web@b"]);
 }
+
+#[test]
+fn an_aggregate_that_replaces_a_cluster_waits_for_its_members_and_back_they_wait_for_it() {
+    let mut client = Client::up("cds:u eds:u lds:web rds:web@u");
+    client.change("cds:u@/p cds:p eds:p lds:web rds:web@u").says(&expect!["cds: p"]);
+    client.ask("eds", "+p").ack("eds").says(&expect!["eds: p"]);
+    client.ack("cds").says(&expect![[r#"
+        cds: u@/p
+        eds: -u"#]]);
+    client.ack("cds").says(&expect![""]);
+    client.change("cds:u eds:u lds:web rds:web@u").says(&expect![[r#"
+        cds: u
+        eds: u"#]]);
+    client.ask("eds", "+u").says(&expect![""]);
+    client.ack("eds").ack("cds").says(&expect!["cds: -p"]);
+}
+
+#[test]
+fn an_aggregate_comes_with_its_first_members_and_waits_for_further_ones() {
+    let mut client = Client::new("cds:u@/p cds:p eds:p");
+    client.ask("cds", "").says(&expect!["cds: p u@/p"]);
+    client.ask("eds", "+p").ack("eds").ack("cds").log.clear();
+    client.change("cds:u@/p/q cds:p cds:q eds:p eds:q").says(&expect!["cds: q"]);
+    client.ack("cds").says(&expect!["cds: u@/p/q"]);
+}
+
+#[test]
+fn an_aggregate_whose_members_were_refused_is_not_told_of_them_and_holds_up_no_other_route() {
+    let mut client = Client::up("cds:u eds:u lds:web lds:other rds:web@u rds:other@u");
+    client.change("cds:u@/p cds:p eds:p lds:web lds:other rds:web@u rds:other@v");
+    client.says(&expect!["cds: p"]);
+    client.nack("cds", "no").says(&expect!["rds: other@v"]);
+    client.ack("rds");
+    client.change("cds:u@/p cds:p@2 eds:p lds:web lds:other rds:web@u rds:other@v");
+    client.says(&expect!["cds: p@2"]);
+    client.ack("cds").says(&expect![[r#"
+        cds: u@/p
+        eds: -u"#]]);
+}

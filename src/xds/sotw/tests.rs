@@ -390,3 +390,36 @@ fn rule_53_names_are_opaque() {
     let request = DiscoveryRequest { type_url, resource_names: vec![name.to_owned()], ..Default::default() };
     assert_eq!(stream.on_request(request), Ok(Vec::new()));
 }
+
+#[test]
+fn an_aggregate_that_replaces_a_cluster_waits_for_its_members_and_back_they_wait_for_it() {
+    let mut client = Client::up("cds:u eds:u lds:web rds:web@u");
+    client.change("cds:u@/p cds:p eds:p lds:web rds:web@u").says(&expect!["cds: p u"]);
+    client.ask("eds", "u p").ack("eds").says(&expect!["eds: p"]);
+    client.ack("cds").says(&expect!["cds: p u@/p"]);
+    client.ack("cds").is_silent();
+    client.change("cds:u eds:u lds:web rds:web@u").says(&expect![[r#"
+        cds: p u
+        eds: u"#]]);
+    client.ask("eds", "u p").says(&expect![""]);
+    client.ack("eds").ack("cds").says(&expect!["cds: u"]);
+    client.ack("cds").is_silent();
+}
+
+#[test]
+fn an_aggregate_comes_with_its_first_members_and_waits_for_further_ones() {
+    let mut client = Client::new("cds:u@/p cds:p eds:p");
+    client.ask("cds", "").says(&expect!["cds: p u@/p"]);
+    client.ask("eds", "p").ack("eds").ack("cds").log.clear();
+    client.change("cds:u@/p/q cds:p cds:q eds:p eds:q").says(&expect!["cds: p q u@/p"]);
+    client.ack("cds").says(&expect!["cds: p q u@/p/q"]);
+}
+
+#[test]
+fn an_aggregate_whose_members_were_refused_is_not_told_of_them() {
+    let mut client = Client::up("cds:u eds:u lds:web rds:web@u");
+    client.change("cds:u@/p cds:p eds:p lds:web rds:web@u").says(&expect!["cds: p u"]);
+    client.nack("cds").is_silent();
+    client.change("cds:u@/p cds:p@2 eds:p lds:web rds:web@u").says(&expect!["cds: p@2 u"]);
+    client.ack("cds").says(&expect!["cds: p@2 u@/p"]);
+}
