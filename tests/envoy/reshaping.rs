@@ -1,8 +1,6 @@
 //! A change of the clusters behind an upstream or a service loses no request: what is new is warm before anything
 //! leads to it, and what is old goes when nothing does.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use understudy::load::Load;
 
@@ -11,24 +9,13 @@ use crate::stage::{
     Cast, DELTA, Edge, STATE_OF_THE_WORLD, Variant, all_acked, comes_to_rest, create, faultless, window,
 };
 
-const SETTLED: Duration = PATIENCE;
-
 async fn patch(edge: &Edge, path: &str, body: Value) {
     let (status, told) = edge.understudy.patch(path, body).await;
     assert_eq!(status, 200, "{told}");
-    all_acked(&edge.understudy, SETTLED).await;
+    all_acked(&edge.understudy, PATIENCE).await;
 }
 
-/// The clusters that Envoy has of the upstream and the service, by name.
-async fn clusters(edge: &Edge) -> Vec<String> {
-    let clusters = edge.envoy.clusters().await;
-    let clusters = clusters["cluster_statuses"].as_array().cloned().unwrap_or_default();
-    let names = clusters.iter().filter_map(|cluster| cluster["name"].as_str());
-    let mut names: Vec<String> = names.filter(|name| *name != "xds_cluster").map(str::to_owned).collect();
-    names.sort();
-    names
-}
-
+/// Makes a change under 300 requests a second.
 async fn under_load(variant: Variant, change: impl AsyncFnOnce(&mut Edge, &mut Cast, &Load)) {
     let mut cast = Cast::start().await;
     let mut edge = cast.edge_speaking(variant, json!({})).await;
@@ -59,4 +46,68 @@ async fn another_balancer_costs_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_balancer_costs_no_request_by_delta() {
     another_balancer(DELTA).await;
+}
+
+/// The only tier of a hash balancer has a cluster of its own, so that a second one does not touch it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_standby_of_a_hash_balancer_costs_no_request_and_no_connection() {
+    under_load(DELTA, async |edge, cast, load| {
+        let standby = format!("/upstreams/checkout/targets/{}", cast.failover.address());
+        edge.understudy.delete(&standby).await;
+        patch(edge, "/upstreams/checkout", json!({"load_balancer": "maglev"})).await;
+        comes_to_rest(load, &["A", "B"]).await;
+        let before = cast.a.connections().await["accepted"];
+        let target = json!({"target": cast.failover.address().to_string(), "failover": true});
+        create(&edge.understudy, "/upstreams/checkout/targets", target).await;
+        all_acked(&edge.understudy, PATIENCE).await;
+        comes_to_rest(load, &["A", "B"]).await;
+        // Those of health checks come on top: one a second.
+        let made = cast.a.connections().await["accepted"] - before;
+        assert!(made < 10, "{made} new connections to A");
+        for primary in cast.primaries() {
+            primary.kill();
+        }
+        comes_to_rest(load, &["FAILOVER"]).await;
+    })
+    .await;
+}
+
+/// Its tier stays, empty, and the standby serves from where it was warm.
+#[tokio::test(flavor = "multi_thread")]
+async fn disabling_the_last_primary_of_a_hash_balancer_costs_no_request() {
+    under_load(STATE_OF_THE_WORLD, async |edge, cast, load| {
+        let settings = json!({"load_balancer": "maglev", "failover": {"when_all_down": "fail"}});
+        patch(edge, "/upstreams/checkout", settings).await;
+        comes_to_rest(load, &["A", "B"]).await;
+        for enabled in [false, true] {
+            for primary in [&cast.a, &cast.b] {
+                let path = format!("/upstreams/checkout/targets/{}", primary.address());
+                patch(edge, &path, json!({"enabled": enabled})).await;
+            }
+            comes_to_rest(load, if enabled { &["A", "B"] } else { &["FAILOVER"] }).await;
+        }
+    })
+    .await;
+}
+
+/// From one upstream to a split with a failover member and back, weights shifted on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_split_comes_shifts_and_goes_without_costing_a_request() {
+    under_load(DELTA, async |edge, cast, load| {
+        let target = json!({"target": cast.failover.address().to_string()});
+        create(&edge.understudy, "/upstreams", json!({"name": "green", "targets": [target]})).await;
+        for (blue, green, expected) in
+            [(100, 0, &["A", "B"][..]), (50, 50, &["A", "B", "FAILOVER"]), (0, 100, &["FAILOVER"])]
+        {
+            let members = json!([{"name": "checkout", "weight": blue}, {"name": "green", "weight": green}]);
+            patch(edge, "/services/checkout", json!({"upstream": null, "upstreams": members})).await;
+            comes_to_rest(load, expected).await;
+        }
+        let members = json!([{"name": "checkout"}, {"name": "green", "failover": true}]);
+        patch(edge, "/services/checkout", json!({"upstreams": members})).await;
+        comes_to_rest(load, &["A", "B"]).await;
+        patch(edge, "/services/checkout", json!({"upstream": "checkout", "upstreams": null})).await;
+        comes_to_rest(load, &["A", "B"]).await;
+    })
+    .await;
 }
