@@ -31,3 +31,4 @@ mod startup;
 mod sticky;
 mod targets_in_tls;
 mod upgrades;
+mod whole;

@@ -1,0 +1,72 @@
+//! Answers that are cut or stall half-way, held until they are whole.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::harness::PATIENCE;
+use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, window};
+
+/// Two primaries and a standby whose answers are held, with tries short enough for a stall to be seen soon.
+async fn holding(cast: &Cast, settings: Value) -> Edge {
+    let edge = Edge::by_rest(async |understudy| {
+        let service = json!({"try_timeout": "500ms"});
+        checkout(understudy, service, &[&cast.a, &cast.b]).await;
+        let (status, told) = understudy.patch("/upstreams/checkout", settings).await;
+        assert_eq!(status, 200, "{told}");
+        let standby = json!({"target": cast.failover.address().to_string(), "failover": true});
+        create(understudy, "/upstreams/checkout/targets", standby).await;
+    })
+    .await;
+    edge.serves("A", PATIENCE).await;
+    edge.serves("B", PATIENCE).await;
+    edge
+}
+
+/// All primaries answer like this, while their checks go on to succeed.
+async fn costs_no_request(settings: Value, modes: &[&str]) {
+    for mode in modes {
+        let mut cast = Cast::start().await;
+        let edge = holding(&cast, settings.clone()).await;
+        let load = edge.load(300);
+        window(&load, 100).await;
+        for primary in cast.primaries() {
+            primary.health("ok").await;
+            primary.mode(mode).await;
+        }
+        comes_to_rest(&load, &["FAILOVER"]).await;
+        faultless(load).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_and_stalled_answers_cost_no_request() {
+    costs_no_request(json!({"whole_response": true}), &["cut", "cut fin", "stall"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_and_stalled_answers_cost_no_request_under_an_aggregate() {
+    costs_no_request(json!({"whole_response": true, "load_balancer": "maglev"}), &["cut", "stall"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_chunked_answers_cost_no_request_where_they_are_held() {
+    costs_no_request(json!({"whole_response": {"chunked": "hold"}}), &["cut chunked"]).await;
+}
+
+/// What has no body, or one that is too long to hold, passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_without_a_body_and_long_ones_pass() {
+    for settings in [json!({"max": "4B"}), json!({"chunked": "hold"})] {
+        let mut cast = Cast::start().await;
+        let edge = holding(&cast, json!({"whole_response": settings})).await;
+        for method in [Method::HEAD, Method::GET, Method::POST] {
+            let answer = edge.ask_by(method.clone()).await;
+            assert!(answer.is_ok(), "{method}: {answer:?}");
+        }
+        for primary in cast.primaries() {
+            primary.mode("status 204").await;
+        }
+        let response = edge.request(Method::GET, "127.0.0.1", "/").send().await.expect("it is answered");
+        assert_eq!(response.status(), 204);
+    }
+}
