@@ -55,7 +55,7 @@ impl Subscription {
     /// The newest snapshot; it counts as seen.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
         let build = self.builds.borrow_and_update().clone();
-        build.snapshot(&build.fleet_of(&self.node))
+        build.snapshot_for(&self.node)
     }
 
     /// Waits for a build that was not seen yet. False when there will be none: we are shutting down.

@@ -18,7 +18,7 @@ pub mod service;
 mod tls;
 mod whole_response;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,13 +28,14 @@ use prost::Message;
 
 use crate::config::raw;
 use crate::envoy::ResourceType;
-use crate::memo::{Memo, Shared};
+use crate::memo::{Memo, Output, Shared};
 use crate::model::Model;
+use crate::model::addresses::Addresses;
 use crate::model::listener::Listener;
 use crate::model::name::Name;
 use crate::model::service::Service;
-use crate::model::target::Addresses;
 use crate::model::upstream::Upstream;
+use crate::node::Locality;
 use crate::snapshot::{Resource, Snapshot};
 
 /// The filter by which clients return to the target that served them before.
@@ -139,6 +140,34 @@ impl Compiled {
             resources
         };
         Snapshot::new(resources, last)
+    }
+
+    /// `base`, which is the snapshot of `fleet`, for an Envoy at `place`: endpoints whose tiers depend on that are
+    /// compiled for it, and what is as in `last` is taken from there.
+    pub fn snapshot_at(
+        &self,
+        model: &Model,
+        (fleet, place): (&Name, &Locality),
+        base: &Snapshot,
+        last: Option<&Snapshot>,
+        amend: impl Fn(ResourceType, Arc<Resource>) -> Arc<Resource>,
+    ) -> Snapshot {
+        let has = model.upstreams_of(fleet);
+        let inputs = self.endpoints.inputs().filter(|(upstream, _)| has(upstream));
+        let here: BTreeMap<Arc<str>, Arc<Resource>> = inputs
+            .filter_map(|(_, input)| input.from(place))
+            .flat_map(|input| shared(endpoint::compile(&input)))
+            .map(|resource| {
+                let resource = amend(ResourceType::Endpoints, resource);
+                let known = last.and_then(|last| last.set(ResourceType::Endpoints).get(&resource.name));
+                let resource =
+                    known.map_or_else(|| resource.clone(), |known| resource.clone().keeping(known));
+                (resource.name.clone(), resource)
+            })
+            .collect();
+        let everywhere = base.set(ResourceType::Endpoints).iter();
+        let resources = everywhere.map(|resource| here.get(&resource.name).unwrap_or(resource).clone());
+        base.with(ResourceType::Endpoints, resources.collect(), last)
     }
 }
 

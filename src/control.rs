@@ -14,9 +14,10 @@ use tracing::{error, info, warn};
 use crate::cache::Cache;
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation, render};
+use crate::model::target::Host;
 use crate::pipeline::{self, Build, Inputs};
 use crate::source::files::{self, Files};
-use crate::source::resolve::Resolver;
+use crate::source::resolve::{Names, Resolver};
 use crate::store::{self, Change, Store};
 
 /// Why a write changed nothing.
@@ -41,6 +42,7 @@ pub struct Control {
     tasks: mpsc::UnboundedSender<Task>,
     violations: watch::Receiver<Vec<Violation>>,
     named_files: watch::Receiver<BTreeSet<String>>,
+    names: Names,
 }
 
 /// What the thread owns.
@@ -91,6 +93,7 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
     let build = build(&mut inputs, None, Reading::Anew, &mut resolver, runtime);
     let build = Arc::new(build.map_err(WriteError::Refused)?);
     warn_of(&build);
+    let names = resolver.names();
     let cache = Arc::new(Cache::new(build.clone()));
     let (violations, watched_violations) = watch::channel(Vec::new());
     let (named_files, watched_files) = watch::channel(inputs.named_files.keys().cloned().collect());
@@ -107,7 +110,8 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
     };
     let (tasks, queue) = mpsc::unbounded_channel();
     std::thread::spawn(move || state.run(queue));
-    Ok((Control { tasks, violations: watched_violations, named_files: watched_files }, cache))
+    let watched = Control { tasks, violations: watched_violations, named_files: watched_files, names };
+    Ok((watched, cache))
 }
 
 impl Control {
@@ -125,6 +129,11 @@ impl Control {
     /// What is wrong with the files now, while the last good config serves.
     pub fn violations(&self) -> Vec<Violation> {
         self.violations.borrow().clone()
+    }
+
+    /// What is known of the host names among the targets.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Decides on a change by the newest config and applies it, all or nothing. When this returns, it is
@@ -163,7 +172,7 @@ impl State {
             let task = runtime.block_on(async {
                 tokio::select! {
                     task = queue.recv() => Some(task),
-                    () = self.resolver.refresh() => None,
+                    () = self.resolver.changed() => None,
                 }
             });
             match task {
@@ -255,10 +264,13 @@ impl State {
         let build =
             build(&mut inputs, Some(&self.build), Reading::Missing, &mut self.resolver, &self.runtime)
                 .map_err(WriteError::Refused)?;
-        self.store.commit(changes).map_err(|error| {
+        if let Err(error) = self.store.commit(changes) {
             error!(error = &error as &dyn std::error::Error, "a change was not stored");
-            WriteError::Store(error)
-        })?;
+            // What the resolver was told and found out meanwhile was for that change.
+            self.resolver.configure(&self.build.model.resolver);
+            self.take_addresses();
+            return Err(WriteError::Store(error));
+        }
         self.publish(inputs, build, "api");
         // What the files lacked may be there now.
         if let Some(refused) = self.refused.take() {
@@ -272,6 +284,7 @@ impl State {
         let changed = build.snapshots != self.build.snapshots;
         self.inputs = inputs;
         self.build = Arc::new(build);
+        self.resolver.retain(&self.build.host_names());
         warn_of(&self.build);
         self.cache.publish(self.build.clone());
         info!(source, changed, upstreams = self.build.model.upstreams.len(), "config accepted");
@@ -305,8 +318,9 @@ fn build(
         Reading::Anew => files::read_named(names),
         Reading::Missing => read_missing(known, names),
     })?;
-    let names: BTreeSet<String> = build.host_names();
-    runtime.block_on(resolver.retain(&names));
+    let names: BTreeSet<Host> = build.host_names();
+    resolver.configure(&build.model.resolver);
+    runtime.block_on(resolver.learn(&names));
     let addresses = resolver.addresses();
     if addresses == inputs.addresses {
         return Ok(build);

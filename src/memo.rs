@@ -86,6 +86,11 @@ impl<K, I, O> Memo<K, I, O> {
         self.entries.iter().map(|entry| (&entry.key, &entry.output))
     }
 
+    /// Every key with what the function was given for it.
+    pub fn inputs(&self) -> impl ExactSizeIterator<Item = (&K, &I)> {
+        self.entries.iter().map(|entry| (&entry.key, &entry.input))
+    }
+
     /// True when nothing was asked of the function.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -8,17 +8,20 @@
 //! Envoy cluster (or one for each of its tiers) whatever the number of services and routes that use it: health
 //! and ejection state must not split.
 
+pub mod addresses;
 pub mod certificate;
 pub mod cookie;
 pub mod fleet;
 pub mod header;
 pub mod health;
 pub mod listener;
+pub mod locality;
 pub mod matching;
 pub mod name;
 pub mod passthrough;
 pub mod place;
 mod raw;
+pub mod resolver;
 pub mod route;
 pub mod service;
 pub mod target;
@@ -35,6 +38,7 @@ use crate::model::fleet::Fleet;
 use crate::model::listener::{Listener, Protocol};
 use crate::model::name::{Name, Scope};
 use crate::model::passthrough::Passthrough;
+use crate::model::resolver::Resolver;
 use crate::model::route::Route;
 use crate::model::service::Service;
 use crate::model::upstream::Upstream;
@@ -60,6 +64,8 @@ pub struct Model {
     pub services: BTreeMap<Name, Arc<Service>>,
     /// By name.
     pub upstreams: BTreeMap<Name, Arc<Upstream>>,
+    /// How host names are resolved.
+    pub resolver: Resolver,
     /// Envoy's own resources, taken at their word: every fleet gets them. None has the name of a compiled one.
     pub raw: Vec<Arc<Resource>>,
 }

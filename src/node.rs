@@ -5,6 +5,7 @@
 //! names, is dropped at once.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -33,6 +34,21 @@ pub struct Locality {
     pub zone: String,
     /// Within the zone.
     pub sub_zone: String,
+}
+
+impl FromStr for Locality {
+    type Err = String;
+
+    /// Reads `region`, `region/zone` or `region/zone/sub_zone`; parts may be empty.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split('/').map(str::to_owned);
+        let mut part = || parts.next().unwrap_or_default();
+        let locality = Self { region: part(), zone: part(), sub_zone: part() };
+        match parts.next() {
+            None => Ok(locality),
+            Some(_) => Err("a locality is region/zone/sub_zone".to_owned()),
+        }
+    }
 }
 
 impl Node {

@@ -6,6 +6,7 @@
 //! that did not change keeps its bytes.
 
 mod patch;
+mod variant;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,11 +20,13 @@ use crate::config::material::NamedFiles;
 use crate::config::tree::Node as Tree;
 use crate::config::{Level, Violation};
 use crate::model::Model;
+use crate::model::addresses::Addresses;
 use crate::model::name::Name;
-use crate::model::target::{Addresses, Host};
+use crate::model::target::Host;
 use crate::model::validate;
-use crate::node::Node;
+use crate::node::{Locality, Node};
 use crate::pipeline::patch::Patched;
+use crate::pipeline::variant::Variants;
 use crate::snapshot::Snapshot;
 
 /// Everything that may change what an Envoy is told, as one value.
@@ -52,7 +55,7 @@ pub struct Build {
     pub model: Model,
     /// What host names resolve to.
     pub addresses: Addresses,
-    /// What each fleet should run.
+    /// What each fleet should run, where distances do not count.
     pub snapshots: BTreeMap<Name, Arc<Snapshot>>,
     /// What is valid and was noticed all the same.
     pub warnings: Vec<Violation>,
@@ -61,6 +64,7 @@ pub struct Build {
     parsed: Parsed,
     compiled: Compiled,
     patched: Patched,
+    variants: Variants,
 }
 
 /// Documents by what they were parsed from.
@@ -89,7 +93,7 @@ impl Parsed {
 }
 
 impl Build {
-    /// What the nodes of a fleet should run. A fleet that does not exist runs nothing.
+    /// What the nodes of a fleet should run that do not say where they are. A fleet that does not exist runs nothing.
     pub fn snapshot(&self, fleet: &Name) -> Arc<Snapshot> {
         self.snapshots.get(fleet).cloned().unwrap_or_default()
     }
@@ -99,22 +103,31 @@ impl Build {
         self.documents.iter().flat_map(|document| document.named_files()).collect()
     }
 
+    /// What the nodes of a fleet at one place should run: tiers by distance where an upstream asks for them.
+    pub fn snapshot_at(&self, fleet: &Name, place: &Locality) -> Arc<Snapshot> {
+        self.variants.snapshot(fleet, place, self.snapshot(fleet), |base, last| {
+            let patches = patch::Patches::of(&self.documents);
+            let amend = |resource_type, resource| patches.applied(resource_type, resource);
+            self.compiled.snapshot_at(&self.model, (fleet, place), base, last, amend)
+        })
+    }
+
+    /// What a node should run.
+    pub fn snapshot_for(&self, node: &Node) -> Arc<Snapshot> {
+        self.snapshot_at(&self.fleet_of(node), &node.locality)
+    }
+
     /// The fleet of a node.
     pub fn fleet_of(&self, node: &Node) -> Name {
         self.model.fleet_of(node)
     }
 
-    /// The host names among the targets, to be resolved; not those that Envoys look up themselves.
-    pub fn host_names(&self) -> BTreeSet<String> {
+    /// The names and services among the targets, to be resolved; not those that Envoys look up themselves.
+    pub fn host_names(&self) -> BTreeSet<Host> {
         let upstreams = self.model.upstreams.values();
         let ours = upstreams.filter(|upstream| upstream.resolve == Resolve::ControlPlane);
-        let targets = ours.flat_map(|upstream| &upstream.targets);
-        targets
-            .filter_map(|target| match &target.address.host {
-                Host::Name(name) => Some(name.clone()),
-                Host::Ip(_) => None,
-            })
-            .collect()
+        let hosts = ours.flat_map(|upstream| &upstream.targets).map(|target| &target.address.host);
+        hosts.filter(|host| !matches!(host, Host::Ip(_))).cloned().collect()
     }
 }
 
@@ -157,7 +170,18 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
             let patched = patch::apply(&documents, &model, &compiled, &last.patched).map_err(in_order)?;
             let snapshots = snapshots(&model, &compiled, &patched, &last.snapshots);
             let addresses = inputs.addresses.clone();
-            Ok(Build { model, addresses, snapshots, warnings, documents, parsed, compiled, patched })
+            let variants = Variants::new(&model, &last.variants);
+            Ok(Build {
+                model,
+                addresses,
+                snapshots,
+                warnings,
+                documents,
+                parsed,
+                compiled,
+                patched,
+                variants,
+            })
         }
         Ok((_, found)) | Err(found) => {
             violations.extend(found);

@@ -180,10 +180,11 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
     of_limits(limits, &mut settings);
     of_health_check(health_check.as_ref(), &mut settings);
     of_outlier_detection(outlier_detection.as_ref(), &mut settings);
-    let Failover { mode, factor, when_all_down } = failover;
+    let Failover { mode, factor, when_all_down, locality } = failover;
     settings.add("failover.mode", word(mode));
     settings.add("failover.factor", *factor);
     settings.add("failover.when_all_down", word(when_all_down));
+    settings.add("failover.locality", *locality);
     settings.add("resolve", word(resolve));
     match whole_response {
         None => settings.add("whole_response", "off"),
@@ -511,28 +512,29 @@ mod tests {
             text,
             &paths,
             &expect![[r#"
-            health_check.http.host: null (the target's host)
-            health_check.http.path: "/ready" (3:35)
-            health_check.http.method: "GET" (default)
-            health_check.http.headers: {} (default)
-            health_check.http.expected: ["200-299"] (default)
-            health_check.http.body: null (default)
-            health_check.port: null (the target's port)
-            health_check.interval: "2s" (3:55)
-            health_check.timeout: "500ms" (default)
-            health_check.unhealthy_threshold: 2 (default)
-            health_check.healthy_threshold: 3 (default)
-            health_check.unhealthy_interval: "2s" (as `interval`)
-            health_check.idle_interval: "2s" (as `interval`)
-            health_check.jitter: 10 (default)
-            failover.mode: "standby" (default)
-            failover.factor: 140 (default)
-            failover.when_all_down: "fail" (4:32)
-            targets[10.0.0.1:80].target: "10.0.0.1:80" (5:25)
-            targets[10.0.0.1:80].weight: 5 (5:46)
-            targets[10.0.0.1:80].priority: 0 (default)
-            envoy.healthy_panic_threshold: 0 (`failover.when_all_down: fail`: 503 at once)
-        "#]],
+                health_check.http.host: null (the target's host)
+                health_check.http.path: "/ready" (3:35)
+                health_check.http.method: "GET" (default)
+                health_check.http.headers: {} (default)
+                health_check.http.expected: ["200-299"] (default)
+                health_check.http.body: null (default)
+                health_check.port: null (the target's port)
+                health_check.interval: "2s" (3:55)
+                health_check.timeout: "500ms" (default)
+                health_check.unhealthy_threshold: 2 (default)
+                health_check.healthy_threshold: 3 (default)
+                health_check.unhealthy_interval: "2s" (as `interval`)
+                health_check.idle_interval: "2s" (as `interval`)
+                health_check.jitter: 10 (default)
+                failover.mode: "standby" (default)
+                failover.factor: 140 (default)
+                failover.when_all_down: "fail" (4:32)
+                failover.locality: false (default)
+                targets[10.0.0.1:80].target: "10.0.0.1:80" (5:25)
+                targets[10.0.0.1:80].weight: 5 (5:46)
+                targets[10.0.0.1:80].priority: 0 (default)
+                envoy.healthy_panic_threshold: 0 (`failover.when_all_down: fail`: 503 at once)
+            "#]],
         );
     }
 

@@ -10,12 +10,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::config::document::{FailoverMode, LoadBalancer, WhenAllDown};
 use crate::config::near;
+use crate::model::addresses::Addresses;
 use crate::model::name::Name;
-use crate::model::target::{Address, Addresses, Host, Target};
+use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 
 /// What Envoy knows of an endpoint's health.
@@ -309,21 +310,18 @@ pub struct TargetShare {
 /// A host name counts as many endpoints as it has addresses; one that is not in `addresses` counts as one.
 pub fn simulate(upstream: &Upstream, addresses: &Addresses, down: &[Down]) -> Simulation {
     let is_down = |target: &Target| down.iter().any(|down| down.includes(target));
-    let mut endpoints = Vec::new();
-    let mut owners = Vec::new();
-    let counts = endpoints_of(upstream, addresses);
-    let counted = || upstream.targets.iter().zip(&counts).filter(|(_, count)| **count > 0);
+    let places = places_of(upstream, addresses);
     // Tiers whose names did not resolve are left out of what Envoy gets.
-    let tiers: BTreeSet<u32> = counted().map(|(target, _)| target.tier).collect();
-    for (index, (target, count)) in upstream.targets.iter().zip(&counts).enumerate() {
-        let endpoint = Endpoint {
-            priority: tiers.range(..target.tier).count(),
-            weight: target.weight,
+    let tiers: BTreeSet<(u32, u16)> = places.iter().map(|place| place.tier).collect();
+    let endpoint = |place: &EndpointOf| {
+        let target = &upstream.targets[place.target];
+        Endpoint {
+            priority: tiers.range(..place.tier).count(),
+            weight: place.weight,
             health: if is_down(target) { Health::Down } else { Health::Healthy },
-        };
-        endpoints.extend(std::iter::repeat_n(endpoint, *count));
-        owners.extend(std::iter::repeat_n(index, *count));
-    }
+        }
+    };
+    let endpoints: Vec<Endpoint> = places.iter().map(endpoint).collect();
     let shares = shares(&endpoints, policy(upstream));
     let mut targets: Vec<TargetShare> = upstream
         .targets
@@ -335,8 +333,8 @@ pub fn simulate(upstream: &Upstream, addresses: &Addresses, down: &[Down]) -> Si
             share: 0.0,
         })
         .collect();
-    for (owner, share) in owners.into_iter().zip(&shares.endpoints) {
-        targets[owner].share += share;
+    for (place, share) in places.iter().zip(&shares.endpoints) {
+        targets[place.target].share += share;
     }
     Simulation { upstream: upstream.name.clone(), targets, unserved: shares.unserved }
 }
@@ -357,20 +355,29 @@ fn policy(upstream: &Upstream) -> Policy {
     }
 }
 
-/// How many endpoints each target makes. An address that came before is kept once, as `compile` and Envoy do.
-fn endpoints_of(upstream: &Upstream, addresses: &Addresses) -> Vec<usize> {
+/// An endpoint, and the target that made it.
+struct EndpointOf {
+    /// Its index in the upstream.
+    target: usize,
+    /// The declared tier, then what DNS says of a service.
+    tier: (u32, u16),
+    weight: u32,
+}
+
+/// The endpoints that the targets make. An address that came before is kept once, as `compile` and Envoy do.
+fn places_of(upstream: &Upstream, addresses: &Addresses) -> Vec<EndpointOf> {
     let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
-    let count = |target: &Target| {
-        let ips: &[IpAddr] = match &target.address.host {
-            Host::Ip(ip) => &[*ip],
-            Host::Name(name) => match addresses.get(name) {
-                Some(ips) => ips,
-                None => return 1,
-            },
-        };
-        ips.iter().filter(|ip| seen.insert(SocketAddr::new(**ip, target.address.port))).count()
-    };
-    upstream.targets.iter().map(count).collect()
+    let mut endpoints = Vec::new();
+    for (index, target) in upstream.targets.iter().enumerate() {
+        let endpoint = |priority, weight| EndpointOf { target: index, tier: (target.tier, priority), weight };
+        if !addresses.knows(&target.address.host) {
+            endpoints.push(endpoint(0, target.weight));
+        }
+        let places = addresses.places(&target.address).into_iter();
+        let new = places.filter(|place| seen.insert(place.socket));
+        endpoints.extend(new.map(|place| endpoint(place.priority, place.weight.unwrap_or(target.weight))));
+    }
+    endpoints
 }
 
 #[cfg(test)]

@@ -282,6 +282,23 @@ impl Snapshot {
         Self { sets }
     }
 
+    /// This snapshot with other resources of one type. If they are as in `last`, that set is the one of `last`.
+    #[must_use]
+    pub fn with(
+        &self,
+        resource_type: ResourceType,
+        resources: Vec<Arc<Resource>>,
+        last: Option<&Self>,
+    ) -> Self {
+        let set = Arc::new(ResourceSet::new(resources));
+        let mut sets = self.sets.clone();
+        sets[resource_type as usize] = match last.map(|last| last.set(resource_type)) {
+            Some(last) if *last == set => last.clone(),
+            _ => set,
+        };
+        Self { sets }
+    }
+
     /// Everything in Envoy's JSON, by the plural of each type; of [`ResourceType::FURTHER`] those that there are.
     pub fn to_json(&self) -> Value {
         let list = |resource_type: ResourceType| {

@@ -13,8 +13,11 @@ use std::sync::Arc;
 use expect_test::expect_file;
 use serde_json::{Map, Value, json};
 use understudy::config::render;
-use understudy::model::target::Addresses;
+use understudy::model::addresses::Addresses;
+use understudy::model::name::Name;
+use understudy::node::Locality;
 use understudy::pipeline::{self, Build, Inputs};
+use understudy::snapshot::Snapshot;
 use understudy::source::files;
 
 fn root() -> PathBuf {
@@ -45,22 +48,35 @@ fn build(path: &Path) -> Build {
     build.unwrap_or_else(|faults| panic!("{}", render::human(&faults, &|_| None, false)))
 }
 
+/// What each fleet is told.
+type Told = BTreeMap<Name, Arc<Snapshot>>;
+
 /// The directories of `examples/`, built.
-fn examples() -> Vec<(String, Build)> {
+fn examples() -> Vec<(String, Told)> {
     let directories = entries(&root().join("examples")).into_iter().filter(|path| path.is_dir());
     let build = |directory: PathBuf| {
         let build = build(&directory);
         assert_eq!(build.warnings, [], "an example should be beyond reproach: {}", directory.display());
-        (name(&directory), build)
+        (name(&directory), build.snapshots)
     };
     directories.map(build).collect()
 }
 
-/// The files of `tests/golden/cases/`, built. Each shows one thing, which its name says.
-fn cases() -> Vec<(String, Build)> {
+/// The files of `tests/golden/cases/`, built. Each shows one thing, which its name says. One that begins with
+/// `# told to an Envoy at eu/a` shows it to an Envoy that says it is there.
+fn cases() -> Vec<(String, Told)> {
     let files = entries(&root().join("tests/golden/cases")).into_iter();
     let files = files.filter(|path| path.extension().is_some_and(|it| it == "yaml"));
-    files.map(|file| (file.file_stem().unwrap().to_string_lossy().into_owned(), build(&file))).collect()
+    let told = |file: PathBuf| {
+        let text = fs::read_to_string(&file).unwrap();
+        let place = text.lines().find_map(|line| line.strip_prefix("# told to an Envoy at "));
+        let place: Locality = place.unwrap_or_default().parse().unwrap();
+        let build = build(&file);
+        let fleets = build.snapshots.keys().cloned();
+        let told = fleets.map(|fleet| (fleet.clone(), build.snapshot_at(&fleet, &place)));
+        (file.file_stem().unwrap().to_string_lossy().into_owned(), told.collect())
+    };
+    files.map(told).collect()
 }
 
 fn pretty(value: &Value) -> String {
@@ -70,8 +86,8 @@ fn pretty(value: &Value) -> String {
 #[test]
 fn every_example_compiles_to_its_golden_file() {
     let mut known = BTreeSet::new();
-    for (example, build) in examples() {
-        for (fleet, snapshot) in &build.snapshots {
+    for (example, told) in examples() {
+        for (fleet, snapshot) in &told {
             let golden = root().join("tests/golden").join(&example).join(format!("{fleet}.json"));
             if std::env::var_os("UPDATE_EXPECT").is_some() {
                 fs::create_dir_all(golden.parent().unwrap()).unwrap();
@@ -90,9 +106,9 @@ fn every_example_compiles_to_its_golden_file() {
 fn every_case_compiles_to_the_json_beside_it() {
     let directory = root().join("tests/golden/cases");
     let mut known = BTreeSet::new();
-    for (case, build) in cases() {
+    for (case, told) in cases() {
         let golden = directory.join(format!("{case}.json"));
-        let told = match build.snapshots.iter().collect::<Vec<_>>().as_slice() {
+        let told = match told.iter().collect::<Vec<_>>().as_slice() {
             [(_, only)] => only.to_json(),
             fleets => fleets.iter().map(|(fleet, it)| (fleet.to_string(), it.to_json())).collect(),
         };
@@ -109,8 +125,8 @@ fn a_real_envoy_accepts_every_example_and_every_case() {
     let envoy =
         understudy::cli::envoy::locate(&|line| eprintln!("{line}")).unwrap_or_else(|error| panic!("{error}"));
     let directory = tempfile::tempdir().unwrap();
-    let validate = |(name, build): &(String, Build)| {
-        for (fleet, snapshot) in &build.snapshots {
+    let validate = |(name, told): &(String, Told)| {
+        for (fleet, snapshot) in told {
             let file = directory.path().join(format!("{name}-{fleet}.json"));
             fs::write(&file, bootstrap(snapshot.to_json()).to_string()).unwrap();
             let mut validation = Command::new(&envoy);
@@ -120,7 +136,7 @@ fn a_real_envoy_accepts_every_example_and_every_case() {
             assert!(output.status.success(), "{name}, fleet {fleet}: {told}");
         }
     };
-    let all: Vec<(String, Build)> = examples().into_iter().chain(cases()).collect();
+    let all: Vec<(String, Told)> = examples().into_iter().chain(cases()).collect();
     let (one, other) = all.split_at(all.len() / 2);
     std::thread::scope(|scope| {
         scope.spawn(|| one.iter().for_each(validate));

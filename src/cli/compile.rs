@@ -1,15 +1,17 @@
 //! `understudy compile`
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
 use crate::cli::{check, print};
+use crate::model::addresses::Addresses;
 use crate::model::name::Name;
-use crate::model::target::Addresses;
+use crate::model::resolver;
+use crate::model::target::Host;
+use crate::node::Locality;
 use crate::pipeline::{self, Inputs};
 use crate::source::files;
 use crate::source::resolve::Resolver;
@@ -23,7 +25,11 @@ pub struct Options {
     /// Whose Envoys; needed when there are several fleets
     #[arg(long, value_name = "FLEET")]
     fleet: Option<String>,
-    /// A file with the addresses of host names (name to list of IPs, YAML or JSON), in place of DNS
+    /// Where the Envoy is that asks, as REGION/ZONE/SUB_ZONE, for tiers by distance
+    #[arg(long, value_name = "LOCALITY")]
+    node_locality: Option<Locality>,
+    /// A file with what host names resolve to (name to list of IPs, service to list of host:port, YAML or JSON),
+    /// in place of DNS
     #[arg(long, value_name = "FILE")]
     addresses: Option<PathBuf>,
     /// The notation
@@ -67,13 +73,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     };
     inputs.addresses = match &options.addresses {
         Some(file) => read_addresses(file)?,
-        None => resolve(&build.host_names())?,
+        None => resolve(&build.host_names(), &build.model.resolver)?,
     };
     let build = match pipeline::build(&inputs, Some(&build)) {
         Ok(build) => build,
         Err(violations) => return refuse(&violations),
     };
-    let json = build.snapshot(&fleet).to_json();
+    let place = options.node_locality.clone().unwrap_or_default();
+    let json = build.snapshot_at(&fleet, &place).to_json();
     let text = match options.format {
         Format::Json => serde_json::to_string_pretty(&json)?,
         Format::Yaml => serde_yaml::to_string(&json)?,
@@ -84,20 +91,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 pub(crate) fn read_addresses(file: &PathBuf) -> anyhow::Result<Addresses> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let addresses: BTreeMap<String, Vec<IpAddr>> = serde_yaml::from_str(&text)
-        .with_context(|| format!("{} is no map of names to IPs", file.display()))?;
-    Ok(addresses)
+    serde_yaml::from_str(&text).with_context(|| format!("{} is no map of names to addresses", file.display()))
 }
 
-fn resolve(names: &std::collections::BTreeSet<String>) -> anyhow::Result<Addresses> {
+fn resolve(names: &BTreeSet<Host>, settings: &resolver::Resolver) -> anyhow::Result<Addresses> {
     if names.is_empty() {
-        return Ok(Addresses::new());
+        return Ok(Addresses::default());
     }
     tokio::runtime::Runtime::new()?.block_on(async {
         let mut resolver = Resolver::new();
-        resolver.retain(names).await;
+        resolver.configure(settings);
+        resolver.learn(names).await;
         let addresses = resolver.addresses();
-        for name in names.iter().filter(|name| !addresses.contains_key(*name)) {
+        for name in names.iter().filter(|name| !addresses.knows(name)) {
             print::note(&format!("warning: `{name}` does not resolve; its targets are left out"));
         }
         Ok(addresses)

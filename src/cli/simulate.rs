@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use crate::admin::view;
 use crate::cli::{check, compile, print};
 use crate::config::near;
+use crate::model::addresses::Addresses;
 use crate::model::name::Name;
-use crate::model::target::Addresses;
 use crate::model::upstream::Upstream;
 use crate::simulate::{self, Down};
 
@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         };
     let addresses = match &options.addresses {
         Some(file) => compile::read_addresses(file)?,
-        None => Addresses::new(),
+        None => Addresses::default(),
     };
     say(options, upstream, &addresses, &down)?;
     Ok(ExitCode::SUCCESS)
@@ -117,7 +117,7 @@ mod tests {
         let upstream = build.model.upstreams.values().next().expect("there is one");
         let down: Vec<Down> =
             down.split_whitespace().map(|it| Down::parse(it, upstream).expect("it is there")).collect();
-        let simulate = |down| simulate::simulate(upstream, &Addresses::new(), down);
+        let simulate = |down| simulate::simulate(upstream, &Addresses::default(), down);
         (simulate(&[]), simulate(&down))
     }
 

@@ -15,7 +15,9 @@ use crate::compile::pool::{self, Discovery, Pool};
 use crate::compile::{health, tls, uint32};
 use crate::config::document::FailoverMode;
 use crate::memo::Shared;
-use crate::model::target::{Addresses, Host, Target};
+use crate::model::addresses::Addresses;
+use crate::model::locality::Distance;
+use crate::model::target::{Host, MAX_PRIORITY, Target};
 use crate::model::upstream::Upstream;
 use crate::node::Locality;
 use crate::snapshot::Resource;
@@ -30,67 +32,93 @@ pub struct Input {
     upstream: Shared<Upstream>,
     /// Of the names among its targets and of no others.
     addresses: Addresses,
+    /// Where the Envoy is, if that counts and is known.
+    from: Option<Locality>,
 }
 
 impl Input {
     /// What the load assignments of this upstream depend on.
     pub fn new(upstream: Shared<Upstream>, addresses: &Addresses) -> Self {
-        let names = match addresses.is_empty() {
-            true => [].iter(),
-            false => upstream.0.targets.iter(),
-        };
-        let names = names.filter_map(|target| match &target.address.host {
-            Host::Name(name) => addresses.get_key_value(name),
-            Host::Ip(_) => None,
-        });
-        let addresses = names.map(|(name, ips)| (name.clone(), ips.clone())).collect();
-        Self { upstream, addresses }
+        let addresses = addresses.of(upstream.0.targets.iter().map(|target| &target.address.host));
+        Self { upstream, addresses, from: None }
+    }
+
+    /// The same for an Envoy at this place; none where that makes no difference.
+    pub fn from(&self, place: &Locality) -> Option<Self> {
+        let counts = self.upstream.0.failover.locality;
+        counts.then(|| Self { from: Some(place.clone()), ..self.clone() })
     }
 }
 
 /// The load assignments of an upstream, one for each of its clusters that gets its targets by EDS.
 pub fn compile(input: &Input) -> Vec<Resource> {
-    let Input { upstream: Shared(upstream), addresses } = input;
+    let upstream = &*input.upstream.0;
     // Two names may resolve to one address: as Envoy would, it is kept once, in the first tier.
     let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
     let pools = pool::of(upstream).into_iter().filter(|pool| pool.discovery == Discovery::Eds);
     pools
-        .map(|pool| {
-            let mut resolved = |target: &Target| -> Vec<core::Address> {
-                let addresses = resolve(target, addresses).into_iter();
-                addresses.filter(|address| seen.insert(*address)).map(socket_address).collect()
-            };
-            Resource::new(&pool.name, &assignment(&pool, upstream, &mut resolved))
-        })
+        .map(|pool| Resource::new(&pool.name, &assignment(&pool, upstream, members(&pool, input, &mut seen))))
         .collect()
 }
 
 /// The load assignment of a cluster whose host names Envoy looks up itself.
 pub(super) fn by_name(pool: &Pool<'_>, upstream: &Upstream) -> envoy::ClusterLoadAssignment {
-    assignment(pool, upstream, &mut |target| {
-        vec![address(&target.address.host.to_string(), target.address.port)]
+    let members = pool.targets.iter().map(|target| Member {
+        tier: (target.tier, Distance::Elsewhere, 0),
+        target,
+        host: target.address.host.clone(),
+        address: address(&target.address.host.to_string(), target.address.port),
+        weight: target.weight,
+    });
+    assignment(pool, upstream, members.collect())
+}
+
+/// What decides on the tier: what was declared, then the distance to the Envoy, then what DNS says of a service.
+type Tier = (u32, Distance, u16);
+
+/// One endpoint in the making.
+struct Member<'a> {
+    tier: Tier,
+    target: &'a Target,
+    /// What it is called.
+    host: Host,
+    address: core::Address,
+    weight: u32,
+}
+
+/// Those of a pool whose address was not seen before: by tier, then as declared.
+fn members<'a>(pool: &Pool<'a>, input: &Input, seen: &mut BTreeSet<SocketAddr>) -> Vec<Member<'a>> {
+    let distance = |target: &Target| input.upstream.0.distance(input.from.as_ref(), &target.locality);
+    let targets = pool.targets.iter().map(|target| (distance(target), target));
+    let targets = targets.filter(|(distance, _)| pool.distance.is_none_or(|of_pool| of_pool == *distance));
+    let mut places: Vec<_> = targets
+        .flat_map(|(distance, target)| {
+            let places = input.addresses.places(&target.address).into_iter();
+            places.map(move |place| ((target.tier, distance, place.priority), target, place))
+        })
+        .collect();
+    places.sort_by_key(|(tier, ..)| *tier);
+    let new = places.into_iter().filter(|(_, _, place)| seen.insert(place.socket));
+    new.map(|(tier, target, place)| Member {
+        tier,
+        target,
+        host: place.host,
+        address: socket_address(place.socket),
+        weight: place.weight.unwrap_or(target.weight),
     })
+    .collect()
 }
 
 fn assignment(
     pool: &Pool<'_>,
     upstream: &Upstream,
-    addresses_of: &mut dyn FnMut(&Target) -> Vec<core::Address>,
+    members: Vec<Member<'_>>,
 ) -> envoy::ClusterLoadAssignment {
-    let mut localities: BTreeMap<(u32, &Locality), Vec<envoy::LbEndpoint>> = BTreeMap::new();
-    for target in pool.targets {
-        for address in addresses_of(target) {
-            let endpoints = localities.entry((target.tier, &target.locality)).or_default();
-            endpoints.push(endpoint(upstream, target, address));
-        }
-    }
+    let overprovisioning_factor = Some(uint32(overprovisioning_factor(upstream)));
     envoy::ClusterLoadAssignment {
         cluster_name: pool.name.clone(),
-        endpoints: occupied_tiers(localities),
-        policy: Some(Policy {
-            overprovisioning_factor: Some(uint32(overprovisioning_factor(upstream))),
-            ..Default::default()
-        }),
+        endpoints: localities(upstream, members),
+        policy: Some(Policy { overprovisioning_factor, ..Default::default() }),
         ..Default::default()
     }
 }
@@ -103,59 +131,52 @@ pub fn overprovisioning_factor(upstream: &Upstream) -> u32 {
     }
 }
 
-/// Tiers whose names did not resolve are left out: the priorities that Envoy gets have no gaps.
-fn occupied_tiers(
-    localities: BTreeMap<(u32, &Locality), Vec<envoy::LbEndpoint>>,
-) -> Vec<envoy::LocalityLbEndpoints> {
-    let tiers: BTreeSet<u32> = localities.keys().map(|(tier, _)| *tier).collect();
-    let priority =
-        |tier: u32| u32::try_from(tiers.range(..tier).count()).expect("there are at most 128 tiers");
+/// Tiers whose names did not resolve are left out: the priorities that Envoy gets have no gaps. What is beyond the
+/// last that it takes shares that one.
+fn localities(upstream: &Upstream, members: Vec<Member<'_>>) -> Vec<envoy::LocalityLbEndpoints> {
+    let tiers: BTreeSet<Tier> = members.iter().map(|member| member.tier).collect();
+    let priorities: BTreeMap<Tier, u32> =
+        tiers.into_iter().zip((0..=MAX_PRIORITY).chain(std::iter::repeat(MAX_PRIORITY))).collect();
+    let mut localities: BTreeMap<(u32, &Locality), Vec<envoy::LbEndpoint>> = BTreeMap::new();
+    for member in members {
+        let endpoints = localities.entry((priorities[&member.tier], &member.target.locality)).or_default();
+        endpoints.push(endpoint(upstream, member));
+    }
     localities
         .into_iter()
-        .map(|((tier, locality), lb_endpoints)| envoy::LocalityLbEndpoints {
+        .map(|((priority, locality), lb_endpoints)| envoy::LocalityLbEndpoints {
             locality: (*locality != Locality::default()).then(|| core::Locality {
                 region: locality.region.clone(),
                 zone: locality.zone.clone(),
                 sub_zone: locality.sub_zone.clone(),
             }),
             lb_endpoints,
-            priority: priority(tier),
+            priority,
             ..Default::default()
         })
         .collect()
 }
 
-fn resolve(target: &Target, addresses: &Addresses) -> Vec<SocketAddr> {
-    let port = target.address.port;
-    match &target.address.host {
-        Host::Ip(ip) => vec![SocketAddr::new(*ip, port)],
-        Host::Name(name) => {
-            let ips = addresses.get(name).map(Vec::as_slice).unwrap_or_default();
-            ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
-        }
-    }
-}
-
-fn endpoint(upstream: &Upstream, target: &Target, address: core::Address) -> envoy::LbEndpoint {
+fn endpoint(upstream: &Upstream, member: Member<'_>) -> envoy::LbEndpoint {
     // As in a URL, where an IPv6 address stands in brackets.
-    let host = match &target.address.host {
+    let host = match &member.host {
         Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
         host => host.to_string(),
     };
-    let hostname = match &target.address.host {
+    let hostname = match &member.host {
         // Envoy leaves the client's host to targets without one.
         Host::Ip(_) if !upstream.by_name => String::new(),
         _ => host.clone(),
     };
     let endpoint = envoy::Endpoint {
-        address: Some(address),
+        address: Some(member.address),
         hostname,
-        health_check_config: health::endpoint_check(upstream, &target.health_check, &host),
+        health_check_config: health::endpoint_check(upstream, &member.target.health_check, &host),
         ..Default::default()
     };
     envoy::LbEndpoint {
-        load_balancing_weight: Some(uint32(target.weight)),
-        metadata: tls::metadata(&target.tls, upstream.protocol),
+        load_balancing_weight: Some(uint32(member.weight)),
+        metadata: tls::metadata(&member.target.tls, upstream.protocol),
         host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
         ..Default::default()
     }

@@ -3,10 +3,11 @@
 //! A tier has a cluster of its own where Envoy needs it: within one cluster the hash balancers do not let a
 //! retry move on to the next tier, and a cluster whose host names Envoy looks up itself is swapped as a whole
 //! when one of its targets changes. The names of these clusters count the tiers and never change, so that a
-//! new target changes nothing of any other tier. An aggregate with the upstream's name puts them in order.
+//! new target changes nothing of any other tier. Where tiers go by distance there is one for each distance, empty
+//! or not: clusters are the same for all Envoys, and only what is in them differs. An aggregate with the upstream's name puts them in order.
 
 use crate::config::document::Resolve;
-use crate::model::name::Name;
+use crate::model::locality::Distance;
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
@@ -17,6 +18,8 @@ pub struct Pool<'a> {
     pub name: String,
     /// By tier, then as declared.
     pub targets: &'a [Target],
+    /// Only those of them that are so far from the Envoy, if distance counts.
+    pub distance: Option<Distance>,
     /// How Envoy learns the addresses.
     pub discovery: Discovery,
 }
@@ -34,20 +37,23 @@ pub enum Discovery {
 pub fn of(upstream: &Upstream) -> Vec<Pool<'_>> {
     if !upstream.has_cluster_for_each_tier() {
         let name = upstream.name.to_string();
-        return vec![Pool { name, targets: &upstream.targets, discovery: Discovery::Eds }];
+        return vec![Pool { name, targets: &upstream.targets, distance: None, discovery: Discovery::Eds }];
     }
     // One that has no target yet has a first tier all the same: an aggregate is one of something.
     let tiers = 0..upstream.tier_count.max(1);
-    tiers
-        .map(|tier| {
+    let distances: Vec<Option<Distance>> = match upstream.failover.locality {
+        true => Distance::ALL.map(Some).into(),
+        false => vec![None],
+    };
+    let pools = tiers.flat_map(|tier| distances.iter().map(move |distance| (tier, *distance)));
+    pools
+        .enumerate()
+        .map(|(number, (tier, distance))| {
             let targets = of_tier(&upstream.targets, tier);
-            Pool { name: name(&upstream.name, tier), targets, discovery: discovery(upstream, targets) }
+            let discovery = discovery(upstream, targets);
+            Pool { name: format!("{}/p{number}", upstream.name), targets, distance, discovery }
         })
         .collect()
-}
-
-fn name(upstream: &Name, tier: u32) -> String {
-    format!("{upstream}/p{tier}")
 }
 
 /// The targets of a tier, of targets that are sorted by tier.

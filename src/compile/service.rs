@@ -29,9 +29,23 @@ pub struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// How many targets each tier has, over all upstreams.
-    pub fn tiers(&self) -> Vec<usize> {
-        self.upstreams.iter().flat_map(|upstream| upstream.tiers()).collect()
+    /// How many targets there are, over all upstreams.
+    pub fn targets(&self) -> usize {
+        self.upstreams.iter().map(|upstream| upstream.most_targets()).sum()
+    }
+
+    /// How many tiers there are, over all upstreams, for the Envoy that sees most.
+    pub fn most_tiers(&self) -> usize {
+        self.upstreams.iter().map(|upstream| upstream.views().iter().map(Vec::len).max().unwrap_or(0)).sum()
+    }
+
+    /// True when some Envoy sees a tier of one target that is not the last.
+    pub fn has_a_single_before_the_last(&self) -> bool {
+        let is_single = |targets: &usize| *targets < 2;
+        let mut views = self.upstreams.iter().filter(|it| !it.targets.is_empty()).map(|it| it.views());
+        let Some(last) = views.next_back() else { return false };
+        last.iter().filter_map(|tiers| tiers.split_last()).any(|(_, before)| before.iter().any(is_single))
+            || views.any(|views| views.iter().flatten().any(is_single))
     }
 
     /// True when it has a cluster of its own. An upstream alone has one already.

@@ -17,6 +17,9 @@ use crate::config::values::{Duration, Size, Statuses, Switch, Toggle};
 use crate::config::{Level, Path, Related, Step, Violation, near};
 use crate::envoy::ResourceType;
 
+/// The key of the resolver, of which there is one.
+const RESOLVER: &str = "resolver";
+
 /// The kinds of entities, each a list in a file and a collection in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -122,6 +125,8 @@ pub struct Document {
     pub services: Vec<Declared<Service>>,
     /// In the order of the text.
     pub upstreams: Vec<Declared<Upstream>>,
+    /// How host names are resolved.
+    pub resolver: Option<Declared<Resolver>>,
     /// A target that was added over REST, and the name of its upstream.
     pub target: Option<(Arc<str>, Declared<Target>)>,
     /// Envoy's own resources, in the order of the text.
@@ -143,6 +148,7 @@ impl Document {
             routes: Vec::new(),
             services: Vec::new(),
             upstreams: Vec::new(),
+            resolver: None,
             target: None,
             raw: Vec::new(),
             patches: Vec::new(),
@@ -334,6 +340,7 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
                 let path = Path::default().key(&entry.key);
                 match Kind::TOP.into_iter().find(|kind| kind.plural() == entry.key) {
                     Some(kind) => decode_list(kind, &entry.value, &path, &mut document),
+                    None if entry.key == RESOLVER => decode_resolver(&entry.value, path, &mut document),
                     None if entry.key == Kind::Raw.plural() => raws(&entry.value, &path, &mut document),
                     None => vec![unknown_list(entry, path)],
                 }
@@ -353,13 +360,17 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
     (document, violations)
 }
 
+/// The keys at the top of a file.
+fn words() -> impl Iterator<Item = &'static str> {
+    Kind::TOP.into_iter().chain([Kind::Raw]).map(Kind::plural).chain([RESOLVER])
+}
+
 fn list_names() -> String {
-    let words = Kind::TOP.into_iter().chain([Kind::Raw]).map(|kind| format!("`{}`", kind.plural()));
-    words.collect::<Vec<_>>().join(", ")
+    words().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn unknown_list(entry: &tree::Entry, path: Path) -> Fault {
-    let help = match near(&entry.key, Kind::TOP.into_iter().chain([Kind::Raw]).map(Kind::plural)).first() {
+    let help = match near(&entry.key, words()).first() {
         Some(word) => format!("did you mean `{word}`?"),
         None => format!("expected one of: {}", list_names()),
     };
@@ -401,6 +412,15 @@ fn decode_list(kind: Kind, node: &Node, path: &Path, document: &mut Document) ->
             Kind::Target | Kind::Raw => Vec::new(),
         });
     }
+    faults
+}
+
+fn decode_resolver(node: &Node, path: Path, document: &mut Document) -> Vec<Fault> {
+    if node.value == Value::Null {
+        return Vec::new();
+    }
+    let (entity, faults) = tree::decode(node, &path);
+    document.resolver = entity.map(|entity| Declared { path, entity });
     faults
 }
 
@@ -464,6 +484,17 @@ impl Document {
         self.faulty = faults.iter().map(|fault| fault.path.clone()).collect();
         faults.into_iter().map(|fault| self.place(fault, Level::Error)).collect()
     }
+}
+
+/// `resolver`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Resolver {
+    pub servers: Vec<String>,
+    pub min_ttl: Option<Duration>,
+    pub max_ttl: Option<Duration>,
+    pub retry: Option<Duration>,
 }
 
 /// `fleets[]`: which Envoys share a configuration.
@@ -947,6 +978,7 @@ pub struct Failover {
     pub mode: Option<FailoverMode>,
     pub factor: Option<u32>,
     pub when_all_down: Option<WhenAllDown>,
+    pub locality: Option<bool>,
 }
 
 /// `upstreams[].failover.mode`.

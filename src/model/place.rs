@@ -37,6 +37,8 @@ pub mod code {
     pub const TARGET_CHECK_PATH: &str = "US170";
     /// A gRPC check of targets that do not speak HTTP/2.
     pub const GRPC_WITHOUT_HTTP2: &str = "US171";
+    /// What can be declared once, declared a second time.
+    pub const DECLARED_TWICE: &str = "US172";
     /// A raw resource that names one that is not there.
     pub const RAW_DANGLING: &str = "US130";
     /// A raw resource with the name of a compiled one.

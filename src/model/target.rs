@@ -1,6 +1,5 @@
 //! One member of an upstream.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -22,6 +21,8 @@ pub enum Host {
     Ip(IpAddr),
     /// A name that the control plane resolves, in lower case.
     Name(String),
+    /// A name whose SRV records say hosts and ports, in lower case.
+    Service(String),
 }
 
 impl fmt::Display for Host {
@@ -29,41 +30,46 @@ impl fmt::Display for Host {
         match self {
             Self::Ip(ip) => write!(f, "{ip}"),
             Self::Name(name) => f.write_str(name),
+            Self::Service(name) => write!(f, "{SERVICE}{name}"),
         }
     }
 }
 
-/// `host:port`, the identity of a target within its upstream.
+/// What stands in front of the name of a service.
+const SERVICE: &str = "srv:";
+
+/// `host:port` or a service, the identity of a target within its upstream.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// An IP address or a name.
     pub host: Host,
-    /// From 1.
+    /// From 1; zero for a service, whose records have the ports.
     pub port: u16,
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
+            Host::Service(_) => write!(f, "{}", self.host),
             Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
             host => write!(f, "{host}:{}", self.port),
         }
     }
 }
 
-/// What the host names among the targets resolve to, by name. A name that is not here never resolved.
-pub type Addresses = BTreeMap<String, Vec<IpAddr>>;
-
 /// Why a text is not `host:port`: what is wrong, and what would be right.
 pub type NotAnAddress = (String, &'static str);
 
 impl Address {
-    /// Reads `10.0.0.1:8080`, `[::1]:8080` or `name:8080`.
+    /// Reads `10.0.0.1:8080`, `[::1]:8080`, `name:8080` or `srv:_http._tcp.name`.
     ///
     /// # Errors
     ///
     /// What is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, NotAnAddress> {
+        if let Some(name) = text.strip_prefix(SERVICE) {
+            return parse_service(name);
+        }
         let example = "write host:port, such as 10.0.0.1:8080, [::1]:8080 or app.example.com:8080";
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err((format!("`{text}` has no port"), example));
@@ -77,6 +83,17 @@ impl Address {
             Some(host) => Ok(Self { host, port }),
             None => Err((format!("`{host}` is neither an IP address nor a host name"), example)),
         }
+    }
+}
+
+fn parse_service(text: &str) -> Result<Address, NotAnAddress> {
+    match parse_host(text) {
+        Some(Host::Name(name)) => Ok(Address { host: Host::Service(name), port: 0 }),
+        _ if text.contains(':') => {
+            let help = "leave out the port: the records of a service have their own";
+            Err((format!("`{text}` is no name of a service"), help))
+        }
+        _ => Err((format!("`{text}` is no name of a service"), "write srv:_service._protocol.domain")),
     }
 }
 
@@ -106,7 +123,7 @@ fn parse_host(text: &str) -> Option<Host> {
 pub struct Target {
     /// Unique within the upstream.
     pub address: Address,
-    /// From 1.
+    /// From 1. What a service leads to has the weights of its records.
     pub weight: u32,
     /// Its tier, from 0. Tiers are counted with the targets that are declared and get no traffic, so that one
     /// may be empty: the last primary may be disabled without its standby becoming another.
@@ -157,6 +174,11 @@ pub(crate) fn resolve<'a>(
             return None;
         }
     };
+    if matches!(address.host, Host::Service(_)) && upstream.resolve == Some(document::Resolve::Envoy) {
+        let message = "Envoy does not look services up".to_owned();
+        let help = "remove `resolve: envoy`, or name the hosts".to_owned();
+        faults.error(&place.key("target"), code::CONFLICT, message, help);
+    }
     Some(Candidate {
         address,
         weight: weight(&place, target.weight, faults),
@@ -227,6 +249,7 @@ mod tests {
             ("Standby.Example.COM.:443", "standby.example.com:443"),
             ("localhost:1", "localhost:1"),
             ("my_service:9000", "my_service:9000"),
+            ("srv:_http._tcp.Example.com.", "srv:_http._tcp.example.com"),
         ] {
             assert_eq!(Address::parse(text).expect(text).to_string(), same);
         }
@@ -249,6 +272,9 @@ mod tests {
             "a..b:80",
             "[::1:80",
             "10.0.0.1:80:80",
+            "srv:",
+            "srv:10.0.0.1",
+            "srv:_http._tcp.example.com:80",
         ] {
             Address::parse(text).expect_err(text);
         }

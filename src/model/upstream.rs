@@ -59,12 +59,6 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// How many targets each tier has, from the first; only those that have any.
-    pub fn tiers(&self) -> Vec<usize> {
-        let tiers = self.targets.chunk_by(|one, next| one.tier == next.tier);
-        tiers.map(<[Target]>::len).collect()
-    }
-
     /// True when each tier is an Envoy cluster of its own, under an aggregate that has the upstream's name.
     ///
     /// That follows from the settings and never from the targets, so that the first standby can be added, or a
@@ -128,6 +122,8 @@ pub struct Failover {
     pub factor: u32,
     /// When no target is usable.
     pub when_all_down: WhenAllDown,
+    /// Within a declared tier, the nearest to the Envoy that asks come first.
+    pub locality: bool,
 }
 
 /// Answers that are held until they are whole, so that one that is cut can be tried again.
@@ -177,6 +173,12 @@ pub(crate) fn resolve(
     upstream: &document::Upstream,
     faults: &mut Faults,
 ) -> Upstream {
+    let by_distance = upstream.failover.as_ref().is_some_and(|failover| failover.locality == Some(true));
+    if by_distance && upstream.resolve == Some(Resolve::Envoy) {
+        let message = "tiers by distance need addresses that the control plane looks up".to_owned();
+        let help = "remove `resolve: envoy`, or declare the tiers by `priority`".to_owned();
+        faults.error(&place.key("failover").key("locality"), code::CONFLICT, message, help);
+    }
     let connect_timeout = match upstream.connect_timeout {
         Some(timeout) => positive(timeout.0, &place.key("connect_timeout"), faults),
         None => uses.shortest_try.map_or(CONNECT_TIMEOUT, |shortest| shortest.min(CONNECT_TIMEOUT)),
@@ -289,6 +291,7 @@ fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults
         mode: failover.mode.unwrap_or_default(),
         factor,
         when_all_down: failover.when_all_down.unwrap_or_default(),
+        locality: failover.locality.unwrap_or(false),
     }
 }
 

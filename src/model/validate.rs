@@ -21,6 +21,7 @@ use crate::model::matching::StringMatch;
 use crate::model::name::{Name, Scope};
 use crate::model::place::{Faults, Place, code};
 use crate::model::raw;
+use crate::model::resolver;
 use crate::model::route::{self, HostMatch, PathMatch, Route};
 use crate::model::service::hash;
 use crate::model::service::{self, HostHeader, Member, Service};
@@ -98,7 +99,8 @@ impl<'a> Validation<'a> {
         let raw = raw::resolve(self.documents, &listeners, whole, &mut self.faults);
         let certificates = std::mem::take(&mut self.certificates).into_iter();
         let certificates = certificates.filter_map(|(name, it)| Some((name, it?))).collect();
-        Model { fleets, listeners, certificates, routes, passthroughs, services, upstreams, raw }
+        let resolver = resolver::resolve(self.documents, &mut self.faults);
+        Model { fleets, listeners, certificates, routes, passthroughs, services, upstreams, resolver, raw }
     }
 
     /// The entities of a kind, sorted by name. A second one of a name is a fault.

@@ -96,6 +96,28 @@ pub(super) fn amended(
     patched.get(&key).map_or(resource, |outcome| &outcome.resource).clone()
 }
 
+/// The patches of a config, for resources that are made after it was built.
+pub(super) struct Patches<'a>(BTreeMap<(ResourceType, &'a str), Vec<Written>>);
+
+impl<'a> Patches<'a> {
+    /// Those that stand in these documents.
+    pub(super) fn of(documents: &'a [Arc<Document>]) -> Self {
+        Self(by_resource(documents))
+    }
+
+    /// A resource as its patches leave it. One that does not fit this form of the resource, though it fits the one
+    /// that was built, is left out.
+    pub(super) fn applied(&self, resource_type: ResourceType, resource: Arc<Resource>) -> Arc<Resource> {
+        match self.0.get(&(resource_type, &*resource.name)).cloned() {
+            None => resource,
+            Some(patches) => {
+                let input = Input { resource_type, resource: Shared(resource), patches };
+                input.outcome().resource
+            }
+        }
+    }
+}
+
 fn by_resource(documents: &[Arc<Document>]) -> BTreeMap<(ResourceType, &str), Vec<Written>> {
     let mut patches: BTreeMap<_, Vec<Written>> = BTreeMap::new();
     for document in documents {

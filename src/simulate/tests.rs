@@ -118,9 +118,9 @@ fn shop(addresses: &[(&str, &[&str])], down: &[&str]) -> Result<Vec<String>, Not
     let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
     let upstream = build.model.upstreams.values().next().expect("there is one");
     let down = down.iter().map(|text| Down::parse(text, upstream)).collect::<Result<Vec<_>, _>>()?;
-    let ip = |text: &&str| text.parse::<IpAddr>().expect("it is one");
-    let addresses =
-        addresses.iter().map(|(name, ips)| ((*name).to_owned(), ips.iter().map(ip).collect())).collect();
+    let ip = |text: &&str| text.parse().expect("it is one");
+    let names = addresses.iter().map(|(name, ips)| ((*name).to_owned(), ips.iter().map(ip).collect()));
+    let addresses = Addresses { names: names.collect(), ..Addresses::default() };
     let simulation = simulate(upstream, &addresses, &down);
     let share = |target: &TargetShare| format!("{} {:.0}", target.address, target.share);
     Ok(simulation.targets.iter().map(share).chain([format!("unserved {:.0}", simulation.unserved)]).collect())

@@ -75,7 +75,7 @@ impl ClientStatuses {
                 && (wanted.is_empty() || wanted.contains(&presence.node.id.as_str()))
         });
         let snapshots: Vec<Arc<Snapshot>> =
-            nodes.iter().map(|presence| build.snapshot(&build.fleet_of(&presence.node))).collect();
+            nodes.iter().map(|presence| build.snapshot_for(&presence.node)).collect();
         let count = |(presence, snapshot): (&Presence, &Arc<Snapshot>)| {
             presence.types.keys().map(|kind| snapshot.set(*kind).len()).sum::<usize>()
         };

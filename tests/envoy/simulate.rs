@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use understudy::model::addresses::Addresses;
 use understudy::model::name::Name;
-use understudy::model::target::Addresses;
 use understudy::pipeline::{self, Build, Inputs};
 use understudy::simulate::{self, Down, Simulation};
 
@@ -264,7 +264,7 @@ fn expected(
         .iter()
         .map(|server| Down::parse(&server.to_string(), upstream).expect("it is there"))
         .collect();
-    let simulation = simulate::simulate(upstream, &Addresses::new(), &down);
+    let simulation = simulate::simulate(upstream, &Addresses::default(), &down);
     let index = |address: &str| servers.iter().position(|server| server.to_string() == address);
     let mut shares: BTreeMap<Option<usize>, f64> =
         simulation.targets.iter().map(|target| (index(&target.address.to_string()), target.share)).collect();

@@ -90,19 +90,16 @@ fn retry_on(retries: &Retries) -> String {
 
 /// Enough to reach every target, within bounds.
 fn attempts(orders: &[Order<'_>]) -> u32 {
-    let targets = orders.iter().map(|order| order.tiers().iter().sum()).max().unwrap_or(0);
+    let targets = orders.iter().map(Order::targets).max().unwrap_or(0);
     u32::try_from(targets).unwrap_or(u32::MAX).clamp(3, 10)
 }
 
 /// After how many tries a retry moves on to the next tier: a peer is tried first where every tier but the
 /// last has one. A tier of one target must be left at once, since Envoy goes on choosing it after its only
-/// host was ejected between two tries.
+/// host was ejected between two tries. Where Envoys see different tiers this holds for each of them: routes are
+/// the same for all.
 fn update_frequency(orders: &[Order<'_>]) -> u32 {
-    let has_a_single_before_the_last = |order: &Order<'_>| match order.tiers().split_last() {
-        Some((_, before)) => before.iter().any(|targets| *targets < 2),
-        None => false,
-    };
-    if orders.iter().any(has_a_single_before_the_last) { 1 } else { 2 }
+    if orders.iter().any(Order::has_a_single_before_the_last) { 1 } else { 2 }
 }
 
 /// How long one try of an idempotent request may take: what was said, or the timeout divided by the tries
@@ -110,7 +107,7 @@ fn update_frequency(orders: &[Order<'_>]) -> u32 {
 /// target must leave time for the others.
 fn effective_try_timeout(policy: &Policy, orders: &[Order<'_>]) -> Option<Duration> {
     let try_timeout = policy.try_timeout.unwrap_or_else(|| {
-        let tiers = orders.iter().map(|order| order.tiers().len()).max().unwrap_or(0);
+        let tiers = orders.iter().map(Order::most_tiers).max().unwrap_or(0);
         let before_last = u32::try_from(tiers.saturating_sub(1)).unwrap_or(u32::MAX);
         let tries = before_last.saturating_mul(update_frequency(orders)).saturating_add(1).max(2);
         Duration::from_millis(u64::try_from((policy.timeout / tries).as_millis()).unwrap_or(u64::MAX))

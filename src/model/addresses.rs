@@ -1,0 +1,164 @@
+//! What host names stand for, as DNS or the operator says.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Deserialize;
+
+use crate::model::target::{Address, Host};
+
+/// What the host names among the targets resolve to. A name that is not here never resolved.
+///
+/// In a file: a name to its IPs; the name of a service, with or without `srv:`, to `host:port`s, whose hosts are
+/// IPs or names of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, Vec<String>>")]
+pub struct Addresses {
+    /// The A and AAAA records of a name.
+    pub names: BTreeMap<String, Vec<IpAddr>>,
+    /// Where the SRV records of a service lead.
+    pub services: BTreeMap<String, Vec<Place>>,
+}
+
+/// Where a target can be reached.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Of the SRV record that led there, the lowest first; zero without one.
+    pub priority: u16,
+    /// There.
+    pub socket: SocketAddr,
+    /// What it is called: an IP address that was named as such, or a name. Never a service.
+    pub host: Host,
+    /// Of the SRV record, from 1; none without one.
+    pub weight: Option<u32>,
+}
+
+impl Addresses {
+    /// Where `address` leads: nowhere when it does not resolve, else to each of its IPs.
+    pub fn places(&self, address: &Address) -> Vec<Place> {
+        let ips = match &address.host {
+            Host::Service(name) => return self.services.get(name).cloned().unwrap_or_default(),
+            Host::Ip(ip) => std::slice::from_ref(ip),
+            Host::Name(name) => self.names.get(name).map(Vec::as_slice).unwrap_or_default(),
+        };
+        let place = |ip: &IpAddr| Place {
+            priority: 0,
+            socket: SocketAddr::new(*ip, address.port),
+            host: address.host.clone(),
+            weight: None,
+        };
+        ips.iter().map(place).collect()
+    }
+
+    /// What of it is about `hosts`.
+    pub fn of<'h>(&self, hosts: impl Iterator<Item = &'h Host>) -> Self {
+        let mut of = Self::default();
+        if self.names.is_empty() && self.services.is_empty() {
+            return of;
+        }
+        for host in hosts {
+            match host {
+                Host::Ip(_) => {}
+                Host::Name(name) => {
+                    let known = self.names.get(name).map(|ips| (name.clone(), ips.clone()));
+                    of.names.extend(known);
+                }
+                Host::Service(name) => {
+                    let known = self.services.get(name).map(|places| (name.clone(), places.clone()));
+                    of.services.extend(known);
+                }
+            }
+        }
+        of
+    }
+
+    /// True when `host` needs no resolving or did resolve.
+    pub fn knows(&self, host: &Host) -> bool {
+        match host {
+            Host::Ip(_) => true,
+            Host::Name(name) => self.names.contains_key(name),
+            Host::Service(name) => self.services.contains_key(name),
+        }
+    }
+}
+
+impl TryFrom<BTreeMap<String, Vec<String>>> for Addresses {
+    type Error = String;
+
+    fn try_from(file: BTreeMap<String, Vec<String>>) -> Result<Self, String> {
+        let mut addresses = Self::default();
+        let mut services = Vec::new();
+        for (name, list) in file {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            let ips: Option<Vec<IpAddr>> = list.iter().map(|text| text.parse().ok()).collect();
+            match (name.strip_prefix("srv:"), ips) {
+                (Some(name), _) => services.push((name.to_owned(), list)),
+                (None, None) => services.push((name, list)),
+                (None, Some(ips)) => drop(addresses.names.insert(name, ips)),
+            }
+        }
+        for (name, list) in services {
+            let mut places = Vec::new();
+            for text in list {
+                match Address::parse(&text) {
+                    Ok(address) if !matches!(address.host, Host::Service(_)) => {
+                        let led_to = addresses.places(&address).into_iter();
+                        places.extend(led_to.map(|place| Place { weight: Some(1), ..place }));
+                    }
+                    _ => return Err(format!("`{text}` of `{name}` is neither an IP nor host:port")),
+                }
+            }
+            addresses.services.insert(name, places);
+        }
+        Ok(addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(text: &str) -> Result<Addresses, String> {
+        serde_yaml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    fn check(target: &str, expected: &[&str]) {
+        let text = "
+A.example.com: [192.0.2.1, '2001:db8::1']
+_http._tcp.example.com: ['a.example.com:81', '192.0.2.9:82', 'gone.example.com:83']
+srv:_empty._tcp.example.com.: []
+";
+        let places = addresses(text).expect("valid").places(&Address::parse(target).expect("valid"));
+        let told: Vec<String> = places
+            .iter()
+            .map(|place| format!("{} {} {:?}", place.socket, place.host, place.weight))
+            .collect();
+        assert_eq!(told, expected, "{target}");
+    }
+
+    #[test]
+    fn names_lead_to_all_their_ips_and_services_to_those_of_their_hosts() {
+        check("10.0.0.1:80", &["10.0.0.1:80 10.0.0.1 None"]);
+        check(
+            "a.example.com:80",
+            &["192.0.2.1:80 a.example.com None", "[2001:db8::1]:80 a.example.com None"],
+        );
+        check(
+            "srv:_http._tcp.example.com",
+            &[
+                "192.0.2.1:81 a.example.com Some(1)",
+                "[2001:db8::1]:81 a.example.com Some(1)",
+                "192.0.2.9:82 192.0.2.9 Some(1)",
+            ],
+        );
+        check("srv:_empty._tcp.example.com", &[]);
+        check("b.example.com:80", &[]);
+    }
+
+    #[test]
+    fn what_is_neither_an_ip_nor_an_address_is_refused() {
+        let error = addresses("a.example.com: [192.0.2.300]").expect_err("no IP");
+        assert!(error.contains("`192.0.2.300` of `a.example.com`"), "{error}");
+        addresses("a: ['srv:_http._tcp.b']").expect_err("no chain of services");
+    }
+}
