@@ -5,6 +5,7 @@
 
 pub mod entities;
 pub mod fleet;
+pub mod health;
 pub mod problem;
 pub mod raw;
 pub mod simulate;
@@ -13,9 +14,10 @@ pub(crate) mod view;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::response::Json;
 use axum::routing::{any, get, post};
+use http::StatusCode;
 use serde_json::{Value, json};
 use tower_http::normalize_path::NormalizePath;
 
@@ -25,6 +27,7 @@ use crate::config::Violation;
 use crate::control::Control;
 use crate::fleet::Fleet;
 use crate::model::name::Name;
+use crate::node::Locality;
 
 /// The largest body that is read.
 const MAX_BODY: usize = 16 << 20;
@@ -59,6 +62,7 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
             "/{kind}/{name}",
             get(entities::read).put(entities::replace).patch(entities::patch).delete(entities::delete),
         )
+        .route("/upstreams/{upstream}/health", get(health::upstream))
         .route("/upstreams/{upstream}/targets", get(entities::list_targets).post(entities::create_target))
         .route(
             "/upstreams/{upstream}/targets/{target}",
@@ -90,11 +94,24 @@ async fn violations(State(admin): State<Admin>) -> Json<Vec<Violation>> {
     Json(admin.control.violations())
 }
 
-async fn snapshot(State(admin): State<Admin>, Path(fleet): Path<String>) -> Result<Json<Value>, Problem> {
+/// To whom a snapshot is shown.
+#[derive(serde::Deserialize)]
+struct Asking {
+    /// `region/zone/sub_zone`; absent for an Envoy that does not say where it is.
+    #[serde(default)]
+    node_locality: String,
+}
+
+async fn snapshot(
+    State(admin): State<Admin>,
+    Path(fleet): Path<String>,
+    Query(asking): Query<Asking>,
+) -> Result<Json<Value>, Problem> {
     let build = admin.cache.build();
-    let snapshot = Name::parse(&fleet).and_then(|fleet| build.snapshots.get(&fleet).cloned());
-    match snapshot {
-        Some(snapshot) => Ok(Json(view::masked(snapshot.to_json()))),
+    let place: Locality =
+        asking.node_locality.parse().map_err(|error: String| Problem::new(StatusCode::BAD_REQUEST, error))?;
+    match Name::parse(&fleet).filter(|fleet| build.snapshots.contains_key(fleet)) {
+        Some(fleet) => Ok(Json(view::masked(build.snapshot_at(&fleet, &place).to_json()))),
         None => Err(Problem::not_found(&format!("no fleet is named `{fleet}`"))),
     }
 }

@@ -6,6 +6,7 @@
 //! that did not change keeps its bytes.
 
 mod patch;
+mod same_address;
 mod variant;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -165,7 +166,8 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
     let mut violations: Vec<Violation> =
         parsed.outcomes().flat_map(|outcome| outcome.violations.clone()).collect();
     match validate::validate(&documents, &inputs.named_files, inputs.now) {
-        Ok((model, warnings)) if violations.is_empty() => {
+        Ok((model, mut warnings)) if violations.is_empty() => {
+            warnings.extend(same_address::warnings(&model, &inputs.addresses, &documents));
             let compiled = Compiled::new(&model, &inputs.addresses, &last.compiled);
             let patched = patch::apply(&documents, &model, &compiled, &last.patched).map_err(in_order)?;
             let snapshots = snapshots(&model, &compiled, &patched, &last.snapshots);
@@ -406,6 +408,84 @@ upstreams:
         let build = build(&files(&[("shop.yaml", text)]), None).expect("it builds");
         assert_eq!(targets(&build, "shop"), ["0 10.0.0.1:80", "0 10.0.0.2:80"]);
         assert_eq!(build.warnings.len(), 2);
+    }
+
+    #[test]
+    fn an_address_that_two_targets_lead_to_is_told_when_it_shows() {
+        let text = "
+upstreams:
+  - name: shop
+    targets: [{ target: 10.0.0.1:80 }, { target: a.example.com:80 }, { target: a.example.com:81 }]
+";
+        let mut inputs = files(&[("shop.yaml", text)]);
+        let before = build(&inputs, None).expect("it builds");
+        assert_eq!(before.warnings, []);
+        let ips = ["10.0.0.2", "10.0.0.1"].map(|ip| ip.parse().expect("an IP"));
+        inputs.addresses.names.insert("a.example.com".to_owned(), ips.into());
+        let after = build(&inputs, Some(&before)).expect("it builds");
+        let told = after.warnings.iter().map(|it| format!("{} {}: {}", it.code, it.path, it.message));
+        let expected = "US116 upstreams[0].targets[1].target: \
+                        `10.0.0.1:80` leads to 10.0.0.1:80 too; it is kept once, in the first tier";
+        assert_eq!(told.collect::<Vec<_>>(), [expected]);
+    }
+
+    #[test]
+    fn envoys_at_the_same_distances_share_a_snapshot_and_keep_what_did_not_change() {
+        let text = |weight: u32| {
+            format!(
+                "
+upstreams:
+  - name: near
+    failover: {{ locality: true }}
+    targets:
+      - {{ target: 10.0.0.1:80, region: eu, zone: a }}
+      - {{ target: 10.0.0.2:80, region: eu, zone: b }}
+  - {{ name: plain, targets: [{{ target: 10.0.0.3:80, weight: {weight} }}] }}
+"
+            )
+        };
+        let first = build(&files(&[("a.yaml", &text(1))]), None).expect("it builds");
+        let second = build(&files(&[("a.yaml", &text(2))]), Some(&first)).expect("it builds");
+        let third = build(&files(&[("a.yaml", &text(2))]), Some(&second)).expect("it builds");
+        let at = |build: &Build, place: &str| {
+            build.snapshot_at(&Name::default_fleet(), &place.parse().expect("a locality"))
+        };
+        let priorities = |snapshot: &Snapshot, name: &str| -> Vec<u64> {
+            let told = snapshot
+                .set(ResourceType::Endpoints)
+                .get(name)
+                .expect("there")
+                .to_json(ResourceType::Endpoints);
+            let localities = told["endpoints"].as_array().expect("a list").clone();
+            localities.iter().map(|it| it["priority"].as_u64().unwrap_or(0)).collect()
+        };
+        assert_eq!(priorities(&at(&first, "eu/a"), "near"), [0, 1]);
+        assert_eq!(priorities(&at(&first, "eu/c"), "near"), [0, 0]);
+        assert!(Arc::ptr_eq(&at(&first, "eu/a"), &at(&first, "eu/a/rack")));
+        assert!(Arc::ptr_eq(&at(&first, "us/x"), &first.snapshot(&Name::default_fleet())));
+        let (before, after) = (at(&first, "eu/a"), at(&second, "eu/a"));
+        let get = |snapshot: &Snapshot, name: &str| {
+            snapshot.set(ResourceType::Endpoints).get(name).expect("there").clone()
+        };
+        assert!(Arc::ptr_eq(&get(&before, "near"), &get(&after, "near")));
+        assert_ne!(get(&before, "plain").version, get(&after, "plain").version);
+        assert!(Arc::ptr_eq(&after, &at(&third, "eu/a")), "nothing changed, so nothing is sent");
+    }
+
+    #[test]
+    fn a_patch_holds_at_every_distance() {
+        let text = "
+upstreams:
+  - name: near
+    failover: { locality: true }
+    targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, zone: b }]
+raw: { patches: [{ kind: endpoints, name: near, merge: { policy: { overprovisioning_factor: 150 } } }] }
+";
+        let build = build(&files(&[("a.yaml", text)]), None).expect("it builds");
+        let place = "/a".parse().expect("a locality");
+        let told = build.snapshot_at(&Name::default_fleet(), &place).to_json();
+        assert_eq!(told["endpoints"][0]["policy"]["overprovisioning_factor"], 150);
+        assert_eq!(told["endpoints"][0]["endpoints"][1]["priority"], 1);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 
 use crate::cli::print;
+use crate::node::Locality;
 
 /// Whose bootstrap.
 #[derive(Debug, clap::Args)]
@@ -19,6 +20,9 @@ pub struct Options {
     /// What fleets select by
     #[arg(long, value_name = "CLUSTER")]
     pub(crate) node_cluster: String,
+    /// Where it runs, as REGION/ZONE/SUB_ZONE, for tiers by distance
+    #[arg(long, value_name = "LOCALITY")]
+    pub(crate) node_locality: Option<Locality>,
     /// Where Envoy's own admin interface answers; none without
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) envoy_admin: Option<SocketAddr>,
@@ -61,6 +65,12 @@ pub fn render(options: &Options) -> anyhow::Result<String> {
         },
         "static_resources": { "clusters": [xds_cluster(host, port)] },
     });
+    if let Some(Locality { region, zone, sub_zone }) = &options.node_locality {
+        let said = [("region", region), ("zone", zone), ("sub_zone", sub_zone)].into_iter();
+        let said = said.filter(|(_, part)| !part.is_empty());
+        let locality = said.map(|(name, part)| (name.to_owned(), json!(part))).collect();
+        bootstrap["node"]["locality"] = Value::Object(locality);
+    }
     if let Some(admin) = options.envoy_admin {
         let address = json!({ "address": admin.ip().to_string(), "port_value": admin.port() });
         bootstrap["admin"] = json!({ "address": { "socket_address": address } });

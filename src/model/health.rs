@@ -49,8 +49,8 @@ pub enum Probe {
         headers: BTreeMap<String, String>,
         /// Inclusive ranges, at least one.
         expected: Vec<(u16, u16)>,
-        /// Must occur in the answer. A wrong body is the end of the target at once: Envoy's thresholds are for
-        /// statuses and for answers that do not come.
+        /// Must occur in the answer. An answer without it is the end of the target at once, whatever its status:
+        /// Envoy looks at the body first, and its thresholds are for statuses and for answers that do not come.
         body: Option<String>,
     },
     /// `grpc.health.v1.Health/Check` answers `SERVING`. Any other answer is the end of the target at once.

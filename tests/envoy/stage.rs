@@ -44,8 +44,17 @@ impl Edge {
 
     /// The same with an Envoy that asks in this variant.
     pub(crate) async fn speaking(variant: Variant, understudy: Understudy, port: u16) -> Self {
+        Self::started_with(variant, understudy, port).await
+    }
+
+    /// The same with an Envoy that says it is at this place.
+    pub(crate) async fn at(place: &str, understudy: Understudy, port: u16) -> Self {
+        Self::started_with(&["--node-locality", place], understudy, port).await
+    }
+
+    async fn started_with(more: &[&str], understudy: Understudy, port: u16) -> Self {
         let turn = TURN.lock().await;
-        let envoy = Envoy::start(&understudy, "edge-1", "edge", variant).await;
+        let envoy = Envoy::start(&understudy, "edge-1", "edge", more).await;
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
         Self { understudy, envoy, port, client: client.expect("plain HTTP needs nothing"), _turn: turn }
     }

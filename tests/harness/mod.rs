@@ -5,6 +5,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test binary compiles all of this and uses a part")]
 
+pub mod dns;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -224,6 +224,7 @@ fn bootstrap(ports: &Ports) -> anyhow::Result<String> {
         xds: ports.xds.to_string(),
         node_id: "demo".to_owned(),
         node_cluster: "demo".to_owned(),
+        node_locality: None,
         envoy_admin: Some(ports.envoy_admin),
         delta: false,
     })

@@ -1,0 +1,68 @@
+//! Addresses that two targets of an upstream lead to. Those that are written twice are told by validation; these
+//! show only when names are resolved.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::document::{Document, Kind, Resolve};
+use crate::config::{Level, Path, Violation};
+use crate::model::Model;
+use crate::model::addresses::Addresses;
+use crate::model::place::code;
+use crate::model::target::{Address, Host};
+use crate::model::upstream::Upstream;
+
+/// A warning for each target of which an address is left out, because another target leads to it too.
+pub(super) fn warnings(model: &Model, addresses: &Addresses, documents: &[Arc<Document>]) -> Vec<Violation> {
+    let ours = model.upstreams.values().filter(|upstream| upstream.resolve == Resolve::ControlPlane);
+    ours.flat_map(|upstream| of_upstream(upstream, addresses, documents)).collect()
+}
+
+fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &[Arc<Document>]) -> Vec<Violation> {
+    let mut first: HashMap<SocketAddr, &Address> = HashMap::new();
+    let mut warnings = Vec::new();
+    if upstream.targets.iter().all(|target| matches!(target.address.host, Host::Ip(_))) {
+        return warnings;
+    }
+    for target in &upstream.targets {
+        let places = addresses.places(&target.address);
+        let taken = places.iter().find_map(|place| {
+            let other = *first.entry(place.socket).or_insert(&target.address);
+            (*other != target.address).then_some((place.socket, other))
+        });
+        if let Some((socket, other)) = taken
+            && let Some((document, path)) = declared(upstream, &target.address, documents)
+        {
+            let message = format!("`{other}` leads to {socket} too; it is kept once, in the first tier");
+            let violation = document.violation(code::SAME_TARGET, Level::Warning, &path, message);
+            let help = Some("remove one of them, or let DNS say different addresses".to_owned());
+            warnings.push(Violation { help, ..violation });
+        }
+    }
+    warnings
+}
+
+/// Where a target is declared: in its upstream, or on its own.
+fn declared<'d>(
+    upstream: &Upstream,
+    address: &Address,
+    documents: &'d [Arc<Document>],
+) -> Option<(&'d Document, Path)> {
+    let is_it = |target: &serde_json::Value| {
+        target["target"].as_str().and_then(|text| Address::parse(text).ok()).as_ref() == Some(address)
+    };
+    documents.iter().find_map(|document| {
+        if let Some((name, target)) = &document.target
+            && **name == *upstream.name.as_str()
+            && is_it(&document.json(&target.path))
+        {
+            return Some((&**document, target.path.key("target")));
+        }
+        let named = document.named(Kind::Upstream).into_iter();
+        let (_, path) = named.into_iter().find(|(name, _)| *name == upstream.name.as_str())?;
+        let targets = document.json(&path.key("targets"));
+        let index = targets.as_array()?.iter().position(is_it)?;
+        Some((&**document, path.key("targets").index(index).key("target")))
+    })
+}

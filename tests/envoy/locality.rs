@@ -1,0 +1,76 @@
+//! Tiers by distance: three Envoys in three zones of two regions, each served by the nearest that lives.
+
+use serde_json::json;
+
+use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port};
+use crate::stage::{Edge, comes_to_rest, create, faultless, window};
+
+const PLACES: [(&str, &str); 3] = [("eu", "eu-a"), ("eu", "eu-b"), ("us", "us-a")];
+
+/// Who answers at a port.
+async fn serves(port: u16, name: &str) {
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+    eventually(PATIENCE, &format!("{name} serves at {port}"), async || {
+        let response = client.get(format!("http://127.0.0.1:{port}/")).send().await;
+        let response = response.map_err(|error| format!("{error:?}"))?;
+        match response.headers().get("x-backend").map(|name| name.as_bytes().to_vec()) {
+            Some(by) if by == name.as_bytes() => Ok(()),
+            other => Err(format!("{} by {other:?}", response.status())),
+        }
+    })
+    .await;
+}
+
+/// Each Envoy has a listener of its own, by a fleet of its own: they run on one machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_that_dies_is_served_by_the_next_and_costs_no_request() {
+    let mut backends =
+        [Backend::start("EU-A").await, Backend::start("EU-B").await, Backend::start("US-A").await];
+    let understudy = Understudy::serve(&[]).await;
+    let ports = PLACES.map(|_| free_port());
+    for ((_, zone), port) in PLACES.iter().zip(ports) {
+        create(&understudy, "/fleets", json!({"name": zone, "select": {"zone": zone}})).await;
+        let listener = json!({"name": zone, "address": format!("127.0.0.1:{port}"), "fleets": [zone]});
+        create(&understudy, "/listeners", listener).await;
+    }
+    let targets: Vec<_> = PLACES
+        .iter()
+        .zip(&backends)
+        .map(|((region, zone), backend)| {
+            json!({"target": backend.address().to_string(), "region": region, "zone": zone})
+        })
+        .collect();
+    let upstream = json!({"name": "shop", "failover": {"locality": true}, "targets": targets});
+    create(&understudy, "/upstreams", upstream).await;
+    create(&understudy, "/services", json!({"name": "shop", "upstream": "shop"})).await;
+    create(&understudy, "/routes", json!({"name": "shop", "service": "shop"})).await;
+
+    let edge = Edge::at("eu/eu-a", understudy, ports[0]).await;
+    let _second =
+        Envoy::start(&edge.understudy, "edge-2", "edge", &["--node-locality", "eu/eu-b", "--delta"]).await;
+    let _third = Envoy::start(&edge.understudy, "edge-3", "edge", &["--node-locality", "us/us-a"]).await;
+    for (port, name) in ports.into_iter().zip(["EU-A", "EU-B", "US-A"]) {
+        serves(port, name).await;
+    }
+    let load = edge.load(200);
+    comes_to_rest(&load, &["EU-A"]).await;
+    let [eu_a, eu_b, _us_a] = &mut backends;
+    eu_a.kill();
+    comes_to_rest(&load, &["EU-B"]).await;
+    eu_b.kill();
+    comes_to_rest(&load, &["US-A"]).await;
+    serves(ports[1], "US-A").await;
+    eu_a.restart().await;
+    eventually(PATIENCE, "the nearest serves again", async || {
+        match window(&load, 50).await.served_by.keys().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["EU-A"] => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    faultless(load).await;
+
+    let path = "/snapshots/eu-a?node_locality=us/us-a";
+    let (status, there) = edge.understudy.get(path).await;
+    assert_eq!((status, &there["endpoints"][0]["endpoints"][0]["locality"]["zone"]), (200, &json!("us-a")));
+}
