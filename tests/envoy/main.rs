@@ -23,6 +23,7 @@ mod https;
 mod input;
 mod locality;
 mod nack;
+mod names;
 mod post;
 mod raw;
 mod reload;
