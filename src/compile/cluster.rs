@@ -108,7 +108,6 @@ fn by_dns(cluster: envoy::Cluster, pool: &Pool<'_>, upstream: &Upstream) -> Reso
 pub(super) fn aggregate(name: &str, upstreams: &[&Upstream], first: &Upstream) -> Resource {
     let pools = upstreams.iter().flat_map(|upstream| pool::of(upstream));
     let clusters: Vec<String> = pools.map(|pool| pool.name).collect();
-    let whole_response = first.whole_response.as_ref();
     let cluster = envoy::Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(cluster_type(
@@ -119,10 +118,11 @@ pub(super) fn aggregate(name: &str, upstreams: &[&Upstream], first: &Upstream) -
         connect_timeout: Some(duration(first.connect_timeout)),
         common_lb_config: Some(common_lb_config(first)),
         circuit_breakers: Some(circuit_breakers(&first.limits)),
-        typed_extension_protocol_options: match whole_response {
-            Some(_) => protocol_options(first, whole_response),
-            None => HashMap::new(),
-        },
+        typed_extension_protocol_options: first
+            .whole_response
+            .as_ref()
+            .map(filters_alone)
+            .unwrap_or_default(),
         ..Default::default()
     };
     let mut resource = Resource::new(name, &cluster);
@@ -223,6 +223,16 @@ fn protocol_options(
         }),
         upstream_protocol_options: Some(protocol),
         http_filters: whole_response.map(whole_response::filters).unwrap_or_default(),
+        ..Default::default()
+    };
+    [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&options))].into()
+}
+
+/// The options of an aggregate, which asks its members for the protocol and takes filters from its own.
+fn filters_alone(whole_response: &WholeResponse) -> HashMap<String, wrappers::Any> {
+    let options = http::HttpProtocolOptions {
+        upstream_protocol_options: protocol(UpstreamProtocol::Http1),
+        http_filters: whole_response::filters(whole_response),
         ..Default::default()
     };
     [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&options))].into()
