@@ -3,31 +3,40 @@
 //! Core types never leave through it: every answer is a view of its own. A write becomes stored entities and
 //! goes through the same build as a saved file.
 
-pub mod entities;
-pub mod fleet;
-pub mod health;
+mod change;
+mod config;
+mod entities;
+mod fleet;
+mod health;
+mod operation;
 pub mod problem;
-pub mod raw;
-pub mod simulate;
+mod raw;
+mod request;
+mod revisions;
+mod simulate;
 pub(crate) mod view;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::response::Json;
-use axum::routing::{any, get, post};
-use http::StatusCode;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{any, get, post, put};
 use serde_json::{Value, json};
 use tower_http::normalize_path::NormalizePath;
 
 use crate::admin::problem::Problem;
 use crate::cache::Cache;
 use crate::config::Violation;
+use crate::config::document::Kind;
 use crate::control::Control;
 use crate::fleet::Fleet;
 use crate::model::name::Name;
 use crate::node::Locality;
+use crate::pipeline::Build;
 
 /// The largest body that is read.
 const MAX_BODY: usize = 16 << 20;
@@ -43,6 +52,8 @@ pub struct Admin {
     pub fleet: Fleet,
     /// The addresses that were bound.
     pub addresses: Addresses,
+    /// What is there changes only with `If-Match`.
+    pub require_if_match: bool,
 }
 
 /// The addresses that `serve` bound.
@@ -56,25 +67,31 @@ pub struct Addresses {
 
 /// The whole API, with and without slashes at the end of a path.
 pub fn service(admin: Admin) -> NormalizePath<Router> {
-    let router = Router::new()
-        .route("/{kind}", get(entities::list).post(entities::create))
-        .route(
-            "/{kind}/{name}",
-            get(entities::read).put(entities::replace).patch(entities::patch).delete(entities::delete),
-        )
-        .route("/upstreams/{upstream}/health", get(health::upstream))
-        .route("/upstreams/{upstream}/targets", get(entities::list_targets).post(entities::create_target))
-        .route(
-            "/upstreams/{upstream}/targets/{target}",
-            get(entities::read_target)
-                .put(entities::replace_target)
-                .patch(entities::patch_target)
-                .delete(entities::delete_target),
-        )
+    let mut router = Router::new();
+    for kind in Kind::TOP {
+        let (collection, entity) = (format!("/{}", kind.plural()), format!("/{}/{{name}}", kind.plural()));
+        let list = move |State(admin), query| entities::list(kind, admin, query);
+        let read = move |State(admin), Path(name)| entities::read(kind, admin, name);
+        let write = put(entities::write).patch(entities::write).delete(entities::write);
+        router = router.route(&collection, get(list).post(entities::write)).route(&entity, write.get(read));
+    }
+    let target = get(entities::read_target).put(entities::write);
+    let resource = get(raw::read).put(entities::write);
+    let router = router
+        .route("/upstreams/{name}/health", get(health::upstream))
+        .route("/upstreams/{name}/targets", get(entities::list_targets).post(entities::write))
+        .route("/upstreams/{name}/targets/{target}", target.patch(entities::write).delete(entities::write))
         .route("/raw", get(raw::all).put(raw::replace_all))
         .route("/raw/{type}", get(raw::list))
-        .route("/raw/{type}/{*name}", get(raw::read).put(raw::replace).delete(raw::delete))
+        .route("/raw/{type}/{*name}", resource.patch(entities::write).delete(entities::write))
         .route("/simulate", post(simulate::simulate))
+        .route("/config", get(config::read).patch(config::patch).put(config::replace))
+        .route("/plan", post(config::plan))
+        .route("/revisions", get(revisions::list))
+        .route("/revisions/{number}", get(revisions::read))
+        .route("/revisions/{number}/diff", get(revisions::diff))
+        .route("/revisions/{number}/rollback", post(revisions::rollback))
+        .route("/backup", get(backup))
         .route("/fleet", get(fleet::nodes))
         .route("/fleet/{node}", get(fleet::node))
         .route("/violations", get(violations))
@@ -84,10 +101,52 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .route("/readyz", get(|| async { "ok\n" }))
         .route("/", any(|| async { Problem::not_found("there is nothing here; try /status") }))
         .fallback(|| async { Problem::not_found("there is nothing at this path") })
-        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(unmodified))
         .with_state(admin);
     NormalizePath::trim_trailing_slash(router)
+}
+
+/// A GET of what the caller has already (`If-None-Match`) is answered 304.
+async fn unmodified(request: Request, next: Next) -> Response {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let known = request.headers().get(header::IF_NONE_MATCH).cloned().filter(|_| is_read);
+    let mut response = next.run(request).await;
+    let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+    let known = known.as_ref().and_then(|known| known.to_str().ok());
+    if tag.zip(known).is_some_and(|(tag, known)| operation::matches(known, tag)) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Body::empty();
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    response
+}
+
+/// OPTIONS, and methods that a path does not know; the router adds `Allow` to either.
+async fn other_method(method: Method) -> Response {
+    match method {
+        Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
+        _ => Problem::method_not_allowed().into_response(),
+    }
+}
+
+/// A copy of everything that is durable, as it is at this moment: the file that `understudy restore` takes.
+async fn backup(State(admin): State<Admin>) -> Result<Response, Problem> {
+    let store = admin.control.store().clone();
+    let bytes = revisions::reading(move || {
+        let directory = tempfile::tempdir().map_err(|error| failed(&error))?;
+        let file = directory.path().join("backup.redb");
+        store.backup(&file)?;
+        std::fs::read(&file).map_err(|error| failed(&error))
+    });
+    let name = [(header::CONTENT_DISPOSITION, "attachment; filename=\"understudy-backup.redb\"")];
+    Ok((name, bytes.await?).into_response())
+}
+
+fn failed(error: &std::io::Error) -> Problem {
+    let detail = format!("the backup could not be made: {error}");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
 }
 
 async fn violations(State(admin): State<Admin>) -> Json<Vec<Violation>> {
@@ -127,5 +186,19 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         "services": build.model.services.len(),
         "upstreams": build.model.upstreams.len(),
         "violations": admin.control.violations().len(),
+        "revision": admin.control.store().revision(),
+        "orphaned_targets": orphaned(&build),
     }))
+}
+
+/// The targets that were added to upstreams which are not there now; they return with them.
+fn orphaned(build: &Build) -> Vec<&str> {
+    let targets = build.stored.range((Kind::Target, String::new())..);
+    let targets =
+        targets.take_while(|((kind, _), _)| *kind == Kind::Target).map(|((_, name), _)| name.as_str());
+    let is_orphaned = |name: &&str| {
+        let upstream = name.split('/').next().and_then(Name::parse);
+        upstream.is_none_or(|upstream| !build.model.upstreams.contains_key(&upstream))
+    };
+    targets.filter(is_orphaned).collect()
 }

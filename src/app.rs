@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::ServiceExt;
@@ -13,7 +14,6 @@ use tracing::info;
 
 use crate::admin::{self, Admin};
 use crate::config::Violation;
-use crate::config::render;
 use crate::control::{self, Control, WriteError};
 use crate::fleet::Fleet;
 use crate::source::files::{self, Files};
@@ -38,6 +38,8 @@ pub struct Options {
     pub data: PathBuf,
     /// Other addresses than loopback are fine without TLS.
     pub insecure: bool,
+    /// What is there changes over REST only with `If-Match`.
+    pub require_if_match: bool,
 }
 
 /// Why serving did not start.
@@ -77,31 +79,28 @@ impl App {
             admin: admin.local_addr().context("cannot serve the admin API")?,
         };
 
-        let read = files::read(&options.paths).map_err(|violations| {
-            let lines: Vec<String> = violations.iter().map(render::line).collect();
-            anyhow::anyhow!("cannot read the config, so nothing is served: {}", lines.join("; "))
-        })?;
-        if read.is_empty() && !options.paths.is_empty() {
+        let read = files::read(&options.paths);
+        if read.as_ref().is_ok_and(Files::is_empty) && !options.paths.is_empty() {
             tracing::warn!("there is no *.yaml, *.yml or *.json under the config paths");
         }
-        let last = read.clone();
+        let last = read.clone().unwrap_or_default();
         let runtime = tokio::runtime::Handle::current();
         let start = move || {
-            let store = Store::open(&options.data).map_err(WriteError::Store)?;
+            let store = Store::open(&options.data).map_err(|error| WriteError::Store(Arc::new(error)))?;
             let start = control::Start { files: read, store, resolver: Resolver::new() };
-            control::start(start, &runtime).map(|started| (started, options.paths))
+            control::start(start, &runtime).map(|started| (started, options.paths, options.require_if_match))
         };
         let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
-        let ((control, cache), paths) = started.map_err(|error| match error {
+        let ((control, cache), paths, require_if_match) = started.map_err(|error| match error {
             WriteError::Refused(violations) => Error::Config(violations),
-            WriteError::Store(error) => Error::Other(error.into()),
-            WriteError::ShuttingDown => Error::Other(error.into()),
+            WriteError::Store(error) => Error::Other(anyhow::Error::new(error)),
+            error => Error::Other(error.into()),
         })?;
 
         follow(control.clone(), paths, last);
         let fleet = Fleet::default();
         let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier(), Limits::default());
-        let api = Admin { control, cache, fleet, addresses };
+        let api = Admin { control, cache, fleet, addresses, require_if_match };
         let (shutdown, stop) = watch::channel(false);
         let mut servers = JoinSet::new();
         servers.spawn(serve_xds(xds, discovery, stop.clone()));

@@ -14,33 +14,46 @@ use crate::snapshot::Snapshot;
 /// Holds the current build.
 #[derive(Debug)]
 pub struct Cache {
-    current: watch::Sender<Arc<Build>>,
+    current: watch::Sender<Published>,
+}
+
+/// A build, and the how manieth it is since the start.
+#[derive(Debug, Clone)]
+struct Published {
+    publication: u64,
+    build: Arc<Build>,
 }
 
 impl Cache {
     /// A cache that already has a build: nobody is ever told of an empty one by mistake.
     pub fn new(build: Arc<Build>) -> Self {
-        Self { current: watch::Sender::new(build) }
+        Self { current: watch::Sender::new(Published { publication: 1, build }) }
     }
 
-    /// Makes `build` the current one and wakes those who follow.
-    pub fn publish(&self, build: Arc<Build>) {
-        self.current.send_replace(build);
+    /// Makes `build` the current one and wakes those who follow. Returns the number of this publication, which
+    /// those who follow say they have seen.
+    pub fn publish(&self, build: Arc<Build>) -> u64 {
+        let mut publication = 0;
+        self.current.send_modify(|current| {
+            publication = current.publication + 1;
+            *current = Published { publication, build };
+        });
+        publication
+    }
+
+    /// The number of the current publication.
+    pub fn publication(&self) -> u64 {
+        self.current.borrow().publication
     }
 
     /// The current build.
     pub fn build(&self) -> Arc<Build> {
-        self.current.borrow().clone()
-    }
-
-    /// Follows the current build.
-    pub fn watch(&self) -> watch::Receiver<Arc<Build>> {
-        self.current.subscribe()
+        self.current.borrow().build.clone()
     }
 
     /// Follows what `node` should run.
     pub fn subscribe(&self, node: Node) -> Subscription {
-        Subscription { node, builds: self.current.subscribe() }
+        Subscription { node, builds: self.current.subscribe(), seen: 0 }
     }
 }
 
@@ -48,14 +61,21 @@ impl Cache {
 #[derive(Debug)]
 pub struct Subscription {
     node: Node,
-    builds: watch::Receiver<Arc<Build>>,
+    builds: watch::Receiver<Published>,
+    seen: u64,
 }
 
 impl Subscription {
     /// The newest snapshot; it counts as seen.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
-        let build = self.builds.borrow_and_update().clone();
+        let Published { publication, build } = self.builds.borrow_and_update().clone();
+        self.seen = publication;
         build.snapshot_for(&self.node)
+    }
+
+    /// The publication that the newest seen snapshot is of.
+    pub fn seen(&self) -> u64 {
+        self.seen
     }
 
     /// Waits for a build that was not seen yet. False when there will be none: we are shutting down.

@@ -1,16 +1,22 @@
 //! The commands: each one call and one printer.
 //!
-//! Exit codes: 0 done, 1 violations or a failed operation, 2 wrong usage.
+//! Exit codes: 0 done, 1 violations or a failed operation, 2 wrong usage, 3 changes (`plan --exit-code`).
 
 pub mod backend;
 pub mod bootstrap;
 pub mod check;
+mod client;
 pub mod compile;
 pub mod demo;
+pub mod entities;
 pub mod envoy;
+pub mod history;
+mod output;
+pub mod plan;
 pub mod serve;
 pub mod show;
 pub mod simulate;
+pub mod status;
 
 use std::process::ExitCode;
 
@@ -36,6 +42,28 @@ enum Command {
     Simulate(simulate::Options),
     /// Print the effective settings of an upstream, and where each came from
     Show(show::Options),
+    /// Say what files would change of what is served, and what that means
+    Plan(plan::Options),
+    /// Show entities
+    Get(entities::Get),
+    /// Declare over REST what files say
+    Apply(entities::Apply),
+    /// Remove an entity
+    Delete(entities::Delete),
+    /// Add, remove or weigh a target
+    Target(entities::Target),
+    /// The whole config
+    Config(entities::Config),
+    /// Show what changed, when, by whom and why
+    Revisions(history::Revisions),
+    /// Put back the config of a revision
+    Rollback(history::Rollback),
+    /// Say what is served and what each Envoy took of it
+    Status(status::Options),
+    /// Copy everything that is durable to a file
+    Backup(history::Backup),
+    /// Put a backup in the place of a data directory
+    Restore(history::Restore),
     /// Print an Envoy bootstrap for this control plane
     Bootstrap(bootstrap::Options),
     /// Print the path of an Envoy, fetching the pinned release when it is missing
@@ -63,6 +91,17 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Compile(options) => compile::run(&options),
         Command::Simulate(options) => simulate::run(&options),
         Command::Show(options) => show::run(&options),
+        Command::Plan(options) => on_runtime(plan::run(options)),
+        Command::Get(options) => on_runtime(entities::get(options)),
+        Command::Apply(options) => on_runtime(entities::apply(options)),
+        Command::Delete(options) => on_runtime(entities::delete(options)),
+        Command::Target(options) => on_runtime(entities::target(options)),
+        Command::Config(options) => on_runtime(entities::config(options)),
+        Command::Revisions(options) => on_runtime(history::revisions(options)),
+        Command::Rollback(options) => on_runtime(history::rollback(options)),
+        Command::Status(options) => on_runtime(status::run(options)),
+        Command::Backup(options) => on_runtime(history::backup(options)),
+        Command::Restore(options) => history::restore(&options),
         Command::Bootstrap(options) => bootstrap::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Envoy { release } => {
             let progress = |line: &str| print::note(line);

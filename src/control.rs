@@ -3,22 +3,34 @@
 //! A thread of its own holds the [`Inputs`]. Every change, by whatever road it comes, is applied to a copy,
 //! built whole, made durable and only then published; if any of that fails the old inputs stay. Changes come
 //! one after the other, so each sees the last one's outcome.
+//!
+//! Writing to disk takes longer than building. So writes that wait are built one after the other, each on what
+//! the one before it made, and then become durable together: one transaction, in which each has a revision of
+//! its own. Nobody is answered before it, and if it fails, nothing of it was ever published.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::cache::Cache;
+use crate::config::document::Kind;
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation, render};
 use crate::model::target::Host;
 use crate::pipeline::{self, Build, Inputs};
+use crate::plan::{self, Edit, Plan};
 use crate::source::files::{self, Files};
 use crate::source::resolve::{Names, Resolver};
-use crate::store::{self, Change, Store};
+use crate::store::records::{Answer, Kept, Revision, Source};
+use crate::store::{self, Change, Commit, Store};
+
+/// How many writes become durable together at most, and how long the first of them may wait for the others.
+const GROUP: usize = 256;
+const GATHERING: Duration = Duration::from_millis(20);
 
 /// Why a write changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -28,13 +40,82 @@ pub enum WriteError {
     Refused(Vec<Violation>),
     /// It could not be made durable.
     #[error("the change could not be stored")]
-    Store(#[source] store::Error),
+    Store(#[source] Arc<store::Error>),
+    /// The idempotency key was used before, for something else.
+    #[error("the idempotency key was used for another request before")]
+    Reused,
     /// We are shutting down.
     #[error("understudy is shutting down")]
     ShuttingDown,
 }
 
-type Task = Box<dyn FnOnce(&mut State) + Send>;
+/// Who writes, and how.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// By what road.
+    pub source: Source,
+    /// Who.
+    pub author: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// A key by which the request is known when it is repeated, and its hash.
+    pub idempotency: Option<(String, u128)>,
+    /// It wants to see the revisions of all writes before it.
+    pub alone: bool,
+}
+
+/// The newest config.
+#[derive(Debug, Clone, Copy)]
+pub struct Now<'a> {
+    /// What it is made of.
+    pub inputs: &'a Inputs,
+    /// What was made of it.
+    pub build: &'a Build,
+    /// The number of the last revision.
+    pub revision: u64,
+}
+
+/// What a write comes to.
+pub struct Decision {
+    /// In the order in which they apply.
+    pub changes: Vec<Change>,
+    /// What is answered once they did.
+    pub answer: Box<dyn FnOnce(Now<'_>) -> Answer + Send>,
+}
+
+/// A write that is durable and published.
+#[derive(Debug)]
+pub struct Written {
+    /// What is answered.
+    pub answer: Answer,
+    /// It was answered before; nothing changed this time.
+    pub is_repeated: bool,
+    /// The config before it.
+    pub before: Arc<Build>,
+    /// The config with it.
+    pub build: Arc<Build>,
+    /// The publication that has it; see [`Cache::publish`].
+    pub publication: u64,
+}
+
+/// What would be, for [`Control::plan`].
+#[derive(Debug)]
+pub struct Proposal {
+    /// In place of the files; none for those that are served.
+    pub files: Option<Files>,
+    /// In the order in which they apply.
+    pub changes: Vec<Change>,
+}
+
+/// What the thread is asked to do.
+enum Task {
+    Files(Result<Files, Vec<Violation>>),
+    Write { alone: bool, stage: Stage },
+}
+
+/// Builds a write on what is there. What it gives is called when that is durable, or is known not to be.
+type Stage = Box<dyn FnOnce(&mut State) -> Finish + Send>;
+type Finish = Box<dyn FnOnce(Result<u64, Arc<store::Error>>)>;
 
 /// The door. Cheap to clone: clones share.
 #[derive(Debug, Clone)]
@@ -43,14 +124,19 @@ pub struct Control {
     violations: watch::Receiver<Vec<Violation>>,
     named_files: watch::Receiver<BTreeSet<String>>,
     names: Names,
+    store: Arc<Store>,
 }
 
 /// What the thread owns.
 struct State {
     inputs: Inputs,
     build: Arc<Build>,
+    /// The last revision.
+    revision: u64,
+    /// What was staged and is not durable yet.
+    staged: Commit,
     cache: Arc<Cache>,
-    store: Store,
+    store: Arc<Store>,
     resolver: Resolver,
     runtime: tokio::runtime::Handle,
     /// With files that were refused, to be tried again when something else changed.
@@ -73,52 +159,75 @@ enum Reading {
 /// Everything that a config starts from.
 #[derive(Debug)]
 pub struct Start {
-    /// The texts of the config paths.
-    pub files: Files,
+    /// The texts of the config paths, or why they cannot be read.
+    pub files: Result<Files, Vec<Violation>>,
     /// What was written over REST before.
     pub store: Store,
     /// For host names among the targets.
     pub resolver: Resolver,
 }
 
-/// Builds the first config and opens the door.
+/// Builds the first config and opens the door. With files that cannot be used, it starts from those that were
+/// accepted last, if there are any.
 ///
 /// # Errors
 ///
 /// When the store cannot be read, or with all that is wrong with the config.
 pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control, Arc<Cache>), WriteError> {
     let Start { files, store, mut resolver } = start;
-    let stored = store.load().map_err(WriteError::Store)?;
-    let mut inputs = Inputs { files, stored, ..Inputs::default() };
-    let build = build(&mut inputs, None, Reading::Anew, &mut resolver, runtime);
-    let build = Arc::new(build.map_err(WriteError::Refused)?);
-    warn_of(&build);
-    let names = resolver.names();
+    let store::State { stored, files: last_files, revision } =
+        store.load().map_err(|error| WriteError::Store(Arc::new(error)))?;
+    let mut build_of = |files: Files| {
+        let mut inputs = Inputs { files, stored: stored.clone(), ..Inputs::default() };
+        match build(&mut inputs, None, Reading::Anew, &mut resolver, runtime) {
+            Ok(build) => Ok((inputs, Arc::new(build))),
+            Err(violations) => Err((Some(Box::new(inputs)), violations)),
+        }
+    };
+    let wanted = files.map_err(|violations| (None, violations)).and_then(&mut build_of);
+    let (started, refused, violations) = match wanted {
+        Ok(started) => (started, None, Vec::new()),
+        Err((refused, violations)) => match last_files.clone().map(&mut build_of).and_then(Result::ok) {
+            Some(started) => (started, refused, violations),
+            None => return Err(WriteError::Refused(violations)),
+        },
+    };
+    let (inputs, build) = started;
     let cache = Arc::new(Cache::new(build.clone()));
-    let (violations, watched_violations) = watch::channel(Vec::new());
+    let (sender, watched) = watch::channel(Vec::new());
     let (named_files, watched_files) = watch::channel(inputs.named_files.keys().cloned().collect());
-    let state = State {
+    let (store, names) = (Arc::new(store), resolver.names());
+    let mut state = State {
         inputs,
         build,
+        revision,
+        staged: Commit::default(),
         cache: cache.clone(),
-        store,
+        store: store.clone(),
         resolver,
         runtime: runtime.clone(),
-        refused: None,
-        violations,
+        refused: refused.map(|refused| *refused),
+        violations: sender,
         named_files,
     };
+    warn_of(&state.build);
+    if violations.is_empty() {
+        state.note_new_files(last_files);
+    } else {
+        warn!("the files cannot be used, so it starts from those that were accepted last");
+        state.tell(violations);
+        state.tell_named_files();
+    }
     let (tasks, queue) = mpsc::unbounded_channel();
     std::thread::spawn(move || state.run(queue));
-    let watched = Control { tasks, violations: watched_violations, named_files: watched_files, names };
-    Ok((watched, cache))
+    Ok((Control { tasks, violations: watched, named_files: watched_files, names, store }, cache))
 }
 
 impl Control {
     /// Takes what the config paths hold now. A broken one leaves everything as it is and is told in
     /// [`Self::violations`] and in the log. False when we are shutting down.
     pub fn files(&self, read: Result<Files, Vec<Violation>>) -> bool {
-        self.tasks.send(Box::new(move |state| state.take_files(read))).is_ok()
+        self.tasks.send(Task::Files(read)).is_ok()
     }
 
     /// The files that the config names, and those that one names which was refused: they want to be watched too.
@@ -136,30 +245,72 @@ impl Control {
         &self.names
     }
 
+    /// The revisions, and all else that is durable, to be read.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
     /// Decides on a change by the newest config and applies it, all or nothing. When this returns, it is
     /// durable and published.
     ///
     /// # Errors
     ///
     /// What `decide` returned, or why the change was refused.
-    pub async fn write<T, E>(
+    pub async fn write<E>(
         &self,
-        decide: impl FnOnce(&Inputs, &Build) -> Result<(Vec<Change>, T), E> + Send + 'static,
-    ) -> Result<(Arc<Build>, T), E>
+        terms: Terms,
+        decide: impl FnOnce(Now<'_>) -> Result<Decision, E> + Send + 'static,
+    ) -> Result<Written, E>
+    where
+        E: From<WriteError> + Send + 'static,
+    {
+        let staged = self.ask(terms.alone, move |state| state.stage(&terms, decide)).await;
+        staged.map(|(written, publication)| Written { publication, ..written })
+    }
+
+    /// What would become of the newest config; nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// What `decide` returned, or why the change would be refused.
+    pub async fn plan<E>(
+        &self,
+        alone: bool,
+        decide: impl FnOnce(Now<'_>) -> Result<Proposal, E> + Send + 'static,
+    ) -> Result<(Plan, Build), E>
+    where
+        E: From<WriteError> + Send + 'static,
+    {
+        let propose = move |state: &mut State| {
+            let proposal = decide(state.now())?;
+            state.propose(proposal).map_err(|violations| WriteError::Refused(violations).into())
+        };
+        self.ask(alone, propose).await.map(|(planned, _)| planned)
+    }
+
+    async fn ask<T, E>(
+        &self,
+        alone: bool,
+        stage: impl FnOnce(&mut State) -> Result<T, E> + Send + 'static,
+    ) -> Result<(T, u64), E>
     where
         T: Send + 'static,
         E: From<WriteError> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
-        let task = move |state: &mut State| {
-            let outcome = decide(&state.inputs, &state.build).and_then(|(changes, answer)| {
-                state.apply(&changes)?;
-                Ok((state.build.clone(), answer))
-            });
-            // Whoever asked may have hung up; the change stands all the same.
-            let _ = sender.send(outcome);
+        let stage = move |state: &mut State| -> Finish {
+            let outcome = stage(state);
+            Box::new(move |stored| {
+                let outcome = outcome.and_then(|staged| match stored {
+                    Ok(publication) => Ok((staged, publication)),
+                    Err(error) => Err(WriteError::Store(error).into()),
+                });
+                // Whoever asked may have hung up; the change stands all the same.
+                let _ = sender.send(outcome);
+            })
         };
-        self.tasks.send(Box::new(task)).map_err(|_| WriteError::ShuttingDown)?;
+        let task = Task::Write { alone, stage: Box::new(stage) };
+        self.tasks.send(task).map_err(|_| WriteError::ShuttingDown)?;
         receiver.await.map_err(|_| WriteError::ShuttingDown)?
     }
 }
@@ -167,20 +318,154 @@ impl Control {
 impl State {
     fn run(mut self, mut queue: mpsc::UnboundedReceiver<Task>) {
         let runtime = self.runtime.clone();
+        let mut next = None;
         loop {
             // Between changes names are looked up again as their answers expire.
-            let task = runtime.block_on(async {
-                tokio::select! {
-                    task = queue.recv() => Some(task),
-                    () = self.resolver.changed() => None,
-                }
-            });
+            let task = match next.take() {
+                Some(task) => Some(Some(task)),
+                None => runtime.block_on(async {
+                    tokio::select! {
+                        task = queue.recv() => Some(task),
+                        () = self.resolver.changed() => None,
+                    }
+                }),
+            };
             match task {
-                Some(Some(task)) => task(&mut self),
+                Some(Some(Task::Files(read))) => self.take_files(read),
+                Some(Some(Task::Write { stage, .. })) => next = self.take_writes(stage, &mut queue),
                 Some(None) => return,
                 None => self.take_addresses(),
             }
         }
+    }
+
+    fn now(&self) -> Now<'_> {
+        Now { inputs: &self.inputs, build: &self.build, revision: self.revision }
+    }
+
+    /// Stages this write and those that wait behind it, makes them durable and publishes what they made.
+    /// Returns the task that ended the group, if one did.
+    fn take_writes(&mut self, first: Stage, queue: &mut mpsc::UnboundedReceiver<Task>) -> Option<Task> {
+        let (inputs, build, revision) = (self.inputs.clone(), self.build.clone(), self.revision);
+        let since = Instant::now();
+        let mut finishes = vec![first(self)];
+        let mut next = None;
+        while finishes.len() < GROUP && since.elapsed() < GATHERING {
+            match queue.try_recv() {
+                Ok(Task::Write { alone: false, stage }) => finishes.push(stage(self)),
+                Ok(other) => {
+                    next = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let staged = std::mem::take(&mut self.staged);
+        let outcome = match staged.revisions.is_empty() && staged.answers.is_empty() {
+            true => Ok(()),
+            false => self.store.commit(&staged).map_err(Arc::new),
+        };
+        let outcome = match outcome {
+            Ok(()) if staged.revisions.is_empty() => Ok(self.cache.publication()),
+            Ok(()) => Ok(self.publish(Source::Api.word())),
+            Err(error) => {
+                error!(error = &*error as &dyn std::error::Error, "changes were not stored");
+                (self.inputs, self.build, self.revision) = (inputs, build, revision);
+                // What the resolver was told and found out meanwhile was for those changes.
+                self.resolver.configure(&self.build.model.resolver);
+                self.take_addresses();
+                Err(error)
+            }
+        };
+        let changed = outcome.is_ok() && !staged.revisions.is_empty();
+        for finish in finishes {
+            finish(outcome.clone());
+        }
+        // What the files lacked may be there now.
+        if changed && let Some(refused) = self.refused.take() {
+            self.try_files(refused.files);
+        }
+        self.tell_named_files();
+        next
+    }
+
+    /// Decides and builds on what is staged already.
+    fn stage<E: From<WriteError>>(
+        &mut self,
+        terms: &Terms,
+        decide: impl FnOnce(Now<'_>) -> Result<Decision, E>,
+    ) -> Result<Written, E> {
+        if let Some((key, request)) = &terms.idempotency
+            && let Some(kept) = self.kept(key)?
+        {
+            if kept.request != *request {
+                return Err(WriteError::Reused.into());
+            }
+            let build = self.build.clone();
+            let (before, answer) = (build.clone(), kept.answer);
+            return Ok(Written { answer, is_repeated: true, before, build, publication: 0 });
+        }
+        let Decision { changes, answer } = decide(self.now())?;
+        let before = self.build.clone();
+        let revision = self.apply(changes, terms)?;
+        let answer = Answer { revision, ..answer(self.now()) };
+        if let Some((key, request)) = &terms.idempotency {
+            let kept = Kept { time: Timestamp::now(), request: *request, answer: answer.clone() };
+            self.staged.answers.push((key.clone(), kept));
+        }
+        Ok(Written { answer, is_repeated: false, before, build: self.build.clone(), publication: 0 })
+    }
+
+    /// What was answered to this key, durable or staged.
+    fn kept(&self, key: &str) -> Result<Option<Kept>, WriteError> {
+        match self.staged.answers.iter().find(|(staged, _)| staged == key) {
+            Some((_, kept)) => Ok(Some(kept.clone())),
+            None => {
+                let kept = self.store.kept(key, Timestamp::now());
+                kept.map_err(|error| WriteError::Store(Arc::new(error)))
+            }
+        }
+    }
+
+    /// Stages the changes, if they change anything, and returns their revision.
+    fn apply(&mut self, changes: Vec<Change>, terms: &Terms) -> Result<Option<u64>, WriteError> {
+        let edits = edits(&changes, &self.inputs);
+        if edits.is_empty() {
+            return Ok(None);
+        }
+        let mut inputs = self.inputs.clone();
+        for change in changes.clone() {
+            put(&mut inputs, change);
+        }
+        let build =
+            build(&mut inputs, Some(&self.build), Reading::Missing, &mut self.resolver, &self.runtime)
+                .map_err(WriteError::Refused)?;
+        let revision = self.next_revision(terms.source, terms.author.clone(), edits, &build);
+        self.staged.changes.extend(changes);
+        self.staged.revisions.push(Revision { reason: terms.reason.clone(), ..revision });
+        (self.inputs, self.build) = (inputs, Arc::new(build));
+        self.revision += 1;
+        Ok(Some(self.revision))
+    }
+
+    fn next_revision(&self, source: Source, author: String, edits: Vec<Edit>, build: &Build) -> Revision {
+        let summary = plan::summary(&plan::changes(&edits, &self.build, build));
+        let (number, time) = (self.revision + 1, Timestamp::now());
+        Revision { number, time, author, reason: None, summary, source, edits }
+    }
+
+    /// Builds without a trace: no name is looked up.
+    fn propose(&self, proposal: Proposal) -> Result<(Plan, Build), Vec<Violation>> {
+        let Proposal { files, changes } = proposal;
+        let mut edits = edits(&changes, &self.inputs);
+        let mut inputs = self.inputs.clone();
+        changes.into_iter().for_each(|change| put(&mut inputs, change));
+        if let Some(files) = files {
+            inputs.files = files;
+        }
+        let build = build_here(&mut inputs, Some(&self.build), Reading::Missing)?;
+        edits.extend(plan::file_edits(&self.build, &build));
+        Ok((Plan::new(&edits, &self.build, &build), build))
     }
 
     fn take_files(&mut self, read: Result<Files, Vec<Violation>>) {
@@ -201,21 +486,6 @@ impl State {
         self.tell_named_files();
     }
 
-    fn try_files(&mut self, files: Files) {
-        let mut inputs = Inputs { files, ..self.inputs.clone() };
-        match build(&mut inputs, Some(&self.build), Reading::Anew, &mut self.resolver, &self.runtime) {
-            Ok(build) => {
-                self.refused = None;
-                self.violations.send_replace(Vec::new());
-                self.publish(inputs, build, "files");
-            }
-            Err(violations) => {
-                self.refused = Some(inputs);
-                self.tell(violations);
-            }
-        }
-    }
-
     fn tell_named_files(&self) {
         let all = std::iter::once(&self.inputs).chain(&self.refused);
         let named: BTreeSet<String> = all.flat_map(|inputs| inputs.named_files.keys().cloned()).collect();
@@ -224,6 +494,55 @@ impl State {
             *told = named;
             differs
         });
+    }
+
+    fn try_files(&mut self, files: Files) {
+        let mut inputs = Inputs { files, ..self.inputs.clone() };
+        match build(&mut inputs, Some(&self.build), Reading::Anew, &mut self.resolver, &self.runtime) {
+            Ok(build) => {
+                self.refused = None;
+                let edits = plan::file_edits(&self.build, &build);
+                self.note_files(&inputs.files, edits, &build);
+                (self.inputs, self.build) = (inputs, Arc::new(build));
+                self.publish(Source::Files.word());
+                self.violations.send_replace(Vec::new());
+            }
+            Err(violations) => {
+                self.refused = Some(inputs);
+                self.tell(violations);
+            }
+        }
+    }
+
+    /// Makes the files that a start found durable, and what they change since the last time.
+    fn note_new_files(&mut self, last: Option<Files>) {
+        let files = self.inputs.files.clone();
+        let last = last.unwrap_or_default();
+        if last == files {
+            return;
+        }
+        let mut inputs = Inputs { files: last, ..self.inputs.clone() };
+        let before = build_here(&mut inputs, Some(&self.build), Reading::Missing).unwrap_or_default();
+        let edits = plan::file_edits(&before, &self.build);
+        let build = std::mem::replace(&mut self.build, Arc::new(before));
+        self.note_files(&files, edits, &build);
+        self.build = build;
+    }
+
+    /// Makes a change of the files durable. What cannot be stored is served all the same: the files are their
+    /// own record.
+    fn note_files(&mut self, files: &Files, edits: Vec<Edit>, build: &Build) {
+        let author = authors(&edits);
+        let revision = (!edits.is_empty()).then(|| self.next_revision(Source::Files, author, edits, build));
+        let revisions: Vec<Revision> = revision.into_iter().collect();
+        let count = revisions.len() as u64;
+        let commit = Commit { revisions, files: Some(files.clone()), ..Commit::default() };
+        match self.store.commit(&commit) {
+            Ok(()) => self.revision += count,
+            Err(error) => {
+                error!(error = &error as &dyn std::error::Error, "a change of the files has no revision");
+            }
+        }
     }
 
     /// Notes and logs what is wrong with the files, once.
@@ -245,49 +564,55 @@ impl State {
         }
         let mut inputs = Inputs { addresses, ..self.inputs.clone() };
         match build(&mut inputs, Some(&self.build), Reading::Missing, &mut self.resolver, &self.runtime) {
-            Ok(build) => self.publish(inputs, build, "addresses"),
+            Ok(build) => {
+                (self.inputs, self.build) = (inputs, Arc::new(build));
+                self.publish("addresses");
+            }
             Err(violations) => error!(?violations, "new addresses made a good config bad, which cannot be"),
         }
     }
 
-    fn apply(&mut self, changes: &[Change]) -> Result<(), WriteError> {
-        let mut inputs = self.inputs.clone();
-        for change in changes {
-            match change.clone() {
-                Change::Put { kind, name, body } => drop(inputs.stored.insert((kind, name), body)),
-                Change::Delete { kind, name } => drop(inputs.stored.remove(&(kind, name))),
-            }
-        }
-        if inputs.stored == self.inputs.stored {
-            return Ok(());
-        }
-        let build =
-            build(&mut inputs, Some(&self.build), Reading::Missing, &mut self.resolver, &self.runtime)
-                .map_err(WriteError::Refused)?;
-        if let Err(error) = self.store.commit(changes) {
-            error!(error = &error as &dyn std::error::Error, "a change was not stored");
-            // What the resolver was told and found out meanwhile was for that change.
-            self.resolver.configure(&self.build.model.resolver);
-            self.take_addresses();
-            return Err(WriteError::Store(error));
-        }
-        self.publish(inputs, build, "api");
-        // What the files lacked may be there now.
-        if let Some(refused) = self.refused.take() {
-            self.try_files(refused.files);
-        }
-        self.tell_named_files();
-        Ok(())
-    }
-
-    fn publish(&mut self, inputs: Inputs, build: Build, source: &str) {
-        let changed = build.snapshots != self.build.snapshots;
-        self.inputs = inputs;
-        self.build = Arc::new(build);
+    fn publish(&mut self, source: &str) -> u64 {
         self.resolver.retain(&self.build.host_names());
+        let changed = self.cache.build().snapshots != self.build.snapshots;
         warn_of(&self.build);
-        self.cache.publish(self.build.clone());
-        info!(source, changed, upstreams = self.build.model.upstreams.len(), "config accepted");
+        let publication = self.cache.publish(self.build.clone());
+        let upstreams = self.build.model.upstreams.len();
+        info!(source, changed, revision = self.revision, upstreams, "config accepted");
+        publication
+    }
+}
+
+fn put(inputs: &mut Inputs, change: Change) {
+    match change {
+        Change::Put { kind, name, body } => drop(inputs.stored.insert((kind, name), body)),
+        Change::Delete { kind, name } => drop(inputs.stored.remove(&(kind, name))),
+    }
+}
+
+/// The entities that differ after these changes.
+fn edits(changes: &[Change], inputs: &Inputs) -> Vec<Edit> {
+    let mut after: BTreeMap<(Kind, &String), Option<Arc<serde_json::Value>>> = BTreeMap::new();
+    for change in changes {
+        match change {
+            Change::Put { kind, name, body } => after.insert((*kind, name), Some(body.clone())),
+            Change::Delete { kind, name } => after.insert((*kind, name), None),
+        };
+    }
+    let edit = |((kind, name), after): ((Kind, &String), _)| {
+        let before = inputs.stored.get(&(kind, name.clone())).cloned();
+        Edit { kind, name: name.clone(), before, after, file: None }
+    };
+    after.into_iter().map(edit).filter(|edit| edit.action().is_some()).collect()
+}
+
+/// The files of these edits, three at most by name.
+fn authors(edits: &[Edit]) -> String {
+    let files: BTreeSet<&str> = edits.iter().filter_map(|edit| edit.file.as_deref()).collect();
+    let named: Vec<&str> = files.iter().take(3).copied().collect();
+    match files.len().saturating_sub(named.len()) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
 }
 
@@ -312,12 +637,7 @@ fn build(
     resolver: &mut Resolver,
     runtime: &tokio::runtime::Handle,
 ) -> Result<Build, Vec<Violation>> {
-    let known = std::mem::take(&mut inputs.named_files);
-    inputs.now = Some(Timestamp::now());
-    let build = pipeline::build_reading(inputs, last, |names| match reading {
-        Reading::Anew => files::read_named(names),
-        Reading::Missing => read_missing(known, names),
-    })?;
+    let build = build_here(inputs, last, reading)?;
     let names: BTreeSet<Host> = build.host_names();
     resolver.configure(&build.model.resolver);
     runtime.block_on(resolver.learn(&names));
@@ -327,6 +647,16 @@ fn build(
     }
     inputs.addresses = addresses;
     pipeline::build(inputs, last)
+}
+
+/// Builds with the addresses that are known.
+fn build_here(inputs: &mut Inputs, last: Option<&Build>, reading: Reading) -> Result<Build, Vec<Violation>> {
+    let known = std::mem::take(&mut inputs.named_files);
+    inputs.now = Some(Timestamp::now());
+    pipeline::build_reading(inputs, last, |names| match reading {
+        Reading::Anew => files::read_named(names),
+        Reading::Missing => read_missing(known, names),
+    })
 }
 
 fn read_missing(mut known: NamedFiles, names: &BTreeSet<String>) -> NamedFiles {

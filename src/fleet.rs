@@ -72,6 +72,8 @@ pub struct Presence {
     pub disconnected_at: Option<Timestamp>,
     /// When its last load report came.
     pub last_load_report: Option<Timestamp>,
+    /// The newest publication that its types are compared with.
+    pub seen: u64,
     /// The types that it asked for.
     pub types: BTreeMap<ResourceType, Noted>,
 }
@@ -119,6 +121,11 @@ impl Fleet {
         self.lock().find(id, Timestamp::now())
     }
 
+    /// The streams that are as wanted, the oldest first.
+    pub fn select(&self, is_wanted: impl Fn(&Presence) -> bool) -> Vec<Presence> {
+        self.lock().connected.values().filter(|presence| is_wanted(presence)).cloned().collect()
+    }
+
     /// How many streams there are.
     pub fn connected(&self) -> usize {
         self.lock().connected.len()
@@ -137,9 +144,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Notes how the stream stands. Unchanged types keep their time.
-    pub fn note<'a>(&self, statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>) {
-        self.fleet.lock().note(self.stream, statuses, Timestamp::now());
+    /// Notes how the stream stands with the newest publication that it has seen. Unchanged types keep their time.
+    pub fn note<'a>(&self, seen: u64, statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>) {
+        self.fleet.lock().note(self.stream, seen, statuses, Timestamp::now());
     }
 }
 
@@ -208,6 +215,7 @@ impl Nodes {
             connected_at: now,
             disconnected_at: None,
             last_load_report: None,
+            seen: 0,
             types: BTreeMap::new(),
         };
         self.connected.insert(stream, presence);
@@ -217,10 +225,12 @@ impl Nodes {
     fn note<'a>(
         &mut self,
         stream: u64,
+        seen: u64,
         statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>,
         now: Timestamp,
     ) {
         let Some(presence) = self.connected.get_mut(&stream) else { return };
+        presence.seen = seen;
         for (resource_type, status) in statuses {
             let TypeStatus { state, version, current, error } = status;
             let known = presence.types.get(&resource_type);
@@ -364,7 +374,7 @@ mod tests {
     fn a_node_that_left_is_remembered_for_an_hour() {
         let mut nodes = Nodes::default();
         let stream = nodes.connect(node("a"), None, at(0));
-        nodes.note(stream, acked(ResourceType::Cluster), at(1));
+        nodes.note(stream, 1, acked(ResourceType::Cluster), at(1));
         nodes.disconnect(stream, at(10));
         assert_eq!(listed(&mut nodes, 3610), ["a left 10 clusters"]);
         assert_eq!(listed(&mut nodes, 3611), Vec::<String>::new());
@@ -388,7 +398,7 @@ mod tests {
         let mut nodes = Nodes::default();
         let old = nodes.connect(node("a"), None, at(0));
         let new = nodes.connect(node("a"), None, at(5));
-        nodes.note(new, acked(ResourceType::Listener), at(5));
+        nodes.note(new, 1, acked(ResourceType::Listener), at(5));
         nodes.disconnect(old, at(6));
         assert_eq!(listed(&mut nodes, 7), ["a listeners"]);
         assert_eq!(nodes.find("a", at(7)).and_then(|presence| presence.disconnected_at), None);
@@ -399,8 +409,8 @@ mod tests {
         let mut nodes = Nodes::default();
         let clusters = nodes.connect(node("a"), None, at(0));
         let listeners = nodes.connect(node("a"), None, at(0));
-        nodes.note(clusters, acked(ResourceType::Cluster), at(1));
-        nodes.note(listeners, acked(ResourceType::Listener), at(1));
+        nodes.note(clusters, 1, acked(ResourceType::Cluster), at(1));
+        nodes.note(listeners, 1, acked(ResourceType::Listener), at(1));
         nodes.disconnect(clusters, at(10));
         nodes.disconnect(listeners, at(11));
         assert_eq!(listed(&mut nodes, 12), ["a left 11 clusters,listeners"]);
@@ -454,8 +464,8 @@ mod tests {
             let status = TypeStatus { state: State::Nacked, version: None, current, error: Some("no") };
             [(ResourceType::Cluster, status)]
         };
-        nodes.note(stream, refused(false), at(1));
-        nodes.note(stream, refused(true), at(2));
+        nodes.note(stream, 1, refused(false), at(1));
+        nodes.note(stream, 1, refused(true), at(2));
         let noted = nodes.find("a", at(3)).map(|mut presence| presence.types.remove(&ResourceType::Cluster));
         let noted = noted.flatten().expect("it was noted");
         assert_eq!((noted.since, noted.last_error), (at(1), Some(("no".to_owned(), at(1)))));

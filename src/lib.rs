@@ -20,6 +20,7 @@
 //! - [`snapshot`]: what one fleet should run; resources encoded and versioned once.
 //! - [`compile`]: a model to snapshots.
 //! - [`pipeline`]: all of that as one function.
+//! - [`plan`]: what changes between two builds, and what that means.
 //!
 //! Beside it, as pure:
 //!
@@ -79,6 +80,7 @@ pub mod memo;
 pub mod model;
 pub mod node;
 pub mod pipeline;
+pub mod plan;
 pub mod show;
 pub mod simulate;
 pub mod snapshot;

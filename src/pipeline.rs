@@ -62,6 +62,8 @@ pub struct Build {
     pub warnings: Vec<Violation>,
     /// The documents, those of the store first: where a file and the store name the same, the file is told.
     pub documents: Vec<Arc<Document>>,
+    /// What was written over REST, as it was built.
+    pub stored: Stored,
     parsed: Parsed,
     compiled: Compiled,
     patched: Patched,
@@ -118,6 +120,11 @@ impl Build {
         self.snapshot_at(&self.fleet_of(node), &node.locality)
     }
 
+    /// The documents of the files.
+    pub fn file_documents(&self) -> impl Iterator<Item = &Arc<Document>> {
+        self.parsed.files.values().flat_map(|(_, outcome)| &outcome.documents)
+    }
+
     /// The fleet of a node.
     pub fn fleet_of(&self, node: &Node) -> Name {
         self.model.fleet_of(node)
@@ -171,7 +178,7 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
             let compiled = Compiled::new(&model, &inputs.addresses, &last.compiled);
             let patched = patch::apply(&documents, &model, &compiled, &last.patched).map_err(in_order)?;
             let snapshots = snapshots(&model, &compiled, &patched, &last.snapshots);
-            let addresses = inputs.addresses.clone();
+            let Inputs { addresses, stored, .. } = inputs.clone();
             let variants = Variants::new(&model, &last.variants);
             Ok(Build {
                 model,
@@ -179,6 +186,7 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
                 snapshots,
                 warnings,
                 documents,
+                stored,
                 parsed,
                 compiled,
                 patched,

@@ -1,28 +1,48 @@
-//! Durable state: what was written over REST.
+//! Durable state: what was written over REST, every accepted change, and the files that were accepted last.
 //!
-//! One embedded database file. A change is one transaction, on disk before it is answered.
+//! One embedded database file. What belongs together is one transaction, on disk before anybody is answered:
+//! entities, revisions and the answers to requests that may be repeated.
+
+pub mod records;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use jiff::{SignedDuration, Timestamp};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table,
+    TableDefinition, TableError, WriteTransaction,
+};
 use serde_json::Value;
 
 use crate::config::document::Kind;
 use crate::pipeline::Stored;
-
-#[expect(unreachable_pub, reason = "generated; proto/understudy/store/v1/store.proto has the comments")]
-mod records {
-    include!(concat!(env!("OUT_DIR"), "/understudy.store.v1.rs"));
-}
+use crate::store::records::{Kept, Revision};
 
 /// Entities by kind (as in the API's path) and name.
 const ENTITIES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("entities");
+/// Accepted changes by number.
+const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
+/// What requests were answered, by their idempotency key.
+const ANSWERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("answers");
+/// The texts of the files that were accepted last, by name.
+const FILES: TableDefinition<'_, &str, &str> = TableDefinition::new("files");
 /// What this program must know before it reads anything else.
 const FORMAT: TableDefinition<'_, &str, u64> = TableDefinition::new("format");
-const VERSION: u64 = 1;
+/// 1 had entities only.
+const VERSION: u64 = 2;
+
+const FILE: &str = "understudy.redb";
+
+/// How many revisions are kept.
+pub const KEPT_REVISIONS: u64 = 1000;
+/// For how long a repeated request is answered as the first time.
+const KEPT_ANSWERS: SignedDuration = SignedDuration::from_hours(24);
+/// How often it is looked for answers that are too old.
+const SWEEP: SignedDuration = SignedDuration::from_mins(10);
 
 /// One step of a change.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +65,33 @@ pub enum Change {
     },
 }
 
+/// Texts by file name.
+pub type Files = std::collections::BTreeMap<String, Arc<str>>;
+
+/// What becomes durable at once, or not at all.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// In the order in which they apply.
+    pub changes: Vec<Change>,
+    /// By number, the first one more than the last that was committed.
+    pub revisions: Vec<Revision>,
+    /// By idempotency key.
+    pub answers: Vec<(String, Kept)>,
+    /// The files, if they are others than before.
+    pub files: Option<Files>,
+}
+
+/// Everything that a start goes on from.
+#[derive(Debug, Default)]
+pub struct State {
+    /// What was written over REST.
+    pub stored: Stored,
+    /// The files that were accepted last; none before the first time.
+    pub files: Option<Files>,
+    /// The number of the last revision; 0 before the first.
+    pub revision: u64,
+}
+
 /// Why the store cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -55,7 +102,7 @@ pub enum Error {
         path: PathBuf,
         /// What the system said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another process holds the file.
     #[error("the data directory {} is in use by another understudy; stop that one or choose another --data", path.display())]
@@ -72,10 +119,19 @@ pub enum Error {
         found: u64,
     },
     /// A record that this program did not write.
-    #[error("the record {key} in the data directory is damaged")]
+    #[error("the record {key} in the data directory is damaged; restore a backup with `understudy restore`")]
     Damaged {
         /// Kind and name.
         key: String,
+    },
+    /// The file is no database, or a part of one.
+    #[error("the file {} is damaged; restore a backup with `understudy restore`, or choose another --data", path.display())]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// What the database said.
+        #[source]
+        source: Box<redb::Error>,
     },
     /// The database failed.
     #[error("the data directory {} cannot be used", path.display())]
@@ -86,13 +142,23 @@ pub enum Error {
         #[source]
         source: Box<redb::Error>,
     },
+    /// A restore would overwrite what is there.
+    #[error("the data directory {} holds a state already; say --force to replace it", path.display())]
+    Occupied {
+        /// As the operator named it.
+        path: PathBuf,
+    },
 }
 
 /// The embedded database.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    /// None after it failed: what it holds is then known only once it was opened again.
+    database: Mutex<Option<Arc<Database>>>,
     path: PathBuf,
+    /// The last revision that was committed, as this process knows it.
+    revision: AtomicU64,
+    swept: Mutex<Timestamp>,
 }
 
 impl Store {
@@ -100,140 +166,377 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// When the directory cannot be used, is in use, or was written by a newer version.
+    /// When the directory cannot be used, is in use, is damaged, or was written by a newer version.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let path = directory.to_owned();
         fs::create_dir_all(&path).map_err(|source| Error::Directory { path: path.clone(), source })?;
-        let database = match Database::create(path.join("understudy.redb")) {
-            Ok(database) => database,
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(Error::InUse { path }),
-            Err(error) => return Err(Error::Database { path, source: Box::new(error.into()) }),
+        let database = open(&path, &path.join(FILE))?;
+        let store = Self {
+            database: Mutex::new(Some(Arc::new(database))),
+            path,
+            revision: AtomicU64::new(0),
+            swept: Mutex::new(Timestamp::UNIX_EPOCH),
         };
-        let store = Self { database, path };
-        match store.initialize().map_err(|source| store.failed(source))? {
-            found if found > VERSION => Err(Error::Newer { path: store.path, found }),
-            _ => Ok(store),
-        }
+        store.revision.store(store.last_revision()?, Ordering::Relaxed);
+        Ok(store)
     }
 
-    /// Everything that was written.
+    /// Everything that a start goes on from.
     ///
     /// # Errors
     ///
     /// When the database cannot be read.
-    pub fn load(&self) -> Result<Stored, Error> {
-        let records = self.read().map_err(|source| self.failed(source))?;
-        records.into_iter().map(|(kind, name, bytes)| entity(&kind, name, &bytes)).collect()
+    pub fn load(&self) -> Result<State, Error> {
+        let (entities, files) = self.reading(|transaction| {
+            let mut entities = Vec::new();
+            for entry in transaction.open_table(ENTITIES)?.iter()? {
+                let (key, record) = entry?;
+                let (kind, name) = key.value();
+                entities.push((kind.to_owned(), name.to_owned(), record.value().to_owned()));
+            }
+            let mut files = Files::new();
+            for entry in transaction.open_table(FILES)?.iter()? {
+                let (name, text) = entry?;
+                files.insert(name.value().to_owned(), text.value().into());
+            }
+            Ok((entities, files))
+        })?;
+        let entity = |(word, name, bytes): (String, String, Vec<u8>)| {
+            let read = Kind::from_plural(&word).zip(records::read_entity(&bytes));
+            let damaged = || Error::Damaged { key: format!("{word}/{name}") };
+            read.map(|(kind, body)| ((kind, name.clone()), body)).ok_or_else(damaged)
+        };
+        Ok(State {
+            stored: entities.into_iter().map(entity).collect::<Result<_, _>>()?,
+            files: Some(files).filter(|files| !files.is_empty()),
+            revision: self.revision.load(Ordering::Relaxed),
+        })
     }
 
-    /// Applies all changes or none. When this returns they survive a crash.
+    /// Makes all of this durable or nothing. When this returns it survives a crash.
     ///
     /// # Errors
     ///
-    /// When the database cannot be written; then nothing changed.
-    pub fn commit(&self, changes: &[Change]) -> Result<(), Error> {
-        self.write(changes).map_err(|source| self.failed(source))
+    /// When the database cannot be written. Should the disk hold some of it all the same, the next commit
+    /// removes that first: what was answered with an error never comes back.
+    pub fn commit(&self, commit: &Commit) -> Result<(), Error> {
+        let before = self.revision.load(Ordering::Relaxed);
+        let outcome = self
+            .database()
+            .and_then(|database| self.write(&database, commit, before).map_err(|source| self.failed(source)));
+        match outcome {
+            Ok(()) => {
+                let last = commit.revisions.last().map_or(before, |revision| revision.number);
+                self.revision.store(last, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                // After an error of the disk the database wants to be opened again.
+                *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// What was answered to the request with this idempotency key, within the last day.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub fn kept(&self, key: &str, now: Timestamp) -> Result<Option<Kept>, Error> {
+        let last = self.revision.load(Ordering::Relaxed);
+        let bytes = self.reading(|transaction| {
+            let answers = transaction.open_table(ANSWERS)?;
+            Ok(answers.get(key)?.map(|record| record.value().to_owned()))
+        })?;
+        let kept = bytes.map(|bytes| {
+            records::read_kept(&bytes).ok_or_else(|| Error::Damaged { key: format!("answers/{key}") })
+        });
+        let is_valid = |kept: &Kept| {
+            now.duration_since(kept.time) < KEPT_ANSWERS && kept.answer.revision.unwrap_or_default() <= last
+        };
+        Ok(kept.transpose()?.filter(is_valid))
+    }
+
+    /// The revisions of these numbers that are kept, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub fn revisions(&self, numbers: std::ops::RangeInclusive<u64>) -> Result<Vec<Revision>, Error> {
+        let last = self.revision.load(Ordering::Acquire);
+        let numbers = *numbers.start()..=(*numbers.end()).min(last);
+        if numbers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let records = self.reading(|transaction| {
+            let mut records = Vec::new();
+            for entry in transaction.open_table(REVISIONS)?.range(numbers.clone())? {
+                let (number, record) = entry?;
+                records.push((number.value(), record.value().to_owned()));
+            }
+            Ok(records)
+        })?;
+        let read = |(number, bytes): (u64, Vec<u8>)| {
+            records::read_revision(number, &bytes)
+                .ok_or_else(|| Error::Damaged { key: format!("revisions/{number}") })
+        };
+        records.into_iter().map(read).collect()
+    }
+
+    /// The number of the last revision; 0 before the first.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// Writes a copy of everything, as it is at this moment, to a file that does not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read or the file not be written.
+    pub fn backup(&self, to: &Path) -> Result<(), Error> {
+        let database = self.database()?;
+        let copy = || -> Result<(), redb::Error> {
+            let from = database.begin_read()?;
+            let copy = Database::create(to)?;
+            let into = copy.begin_write()?;
+            copied(&from.open_table(FORMAT)?, &mut into.open_table(FORMAT)?)?;
+            copied(&from.open_table(ENTITIES)?, &mut into.open_table(ENTITIES)?)?;
+            copied(&from.open_table(REVISIONS)?, &mut into.open_table(REVISIONS)?)?;
+            copied(&from.open_table(ANSWERS)?, &mut into.open_table(ANSWERS)?)?;
+            copied(&from.open_table(FILES)?, &mut into.open_table(FILES)?)?;
+            into.commit()?;
+            Ok(())
+        };
+        copy().map_err(|source| Error::Database { path: to.to_owned(), source: Box::new(source) })
+    }
+
+    /// Puts a backup in the place of what `directory` holds. The backup is read to its end before anything is
+    /// touched, and takes its place at once.
+    ///
+    /// # Errors
+    ///
+    /// When the backup cannot be used, the directory is in use, or it holds a state and `force` is not said.
+    pub fn restore(backup: &Path, directory: &Path, force: bool) -> Result<State, Error> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source: io::Error| Error::Database { path, source: Box::new(redb::Error::Io(source)) }
+        };
+        fs::create_dir_all(directory)
+            .map_err(|source| Error::Directory { path: directory.to_owned(), source })?;
+        let place = directory.join(FILE);
+        if place.exists() && !force {
+            return Err(Error::Occupied { path: directory.to_owned() });
+        }
+        // Held until the new one is in its place, so that nobody serves the old one meanwhile.
+        let occupied = match Database::open(&place) {
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(Error::InUse { path: directory.to_owned() });
+            }
+            // What cannot be opened may be replaced: that is what backups are for.
+            other => other.ok(),
+        };
+        let staged = directory.join("restoring");
+        let _ = fs::remove_dir_all(&staged);
+        fs::create_dir_all(&staged).map_err(failed(&staged))?;
+        fs::copy(backup, staged.join(FILE)).map_err(failed(backup))?;
+        let store = Self::open(&staged).map_err(|error| match error {
+            Error::Corrupt { source, .. } => Error::Corrupt { path: backup.to_owned(), source },
+            error => error,
+        })?;
+        let state = store.load()?;
+        for number in store.revisions(1..=u64::MAX)? {
+            drop(number);
+        }
+        drop(store);
+        fs::File::open(staged.join(FILE)).and_then(|file| file.sync_all()).map_err(failed(&staged))?;
+        fs::rename(staged.join(FILE), &place).map_err(failed(&place))?;
+        fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(directory))?;
+        drop(occupied);
+        let _ = fs::remove_dir_all(&staged);
+        Ok(state)
     }
 
     fn failed(&self, source: redb::Error) -> Error {
         Error::Database { path: self.path.clone(), source: Box::new(source) }
     }
 
-    fn initialize(&self) -> Result<u64, redb::Error> {
-        let transaction = self.database.begin_write()?;
-        let found = {
-            let mut format = transaction.open_table(FORMAT)?;
-            let found = format.get("version")?.map(|version| version.value());
-            if found.is_none() {
-                format.insert("version", VERSION)?;
-            }
-            transaction.open_table(ENTITIES)?;
-            found.unwrap_or(VERSION)
-        };
-        transaction.commit()?;
-        Ok(found)
-    }
-
-    fn read(&self) -> Result<Vec<(String, String, Vec<u8>)>, redb::Error> {
-        let entities = self.database.begin_read()?.open_table(ENTITIES)?;
-        let mut records = Vec::new();
-        for record in entities.iter()? {
-            let (key, value) = record?;
-            let (kind, name) = key.value();
-            records.push((kind.to_owned(), name.to_owned(), value.value().to_owned()));
+    /// The database, opened again if it failed before.
+    fn database(&self) -> Result<Arc<Database>, Error> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = &*database {
+            return Ok(database.clone());
         }
-        Ok(records)
+        let opened = Arc::new(open(&self.path, &self.path.join(FILE))?);
+        *database = Some(opened.clone());
+        Ok(opened)
     }
 
-    fn write(&self, changes: &[Change]) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
+    fn reading<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, Error> {
+        let database = self.database()?;
+        let outcome =
+            database.begin_read().map_err(redb::Error::from).and_then(|transaction| read(&transaction));
+        outcome.map_err(|source| self.failed(source))
+    }
+
+    fn last_revision(&self) -> Result<u64, Error> {
+        self.reading(|transaction| {
+            let revisions = transaction.open_table(REVISIONS)?;
+            Ok(revisions.last()?.map_or(0, |(number, _)| number.value()))
+        })
+    }
+
+    fn write(&self, database: &Database, commit: &Commit, before: u64) -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        undo_after(&transaction, before)?;
         {
             let mut entities = transaction.open_table(ENTITIES)?;
-            for change in changes {
-                match change {
-                    Change::Put { kind, name, body } => {
-                        let record = records::Entity { body: body.to_string() }.encode_to_vec();
-                        entities.insert((kind.plural(), name.as_str()), record.as_slice())?;
-                    }
-                    Change::Delete { kind, name } => {
-                        entities.remove((kind.plural(), name.as_str()))?;
-                    }
+            for change in &commit.changes {
+                apply(&mut entities, change)?;
+            }
+            let mut revisions = transaction.open_table(REVISIONS)?;
+            for revision in &commit.revisions {
+                revisions.insert(revision.number, records::revision(revision).as_slice())?;
+            }
+            while revisions.len()? > KEPT_REVISIONS {
+                revisions.pop_first()?;
+            }
+            let mut answers = transaction.open_table(ANSWERS)?;
+            for (key, kept) in &commit.answers {
+                answers.insert(key.as_str(), records::kept(kept).as_slice())?;
+            }
+            if !commit.answers.is_empty() {
+                self.sweep(&mut answers)?;
+            }
+            if let Some(files) = &commit.files {
+                let mut known = transaction.open_table(FILES)?;
+                known.retain(|name, _| files.contains_key(name))?;
+                for (name, text) in files {
+                    known.insert(name.as_str(), &**text)?;
                 }
             }
         }
         transaction.commit()?;
         Ok(())
     }
+
+    /// Forgets answers that are too old, now and then.
+    fn sweep(&self, answers: &mut Table<'_, &str, &[u8]>) -> Result<(), redb::Error> {
+        let now = Timestamp::now();
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(*swept) < SWEEP {
+            return Ok(());
+        }
+        *swept = now;
+        let is_young = |kept: Kept| now.duration_since(kept.time) < KEPT_ANSWERS;
+        answers.retain(|_, record| records::read_kept(record).is_some_and(is_young))?;
+        Ok(())
+    }
 }
 
-fn entity(kind: &str, name: String, bytes: &[u8]) -> Result<((Kind, String), Arc<Value>), Error> {
-    let damaged = || Error::Damaged { key: format!("{kind}/{name}") };
-    let record = records::Entity::decode(bytes).map_err(|_| damaged())?;
-    let body = serde_json::from_str(&record.body).map_err(|_| damaged())?;
-    let kind = Kind::from_plural(kind).ok_or_else(damaged)?;
-    Ok(((kind, name), Arc::new(body)))
+fn open(directory: &Path, file: &Path) -> Result<Database, Error> {
+    let path = directory.to_owned();
+    // The database makes nothing of a file that is empty, as a full disk may have left it.
+    let opened = Database::create(file).map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.clone() },
+        error => broken(&path, file, error.into()),
+    })?;
+    match prepare(&opened).map_err(|error| broken(&path, file, error))? {
+        found if found > VERSION => Err(Error::Newer { path, found }),
+        _ => Ok(opened),
+    }
+}
+
+/// A file that is no database, or a part of one, is told from a disk that fails.
+fn broken(directory: &Path, file: &Path, error: redb::Error) -> Error {
+    let is_cut = match &error {
+        redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) | redb::Error::RepairAborted => true,
+        redb::Error::Io(error) => {
+            matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        }
+        _ => false,
+    };
+    match is_cut {
+        true => Error::Corrupt { path: file.to_owned(), source: Box::new(error) },
+        false => Error::Database { path: directory.to_owned(), source: Box::new(error) },
+    }
+}
+
+/// Makes the tables, or brings those of an older version to this one. Returns the version that was found.
+fn prepare(database: &Database) -> Result<u64, redb::Error> {
+    if let Ok(found) = found(database)
+        && found >= VERSION
+    {
+        return Ok(found);
+    }
+    let transaction = database.begin_write()?;
+    {
+        let mut format = transaction.open_table(FORMAT)?;
+        // From 1 to 2: tables beside the entities, which begin empty.
+        format.insert("version", VERSION)?;
+        transaction.open_table(ENTITIES)?;
+        transaction.open_table(REVISIONS)?;
+        transaction.open_table(ANSWERS)?;
+        transaction.open_table(FILES)?;
+    }
+    transaction.commit()?;
+    Ok(VERSION)
+}
+
+/// The version that is there; 0 in a new file.
+fn found(database: &Database) -> Result<u64, redb::Error> {
+    let transaction = database.begin_read()?;
+    match transaction.open_table(FORMAT) {
+        Ok(format) => Ok(format.get("version")?.map_or(0, |version| version.value())),
+        Err(TableError::TableDoesNotExist(_)) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn apply(entities: &mut Table<'_, (&str, &str), &[u8]>, change: &Change) -> Result<(), redb::Error> {
+    match change {
+        Change::Put { kind, name, body } => {
+            entities.insert((kind.plural(), name.as_str()), records::entity(body).as_slice())?;
+        }
+        Change::Delete { kind, name } => {
+            entities.remove((kind.plural(), name.as_str()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Undoes the revisions after this one. There are some only when a commit reached the disk and failed all the
+/// same.
+fn undo_after(transaction: &WriteTransaction, last: u64) -> Result<(), redb::Error> {
+    let mut revisions = transaction.open_table(REVISIONS)?;
+    let mut entities = transaction.open_table(ENTITIES)?;
+    loop {
+        let newest = revisions.last()?.map(|(number, record)| (number.value(), record.value().to_owned()));
+        let Some((number, record)) = newest.filter(|(number, _)| *number > last) else { return Ok(()) };
+        let edits =
+            records::read_revision(number, &record).map(|revision| revision.edits).unwrap_or_default();
+        for edit in edits.into_iter().filter(|edit| edit.file.is_none()).rev() {
+            let (kind, name) = (edit.kind, edit.name);
+            let change = match edit.before {
+                Some(body) => Change::Put { kind, name, body },
+                None => Change::Delete { kind, name },
+            };
+            apply(&mut entities, &change)?;
+        }
+        revisions.remove(number)?;
+    }
+}
+
+fn copied<K: redb::Key, V: redb::Value>(
+    from: &redb::ReadOnlyTable<K, V>,
+    into: &mut Table<'_, K, V>,
+) -> Result<(), redb::Error> {
+    for entry in from.iter()? {
+        let (key, value) = entry?;
+        into.insert(key.value(), value.value())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn put(name: &str, body: Value) -> Change {
-        Change::Put { kind: Kind::Upstream, name: name.to_owned(), body: Arc::new(body) }
-    }
-
-    #[test]
-    fn what_was_committed_is_there_after_opening_again() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let store = Store::open(directory.path()).expect("opens");
-        store.commit(&[put("a", json!({"name": "a"})), put("b", json!({"name": "b"}))]).expect("commits");
-        store.commit(&[Change::Delete { kind: Kind::Upstream, name: "b".into() }]).expect("commits");
-        drop(store);
-        let stored = Store::open(directory.path()).expect("opens again").load().expect("loads");
-        let entities: Vec<_> =
-            stored.iter().map(|((kind, name), body)| (*kind, name.as_str(), &**body)).collect();
-        assert_eq!(entities, [(Kind::Upstream, "a", &json!({"name": "a"}))]);
-    }
-
-    #[test]
-    fn a_second_process_is_told_that_the_directory_is_in_use() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let _first = Store::open(directory.path()).expect("opens");
-        assert!(matches!(Store::open(directory.path()), Err(Error::InUse { .. })));
-    }
-
-    #[test]
-    fn a_newer_format_is_refused() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let store = Store::open(directory.path()).expect("opens");
-        let transaction = store.database.begin_write().expect("begins");
-        transaction.open_table(FORMAT).expect("opens").insert("version", VERSION + 1).expect("inserts");
-        transaction.commit().expect("commits");
-        drop(store);
-        assert!(
-            matches!(Store::open(directory.path()), Err(Error::Newer { found, .. }) if found == VERSION + 1)
-        );
-    }
-}
+mod tests;

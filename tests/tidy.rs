@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a module of the crate may use of the others. A new arrow is a change to this table, with a reason.
-const LAYERS: [(&str, &[&str]); 20] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("envoy", &[]),
     ("node", &[]),
     ("load", &[]),
@@ -22,18 +22,20 @@ const LAYERS: [(&str, &[&str]); 20] = [
     // `config` for near words, and for the enums of a document that mean the same in the model.
     ("simulate", &["config", "model"]),
     ("show", &["compile", "config", "model", "pipeline"]),
+    ("plan", &["config", "envoy", "model", "pipeline", "snapshot"]),
     // `model` for the addresses that names resolve to.
     ("source", &["config", "model"]),
-    ("store", &["config", "pipeline"]),
+    // `plan` for the edits of a revision.
+    ("store", &["config", "pipeline", "plan"]),
     ("cache", &["node", "pipeline", "snapshot"]),
-    ("control", &["cache", "config", "model", "pipeline", "source", "store"]),
+    ("control", &["cache", "config", "model", "pipeline", "plan", "source", "store"]),
     ("fleet", &["envoy", "node", "snapshot"]),
     ("xds", &["cache", "envoy", "fleet", "node", "snapshot"]),
     (
         "admin",
         &[
-            "cache", "config", "control", "envoy", "fleet", "model", "node", "pipeline", "simulate",
-            "snapshot", "store", "xds",
+            "cache", "config", "control", "envoy", "fleet", "model", "node", "pipeline", "plan", "simulate",
+            "snapshot", "source", "store", "xds",
         ],
     ),
     ("app", &["admin", "cache", "config", "control", "fleet", "source", "store", "xds"]),
@@ -41,13 +43,13 @@ const LAYERS: [(&str, &[&str]); 20] = [
         "cli",
         &[
             "admin", "app", "cache", "compile", "config", "control", "envoy", "fleet", "load", "model",
-            "node", "pipeline", "show", "simulate", "snapshot", "source", "store", "xds",
+            "node", "pipeline", "plan", "show", "simulate", "snapshot", "source", "store", "xds",
         ],
     ),
 ];
 
 /// Modules that are functions of what goes in: no sockets, no files, no clock.
-const PURE: [&str; 15] = [
+const PURE: [&str; 16] = [
     "envoy",
     "node",
     "memo",
@@ -58,6 +60,7 @@ const PURE: [&str; 15] = [
     "pipeline",
     "simulate",
     "show",
+    "plan",
     "xds/admission",
     "xds/subscription",
     "xds/order",

@@ -1,233 +1,122 @@
 //! Collections: list, create, read, replace, merge-patch, delete; and the targets of an upstream.
-//!
-//! Every write is decided by the newest config, inside the one door through which it changes, so that two
-//! writers cannot undo each other between a check and its change.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, Query, RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
-use serde::Deserialize;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{Method, StatusCode};
+use axum::response::{Json, Response};
 use serde_json::{Value, json};
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::admin::Admin;
+use crate::admin::change::shown;
+use crate::admin::operation::{self, Decided, Operation, Slot, Verb, absent, encoded, etag};
 use crate::admin::problem::Problem;
-use crate::admin::view::{self, DeclaredBy};
+use crate::admin::request::{Parameters, Write};
+use crate::admin::view::{self, Desired};
+use crate::config::Violation;
 use crate::config::document::Kind;
-use crate::config::{Level, Violation, tree};
-use crate::pipeline::{Build, Inputs};
+use crate::control::{Decision, Now};
+use crate::pipeline::{self, Inputs};
 use crate::store::Change;
-
-/// What to change and what to answer, or why not.
-pub(super) type Decided<T> = Result<(Vec<Change>, T), Problem>;
+use crate::store::records::Answer;
 
 /// How many items a page has unless told otherwise, and at most.
 const PAGE: (usize, usize) = (100, 1000);
 
 /// `?size=`, `?after=` and `?tag=` of a list.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug)]
 pub(crate) struct Page {
-    size: Option<usize>,
+    size: usize,
     after: Option<String>,
-    tag: Option<String>,
+    /// Each must be met, by one of its alternatives: `?tag=a,b&tag=c` is (a or b) and c.
+    tags: Vec<String>,
+}
+
+impl Page {
+    pub(crate) fn parse(query: Option<&str>) -> Result<Self, Problem> {
+        let mut query = Parameters::parse(query);
+        let size = match query.take("size")? {
+            None => PAGE.0,
+            Some(text) => match text.parse() {
+                Ok(size) if (1..=PAGE.1).contains(&size) => size,
+                _ => {
+                    let detail = format!("`size` is a number from 1 to {}, not `{text}`", PAGE.1);
+                    return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+                }
+            },
+        };
+        let page = Self { size, after: query.take("after")?, tags: query.take_all("tag") };
+        query.end()?;
+        Ok(page)
+    }
+
+    /// The page of these names, in their order. `body` is asked for those that are looked at only.
+    pub(crate) fn cut(
+        &self,
+        names: impl IntoIterator<Item = String>,
+        body: impl Fn(&str) -> Option<Value>,
+        path: &str,
+    ) -> Value {
+        let after = |name: &String| self.after.as_ref().is_none_or(|after| name > after);
+        let all = names.into_iter().filter(after);
+        let mut found =
+            all.filter_map(|name| Some((body(&name)?, name))).filter(|(body, _)| self.has_tags(body));
+        let (mut items, mut last) = (Vec::new(), String::new());
+        for (body, name) in found.by_ref().take(self.size) {
+            items.push(body);
+            last = name;
+        }
+        let next = found.next().is_some().then(|| self.next(path, &last));
+        json!({ "items": items, "next": next })
+    }
+
+    /// The path of the page after this item.
+    fn next(&self, path: &str, last: &str) -> String {
+        let tags: String = self.tags.iter().map(|tag| format!("&tag={}", encoded(tag))).collect();
+        format!("{path}?after={}&size={}{tags}", encoded(last), self.size)
+    }
+
+    fn has_tags(&self, body: &Value) -> bool {
+        let own: BTreeSet<&str> =
+            body["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        self.tags.iter().all(|tags| tags.split(',').any(|tag| own.contains(tag.trim())))
+    }
 }
 
 /// `GET /{kind}`
-pub(crate) async fn list(
-    State(admin): State<Admin>,
-    Path(kind): Path<String>,
-    page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Problem> {
-    let kind = collection(&kind)?;
-    let Query(page) = page.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let items = view::entities(&admin.cache.build(), kind);
-    let items = items.into_iter().map(|(name, entity)| (name, entity.body)).collect();
-    Ok(Json(page.cut(items, &format!("/{}", kind.plural()))))
+pub(crate) async fn list(kind: Kind, admin: Admin, query: RawQuery) -> Result<Json<Value>, Problem> {
+    let page = Page::parse(query.0.as_deref())?;
+    let build = admin.cache.build();
+    let desired = Desired::of(&build);
+    let body = |name: &str| desired.entity(kind, name).map(|entity| entity.body);
+    Ok(Json(page.cut(desired.names(kind), body, &format!("/{}", kind.plural()))))
+}
+
+/// `GET /{kind}/{name}`
+pub(crate) async fn read(kind: Kind, admin: Admin, name: String) -> Result<Response, Problem> {
+    let build = admin.cache.build();
+    let entity = Desired::of(&build).entity(kind, &name).ok_or_else(|| absent(kind, &name))?;
+    let tag = etag(&entity.body);
+    Ok(shown(entity.body, &tag))
 }
 
 /// `GET /upstreams/{upstream}/targets`
 pub(crate) async fn list_targets(
     State(admin): State<Admin>,
     Path(upstream): Path<String>,
-    page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
-    let Query(page) = page.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let page = Page::parse(query.as_deref())?;
     let build = admin.cache.build();
-    known_upstream(&build, &upstream)?;
-    let mut items: Vec<(String, Value)> = view::targets(&build, &upstream)
-        .into_iter()
-        .map(|target| (view::canonical(view::text(&target.body)), target.body))
-        .collect();
-    items.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(Json(page.cut(items, &format!("/upstreams/{upstream}/targets"))))
-}
-
-impl Page {
-    fn cut(&self, mut items: Vec<(String, Value)>, path: &str) -> Value {
-        if let Some(tag) = &self.tag {
-            let tagged = |body: &Value| {
-                body["tags"].as_array().is_some_and(|tags| tags.iter().any(|own| own.as_str() == Some(tag)))
-            };
-            items.retain(|(_, body)| tagged(body));
-        }
-        if let Some(after) = &self.after {
-            items.retain(|(name, _)| name > after);
-        }
-        let size = self.size.unwrap_or(PAGE.0).clamp(1, PAGE.1);
-        let more = items.len() > size;
-        items.truncate(size);
-        let tag = self.tag.as_ref().map(|tag| format!("&tag={}", encoded(tag))).unwrap_or_default();
-        let next = items.last().filter(|_| more);
-        let next = next.map(|(last, _)| format!("{path}?after={}&size={size}{tag}", encoded(last)));
-        json!({ "items": items.into_iter().map(|(_, body)| body).collect::<Vec<_>>(), "next": next })
+    let desired = Desired::of(&build);
+    if !desired.has_upstream(&upstream) {
+        return Err(absent(Kind::Upstream, &upstream));
     }
-}
-
-/// `text` as it may stand in a query or a path.
-pub(super) fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':');
-    let escape = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    text.bytes().map(escape).collect()
-}
-
-/// `GET /{kind}/{name}`
-pub(crate) async fn read(
-    State(admin): State<Admin>,
-    Path((kind, name)): Path<(String, String)>,
-) -> Result<Response, Problem> {
-    let kind = collection(&kind)?;
-    let entity = view::entity(&admin.cache.build(), kind, &name).ok_or_else(|| absent(kind, &name))?;
-    Ok(shown(StatusCode::OK, entity.body))
-}
-
-/// `POST /{kind}`
-pub(crate) async fn create(
-    State(admin): State<Admin>,
-    Path(kind): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    let kind = collection(&kind)?;
-    let body = object(query.as_deref(), &headers, body)?;
-    let name = body["name"].as_str().unwrap_or_default().to_owned();
-    let created = name.clone();
-    let decide = move |_: &Inputs, build: &Build| -> Decided<()> {
-        match view::entity(build, kind, &name) {
-            Some(entity) => Err(taken(kind, &name, &entity.by)),
-            None => Ok((vec![Change::Put { kind, name, body: Arc::new(body) }], ())),
-        }
-    };
-    let (build, ()) = admin.control.write(decide).await?;
-    let entity = view::entity(&build, kind, &created).ok_or_else(|| absent(kind, &created))?;
-    Ok(located(shown(StatusCode::CREATED, entity.body), &format!("/{}/{created}", kind.plural())))
-}
-
-/// `PUT /{kind}/{name}`: 201 when it created, 200 when it replaced. An upstream's targets stay as they are
-/// unless the body has `targets`.
-pub(crate) async fn replace(
-    State(admin): State<Admin>,
-    Path((kind, name)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    let kind = collection(&kind)?;
-    let body = with_name(object(query.as_deref(), &headers, body)?, "name", &name)?;
-    let expected = if_match(&headers);
-    let replaced = name.clone();
-    let decide = move |inputs: &Inputs, build: &Build| -> Decided<bool> {
-        let existing = view::entity(build, kind, &name);
-        writable(
-            kind,
-            &name,
-            existing.as_ref().map(|entity| (&entity.by, &entity.body)),
-            expected.as_deref(),
-        )?;
-        let mut body = body;
-        let exact = body.get("targets").is_some();
-        let stored = inputs.stored.get(&(kind, name.clone()));
-        if let (Kind::Certificate, Some(stored)) = (kind, stored) {
-            view::unmask(&mut body, stored);
-        }
-        let stored = stored.and_then(|stored| stored.get("targets"));
-        if let (Kind::Upstream, false, Some(targets)) = (kind, exact, stored) {
-            body["targets"] = targets.clone();
-        }
-        Ok((put(inputs, kind, name, body, exact), existing.is_some()))
-    };
-    let (build, existed) = admin.control.write(decide).await?;
-    let entity = view::entity(&build, kind, &replaced).ok_or_else(|| absent(kind, &replaced))?;
-    match existed {
-        true => Ok(shown(StatusCode::OK, entity.body)),
-        false => {
-            Ok(located(shown(StatusCode::CREATED, entity.body), &format!("/{}/{replaced}", kind.plural())))
-        }
-    }
-}
-
-/// `PATCH /{kind}/{name}`, a merge patch (RFC 7396).
-pub(crate) async fn patch(
-    State(admin): State<Admin>,
-    Path((kind, name)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    let kind = collection(&kind)?;
-    let changes = object(query.as_deref(), &headers, body)?;
-    let expected = if_match(&headers);
-    let patched = name.clone();
-    let decide = move |inputs: &Inputs, build: &Build| -> Decided<()> {
-        let existing = view::entity(build, kind, &name).ok_or_else(|| absent(kind, &name))?;
-        writable(kind, &name, Some((&existing.by, &existing.body)), expected.as_deref())?;
-        let stored = inputs.stored.get(&(kind, name.clone())).ok_or_else(|| absent(kind, &name))?;
-        let exact = changes.get("targets").is_some();
-        let mut body = Value::clone(stored);
-        merge(&mut body, changes);
-        if kind == Kind::Certificate {
-            view::unmask(&mut body, stored);
-        }
-        let body = with_name(body, "name", &name)?;
-        Ok((put(inputs, kind, name, body, exact), ()))
-    };
-    let (build, ()) = admin.control.write(decide).await?;
-    let entity = view::entity(&build, kind, &patched).ok_or_else(|| absent(kind, &patched))?;
-    Ok(shown(StatusCode::OK, entity.body))
-}
-
-/// `DELETE /{kind}/{name}`: what others refer to stays, and they are named.
-pub(crate) async fn delete(
-    State(admin): State<Admin>,
-    Path((kind, name)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<StatusCode, Problem> {
-    let kind = collection(&kind)?;
-    no_query(query.as_deref())?;
-    let expected = if_match(&headers);
-    let deleted = name.clone();
-    let decide = move |inputs: &Inputs, build: &Build| -> Decided<()> {
-        let existing = view::entity(build, kind, &name).ok_or_else(|| absent(kind, &name))?;
-        writable(kind, &name, Some((&existing.by, &existing.body)), expected.as_deref())?;
-        let mut changes = if kind == Kind::Upstream { without_targets(inputs, &name) } else { Vec::new() };
-        changes.push(Change::Delete { kind, name });
-        Ok((changes, ()))
-    };
-    match admin.control.write(decide).await {
-        Ok(_) => Ok(StatusCode::NO_CONTENT),
-        Err(problem @ Problem { .. }) if problem.is_refusal() => {
-            let detail =
-                format!("the {} `{deleted}` is in use; the violations name by what", kind.singular());
-            Err(problem.as_status(StatusCode::CONFLICT, &detail))
-        }
-        Err(problem) => Err(problem),
-    }
+    let targets = desired.targets(&upstream).into_iter();
+    let targets: std::collections::BTreeMap<String, Value> =
+        targets.map(|target| (view::canonical(view::text(&target.body)), target.body)).collect();
+    let body = |address: &str| targets.get(address).cloned();
+    Ok(Json(page.cut(targets.keys().cloned(), body, &format!("/upstreams/{upstream}/targets"))))
 }
 
 /// `GET /upstreams/{upstream}/targets/{target}`
@@ -236,330 +125,129 @@ pub(crate) async fn read_target(
     Path((upstream, address)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let build = admin.cache.build();
-    known_upstream(&build, &upstream)?;
-    let target = view::target(&build, &upstream, &address).ok_or_else(|| absent(Kind::Target, &address))?;
-    Ok(shown(StatusCode::OK, target.body))
-}
-
-/// `POST /upstreams/{upstream}/targets`, also for an upstream that a file declares.
-pub(crate) async fn create_target(
-    State(admin): State<Admin>,
-    Path(upstream): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    let body = object(query.as_deref(), &headers, body)?;
-    let address = view::canonical(view::text(&body));
-    let (within, created) = (upstream.clone(), address.clone());
-    let decide = move |_: &Inputs, build: &Build| -> Decided<()> {
-        known_upstream(build, &upstream)?;
-        match view::target(build, &upstream, &address) {
-            Some(target) => Err(taken(Kind::Target, &address, &target.by)),
-            None => Ok((vec![put_target(&upstream, &address, body)], ())),
-        }
-    };
-    let (build, ()) = admin.control.write(decide).await?;
-    let target = view::target(&build, &within, &created).ok_or_else(|| absent(Kind::Target, &created))?;
-    let location = format!("/upstreams/{within}/targets/{}", encoded(&created));
-    Ok(located(shown(StatusCode::CREATED, target.body), &location))
-}
-
-/// `PUT /upstreams/{upstream}/targets/{target}`: 201 when it created, 200 when it replaced.
-pub(crate) async fn replace_target(
-    State(admin): State<Admin>,
-    Path((upstream, address)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    let address = view::canonical(&address);
-    let mut body = object(query.as_deref(), &headers, body)?;
-    if view::canonical(view::text(&body)) == address {
-        body["target"] = address.clone().into();
+    let desired = Desired::of(&build);
+    if !desired.has_upstream(&upstream) {
+        return Err(absent(Kind::Upstream, &upstream));
     }
-    let body = with_name(body, "target", &address)?;
-    let expected = if_match(&headers);
-    let (within, replaced) = (upstream.clone(), address.clone());
-    let decide = move |inputs: &Inputs, build: &Build| -> Decided<bool> {
-        known_upstream(build, &upstream)?;
-        let existing = view::target(build, &upstream, &address);
-        let seen = existing.as_ref().map(|target| (&target.by, &target.body));
-        writable(Kind::Target, &address, seen, expected.as_deref())?;
-        let index = existing.as_ref().and_then(|target| target.index);
-        Ok((set_target(inputs, &upstream, &address, index, Some(body)), existing.is_some()))
-    };
-    let (build, existed) = admin.control.write(decide).await?;
-    let target = view::target(&build, &within, &replaced).ok_or_else(|| absent(Kind::Target, &replaced))?;
-    let location = format!("/upstreams/{within}/targets/{}", encoded(&replaced));
-    match existed {
-        true => Ok(shown(StatusCode::OK, target.body)),
-        false => Ok(located(shown(StatusCode::CREATED, target.body), &location)),
-    }
+    let target = desired.target(&upstream, &address).ok_or_else(|| absent(Kind::Target, &address))?;
+    let tag = etag(&target.body);
+    Ok(shown(target.body, &tag))
 }
 
-/// `PATCH /upstreams/{upstream}/targets/{target}`, a merge patch (RFC 7396).
-pub(crate) async fn patch_target(
-    State(admin): State<Admin>,
-    Path((upstream, address)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    let changes = object(query.as_deref(), &headers, body)?;
-    let address = view::canonical(&address);
-    let expected = if_match(&headers);
-    let (within, patched) = (upstream.clone(), address.clone());
-    let decide = move |inputs: &Inputs, build: &Build| -> Decided<()> {
-        known_upstream(build, &upstream)?;
-        let existing =
-            view::target(build, &upstream, &address).ok_or_else(|| absent(Kind::Target, &address))?;
-        writable(Kind::Target, &address, Some((&existing.by, &existing.body)), expected.as_deref())?;
-        let mut body = existing.body;
-        // The shown default of one must not contradict the other, now given.
-        if changes.get("priority").is_some_and(|priority| !priority.is_null())
-            && let Value::Object(fields) = &mut body
-        {
-            fields.remove("failover");
-        }
-        if changes.get("failover").is_some()
-            && let Value::Object(fields) = &mut body
-        {
-            fields.remove("priority");
-        }
-        merge(&mut body, changes);
-        let body = with_name(body, "target", &address)?;
-        Ok((set_target(inputs, &upstream, &address, existing.index, Some(body)), ()))
-    };
-    let (build, ()) = admin.control.write(decide).await?;
-    let target = view::target(&build, &within, &patched).ok_or_else(|| absent(Kind::Target, &patched))?;
-    Ok(shown(StatusCode::OK, target.body))
-}
-
-/// `DELETE /upstreams/{upstream}/targets/{target}`
-pub(crate) async fn delete_target(
-    State(admin): State<Admin>,
-    Path((upstream, address)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<StatusCode, Problem> {
-    no_query(query.as_deref())?;
-    let address = view::canonical(&address);
-    let expected = if_match(&headers);
-    let decide = move |inputs: &Inputs, build: &Build| -> Decided<()> {
-        known_upstream(build, &upstream)?;
-        let existing =
-            view::target(build, &upstream, &address).ok_or_else(|| absent(Kind::Target, &address))?;
-        writable(Kind::Target, &address, Some((&existing.by, &existing.body)), expected.as_deref())?;
-        Ok((set_target(inputs, &upstream, &address, existing.index, None), ()))
-    };
-    admin.control.write(decide).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// The kind that a path names.
-fn collection(word: &str) -> Result<Kind, Problem> {
-    let kind = Kind::TOP.into_iter().find(|kind| kind.plural() == word);
-    kind.ok_or_else(|| Problem::not_found(&format!("there is no `/{word}`")))
-}
-
-fn known_upstream(build: &Build, name: &str) -> Result<(), Problem> {
-    match build.model.upstreams.keys().any(|own| own.as_str() == name) {
-        true => Ok(()),
-        false => Err(absent(Kind::Upstream, name)),
-    }
-}
-
-/// The body of a write: a JSON object without faults of its own.
-pub(super) fn object(
-    query: Option<&str>,
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Value, Problem> {
-    no_query(query)?;
-    let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
-    if let Some(content_type) = headers.get(header::CONTENT_TYPE) {
-        let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        if !matches!(essence, "application/json" | "application/merge-patch+json") {
-            let detail = "send application/json, or application/merge-patch+json to PATCH";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-        }
-    }
-    let (node, faults) = tree::json(&body).map_err(|fault| not_json(&fault))?;
-    if !faults.is_empty() {
-        let violations = faults.iter().map(in_body).collect();
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body has faults").with(violations));
-    }
-    match node.to_json() {
-        body @ Value::Object(_) => Ok(body),
-        _ => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body is not a JSON object")),
-    }
-}
-
-/// Parameters that are not known could mean that nothing is to be changed, so they are refused.
-pub(super) fn no_query(query: Option<&str>) -> Result<(), Problem> {
-    match query.filter(|query| !query.is_empty()) {
-        None => Ok(()),
-        Some(query) => {
-            let detail = format!("this request knows no parameters, and `{query}` was given");
-            Err(Problem::new(StatusCode::BAD_REQUEST, detail))
-        }
-    }
-}
-
-fn not_json(fault: &tree::Fault) -> Problem {
-    let violation = Violation {
-        line: fault.span.map(|span| span.start.line),
-        column: fault.span.map(|span| span.start.column),
-        ..in_body(fault)
-    };
-    Problem::new(StatusCode::BAD_REQUEST, "the body is not JSON").with(vec![violation])
-}
-
-pub(super) fn in_body(fault: &tree::Fault) -> Violation {
-    Violation {
-        code: fault.code,
-        level: Level::Error,
-        message: fault.message.clone(),
-        help: fault.help.clone(),
-        file: None,
-        line: None,
-        column: None,
-        path: fault.path.to_string(),
-        pointer: Some(fault.path.pointer()),
-        related: Vec::new(),
-    }
-}
-
-/// The body with the name that the path gives; one that names another is refused.
-pub(super) fn with_name(mut body: Value, key: &str, name: &str) -> Result<Value, Problem> {
-    match body.get(key) {
-        None | Some(Value::Null) => body[key] = name.into(),
-        Some(own) if own == name => {}
-        Some(own) => {
-            let detail = format!("the path names `{name}` and the body {own}");
-            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
-        }
-    }
-    Ok(body)
-}
-
-/// RFC 7396.
-fn merge(target: &mut Value, patch: Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch;
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    let Value::Object(fields) = target else { return };
-    for (key, value) in patch {
-        match value {
-            Value::Null => drop(fields.remove(&key)),
-            value => merge(fields.entry(key).or_insert(Value::Null), value),
-        }
-    }
-}
-
-/// Writes an entity. With `exact` targets those that were added on their own go.
-fn put(inputs: &Inputs, kind: Kind, name: String, body: Value, exact: bool) -> Vec<Change> {
-    let mut changes = match (kind, exact) {
-        (Kind::Upstream, true) => without_targets(inputs, &name),
-        _ => Vec::new(),
-    };
-    changes.push(Change::Put { kind, name, body: Arc::new(body) });
-    changes
-}
-
-/// Removes the targets that were added to an upstream on their own.
-fn without_targets(inputs: &Inputs, upstream: &str) -> Vec<Change> {
-    let prefix = format!("{upstream}/");
-    let added =
-        inputs.stored.keys().filter(|(kind, name)| *kind == Kind::Target && name.starts_with(&prefix));
-    added.map(|(kind, name)| Change::Delete { kind: *kind, name: name.clone() }).collect()
-}
-
-fn put_target(upstream: &str, address: &str, body: Value) -> Change {
-    Change::Put { kind: Kind::Target, name: format!("{upstream}/{address}"), body: Arc::new(body) }
-}
-
-/// Writes or, without a body, removes a target: in its upstream's own list if it stands there, else on its own.
-fn set_target(
-    inputs: &Inputs,
-    upstream: &str,
-    address: &str,
-    index: Option<usize>,
-    body: Option<Value>,
-) -> Vec<Change> {
-    let (kind, name) = (Kind::Upstream, upstream.to_owned());
-    match (index, inputs.stored.get(&(kind, name.clone())), body) {
-        (Some(index), Some(stored), body) => {
-            let mut changed = Value::clone(stored);
-            if let Some(targets) = changed["targets"].as_array_mut() {
-                targets.splice(index..=index, body);
+/// All writes of one entity. POST: 201. PUT: 201 when it created, 200 when it replaced; an upstream's targets
+/// stay as they are unless the body has `targets`. PATCH: 200. DELETE: 204; what others refer to stays, and they
+/// are named, unless they shall go too.
+pub(crate) async fn write(State(admin): State<Admin>, mut write: Write) -> Result<Response, Problem> {
+    let body = std::mem::take(&mut write.body);
+    let (conditions, cascade) = (write.conditions.clone(), write.cascade);
+    let operation = Operation::parse(&write.method, &write.path, body, conditions)?;
+    let (slot, verb) = (operation.slot.clone(), operation.verb);
+    let place = std::sync::Arc::new(std::sync::OnceLock::new());
+    let noted = place.clone();
+    let decide = move |now: Now<'_>| {
+        let desired = Desired::of(now.build);
+        let Decided { changes, is_new, place } = operation.decide(desired)?;
+        noted.get_or_init(|| place);
+        match verb {
+            Verb::Delete if cascade => cascaded(changes, now),
+            Verb::Delete => Ok(Decision { changes, answer: Box::new(|_| gone()) }),
+            _ => {
+                let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+                let answer = move |now: Now<'_>| slot.shown(Desired::of(now.build), status);
+                Ok(Decision { changes, answer: Box::new(answer) })
             }
-            vec![Change::Put { kind, name, body: Arc::new(changed) }]
         }
-        (_, _, Some(body)) => vec![put_target(upstream, address, body)],
-        (_, _, None) => vec![Change::Delete { kind: Kind::Target, name: format!("{upstream}/{address}") }],
-    }
-}
-
-/// Refuses to change what a file declares, or what is not as the caller last saw it.
-pub(super) fn writable(
-    kind: Kind,
-    name: &str,
-    existing: Option<(&DeclaredBy, &Value)>,
-    expected: Option<&str>,
-) -> Result<(), Problem> {
-    if let Some((DeclaredBy::File(place), _)) = existing {
-        let detail = format!("the {} `{name}` is declared in {place}; change the file", kind.singular());
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
-    }
-    match (expected, existing) {
-        (None, _) => Ok(()),
-        (Some(expected), Some((_, body))) if matches(expected, body) => Ok(()),
-        _ => {
-            let detail = format!("the {} `{name}` is no longer what `If-Match` says", kind.singular());
-            Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail))
-        }
-    }
-}
-
-/// True when an `If-Match` header allows to change `current`.
-pub(super) fn matches(expected: &str, current: &Value) -> bool {
-    expected == "*" || expected.split(',').any(|one| one.trim() == etag(current))
-}
-
-pub(super) fn if_match(headers: &HeaderMap) -> Option<String> {
-    headers.get(header::IF_MATCH).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-}
-
-fn etag(body: &Value) -> String {
-    format!("\"{:032x}\"", xxh3_128(body.to_string().as_bytes()))
-}
-
-pub(super) fn absent(kind: Kind, name: &str) -> Problem {
-    Problem::not_found(&format!("no {} is named `{name}`", kind.singular()))
-}
-
-fn taken(kind: Kind, name: &str, by: &DeclaredBy) -> Problem {
-    let place = match by {
-        DeclaredBy::File(place) => format!(", declared in {place}"),
-        DeclaredBy::Rest => String::new(),
     };
-    Problem::new(StatusCode::CONFLICT, format!("there is a {} `{name}` already{place}", kind.singular()))
+    let is_delete = write.method == Method::DELETE;
+    let outcome = admin.change(write, decide).await;
+    outcome.map_err(|problem| match place.get() {
+        _ if is_delete && problem.is_refusal() => in_use(problem),
+        Some(place) => {
+            problem.relocated(|violation| operation::in_body(violation, std::slice::from_ref(place)))
+        }
+        None => problem,
+    })
 }
 
-pub(super) fn shown(status: StatusCode, body: Value) -> Response {
-    let tag = HeaderValue::from_str(&etag(&body)).expect("hex digits in quotes are a header value");
-    (status, [(header::ETAG, tag)], Json(body)).into_response()
-}
-
-pub(super) fn located(mut response: Response, path: &str) -> Response {
-    if let Ok(path) = HeaderValue::from_str(path) {
-        response.headers_mut().insert(header::LOCATION, path);
+fn gone() -> Answer {
+    Answer {
+        revision: None,
+        status: StatusCode::NO_CONTENT.as_u16(),
+        location: None,
+        etag: None,
+        body: Value::Null,
     }
-    response
+}
+
+/// Why it cannot go: the violations are those of what refers to it.
+fn in_use(problem: Problem) -> Problem {
+    let by: BTreeSet<String> = problem.violations().iter().map(referrer).collect();
+    let by: Vec<String> = by.into_iter().take(10).collect();
+    let detail = format!("it is in use by {}; change those first, or say ?cascade=true", by.join(", "));
+    problem.as_status(StatusCode::CONFLICT, &detail)
+}
+
+/// The entity that a violation is in, as `services.checkout` or as a place in a file.
+fn referrer(violation: &Violation) -> String {
+    match (&violation.file, violation.line) {
+        (Some(file), Some(line)) => format!("{file}:{line}"),
+        (Some(file), None) => file.clone(),
+        _ => violation.path.clone(),
+    }
+}
+
+/// The deletions that follow from these, until nothing refers to what is not there. Answers what goes.
+fn cascaded(mut changes: Vec<Change>, now: Now<'_>) -> Result<Decision, Problem> {
+    let mut inputs = now.inputs.clone();
+    let mut applied = 0;
+    loop {
+        for change in &changes[applied..] {
+            if let Change::Delete { kind, name } = change {
+                inputs.stored.remove(&(*kind, name.clone()));
+            }
+        }
+        applied = changes.len();
+        let Err(violations) = pipeline::build(&inputs, Some(now.build)) else { break };
+        let referrers: BTreeSet<(Kind, String)> =
+            violations.iter().filter_map(|violation| stored_at(&violation.path, &inputs)).collect();
+        // What a file declares, or what is at fault for another reason, stands in the way.
+        let in_files: Vec<Violation> =
+            violations.into_iter().filter(|violation| violation.file.is_some()).collect();
+        if !in_files.is_empty() || referrers.is_empty() {
+            let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "files refer to it");
+            return Err(problem.with(in_files));
+        }
+        let stored = Desired { files: now.build, stored: &inputs.stored };
+        for (kind, name) in referrers {
+            if kind == Kind::Upstream {
+                changes.extend(operation::without_added(stored, &name));
+            }
+            changes.push(Change::Delete { kind, name });
+        }
+    }
+    let path = |change: &Change| match change {
+        Change::Delete { kind: Kind::Target, name } => {
+            let (upstream, address) = name.split_once('/')?;
+            Some(Slot::target(upstream, address).path())
+        }
+        Change::Delete { kind, name } => {
+            Some(Slot { kind: *kind, upstream: None, name: name.clone() }.path())
+        }
+        Change::Put { .. } => None,
+    };
+    let deleted: Vec<String> = changes.iter().filter_map(path).collect();
+    let body = json!({ "deleted": deleted });
+    let answer = move |_: Now<'_>| Answer { status: StatusCode::OK.as_u16(), body, ..gone() };
+    Ok(Decision { changes, answer: Box::new(answer) })
+}
+
+/// The stored entity that a path in the config leads into, as `services.checkout.upstream` does.
+fn stored_at(path: &str, inputs: &Inputs) -> Option<(Kind, String)> {
+    let (word, rest) = path.split_once('.')?;
+    let kind = Kind::from_plural(word)?;
+    // A name may have dots itself: the longest that is there is meant.
+    let ends: Vec<usize> =
+        rest.match_indices(['.', '[']).map(|(index, _)| index).chain([rest.len()]).collect();
+    let names = ends.into_iter().map(|end| (kind, rest[..end].to_owned()));
+    names.rev().find(|key| inputs.stored.contains_key(key))
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::config::Violation;
 use crate::control::WriteError;
+use crate::store;
 
 /// Why a request failed.
 #[derive(Debug, Serialize)]
@@ -40,6 +41,22 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path knows other methods; `Allow` names them")
     }
 
+    /// 428
+    pub fn precondition_required() -> Self {
+        let detail = "say with `If-Match` which version you change; a GET gives its `ETag`";
+        Self::new(StatusCode::PRECONDITION_REQUIRED, detail)
+    }
+
+    /// The faults that were found.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// The same, said of one of several changes.
+    pub fn of(self, which: &str) -> Self {
+        Self { detail: format!("{which}: {}", self.detail), ..self }
+    }
+
     /// The same with every fault that was found.
     pub fn with(self, violations: Vec<Violation>) -> Self {
         let detail = match violations.as_slice() {
@@ -56,12 +73,23 @@ impl Problem {
 
     /// True when the config as a whole was at fault.
     pub fn is_refusal(&self) -> bool {
-        self.status == StatusCode::UNPROCESSABLE_ENTITY.as_u16()
+        self.is_of(StatusCode::UNPROCESSABLE_ENTITY)
+    }
+
+    /// True when it has this status.
+    pub fn is_of(&self, status: StatusCode) -> bool {
+        self.status == status.as_u16()
     }
 
     /// The same problem with another status.
     pub fn as_status(self, status: StatusCode, detail: &str) -> Self {
         Self { violations: self.violations, ..Self::new(status, detail) }
+    }
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     }
 }
 
@@ -72,9 +100,13 @@ impl From<WriteError> for Problem {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "the config would not make sense")
                     .with(violations)
             }
-            WriteError::Store(_) => {
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, "the change could not be stored")
+            WriteError::Store(error) => {
+                let causes = std::iter::successors(Some(&*error as &dyn std::error::Error), |it| it.source());
+                let causes: Vec<String> = causes.map(ToString::to_string).collect();
+                let detail = format!("the change could not be stored: {}", causes.join(": "));
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, detail)
             }
+            WriteError::Reused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
             WriteError::ShuttingDown => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         }
     }

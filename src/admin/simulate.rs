@@ -1,19 +1,16 @@
 //! Where requests would go if some targets were down, by the config that is being served.
 
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Json;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
-use crate::admin::entities::{in_body, object};
 use crate::admin::problem::Problem;
+use crate::admin::request::{Object, decoded, in_body};
 use crate::admin::view;
-use crate::config::tree::{self, Fault, Node};
+use crate::config::tree::Fault;
 use crate::config::{Path, near};
 use crate::model::name::Name;
 use crate::model::place::code;
@@ -39,17 +36,15 @@ struct Cases {
 /// `POST /simulate`: one case, or several under `cases` with their answers under `results`.
 pub(crate) async fn simulate(
     State(admin): State<Admin>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    Object(body): Object,
 ) -> Result<Json<Value>, Problem> {
-    let body = object(None, &headers, body)?;
     let build = admin.cache.build();
     let top = Path::default();
     if body.get("cases").is_none() {
-        let case = read::<Case>(&body)?;
+        let case = decoded::<Case>(&body)?;
         return answer(&build, &case, &top).map(Json).map_err(refused);
     }
-    let cases = read::<Cases>(&body)?.cases;
+    let cases = decoded::<Cases>(&body)?.cases;
     let mut faults = Vec::new();
     let mut results = Vec::new();
     for (index, case) in cases.iter().enumerate() {
@@ -59,14 +54,6 @@ pub(crate) async fn simulate(
         }
     }
     if faults.is_empty() { Ok(Json(json!({ "results": results }))) } else { Err(refused(faults)) }
-}
-
-fn read<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
-    let (decoded, faults) = tree::decode(&Node::from_json(body), &Path::default());
-    match decoded {
-        Some(decoded) if faults.is_empty() => Ok(decoded),
-        _ => Err(refused(faults)),
-    }
 }
 
 fn refused(faults: Vec<Fault>) -> Problem {

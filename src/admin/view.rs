@@ -1,12 +1,15 @@
 //! Entities as the API shows them: what was written, by file or by REST, with an upstream's targets together.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::Path;
 use crate::config::document::{Document, Kind, Origin};
 use crate::model::target::Address;
-use crate::pipeline::Build;
+use crate::pipeline::{Build, Stored};
 use crate::simulate::{Simulation, TargetShare};
 
 /// An entity and who declared it.
@@ -34,44 +37,107 @@ pub(crate) struct Target {
     pub(crate) index: Option<usize>,
 }
 
-/// The entity of this name.
-pub(crate) fn entity(build: &Build, kind: Kind, name: &str) -> Option<Entity> {
-    build.documents.iter().find_map(|document| {
-        let (_, path) = document.named(kind).into_iter().find(|(own, _)| *own == name)?;
-        Some(show(build, document, kind, name, path))
-    })
+/// What is declared: by the files of a build, and over REST beside them, by what is stored or is about to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Desired<'a> {
+    pub(crate) files: &'a Build,
+    pub(crate) stored: &'a Stored,
 }
 
-/// All entities of a kind, by name.
-pub(crate) fn entities(build: &Build, kind: Kind) -> Vec<(String, Entity)> {
-    let mut entities: Vec<(String, Entity)> = build
-        .documents
-        .iter()
-        .flat_map(|document| document.named(kind).into_iter().map(move |(name, path)| (document, name, path)))
-        .map(|(document, name, path)| (name.to_owned(), show(build, document, kind, name, path)))
-        .collect();
-    entities.sort_by(|a, b| a.0.cmp(&b.0));
-    entities
+impl<'a> Desired<'a> {
+    /// What a build was made of.
+    pub(crate) fn of(build: &'a Build) -> Self {
+        Self { files: build, stored: &build.stored }
+    }
+
+    /// The entity of this name.
+    pub(crate) fn entity(self, kind: Kind, name: &str) -> Option<Entity> {
+        match self.stored.get(&(kind, name.to_owned())) {
+            Some(body) => Some(self.show(kind, name, Value::clone(body), DeclaredBy::Rest)),
+            None => {
+                let (document, path) = self.file(kind, name)?;
+                Some(self.show(kind, name, document.json(path), declared_by(document, path)))
+            }
+        }
+    }
+
+    /// All entities of a kind, by name.
+    pub(crate) fn entities(self, kind: Kind) -> Vec<(String, Entity)> {
+        let names = self.names(kind);
+        names.into_iter().filter_map(|name| Some((name.clone(), self.entity(kind, &name)?))).collect()
+    }
+
+    /// The names of all entities of a kind, in their order.
+    pub(crate) fn names(self, kind: Kind) -> BTreeSet<String> {
+        let own = self.files.file_documents().flat_map(|document| document.named(kind));
+        let stored = self.stored.range((kind, String::new())..).take_while(|((it, _), _)| *it == kind);
+        own.map(|(name, _)| name.to_owned()).chain(stored.map(|((_, name), _)| name.clone())).collect()
+    }
+
+    /// The targets of an upstream: its own, then those that were added.
+    pub(crate) fn targets(self, upstream: &str) -> Vec<Target> {
+        let own = match self.stored.get(&(Kind::Upstream, upstream.to_owned())) {
+            Some(body) => {
+                let targets = body.get("targets").and_then(Value::as_array).cloned().unwrap_or_default();
+                let show =
+                    |(index, body)| Target { body: complete(body), by: DeclaredBy::Rest, index: Some(index) };
+                targets.into_iter().enumerate().map(show).collect()
+            }
+            None => self
+                .file(Kind::Upstream, upstream)
+                .map(|(document, path)| own_targets(document, path))
+                .unwrap_or_default(),
+        };
+        let added = self.added(upstream).map(|(_, body)| Target {
+            body: complete(Value::clone(body)),
+            by: DeclaredBy::Rest,
+            index: None,
+        });
+        own.into_iter().chain(added).collect()
+    }
+
+    /// The targets that were added to an upstream on their own, by their key in the store.
+    pub(crate) fn added(self, upstream: &str) -> impl Iterator<Item = (&'a str, &'a Arc<Value>)> {
+        let prefix = format!("{upstream}/");
+        let from = self.stored.range((Kind::Target, prefix.clone())..);
+        from.take_while(move |((kind, name), _)| *kind == Kind::Target && name.starts_with(&prefix))
+            .map(|((_, name), body)| (name.as_str(), body))
+    }
+
+    /// The target of an upstream with this address.
+    pub(crate) fn target(self, upstream: &str, address: &str) -> Option<Target> {
+        let address = canonical(address);
+        self.targets(upstream).into_iter().find(|target| canonical(text(&target.body)) == address)
+    }
+
+    /// True when there is an upstream of this name.
+    pub(crate) fn has_upstream(self, name: &str) -> bool {
+        self.stored.contains_key(&(Kind::Upstream, name.to_owned()))
+            || self.file(Kind::Upstream, name).is_some()
+    }
+
+    fn file(self, kind: Kind, name: &str) -> Option<(&'a Document, &'a Path)> {
+        self.files.file_documents().find_map(|document| {
+            let (_, path) = document.named(kind).into_iter().find(|(own, _)| *own == name)?;
+            Some((&**document, path))
+        })
+    }
+
+    fn show(self, kind: Kind, name: &str, mut body: Value, by: DeclaredBy) -> Entity {
+        if let (Kind::Upstream, Value::Object(fields)) = (kind, &mut body) {
+            let targets = self.targets(name).into_iter().map(|target| target.body).collect();
+            fields.insert("targets".to_owned(), Value::Array(targets));
+        }
+        Entity { body: shown(kind, body), by }
+    }
 }
 
-/// The targets of an upstream: its own, then those that were added.
-pub(crate) fn targets(build: &Build, upstream: &str) -> Vec<Target> {
-    let own = build.documents.iter().find_map(|document| {
-        let (_, path) = document.named(Kind::Upstream).into_iter().find(|(own, _)| *own == upstream)?;
-        Some(own_targets(document, path))
-    });
-    let added = build.documents.iter().filter_map(|document| {
-        let (own, target) = document.target.as_ref()?;
-        let body = document.json(&target.path);
-        (&**own == upstream).then(|| Target { body: complete(body), by: DeclaredBy::Rest, index: None })
-    });
-    own.into_iter().flatten().chain(added).collect()
-}
-
-/// The target of an upstream with this address.
-pub(crate) fn target(build: &Build, upstream: &str, address: &str) -> Option<Target> {
-    let address = canonical(address);
-    targets(build, upstream).into_iter().find(|target| canonical(text(&target.body)) == address)
+/// A body as it may be shown: without secrets.
+pub(crate) fn shown(kind: Kind, body: Value) -> Value {
+    match kind {
+        Kind::Raw | Kind::Certificate => masked(body),
+        _ => body,
+    }
 }
 
 /// The identity of a target: `host:port` in one spelling, or the text as it is when it is none.
@@ -82,18 +148,6 @@ pub(crate) fn canonical(address: &str) -> String {
 /// The field `target` of a target.
 pub(crate) fn text(target: &Value) -> &str {
     target.get("target").and_then(Value::as_str).unwrap_or_default()
-}
-
-fn show(build: &Build, document: &Document, kind: Kind, name: &str, path: &Path) -> Entity {
-    let mut body = document.json(path);
-    if let (Kind::Upstream, Value::Object(fields)) = (kind, &mut body) {
-        let targets = targets(build, name).into_iter().map(|target| target.body).collect();
-        fields.insert("targets".to_owned(), Value::Array(targets));
-    }
-    if matches!(kind, Kind::Raw | Kind::Certificate) {
-        body = masked(body);
-    }
-    Entity { body, by: declared_by(document, path) }
 }
 
 pub(crate) fn declared_by(document: &Document, path: &Path) -> DeclaredBy {

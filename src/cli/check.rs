@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::cli::output::{Notation, Output};
 use crate::cli::print;
 use crate::config::{Level, Violation, render};
 use crate::pipeline::{self, Build, Inputs};
@@ -18,19 +19,21 @@ pub struct Options {
     /// Config files and directories
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// For people, for programs, or as annotations of a GitHub workflow
-    #[arg(long, default_value = "human", value_name = "FORMAT")]
-    format: Format,
-    /// Short for --format json
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output<Format>,
 }
 
+/// For people, for programs, or as annotations of a GitHub workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     Human,
     Json,
     Github,
+}
+
+impl Notation for Format {
+    const DEFAULT: Self = Self::Human;
+    const JSON: Self = Self::Json;
 }
 
 /// Prints every fault; the exit code is 1 if one is an error.
@@ -40,7 +43,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Err(violations) => violations,
     };
     let ok = violations.iter().all(|violation| violation.level != Level::Error);
-    match if options.json { Format::Json } else { options.format } {
+    match options.output.format() {
         Format::Json => {
             print::line(&serde_json::to_string_pretty(&json!({ "ok": ok, "violations": violations }))?)?
         }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use crate::cli::output::{Output, Text};
 use crate::cli::{check, print};
 use crate::model::addresses::Addresses;
 use crate::model::name::Name;
@@ -32,15 +33,8 @@ pub struct Options {
     /// in place of DNS
     #[arg(long, value_name = "FILE")]
     addresses: Option<PathBuf>,
-    /// The notation
-    #[arg(long, default_value = "json", value_name = "FORMAT")]
-    format: Format,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Json,
-    Yaml,
+    #[command(flatten)]
+    output: Output<Text>,
 }
 
 /// Prints what the Envoys of a fleet would be told.
@@ -80,12 +74,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Err(violations) => return refuse(&violations),
     };
     let place = options.node_locality.clone().unwrap_or_default();
-    let json = build.snapshot_at(&fleet, &place).to_json();
-    let text = match options.format {
-        Format::Json => serde_json::to_string_pretty(&json)?,
-        Format::Yaml => serde_yaml::to_string(&json)?,
-    };
-    print::line(text.trim_end())?;
+    options.output.format().say(&build.snapshot_at(&fleet, &place).to_json())?;
     Ok(ExitCode::SUCCESS)
 }
 

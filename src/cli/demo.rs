@@ -15,10 +15,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::cli::demo::report::Report;
 use crate::cli::demo::screen::Screen;
 use crate::cli::demo::show::{End, Show};
 use crate::cli::demo::stage::Stage;
+use crate::cli::output::{Format, Output};
 use crate::cli::{envoy, print, serve};
 
 /// How long to stay, and what to print.
@@ -27,18 +27,9 @@ pub struct Options {
     /// End after the story
     #[arg(long)]
     once: bool,
-    /// How the summary is printed; with json, what happens meanwhile goes to standard error
-    #[arg(long, default_value = "human", value_name = "FORMAT")]
-    format: Format,
-    /// Short for --format json
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
+    // Unless it is for people, what happens meanwhile goes to standard error.
+    #[command(flatten)]
+    output: Output<Format>,
 }
 
 /// Plays the story; the exit code is 1 if a client saw an error.
@@ -47,8 +38,8 @@ enum Format {
 ///
 /// When the demo cannot be set up, or what was to be shown did not happen.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let json = options.json || options.format == Format::Json;
-    let screen = if json { Screen::notes() } else { Screen::stdout() };
+    let is_human = options.output.format() == Format::Human;
+    let screen = if is_human { Screen::stdout() } else { Screen::notes() };
     let envoy = tokio::task::spawn_blocking(|| envoy::locate(&|line| print::note(line)))
         .await
         .context("the search for Envoy did not end")??;
@@ -60,18 +51,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut show = Show::new(stage, screen, told_to_stop);
     let end = show.play(options.once).await;
     let report = show.close().await?;
-    say(&report, json)?;
+    options.output.say(&serde_json::to_value(&report)?, |_| report.human())?;
     match end {
         End::Failed(error) => Err(error),
         End::Played | End::ToldToStop => {
             Ok(if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
-}
-
-fn say(report: &Report, json: bool) -> anyhow::Result<()> {
-    if json {
-        return print::line(&serde_json::to_string_pretty(report)?);
-    }
-    print::line(&report.human())
 }

@@ -28,6 +28,9 @@ pub struct Options {
     /// Serve on addresses that others reach, without TLS and without tokens
     #[arg(long, env = "UNDERSTUDY_INSECURE")]
     insecure: bool,
+    /// Let REST change what is there only with If-Match, so that no writer undoes another unseen
+    #[arg(long, env = "UNDERSTUDY_REQUIRE_IF_MATCH")]
+    require_if_match: bool,
     /// What is logged: error, warn, info, debug, or a filter such as understudy::xds=debug
     #[arg(long, env = "UNDERSTUDY_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -51,6 +54,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         admin: options.admin,
         data: options.data,
         insecure: options.insecure,
+        require_if_match: options.require_if_match,
     })
     .await
     {

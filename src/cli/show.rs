@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use crate::cli::output::{Format, Output};
 use crate::cli::{check, print};
 use crate::config::near;
 use crate::model::name::Name;
@@ -19,18 +20,8 @@ pub struct Options {
     /// The upstream
     #[arg(long, value_name = "UPSTREAM")]
     upstream: String,
-    /// For people or for programs
-    #[arg(long, default_value = "human", value_name = "FORMAT")]
-    format: Format,
-    /// Short for --format json
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
+    #[command(flatten)]
+    output: Output<Format>,
 }
 
 /// Prints every effective setting of an upstream, and where it came from.
@@ -49,13 +40,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         print::note(&format!("error: no upstream is named `{}`{help}", options.upstream));
         return Ok(ExitCode::from(2));
     };
-    match if options.json { Format::Json } else { options.format } {
-        Format::Json => {
-            let shown = json!({ "upstream": options.upstream, "settings": settings });
-            print::line(&serde_json::to_string_pretty(&shown)?)?;
-        }
-        Format::Human => print::line(table(&settings).trim_end())?,
-    }
+    let shown = json!({ "upstream": options.upstream, "settings": settings });
+    options.output.say(&shown, |_| table(&settings))?;
     Ok(ExitCode::SUCCESS)
 }
 

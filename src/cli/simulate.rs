@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::admin::view;
+use crate::cli::output::{Format, Output};
 use crate::cli::{check, compile, print};
 use crate::config::near;
 use crate::model::addresses::Addresses;
@@ -32,18 +33,8 @@ pub struct Options {
     /// Write a picture of before and after too
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// For people or for programs
-    #[arg(long, default_value = "human", value_name = "FORMAT")]
-    format: Format,
-    /// Short for --format json
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
+    #[command(flatten)]
+    output: Output<Format>,
 }
 
 /// Prints the share of every target. The exit code is 1 if the config has faults, 2 if it has no such upstream or
@@ -94,10 +85,7 @@ fn say(options: &Options, upstream: &Upstream, addresses: &Addresses, down: &[Do
         std::fs::write(file, picture::svg(&title, &before, &after))
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", file.display()))?;
     }
-    if options.json || options.format == Format::Json {
-        return print::line(&serde_json::to_string_pretty(&view::simulation(&after))?);
-    }
-    print::line(picture::bars(&title, &before, &after).trim_end())
+    options.output.say(&view::simulation(&after), |_| picture::bars(&title, &before, &after))
 }
 
 #[cfg(test)]

@@ -487,7 +487,7 @@ impl<P: Protocol> Session<P> {
             let held_back = names.join(", ");
             warn!(node = self.node, r#type = %resource_type, version, held_back, error, "refused; its last good config stays");
         }
-        self.connection.note(self.stream.statuses());
+        self.connection.note(self.snapshots.seen(), self.stream.statuses());
         self.impatient_at = match (self.stream.is_waiting(), self.impatient_at) {
             (false, _) => None,
             (true, at) => at.or_else(|| Some(Instant::now() + order::PATIENCE)),

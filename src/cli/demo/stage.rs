@@ -175,6 +175,7 @@ async fn control_plane(directory: &Directory) -> anyhow::Result<(Ports, App)> {
             admin: ports.admin,
             data: directory.path("data"),
             insecure: false,
+            require_if_match: false,
         };
         match App::start(options).await {
             Ok(app) => return Ok((ports, app)),

@@ -1,0 +1,155 @@
+//! How every write runs, whatever it changes: planned or done, waited for, answered.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use serde_json::{Value, json};
+
+use crate::admin::Admin;
+use crate::admin::problem::Problem;
+use crate::admin::request::Write;
+use crate::config::{Violation, render};
+use crate::control::{Decision, Now, Proposal, Written};
+use crate::fleet::{Presence, State};
+use crate::pipeline::Build;
+use crate::store::records::Answer;
+
+/// How often it is looked who has acknowledged.
+const GLANCE: Duration = Duration::from_millis(10);
+
+const REVISION: HeaderName = HeaderName::from_static("x-revision");
+const REPEATED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const WARNING: HeaderName = HeaderName::from_static("x-warning");
+
+impl Admin {
+    /// Does what `decide` decides on, or tells what it would do.
+    pub(crate) async fn change(
+        &self,
+        write: Write,
+        decide: impl FnOnce(Now<'_>) -> Result<Decision, Problem> + Send + 'static,
+    ) -> Result<Response, Problem> {
+        write.query.end()?;
+        if write.dry_run {
+            let propose = move |now: Now<'_>| {
+                decide(now).map(|decision| Proposal { files: None, changes: decision.changes })
+            };
+            return self.planned(write.terms.alone, propose).await;
+        }
+        let written = self.control.write(write.terms, decide).await?;
+        let missing = match write.wait {
+            Some(patience) if !written.is_repeated => self.missing(&written, patience).await,
+            _ => Vec::new(),
+        };
+        Ok(respond(&written, &missing))
+    }
+
+    /// What would change, and nothing does.
+    pub(crate) async fn planned(
+        &self,
+        alone: bool,
+        propose: impl FnOnce(Now<'_>) -> Result<Proposal, Problem> + Send + 'static,
+    ) -> Result<Response, Problem> {
+        let (plan, build) = self.control.plan(alone, propose).await?;
+        let mut body = json!({ "changes": plan.changes, "envoy": plan.envoy });
+        let warnings = new_warnings(&self.cache.build(), &build);
+        if !warnings.is_empty() {
+            body["warnings"] = json!(warnings);
+        }
+        Ok(Json(body).into_response())
+    }
+
+    /// The connected Envoys of the fleets that it affects which have not acknowledged a write in time.
+    async fn missing(&self, written: &Written, patience: Duration) -> Vec<Value> {
+        let Written { before, build, publication, .. } = written;
+        let is_affected =
+            |presence: &Presence| before.snapshot_for(&presence.node) != build.snapshot_for(&presence.node);
+        let waits = |presence: &Presence| !has_all(presence, *publication) && is_affected(presence);
+        let deadline = Instant::now() + patience;
+        loop {
+            let missing = self.fleet.select(waits);
+            if missing.is_empty() || Instant::now() >= deadline {
+                return missing.iter().map(|presence| told(presence, build)).collect();
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+}
+
+/// True when an Envoy has acknowledged all that it asked for of this publication or a later one.
+fn has_all(presence: &Presence, publication: u64) -> bool {
+    let is_acked = |noted: &crate::fleet::Noted| noted.current && noted.state == State::Acked;
+    presence.seen >= publication && presence.types.values().all(is_acked)
+}
+
+fn told(presence: &Presence, build: &Build) -> Value {
+    let waiting = presence.types.iter().filter(|(_, noted)| noted.state != State::Acked || !noted.current);
+    let types: Vec<Value> = waiting
+        .map(|(resource_type, noted)| match &noted.error {
+            Some(error) => json!({ "type": resource_type.plural(), "state": "nacked", "error": error }),
+            None => json!({ "type": resource_type.plural(), "state": "pending" }),
+        })
+        .collect();
+    json!({ "node": presence.node.id, "fleet": build.fleet_of(&presence.node).to_string(), "types": types })
+}
+
+/// The warnings of a build that the one before did not have.
+fn new_warnings<'a>(before: &Build, build: &'a Build) -> Vec<&'a Violation> {
+    type Key<'k> = (&'k str, &'k str, Option<&'k str>, &'k str);
+    fn key(warning: &Violation) -> Key<'_> {
+        (warning.code, &warning.path, warning.file.as_deref(), &warning.message)
+    }
+    let known: BTreeSet<Key<'_>> = before.warnings.iter().map(key).collect();
+    build.warnings.iter().filter(|warning| !known.contains(&key(warning))).collect()
+}
+
+fn respond(written: &Written, missing: &[Value]) -> Response {
+    let Written { answer, is_repeated, before, build, .. } = written;
+    let Answer { revision, status, location, etag, body } = answer;
+    let warnings = new_warnings(before, build);
+    let status = StatusCode::from_u16(*status).expect("it was a status before");
+    let mut response = match (missing, body) {
+        ([], Value::Null) => status.into_response(),
+        ([], body) => {
+            let mut body = body.clone();
+            if !warnings.is_empty() && body.is_object() {
+                body["warnings"] = json!(warnings);
+            }
+            (status, Json(body)).into_response()
+        }
+        (missing, _) => {
+            let body = json!({ "revision": revision, "waiting_for": missing });
+            (StatusCode::ACCEPTED, Json(body)).into_response()
+        }
+    };
+    let headers = response.headers_mut();
+    let mut set = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.append(name, value);
+        }
+    };
+    if let Some(location) = location {
+        set(header::LOCATION, location);
+    }
+    if let Some(etag) = etag.as_ref().filter(|_| missing.is_empty()) {
+        set(header::ETAG, etag);
+    }
+    if let Some(revision) = revision {
+        set(REVISION, &revision.to_string());
+    }
+    if *is_repeated {
+        set(REPEATED, "true");
+    }
+    for warning in warnings {
+        // Headers are ASCII; the body has it as it is.
+        set(WARNING, &render::line(warning).replace(|c: char| !c.is_ascii(), "?"));
+    }
+    response
+}
+
+/// A body with its tag.
+pub(crate) fn shown(body: Value, etag: &str) -> Response {
+    let etag = HeaderValue::from_str(etag).expect("hex digits in quotes are a header value");
+    ([(header::ETAG, etag)], Json(body)).into_response()
+}

@@ -1,0 +1,333 @@
+//! The config as a whole: read, changed in several places at once, made equal to a declaration.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{RawQuery, State};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::admin::Admin;
+use crate::admin::change::shown;
+use crate::admin::operation::{self, Conditions, Operation, Place, Slot, Verb};
+use crate::admin::problem::Problem;
+use crate::admin::request::{Object, Parameters, Write, decoded};
+use crate::admin::view::{self, DeclaredBy, Desired};
+use crate::config::document::Kind;
+use crate::config::raw;
+use crate::control::{Decision, Now, Proposal};
+use crate::pipeline::{Build, Stored};
+use crate::source::files::Files;
+use crate::store::Change;
+use crate::store::records::Answer;
+
+/// `GET /config?tag=`: everything in the native config's shape, such that a file could say it.
+pub(crate) async fn read(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let mut query = Parameters::parse(query.as_deref());
+    let tag = query.take("tag")?;
+    query.end()?;
+    // Read first: a build that is newer than the tag only makes a later `If-Match` fail.
+    let revision = admin.control.store().revision();
+    let build = admin.cache.build();
+    Ok(shown(whole(&build, tag.as_deref()), &etag(revision)))
+}
+
+/// The tag of the whole config.
+fn etag(revision: u64) -> String {
+    format!("\"{revision}\"")
+}
+
+fn whole(build: &Build, tag: Option<&str>) -> Value {
+    let desired = Desired::of(build);
+    let mut config = Map::new();
+    for kind in Kind::TOP {
+        let bodies = desired.entities(kind).into_iter().map(|(_, entity)| entity.body);
+        let wanted = bodies.filter(|body| tag.is_none_or(|tag| has_tag(body, tag)));
+        config.insert(kind.plural().to_owned(), wanted.collect());
+    }
+    if tag.is_none() {
+        let resource = |(key, entity): (String, view::Entity)| {
+            let (resource_type, _) = raw::split(&key)?;
+            let mut body = entity.body;
+            if body.get(raw::TYPE).is_none() {
+                body[raw::TYPE] = resource_type.type_url().into();
+            }
+            Some(body)
+        };
+        let resources: Vec<Value> = desired.entities(Kind::Raw).into_iter().filter_map(resource).collect();
+        let patches: Vec<Value> = build
+            .file_documents()
+            .flat_map(|document| document.patches.iter().map(|patch| document.json(&patch.path)))
+            .map(view::masked)
+            .collect();
+        if !resources.is_empty() || !patches.is_empty() {
+            config.insert("raw".to_owned(), json!({ "resources": resources, "patches": patches }));
+        }
+    }
+    Value::Object(config)
+}
+
+fn has_tag(body: &Value, tag: &str) -> bool {
+    body["tags"].as_array().is_some_and(|tags| tags.iter().any(|own| own == tag))
+}
+
+/// One change of `PATCH /config`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    method: String,
+    path: String,
+    #[serde(default)]
+    body: Value,
+    #[serde(default)]
+    if_match: Option<String>,
+}
+
+/// The body of `PATCH /config`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Steps {
+    changes: Vec<Step>,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+fn unprocessable(detail: String) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+}
+
+/// `PATCH /config`: several changes, each on what the one before it made; all or nothing, and one revision.
+pub(crate) async fn patch(State(admin): State<Admin>, mut write: Write) -> Result<Response, Problem> {
+    let body = std::mem::take(&mut write.body);
+    let steps: Steps = decoded(&body)?;
+    write.terms.reason = write.terms.reason.or(steps.reason);
+    let operations = operations(steps.changes)?;
+    let conditions = write.conditions.clone();
+    let (noted, places) = noted_places();
+    let decide = move |now: Now<'_>| {
+        conditions.check("the config is", &etag(now.revision))?;
+        let (changes, done) = decide_all(operations, now, &noted)?;
+        let body = json!({ "changes": done });
+        Ok(Decision { changes, answer: Box::new(|now| answer(now, body)) })
+    };
+    relocated(admin.change(write, decide).await, &places)
+}
+
+fn operations(steps: Vec<Step>) -> Result<Vec<(String, Operation)>, Problem> {
+    let operation = |(index, step): (usize, Step)| {
+        let which = format!("change {} ({} {})", index + 1, step.method, step.path);
+        let method = Method::from_bytes(step.method.to_ascii_uppercase().as_bytes())
+            .map_err(|_| unprocessable("there is no such method".to_owned()).of(&which))?;
+        if !step.body.is_object() && method != Method::DELETE {
+            return Err(unprocessable("the body is not a JSON object".to_owned()).of(&which));
+        }
+        let conditions = Conditions { if_match: step.if_match, ..Conditions::default() };
+        let operation = Operation::parse(&method, &step.path, step.body, conditions);
+        // The method is a part of the body here.
+        let in_body = |problem: Problem| match problem.is_of(StatusCode::METHOD_NOT_ALLOWED) {
+            true => unprocessable("this path knows other methods".to_owned()),
+            false => problem,
+        };
+        let operation = operation.map_err(|problem| in_body(problem).of(&which))?;
+        Ok((which, operation))
+    };
+    steps.into_iter().enumerate().map(operation).collect()
+}
+
+/// Where the entities stand that are being written, for violations that come later.
+type Places = Arc<Mutex<Vec<Place>>>;
+
+fn noted_places() -> (Places, Places) {
+    let places = Places::default();
+    (places.clone(), places)
+}
+
+fn relocated(outcome: Result<Response, Problem>, places: &Places) -> Result<Response, Problem> {
+    let places = places.lock().unwrap_or_else(PoisonError::into_inner);
+    outcome.map_err(|problem| problem.relocated(|violation| operation::in_body(violation, &places)))
+}
+
+fn decide_all(
+    operations: Vec<(String, Operation)>,
+    now: Now<'_>,
+    places: &Places,
+) -> Result<(Vec<Change>, Vec<Value>), Problem> {
+    let mut stored = now.inputs.stored.clone();
+    let (mut changes, mut done) = (Vec::new(), Vec::new());
+    for (index, (which, operation)) in operations.into_iter().enumerate() {
+        let (verb, path) = (operation.verb, operation.slot.path());
+        let desired = Desired { files: now.build, stored: &stored };
+        let decided = operation.decide(desired).map_err(|problem| problem.of(&which))?;
+        let status = match verb {
+            Verb::Delete => StatusCode::NO_CONTENT,
+            _ if decided.is_new => StatusCode::CREATED,
+            _ => StatusCode::OK,
+        };
+        let place = decided.place.at(format!("/changes/{index}/body"));
+        places.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        done.push(json!({ "path": path, "status": status.as_u16() }));
+        for change in &decided.changes {
+            apply(&mut stored, change.clone());
+        }
+        changes.extend(decided.changes);
+    }
+    Ok((changes, done))
+}
+
+fn apply(stored: &mut Stored, change: Change) {
+    match change {
+        Change::Put { kind, name, body } => drop(stored.insert((kind, name), body)),
+        Change::Delete { kind, name } => drop(stored.remove(&(kind, name))),
+    }
+}
+
+fn answer(now: Now<'_>, mut body: Value) -> Answer {
+    body["revision"] = now.revision.into();
+    let etag = Some(etag(now.revision));
+    Answer { revision: None, status: StatusCode::OK.as_u16(), location: None, etag, body }
+}
+
+/// `PUT /config?tag=…`: makes what REST declared with this tag equal to the body. What the body has gets the
+/// tag; what has the tag and is not in the body goes.
+pub(crate) async fn replace(State(admin): State<Admin>, mut write: Write) -> Result<Response, Problem> {
+    let Some(tag) = write.query.take("tag")?.filter(|tag| !tag.is_empty()) else {
+        let detail = "say with `?tag=` which part of the config the body is";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    };
+    let body = std::mem::take(&mut write.body);
+    let wanted = declared(body, &tag)?;
+    let conditions = write.conditions.clone();
+    let (noted, places) = noted_places();
+    let decide = move |now: Now<'_>| {
+        conditions.check("the config is", &etag(now.revision))?;
+        let (changes, body) = synchronize(wanted, &tag, now, &noted)?;
+        Ok(Decision { changes, answer: Box::new(|now| answer(now, body)) })
+    };
+    relocated(admin.change(write, decide).await, &places)
+}
+
+/// An entity of the body, and where in it.
+struct Wanted {
+    slot: Slot,
+    body: Value,
+    pointer: String,
+}
+
+/// The entities of the body, with the tag.
+fn declared(body: Value, tag: &str) -> Result<Vec<Wanted>, Problem> {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for (key, list) in body.as_object().into_iter().flatten() {
+        let Some(kind) = Kind::TOP.into_iter().find(|kind| kind.plural() == key) else {
+            let lists: Vec<&str> = Kind::TOP.into_iter().map(Kind::plural).collect();
+            let lists = lists.join(", ");
+            return Err(unprocessable(format!("`{key}` cannot have tags; the lists are {lists}")));
+        };
+        let Some(list) = list.as_array() else {
+            return Err(unprocessable(format!("`{key}` is a list")));
+        };
+        for (index, body) in list.iter().enumerate() {
+            let pointer = format!("/{key}/{index}");
+            let Some(name) = body["name"].as_str() else {
+                return Err(unprocessable(format!("{pointer} has no name")));
+            };
+            let slot = Slot { kind, upstream: None, name: name.to_owned() };
+            if wanted.iter().any(|other| other.slot == slot) {
+                let detail = format!("another {} of the body is named `{name}`", kind.singular());
+                return Err(unprocessable(detail));
+            }
+            wanted.push(Wanted { slot, body: tagged(body.clone(), tag), pointer });
+        }
+    }
+    Ok(wanted)
+}
+
+fn tagged(mut body: Value, tag: &str) -> Value {
+    if !has_tag(&body, tag) {
+        match &mut body["tags"] {
+            Value::Array(tags) => tags.push(tag.into()),
+            none @ Value::Null => *none = json!([tag]),
+            // Validation tells what is wrong with it.
+            _ => {}
+        }
+    }
+    body
+}
+
+fn synchronize(
+    wanted: Vec<Wanted>,
+    tag: &str,
+    now: Now<'_>,
+    places: &Places,
+) -> Result<(Vec<Change>, Value), Problem> {
+    let desired = Desired::of(now.build);
+    let (mut created, mut updated, mut unchanged) = (Vec::new(), Vec::new(), 0);
+    let mut changes = Vec::new();
+    let kept: BTreeSet<(Kind, String)> =
+        wanted.iter().map(|wanted| (wanted.slot.kind, wanted.slot.name.clone())).collect();
+    for Wanted { slot, body, pointer } in wanted {
+        let key = (slot.kind, slot.name.clone());
+        let stored = now.inputs.stored.get(&key);
+        if let Some(existing) = desired.entity(slot.kind, &slot.name)
+            && (existing.by != DeclaredBy::Rest || !has_tag(&existing.body, tag))
+        {
+            slot.writable(&existing.by)?;
+            let (kind, name) = (slot.kind.singular(), &slot.name);
+            let detail = format!("there is a {kind} `{name}` already, without the tag `{tag}`");
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        let path = slot.path();
+        let operation = Operation { verb: Verb::Replace, slot, body, conditions: Conditions::default() };
+        let decided = operation.decide(desired)?;
+        places.lock().unwrap_or_else(PoisonError::into_inner).push(decided.place.at(pointer));
+        let differs = |change: &Change| match change {
+            Change::Put { body, .. } => stored.is_none_or(|stored| stored != body),
+            Change::Delete { .. } => true,
+        };
+        match decided.changes.iter().any(differs) {
+            _ if decided.is_new => created.push(path),
+            true => updated.push(path),
+            false => unchanged += 1,
+        }
+        changes.extend(decided.changes);
+    }
+    let gone = now.inputs.stored.iter().filter(|((kind, name), body)| {
+        Kind::TOP.contains(kind) && has_tag(body, tag) && !kept.contains(&(*kind, name.clone()))
+    });
+    let mut deleted = Vec::new();
+    for ((kind, name), _) in gone {
+        deleted.push(Slot { kind: *kind, upstream: None, name: name.clone() }.path());
+        if *kind == Kind::Upstream {
+            changes.extend(operation::without_added(desired, name));
+        }
+        changes.push(Change::Delete { kind: *kind, name: name.clone() });
+    }
+    let body = json!({ "created": created, "updated": updated, "deleted": deleted, "unchanged": unchanged });
+    Ok((changes, body))
+}
+
+/// The body of `POST /plan`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plan {
+    /// Texts by name, in place of all files that are served.
+    #[serde(default)]
+    files: Option<std::collections::BTreeMap<String, String>>,
+    /// As in `PATCH /config`.
+    #[serde(default)]
+    changes: Vec<Step>,
+}
+
+/// `POST /plan`: what would change with these files in place of those that are served, and with these changes.
+pub(crate) async fn plan(State(admin): State<Admin>, Object(body): Object) -> Result<Response, Problem> {
+    let plan: Plan = decoded(&body)?;
+    let operations = operations(plan.changes)?;
+    let files = plan.files.map(|files| files.into_iter().map(|(name, text)| (name, text.into())));
+    let files: Option<Files> = files.map(Iterator::collect);
+    let (noted, places) = noted_places();
+    let propose = move |now: Now<'_>| {
+        decide_all(operations, now, &noted).map(|(changes, _)| Proposal { files, changes })
+    };
+    relocated(admin.planned(false, propose).await, &places)
+}

@@ -1,0 +1,238 @@
+//! Every accepted change: listed, shown, compared, undone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{Json, Response};
+use serde_json::{Value, json};
+
+use crate::admin::Admin;
+use crate::admin::problem::Problem;
+use crate::admin::request::{Parameters, Write};
+use crate::admin::view;
+use crate::config::document::Kind;
+use crate::control::{Decision, Now};
+use crate::plan::Edit;
+use crate::store::records::{Answer, Revision, Source};
+use crate::store::{Change, KEPT_REVISIONS, Store};
+
+/// How many revisions a page has unless told otherwise, and at most.
+const PAGE: (u64, u64) = (100, KEPT_REVISIONS);
+
+fn bad(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+/// `GET /revisions`: the newest first.
+pub(crate) async fn list(
+    State(admin): State<Admin>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let mut query = Parameters::parse(query.as_deref());
+    let number = |text: Option<String>, name: &str, otherwise: u64| match text {
+        None => Ok(otherwise),
+        Some(text) => {
+            text.parse().map_err(|_| bad(format!("`{name}` is the number of a revision, not `{text}`")))
+        }
+    };
+    let size: u64 = number(query.take("size")?, "size", PAGE.0)?.clamp(1, PAGE.1);
+    let after = number(query.take("after")?, "after", u64::MAX)?;
+    query.end()?;
+    let store = admin.control.store().clone();
+    reading(move || {
+        let last = store.revision();
+        let newest = last.min(after.saturating_sub(1));
+        let oldest = (newest + 1).saturating_sub(size).max(1);
+        let revisions = store.revisions(oldest..=newest)?;
+        let is_more = !store.revisions(1..=oldest.saturating_sub(1))?.is_empty();
+        let next = is_more.then(|| format!("/revisions?after={oldest}&size={size}"));
+        let items: Vec<Value> = revisions.iter().rev().map(|it| shown(it, last)).collect();
+        Ok(Json(json!({ "items": items, "next": next })))
+    })
+    .await
+}
+
+/// `GET /revisions/{number}`: with what changed.
+pub(crate) async fn read(
+    State(admin): State<Admin>,
+    Path(number): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let number = parse(&number)?;
+    let store = admin.control.store().clone();
+    reading(move || {
+        let revision = one(&store, number)?;
+        let mut body = shown(&revision, store.revision());
+        body["changes"] = revision.edits.iter().map(difference).collect();
+        Ok(Json(body))
+    })
+    .await
+}
+
+/// `GET /revisions/{a}..{b}/diff`: how what was at `a` became what was at `b`, which may be the older one.
+pub(crate) async fn diff(
+    State(admin): State<Admin>,
+    Path(range): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let (a, b) = range
+        .split_once("..")
+        .ok_or_else(|| bad(format!("`{range}` is no range; write it as /revisions/41..43/diff")))?;
+    let (a, b) = (parse_or_none(a)?, parse_or_none(b)?);
+    let store = admin.control.store().clone();
+    reading(move || {
+        let edits = between(&store, a.min(b), a.max(b))?.into_iter().map(|it| turned(it, a > b));
+        let changes: Vec<Value> = edits.map(|edit| difference(&edit)).collect();
+        Ok(Json(json!({ "from": a, "to": b, "changes": changes })))
+    })
+    .await
+}
+
+/// `POST /revisions/{number}/rollback`: what REST declared becomes what it was then. Where files declare
+/// something else by now that is refused, unless `?keep=files` says that they may.
+pub(crate) async fn rollback(
+    State(admin): State<Admin>,
+    Path(number): Path<String>,
+    mut write: Write,
+) -> Result<Response, Problem> {
+    let number = parse_or_none(&number)?;
+    let keeps_files = match write.query.take("keep")?.as_deref() {
+        None => false,
+        Some("files") => true,
+        Some(other) => return Err(bad(format!("`keep` is `files`, not `{other}`"))),
+    };
+    if let Some(reason) = write.body["reason"].as_str() {
+        write.terms.reason.get_or_insert_with(|| reason.to_owned());
+    }
+    write.terms.source = Source::Rollback;
+    write.terms.alone = true;
+    let store = admin.control.store().clone();
+    let decide = move |now: Now<'_>| {
+        let edits = between(&store, number, now.revision)?;
+        let (in_files, by_rest): (Vec<Edit>, Vec<Edit>) =
+            edits.into_iter().partition(|edit| edit.file.is_some());
+        if !keeps_files && !in_files.is_empty() {
+            return Err(files_differ(&in_files, number));
+        }
+        let before = now.revision;
+        let changes = by_rest.into_iter().map(undone).collect();
+        let answer = move |now: Now<'_>| rolled_back(number, before, now);
+        Ok(Decision { changes, answer: Box::new(answer) })
+    };
+    admin.change(write, decide).await
+}
+
+fn rolled_back(to: u64, before: u64, now: Now<'_>) -> Answer {
+    // Nothing had to change: the newest revision is what was asked for.
+    let (status, location) = match now.revision > before {
+        true => (StatusCode::CREATED, Some(format!("/revisions/{}", now.revision))),
+        false => (StatusCode::OK, None),
+    };
+    let body = json!({ "number": now.revision, "rolled_back_to": to });
+    Answer { revision: None, status: status.as_u16(), location, etag: None, body }
+}
+
+fn files_differ(edits: &[Edit], number: u64) -> Problem {
+    let place = |edit: &Edit| {
+        let file = edit.file.as_deref().unwrap_or_default();
+        format!("{} `{}` in {file}", edit.kind.singular(), edit.name)
+    };
+    let places: Vec<String> = edits.iter().take(10).map(place).collect();
+    let detail = format!(
+        "since revision {number} files changed {}; change those back, or say ?keep=files to roll back what REST wrote only",
+        places.join(", ")
+    );
+    Problem::new(StatusCode::CONFLICT, detail)
+}
+
+fn undone(edit: Edit) -> Change {
+    match edit.before {
+        Some(body) => Change::Put { kind: edit.kind, name: edit.name, body },
+        None => Change::Delete { kind: edit.kind, name: edit.name },
+    }
+}
+
+fn turned(edit: Edit, backwards: bool) -> Edit {
+    match backwards {
+        true => Edit { before: edit.after, after: edit.before, ..edit },
+        false => edit,
+    }
+}
+
+/// What differs between what was at revision `a` and what was at the later `b`, entity by entity.
+fn between(store: &Store, a: u64, b: u64) -> Result<Vec<Edit>, Problem> {
+    let last = store.revision();
+    if let Some(missing_one) = [a, b].into_iter().find(|number| *number > last) {
+        return Err(missing(missing_one));
+    }
+    let revisions = store.revisions(a + 1..=b)?;
+    // Those that are no longer kept cannot be walked back over.
+    if revisions.len() as u64 != b - a {
+        return Err(missing(a));
+    }
+    let mut edits: BTreeMap<(Kind, String, bool), Edit> = BTreeMap::new();
+    for edit in revisions.into_iter().flat_map(|revision| revision.edits) {
+        let key = (edit.kind, edit.name.clone(), edit.file.is_some());
+        match edits.get_mut(&key) {
+            Some(known) => known.after = edit.after,
+            None => drop(edits.insert(key, edit)),
+        }
+    }
+    Ok(edits.into_values().filter(|edit| edit.action().is_some()).collect())
+}
+
+fn one(store: &Store, number: u64) -> Result<Revision, Problem> {
+    store.revisions(number..=number)?.pop().ok_or_else(|| missing(number))
+}
+
+fn missing(number: u64) -> Problem {
+    Problem::not_found(&format!("there is no revision {number}; the last {KEPT_REVISIONS} are kept"))
+}
+
+fn parse(number: &str) -> Result<u64, Problem> {
+    parse_or_none(number).and_then(|number| match number {
+        0 => Err(missing(0)),
+        number => Ok(number),
+    })
+}
+
+/// 0 stands for what was before the first.
+fn parse_or_none(number: &str) -> Result<u64, Problem> {
+    number.parse().map_err(|_| Problem::not_found(&format!("`{number}` is not the number of a revision")))
+}
+
+fn shown(revision: &Revision, last: u64) -> Value {
+    json!({
+        "number": revision.number,
+        "time": revision.time.to_string(),
+        "author": revision.author,
+        "source": revision.source.word(),
+        "reason": revision.reason,
+        "summary": revision.summary,
+        "state": if revision.number == last { "live" } else { "superseded" },
+        "error": null,
+    })
+}
+
+fn difference(edit: &Edit) -> Value {
+    let body =
+        |body: &Option<Arc<Value>>| body.as_ref().map(|body| view::shown(edit.kind, Value::clone(body)));
+    json!({
+        "kind": edit.kind.singular(),
+        "name": edit.name,
+        "action": edit.action(),
+        "file": edit.file,
+        "before": body(&edit.before),
+        "after": body(&edit.after),
+    })
+}
+
+/// Reads from disk without holding up those who wait for the network.
+pub(crate) async fn reading<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let ended = tokio::task::spawn_blocking(read).await;
+    ended.unwrap_or_else(|_| {
+        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "reading the data directory did not end"))
+    })
+}

@@ -1,0 +1,392 @@
+//! `understudy get`, `apply`, `delete`, `target` and `config`: entities over the admin API.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use crate::cli::client::{Client, Server, Terms};
+use crate::cli::output::{File, Format, Output, table};
+use crate::cli::{plan, print};
+use crate::config::document::Kind;
+use crate::config::{raw, tree};
+use crate::envoy::ResourceType;
+
+/// What to show.
+#[derive(Debug, clap::Args)]
+pub struct Get {
+    /// upstreams, services, routes, listeners, fleets, …, or the targets of an upstream
+    kind: String,
+    /// One of them; of targets the upstream
+    name: Option<String>,
+    /// Only those with this tag; several times for several, a,b for either
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    #[command(flatten)]
+    output: Output<Format>,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// What to apply.
+#[derive(Debug, clap::Args)]
+pub struct Apply {
+    /// Config files in the native shape; - for standard input
+    #[arg(short, long, required = true, value_name = "FILE")]
+    file: Vec<PathBuf>,
+    /// Make what has this tag equal to the files: what they declare gets it, what they lack goes
+    #[arg(long, value_name = "TAG")]
+    tag: Option<String>,
+    #[command(flatten)]
+    terms: Terms,
+    #[command(flatten)]
+    output: Output<Format>,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// What goes.
+#[derive(Debug, clap::Args)]
+pub struct Delete {
+    /// upstream, service, route, listener, fleet, …
+    kind: String,
+    /// Which one
+    name: String,
+    /// What refers to it goes too
+    #[arg(long)]
+    cascade: bool,
+    #[command(flatten)]
+    terms: Terms,
+    #[command(flatten)]
+    output: Output<Format>,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// What becomes of which target.
+#[derive(Debug, clap::Args)]
+pub struct Target {
+    #[command(subcommand)]
+    command: TargetCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TargetCommand {
+    /// Add a target to an upstream, also to one that a file declares
+    Add {
+        upstream: String,
+        /// host:port
+        target: String,
+        /// Its share among those of its tier, from 0
+        #[arg(long)]
+        weight: Option<u32>,
+        /// A standby: it serves when no primary can
+        #[arg(long, conflicts_with = "priority")]
+        failover: bool,
+        /// Its tier, from 0
+        #[arg(long)]
+        priority: Option<u32>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Take a target away
+    Remove {
+        upstream: String,
+        /// host:port
+        target: String,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Give a target another weight
+    Weight {
+        upstream: String,
+        /// host:port
+        target: String,
+        /// From 0; 0 sends it nothing
+        weight: u32,
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Change {
+    #[command(flatten)]
+    terms: Terms,
+    #[command(flatten)]
+    output: Output<Format>,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// The whole config.
+#[derive(Debug, clap::Args)]
+pub struct Config {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print everything that files and REST declare as one file; secrets by their hash
+    Export {
+        /// Only what has this tag
+        #[arg(long, value_name = "TAG")]
+        tag: Option<String>,
+        #[command(flatten)]
+        output: Output<File>,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+/// The kind that a word means, in the singular or plural.
+fn kind(word: &str) -> anyhow::Result<Kind> {
+    let kinds = || Kind::TOP.into_iter();
+    let found = kinds().find(|kind| [kind.singular(), kind.plural()].contains(&word));
+    found.with_context(|| {
+        let words: Vec<&str> = kinds().map(Kind::plural).collect();
+        format!("there is no kind `{word}`; there are {}", words.join(", "))
+    })
+}
+
+fn list(value: &Value) -> String {
+    let items = value.as_array().into_iter().flatten();
+    let words: Vec<String> = items.map(scalar).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(",") }
+}
+
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(_) => list(value),
+        other => other.to_string(),
+    }
+}
+
+fn query(tags: &[String]) -> String {
+    let tags = tags.iter().map(|tag| ("tag", tag));
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(tags).finish();
+    if query.is_empty() { query } else { format!("?{query}") }
+}
+
+/// Prints a list, or one entity.
+pub(crate) async fn get(options: Get) -> anyhow::Result<ExitCode> {
+    let client = options.server.client()?;
+    let is_targets = matches!(options.kind.as_str(), "target" | "targets");
+    let path = match (&options.name, is_targets) {
+        (Some(upstream), true) => format!("/upstreams/{upstream}/targets"),
+        (None, true) => anyhow::bail!("say of which upstream: understudy get targets checkout"),
+        (Some(name), false) => {
+            let entity = client.get(&format!("/{}/{name}", kind(&options.kind)?.plural())).await?;
+            let human = |entity: &Value| serde_yaml::to_string(entity).unwrap_or_default();
+            options.output.say(&entity, human)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        (None, false) => format!("/{}", kind(&options.kind)?.plural()),
+    };
+    let items = Value::from(client.list(&format!("{path}{}", query(&options.tag))).await?);
+    let kind = if is_targets { Kind::Target } else { kind(&options.kind)? };
+    options.output.say(&items, |items| rows(kind, items))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rows(kind: Kind, items: &Value) -> String {
+    let fields: &[&str] = match kind {
+        Kind::Fleet => &["name", "select", "tags"],
+        Kind::Listener => &["name", "address", "fleets", "tags"],
+        Kind::Route => &["name", "hosts", "paths", "service", "tags"],
+        Kind::Service => &["name", "upstream", "timeout", "tags"],
+        Kind::Upstream => &["name", "primaries", "standbys", "tags"],
+        Kind::Target => &["target", "weight", "failover", "priority", "tags"],
+        _ => &["name", "tags"],
+    };
+    let is_standby = |target: &&Value| {
+        target["failover"] == true || target["priority"].as_u64().is_some_and(|priority| priority > 0)
+    };
+    let cell = |item: &Value, field: &str| match field {
+        "primaries" | "standbys" => {
+            let targets = item["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let standbys = targets.iter().filter(is_standby).count();
+            if field == "standbys" { standbys.to_string() } else { (targets.len() - standbys).to_string() }
+        }
+        field => scalar(&item[field]),
+    };
+    let items = item_list(items);
+    table(fields, items.iter().map(|item| fields.iter().map(|field| cell(item, field)).collect()))
+}
+
+fn item_list(items: &Value) -> &[Value] {
+    items.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Declares what files say, in one revision.
+pub(crate) async fn apply(options: Apply) -> anyhow::Result<ExitCode> {
+    let client = options.server.client()?;
+    let mut config = Map::new();
+    for file in &options.file {
+        for (key, value) in read(file)? {
+            let known = config.entry(key.clone()).or_insert_with(|| json!([]));
+            match (known, value) {
+                (Value::Array(known), Value::Array(more)) => known.extend(more),
+                (known, value) if key == "raw" => *known = value,
+                _ => anyhow::bail!("{}: `{key}` is not a list", file.display()),
+            }
+        }
+    }
+    let (method, path, body) = match &options.tag {
+        Some(tag) => {
+            let query = form_urlencoded::Serializer::new(String::new()).append_pair("tag", tag).finish();
+            (Method::PUT, format!("/config?{query}"), Value::Object(config))
+        }
+        None => (Method::PATCH, "/config".to_owned(), json!({ "changes": changes(config)? })),
+    };
+    let answer = client.send(method, &path, &body, &options.terms).await?;
+    said(&answer, &options.terms, options.output)
+}
+
+/// The lists of a config file.
+fn read(file: &PathBuf) -> anyhow::Result<Map<String, Value>> {
+    let text = match file.as_os_str() == "-" {
+        true => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            text
+        }
+        false => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    let (roots, faults) = tree::yaml(&text);
+    if let Some(fault) = faults.first() {
+        let line = fault.span.map(|span| format!(":{}", span.start.line)).unwrap_or_default();
+        anyhow::bail!("{}{line}: {}", file.display(), fault.message);
+    }
+    let mut config = Map::new();
+    for root in roots {
+        match root.to_json() {
+            Value::Object(lists) => config.extend(lists),
+            Value::Null => {}
+            _ => anyhow::bail!("{}: a config is a mapping of lists", file.display()),
+        }
+    }
+    Ok(config)
+}
+
+/// A PUT for each entity.
+fn changes(config: Map<String, Value>) -> anyhow::Result<Vec<Value>> {
+    let mut changes = Vec::new();
+    let put = |path: String, body: &Value| json!({ "method": "PUT", "path": path, "body": body });
+    for (key, value) in &config {
+        if key == Kind::Raw.plural() {
+            anyhow::ensure!(
+                value["patches"].as_array().is_none_or(Vec::is_empty),
+                "patches to compiled resources can only stand in files that `serve` reads"
+            );
+            for resource in item_list(&value["resources"]) {
+                let resource_type = resource[raw::TYPE].as_str().and_then(ResourceType::from_type_url);
+                let resource_type = resource_type.context("a raw resource needs its @type")?;
+                let name = resource[resource_type.name_field()].as_str().unwrap_or_default();
+                changes.push(put(format!("/raw/{resource_type}/{name}"), resource));
+            }
+            continue;
+        }
+        let kind = kind(key)?;
+        for entity in item_list(value) {
+            let name = entity["name"].as_str();
+            let name = name.with_context(|| format!("a {} has no name", kind.singular()))?;
+            changes.push(put(format!("/{}/{name}", kind.plural()), entity));
+        }
+    }
+    Ok(changes)
+}
+
+/// Removes an entity.
+pub(crate) async fn delete(options: Delete) -> anyhow::Result<ExitCode> {
+    let client = options.server.client()?;
+    let cascade = if options.cascade { "?cascade=true" } else { "" };
+    let path = format!("/{}/{}{cascade}", kind(&options.kind)?.plural(), options.name);
+    let answer = client.send(Method::DELETE, &path, &Value::Null, &options.terms).await?;
+    said(&answer, &options.terms, options.output)
+}
+
+/// Changes a target.
+pub(crate) async fn target(options: Target) -> anyhow::Result<ExitCode> {
+    let send = async |change: Change, method: Method, path: String, body: Value| {
+        let client: Client = change.server.client()?;
+        let answer = client.send(method, &path, &body, &change.terms).await?;
+        said(&answer, &change.terms, change.output)
+    };
+    match options.command {
+        TargetCommand::Add { upstream, target, weight, failover, priority, change } => {
+            let mut body = json!({ "target": target });
+            if let Some(weight) = weight {
+                body["weight"] = weight.into();
+            }
+            if let Some(priority) = priority {
+                body["priority"] = priority.into();
+            }
+            if failover {
+                body["failover"] = true.into();
+            }
+            send(change, Method::POST, format!("/upstreams/{upstream}/targets"), body).await
+        }
+        TargetCommand::Remove { upstream, target, change } => {
+            send(change, Method::DELETE, format!("/upstreams/{upstream}/targets/{target}"), Value::Null).await
+        }
+        TargetCommand::Weight { upstream, target, weight, change } => {
+            let path = format!("/upstreams/{upstream}/targets/{target}");
+            send(change, Method::PATCH, path, json!({ "weight": weight })).await
+        }
+    }
+}
+
+/// Prints the whole config.
+pub(crate) async fn config(options: Config) -> anyhow::Result<ExitCode> {
+    let ConfigCommand::Export { tag, output, server } = options.command;
+    let tags: Vec<String> = tag.into_iter().collect();
+    let config = server.client()?.get(&format!("/config{}", query(&tags))).await?;
+    super::output::Text::from(output.format()).say(&config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what became of a change. Envoys that have not acknowledged it in time make the exit code 1.
+pub(crate) fn said(answer: &Value, terms: &Terms, output: Output<Format>) -> anyhow::Result<ExitCode> {
+    if terms.dry_run {
+        return plan::said(answer, output).map(|()| ExitCode::SUCCESS);
+    }
+    for warning in item_list(&answer["warnings"]) {
+        print::note(&format!("warning: {}", scalar(&warning["message"])));
+    }
+    output.say(answer, human)?;
+    Ok(if answer["waiting_for"].is_array() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn human(answer: &Value) -> String {
+    if let Some(waiting) = answer["waiting_for"].as_array() {
+        let nodes: Vec<String> = waiting.iter().map(|one| scalar(&one["node"])).collect();
+        return format!("done, and not yet acknowledged by {}", nodes.join(", "));
+    }
+    let lines = ["created", "updated", "deleted"].map(|what| {
+        let paths = item_list(&answer[what]).iter();
+        paths.map(|path| format!("{what} {}\n", scalar(path))).collect::<String>()
+    });
+    let changes = item_list(&answer["changes"]).iter().map(|change| {
+        let what = match change["status"].as_u64() {
+            Some(201) => "created",
+            Some(204) => "deleted",
+            _ => "set",
+        };
+        format!("{what} {}\n", scalar(&change["path"]))
+    });
+    let lines = lines.concat() + &changes.collect::<String>();
+    match (answer, lines.as_str()) {
+        (_, lines) if !lines.is_empty() => lines.to_owned(),
+        (Value::Null, _) => "deleted".to_owned(),
+        (answer, _) if answer.get("unchanged").is_some() => "nothing changes".to_owned(),
+        (answer, _) => serde_yaml::to_string(answer).unwrap_or_default(),
+    }
+}

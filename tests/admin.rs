@@ -1,0 +1,18 @@
+//! The admin API with the real program: every status, races between writers, revisions, and what a restart finds.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+#[path = "admin/durability.rs"]
+mod durability;
+#[path = "harness/mod.rs"]
+mod harness;
+#[path = "admin/plans.rs"]
+mod plans;
+#[path = "admin/races.rs"]
+mod races;
+#[path = "admin/revisions.rs"]
+mod revisions;
+#[path = "admin/stage.rs"]
+mod stage;
+#[path = "admin/statuses.rs"]
+mod statuses;
