@@ -116,9 +116,9 @@ fn request(of: ResourceType, names: &[String], answers: Option<&Response>) -> Di
 fn subscribed(snapshot: &Arc<Snapshot>, names: &[String]) -> Stream {
     let mut stream = Stream::new(snapshot.clone(), &NameTable::default());
     for (of, names) in [(ResourceType::Cluster, &[][..]), (ResourceType::Endpoints, names)] {
-        let answers = stream.on_request(request(of, names, None)).expect("it is a request");
+        let answers = stream.on_request(request(of, names, None).into()).expect("it is a request");
         for answer in &answers {
-            stream.on_request(request(of, names, Some(answer))).expect("it is an answer");
+            stream.on_request(request(of, names, Some(answer)).into()).expect("it is an answer");
         }
     }
     stream
@@ -144,7 +144,7 @@ fn streams(criterion: &mut Criterion) {
         assert_eq!(responses.len(), 1, "endpoints changed and nothing else");
         let answer = request(ResourceType::Endpoints, &names, Some(&responses[0]));
         let began = Instant::now();
-        stream.on_request(answer).expect("it is an answer");
+        stream.on_request(answer.into()).expect("it is an answer");
         (told, began.elapsed())
     };
     group.bench_function("one EDS change", |bench| {

@@ -3,8 +3,10 @@
 //! A version is the hash of what is sent. Hence equal input makes equal versions on any replica and after any
 //! restart, recompiling the same files sends nothing, and an unchanged resource keeps its bytes in memory.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::ParseIntError;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -12,7 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use prost::{Message, Name};
 use serde_json::{Map, Value};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::envoy::{self, ResourceType, canonical, descriptors, json};
 
@@ -31,6 +33,9 @@ impl Version {
     }
 }
 
+/// How many digits a version has in writing.
+const VERSION_DIGITS: usize = 32;
+
 impl FromStr for Version {
     type Err = ParseIntError;
 
@@ -41,7 +46,7 @@ impl FromStr for Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:0VERSION_DIGITS$x}", self.0)
     }
 }
 
@@ -57,7 +62,7 @@ pub struct Resource {
     /// The hash of its type and bytes.
     pub version: Version,
     /// Of a cluster: the endpoints that it waits for before it serves (`EdsClusterConfig.service_name`).
-    pub endpoints: Option<String>,
+    pub endpoints: Option<Arc<str>>,
     /// Of a listener, a route configuration or an aggregate: the clusters that it sends requests to.
     pub clusters: Vec<Arc<str>>,
     delta: Bytes,
@@ -74,7 +79,7 @@ impl Resource {
     /// The resource `name` whose canonical encoding is `body`.
     pub fn encoded(resource_type: ResourceType, name: &str, body: &[u8]) -> Self {
         let endpoints = match resource_type {
-            ResourceType::Cluster => envoy::awaited_endpoints(body),
+            ResourceType::Cluster => envoy::awaited_endpoints(body).map(Arc::from),
             _ => None,
         };
         Self { endpoints, ..Self::framed(name, resource_type.type_url(), body) }
@@ -116,6 +121,12 @@ impl Resource {
         }
     }
 
+    /// The version as clients are told it.
+    pub fn version_text(&self) -> &[u8] {
+        // The last thing before the `Any`.
+        &self.delta[self.state_of_the_world - VERSION_DIGITS..self.state_of_the_world]
+    }
+
     /// The message in Envoy's JSON.
     pub fn to_json(&self, resource_type: ResourceType) -> Value {
         json::from_bytes(self.message(), descriptors::served(resource_type))
@@ -149,14 +160,30 @@ fn put_field(number: u32, value: &[u8], buffer: &mut BytesMut) {
 
 /// All resources of one type, sorted by name.
 ///
-/// What many streams would work out alike is worked out once and kept here: all resources in one piece, and
-/// the difference to the sets that clients have.
+/// What many streams would work out alike is worked out once and kept here: all resources in one piece, where
+/// each of them is, and the difference to the sets that clients have.
 #[derive(Debug)]
 pub struct ResourceSet {
     resources: Vec<Arc<Resource>>,
     version: Version,
+    index: OnceLock<HashMap<Arc<str>, usize>>,
+    inventory: OnceLock<u128>,
     whole: [OnceLock<Bytes>; 2],
-    changes: Mutex<Vec<(Version, Names)>>,
+    pieces: OnceLock<Vec<Piece>>,
+    changes: Recent<Names>,
+    variations: Recent<Arc<Self>>,
+}
+
+/// What was worked out of a set and a few others, by the version of the other.
+type Recent<T> = Mutex<Vec<(Version, T)>>;
+
+/// Some resources that stand one after the other, as what a delta client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Which they are.
+    pub range: Range<usize>,
+    /// Their fields `resources`.
+    pub fields: Bytes,
 }
 
 /// Names of resources, which streams share.
@@ -171,8 +198,11 @@ pub enum Variant {
     Delta,
 }
 
-/// To how many older sets the difference is kept. Nearly all clients have the one before.
-const KEPT_CHANGES: usize = 4;
+/// For how many other sets something is kept. Nearly all clients have the one before.
+const RECENT: usize = 4;
+
+/// A piece ends where it would grow beyond this: some clients take no more than 4 MiB.
+pub const MAX_PIECE: usize = 1 << 20;
 
 impl PartialEq for ResourceSet {
     fn eq(&self, other: &Self) -> bool {
@@ -192,14 +222,17 @@ impl ResourceSet {
     /// The set of these resources, whose names differ.
     pub fn new(mut resources: Vec<Arc<Resource>>) -> Self {
         resources.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut hash = Xxh3::new();
-        for resource in &resources {
-            hash.update(&(resource.name.len() as u64).to_le_bytes());
-            hash.update(resource.name.as_bytes());
-            hash.update(&resource.version.0.to_le_bytes());
+        let version = version_of(&resources);
+        Self {
+            resources,
+            version,
+            index: OnceLock::new(),
+            inventory: OnceLock::new(),
+            whole: Default::default(),
+            pieces: OnceLock::new(),
+            changes: Mutex::default(),
+            variations: Mutex::default(),
         }
-        let version = Version(hash.digest128());
-        Self { resources, version, whole: Default::default(), changes: Mutex::default() }
     }
 
     /// The hash of every name and version in it.
@@ -211,6 +244,14 @@ impl ResourceSet {
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
         let index = self.resources.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
         Some(&self.resources[index])
+    }
+
+    /// The resource of this name and which of all it is. For those who ask for many: it takes an index, which is
+    /// made for the first of them.
+    pub fn find(&self, name: &str) -> Option<(usize, &Arc<Resource>)> {
+        let make = || self.resources.iter().enumerate().map(|(at, own)| (own.name.clone(), at)).collect();
+        let at = *self.index.get_or_init(make).get(name)?;
+        Some((at, &self.resources[at]))
     }
 
     /// All, sorted by name.
@@ -240,16 +281,62 @@ impl ResourceSet {
         self.whole[variant as usize].get_or_init(|| concatenate().freeze()).clone()
     }
 
+    /// The [`inventory`] that a client gives who holds all of this and nothing else.
+    pub fn inventory(&self) -> u128 {
+        *self.inventory.get_or_init(|| {
+            let mut entry = BytesMut::new();
+            let entries = self.resources.iter().map(|resource| {
+                entry.clear();
+                put_field(1, resource.name.as_bytes(), &mut entry);
+                put_field(2, resource.version_text(), &mut entry);
+                xxh3_128(&entry)
+            });
+            entries.fold(0, u128::wrapping_add)
+        })
+    }
+
+    /// All resources in pieces of at most [`MAX_PIECE`] bytes, but of at least one resource each; of an empty set one
+    /// empty piece.
+    pub fn pieces(&self) -> &[Piece] {
+        self.pieces.get_or_init(|| {
+            let whole = self.whole(Variant::Delta);
+            let (mut pieces, mut first, mut from, mut to) = (Vec::new(), 0, 0, 0);
+            for (at, resource) in self.resources.iter().enumerate() {
+                let length = resource.delta.len();
+                if to - from + length > MAX_PIECE && first < at {
+                    pieces.push(Piece { range: first..at, fields: whole.slice(from..to) });
+                    (first, from) = (at, to);
+                }
+                to += length;
+            }
+            pieces.push(Piece { range: first..self.len(), fields: whole.slice(from..to) });
+            pieces
+        })
+    }
+
+    /// These resources.
+    pub fn range(&self, range: Range<usize>) -> &[Arc<Resource>] {
+        &self.resources[range]
+    }
+
     /// The names that are new, changed or gone since `old`.
     pub fn changed_since(&self, old: &Self) -> Names {
-        let mut kept = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, names)) = kept.iter().find(|(version, _)| *version == old.version) {
-            return names.clone();
+        if self.version == old.version {
+            return Names::default();
         }
-        let names = self.compare(old);
-        kept.truncate(KEPT_CHANGES - 1);
-        kept.insert(0, (old.version, names.clone()));
-        names
+        recent(&self.changes, old.version, || self.compare(old))
+    }
+
+    /// This set with these resources, each in place of its own of that name. What many ask for is made once.
+    pub fn with(self: &Arc<Self>, others: Vec<Arc<Resource>>) -> Arc<Self> {
+        if others.is_empty() {
+            return self.clone();
+        }
+        recent(&self.variations, version_of(&others), || {
+            let all = self.resources.iter().chain(&others).map(|resource| (&*resource.name, resource));
+            let all: BTreeMap<&str, &Arc<Resource>> = all.collect();
+            Arc::new(Self::new(all.into_values().cloned().collect()))
+        })
     }
 
     fn compare(&self, old: &Self) -> Names {
@@ -260,6 +347,36 @@ impl ResourceSet {
         let gone = old.resources.iter().filter(|resource| self.get(&resource.name).is_none());
         changed.chain(gone).map(|resource| resource.name.clone()).collect()
     }
+}
+
+/// One number for the entries of a map from names to versions, encoded, in whatever order they come.
+///
+/// A client that makes up entries whose number is that of others deceives itself alone.
+pub fn inventory<'a>(entries: impl Iterator<Item = &'a [u8]>) -> u128 {
+    entries.map(xxh3_128).fold(0, u128::wrapping_add)
+}
+
+/// The hash of every name and version.
+fn version_of(resources: &[Arc<Resource>]) -> Version {
+    let mut hash = Xxh3::new();
+    for resource in resources {
+        hash.update(&(resource.name.len() as u64).to_le_bytes());
+        hash.update(resource.name.as_bytes());
+        hash.update(&resource.version.0.to_le_bytes());
+    }
+    Version(hash.digest128())
+}
+
+/// What is kept for `version`; made if it is not.
+fn recent<T: Clone>(kept: &Recent<T>, version: Version, make: impl FnOnce() -> T) -> T {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, known)) = kept.iter().find(|(known, _)| *known == version) {
+        return known.clone();
+    }
+    let made = make();
+    kept.truncate(RECENT - 1);
+    kept.insert(0, (version, made.clone()));
+    made
 }
 
 /// Everything one fleet should run.
@@ -343,6 +460,46 @@ mod tests {
         assert_eq!((inner.name.as_str(), &inner.version), ("a", &resource.version.to_string()));
         assert_eq!(inner.resource.as_ref(), Some(any));
         assert_eq!(resource.message(), any.value);
+        assert_eq!(resource.version_text(), inner.version.as_bytes());
+    }
+
+    #[test]
+    fn pieces_are_small_and_make_the_whole() {
+        let sizes = |sizes: &[usize]| {
+            let resource = |(at, size): (usize, &usize)| {
+                let name = format!("{at:03}");
+                let cluster = Cluster { alt_stat_name: "x".repeat(*size), ..cluster(&name) };
+                Arc::new(Resource::new(&name, &cluster))
+            };
+            let set = ResourceSet::new(sizes.iter().enumerate().map(resource).collect());
+            let whole: Vec<u8> = set.pieces().iter().flat_map(|piece| piece.fields.to_vec()).collect();
+            assert_eq!(whole, set.whole(Variant::Delta));
+            for Piece { range, fields } in set.pieces() {
+                let length: usize = set.range(range.clone()).iter().map(|own| own.delta.len()).sum();
+                assert_eq!(fields.len(), length);
+                assert!(fields.len() <= MAX_PIECE || range.len() == 1);
+            }
+            set.pieces().iter().map(|piece| piece.range.len()).collect::<Vec<_>>()
+        };
+        let half = MAX_PIECE / 2;
+        assert_eq!(sizes(&[]), [0]);
+        assert_eq!(sizes(&[1, 1, 1]), [3]);
+        assert_eq!(sizes(&[half, 1, half, 1]), [2, 2]);
+        assert_eq!(sizes(&[2 * MAX_PIECE, 1, 2 * MAX_PIECE]), [1, 1, 1]);
+    }
+
+    #[test]
+    fn a_set_with_other_resources_is_made_once() {
+        let resource = |name: &str, content: &str| {
+            Arc::new(Resource::new(name, &Cluster { name: content.into(), ..Default::default() }))
+        };
+        let set = Arc::new(ResourceSet::new(vec![resource("a", "1"), resource("b", "1")]));
+        let others = || vec![resource("b", "2"), resource("c", "1")];
+        let with = set.with(others());
+        let expected = ResourceSet::new(vec![resource("a", "1"), resource("b", "2"), resource("c", "1")]);
+        assert_eq!(*with, expected);
+        assert!(Arc::ptr_eq(&with, &set.with(others())), "clients share it");
+        assert!(Arc::ptr_eq(&set, &set.with(Vec::new())));
     }
 
     #[test]

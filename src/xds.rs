@@ -28,18 +28,18 @@ pub mod request;
 pub mod server;
 pub mod sotw;
 pub mod subscription;
+pub mod wire;
 #[cfg(test)]
 mod words;
 
 use std::sync::Arc;
-
-use envoy_types::pb::envoy::config::core::v3 as core;
 
 use crate::envoy::ResourceType;
 use crate::fleet::TypeStatus;
 use crate::snapshot::{Snapshot, Variant};
 use crate::xds::frame::Response;
 use crate::xds::subscription::NameTable;
+use crate::xds::wire::{Head, Request};
 
 /// A stream of one variant: what happened goes in, what to send comes out, in order.
 ///
@@ -49,7 +49,7 @@ pub trait Protocol: Sized + Send + Sync + 'static {
     /// How responses are framed.
     const VARIANT: Variant;
     /// What clients send.
-    type Request: prost::Message + Default + 'static;
+    type Head: Head;
 
     /// A stream whose client should come to run `target`. Streams share their names in `names`.
     fn new(target: Arc<Snapshot>, names: &NameTable) -> Self;
@@ -59,7 +59,7 @@ pub trait Protocol: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// When the request breaks the protocol; the stream should end.
-    fn on_request(&mut self, request: Self::Request) -> Result<Vec<Response>, ProtocolError>;
+    fn on_request(&mut self, request: Request<Self::Head>) -> Result<Vec<Response>, ProtocolError>;
 
     /// Takes a new snapshot and returns what to send now.
     fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response>;
@@ -78,12 +78,6 @@ pub trait Protocol: Sized + Send + Sync + 'static {
 
     /// How the stream stands with each type that the client asked for.
     fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)>;
-
-    /// Who the client says it is; taken out of the request.
-    fn node(request: &mut Self::Request) -> Option<core::Node>;
-
-    /// The type that a request is about.
-    fn type_url(request: &mut Self::Request) -> &mut String;
 }
 
 /// A request that breaks the protocol.

@@ -78,7 +78,7 @@ fn by_eds(cluster: envoy::Cluster) -> Resource {
         ..cluster
     };
     let mut resource = Resource::new(&cluster.name, &cluster);
-    resource.endpoints = Some(cluster.name);
+    resource.endpoints = Some(resource.name.clone());
     resource
 }
 

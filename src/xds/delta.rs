@@ -4,21 +4,19 @@
 //! holds is kept as a set that all streams share, and the few names in which this client differs from it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use crate::envoy::ResourceType;
 use crate::fleet::{State, TypeStatus};
-use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
+use crate::snapshot::{MAX_PIECE, Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, Standing, Standings};
 use crate::xds::subscription::{NameTable, Subscription};
+use crate::xds::wire::{Request, Versions};
 use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
-
-/// A response is cut where it grows beyond this: some clients take no more than 4 MiB.
-const MAX_RESPONSE: usize = 1 << 20;
 
 /// What one client was told and answered.
 #[derive(Debug)]
@@ -80,8 +78,8 @@ struct InFlight {
 /// What a response told.
 #[derive(Debug)]
 enum Carried {
-    /// Everything of a set, which streams share.
-    Whole(Arc<ResourceSet>),
+    /// One of the pieces of a set, which streams share.
+    Piece(Arc<ResourceSet>, Range<usize>),
     /// Some of it.
     Part { resources: Vec<Arc<Resource>>, removed: Vec<Arc<str>> },
 }
@@ -91,7 +89,7 @@ impl Carried {
     fn names(&self) -> Vec<(Arc<str>, Option<Version>)> {
         let sent = |resource: &Arc<Resource>| (resource.name.clone(), Some(resource.version));
         match self {
-            Self::Whole(set) => set.iter().map(sent).collect(),
+            Self::Piece(set, range) => set.range(range.clone()).iter().map(sent).collect(),
             Self::Part { resources, removed } => {
                 resources.iter().map(sent).chain(removed.iter().map(|name| (name.clone(), None))).collect()
             }
@@ -102,6 +100,16 @@ impl Carried {
 impl Told {
     fn wants(&self, name: &str) -> bool {
         self.subscription.as_ref().is_some_and(|subscription| subscription.wants(name))
+    }
+
+    fn covers(&self, set: &ResourceSet) -> bool {
+        self.subscription.as_ref().is_some_and(|subscription| subscription.covers(set))
+    }
+
+    /// True when the client has nothing and nothing is special about any name.
+    fn is_blank(&self) -> bool {
+        let Self { set, exceptions, owed, again, refused, .. } = self;
+        set.is_empty() && exceptions.is_empty() && owed.is_empty() && again.is_empty() && refused.is_empty()
     }
 
     fn held(&self, name: &str) -> Held {
@@ -125,7 +133,7 @@ impl Told {
 
 impl Protocol for Stream {
     const VARIANT: Variant = Variant::Delta;
-    type Request = DeltaDiscoveryRequest;
+    type Head = DeltaDiscoveryRequest;
 
     fn new(target: Arc<Snapshot>, names: &NameTable) -> Self {
         Self {
@@ -139,10 +147,14 @@ impl Protocol for Stream {
         }
     }
 
-    fn on_request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<Vec<Response>, ProtocolError> {
-        let Some(resource_type) = requested_type(&request.type_url)? else { return Ok(Vec::new()) };
-        let error = request.error_detail.take().map(|error| shorten(error.message));
-        self.take_answer(resource_type, &request.response_nonce, error.as_deref());
+    fn on_request(
+        &mut self,
+        mut request: Request<DeltaDiscoveryRequest>,
+    ) -> Result<Vec<Response>, ProtocolError> {
+        let head = &mut request.head;
+        let Some(resource_type) = requested_type(&head.type_url)? else { return Ok(Vec::new()) };
+        let error = head.error_detail.take().map(|error| shorten(error.message));
+        self.take_answer(resource_type, &head.response_nonce, error.as_deref());
         // Subscriptions count whatever the nonce says (xDS protocol, "Incremental xDS").
         self.subscribe(resource_type, &request);
         Ok(self.advance())
@@ -185,14 +197,6 @@ impl Protocol for Stream {
             Some((resource_type, TypeStatus { state, version: told.acked, current, error }))
         })
     }
-
-    fn node(request: &mut DeltaDiscoveryRequest) -> Option<core::Node> {
-        request.node.take()
-    }
-
-    fn type_url(request: &mut DeltaDiscoveryRequest) -> &mut String {
-        &mut request.type_url
-    }
 }
 
 impl Stream {
@@ -229,42 +233,26 @@ impl Stream {
         self.refusals.push(Refusal { resource_type, version, error: error.to_owned(), names: held_back });
     }
 
-    fn subscribe(&mut self, resource_type: ResourceType, request: &DeltaDiscoveryRequest) {
+    fn subscribe(&mut self, resource_type: ResourceType, request: &Request<DeltaDiscoveryRequest>) {
         let told = &mut self.types[resource_type as usize];
-        let first = told.subscription.is_none();
-        let subscription = told.subscription.get_or_insert_with(|| Subscription::new(&self.names));
-        let legacy_wildcard = is_sent_whole(resource_type);
-        let DeltaDiscoveryRequest { resource_names_subscribe, resource_names_unsubscribe, .. } = request;
-        let owed = subscription.update(resource_names_subscribe, resource_names_unsubscribe, legacy_wildcard);
-        for name in resource_names_unsubscribe.iter().filter(|name| !subscription.wants(name)) {
-            told.exceptions.remove(name.as_str());
-            told.owed.remove(name.as_str());
-            told.refused.remove(name.as_str());
-        }
-        if !first {
-            told.owed.extend(owed);
-            return;
-        }
-        let target = self.target.set(resource_type);
-        if request.initial_resource_versions.is_empty() {
-            // It has nothing: what exists is new to it, and what does not it is told to be gone.
-            told.owed.extend(owed.into_iter().filter(|name| target.get(name).is_none()));
-            return;
-        }
-        // It reconnects: what it proves to hold is not sent again.
-        told.set = target.clone();
-        let initial = &request.initial_resource_versions;
-        for (name, version) in initial {
-            let held = version.parse().map_or(Held::Unknown, Held::Version);
-            if target.get(name).is_none_or(|own| held != Held::Version(own.version)) {
-                told.exceptions.insert(name.as_str().into(), held);
+        let Request { names, unsubscribed, versions, .. } = request;
+        let Some(subscription) = &mut told.subscription else {
+            let mut subscription = Subscription::new(&self.names);
+            subscription.begin(names, unsubscribed, is_sent_whole(resource_type));
+            told.subscription = Some(subscription);
+            let target = self.target.set(resource_type);
+            if !versions.is_empty() {
+                told.resume(target, versions);
+                self.reconnecting |= resource_type == ResourceType::Cluster;
             }
+            return told.owe_unmet(target);
+        };
+        told.owed.extend(subscription.update(names, unsubscribed));
+        for name in unsubscribed.iter().filter(|name| !subscription.wants(name)) {
+            told.exceptions.remove(name);
+            told.owed.remove(name);
+            told.refused.remove(name);
         }
-        let missing = target.iter().filter(|own| !initial.contains_key(&*own.name));
-        told.exceptions.extend(missing.map(|own| (own.name.clone(), Held::Nothing)));
-        told.owed.extend(owed.into_iter().filter(|name| !initial.contains_key(&**name)));
-        told.answered = true;
-        self.reconnecting |= resource_type == ResourceType::Cluster;
     }
 
     /// Everything that can be sent now, in the order in which the client can take it.
@@ -343,6 +331,9 @@ impl Stream {
         if told.subscription.is_none() || waits || (unchanged && told.answered && told.again.is_empty()) {
             return Vec::new();
         }
+        if told.is_blank() && refused.is_empty() && !target.is_empty() && told.covers(&target) {
+            return self.offer_pieces(resource_type, &target);
+        }
         let retries = !told.again.is_empty();
         let mut news = told.news(&target, may_remove, &refused);
         if resource_type == ResourceType::Cluster {
@@ -350,7 +341,7 @@ impl Stream {
         } else if resource_type == ResourceType::Endpoints {
             news.removed.retain(|name| told.owed.contains(name) || !staying.contains(name));
         }
-        let News { resources, removed, whole } = news;
+        let News { resources, removed } = news;
         told.rebase(&target, &resources, &removed);
         told.urgent = false;
         let first = !std::mem::replace(&mut told.answered, true);
@@ -363,11 +354,22 @@ impl Stream {
         if resource_type == ResourceType::Cluster {
             self.follow(&resources);
         }
-        if whole && removed.is_empty() && target.whole(Variant::Delta).len() <= MAX_RESPONSE {
-            return vec![self.respond(resource_type, &target, Carried::Whole(target.clone()))];
-        }
-        let parts = cut(resources, removed);
+        let parts = match resources.len() == target.len() && removed.is_empty() {
+            true => pieces(&target),
+            false => cut(resources, removed),
+        };
         parts.into_iter().map(|part| self.respond(resource_type, &target, part)).collect()
+    }
+
+    /// All that there is, to a client that wants all of it and has nothing: as most do when they connect.
+    fn offer_pieces(&mut self, resource_type: ResourceType, target: &Arc<ResourceSet>) -> Vec<Response> {
+        let told = &mut self.types[resource_type as usize];
+        told.set = target.clone();
+        (told.urgent, told.answered) = (false, true);
+        if resource_type == ResourceType::Cluster {
+            self.follow(target.range(0..target.len()));
+        }
+        pieces(target).into_iter().map(|piece| self.respond(resource_type, target, piece)).collect()
     }
 
     /// The endpoints of changed clusters go out at once, changed or not.
@@ -386,7 +388,10 @@ impl Stream {
         self.last_nonce += 1;
         let (nonce, version) = (self.last_nonce, set.version());
         let (resources, removed) = match &carried {
-            Carried::Whole(set) => (vec![set.whole(Variant::Delta)], Vec::new()),
+            Carried::Piece(set, range) => {
+                let piece = set.pieces().iter().find(|piece| piece.range == *range);
+                (piece.into_iter().map(|piece| piece.fields.clone()).collect(), Vec::new())
+            }
             Carried::Part { resources, removed } => (
                 resources.iter().map(|resource| resource.field(Variant::Delta)).collect(),
                 removed.iter().map(|name| name.to_string()).collect(),
@@ -397,12 +402,46 @@ impl Stream {
     }
 }
 
+impl Told {
+    /// The client reconnects: what it proves to hold is not sent again.
+    fn resume(&mut self, target: &Arc<ResourceSet>, versions: &Versions) {
+        self.set = target.clone();
+        self.answered = true;
+        let Some(subscription) = &self.subscription else { return };
+        if subscription.covers(target) && versions.inventory() == target.inventory() {
+            return; // As nearly all do: it holds what is right, and all of it.
+        }
+        let mut is_held = vec![false; target.len()];
+        for (name, version) in versions.iter() {
+            let own = target.find(name);
+            if let Some((at, _)) = own {
+                is_held[at] = true;
+            }
+            if own.is_some_and(|(_, own)| own.version_text() == version.as_bytes()) {
+                self.exceptions.remove(name);
+            } else if subscription.wants(name) {
+                let held = version.parse().map_or(Held::Unknown, Held::Version);
+                self.exceptions.insert(name.into(), held);
+            }
+        }
+        let missing =
+            target.iter().zip(is_held).filter(|(own, is_held)| !is_held && subscription.wants(&own.name));
+        self.exceptions.extend(missing.map(|(own, _)| (own.name.clone(), Held::Nothing)));
+    }
+
+    /// To a new stream what exists is new. What does not, it is told to be gone; what it holds of that, it is told
+    /// when the time has come.
+    fn owe_unmet(&mut self, target: &ResourceSet) {
+        let unmet = self.subscription.as_ref().map(|subscription| subscription.unmet(target));
+        let unmet = unmet.iter().flat_map(|names| names.iter());
+        self.owed.extend(unmet.filter(|name| !self.exceptions.contains_key(*name)).cloned());
+    }
+}
+
 /// What to tell a client.
 struct News {
     resources: Vec<Arc<Resource>>,
     removed: Vec<Arc<str>>,
-    /// The resources are all that the target has.
-    whole: bool,
 }
 
 impl Told {
@@ -421,7 +460,7 @@ impl Told {
         }
         // What was refused and has changed since may be offered again.
         self.refused.retain(|name, version| target.get(name).is_some_and(|own| own.version == *version));
-        let mut news = News { resources: Vec::new(), removed: Vec::new(), whole: false };
+        let mut news = News { resources: Vec::new(), removed: Vec::new() };
         for name in names.into_iter().filter(|name| self.wants(name)) {
             let (held, owed) = (self.held(&name), self.owed.contains(&name));
             match target.get(&name) {
@@ -432,7 +471,6 @@ impl Told {
                 Some(_) | None => {}
             }
         }
-        news.whole = news.resources.len() == target.len();
         news
     }
 
@@ -449,7 +487,6 @@ impl Told {
             self.owed.contains(gone) || !(changes_aggregates || order::is_member(&self.set, target, gone))
         };
         news.removed.retain(may_go);
-        news.whole = news.resources.len() == target.len();
     }
 
     /// Notes that the client was told of the target, but for what was left out: that it holds as before.
@@ -506,22 +543,33 @@ fn suspects_apart(names: Vec<Arc<str>>, error: &str) -> [Vec<Arc<str>>; 2] {
     }
 }
 
-/// The resources in parts of at most [`MAX_RESPONSE`] bytes, but at least one each, and what is gone with the
-/// last of them.
+/// All of a set.
+fn pieces(set: &Arc<ResourceSet>) -> Vec<Carried> {
+    set.pieces().iter().map(|piece| Carried::Piece(set.clone(), piece.range.clone())).collect()
+}
+
+/// What is new and what is gone, in parts of at most [`MAX_PIECE`] bytes, but of at least one name each. There is one
+/// even if there is nothing to tell.
 fn cut(resources: Vec<Arc<Resource>>, removed: Vec<Arc<str>>) -> Vec<Carried> {
     let mut parts = Vec::new();
-    let (mut part, mut size) = (Vec::new(), 0);
-    for resource in resources {
-        let length = resource.field(Variant::Delta).len();
-        if size + length > MAX_RESPONSE && !part.is_empty() {
-            parts.push(Carried::Part { resources: std::mem::take(&mut part), removed: Vec::new() });
+    let (mut part, mut size) = ((Vec::new(), Vec::new()), 0);
+    let resources =
+        resources.into_iter().map(|resource| (resource.field(Variant::Delta).len(), Ok(resource)));
+    // The key and the length of a name take no more than this.
+    let removed = removed.into_iter().map(|name| (name.len() + 6, Err(name)));
+    for (length, item) in resources.chain(removed) {
+        if size + length > MAX_PIECE && size > 0 {
+            parts.push(std::mem::take(&mut part));
             size = 0;
         }
         size += length;
-        part.push(resource);
+        match item {
+            Ok(resource) => part.0.push(resource),
+            Err(name) => part.1.push(name),
+        }
     }
-    parts.push(Carried::Part { resources: part, removed });
-    parts
+    parts.push(part);
+    parts.into_iter().map(|(resources, removed)| Carried::Part { resources, removed }).collect()
 }
 
 #[cfg(test)]

@@ -95,22 +95,19 @@ pub fn clusters(
     may_remove: bool,
     refused: bool,
 ) -> Arc<ResourceSet> {
-    if told.version() == target.version() {
+    if told.is_empty() || told.version() == target.version() {
         return target.clone();
     }
-    let waits = |own: &Arc<Resource>| {
-        let has = |member: &str| !refused && told.get(member).is_some();
-        told.get(&own.name).filter(|known| known.version != own.version && waits_for_members(own, has))
+    let has = |member: &str| !refused && told.get(member).is_some();
+    let staying = |name: &Arc<str>| {
+        let known = told.get(name)?;
+        let stays = match target.get(name) {
+            Some(own) => waits_for_members(own, has),
+            None => !may_remove || refused || is_member(told, target, name),
+        };
+        stays.then(|| known.clone())
     };
-    let mut waiting = target.iter().filter(|own| waits(own).is_some()).peekable();
-    let gone = told.iter().filter(|known| target.get(&known.name).is_none());
-    let mut kept =
-        gone.filter(|gone| !may_remove || refused || is_member(told, target, &gone.name)).peekable();
-    if kept.peek().is_none() && waiting.peek().is_none() {
-        return target.clone();
-    }
-    let offered = target.iter().map(|own| waits(own).unwrap_or(own));
-    Arc::new(ResourceSet::new(offered.chain(kept).cloned().collect()))
+    target.with(target.changed_since(told).iter().filter_map(staying).collect())
 }
 
 /// True when an aggregate led to this cluster in what a client was told last, and may do so until it has `target`.
@@ -126,12 +123,8 @@ pub fn waits_for_members(aggregate: &Resource, has: impl Fn(&str) -> bool) -> bo
 }
 
 /// The endpoints that must follow when a client that has `told` is sent the clusters `offered`.
-pub fn endpoints_to_follow<'a>(
-    told: &'a ResourceSet,
-    offered: &'a ResourceSet,
-) -> impl Iterator<Item = &'a str> + 'a {
-    let changed = move |cluster: &&Arc<Resource>| {
-        told.get(&cluster.name).is_none_or(|known| known.version != cluster.version)
-    };
-    offered.iter().filter(changed).filter_map(|cluster| cluster.endpoints.as_deref())
+pub fn endpoints_to_follow(told: &ResourceSet, offered: &ResourceSet) -> Vec<Arc<str>> {
+    let changed = offered.changed_since(told);
+    let clusters = changed.iter().filter_map(|name| offered.get(name));
+    clusters.filter_map(|cluster| cluster.endpoints.clone()).collect()
 }

@@ -91,7 +91,7 @@ struct Delivery {
 trait Wire: Protocol {
     fn decode(response: Response) -> Delivery;
     /// A request for a type: names that are new, names that went, all names; an answer, or what is held.
-    fn request(ask: &Ask<'_>) -> Self::Request;
+    fn request(ask: &Ask<'_>) -> Self::Head;
     /// What a response leaves the client with.
     fn apply(held: &mut BTreeMap<String, (String, String)>, delivery: &Delivery);
 }
@@ -272,7 +272,7 @@ impl<P: Wire> Client<P> {
         let wanted = &asked.names;
         let ask = Ask { resource_type, wanted, subscribe, unsubscribe, nonce, version, refused, held };
         let request = P::request(&ask);
-        self.queue.extend(self.stream.on_request(request).expect("in order"));
+        self.queue.extend(self.stream.on_request(request.into()).expect("in order"));
     }
 
     fn happen(&mut self, event: Event) {

@@ -12,6 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tonic::Status;
 
 use crate::xds::meter::Share;
+use crate::xds::wire::{Head, Request};
 
 /// Envoy's first request is some 60 KB, and a client that names 100,000 resources needs a few MB.
 pub const MAX_REQUEST: usize = 16 << 20;
@@ -50,7 +51,7 @@ impl Requests {
     /// # Errors
     ///
     /// When what comes is no request, or too large a one.
-    pub async fn next<M: prost::Message + Default>(&mut self) -> Result<Option<M>, Status> {
+    pub async fn next<H: Head>(&mut self) -> Result<Option<Request<H>>, Status> {
         loop {
             if let Some(message) = self.take()? {
                 return Ok(Some(message));
@@ -65,7 +66,7 @@ impl Requests {
     }
 
     /// The first request in the buffer, if it is whole.
-    fn take<M: prost::Message + Default>(&mut self) -> Result<Option<M>, Status> {
+    fn take<H: Head>(&mut self) -> Result<Option<Request<H>>, Status> {
         let Some((prefix, rest)) = self.buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
         let [compressed, length @ ..] = *prefix;
         let length = u32::from_be_bytes(length) as usize;
@@ -76,15 +77,17 @@ impl Requests {
             let words = format!("a request of {length} bytes is larger than {MAX_REQUEST}");
             return Err(Status::out_of_range(words));
         }
-        let Some(encoded) = rest.get(..length) else { return Ok(None) };
-        let message = M::decode(encoded).map_err(|error| Status::internal(error.to_string()))?;
-        self.buffer.advance(PREFIX + length);
+        if rest.len() < length {
+            return Ok(None);
+        }
+        self.buffer.advance(PREFIX);
+        let encoded = self.buffer.split_to(length).freeze();
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
         self.share.give_back(PREFIX + length);
         self.last = length;
-        Ok(Some(message))
+        Request::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }
 
@@ -110,7 +113,7 @@ mod tests {
         let mut versions = Vec::new();
         loop {
             match requests.next::<DiscoveryRequest>().now_or_never().expect("all of it is there") {
-                Ok(Some(request)) => versions.push(request.version_info),
+                Ok(Some(request)) => versions.push(request.head.version_info),
                 Ok(None) => return (versions, None),
                 Err(status) => return (versions, Some(status.code())),
             }

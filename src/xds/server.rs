@@ -25,7 +25,6 @@ use futures_util::Stream as FutureStream;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -47,6 +46,7 @@ use crate::xds::load_report::LoadReports;
 use crate::xds::meter::Meter;
 use crate::xds::request::{MAX_REQUEST, Requests};
 use crate::xds::subscription::NameTable;
+use crate::xds::wire::{self, Head as _};
 use crate::xds::{Protocol, ProtocolError, Refusal, delta, frame, order, sotw};
 
 /// The methods that are served: the path, the variant, and the type of a service that has just one.
@@ -396,11 +396,11 @@ impl<P: Protocol> Session<P> {
         requests: &mut Requests,
         origin: Origin,
     ) -> Result<Option<(Self, Vec<frame::Response>)>, Status> {
-        let first = tokio::time::timeout(shared.limits.first_request, requests.next::<P::Request>()).await;
+        let first = tokio::time::timeout(shared.limits.first_request, requests.next::<P::Head>()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
         let Some(mut first) = first else { return Ok(None) };
         // Those who wait for admission hold no more than this.
-        let node = Node::from(P::node(&mut first).unwrap_or_default());
+        let node = Node::from(first.head.node().unwrap_or_default());
         if node.id.is_empty() {
             return Err(Status::invalid_argument(
                 "the first request of a stream must have a node with an id",
@@ -410,11 +410,9 @@ impl<P: Protocol> Session<P> {
             return Err(Status::invalid_argument(format!("the node has more than {MAX_NODE} bytes of text")));
         }
         if let Some(wait) = shared.place()? {
-            // Thousands may wait: what they sent takes a third of the room when it is packed.
-            let packed = first.encode_to_vec();
-            drop(first);
+            // Thousands may wait, and each began with a node of 60 KB.
+            first.pack();
             tokio::time::sleep(wait).await;
-            first = P::Request::decode(packed.as_slice()).expect("our own encoding can be read again");
         }
         let mut snapshots = shared.cache.subscribe(node.clone());
         let mut session = Self {
@@ -442,7 +440,7 @@ impl<P: Protocol> Session<P> {
         let impatience = due(self.impatient_at);
         let end = due(self.stream.is_idle().then_some(self.ends_at));
         let responses = tokio::select! {
-            request = requests.next::<P::Request>() => match request {
+            request = requests.next::<P::Head>() => match request {
                 Ok(Some(request)) => return self.take(request).map(Some),
                 Ok(None) => return Ok(None),
                 Err(status) => return Err(status),
@@ -461,11 +459,11 @@ impl<P: Protocol> Session<P> {
         Ok(Some(responses))
     }
 
-    fn take(&mut self, mut request: P::Request) -> Result<Vec<frame::Response>, Status> {
+    fn take(&mut self, mut request: wire::Request<P::Head>) -> Result<Vec<frame::Response>, Status> {
         let refuse = |error: ProtocolError| Status::invalid_argument(error.to_string());
         if let Some(resource_type) = self.resource_type {
             // On a service of one type it goes without saying.
-            let (type_url, expected) = (P::type_url(&mut request), resource_type.type_url());
+            let (type_url, expected) = (request.head.type_url(), resource_type.type_url());
             if type_url.is_empty() {
                 expected.clone_into(type_url);
             } else if type_url != expected {

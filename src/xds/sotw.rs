@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 
 use crate::envoy::ResourceType;
@@ -16,6 +15,7 @@ use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, GATED, Standing, Standings};
 use crate::xds::subscription::{NameTable, Subscription};
+use crate::xds::wire::{Names, Request};
 use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
 
 /// What one client was told and answered.
@@ -66,6 +66,10 @@ impl Told {
         self.subscription.as_ref().is_some_and(|subscription| subscription.wants(name))
     }
 
+    fn covers(&self, set: &ResourceSet) -> bool {
+        self.subscription.as_ref().is_some_and(|subscription| subscription.covers(set))
+    }
+
     /// What of `target` the client asked for; for a wildcard the set itself.
     fn wanted(&self, target: &Arc<ResourceSet>) -> Arc<ResourceSet> {
         match &self.subscription {
@@ -79,7 +83,7 @@ impl Told {
 
 impl Protocol for Stream {
     const VARIANT: Variant = Variant::StateOfTheWorld;
-    type Request = DiscoveryRequest;
+    type Head = DiscoveryRequest;
 
     fn new(target: Arc<Snapshot>, names: &NameTable) -> Self {
         Self {
@@ -92,7 +96,8 @@ impl Protocol for Stream {
         }
     }
 
-    fn on_request(&mut self, request: DiscoveryRequest) -> Result<Vec<Response>, ProtocolError> {
+    fn on_request(&mut self, request: Request<DiscoveryRequest>) -> Result<Vec<Response>, ProtocolError> {
+        let Request { head: request, names, .. } = request;
         let Some(resource_type) = requested_type(&request.type_url)? else { return Ok(Vec::new()) };
         let told = &mut self.types[resource_type as usize];
         match &mut told.sent {
@@ -116,7 +121,7 @@ impl Protocol for Stream {
             },
             None => {}
         }
-        self.subscribe(resource_type, &request.resource_names, &request.version_info);
+        self.subscribe(resource_type, &names, &request.version_info);
         Ok(self.advance())
     }
 
@@ -152,19 +157,11 @@ impl Protocol for Stream {
             Some((resource_type, TypeStatus { state, version: told.acked, current, error }))
         })
     }
-
-    fn node(request: &mut DiscoveryRequest) -> Option<core::Node> {
-        request.node.take()
-    }
-
-    fn type_url(request: &mut DiscoveryRequest) -> &mut String {
-        &mut request.type_url
-    }
 }
 
 impl Stream {
     /// Notes which names the client wants. New ones are owed, also those that left and returned.
-    fn subscribe(&mut self, resource_type: ResourceType, names: &[String], version_info: &str) {
+    fn subscribe(&mut self, resource_type: ResourceType, names: &Names, version_info: &str) {
         let told = &mut self.types[resource_type as usize];
         let first = told.subscription.is_none();
         let subscription = told.subscription.get_or_insert_with(|| Subscription::new(&self.names));
@@ -239,12 +236,11 @@ impl Stream {
     fn is_current(&self, resource_type: ResourceType) -> bool {
         let told = self.told(resource_type);
         let target = self.target.set(resource_type);
-        let known =
-            |own: &Arc<Resource>| told.set.get(&own.name).is_some_and(|known| known.version == own.version);
+        let has_news = |name: &Arc<str>| told.wants(name) && target.get(name).is_some();
         match resource_type {
             _ if told.set.version() == target.version() => true,
             ResourceType::Listener => told.set.version() == told.wanted(target).version(),
-            _ => target.iter().filter(|own| told.wants(&own.name)).all(known),
+            _ => !target.changed_since(&told.set).iter().any(has_news),
         }
     }
 
@@ -258,9 +254,13 @@ impl Stream {
             return None;
         }
         if resource_type == ResourceType::Cluster {
-            let endpoints = &self.types[ResourceType::Endpoints as usize];
-            let follow = order::endpoints_to_follow(&told.set, &set).filter(|name| endpoints.wants(name));
-            let follow: Vec<Arc<str>> = follow.map(Arc::from).collect();
+            let endpoints = self.told(ResourceType::Endpoints);
+            let mut follow = match endpoints.subscription {
+                Some(_) => order::endpoints_to_follow(&told.set, &set),
+                // As most when they connect, it has not asked for any yet.
+                None => Vec::new(),
+            };
+            follow.retain(|name| endpoints.wants(name));
             let endpoints = &mut self.types[ResourceType::Endpoints as usize];
             endpoints.urgent |= !follow.is_empty();
             endpoints.owed.extend(follow);
@@ -277,6 +277,12 @@ impl Stream {
         let nothing_new = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty();
         if nothing_new || told.subscription.is_none() || (told.is_pending() && !told.urgent) {
             return None;
+        }
+        if told.set.is_empty() && told.owed.is_empty() && !target.is_empty() && told.covers(&target) {
+            // As most do when they connect, it wants all and has nothing.
+            told.urgent = false;
+            let resources = vec![target.whole(Variant::StateOfTheWorld)];
+            return Some(self.respond(resource_type, target, resources));
         }
         let changed = target.changed_since(&told.set);
         let owed = told.owed.iter().filter(|name| target.get(name).is_some());

@@ -10,13 +10,45 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use crate::snapshot::{ResourceSet, Version};
+use crate::xds::wire;
+
 /// A set of names and its hash, which does not depend on the order in which they came.
 #[derive(Debug, Default)]
 struct Names {
     hash: u128,
     names: BTreeSet<Arc<str>>,
+    /// Against the sets of resources that it was compared with last.
+    fits: Mutex<Vec<(Version, Arc<Fit>)>>,
     /// The count of the table that it is in.
     count: Arc<AtomicUsize>,
+}
+
+/// For how many sets of resources a [`Fit`] is kept. Of some types the names are the same.
+const KEPT_FITS: usize = 4;
+
+/// How names and a set of resources fit.
+#[derive(Debug)]
+struct Fit {
+    /// Every resource is named.
+    covers: bool,
+    /// The names that no resource has.
+    unmet: Arc<[Arc<str>]>,
+}
+
+impl Names {
+    /// Streams ask this about the same names and the same set, one after the other.
+    fn fit(&self, set: &ResourceSet) -> Arc<Fit> {
+        let mut fits = self.fits.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, fit)) = fits.iter().find(|(version, _)| *version == set.version()) {
+            return fit.clone();
+        }
+        let unmet: Arc<[_]> = self.names.iter().filter(|name| set.get(name).is_none()).cloned().collect();
+        let fit = Arc::new(Fit { covers: self.names.len() - unmet.len() == set.len(), unmet });
+        fits.truncate(KEPT_FITS - 1);
+        fits.insert(0, (set.version(), fit.clone()));
+        fit
+    }
 }
 
 impl Drop for Names {
@@ -28,10 +60,19 @@ impl Drop for Names {
 /// The sets of names that streams hold. Cheap to clone: clones share.
 #[derive(Debug, Clone, Default)]
 pub struct NameTable {
-    sets: Arc<Mutex<HashMap<u128, Weak<Names>>>>,
+    sets: Arc<Mutex<Sets>>,
     count: Arc<AtomicUsize>,
     /// Keys that no client knows: it cannot make two sets of names that pass for one.
     keys: [RandomState; 2],
+}
+
+#[derive(Debug, Default)]
+struct Sets {
+    /// By their hash.
+    named: HashMap<u128, Weak<Names>>,
+    /// By the hash of the bytes in which they came, with whether the star was among them: those who send the same
+    /// bytes need not be read.
+    encoded: HashMap<u128, (Weak<Names>, bool)>,
 }
 
 impl NameTable {
@@ -45,34 +86,59 @@ impl NameTable {
         self.len() == 0
     }
 
-    fn hash(&self, name: &str) -> u128 {
-        let [high, low] = self.keys.each_ref().map(|key| u128::from(key.hash_one(name)));
+    fn hash(&self, text: &[u8]) -> u128 {
+        let [high, low] = self.keys.each_ref().map(|key| u128::from(key.hash_one(text)));
         high << 64 | low
+    }
+
+    /// The names in a list, and whether the star is among them.
+    fn read(&self, list: &wire::Names) -> (Arc<Names>, bool) {
+        let encoded = self.hash(list.encoded());
+        let known =
+            self.lock().encoded.get(&encoded).and_then(|(names, star)| Some((names.upgrade()?, *star)));
+        if let Some(known) = known {
+            return known;
+        }
+        let named: BTreeSet<&str> = list.iter().filter(|name| *name != "*").collect();
+        let star = list.iter().any(|name| name == "*");
+        let hash = named.iter().fold(0, |all, name| all ^ self.hash(name.as_bytes()));
+        let names = self.intern(hash, || named.iter().map(|name| Arc::from(*name)).collect());
+        let mut sets = self.lock();
+        if is_time_to_tidy(sets.encoded.len()) {
+            sets.encoded.retain(|_, (names, _)| names.strong_count() > 0);
+        }
+        sets.encoded.insert(encoded, (Arc::downgrade(&names), star));
+        (names, star)
     }
 
     /// The set with this hash; made only if no stream holds it.
     fn intern(&self, hash: u128, make: impl FnOnce() -> BTreeSet<Arc<str>>) -> Arc<Names> {
-        if let Some(names) = self.lock().get(&hash).and_then(Weak::upgrade) {
+        if let Some(names) = self.lock().named.get(&hash).and_then(Weak::upgrade) {
             return names;
         }
         // Without the lock, since a client may ask for very many. Another may make the same meanwhile.
-        let names = Arc::new(Names { hash, names: make(), count: self.count.clone() });
+        let names = Names { hash, names: make(), fits: Mutex::default(), count: self.count.clone() };
+        let names = Arc::new(names);
         self.count.fetch_add(names.names.len(), Ordering::Relaxed);
         let mut sets = self.lock();
-        if let Some(names) = sets.get(&hash).and_then(Weak::upgrade) {
+        if let Some(names) = sets.named.get(&hash).and_then(Weak::upgrade) {
             return names;
         }
-        // Making is rare, so this is the time to forget what nobody holds any more.
-        if sets.len() >= 64 && sets.len().is_power_of_two() {
-            sets.retain(|_, names| names.strong_count() > 0);
+        if is_time_to_tidy(sets.named.len()) {
+            sets.named.retain(|_, names| names.strong_count() > 0);
         }
-        sets.insert(hash, Arc::downgrade(&names));
+        sets.named.insert(hash, Arc::downgrade(&names));
         names
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u128, Weak<Names>>> {
+    fn lock(&self) -> MutexGuard<'_, Sets> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Making a set is rare, so that is the time to forget what nobody holds any more.
+fn is_time_to_tidy(sets: usize) -> bool {
+    sets >= 64 && sets.is_power_of_two()
 }
 
 /// What a client asked for, of one type.
@@ -95,44 +161,39 @@ impl Subscription {
     ///
     /// `legacy_wildcard` says whether the type knows the legacy form: Envoy sends an empty list for endpoints
     /// when its last cluster has gone, and wants nothing by it.
-    pub fn replace(&mut self, names: &[String], legacy_wildcard: bool) -> Vec<Arc<str>> {
-        self.named_once |= !names.is_empty();
-        self.wildcard = names.iter().any(|name| name == "*") || (legacy_wildcard && !self.named_once);
-        let named: BTreeSet<&str> = names.iter().map(String::as_str).filter(|name| *name != "*").collect();
-        let hash = named.iter().fold(0, |all, name| all ^ self.table.hash(name));
-        if hash == self.names.hash {
+    pub fn replace(&mut self, list: &wire::Names, legacy_wildcard: bool) -> Vec<Arc<str>> {
+        self.named_once |= !list.is_empty();
+        let (names, star) = self.table.read(list);
+        self.wildcard = star || (legacy_wildcard && !self.named_once);
+        let old = std::mem::replace(&mut self.names, names);
+        if Arc::ptr_eq(&old, &self.names) {
             return Vec::new();
         }
-        let new = self.table.intern(hash, || named.iter().map(|name| Arc::from(*name)).collect());
-        let added = new.names.difference(&self.names.names).cloned().collect();
-        self.names = new;
-        added
+        self.names.names.difference(&old.names).cloned().collect()
+    }
+
+    /// Applies the first delta request of a stream. All names are to be answered then.
+    pub fn begin(&mut self, subscribe: &wire::Names, unsubscribe: &wire::Names, legacy_wildcard: bool) {
+        self.replace(subscribe, legacy_wildcard);
+        self.update(&wire::Names::default(), unsubscribe);
     }
 
     /// Applies a delta request, subscriptions first, and returns the names that must be answered: all that are
     /// subscribed to, known or not, and those that a wildcard keeps though they were unsubscribed from (xDS
     /// protocol, "Unsubscribing From Resources").
-    pub fn update(
-        &mut self,
-        subscribe: &[String],
-        unsubscribe: &[String],
-        legacy_wildcard: bool,
-    ) -> Vec<Arc<str>> {
-        if legacy_wildcard && !self.named_once && subscribe.is_empty() {
-            self.wildcard = true;
-        }
-        // From now on an empty list means nothing; a wildcard that stands, stands.
-        self.named_once = true;
+    ///
+    /// From now on an empty list means nothing, but a wildcard that stands, stands.
+    pub fn update(&mut self, subscribe: &wire::Names, unsubscribe: &wire::Names) -> Vec<Arc<str>> {
         let mut owed = BTreeSet::new();
         let mut names = Changing { names: &self.names, added: BTreeSet::new(), removed: BTreeSet::new() };
-        for name in subscribe {
+        for name in subscribe.iter() {
             if name == "*" {
                 self.wildcard = true;
             } else {
                 owed.insert(names.add(name));
             }
         }
-        for name in unsubscribe {
+        for name in unsubscribe.iter() {
             if name == "*" {
                 self.wildcard = false;
             } else if let Some(name) = names.remove(name) {
@@ -156,6 +217,16 @@ impl Subscription {
     /// True when the client asked for every resource there is.
     pub fn is_wildcard(&self) -> bool {
         self.wildcard
+    }
+
+    /// True when the client asked for every resource of `set`.
+    pub fn covers(&self, set: &ResourceSet) -> bool {
+        self.wildcard || self.names.fit(set).covers
+    }
+
+    /// The names that the client asked for and `set` has not.
+    pub fn unmet(&self, set: &ResourceSet) -> Arc<[Arc<str>]> {
+        self.names.fit(set).unmet.clone()
     }
 }
 
@@ -191,7 +262,7 @@ impl Changing<'_> {
             return self.names.clone();
         }
         let changed = self.added.iter().chain(&self.removed);
-        let hash = changed.fold(self.names.hash, |all, name| all ^ table.hash(name));
+        let hash = changed.fold(self.names.hash, |all, name| all ^ table.hash(name.as_bytes()));
         table
             .intern(hash, || self.names.names.difference(&self.removed).chain(&self.added).cloned().collect())
     }
@@ -200,9 +271,11 @@ impl Changing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envoy::ResourceType;
+    use crate::xds::words::snapshot;
 
-    fn words(text: &str) -> Vec<String> {
-        text.split_whitespace().map(str::to_owned).collect()
+    fn words(text: &str) -> wire::Names {
+        text.split_whitespace().collect()
     }
 
     fn wanted(subscription: &Subscription) -> String {
@@ -223,12 +296,15 @@ mod tests {
     fn check_delta(legacy_wildcard: bool, requests: &[&str], owed: &str, expected: &str) {
         let mut subscription = Subscription::new(&NameTable::default());
         let mut last = Vec::new();
-        for request in requests {
-            let pick = |sign| {
-                words(request).iter().filter_map(|word| word.strip_prefix(sign)).map(str::to_owned).collect()
-            };
-            let (subscribe, unsubscribe): (Vec<_>, Vec<_>) = (pick('+'), pick('-'));
-            last = subscription.update(&subscribe, &unsubscribe, legacy_wildcard);
+        for (at, request) in requests.iter().enumerate() {
+            let pick = |sign| request.split_whitespace().filter_map(|word| word.strip_prefix(sign)).collect();
+            let (subscribe, unsubscribe): (wire::Names, wire::Names) = (pick('+'), pick('-'));
+            if at == 0 {
+                subscription.begin(&subscribe, &unsubscribe, legacy_wildcard);
+                last = subscription.names.names.iter().cloned().collect();
+            } else {
+                last = subscription.update(&subscribe, &unsubscribe);
+            }
         }
         assert_eq!(last.join(" "), owed, "{requests:?}");
         assert_eq!(wanted(&subscription), expected, "{requests:?}");
@@ -308,13 +384,50 @@ mod tests {
     }
 
     #[test]
+    fn names_and_resources_fit_or_not() {
+        let set = |text: &str| snapshot(text).set(ResourceType::Endpoints).clone();
+        let check = |names: &str, resources: &str, covers: bool, unmet: &str| {
+            let mut subscription = Subscription::new(&NameTable::default());
+            subscription.replace(&words(names), false);
+            let set = set(resources);
+            for _ in 0..2 {
+                assert_eq!(subscription.covers(&set), covers, "{names} of {resources}");
+                assert_eq!(subscription.unmet(&set).join(" "), unmet, "{names} of {resources}");
+            }
+        };
+        check("", "", true, "");
+        check("", "eds:a", false, "");
+        check("a", "", true, "a");
+        check("a b", "eds:a eds:b", true, "");
+        check("a b c", "eds:a eds:b", true, "c");
+        check("a", "eds:a eds:b", false, "");
+        check("a c", "eds:a eds:b", false, "c");
+        check("* c", "eds:a eds:b", true, "c");
+    }
+
+    #[test]
+    fn what_is_sent_again_as_it_was_means_the_same() {
+        let table = NameTable::default();
+        let ask = |text: &str| {
+            let mut subscription = Subscription::new(&table);
+            subscription.replace(&words(text), false);
+            (wanted(&subscription), subscription)
+        };
+        let kept: Vec<_> = ["a b", "b a", "a b a", "* a b", "a a"].map(ask).into();
+        for (text, (first, _)) in ["a b", "b a", "a b a", "* a b", "a a"].iter().zip(&kept) {
+            assert_eq!(ask(text).0, *first, "{text}");
+        }
+        assert!(kept[1..4].iter().all(|(_, it)| Arc::ptr_eq(&it.names, &kept[0].1.names)));
+    }
+
+    #[test]
     fn streams_that_ask_for_the_same_share_the_names() {
         let table = NameTable::default();
         let mut subscriptions: Vec<Subscription> = (0..3).map(|_| Subscription::new(&table)).collect();
         subscriptions[0].replace(&words("a b c"), false);
-        subscriptions[1].update(&words("c a"), &[], false);
-        subscriptions[1].update(&words("b x"), &words("x"), false);
-        subscriptions[2].update(&words("b"), &[], false);
+        subscriptions[1].begin(&words("c a"), &words(""), false);
+        subscriptions[1].update(&words("b x"), &words("x"));
+        subscriptions[2].begin(&words("b"), &words(""), false);
         assert!(Arc::ptr_eq(&subscriptions[0].names, &subscriptions[1].names));
         assert!(!Arc::ptr_eq(&subscriptions[0].names, &subscriptions[2].names));
     }

@@ -55,7 +55,7 @@ pub(crate) fn resource(resource_type: ResourceType, name: &str, content: &str) -
             let mut resource = Resource::new(&name, &cluster);
             match members {
                 Some(members) => resource.clusters = members,
-                None => resource.endpoints = Some(name),
+                None => resource.endpoints = Some(resource.name.clone()),
             }
             resource
         }

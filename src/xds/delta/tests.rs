@@ -43,7 +43,7 @@ impl Client {
     fn request(&mut self, word: &str, request: DeltaDiscoveryRequest) -> &mut Self {
         let type_url = kind_of(word).type_url().to_owned();
         let responses =
-            self.stream.on_request(DeltaDiscoveryRequest { type_url, ..request }).expect("in order");
+            self.stream.on_request(DeltaDiscoveryRequest { type_url, ..request }.into()).expect("in order");
         self.receive(responses)
     }
 
@@ -429,4 +429,57 @@ fn an_aggregate_whose_members_were_refused_is_not_told_of_them_and_holds_up_no_o
     client.ack("cds").says(&expect![[r#"
         cds: u@/p
         eds: -u"#]]);
+}
+
+#[test]
+fn rule_48_the_names_of_very_many_that_are_gone_are_cut_too() {
+    let names: Vec<String> =
+        (0..100_000).map(|number| format!("a-cluster-with-a-long-name-{number:032}")).collect();
+    let versions = names.iter().map(|name| (name.clone(), "1".to_owned())).collect();
+    let mut stream = Stream::new(snapshot("cds:a"), &NameTable::default());
+    let request = DeltaDiscoveryRequest {
+        type_url: ResourceType::Cluster.type_url().to_owned(),
+        initial_resource_versions: versions,
+        ..Default::default()
+    };
+    let first = stream.on_request(request.into()).expect("in order").remove(0);
+    let ack = DeltaDiscoveryRequest {
+        type_url: ResourceType::Cluster.type_url().to_owned(),
+        response_nonce: first.nonce,
+        ..Default::default()
+    };
+    assert_eq!(stream.on_request(ack.into()).expect("in order"), [], "routes may refer to them");
+    let responses = stream.on_impatience();
+    let sizes = responses.iter().map(|response| {
+        frame::parts(response.clone(), Variant::Delta, "").iter().map(bytes::Bytes::len).sum::<usize>()
+    });
+    assert!(sizes.clone().all(|size| size < 2 << 20), "{:?}", sizes.collect::<Vec<_>>());
+    let mut removed: Vec<String> = responses.into_iter().flat_map(|response| response.removed).collect();
+    removed.sort();
+    assert!(removed == names, "{} are gone", removed.len());
+}
+
+#[test]
+fn rule_48_a_first_answer_is_cut_into_pieces_that_can_be_refused_each() {
+    // Each is half as large as a piece may be.
+    let large = "x".repeat(MAX_PIECE / 2);
+    let text = |content: &str| format!("cds:a@{large} cds:b@{large} cds:c@{large} cds:d@{large}{content}");
+    let mut stream = Stream::new(snapshot(&text("bad")), &NameTable::default());
+    let request =
+        |request| DeltaDiscoveryRequest { type_url: ResourceType::Cluster.type_url().to_owned(), ..request };
+    let responses = stream.on_request(request(Default::default()).into()).expect("in order");
+    assert_eq!(responses.len(), 4);
+    for response in &responses[..3] {
+        let ack = DeltaDiscoveryRequest { response_nonce: response.nonce.clone(), ..Default::default() };
+        assert_eq!(stream.on_request(request(ack).into()).expect("in order"), []);
+    }
+    let nack = DeltaDiscoveryRequest {
+        response_nonce: responses[3].nonce.clone(),
+        error_detail: Some(Status { message: "no".to_owned(), ..Default::default() }),
+        ..Default::default()
+    };
+    assert_eq!(stream.on_request(request(nack).into()).expect("in order"), []);
+    assert_eq!(stream.take_refusals()[0].names, ["d"]);
+    let responses = stream.on_snapshot(snapshot(&text("good")));
+    assert_eq!(responses.len(), 1, "only what was refused comes again");
 }

@@ -44,7 +44,8 @@ impl Client {
 
     fn request(&mut self, word: &str, request: DiscoveryRequest) -> &mut Self {
         let type_url = kind_of(word).type_url().to_owned();
-        let responses = self.stream.on_request(DiscoveryRequest { type_url, ..request }).expect("in order");
+        let responses =
+            self.stream.on_request(DiscoveryRequest { type_url, ..request }.into()).expect("in order");
         self.receive(responses)
     }
 
@@ -291,14 +292,14 @@ fn rule_24_of_named_listeners_all_that_are_named_are_sent() {
 fn rule_3_a_type_that_is_not_served_is_no_reason_to_end_the_stream() {
     let mut client = Client::new("cds:a");
     let request = DiscoveryRequest { type_url: "type.googleapis.com/x".into(), ..Default::default() };
-    assert_eq!(client.stream.on_request(request), Ok(Vec::new()));
+    assert_eq!(client.stream.on_request(request.into()), Ok(Vec::new()));
     client.ask("cds", "").says(&expect!["cds: a"]);
 }
 
 #[test]
 fn rule_3_a_request_without_a_type_ends_the_stream() {
     let mut client = Client::new("cds:a");
-    assert_eq!(client.stream.on_request(DiscoveryRequest::default()), Err(ProtocolError::NoType));
+    assert_eq!(client.stream.on_request(DiscoveryRequest::default().into()), Err(ProtocolError::NoType));
 }
 
 #[test]
@@ -345,7 +346,7 @@ fn rule_29_resources_carry_the_type_of_the_response() {
     let mut stream = Stream::new(snapshot("lds:web"), &NameTable::default());
     let type_url = ResourceType::Listener.type_url().to_owned();
     let request = DiscoveryRequest { type_url: type_url.clone(), ..Default::default() };
-    let response = stream.on_request(request).expect("in order").remove(0);
+    let response = stream.on_request(request.into()).expect("in order").remove(0);
     let bytes = frame::parts(response, Variant::StateOfTheWorld, "").concat();
     let decoded = DiscoveryResponse::decode(&bytes[5..]).expect("a response");
     assert_eq!((&decoded.type_url, &decoded.resources[0].type_url), (&type_url, &type_url));
@@ -357,7 +358,9 @@ fn rule_33_equal_snapshots_make_equal_responses() {
     for text in ["cds:a cds:b cds:c", "cds:c cds:a cds:b"] {
         let mut stream = Stream::new(snapshot(text), &NameTable::default());
         let type_url = ResourceType::Cluster.type_url().to_owned();
-        logs.push(stream.on_request(DiscoveryRequest { type_url, ..Default::default() }).expect("in order"));
+        logs.push(
+            stream.on_request(DiscoveryRequest { type_url, ..Default::default() }.into()).expect("in order"),
+        );
     }
     assert_eq!(logs[0], logs[1]);
 }
@@ -388,7 +391,7 @@ fn rule_53_names_are_opaque() {
     let mut stream = Stream::new(snapshot(""), &NameTable::default());
     let type_url = ResourceType::Endpoints.type_url().to_owned();
     let request = DiscoveryRequest { type_url, resource_names: vec![name.to_owned()], ..Default::default() };
-    assert_eq!(stream.on_request(request), Ok(Vec::new()));
+    assert_eq!(stream.on_request(request.into()), Ok(Vec::new()));
 }
 
 #[test]
