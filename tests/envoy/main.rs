@@ -22,6 +22,7 @@ mod howto;
 mod https;
 mod input;
 mod locality;
+mod matrix;
 mod nack;
 mod names;
 mod post;
