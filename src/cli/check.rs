@@ -32,7 +32,6 @@ enum Format {
 }
 
 impl Notation for Format {
-    const DEFAULT: Self = Self::Human;
     const JSON: Self = Self::Json;
 }
 

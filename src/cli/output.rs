@@ -9,18 +9,17 @@ use crate::cli::print;
 /// `--format` and `--json`, with the notations of a command.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Output<F: Notation> {
-    /// How it is printed
-    #[arg(long, value_enum, default_value_t = F::DEFAULT, value_name = "FORMAT")]
-    format: F,
+    /// How it is printed [default: the first of them]
+    // Not a default value of clap's: it keeps one for all types that stand for `F`.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<F>,
     /// Short for --format json
     #[arg(long)]
     json: bool,
 }
 
-/// The notations that a command has.
+/// The notations that a command has; the first is taken unless told otherwise.
 pub(crate) trait Notation: ValueEnum + Copy + Send + Sync + 'static {
-    /// Unless told otherwise.
-    const DEFAULT: Self;
     /// What `--json` is short for.
     const JSON: Self;
 }
@@ -28,7 +27,8 @@ pub(crate) trait Notation: ValueEnum + Copy + Send + Sync + 'static {
 impl<F: Notation> Output<F> {
     /// What was asked for.
     pub(crate) fn format(&self) -> F {
-        if self.json { F::JSON } else { self.format }
+        let asked = if self.json { Some(F::JSON) } else { self.format };
+        asked.unwrap_or(F::value_variants()[0])
     }
 }
 
@@ -41,7 +41,6 @@ pub(crate) enum Format {
 }
 
 impl Notation for Format {
-    const DEFAULT: Self = Self::Human;
     const JSON: Self = Self::Json;
 }
 
@@ -53,7 +52,6 @@ pub(crate) enum Text {
 }
 
 impl Notation for Text {
-    const DEFAULT: Self = Self::Json;
     const JSON: Self = Self::Json;
 }
 
@@ -65,7 +63,6 @@ pub(crate) enum File {
 }
 
 impl Notation for File {
-    const DEFAULT: Self = Self::Yaml;
     const JSON: Self = Self::Json;
 }
 
@@ -107,4 +104,36 @@ pub(crate) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
     table.add_rows(rows);
     let lines = table.lines().map(|line| format!("{}\n", line.trim()));
     lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Both {
+        #[command(subcommand)]
+        command: Which,
+    }
+
+    #[derive(Debug, clap::Subcommand)]
+    enum Which {
+        Human(Output<Format>),
+        Text(Output<Text>),
+        File(Output<File>),
+    }
+
+    #[test]
+    fn each_command_has_a_default_of_its_own() {
+        Both::command().debug_assert();
+        let parse = |arguments: &[&str]| Both::parse_from([&["both"], arguments].concat()).command;
+        assert!(matches!(parse(&["human"]), Which::Human(output) if output.format() == Format::Human));
+        assert!(matches!(parse(&["text"]), Which::Text(output) if output.format() == Text::Json));
+        assert!(matches!(parse(&["file"]), Which::File(output) if output.format() == File::Yaml));
+        assert!(matches!(parse(&["file", "--json"]), Which::File(output) if output.format() == File::Json));
+        let said = parse(&["human", "--format", "yaml"]);
+        assert!(matches!(said, Which::Human(output) if output.format() == Format::Yaml));
+    }
 }
