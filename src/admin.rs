@@ -95,6 +95,7 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .route("/fleet", get(fleet::nodes))
         .route("/fleet/{node}", get(fleet::node))
         .route("/violations", get(violations))
+        .route("/lint", get(lint))
         .route("/snapshots/{fleet}", get(snapshot))
         .route("/status", get(status))
         .route("/livez", get(|| async { "ok\n" }))
@@ -151,6 +152,11 @@ fn failed(error: &std::io::Error) -> Problem {
 
 async fn violations(State(admin): State<Admin>) -> Json<Vec<Violation>> {
     Json(admin.control.violations())
+}
+
+/// What the rules tell of the config that is being served.
+async fn lint(State(admin): State<Admin>) -> Json<Vec<Violation>> {
+    Json(admin.cache.build().violations())
 }
 
 /// To whom a snapshot is shown.

@@ -10,6 +10,7 @@ pub mod compile;
 pub mod demo;
 pub mod entities;
 pub mod envoy;
+pub mod explain;
 pub mod history;
 mod output;
 pub mod plan;
@@ -36,6 +37,8 @@ enum Command {
     Serve(serve::Options),
     /// Say what is wrong with a config
     Check(check::Options),
+    /// Say what a code means, why it hurts and what to do
+    Explain(explain::Options),
     /// Print what Envoys would be told, in Envoy's JSON
     Compile(compile::Options),
     /// Say where requests go when some targets are down
@@ -88,6 +91,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Serve(options) => on_runtime(serve::run(options)),
         Command::Check(options) => check::run(&options),
+        Command::Explain(options) => explain::run(&options),
         Command::Compile(options) => compile::run(&options),
         Command::Simulate(options) => simulate::run(&options),
         Command::Show(options) => show::run(&options),

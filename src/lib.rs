@@ -25,6 +25,7 @@
 //! Beside it, as pure:
 //!
 //! - [`show`]: the effective settings of an upstream, and where each came from.
+//! - [`lint`]: what is valid and will hurt all the same.
 //! - [`simulate`]: where requests go when some targets are down.
 //!
 //! Around it:
@@ -75,6 +76,7 @@ pub mod config;
 pub mod control;
 pub mod envoy;
 pub mod fleet;
+pub mod lint;
 pub mod load;
 pub mod memo;
 pub mod model;

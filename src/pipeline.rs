@@ -20,6 +20,7 @@ use crate::config::document::{self, Document, Kind, Resolve};
 use crate::config::material::NamedFiles;
 use crate::config::tree::Node as Tree;
 use crate::config::{Level, Violation};
+use crate::lint::{self, Lints};
 use crate::model::Model;
 use crate::model::addresses::Addresses;
 use crate::model::name::Name;
@@ -58,12 +59,13 @@ pub struct Build {
     pub addresses: Addresses,
     /// What each fleet should run, where distances do not count.
     pub snapshots: BTreeMap<Name, Arc<Snapshot>>,
-    /// What is valid and was noticed all the same.
+    /// What is valid and was noticed all the same; [`Self::violations`] has what is good to know too.
     pub warnings: Vec<Violation>,
     /// The documents, those of the store first: where a file and the store name the same, the file is told.
     pub documents: Vec<Arc<Document>>,
     /// What was written over REST, as it was built.
     pub stored: Stored,
+    lints: Lints,
     parsed: Parsed,
     compiled: Compiled,
     patched: Patched,
@@ -125,6 +127,12 @@ impl Build {
         self.parsed.files.values().flat_map(|(_, outcome)| &outcome.documents)
     }
 
+    /// All that was noticed, in order: warnings, and what is good to know.
+    pub fn violations(&self) -> Vec<Violation> {
+        let infos = self.lints.violations().filter(|told| told.level == Level::Info);
+        in_order(self.warnings.iter().chain(infos).cloned().collect())
+    }
+
     /// The fleet of a node.
     pub fn fleet_of(&self, node: &Node) -> Name {
         self.model.fleet_of(node)
@@ -172,9 +180,17 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
     let documents: Vec<Arc<Document>> = parsed.documents().cloned().collect();
     let mut violations: Vec<Violation> =
         parsed.outcomes().flat_map(|outcome| outcome.violations.clone()).collect();
+    violations.extend(lint::faults_of_levels(&documents));
     match validate::validate(&documents, &inputs.named_files, inputs.now) {
         Ok((model, mut warnings)) if violations.is_empty() => {
             warnings.extend(same_address::warnings(&model, &inputs.addresses, &documents));
+            let lints = Lints::new(&model, &documents, &last.lints);
+            let told = |level: Level| lints.violations().filter(move |told| told.level == level).cloned();
+            violations.extend(told(Level::Error));
+            if !violations.is_empty() {
+                return Err(in_order(violations));
+            }
+            let warnings = in_order(warnings.into_iter().chain(told(Level::Warning)).collect());
             let compiled = Compiled::new(&model, &inputs.addresses, &last.compiled);
             let patched = patch::apply(&documents, &model, &compiled, &last.patched).map_err(in_order)?;
             let snapshots = snapshots(&model, &compiled, &patched, &last.snapshots);
@@ -187,6 +203,7 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
                 warnings,
                 documents,
                 stored,
+                lints,
                 parsed,
                 compiled,
                 patched,

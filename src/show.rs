@@ -180,11 +180,12 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
     of_limits(limits, &mut settings);
     of_health_check(health_check.as_ref(), &mut settings);
     of_outlier_detection(outlier_detection.as_ref(), &mut settings);
-    let Failover { mode, factor, when_all_down, locality } = failover;
+    let Failover { mode, factor, when_all_down, locality, objective } = failover;
     settings.add("failover.mode", word(mode));
     settings.add("failover.factor", *factor);
     settings.add("failover.when_all_down", word(when_all_down));
     settings.add("failover.locality", *locality);
+    settings.add("failover.objective", objective.map_or(Value::Null, time));
     settings.add("resolve", word(resolve));
     match whole_response {
         None => settings.add("whole_response", "off"),
@@ -530,6 +531,7 @@ mod tests {
                 failover.factor: 140 (default)
                 failover.when_all_down: "fail" (4:32)
                 failover.locality: false (default)
+                failover.objective: null (default)
                 targets[10.0.0.1:80].target: "10.0.0.1:80" (5:25)
                 targets[10.0.0.1:80].weight: 5 (5:46)
                 targets[10.0.0.1:80].priority: 0 (default)

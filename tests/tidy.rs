@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a module of the crate may use of the others. A new arrow is a change to this table, with a reason.
-const LAYERS: [(&str, &[&str]); 21] = [
+const LAYERS: [(&str, &[&str]); 22] = [
     ("envoy", &[]),
     ("node", &[]),
     ("load", &[]),
@@ -18,7 +18,9 @@ const LAYERS: [(&str, &[&str]); 21] = [
     ("snapshot", &["envoy", "memo"]),
     // `config` for the enums of a document that mean the same in the model.
     ("compile", &["model", "node", "snapshot", "envoy", "config", "memo"]),
-    ("pipeline", &["compile", "config", "envoy", "memo", "model", "node", "snapshot"]),
+    // `compile` for what is derived of tries.
+    ("lint", &["compile", "config", "memo", "model"]),
+    ("pipeline", &["compile", "config", "envoy", "lint", "memo", "model", "node", "snapshot"]),
     // `config` for near words, and for the enums of a document that mean the same in the model.
     ("simulate", &["config", "model"]),
     ("show", &["compile", "config", "model", "pipeline"]),
@@ -42,8 +44,8 @@ const LAYERS: [(&str, &[&str]); 21] = [
     (
         "cli",
         &[
-            "admin", "app", "cache", "compile", "config", "control", "envoy", "fleet", "load", "model",
-            "node", "pipeline", "plan", "show", "simulate", "snapshot", "source", "store", "xds",
+            "admin", "app", "cache", "compile", "config", "control", "envoy", "fleet", "lint", "load",
+            "model", "node", "pipeline", "plan", "show", "simulate", "snapshot", "source", "store", "xds",
         ],
     ),
 ];
@@ -57,6 +59,7 @@ const PURE: &[&str] = &[
     "model",
     "snapshot",
     "compile",
+    "lint",
     "pipeline",
     "simulate",
     "show",

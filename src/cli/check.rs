@@ -38,7 +38,7 @@ impl Notation for Format {
 /// Prints every fault; the exit code is 1 if one is an error.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let violations = match build(&options.paths) {
-        Ok(build) => build.warnings,
+        Ok(build) => build.violations(),
         Err(violations) => violations,
     };
     let ok = violations.iter().all(|violation| violation.level != Level::Error);

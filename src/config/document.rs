@@ -5,10 +5,12 @@
 //! reference.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::material::{Ca, Material, path_of};
 use crate::config::raw;
@@ -19,6 +21,9 @@ use crate::envoy::ResourceType;
 
 /// The key of the resolver, of which there is one.
 const RESOLVER: &str = "resolver";
+
+/// The key of the levels of rules at the top of a file.
+const LINT: &str = "lint";
 
 /// The kinds of entities, each a list in a file and a collection in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,6 +138,8 @@ pub struct Document {
     pub raw: Vec<Declared<Arc<raw::Resource>>>,
     /// Patches to compiled resources, in the order of the text.
     pub patches: Vec<Declared<raw::Patch>>,
+    /// How loud rules are, by code.
+    pub lint: Vec<Declared<BTreeMap<String, LintSetting>>>,
     root: Node,
 }
 
@@ -152,6 +159,7 @@ impl Document {
             target: None,
             raw: Vec::new(),
             patches: Vec::new(),
+            lint: Vec::new(),
             root: Node { span: None, value: Value::Null },
         }
     }
@@ -342,6 +350,7 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
                     Some(kind) => decode_list(kind, &entry.value, &path, &mut document),
                     None if entry.key == RESOLVER => decode_resolver(&entry.value, path, &mut document),
                     None if entry.key == Kind::Raw.plural() => raws(&entry.value, &path, &mut document),
+                    None if entry.key == LINT => decode_into(&entry.value, path, &mut document.lint),
                     None => vec![unknown_list(entry, path)],
                 }
             })
@@ -362,7 +371,7 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
 
 /// The keys at the top of a file.
 fn words() -> impl Iterator<Item = &'static str> {
-    Kind::TOP.into_iter().chain([Kind::Raw]).map(Kind::plural).chain([RESOLVER])
+    Kind::TOP.into_iter().chain([Kind::Raw]).map(Kind::plural).chain([RESOLVER, LINT])
 }
 
 fn list_names() -> String {
@@ -606,6 +615,7 @@ pub struct Route {
     pub timeout: Option<Duration>,
     pub try_timeout: Option<Duration>,
     pub retries: Option<Switch<Retries>>,
+    pub lint: Option<BTreeMap<String, LintSetting>>,
     pub tags: Vec<String>,
 }
 
@@ -675,6 +685,7 @@ pub struct Service {
     pub host_header: Option<String>,
     pub hash_by: Vec<HashBy>,
     pub websocket: Option<bool>,
+    pub lint: Option<BTreeMap<String, LintSetting>>,
     pub tags: Vec<String>,
 }
 
@@ -770,6 +781,7 @@ pub struct Upstream {
     pub resolve: Option<Resolve>,
     pub whole_response: Option<Toggle<WholeResponse>>,
     pub targets: Option<Vec<Target>>,
+    pub lint: Option<BTreeMap<String, LintSetting>>,
     pub tags: Vec<String>,
 }
 
@@ -979,6 +991,102 @@ pub struct Failover {
     pub factor: Option<u32>,
     pub when_all_down: Option<WhenAllDown>,
     pub locality: Option<bool>,
+    pub objective: Option<Duration>,
+}
+
+/// How loud a rule is: `off`, `info`, `warning` or `error`, or that as `level` with a `reason`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LintSetting {
+    level: Option<Level>,
+    reason: Option<String>,
+}
+
+impl LintSetting {
+    /// None for off.
+    pub fn level(&self) -> Option<Level> {
+        self.level
+    }
+
+    /// Why.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+}
+
+impl<'de> Deserialize<'de> for LintSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Reasoned {
+            level: LintLevel,
+            #[serde(default)]
+            reason: Option<String>,
+        }
+        struct LevelOrReasoned;
+        impl<'de> Visitor<'de> for LevelOrReasoned {
+            type Value = LintSetting;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`off`, `info`, `warning`, `error` or a mapping")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<LintSetting, E> {
+                if on {
+                    Err(E::invalid_value(de::Unexpected::Bool(true), &self))
+                } else {
+                    self.visit_str("off")
+                }
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<LintSetting, E> {
+                let LintLevel(level) = LintLevel::deserialize(de::value::StrDeserializer::new(text))?;
+                Ok(LintSetting { level, reason: None })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LintSetting, A::Error> {
+                let Reasoned { level: LintLevel(level), reason } =
+                    Reasoned::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(LintSetting { level, reason })
+            }
+        }
+        deserializer.deserialize_any(LevelOrReasoned)
+    }
+}
+
+/// A level of a rule; none for off.
+struct LintLevel(Option<Level>);
+
+impl<'de> Deserialize<'de> for LintLevel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const WORDS: [&str; 4] = ["off", "info", "warning", "error"];
+        struct Word;
+        impl Visitor<'_> for Word {
+            type Value = LintLevel;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`off`, `info`, `warning` or `error`")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<LintLevel, E> {
+                if on {
+                    Err(E::invalid_value(de::Unexpected::Bool(true), &self))
+                } else {
+                    Ok(LintLevel(None))
+                }
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<LintLevel, E> {
+                match text {
+                    "off" => Ok(LintLevel(None)),
+                    "info" => Ok(LintLevel(Some(Level::Info))),
+                    "warning" => Ok(LintLevel(Some(Level::Warning))),
+                    "error" => Ok(LintLevel(Some(Level::Error))),
+                    _ => Err(E::unknown_variant(text, &WORDS)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Word)
+    }
 }
 
 /// `upstreams[].failover.mode`.

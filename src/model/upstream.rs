@@ -124,6 +124,8 @@ pub struct Failover {
     pub when_all_down: WhenAllDown,
     /// Within a declared tier, the nearest to the Envoy that asks come first.
     pub locality: bool,
+    /// How soon traffic should have left a failed target; only the rules care.
+    pub objective: Option<Duration>,
 }
 
 /// Answers that are held until they are whole, so that one that is cut can be tried again.
@@ -292,6 +294,7 @@ fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults
         factor,
         when_all_down: failover.when_all_down.unwrap_or_default(),
         locality: failover.locality.unwrap_or(false),
+        objective: failover.objective.map(|objective| objective.0),
     }
 }
 
