@@ -242,6 +242,14 @@ pub(super) const FAULTS: &[Explanation] = &[
         "routes: [{ name: shop, respond: { status: 200 } }]",
     ),
     fault(
+        "US152",
+        "stickiness where Envoy would not heed it",
+        "An upstream that has a cluster for each tier, or a service of several upstreams, is an aggregate, and an aggregate does not lead a client back to its target.",
+        "leave out `sticky`, or what makes it an aggregate: a hash balancer, `resolve: envoy` or a second upstream",
+        "upstreams: [{ name: shop, load_balancer: maglev, sticky: { cookie: { name: route } }, targets: [{ target: 10.0.0.1:80 }] }]",
+        "upstreams: [{ name: shop, sticky: { cookie: { name: route } }, targets: [{ target: 10.0.0.1:80 }] }]",
+    ),
+    fault(
         "US160",
         "an upstream twice in a service",
         "It would stand in for itself.",
@@ -280,5 +288,13 @@ pub(super) const FAULTS: &[Explanation] = &[
         "say `protocol: http2`, or check with `http` or `tcp`",
         "upstreams: [{ name: shop, health_check: { grpc: {} }, targets: [{ target: 10.0.0.1:80 }] }]",
         "upstreams: [{ name: shop, protocol: http2, health_check: { grpc: {} }, targets: [{ target: 10.0.0.1:80 }] }]",
+    ),
+    fault(
+        "US172",
+        "something is declared twice of which there is one",
+        "Which of the two held would be a matter of the order of the files.",
+        "leave one of them",
+        "resolver: { retry: 1s }\n---\nresolver: { retry: 2s }",
+        "resolver: { retry: 2s }",
     ),
 ];
