@@ -45,7 +45,7 @@ fn inputs(upstreams: usize, weight: u64) -> Inputs {
     let stored = ((Kind::Upstream, name(changing)), Arc::new(upstream(changing, weight)));
     Inputs {
         files: [("upstreams.json".to_owned(), Arc::from(file))].into(),
-        stored: [stored].into(),
+        stored: [stored].into_iter().collect(),
         ..Inputs::default()
     }
 }

@@ -1,6 +1,6 @@
 //! What is valid and will hurt all the same: will it ever fail over?
 //!
-//! A [`Rule`] is a pure function of one subject: an upstream, a way to it (a service, or a route that says otherwise
+//! A rule is a pure function of one subject: an upstream, a way to it (a service, or a route that says otherwise
 //! than its service) or a route, each with what must be known around it. So what it told is kept for as long as
 //! the subject does not change. Rules are levelled by the config, for all or for one entity with a reason; those of level
 //! error refuse.
@@ -21,12 +21,12 @@ mod tiers;
 
 use std::sync::Arc;
 
-use crate::config::document::Document;
 use crate::config::{Level, Related, Violation};
 use crate::lint::levels::Levels;
 use crate::lint::subject::{RouteSubject, Subjects, UpstreamSubject, WaySubject};
 use crate::memo::Memo;
 use crate::model::Model;
+use crate::model::documents::Documents;
 use crate::model::name::Name;
 use crate::model::place::Place;
 
@@ -105,7 +105,7 @@ pub struct Lints {
 
 impl Lints {
     /// What the rules tell of a model. Subjects that did not change are not looked at again.
-    pub fn new(model: &Model, documents: &[Arc<Document>], last: &Self) -> Self {
+    pub fn new(model: &Model, documents: &Documents, last: &Self) -> Self {
         let levels = levels::of(documents);
         let Subjects { upstreams, ways, routes } = subject::subjects(model, documents, &Arc::new(levels));
         Self {
@@ -125,7 +125,7 @@ impl Lints {
 }
 
 /// What is wrong with what the documents say of rules.
-pub fn faults_of_levels(documents: &[Arc<Document>]) -> Vec<Violation> {
+pub fn faults_of_levels(documents: &Documents) -> Vec<Violation> {
     levels::faults(documents)
 }
 

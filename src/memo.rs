@@ -66,7 +66,7 @@ impl<K: Ord, I: PartialEq, O: Output> Memo<K, I, O> {
             Entry { key, input, output }
         };
         let entries: Vec<_> = inputs.into_iter().map(entry).collect();
-        debug_assert!(entries.is_sorted_by(|a, b| a.key < b.key), "keys ascend");
+        debug_assert!(entries.is_sorted_by(|a, b| a.key <= b.key), "keys ascend");
         Self { entries }
     }
 
@@ -99,6 +99,23 @@ impl<K, I, O> Memo<K, I, O> {
     /// The outputs of the keys for which `is_in`.
     pub fn select(&self, is_in: impl Fn(&K) -> bool) -> impl Iterator<Item = &O> {
         self.entries.iter().filter(move |entry| is_in(&entry.key)).map(|entry| &entry.output)
+    }
+}
+
+/// A value that is compared by pointer and by nothing else: where what is equal is also the same, or where to
+/// compare costs more than to go on as if it had changed.
+#[derive(Debug)]
+pub struct Same<T>(pub Arc<T>);
+
+impl<T> Clone for Same<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> PartialEq for Same<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod addresses;
 pub mod certificate;
 pub mod cookie;
+pub mod documents;
 pub mod fleet;
 pub mod header;
 pub mod health;

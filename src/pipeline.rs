@@ -13,19 +13,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
 use crate::compile::Compiled;
-use crate::config::document::{self, Document, Kind, Resolve};
+use crate::config::document::{Document, Resolve};
 use crate::config::material::NamedFiles;
-use crate::config::tree::Node as Tree;
 use crate::config::{Level, Violation};
 use crate::lint::{self, Lints};
 use crate::model::Model;
 use crate::model::addresses::Addresses;
+use crate::model::documents::{Documents, Stored};
 use crate::model::name::Name;
 use crate::model::target::Host;
-use crate::model::validate;
+use crate::model::validate::{self, Meaning, Resolved};
 use crate::node::{Locality, Node};
 use crate::pipeline::patch::Patched;
 use crate::pipeline::variant::Variants;
@@ -46,10 +45,6 @@ pub struct Inputs {
     pub now: Option<Timestamp>,
 }
 
-/// Entities that were written over REST, by kind and name. A target's name is `upstream/host:port`, and an
-/// upstream stands here without its targets; a raw resource's name is `type/name`.
-pub type Stored = BTreeMap<(Kind, String), Arc<Value>>;
-
 /// An accepted config with all that was made of it.
 #[derive(Debug, Default)]
 pub struct Build {
@@ -61,40 +56,15 @@ pub struct Build {
     pub snapshots: BTreeMap<Name, Arc<Snapshot>>,
     /// What is valid and was noticed all the same; [`Self::violations`] has what is good to know too.
     pub warnings: Vec<Violation>,
-    /// The documents, those of the store first: where a file and the store name the same, the file is told.
-    pub documents: Vec<Arc<Document>>,
+    /// The documents.
+    pub documents: Documents,
     /// What was written over REST, as it was built.
     pub stored: Stored,
     lints: Lints,
-    parsed: Parsed,
+    resolved: Resolved,
     compiled: Compiled,
     patched: Patched,
     variants: Variants,
-}
-
-/// Documents by what they were parsed from.
-#[derive(Debug, Default)]
-struct Parsed {
-    files: BTreeMap<String, (Arc<str>, Outcome)>,
-    stored: BTreeMap<(Kind, String), (Arc<Value>, Outcome)>,
-}
-
-#[derive(Debug, Clone)]
-struct Outcome {
-    documents: Vec<Arc<Document>>,
-    violations: Vec<Violation>,
-}
-
-impl Parsed {
-    /// Those of the store first.
-    fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
-        let stored = self.stored.values().map(|(_, outcome)| outcome);
-        stored.chain(self.files.values().map(|(_, outcome)| outcome))
-    }
-
-    fn documents(&self) -> impl Iterator<Item = &Arc<Document>> {
-        self.outcomes().flat_map(|outcome| &outcome.documents)
-    }
 }
 
 impl Build {
@@ -105,7 +75,7 @@ impl Build {
 
     /// The files that the documents name, with keys and certificates in them.
     pub fn named_files(&self) -> BTreeSet<String> {
-        self.documents.iter().flat_map(|document| document.named_files()).collect()
+        self.documents.named_files()
     }
 
     /// What the nodes of a fleet at one place should run: tiers by distance where an upstream asks for them.
@@ -124,7 +94,7 @@ impl Build {
 
     /// The documents of the files.
     pub fn file_documents(&self) -> impl Iterator<Item = &Arc<Document>> {
-        self.parsed.files.values().flat_map(|(_, outcome)| &outcome.documents)
+        self.documents.of_files()
     }
 
     /// All that was noticed, in order: warnings, and what is good to know.
@@ -155,7 +125,7 @@ impl Build {
 pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violation>> {
     let nothing = Build::default();
     let last = last.unwrap_or(&nothing);
-    build_parsed(parse(inputs, &last.parsed), inputs, last)
+    build_parsed(last.documents.updated(&inputs.files, &inputs.stored), inputs, last)
 }
 
 /// The same, after `read` has given the files that the documents name.
@@ -170,19 +140,19 @@ pub fn build_reading(
 ) -> Result<Build, Vec<Violation>> {
     let nothing = Build::default();
     let last = last.unwrap_or(&nothing);
-    let parsed = parse(inputs, &last.parsed);
-    let named: BTreeSet<String> = parsed.documents().flat_map(|document| document.named_files()).collect();
-    inputs.named_files = read(&named);
+    let parsed = last.documents.updated(&inputs.files, &inputs.stored);
+    inputs.named_files = read(&parsed.0.named_files());
     build_parsed(parsed, inputs, last)
 }
 
-fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, Vec<Violation>> {
-    let documents: Vec<Arc<Document>> = parsed.documents().cloned().collect();
-    let mut violations: Vec<Violation> =
-        parsed.outcomes().flat_map(|outcome| outcome.violations.clone()).collect();
+fn build_parsed(
+    (documents, mut violations): (Documents, Vec<Violation>),
+    inputs: &Inputs,
+    last: &Build,
+) -> Result<Build, Vec<Violation>> {
     violations.extend(lint::faults_of_levels(&documents));
-    match validate::validate(&documents, &inputs.named_files, inputs.now) {
-        Ok((model, mut warnings)) if violations.is_empty() => {
+    match validate::validate(&documents, &inputs.named_files, inputs.now, &last.resolved) {
+        Ok(Meaning { model, mut warnings, resolved }) if violations.is_empty() => {
             warnings.extend(same_address::warnings(&model, &inputs.addresses, &documents));
             let lints = Lints::new(&model, &documents, &last.lints);
             let told = |level: Level| lints.violations().filter(move |told| told.level == level).cloned();
@@ -204,13 +174,13 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
                 documents,
                 stored,
                 lints,
-                parsed,
+                resolved,
                 compiled,
                 patched,
                 variants,
             })
         }
-        Ok((_, found)) | Err(found) => {
+        Ok(Meaning { warnings: found, .. }) | Err(found) => {
             violations.extend(found);
             Err(in_order(violations))
         }
@@ -223,35 +193,6 @@ fn in_order(mut violations: Vec<Violation>) -> Vec<Violation> {
         .sort_by(|a, b| (&a.file, a.line, a.column, &a.path).cmp(&(&b.file, b.line, b.column, &b.path)));
     violations.sort_by_key(|violation| violation.level != Level::Error);
     violations
-}
-
-fn parse(inputs: &Inputs, last: &Parsed) -> Parsed {
-    let file = |name: &String, text: &Arc<str>| match last.files.get(name) {
-        Some((old, outcome)) if old == text => outcome.clone(),
-        _ => {
-            let (documents, violations) = document::parse_file(name, text);
-            Outcome { documents: documents.into_iter().map(Arc::new).collect(), violations }
-        }
-    };
-    let stored = |key: &(Kind, String), body: &Arc<Value>| match last.stored.get(key) {
-        Some((old, outcome)) if Arc::ptr_eq(old, body) || old == body => outcome.clone(),
-        _ => {
-            let (document, violations) = document::parse_stored(key.0, &key.1, Tree::from_json(body));
-            Outcome { documents: vec![Arc::new(document)], violations }
-        }
-    };
-    Parsed {
-        files: inputs
-            .files
-            .iter()
-            .map(|(name, text)| (name.clone(), (text.clone(), file(name, text))))
-            .collect(),
-        stored: inputs
-            .stored
-            .iter()
-            .map(|(key, body)| (key.clone(), (body.clone(), stored(key, body))))
-            .collect(),
-    }
 }
 
 fn snapshots(
@@ -273,10 +214,14 @@ fn snapshots(
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::config::document::Kind;
     use crate::envoy::ResourceType;
 
     const SHOP: &str = "
@@ -335,8 +280,9 @@ routes:
         let mut inputs = inputs;
         inputs.files.insert("b.yaml".into(), "listeners: []".into());
         let second = build(&inputs, Some(&first)).expect("it builds");
-        let same = |index: usize| Arc::ptr_eq(&first.documents[index], &second.documents[index]);
-        assert_eq!([same(0), same(1)], [true, false]);
+        let of = |build: &Build| build.documents.of_files().cloned().collect::<Vec<_>>();
+        let same = of(&first).iter().zip(of(&second)).map(|(a, b)| Arc::ptr_eq(a, &b)).collect::<Vec<_>>();
+        assert_eq!(same, [true, false]);
     }
 
     #[test]

@@ -77,10 +77,8 @@ pub fn upstream(build: &Build, name: &Name) -> Option<Vec<Setting>> {
 type Source<'a> = Option<(&'a Document, Path)>;
 
 fn source<'a>(build: &'a Build, kind: Kind, name: &Name) -> Source<'a> {
-    build.documents.iter().find_map(|document| {
-        let named = document.named(kind).into_iter().find(|(found, _)| *found == name.as_str())?;
-        Some((&**document, named.1.clone()))
-    })
+    let (document, path) = build.documents.find(kind, name.as_str())?;
+    Some((document, path.clone()))
 }
 
 /// Settings of one entity, gathered.
@@ -412,9 +410,8 @@ fn target_source<'a>(address: &Address, upstream: &Name, build: &'a Build) -> So
     if let Some(index) = listed {
         return Some((document, path.key("targets").index(index)));
     }
-    build.documents.iter().find_map(|document| {
-        let (_, Declared { path, entity }) =
-            document.target.as_ref().filter(|(owner, _)| **owner == *upstream.as_str())?;
+    build.documents.added(upstream.as_str()).iter().find_map(|document| {
+        let (_, Declared { path, entity }) = document.target.as_ref()?;
         is_it(entity).then(|| (&**document, path.clone()))
     })
 }

@@ -19,7 +19,7 @@ use redb::{
 use serde_json::Value;
 
 use crate::config::document::Kind;
-use crate::pipeline::Stored;
+use crate::model::documents::Stored;
 use crate::store::records::{Kept, Revision};
 
 /// Entities by kind (as in the API's path) and name.

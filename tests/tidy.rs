@@ -28,7 +28,7 @@ const LAYERS: [(&str, &[&str]); 22] = [
     // `model` for the addresses that names resolve to.
     ("source", &["config", "model"]),
     // `plan` for the edits of a revision.
-    ("store", &["config", "pipeline", "plan"]),
+    ("store", &["config", "model", "plan"]),
     ("cache", &["node", "pipeline", "snapshot"]),
     ("control", &["cache", "config", "model", "pipeline", "plan", "source", "store"]),
     ("fleet", &["envoy", "node", "snapshot"]),

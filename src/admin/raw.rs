@@ -131,7 +131,8 @@ fn exactly(
 
 /// The resources of a type that files declare, and where.
 fn from_files(build: &Build, resource_type: ResourceType) -> Vec<(&Resource, String)> {
-    let all = build.documents.iter().flat_map(|document| document.raw.iter().map(move |it| (document, it)));
+    let all =
+        build.documents.of(Kind::Raw).flat_map(|document| document.raw.iter().map(move |it| (document, it)));
     all.filter(|(_, declared)| declared.entity.resource_type == resource_type)
         .filter_map(|(document, declared)| match view::declared_by(document, &declared.path) {
             DeclaredBy::File(place) => Some((&*declared.entity, place)),

@@ -8,8 +8,9 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::Path;
 use crate::config::document::{Document, Kind, Origin};
+use crate::model::documents::Stored;
 use crate::model::target::Address;
-use crate::pipeline::{Build, Stored};
+use crate::pipeline::Build;
 use crate::simulate::{Simulation, TargetShare};
 
 /// An entity and who declared it.

@@ -189,6 +189,14 @@ impl Document {
         }
     }
 
+    /// Of an entity that was written over REST, its name there.
+    pub fn stored_name(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::File(_) => None,
+            Origin::Stored { name, .. } => Some(name),
+        }
+    }
+
     /// The entities of a kind that have a name, and where they stand.
     pub fn named(&self, kind: Kind) -> Vec<(&str, &Path)> {
         fn all<'d, T>(

@@ -1,11 +1,11 @@
 //! How loud each rule is: by default, by the config, by one entity.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use crate::config::document::{Document, LintSetting};
+use crate::config::document::LintSetting;
 use crate::config::{Level, Violation, near, tree};
 use crate::lint::{self, Explanation};
+use crate::model::documents::Documents;
 use crate::model::place::{Faults, Place};
 
 /// The levels that differ from the rules' own, by code; none for off.
@@ -26,15 +26,16 @@ impl Levels {
 }
 
 /// What the documents say of all entities.
-pub(super) fn of(documents: &[Arc<Document>]) -> Levels {
-    let settings = documents.iter().flat_map(|document| &document.lint).flat_map(|declared| &declared.entity);
+pub(super) fn of(documents: &Documents) -> Levels {
+    let settings =
+        documents.of_files().flat_map(|document| &document.lint).flat_map(|declared| &declared.entity);
     Levels(settings.map(|(code, setting)| (code.clone(), setting.level())).collect())
 }
 
 /// What is wrong with what the documents say of all entities or of one.
-pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
+pub(super) fn faults(documents: &Documents) -> Vec<Violation> {
     let mut faults = Faults::default();
-    for document in documents {
+    for document in documents.iter() {
         for declared in &document.lint {
             let place = Place::new(document, &declared.path);
             for (code, setting) in &declared.entity {

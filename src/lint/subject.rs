@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use crate::compile::route::retry;
 use crate::compile::service;
-use crate::config::document::{self, Document, LintSetting};
+use crate::config::document::{self, Document, Kind, LintSetting};
 use crate::lint::levels::Levels;
 use crate::lint::routes;
-use crate::memo::Shared;
+use crate::memo::{Same, Shared};
 use crate::model::Model;
+use crate::model::documents::Documents;
 use crate::model::name::Name;
 use crate::model::place::Place;
 use crate::model::route::Route;
@@ -21,7 +22,7 @@ use crate::model::upstream::Upstream;
 /// Where an entity was declared.
 #[derive(Debug, Clone, PartialEq)]
 struct Site {
-    document: Shared<Document>,
+    document: Same<Document>,
     /// In the list of its kind.
     index: usize,
 }
@@ -222,14 +223,17 @@ pub(super) struct Subjects {
 
 type Sites<'d> = HashMap<&'d str, Site>;
 
-pub(super) fn subjects(model: &Model, documents: &[Arc<Document>], levels: &Arc<Levels>) -> Subjects {
+pub(super) fn subjects(model: &Model, documents: &Documents, levels: &Arc<Levels>) -> Subjects {
     let levels = Shared(levels.clone());
-    let upstreams =
-        sites(documents, |document| document.upstreams.iter().map(|it| it.entity.name.as_deref()).collect());
-    let services =
-        sites(documents, |document| document.services.iter().map(|it| it.entity.name.as_deref()).collect());
-    let routes =
-        sites(documents, |document| document.routes.iter().map(|it| it.entity.name.as_deref()).collect());
+    let upstreams = sites(documents.of(Kind::Upstream), |document| {
+        document.upstreams.iter().map(|it| it.entity.name.as_deref()).collect()
+    });
+    let services = sites(documents.of(Kind::Service), |document| {
+        document.services.iter().map(|it| it.entity.name.as_deref()).collect()
+    });
+    let routes = sites(documents.of(Kind::Route), |document| {
+        document.routes.iter().map(|it| it.entity.name.as_deref()).collect()
+    });
     let ways = ways(model);
     let used: HashMap<&Name, ()> =
         model.routes.iter().filter_map(|it| Some((&it.forward()?.service.name, ()))).collect();
@@ -253,11 +257,14 @@ pub(super) fn subjects(model: &Model, documents: &[Arc<Document>], levels: &Arc<
     }
 }
 
-fn sites<'d>(documents: &'d [Arc<Document>], names: fn(&Document) -> Vec<Option<&str>>) -> Sites<'d> {
+fn sites<'d>(
+    documents: impl Iterator<Item = &'d Arc<Document>>,
+    names: fn(&Document) -> Vec<Option<&str>>,
+) -> Sites<'d> {
     let mut sites = Sites::new();
     for document in documents {
         for (index, name) in names(document).into_iter().enumerate() {
-            let site = || Site { document: Shared(document.clone()), index };
+            let site = || Site { document: Same(document.clone()), index };
             sites.entry(name.unwrap_or_default()).or_insert_with(site);
         }
     }

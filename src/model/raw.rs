@@ -10,6 +10,7 @@ use crate::config::document::{Declared, Document, Kind};
 use crate::config::raw::{self, Reference, Resource};
 use crate::config::{Path, near};
 use crate::envoy::ResourceType;
+use crate::model::documents::Documents;
 use crate::model::listener::Listener;
 use crate::model::place::{Faults, Place, code};
 
@@ -26,12 +27,12 @@ struct Names<'a> {
 
 /// The raw resources, sorted by type and name. `whole` is false while names may exist that no document shows.
 pub(super) fn resolve(
-    documents: &[Arc<Document>],
+    documents: &Documents,
     listeners: &[Listener],
     whole: bool,
     faults: &mut Faults,
 ) -> Vec<Arc<Resource>> {
-    if documents.iter().all(|document| document.raw.is_empty()) {
+    if all(documents).next().is_none() {
         return Vec::new();
     }
     let mut names = Names { raw: HashMap::new(), compiled: compiled(documents, listeners) };
@@ -48,8 +49,10 @@ pub(super) fn resolve(
     resources
 }
 
-fn all(documents: &[Arc<Document>]) -> impl Iterator<Item = (&Document, &Declared<Arc<Resource>>)> {
-    documents.iter().flat_map(|document| document.raw.iter().map(move |declared| (&**document, declared)))
+fn all(documents: &Documents) -> impl Iterator<Item = (&Document, &Declared<Arc<Resource>>)> {
+    documents
+        .of(Kind::Raw)
+        .flat_map(|document| document.raw.iter().map(move |declared| (&**document, declared)))
 }
 
 /// The kind whose entities become resources of this type and of their own name.
@@ -77,12 +80,12 @@ fn maker(resource_type: ResourceType, name: &str) -> Option<(Kind, &str)> {
 }
 
 fn compiled<'a>(
-    documents: &'a [Arc<Document>],
+    documents: &'a Documents,
     listeners: &'a [Listener],
 ) -> HashMap<(Kind, &'a str), Option<(&'a Document, &'a Path)>> {
     let mut compiled = HashMap::new();
     for kind in [Kind::Service, Kind::Upstream, Kind::Listener, Kind::Certificate] {
-        for document in documents {
+        for document in documents.of(kind) {
             for (name, path) in document.named(kind) {
                 compiled.entry((kind, name)).or_insert(Some((&**document, path)));
             }
@@ -130,7 +133,7 @@ impl<'a> Names<'a> {
             || self.raw.contains_key(raw::key(resource_type, name).as_str())
     }
 
-    fn dangling(&self, documents: &[Arc<Document>], faults: &mut Faults) {
+    fn dangling(&self, documents: &Documents, faults: &mut Faults) {
         let references = all(documents)
             .flat_map(|(document, declared)| declared.entity.references.iter().map(move |it| (document, it)));
         let mut dangling = references

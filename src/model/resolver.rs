@@ -1,10 +1,10 @@
 //! How the control plane resolves host names.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::document::{self, Declared, Document};
+use crate::config::document::{self, Declared};
+use crate::model::documents::Documents;
 use crate::model::place::{Faults, Place, code};
 
 /// The port of DNS.
@@ -35,8 +35,9 @@ impl Default for Resolver {
 }
 
 /// The resolver that the documents declare, at most one.
-pub(crate) fn resolve(documents: &[Arc<Document>], faults: &mut Faults) -> Resolver {
-    let mut declared = documents.iter().filter_map(|document| Some((document, document.resolver.as_ref()?)));
+pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Resolver {
+    let mut declared =
+        documents.of_files().filter_map(|document| Some((document, document.resolver.as_ref()?)));
     let Some((document, first)) = declared.next() else { return Resolver::default() };
     let place = Place::new(document, &first.path);
     for (document, Declared { path, .. }) in declared {

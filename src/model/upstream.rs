@@ -158,7 +158,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What the services and routes that use an upstream ask of it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Uses {
     /// The shortest try timeout.
     pub(crate) shortest_try: Option<Duration>,

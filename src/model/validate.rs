@@ -4,17 +4,21 @@
 //! again. While a file cannot be parsed, names that it might declare are not reported as dangling.
 
 mod connections;
+mod reuse;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::config::document::{self, Declared, Document, Kind, ListenerProtocol, Origin};
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
+use crate::memo::{Memo, Same, Shared};
 use crate::model::Model;
 use crate::model::certificate::{Certificates, Sources};
+use crate::model::documents::Documents;
 use crate::model::fleet::{self, Fleet};
 use crate::model::listener::{self, Listener};
 use crate::model::matching::StringMatch;
@@ -28,34 +32,55 @@ use crate::model::service::{self, HostHeader, Member, Service};
 use crate::model::target::{self, Candidate, Target};
 use crate::model::tls::Tls;
 use crate::model::upstream::{self, Upstream};
+use crate::model::validate::reuse::{Material, Outcome, RouteInput, ServiceInput, Source, UpstreamInput};
 
-/// The meaning of all documents together, and the warnings that came up. `named_files` are those that hold keys and
-/// certificates; none of these has expired when no time is given.
+pub use reuse::Resolved;
+
+/// What documents mean together.
+#[derive(Debug)]
+pub struct Meaning {
+    /// The entities.
+    pub model: Model,
+    /// What is valid and was noticed all the same.
+    pub warnings: Vec<Violation>,
+    /// For the next time.
+    pub resolved: Resolved,
+}
+
+/// The meaning of all documents together. `named_files` are those that hold keys and certificates; none of these has
+/// expired when no time is given. Entities that depend on nothing that changed are those of `last`.
 ///
 /// # Errors
 ///
-/// Every fault of validation, in the order of the documents. Faults of decoding are the caller's to add.
+/// Every fault of validation. Faults of decoding are the caller's to add.
 pub fn validate(
-    documents: &[Arc<Document>],
+    documents: &Documents,
     named_files: &NamedFiles,
     now: Option<Timestamp>,
-) -> Result<(Model, Vec<Violation>), Vec<Violation>> {
-    let sources = Sources { files: named_files, now };
-    let certificates = Certificates::new();
-    let mut validation = Validation { documents, sources, certificates, faults: Faults::default() };
-    let model = validation.model();
-    let violations = validation.faults.violations;
-    match violations.iter().any(|violation| violation.level == Level::Error) {
-        true => Err(violations),
-        false => Ok((model, violations)),
+    last: &Resolved,
+) -> Result<Meaning, Vec<Violation>> {
+    let mut validation = Validation {
+        documents,
+        whole: documents.of_files().all(|document| document.whole),
+        sources: Sources { files: named_files, now },
+        certificates: Arc::default(),
+        faults: Faults::default(),
+    };
+    let (model, resolved) = validation.model(last);
+    let warnings = validation.faults.violations;
+    match warnings.iter().any(|violation| violation.level == Level::Error) {
+        true => Err(warnings),
+        false => Ok(Meaning { model, warnings, resolved }),
     }
 }
 
 struct Validation<'a> {
-    documents: &'a [Arc<Document>],
+    documents: &'a Documents,
+    /// No names exist that no document shows: every text could be read to its end.
+    whole: bool,
     sources: Sources<'a>,
     /// Known once they were looked at.
-    certificates: Certificates,
+    certificates: Arc<Certificates>,
     faults: Faults,
 }
 
@@ -67,10 +92,19 @@ struct Named<'a, T> {
     counts: bool,
     place: Place<'a>,
     declared: &'a Declared<T>,
+    document: &'a Arc<Document>,
+    /// In the document's list of its kind.
+    index: usize,
+}
+
+impl<T> Named<'_, T> {
+    fn source(&self) -> Source {
+        Source { document: Same(self.document.clone()), index: self.index }
+    }
 }
 
 impl<'a> Validation<'a> {
-    fn model(&mut self) -> Model {
+    fn model(&mut self, last: &Resolved) -> (Model, Resolved) {
         let fleets = self.named(Kind::Fleet, |document| &document.fleets, |fleet| fleet.name.as_deref());
         let listeners = self.named(Kind::Listener, |document| &document.listeners, |it| it.name.as_deref());
         let upstreams = self.named(Kind::Upstream, |document| &document.upstreams, |it| it.name.as_deref());
@@ -81,11 +115,12 @@ impl<'a> Validation<'a> {
             self.named(Kind::Certificate, |document| &document.certificates, |it| it.name.as_deref());
 
         let fleets = self.fleets_in_order(fleets);
-        self.certificates = self.certificates(certificates);
-        let upstreams = self.upstreams(upstreams, &uses(self.documents));
+        self.certificates = Arc::new(self.certificates(certificates));
+        let uses = uses(&services, &routes);
+        let (upstreams, resolved_upstreams) = self.upstreams(&upstreams, &uses, &last.upstreams);
         let named = services.iter().filter(|service| service.counts);
         let service_names: Vec<Name> = named.map(|service| service.name.clone()).collect();
-        let services = self.services(services, &upstreams);
+        let (services, resolved_services) = self.services(&services, &upstreams, &last.services);
         let named = listeners.iter().filter(|listener| listener.counts);
         let mut listener_names: Vec<Name> = named.map(|listener| listener.name.clone()).collect();
         let listeners = self.listeners(listeners, &fleets, &service_names, &services, &upstreams);
@@ -94,13 +129,26 @@ impl<'a> Validation<'a> {
         }
         let (passthroughs, routes) = self.by_layer(routes);
         let passthroughs = self.passthroughs(passthroughs, &fleets, &service_names, &services);
-        let routes = self.routes(routes, &fleets, &listener_names, &service_names, &services);
-        let whole = !self.names_are_missing();
-        let raw = raw::resolve(self.documents, &listeners, whole, &mut self.faults);
-        let certificates = std::mem::take(&mut self.certificates).into_iter();
-        let certificates = certificates.filter_map(|(name, it)| Some((name, it?))).collect();
+        let (routes, resolved_routes) =
+            self.routes(&routes, &fleets, &listener_names, &service_names, &services, &last.routes);
+        let raw = raw::resolve(self.documents, &listeners, self.whole, &mut self.faults);
+        let certificates = self.certificates.iter();
+        let certificates = certificates.filter_map(|(name, it)| Some((name.clone(), it.clone()?))).collect();
         let resolver = resolver::resolve(self.documents, &mut self.faults);
-        Model { fleets, listeners, certificates, routes, passthroughs, services, upstreams, resolver, raw }
+        let resolved =
+            Resolved { upstreams: resolved_upstreams, services: resolved_services, routes: resolved_routes };
+        let model = Model {
+            fleets,
+            listeners,
+            certificates,
+            routes,
+            passthroughs,
+            services,
+            upstreams,
+            resolver,
+            raw,
+        };
+        (model, resolved)
     }
 
     /// The entities of a kind, sorted by name. A second one of a name is a fault.
@@ -112,12 +160,13 @@ impl<'a> Validation<'a> {
     ) -> Vec<Named<'a, T>> {
         let mut first: HashMap<Name, Place<'a>> = HashMap::new();
         let mut all = Vec::new();
-        for document in self.documents {
-            for declared in list(document) {
+        for document in self.documents.of(kind) {
+            for (index, declared) in list(document).iter().enumerate() {
                 let place = Place::new(document, &declared.path);
                 let name = self.name(kind, &place, name(&declared.entity));
                 let counts = name.as_ref().is_some_and(|name| self.is_first(kind, name, &place, &mut first));
-                all.push(Named { name: name.unwrap_or_else(Name::unnamed), counts, place, declared });
+                let name = name.unwrap_or_else(Name::unnamed);
+                all.push(Named { name, counts, place, declared, document, index });
             }
         }
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -159,11 +208,6 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// True while names may exist that no document shows.
-    fn names_are_missing(&self) -> bool {
-        self.documents.iter().any(|document| !document.whole)
-    }
-
     /// `list`, with every name in it known. Only the known ones are kept.
     fn scope<'n>(
         &mut self,
@@ -180,7 +224,7 @@ impl<'a> Validation<'a> {
         for (index, text) in list.iter().enumerate() {
             match known.iter().find(|name| name.as_str() == text) {
                 Some(name) => names.push((*name).clone()),
-                None if self.names_are_missing() => {}
+                None if !self.whole => {}
                 None => {
                     let candidates = known.iter().map(|name| name.as_str());
                     self.faults.dangling(&place.index(index), kind.singular(), text, candidates);
@@ -193,8 +237,8 @@ impl<'a> Validation<'a> {
     /// True when there are raw resources and no route that the default listener could serve: nothing is added to
     /// what is taken at its word.
     fn is_raw_alone(&self) -> bool {
-        let has_raw = self.documents.iter().any(|document| !document.raw.is_empty());
-        has_raw && self.documents.iter().all(|document| document.routes.is_empty())
+        let has_raw = self.documents.of(Kind::Raw).any(|document| !document.raw.is_empty());
+        has_raw && self.documents.of(Kind::Route).all(|document| document.routes.is_empty())
     }
 
     fn listeners(
@@ -205,11 +249,11 @@ impl<'a> Validation<'a> {
         services: &BTreeMap<Name, Arc<Service>>,
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
     ) -> Vec<Listener> {
-        if declared.is_empty() && !self.names_are_missing() {
+        if declared.is_empty() && self.whole {
             return if self.is_raw_alone() { Vec::new() } else { vec![Listener::default_listener()] };
         }
         let mut listeners: Vec<(Place<'_>, Listener)> = Vec::new();
-        for Named { name, counts, place, declared } in declared {
+        for Named { name, counts, place, declared, .. } in declared {
             let scope = self.fleets(&place, &declared.entity.fleets, fleets);
             if declared.entity.protocol == Some(ListenerProtocol::FailoverGateway) {
                 self.names_by_sni(&place, upstreams.keys());
@@ -222,7 +266,7 @@ impl<'a> Validation<'a> {
             if let Some(service) = &service {
                 self.for_connections(&place.key("service"), service, false);
             }
-            let known = connections::known(&self.certificates, self.documents, self.sources);
+            let known = connections::known(&self.certificates, self.whole, self.sources);
             let listener = listener::resolve(name, scope, service, &place, declared, known, &mut self.faults);
             let Some(listener) = listener else { continue };
             let taken = listeners.iter().find(|(_, other)| {
@@ -247,7 +291,7 @@ impl<'a> Validation<'a> {
             (a.place.document.file(), &a.place.path).cmp(&(b.place.document.file(), &b.place.path))
         });
         let mut fleets = Vec::new();
-        for Named { name, counts, place, declared } in declared {
+        for Named { name, counts, place, declared, .. } in declared {
             let fleet = fleet::resolve(name, &place, declared, &mut self.faults);
             fleets.extend(counts.then_some(fleet));
         }
@@ -263,41 +307,75 @@ impl<'a> Validation<'a> {
 
     fn upstreams(
         &mut self,
-        declared: Vec<Named<'a, document::Upstream>>,
+        declared: &[Named<'a, document::Upstream>],
         uses: &HashMap<&str, upstream::Uses>,
-    ) -> BTreeMap<Name, Arc<Upstream>> {
-        let mut added: HashMap<&str, Vec<(&'a Document, &'a Declared<document::Target>)>> = HashMap::new();
-        for document in self.documents {
-            if let Some((upstream, target)) = &document.target {
-                added.entry(upstream).or_default().push((document, target));
-            }
-        }
-        let mut upstreams = BTreeMap::new();
-        for Named { name, counts, place, declared } in declared {
-            let added = added.remove(name.as_str()).unwrap_or_default();
-            let tls = self.upstream_tls(&name, &place, &declared.entity);
-            let targets = self.targets(&name, tls.as_deref(), &place, &declared.entity, added);
-            let uses = uses.get(name.as_str()).copied().unwrap_or_default();
-            let upstream =
-                upstream::resolve(name.clone(), targets, uses, &place, &declared.entity, &mut self.faults);
-            let upstream = Upstream { tls, ..upstream };
-            self.upstream_protocol(&place, &upstream);
-            if counts {
-                upstreams.insert(name, Arc::new(upstream));
-            }
-        }
-        upstreams
+        last: &reuse::Upstreams,
+    ) -> (BTreeMap<Name, Arc<Upstream>>, reuse::Upstreams) {
+        let documents = self.documents;
+        let material = Shared(Arc::new(Material {
+            certificates: self.certificates.clone(),
+            named_files: self.sources.files.clone(),
+            now: self.sources.now,
+            whole: self.whole,
+        }));
+        let inputs = declared.iter().map(|named| {
+            // A second upstream of a name does not get them too.
+            let added = named.counts.then(|| documents.added_together(named.name.as_str())).flatten();
+            let all_added = added.as_ref().map(|added| added.0.as_slice()).unwrap_or_default();
+            let mentions_tls = reuse::mentions_tls(&named.declared.entity, all_added);
+            let input = UpstreamInput {
+                name: named.name.clone(),
+                source: named.source(),
+                added,
+                uses: uses.get(named.name.as_str()).copied().unwrap_or_default(),
+                material: mentions_tls.then(|| material.clone()),
+            };
+            (named.name.clone(), input)
+        });
+        let resolved = Memo::map(last, inputs, UpstreamInput::resolve);
+        (self.told(declared, &resolved), resolved)
+    }
+
+    /// The resolved entities that count, once the faults of all of them were told.
+    fn told<T, I: PartialEq, E: PartialEq>(
+        &mut self,
+        declared: &[Named<'a, T>],
+        resolved: &Memo<Name, I, Outcome<E>>,
+    ) -> BTreeMap<Name, Arc<E>> {
+        let outcomes = || resolved.iter().map(|(_, outcome)| outcome);
+        self.faults.violations.extend(outcomes().flat_map(|outcome| outcome.faults.iter().cloned()));
+        let counting = declared.iter().zip(outcomes()).filter(|(named, _)| named.counts);
+        let entity = |(named, outcome): (&Named<'a, T>, &Outcome<E>)| {
+            Some((named.name.clone(), outcome.entity.clone()?))
+        };
+        counting.filter_map(entity).collect()
+    }
+
+    fn resolve_upstream<'p>(
+        &mut self,
+        name: &Name,
+        place: &Place<'p>,
+        declared: &document::Upstream,
+        added: Vec<(&'p Document, &'p Declared<document::Target>)>,
+        uses: upstream::Uses,
+    ) -> Upstream {
+        let tls = self.upstream_tls(name, place, declared);
+        let targets = self.targets(name, tls.as_deref(), place, declared, added);
+        let upstream = upstream::resolve(name.clone(), targets, uses, place, declared, &mut self.faults);
+        let upstream = Upstream { tls, ..upstream };
+        self.upstream_protocol(place, &upstream);
+        upstream
     }
 
     /// The targets that get traffic (those of the upstream itself, then those added over REST), and how many
     /// tiers there are.
-    fn targets(
+    fn targets<'p>(
         &mut self,
         name: &Name,
         tls: Option<&Tls>,
-        place: &Place<'a>,
+        place: &Place<'p>,
         upstream: &document::Upstream,
-        added: Vec<(&'a Document, &'a Declared<document::Target>)>,
+        added: Vec<(&'p Document, &'p Declared<document::Target>)>,
     ) -> (Vec<Target>, u32) {
         let place = place.key("targets");
         let own = upstream.targets.as_deref().unwrap_or_default();
@@ -366,37 +444,61 @@ impl<'a> Validation<'a> {
 
     fn services(
         &mut self,
-        declared: Vec<Named<'a, document::Service>>,
+        declared: &[Named<'a, document::Service>],
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
-    ) -> BTreeMap<Name, Arc<Service>> {
-        let mut services = BTreeMap::new();
-        for Named { name, counts, place, declared } in declared {
-            let entity = &declared.entity;
-            let policy = service::Declared {
-                timeout: entity.timeout,
-                try_timeout: entity.try_timeout,
-                retries: entity.retries.as_ref(),
-            };
-            let policy = service::resolve(&place, policy, None, &mut self.faults);
-            let members = self.members(&place, entity, upstreams);
-            let host_header = entity.host_header.as_deref();
-            let host_header = HostHeader::resolve(&place.key("host_header"), host_header, &mut self.faults);
-            let hash_by = hash::resolve(&place.key("hash_by"), &entity.hash_by, &mut self.faults);
-            self.service_protocol(&place, &members, &hash_by);
-            let websocket = entity.websocket.unwrap_or(true);
-            if counts && !members.is_empty() {
-                let service =
-                    Service { name: name.clone(), members, policy, host_header, hash_by, websocket };
-                services.insert(name, Arc::new(service));
+        last: &reuse::Services,
+    ) -> (BTreeMap<Name, Arc<Service>>, reuse::Services) {
+        let mut inputs = Vec::with_capacity(declared.len());
+        for named in declared {
+            let entity = &named.declared.entity;
+            let several = named.place.key("upstreams");
+            let members = entity.upstreams.iter().enumerate();
+            let members = members.filter_map(|(index, member)| {
+                Some((several.index(index).key("name"), member.name.as_deref()?))
+            });
+            let one = entity.upstream.as_deref().map(|name| (named.place.key("upstream"), name));
+            let mut found = Vec::new();
+            for (place, name) in one.into_iter().chain(members) {
+                match upstreams.get(name) {
+                    Some(upstream) => found.push(Shared(upstream.clone())),
+                    None => self.dangling(&place, Kind::Upstream, name, upstreams.keys()),
+                }
             }
+            let name = named.name.clone();
+            inputs
+                .push((named.name.clone(), ServiceInput { name, source: named.source(), upstreams: found }));
         }
-        services
+        let resolved = Memo::map(last, inputs, ServiceInput::resolve);
+        (self.told(declared, &resolved), resolved)
+    }
+
+    fn resolve_service(
+        &mut self,
+        name: &Name,
+        place: &Place<'_>,
+        declared: &document::Service,
+        upstreams: &BTreeMap<Name, Arc<Upstream>>,
+    ) -> Option<Service> {
+        let policy = service::Declared {
+            timeout: declared.timeout,
+            try_timeout: declared.try_timeout,
+            retries: declared.retries.as_ref(),
+        };
+        let policy = service::resolve(place, policy, None, &mut self.faults);
+        let members = self.members(place, declared, upstreams);
+        let host_header = declared.host_header.as_deref();
+        let host_header = HostHeader::resolve(&place.key("host_header"), host_header, &mut self.faults);
+        let hash_by = hash::resolve(&place.key("hash_by"), &declared.hash_by, &mut self.faults);
+        self.service_protocol(place, &members, &hash_by);
+        let websocket = declared.websocket.unwrap_or(true);
+        let is_served = !members.is_empty();
+        is_served.then(|| Service { name: name.clone(), members, policy, host_header, hash_by, websocket })
     }
 
     /// The upstreams of a service; none where nothing that is right names one.
     fn members(
         &mut self,
-        place: &Place<'a>,
+        place: &Place<'_>,
         service: &document::Service,
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
     ) -> Vec<Member> {
@@ -429,65 +531,85 @@ impl<'a> Validation<'a> {
         service::members(&several, members, &mut self.faults)
     }
 
+    /// The upstream of this name. That there is none was told.
     fn upstream(
         &mut self,
         place: &Place<'_>,
         name: Option<&str>,
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
     ) -> Option<Arc<Upstream>> {
-        let names = || upstreams.keys().map(Name::as_str).collect();
-        let name = self.reference(place, Kind::Upstream, name, names)?;
-        upstreams.get(&name).cloned()
+        if name.is_none() {
+            self.missing_reference(place, Kind::Upstream);
+        }
+        upstreams.get(name?).cloned()
     }
 
-    fn reference<'n>(
+    fn missing_reference(&mut self, place: &Place<'_>, kind: Kind) {
+        let help = format!("name the {} that serves", kind.singular());
+        self.faults.missing(place, &format!("`{}`", kind.singular()), &help);
+    }
+
+    fn dangling<'n>(
         &mut self,
         place: &Place<'_>,
         kind: Kind,
-        text: Option<&str>,
-        names: impl Fn() -> Vec<&'n str>,
-    ) -> Option<Name> {
-        let Some(text) = text else {
-            let help = format!("name the {} that serves", kind.singular());
-            self.faults.missing(place, &format!("`{}`", kind.singular()), &help);
-            return None;
-        };
-        let names = names();
-        if !names.contains(&text) && !self.names_are_missing() {
-            self.faults.dangling(place, kind.singular(), text, names);
+        name: &str,
+        names: impl IntoIterator<Item = &'n Name>,
+    ) {
+        if self.whole {
+            let names = names.into_iter().map(Name::as_str);
+            self.faults.dangling(place, kind.singular(), name, names);
         }
-        Name::parse(text)
     }
 
     fn routes(
         &mut self,
-        declared: Vec<Named<'a, document::Route>>,
+        declared: &[Named<'a, document::Route>],
         fleets: &[Fleet],
         listener_names: &[Name],
         service_names: &[Name],
         services: &BTreeMap<Name, Arc<Service>>,
-    ) -> Vec<Arc<Route>> {
-        let mut routes: Vec<(Place<'a>, Route)> = Vec::new();
-        for Named { name, counts, place, declared } in declared {
-            let entity = &declared.entity;
+        last: &reuse::Routes,
+    ) -> (Vec<Arc<Route>>, reuse::Routes) {
+        let mut inputs = Vec::with_capacity(declared.len());
+        for named in declared {
+            let (place, entity) = (&named.place, &named.declared.entity);
             let known = || listener_names.iter().collect();
-            let on = self.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, known);
-            let fleets = self.fleets(&place, &entity.fleets, fleets);
+            let listeners = self.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, known);
+            let fleets = self.fleets(place, &entity.fleets, fleets);
             let service = entity.service.as_deref();
-            let service = service.and_then(|it| self.service_of(&place, Some(it), service_names, services));
-            if let Some(service) = &service {
-                self.for_requests(&place.key("service"), service);
-            }
-            let references = route::References { name, listeners: on, fleets, service };
-            let route = route::resolve(references, &place, declared, &mut self.faults);
-            routes.extend(route.filter(|_| counts).map(|route| (place, route)));
+            let service = service.and_then(|it| self.service_of(place, Some(it), service_names, services));
+            let (name, source) = (named.name.clone(), named.source());
+            let input = RouteInput { name, source, listeners, fleets, service: service.map(Shared) };
+            inputs.push((named.name.clone(), input));
         }
-        self.same_requests(&routes);
-        routes.into_iter().map(|(_, route)| Arc::new(route)).collect()
+        let resolved = Memo::map(last, inputs, RouteInput::resolve);
+        let routes: BTreeMap<Name, Arc<Route>> = self.told(declared, &resolved);
+        self.same_requests(declared, &routes);
+        (routes.into_values().collect(), resolved)
+    }
+
+    fn resolve_route(
+        &mut self,
+        references: route::References,
+        place: &Place<'_>,
+        declared: &Declared<document::Route>,
+    ) -> Option<Route> {
+        if let Some(service) = &references.service {
+            self.for_requests(&place.key("service"), service);
+        }
+        route::resolve(references, place, declared, &mut self.faults)
     }
 
     /// Two routes that ask for exactly the same: which one serves would be decided by nothing.
-    fn same_requests(&mut self, routes: &[(Place<'a>, Route)]) {
+    fn same_requests(
+        &mut self,
+        declared: &[Named<'a, document::Route>],
+        routes: &BTreeMap<Name, Arc<Route>>,
+    ) {
+        let counting = declared.iter().filter(|named| named.counts);
+        let routes = counting.filter_map(|named| Some((&named.place, routes.get(&named.name)?)));
+        let routes: Vec<(&Place<'a>, &Arc<Route>)> = routes.collect();
         let mut asked: HashMap<Asked<'_>, Vec<usize>> = HashMap::new();
         for (index, (place, route)) in routes.iter().enumerate() {
             let mut twin = None;
@@ -496,7 +618,7 @@ impl<'a> Validation<'a> {
                     let others =
                         asked.entry((host, path, &route.methods, &route.headers, &route.query)).or_default();
                     let other = others.iter().find(|other| {
-                        let other = &routes[**other].1;
+                        let other = routes[**other].1;
                         other.listeners.overlaps(&route.listeners) && other.fleets.overlaps(&route.fleets)
                     });
                     twin = twin.or(other.map(|other| (*other, host, path)));
@@ -504,7 +626,7 @@ impl<'a> Validation<'a> {
                 }
             }
             if let Some((other, host, path)) = twin.filter(|(other, ..)| *other != index) {
-                let (first, other) = &routes[other];
+                let (first, other) = routes[other];
                 let message =
                     format!("route `{}` asks for the same requests: host {host}, path {path}", other.name);
                 let help = "let them differ in a host, a path, a method, a header or a query".to_owned();
@@ -524,28 +646,35 @@ type Asked<'r> = (
 );
 
 /// What services and routes ask of each upstream.
-fn uses<'d>(documents: &'d [Arc<Document>]) -> HashMap<&'d str, upstream::Uses> {
-    let services =
-        || documents.iter().flat_map(|document| &document.services).map(|declared| &declared.entity);
-    let routes = || documents.iter().flat_map(|document| &document.routes).map(|declared| &declared.entity);
-    let members = |service: &'d document::Service| -> Vec<&'d str> {
+fn uses<'a>(
+    services: &[Named<'a, document::Service>],
+    routes: &[Named<'a, document::Route>],
+) -> HashMap<&'a str, upstream::Uses> {
+    let services = || services.iter().map(|named| &named.declared.entity);
+    let routes = routes.iter().map(|named| &named.declared.entity);
+    let members = |service: &'a document::Service| {
         let members = service.upstreams.iter().map(|member| &member.name);
-        members.chain([&service.upstream]).filter_map(Option::as_deref).collect()
+        members.chain([&service.upstream]).filter_map(Option::as_deref)
     };
-    let upstreams_of: HashMap<&str, Vec<&str>> =
-        services().filter_map(|service| Some((service.name.as_deref()?, members(service)))).collect();
     let by_service = services().filter_map(|service| Some((service.name.as_deref()?, service.try_timeout?)));
-    let by_route = routes().filter_map(|route| Some((route.service.as_deref()?, route.try_timeout?)));
-    let mut uses: HashMap<&str, upstream::Uses> = HashMap::new();
+    let by_route = routes.filter_map(|route| Some((route.service.as_deref()?, route.try_timeout?)));
+    let mut shortest: HashMap<&str, Duration> = HashMap::new();
     for (service, timeout) in by_service.chain(by_route).filter(|(_, timeout)| !timeout.0.is_zero()) {
-        for upstream in upstreams_of.get(service).into_iter().flatten() {
-            let shortest = &mut uses.entry(upstream).or_default().shortest_try;
-            *shortest = Some(shortest.map_or(timeout.0, |shortest| shortest.min(timeout.0)));
-        }
+        let entry = shortest.entry(service).or_insert(timeout.0);
+        *entry = timeout.0.min(*entry);
     }
-    let by_name = services().filter(|service| service.host_header.as_deref() == Some("target"));
-    for upstream in by_name.flat_map(members) {
-        uses.entry(upstream).or_default().by_name = true;
+    let mut uses: HashMap<&str, upstream::Uses> = HashMap::new();
+    for service in services() {
+        let timeout = service.name.as_deref().and_then(|name| shortest.get(name)).copied();
+        let by_name = service.host_header.as_deref() == Some("target");
+        if timeout.is_none() && !by_name {
+            continue;
+        }
+        for upstream in members(service) {
+            let uses = uses.entry(upstream).or_default();
+            uses.shortest_try = uses.shortest_try.into_iter().chain(timeout).min();
+            uses.by_name |= by_name;
+        }
     }
     uses
 }

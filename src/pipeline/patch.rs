@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::compile::Compiled;
-use crate::config::document::{Declared, Document};
+use crate::config::document::{Declared, Document, Kind};
 use crate::config::raw::Patch;
 use crate::config::{Level, Path, Violation, near};
 use crate::envoy::{ResourceType, descriptors, json, merge};
-use crate::memo::{Memo, Shared};
+use crate::memo::{Memo, Same, Shared};
 use crate::model::Model;
+use crate::model::documents::Documents;
 use crate::model::place::code;
 use crate::snapshot::{Resource, Version};
 
@@ -41,7 +42,7 @@ pub(super) struct Outcome {
 /// A patch, and where it stands.
 #[derive(Debug, Clone, PartialEq)]
 struct Written {
-    document: Shared<Document>,
+    document: Same<Document>,
     index: usize,
 }
 
@@ -51,7 +52,7 @@ struct Written {
 ///
 /// The patches that name nothing or do not fit.
 pub(super) fn apply(
-    documents: &[Arc<Document>],
+    documents: &Documents,
     model: &Model,
     compiled: &Compiled,
     last: &Patched,
@@ -101,7 +102,7 @@ pub(super) struct Patches<'a>(BTreeMap<(ResourceType, &'a str), Vec<Written>>);
 
 impl<'a> Patches<'a> {
     /// Those that stand in these documents.
-    pub(super) fn of(documents: &'a [Arc<Document>]) -> Self {
+    pub(super) fn of(documents: &'a Documents) -> Self {
         Self(by_resource(documents))
     }
 
@@ -118,11 +119,11 @@ impl<'a> Patches<'a> {
     }
 }
 
-fn by_resource(documents: &[Arc<Document>]) -> BTreeMap<(ResourceType, &str), Vec<Written>> {
+fn by_resource(documents: &Documents) -> BTreeMap<(ResourceType, &str), Vec<Written>> {
     let mut patches: BTreeMap<_, Vec<Written>> = BTreeMap::new();
-    for document in documents {
+    for document in documents.of(Kind::Raw) {
         for (index, Declared { entity, .. }) in document.patches.iter().enumerate() {
-            let written = Written { document: Shared(document.clone()), index };
+            let written = Written { document: Same(document.clone()), index };
             patches.entry((entity.resource_type, entity.name.as_str())).or_default().push(written);
         }
     }

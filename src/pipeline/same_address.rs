@@ -3,23 +3,26 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use crate::config::document::{Document, Kind, Resolve};
 use crate::config::{Level, Path, Violation};
 use crate::model::Model;
 use crate::model::addresses::Addresses;
+use crate::model::documents::Documents;
 use crate::model::place::code;
 use crate::model::target::{Address, Host};
 use crate::model::upstream::Upstream;
 
 /// A warning for each target of which an address is left out, because another target leads to it too.
-pub(super) fn warnings(model: &Model, addresses: &Addresses, documents: &[Arc<Document>]) -> Vec<Violation> {
+pub(super) fn warnings(model: &Model, addresses: &Addresses, documents: &Documents) -> Vec<Violation> {
+    if *addresses == Addresses::default() {
+        return Vec::new();
+    }
     let ours = model.upstreams.values().filter(|upstream| upstream.resolve == Resolve::ControlPlane);
     ours.flat_map(|upstream| of_upstream(upstream, addresses, documents)).collect()
 }
 
-fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &[Arc<Document>]) -> Vec<Violation> {
+fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &Documents) -> Vec<Violation> {
     let mut first: HashMap<SocketAddr, &Address> = HashMap::new();
     let mut warnings = Vec::new();
     if upstream.targets.iter().all(|target| matches!(target.address.host, Host::Ip(_))) {
@@ -47,22 +50,18 @@ fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &[Arc<Docu
 fn declared<'d>(
     upstream: &Upstream,
     address: &Address,
-    documents: &'d [Arc<Document>],
+    documents: &'d Documents,
 ) -> Option<(&'d Document, Path)> {
     let is_it = |target: &serde_json::Value| {
         target["target"].as_str().and_then(|text| Address::parse(text).ok()).as_ref() == Some(address)
     };
-    documents.iter().find_map(|document| {
-        if let Some((name, target)) = &document.target
-            && **name == *upstream.name.as_str()
-            && is_it(&document.json(&target.path))
-        {
-            return Some((&**document, target.path.key("target")));
-        }
-        let named = document.named(Kind::Upstream).into_iter();
-        let (_, path) = named.into_iter().find(|(name, _)| *name == upstream.name.as_str())?;
-        let targets = document.json(&path.key("targets"));
-        let index = targets.as_array()?.iter().position(is_it)?;
-        Some((&**document, path.key("targets").index(index).key("target")))
+    let (document, path) = documents.find(Kind::Upstream, upstream.name.as_str())?;
+    let targets = path.key("targets");
+    if let Some(index) = document.json(&targets).as_array().and_then(|own| own.iter().position(is_it)) {
+        return Some((document, targets.index(index).key("target")));
+    }
+    documents.added(upstream.name.as_str()).iter().find_map(|document| {
+        let (_, target) = document.target.as_ref()?;
+        is_it(&document.json(&target.path)).then(|| (&**document, target.path.key("target")))
     })
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::{Named, Validation};
-use crate::config::document::{self, Document, Kind, ListenerProtocol, UpstreamProtocol};
+use crate::config::document::{self, Kind, ListenerProtocol, UpstreamProtocol};
 use crate::config::values::Switch;
 use crate::config::{Path, Step};
 use crate::model::certificate::{self, Certificates};
@@ -33,7 +33,7 @@ const RETRIES_OF_CONNECTIONS: [&str; 2] = ["attempts", "back_off"];
 impl<'a> Validation<'a> {
     pub(super) fn certificates(&mut self, declared: Vec<Named<'a, document::Certificate>>) -> Certificates {
         let mut certificates = Certificates::new();
-        for Named { name, counts, place, declared } in declared {
+        for Named { name, counts, place, declared, .. } in declared {
             let certificate =
                 certificate::resolve(name.clone(), &place, &declared.entity, self.sources, &mut self.faults);
             if counts {
@@ -54,7 +54,7 @@ impl<'a> Validation<'a> {
             Some(Switch::On(declared)) => declared,
             _ => return None,
         };
-        let known = known(&self.certificates, self.documents, self.sources);
+        let known = known(&self.certificates, self.whole, self.sources);
         let owner = format!("upstreams/{name}");
         let tls = tls::resolve(&owner, &place.key("tls"), declared, None, known, &mut self.faults);
         Some(Arc::new(tls))
@@ -68,7 +68,7 @@ impl<'a> Validation<'a> {
         declared: &document::Target,
         tls: Option<&Tls>,
     ) {
-        let known = known(&self.certificates, self.documents, self.sources);
+        let known = known(&self.certificates, self.whole, self.sources);
         let owner = format!("upstreams/{upstream}/targets/{}", candidate.address);
         candidate.tls = tls::of_target(
             &owner,
@@ -142,7 +142,7 @@ impl<'a> Validation<'a> {
     ) -> (Vec<Named<'a, document::Route>>, Vec<Named<'a, document::Route>>) {
         let protocols: HashMap<&str, ListenerProtocol> = self
             .documents
-            .iter()
+            .of(Kind::Listener)
             .flat_map(|document| &document.listeners)
             .filter_map(|it| Some((it.entity.name.as_deref()?, it.entity.protocol.unwrap_or_default())))
             .collect();
@@ -201,7 +201,7 @@ impl<'a> Validation<'a> {
         services: &BTreeMap<Name, Arc<Service>>,
     ) -> Vec<Passthrough> {
         let mut all: Vec<(Place<'a>, Passthrough)> = Vec::new();
-        for Named { name, counts, place, declared } in declared {
+        for Named { name, counts, place, declared, .. } in declared {
             let entity = &declared.entity;
             for field in fields(&place).into_iter().filter(|it| !passthrough::FIELDS.contains(&it.as_str())) {
                 let place = place.key(&field);
@@ -234,9 +234,17 @@ impl<'a> Validation<'a> {
         service_names: &[Name],
         services: &BTreeMap<Name, Arc<Service>>,
     ) -> Option<Arc<Service>> {
-        let names = || service_names.iter().map(Name::as_str).collect();
-        let service = self.reference(&place.key("service"), Kind::Service, text, names);
-        service.and_then(|service| services.get(&service).cloned())
+        let place = place.key("service");
+        let Some(text) = text else {
+            self.missing_reference(&place, Kind::Service);
+            return None;
+        };
+        let service = services.get(text);
+        // One that is at fault is not there, and was told.
+        if service.is_none() && !service_names.iter().any(|name| name.as_str() == text) {
+            self.dangling(&place, Kind::Service, text, service_names);
+        }
+        service.cloned()
     }
 
     /// A service that connections go to has upstreams that take them.
@@ -302,10 +310,9 @@ impl<'a> Validation<'a> {
 /// What can be referred to. Not a method: the faults are borrowed beside it.
 pub(super) fn known<'k>(
     certificates: &'k Certificates,
-    documents: &[Arc<Document>],
+    all_are_known: bool,
     sources: certificate::Sources<'k>,
 ) -> Known<'k> {
-    let all_are_known = documents.iter().all(|document| document.whole);
     Known { certificates, all_are_known, sources }
 }
 
