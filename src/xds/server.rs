@@ -395,7 +395,7 @@ impl<P: Protocol> Session<P> {
         shared: &Arc<Shared>,
         requests: &mut Requests,
         origin: Origin,
-    ) -> Result<Option<(Self, Vec<frame::Response>)>, Status> {
+    ) -> Result<Option<(Box<Self>, Vec<frame::Response>)>, Status> {
         let first = tokio::time::timeout(shared.limits.first_request, requests.next::<P::Head>()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
         let Some(mut first) = first else { return Ok(None) };
@@ -415,7 +415,8 @@ impl<P: Protocol> Session<P> {
             tokio::time::sleep(wait).await;
         }
         let mut snapshots = shared.cache.subscribe(node.clone());
-        let mut session = Self {
+        // In a box, or the future of the stream would have room for it several times over.
+        let mut session = Box::new(Self {
             stream: P::new(snapshots.snapshot(), &shared.names),
             node: node.id.clone(),
             connection: shared.fleet.connect(node, origin.peer),
@@ -424,7 +425,7 @@ impl<P: Protocol> Session<P> {
             shared: shared.clone(),
             impatient_at: None,
             ends_at: shared.limits.end(),
-        };
+        });
         info!(node = session.node, "connected");
         session.take(first).map(|responses| Some((session, responses)))
     }
@@ -509,5 +510,24 @@ async fn due(at: Option<Instant>) {
 impl<P> Drop for Session<P> {
     fn drop(&mut self) {
         info!(node = self.node, "disconnected");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of what a function returns.
+    fn size<A, B, C, R>(_: impl Fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn a_stream_that_waits_takes_little() {
+        // There are thousands of them, and each is as large as its largest moment.
+        let futures = [size(stream::<sotw::Stream>), size(stream::<delta::Stream>)];
+        assert!(futures.iter().all(|size| *size < 6 << 10), "{futures:?}");
+        let sessions = [size_of::<Session<sotw::Stream>>(), size_of::<Session<delta::Stream>>()];
+        assert!(sessions.iter().all(|size| *size < 4 << 10), "{sessions:?}");
     }
 }
