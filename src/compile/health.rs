@@ -3,6 +3,8 @@
 //! Thresholds count as written: Envoy by itself takes the first status that it does not expect for the end of a
 //! target.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy::config::cluster::v3 as envoy;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::core::v3::health_check as check;
@@ -18,6 +20,10 @@ use crate::model::upstream::Upstream;
 /// How much of an answer is looked through for what must be in it; Envoy's default is 1 KiB.
 const ANSWER: u64 = 64 << 10;
 
+/// How soon after a check that failed the next one is that could be the last, where nothing but checks sees a target
+/// that is frozen: connections are made, and no request tells that nobody answers.
+const SECOND_LOOK: Duration = Duration::from_millis(10);
+
 /// The health check of a cluster.
 ///
 /// Its port is not here but on each endpoint: what Envoy's API has for it in a cluster is not implemented.
@@ -29,6 +35,7 @@ pub(crate) fn health_check(check: &HealthCheck, upstream: &Upstream) -> core::He
         unhealthy_threshold: Some(uint32(check.unhealthy_threshold)),
         healthy_threshold: Some(uint32(check.healthy_threshold)),
         unhealthy_interval: Some(duration(check.unhealthy_interval)),
+        unhealthy_edge_interval: (upstream.protocol == UpstreamProtocol::Tcp).then(|| duration(SECOND_LOOK)),
         // Envoy's default of 60 s leaves the standby of an idle service unchecked.
         no_traffic_interval: Some(duration(check.idle_interval)),
         no_traffic_healthy_interval: Some(duration(check.idle_interval)),

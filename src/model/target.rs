@@ -219,6 +219,8 @@ pub(crate) fn priority(
     faults: &mut Faults,
 ) -> u32 {
     match (priority, failover) {
+        // It is no word on the tier where it does not say that there is a first one only.
+        (Some(0), Some(false)) => 0,
         (Some(_), Some(_)) => {
             let help = "`failover: true` is short for `priority: 1`; leave one of them out".to_owned();
             let message = format!("`failover` and `priority` both say which tier this {what} is in");

@@ -1,5 +1,6 @@
 //! TCP: failover between targets whatever is in the connections, TLS that is not ended, and gateways by SNI.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -98,8 +99,52 @@ async fn primaries_that_swallow_packets_cost_next_to_none() {
 async fn frozen_primaries_are_seen_by_a_check_that_wants_an_answer() {
     let database = Database::start(json!({"http": {"path": "/healthz"}})).await;
     let failed = database.failed(async |primary| primary.freeze()).await;
-    assert!(failed.len() <= 600, "at most those of 3 s at 200/s: {}", failed.len());
+    assert!(failed.len() <= 460, "two checks of 500 ms after at most 1 s, at 200/s: {}", failed.len());
     assert!(failed.iter().all(|told| !told.contains("no answer")), "they are cut: {failed:?}");
+}
+
+/// Of so many connections in a row, how many each backend had.
+async fn shares(port: u16, connections: usize) -> BTreeMap<String, usize> {
+    let mut shares = BTreeMap::new();
+    for _ in 0..connections {
+        *shares.entry(tls::get(port).await.expect("it is answered")).or_default() += 1;
+    }
+    shares
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_split_by_weight_and_a_dead_member_costs_those_that_were_under_way() {
+    let (mut blue, green) = (Backend::start("BLUE").await, Backend::start("GREEN").await);
+    let (understudy, port) = (Understudy::serve(&[]).await, free_port());
+    for (name, backend) in [("blue", &blue), ("green", &green)] {
+        let targets = json!([{"target": backend.address().to_string()}]);
+        create(&understudy, "/upstreams", json!({"name": name, "protocol": "tcp", "targets": targets})).await;
+    }
+    let members = json!([{"name": "blue", "weight": 80}, {"name": "green", "weight": 20}]);
+    create(&understudy, "/services", json!({"name": "db", "upstreams": members})).await;
+    let address = format!("127.0.0.1:{port}");
+    let listener = json!({"name": "db", "address": address, "protocol": "tcp", "service": "db"});
+    create(&understudy, "/listeners", listener).await;
+    let _edge = Edge::new(understudy, port).await;
+    eventually(PATIENCE, "both serve", async || {
+        tls::get(port).await?;
+        let shares = shares(port, 20).await;
+        if shares.len() == 2 { Ok(()) } else { Err(format!("{shares:?}")) }
+    })
+    .await;
+    let before = shares(port, 400).await;
+    assert!(before["BLUE"].abs_diff(320) <= 40, "four of five: {before:?}");
+
+    let load = Connections::start(200, move || tls::get(port));
+    eventually(PATIENCE, "connections are made", async || match load.answered().len() {
+        made if made >= 200 => Ok(()),
+        made => Err(made.to_string()),
+    })
+    .await;
+    blue.kill();
+    load.served_by("GREEN").await;
+    let (_, failed) = load.stop().await;
+    assert!(failed.len() <= 3, "{}: {failed:?}", failed.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
