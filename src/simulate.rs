@@ -15,9 +15,11 @@ use std::net::SocketAddr;
 use crate::config::document::{FailoverMode, LoadBalancer, WhenAllDown};
 use crate::config::near;
 use crate::model::addresses::Addresses;
+use crate::model::locality::Distance;
 use crate::model::name::Name;
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
+use crate::node::Locality;
 
 /// What Envoy knows of an endpoint's health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,14 +307,20 @@ pub struct TargetShare {
     pub share: f64,
 }
 
-/// What becomes of the requests to an upstream while these are down.
+/// What becomes of the requests to an upstream while these are down, at an Envoy that is at `from`, where it says so
+/// and distance counts.
 ///
 /// A host name counts as many endpoints as it has addresses; one that is not in `addresses` counts as one.
-pub fn simulate(upstream: &Upstream, addresses: &Addresses, down: &[Down]) -> Simulation {
+pub fn simulate(
+    upstream: &Upstream,
+    addresses: &Addresses,
+    from: Option<&Locality>,
+    down: &[Down],
+) -> Simulation {
     let is_down = |target: &Target| down.iter().any(|down| down.includes(target));
-    let places = places_of(upstream, addresses);
+    let places = places_of(upstream, addresses, from);
     // Tiers whose names did not resolve are left out of what Envoy gets.
-    let tiers: BTreeSet<(u32, u16)> = places.iter().map(|place| place.tier).collect();
+    let tiers: BTreeSet<Tiering> = places.iter().map(|place| place.tier).collect();
     let endpoint = |place: &EndpointOf| {
         let target = &upstream.targets[place.target];
         Endpoint {
@@ -359,17 +367,21 @@ fn policy(upstream: &Upstream) -> Policy {
 struct EndpointOf {
     /// Its index in the upstream.
     target: usize,
-    /// The declared tier, then what DNS says of a service.
-    tier: (u32, u16),
+    tier: Tiering,
     weight: u32,
 }
 
+/// The declared tier, then the distance to the Envoy, then what DNS says of a service.
+type Tiering = (u32, Distance, u16);
+
 /// The endpoints that the targets make. An address that came before is kept once, as `compile` and Envoy do.
-fn places_of(upstream: &Upstream, addresses: &Addresses) -> Vec<EndpointOf> {
+fn places_of(upstream: &Upstream, addresses: &Addresses, from: Option<&Locality>) -> Vec<EndpointOf> {
     let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
     let mut endpoints = Vec::new();
     for (index, target) in upstream.targets.iter().enumerate() {
-        let endpoint = |priority, weight| EndpointOf { target: index, tier: (target.tier, priority), weight };
+        let distance = upstream.distance(from, &target.locality);
+        let endpoint =
+            |priority, weight| EndpointOf { target: index, tier: (target.tier, distance, priority), weight };
         if !addresses.knows(&target.address.host) {
             endpoints.push(endpoint(0, target.weight));
         }

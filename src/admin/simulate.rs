@@ -15,6 +15,7 @@ use crate::config::{Path, near};
 use crate::model::name::Name;
 use crate::model::place::code;
 use crate::model::upstream::Upstream;
+use crate::node::Locality;
 use crate::pipeline::Build;
 use crate::simulate::{self, Down};
 
@@ -25,6 +26,8 @@ struct Case {
     upstream: String,
     #[serde(default)]
     down: Vec<String>,
+    /// Where the Envoy is, as region/zone/sub_zone.
+    node_locality: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,8 +76,13 @@ fn answer(build: &Build, case: &Case, path: &Path) -> Result<Value, Vec<Fault>> 
             }
         }
     }
+    let from = case.node_locality.as_ref().map(|text| text.parse::<Locality>());
+    let from = from.transpose().unwrap_or_else(|message| {
+        faults.push(fault(&path.key("node_locality"), message, None));
+        None
+    });
     if faults.is_empty() {
-        Ok(view::simulation(&simulate::simulate(upstream, &build.addresses, &down)))
+        Ok(view::simulation(&simulate::simulate(upstream, &build.addresses, from.as_ref(), &down)))
     } else {
         Err(faults)
     }

@@ -12,6 +12,7 @@ use crate::config::near;
 use crate::model::addresses::Addresses;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;
+use crate::node::Locality;
 use crate::simulate::{self, Down};
 
 /// What fails, and of which upstream.
@@ -30,6 +31,9 @@ pub struct Options {
     /// one address
     #[arg(long, value_name = "FILE")]
     addresses: Option<PathBuf>,
+    /// Where the Envoy is, as REGION/ZONE/SUB_ZONE, for tiers by distance
+    #[arg(long, value_name = "LOCALITY")]
+    node_locality: Option<Locality>,
     /// Write a picture of before and after too
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -74,8 +78,9 @@ fn wrong_usage(message: &str) -> ExitCode {
 }
 
 fn say(options: &Options, upstream: &Upstream, addresses: &Addresses, down: &[Down]) -> anyhow::Result<()> {
-    let before = simulate::simulate(upstream, addresses, &[]);
-    let after = simulate::simulate(upstream, addresses, down);
+    let from = options.node_locality.as_ref();
+    let before = simulate::simulate(upstream, addresses, from, &[]);
+    let after = simulate::simulate(upstream, addresses, from, down);
     let what = down.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let title = match down {
         [] => format!("upstream {}", upstream.name),
@@ -105,7 +110,7 @@ mod tests {
         let upstream = build.model.upstreams.values().next().expect("there is one");
         let down: Vec<Down> =
             down.split_whitespace().map(|it| Down::parse(it, upstream).expect("it is there")).collect();
-        let simulate = |down| simulate::simulate(upstream, &Addresses::default(), down);
+        let simulate = |down| simulate::simulate(upstream, &Addresses::default(), None, down);
         (simulate(&[]), simulate(&down))
     }
 

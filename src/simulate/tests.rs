@@ -121,7 +121,7 @@ fn shop(addresses: &[(&str, &[&str])], down: &[&str]) -> Result<Vec<String>, Not
     let ip = |text: &&str| text.parse().expect("it is one");
     let names = addresses.iter().map(|(name, ips)| ((*name).to_owned(), ips.iter().map(ip).collect()));
     let addresses = Addresses { names: names.collect(), ..Addresses::default() };
-    let simulation = simulate(upstream, &addresses, &down);
+    let simulation = simulate(upstream, &addresses, None, &down);
     let share = |target: &TargetShare| format!("{} {:.0}", target.address, target.share);
     Ok(simulation.targets.iter().map(share).chain([format!("unserved {:.0}", simulation.unserved)]).collect())
 }
@@ -254,4 +254,24 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn by_distance_the_nearest_tier_serves_first_and_each_envoy_has_its_own() {
+    let config = SHOP.replace("name: shop", "name: shop\n    failover: { locality: true }");
+    let files = [("a.yaml".to_owned(), config.as_str().into())].into();
+    let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
+    let upstream = build.model.upstreams.values().next().expect("there is one");
+    let shares = |from: Option<&str>, down: &[&str]| -> Vec<f64> {
+        let from = from.map(|text| text.parse().expect("a locality"));
+        let down: Vec<_> =
+            down.iter().map(|text| Down::parse(text, upstream).expect("it is there")).collect();
+        let simulation = simulate(upstream, &Addresses::default(), from.as_ref(), &down);
+        simulation.targets.iter().map(|target| target.share).collect()
+    };
+    assert_eq!(shares(Some("/a"), &[]), [100.0, 0.0, 0.0]);
+    assert_eq!(shares(Some("/b"), &[]), [0.0, 100.0, 0.0]);
+    assert_eq!(shares(Some("/b"), &["zone=b"]), [100.0, 0.0, 0.0]);
+    assert_eq!(shares(Some("far"), &[]), [25.0, 75.0, 0.0], "what is declared counts first");
+    assert_eq!(shares(None, &[]), [25.0, 75.0, 0.0]);
 }

@@ -264,7 +264,7 @@ fn expected(
         .iter()
         .map(|server| Down::parse(&server.to_string(), upstream).expect("it is there"))
         .collect();
-    let simulation = simulate::simulate(upstream, &Addresses::default(), &down);
+    let simulation = simulate::simulate(upstream, &Addresses::default(), None, &down);
     let index = |address: &str| servers.iter().position(|server| server.to_string() == address);
     let mut shares: BTreeMap<Option<usize>, f64> =
         simulation.targets.iter().map(|target| (index(&target.address.to_string()), target.share)).collect();
