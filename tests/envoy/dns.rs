@@ -2,7 +2,7 @@
 //! request is lost.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -82,6 +82,31 @@ async fn no_request_is_lost_while_answers_change_fail_and_fall_silent() {
         .await;
     }
     assert!(edge.understudy.log().contains("does not resolve any more; the last good answer stays in use"));
+    faultless(load).await;
+}
+
+/// Each address of a name is an endpoint, in IPv4 and IPv6, and what its answers add or leave out costs no request.
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_of_a_name_come_and_go_and_no_request_is_lost() {
+    let (port, dns) = (free_port(), Dns::start().await);
+    let start = async |name, ip: IpAddr| Backend::start_at(name, SocketAddr::new(ip, port), &[]).await;
+    let [first, second, third] = ["127.0.0.1", "127.0.0.2", "::1"].map(ip);
+    let (mut a, _b, _c) = (start("A", first).await, start("B", second).await, start("C", third).await);
+    dns.has("shop.example.com", &[first]);
+    let (edge, _config) = edge(&dns, json!([{"target": format!("shop.example.com:{port}")}])).await;
+    edge.serves("A", PATIENCE).await;
+    let load = edge.load(200);
+    for (ips, backends) in [
+        (vec![first, second], ["A", "B"].as_slice()),
+        (vec![first, second, third], &["A", "B", "C"]),
+        (vec![third], &["C"]),
+        (vec![second, first], &["A", "B"]),
+    ] {
+        dns.has("shop.example.com", &ips);
+        comes_to_rest(&load, backends).await;
+    }
+    a.kill();
+    comes_to_rest(&load, &["B"]).await;
     faultless(load).await;
 }
 

@@ -21,9 +21,19 @@ async fn serves(port: u16, name: &str) {
     .await;
 }
 
-/// Each Envoy has a listener of its own, by a fleet of its own: they run on one machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zone_that_dies_is_served_by_the_next_and_costs_no_request() {
+    zones_die("round_robin").await;
+}
+
+/// One cluster for each tier, and which tier a target is in differs by Envoy.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_balancer_by_hash_too() {
+    zones_die("maglev").await;
+}
+
+/// Each Envoy has a listener of its own, by a fleet of its own: they run on one machine.
+async fn zones_die(load_balancer: &str) {
     let mut backends =
         [Backend::start("EU-A").await, Backend::start("EU-B").await, Backend::start("US-A").await];
     let understudy = Understudy::serve(&[]).await;
@@ -40,7 +50,8 @@ async fn a_zone_that_dies_is_served_by_the_next_and_costs_no_request() {
             json!({"target": backend.address().to_string(), "region": region, "zone": zone})
         })
         .collect();
-    let upstream = json!({"name": "shop", "failover": {"locality": true}, "targets": targets});
+    let upstream = json!({"name": "shop", "load_balancer": load_balancer, "failover": {"locality": true},
+        "targets": targets});
     create(&understudy, "/upstreams", upstream).await;
     create(&understudy, "/services", json!({"name": "shop", "upstream": "shop"})).await;
     create(&understudy, "/routes", json!({"name": "shop", "service": "shop"})).await;

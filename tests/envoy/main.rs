@@ -10,6 +10,7 @@ mod harness;
 mod stage;
 mod tls;
 
+mod access_log;
 mod balancer;
 mod changes;
 mod connections;

@@ -10,12 +10,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use understudy::load::{Load, Options};
 
 use crate::harness::dns::Dns;
-use crate::harness::{Backend, Understudy, free_port};
+use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, FAST, comes_to_rest, create, faultless, window};
 
 /// How a target fails. The last four are grey: whoever checks its health sees nothing of it.
@@ -199,6 +200,13 @@ impl Stage {
 
     /// Gives the time until the last GET that was late or tried on a primary, and how many POSTs failed.
     async fn play(mut self, edge: &Edge) -> (Case, Duration, usize) {
+        eventually(PATIENCE, "the Envoy has the route", async || {
+            match edge.request(Method::GET, "shop.test", &self.path).send().await {
+                Ok(answer) if answer.status() == 200 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
         let mut url = edge.url();
         url.set_path(&self.path);
         let gets = Load::start(Options::get(url.clone(), 60));

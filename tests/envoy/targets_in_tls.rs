@@ -82,6 +82,34 @@ async fn by_default_a_target_proves_the_name_or_the_address_by_which_it_was_name
     assert_eq!(address.seen().names.keys().collect::<Vec<_>>(), [""]);
 }
 
+/// With `auto` each target is spoken to as it likes best, and one stands in for another all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_of_different_protocols_stand_in_for_each_other() {
+    let authority = Authority::new("servers");
+    let pair = authority.issue(&["127.0.0.1"]);
+    let (a, failover) = (Backend::start("A").await, Backend::start("FAILOVER").await);
+    let newer = Front::speaking(&["h2", "http/1.1"], a.address(), &pair, None).await;
+    let older = Front::speaking(&["http/1.1"], failover.address(), &pair, None).await;
+    let edge = edge(json!({
+        "name": "checkout",
+        "protocol": "auto",
+        "tls": {"ca": {"inline": authority.pem}},
+        "targets": [
+            {"target": newer.address.to_string()},
+            {"target": older.address.to_string(), "failover": true},
+        ],
+    }))
+    .await;
+    edge.serves("A", PATIENCE).await;
+    let load = edge.load(200);
+    window(&load, 200).await;
+    assert!(newer.seen().protocols.contains_key("h2"), "{:?}", newer.seen());
+    drop(newer);
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    assert!(older.seen().protocols.contains_key("http/1.1"), "{:?}", older.seen());
+    faultless(load).await;
+}
+
 /// Where a target proves something else, not one request gets to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_proves_something_else_gets_no_request() {

@@ -78,6 +78,8 @@ pub(crate) struct Seen {
     pub(crate) names: BTreeMap<String, u64>,
     /// Connections without a client certificate.
     pub(crate) strangers: u64,
+    /// Connections by the protocol that was agreed on; empty for none.
+    pub(crate) protocols: BTreeMap<String, u64>,
 }
 
 /// Ends TLS in front of a backend, whose bytes it does not look at. Dropping it ends its connections too.
@@ -90,6 +92,16 @@ pub(crate) struct Front {
 impl Front {
     /// With `clients`, clients must show a certificate of theirs.
     pub(crate) async fn start(backend: SocketAddr, pair: &Pair, clients: Option<&Authority>) -> Self {
+        Self::speaking(&[], backend, pair, clients).await
+    }
+
+    /// The same for a backend that speaks these protocols, the one it likes best first.
+    pub(crate) async fn speaking(
+        alpn: &[&str],
+        backend: SocketAddr,
+        pair: &Pair,
+        clients: Option<&Authority>,
+    ) -> Self {
         let (chain, key) = pair.der();
         let provider = Arc::new(ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider.clone())
@@ -102,7 +114,8 @@ impl Front {
             }
             None => config.with_no_client_auth(),
         };
-        let config = config.with_single_cert(chain, key).expect("they belong together");
+        let mut config = config.with_single_cert(chain, key).expect("they belong together");
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -134,6 +147,9 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, backend: SocketAdd
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                 *seen.names.entry(session.server_name().unwrap_or_default().to_owned()).or_default() += 1;
                 seen.strangers += u64::from(session.peer_certificates().is_none());
+                let protocol =
+                    String::from_utf8_lossy(session.alpn_protocol().unwrap_or_default()).into_owned();
+                *seen.protocols.entry(protocol).or_default() += 1;
             }
             if let Ok(mut backend) = TcpStream::connect(backend).await {
                 let _ = tokio::io::copy_bidirectional(&mut stream, &mut backend).await;

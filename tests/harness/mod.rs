@@ -458,7 +458,11 @@ impl Backend {
 
     /// The same with further options, as `--log-requests`.
     pub async fn start_with(name: &str, more: &'static [&'static str]) -> Self {
-        let address = loopback();
+        Self::start_at(name, loopback(), more).await
+    }
+
+    /// The same at an address of the test's choice.
+    pub async fn start_at(name: &str, address: SocketAddr, more: &'static [&'static str]) -> Self {
         let process = Self::spawn(name, address, more).await;
         Self { process, name: name.to_owned(), address, more }
     }
