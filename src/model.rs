@@ -23,6 +23,7 @@ pub mod passthrough;
 pub mod place;
 mod raw;
 pub mod resolver;
+pub mod rollout;
 pub mod route;
 pub mod service;
 pub mod target;
@@ -40,6 +41,7 @@ use crate::model::listener::{Listener, Protocol};
 use crate::model::name::{Name, Scope};
 use crate::model::passthrough::Passthrough;
 use crate::model::resolver::Resolver;
+use crate::model::rollout::Rollout;
 use crate::model::route::Route;
 use crate::model::service::Service;
 use crate::model::upstream::Upstream;
@@ -67,6 +69,8 @@ pub struct Model {
     pub upstreams: BTreeMap<Name, Arc<Upstream>>,
     /// How host names are resolved.
     pub resolver: Resolver,
+    /// Which Envoys get a change first.
+    pub rollout: Rollout,
     /// Envoy's own resources, taken at their word: every fleet gets them. None has the name of a compiled one.
     pub raw: Vec<Arc<Resource>>,
 }

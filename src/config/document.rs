@@ -9,18 +9,21 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::material::{Ca, Material, path_of};
 use crate::config::raw;
 use crate::config::tree::{self, Fault, Node, Value};
-use crate::config::values::{Duration, Size, Statuses, Switch, Toggle};
+use crate::config::values::{Duration, OnOff, Size, Statuses, Switch, Toggle};
 use crate::config::{Level, Path, Related, Step, Violation, near};
 use crate::envoy::ResourceType;
 
 /// The key of the resolver, of which there is one.
 const RESOLVER: &str = "resolver";
+
+/// The key of the rollout, of which there is one.
+const ROLLOUT: &str = "rollout";
 
 /// The key of the levels of rules at the top of a file.
 const LINT: &str = "lint";
@@ -132,6 +135,8 @@ pub struct Document {
     pub upstreams: Vec<Declared<Upstream>>,
     /// How host names are resolved.
     pub resolver: Option<Declared<Resolver>>,
+    /// Which Envoys get a change first.
+    pub rollout: Option<Declared<Rollout>>,
     /// A target that was added over REST, and the name of its upstream.
     pub target: Option<(Arc<str>, Declared<Target>)>,
     /// Envoy's own resources, in the order of the text.
@@ -156,6 +161,7 @@ impl Document {
             services: Vec::new(),
             upstreams: Vec::new(),
             resolver: None,
+            rollout: None,
             target: None,
             raw: Vec::new(),
             patches: Vec::new(),
@@ -356,7 +362,10 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
                 let path = Path::default().key(&entry.key);
                 match Kind::TOP.into_iter().find(|kind| kind.plural() == entry.key) {
                     Some(kind) => decode_list(kind, &entry.value, &path, &mut document),
-                    None if entry.key == RESOLVER => decode_resolver(&entry.value, path, &mut document),
+                    None if entry.key == RESOLVER => {
+                        decode_single(&entry.value, path, &mut document.resolver)
+                    }
+                    None if entry.key == ROLLOUT => decode_single(&entry.value, path, &mut document.rollout),
                     None if entry.key == Kind::Raw.plural() => raws(&entry.value, &path, &mut document),
                     None if entry.key == LINT => decode_into(&entry.value, path, &mut document.lint),
                     None => vec![unknown_list(entry, path)],
@@ -379,7 +388,7 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
 
 /// The keys at the top of a file.
 fn words() -> impl Iterator<Item = &'static str> {
-    Kind::TOP.into_iter().chain([Kind::Raw]).map(Kind::plural).chain([RESOLVER, LINT])
+    Kind::TOP.into_iter().chain([Kind::Raw]).map(Kind::plural).chain([RESOLVER, ROLLOUT, LINT])
 }
 
 fn list_names() -> String {
@@ -432,12 +441,17 @@ fn decode_list(kind: Kind, node: &Node, path: &Path, document: &mut Document) ->
     faults
 }
 
-fn decode_resolver(node: &Node, path: Path, document: &mut Document) -> Vec<Fault> {
+/// What there is one of in a document.
+fn decode_single<T: DeserializeOwned>(
+    node: &Node,
+    path: Path,
+    single: &mut Option<Declared<T>>,
+) -> Vec<Fault> {
     if node.value == Value::Null {
         return Vec::new();
     }
     let (entity, faults) = tree::decode(node, &path);
-    document.resolver = entity.map(|entity| Declared { path, entity });
+    *single = entity.map(|entity| Declared { path, entity });
     faults
 }
 
@@ -512,6 +526,24 @@ pub struct Resolver {
     pub min_ttl: Option<Duration>,
     pub max_ttl: Option<Duration>,
     pub retry: Option<Duration>,
+}
+
+/// `rollout`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct Rollout {
+    pub canary: Option<OnOff>,
+    pub bake: Option<Duration>,
+    pub abort_if: Option<Switch<AbortIf>>,
+}
+
+/// `rollout.abort_if`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are those of the config's reference")]
+pub struct AbortIf {
+    pub error_rate: Option<f64>,
 }
 
 /// `fleets[]`: which Envoys share a configuration.

@@ -204,6 +204,36 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Switch<T> {
     }
 }
 
+/// `true` or `on`, `false` or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnOff(pub bool);
+
+impl<'de> Deserialize<'de> for OnOff {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FromBoolOrWord;
+        impl Visitor<'_> for FromBoolOrWord {
+            type Value = OnOff;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`true` or `off`")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<OnOff, E> {
+                Ok(OnOff(on))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OnOff, E> {
+                match text {
+                    "on" => Ok(OnOff(true)),
+                    "off" => Ok(OnOff(false)),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(FromBoolOrWord)
+    }
+}
+
 /// Settings that are on or off as a whole: `true` stands for their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Toggle<T> {

@@ -26,6 +26,7 @@ use crate::model::name::{Name, Scope};
 use crate::model::place::{Faults, Place, code};
 use crate::model::raw;
 use crate::model::resolver;
+use crate::model::rollout;
 use crate::model::route::{self, HostMatch, PathMatch, Route};
 use crate::model::service::hash;
 use crate::model::service::{self, HostHeader, Member, Service};
@@ -135,6 +136,7 @@ impl<'a> Validation<'a> {
         let certificates = self.certificates.iter();
         let certificates = certificates.filter_map(|(name, it)| Some((name.clone(), it.clone()?))).collect();
         let resolver = resolver::resolve(self.documents, &mut self.faults);
+        let rollout = rollout::resolve(self.documents, &mut self.faults);
         let resolved =
             Resolved { upstreams: resolved_upstreams, services: resolved_services, routes: resolved_routes };
         let model = Model {
@@ -146,6 +148,7 @@ impl<'a> Validation<'a> {
             services,
             upstreams,
             resolver,
+            rollout,
             raw,
         };
         (model, resolved)
