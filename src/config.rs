@@ -6,6 +6,7 @@
 
 pub mod document;
 pub mod material;
+pub mod operation;
 pub mod raw;
 pub mod render;
 pub mod tree;

@@ -12,6 +12,8 @@ pub mod addresses;
 pub mod certificate;
 pub mod cookie;
 pub mod documents;
+pub mod drill;
+pub mod failback;
 pub mod fleet;
 pub mod header;
 pub mod health;
@@ -19,6 +21,7 @@ pub mod listener;
 pub mod locality;
 pub mod matching;
 pub mod name;
+pub mod notify;
 pub mod passthrough;
 pub mod place;
 mod raw;
@@ -39,6 +42,7 @@ use crate::model::certificate::Certificate;
 use crate::model::fleet::Fleet;
 use crate::model::listener::{Listener, Protocol};
 use crate::model::name::{Name, Scope};
+use crate::model::notify::Receiver;
 use crate::model::passthrough::Passthrough;
 use crate::model::resolver::Resolver;
 use crate::model::rollout::Rollout;
@@ -71,6 +75,8 @@ pub struct Model {
     pub resolver: Resolver,
     /// Which Envoys get a change first.
     pub rollout: Rollout,
+    /// Who is told of events.
+    pub notify: Vec<Receiver>,
     /// Envoy's own resources, taken at their word: every fleet gets them. None has the name of a compiled one.
     pub raw: Vec<Arc<Resource>>,
 }

@@ -12,6 +12,8 @@ use crate::compile::route::retry;
 use crate::config::Path;
 use crate::config::document::{Declared, Document, FailoverMode, Kind, WhenAllDown};
 use crate::config::values::{self, Size};
+use crate::model::drill::Drill;
+use crate::model::failback::{Failback, Release};
 use crate::model::health::{
     FailurePercentage, HealthCheck, OutlierDetection, Probe, SuccessRate, TargetCheck,
 };
@@ -150,6 +152,8 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
         health_check,
         outlier_detection,
         failover,
+        failback,
+        drill,
         resolve,
         whole_response,
         targets: _,
@@ -184,6 +188,8 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
     settings.add("failover.when_all_down", word(when_all_down));
     settings.add("failover.locality", *locality);
     settings.add("failover.objective", objective.map_or(Value::Null, time));
+    of_failback(failback, &mut settings);
+    of_drill(drill.as_ref(), &mut settings);
     settings.add("resolve", word(resolve));
     match whole_response {
         None => settings.add("whole_response", "off"),
@@ -193,6 +199,33 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
         }
     }
     settings.found
+}
+
+fn of_failback(failback: &Failback, settings: &mut Settings<'_>) {
+    let Failback { release, at_most } = failback;
+    match release {
+        Release::Auto => settings.add("failback", "auto"),
+        Release::Manual => settings.add("failback", "manual"),
+        Release::After(after) => settings.add("failback.after", time(*after)),
+        Release::Steps { percents, every } => {
+            settings.add("failback.steps", percents.clone());
+            settings.add("failback.every", time(*every));
+        }
+    }
+    if let Some(at_most) = at_most {
+        settings.add("failback.max_failbacks", at_most.to_string());
+    }
+}
+
+fn of_drill(drill: Option<&Drill>, settings: &mut Settings<'_>) {
+    let Some(Drill { schedule, down, length, error_rate }) = drill else {
+        settings.add("drill", Value::Null);
+        return;
+    };
+    settings.add("drill.schedule", schedule.as_str());
+    settings.add("drill.down", down.clone());
+    settings.add("drill.for", time(*length));
+    settings.add("drill.abort_if.error_rate", *error_rate);
 }
 
 /// `otherwise` is why a value is as it is that was not said; none if that is the default.

@@ -13,6 +13,7 @@ use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::material::{Ca, Material, path_of};
+use crate::config::operation::{Drill, Failback, Notify};
 use crate::config::raw;
 use crate::config::tree::{self, Fault, Node, Value};
 use crate::config::values::{Duration, OnOff, Size, Statuses, Switch, Toggle};
@@ -27,6 +28,9 @@ const ROLLOUT: &str = "rollout";
 
 /// The key of the levels of rules at the top of a file.
 const LINT: &str = "lint";
+
+/// The key of those who are told of events.
+const NOTIFY: &str = "notify";
 
 /// The kinds of entities, each a list in a file and a collection in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,6 +149,8 @@ pub struct Document {
     pub patches: Vec<Declared<raw::Patch>>,
     /// How loud rules are, by code.
     pub lint: Vec<Declared<BTreeMap<String, LintSetting>>>,
+    /// Who is told of events, in the order of the text.
+    pub notify: Vec<Declared<Notify>>,
     root: Node,
 }
 
@@ -166,6 +172,7 @@ impl Document {
             raw: Vec::new(),
             patches: Vec::new(),
             lint: Vec::new(),
+            notify: Vec::new(),
             root: Node { span: None, value: Value::Null },
         }
     }
@@ -367,6 +374,7 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
                     }
                     None if entry.key == ROLLOUT => decode_single(&entry.value, path, &mut document.rollout),
                     None if entry.key == Kind::Raw.plural() => raws(&entry.value, &path, &mut document),
+                    None if entry.key == NOTIFY => decode_notify(&entry.value, &path, &mut document),
                     None if entry.key == LINT => decode_into(&entry.value, path, &mut document.lint),
                     None => vec![unknown_list(entry, path)],
                 }
@@ -388,7 +396,7 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
 
 /// The keys at the top of a file.
 fn words() -> impl Iterator<Item = &'static str> {
-    Kind::TOP.into_iter().chain([Kind::Raw]).map(Kind::plural).chain([RESOLVER, ROLLOUT, LINT])
+    Kind::TOP.into_iter().chain([Kind::Raw]).map(Kind::plural).chain([RESOLVER, ROLLOUT, LINT, NOTIFY])
 }
 
 fn list_names() -> String {
@@ -411,19 +419,10 @@ fn unknown_list(entry: &tree::Entry, path: Path) -> Fault {
 }
 
 fn decode_list(kind: Kind, node: &Node, path: &Path, document: &mut Document) -> Vec<Fault> {
-    let items = match &node.value {
-        Value::Sequence(items) => items,
-        Value::Null => return Vec::new(),
-        _ => {
-            return vec![Fault {
-                code: tree::WRONG_TYPE,
-                path: path.clone(),
-                span: node.span,
-                message: format!("`{}` is a list", kind.plural()),
-                help: Some(format!("begin each {} with `- name: …`", kind.singular())),
-                related: Vec::new(),
-            }];
-        }
+    let help = || format!("begin each {} with `- name: …`", kind.singular());
+    let items = match items_of(node, path, kind.plural(), help) {
+        Ok(items) => items,
+        Err(faults) => return faults,
     };
     let mut faults = Vec::new();
     for (index, item) in items.iter().enumerate() {
@@ -439,6 +438,37 @@ fn decode_list(kind: Kind, node: &Node, path: &Path, document: &mut Document) ->
         });
     }
     faults
+}
+
+/// The elements of what should be a list; null is an empty one.
+fn items_of<'n>(
+    node: &'n Node,
+    path: &Path,
+    word: &str,
+    help: impl FnOnce() -> String,
+) -> Result<&'n [Node], Vec<Fault>> {
+    match &node.value {
+        Value::Sequence(items) => Ok(items),
+        Value::Null => Ok(&[]),
+        _ => Err(vec![Fault {
+            code: tree::WRONG_TYPE,
+            path: path.clone(),
+            span: node.span,
+            message: format!("`{word}` is a list"),
+            help: Some(help()),
+            related: Vec::new(),
+        }]),
+    }
+}
+
+fn decode_notify(node: &Node, path: &Path, document: &mut Document) -> Vec<Fault> {
+    match items_of(node, path, NOTIFY, || "begin each receiver with `- url: …`".to_owned()) {
+        Ok(items) => {
+            let decode = |(index, item)| decode_into(item, path.index(index), &mut document.notify);
+            items.iter().enumerate().flat_map(decode).collect()
+        }
+        Err(faults) => faults,
+    }
 }
 
 /// What there is one of in a document.
@@ -818,6 +848,8 @@ pub struct Upstream {
     pub health_check: Option<Switch<HealthCheck>>,
     pub outlier_detection: Option<Switch<OutlierDetection>>,
     pub failover: Option<Failover>,
+    pub failback: Option<Failback>,
+    pub drill: Option<Drill>,
     pub resolve: Option<Resolve>,
     pub whole_response: Option<Toggle<WholeResponse>>,
     pub targets: Option<Vec<Target>>,

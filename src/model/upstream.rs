@@ -11,6 +11,8 @@ use crate::config::document::{
 };
 use crate::config::values::Toggle;
 use crate::model::cookie::Cookie;
+use crate::model::drill::{self, Drill};
+use crate::model::failback::{self, Failback};
 use crate::model::header;
 use crate::model::health::{self, HealthCheck, OutlierDetection};
 use crate::model::name::Name;
@@ -46,6 +48,10 @@ pub struct Upstream {
     pub outlier_detection: Option<OutlierDetection>,
     /// When the next tier serves.
     pub failover: Failover,
+    /// When the primaries get their traffic back.
+    pub failback: Failback,
+    /// A failover that is rehearsed on a schedule.
+    pub drill: Option<Drill>,
     /// Who looks host names up.
     pub resolve: Resolve,
     /// Answers are held until they are whole, if that is on.
@@ -207,6 +213,8 @@ pub(crate) fn resolve(
             faults,
         ),
         failover: failover(&place.key("failover"), upstream.failover.clone().unwrap_or_default(), faults),
+        failback: failback::resolve(&place.key("failback"), upstream, faults),
+        drill: drill::resolve(&place.key("drill"), upstream, faults),
         resolve: upstream.resolve.unwrap_or_default(),
         whole_response: whole_response(place, upstream.whole_response.as_ref(), faults),
         by_name: uses.by_name,

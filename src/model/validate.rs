@@ -23,6 +23,7 @@ use crate::model::fleet::{self, Fleet};
 use crate::model::listener::{self, Listener};
 use crate::model::matching::StringMatch;
 use crate::model::name::{Name, Scope};
+use crate::model::notify;
 use crate::model::place::{Faults, Place, code};
 use crate::model::raw;
 use crate::model::resolver;
@@ -137,6 +138,7 @@ impl<'a> Validation<'a> {
         let certificates = certificates.filter_map(|(name, it)| Some((name.clone(), it.clone()?))).collect();
         let resolver = resolver::resolve(self.documents, &mut self.faults);
         let rollout = rollout::resolve(self.documents, &mut self.faults);
+        let notify = notify::resolve(self.documents, &mut self.faults);
         let resolved =
             Resolved { upstreams: resolved_upstreams, services: resolved_services, routes: resolved_routes };
         let model = Model {
@@ -149,6 +151,7 @@ impl<'a> Validation<'a> {
             upstreams,
             resolver,
             rollout,
+            notify,
             raw,
         };
         (model, resolved)

@@ -1,0 +1,74 @@
+//! A failover that is rehearsed on a schedule.
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use croner::Cron;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::config::document::{self, AbortIf};
+use crate::model::place::{Faults, Place};
+
+/// How long a drill lasts unless that is said.
+pub const LENGTH: Duration = Duration::from_secs(60);
+/// The longest drill.
+pub const MAX_LENGTH: Duration = Duration::from_secs(24 * 3600);
+/// The share of errors, in percent, that ends a drill unless another is said.
+pub const ERROR_RATE: f64 = 1.0;
+
+/// A drill and when it is due.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drill {
+    /// As cron has it, in UTC.
+    pub schedule: String,
+    /// What is taken out, as `simulate` has it: targets, `priority=0`, `zone=a`.
+    pub down: Vec<String>,
+    /// For how long.
+    pub length: Duration,
+    /// It ends at once with more errors than this, in percent of the requests.
+    pub error_rate: f64,
+}
+
+impl Drill {
+    /// When it is due next after this time; none when its schedule names no day that comes.
+    pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
+        let cron = Cron::from_str(&self.schedule).ok()?;
+        let after = after.to_zoned(TimeZone::UTC);
+        cron.find_next_occurrence(&after, false).ok().map(|next| next.timestamp())
+    }
+}
+
+/// Understands the scheduled drill of an upstream.
+pub(crate) fn resolve(
+    place: &Place<'_>,
+    upstream: &document::Upstream,
+    faults: &mut Faults,
+) -> Option<Drill> {
+    let declared = upstream.drill.as_ref()?;
+    let Some(schedule) = &declared.schedule else {
+        faults.missing(&place.key("schedule"), "`schedule`", "say when, as cron does: \"0 3 * * 1\"");
+        return None;
+    };
+    if let Err(error) = Cron::from_str(schedule) {
+        let message = format!("`{schedule}` is no schedule: {error}");
+        let help = "minute, hour, day, month and day of the week, such as \"0 3 * * 1\"".to_owned();
+        faults.wrong(&place.key("schedule"), message, help);
+    }
+    let length = declared.length.map_or(LENGTH, |length| length.0);
+    if !(Duration::from_secs(1)..=MAX_LENGTH).contains(&length) {
+        faults.wrong(&place.key("for"), "no drill lasts that long".to_owned(), "1s to 24h".to_owned());
+    }
+    let error_rate = declared.abort_if.as_ref().and_then(|AbortIf { error_rate }| *error_rate);
+    let error_rate = error_rate.unwrap_or(ERROR_RATE);
+    if !(0.0..=100.0).contains(&error_rate) {
+        let place = place.key("abort_if").key("error_rate");
+        faults.wrong(&place, format!("{error_rate} is no percentage"), "0 to 100".to_owned());
+    }
+    let down = declared.down.clone().unwrap_or_else(|| vec!["priority=0".to_owned()]);
+    if down.is_empty() {
+        let help = "name targets, zones or tiers, such as priority=0".to_owned();
+        faults.wrong(&place.key("down"), "a drill takes something out".to_owned(), help);
+    }
+    Some(Drill { schedule: schedule.clone(), down, length, error_rate })
+}
