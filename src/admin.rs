@@ -6,8 +6,10 @@
 mod change;
 mod config;
 mod entities;
+mod events;
 mod fleet;
 mod health;
+mod metrics;
 mod operation;
 pub mod problem;
 mod raw;
@@ -25,6 +27,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{any, get, post, put};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tower_http::normalize_path::NormalizePath;
 
@@ -33,7 +36,9 @@ use crate::cache::Cache;
 use crate::config::Violation;
 use crate::config::document::Kind;
 use crate::control::Control;
+use crate::events::Events;
 use crate::fleet::Fleet;
+use crate::metrics::Metrics;
 use crate::model::name::Name;
 use crate::node::Locality;
 use crate::pipeline::Build;
@@ -50,6 +55,12 @@ pub struct Admin {
     pub cache: Arc<Cache>,
     /// Who is connected.
     pub fleet: Fleet,
+    /// What happens, for those who follow.
+    pub events: Events,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// When this program started.
+    pub started: Timestamp,
     /// The addresses that were bound.
     pub addresses: Addresses,
     /// What is there changes only with `If-Match`.
@@ -92,6 +103,8 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .route("/revisions/{number}/diff", get(revisions::diff))
         .route("/revisions/{number}/rollback", post(revisions::rollback))
         .route("/backup", get(backup))
+        .route("/events", get(events::follow))
+        .route("/metrics", get(metrics::scrape))
         .route("/fleet", get(fleet::nodes))
         .route("/fleet/{node}", get(fleet::node))
         .route("/violations", get(violations))
@@ -105,6 +118,7 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(unmodified))
+        .layer(middleware::from_fn_with_state(admin.clone(), metrics::measured))
         .with_state(admin);
     NormalizePath::trim_trailing_slash(router)
 }
@@ -192,6 +206,8 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         "services": build.model.services.len(),
         "upstreams": build.model.upstreams.len(),
         "violations": admin.control.violations().len(),
+        "files_stale_since": admin.control.stale_since().map(|since| since.to_string()),
+        "started": admin.started.to_string(),
         "revision": admin.control.store().revision(),
         "orphaned_targets": orphaned(&build),
     }))

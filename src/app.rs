@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use axum::ServiceExt;
 use axum::extract::Request;
+use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -15,7 +16,9 @@ use tracing::info;
 use crate::admin::{self, Admin};
 use crate::config::Violation;
 use crate::control::{self, Control, WriteError};
+use crate::events::Events;
 use crate::fleet::Fleet;
+use crate::metrics::Metrics;
 use crate::source::files::{self, Files};
 use crate::source::resolve::Resolver;
 use crate::source::watch as watcher;
@@ -56,6 +59,7 @@ pub enum Error {
 /// A control plane that serves. Dropping it ends it at once.
 #[derive(Debug)]
 pub struct App {
+    control: Control,
     addresses: admin::Addresses,
     shutdown: watch::Sender<bool>,
     servers: JoinSet<anyhow::Result<()>>,
@@ -85,9 +89,17 @@ impl App {
         }
         let last = read.clone().unwrap_or_default();
         let runtime = tokio::runtime::Handle::current();
+        let (events, metrics) = (Events::default(), Metrics::default());
+        let telling = (events.clone(), metrics.clone());
         let start = move || {
             let store = Store::open(&options.data).map_err(|error| WriteError::Store(Arc::new(error)))?;
-            let start = control::Start { files: read, store, resolver: Resolver::new() };
+            let start = control::Start {
+                files: read,
+                store,
+                resolver: Resolver::new(),
+                events: telling.0,
+                metrics: telling.1,
+            };
             control::start(start, &runtime).map(|started| (started, options.paths, options.require_if_match))
         };
         let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
@@ -98,15 +110,26 @@ impl App {
         })?;
 
         follow(control.clone(), paths, last);
-        let fleet = Fleet::default();
+        let door = control.clone();
+        let fleet = Fleet::new(events.clone());
         let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier(), Limits::default());
-        let api = Admin { control, cache, fleet, addresses, require_if_match };
+        let discovery = discovery.with_metrics(metrics.clone());
+        let api = Admin {
+            control,
+            cache,
+            fleet,
+            events,
+            metrics,
+            started: Timestamp::now(),
+            addresses,
+            require_if_match,
+        };
         let (shutdown, stop) = watch::channel(false);
         let mut servers = JoinSet::new();
         servers.spawn(serve_xds(xds, discovery, stop.clone()));
         servers.spawn(serve_admin(admin, api, stop));
         info!(xds = %addresses.xds, admin = %addresses.admin, "serving");
-        Ok(Self { addresses, shutdown, servers })
+        Ok(Self { control: door, addresses, shutdown, servers })
     }
 
     /// The addresses that were bound.
@@ -123,6 +146,10 @@ impl App {
         tokio::select! {
             () = stop => {}
             Some(ended) = self.servers.join_next() => ended.context("a server panicked")??,
+            () = self.control.ended() => anyhow::bail!(
+                "a fault of understudy's own ended the thread that makes changes (see the panic above); what was \
+                 acknowledged is stored, and Envoys keep what they have: start it again, and report this"
+            ),
         }
         self.shutdown.send_replace(true);
         info!("shutting down");

@@ -20,6 +20,8 @@ use crate::cache::Cache;
 use crate::config::document::Kind;
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation, render};
+use crate::events::{Event, Events};
+use crate::metrics::Metrics;
 use crate::model::target::Host;
 use crate::pipeline::{self, Build, Inputs};
 use crate::plan::{self, Edit, Plan};
@@ -121,7 +123,7 @@ type Finish = Box<dyn FnOnce(Result<u64, Arc<store::Error>>)>;
 #[derive(Debug, Clone)]
 pub struct Control {
     tasks: mpsc::UnboundedSender<Task>,
-    violations: watch::Receiver<Vec<Violation>>,
+    violations: watch::Receiver<Faults>,
     named_files: watch::Receiver<BTreeSet<String>>,
     names: Names,
     store: Arc<Store>,
@@ -141,9 +143,18 @@ struct State {
     runtime: tokio::runtime::Handle,
     /// With files that were refused, to be tried again when something else changed.
     refused: Option<Inputs>,
-    violations: watch::Sender<Vec<Violation>>,
+    violations: watch::Sender<Faults>,
+    events: Events,
+    metrics: Metrics,
     /// Those of the config and of one that was refused, which may be mended in them.
     named_files: watch::Sender<BTreeSet<String>>,
+}
+
+/// What is wrong with the files, and since when they are not what is served.
+#[derive(Debug, Default)]
+struct Faults {
+    violations: Vec<Violation>,
+    since: Option<Timestamp>,
 }
 
 /// How files are read that the documents name.
@@ -165,6 +176,10 @@ pub struct Start {
     pub store: Store,
     /// For host names among the targets.
     pub resolver: Resolver,
+    /// Where it is told what happened.
+    pub events: Events,
+    /// Where it is counted.
+    pub metrics: Metrics,
 }
 
 /// Builds the first config and opens the door. With files that cannot be used, it starts from those that were
@@ -174,7 +189,7 @@ pub struct Start {
 ///
 /// When the store cannot be read, or with all that is wrong with the config.
 pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control, Arc<Cache>), WriteError> {
-    let Start { files, store, mut resolver } = start;
+    let Start { files, store, mut resolver, events, metrics } = start;
     let store::State { stored, files: last_files, revision } =
         store.load().map_err(|error| WriteError::Store(Arc::new(error)))?;
     let mut build_of = |files: Files| {
@@ -194,7 +209,7 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
     };
     let (inputs, build) = started;
     let cache = Arc::new(Cache::new(build.clone()));
-    let (sender, watched) = watch::channel(Vec::new());
+    let (sender, watched) = watch::channel(Faults::default());
     let (named_files, watched_files) = watch::channel(inputs.named_files.keys().cloned().collect());
     let (store, names) = (Arc::new(store), resolver.names());
     let mut state = State {
@@ -208,6 +223,8 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
         runtime: runtime.clone(),
         refused: refused.map(|refused| *refused),
         violations: sender,
+        events,
+        metrics,
         named_files,
     };
     warn_of(&state.build);
@@ -237,7 +254,12 @@ impl Control {
 
     /// What is wrong with the files now, while the last good config serves.
     pub fn violations(&self) -> Vec<Violation> {
-        self.violations.borrow().clone()
+        self.violations.borrow().violations.clone()
+    }
+
+    /// Since when the files are not what is served; none while they are.
+    pub fn stale_since(&self) -> Option<Timestamp> {
+        self.violations.borrow().since
     }
 
     /// What is known of the host names among the targets.
@@ -248,6 +270,11 @@ impl Control {
     /// The revisions, and all else that is durable, to be read.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// Resolves when no change can be made any more: the thread that makes them panicked.
+    pub async fn ended(&self) {
+        self.tasks.closed().await;
     }
 
     /// Decides on a change by the newest config and applies it, all or nothing. When this returns, it is
@@ -339,6 +366,13 @@ impl State {
         }
     }
 
+    fn make(&mut self, inputs: &mut Inputs, reading: Reading) -> Result<Build, Vec<Violation>> {
+        let since = Instant::now();
+        let outcome = build(inputs, Some(&self.build), reading, &mut self.resolver, &self.runtime);
+        self.metrics.built(since.elapsed(), outcome.is_ok());
+        outcome
+    }
+
     fn now(&self) -> Now<'_> {
         Now { inputs: &self.inputs, build: &self.build, revision: self.revision }
     }
@@ -363,7 +397,7 @@ impl State {
         let staged = std::mem::take(&mut self.staged);
         let outcome = match staged.revisions.is_empty() && staged.answers.is_empty() {
             true => Ok(()),
-            false => self.store.commit(&staged).map_err(Arc::new),
+            false => self.commit(&staged).map_err(Arc::new),
         };
         let outcome = match outcome {
             Ok(()) if staged.revisions.is_empty() => Ok(self.cache.publication()),
@@ -378,6 +412,9 @@ impl State {
             }
         };
         let changed = outcome.is_ok() && !staged.revisions.is_empty();
+        if changed {
+            self.tell_revisions(&staged.revisions);
+        }
         for finish in finishes {
             finish(outcome.clone());
         }
@@ -437,9 +474,7 @@ impl State {
         for change in changes.clone() {
             put(&mut inputs, change);
         }
-        let build =
-            build(&mut inputs, Some(&self.build), Reading::Missing, &mut self.resolver, &self.runtime)
-                .map_err(WriteError::Refused)?;
+        let build = self.make(&mut inputs, Reading::Missing).map_err(WriteError::Refused)?;
         let revision = self.next_revision(terms.source, terms.author.clone(), edits, &build);
         self.staged.changes.extend(changes);
         self.staged.revisions.push(Revision { reason: terms.reason.clone(), ..revision });
@@ -471,9 +506,9 @@ impl State {
     fn take_files(&mut self, read: Result<Files, Vec<Violation>>) {
         match read {
             Ok(files) if is_as_read(&self.inputs, &files) => {
-                if self.refused.take().is_some() || !self.violations.borrow().is_empty() {
+                if self.refused.take().is_some() || self.violations.borrow().since.is_some() {
                     info!("the files are again what is being served");
-                    self.violations.send_replace(Vec::new());
+                    self.tell_recovered();
                 }
             }
             Ok(files) if self.refused.as_ref().is_some_and(|refused| is_as_read(refused, &files)) => {}
@@ -498,14 +533,14 @@ impl State {
 
     fn try_files(&mut self, files: Files) {
         let mut inputs = Inputs { files, ..self.inputs.clone() };
-        match build(&mut inputs, Some(&self.build), Reading::Anew, &mut self.resolver, &self.runtime) {
+        match self.make(&mut inputs, Reading::Anew) {
             Ok(build) => {
                 self.refused = None;
                 let edits = plan::file_edits(&self.build, &build);
                 self.note_files(&inputs.files, edits, &build);
                 (self.inputs, self.build) = (inputs, Arc::new(build));
                 self.publish(Source::Files.word());
-                self.violations.send_replace(Vec::new());
+                self.tell_recovered();
             }
             Err(violations) => {
                 self.refused = Some(inputs);
@@ -537,8 +572,11 @@ impl State {
         let revisions: Vec<Revision> = revision.into_iter().collect();
         let count = revisions.len() as u64;
         let commit = Commit { revisions, files: Some(files.clone()), ..Commit::default() };
-        match self.store.commit(&commit) {
-            Ok(()) => self.revision += count,
+        match self.commit(&commit) {
+            Ok(()) => {
+                self.revision += count;
+                self.tell_revisions(&commit.revisions);
+            }
             Err(error) => {
                 error!(error = &error as &dyn std::error::Error, "a change of the files has no revision");
             }
@@ -547,14 +585,45 @@ impl State {
 
     /// Notes and logs what is wrong with the files, once.
     fn tell(&mut self, violations: Vec<Violation>) {
-        if *self.violations.borrow() == violations {
+        if self.violations.borrow().violations == violations {
             return;
         }
         for violation in &violations {
             warn!("{}", render::line(violation));
         }
         warn!(faults = violations.len(), "the files were refused; the last good config keeps serving");
-        self.violations.send_replace(violations);
+        self.events.publish(&Event::FilesRefused { violations: violations.len() });
+        self.violations.send_modify(|faults| {
+            faults.since = faults.since.or_else(|| Some(Timestamp::now()));
+            faults.violations = violations;
+        });
+    }
+
+    /// Notes that what the files say is what is served.
+    fn tell_recovered(&self) {
+        if self.violations.send_replace(Faults::default()).since.is_some() {
+            self.events.publish(&Event::FilesRecovered {});
+        }
+    }
+
+    fn tell_revisions(&self, revisions: &[Revision]) {
+        for Revision { number, source, author, reason, summary, .. } in revisions {
+            self.metrics.accepted(source.word());
+            self.events.publish(&Event::Revision {
+                number: *number,
+                source: source.word(),
+                author: author.clone(),
+                reason: reason.clone(),
+                summary: summary.clone(),
+            });
+        }
+    }
+
+    fn commit(&self, commit: &Commit) -> Result<(), store::Error> {
+        let since = Instant::now();
+        let outcome = self.store.commit(commit);
+        self.metrics.committed(since.elapsed());
+        outcome
     }
 
     fn take_addresses(&mut self) {
@@ -563,7 +632,7 @@ impl State {
             return;
         }
         let mut inputs = Inputs { addresses, ..self.inputs.clone() };
-        match build(&mut inputs, Some(&self.build), Reading::Missing, &mut self.resolver, &self.runtime) {
+        match self.make(&mut inputs, Reading::Missing) {
             Ok(build) => {
                 (self.inputs, self.build) = (inputs, Arc::new(build));
                 self.publish("addresses");
@@ -664,4 +733,34 @@ fn read_missing(mut known: NamedFiles, names: &BTreeSet<String>) -> NamedFiles {
     let missing = names.iter().filter(|name| !known.contains_key(*name)).cloned().collect();
     known.extend(files::read_named(&missing));
     known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_fault_of_our_own_is_the_end_and_not_a_door_that_stays_shut() {
+        let data = tempfile::tempdir().expect("the temporary directory can be written");
+        let start = Start {
+            files: Ok(Files::default()),
+            store: Store::open(data.path()).expect("it is empty"),
+            resolver: Resolver::new(),
+            events: Events::default(),
+            metrics: Metrics::default(),
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let started = tokio::task::spawn_blocking(move || self::start(start, &runtime));
+        let (control, _cache) = started.await.expect("it ends").expect("nothing is wrong");
+        let terms = Terms {
+            source: Source::Api,
+            author: String::new(),
+            reason: None,
+            idempotency: None,
+            alone: false,
+        };
+        let fault = |_: Now<'_>| -> Result<Decision, WriteError> { panic!("a fault, for the test") };
+        assert!(matches!(control.write(terms, fault).await, Err(WriteError::ShuttingDown)));
+        tokio::time::timeout(std::time::Duration::from_secs(20), control.ended()).await.expect("it is told");
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::envoy::ResourceType;
+use crate::events::{Event, Events};
 use crate::node::Node;
 use crate::snapshot::Version;
 
@@ -96,12 +97,29 @@ impl Presence {
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     nodes: Arc<Mutex<Nodes>>,
+    events: Events,
 }
 
 impl Fleet {
+    /// Nobody yet. It is told in `events` who comes and goes.
+    pub fn new(events: Events) -> Self {
+        Self { events, ..Self::default() }
+    }
+
+    /// Where it is told what happens to Envoys.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// Notes a new stream; it counts as connected until the guard is dropped.
     pub fn connect(&self, node: Node, address: Option<SocketAddr>) -> Connection {
-        let stream = self.lock().connect(node, address, Timestamp::now());
+        let (id, cluster) = (node.id.clone(), node.cluster.clone());
+        let mut nodes = self.lock();
+        let stream = nodes.connect(node, address, Timestamp::now());
+        if nodes.streams(&id) == 1 {
+            self.events.publish(&Event::Connected { node: id, cluster });
+        }
+        drop(nodes);
         Connection { fleet: self.clone(), stream }
     }
 
@@ -152,7 +170,12 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.fleet.lock().disconnect(self.stream, Timestamp::now());
+        let mut nodes = self.fleet.lock();
+        let id = nodes.connected.get(&self.stream).map(|presence| presence.node.id.clone());
+        nodes.disconnect(self.stream, Timestamp::now());
+        if let Some(node) = id.filter(|id| nodes.streams(id) == 0) {
+            self.fleet.events.publish(&Event::Disconnected { node });
+        }
     }
 }
 
@@ -267,6 +290,11 @@ impl Nodes {
         self.departed_bytes += presence.weight();
         self.departed.insert(departure, presence);
         self.expire(now);
+    }
+
+    /// How many streams a node has.
+    fn streams(&self, id: &str) -> usize {
+        self.by_id.get(id).map_or(0, |known| known.streams.len())
     }
 
     fn begin_reports(&mut self, id: &str) {

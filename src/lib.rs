@@ -30,6 +30,8 @@
 //!
 //! Around it:
 //!
+//! - [`events`]: what happens, told to those who follow.
+//! - [`metrics`]: what is counted and timed.
 //! - [`source`]: reads and watches files, resolves host names.
 //! - [`store`]: durable state of what was written over REST.
 //! - [`cache`]: the current build, published atomically.
@@ -75,10 +77,12 @@ pub mod compile;
 pub mod config;
 pub mod control;
 pub mod envoy;
+pub mod events;
 pub mod fleet;
 pub mod lint;
 pub mod load;
 pub mod memo;
+pub mod metrics;
 pub mod model;
 pub mod node;
 pub mod pipeline;

@@ -4,6 +4,8 @@
 
 #[path = "admin/durability.rs"]
 mod durability;
+#[path = "admin/events.rs"]
+mod events;
 #[path = "harness/mod.rs"]
 mod harness;
 #[path = "admin/plans.rs"]

@@ -6,11 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a module of the crate may use of the others. A new arrow is a change to this table, with a reason.
-const LAYERS: [(&str, &[&str]); 22] = [
+const LAYERS: [(&str, &[&str]); 24] = [
     ("envoy", &[]),
     ("node", &[]),
     ("load", &[]),
     ("memo", &[]),
+    ("events", &[]),
+    ("metrics", &[]),
     // `envoy` for the descriptors by which raw resources are judged, each fault with its place.
     ("config", &["envoy"]),
     // `envoy` for the types of raw resources.
@@ -30,17 +32,17 @@ const LAYERS: [(&str, &[&str]); 22] = [
     // `plan` for the edits of a revision.
     ("store", &["config", "model", "plan"]),
     ("cache", &["node", "pipeline", "snapshot"]),
-    ("control", &["cache", "config", "model", "pipeline", "plan", "source", "store"]),
-    ("fleet", &["envoy", "node", "snapshot"]),
-    ("xds", &["cache", "envoy", "fleet", "node", "snapshot"]),
+    ("control", &["cache", "config", "events", "metrics", "model", "pipeline", "plan", "source", "store"]),
+    ("fleet", &["envoy", "events", "node", "snapshot"]),
+    ("xds", &["cache", "envoy", "events", "fleet", "metrics", "node", "snapshot"]),
     (
         "admin",
         &[
-            "cache", "config", "control", "envoy", "fleet", "model", "node", "pipeline", "plan", "simulate",
-            "snapshot", "source", "store", "xds",
+            "cache", "config", "control", "envoy", "events", "fleet", "metrics", "model", "node", "pipeline",
+            "plan", "simulate", "snapshot", "source", "store", "xds",
         ],
     ),
-    ("app", &["admin", "cache", "config", "control", "fleet", "source", "store", "xds"]),
+    ("app", &["admin", "cache", "config", "control", "events", "fleet", "metrics", "source", "store", "xds"]),
     (
         "cli",
         &[

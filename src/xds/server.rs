@@ -36,7 +36,9 @@ use tracing::{info, warn};
 
 use crate::cache::{Cache, Subscription};
 use crate::envoy::{ResourceType, descriptors};
+use crate::events::Event;
 use crate::fleet::{Connection, Fleet};
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::snapshot::Variant;
 use crate::xds::admission::{self, Admission, Rate};
@@ -238,6 +240,7 @@ struct Shared {
     limits: Limits,
     admission: Mutex<Gate>,
     meter: Meter,
+    metrics: Metrics,
 }
 
 /// Who is let in, and when it was last said that somebody was not.
@@ -261,8 +264,19 @@ impl Discovery {
             limits,
             admission: Mutex::new(gate),
             meter: Meter::default(),
+            metrics: Metrics::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The same, that counts in `metrics` what clients refuse.
+    ///
+    /// # Panics
+    ///
+    /// When it is serving already.
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        Arc::get_mut(&mut self.shared).expect("it is not serving yet").metrics = metrics;
+        self
     }
 }
 
@@ -485,6 +499,9 @@ impl<P: Protocol> Session<P> {
         for Refusal { resource_type, version, error, names } in self.stream.take_refusals() {
             let held_back = names.join(", ");
             warn!(node = self.node, r#type = %resource_type, version, held_back, error, "refused; its last good config stays");
+            let (node, resource_type) = (self.node.clone(), resource_type.plural());
+            self.shared.metrics.nacked(resource_type);
+            self.shared.fleet.events().publish(&Event::Nack { node, resource_type, version, names, error });
         }
         self.connection.note(self.snapshots.seen(), self.stream.statuses());
         self.impatient_at = match (self.stream.is_waiting(), self.impatient_at) {

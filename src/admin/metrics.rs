@@ -1,0 +1,193 @@
+//! What can be measured, in the format of Prometheus.
+//!
+//! Names and labels are a contract; the table of the README has all of them. The number of series is bounded by
+//! what the operator declared (fleets) and by words of ours (types, templates of paths, statuses).
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::admin::Admin;
+use crate::fleet::{Fleet, State as TypeState};
+use crate::pipeline::Build;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// `GET /metrics`
+pub(crate) async fn scrape(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let mut text = String::new();
+    text::encode(&mut text, &registry(&admin)).expect("a string takes what it is given");
+    let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    match accepted.contains("application/openmetrics-text") {
+        true => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        false => ([(header::CONTENT_TYPE, PLAIN)], plain(&text)).into_response(),
+    }
+}
+
+/// The older format: counters are described by the name that their samples have, and there are no units.
+fn plain(open: &str) -> String {
+    let counters: Vec<&str> =
+        open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut plain = String::with_capacity(open.len());
+    for line in open.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+        let described = line.strip_prefix("# ").and_then(|rest| rest.split(' ').nth(1));
+        match described.filter(|name| counters.contains(name)) {
+            Some(name) => plain += &line.replacen(name, &format!("{name}_total"), 1),
+            None => plain += line,
+        }
+        plain.push('\n');
+    }
+    plain
+}
+
+fn registry(admin: &Admin) -> Registry {
+    let mut registry = Registry::with_prefix("understudy");
+    let build = admin.cache.build();
+    of_program(admin, &mut registry);
+    of_config(admin, &build, &mut registry);
+    of_fleet(&admin.fleet, &build, &mut registry);
+    of_names(admin, &build, &mut registry);
+    admin.metrics.register(&mut registry);
+    registry
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: f64) {
+    let gauge = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
+}
+
+/// A gauge for each of these labels.
+fn gauges<L>(registry: &mut Registry, name: &str, help: &str, values: impl IntoIterator<Item = (L, i64)>)
+where
+    L: Clone + std::fmt::Debug + std::hash::Hash + Eq + EncodeLabelSet + Send + Sync + 'static,
+{
+    let family = Family::<L, Gauge>::default();
+    for (labels, value) in values {
+        family.get_or_create(&labels).set(value);
+    }
+    registry.register(name, help, family);
+}
+
+fn of_program(admin: &Admin, registry: &mut Registry) {
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    gauges(registry, "build_info", "1, with the version of this program", [(version, 1)]);
+    let started = admin.started.as_millisecond() as f64 / 1e3;
+    gauge(registry, "start_time_seconds", "When this program started, in seconds since 1970", started);
+    let followers = admin.events.followers() as f64;
+    gauge(registry, "event_followers", "Who follows the stream of events", followers);
+}
+
+fn of_config(admin: &Admin, build: &Build, registry: &mut Registry) {
+    let revision = admin.control.store().revision() as f64;
+    gauge(registry, "revision", "The number of the newest revision", revision);
+    let violations = admin.control.violations().len() as f64;
+    gauge(registry, "files_violations", "Faults of the files, while the last good config serves", violations);
+    let stale = admin.control.stale_since().map_or(0.0, |since| since.as_millisecond() as f64 / 1e3);
+    let help = "Since when the files are not what is served, in seconds since 1970; 0 when they are";
+    gauge(registry, "files_stale_since_seconds", help, stale);
+    let model = &build.model;
+    let targets: usize = model.upstreams.values().map(|upstream| upstream.targets.len()).sum();
+    let entities = [
+        ("listeners", model.listeners.len()),
+        ("routes", model.routes.len()),
+        ("services", model.services.len()),
+        ("upstreams", model.upstreams.len()),
+        ("targets", targets),
+    ];
+    let entities = entities.map(|(kind, count)| ([("kind", kind)], count as i64));
+    gauges(registry, "entities", "What is served, by kind", entities);
+    let warnings = build.warnings.len() as f64;
+    gauge(registry, "lint_violations", "What the rules tell of the config that is served", warnings);
+}
+
+fn of_fleet(fleet: &Fleet, build: &Build, registry: &mut Registry) {
+    let mut nodes: HashMap<[(&str, String); 1], i64> =
+        build.snapshots.keys().map(|fleet| ([("fleet", fleet.to_string())], 0)).collect();
+    let mut types: HashMap<[(&str, String); 3], i64> = HashMap::new();
+    let presences = fleet.select(|_| true);
+    for id in
+        presences.iter().map(|presence| (&presence.node.id, presence)).collect::<HashMap<_, _>>().values()
+    {
+        *nodes.entry([("fleet", build.fleet_of(&id.node).to_string())]).or_default() += 1;
+    }
+    for presence in &presences {
+        let fleet = build.fleet_of(&presence.node).to_string();
+        for (resource_type, noted) in &presence.types {
+            let state = match noted.state {
+                TypeState::Pending => "pending",
+                TypeState::Acked => "acked",
+                TypeState::Nacked => "nacked",
+            };
+            let of_type = ("type", resource_type.plural().to_owned());
+            *types.entry([("fleet", fleet.clone()), of_type, ("state", state.to_owned())]).or_default() += 1;
+        }
+    }
+    gauges(registry, "connected_nodes", "Envoys that are connected, by fleet", nodes);
+    gauge(registry, "xds_streams", "Streams of Envoys that are open", presences.len() as f64);
+    let help = "Streams of Envoys, by fleet, type of resource, and what became of the last response";
+    gauges(registry, "node_types", help, types);
+}
+
+fn of_names(admin: &Admin, build: &Build, registry: &mut Registry) {
+    let names = build.host_names();
+    let resolved: Vec<_> = names.iter().filter_map(|name| admin.control.names().resolved(name)).collect();
+    let oldest = resolved.iter().filter_map(|resolved| resolved.age).max().unwrap_or_default();
+    let failing = resolved.iter().filter(|resolved| resolved.error.is_some()).count();
+    gauge(registry, "dns_names", "Host names that are looked up here", names.len() as f64);
+    gauge(registry, "dns_names_failing", "Those whose last look-up failed", failing as f64);
+    let help = "How old the oldest answer in use is";
+    gauge(registry, "dns_oldest_answer_age_seconds", help, oldest.as_secs_f64());
+}
+
+/// Counts and times every request.
+pub(crate) async fn measured(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let since = Instant::now();
+    let method = match request.method().as_str() {
+        known @ ("GET" | "HEAD" | "OPTIONS" | "POST" | "PUT" | "PATCH" | "DELETE") => known.to_owned(),
+        _ => "other".to_owned(),
+    };
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let response = next.run(request).await;
+    admin.metrics.answered(&method, &route, response.status().as_u16(), since.elapsed());
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn counters_have_one_name_in_the_older_format() {
+        let (metrics, mut registry) = (Metrics::default(), Registry::with_prefix("understudy"));
+        metrics.nacked("clusters");
+        metrics.committed(Duration::from_millis(3));
+        metrics.register(&mut registry);
+        let mut open = String::new();
+        text::encode(&mut open, &registry).expect("a string takes what it is given");
+        let plain = plain(&open);
+        for line in [
+            "# TYPE understudy_nacks_total counter",
+            "# HELP understudy_nacks_total Refusals of Envoys, by type of resource.",
+            "understudy_nacks_total{type=\"clusters\"} 1",
+            "# TYPE understudy_store_commit_duration_seconds histogram",
+            "understudy_store_commit_duration_seconds_bucket{le=\"0.004\"} 1",
+        ] {
+            assert!(plain.lines().any(|own| own == line), "{line}\n{plain}");
+        }
+        assert!(!plain.contains("EOF") && !plain.contains("UNIT"), "{plain}");
+    }
+}

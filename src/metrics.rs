@@ -1,0 +1,138 @@
+//! What is counted and timed while it happens, for `GET /metrics`.
+//!
+//! What can be read off the state when somebody asks (who is connected, what is served) is not kept here:
+//! `admin::metrics` reads it then. Labels are words of ours and templates of paths, never what a caller chose, so
+//! that there are only so many series.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// One label: its name and its value.
+pub type Label = [(&'static str, &'static str); 1];
+
+/// A request to the admin API.
+type Request = [(&'static str, String); 3];
+type Route = [(&'static str, String); 2];
+
+/// All of them. Cheap to clone: clones share.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics(Arc<Live>);
+
+#[derive(Debug)]
+struct Live {
+    builds: Family<Label, Counter>,
+    build_seconds: Histogram,
+    commit_seconds: Histogram,
+    revisions: Family<Label, Counter>,
+    nacks: Family<Label, Counter>,
+    requests: Family<Request, Counter>,
+    request_seconds: Family<Route, Histogram>,
+    refusals: Family<Label, Counter>,
+}
+
+/// From 0.5 ms to 8 s.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.0005, 2.0, 15))
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            builds: Family::default(),
+            build_seconds: seconds(),
+            commit_seconds: seconds(),
+            revisions: Family::default(),
+            nacks: Family::default(),
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(seconds),
+            refusals: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// A build was made, or refused for what it was to be made of.
+    pub fn built(&self, took: Duration, accepted: bool) {
+        let outcome = if accepted { "accepted" } else { "refused" };
+        self.0.builds.get_or_create(&[("outcome", outcome)]).inc();
+        self.0.build_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Changes became durable.
+    pub fn committed(&self, took: Duration) {
+        self.0.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A change was accepted.
+    pub fn accepted(&self, source: &'static str) {
+        self.0.revisions.get_or_create(&[("source", source)]).inc();
+    }
+
+    /// An Envoy refused something of this type.
+    pub fn nacked(&self, resource_type: &'static str) {
+        self.0.nacks.get_or_create(&[("type", resource_type)]).inc();
+    }
+
+    /// A request to the admin API was answered. `route` is the template of its path.
+    pub fn answered(&self, method: &str, route: &str, status: u16, took: Duration) {
+        let (method, route) = (("method", method.to_owned()), ("route", route.to_owned()));
+        let status = ("status", status.to_string());
+        self.0.requests.get_or_create(&[method.clone(), route.clone(), status]).inc();
+        self.0.request_seconds.get_or_create(&[method, route]).observe(took.as_secs_f64());
+    }
+
+    /// Somebody was refused: who they are, or what they may do, was not as it must be.
+    pub fn refused(&self, why: &'static str) {
+        self.0.refusals.get_or_create(&[("reason", why)]).inc();
+    }
+
+    /// Names all of them in `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        let Live {
+            builds,
+            build_seconds,
+            commit_seconds,
+            revisions,
+            nacks,
+            requests,
+            request_seconds,
+            refusals,
+        } = &*self.0;
+        registry.register("builds", "Builds of the config, by outcome", builds.clone());
+        registry.register_with_unit(
+            "build_duration",
+            "How long a build of the config took",
+            Unit::Seconds,
+            build_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "store_commit_duration",
+            "How long it took to make changes durable, those of a group together",
+            Unit::Seconds,
+            commit_seconds.clone(),
+        );
+        registry.register("revisions", "Changes that were accepted, by source", revisions.clone());
+        registry.register("nacks", "Refusals of Envoys, by type of resource", nacks.clone());
+        registry.register(
+            "http_requests",
+            "Requests to the admin API, by method, template of the path, and status",
+            requests.clone(),
+        );
+        registry.register_with_unit(
+            "http_request_duration",
+            "How long the admin API took to begin its answer, by method and template of the path",
+            Unit::Seconds,
+            request_seconds.clone(),
+        );
+        registry.register(
+            "refused",
+            "Callers that were refused, on either port, by reason",
+            refusals.clone(),
+        );
+    }
+}
