@@ -3,6 +3,7 @@
 mod blank;
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,9 +19,12 @@ use crate::config::{Level, Violation};
 /// may be a key in it is not shown.
 pub fn human(violations: &[Violation], source: &dyn Fn(&str) -> Option<Arc<str>>, colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let files: BTreeSet<&str> = violations.iter().flat_map(places).map(|place| place.file).collect();
+    let texts: Texts<'_> =
+        files.into_iter().filter_map(|file| Some((file, Text::new(&source(file)?)))).collect();
     let mut text = String::new();
     for violation in violations {
-        text += &renderer.render(&[block(violation, source)]);
+        text += &renderer.render(&[block(violation, &texts)]);
         text += "\n\n";
     }
     if !violations.is_empty() {
@@ -100,6 +104,34 @@ fn count(violations: &[Violation]) -> String {
     counts.join(", ")
 }
 
+/// Files by name.
+type Texts<'a> = BTreeMap<&'a str, Text>;
+
+/// A file without the secrets in it.
+struct Text {
+    text: String,
+    /// Where each line begins, and where the last one ends.
+    lines: Vec<usize>,
+}
+
+impl Text {
+    fn new(source: &str) -> Self {
+        let text = blank::blanked(source);
+        let ends = text.split_inclusive('\n').scan(0, |end, line| {
+            *end += line.len();
+            Some(*end)
+        });
+        let lines = std::iter::once(0).chain(ends).collect();
+        Self { text, lines }
+    }
+
+    /// Lines from 1, those that there are. A large file is not rendered for the sake of one line.
+    fn excerpt(&self, first: u32, last: u32) -> String {
+        let start_of = |line: u32| self.lines.get(line as usize).copied().unwrap_or(self.text.len());
+        self.text[start_of(first.saturating_sub(1))..start_of(last)].to_owned()
+    }
+}
+
 /// A place that a block shows, and what to say at it.
 struct Place<'a> {
     file: &'a str,
@@ -108,7 +140,7 @@ struct Place<'a> {
     label: Option<&'a str>,
 }
 
-fn block<'a>(violation: &'a Violation, source: &dyn Fn(&str) -> Option<Arc<str>>) -> Group<'a> {
+fn block<'a>(violation: &'a Violation, texts: &'a Texts<'_>) -> Group<'a> {
     let level = match violation.level {
         Level::Info => annotate_snippets::Level::INFO,
         Level::Warning => annotate_snippets::Level::WARNING,
@@ -118,8 +150,7 @@ fn block<'a>(violation: &'a Violation, source: &dyn Fn(&str) -> Option<Arc<str>>
     let mut places = places(violation);
     while let Some(file) = places.first().map(|place| place.file) {
         let here: Vec<Place<'_>> = places.extract_if(.., |place| place.file == file).collect();
-        let text = source(file).map(|text| blank::blanked(&text));
-        group = group.elements(shown(file, &here, text.as_deref()));
+        group = group.elements(shown(file, &here, texts.get(file)));
     }
     if violation.file.is_none() {
         let path = violation.pointer.as_ref().unwrap_or(&violation.path);
@@ -148,11 +179,11 @@ fn places(violation: &Violation) -> Vec<Place<'_>> {
 }
 
 /// All the places in one file: the lines from the first to the last, or their names when there is no text.
-fn shown<'a>(file: &'a str, places: &[Place<'a>], text: Option<&str>) -> Vec<Element<'a>> {
+fn shown<'a>(file: &'a str, places: &[Place<'a>], text: Option<&Text>) -> Vec<Element<'a>> {
     let lines = places.iter().filter_map(|place| place.line);
     match (text, lines.clone().min(), lines.max()) {
         (Some(text), Some(first), Some(last)) => {
-            let excerpt = excerpt(text, first, last);
+            let excerpt = text.excerpt(first, last);
             let annotations: Vec<Annotation<'a>> =
                 places.iter().filter_map(|place| annotation(place, &excerpt, first)).collect();
             let snippet = Snippet::source(excerpt).line_start(first as usize).path(file);
@@ -173,12 +204,6 @@ fn named<'a>(place: &Place<'a>) -> Vec<Element<'a>> {
     let label =
         place.label.map(|label| annotate_snippets::Level::NOTE.message(normalize_untrusted_str(label)));
     std::iter::once(origin.into()).chain(label.map(Element::from)).collect()
-}
-
-/// A large file is not rendered for the sake of one line.
-fn excerpt(text: &str, first: u32, last: u32) -> String {
-    let skipped = (first as usize).saturating_sub(1);
-    text.split_inclusive('\n').skip(skipped).take((last - first) as usize + 1).collect()
 }
 
 fn annotation<'a>(place: &Place<'a>, excerpt: &str, first: u32) -> Option<Annotation<'a>> {

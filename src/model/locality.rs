@@ -56,8 +56,8 @@ impl Upstream {
     ///
     /// What DNS has for a service is not known here: it counts as two tiers of one target.
     pub fn views(&self) -> BTreeSet<Vec<usize>> {
-        let froms = self.targets.iter().flat_map(|target| seen_from(&target.locality));
-        let froms = froms.filter(|_| self.failover.locality).map(Some).chain([None]);
+        let targets = self.targets.iter().filter(|_| self.failover.locality);
+        let froms = targets.flat_map(|target| seen_from(&target.locality)).map(Some).chain([None]);
         froms.collect::<BTreeSet<_>>().iter().map(|from| self.view(from.as_ref())).collect()
     }
 
