@@ -186,7 +186,7 @@ async fn snapshot(
     Path(fleet): Path<String>,
     Query(asking): Query<Asking>,
 ) -> Result<Json<Value>, Problem> {
-    let build = admin.cache.build();
+    let build = admin.cache.live();
     let place: Locality =
         asking.node_locality.parse().map_err(|error: String| Problem::new(StatusCode::BAD_REQUEST, error))?;
     match Name::parse(&fleet).filter(|fleet| build.snapshots.contains_key(fleet)) {
@@ -209,6 +209,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         "files_stale_since": admin.control.stale_since().map(|since| since.to_string()),
         "started": admin.started.to_string(),
         "revision": admin.control.store().revision(),
+        "rollout": admin.control.progress(),
         "orphaned_targets": orphaned(&build),
     }))
 }

@@ -90,6 +90,8 @@ impl App {
         let last = read.clone().unwrap_or_default();
         let runtime = tokio::runtime::Handle::current();
         let (events, metrics) = (Events::default(), Metrics::default());
+        let fleet = Fleet::new(events.clone());
+        let known = fleet.clone();
         let telling = (events.clone(), metrics.clone());
         let start = move || {
             let store = Store::open(&options.data).map_err(|error| WriteError::Store(Arc::new(error)))?;
@@ -99,6 +101,7 @@ impl App {
                 resolver: Resolver::new(),
                 events: telling.0,
                 metrics: telling.1,
+                fleet: known,
             };
             control::start(start, &runtime).map(|started| (started, options.paths, options.require_if_match))
         };
@@ -111,7 +114,6 @@ impl App {
 
         follow(control.clone(), paths, last);
         let door = control.clone();
-        let fleet = Fleet::new(events.clone());
         let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier(), Limits::default());
         let discovery = discovery.with_metrics(metrics.clone());
         let api = Admin {

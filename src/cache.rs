@@ -1,8 +1,12 @@
-//! The current build, published atomically.
+//! What every Envoy should run, published atomically.
 //!
 //! A tokio watch channel carries it: the newest wins, and a slow Envoy delays nobody. Each stream picks the
-//! snapshot of its node's fleet, so that a change of the fleets themselves needs nothing special.
+//! snapshot of its node's fleet, so that a change of the fleets themselves needs nothing special. While a change
+//! is on its way ([`rollout`]) some Envoys run another build than the others.
 
+pub mod rollout;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -11,32 +15,66 @@ use crate::node::Node;
 use crate::pipeline::Build;
 use crate::snapshot::Snapshot;
 
-/// Holds the current build.
+/// What is desired, and what is run meanwhile.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// The newest config that was accepted. It differs from what is live while changes are on their way.
+    pub desired: Arc<Build>,
+    /// What Envoys should run,
+    pub live: Arc<Build>,
+    /// but for these.
+    pub canaries: Option<Canaries>,
+}
+
+/// The Envoys that get a build first, by node id.
+#[derive(Debug, Clone)]
+pub struct Canaries {
+    /// Which they are.
+    pub nodes: BTreeSet<String>,
+    /// What they should run.
+    pub build: Arc<Build>,
+}
+
+impl Serving {
+    /// Everybody should run what is desired.
+    pub fn everywhere(build: Arc<Build>) -> Self {
+        Self { desired: build.clone(), live: build, canaries: None }
+    }
+
+    /// What a node should run.
+    pub fn snapshot_for(&self, node: &Node) -> Arc<Snapshot> {
+        let canaries = self.canaries.as_ref().filter(|canaries| canaries.nodes.contains(&node.id));
+        canaries.map_or(&self.live, |canaries| &canaries.build).snapshot_for(node)
+    }
+}
+
+/// Holds what is served.
 #[derive(Debug)]
 pub struct Cache {
     current: watch::Sender<Published>,
 }
 
-/// A build, and the how manieth it is since the start.
+/// What is served, and the how manieth that is since the start.
 #[derive(Debug, Clone)]
 struct Published {
     publication: u64,
-    build: Arc<Build>,
+    serving: Serving,
 }
 
 impl Cache {
     /// A cache that already has a build: nobody is ever told of an empty one by mistake.
     pub fn new(build: Arc<Build>) -> Self {
-        Self { current: watch::Sender::new(Published { publication: 1, build }) }
+        let serving = Serving::everywhere(build);
+        Self { current: watch::Sender::new(Published { publication: 1, serving }) }
     }
 
-    /// Makes `build` the current one and wakes those who follow. Returns the number of this publication, which
-    /// those who follow say they have seen.
-    pub fn publish(&self, build: Arc<Build>) -> u64 {
+    /// Makes this current and wakes those who follow. Returns the number of this publication, which those who
+    /// follow say they have seen.
+    pub fn publish(&self, serving: Serving) -> u64 {
         let mut publication = 0;
         self.current.send_modify(|current| {
             publication = current.publication + 1;
-            *current = Published { publication, build };
+            *current = Published { publication, serving };
         });
         publication
     }
@@ -46,9 +84,19 @@ impl Cache {
         self.current.borrow().publication
     }
 
-    /// The current build.
+    /// The newest build that was accepted: what an operator sees as the config.
     pub fn build(&self) -> Arc<Build> {
-        self.current.borrow().build.clone()
+        self.current.borrow().serving.desired.clone()
+    }
+
+    /// What Envoys run that are no canaries.
+    pub fn live(&self) -> Arc<Build> {
+        self.current.borrow().serving.live.clone()
+    }
+
+    /// Who should run what.
+    pub fn serving(&self) -> Serving {
+        self.current.borrow().serving.clone()
     }
 
     /// Follows what `node` should run.
@@ -68,9 +116,9 @@ pub struct Subscription {
 impl Subscription {
     /// The newest snapshot; it counts as seen.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
-        let Published { publication, build } = self.builds.borrow_and_update().clone();
+        let Published { publication, serving } = self.builds.borrow_and_update().clone();
         self.seen = publication;
-        build.snapshot_for(&self.node)
+        serving.snapshot_for(&self.node)
     }
 
     /// The publication that the newest seen snapshot is of.

@@ -8,7 +8,9 @@
 //! the one before it made, and then become durable together: one transaction, in which each has a revision of
 //! its own. Nobody is answered before it, and if it fails, nothing of it was ever published.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub mod rollout;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,9 @@ use crate::cache::Cache;
 use crate::config::document::Kind;
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation, render};
+use crate::control::rollout::{Accepted, Point, Progress, Step, Trial};
 use crate::events::{Event, Events};
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::model::target::Host;
 use crate::pipeline::{self, Build, Inputs};
@@ -115,6 +119,14 @@ enum Task {
     Write { alone: bool, stage: Stage },
 }
 
+/// What the thread wakes for.
+enum Wake {
+    Task(Task),
+    Addresses,
+    Fleet,
+    End,
+}
+
 /// Builds a write on what is there. What it gives is called when that is durable, or is known not to be.
 type Stage = Box<dyn FnOnce(&mut State) -> Finish + Send>;
 type Finish = Box<dyn FnOnce(Result<u64, Arc<store::Error>>)>;
@@ -125,6 +137,7 @@ pub struct Control {
     tasks: mpsc::UnboundedSender<Task>,
     violations: watch::Receiver<Faults>,
     named_files: watch::Receiver<BTreeSet<String>>,
+    progress: watch::Receiver<Progress>,
     names: Names,
     store: Arc<Store>,
 }
@@ -137,12 +150,26 @@ struct State {
     revision: u64,
     /// What was staged and is not durable yet.
     staged: Commit,
+    /// The same as changes that are to be brought to the fleets.
+    steps: Vec<Step>,
+    /// While something that was accepted is not in effect.
+    trial: Option<Trial>,
+    /// The revision that was in effect at the start.
+    first: u64,
+    /// Those since that were taken back.
+    rejected: BTreeSet<u64>,
+    /// Since the start, the publications by which all Envoys were told of a revision, and which that was.
+    publications: VecDeque<(u64, u64)>,
+    progress: watch::Sender<Progress>,
     cache: Arc<Cache>,
+    fleet: Fleet,
     store: Arc<Store>,
     resolver: Resolver,
     runtime: tokio::runtime::Handle,
     /// With files that were refused, to be tried again when something else changed.
     refused: Option<Inputs>,
+    /// With files that a canary refused, to be tried again when they change.
+    refused_by_envoy: Option<Inputs>,
     violations: watch::Sender<Faults>,
     events: Events,
     metrics: Metrics,
@@ -180,6 +207,8 @@ pub struct Start {
     pub events: Events,
     /// Where it is counted.
     pub metrics: Metrics,
+    /// Who is connected.
+    pub fleet: Fleet,
 }
 
 /// Builds the first config and opens the door. With files that cannot be used, it starts from those that were
@@ -189,8 +218,8 @@ pub struct Start {
 ///
 /// When the store cannot be read, or with all that is wrong with the config.
 pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control, Arc<Cache>), WriteError> {
-    let Start { files, store, mut resolver, events, metrics } = start;
-    let store::State { stored, files: last_files, revision } =
+    let Start { files, store, mut resolver, events, metrics, fleet } = start;
+    let store::State { stored, files: last_files, refused_files, revision } =
         store.load().map_err(|error| WriteError::Store(Arc::new(error)))?;
     let mut build_of = |files: Files| {
         let mut inputs = Inputs { files, stored: stored.clone(), ..Inputs::default() };
@@ -200,9 +229,19 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
         }
     };
     let wanted = files.map_err(|violations| (None, violations)).and_then(&mut build_of);
+    let (mut refused_by_envoy, mut usable) = (None, last_files.clone());
+    let wanted = match wanted {
+        Ok((inputs, _)) if refused_files == Some(rollout::fingerprint(&inputs)) => {
+            let message = "an Envoy refused these files before; they have not changed since".to_owned();
+            refused_by_envoy = Some(inputs);
+            usable.get_or_insert_default();
+            Err((None, vec![rollout::refused_files(None, message)]))
+        }
+        wanted => wanted,
+    };
     let (started, refused, violations) = match wanted {
         Ok(started) => (started, None, Vec::new()),
-        Err((refused, violations)) => match last_files.clone().map(&mut build_of).and_then(Result::ok) {
+        Err((refused, violations)) => match usable.map(&mut build_of).and_then(Result::ok) {
             Some(started) => (started, refused, violations),
             None => return Err(WriteError::Refused(violations)),
         },
@@ -212,16 +251,25 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
     let (sender, watched) = watch::channel(Faults::default());
     let (named_files, watched_files) = watch::channel(inputs.named_files.keys().cloned().collect());
     let (store, names) = (Arc::new(store), resolver.names());
+    let (progress, watched_progress) = watch::channel(Progress::default());
     let mut state = State {
         inputs,
         build,
         revision,
         staged: Commit::default(),
+        steps: Vec::new(),
+        trial: None,
+        first: 0,
+        rejected: BTreeSet::new(),
+        publications: VecDeque::new(),
+        progress,
         cache: cache.clone(),
+        fleet,
         store: store.clone(),
         resolver,
         runtime: runtime.clone(),
         refused: refused.map(|refused| *refused),
+        refused_by_envoy,
         violations: sender,
         events,
         metrics,
@@ -235,9 +283,21 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
         state.tell(violations);
         state.tell_named_files();
     }
+    state.first =
+        last_in_effect(&state.store, state.revision).map_err(|error| WriteError::Store(Arc::new(error)))?;
+    state.publications.push_back((state.cache.publication(), state.first));
+    state.tell_progress();
     let (tasks, queue) = mpsc::unbounded_channel();
     std::thread::spawn(move || state.run(queue));
-    Ok((Control { tasks, violations: watched, named_files: watched_files, names, store }, cache))
+    let control = Control {
+        tasks,
+        violations: watched,
+        named_files: watched_files,
+        progress: watched_progress,
+        names,
+        store,
+    };
+    Ok((control, cache))
 }
 
 impl Control {
@@ -260,6 +320,18 @@ impl Control {
     /// Since when the files are not what is served; none while they are.
     pub fn stale_since(&self) -> Option<Timestamp> {
         self.violations.borrow().since
+    }
+
+    /// How far the newest changes are.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Waits until a revision is in effect or was taken back; at most so long. False when it is neither.
+    pub async fn decided(&self, revision: u64, patience: Duration) -> bool {
+        let mut progress = self.progress.clone();
+        let decided = progress.wait_for(|progress| !progress.rolling_out.contains(&revision));
+        tokio::time::timeout(patience, decided).await.is_ok()
     }
 
     /// What is known of the host names among the targets.
@@ -348,20 +420,24 @@ impl State {
         let mut next = None;
         loop {
             // Between changes names are looked up again as their answers expire.
-            let task = match next.take() {
-                Some(task) => Some(Some(task)),
+            let until = self.trial.as_ref().map(|trial| trial.until);
+            let wake = match next.take() {
+                Some(task) => Wake::Task(task),
                 None => runtime.block_on(async {
                     tokio::select! {
-                        task = queue.recv() => Some(task),
-                        () = self.resolver.changed() => None,
+                        task = queue.recv() => task.map_or(Wake::End, Wake::Task),
+                        () = self.resolver.changed() => Wake::Addresses,
+                        () = self.fleet.stirs() => Wake::Fleet,
+                        () = due(until) => Wake::Fleet,
                     }
                 }),
             };
-            match task {
-                Some(Some(Task::Files(read))) => self.take_files(read),
-                Some(Some(Task::Write { stage, .. })) => next = self.take_writes(stage, &mut queue),
-                Some(None) => return,
-                None => self.take_addresses(),
+            match wake {
+                Wake::Task(Task::Files(read)) => self.take_files(read),
+                Wake::Task(Task::Write { stage, .. }) => next = self.take_writes(stage, &mut queue),
+                Wake::Addresses => self.take_addresses(),
+                Wake::Fleet => self.look(),
+                Wake::End => return,
             }
         }
     }
@@ -401,10 +477,14 @@ impl State {
         };
         let outcome = match outcome {
             Ok(()) if staged.revisions.is_empty() => Ok(self.cache.publication()),
-            Ok(()) => Ok(self.publish(Source::Api.word())),
+            Ok(()) => {
+                let steps = std::mem::take(&mut self.steps);
+                Ok(self.publish(Source::Api.word(), Point { inputs, build }, steps))
+            }
             Err(error) => {
                 error!(error = &*error as &dyn std::error::Error, "changes were not stored");
                 (self.inputs, self.build, self.revision) = (inputs, build, revision);
+                self.steps.clear();
                 // What the resolver was told and found out meanwhile was for those changes.
                 self.resolver.configure(&self.build.model.resolver);
                 self.take_addresses();
@@ -476,6 +556,7 @@ impl State {
         }
         let build = self.make(&mut inputs, Reading::Missing).map_err(WriteError::Refused)?;
         let revision = self.next_revision(terms.source, terms.author.clone(), edits, &build);
+        self.steps.push(Step { revision: Some(revision.number), change: Accepted::Written(changes.clone()) });
         self.staged.changes.extend(changes);
         self.staged.revisions.push(Revision { reason: terms.reason.clone(), ..revision });
         (self.inputs, self.build) = (inputs, Arc::new(build));
@@ -486,7 +567,8 @@ impl State {
     fn next_revision(&self, source: Source, author: String, edits: Vec<Edit>, build: &Build) -> Revision {
         let summary = plan::summary(&plan::changes(&edits, &self.build, build));
         let (number, time) = (self.revision + 1, Timestamp::now());
-        Revision { number, time, author, reason: None, summary, source, edits }
+        let (reason, error, refused_by) = (None, None, Vec::new());
+        Revision { number, time, author, reason, summary, source, edits, error, refused_by }
     }
 
     /// Builds without a trace: no name is looked up.
@@ -506,12 +588,14 @@ impl State {
     fn take_files(&mut self, read: Result<Files, Vec<Violation>>) {
         match read {
             Ok(files) if is_as_read(&self.inputs, &files) => {
+                self.refused_by_envoy = None;
                 if self.refused.take().is_some() || self.violations.borrow().since.is_some() {
                     info!("the files are again what is being served");
                     self.tell_recovered();
                 }
             }
             Ok(files) if self.refused.as_ref().is_some_and(|refused| is_as_read(refused, &files)) => {}
+            Ok(files) if self.refused_by_envoy.as_ref().is_some_and(|it| is_as_read(it, &files)) => {}
             Ok(files) => self.try_files(files),
             Err(violations) => {
                 self.refused = None;
@@ -522,7 +606,7 @@ impl State {
     }
 
     fn tell_named_files(&self) {
-        let all = std::iter::once(&self.inputs).chain(&self.refused);
+        let all = std::iter::once(&self.inputs).chain(&self.refused).chain(&self.refused_by_envoy);
         let named: BTreeSet<String> = all.flat_map(|inputs| inputs.named_files.keys().cloned()).collect();
         self.named_files.send_if_modified(|told| {
             let differs = *told != named;
@@ -535,12 +619,16 @@ impl State {
         let mut inputs = Inputs { files, ..self.inputs.clone() };
         match self.make(&mut inputs, Reading::Anew) {
             Ok(build) => {
-                self.refused = None;
+                (self.refused, self.refused_by_envoy) = (None, None);
                 let edits = plan::file_edits(&self.build, &build);
-                self.note_files(&inputs.files, edits, &build);
-                (self.inputs, self.build) = (inputs, Arc::new(build));
-                self.publish(Source::Files.word());
+                let revision = self.note_files(&inputs.files, edits, &build);
+                let change = Accepted::Saved(Box::new(inputs.clone()));
+                let before = Point {
+                    inputs: std::mem::replace(&mut self.inputs, inputs),
+                    build: std::mem::replace(&mut self.build, Arc::new(build)),
+                };
                 self.tell_recovered();
+                self.publish(Source::Files.word(), before, vec![Step { revision, change }]);
             }
             Err(violations) => {
                 self.refused = Some(inputs);
@@ -564,9 +652,9 @@ impl State {
         self.build = build;
     }
 
-    /// Makes a change of the files durable. What cannot be stored is served all the same: the files are their
-    /// own record.
-    fn note_files(&mut self, files: &Files, edits: Vec<Edit>, build: &Build) {
+    /// Makes a change of the files durable, and gives its revision. What cannot be stored is served all the same:
+    /// the files are their own record.
+    fn note_files(&mut self, files: &Files, edits: Vec<Edit>, build: &Build) -> Option<u64> {
         let author = authors(&edits);
         let revision = (!edits.is_empty()).then(|| self.next_revision(Source::Files, author, edits, build));
         let revisions: Vec<Revision> = revision.into_iter().collect();
@@ -576,9 +664,11 @@ impl State {
             Ok(()) => {
                 self.revision += count;
                 self.tell_revisions(&commit.revisions);
+                (count > 0).then_some(self.revision)
             }
             Err(error) => {
                 error!(error = &error as &dyn std::error::Error, "a change of the files has no revision");
+                None
             }
         }
     }
@@ -635,20 +725,40 @@ impl State {
         match self.make(&mut inputs, Reading::Missing) {
             Ok(build) => {
                 (self.inputs, self.build) = (inputs, Arc::new(build));
-                self.publish("addresses");
+                self.tell_addresses();
+                info!(source = "addresses", revision = self.revision, "config accepted");
             }
             Err(violations) => error!(?violations, "new addresses made a good config bad, which cannot be"),
         }
     }
 
-    fn publish(&mut self, source: &str) -> u64 {
-        self.resolver.retain(&self.build.host_names());
-        let changed = self.cache.build().snapshots != self.build.snapshots;
+    /// Brings what was accepted to the fleets.
+    fn publish(&mut self, source: &str, before: Point, steps: Vec<Step>) -> u64 {
+        let changed = before.build.snapshots != self.build.snapshots;
         warn_of(&self.build);
-        let publication = self.cache.publish(self.build.clone());
+        let publication = self.roll_out(before, steps);
         let upstreams = self.build.model.upstreams.len();
         info!(source, changed, revision = self.revision, upstreams, "config accepted");
         publication
+    }
+}
+
+/// The newest revision, this one or one before it, that was not taken back.
+fn last_in_effect(store: &Store, newest: u64) -> Result<u64, store::Error> {
+    for number in (1..=newest).rev() {
+        match store.revisions(number..=number)?.pop() {
+            Some(revision) if revision.error.is_some() => {}
+            _ => return Ok(number),
+        }
+    }
+    Ok(0)
+}
+
+/// Resolves at that time, if there is one.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -748,6 +858,7 @@ mod tests {
             resolver: Resolver::new(),
             events: Events::default(),
             metrics: Metrics::default(),
+            fleet: Fleet::default(),
         };
         let runtime = tokio::runtime::Handle::current();
         let started = tokio::task::spawn_blocking(move || self::start(start, &runtime));

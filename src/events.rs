@@ -34,6 +34,15 @@ pub enum Event {
         /// What changed, in words.
         summary: String,
     },
+    /// What a canary refused was taken back.
+    Rejected {
+        /// The revisions that are not in effect.
+        revisions: Vec<u64>,
+        /// The canaries that refused it, by node id.
+        by: Vec<String>,
+        /// Their words.
+        error: String,
+    },
     /// An Envoy refused something and keeps what it had.
     Nack {
         /// The id of the Envoy.
@@ -74,6 +83,7 @@ impl Event {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Revision { .. } => "revision",
+            Self::Rejected { .. } => "rejected",
             Self::Nack { .. } => "nack",
             Self::Connected { .. } => "connected",
             Self::Disconnected { .. } => "disconnected",

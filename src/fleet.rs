@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
 
 use crate::envoy::ResourceType;
 use crate::events::{Event, Events};
@@ -18,6 +20,9 @@ const MEMORY: SignedDuration = SignedDuration::from_hours(1);
 /// How many nodes that left are remembered, and how many bytes of what they said: clients choose both.
 const MAX_DEPARTED: usize = 50_000;
 const MAX_DEPARTED_BYTES: usize = 64 << 20;
+
+/// How many refusals wait to be taken at most. More than that are one incident.
+const MAX_REFUSALS: usize = 1_000;
 
 /// What became of the last response of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +103,32 @@ impl Presence {
 pub struct Fleet {
     nodes: Arc<Mutex<Nodes>>,
     events: Events,
+    signal: Arc<Signal>,
+}
+
+/// Wakes the one who follows.
+#[derive(Debug, Default)]
+struct Signal {
+    notify: Notify,
+    is_close: AtomicBool,
+}
+
+/// An Envoy began to refuse something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Its node id.
+    pub node: String,
+    /// The newest publication that it was told of.
+    pub seen: u64,
+}
+
+/// Requests that an Envoy sent to targets, by its load reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// That ended, one way or the other.
+    pub requests: u64,
+    /// Of these, those that failed.
+    pub errors: u64,
 }
 
 impl Fleet {
@@ -120,6 +151,7 @@ impl Fleet {
             self.events.publish(&Event::Connected { node: id, cluster });
         }
         drop(nodes);
+        self.stirred(false);
         Connection { fleet: self.clone(), stream }
     }
 
@@ -137,6 +169,40 @@ impl Fleet {
     /// The newest stream of a node, or what is remembered of it.
     pub fn node(&self, id: &str) -> Option<Presence> {
         self.lock().find(id, Timestamp::now())
+    }
+
+    /// The streams of a node, the oldest first.
+    pub fn streams(&self, id: &str) -> Vec<Presence> {
+        let nodes = self.lock();
+        let streams = nodes.by_id.get(id).map(|known| known.streams.as_slice()).unwrap_or_default();
+        streams.iter().filter_map(|stream| nodes.connected.get(stream).cloned()).collect()
+    }
+
+    /// What a node reported of its requests since it first did.
+    pub fn totals(&self, id: &str) -> Totals {
+        self.lock().by_id.get(id).map(|known| known.totals).unwrap_or_default()
+    }
+
+    /// Waits until an Envoy refuses something; while somebody follows closely, also until one comes, leaves or
+    /// answers. There is one who waits.
+    pub async fn stirs(&self) {
+        self.signal.notify.notified().await;
+    }
+
+    /// From now on [`Self::stirs`] is about everything that happens, or no longer.
+    pub fn follow_closely(&self, is_close: bool) {
+        self.signal.is_close.store(is_close, Ordering::Relaxed);
+    }
+
+    /// The refusals since this was asked last.
+    pub fn take_refusals(&self) -> Vec<Refused> {
+        std::mem::take(&mut self.lock().refusals)
+    }
+
+    fn stirred(&self, is_refusal: bool) {
+        if is_refusal || self.signal.is_close.load(Ordering::Relaxed) {
+            self.signal.notify.notify_one();
+        }
     }
 
     /// The streams that are as wanted, the oldest first.
@@ -164,7 +230,12 @@ pub struct Connection {
 impl Connection {
     /// Notes how the stream stands with the newest publication that it has seen. Unchanged types keep their time.
     pub fn note<'a>(&self, seen: u64, statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>) {
-        self.fleet.lock().note(self.stream, seen, statuses, Timestamp::now());
+        let refusals = {
+            let mut nodes = self.fleet.lock();
+            nodes.note(self.stream, seen, statuses, Timestamp::now());
+            !nodes.refusals.is_empty()
+        };
+        self.fleet.stirred(refusals);
     }
 }
 
@@ -176,6 +247,8 @@ impl Drop for Connection {
         if let Some(node) = id.filter(|id| nodes.streams(id) == 0) {
             self.fleet.events.publish(&Event::Disconnected { node });
         }
+        drop(nodes);
+        self.fleet.stirred(false);
     }
 }
 
@@ -187,9 +260,10 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Notes that a report came.
-    pub fn report(&self) {
-        self.fleet.lock().report(&self.node, Timestamp::now());
+    /// Notes that a report came, of so many requests.
+    pub fn report(&self, totals: Totals) {
+        self.fleet.lock().report(&self.node, totals, Timestamp::now());
+        self.fleet.stirred(false);
     }
 }
 
@@ -209,6 +283,7 @@ struct Nodes {
     /// the last of these ends.
     departed: BTreeMap<u64, Presence>,
     departed_bytes: usize,
+    refusals: Vec<Refused>,
     /// By node id; as long as anything is known of it.
     by_id: HashMap<String, Known>,
 }
@@ -222,6 +297,7 @@ struct Known {
     /// Streams of load reports.
     reporters: usize,
     last_load_report: Option<Timestamp>,
+    totals: Totals,
 }
 
 impl Nodes {
@@ -267,6 +343,9 @@ impl Nodes {
             let is_new = known.is_none_or(|known| known.error.as_deref() != error);
             let last_error = known.and_then(|known| known.last_error.clone());
             let error = error.map(str::to_owned);
+            if is_new && error.is_some() && self.refusals.len() < MAX_REFUSALS {
+                self.refusals.push(Refused { node: presence.node.id.clone(), seen });
+            }
             let last_error = error.clone().filter(|_| is_new).map(|error| (error, now)).or(last_error);
             let noted = Noted { state, since, version, current, error, last_error };
             presence.types.insert(resource_type, noted);
@@ -301,9 +380,11 @@ impl Nodes {
         self.by_id.entry(id.to_owned()).or_default().reporters += 1;
     }
 
-    fn report(&mut self, id: &str, now: Timestamp) {
+    fn report(&mut self, id: &str, totals: Totals, now: Timestamp) {
         if let Some(known) = self.by_id.get_mut(id) {
             known.last_load_report = Some(now);
+            known.totals.requests += totals.requests;
+            known.totals.errors += totals.errors;
         }
     }
 
@@ -474,7 +555,7 @@ mod tests {
         let stream = nodes.connect(node("a"), None, at(0));
         nodes.begin_reports("a");
         assert_eq!(report(&mut nodes), None);
-        nodes.report("a", at(5));
+        nodes.report("a", Totals::default(), at(5));
         nodes.end_reports("a");
         assert_eq!(report(&mut nodes), Some(at(5)));
         nodes.disconnect(stream, at(6));

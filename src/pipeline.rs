@@ -103,6 +103,18 @@ impl Build {
         in_order(self.warnings.iter().chain(infos).cloned().collect())
     }
 
+    /// True when no Envoy is told of anything but other endpoints, whichever of the two builds it runs.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.snapshots, &other.snapshots);
+        let are_alike = |fleet| self.snapshot(fleet).is_alike(&other.snapshot(fleet));
+        self.model.fleets == other.model.fleets && ours.keys().chain(theirs.keys()).all(are_alike)
+    }
+
+    /// The same of one Envoy.
+    pub fn is_alike_for(&self, other: &Self, node: &Node) -> bool {
+        self.snapshot(&self.fleet_of(node)).is_alike(&other.snapshot(&other.fleet_of(node)))
+    }
+
     /// The fleet of a node.
     pub fn fleet_of(&self, node: &Node) -> Name {
         self.model.fleet_of(node)

@@ -434,6 +434,12 @@ impl Snapshot {
     pub fn set(&self, resource_type: ResourceType) -> &Arc<ResourceSet> {
         &self.sets[resource_type as usize]
     }
+
+    /// True when at most endpoints differ.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let mut others = ResourceType::ALL.into_iter().filter(|it| *it != ResourceType::Endpoints);
+        others.all(|it| self.set(it) == other.set(it))
+    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ const FILES: TableDefinition<'_, &str, &str> = TableDefinition::new("files");
 const FORMAT: TableDefinition<'_, &str, u64> = TableDefinition::new("format");
 /// 1 had entities only.
 const VERSION: u64 = 2;
+/// Beside the version: the hash of files that an Envoy refused.
+const REFUSED_FILES: &str = "refused_files";
 
 const FILE: &str = "understudy.redb";
 
@@ -77,8 +79,12 @@ pub struct Commit {
     pub revisions: Vec<Revision>,
     /// By idempotency key.
     pub answers: Vec<(String, Kept)>,
+    /// Revisions that are known already, as they stand now.
+    pub amended: Vec<Revision>,
     /// The files, if they are others than before.
     pub files: Option<Files>,
+    /// The hash of files that an Envoy refused, if they are others than before.
+    pub refused_files: Option<u64>,
 }
 
 /// Everything that a start goes on from.
@@ -88,6 +94,8 @@ pub struct State {
     pub stored: Stored,
     /// The files that were accepted last; none before the first time.
     pub files: Option<Files>,
+    /// The hash of files that an Envoy refused since, if one did.
+    pub refused_files: Option<u64>,
     /// The number of the last revision; 0 before the first.
     pub revision: u64,
 }
@@ -187,7 +195,7 @@ impl Store {
     ///
     /// When the database cannot be read.
     pub fn load(&self) -> Result<State, Error> {
-        let (entities, files) = self.reading(|transaction| {
+        let (entities, files, refused_files) = self.reading(|transaction| {
             let mut entities = Vec::new();
             for entry in transaction.open_table(ENTITIES)?.iter()? {
                 let (key, record) = entry?;
@@ -199,7 +207,8 @@ impl Store {
                 let (name, text) = entry?;
                 files.insert(name.value().to_owned(), text.value().into());
             }
-            Ok((entities, files))
+            let refused = transaction.open_table(FORMAT)?.get(REFUSED_FILES)?.map(|hash| hash.value());
+            Ok((entities, files, refused))
         })?;
         let entity = |(word, name, bytes): (String, String, Vec<u8>)| {
             let read = Kind::from_plural(&word).zip(records::read_entity(&bytes));
@@ -209,6 +218,7 @@ impl Store {
         Ok(State {
             stored: entities.into_iter().map(entity).collect::<Result<_, _>>()?,
             files: Some(files).filter(|files| !files.is_empty()),
+            refused_files,
             revision: self.revision.load(Ordering::Relaxed),
         })
     }
@@ -395,7 +405,7 @@ impl Store {
                 apply(&mut entities, change)?;
             }
             let mut revisions = transaction.open_table(REVISIONS)?;
-            for revision in &commit.revisions {
+            for revision in commit.amended.iter().chain(&commit.revisions) {
                 revisions.insert(revision.number, records::revision(revision).as_slice())?;
             }
             while revisions.len()? > KEPT_REVISIONS {
@@ -414,6 +424,12 @@ impl Store {
                 for (name, text) in files {
                     known.insert(name.as_str(), &**text)?;
                 }
+            }
+            let mut format = transaction.open_table(FORMAT)?;
+            match commit.refused_files {
+                Some(hash) => drop(format.insert(REFUSED_FILES, hash)?),
+                None if commit.files.is_some() => drop(format.remove(REFUSED_FILES)?),
+                None => {}
             }
         }
         transaction.commit()?;

@@ -32,7 +32,10 @@ const LAYERS: [(&str, &[&str]); 24] = [
     // `plan` for the edits of a revision.
     ("store", &["config", "model", "plan"]),
     ("cache", &["node", "pipeline", "snapshot"]),
-    ("control", &["cache", "config", "events", "metrics", "model", "pipeline", "plan", "source", "store"]),
+    (
+        "control",
+        &["cache", "config", "events", "fleet", "metrics", "model", "pipeline", "plan", "source", "store"],
+    ),
     ("fleet", &["envoy", "events", "node", "snapshot"]),
     ("xds", &["cache", "envoy", "events", "fleet", "metrics", "node", "snapshot"]),
     (
@@ -66,6 +69,7 @@ const PURE: &[&str] = &[
     "simulate",
     "show",
     "plan",
+    "cache/rollout",
     "xds/admission",
     "xds/subscription",
     "xds/order",

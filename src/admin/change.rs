@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::admin::request::Write;
+use crate::admin::revisions;
 use crate::config::{Violation, render};
+use crate::control::rollout::CanaryProgress;
 use crate::control::{Decision, Now, Proposal, Written};
 use crate::fleet::{Presence, State};
 use crate::pipeline::Build;
@@ -39,7 +41,7 @@ impl Admin {
         }
         let written = self.control.write(write.terms, decide).await?;
         let missing = match write.wait {
-            Some(patience) if !written.is_repeated => self.missing(&written, patience).await,
+            Some(patience) if !written.is_repeated => self.missing(&written, patience).await?,
             _ => Vec::new(),
         };
         Ok(respond(&written, &missing))
@@ -60,19 +62,48 @@ impl Admin {
         Ok(Json(body).into_response())
     }
 
-    /// The connected Envoys of the fleets that it affects which have not acknowledged a write in time.
-    async fn missing(&self, written: &Written, patience: Duration) -> Vec<Value> {
-        let Written { before, build, publication, .. } = written;
+    /// The connected Envoys of the fleets that it affects which have not acknowledged a write in time; while its
+    /// canaries have not, these. A write that they refused is a problem: it is not in effect.
+    async fn missing(&self, written: &Written, patience: Duration) -> Result<Vec<Value>, Problem> {
+        let Written { before, build, answer, .. } = written;
+        let deadline = Instant::now() + patience;
+        if let Some(revision) = answer.revision {
+            if !self.control.decided(revision, patience).await {
+                return Ok(self.canaries());
+            }
+            self.refuse_rejected(revision).await?;
+        }
+        let publication = self.cache.publication();
         let is_affected =
             |presence: &Presence| before.snapshot_for(&presence.node) != build.snapshot_for(&presence.node);
-        let waits = |presence: &Presence| !has_all(presence, *publication) && is_affected(presence);
-        let deadline = Instant::now() + patience;
+        let waits = |presence: &Presence| !has_all(presence, publication) && is_affected(presence);
         loop {
             let missing = self.fleet.select(waits);
             if missing.is_empty() || Instant::now() >= deadline {
-                return missing.iter().map(|presence| told(presence, build)).collect();
+                return Ok(missing.iter().map(|presence| told(presence, build)).collect());
             }
             tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// The canaries that are being asked, as those who are waited for.
+    fn canaries(&self) -> Vec<Value> {
+        let canaries = self.control.progress().canaries;
+        let told = |it: &CanaryProgress| json!({ "node": it.node, "fleet": it.fleet, "canary": it.phase, "types": [] });
+        canaries.iter().map(told).collect()
+    }
+
+    /// 409 for a revision that its canary refused.
+    async fn refuse_rejected(&self, revision: u64) -> Result<(), Problem> {
+        let store = self.control.store().clone();
+        let found = revisions::reading(move || Ok(store.revisions(revision..=revision)?.pop())).await?;
+        match found.and_then(|revision| Some((revision.error?, revision.refused_by))) {
+            Some((error, by)) => {
+                let detail =
+                    format!("revision {revision} was taken back: {} refused it: {error}", by.join(", "));
+                Err(Problem::new(StatusCode::CONFLICT, detail))
+            }
+            None => Ok(()),
         }
     }
 }

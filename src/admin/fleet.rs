@@ -75,7 +75,7 @@ impl NodeView {
 
 /// `GET /fleet`
 pub(crate) async fn nodes(State(admin): State<Admin>) -> Json<Value> {
-    let build = admin.cache.build();
+    let build = admin.cache.live();
     let nodes = admin.fleet.nodes();
     let nodes: Vec<NodeView> = nodes.iter().map(|presence| NodeView::of(presence, &build)).collect();
     Json(json!({ "nodes": nodes }))
@@ -87,7 +87,7 @@ pub(crate) async fn node(
     Path(id): Path<String>,
 ) -> Result<Json<NodeView>, Problem> {
     match admin.fleet.node(&id) {
-        Some(presence) => Ok(Json(NodeView::of(&presence, &admin.cache.build()))),
+        Some(presence) => Ok(Json(NodeView::of(&presence, &admin.cache.live()))),
         None => Err(Problem::not_found(&format!("no node `{id}` is connected or was within the last hour"))),
     }
 }

@@ -13,6 +13,7 @@ use crate::admin::problem::Problem;
 use crate::admin::request::{Parameters, Write};
 use crate::admin::view;
 use crate::config::document::Kind;
+use crate::control::rollout::Progress;
 use crate::control::{Decision, Now};
 use crate::plan::Edit;
 use crate::store::records::{Answer, Revision, Source};
@@ -40,7 +41,7 @@ pub(crate) async fn list(
     let size: u64 = number(query.take("size")?, "size", PAGE.0)?.clamp(1, PAGE.1);
     let after = number(query.take("after")?, "after", u64::MAX)?;
     query.end()?;
-    let store = admin.control.store().clone();
+    let (store, progress) = (admin.control.store().clone(), admin.control.progress());
     reading(move || {
         let last = store.revision();
         let newest = last.min(after.saturating_sub(1));
@@ -48,7 +49,7 @@ pub(crate) async fn list(
         let revisions = store.revisions(oldest..=newest)?;
         let is_more = !store.revisions(1..=oldest.saturating_sub(1))?.is_empty();
         let next = is_more.then(|| format!("/revisions?after={oldest}&size={size}"));
-        let items: Vec<Value> = revisions.iter().rev().map(|it| shown(it, last)).collect();
+        let items: Vec<Value> = revisions.iter().rev().map(|it| shown(it, &progress)).collect();
         Ok(Json(json!({ "items": items, "next": next })))
     })
     .await
@@ -60,10 +61,10 @@ pub(crate) async fn read(
     Path(number): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let number = parse(&number)?;
-    let store = admin.control.store().clone();
+    let (store, progress) = (admin.control.store().clone(), admin.control.progress());
     reading(move || {
         let revision = one(&store, number)?;
-        let mut body = shown(&revision, store.revision());
+        let mut body = shown(&revision, &progress);
         body["changes"] = revision.edits.iter().map(difference).collect();
         Ok(Json(body))
     })
@@ -108,6 +109,7 @@ pub(crate) async fn rollback(
     write.terms.alone = true;
     let store = admin.control.store().clone();
     let decide = move |now: Now<'_>| {
+        refuse_rejected(&store, number)?;
         let edits = between(&store, number, now.revision)?;
         let (in_files, by_rest): (Vec<Edit>, Vec<Edit>) =
             edits.into_iter().partition(|edit| edit.file.is_some());
@@ -120,6 +122,18 @@ pub(crate) async fn rollback(
         Ok(Decision { changes, answer: Box::new(answer) })
     };
     admin.change(write, decide).await
+}
+
+/// What was at a revision that was taken back is what was before it; who asks for it means something else.
+fn refuse_rejected(store: &Store, number: u64) -> Result<(), Problem> {
+    let revision = store.revisions(number..=number)?.pop();
+    match revision.and_then(|revision| revision.error) {
+        Some(error) => {
+            let detail = format!("revision {number} was never in effect; an Envoy refused it: {error}");
+            Err(Problem::new(StatusCode::CONFLICT, detail))
+        }
+        None => Ok(()),
+    }
 }
 
 fn rolled_back(to: u64, before: u64, now: Now<'_>) -> Answer {
@@ -171,7 +185,9 @@ fn between(store: &Store, a: u64, b: u64) -> Result<Vec<Edit>, Problem> {
         return Err(missing(a));
     }
     let mut edits: BTreeMap<(Kind, String, bool), Edit> = BTreeMap::new();
-    for edit in revisions.into_iter().flat_map(|revision| revision.edits) {
+    // What was taken back changed nothing.
+    let revisions = revisions.into_iter().filter(|revision| revision.error.is_none());
+    for edit in revisions.flat_map(|revision| revision.edits) {
         let key = (edit.kind, edit.name.clone(), edit.file.is_some());
         match edits.get_mut(&key) {
             Some(known) => known.after = edit.after,
@@ -201,7 +217,13 @@ fn parse_or_none(number: &str) -> Result<u64, Problem> {
     number.parse().map_err(|_| Problem::not_found(&format!("`{number}` is not the number of a revision")))
 }
 
-fn shown(revision: &Revision, last: u64) -> Value {
+fn shown(revision: &Revision, progress: &Progress) -> Value {
+    let state = match revision.number {
+        _ if revision.error.is_some() => "rejected",
+        number if progress.rolling_out.contains(&number) => "rolling_out",
+        number if number == progress.live => "live",
+        _ => "superseded",
+    };
     json!({
         "number": revision.number,
         "time": revision.time.to_string(),
@@ -209,8 +231,9 @@ fn shown(revision: &Revision, last: u64) -> Value {
         "source": revision.source.word(),
         "reason": revision.reason,
         "summary": revision.summary,
-        "state": if revision.number == last { "live" } else { "superseded" },
-        "error": null,
+        "state": state,
+        "error": revision.error,
+        "refused_by": revision.refused_by,
     })
 }
 

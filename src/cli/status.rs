@@ -47,8 +47,20 @@ fn human(status: &Value) -> String {
         row.push(states.join(", "));
         row
     };
+    let lines = lines + &rollout(&status["rollout"]);
     match nodes(status) {
         [] => lines,
         nodes => format!("{lines}\n{}", table(&["node", "fleet", "state", "types"], nodes.iter().map(row))),
     }
+}
+
+/// A line for each canary that is being asked.
+fn rollout(rollout: &Value) -> String {
+    let canaries = rollout["canaries"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or("nobody yet").to_owned();
+    let line = |canary: &Value| {
+        let [fleet, node, phase] = ["fleet", "node", "phase"].map(|field| text(&canary[field]));
+        format!("rolling out {}: fleet {fleet}, canary {node}, {phase}\n", rollout["rolling_out"])
+    };
+    canaries.map(line).collect()
 }

@@ -55,6 +55,10 @@ pub struct Revision {
     pub source: Source,
     /// What changed, as it was and as it became.
     pub edits: Vec<Edit>,
+    /// Why it was taken back, in the words of the Envoy that was asked first; none when it was not.
+    pub error: Option<String>,
+    /// The Envoys that refused it, by node id: the one that was asked first, or others when it was in effect.
+    pub refused_by: Vec<String>,
 }
 
 /// What a request was answered.
@@ -109,6 +113,8 @@ pub(super) fn revision(revision: &Revision) -> Vec<u8> {
         summary: revision.summary.clone(),
         source: revision.source.word().to_owned(),
         edits: edits.collect(),
+        error: revision.error.clone().unwrap_or_default(),
+        refused_by: revision.refused_by.clone(),
     }
     .encode_to_vec()
 }
@@ -136,6 +142,8 @@ pub(super) fn read_revision(number: u64, bytes: &[u8]) -> Option<Revision> {
         summary: record.summary,
         source: Source::ALL.into_iter().find(|source| source.word() == record.source)?,
         edits: record.edits.into_iter().map(edit).collect::<Option<_>>()?,
+        error: Some(record.error).filter(|error| !error.is_empty()),
+        refused_by: record.refused_by,
     })
 }
 

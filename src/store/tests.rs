@@ -32,6 +32,8 @@ fn revision(number: u64) -> Commit {
         summary: format!("upstream {name} is new"),
         source: Source::Api,
         edits: vec![edit],
+        error: None,
+        refused_by: Vec::new(),
     };
     let change = Change::Put { kind: Kind::Upstream, name, body };
     Commit { changes: vec![change], revisions: vec![revision], ..Commit::default() }

@@ -68,14 +68,14 @@ impl ClientStatusDiscoveryService for ClientStatuses {
 impl ClientStatuses {
     fn answer(&self, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
         let wanted: Vec<&str> = request.node_matchers.iter().map(exact_id).collect::<Result<_, _>>()?;
-        let build = self.cache.build();
+        let serving = self.cache.serving();
         let mut nodes = self.fleet.nodes();
         nodes.retain(|presence| {
             presence.disconnected_at.is_none()
                 && (wanted.is_empty() || wanted.contains(&presence.node.id.as_str()))
         });
         let snapshots: Vec<Arc<Snapshot>> =
-            nodes.iter().map(|presence| build.snapshot_for(&presence.node)).collect();
+            nodes.iter().map(|presence| serving.snapshot_for(&presence.node)).collect();
         let count = |(presence, snapshot): (&Presence, &Arc<Snapshot>)| {
             presence.types.keys().map(|kind| snapshot.set(*kind).len()).sum::<usize>()
         };

@@ -9,7 +9,7 @@ use load_stats::load_reporting_service_server::LoadReportingService;
 use load_stats::{LoadStatsRequest, LoadStatsResponse};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Totals};
 use crate::xds::server::Limits;
 
 /// How often Envoys report: failover should be seen as it happens.
@@ -25,6 +25,15 @@ pub struct LoadReports {
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<LoadStatsResponse, Status>> + Send>>;
+
+/// The requests of a report, over all clusters.
+fn totals(report: &LoadStatsRequest) -> Totals {
+    let localities = report.cluster_stats.iter().flat_map(|cluster| &cluster.upstream_locality_stats);
+    localities.fold(Totals::default(), |sum, locality| {
+        let (good, bad) = (locality.total_successful_requests, locality.total_error_requests);
+        Totals { requests: sum.requests + good + bad, errors: sum.errors + bad }
+    })
+}
 
 #[tonic::async_trait]
 impl LoadReportingService for LoadReports {
@@ -53,8 +62,10 @@ impl LoadReportingService for LoadReports {
             };
             let aged = Status::unavailable("reconnect: the stream has come of age");
             let end = limits.end();
-            while tokio::time::timeout_at(end, requests.message()).await.map_err(|_| aged.clone())??.is_some() {
-                reporter.report();
+            while let Some(report) =
+                tokio::time::timeout_at(end, requests.message()).await.map_err(|_| aged.clone())??
+            {
+                reporter.report(totals(&report));
                 tokio::task::consume_budget().await;
             }
         };

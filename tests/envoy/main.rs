@@ -12,6 +12,7 @@ mod tls;
 
 mod access_log;
 mod balancer;
+mod canary;
 mod changes;
 mod connections;
 mod detection;

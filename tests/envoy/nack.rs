@@ -1,4 +1,4 @@
-//! What an Envoy refuses is told, and costs no request.
+//! What an Envoy refuses is told, and costs no request. Without canaries, which would stop it: see `canary`.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn listeners(understudy: &Understudy, state: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_cannot_be_bound_is_told_and_costs_no_request() {
     let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let edge = cast.edge_without_canary().await;
     let understudy = &edge.understudy;
     let before = listeners(understudy, "acked").await;
     let load = edge.load(200);
@@ -54,7 +54,7 @@ async fn a_listener_that_cannot_be_bound_is_told_and_costs_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_change_goes_through_beside_a_refused_listener() {
     let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let edge = cast.edge_without_canary().await;
     let understudy = &edge.understudy;
     create(understudy, "/listeners", json!({"name": "bad", "address": format!("192.0.2.1:{}", free_port())}))
         .await;

@@ -65,7 +65,15 @@ impl Edge {
     }
 
     async fn by_rest_speaking(variant: Variant, fill: impl AsyncFnOnce(&Understudy)) -> Self {
-        let (understudy, port) = (Understudy::serve(&[]).await, free_port());
+        Self::by_rest_serving(&[], variant, fill).await
+    }
+
+    async fn by_rest_serving(
+        arguments: &[&str],
+        variant: Variant,
+        fill: impl AsyncFnOnce(&Understudy),
+    ) -> Self {
+        let (understudy, port) = (Understudy::serve(arguments).await, free_port());
         create(&understudy, "/listeners", json!({"name": "web", "address": format!("127.0.0.1:{port}")}))
             .await;
         fill(&understudy).await;
@@ -192,7 +200,17 @@ impl Cast {
 
     /// The same with an Envoy that asks in this variant.
     pub(crate) async fn edge_speaking(&self, variant: Variant, service: Value) -> Edge {
-        let edge = Edge::by_rest_speaking(variant, async |understudy| {
+        self.edge_serving(&[], variant, service).await
+    }
+
+    /// The same with a control plane that brings changes to all Envoys at once.
+    pub(crate) async fn edge_without_canary(&self) -> Edge {
+        let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/envoy/without-canary.yaml");
+        self.edge_serving(&[config], STATE_OF_THE_WORLD, json!({})).await
+    }
+
+    async fn edge_serving(&self, arguments: &[&str], variant: Variant, service: Value) -> Edge {
+        let edge = Edge::by_rest_serving(arguments, variant, async |understudy| {
             checkout(understudy, service, &[&self.a, &self.b]).await;
             let standby = json!({"target": self.failover.address().to_string(), "failover": true});
             create(understudy, "/upstreams/checkout/targets", standby).await;

@@ -378,6 +378,8 @@ impl Envoy {
         command.arg("-c").arg(&config).arg("--admin-address-path").arg(&address);
         // Without hot restart it needs no shared memory, which it would leave behind at every end.
         command.args(["--disable-hot-restart", "--concurrency", "1", "-l", "warning"]);
+        // So that what one Envoy can open another cannot.
+        command.current_dir(directory.path());
         let mut process = Process::spawn(&format!("envoy {name}"), &mut command);
         let admin = eventually(PATIENCE, "Envoy says where its admin interface is", async || {
             if let Ok(Some(status)) = process.child.try_wait() {
@@ -388,6 +390,11 @@ impl Envoy {
         })
         .await;
         Self { process, admin, directory, client: client() }
+    }
+
+    /// Where it runs: what it is told of relative paths is about files here.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Returns once it is LIVE.
