@@ -18,6 +18,7 @@ mod revisions;
 mod simulate;
 pub(crate) mod view;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -42,6 +43,7 @@ use crate::metrics::Metrics;
 use crate::model::name::Name;
 use crate::node::Locality;
 use crate::pipeline::Build;
+use crate::source::files;
 
 /// The largest body that is read.
 const MAX_BODY: usize = 16 << 20;
@@ -61,6 +63,8 @@ pub struct Admin {
     pub metrics: Metrics,
     /// When this program started.
     pub started: Timestamp,
+    /// The config paths.
+    pub paths: Arc<[PathBuf]>,
     /// The addresses that were bound.
     pub addresses: Addresses,
     /// What is there changes only with `If-Match`.
@@ -108,6 +112,7 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .route("/fleet", get(fleet::nodes))
         .route("/fleet/{node}", get(fleet::node))
         .route("/violations", get(violations))
+        .route("/reload", post(reload))
         .route("/lint", get(lint))
         .route("/snapshots/{fleet}", get(snapshot))
         .route("/status", get(status))
@@ -162,6 +167,22 @@ async fn backup(State(admin): State<Admin>) -> Result<Response, Problem> {
 fn failed(error: &std::io::Error) -> Problem {
     let detail = format!("the backup could not be made: {error}");
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+}
+
+/// Reads the config paths now, and answers when what they hold is taken: with the newest revision, or with what is
+/// wrong with it.
+async fn reload(State(admin): State<Admin>) -> Result<Json<Value>, Problem> {
+    let paths = admin.paths.clone();
+    let read = revisions::reading(move || Ok(files::read(&paths))).await?;
+    admin.control.reload(read).await?;
+    let revision = admin.control.store().revision();
+    match admin.control.violations() {
+        none if none.is_empty() => Ok(Json(json!({ "revision": revision }))),
+        violations => {
+            let detail = "the files were refused; the last good config keeps serving";
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with(violations))
+        }
+    }
 }
 
 async fn violations(State(admin): State<Admin>) -> Json<Vec<Violation>> {

@@ -9,6 +9,7 @@ use axum::ServiceExt;
 use axum::extract::Request;
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
@@ -112,7 +113,9 @@ impl App {
             error => Error::Other(error.into()),
         })?;
 
-        follow(control.clone(), paths, last);
+        follow(control.clone(), paths.clone(), last);
+        let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        tokio::spawn(reload_on(hangup, control.clone(), paths.clone()));
         let door = control.clone();
         let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier(), Limits::default());
         let discovery = discovery.with_metrics(metrics.clone());
@@ -123,6 +126,7 @@ impl App {
             events,
             metrics,
             started: Timestamp::now(),
+            paths: paths.into(),
             addresses,
             require_if_match,
         };
@@ -181,6 +185,17 @@ fn follow(control: Control, paths: Vec<PathBuf>, mut last: Files) {
             nudge.nudge();
         }
     });
+}
+
+/// Reads the config paths at every such signal.
+async fn reload_on(mut signals: Signal, control: Control, paths: Vec<PathBuf>) -> anyhow::Result<()> {
+    while signals.recv().await.is_some() {
+        let paths = paths.clone();
+        let read = tokio::task::spawn_blocking(move || files::read(&paths)).await?;
+        info!("told to read the files again");
+        control.reload(read).await?;
+    }
+    Ok(())
 }
 
 /// Anyone who reaches an address may read all and write all; only this machine may by default.

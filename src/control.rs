@@ -116,6 +116,7 @@ pub struct Proposal {
 /// What the thread is asked to do.
 enum Task {
     Files(Result<Files, Vec<Violation>>),
+    Reload(Result<Files, Vec<Violation>>, oneshot::Sender<()>),
     Write { alone: bool, stage: Stage },
 }
 
@@ -307,6 +308,18 @@ impl Control {
         self.tasks.send(Task::Files(read)).is_ok()
     }
 
+    /// The same at somebody's request: what was refused is tried again, whether it changed or not. When this
+    /// returns, the files are taken or [`Self::violations`] says why not.
+    ///
+    /// # Errors
+    ///
+    /// When we are shutting down.
+    pub async fn reload(&self, read: Result<Files, Vec<Violation>>) -> Result<(), WriteError> {
+        let (sender, receiver) = oneshot::channel();
+        self.tasks.send(Task::Reload(read, sender)).map_err(|_| WriteError::ShuttingDown)?;
+        receiver.await.map_err(|_| WriteError::ShuttingDown)
+    }
+
     /// The files that the config names, and those that one names which was refused: they want to be watched too.
     pub fn named_files(&self) -> watch::Receiver<BTreeSet<String>> {
         self.named_files.clone()
@@ -434,6 +447,12 @@ impl State {
             };
             match wake {
                 Wake::Task(Task::Files(read)) => self.take_files(read),
+                Wake::Task(Task::Reload(read, done)) => {
+                    (self.refused, self.refused_by_envoy) = (None, None);
+                    self.take_files(read);
+                    // Whoever asked may have hung up.
+                    let _ = done.send(());
+                }
                 Wake::Task(Task::Write { stage, .. }) => next = self.take_writes(stage, &mut queue),
                 Wake::Addresses => self.take_addresses(),
                 Wake::Fleet => self.look(),

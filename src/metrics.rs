@@ -29,6 +29,7 @@ struct Live {
     build_seconds: Histogram,
     commit_seconds: Histogram,
     revisions: Family<Label, Counter>,
+    rejected: Counter,
     nacks: Family<Label, Counter>,
     requests: Family<Request, Counter>,
     request_seconds: Family<Route, Histogram>,
@@ -47,6 +48,7 @@ impl Default for Live {
             build_seconds: seconds(),
             commit_seconds: seconds(),
             revisions: Family::default(),
+            rejected: Counter::default(),
             nacks: Family::default(),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(seconds),
@@ -71,6 +73,11 @@ impl Metrics {
     /// A change was accepted.
     pub fn accepted(&self, source: &'static str) {
         self.0.revisions.get_or_create(&[("source", source)]).inc();
+    }
+
+    /// A change was taken back that a canary refused.
+    pub fn rejected(&self) {
+        self.0.rejected.inc();
     }
 
     /// An Envoy refused something of this type.
@@ -98,6 +105,7 @@ impl Metrics {
             build_seconds,
             commit_seconds,
             revisions,
+            rejected,
             nacks,
             requests,
             request_seconds,
@@ -117,6 +125,7 @@ impl Metrics {
             commit_seconds.clone(),
         );
         registry.register("revisions", "Changes that were accepted, by source", revisions.clone());
+        registry.register("rejected_revisions", "Changes that a canary refused", rejected.clone());
         registry.register("nacks", "Refusals of Envoys, by type of resource", nacks.clone());
         registry.register(
             "http_requests",

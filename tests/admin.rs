@@ -12,6 +12,8 @@ mod harness;
 mod plans;
 #[path = "admin/races.rs"]
 mod races;
+#[path = "admin/reload.rs"]
+mod reload;
 #[path = "admin/revisions.rs"]
 mod revisions;
 #[path = "admin/stage.rs"]

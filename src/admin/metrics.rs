@@ -91,6 +91,8 @@ fn of_program(admin: &Admin, registry: &mut Registry) {
 fn of_config(admin: &Admin, build: &Build, registry: &mut Registry) {
     let revision = admin.control.store().revision() as f64;
     gauge(registry, "revision", "The number of the newest revision", revision);
+    let waiting = admin.control.progress().rolling_out.len() as f64;
+    gauge(registry, "revisions_rolling_out", "Changes that not all Envoys have yet", waiting);
     let violations = admin.control.violations().len() as f64;
     gauge(registry, "files_violations", "Faults of the files, while the last good config serves", violations);
     let stale = admin.control.stale_since().map_or(0.0, |since| since.as_millisecond() as f64 / 1e3);

@@ -302,6 +302,7 @@ impl State {
         }
         for (step, Refusal { by, error }) in &refused {
             self.rejected.extend(step.revision);
+            self.metrics.rejected();
             let revision = step.revision.and_then(|number| self.revision(number));
             let rejected = |it| Revision { error: Some(error.clone()), refused_by: by.clone(), ..it };
             amended.extend(revision.map(rejected));

@@ -297,4 +297,12 @@ pub(super) const FAULTS: &[Explanation] = &[
         "resolver: { retry: 1s }\n---\nresolver: { retry: 2s }",
         "resolver: { retry: 2s }",
     ),
+    fault(
+        "US190",
+        "files that an Envoy refused",
+        "A change goes to one Envoy of each fleet first; this one refused it, and no other was told of it.",
+        "correct what the Envoy names; the files are tried again when they change, or at `POST /reload`",
+        "",
+        "",
+    ),
 ];

@@ -1,0 +1,122 @@
+//! Files that change under a running control plane, without an Envoy: when they are read again, and what is told.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, Understudy, eventually};
+
+/// How long 5,000 files may take to be written and read, on a machine that is busy.
+const STORM: Duration = Duration::from_secs(120);
+
+fn upstream(name: &str) -> String {
+    format!("upstreams: [{{ name: {name}, targets: [{{ target: 10.0.0.1:80 }}] }}]\n")
+}
+
+async fn serve(directory: &Path) -> Understudy {
+    Understudy::serve(&[&directory.display().to_string()]).await
+}
+
+async fn upstreams(understudy: &Understudy) -> Value {
+    understudy.get("/status").await.1["upstreams"].clone()
+}
+
+/// Waits until so many upstreams are there.
+async fn become_many(understudy: &Understudy, many: usize, deadline: Duration) {
+    eventually(deadline, &format!("there are {many} upstreams"), async || {
+        match upstreams(understudy).await {
+            found if found == json!(many) => Ok(()),
+            found => Err(found.to_string()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_read_at_once_when_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a.yaml"), upstream("a")).unwrap();
+    let understudy = serve(directory.path()).await;
+    fs::write(directory.path().join("b.yaml"), upstream("b")).unwrap();
+    let (status, answer) = understudy.post("/reload", json!({})).await;
+    assert_eq!((status, &answer["revision"]), (200, &json!(2)), "{answer}");
+    assert_eq!(upstreams(&understudy).await, json!(2));
+
+    // What is broken is answered with its faults, and changes nothing.
+    fs::write(directory.path().join("b.yaml"), "upstreams: [{ nmae: b }]").unwrap();
+    let (status, problem) = understudy.post("/reload", json!({})).await;
+    assert_eq!(status, 422, "{problem}");
+    assert_eq!(problem["violations"][0]["line"], 1);
+    assert_eq!(upstreams(&understudy).await, json!(2));
+    assert_eq!(understudy.get("/readyz").await.0, 200);
+    let (_, state) = understudy.get("/status").await;
+    assert!(state["files_stale_since"].is_string(), "{state}");
+    assert_eq!(understudy.get("/violations").await.1, problem["violations"]);
+
+    fs::remove_file(directory.path().join("b.yaml")).unwrap();
+    assert_eq!(understudy.post("/reload", json!({})).await.0, 200);
+    assert_eq!(upstreams(&understudy).await, json!(1));
+    assert_eq!(understudy.get("/status").await.1["files_stale_since"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reads_the_files_and_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a.yaml"), upstream("a")).unwrap();
+    let mut understudy = serve(directory.path()).await;
+    fs::write(directory.path().join("b.yaml"), upstream("b")).unwrap();
+    understudy.process().signal("HUP");
+    become_many(&understudy, 2, PATIENCE).await;
+    eventually(PATIENCE, "the log says so", async || match understudy.log() {
+        log if log.contains("told to read the files again") => Ok(()),
+        log => Err(log),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_files_is_a_few_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let understudy = serve(directory.path()).await;
+    let began = Instant::now();
+    for number in 0..5_000 {
+        let name = format!("u{number}");
+        fs::write(directory.path().join(format!("{name}.yaml")), upstream(&name)).unwrap();
+    }
+    become_many(&understudy, 5_000, STORM).await;
+    let revisions = understudy.get("/status").await.1["revision"].as_u64().unwrap();
+    // One at the end of it, and one every two seconds while it lasts.
+    let most = 2 + began.elapsed().as_secs() / 2;
+    assert!(revisions <= most, "{revisions} revisions in {:?}", began.elapsed());
+    for number in 0..5_000 {
+        fs::remove_file(directory.path().join(format!("u{number}.yaml"))).unwrap();
+    }
+    become_many(&understudy, 0, STORM).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_cut_and_written_again_is_one_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, upstream("a")).unwrap();
+    let understudy = serve(directory.path()).await;
+    for number in 0..5 {
+        let name = format!("a{number}");
+        drop(fs::File::create(&file).unwrap());
+        eventually(PATIENCE, "the cut is seen by others", async || match fs::read_to_string(&file) {
+            Ok(text) if text.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+        fs::write(&file, upstream(&name)).unwrap();
+        eventually(PATIENCE, "it is read", async || match understudy.get(&format!("/upstreams/{name}")).await {
+            (200, _) => Ok(()),
+            (status, told) => Err(format!("{status} {told}")),
+        })
+        .await;
+    }
+    let (_, revisions) = understudy.get("/revisions").await;
+    assert_eq!(revisions["items"].as_array().unwrap().len(), 6, "never without upstreams: {revisions}");
+}
