@@ -33,6 +33,7 @@ use crate::model::Model;
 use crate::model::addresses::Addresses;
 use crate::model::listener::Listener;
 use crate::model::name::Name;
+use crate::model::route::Route;
 use crate::model::service::Service;
 use crate::model::upstream::Upstream;
 use crate::node::Locality;
@@ -52,6 +53,8 @@ pub struct Compiled {
     endpoints: Memo<Name, endpoint::Input, Vec<Arc<Resource>>>,
     /// By fleet and listener.
     listeners: Memo<(Name, Name), listener::Input, Arc<Resource>>,
+    /// By route.
+    parts: Memo<Name, Shared<Route>, Arc<route::Part>>,
     /// By fleet and listener.
     routes: Memo<(Name, Name), route::Input, Arc<Resource>>,
     /// By fleet and secret.
@@ -75,11 +78,15 @@ impl Compiled {
         let secrets = fleets.iter().flat_map(|fleet| {
             secret::needed(model, fleet).into_iter().map(|(name, input)| ((fleet.clone(), name), input))
         });
+        let parts = model.routes.iter().map(|route| (route.name.clone(), Shared(route.clone())));
+        let parts = Memo::map(&last.parts, parts, |route| Arc::new(route::Part::new(&route.0)));
         let routes = fleets.iter().flat_map(|fleet| {
             let listeners = model.listeners_of(fleet).filter(|listener| listener.is_http());
             listeners.map(|Listener { name: listener, .. }| {
-                let routes = model.routes_of(fleet, listener).cloned().map(Shared).collect();
-                ((fleet.clone(), listener.clone()), route::Input { listener: listener.clone(), routes })
+                let served = parts.iter().zip(&model.routes);
+                let served = served.filter(|(_, route)| route.is_served(fleet, listener));
+                let parts = served.map(|((_, part), _)| Shared(part.clone())).collect();
+                ((fleet.clone(), listener.clone()), route::Input { listener: listener.clone(), parts })
             })
         });
         Self {
@@ -91,6 +98,7 @@ impl Compiled {
             listeners: Memo::map(&last.listeners, listeners, |input| Arc::new(listener::compile(input))),
             secrets: Memo::map(&last.secrets, secrets, |input| Arc::new(secret::compile(input))),
             routes: Memo::map(&last.routes, routes, |input| Arc::new(route::compile(input))),
+            parts,
             raw: Memo::map(&last.raw, raw, |Shared(raw)| {
                 Arc::new(Resource::encoded(raw.resource_type, raw.name(), &raw.message))
             }),

@@ -23,12 +23,15 @@ use std::sync::Arc;
 
 use crate::config::{Level, Related, Violation};
 use crate::lint::levels::Levels;
+use crate::lint::routes::Shadows;
+use crate::lint::sharing::Neighbours;
 use crate::lint::subject::{RouteSubject, Subjects, UpstreamSubject, WaySubject};
 use crate::memo::Memo;
 use crate::model::Model;
 use crate::model::documents::Documents;
 use crate::model::name::Name;
 use crate::model::place::Place;
+use crate::model::validate::Resolved;
 
 /// What a code means, why it hurts and what to do about it.
 #[derive(Debug, Clone, Copy)]
@@ -101,17 +104,25 @@ pub struct Lints {
     upstreams: Memo<Name, UpstreamSubject, Told>,
     ways: Memo<(Name, Option<Name>), WaySubject, Told>,
     routes: Memo<Name, RouteSubject, Told>,
+    neighbours: Neighbours,
+    shadows: Shadows,
 }
 
 impl Lints {
-    /// What the rules tell of a model. Subjects that did not change are not looked at again.
-    pub fn new(model: &Model, documents: &Documents, last: &Self) -> Self {
-        let levels = levels::of(documents);
-        let Subjects { upstreams, ways, routes } = subject::subjects(model, documents, &Arc::new(levels));
+    /// What the rules tell of a model, whose entities are declared as in `resolved`. Subjects that did not change are
+    /// not looked at again.
+    pub fn new(model: &Model, resolved: &Resolved, documents: &Documents, last: &Self) -> Self {
+        let levels = Arc::new(levels::of(documents));
+        let neighbours = last.neighbours.updated(&model.upstreams);
+        let shadows = last.shadows.updated(&model.routes);
+        let Subjects { upstreams, ways, routes } =
+            subject::subjects(model, resolved, (&neighbours, &shadows), &levels);
         Self {
             upstreams: Memo::map(&last.upstreams, upstreams, upstream),
             ways: Memo::map(&last.ways, ways, way),
             routes: Memo::map(&last.routes, routes, route),
+            neighbours,
+            shadows,
         }
     }
 

@@ -5,6 +5,7 @@
 //! the function is a plain `fn`, which sees its input and nothing else. And nothing can be out of date: an input is
 //! compared as a whole, by pointer where that suffices and by value where not.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// What a function returned, by key, each beside what it was given.
@@ -75,6 +76,17 @@ impl<K: Ord, I: PartialEq, O: Output> Memo<K, I, O> {
         self.position(key).ok().map(|at| &self.entries[at].output)
     }
 
+    /// What the function was given for a key, for who asks for nearly all keys in their order.
+    pub fn inputs_in_order<'a>(&'a self) -> impl FnMut(&K) -> Option<&'a I> {
+        let mut next = 0;
+        move |key| {
+            let is_next = self.entries.get(next).is_some_and(|entry| entry.key == *key);
+            let at = if is_next { Ok(next) } else { self.position(key) };
+            next = at.map_or_else(|place| place, |at| at + 1);
+            at.ok().map(|at| &self.entries[at].input)
+        }
+    }
+
     fn position(&self, key: &K) -> Result<usize, usize> {
         self.entries.binary_search_by(|entry| entry.key.cmp(key))
     }
@@ -99,6 +111,33 @@ impl<K, I, O> Memo<K, I, O> {
     /// The outputs of the keys for which `is_in`.
     pub fn select(&self, is_in: impl Fn(&K) -> bool) -> impl Iterator<Item = &O> {
         self.entries.iter().filter(move |entry| is_in(&entry.key)).map(|entry| &entry.output)
+    }
+}
+
+/// What went, and what came in its place.
+pub type Change<'a, T> = (Option<&'a Arc<T>>, Option<&'a Arc<T>>);
+
+/// What is not the same value in both, by key. The keys of both ascend.
+pub fn changes<'a, K: Ord, T>(
+    last: impl Iterator<Item = (&'a K, &'a Arc<T>)>,
+    now: impl Iterator<Item = (&'a K, &'a Arc<T>)>,
+) -> Vec<(&'a K, Change<'a, T>)> {
+    let (mut last, mut now) = (last.peekable(), now.peekable());
+    let mut changes = Vec::new();
+    loop {
+        let order = match (last.peek(), now.peek()) {
+            (Some((gone, _)), Some((come, _))) => gone.cmp(come),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return changes,
+        };
+        let gone = if order.is_le() { last.next() } else { None };
+        let come = if order.is_ge() { now.next() } else { None };
+        let Some((key, _)) = gone.or(come) else { return changes };
+        match (gone.map(|(_, value)| value), come.map(|(_, value)| value)) {
+            (Some(gone), Some(come)) if Arc::ptr_eq(gone, come) => {}
+            change => changes.push((key, change)),
+        }
     }
 }
 

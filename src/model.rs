@@ -102,17 +102,6 @@ impl Model {
         self.listeners.iter().filter(move |listener| listener.fleets.includes(fleet))
     }
 
-    /// The routes that a fleet serves on one of its listeners.
-    pub fn routes_of<'a>(
-        &'a self,
-        fleet: &'a Name,
-        listener: &'a Name,
-    ) -> impl Iterator<Item = &'a Arc<Route>> {
-        self.routes
-            .iter()
-            .filter(move |route| route.fleets.includes(fleet) && route.listeners.includes(listener))
-    }
-
     /// The routes by SNI that a fleet serves on one of its listeners.
     pub fn passthroughs_of<'a>(
         &'a self,

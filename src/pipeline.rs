@@ -166,7 +166,7 @@ fn build_parsed(
     match validate::validate(&documents, &inputs.named_files, inputs.now, &last.resolved) {
         Ok(Meaning { model, mut warnings, resolved }) if violations.is_empty() => {
             warnings.extend(same_address::warnings(&model, &inputs.addresses, &documents));
-            let lints = Lints::new(&model, &documents, &last.lints);
+            let lints = Lints::new(&model, &resolved, &documents, &last.lints);
             let told = |level: Level| lints.violations().filter(move |told| told.level == level).cloned();
             violations.extend(told(Level::Error));
             if !violations.is_empty() {

@@ -24,7 +24,7 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("lint", &["compile", "config", "memo", "model"]),
     ("pipeline", &["compile", "config", "envoy", "lint", "memo", "model", "node", "snapshot"]),
     // `config` for near words, and for the enums of a document that mean the same in the model.
-    ("simulate", &["config", "model"]),
+    ("simulate", &["config", "model", "node"]),
     ("show", &["compile", "config", "model", "pipeline"]),
     ("plan", &["config", "envoy", "model", "pipeline", "snapshot"]),
     // `model` for the addresses that names resolve to.

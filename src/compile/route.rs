@@ -33,26 +33,55 @@ use crate::snapshot::Resource;
 pub struct Input {
     /// Whose name it has.
     pub listener: Name,
-    /// Those that a fleet serves on it.
-    pub routes: Vec<Shared<Route>>,
+    /// Of the routes that a fleet serves on it.
+    pub parts: Vec<Shared<Part>>,
+}
+
+/// What a route adds to a route configuration. It is the same for as long as only such things of its service change
+/// that no route shows, as nearly all of its targets are.
+#[derive(Debug, PartialEq)]
+pub struct Part {
+    name: Name,
+    hosts: Vec<HostMatch>,
+    /// Each path with the routes of Envoy's that it becomes.
+    paths: Vec<(PathMatch, Vec<envoy::Route>)>,
+    /// How many methods, headers and parameters it asks for.
+    asks_for: (usize, usize, usize),
+    /// In bytes, of the answer that it gives itself.
+    body_length: usize,
+    /// Those that must be there before requests go there.
+    clusters: Vec<Arc<str>>,
+}
+
+impl Part {
+    /// The part of a route.
+    pub fn new(route: &Route) -> Self {
+        let Route { name, hosts, methods, headers, query, .. } = route;
+        let forward = route.forward();
+        Self {
+            name: name.clone(),
+            hosts: hosts.clone(),
+            paths: route.paths.iter().map(|path| (path.clone(), envoy_routes(path, route))).collect(),
+            asks_for: (methods.len(), headers.len(), query.len()),
+            body_length: answer::body_length(route),
+            clusters: forward.map(|forward| service::clusters(&forward.service)).unwrap_or_default(),
+        }
+    }
 }
 
 /// The route configuration of a listener, which has the listener's name.
-pub fn compile(Input { listener, routes }: &Input) -> Resource {
-    let routes: Vec<&Route> = routes.iter().map(|route| &*route.0).collect();
-    let hosts: BTreeSet<&HostMatch> = routes.iter().flat_map(|route| &route.hosts).collect();
+pub fn compile(Input { listener, parts }: &Input) -> Resource {
+    let hosts: BTreeSet<&HostMatch> = parts.iter().flat_map(|part| &part.0.hosts).collect();
     let configuration = envoy::RouteConfiguration {
         name: listener.to_string(),
-        virtual_hosts: hosts.into_iter().map(|host| virtual_host(host, &routes)).collect(),
+        virtual_hosts: hosts.into_iter().map(|host| virtual_host(host, parts)).collect(),
         ignore_port_in_host_matching: true,
-        max_direct_response_body_size_bytes: answer::longest_body(&routes),
+        max_direct_response_body_size_bytes: answer::longest_body(parts.iter().map(|it| it.0.body_length)),
         ..Default::default()
     };
     let mut resource = Resource::new(listener.as_str(), &configuration);
-    let forwards = routes.iter().filter_map(|route| route.forward());
-    let clusters: BTreeSet<Arc<str>> =
-        forwards.flat_map(|forward| service::clusters(&forward.service)).collect();
-    resource.clusters = clusters.into_iter().collect();
+    let clusters: BTreeSet<&Arc<str>> = parts.iter().flat_map(|part| &part.0.clusters).collect();
+    resource.clusters = clusters.into_iter().cloned().collect();
     resource
 }
 
@@ -60,7 +89,8 @@ pub fn compile(Input { listener, routes }: &Input) -> Resource {
 struct Candidate<'a> {
     host: &'a HostMatch,
     path: &'a PathMatch,
-    route: &'a Route,
+    part: &'a Part,
+    routes: &'a [envoy::Route],
 }
 
 impl Candidate<'_> {
@@ -71,9 +101,9 @@ impl Candidate<'_> {
             PathMatch::Prefix(_) => 1,
             PathMatch::Regex(_) => 2,
         };
-        let Route { methods, headers, query, name, .. } = self.route;
-        let named = (Reverse(methods.len()), Reverse(headers.len()), Reverse(query.len()));
-        (host_rank(self.host), kind, Reverse(self.path.length()), named, name.clone(), self.path.clone())
+        let longest = Reverse(self.path.length());
+        let Part { name, asks_for, .. } = self.part;
+        (host_rank(self.host), kind, longest, Reverse(*asks_for), name.clone(), self.path.clone())
     }
 }
 
@@ -87,24 +117,23 @@ fn host_rank(host: &HostMatch) -> (u8, Reverse<usize>) {
 }
 
 /// A host with the routes that name it, and after them those of wider hosts.
-fn virtual_host(host: &HostMatch, routes: &[&Route]) -> envoy::VirtualHost {
-    let mut candidates: Vec<Candidate<'_>> = routes
+fn virtual_host(host: &HostMatch, parts: &[Shared<Part>]) -> envoy::VirtualHost {
+    let mut candidates: Vec<Candidate<'_>> = parts
         .iter()
-        .filter_map(|route| {
+        .filter_map(|Shared(part)| {
             let covering =
-                route.hosts.iter().filter(|own| own.covers(host)).min_by_key(|own| host_rank(own))?;
-            Some((covering, *route))
+                part.hosts.iter().filter(|own| own.covers(host)).min_by_key(|own| host_rank(own))?;
+            Some((covering, part))
         })
-        .flat_map(|(host, route)| route.paths.iter().map(move |path| Candidate { host, path, route }))
+        .flat_map(|(host, part)| {
+            part.paths.iter().map(move |(path, routes)| Candidate { host, path, part, routes })
+        })
         .collect();
     candidates.sort_by_cached_key(|candidate| candidate.rank());
     envoy::VirtualHost {
         name: host.to_string(),
         domains: vec![host.to_string()],
-        routes: candidates
-            .iter()
-            .flat_map(|candidate| envoy_routes(candidate.path, candidate.route))
-            .collect(),
+        routes: candidates.iter().flat_map(|candidate| candidate.routes).cloned().collect(),
         ..Default::default()
     }
 }

@@ -212,11 +212,20 @@ impl Document {
 
     /// The entities of a kind that have a name, and where they stand.
     pub fn named(&self, kind: Kind) -> Vec<(&str, &Path)> {
+        self.entities(kind).into_iter().filter_map(|(name, path)| Some((name?, path))).collect()
+    }
+
+    /// The names of all entities of a kind.
+    pub fn names(&self, kind: Kind) -> Vec<Option<&str>> {
+        self.entities(kind).into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn entities(&self, kind: Kind) -> Vec<(Option<&str>, &Path)> {
         fn all<'d, T>(
             list: &'d [Declared<T>],
             name: fn(&'d T) -> Option<&'d str>,
-        ) -> Vec<(&'d str, &'d Path)> {
-            list.iter().filter_map(|declared| Some((name(&declared.entity)?, &declared.path))).collect()
+        ) -> Vec<(Option<&'d str>, &'d Path)> {
+            list.iter().map(|declared| (name(&declared.entity), &declared.path)).collect()
         }
         match kind {
             Kind::Fleet => all(&self.fleets, |fleet| fleet.name.as_deref()),

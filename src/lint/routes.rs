@@ -50,8 +50,34 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// The routes that never get a request, each with the one that stands before it.
-pub(super) fn shadows(routes: &[Arc<Route>]) -> HashMap<&Name, &Name> {
+/// The routes that never get a request, each with the one that stands before it. They are sought again only when
+/// a route asks for something else.
+#[derive(Debug, Default)]
+pub(super) struct Shadows {
+    routes: Vec<Arc<Route>>,
+    shadows: Arc<HashMap<Name, Name>>,
+}
+
+impl Shadows {
+    /// Those of these routes.
+    pub(super) fn updated(&self, routes: &[Arc<Route>]) -> Self {
+        let shadows = match Route::ask_for_the_same(&self.routes, routes) {
+            true => self.shadows.clone(),
+            false => {
+                let shadows = shadows(routes).into_iter();
+                Arc::new(shadows.map(|(route, first)| (route.clone(), first.clone())).collect())
+            }
+        };
+        Self { routes: routes.to_vec(), shadows }
+    }
+
+    /// The route because of which another never gets a request.
+    pub(super) fn of(&self, route: &Name) -> Option<&Name> {
+        self.shadows.get(route)
+    }
+}
+
+fn shadows(routes: &[Arc<Route>]) -> HashMap<&Name, &Name> {
     let mut by_path: HashMap<(&HostMatch, &PathMatch), Vec<&Route>> = HashMap::new();
     for route in routes {
         for place in route.hosts.iter().flat_map(|host| route.paths.iter().map(move |path| (host, path))) {

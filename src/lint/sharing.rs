@@ -1,8 +1,13 @@
 //! Do upstreams that have a target in common agree about it?
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use crate::config::Level;
 use crate::lint::{Check, Explanation, Rule};
+use crate::memo::changes;
 use crate::model::health::{HealthCheck, Probe};
+use crate::model::name::Name;
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
@@ -92,5 +97,58 @@ fn way_of_asking(check: &HealthCheck) -> (&'static str, String, Option<u16>) {
         Probe::Tcp { .. } => ("tcp", String::new(), check.port),
         Probe::Http { path, .. } => ("http", path.clone(), check.port),
         Probe::Grpc { service, .. } => ("grpc", service.clone(), check.port),
+    }
+}
+
+/// Which upstreams have a target in common. What did not change is not looked at again.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Neighbours {
+    /// Ascending by name.
+    upstreams: Vec<Arc<Upstream>>,
+    /// Who has a target of this address.
+    having: imbl::HashMap<Address, Vec<Name>>,
+    /// Of those that have any.
+    neighbours: imbl::HashMap<Name, BTreeSet<Name>>,
+}
+
+impl Neighbours {
+    /// Those of these upstreams.
+    pub(super) fn updated(&self, upstreams: &BTreeMap<Name, Arc<Upstream>>) -> Self {
+        let Self { mut having, mut neighbours, .. } = self.clone();
+        let mut touched: BTreeSet<Name> = BTreeSet::new();
+        let last = self.upstreams.iter().map(|upstream| (&upstream.name, upstream));
+        for (name, (gone, come)) in changes(last, upstreams.iter()) {
+            touched.insert(name.clone());
+            for target in gone.iter().flat_map(|upstream| &upstream.targets) {
+                let Some(names) = having.get_mut(&target.address) else { continue };
+                names.retain(|other| other != name);
+                touched.extend(names.iter().cloned());
+                if names.is_empty() {
+                    having.remove(&target.address);
+                }
+            }
+            for target in come.iter().flat_map(|upstream| &upstream.targets) {
+                let names = having.entry(target.address.clone()).or_default();
+                touched.extend(names.iter().cloned());
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+            }
+        }
+        for name in touched {
+            let targets = upstreams.get(&name).into_iter().flat_map(|upstream| &upstream.targets);
+            let others = targets.flat_map(|target| &having[&target.address]).filter(|other| **other != name);
+            let others: BTreeSet<Name> = others.cloned().collect();
+            match others.is_empty() {
+                true => drop(neighbours.remove(&name)),
+                false => drop(neighbours.insert(name, others)),
+            }
+        }
+        Self { upstreams: upstreams.values().cloned().collect(), having, neighbours }
+    }
+
+    /// The upstreams that have a target with this one in common, ascending by name.
+    pub(super) fn of(&self, upstream: &Name) -> impl Iterator<Item = &Name> {
+        self.neighbours.get(upstream).into_iter().flatten()
     }
 }

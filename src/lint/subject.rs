@@ -1,31 +1,24 @@
 //! What rules look at: an entity with its place, and what must be known around it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::compile::route::retry;
 use crate::compile::service;
-use crate::config::document::{self, Document, Kind, LintSetting};
+use crate::config::document::{self, LintSetting};
 use crate::lint::levels::Levels;
-use crate::lint::routes;
-use crate::memo::{Same, Shared};
+use crate::lint::routes::Shadows;
+use crate::lint::sharing::Neighbours;
+use crate::memo::Shared;
 use crate::model::Model;
-use crate::model::documents::Documents;
 use crate::model::name::Name;
 use crate::model::place::Place;
 use crate::model::route::Route;
 use crate::model::service::{Policy, Service};
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
-
-/// Where an entity was declared.
-#[derive(Debug, Clone, PartialEq)]
-struct Site {
-    document: Same<Document>,
-    /// In the list of its kind.
-    index: usize,
-}
+use crate::model::validate::{Resolved, Source};
 
 /// An upstream, the ways to it, and the upstreams that have a target with it in common.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +27,7 @@ pub(super) struct UpstreamSubject {
     ways: Vec<Way>,
     neighbours: Vec<Shared<Upstream>>,
     raw_reaches_it: bool,
-    site: Site,
+    site: Source,
     pub(super) levels: Shared<Levels>,
 }
 
@@ -65,7 +58,7 @@ pub(super) struct Tries {
 pub(super) struct WaySubject {
     way: Way,
     is_used: bool,
-    site: Site,
+    site: Source,
     pub(super) levels: Shared<Levels>,
 }
 
@@ -74,7 +67,7 @@ pub(super) struct WaySubject {
 pub(super) struct RouteSubject {
     route: Shared<Route>,
     shadow: Option<Name>,
-    site: Site,
+    site: Source,
     pub(super) levels: Shared<Levels>,
 }
 
@@ -221,120 +214,88 @@ pub(super) struct Subjects {
     pub(super) routes: Vec<(Name, RouteSubject)>,
 }
 
-type Sites<'d> = HashMap<&'d str, Site>;
-
-pub(super) fn subjects(model: &Model, documents: &Documents, levels: &Arc<Levels>) -> Subjects {
+pub(super) fn subjects(
+    model: &Model,
+    resolved: &Resolved,
+    (neighbours, shadows): (&Neighbours, &Shadows),
+    levels: &Arc<Levels>,
+) -> Subjects {
     let levels = Shared(levels.clone());
-    let upstreams = sites(documents.of(Kind::Upstream), |document| {
-        document.upstreams.iter().map(|it| it.entity.name.as_deref()).collect()
-    });
-    let services = sites(documents.of(Kind::Service), |document| {
-        document.services.iter().map(|it| it.entity.name.as_deref()).collect()
-    });
-    let routes = sites(documents.of(Kind::Route), |document| {
-        document.routes.iter().map(|it| it.entity.name.as_deref()).collect()
-    });
-    let ways = ways(model);
-    let used: HashMap<&Name, ()> =
-        model.routes.iter().filter_map(|it| Some((&it.forward()?.service.name, ()))).collect();
+    let ways = ways(model, resolved, &levels);
+    let routes = model.routes.iter().zip(resolved.routes());
+    let route_subject = |(route, (_, site)): (&Arc<Route>, (&Name, &Source))| {
+        let subject = RouteSubject {
+            route: Shared(route.clone()),
+            shadow: shadows.of(&route.name).cloned(),
+            site: site.clone(),
+            levels: levels.clone(),
+        };
+        (route.name.clone(), subject)
+    };
     Subjects {
-        upstreams: upstream_subjects(model, &upstreams, &ways, &levels),
-        ways: ways
-            .iter()
-            .filter_map(|(key, way)| {
-                let site = match &key.1 {
-                    Some(route) => routes.get(route.as_str())?,
-                    None => services.get(key.0.as_str())?,
-                };
-                let is_used = used.contains_key(&key.0);
-                Some((
-                    key.clone(),
-                    WaySubject { way: way.clone(), is_used, site: site.clone(), levels: levels.clone() },
-                ))
-            })
-            .collect(),
-        routes: route_subjects(model, &routes, &levels),
+        upstreams: upstream_subjects(model, resolved, neighbours, &ways, &levels),
+        routes: routes.map(route_subject).collect(),
+        ways,
     }
-}
-
-fn sites<'d>(
-    documents: impl Iterator<Item = &'d Arc<Document>>,
-    names: fn(&Document) -> Vec<Option<&str>>,
-) -> Sites<'d> {
-    let mut sites = Sites::new();
-    for document in documents {
-        for (index, name) in names(document).into_iter().enumerate() {
-            let site = || Site { document: Same(document.clone()), index };
-            sites.entry(name.unwrap_or_default()).or_insert_with(site);
-        }
-    }
-    sites
 }
 
 /// Each service, and each route to one that says otherwise or for fewer methods.
-fn ways(model: &Model) -> BTreeMap<(Name, Option<Name>), Way> {
-    let services = model
-        .services
-        .values()
-        .map(|service| ((service.name.clone(), None), Way { service: Shared(service.clone()), route: None }));
-    let routes = model.routes.iter().filter_map(|route| {
-        let service = &route.forward()?.service;
-        let way = Way { service: Shared(service.clone()), route: Some(Shared(route.clone())) };
-        Some(((service.name.clone(), Some(route.name.clone())), way))
-    });
-    services.chain(routes).collect()
+fn ways(
+    model: &Model,
+    resolved: &Resolved,
+    levels: &Shared<Levels>,
+) -> Vec<((Name, Option<Name>), WaySubject)> {
+    let routes = model.routes.iter().zip(resolved.routes().map(|(_, site)| site));
+    let mut forwards: Vec<(&Arc<Service>, &Arc<Route>, &Source)> =
+        routes.filter_map(|(route, site)| Some((&route.forward()?.service, route, site))).collect();
+    // Those of one service stay in the order of their names.
+    forwards.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    let mut forwards = forwards.into_iter().peekable();
+    let mut ways = Vec::with_capacity(model.services.len() + model.routes.len());
+    for (service, (_, site)) in model.services.values().zip(resolved.services()) {
+        let way = |route: Option<&Arc<Route>>, is_used, site: &Source| {
+            let key = (service.name.clone(), route.map(|route| route.name.clone()));
+            let route = route.cloned().map(Shared);
+            let way = Way { service: Shared(service.clone()), route };
+            (key, WaySubject { way, is_used, site: site.clone(), levels: levels.clone() })
+        };
+        let is_used = forwards.peek().is_some_and(|(of, ..)| of.name == service.name);
+        ways.push(way(None, is_used, site));
+        while let Some((_, route, site)) = forwards.next_if(|(of, ..)| of.name == service.name) {
+            ways.push(way(Some(route), is_used, site));
+        }
+    }
+    ways
 }
 
 fn upstream_subjects(
     model: &Model,
-    sites: &Sites<'_>,
-    ways: &BTreeMap<(Name, Option<Name>), Way>,
+    resolved: &Resolved,
+    neighbours: &Neighbours,
+    ways: &[((Name, Option<Name>), WaySubject)],
     levels: &Shared<Levels>,
 ) -> Vec<(Name, UpstreamSubject)> {
-    let mut ways_to: HashMap<&Name, Vec<&Way>> = HashMap::new();
-    for way in ways.values() {
-        for upstream in way.service().upstreams() {
-            ways_to.entry(&upstream.name).or_default().push(way);
-        }
-    }
-    let mut having: HashMap<&Address, Vec<&Arc<Upstream>>> = HashMap::new();
-    for upstream in model.upstreams.values() {
-        for target in &upstream.targets {
-            having.entry(&target.address).or_default().push(upstream);
-        }
-    }
-    let neighbours = |upstream: &Upstream| {
-        let others = upstream.targets.iter().flat_map(|target| &having[&target.address]);
-        let others: BTreeMap<&Name, &Arc<Upstream>> =
-            others.filter(|other| other.name != upstream.name).map(|other| (&other.name, *other)).collect();
-        others.into_values().map(|other| Shared(other.clone())).collect()
-    };
-    let subject = |upstream: &Arc<Upstream>| {
-        let ways = ways_to.get(&upstream.name).map(Vec::as_slice).unwrap_or_default();
-        let routed = ways.iter().any(|way| way.route.is_some());
+    let ways = ways.iter().map(|(_, subject)| &subject.way);
+    let mut ways: Vec<(&Name, &Way)> =
+        ways.flat_map(|way| way.service().upstreams().map(move |it| (&it.name, way))).collect();
+    ways.sort_by(|a, b| a.0.cmp(b.0));
+    let mut rest = ways.as_slice();
+    let subject = |(upstream, (_, site)): (&Arc<Upstream>, (&Name, &Source))| {
+        let count = rest.iter().take_while(|(name, _)| **name == upstream.name).count();
+        let own;
+        (own, rest) = rest.split_at(count);
+        let routed = own.iter().any(|(_, way)| way.route.is_some());
+        let own = own.iter().map(|(_, way)| *way).filter(|way| way.route.is_some() == routed);
+        let others = neighbours.of(&upstream.name);
         let subject = UpstreamSubject {
             upstream: Shared(upstream.clone()),
-            ways: ways.iter().filter(|way| way.route.is_some() == routed).map(|way| (*way).clone()).collect(),
-            neighbours: neighbours(upstream),
+            ways: own.cloned().collect(),
+            neighbours: others.filter_map(|name| model.upstreams.get(name).cloned().map(Shared)).collect(),
             raw_reaches_it: !model.raw.is_empty(),
-            site: sites.get(upstream.name.as_str())?.clone(),
+            site: site.clone(),
             levels: levels.clone(),
         };
-        Some((upstream.name.clone(), subject))
+        (upstream.name.clone(), subject)
     };
-    model.upstreams.values().filter_map(subject).collect()
-}
-
-fn route_subjects(model: &Model, sites: &Sites<'_>, levels: &Shared<Levels>) -> Vec<(Name, RouteSubject)> {
-    let shadows = routes::shadows(&model.routes);
-    let subject = |route: &Arc<Route>| {
-        let subject = RouteSubject {
-            route: Shared(route.clone()),
-            shadow: shadows.get(&route.name).map(|name| (*name).clone()),
-            site: sites.get(route.name.as_str())?.clone(),
-            levels: levels.clone(),
-        };
-        Some((route.name.clone(), subject))
-    };
-    model.routes.iter().filter_map(subject).collect()
+    model.upstreams.values().zip(resolved.upstreams()).map(subject).collect()
 }

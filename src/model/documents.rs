@@ -15,6 +15,7 @@ use crate::config::document::{self, Document, Kind, Origin};
 use crate::config::tree::Node;
 use crate::config::{Path, Violation};
 use crate::memo::Same;
+use crate::model::name::Name;
 
 /// Texts by file name.
 type Files = BTreeMap<String, Arc<str>>;
@@ -38,7 +39,19 @@ pub struct Documents {
     targets: OrdMap<Arc<str>, Arc<Added>>,
     /// The files that documents name, with keys and certificates in them. Nearly all documents name none.
     named_files: OrdMap<Origin, BTreeSet<String>>,
+    entities: BTreeMap<Kind, Entities>,
 }
+
+/// The entities of a kind.
+#[derive(Debug, Clone, Default)]
+struct Entities {
+    /// Those that have a name that can be one. Of what is right, each name stands for one.
+    by_name: OrdMap<Name, Vec<Site>>,
+    count: usize,
+}
+
+/// Where an entity is declared: in which document, and where in its list of the kind.
+pub type Site = (Arc<Document>, usize);
 
 impl Documents {
     /// Parses what is not in these documents, and forgets what is gone. The faults are those of what was parsed: it
@@ -52,10 +65,17 @@ impl Documents {
                     let (document, found) = document::parse_stored(key.0, &key.1, Node::from_json(body));
                     let document = Arc::new(document);
                     documents.note_files(&document.origin, slice::from_ref(&document));
+                    if let Some(last) = self.stored.get(key) {
+                        documents.forget_entities(slice::from_ref(last));
+                    }
+                    documents.learn_entities(slice::from_ref(&document));
                     documents.put(key, document);
                     violations.extend(found);
                 }
                 DiffItem::Remove(key, _) => {
+                    if let Some(last) = self.stored.get(key) {
+                        documents.forget_entities(slice::from_ref(last));
+                    }
                     documents.note_files(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, &[]);
                     documents.remove(key);
                 }
@@ -65,12 +85,17 @@ impl Documents {
             let (parsed, found) = document::parse_file(name, text);
             let parsed: Vec<_> = parsed.into_iter().map(Arc::new).collect();
             documents.note_files(&Origin::File(name.as_str().into()), &parsed);
-            documents.files.insert(name.clone(), parsed);
+            documents.learn_entities(&parsed);
+            if let Some(last) = documents.files.insert(name.clone(), parsed) {
+                documents.forget_entities(&last);
+            }
             violations.extend(found);
         }
         for name in self.texts.keys().filter(|name| !files.contains_key(*name)) {
             documents.note_files(&Origin::File(name.as_str().into()), &[]);
-            documents.files.remove(name);
+            if let Some(last) = documents.files.remove(name) {
+                documents.forget_entities(&last);
+            }
         }
         documents.texts.clone_from(files);
         documents.bodies.clone_from(stored);
@@ -82,6 +107,29 @@ impl Documents {
         match named.is_empty() {
             true => drop(self.named_files.remove(origin)),
             false => drop(self.named_files.insert(origin.clone(), named)),
+        }
+    }
+
+    fn learn_entities(&mut self, documents: &[Arc<Document>]) {
+        for (kind, name, site) in entities(documents) {
+            let entities = self.entities.entry(kind).or_default();
+            entities.count += 1;
+            if let Some(name) = name {
+                entities.by_name.entry(name).or_default().push(site);
+            }
+        }
+    }
+
+    fn forget_entities(&mut self, documents: &[Arc<Document>]) {
+        for (kind, name, (document, _)) in entities(documents) {
+            let entities = self.entities.entry(kind).or_default();
+            entities.count -= 1;
+            let Some(name) = name else { continue };
+            let Some(sites) = entities.by_name.get_mut(&name) else { continue };
+            sites.retain(|(of, _)| !Arc::ptr_eq(of, &document));
+            if sites.is_empty() {
+                entities.by_name.remove(&name);
+            }
         }
     }
 
@@ -113,6 +161,13 @@ impl Documents {
     /// The files that the documents name, with keys and certificates in them.
     pub fn named_files(&self) -> BTreeSet<String> {
         self.named_files.values().flatten().cloned().collect()
+    }
+
+    /// Every entity of a kind by name, if each has one of its own.
+    pub fn by_name(&self, kind: Kind) -> Option<impl Iterator<Item = (&Name, &Site)>> {
+        let entities = self.entities.get(&kind)?;
+        let all = entities.by_name.iter().filter_map(|(name, sites)| Some((name, sites.first()?)));
+        (entities.by_name.len() == entities.count).then_some(all)
     }
 
     /// Those that may declare entities of a kind, those of the store first: where a file and the store name the
@@ -151,6 +206,16 @@ impl Documents {
     pub(crate) fn added_together(&self, upstream: &str) -> Option<Same<Added>> {
         self.targets.get(upstream).cloned().map(Same)
     }
+}
+
+/// The entities that documents declare, with their names where these can be names.
+fn entities(documents: &[Arc<Document>]) -> impl Iterator<Item = (Kind, Option<Name>, Site)> {
+    documents.iter().flat_map(|document| {
+        Kind::TOP.into_iter().flat_map(move |kind| {
+            let names = document.names(kind).into_iter().enumerate();
+            names.map(move |(index, name)| (kind, name.and_then(Name::parse), (document.clone(), index)))
+        })
+    })
 }
 
 /// The upstream of a target.

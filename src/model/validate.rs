@@ -34,9 +34,9 @@ use crate::model::service::{self, HostHeader, Member, Service};
 use crate::model::target::{self, Candidate, Target};
 use crate::model::tls::Tls;
 use crate::model::upstream::{self, Upstream};
-use crate::model::validate::reuse::{Material, Outcome, RouteInput, ServiceInput, Source, UpstreamInput};
+use crate::model::validate::reuse::{Material, Outcome, RouteInput, ServiceInput, UpstreamInput};
 
-pub use reuse::Resolved;
+pub use reuse::{Resolved, Source};
 
 /// What documents mean together.
 #[derive(Debug)]
@@ -92,14 +92,17 @@ struct Named<'a, T> {
     name: Name,
     /// The first of its name. What does not count is looked at for its other faults only.
     counts: bool,
-    place: Place<'a>,
     declared: &'a Declared<T>,
     document: &'a Arc<Document>,
     /// In the document's list of its kind.
     index: usize,
 }
 
-impl<T> Named<'_, T> {
+impl<'a, T> Named<'a, T> {
+    fn place(&self) -> Place<'a> {
+        Place::new(self.document, &self.declared.path)
+    }
+
     fn source(&self) -> Source {
         Source { document: Same(self.document.clone()), index: self.index }
     }
@@ -120,9 +123,11 @@ impl<'a> Validation<'a> {
         self.certificates = Arc::new(self.certificates(certificates));
         let uses = uses(&services, &routes);
         let (upstreams, resolved_upstreams) = self.upstreams(&upstreams, &uses, &last.upstreams);
+        let changed = reuse::changed(&last.upstreams, &resolved_upstreams);
         let named = services.iter().filter(|service| service.counts);
         let service_names: Vec<Name> = named.map(|service| service.name.clone()).collect();
-        let (services, resolved_services) = self.services(&services, &upstreams, &last.services);
+        let (services, resolved_services) = self.services(&services, &upstreams, &changed, &last.services);
+        let changed = reuse::changed(&last.services, &resolved_services);
         let named = listeners.iter().filter(|listener| listener.counts);
         let mut listener_names: Vec<Name> = named.map(|listener| listener.name.clone()).collect();
         let listeners = self.listeners(listeners, &fleets, &service_names, &services, &upstreams);
@@ -132,15 +137,19 @@ impl<'a> Validation<'a> {
         let (passthroughs, routes) = self.by_layer(routes);
         let passthroughs = self.passthroughs(passthroughs, &fleets, &service_names, &services);
         let (routes, resolved_routes) =
-            self.routes(&routes, &fleets, &listener_names, &service_names, &services, &last.routes);
+            self.routes(&routes, &fleets, &listener_names, (&service_names, &services), &changed, last);
         let raw = raw::resolve(self.documents, &listeners, self.whole, &mut self.faults);
         let certificates = self.certificates.iter();
         let certificates = certificates.filter_map(|(name, it)| Some((name.clone(), it.clone()?))).collect();
         let resolver = resolver::resolve(self.documents, &mut self.faults);
         let rollout = rollout::resolve(self.documents, &mut self.faults);
         let notify = notify::resolve(self.documents, &mut self.faults);
-        let resolved =
-            Resolved { upstreams: resolved_upstreams, services: resolved_services, routes: resolved_routes };
+        let resolved = Resolved {
+            upstreams: resolved_upstreams,
+            services: resolved_services,
+            routes: resolved_routes,
+            told_apart: routes.clone(),
+        };
         let model = Model {
             fleets,
             listeners,
@@ -164,6 +173,14 @@ impl<'a> Validation<'a> {
         list: fn(&Document) -> &Vec<Declared<T>>,
         name: fn(&T) -> Option<&str>,
     ) -> Vec<Named<'a, T>> {
+        let documents = self.documents;
+        if let Some(entities) = documents.by_name(kind) {
+            let named = |(name, (document, index)): (&Name, &'a (Arc<Document>, usize))| {
+                let declared = &list(document)[*index];
+                Named { name: name.clone(), counts: true, declared, document, index: *index }
+            };
+            return entities.map(named).collect();
+        }
         let mut first: HashMap<Name, Place<'a>> = HashMap::new();
         let mut all = Vec::new();
         for document in self.documents.of(kind) {
@@ -172,7 +189,7 @@ impl<'a> Validation<'a> {
                 let name = self.name(kind, &place, name(&declared.entity));
                 let counts = name.as_ref().is_some_and(|name| self.is_first(kind, name, &place, &mut first));
                 let name = name.unwrap_or_else(Name::unnamed);
-                all.push(Named { name, counts, place, declared, document, index });
+                all.push(Named { name, counts, declared, document, index });
             }
         }
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -259,7 +276,9 @@ impl<'a> Validation<'a> {
             return if self.is_raw_alone() { Vec::new() } else { vec![Listener::default_listener()] };
         }
         let mut listeners: Vec<(Place<'_>, Listener)> = Vec::new();
-        for Named { name, counts, place, declared, .. } in declared {
+        for named in declared {
+            let place = named.place();
+            let Named { name, counts, declared, .. } = named;
             let scope = self.fleets(&place, &declared.entity.fleets, fleets);
             if declared.entity.protocol == Some(ListenerProtocol::FailoverGateway) {
                 self.names_by_sni(&place, upstreams.keys());
@@ -294,10 +313,12 @@ impl<'a> Validation<'a> {
     /// The fleets in the order in which they were declared: the first that selects a node gets it.
     fn fleets_in_order(&mut self, mut declared: Vec<Named<'a, document::Fleet>>) -> Vec<Fleet> {
         declared.sort_by(|a, b| {
-            (a.place.document.file(), &a.place.path).cmp(&(b.place.document.file(), &b.place.path))
+            (a.document.file(), &a.declared.path).cmp(&(b.document.file(), &b.declared.path))
         });
         let mut fleets = Vec::new();
-        for Named { name, counts, place, declared, .. } in declared {
+        for named in declared {
+            let place = named.place();
+            let Named { name, counts, declared, .. } = named;
             let fleet = fleet::resolve(name, &place, declared, &mut self.faults);
             fleets.extend(counts.then_some(fleet));
         }
@@ -452,30 +473,43 @@ impl<'a> Validation<'a> {
         &mut self,
         declared: &[Named<'a, document::Service>],
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
+        changed: &BTreeSet<Name>,
         last: &reuse::Services,
     ) -> (BTreeMap<Name, Arc<Service>>, reuse::Services) {
         let mut inputs = Vec::with_capacity(declared.len());
+        let mut known = last.inputs_in_order();
         for named in declared {
-            let entity = &named.declared.entity;
-            let several = named.place.key("upstreams");
-            let members = entity.upstreams.iter().enumerate();
-            let members = members.filter_map(|(index, member)| {
-                Some((several.index(index).key("name"), member.name.as_deref()?))
-            });
-            let one = entity.upstream.as_deref().map(|name| (named.place.key("upstream"), name));
-            let mut found = Vec::new();
-            for (place, name) in one.into_iter().chain(members) {
-                match upstreams.get(name) {
-                    Some(upstream) => found.push(Shared(upstream.clone())),
-                    None => self.dangling(&place, Kind::Upstream, name, upstreams.keys()),
+            let input = match known(&named.name) {
+                Some(known) if known.source == named.source() && !known.names_any_of(changed) => {
+                    known.clone()
                 }
-            }
-            let name = named.name.clone();
-            inputs
-                .push((named.name.clone(), ServiceInput { name, source: named.source(), upstreams: found }));
+                _ => self.service_input(named, upstreams),
+            };
+            inputs.push((named.name.clone(), input));
         }
         let resolved = Memo::map(last, inputs, ServiceInput::resolve);
         (self.told(declared, &resolved), resolved)
+    }
+
+    fn service_input(
+        &mut self,
+        named: &Named<'a, document::Service>,
+        upstreams: &BTreeMap<Name, Arc<Upstream>>,
+    ) -> ServiceInput {
+        let (place, entity) = (named.place(), &named.declared.entity);
+        let several = place.key("upstreams");
+        let members = entity.upstreams.iter().enumerate();
+        let members = members
+            .filter_map(|(index, member)| Some((several.index(index).key("name"), member.name.as_deref()?)));
+        let one = entity.upstream.as_deref().map(|name| (place.key("upstream"), name));
+        let mut found = Vec::new();
+        for (place, name) in one.into_iter().chain(members) {
+            match upstreams.get(name) {
+                Some(upstream) => found.push(Shared(upstream.clone())),
+                None => self.dangling(&place, Kind::Upstream, name, upstreams.keys()),
+            }
+        }
+        ServiceInput { name: named.name.clone(), source: named.source(), upstreams: found }
     }
 
     fn resolve_service(
@@ -573,26 +607,43 @@ impl<'a> Validation<'a> {
         declared: &[Named<'a, document::Route>],
         fleets: &[Fleet],
         listener_names: &[Name],
-        service_names: &[Name],
-        services: &BTreeMap<Name, Arc<Service>>,
-        last: &reuse::Routes,
+        services: (&[Name], &BTreeMap<Name, Arc<Service>>),
+        changed: &BTreeSet<Name>,
+        last: &Resolved,
     ) -> (Vec<Arc<Route>>, reuse::Routes) {
         let mut inputs = Vec::with_capacity(declared.len());
+        let mut known = last.routes.inputs_in_order();
         for named in declared {
-            let (place, entity) = (&named.place, &named.declared.entity);
-            let known = || listener_names.iter().collect();
-            let listeners = self.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, known);
-            let fleets = self.fleets(place, &entity.fleets, fleets);
-            let service = entity.service.as_deref();
-            let service = service.and_then(|it| self.service_of(place, Some(it), service_names, services));
-            let (name, source) = (named.name.clone(), named.source());
-            let input = RouteInput { name, source, listeners, fleets, service: service.map(Shared) };
+            let input = match known(&named.name) {
+                Some(known) if known.source == named.source() && known.is_as_it_was(changed) => known.clone(),
+                _ => self.route_input(named, fleets, listener_names, services),
+            };
             inputs.push((named.name.clone(), input));
         }
-        let resolved = Memo::map(last, inputs, RouteInput::resolve);
-        let routes: BTreeMap<Name, Arc<Route>> = self.told(declared, &resolved);
-        self.same_requests(declared, &routes);
-        (routes.into_values().collect(), resolved)
+        let resolved = Memo::map(&last.routes, inputs, RouteInput::resolve);
+        let by_name: BTreeMap<Name, Arc<Route>> = self.told(declared, &resolved);
+        let routes: Vec<Arc<Route>> = by_name.values().cloned().collect();
+        if !Route::ask_for_the_same(&last.told_apart, &routes) {
+            self.same_requests(declared, &by_name);
+        }
+        (routes, resolved)
+    }
+
+    fn route_input(
+        &mut self,
+        named: &Named<'a, document::Route>,
+        fleets: &[Fleet],
+        listener_names: &[Name],
+        (service_names, services): (&[Name], &BTreeMap<Name, Arc<Service>>),
+    ) -> RouteInput {
+        let (place, entity) = (named.place(), &named.declared.entity);
+        let known = || listener_names.iter().collect();
+        let listeners = self.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, known);
+        let fleets = self.fleets(&place, &entity.fleets, fleets);
+        let service = entity.service.as_deref();
+        let service = service.and_then(|it| self.service_of(&place, Some(it), service_names, services));
+        let (name, source) = (named.name.clone(), named.source());
+        RouteInput { name, source, listeners, fleets, service: service.map(Shared) }
     }
 
     fn resolve_route(
@@ -614,8 +665,8 @@ impl<'a> Validation<'a> {
         routes: &BTreeMap<Name, Arc<Route>>,
     ) {
         let counting = declared.iter().filter(|named| named.counts);
-        let routes = counting.filter_map(|named| Some((&named.place, routes.get(&named.name)?)));
-        let routes: Vec<(&Place<'a>, &Arc<Route>)> = routes.collect();
+        let routes = counting.filter_map(|named| Some((named.place(), routes.get(&named.name)?)));
+        let routes: Vec<(Place<'a>, &Arc<Route>)> = routes.collect();
         let mut asked: HashMap<Asked<'_>, Vec<usize>> = HashMap::new();
         for (index, (place, route)) in routes.iter().enumerate() {
             let mut twin = None;
@@ -632,7 +683,7 @@ impl<'a> Validation<'a> {
                 }
             }
             if let Some((other, host, path)) = twin.filter(|(other, ..)| *other != index) {
-                let (first, other) = routes[other];
+                let (first, other) = &routes[other];
                 let message =
                     format!("route `{}` asks for the same requests: host {host}, path {path}", other.name);
                 let help = "let them differ in a host, a path, a method, a header or a query".to_owned();

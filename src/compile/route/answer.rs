@@ -57,12 +57,16 @@ pub(super) fn respond(route: envoy::Route, respond: &Respond) -> envoy::Route {
     }
 }
 
-/// The longest body of a fixed answer, where it is longer than what Envoy takes without being told.
-pub(super) fn longest_body(routes: &[&Route]) -> Option<UInt32Value> {
-    let lengths = routes.iter().filter_map(|route| match &route.action {
-        Action::Respond(respond) => Some(respond.body.len()),
-        Action::Forward(_) | Action::Redirect(_) => None,
-    });
+/// In bytes, of the answer that a route gives itself.
+pub(super) fn body_length(route: &Route) -> usize {
+    match &route.action {
+        Action::Respond(respond) => respond.body.len(),
+        Action::Forward(_) | Action::Redirect(_) => 0,
+    }
+}
+
+/// The longest of these bodies, where it is longer than what Envoy takes without being told.
+pub(super) fn longest_body(lengths: impl Iterator<Item = usize>) -> Option<UInt32Value> {
     let longest = lengths.max().filter(|longest| *longest > ENVOYS_LONGEST)?;
     Some(uint32(u32::try_from(longest).unwrap_or(u32::MAX)))
 }

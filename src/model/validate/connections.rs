@@ -33,7 +33,9 @@ const RETRIES_OF_CONNECTIONS: [&str; 2] = ["attempts", "back_off"];
 impl<'a> Validation<'a> {
     pub(super) fn certificates(&mut self, declared: Vec<Named<'a, document::Certificate>>) -> Certificates {
         let mut certificates = Certificates::new();
-        for Named { name, counts, place, declared, .. } in declared {
+        for named in declared {
+            let place = named.place();
+            let Named { name, counts, declared, .. } = named;
             let certificate =
                 certificate::resolve(name.clone(), &place, &declared.entity, self.sources, &mut self.faults);
             if counts {
@@ -170,7 +172,7 @@ impl<'a> Validation<'a> {
         });
         for (index, name) in listeners.iter().enumerate() {
             let Some(protocol) = protocol(name) else { continue };
-            let place = route.place.key("listeners").index(index);
+            let place = route.place().key("listeners").index(index);
             let (message, help) = match protocol {
                 Tcp | FailoverGateway => (
                     format!("there are no routes on the listener `{name}` of protocol {}", word(protocol)),
@@ -201,7 +203,9 @@ impl<'a> Validation<'a> {
         services: &BTreeMap<Name, Arc<Service>>,
     ) -> Vec<Passthrough> {
         let mut all: Vec<(Place<'a>, Passthrough)> = Vec::new();
-        for Named { name, counts, place, declared, .. } in declared {
+        for named in declared {
+            let place = named.place();
+            let Named { name, counts, declared, .. } = named;
             let entity = &declared.entity;
             for field in fields(&place).into_iter().filter(|it| !passthrough::FIELDS.contains(&it.as_str())) {
                 let place = place.key(&field);

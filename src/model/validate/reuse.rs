@@ -4,7 +4,7 @@
 //! at all, on the first build as on every later one. What only the whole config can tell is told around it: names
 //! that occur twice, references that lead nowhere, routes that ask for the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use super::Validation;
 use crate::config::Violation;
 use crate::config::document::{self, Declared, Document};
 use crate::config::material::NamedFiles;
-use crate::memo::{Memo, Output, Same, Shared};
+use crate::memo::{Memo, Output, Same, Shared, changes};
 use crate::model::certificate::{Certificates, Sources};
 use crate::model::documents::{Added, Documents};
 use crate::model::name::{Name, Scope};
@@ -28,6 +28,25 @@ pub struct Resolved {
     pub(super) upstreams: Upstreams,
     pub(super) services: Services,
     pub(super) routes: Routes,
+    /// The routes that no two ask for the same.
+    pub(super) told_apart: Vec<Arc<Route>>,
+}
+
+impl Resolved {
+    /// Where each upstream is declared, by name.
+    pub fn upstreams(&self) -> impl Iterator<Item = (&Name, &Source)> {
+        self.upstreams.inputs().map(|(name, input)| (name, &input.source))
+    }
+
+    /// Where each service is declared, by name.
+    pub fn services(&self) -> impl Iterator<Item = (&Name, &Source)> {
+        self.services.inputs().map(|(name, input)| (name, &input.source))
+    }
+
+    /// Where each route for requests is declared, by name.
+    pub fn routes(&self) -> impl Iterator<Item = (&Name, &Source)> {
+        self.routes.inputs().map(|(name, input)| (name, &input.source))
+    }
 }
 
 pub(super) type Upstreams = Memo<Name, UpstreamInput, Outcome<Upstream>>;
@@ -36,10 +55,11 @@ pub(super) type Routes = Memo<Name, RouteInput, Outcome<Route>>;
 
 /// Where an entity is declared. Another text is another source, even where it says the same.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Source {
-    pub(super) document: Same<Document>,
+pub struct Source {
+    /// In which document.
+    pub document: Same<Document>,
     /// In the list of its kind.
-    pub(super) index: usize,
+    pub index: usize,
 }
 
 impl Source {
@@ -73,6 +93,17 @@ impl<T: PartialEq> Output for Outcome<T> {
         };
         Self { entity, faults: self.faults }
     }
+}
+
+/// The entities that are not the same any more, or are there no more.
+pub(super) fn changed<I: PartialEq, T>(
+    last: &Memo<Name, I, Outcome<T>>,
+    now: &Memo<Name, I, Outcome<T>>,
+) -> BTreeSet<Name> {
+    fn entities<I, T>(memo: &Memo<Name, I, Outcome<T>>) -> impl Iterator<Item = (&Name, &Arc<T>)> {
+        memo.iter().filter_map(|(name, outcome)| Some((name, outcome.entity.as_ref()?)))
+    }
+    changes(entities(last), entities(now)).into_iter().map(|(name, _)| name.clone()).collect()
 }
 
 /// What TLS is made of.
@@ -137,7 +168,7 @@ pub(super) fn mentions_tls(upstream: &document::Upstream, added: &[Arc<Document>
 }
 
 /// All that a service depends on.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct ServiceInput {
     pub(super) name: Name,
     pub(super) source: Source,
@@ -146,6 +177,10 @@ pub(super) struct ServiceInput {
 }
 
 impl ServiceInput {
+    pub(super) fn names_any_of(&self, changed: &BTreeSet<Name>) -> bool {
+        self.upstreams.iter().any(|upstream| changed.contains(&upstream.0.name))
+    }
+
     pub(super) fn resolve(&self) -> Outcome<Service> {
         let (declared, place) = self.source.declared(|document| &document.services);
         let upstreams = self.upstreams.iter().map(|it| (it.0.name.clone(), it.0.clone()));
@@ -155,7 +190,7 @@ impl ServiceInput {
 }
 
 /// All that a route depends on.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct RouteInput {
     pub(super) name: Name,
     pub(super) source: Source,
@@ -165,6 +200,12 @@ pub(super) struct RouteInput {
 }
 
 impl RouteInput {
+    /// True when all that it refers to is as it was: what it refers to by lists is looked up again.
+    pub(super) fn is_as_it_was(&self, changed: &BTreeSet<Name>) -> bool {
+        (&self.listeners, &self.fleets) == (&Scope::All, &Scope::All)
+            && self.service.as_ref().is_none_or(|service| !changed.contains(&service.0.name))
+    }
+
     pub(super) fn resolve(&self) -> Outcome<Route> {
         let (declared, place) = self.source.declared(|document| &document.routes);
         let references = route::References {
