@@ -45,9 +45,10 @@ pub(super) fn faults(documents: &Documents) -> Vec<Violation> {
         let upstreams = document.upstreams.iter().map(|it| (&it.path, it.entity.lint.as_ref()));
         let services = document.services.iter().map(|it| (&it.path, it.entity.lint.as_ref()));
         let routes = document.routes.iter().map(|it| (&it.path, it.entity.lint.as_ref()));
-        for (path, settings) in upstreams.chain(services).chain(routes) {
+        let settings = upstreams.chain(services).chain(routes);
+        for (path, settings) in settings.filter_map(|(path, settings)| Some((path, settings?))) {
             let place = Place::new(document, path).key("lint");
-            for (code, setting) in settings.into_iter().flatten() {
+            for (code, setting) in settings {
                 check(&place, code, setting, true, &mut faults);
             }
         }

@@ -345,14 +345,21 @@ impl<'a> Validation<'a> {
             now: self.sources.now,
             whole: self.whole,
         }));
+        let mut known = last.inputs_in_order();
         let inputs = declared.iter().map(|named| {
             // A second upstream of a name does not get them too.
             let added = named.counts.then(|| documents.added_together(named.name.as_str())).flatten();
-            let all_added = added.as_ref().map(|added| added.0.as_slice()).unwrap_or_default();
-            let mentions_tls = reuse::mentions_tls(&named.declared.entity, all_added);
+            let source = named.source();
+            let mentions_tls = match known(&named.name) {
+                Some(known) if (&known.source, &known.added) == (&source, &added) => known.material.is_some(),
+                _ => {
+                    let added = added.as_ref().map(|added| added.0.as_slice()).unwrap_or_default();
+                    reuse::mentions_tls(&named.declared.entity, added)
+                }
+            };
             let input = UpstreamInput {
                 name: named.name.clone(),
-                source: named.source(),
+                source,
                 added,
                 uses: uses.get(named.name.as_str()).copied().unwrap_or_default(),
                 material: mentions_tls.then(|| material.clone()),

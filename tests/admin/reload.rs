@@ -111,9 +111,11 @@ async fn a_file_that_is_cut_and_written_again_is_one_change() {
         })
         .await;
         fs::write(&file, upstream(&name)).unwrap();
-        eventually(PATIENCE, "it is read", async || match understudy.get(&format!("/upstreams/{name}")).await {
-            (200, _) => Ok(()),
-            (status, told) => Err(format!("{status} {told}")),
+        eventually(PATIENCE, "it is read", async || {
+            match understudy.get(&format!("/upstreams/{name}")).await {
+                (200, _) => Ok(()),
+                (status, told) => Err(format!("{status} {told}")),
+            }
         })
         .await;
     }
