@@ -140,16 +140,18 @@ mod tests {
     #[test]
     fn what_is_written_beside_the_config_directory_is_not_followed_and_what_is_in_it_is() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let config = directory.path().join("config");
-        std::fs::create_dir(&config).expect("makes a directory");
-        std::fs::write(directory.path().join("server.log"), "a").expect("writes");
+        // One further down, or names that others make beside our temporary directory would count.
+        let (config, log) =
+            (directory.path().join("server/config"), directory.path().join("server/server.log"));
+        std::fs::create_dir_all(&config).expect("makes directories");
+        std::fs::write(&log, "a").expect("writes");
         std::fs::write(config.join("a.yaml"), "a").expect("writes");
         let (sender, events) = channel();
         let _watcher = listen(std::slice::from_ref(&config), sender);
         for _ in 0..10 {
             std::fs::OpenOptions::new()
                 .append(true)
-                .open(directory.path().join("server.log"))
+                .open(&log)
                 .and_then(|mut log| std::io::Write::write_all(&mut log, b"line"))
                 .expect("appends");
         }
