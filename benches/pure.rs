@@ -18,10 +18,10 @@ use understudy::envoy::{ResourceType, canonical};
 use understudy::model::name::Name;
 use understudy::pipeline::{Build, Inputs, build};
 use understudy::snapshot::{Snapshot, Variant};
-use understudy::xds::Protocol;
+
 use understudy::xds::frame::{self, Response};
 use understudy::xds::sotw::Stream;
-use understudy::xds::subscription::NameTable;
+use understudy::xds::{Common, Protocol};
 
 const TARGETS: usize = 10;
 
@@ -114,7 +114,7 @@ fn request(of: ResourceType, names: &[String], answers: Option<&Response>) -> Di
 
 /// A client that has all clusters, and the endpoints of all of them by name.
 fn subscribed(snapshot: &Arc<Snapshot>, names: &[String]) -> Stream {
-    let mut stream = Stream::new(snapshot.clone(), &NameTable::default());
+    let mut stream = Stream::new(snapshot.clone(), &Common::default());
     for (of, names) in [(ResourceType::Cluster, &[][..]), (ResourceType::Endpoints, names)] {
         let answers = stream.on_request(request(of, names, None).into()).expect("it is a request");
         for answer in &answers {

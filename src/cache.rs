@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::node::Node;
 use crate::pipeline::Build;
 use crate::snapshot::Snapshot;
+use crate::snapshot::past::Past;
 
 /// What is desired, and what is run meanwhile.
 #[derive(Debug, Clone)]
@@ -52,6 +53,7 @@ impl Serving {
 #[derive(Debug)]
 pub struct Cache {
     current: watch::Sender<Published>,
+    past: Past,
 }
 
 /// What is served, and the how manieth that is since the start.
@@ -65,7 +67,12 @@ impl Cache {
     /// A cache that already has a build: nobody is ever told of an empty one by mistake.
     pub fn new(build: Arc<Build>) -> Self {
         let serving = Serving::everywhere(build);
-        Self { current: watch::Sender::new(Published { publication: 1, serving }) }
+        Self { current: watch::Sender::new(Published { publication: 1, serving }), past: Past::default() }
+    }
+
+    /// What clients were told before, also by those who served before us.
+    pub fn past(&self) -> &Past {
+        &self.past
     }
 
     /// Makes this current and wakes those who follow. Returns the number of this publication, which those who

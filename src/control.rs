@@ -249,6 +249,11 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
     };
     let (inputs, build) = started;
     let cache = Arc::new(Cache::new(build.clone()));
+    // Envoys have what they were told before the files changed.
+    let before = last_files.clone().filter(|last_files| *last_files != inputs.files);
+    if let Some(Ok((_, before))) = before.map(&mut build_of) {
+        before.snapshots.values().for_each(|snapshot| cache.past().remember_snapshot(snapshot));
+    }
     let (sender, watched) = watch::channel(Faults::default());
     let (named_files, watched_files) = watch::channel(inputs.named_files.keys().cloned().collect());
     let (store, names) = (Arc::new(store), resolver.names());

@@ -3,7 +3,9 @@
 //! A version is the hash of what is sent. Hence equal input makes equal versions on any replica and after any
 //! restart, recompiling the same files sends nothing, and an unchanged resource keeps its bytes in memory.
 
-use std::collections::{BTreeMap, HashMap};
+pub mod past;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::num::ParseIntError;
 use std::ops::Range;
@@ -223,6 +225,11 @@ impl ResourceSet {
     pub fn new(mut resources: Vec<Arc<Resource>>) -> Self {
         resources.sort_by(|a, b| a.name.cmp(&b.name));
         let version = version_of(&resources);
+        Self::sorted(resources, version)
+    }
+
+    /// The set of these resources, which are sorted by name and have this version together.
+    fn sorted(resources: Vec<Arc<Resource>>, version: Version) -> Self {
         Self {
             resources,
             version,
@@ -327,15 +334,21 @@ impl ResourceSet {
         recent(&self.changes, old.version, || self.compare(old))
     }
 
-    /// This set with these resources, each in place of its own of that name. What many ask for is made once.
-    pub fn with(self: &Arc<Self>, others: Vec<Arc<Resource>>) -> Arc<Self> {
-        if others.is_empty() {
+    /// This set with these resources, each in place of its own of that name, and without those of the names `left_out`.
+    /// What many ask for is made once.
+    pub fn with(self: &Arc<Self>, others: Vec<Arc<Resource>>, left_out: &BTreeSet<Arc<str>>) -> Arc<Self> {
+        if others.is_empty() && left_out.is_empty() {
             return self.clone();
         }
-        recent(&self.variations, version_of(&others), || {
+        let Version(others_version) = version_of(&others);
+        let mut parts: Vec<&[u8]> = left_out.iter().map(|name| name.as_bytes()).collect();
+        let others_version = others_version.to_le_bytes();
+        parts.push(&others_version);
+        recent(&self.variations, Version::of(&parts), || {
             let all = self.resources.iter().chain(&others).map(|resource| (&*resource.name, resource));
             let all: BTreeMap<&str, &Arc<Resource>> = all.collect();
-            Arc::new(Self::new(all.into_values().cloned().collect()))
+            let kept = all.into_values().filter(|resource| !left_out.contains(&resource.name));
+            Arc::new(Self::new(kept.cloned().collect()))
         })
     }
 
@@ -501,11 +514,14 @@ mod tests {
         };
         let set = Arc::new(ResourceSet::new(vec![resource("a", "1"), resource("b", "1")]));
         let others = || vec![resource("b", "2"), resource("c", "1")];
-        let with = set.with(others());
+        let nothing = BTreeSet::new();
+        let with = set.with(others(), &nothing);
         let expected = ResourceSet::new(vec![resource("a", "1"), resource("b", "2"), resource("c", "1")]);
         assert_eq!(*with, expected);
-        assert!(Arc::ptr_eq(&with, &set.with(others())), "clients share it");
-        assert!(Arc::ptr_eq(&set, &set.with(Vec::new())));
+        assert!(Arc::ptr_eq(&with, &set.with(others(), &nothing)), "clients share it");
+        assert!(Arc::ptr_eq(&set, &set.with(Vec::new(), &nothing)));
+        let without = set.with(others(), &["a".into()].into());
+        assert_eq!(*without, ResourceSet::new(vec![resource("b", "2"), resource("c", "1")]));
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod meter;
 pub mod order;
 #[cfg(test)]
 mod properties;
+pub mod quarantine;
 pub mod request;
 pub mod server;
 pub mod sotw;
@@ -36,10 +37,20 @@ use std::sync::Arc;
 
 use crate::envoy::ResourceType;
 use crate::fleet::TypeStatus;
+use crate::snapshot::past::Past;
 use crate::snapshot::{Snapshot, Variant};
 use crate::xds::frame::Response;
 use crate::xds::subscription::NameTable;
 use crate::xds::wire::{Head, Request};
+
+/// What all streams share. Cheap to clone: clones share.
+#[derive(Debug, Clone, Default)]
+pub struct Common {
+    /// The names that they ask for.
+    pub names: NameTable,
+    /// What they were told before.
+    pub past: Past,
+}
 
 /// A stream of one variant: what happened goes in, what to send comes out, in order.
 ///
@@ -51,8 +62,8 @@ pub trait Protocol: Sized + Send + Sync + 'static {
     /// What clients send.
     type Head: Head;
 
-    /// A stream whose client should come to run `target`. Streams share their names in `names`.
-    fn new(target: Arc<Snapshot>, names: &NameTable) -> Self;
+    /// A stream whose client should come to run `target`.
+    fn new(target: Arc<Snapshot>, common: &Common) -> Self;
 
     /// Takes a request and returns what to send now.
     ///

@@ -73,6 +73,7 @@ const PURE: &[&str] = &[
     "xds/admission",
     "xds/subscription",
     "xds/order",
+    "xds/quarantine",
     "xds/sotw",
     "xds/frame",
     "xds/wire",

@@ -3,7 +3,7 @@
 //! Of the same shape as [`crate::xds::sotw::Stream`]: events in, responses out, level-triggered. What a client
 //! holds is kept as a set that all streams share, and the few names in which this client differs from it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,16 +14,17 @@ use crate::fleet::{State, TypeStatus};
 use crate::snapshot::{MAX_PIECE, Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, Standing, Standings};
-use crate::xds::subscription::{NameTable, Subscription};
+use crate::xds::quarantine::Quarantine;
+use crate::xds::subscription::Subscription;
 use crate::xds::wire::{Request, Versions};
-use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
+use crate::xds::{Common, Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
 
 /// What one client was told and answered.
 #[derive(Debug)]
 pub struct Stream {
     target: Arc<Snapshot>,
     types: [Told; ResourceType::ALL.len()],
-    names: NameTable,
+    common: Common,
     last_nonce: u64,
     impatient: bool,
     /// The client came with clusters of an earlier stream. Its listeners and routes may refer to those, and until
@@ -56,10 +57,7 @@ struct Told {
     urgent: bool,
     /// Responses that are not answered yet.
     in_flight: Vec<InFlight>,
-    /// After a refusal: parts of what was refused, to be offered one after the other.
-    again: VecDeque<Vec<Arc<str>>>,
-    /// What the client refused on its own; not offered again until it changes.
-    refused: BTreeMap<Arc<str>, Version>,
+    quarantine: Quarantine,
     /// Something was sent, if only nothing.
     answered: bool,
     /// The version whose last response was acknowledged.
@@ -108,8 +106,8 @@ impl Told {
 
     /// True when the client has nothing and nothing is special about any name.
     fn is_blank(&self) -> bool {
-        let Self { set, exceptions, owed, again, refused, .. } = self;
-        set.is_empty() && exceptions.is_empty() && owed.is_empty() && again.is_empty() && refused.is_empty()
+        let Self { set, exceptions, owed, quarantine, .. } = self;
+        set.is_empty() && exceptions.is_empty() && owed.is_empty() && quarantine.is_empty()
     }
 
     fn held(&self, name: &str) -> Held {
@@ -121,7 +119,7 @@ impl Told {
 
     /// The last word on this type: pending while anything is unanswered, refused while anything is held back.
     fn state(&self) -> State {
-        if !self.again.is_empty() || !self.refused.is_empty() {
+        if !self.quarantine.is_empty() {
             State::Nacked
         } else if !self.in_flight.is_empty() || !self.answered {
             State::Pending
@@ -135,11 +133,11 @@ impl Protocol for Stream {
     const VARIANT: Variant = Variant::Delta;
     type Head = DeltaDiscoveryRequest;
 
-    fn new(target: Arc<Snapshot>, names: &NameTable) -> Self {
+    fn new(target: Arc<Snapshot>, common: &Common) -> Self {
         Self {
             target,
             types: Default::default(),
-            names: names.clone(),
+            common: common.clone(),
             last_nonce: 0,
             impatient: false,
             reconnecting: false,
@@ -180,7 +178,7 @@ impl Protocol for Stream {
     }
 
     fn is_idle(&self) -> bool {
-        self.types.iter().all(|told| told.in_flight.is_empty() && told.again.is_empty())
+        self.types.iter().all(|told| told.in_flight.is_empty() && !told.quarantine.is_searching())
     }
 
     fn take_refusals(&mut self) -> Vec<Refusal> {
@@ -203,32 +201,20 @@ impl Stream {
     /// Notes an ACK or a NACK. A nonce that is not known answers nothing of this stream.
     fn take_answer(&mut self, resource_type: ResourceType, nonce: &str, error: Option<&str>) {
         let told = &mut self.types[resource_type as usize];
-        let Some(index) = told.in_flight.iter().position(|sent| sent.nonce.to_string() == nonce) else {
-            return;
-        };
+        let is_answered = |nonce: u64| told.in_flight.iter().position(|sent| sent.nonce == nonce);
+        let Some(index) = nonce.parse().ok().and_then(is_answered) else { return };
         let answered = told.in_flight.remove(index);
         let Some(error) = error else {
             told.acked = Some(answered.version);
             return;
         };
-        // Envoy may have dropped the good ones with the bad (it drops all when one does not decode), so that it
-        // is not known what it holds of any. They are offered again in parts, until the bad ones are alone.
+        // It is not known what it holds of any.
         let names = answered.carried.names();
         for (name, _) in &names {
             told.exceptions.insert(name.clone(), Held::Unknown);
         }
         told.error = Some(error.to_owned());
-        let held_back = match names.as_slice() {
-            [(name, version)] => {
-                told.refused.extend(version.map(|version| (name.clone(), version)));
-                vec![name.to_string()]
-            }
-            _ => {
-                let names = names.into_iter().map(|(name, _)| name).collect();
-                told.again.extend(suspects_apart(names, error));
-                Vec::new()
-            }
-        };
+        let held_back = told.quarantine.take(&names, error);
         let version = answered.version.to_string();
         self.refusals.push(Refusal { resource_type, version, error: error.to_owned(), names: held_back });
     }
@@ -237,7 +223,7 @@ impl Stream {
         let told = &mut self.types[resource_type as usize];
         let Request { names, unsubscribed, versions, .. } = request;
         let Some(subscription) = &mut told.subscription else {
-            let mut subscription = Subscription::new(&self.names);
+            let mut subscription = Subscription::new(&self.common.names);
             subscription.begin(names, unsubscribed, is_sent_whole(resource_type));
             told.subscription = Some(subscription);
             let target = self.target.set(resource_type);
@@ -251,7 +237,7 @@ impl Stream {
         for name in unsubscribed.iter().filter(|name| !subscription.wants(name)) {
             told.exceptions.remove(name);
             told.owed.remove(name);
-            told.refused.remove(name);
+            told.quarantine.forget(name);
         }
     }
 
@@ -303,15 +289,16 @@ impl Stream {
         let told = self.told(resource_type);
         told.subscription.as_ref()?;
         let target = self.target.set(resource_type);
-        // What is gone and may not be taken away yet is among the exceptions.
-        let owes = |name: &Arc<str>| {
-            target.get(name).is_some_and(|own| !is_refused(told, own) && !leads_to_refused(told, own))
-        };
+        // What is gone and may not be taken away yet is among the exceptions. What was refused is not owed, nor an
+        // aggregate that the client cannot have because it refused a member.
+        let Told { quarantine, .. } = told;
+        let is_held_back = |own: &Resource| quarantine.holds(own) || quarantine.holds_what_is_led_to(own);
+        let owes = |name: &Arc<str>| target.get(name).is_some_and(|own| !is_held_back(own));
         let behind = target.changed_since(&told.set).iter().any(|name| told.wants(name));
-        let current = !behind && !told.exceptions.keys().any(owes) && told.again.is_empty();
+        let current = !behind && !told.exceptions.keys().any(owes) && !quarantine.is_searching();
         let last = match resource_type {
             // What it refused is known by name, so that what refers to it can wait and the rest need not.
-            ResourceType::Cluster if told.in_flight.is_empty() && told.again.is_empty() => State::Acked,
+            ResourceType::Cluster if told.in_flight.is_empty() && !quarantine.is_searching() => State::Acked,
             ResourceType::Cluster => State::Pending,
             _ => told.state(),
         };
@@ -320,27 +307,23 @@ impl Stream {
 
     fn offer(&mut self, resource_type: ResourceType, may_remove: bool) -> Vec<Response> {
         let target = self.target.set(resource_type).clone();
-        let clusters = self.told(ResourceType::Cluster);
-        let refused: BTreeSet<Arc<str>> = clusters.refused.keys().cloned().collect();
-        // Of clusters that stay as they are for a while the endpoints stay too.
-        let staying = clusters.exceptions.iter().filter(|(_, held)| **held != Held::Nothing);
-        let staying: BTreeSet<Arc<str>> = staying.map(|(name, _)| name.clone()).collect();
         let told = &mut self.types[resource_type as usize];
         let unchanged = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty() && told.exceptions.is_empty();
         let waits = !told.in_flight.is_empty() && !told.urgent;
-        if told.subscription.is_none() || waits || (unchanged && told.answered && told.again.is_empty()) {
+        let retries = told.quarantine.is_searching();
+        if told.subscription.is_none() || waits || (unchanged && told.answered && !retries) {
             return Vec::new();
         }
-        if told.is_blank() && refused.is_empty() && !target.is_empty() && told.covers(&target) {
+        let clusters = self.told(ResourceType::Cluster);
+        let told = self.told(resource_type);
+        if told.is_blank() && clusters.quarantine.is_empty() && !target.is_empty() && told.covers(&target) {
             return self.offer_pieces(resource_type, &target);
         }
-        let retries = !told.again.is_empty();
-        let mut news = told.news(&target, may_remove, &refused);
+        let mut news = self.news(resource_type, may_remove);
         if resource_type == ResourceType::Cluster {
-            told.wait_for_members(&target, &mut news);
-        } else if resource_type == ResourceType::Endpoints {
-            news.removed.retain(|name| told.owed.contains(name) || !staying.contains(name));
+            self.told(resource_type).wait_for_members(&target, &mut news);
         }
+        let told = &mut self.types[resource_type as usize];
         let News { resources, removed } = news;
         told.rebase(&target, &resources, &removed);
         told.urgent = false;
@@ -359,6 +342,42 @@ impl Stream {
             false => cut(resources, removed),
         };
         parts.into_iter().map(|part| self.respond(resource_type, &target, part)).collect()
+    }
+
+    /// What the client does not have as the target has it. After a refusal: the next part of it alone. What sends
+    /// requests to a cluster that the client refused stays as the client has it.
+    fn news(&mut self, resource_type: ResourceType, may_remove: bool) -> News {
+        let target = self.target.set(resource_type);
+        let told = &mut self.types[resource_type as usize];
+        told.quarantine.forget_changed(target);
+        let part = told.quarantine.next_part();
+        let told = self.told(resource_type);
+        let mut names: BTreeSet<&Arc<str>> = BTreeSet::new();
+        let changed = target.changed_since(&told.set);
+        match &part {
+            Some(part) => names.extend(part),
+            None => names.extend(changed.iter().chain(told.exceptions.keys()).chain(&told.owed)),
+        }
+        let clusters = self.told(ResourceType::Cluster);
+        // Of clusters that stay as they are for a while the endpoints stay too.
+        let stays = |name: &str| {
+            let held = clusters.exceptions.get(name);
+            resource_type == ResourceType::Endpoints && held.is_some_and(|held| *held != Held::Nothing)
+        };
+        let mut news = News { resources: Vec::new(), removed: Vec::new() };
+        for name in names.into_iter().filter(|name| told.wants(name)) {
+            let (held, owed) = (told.held(name), told.owed.contains(name));
+            match target.get(name) {
+                Some(own) if told.quarantine.holds(own) && !owed => {}
+                Some(own) if clusters.quarantine.holds_what_is_led_to(own) => {}
+                Some(own) if owed || held != Held::Version(own.version) => news.resources.push(own.clone()),
+                None if owed || (may_remove && held != Held::Nothing && !stays(name)) => {
+                    news.removed.push(name.clone());
+                }
+                Some(_) | None => {}
+            }
+        }
+        news
     }
 
     /// All that there is, to a client that wants all of it and has nothing: as most do when they connect.
@@ -445,44 +464,17 @@ struct News {
 }
 
 impl Told {
-    /// What the client does not have as the target has it. After a refusal: the next part of it alone. What sends
-    /// requests to a cluster that the client refused stays as the client has it.
-    fn news(&mut self, target: &Arc<ResourceSet>, may_remove: bool, refused: &BTreeSet<Arc<str>>) -> News {
-        let again = self.again.pop_front();
-        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
-        match &again {
-            Some(part) => names.extend(part.iter().cloned()),
-            None => {
-                names.extend(target.changed_since(&self.set).iter().cloned());
-                names.extend(self.exceptions.keys().cloned());
-                names.extend(self.owed.iter().cloned());
-            }
-        }
-        // What was refused and has changed since may be offered again.
-        self.refused.retain(|name, version| target.get(name).is_some_and(|own| own.version == *version));
-        let mut news = News { resources: Vec::new(), removed: Vec::new() };
-        for name in names.into_iter().filter(|name| self.wants(name)) {
-            let (held, owed) = (self.held(&name), self.owed.contains(&name));
-            match target.get(&name) {
-                Some(_) if self.refused.contains_key(&name) && !owed => {}
-                Some(own) if own.clusters.iter().any(|cluster| refused.contains(cluster)) => {}
-                Some(own) if owed || held != Held::Version(own.version) => news.resources.push(own.clone()),
-                None if owed || (may_remove && held != Held::Nothing) => news.removed.push(name),
-                Some(_) | None => {}
-            }
-        }
-        news
-    }
-
     /// Takes out of news of clusters what would leave an aggregate without its members: one that replaces a cluster
     /// goes when the client has what it leads to, and what is gone goes when no aggregate leads to it any more.
     fn wait_for_members(&self, target: &Arc<ResourceSet>, news: &mut News) {
         let has = |name: &str| self.held(name) != Held::Nothing;
         let offered = news.resources.len();
-        news.resources.retain(|own| !has(&own.name) || !order::waits_for_members(own, has));
+        // What it refused last it may have, or not.
+        let has_for_sure = |name: &str| matches!(self.held(name), Held::Version(_));
+        news.resources.retain(|own| !has(&own.name) || !order::waits_for_members(own, has_for_sure));
         let changes_aggregates = news.resources.len() < offered
             || news.resources.iter().any(|own| !own.clusters.is_empty())
-            || !self.refused.is_empty();
+            || !self.quarantine.is_empty();
         let may_go = |gone: &Arc<str>| {
             self.owed.contains(gone) || !(changes_aggregates || order::is_member(&self.set, target, gone))
         };
@@ -510,36 +502,6 @@ impl Told {
         });
         self.exceptions = exceptions;
         self.set = target.clone();
-    }
-}
-
-fn is_refused(told: &Told, own: &Resource) -> bool {
-    told.refused.get(&own.name).is_some_and(|version| *version == own.version)
-}
-
-/// True of an aggregate that the client cannot have because it refused a member.
-fn leads_to_refused(told: &Told, own: &Resource) -> bool {
-    own.clusters.iter().any(|member| told.refused.contains_key(member))
-}
-
-/// What was refused in two parts: those that the client's words mention and the others, else halves. The words
-/// are a hint only; whatever they say, the parts are offered on their own.
-fn suspects_apart(names: Vec<Arc<str>>, error: &str) -> [Vec<Arc<str>>; 2] {
-    let is_apart = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-' | '/');
-    let words: BTreeSet<&str> = error.split(is_apart).collect();
-    let (suspects, others): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| words.contains(&**name));
-    match (suspects.len(), others.len()) {
-        (0, many) => {
-            let mut first = others;
-            let second = first.split_off(many / 2);
-            [first, second]
-        }
-        (many, 0) => {
-            let mut first = suspects;
-            let second = first.split_off(many / 2);
-            [first, second]
-        }
-        _ => [others, suspects],
     }
 }
 

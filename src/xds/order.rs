@@ -9,6 +9,7 @@
 //! - What went stays with the client until nothing refers to it: routes until the listeners, clusters and
 //!   endpoints until aggregates, listeners and routes are acknowledged without it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,7 +108,7 @@ pub fn clusters(
         };
         stays.then(|| known.clone())
     };
-    target.with(target.changed_since(told).iter().filter_map(staying).collect())
+    target.with(target.changed_since(told).iter().filter_map(staying).collect(), &BTreeSet::new())
 }
 
 /// True when an aggregate led to this cluster in what a client was told last, and may do so until it has `target`.

@@ -1,8 +1,9 @@
 //! What holds for every order of events: changes, deliveries, acknowledgements, refusals, reconnections.
 //!
 //! The client is as Envoy is: it takes responses in their order, asks for the endpoints of the clusters it has
-//! and for the routes of its listeners, acknowledges clusters only when they are warm, and drops a response as a
-//! whole if one resource in it is bad.
+//! and for the routes of its listeners, acknowledges clusters only when they are warm. If one resource in a response is
+//! bad, it drops the response as a whole, or that resource alone: Envoy does the one where a resource does not decode,
+//! the other where it makes no sense.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,9 +19,8 @@ use crate::envoy::ResourceType;
 use crate::snapshot::{Snapshot, Variant};
 use crate::xds::Protocol;
 use crate::xds::frame::{self, Response};
-use crate::xds::subscription::NameTable;
 use crate::xds::words::{describe, snapshot};
-use crate::xds::{delta, sotw};
+use crate::xds::{Common, delta, sotw};
 
 /// A cluster with this content is refused.
 const BAD: &str = "bad";
@@ -208,9 +208,14 @@ struct Asked {
 
 struct Client<P> {
     stream: P,
+    common: Common,
+    /// Of a response with something bad in it the client takes what is good.
+    takes_the_good: bool,
     target: Arc<Snapshot>,
     queue: VecDeque<Response>,
     held: [BTreeMap<String, (String, String)>; TYPES.len()],
+    /// What it had when it last acknowledged, which is all that the stream knows.
+    acknowledged: [BTreeMap<String, (String, String)>; TYPES.len()],
     asked: [Asked; TYPES.len()],
     /// Clusters that are not warm: their response is not acknowledged yet.
     warming: Option<String>,
@@ -223,13 +228,16 @@ struct Client<P> {
 }
 
 impl<P: Wire> Client<P> {
-    fn new() -> Self {
-        let target = snapshot("");
+    fn new(takes_the_good: bool) -> Self {
+        let (target, common) = (snapshot(""), Common::default());
         let mut client = Self {
-            stream: P::new(target.clone(), &NameTable::default()),
+            stream: P::new(target.clone(), &common),
+            common,
+            takes_the_good,
             target,
             queue: VecDeque::new(),
             held: Default::default(),
+            acknowledged: Default::default(),
             asked: Default::default(),
             warming: None,
             refused: BTreeSet::new(),
@@ -241,11 +249,15 @@ impl<P: Wire> Client<P> {
     }
 
     fn connect(&mut self) {
-        self.stream = P::new(self.target.clone(), &NameTable::default());
+        self.stream = P::new(self.target.clone(), &self.common);
         self.queue.clear();
         self.warming = None;
         self.refused.clear();
         self.doubted.clear();
+        if P::VARIANT == Variant::StateOfTheWorld {
+            // Of what is asked for by name it cannot say what it has.
+            self.doubted.extend([ResourceType::Endpoints, ResourceType::Route]);
+        }
         self.ever_asked.clear();
         for resource_type in TYPES {
             let asked = &mut self.asked[resource_type as usize];
@@ -300,13 +312,14 @@ impl<P: Wire> Client<P> {
         self.asked[resource_type as usize].nonce.clone_from(&delivery.nonce);
         if is_bad {
             self.doubted.insert(resource_type);
-            if let ([(name, (content, _))], []) =
-                (delivery.resources.iter().collect::<Vec<_>>().as_slice(), delivery.removed.as_slice())
-            {
+            if let Some((name, content)) = self.culprit(&delivery) {
                 // What has gone meanwhile and returns later has changed.
-                if self.is_bad(name) {
-                    self.refused.insert(((*name).clone(), content.clone()));
+                if self.is_bad(&name) {
+                    self.refused.insert((name, content));
                 }
+            }
+            if self.takes_the_good {
+                self.take_the_good(&delivery);
             }
             return self.send(resource_type, Vec::new(), Vec::new(), true, None);
         }
@@ -317,6 +330,7 @@ impl<P: Wire> Client<P> {
             // What was on its way when the client lost interest is ignored.
             held.retain(|name, _| self.asked[resource_type as usize].names.contains(name));
         }
+        self.acknowledged[resource_type as usize].clone_from(held);
         match resource_type {
             ResourceType::Cluster => {
                 self.warming = Some(delivery.nonce);
@@ -327,6 +341,35 @@ impl<P: Wire> Client<P> {
                 self.follow(ResourceType::Listener, ResourceType::Route);
             }
             _ => self.send(resource_type, Vec::new(), Vec::new(), false, None),
+        }
+    }
+
+    /// What a client refuses on its own, if there is one: nothing else is new in the response, and nothing is gone.
+    fn culprit(&self, delivery: &Delivery) -> Option<(String, String)> {
+        let held = &self.acknowledged[delivery.resource_type as usize];
+        let repeats = P::VARIANT == Variant::StateOfTheWorld && is_whole(delivery.resource_type);
+        let is_gone = repeats && held.keys().any(|name| !delivery.resources.contains_key(name));
+        let is_new = |(name, (content, _)): &(&String, &(String, String))| {
+            !repeats || held.get(*name).is_none_or(|(held, _)| held != content)
+        };
+        let mut news = delivery.resources.iter().filter(is_new);
+        let (name, (content, _)) = news.next()?;
+        let is_alone = news.next().is_none() && delivery.removed.is_empty() && !is_gone;
+        is_alone.then(|| (name.clone(), content.clone()))
+    }
+
+    fn take_the_good(&mut self, delivery: &Delivery) {
+        let held = &mut self.held[delivery.resource_type as usize];
+        let before = held.clone();
+        P::apply(held, delivery);
+        held.retain(|_, (content, _)| content != BAD);
+        for name in delivery.resources.keys() {
+            if let (None, Some(known)) = (held.get(name), before.get(name)) {
+                held.insert(name.clone(), known.clone());
+            }
+        }
+        if delivery.resource_type == ResourceType::Cluster {
+            self.follow(ResourceType::Cluster, ResourceType::Endpoints);
         }
     }
 
@@ -447,8 +490,8 @@ fn is_whole(resource_type: ResourceType) -> bool {
     matches!(resource_type, ResourceType::Cluster | ResourceType::Listener)
 }
 
-fn check<P: Wire>(events: Vec<Event>) {
-    let mut client = Client::<P>::new();
+fn check<P: Wire>(events: Vec<Event>, takes_the_good: bool) {
+    let mut client = Client::<P>::new(takes_the_good);
     for event in events {
         client.happen(event);
         client.nothing_is_broken();
@@ -463,16 +506,21 @@ proptest! {
 
     #[test]
     fn a_delta_client_ends_with_the_newest_and_never_has_a_broken_route(events in events(false, true)) {
-        check::<delta::Stream>(events);
+        check::<delta::Stream>(events, false);
     }
 
     #[test]
-    fn a_delta_client_that_refuses_ends_with_all_the_good_ones(events in events(true, false)) {
-        check::<delta::Stream>(events);
+    fn a_delta_client_that_refuses_ends_with_all_the_good_ones(events in events(true, false), good: bool) {
+        check::<delta::Stream>(events, good);
     }
 
     #[test]
-    fn a_sotw_client_ends_with_the_newest_and_never_has_a_broken_route(events in events(false, false)) {
-        check::<sotw::Stream>(events);
+    fn a_sotw_client_ends_with_the_newest_and_never_has_a_broken_route(events in events(false, true)) {
+        check::<sotw::Stream>(events, false);
+    }
+
+    #[test]
+    fn a_sotw_client_that_refuses_ends_with_all_the_good_ones(events in events(true, false), good: bool) {
+        check::<sotw::Stream>(events, good);
     }
 }

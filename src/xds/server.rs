@@ -6,7 +6,7 @@
 //! produced, so that one that does not read costs what it was sent last and nothing more.
 //!
 //! What a client may do to the others is bounded here: how many streams begin at once ([`admission`]), how much
-//! is held of requests that are not whole ([`Meter`]) and of names that were asked for ([`NameTable`]), how long
+//! is held of requests that are not whole ([`Meter`]) and of names that were asked for ([`NameTable`](crate::xds::subscription::NameTable)), how long
 //! a stream may say nothing at first, how large requests, headers and nodes may be.
 
 use std::convert::Infallible;
@@ -47,9 +47,8 @@ use crate::xds::incoming;
 use crate::xds::load_report::LoadReports;
 use crate::xds::meter::Meter;
 use crate::xds::request::{MAX_REQUEST, Requests};
-use crate::xds::subscription::NameTable;
 use crate::xds::wire::{self, Head as _};
-use crate::xds::{Protocol, ProtocolError, Refusal, delta, frame, order, sotw};
+use crate::xds::{Common, Protocol, ProtocolError, Refusal, delta, frame, order, sotw};
 
 /// The methods that are served: the path, the variant, and the type of a service that has just one.
 const METHODS: [(&str, Variant, Option<ResourceType>); 19] = {
@@ -235,7 +234,7 @@ pub struct Discovery {
 struct Shared {
     cache: Arc<Cache>,
     fleet: Fleet,
-    names: NameTable,
+    common: Common,
     identifier: Arc<str>,
     limits: Limits,
     admission: Mutex<Gate>,
@@ -256,10 +255,11 @@ impl Discovery {
     /// names this control plane to them.
     pub fn new(cache: Arc<Cache>, fleet: Fleet, identifier: &str, limits: Limits) -> Self {
         let gate = Gate { admission: Admission::new(limits.rate), said_at: None, refused: 0 };
+        let common = Common { past: cache.past().clone(), ..Common::default() };
         let shared = Shared {
             cache,
             fleet,
-            names: NameTable::default(),
+            common,
             identifier: identifier.into(),
             limits,
             admission: Mutex::new(gate),
@@ -431,7 +431,7 @@ impl<P: Protocol> Session<P> {
         let mut snapshots = shared.cache.subscribe(node.clone());
         // In a box, or the future of the stream would have room for it several times over.
         let mut session = Box::new(Self {
-            stream: P::new(snapshots.snapshot(), &shared.names),
+            stream: P::new(snapshots.snapshot(), &shared.common),
             node: node.id.clone(),
             connection: shared.fleet.connect(node, origin.peer),
             snapshots,
@@ -485,9 +485,9 @@ impl<P: Protocol> Session<P> {
                 return Err(refuse(ProtocolError::OtherType { expected, found: type_url.clone() }));
             }
         }
-        let names = self.shared.names.len();
+        let names = self.shared.common.names.len();
         let responses = self.stream.on_request(request).map_err(refuse)?;
-        if self.shared.names.len() > names.max(MAX_NAMES) {
+        if self.shared.common.names.len() > names.max(MAX_NAMES) {
             return Err(Status::resource_exhausted("clients ask for too many names"));
         }
         self.settle();

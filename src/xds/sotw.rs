@@ -8,24 +8,29 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use envoy_types::pb::google::rpc::Status;
 
 use crate::envoy::ResourceType;
 use crate::fleet::{State, TypeStatus};
 use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, GATED, Standing, Standings};
-use crate::xds::subscription::{NameTable, Subscription};
+use crate::xds::quarantine::Quarantine;
+use crate::xds::subscription::Subscription;
 use crate::xds::wire::{Names, Request};
-use crate::xds::{Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
+use crate::xds::{Common, Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
 
 /// What one client was told and answered.
 #[derive(Debug)]
 pub struct Stream {
     target: Arc<Snapshot>,
     types: [Told; ResourceType::ALL.len()],
-    names: NameTable,
+    common: Common,
     last_nonce: u64,
     impatient: bool,
+    /// The client came with clusters of an earlier stream. Its listeners and routes may refer to those, and until
+    /// it has told of them, nothing is taken away.
+    reconnecting: bool,
     refusals: Vec<Refusal>,
 }
 
@@ -37,6 +42,12 @@ struct Told {
     /// What it was last told, as if it had taken it. Of types that are sent by name only the names that are
     /// subscribed to count.
     set: Arc<ResourceSet>,
+    /// Of types that are sent whole: what it took last. None while it holds something that we do not know.
+    held: Option<Arc<ResourceSet>>,
+    /// It refused the last response, and what it holds is not known: it keeps all as it is.
+    keeps_all: bool,
+    /// It may have taken more than is noted, so that what it should have is sent in any case.
+    doubtful: bool,
     /// Names to send though `set` has them, once they exist.
     owed: BTreeSet<Arc<str>>,
     /// These cannot wait for the answer to the response before.
@@ -47,6 +58,7 @@ struct Told {
     acked: Option<Version>,
     /// What the client last refused, in its words.
     error: Option<String>,
+    quarantine: Quarantine,
 }
 
 #[derive(Debug)]
@@ -55,6 +67,8 @@ struct Sent {
     nonce: u64,
     version: Version,
     state: State,
+    /// The names that were told; none for all of the set.
+    names: Option<Box<[Arc<str>]>>,
 }
 
 impl Told {
@@ -66,8 +80,15 @@ impl Told {
         self.subscription.as_ref().is_some_and(|subscription| subscription.wants(name))
     }
 
-    fn covers(&self, set: &ResourceSet) -> bool {
-        self.subscription.as_ref().is_some_and(|subscription| subscription.covers(set))
+    fn is_wildcard(&self) -> bool {
+        self.subscription.as_ref().is_some_and(Subscription::is_wildcard)
+    }
+
+    /// True when the client has nothing and wants all of `set`: as most do when they connect.
+    fn lacks_all_of(&self, set: &ResourceSet) -> bool {
+        let covers = |subscription: &Subscription| subscription.covers(set);
+        let has_nothing = self.set.is_empty() && self.owed.is_empty() && self.quarantine.is_empty();
+        has_nothing && !set.is_empty() && self.subscription.as_ref().is_some_and(covers)
     }
 
     /// What of `target` the client asked for; for a wildcard the set itself.
@@ -79,19 +100,68 @@ impl Told {
             }
         }
     }
+
+    /// The last word on this type: refused while anything is held back.
+    fn state(&self) -> Option<State> {
+        let sent = self.sent.as_ref()?;
+        Some(match sent.state {
+            _ if !self.quarantine.is_empty() => State::Nacked,
+            State::Nacked if !self.keeps_all => State::Acked,
+            state => state,
+        })
+    }
+
+    fn acknowledge(&mut self) {
+        let Some(sent) = &mut self.sent else { return };
+        sent.state = State::Acked;
+        sent.names = None;
+        self.acked = Some(sent.version);
+        self.held = Some(self.set.clone());
+    }
+
+    /// Returns the names that are held back now.
+    fn refuse(&mut self, resource_type: ResourceType, error: &str) -> Vec<String> {
+        let Some(sent) = &mut self.sent else { return Vec::new() };
+        sent.state = State::Nacked;
+        self.error = Some(error.to_owned());
+        let names = sent.names.take();
+        if !is_sent_whole(resource_type) {
+            let sent = match names {
+                Some(names) => self.versions(&names),
+                None => self.versions(&self.set.iter().map(|own| own.name.clone()).collect::<Vec<_>>()),
+            };
+            return self.quarantine.take(&sent, error);
+        }
+        // What a response leaves out is deleted, so that without what the client holds nothing can be held back alone.
+        let held = self.held.clone();
+        let changed = held.as_ref().map(|held| self.set.changed_since(held)).unwrap_or_default();
+        let news = self.versions(&changed);
+        self.keeps_all = news.is_empty();
+        let Some(held) = held.filter(|_| !self.keeps_all) else { return Vec::new() };
+        self.doubtful = changed.len() > 1;
+        self.set = held;
+        self.quarantine.take(&news, error)
+    }
+
+    /// Those of the names that were told to be there, and are wanted, with their versions.
+    fn versions(&self, names: &[Arc<str>]) -> Vec<(Arc<str>, Option<Version>)> {
+        let told = names.iter().filter_map(|name| self.set.get(name)).filter(|own| self.wants(&own.name));
+        told.map(|own| (own.name.clone(), Some(own.version))).collect()
+    }
 }
 
 impl Protocol for Stream {
     const VARIANT: Variant = Variant::StateOfTheWorld;
     type Head = DiscoveryRequest;
 
-    fn new(target: Arc<Snapshot>, names: &NameTable) -> Self {
+    fn new(target: Arc<Snapshot>, common: &Common) -> Self {
         Self {
             target,
             types: Default::default(),
-            names: names.clone(),
+            common: common.clone(),
             last_nonce: 0,
             impatient: false,
+            reconnecting: false,
             refusals: Vec::new(),
         }
     }
@@ -99,27 +169,17 @@ impl Protocol for Stream {
     fn on_request(&mut self, request: Request<DiscoveryRequest>) -> Result<Vec<Response>, ProtocolError> {
         let Request { head: request, names, .. } = request;
         let Some(resource_type) = requested_type(&request.type_url)? else { return Ok(Vec::new()) };
-        let told = &mut self.types[resource_type as usize];
-        match &mut told.sent {
-            Some(sent) if sent.nonce > 0 && sent.nonce.to_string() != request.response_nonce => {
-                // Stale: it answers a response that a newer one has overtaken. Its names come again with the
-                // answer to that one (xDS protocol, "Resource updates").
+        match &self.told(resource_type).sent {
+            // Stale: it answers a response that a newer one has overtaken. Its names come again with the answer to
+            // that one (xDS protocol, "Resource updates").
+            Some(sent) if sent.nonce > 0 && request.response_nonce.parse() != Ok(sent.nonce) => {
                 return Ok(Vec::new());
             }
-            Some(sent) => match request.error_detail {
-                Some(error) => {
-                    sent.state = State::Nacked;
-                    let error = shorten(error.message);
-                    told.error = Some(error.clone());
-                    let version = sent.version.to_string();
-                    self.refusals.push(Refusal { resource_type, version, error, names: Vec::new() });
-                }
-                None => {
-                    sent.state = State::Acked;
-                    told.acked = Some(sent.version);
-                }
-            },
-            None => {}
+            // Later ones of the same nonce only change the names.
+            Some(sent) if sent.state == State::Pending => {
+                self.take_answer(resource_type, request.error_detail)
+            }
+            _ => {}
         }
         self.subscribe(resource_type, &names, &request.version_info);
         Ok(self.advance())
@@ -131,16 +191,21 @@ impl Protocol for Stream {
     }
 
     fn is_waiting(&self) -> bool {
-        !self.impatient && self.standings().is_waiting()
+        let clusters = &self.told(ResourceType::Cluster).set;
+        let target = self.target.set(ResourceType::Cluster);
+        let is_gone = |name: &Arc<str>| target.get(name).is_none();
+        let withholds = self.reconnecting && target.changed_since(clusters).iter().any(is_gone);
+        !self.impatient && (withholds || self.standings().is_waiting())
     }
 
     fn on_impatience(&mut self) -> Vec<Response> {
         self.impatient = true;
+        self.reconnecting = false;
         self.advance()
     }
 
     fn is_idle(&self) -> bool {
-        !self.types.iter().any(Told::is_pending)
+        !self.types.iter().any(|told| told.is_pending() || told.quarantine.is_searching())
     }
 
     fn take_refusals(&mut self) -> Vec<Refusal> {
@@ -151,7 +216,7 @@ impl Protocol for Stream {
         ResourceType::ALL.into_iter().filter_map(|resource_type| {
             let told = self.told(resource_type);
             told.subscription.as_ref()?;
-            let state = told.sent.as_ref().map_or(State::Pending, |sent| sent.state);
+            let state = told.state().unwrap_or(State::Pending);
             let error = told.error.as_deref().filter(|_| state == State::Nacked);
             let current = self.is_current(resource_type);
             Some((resource_type, TypeStatus { state, version: told.acked, current, error }))
@@ -160,49 +225,72 @@ impl Protocol for Stream {
 }
 
 impl Stream {
+    /// Notes an ACK or a NACK of the last response.
+    fn take_answer(&mut self, resource_type: ResourceType, error: Option<Status>) {
+        let told = &mut self.types[resource_type as usize];
+        let Some(error) = error else { return told.acknowledge() };
+        let error = shorten(error.message);
+        let version = told.sent.as_ref().map(|sent| sent.version.to_string()).unwrap_or_default();
+        let names = told.refuse(resource_type, &error);
+        if told.is_wildcard() {
+            told.held.iter().for_each(|held| self.common.past.doubt(held.version()));
+        }
+        self.refusals.push(Refusal { resource_type, version, error, names });
+    }
+
     /// Notes which names the client wants. New ones are owed, also those that left and returned.
     fn subscribe(&mut self, resource_type: ResourceType, names: &Names, version_info: &str) {
         let told = &mut self.types[resource_type as usize];
         let first = told.subscription.is_none();
-        let subscription = told.subscription.get_or_insert_with(|| Subscription::new(&self.names));
+        let subscription = told.subscription.get_or_insert_with(|| Subscription::new(&self.common.names));
         let added = subscription.replace(names, is_sent_whole(resource_type));
-        let wildcard = subscription.is_wildcard();
-        let target = self.target.set(resource_type);
         if !is_sent_whole(resource_type) {
             // What a set that was never told has is sent as what is new; beyond that names are owed.
             if !told.set.is_empty() {
                 told.owed.extend(added);
             }
-        } else if first && wildcard && version_info.parse() == Ok(target.version()) {
-            // It proves by the version that it holds the whole set: it is sent nothing of it.
-            told.set = target.clone();
-            told.acked = Some(target.version());
-            told.sent = Some(Sent { nonce: 0, version: target.version(), state: State::Acked });
+        } else if first {
+            self.resume(resource_type, version_info);
         }
+    }
+
+    /// What a client proves by the version to hold, it is sent nothing of.
+    fn resume(&mut self, resource_type: ResourceType, version_info: &str) {
+        let told = &mut self.types[resource_type as usize];
+        if version_info.is_empty() {
+            told.held = Some(Arc::default());
+            return;
+        }
+        let Some(version) = version_info.parse().ok().filter(|_| told.is_wildcard()) else { return };
+        let target = self.target.set(resource_type);
+        let current = || (target.version() == version).then(|| (target.clone(), false));
+        let Some((set, doubtful)) = self.common.past.recall(version).or_else(current) else { return };
+        self.reconnecting |= resource_type == ResourceType::Cluster;
+        (told.set, told.held, told.doubtful) = (set.clone(), Some(set), doubtful);
+        told.acked = Some(version);
+        told.sent = Some(Sent { nonce: 0, version, state: State::Acked, names: None });
     }
 
     /// Everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
+        for resource_type in ResourceType::ALL {
+            self.types[resource_type as usize].quarantine.forget_changed(self.target.set(resource_type));
+        }
         let mut responses = Vec::new();
-        let may_remove = self.standings().may_remove(ResourceType::Cluster);
-        let told = self.told(ResourceType::Cluster);
-        let refused = told.sent.as_ref().is_some_and(|sent| sent.state == State::Nacked);
-        let target = self.target.set(ResourceType::Cluster);
-        let clusters = order::clusters(&told.set, target, may_remove, refused);
-        responses.extend(self.offer_whole(ResourceType::Cluster, &clusters));
+        responses.extend(self.offer_whole(ResourceType::Cluster));
         responses.extend(self.offer_by_name(ResourceType::Endpoints));
         responses.extend(self.offer_by_name(ResourceType::Secret));
         if self.standings().may_add(ResourceType::Listener, self.impatient) {
-            let listeners = self.target.set(ResourceType::Listener).clone();
-            responses.extend(self.offer_whole(ResourceType::Listener, &listeners));
+            responses.extend(self.offer_whole(ResourceType::Listener));
         }
         if self.standings().may_add(ResourceType::Route, self.impatient) {
             responses.extend(self.offer_by_name(ResourceType::Route));
         }
-        let scoped_routes = self.target.set(ResourceType::ScopedRoute).clone();
-        responses.extend(self.offer_whole(ResourceType::ScopedRoute, &scoped_routes));
-        for further in ResourceType::FURTHER.into_iter().filter(|further| !is_sent_whole(*further)) {
-            responses.extend(self.offer_by_name(further));
+        for further in ResourceType::FURTHER {
+            responses.extend(match is_sent_whole(further) {
+                true => self.offer_whole(further),
+                false => self.offer_by_name(further),
+            });
         }
         responses
     }
@@ -213,10 +301,11 @@ impl Stream {
 
     fn standings(&self) -> Standings {
         let [listeners, routes] = GATED;
+        let to_come = self.reconnecting.then_some(Standing { last: None, current: false });
         Standings {
             clusters: self.standing(ResourceType::Cluster),
-            listeners: self.standing(listeners),
-            routes: self.standing(routes),
+            listeners: self.standing(listeners).or(to_come),
+            routes: self.standing(routes).or(to_come),
         }
     }
 
@@ -224,10 +313,15 @@ impl Stream {
         let told = self.told(resource_type);
         told.subscription.as_ref()?;
         let current = self.is_current(resource_type);
-        let last = match &told.sent {
+        let last = match (resource_type, told.state()) {
             // Of what is sent by name there may be nothing to send, and then nothing is answered.
-            None if current && resource_type == ResourceType::Route => Some(State::Acked),
-            sent => sent.as_ref().map(|sent| sent.state),
+            (ResourceType::Route, None) if current => Some(State::Acked),
+            (ResourceType::Cluster, Some(_)) if told.is_pending() || told.quarantine.is_searching() => {
+                Some(State::Pending)
+            }
+            // What it refused is known by name, so that what refers to it can wait and the rest need not.
+            (ResourceType::Cluster, Some(_)) if !told.quarantine.is_empty() => Some(State::Acked),
+            (_, state) => state,
         };
         Some(Standing { last, current })
     }
@@ -236,72 +330,157 @@ impl Stream {
     fn is_current(&self, resource_type: ResourceType) -> bool {
         let told = self.told(resource_type);
         let target = self.target.set(resource_type);
-        let has_news = |name: &Arc<str>| told.wants(name) && target.get(name).is_some();
-        match resource_type {
-            _ if told.set.version() == target.version() => true,
-            ResourceType::Listener => told.set.version() == told.wanted(target).version(),
-            _ => !target.changed_since(&told.set).iter().any(has_news),
+        let clusters = &self.told(ResourceType::Cluster).quarantine;
+        let is_news = |name: &Arc<str>| match target.get(name) {
+            // What such a listener leads to is still in use.
+            None => resource_type == ResourceType::Listener,
+            Some(own) if resource_type == ResourceType::Cluster => {
+                !clusters.holds(own) && !clusters.holds_what_is_led_to(own)
+            }
+            Some(own) => !told.quarantine.holds(own),
+        };
+        let owes = told.owed.iter().any(|name| target.get(name).is_some());
+        let changed = target.changed_since(&told.set);
+        !owes
+            && !told.quarantine.is_searching()
+            && !changed.iter().any(|name| told.wants(name) && is_news(name))
+    }
+
+    /// All of a type that is sent whole, as the client may have it now.
+    fn whole(&self, resource_type: ResourceType) -> Arc<ResourceSet> {
+        let told = self.told(resource_type);
+        let target = self.without_refused(told, told.wanted(self.target.set(resource_type)));
+        if resource_type != ResourceType::Cluster {
+            return target;
         }
+        let may_remove = self.standings().may_remove(ResourceType::Cluster);
+        order::clusters(&told.set, &target, may_remove, told.keeps_all)
+    }
+
+    /// Of what the client refused, and of what leads to clusters that it refused, it keeps what it holds.
+    fn without_refused(&self, told: &Told, target: Arc<ResourceSet>) -> Arc<ResourceSet> {
+        let clusters = &self.told(ResourceType::Cluster).quarantine;
+        let Some(held) = &told.held else { return target };
+        if told.quarantine.is_empty() && clusters.is_empty() {
+            return target;
+        }
+        let suspects = told.quarantine.suspects();
+        let is_held_back = |own: &&Arc<Resource>| {
+            suspects.contains(&*own.name) || told.quarantine.holds(own) || clusters.holds_what_is_led_to(own)
+        };
+        let (mut kept, mut left_out) = (Vec::new(), BTreeSet::new());
+        for own in target.iter().filter(is_held_back) {
+            match held.get(&own.name) {
+                Some(known) => kept.push(known.clone()),
+                None => _ = left_out.insert(own.name.clone()),
+            }
+        }
+        target.with(kept, &left_out)
     }
 
     /// Listeners, clusters and scoped routes: the full set each time, whatever changed in it.
-    fn offer_whole(&mut self, resource_type: ResourceType, target: &Arc<ResourceSet>) -> Option<Response> {
+    fn offer_whole(&mut self, resource_type: ResourceType) -> Option<Response> {
         let told = self.told(resource_type);
-        told.subscription.as_ref()?;
-        let set = told.wanted(target);
-        let unchanged = told.sent.is_some() && told.set.version() == set.version();
-        if unchanged || told.is_pending() {
+        if told.subscription.is_none() || told.is_pending() {
             return None;
         }
+        let set = loop {
+            let searches = self.types[resource_type as usize].quarantine.next_part().is_some();
+            let told = self.told(resource_type);
+            let set = self.whole(resource_type);
+            if told.sent.is_none() || told.doubtful || told.set.version() != set.version() {
+                break set;
+            }
+            // A part may have gone since; then the next one is due.
+            if !searches {
+                return None;
+            }
+        };
         if resource_type == ResourceType::Cluster {
-            let endpoints = self.told(ResourceType::Endpoints);
-            let mut follow = match endpoints.subscription {
-                Some(_) => order::endpoints_to_follow(&told.set, &set),
-                // As most when they connect, it has not asked for any yet.
-                None => Vec::new(),
-            };
-            follow.retain(|name| endpoints.wants(name));
-            let endpoints = &mut self.types[ResourceType::Endpoints as usize];
-            endpoints.urgent |= !follow.is_empty();
-            endpoints.owed.extend(follow);
-            self.impatient = false;
+            self.follow(&set);
         }
         let resources = vec![set.whole(Variant::StateOfTheWorld)];
-        Some(self.respond(resource_type, set, resources))
+        if self.told(resource_type).is_wildcard() {
+            self.common.past.remember(&set);
+        }
+        Some(self.respond(resource_type, set, resources, None))
+    }
+
+    /// The endpoints of changed clusters go out at once, changed or not.
+    fn follow(&mut self, offered: &ResourceSet) {
+        self.impatient = false;
+        let clusters = self.told(ResourceType::Cluster);
+        let endpoints = self.told(ResourceType::Endpoints);
+        // As most when they connect, it may not have asked for any yet.
+        if endpoints.subscription.is_none() {
+            return;
+        }
+        let mut follow = order::endpoints_to_follow(&clusters.set, offered);
+        follow.retain(|name| endpoints.wants(name));
+        let endpoints = &mut self.types[ResourceType::Endpoints as usize];
+        endpoints.urgent |= !follow.is_empty();
+        endpoints.owed.extend(follow);
     }
 
     /// All other types: what changed of the names that are subscribed to.
     fn offer_by_name(&mut self, resource_type: ResourceType) -> Option<Response> {
         let target = self.target.set(resource_type).clone();
-        let told = &mut self.types[resource_type as usize];
-        let nothing_new = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty();
+        let told = self.told(resource_type);
+        let searches = told.quarantine.is_searching();
+        let nothing_new = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty() && !searches;
         if nothing_new || told.subscription.is_none() || (told.is_pending() && !told.urgent) {
             return None;
         }
-        if told.set.is_empty() && told.owed.is_empty() && !target.is_empty() && told.covers(&target) {
-            // As most do when they connect, it wants all and has nothing.
-            told.urgent = false;
+        let refused_clusters = !self.told(ResourceType::Cluster).quarantine.is_empty();
+        if told.lacks_all_of(&target) && !refused_clusters {
             let resources = vec![target.whole(Variant::StateOfTheWorld)];
-            return Some(self.respond(resource_type, target, resources));
+            return Some(self.respond(resource_type, target, resources, None));
         }
-        let changed = target.changed_since(&told.set);
-        let owed = told.owed.iter().filter(|name| target.get(name).is_some());
-        let names: BTreeSet<&Arc<str>> = changed.iter().filter(|name| told.wants(name)).chain(owed).collect();
-        let news: Vec<&Arc<Resource>> = names.into_iter().filter_map(|name| target.get(name)).collect();
-        let is_silent = news.is_empty();
+        let news = self.news(resource_type);
+        let told = &mut self.types[resource_type as usize];
+        told.urgent = false;
+        if news.is_empty() {
+            return None;
+        }
+        let names = news.iter().map(|own| own.name.clone()).collect();
         let resources = match news.len() {
             all if all == target.len() => vec![target.whole(Variant::StateOfTheWorld)],
             _ => news.iter().map(|resource| resource.field(Variant::StateOfTheWorld)).collect(),
         };
+        Some(self.respond(resource_type, target, resources, Some(names)))
+    }
+
+    /// What is to be told of a type that is sent by name. After a refusal: the next part of it alone. What sends
+    /// requests to a cluster that the client refused stays owed.
+    fn news(&mut self, resource_type: ResourceType) -> Vec<Arc<Resource>> {
+        let target = self.target.set(resource_type).clone();
         let told = &mut self.types[resource_type as usize];
+        let changed = target.changed_since(&told.set);
+        let is_refused = |name: &Arc<str>| target.get(name).is_some_and(|own| told.quarantine.holds(own));
+        let changed = changed.iter().filter(|name| !is_refused(name)).cloned();
+        told.owed.extend(changed);
         let subscription = told.subscription.as_ref();
-        told.owed.retain(|name| subscription.is_some_and(|it| it.wants(name)) && target.get(name).is_none());
-        told.urgent = false;
-        if is_silent {
-            told.set = target;
-            return None;
+        told.owed.retain(|name| subscription.is_some_and(|it| it.wants(name)));
+        told.set = target.clone();
+        loop {
+            let part = self.types[resource_type as usize].quarantine.next_part();
+            let told = self.told(resource_type);
+            let names: Vec<&Arc<str>> = match &part {
+                Some(part) => part.iter().filter(|name| told.wants(name)).collect(),
+                None => told.owed.iter().collect(),
+            };
+            let clusters = &self.told(ResourceType::Cluster).quarantine;
+            let there = names.into_iter().filter_map(|name| target.get(name));
+            let (later, now): (Vec<_>, Vec<_>) =
+                there.cloned().partition(|own| clusters.holds_what_is_led_to(own));
+            let told = &mut self.types[resource_type as usize];
+            told.owed.extend(later.iter().map(|own| own.name.clone()));
+            now.iter().for_each(|own| _ = told.owed.remove(&own.name));
+            // A part may have gone since; then the next one is due.
+            if part.is_none() || !now.is_empty() {
+                return now;
+            }
         }
-        Some(self.respond(resource_type, target, resources))
     }
 
     fn respond(
@@ -309,16 +488,19 @@ impl Stream {
         resource_type: ResourceType,
         set: Arc<ResourceSet>,
         resources: Vec<bytes::Bytes>,
+        names: Option<Box<[Arc<str>]>>,
     ) -> Response {
         self.last_nonce += 1;
+        let (nonce, version) = (self.last_nonce, set.version());
         let told = &mut self.types[resource_type as usize];
-        let version = set.version();
         told.set = set;
-        told.sent = Some(Sent { nonce: self.last_nonce, version, state: State::Pending });
+        (told.doubtful, told.keeps_all) = (false, false);
+        told.urgent = false;
+        told.sent = Some(Sent { nonce, version, state: State::Pending, names });
         Response {
             resource_type,
             version: version.to_string(),
-            nonce: self.last_nonce.to_string(),
+            nonce: nonce.to_string(),
             resources,
             removed: Vec::new(),
         }

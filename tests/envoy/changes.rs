@@ -62,23 +62,25 @@ async fn repointing_a_route_and_deleting_what_it_left_costs_no_request(variant: 
     assert_eq!(stats["cluster_manager.active_clusters"], 2, "the last upstream and understudy itself");
 }
 
-/// One change of a file makes a new upstream, sends the route there and takes the old one away: the Envoy must
-/// hear of it in this order.
-async fn replacing_all_in_one_change_costs_no_request(variant: Variant) {
-    let (cast, port) = (Cast::start().await, free_port());
-    let text = |name: &str, backend: &Backend| {
-        format!(
-            "listeners: [{{ name: web, address: 127.0.0.1:{port} }}]
+/// A config in which the name of the upstream is the only one.
+fn config_of(port: u16, name: &str, backend: &Backend) -> String {
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:{port} }}]
 upstreams: [{{ name: {name}, targets: [{{ target: {target} }}] }}]
 services: [{{ name: {name}, upstream: {name} }}]
 routes: [{{ name: {name}, service: {name} }}]
 ",
-            target = backend.address()
-        )
-    };
+        target = backend.address()
+    )
+}
+
+/// One change of a file makes a new upstream, sends the route there and takes the old one away: the Envoy must
+/// hear of it in this order.
+async fn replacing_all_in_one_change_costs_no_request(variant: Variant) {
+    let (cast, port) = (Cast::start().await, free_port());
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("config.yaml");
-    fs::write(&file, text("zero", &cast.failover)).expect("writes");
+    fs::write(&file, config_of(port, "zero", &cast.failover)).expect("writes");
     let understudy = Understudy::serve(&[&file.display().to_string()]).await;
     let edge = Edge::speaking(variant, understudy, port).await;
     let load = edge.load(400);
@@ -91,11 +93,36 @@ routes: [{{ name: {name}, service: {name} }}]
         ("five", &cast.a, "A"),
         ("six", &cast.b, "B"),
     ] {
-        fs::write(&file, text(name, backend)).expect("writes");
+        fs::write(&file, config_of(port, name, backend)).expect("writes");
         edge.serves(served_by, PATIENCE).await;
     }
     window(&load, 100).await;
     faultless(load).await;
+}
+
+/// The same while nobody tells the Envoy: it returns to a control plane that never knew the old upstream under load.
+async fn replacing_all_while_the_control_plane_is_away_costs_no_request(variant: Variant) {
+    let (cast, port) = (Cast::start().await, free_port());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("config.yaml");
+    fs::write(&file, config_of(port, "zero", &cast.failover)).expect("writes");
+    let understudy = Understudy::serve(&[&file.display().to_string()]).await;
+    let mut edge = Edge::speaking(variant, understudy, port).await;
+    let load = edge.load(400);
+    window(&load, 100).await;
+    for (name, backend, served_by) in [("one", &cast.a, "A"), ("two", &cast.b, "B"), ("three", &cast.a, "A")]
+    {
+        all_acked(&edge.understudy, PATIENCE).await;
+        edge.understudy.kill();
+        fs::write(&file, config_of(port, name, backend)).expect("writes");
+        edge.understudy.restart().await;
+        edge.serves(served_by, PATIENCE).await;
+    }
+    all_acked(&edge.understudy, PATIENCE).await;
+    window(&load, 100).await;
+    faultless(load).await;
+    let stats = edge.envoy.stats("cluster_manager.active_clusters").await;
+    assert_eq!(stats["cluster_manager.active_clusters"], 2, "the last upstream and understudy itself");
 }
 
 async fn changing_what_is_in_use_costs_no_request(variant: Variant) {
@@ -247,6 +274,11 @@ mod state_of_the_world {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn replacing_all_while_the_control_plane_is_away_costs_no_request() {
+        super::replacing_all_while_the_control_plane_is_away_costs_no_request(STATE_OF_THE_WORLD).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn changing_what_is_in_use_costs_no_request() {
         super::changing_what_is_in_use_costs_no_request(STATE_OF_THE_WORLD).await;
     }
@@ -273,6 +305,11 @@ mod delta {
     #[tokio::test(flavor = "multi_thread")]
     async fn replacing_all_in_one_change_costs_no_request() {
         super::replacing_all_in_one_change_costs_no_request(DELTA).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn replacing_all_while_the_control_plane_is_away_costs_no_request() {
+        super::replacing_all_while_the_control_plane_is_away_costs_no_request(DELTA).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! The stream, told what happens and asked what it sends. No socket, no clock. Rules have the numbers of the
 //! protocol checklist.
 
+use std::collections::VecDeque;
+
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use envoy_types::pb::google::rpc::Status;
 use expect_test::{Expect, expect};
@@ -20,7 +22,7 @@ struct Client {
 
 impl Client {
     fn new(snapshot_text: &str) -> Self {
-        let stream = Stream::new(snapshot(snapshot_text), &NameTable::default());
+        let stream = Stream::new(snapshot(snapshot_text), &Common::default());
         Self { stream, log: Vec::new(), nonces: Default::default() }
     }
 
@@ -436,7 +438,7 @@ fn rule_48_the_names_of_very_many_that_are_gone_are_cut_too() {
     let names: Vec<String> =
         (0..100_000).map(|number| format!("a-cluster-with-a-long-name-{number:032}")).collect();
     let versions = names.iter().map(|name| (name.clone(), "1".to_owned())).collect();
-    let mut stream = Stream::new(snapshot("cds:a"), &NameTable::default());
+    let mut stream = Stream::new(snapshot("cds:a"), &Common::default());
     let request = DeltaDiscoveryRequest {
         type_url: ResourceType::Cluster.type_url().to_owned(),
         initial_resource_versions: versions,
@@ -464,7 +466,7 @@ fn rule_48_a_first_answer_is_cut_into_pieces_that_can_be_refused_each() {
     // Each is half as large as a piece may be.
     let large = "x".repeat(MAX_PIECE / 2);
     let text = |content: &str| format!("cds:a@{large} cds:b@{large} cds:c@{large} cds:d@{large}{content}");
-    let mut stream = Stream::new(snapshot(&text("bad")), &NameTable::default());
+    let mut stream = Stream::new(snapshot(&text("bad")), &Common::default());
     let request =
         |request| DeltaDiscoveryRequest { type_url: ResourceType::Cluster.type_url().to_owned(), ..request };
     let responses = stream.on_request(request(Default::default()).into()).expect("in order");

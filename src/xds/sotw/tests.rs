@@ -20,7 +20,7 @@ struct Client {
 impl Client {
     fn new(snapshot_text: &str) -> Self {
         Self {
-            stream: Stream::new(snapshot(snapshot_text), &NameTable::default()),
+            stream: Stream::new(snapshot(snapshot_text), &Common::default()),
             log: Vec::new(),
             held: Default::default(),
         }
@@ -83,12 +83,23 @@ impl Client {
         self.ask(word, &names)
     }
 
+    /// The connection breaks, the config changes, and the client returns; it asks again on its own.
+    fn away(&mut self, snapshot_text: &str) -> &mut Self {
+        self.stream = Stream::new(snapshot(snapshot_text), &self.stream.common);
+        self.held.iter_mut().for_each(|(nonce, ..)| nonce.clear());
+        self
+    }
+
     fn nack(&mut self, word: &str) -> &mut Self {
+        self.refuse(word, "no")
+    }
+
+    fn refuse(&mut self, word: &str, error: &str) -> &mut Self {
         let held = &self.held[kind_of(word) as usize];
         let request = DiscoveryRequest {
             response_nonce: held.0.clone(),
             resource_names: Self::names(&held.2),
-            error_detail: Some(Status { message: "no".into(), ..Default::default() }),
+            error_detail: Some(Status { message: error.into(), ..Default::default() }),
             ..Default::default()
         };
         self.request(word, request)
@@ -199,18 +210,128 @@ fn rule_49_what_changed_while_an_answer_was_awaited_is_sent_once_in_its_newest_f
 #[test]
 fn rule_9_a_refused_cluster_is_not_offered_again_until_it_changes() {
     let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
-    client.change("cds:a@bad eds:a lds:web rds:web@b").says(&expect![[r#"
+    client.change("cds:a@bad eds:a lds:web@2 rds:web@a").says(&expect![[r#"
         cds: a@bad
         eds: a"#]]);
-    client.ack("eds").nack("cds").is_silent();
+    client.ack("eds").nack("cds").says(&expect!["lds: web@2"]);
+    client.ack("lds");
     let refusals = client.stream.take_refusals();
     assert_eq!((refusals[0].resource_type, refusals[0].error.as_str()), (ResourceType::Cluster, "no"));
     let statuses: Vec<_> = client.stream.statuses().collect();
     assert_eq!(statuses[0].1.state, State::Nacked);
-    client.change("cds:a@good eds:a lds:web rds:web@b").says(&expect![[r#"
+    client.change("cds:a@bad eds:a lds:web@2 rds:web@a").is_silent();
+    client.change("cds:a@good eds:a lds:web@2 rds:web@a").says(&expect![[r#"
         cds: a@good
         eds: a"#]]);
-    client.ack("eds").ack("cds").says(&expect!["rds: web@b"]);
+    client.ack("eds").ack("cds").is_silent();
+}
+
+#[test]
+fn rule_11_the_culprit_keeps_its_last_good_form_and_what_came_with_it_gets_through() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web@a");
+    client.change("cds:a@bad cds:b@2 cds:c@2 eds:a eds:b eds:c lds:web rds:web@c").log.clear();
+    client.ack("eds").refuse("cds", "cluster `a` is bad").says(&expect![[r#"
+        cds: a b@2 c@2
+        eds: b"#]]);
+    client.ask("eds", "a b c").ack("eds").log.clear();
+    client.ack("cds").says(&expect![[r#"
+        cds: a@bad b@2 c@2
+        eds: a"#]]);
+    assert_eq!(client.stream.take_refusals()[0].names, Vec::<String>::new(), "the words are a hint");
+    client.ack("eds").refuse("cds", "cluster `a` is bad").says(&expect!["rds: web@c"]);
+    assert_eq!(client.stream.take_refusals()[0].names, ["a"]);
+    client.ack("rds").is_silent();
+    let statuses: Vec<_> = client.stream.statuses().collect();
+    assert_eq!(statuses[0].1.state, State::Nacked, "something is held back");
+    client.change("cds:a@3 cds:b@2 cds:c@2 eds:a eds:b eds:c lds:web rds:web@c").says(&expect![[r#"
+        cds: a@3 b@2 c@2
+        eds: a"#]]);
+    client.ack("cds").ack("eds");
+    assert_eq!(client.stream.statuses().next().map(|(_, status)| status.state), Some(State::Acked));
+}
+
+#[test]
+fn rule_11_without_a_hint_the_culprit_is_found_by_halves() {
+    let mut client = Client::new("cds:a cds:b@bad cds:c cds:d");
+    client.ask("cds", "").says(&expect!["cds: a b@bad c d"]);
+    client.nack("cds").says(&expect!["cds: a b@bad"]);
+    client.nack("cds").says(&expect!["cds: c d"]);
+    client.ack("cds").says(&expect!["cds: a c d"]);
+    client.ack("cds").says(&expect!["cds: a b@bad c d"]);
+    client.nack("cds").is_silent();
+    assert_eq!(client.stream.take_refusals().pop().expect("the last").names, ["b"]);
+}
+
+#[test]
+fn rule_11_what_sends_requests_to_a_refused_cluster_waits_and_the_rest_does_not() {
+    let mut client = Client::up("cds:a eds:a lds:web lds:other rds:web@a rds:other@a");
+    client.change("cds:a cds:n@bad eds:a eds:n lds:web lds:other rds:web@n rds:other@a2").log.clear();
+    client.nack("cds").says(&expect!["rds: other@a2"]);
+    client.ack("rds").change("cds:a cds:n@2 eds:a eds:n lds:web lds:other rds:web@n rds:other@a2");
+    client.says(&expect!["cds: a n@2"]);
+    client.ack("cds").says(&expect!["rds: web@n"]);
+}
+
+#[test]
+fn rule_11_of_what_is_sent_by_name_the_good_ones_come_again_without_the_bad_one() {
+    let mut client = Client::new("eds:a@bad eds:b");
+    client.ask("eds", "a b").says(&expect!["eds: a@bad b"]);
+    client.refuse("eds", "a: no such address").says(&expect!["eds: b"]);
+    client.ack("eds").says(&expect!["eds: a@bad"]);
+    client.nack("eds").change("eds:a@bad eds:b@2").says(&expect!["eds: b@2"]);
+    client.ack("eds").change("eds:a@good eds:b@2").says(&expect!["eds: a@good"]);
+}
+
+#[test]
+fn a_client_that_holds_what_we_do_not_know_keeps_all_of_it_when_it_refuses() {
+    let mut client = Client::new("cds:a@bad cds:b");
+    client.request("cds", DiscoveryRequest { version_info: "of another".into(), ..Default::default() });
+    client.says(&expect!["cds: a@bad b"]);
+    client.refuse("cds", "a").is_silent();
+    client.change("cds:a cds:b").says(&expect!["cds: a b"]);
+}
+
+#[test]
+fn rule_43_what_went_while_the_client_was_away_stays_until_its_routes_were_told() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b lds:web rds:web@b");
+    client.away("cds:a cds:c eds:a eds:c lds:web rds:web@c");
+    client.ask("cds", "").says(&expect!["cds: a b c"]);
+    client.ask("eds", "a b c").says(&expect!["eds: a c"]);
+    client.ask("lds", "").ack("eds").ack("cds").is_silent();
+    client.ask("rds", "web").says(&expect!["rds: web@c"]);
+    client.ack("rds").says(&expect!["cds: a c"]);
+    client.ack("cds").is_silent();
+}
+
+#[test]
+fn rule_43_a_client_that_never_asks_for_routes_is_waited_for_only_so_long() {
+    let mut client = Client::up("cds:a cds:b eds:a eds:b");
+    client.away("cds:a eds:a eds:b");
+    client.ask("cds", "").is_silent();
+    assert!(client.stream.is_waiting());
+    let responses = client.stream.on_impatience();
+    client.receive(responses).says(&expect!["cds: a"]);
+    assert!(!client.stream.is_waiting());
+}
+
+#[test]
+fn rule_43_an_aggregate_that_replaced_a_cluster_meanwhile_waits_for_its_members() {
+    let mut client = Client::up("cds:u eds:u lds:web rds:web@u");
+    client.away("cds:u@/p cds:p eds:p lds:web rds:web@u");
+    client.ask("cds", "").says(&expect!["cds: p u"]);
+    client.ask("eds", "u p").says(&expect!["eds: p"]);
+    client.ack("eds").ack("cds").says(&expect!["cds: p u@/p"]);
+}
+
+#[test]
+fn rule_43_a_client_that_may_have_taken_some_of_what_it_refused_is_told_all() {
+    let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
+    client.change("cds:a@bad cds:b eds:a lds:web rds:web@a").nack("cds").log.clear();
+    // Its version is still the one before.
+    client.held[ResourceType::Cluster as usize].1 =
+        snapshot("cds:a").set(ResourceType::Cluster).version().to_string();
+    client.away("cds:a eds:a lds:web rds:web@a");
+    client.ask("cds", "").says(&expect!["cds: a"]);
 }
 
 #[test]
@@ -343,7 +464,7 @@ fn rule_25_listeners_go_by_omission() {
 
 #[test]
 fn rule_29_resources_carry_the_type_of_the_response() {
-    let mut stream = Stream::new(snapshot("lds:web"), &NameTable::default());
+    let mut stream = Stream::new(snapshot("lds:web"), &Common::default());
     let type_url = ResourceType::Listener.type_url().to_owned();
     let request = DiscoveryRequest { type_url: type_url.clone(), ..Default::default() };
     let response = stream.on_request(request.into()).expect("in order").remove(0);
@@ -356,7 +477,7 @@ fn rule_29_resources_carry_the_type_of_the_response() {
 fn rule_33_equal_snapshots_make_equal_responses() {
     let mut logs = Vec::new();
     for text in ["cds:a cds:b cds:c", "cds:c cds:a cds:b"] {
-        let mut stream = Stream::new(snapshot(text), &NameTable::default());
+        let mut stream = Stream::new(snapshot(text), &Common::default());
         let type_url = ResourceType::Cluster.type_url().to_owned();
         logs.push(
             stream.on_request(DiscoveryRequest { type_url, ..Default::default() }.into()).expect("in order"),
@@ -388,7 +509,7 @@ fn rule_43_after_a_reconnection_names_are_answered_whatever_the_version() {
 #[test]
 fn rule_53_names_are_opaque() {
     let name = "xdstp://authority/envoy.config.endpoint.v3.ClusterLoadAssignment/a?b=c";
-    let mut stream = Stream::new(snapshot(""), &NameTable::default());
+    let mut stream = Stream::new(snapshot(""), &Common::default());
     let type_url = ResourceType::Endpoints.type_url().to_owned();
     let request = DiscoveryRequest { type_url, resource_names: vec![name.to_owned()], ..Default::default() };
     assert_eq!(stream.on_request(request.into()), Ok(Vec::new()));
