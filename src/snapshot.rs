@@ -115,6 +115,20 @@ impl Resource {
         }
     }
 
+    /// What is told of a name that somebody waits for and nothing has: a `Resource` with the name as its alias and
+    /// without a body (VHDS, "Virtual Host Naming Convention"). In delta alone.
+    pub fn absent(name: &str) -> Self {
+        let resource = field_len(3, name.len()) + field_len(4, name.len());
+        let mut buffer = BytesMut::with_capacity(field_len(2, resource));
+        put_head(2, resource, &mut buffer);
+        put_field(3, name.as_bytes(), &mut buffer);
+        put_field(4, name.as_bytes(), &mut buffer);
+        let (state_of_the_world, message) = (buffer.len(), buffer.len());
+        let (endpoints, clusters, version) = (None, Vec::new(), Version::of(&[]));
+        let delta = buffer.freeze();
+        Self { name: name.into(), version, endpoints, clusters, delta, state_of_the_world, message }
+    }
+
     /// The field `resources` of a response with this resource.
     pub fn field(&self, variant: Variant) -> Bytes {
         match variant {
@@ -480,6 +494,18 @@ mod tests {
         assert_eq!(inner.resource.as_ref(), Some(any));
         assert_eq!(resource.message(), any.value);
         assert_eq!(resource.version_text(), inner.version.as_bytes());
+    }
+
+    #[test]
+    fn what_is_absent_is_told_by_its_alias() {
+        let absent = Resource::absent("routes/host");
+        let delta = DeltaDiscoveryResponse::decode(absent.field(Variant::Delta)).expect("decodes");
+        let told = &delta.resources[0];
+        assert_eq!(
+            (told.name.as_str(), told.aliases.as_slice()),
+            ("routes/host", &["routes/host".to_owned()][..])
+        );
+        assert_eq!(told.resource, None);
     }
 
     #[test]

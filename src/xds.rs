@@ -5,14 +5,15 @@
 //! stand in [`order`]; sockets only in [`server`] and [`incoming`]. Beside discovery the port has load reports
 //! ([`load_report`]), the status of clients ([`client_status`]), health and reflection.
 //!
-//! Tests bear the number of the point of the protocol checklist that they show (`rule_19_…`). Points without one:
+//! Tests bear the number of the point of the protocol checklist that they show (`rule_19_…`): here on the streams,
+//! over sockets in `tests/xds.rs`, with a real Envoy in `tests/envoy/`. Points without one:
 //!
-//! - 2, 45, 46, 48, 50 to 52, 55 and 56 need sockets: `tests/xds.rs`. 1 and 35 to 39 are seen at a real Envoy as well:
-//!   `tests/envoy/`.
 //! - 12 is within 11: the words of a refusal are a hint, and the culprit is found without them.
 //! - 26 holds by construction: a [`cache`](crate::cache) cannot be made without a build.
-//! - 37 and 41 are about Envoy, and 57 (health discovery) is a service that we do not offer.
+//! - 37, 39 and 41 are about Envoy: what it does while it waits, and when there is too much. That no route names what is
+//!   missing is for [`model::validate`](crate::model::validate).
 //! - 47: nothing here has a time to live; Envoy 1.40 does not say that it could use one.
+//! - 57, health discovery, is a service that we do not offer.
 
 pub mod admission;
 pub mod client_status;
@@ -134,6 +135,12 @@ fn requested_type(type_url: &str) -> Result<Option<ResourceType>, ProtocolError>
 /// in that text, and Envoy treats them so: it asks for all by no name and drops what an answer leaves out.
 fn is_sent_whole(resource_type: ResourceType) -> bool {
     matches!(resource_type, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute)
+}
+
+/// These a client asks for by an empty first request and means all: those that are sent whole, and virtual hosts, which
+/// Envoy asks for by name only when a request needs one that it does not know (VHDS, "Subscribing to Resources").
+fn has_legacy_wildcard(resource_type: ResourceType) -> bool {
+    is_sent_whole(resource_type) || resource_type == ResourceType::VirtualHost
 }
 
 /// The longest error that is kept. Envoy's own are cut at some KB.

@@ -252,7 +252,7 @@ async fn reflection_lists_what_is_served_and_knows_the_types_of_envoy() {
 }
 
 #[tokio::test]
-async fn load_reports_are_asked_for_and_noted() {
+async fn rule_56_load_reports_are_asked_for_and_noted() {
     let understudy = understudy().await;
     let channel = channel(understudy.xds).await;
     let mut good = Good::connect(understudy.xds, "edge-1").await;
@@ -284,7 +284,7 @@ async fn load_reports_are_asked_for_and_noted() {
 }
 
 #[tokio::test]
-async fn client_status_tells_who_holds_what() {
+async fn rule_55_client_status_tells_who_holds_what() {
     let understudy = understudy().await;
     let mut client = ClientStatusDiscoveryServiceClient::new(channel(understudy.xds).await);
     let mut good = Good::connect(understudy.xds, "edge-1").await;
@@ -330,7 +330,7 @@ async fn client_status_tells_who_holds_what() {
 }
 
 #[tokio::test]
-async fn each_type_has_services_of_its_own_in_both_variants() {
+async fn rule_1_each_type_has_services_of_its_own_in_both_variants() {
     let understudy = understudy().await;
     let channel = channel(understudy.xds).await;
     let mut clusters = ClusterDiscoveryServiceClient::new(channel.clone());
@@ -367,7 +367,7 @@ async fn each_type_has_services_of_its_own_in_both_variants() {
 }
 
 #[tokio::test]
-async fn what_breaks_the_protocol_is_refused() {
+async fn rule_2_what_breaks_the_protocol_is_refused() {
     let understudy = understudy().await;
     let channel = channel(understudy.xds).await;
     let mut clusters = ClusterDiscoveryServiceClient::new(channel.clone());
@@ -527,16 +527,17 @@ async fn hostile_peers_get_an_error_and_the_rest_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_for_100_000_names_is_answered_and_the_rest_go_on() {
+async fn rule_48_who_asks_for_100_000_names_is_answered_in_pieces_and_the_rest_go_on() {
     let mut understudy = understudy().await;
     let address = understudy.xds;
     let mut good = Good::connect(address, "good").await;
     good.goes_on(&understudy, 101).await;
     let (before, _) = understudy.process().memory();
 
-    let many: Vec<String> = (0..100_000).map(|number| format!("some-cluster-{number}")).collect();
+    let many: Vec<String> =
+        (0..100_000).map(|number| format!("a-cluster-with-a-long-name-{number:032}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).chain(["a"]).collect();
-    // Which takes no response of more than 4 MiB.
+    // Which takes no response of more than 4 MiB, and the names have 6.
     let mut ads = AggregatedDiscoveryServiceClient::new(channel(address).await);
     let began = Instant::now();
     let request = DeltaDiscoveryRequest::ask("delta", ENDPOINTS, &many);
@@ -559,7 +560,7 @@ async fn who_asks_for_100_000_names_is_answered_and_the_rest_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_requests_starves_nobody() {
+async fn rule_51_a_flood_of_requests_starves_nobody() {
     let mut understudy = understudy().await;
     let mut good = Good::connect(understudy.xds, "good").await;
     good.goes_on(&understudy, 101).await;
@@ -590,7 +591,7 @@ async fn a_flood_of_requests_starves_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stuck_reader_costs_nothing_and_harms_nobody() {
+async fn rule_50_a_stuck_reader_costs_nothing_and_harms_nobody() {
     let directory = tempfile::tempdir().unwrap();
     let upstreams =
         (0..300).map(|number| json!({"name": format!("u{number}"), "targets": [{"target": "10.0.0.1:80"}]}));
@@ -642,7 +643,7 @@ async fn limited(limits: Limits) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn many_that_come_at_once_are_let_in_one_after_the_other() {
+async fn rule_45_many_that_come_at_once_are_let_in_one_after_the_other() {
     let rate = Rate { per_second: 20, burst: 5, waiting: 10 };
     let address = limited(Limits { rate, ..Limits::default() }).await;
     let began = Instant::now();
@@ -659,7 +660,69 @@ async fn many_that_come_at_once_are_let_in_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn a_stream_comes_of_age_when_nothing_is_under_way() {
+async fn rule_45_more_than_20_000_do_not_wait_and_the_log_says_so() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    // For this thread, on which all of it runs.
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let rate = Rate { per_second: 1, burst: 1, ..Limits::default().rate };
+    let address = limited(Limits { rate, ..Limits::default() }).await;
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    for connection in 0..21 {
+        let ads = AggregatedDiscoveryServiceClient::new(channel(address).await);
+        for stream in 0..1_000 {
+            let (mut ads, ended) = (ads.clone(), ended.clone());
+            tokio::spawn(async move {
+                let ask = DiscoveryRequest::ask(&format!("edge-{connection}-{stream}"), CLUSTERS, &[]);
+                let mut stream = open!(ads, stream_aggregated_resources, ask);
+                // One that begins hears of clusters; one that waits, nothing for as long as this lasts.
+                while let Some(next) = stream.responses.message().await.transpose() {
+                    if let Err(status) = next {
+                        let _ = ended.send(status); // Nobody counts any more.
+                        break;
+                    }
+                }
+            });
+        }
+    }
+    // One begins, 20,000 wait, and a few find the places of those who began meanwhile.
+    for _ in 0..900 {
+        let status = timeout(Duration::from_secs(60), ends.recv()).await.expect("they are refused at once");
+        let status = status.expect("the others wait");
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().starts_with("too many streams wait to begin"), "{status}");
+    }
+    let log = log.text();
+    assert!(log.contains("WARN") && log.contains("too many Envoys connect at once"), "{log}");
+    assert!(log.contains("waiting=20000"), "{log}");
+    let lines = log.lines().filter(|line| line.contains("too many Envoys")).count();
+    assert!(lines < 60, "it is said once a second: {lines}");
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn rule_46_and_52_a_stream_comes_of_age_when_nothing_is_under_way() {
     let age = Duration::from_millis(200)..Duration::from_millis(300);
     let address = limited(Limits { age, ..Limits::default() }).await;
     let began = Instant::now();

@@ -17,7 +17,7 @@ use crate::xds::order::{self, Standing, Standings};
 use crate::xds::quarantine::Quarantine;
 use crate::xds::subscription::Subscription;
 use crate::xds::wire::{Request, Versions};
-use crate::xds::{Common, Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
+use crate::xds::{Common, Protocol, ProtocolError, Refusal, has_legacy_wildcard, requested_type, shorten};
 
 /// What one client was told and answered.
 #[derive(Debug)]
@@ -224,7 +224,7 @@ impl Stream {
         let Request { names, unsubscribed, versions, .. } = request;
         let Some(subscription) = &mut told.subscription else {
             let mut subscription = Subscription::new(&self.common.names);
-            subscription.begin(names, unsubscribed, is_sent_whole(resource_type));
+            subscription.begin(names, unsubscribed, has_legacy_wildcard(resource_type));
             told.subscription = Some(subscription);
             let target = self.target.set(resource_type);
             if !versions.is_empty() {
@@ -337,7 +337,8 @@ impl Stream {
         if resource_type == ResourceType::Cluster {
             self.follow(&resources);
         }
-        let parts = match resources.len() == target.len() && removed.is_empty() {
+        let is_all = resources.len() == target.len() && removed.is_empty();
+        let parts = match is_all && resources.iter().all(|own| target.get(&own.name).is_some()) {
             true => pieces(&target),
             false => cut(resources, removed),
         };
@@ -364,6 +365,8 @@ impl Stream {
             let held = clusters.exceptions.get(name);
             resource_type == ResourceType::Endpoints && held.is_some_and(|held| *held != Held::Nothing)
         };
+        // A request waits for a host that was asked for, until it is told that there is none.
+        let is_host = resource_type == ResourceType::VirtualHost;
         let mut news = News { resources: Vec::new(), removed: Vec::new() };
         for name in names.into_iter().filter(|name| told.wants(name)) {
             let (held, owed) = (told.held(name), told.owed.contains(name));
@@ -371,6 +374,7 @@ impl Stream {
                 Some(own) if told.quarantine.holds(own) && !owed => {}
                 Some(own) if clusters.quarantine.holds_what_is_led_to(own) => {}
                 Some(own) if owed || held != Held::Version(own.version) => news.resources.push(own.clone()),
+                None if owed && is_host => news.resources.push(Arc::new(Resource::absent(name))),
                 None if owed || (may_remove && held != Held::Nothing && !stays(name)) => {
                     news.removed.push(name.clone());
                 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
-use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use prost::Message as _;
 
 use crate::envoy::ResourceType;
 use crate::snapshot::{Resource, Snapshot};
 
 /// A snapshot from words such as `cds:a cds:b@2 eds:a lds:web rds:web@b`: a type, a name, and what differs;
-/// of routes that is the cluster that they send requests to.
+/// of routes that is the cluster that they send requests to, of an aggregate `/member/member`, and a cluster `=e` has
+/// endpoints of another name.
 pub(crate) fn snapshot(text: &str) -> Arc<Snapshot> {
     let of = |wanted| {
         let words = text.split_whitespace().filter_map(|word| {
@@ -31,6 +32,7 @@ pub(crate) fn kind_of(word: &str) -> ResourceType {
         "eds" => ResourceType::Endpoints,
         "lds" => ResourceType::Listener,
         "rds" => ResourceType::Route,
+        "vhds" => ResourceType::VirtualHost,
         _ => panic!("no type `{word}`"),
     }
 }
@@ -42,6 +44,7 @@ pub(crate) fn word_of(resource_type: ResourceType) -> &'static str {
         ResourceType::Listener => "lds",
         ResourceType::Route => "rds",
         ResourceType::Secret => "sds",
+        ResourceType::VirtualHost => "vhds",
         further => further.plural(),
     }
 }
@@ -51,11 +54,12 @@ pub(crate) fn resource(resource_type: ResourceType, name: &str, content: &str) -
     match resource_type {
         ResourceType::Cluster => {
             let members = content.strip_prefix('/').map(|list| list.split('/').map(Arc::from).collect());
+            let shared = content.split_once('=').map(|(_, endpoints)| Arc::from(endpoints));
             let cluster = Cluster { name: name.clone(), alt_stat_name: content, ..Default::default() };
             let mut resource = Resource::new(&name, &cluster);
             match members {
                 Some(members) => resource.clusters = members,
-                None => resource.endpoints = Some(resource.name.clone()),
+                None => resource.endpoints = shared.or(Some(resource.name.clone())),
             }
             resource
         }
@@ -75,6 +79,10 @@ pub(crate) fn resource(resource_type: ResourceType, name: &str, content: &str) -
             let mut resource = Resource::new(&name, &routes);
             resource.clusters = vec![content.into()];
             resource
+        }
+        ResourceType::VirtualHost => {
+            let host = VirtualHost { name: name.clone(), domains: vec![content], ..Default::default() };
+            Resource::new(&name, &host)
         }
         other => panic!("no {other} here"),
     }
@@ -98,6 +106,10 @@ pub(crate) fn describe(resource_type: ResourceType, bytes: &[u8]) -> String {
         ResourceType::Route => {
             let routes = RouteConfiguration::decode(bytes).expect("routes");
             (routes.name, routes.vhost_header)
+        }
+        ResourceType::VirtualHost => {
+            let host = VirtualHost::decode(bytes).expect("a virtual host");
+            (host.name, host.domains.concat())
         }
         other => panic!("no {other} here"),
     };

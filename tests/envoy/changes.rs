@@ -108,7 +108,7 @@ async fn replacing_all_while_the_control_plane_is_away_costs_no_request(variant:
     fs::write(&file, config_of(port, "zero", &cast.failover)).expect("writes");
     let understudy = Understudy::serve(&[&file.display().to_string()]).await;
     let mut edge = Edge::speaking(variant, understudy, port).await;
-    let load = edge.load(400);
+    let load = edge.load(200);
     window(&load, 100).await;
     for (name, backend, served_by) in [("one", &cast.a, "A"), ("two", &cast.b, "B"), ("three", &cast.a, "A")]
     {

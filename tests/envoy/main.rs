@@ -32,6 +32,7 @@ mod raw;
 mod reload;
 mod reshaping;
 mod routes;
+mod services;
 mod simulate;
 mod split;
 mod startup;

@@ -56,7 +56,10 @@ impl Client {
             let bytes = frame::parts(response, Variant::Delta, "").concat();
             let decoded = DeltaDiscoveryResponse::decode(&bytes[5..]).expect("a response");
             let describe = |resource: &envoy_types::pb::envoy::service::discovery::v3::Resource| {
-                describe(resource_type, &resource.resource.as_ref().expect("a body").value)
+                match &resource.resource {
+                    Some(body) => describe(resource_type, &body.value),
+                    None => format!("no {}", resource.aliases.join(" ")),
+                }
             };
             let sent = decoded.resources.iter().map(describe);
             let removed = decoded.removed_resources.iter().map(|name| format!("-{name}"));
@@ -484,4 +487,20 @@ fn rule_48_a_first_answer_is_cut_into_pieces_that_can_be_refused_each() {
     assert_eq!(stream.take_refusals()[0].names, ["d"]);
     let responses = stream.on_snapshot(snapshot(&text("good")));
     assert_eq!(responses.len(), 1, "only what was refused comes again");
+}
+
+#[test]
+fn rule_54_all_virtual_hosts_are_sent_and_one_that_is_not_there_has_no_body() {
+    let mut client = Client::new("vhds:web/a@a.example");
+    client.ask("vhds", "").says(&expect!["vhds: web/a@a.example"]);
+    client.ack("vhds").ask("vhds", "+web/b.example").says(&expect!["vhds: no web/b.example"]);
+    client.ack("vhds").change("vhds:web/b@b.example").says(&expect!["vhds: web/b@b.example -web/a"]);
+}
+
+#[test]
+fn rule_38_a_new_cluster_that_shares_endpoints_is_followed_by_them() {
+    let mut client = Client::up("cds:a eds:a");
+    client.change("cds:a cds:b@=a eds:a").says(&expect![[r#"
+        cds: b@=a
+        eds: a"#]]);
 }
