@@ -8,13 +8,20 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{SocketAddress, address};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, ClusterStats, UpstreamEndpointStats, UpstreamLocalityStats,
+};
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
 use prost::Message;
 use serde_json::{Value, json};
 use understudy::compile::Compiled;
 use understudy::config::document::Kind;
 use understudy::envoy::{ResourceType, canonical};
+use understudy::live::Live;
 use understudy::model::name::Name;
 use understudy::pipeline::{Build, Inputs, build};
 use understudy::snapshot::{Snapshot, Variant};
@@ -80,12 +87,12 @@ fn compiles(criterion: &mut Criterion) {
     let inputs = inputs(1_000, 100);
     let build = built(&inputs, None);
     let nothing = Compiled::default();
-    let last = Compiled::new(&build.model, &inputs.addresses, &nothing);
+    let last = Compiled::new(&build.model, &inputs.addresses, &inputs.steerings, &nothing);
     let mut group = criterion.benchmark_group("compile");
     group.sample_size(20);
     for (name, last) in [("from scratch", &nothing), ("nothing changed", &last)] {
         group.bench_function(BenchmarkId::new(name, 1_000), |bench| {
-            bench.iter(|| Compiled::new(&build.model, &inputs.addresses, last));
+            bench.iter(|| Compiled::new(&build.model, &inputs.addresses, &inputs.steerings, last));
         });
     }
     group.finish();
@@ -173,5 +180,48 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(pure, builds, compiles, encodes, streams, frames);
+/// What an Envoy says of a second of traffic to each of `upstreams`.
+fn report(upstreams: usize) -> Vec<ClusterStats> {
+    let endpoint = |number: usize, target: usize| UpstreamEndpointStats {
+        address: Some(core::Address {
+            address: Some(address::Address::SocketAddress(SocketAddress {
+                address: format!("10.{}.{}.{}", number / 250, number % 250, 1 + target),
+                port_specifier: Some(PortSpecifier::PortValue(8080)),
+                ..Default::default()
+            })),
+        }),
+        total_successful_requests: 100,
+        total_issued_requests: 100,
+        ..Default::default()
+    };
+    let cluster = |number: usize| ClusterStats {
+        cluster_name: name(number),
+        upstream_locality_stats: vec![UpstreamLocalityStats {
+            upstream_endpoint_stats: (0..3).map(|target| endpoint(number, target)).collect(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    (0..upstreams).map(cluster).collect()
+}
+
+/// A report of one Envoy with traffic to a thousand upstreams, three targets each. Of a thousand such Envoys a hundred
+/// report every second, and the others every ten seconds: see `xds::load_report`.
+fn folds(criterion: &mut Criterion) {
+    let build = built(&inputs(1_000, 100), None);
+    let (live, report) = (Live::default(), report(1_000));
+    let at = jiff::Timestamp::UNIX_EPOCH;
+    let mut group = criterion.benchmark_group("live");
+    group.bench_function("a report of 1,000 clusters", |bench| {
+        bench.iter(|| live.fold("edge-1", at, &report, &build).len());
+    });
+    let bytes = LoadStatsRequest { cluster_stats: report.clone(), ..Default::default() }.encode_to_vec();
+    group.bench_function("decoding it", |bench| {
+        bench
+            .iter(|| LoadStatsRequest::decode(bytes.as_slice()).expect("it was encoded").cluster_stats.len());
+    });
+    group.finish();
+}
+
+criterion_group!(pure, builds, compiles, encodes, streams, frames, folds);
 criterion_main!(pure);

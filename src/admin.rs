@@ -11,11 +11,13 @@ mod fleet;
 mod health;
 mod metrics;
 mod operation;
+mod orders;
 pub mod problem;
 mod raw;
 mod request;
 mod revisions;
 mod simulate;
+mod topology;
 pub(crate) mod view;
 
 use std::path::PathBuf;
@@ -34,6 +36,7 @@ use tower_http::normalize_path::NormalizePath;
 
 use crate::admin::problem::Problem;
 use crate::cache::Cache;
+use crate::conductor::Conductor;
 use crate::config::Violation;
 use crate::config::document::Kind;
 use crate::control::Control;
@@ -42,6 +45,7 @@ use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::model::name::Name;
 use crate::node::Locality;
+use crate::notify::Notifier;
 use crate::pipeline::Build;
 use crate::source::files;
 
@@ -55,6 +59,10 @@ pub struct Admin {
     pub control: Control,
     /// For reads.
     pub cache: Arc<Cache>,
+    /// For orders, and for what came of them.
+    pub conductor: Conductor,
+    /// Tells receivers of events.
+    pub notifier: Notifier,
     /// Who is connected.
     pub fleet: Fleet,
     /// What happens, for those who follow.
@@ -96,6 +104,8 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .route("/upstreams/{name}/health", get(health::upstream))
         .route("/upstreams/{name}/targets", get(entities::list_targets).post(entities::write))
         .route("/upstreams/{name}/targets/{target}", target.patch(entities::write).delete(entities::write))
+        .merge(orders_routes())
+        .route("/topology", get(topology::show))
         .route("/raw", get(raw::all).put(raw::replace_all))
         .route("/raw/{type}", get(raw::list))
         .route("/raw/{type}/{*name}", resource.patch(entities::write).delete(entities::write))
@@ -126,6 +136,25 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .layer(middleware::from_fn_with_state(admin.clone(), metrics::measured))
         .with_state(admin);
     NormalizePath::trim_trailing_slash(router)
+}
+
+/// What operators order.
+fn orders_routes() -> Router<Admin> {
+    let target = get(orders::target_state).put(orders::set_target_state).delete(orders::clear_target_state);
+    let tier = get(orders::tier_state).put(orders::set_tier_state).delete(orders::clear_tier_state);
+    let zone = get(orders::zone_state).put(orders::set_zone_state).delete(orders::clear_zone_state);
+    Router::new()
+        .route("/upstreams/{name}/targets/{target}/state", target)
+        .route("/upstreams/{name}/tiers/{priority}/state", tier)
+        .route("/upstreams/{name}/zones/{zone}/state", zone)
+        .route("/upstreams/{name}/pin", put(orders::pin).delete(orders::unpin))
+        .route("/upstreams/{name}/failback", post(orders::failback))
+        .route("/upstreams/{name}/drill", post(orders::drill))
+        .route("/orders", get(orders::list))
+        .route("/drills", get(orders::drills))
+        .route("/drills/{id}", get(orders::one_drill).delete(orders::abort))
+        .route("/failovers", get(orders::failovers))
+        .route("/notify/test", post(orders::notify))
 }
 
 /// A GET of what the caller has already (`If-None-Match`) is answered 304.

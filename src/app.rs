@@ -10,16 +10,19 @@ use axum::extract::Request;
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::admin::{self, Admin};
+use crate::conductor::{Book, Conductor};
 use crate::config::Violation;
 use crate::control::{self, Control, WriteError};
 use crate::events::Events;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Heard};
+use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::source::files::{self, Files};
 use crate::source::resolve::Resolver;
 use crate::source::watch as watcher;
@@ -95,19 +98,23 @@ impl App {
         let known = fleet.clone();
         let telling = (events.clone(), metrics.clone());
         let start = move || {
-            let store = Store::open(&options.data).map_err(|error| WriteError::Store(Arc::new(error)))?;
+            let failed = |error| WriteError::Store(Arc::new(error));
+            let store = Store::open(&options.data).map_err(failed)?;
+            let book = Book::open(&store, Timestamp::now()).map_err(failed)?;
             let start = control::Start {
                 files: read,
                 store,
                 resolver: Resolver::new(),
+                steerings: book.orders.steerings(),
                 events: telling.0,
                 metrics: telling.1,
                 fleet: known,
             };
-            control::start(start, &runtime).map(|started| (started, options.paths, options.require_if_match))
+            let started = control::start(start, &runtime)?;
+            Ok((started, book, options.paths, options.require_if_match))
         };
         let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
-        let ((control, cache), paths, require_if_match) = started.map_err(|error| match error {
+        let ((control, cache), book, paths, require_if_match) = started.map_err(|error| match error {
             WriteError::Refused(violations) => Error::Config(violations),
             WriteError::Store(error) => Error::Other(anyhow::Error::new(error)),
             error => Error::Other(error.into()),
@@ -117,11 +124,18 @@ impl App {
         let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         tokio::spawn(reload_on(hangup, control.clone(), paths.clone()));
         let door = control.clone();
+        let loads = fleet.loads();
         let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier(), Limits::default());
         let discovery = discovery.with_metrics(metrics.clone());
+        let live = Arc::new(Live::default());
+        let notifier = Notifier::default();
+        let telling = (notifier.clone(), events.clone(), cache.clone());
+        let conductor = Conductor::new(control.clone(), cache.clone(), live, events.clone(), book);
         let api = Admin {
             control,
             cache,
+            conductor: conductor.clone(),
+            notifier: notifier.clone(),
             fleet,
             events,
             metrics,
@@ -132,6 +146,8 @@ impl App {
         };
         let (shutdown, stop) = watch::channel(false);
         let mut servers = JoinSet::new();
+        servers.spawn(conduct(conductor, loads));
+        servers.spawn(async move { telling.0.run(&telling.1, &telling.2).await });
         servers.spawn(serve_xds(xds, discovery, stop.clone()));
         servers.spawn(serve_admin(admin, api, stop));
         info!(xds = %addresses.xds, admin = %addresses.admin, "serving");
@@ -234,6 +250,11 @@ async fn serve_xds(
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     server::serve(listener, discovery, stopped(stop)).await.context("xDS failed")
+}
+
+async fn conduct(conductor: Conductor, loads: mpsc::Receiver<Heard>) -> anyhow::Result<()> {
+    tokio::join!(conductor.run(), conductor.listen(loads));
+    Ok(())
 }
 
 async fn serve_admin(listener: TcpListener, admin: Admin, stop: watch::Receiver<bool>) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ pub mod entities;
 pub mod envoy;
 pub mod explain;
 pub mod history;
+pub mod orders;
 mod output;
 pub mod plan;
 pub mod serve;
@@ -53,7 +54,7 @@ enum Command {
     Apply(entities::Apply),
     /// Remove an entity
     Delete(entities::Delete),
-    /// Add, remove or weigh a target
+    /// Add, remove or weigh a target, or take it out for a while
     Target(entities::Target),
     /// The whole config
     Config(entities::Config),
@@ -61,7 +62,19 @@ enum Command {
     Revisions(history::Revisions),
     /// Put back the config of a revision
     Rollback(history::Rollback),
-    /// Say what is served and what each Envoy took of it
+    /// Keep the traffic of an upstream on one of its tiers while that is healthy
+    Pin(orders::Pin),
+    /// Give primaries that recovered their traffic back
+    Failback(orders::Failback),
+    /// Rehearse a failover, and see what came of it
+    Drill(orders::Drill),
+    /// Show drills, end one, or keep its report
+    Drills(orders::Drills),
+    /// Show when standbys served, and why
+    Failovers(orders::Failovers),
+    /// Tell the receivers of events that this is a test
+    Notify(orders::Notify),
+    /// Say what is served, who serves it, and what each Envoy took of it
     Status(status::Options),
     /// Copy everything that is durable to a file
     Backup(history::Backup),
@@ -103,6 +116,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Config(options) => on_runtime(entities::config(options)),
         Command::Revisions(options) => on_runtime(history::revisions(options)),
         Command::Rollback(options) => on_runtime(history::rollback(options)),
+        Command::Pin(options) => on_runtime(orders::pin(options)),
+        Command::Failback(options) => on_runtime(orders::failback(options)),
+        Command::Drill(options) => on_runtime(orders::drill(options)),
+        Command::Drills(options) => on_runtime(orders::drills(options)),
+        Command::Failovers(options) => on_runtime(orders::failovers(options)),
+        Command::Notify(options) => on_runtime(orders::notify(options)),
         Command::Status(options) => on_runtime(status::run(options)),
         Command::Backup(options) => on_runtime(history::backup(options)),
         Command::Restore(options) => history::restore(&options),

@@ -35,6 +35,7 @@ use crate::model::listener::Listener;
 use crate::model::name::Name;
 use crate::model::route::Route;
 use crate::model::service::Service;
+use crate::model::steering::Steerings;
 use crate::model::upstream::Upstream;
 use crate::node::Locality;
 use crate::snapshot::{Resource, Snapshot};
@@ -64,11 +65,14 @@ pub struct Compiled {
 
 impl Compiled {
     /// Compiles a model. What depends on nothing that changed is taken from `last`.
-    pub fn new(model: &Model, addresses: &Addresses, last: &Self) -> Self {
+    pub fn new(model: &Model, addresses: &Addresses, steerings: &Steerings, last: &Self) -> Self {
         let upstreams =
             || model.upstreams.iter().map(|(name, upstream)| (name.clone(), Shared(upstream.clone())));
         let services = model.services.iter().map(|(name, service)| (name.clone(), Shared(service.clone())));
-        let endpoints = upstreams().map(|(name, upstream)| (name, endpoint::Input::new(upstream, addresses)));
+        let endpoints = upstreams().map(|(name, upstream)| {
+            let steering = steerings.get(&name).cloned().map(Shared);
+            (name, endpoint::Input::new(upstream, addresses, steering))
+        });
         let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), Shared(raw.clone())));
         let fleets: BTreeSet<Name> = model.fleet_names().into_iter().collect();
         let listeners = fleets.iter().flat_map(|fleet| {

@@ -26,6 +26,7 @@ use crate::control::rollout::{Accepted, Point, Progress, Step, Trial};
 use crate::events::{Event, Events};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::model::steering::Steerings;
 use crate::model::target::Host;
 use crate::pipeline::{self, Build, Inputs};
 use crate::plan::{self, Edit, Plan};
@@ -117,6 +118,7 @@ pub struct Proposal {
 enum Task {
     Files(Result<Files, Vec<Violation>>),
     Reload(Result<Files, Vec<Violation>>, oneshot::Sender<()>),
+    Steer(Steerings, oneshot::Sender<()>),
     Write { alone: bool, stage: Stage },
 }
 
@@ -210,6 +212,8 @@ pub struct Start {
     pub metrics: Metrics,
     /// Who is connected.
     pub fleet: Fleet,
+    /// What is asked of the endpoints.
+    pub steerings: Steerings,
 }
 
 /// Builds the first config and opens the door. With files that cannot be used, it starts from those that were
@@ -219,11 +223,12 @@ pub struct Start {
 ///
 /// When the store cannot be read, or with all that is wrong with the config.
 pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control, Arc<Cache>), WriteError> {
-    let Start { files, store, mut resolver, events, metrics, fleet } = start;
+    let Start { files, store, mut resolver, steerings, events, metrics, fleet } = start;
     let store::State { stored, files: last_files, refused_files, revision } =
         store.load().map_err(|error| WriteError::Store(Arc::new(error)))?;
     let mut build_of = |files: Files| {
-        let mut inputs = Inputs { files, stored: stored.clone(), ..Inputs::default() };
+        let (stored, steerings) = (stored.clone(), steerings.clone());
+        let mut inputs = Inputs { files, stored, steerings, ..Inputs::default() };
         match build(&mut inputs, None, Reading::Anew, &mut resolver, runtime) {
             Ok(build) => Ok((inputs, Arc::new(build))),
             Err(violations) => Err((Some(Box::new(inputs)), violations)),
@@ -323,6 +328,12 @@ impl Control {
         let (sender, receiver) = oneshot::channel();
         self.tasks.send(Task::Reload(read, sender)).map_err(|_| WriteError::ShuttingDown)?;
         receiver.await.map_err(|_| WriteError::ShuttingDown)
+    }
+
+    /// Tells Envoys what operators, drills and failback ask of the endpoints. False when we are shutting down.
+    pub async fn steer(&self, steerings: Steerings) -> bool {
+        let (done, receiver) = oneshot::channel();
+        self.tasks.send(Task::Steer(steerings, done)).is_ok() && receiver.await.is_ok()
     }
 
     /// The files that the config names, and those that one names which was refused: they want to be watched too.
@@ -458,6 +469,7 @@ impl State {
                     // Whoever asked may have hung up.
                     let _ = done.send(());
                 }
+                Wake::Task(Task::Steer(steerings, done)) => self.take_steerings(steerings, done),
                 Wake::Task(Task::Write { stage, .. }) => next = self.take_writes(stage, &mut queue),
                 Wake::Addresses => self.take_addresses(),
                 Wake::Fleet => self.look(),
@@ -749,11 +761,25 @@ impl State {
         match self.make(&mut inputs, Reading::Missing) {
             Ok(build) => {
                 (self.inputs, self.build) = (inputs, Arc::new(build));
-                self.tell_addresses();
+                self.tell_endpoints();
                 info!(source = "addresses", revision = self.revision, "config accepted");
             }
             Err(violations) => error!(?violations, "new addresses made a good config bad, which cannot be"),
         }
+    }
+
+    fn take_steerings(&mut self, steerings: Steerings, done: oneshot::Sender<()>) {
+        let mut inputs = Inputs { steerings, ..self.inputs.clone() };
+        match build_here(&mut inputs, Some(&self.build), Reading::Missing) {
+            Ok(build) => {
+                (self.inputs, self.build) = (inputs, Arc::new(build));
+                self.tell_endpoints();
+                info!(source = "orders", revision = self.revision, "config accepted");
+            }
+            Err(violations) => error!(?violations, "orders made a good config bad, which cannot be"),
+        }
+        // Whoever asked may have hung up.
+        let _ = done.send(());
     }
 
     /// Brings what was accepted to the fleets.
@@ -879,6 +905,7 @@ mod tests {
         let start = Start {
             files: Ok(Files::default()),
             store: Store::open(data.path()).expect("it is empty"),
+            steerings: Steerings::default(),
             resolver: Resolver::new(),
             events: Events::default(),
             metrics: Metrics::default(),

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::watch;
 
 /// How many events are kept, and how many bytes of text that others chose.
@@ -76,6 +77,54 @@ pub enum Event {
     },
     /// What the files say is what is served again.
     FilesRecovered {},
+    /// A standby serves.
+    Failover {
+        /// Of which upstream.
+        upstream: String,
+        /// What there is to say of it.
+        #[serde(flatten)]
+        what: Value,
+    },
+    /// The primaries serve again.
+    Failback {
+        /// Of which upstream.
+        upstream: String,
+        /// What there is to say of it.
+        #[serde(flatten)]
+        what: Value,
+    },
+    /// A target, a tier or a zone was taken out, or is back.
+    TargetState {
+        /// Of which upstream.
+        upstream: String,
+        /// What there is to say of it.
+        #[serde(flatten)]
+        what: Value,
+    },
+    /// A tier was pinned, or is no more.
+    Pin {
+        /// Of which upstream.
+        upstream: String,
+        /// What there is to say of it.
+        #[serde(flatten)]
+        what: Value,
+    },
+    /// A standby is held, or is no more.
+    Hold {
+        /// Of which upstream.
+        upstream: String,
+        /// What there is to say of it.
+        #[serde(flatten)]
+        what: Value,
+    },
+    /// A drill began, ended, or was left out.
+    Drill {
+        /// Of which upstream.
+        upstream: String,
+        /// What there is to say of it.
+        #[serde(flatten)]
+        what: Value,
+    },
 }
 
 impl Event {
@@ -89,6 +138,12 @@ impl Event {
             Self::Disconnected { .. } => "disconnected",
             Self::FilesRefused { .. } => "files_refused",
             Self::FilesRecovered {} => "files_recovered",
+            Self::Failover { .. } => "failover",
+            Self::Failback { .. } => "failback",
+            Self::TargetState { .. } => "target_state",
+            Self::Pin { .. } => "pin",
+            Self::Hold { .. } => "hold",
+            Self::Drill { .. } => "drill",
         }
     }
 }

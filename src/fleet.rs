@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterStats;
 use jiff::{SignedDuration, Timestamp};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::sync::mpsc;
 
 use crate::envoy::ResourceType;
 use crate::events::{Event, Events};
@@ -96,6 +99,26 @@ impl Presence {
     }
 }
 
+/// What an Envoy says of its load.
+#[derive(Debug)]
+pub enum Heard {
+    /// What it sent to each cluster since its last report.
+    Load {
+        /// Its id.
+        node: String,
+        /// Those with requests.
+        clusters: Vec<ClusterStats>,
+    },
+    /// It reports no more.
+    Gone {
+        /// Its id.
+        node: String,
+    },
+}
+
+/// How many reports may wait to be looked at; then those who report wait.
+const REPORTS: usize = 256;
+
 /// All Envoys. Cheap to clone: clones share.
 ///
 /// The mutex is a plain one: it is held for the copying of a few fields and never across an await.
@@ -104,6 +127,8 @@ pub struct Fleet {
     nodes: Arc<Mutex<Nodes>>,
     events: Events,
     signal: Arc<Signal>,
+    /// Who listens to what Envoys say of their load.
+    listener: Arc<OnceLock<mpsc::Sender<Heard>>>,
 }
 
 /// Wakes the one who follows.
@@ -153,6 +178,14 @@ impl Fleet {
         drop(nodes);
         self.stirred(false);
         Connection { fleet: self.clone(), stream }
+    }
+
+    /// What Envoys say of their load from now on. Only the first who asks hears it.
+    pub fn loads(&self) -> mpsc::Receiver<Heard> {
+        let (sender, receiver) = mpsc::channel(REPORTS);
+        // A second one hears nothing, ever.
+        let _ = self.listener.set(sender);
+        receiver
     }
 
     /// Notes that a node began to report its load, which it does until the guard is dropped.
@@ -210,6 +243,11 @@ impl Fleet {
         self.lock().connected.values().filter(|presence| is_wanted(presence)).cloned().collect()
     }
 
+    /// How many nodes report their load.
+    pub fn reporting(&self) -> usize {
+        self.lock().by_id.values().filter(|known| known.reporters > 0).count()
+    }
+
     /// How many streams there are.
     pub fn connected(&self) -> usize {
         self.lock().connected.len()
@@ -260,16 +298,27 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Notes that a report came, of so many requests.
-    pub fn report(&self, totals: Totals) {
+    /// Notes a report, of so many requests, and waits while others are being looked at.
+    pub async fn report(&self, totals: Totals, clusters: Vec<ClusterStats>) {
         self.fleet.lock().report(&self.node, totals, Timestamp::now());
         self.fleet.stirred(false);
+        if let Some(listener) = self.fleet.listener.get() {
+            // Nobody listens when we are shutting down.
+            let _ = listener.send(Heard::Load { node: self.node.clone(), clusters }).await;
+        }
     }
 }
 
 impl Drop for Reporter {
     fn drop(&mut self) {
-        self.fleet.lock().end_reports(&self.node);
+        if !self.fleet.lock().end_reports(&self.node) {
+            return;
+        }
+        let Some((listener, runtime)) = self.fleet.listener.get().zip(Handle::try_current().ok()) else {
+            return;
+        };
+        let (listener, node) = (listener.clone(), std::mem::take(&mut self.node));
+        runtime.spawn(async move { listener.send(Heard::Gone { node }).await });
     }
 }
 
@@ -388,11 +437,14 @@ impl Nodes {
         }
     }
 
-    fn end_reports(&mut self, id: &str) {
-        if let Some(known) = self.by_id.get_mut(id) {
+    /// True when this was the last stream of reports of the node.
+    fn end_reports(&mut self, id: &str) -> bool {
+        let left = self.by_id.get_mut(id).map(|known| {
             known.reporters -= 1;
-        }
+            known.reporters
+        });
         self.tidy(id);
+        left == Some(0)
     }
 
     fn list(&mut self, now: Timestamp) -> Vec<Presence> {

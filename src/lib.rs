@@ -27,6 +27,9 @@
 //! - [`show`]: the effective settings of an upstream, and where each came from.
 //! - [`lint`]: what is valid and will hurt all the same.
 //! - [`simulate`]: where requests go when some targets are down.
+//! - [`live`]: what the load reports of all Envoys say together.
+//! - [`orders`]: what is in force beside the config: drains, pins, holds, drills.
+//! - [`history`]: when a standby served, and why.
 //!
 //! Around it:
 //!
@@ -37,6 +40,8 @@
 //! - [`cache`]: the current build, published atomically.
 //! - [`control`]: the one door through which the desired config changes.
 //! - [`fleet`]: what connected Envoys said.
+//! - [`conductor`]: gives orders, and sees what comes of them.
+//! - [`notify`]: tells receivers of what happens.
 //! - [`xds`]: the protocol as a struct, and its sockets.
 //! - [`admin`]: the admin API.
 //! - [`app`]: the wiring.
@@ -74,17 +79,22 @@ pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod compile;
+pub mod conductor;
 pub mod config;
 pub mod control;
 pub mod envoy;
 pub mod events;
 pub mod fleet;
+pub mod history;
 pub mod lint;
+pub mod live;
 pub mod load;
 pub mod memo;
 pub mod metrics;
 pub mod model;
 pub mod node;
+pub mod notify;
+pub mod orders;
 pub mod pipeline;
 pub mod plan;
 pub mod show;

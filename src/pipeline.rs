@@ -23,6 +23,7 @@ use crate::model::Model;
 use crate::model::addresses::Addresses;
 use crate::model::documents::{Documents, Stored};
 use crate::model::name::Name;
+use crate::model::steering::Steerings;
 use crate::model::target::Host;
 use crate::model::validate::{self, Meaning, Resolved};
 use crate::node::{Locality, Node};
@@ -41,6 +42,8 @@ pub struct Inputs {
     pub addresses: Addresses,
     /// What the files hold that the documents name. Which those are, [`build_reading`] knows.
     pub named_files: NamedFiles,
+    /// What operators, drills and failback ask for.
+    pub steerings: Steerings,
     /// When they were read, since certificates expire; none: nothing is taken to have expired.
     pub now: Option<Timestamp>,
 }
@@ -52,6 +55,8 @@ pub struct Build {
     pub model: Model,
     /// What host names resolve to.
     pub addresses: Addresses,
+    /// What operators, drills and failback ask for.
+    pub steerings: Steerings,
     /// What each fleet should run, where distances do not count.
     pub snapshots: BTreeMap<Name, Arc<Snapshot>>,
     /// What is valid and was noticed all the same; [`Self::violations`] has what is good to know too.
@@ -173,14 +178,15 @@ fn build_parsed(
                 return Err(in_order(violations));
             }
             let warnings = in_order(warnings.into_iter().chain(told(Level::Warning)).collect());
-            let compiled = Compiled::new(&model, &inputs.addresses, &last.compiled);
+            let compiled = Compiled::new(&model, &inputs.addresses, &inputs.steerings, &last.compiled);
             let patched = patch::apply(&documents, &model, &compiled, &last.patched).map_err(in_order)?;
             let snapshots = snapshots(&model, &compiled, &patched, &last.snapshots);
-            let Inputs { addresses, stored, .. } = inputs.clone();
+            let Inputs { addresses, stored, steerings, .. } = inputs.clone();
             let variants = Variants::new(&model, &last.variants);
             Ok(Build {
                 model,
                 addresses,
+                steerings,
                 snapshots,
                 warnings,
                 documents,
@@ -235,6 +241,8 @@ mod tests {
     use super::*;
     use crate::config::document::Kind;
     use crate::envoy::ResourceType;
+    use crate::model::part::Part;
+    use crate::model::steering::{First, State, Steering};
 
     const SHOP: &str = "
 upstreams:
@@ -283,6 +291,54 @@ routes:
         let changed =
             ResourceType::ALL.into_iter().filter(|it| !Arc::ptr_eq(before.set(*it), after.set(*it)));
         assert_eq!(changed.collect::<Vec<_>>(), [ResourceType::Endpoints]);
+    }
+
+    /// What an upstream's endpoints say, as `priority address health` each, under this steering.
+    fn steered(text: &str, steering: Steering) -> Vec<String> {
+        let mut inputs = files(&[("shop.yaml", text)]);
+        let before = build(&inputs, None).expect("it builds");
+        inputs.steerings.insert(Name::parse("shop").expect("a name"), Arc::new(steering));
+        let after = build(&inputs, Some(&before)).expect("it builds");
+        let (old, new) = (before.snapshot(&Name::default_fleet()), after.snapshot(&Name::default_fleet()));
+        let is_other = |kind: &ResourceType| !Arc::ptr_eq(old.set(*kind), new.set(*kind));
+        let changed: Vec<ResourceType> = ResourceType::ALL.into_iter().filter(is_other).collect();
+        assert_eq!(changed, [ResourceType::Endpoints], "nothing but endpoints");
+        let told = new.to_json();
+        let mut lines = Vec::new();
+        for assignment in told["endpoints"].as_array().into_iter().flatten() {
+            for locality in assignment["endpoints"].as_array().into_iter().flatten() {
+                for endpoint in locality["lb_endpoints"].as_array().into_iter().flatten() {
+                    let address = &endpoint["endpoint"]["address"]["socket_address"]["address"];
+                    let health = endpoint["health_status"].as_str().unwrap_or("-");
+                    let weight = &endpoint["load_balancing_weight"];
+                    let priority = locality["priority"].as_u64().unwrap_or_default();
+                    lines.push(format!("{priority} {} {health} {weight}", address.as_str().unwrap_or_default()));
+                }
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn an_order_changes_the_endpoints_of_its_upstream_and_nothing_else() {
+        let part = |text: &str| Part::read(text).expect("a part");
+        let states = [(part("10.0.0.1:80"), State::Drained), (part("priority=1"), State::Down)].into();
+        let told = steered(SHOP, Steering { states, first: None });
+        assert_eq!(told, ["0 10.0.0.1 DRAINING 100", "1 10.0.0.2 UNHEALTHY 100"]);
+    }
+
+    #[test]
+    fn a_tier_that_serves_first_becomes_the_first_priority() {
+        let first = |home| Steering { first: Some(First { tier: 1, home }), ..Steering::default() };
+        assert_eq!(steered(SHOP, first(0)), ["0 10.0.0.2 - 100", "1 10.0.0.1 - 100"]);
+        assert_eq!(steered(SHOP, first(10)), ["0 10.0.0.1 - 100000", "0 10.0.0.2 - 900000"]);
+    }
+
+    #[test]
+    fn where_each_tier_is_a_cluster_those_before_the_first_stand_back() {
+        let hashed = SHOP.replace("targets:", "load_balancer: maglev, targets:");
+        let first = Steering { first: Some(First { tier: 1, home: 0 }), ..Steering::default() };
+        assert_eq!(steered(&hashed, first), ["0 10.0.0.1 DEGRADED 100", "0 10.0.0.2 - 100"]);
     }
 
     #[test]

@@ -9,14 +9,13 @@
 //! This is `LoadBalancerBase` of Envoy's `load_balancer_impl.cc`, and `tests/envoy/simulate.rs` holds it against a real one.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::SocketAddr;
 
 use crate::config::document::{FailoverMode, LoadBalancer, WhenAllDown};
-use crate::config::near;
 use crate::model::addresses::Addresses;
 use crate::model::locality::Distance;
 use crate::model::name::Name;
+use crate::model::part::Part;
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 use crate::node::Locality;
@@ -192,97 +191,6 @@ fn spread(
     }
 }
 
-/// Which targets are down: `10.0.0.1:8080`, `region=R`, `zone=Z`, `sub_zone=S` or `priority=N`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Down {
-    /// One target.
-    Target(Address),
-    /// All of a region.
-    Region(String),
-    /// All of a zone.
-    Zone(String),
-    /// All of a sub-zone.
-    SubZone(String),
-    /// All of a tier.
-    Priority(u32),
-}
-
-/// Why a text says nothing that can be down: what is wrong, and what would be right.
-pub type NotDown = (String, String);
-
-impl Down {
-    /// Reads what is down, which must be something that the upstream has.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the text, or that the upstream has no such target.
-    pub fn parse(text: &str, upstream: &Upstream) -> Result<Self, NotDown> {
-        let down = match text.split_once('=') {
-            Some(("region", name)) => Self::Region(name.to_owned()),
-            Some(("zone", name)) => Self::Zone(name.to_owned()),
-            Some(("sub_zone", name)) => Self::SubZone(name.to_owned()),
-            Some(("priority", number)) => Self::Priority(number.parse().map_err(|_| {
-                let message = format!("`{number}` is no priority");
-                (message, "priorities are numbers from 0, as in priority=0".to_owned())
-            })?),
-            Some((word, _)) => {
-                let words = ["region", "zone", "sub_zone", "priority"];
-                let help = match near(word, words).first() {
-                    Some(word) => format!("did you mean `{word}=`?"),
-                    None => "write a target, region=R, zone=Z, sub_zone=S or priority=N".to_owned(),
-                };
-                return Err((format!("`{word}` is nothing that can be down"), help));
-            }
-            None => Self::Target(Address::parse(text).map_err(|(message, help)| (message, help.to_owned()))?),
-        };
-        match upstream.targets.iter().any(|target| down.includes(target)) {
-            true => Ok(down),
-            false => Err(down.absent_in(upstream)),
-        }
-    }
-
-    /// True when this target is one of those.
-    pub fn includes(&self, target: &Target) -> bool {
-        match self {
-            Self::Target(address) => target.address == *address,
-            Self::Region(region) => target.locality.region == *region,
-            Self::Zone(zone) => target.locality.zone == *zone,
-            Self::SubZone(sub_zone) => target.locality.sub_zone == *sub_zone,
-            Self::Priority(priority) => target.tier == *priority,
-        }
-    }
-
-    fn absent_in(&self, upstream: &Upstream) -> NotDown {
-        let (kind, wanted, of): (_, _, fn(&Target) -> String) = match self {
-            Self::Target(address) => ("target", address.to_string(), |target| target.address.to_string()),
-            Self::Region(name) => ("region", name.clone(), |target| target.locality.region.clone()),
-            Self::Zone(name) => ("zone", name.clone(), |target| target.locality.zone.clone()),
-            Self::SubZone(name) => ("sub_zone", name.clone(), |target| target.locality.sub_zone.clone()),
-            Self::Priority(number) => ("priority", number.to_string(), |target| target.tier.to_string()),
-        };
-        let there: BTreeSet<String> =
-            upstream.targets.iter().map(of).filter(|name| !name.is_empty()).collect();
-        let help = match near(&wanted, there.iter().map(String::as_str)).as_slice() {
-            [] if there.is_empty() => format!("none of its targets has a {kind}"),
-            [] => format!("there is {}", there.into_iter().take(8).collect::<Vec<_>>().join(", ")),
-            words => format!("did you mean `{}`?", words.join("` or `")),
-        };
-        (format!("upstream `{}` has no {kind} `{wanted}` with traffic", upstream.name), help)
-    }
-}
-
-impl fmt::Display for Down {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Target(address) => address.fmt(f),
-            Self::Region(name) => write!(f, "region={name}"),
-            Self::Zone(name) => write!(f, "zone={name}"),
-            Self::SubZone(name) => write!(f, "sub_zone={name}"),
-            Self::Priority(number) => write!(f, "priority={number}"),
-        }
-    }
-}
-
 /// Where the requests to an upstream go.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Simulation {
@@ -315,7 +223,7 @@ pub fn simulate(
     upstream: &Upstream,
     addresses: &Addresses,
     from: Option<&Locality>,
-    down: &[Down],
+    down: &[Part],
 ) -> Simulation {
     let is_down = |target: &Target| down.iter().any(|down| down.includes(target));
     let places = places_of(upstream, addresses, from);

@@ -30,10 +30,12 @@ const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisio
 const ANSWERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("answers");
 /// The texts of the files that were accepted last, by name.
 const FILES: TableDefinition<'_, &str, &str> = TableDefinition::new("files");
+/// What is in force beside the config, and what happened: JSON by kind and key.
+const JOTTINGS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("jottings");
 /// What this program must know before it reads anything else.
 const FORMAT: TableDefinition<'_, &str, u64> = TableDefinition::new("format");
-/// 1 had entities only.
-const VERSION: u64 = 2;
+/// 1 had entities only, 2 no jottings.
+const VERSION: u64 = 3;
 /// Beside the version: the hash of files that an Envoy refused.
 const REFUSED_FILES: &str = "refused_files";
 
@@ -85,6 +87,17 @@ pub struct Commit {
     pub files: Option<Files>,
     /// The hash of files that an Envoy refused, if they are others than before.
     pub refused_files: Option<u64>,
+}
+
+/// A record of what is in force beside the config, or of what happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Jotting {
+    /// What it is.
+    pub kind: &'static str,
+    /// Unique within the kind.
+    pub key: String,
+    /// None when it is to go.
+    pub value: Option<Value>,
 }
 
 /// Everything that a start goes on from.
@@ -268,6 +281,60 @@ impl Store {
         Ok(kept.transpose()?.filter(is_valid))
     }
 
+    /// Every jotting: its kind, its key and its value.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read, or a record is damaged.
+    pub fn jottings(&self) -> Result<Vec<(String, String, Value)>, Error> {
+        let records = self.reading(|transaction| {
+            let mut records = Vec::new();
+            for entry in transaction.open_table(JOTTINGS)?.iter()? {
+                let (key, record) = entry?;
+                let (kind, key) = key.value();
+                records.push((kind.to_owned(), key.to_owned(), record.value().to_owned()));
+            }
+            Ok(records)
+        })?;
+        let read = |(kind, key, record): (String, String, String)| {
+            let damaged = |_| Error::Damaged { key: format!("{kind}/{key}") };
+            let value = serde_json::from_str(&record).map_err(damaged)?;
+            Ok((kind, key, value))
+        };
+        records.into_iter().map(read).collect()
+    }
+
+    /// Makes all of these durable or none.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be written.
+    pub fn jot(&self, jottings: &[Jotting]) -> Result<(), Error> {
+        if jottings.is_empty() {
+            return Ok(());
+        }
+        let write = |database: &Database| -> Result<(), redb::Error> {
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(JOTTINGS)?;
+                for Jotting { kind, key, value } in jottings {
+                    match value {
+                        Some(value) => drop(table.insert((*kind, key.as_str()), value.to_string().as_str())?),
+                        None => drop(table.remove((*kind, key.as_str()))?),
+                    }
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        };
+        let database = self.database()?;
+        write(&database).map_err(|source| {
+            // After an error of the disk the database wants to be opened again.
+            *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.failed(source)
+        })
+    }
+
     /// The revisions of these numbers that are kept, the oldest first.
     ///
     /// # Errors
@@ -315,6 +382,7 @@ impl Store {
             copied(&from.open_table(REVISIONS)?, &mut into.open_table(REVISIONS)?)?;
             copied(&from.open_table(ANSWERS)?, &mut into.open_table(ANSWERS)?)?;
             copied(&from.open_table(FILES)?, &mut into.open_table(FILES)?)?;
+            copied(&from.open_table(JOTTINGS)?, &mut into.open_table(JOTTINGS)?)?;
             into.commit()?;
             Ok(())
         };
@@ -488,12 +556,13 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut format = transaction.open_table(FORMAT)?;
-        // From 1 to 2: tables beside the entities, which begin empty.
+        // From 1 to 2, and to 3: tables beside the entities, which begin empty.
         format.insert("version", VERSION)?;
         transaction.open_table(ENTITIES)?;
         transaction.open_table(REVISIONS)?;
         transaction.open_table(ANSWERS)?;
         transaction.open_table(FILES)?;
+        transaction.open_table(JOTTINGS)?;
     }
     transaction.commit()?;
     Ok(VERSION)

@@ -8,6 +8,8 @@ mod durability;
 mod events;
 #[path = "harness/mod.rs"]
 mod harness;
+#[path = "admin/orders.rs"]
+mod orders;
 #[path = "admin/plans.rs"]
 mod plans;
 #[path = "admin/races.rs"]

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a module of the crate may use of the others. A new arrow is a change to this table, with a reason.
-const LAYERS: [(&str, &[&str]); 24] = [
+const LAYERS: [(&str, &[&str]); 29] = [
     ("envoy", &[]),
     ("node", &[]),
     ("load", &[]),
@@ -29,6 +29,16 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("plan", &["config", "envoy", "model", "pipeline", "snapshot"]),
     // `model` for the addresses that names resolve to.
     ("source", &["config", "model"]),
+    // What is in force, decided by the config and by the simulator.
+    ("orders", &["model", "pipeline", "simulate"]),
+    ("live", &["config", "model", "pipeline"]),
+    ("history", &["live", "model", "orders"]),
+    (
+        "conductor",
+        &["cache", "control", "events", "fleet", "history", "live", "model", "orders", "pipeline", "store"],
+    ),
+    // `cache` for the receivers of the newest config.
+    ("notify", &["cache", "config", "events", "model"]),
     // `plan` for the edits of a revision.
     ("store", &["config", "model", "plan"]),
     ("cache", &["node", "pipeline", "snapshot"]),
@@ -41,11 +51,47 @@ const LAYERS: [(&str, &[&str]); 24] = [
     (
         "admin",
         &[
-            "cache", "config", "control", "envoy", "events", "fleet", "metrics", "model", "node", "pipeline",
-            "plan", "simulate", "snapshot", "source", "store", "xds",
+            "cache",
+            "conductor",
+            "config",
+            "control",
+            "envoy",
+            "events",
+            "fleet",
+            "history",
+            "live",
+            "metrics",
+            "model",
+            "node",
+            "notify",
+            "orders",
+            "pipeline",
+            "plan",
+            "simulate",
+            "snapshot",
+            "source",
+            "store",
+            "xds",
         ],
     ),
-    ("app", &["admin", "cache", "config", "control", "events", "fleet", "metrics", "source", "store", "xds"]),
+    (
+        "app",
+        &[
+            "admin",
+            "cache",
+            "conductor",
+            "config",
+            "control",
+            "events",
+            "fleet",
+            "live",
+            "metrics",
+            "notify",
+            "source",
+            "store",
+            "xds",
+        ],
+    ),
     (
         "cli",
         &[
@@ -70,6 +116,9 @@ const PURE: &[&str] = &[
     "show",
     "plan",
     "cache/rollout",
+    "orders",
+    "live",
+    "history",
     "xds/admission",
     "xds/subscription",
     "xds/order",

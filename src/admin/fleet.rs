@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
+use crate::conductor::Book;
 use crate::fleet::{Noted, Presence};
+use crate::model::name::Name;
 use crate::pipeline::Build;
 
 #[derive(Serialize)]
@@ -23,6 +25,8 @@ pub(crate) struct NodeView {
     disconnected_at: Option<String>,
     last_load_report: Option<String>,
     envoy_version: String,
+    /// The upstreams that a standby serves there; null when it does not report its load.
+    on_standby: Option<Vec<Name>>,
     types: BTreeMap<&'static str, TypeView>,
 }
 
@@ -56,7 +60,7 @@ impl TypeView {
 }
 
 impl NodeView {
-    fn of(presence: &Presence, build: &Build) -> Self {
+    fn of(presence: &Presence, build: &Build, book: &Book) -> Self {
         let types = presence.types.iter().map(|(kind, noted)| (kind.plural(), TypeView::of(noted)));
         Self {
             id: presence.node.id.clone(),
@@ -68,6 +72,9 @@ impl NodeView {
             disconnected_at: presence.disconnected_at.map(|at| at.to_string()),
             last_load_report: presence.last_load_report.map(|at| at.to_string()),
             envoy_version: presence.node.version.clone(),
+            on_standby: presence
+                .last_load_report
+                .map(|_| book.history.away(&presence.node.id).into_iter().cloned().collect()),
             types: types.collect(),
         }
     }
@@ -75,9 +82,9 @@ impl NodeView {
 
 /// `GET /fleet`
 pub(crate) async fn nodes(State(admin): State<Admin>) -> Json<Value> {
-    let build = admin.cache.live();
+    let (build, book) = (admin.cache.live(), admin.conductor.book());
     let nodes = admin.fleet.nodes();
-    let nodes: Vec<NodeView> = nodes.iter().map(|presence| NodeView::of(presence, &build)).collect();
+    let nodes: Vec<NodeView> = nodes.iter().map(|presence| NodeView::of(presence, &build, &book)).collect();
     Json(json!({ "nodes": nodes }))
 }
 
@@ -87,7 +94,7 @@ pub(crate) async fn node(
     Path(id): Path<String>,
 ) -> Result<Json<NodeView>, Problem> {
     match admin.fleet.node(&id) {
-        Some(presence) => Ok(Json(NodeView::of(&presence, &admin.cache.live()))),
+        Some(presence) => Ok(Json(NodeView::of(&presence, &admin.cache.live(), &admin.conductor.book()))),
         None => Err(Problem::not_found(&format!("no node `{id}` is connected or was within the last hour"))),
     }
 }

@@ -1,30 +1,71 @@
-//! How the targets of an upstream fare, as far as that is known here: where they stand, and what their names resolve
-//! to. What only Envoys know is null.
+//! How the targets of an upstream fare: where they stand, what operators ordered, what the traffic of all Envoys shows,
+//! and what their names resolve to. What was seen too long ago is said to be stale.
 
 use axum::Json;
 use axum::extract::{Path, State};
+use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::admin::Admin;
+use crate::admin::orders::{drill_view, failover_view, state_view};
 use crate::admin::problem::Problem;
+use crate::conductor::Book;
+use crate::live::{NodePicture, Picture, TargetPicture};
 use crate::model::name::Name;
 use crate::model::target::Target;
+use crate::model::upstream::Upstream;
+use crate::orders::drill;
 
 #[derive(Serialize)]
 pub(crate) struct HealthView {
+    /// The tier that serves at most Envoys; null when none ever said.
     serving_priority: Option<u32>,
+    since: Option<String>,
+    /// No Envoy sent requests of late: what is shown is what was seen last.
+    stale: bool,
+    requests_per_second: f64,
     targets: Vec<TargetView>,
+    /// By Envoy.
+    nodes: Vec<NodeView>,
+    /// Connected Envoys that do not report their load.
+    not_reporting: Vec<String>,
+    /// What is in force.
+    pin: Option<Value>,
+    hold: Option<Value>,
+    drill: Option<Value>,
+    /// The one that lasts, else the last one.
+    failover: Option<Value>,
+}
+
+#[derive(Serialize)]
+struct NodeView {
+    id: String,
+    serving_priority: Option<u32>,
+    since: String,
+    last_seen: String,
+    stale: bool,
+    requests_per_second: f64,
 }
 
 #[derive(Serialize)]
 struct TargetView {
     target: String,
     priority: u32,
+    /// `healthy` or `unhealthy`; null when no traffic ever showed it.
     health: Option<&'static str>,
-    state: Option<&'static str>,
+    /// Since when.
+    since: Option<String>,
+    /// Nobody knows of late.
+    stale: bool,
+    state: &'static str,
+    /// Who ordered the state, and why.
+    order: Option<Value>,
     share: Option<f64>,
     requests_per_second: Option<f64>,
-    reported_by: Option<Vec<String>>,
+    reported_by: Vec<String>,
+    /// The Envoys that say otherwise.
+    disagree: Vec<String>,
     /// Of a name that is looked up here.
     #[serde(skip_serializing_if = "Option::is_none")]
     resolved: Option<ResolvedView>,
@@ -38,6 +79,57 @@ struct ResolvedView {
     error: Option<String>,
 }
 
+/// To one digit.
+pub(crate) fn rounded(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+impl TargetView {
+    fn of(admin: &Admin, upstream: &Upstream, target: &Target, seen: &Picture, book: &Book) -> Self {
+        let order = book.orders.state_of(upstream, target);
+        let drilled = book.orders.drill_of(&upstream.name);
+        let is_drilled =
+            drilled.is_some_and(|(_, drill)| drill.down.iter().any(|part| part.includes(target)));
+        let is_known = !seen.nodes.is_empty();
+        let TargetPicture { is_healthy, since, is_stale, share, requests_per_second, reported_by, disagree } =
+            seen.targets.get(&target.address).cloned().unwrap_or_default();
+        Self {
+            target: target.address.to_string(),
+            priority: target.tier,
+            health: is_healthy.map(|is_healthy| if is_healthy { "healthy" } else { "unhealthy" }),
+            since: since.map(|at| at.to_string()),
+            stale: is_stale && is_healthy.is_some(),
+            state: match order {
+                _ if is_drilled => "down",
+                Some((_, order)) => order.state.word(),
+                None => "auto",
+            },
+            order: order.map(|(part, order)| state_view(part, Some(order))),
+            share: is_known.then_some(rounded(share)),
+            requests_per_second: is_known.then_some(rounded(requests_per_second)),
+            reported_by,
+            disagree,
+            resolved: admin.control.names().resolved(&target.address.host).map(|resolved| ResolvedView {
+                age: resolved.age.map(|age| rounded(age.as_secs_f64())),
+                error: resolved.error,
+            }),
+        }
+    }
+}
+
+impl NodeView {
+    fn of((id, seen): (&String, &NodePicture)) -> Self {
+        Self {
+            id: id.clone(),
+            serving_priority: seen.serving,
+            since: seen.since.to_string(),
+            last_seen: seen.last.to_string(),
+            stale: seen.is_stale,
+            requests_per_second: rounded(seen.requests_per_second),
+        }
+    }
+}
+
 /// `GET /upstreams/{upstream}/health`
 pub(crate) async fn upstream(
     State(admin): State<Admin>,
@@ -48,18 +140,56 @@ pub(crate) async fn upstream(
     let Some(found) = found else {
         return Err(Problem::not_found(&format!("no upstream is named `{upstream}`")));
     };
-    let view = |target: &Target| TargetView {
-        target: target.address.to_string(),
-        priority: target.tier,
-        health: None,
-        state: None,
-        share: None,
-        requests_per_second: None,
-        reported_by: None,
-        resolved: admin.control.names().resolved(&target.address.host).map(|resolved| ResolvedView {
-            age: resolved.age.map(|age| (age.as_secs_f64() * 10.0).round() / 10.0),
-            error: resolved.error,
-        }),
-    };
-    Ok(Json(HealthView { serving_priority: None, targets: found.targets.iter().map(view).collect() }))
+    let (book, seen) = (admin.conductor.book(), admin.conductor.picture(&build, found));
+    let targets = found.targets.iter();
+    Ok(Json(HealthView {
+        serving_priority: seen.serving,
+        since: seen.since.map(|at| at.to_string()),
+        stale: seen.is_stale,
+        requests_per_second: rounded(seen.requests_per_second),
+        targets: targets.map(|target| TargetView::of(&admin, found, target, &seen, &book)).collect(),
+        nodes: seen.nodes.iter().map(NodeView::of).collect(),
+        not_reporting: not_reporting(&admin),
+        pin: book
+            .orders
+            .pins
+            .get(&found.name)
+            .map(|pin| json!({ "priority": pin.priority, "note": pin.note })),
+        hold: hold(&book, found),
+        drill: book
+            .orders
+            .drill_of(&found.name)
+            .map(|(id, drill): (u64, &drill::Drill)| drill_view(id, drill)),
+        failover: failover(&book, &found.name),
+    }))
+}
+
+/// The connected Envoys that never said anything of their load: their bootstrap has no `load_stats_config`.
+pub(crate) fn not_reporting(admin: &Admin) -> Vec<String> {
+    let silent = admin.fleet.nodes().into_iter();
+    let silent = silent.filter(|it| it.disconnected_at.is_none() && it.last_load_report.is_none());
+    let ids: std::collections::BTreeSet<String> = silent.map(|presence| presence.node.id).collect();
+    ids.into_iter().collect()
+}
+
+/// The standby that is held, and how long until it is tried to return.
+pub(crate) fn hold(book: &Book, upstream: &Upstream) -> Option<Value> {
+    let hold = book.orders.holds.get(&upstream.name)?;
+    let due = hold.due(&upstream.failback);
+    let left = due.map(|due| rounded(due.duration_since(Timestamp::now()).as_secs_f64().max(0.0)));
+    Some(json!({
+        "priority": hold.tier,
+        "since": hold.since.to_string(),
+        "phase": hold.phase,
+        "flapping": hold.is_flapping,
+        "due": due.map(|due| due.to_string()),
+        "seconds_left": left,
+    }))
+}
+
+fn failover(book: &Book, upstream: &Name) -> Option<Value> {
+    let open = book.history.open(upstream);
+    let mut all = book.history.failovers.iter().rev();
+    let last = || all.find(|(_, failover)| failover.upstream == *upstream).map(|(id, it)| (*id, it));
+    open.or_else(last).map(|(id, failover)| failover_view(id, failover))
 }

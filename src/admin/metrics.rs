@@ -12,12 +12,14 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::admin::Admin;
 use crate::fleet::{Fleet, State as TypeState};
+use crate::history::History;
 use crate::pipeline::Build;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -57,6 +59,7 @@ fn registry(admin: &Admin) -> Registry {
     of_config(admin, &build, &mut registry);
     of_fleet(&admin.fleet, &build, &mut registry);
     of_names(admin, &build, &mut registry);
+    of_upstreams(admin, &build, &mut registry);
     admin.metrics.register(&mut registry);
     registry
 }
@@ -150,6 +153,56 @@ fn of_names(admin: &Admin, build: &Build, registry: &mut Registry) {
     gauge(registry, "dns_names_failing", "Those whose last look-up failed", failing as f64);
     let help = "How old the oldest answer in use is";
     gauge(registry, "dns_oldest_answer_age_seconds", help, oldest.as_secs_f64());
+}
+
+/// Who serves each upstream, as its Envoys say, and how often that changed.
+fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
+    let book = admin.conductor.book();
+    let mut serving: Vec<([(&str, String); 1], i64)> = Vec::new();
+    let mut rates = Vec::new();
+    let mut targets: HashMap<[(&str, String); 2], i64> = HashMap::new();
+    for upstream in build.model.upstreams.values() {
+        let of = ("upstream", upstream.name.to_string());
+        let seen = admin.conductor.picture(build, upstream);
+        serving.extend(seen.serving.map(|tier| ([of.clone()], i64::from(tier))));
+        rates.push(([of.clone()], seen.requests_per_second));
+        for target in &upstream.targets {
+            let seen = seen.targets.get(&target.address).filter(|seen| !seen.is_stale);
+            let health = match seen.and_then(|seen| seen.is_healthy) {
+                Some(true) => "healthy",
+                Some(false) => "unhealthy",
+                None => "unknown",
+            };
+            *targets.entry([of.clone(), ("health", health.to_owned())]).or_default() += 1;
+        }
+    }
+    let help = "The tier that serves an upstream at most Envoys; 0 is that of the primaries";
+    gauges(registry, "upstream_serving_priority", help, serving);
+    gauges(registry, "upstream_targets", "Targets, by what the traffic shows of their health", targets);
+    let family = Family::<[(&str, String); 1], Gauge<f64, std::sync::atomic::AtomicU64>>::default();
+    for (labels, rate) in rates {
+        family.get_or_create(&labels).set(rate);
+    }
+    let help = "Requests to the targets of an upstream, retries too, as Envoys report them";
+    registry.register("upstream_requests_per_second", help, family);
+    of_failovers(&book.history, registry);
+}
+
+/// Counted from what is remembered: thirty days.
+fn of_failovers(history: &History, registry: &mut Registry) {
+    let now = jiff::Timestamp::now();
+    let failovers = Family::<[(&str, String); 2], Counter>::default();
+    let standby = Family::<[(&str, String); 1], Counter<f64, std::sync::atomic::AtomicU64>>::default();
+    for failover in history.failovers.values() {
+        let of = ("upstream", failover.upstream.to_string());
+        let reason = ("reason", failover.cause.word().to_owned());
+        failovers.get_or_create(&[of.clone(), reason]).inc();
+        let length = failover.end.unwrap_or(now).duration_since(failover.start).as_secs_f64();
+        standby.get_or_create(&[of]).inc_by(length.max(0.0));
+    }
+    registry.register("failovers", "Failovers of the last thirty days, by reason", failovers);
+    let help = "For how long standbys served within the last thirty days";
+    registry.register_with_unit("upstream_standby", help, Unit::Seconds, standby);
 }
 
 /// Counts and times every request.

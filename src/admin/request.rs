@@ -67,7 +67,7 @@ impl Parameters {
     }
 
     /// True for `?name` and `?name=true`.
-    fn take_flag(&mut self, name: &str) -> Result<bool, Problem> {
+    pub(crate) fn take_flag(&mut self, name: &str) -> Result<bool, Problem> {
         match self.take(name)?.as_deref() {
             None | Some("false") => Ok(false),
             Some("" | "true") => Ok(true),
@@ -98,8 +98,8 @@ impl FromRequest<Admin> for Write {
         let bytes = bytes.map_err(|error| Problem::new(error.status(), error.body_text()))?;
         let body = match method {
             Method::DELETE => Value::Null,
-            // A rollback needs none.
-            Method::POST if bytes.is_empty() && uri.path().ends_with("/rollback") => Value::Null,
+            // These need none.
+            Method::POST if bytes.is_empty() && needs_no_body(uri.path()) => Value::Null,
             _ => object(&method, &headers, &bytes)?,
         };
         let mut query = Parameters::parse(uri.query());
@@ -126,6 +126,10 @@ impl FromRequest<Admin> for Write {
             query,
         })
     }
+}
+
+fn needs_no_body(path: &str) -> bool {
+    ["/rollback", "/failback", "/notify/test"].iter().any(|end| path.trim_end_matches('/').ends_with(end))
 }
 
 /// The JSON object of a request that changes nothing, and knows no parameters.

@@ -13,11 +13,12 @@ use crate::admin::view;
 use crate::config::tree::Fault;
 use crate::config::{Path, near};
 use crate::model::name::Name;
+use crate::model::part::Part;
 use crate::model::place::code;
 use crate::model::upstream::Upstream;
 use crate::node::Locality;
 use crate::pipeline::Build;
-use crate::simulate::{self, Down};
+use crate::simulate;
 
 /// The body of `POST /simulate`, or one of its `cases`.
 #[derive(Debug, Deserialize)]
@@ -69,7 +70,7 @@ fn answer(build: &Build, case: &Case, path: &Path) -> Result<Value, Vec<Fault>> 
     let mut faults = Vec::new();
     let mut down = Vec::new();
     for (index, text) in case.down.iter().enumerate() {
-        match Down::parse(text, upstream) {
+        match Part::parse(text, upstream) {
             Ok(one) => down.push(one),
             Err((message, help)) => {
                 faults.push(fault(&path.key("down").index(index), message, Some(help)));

@@ -63,6 +63,12 @@ pub fn render(options: &Options) -> anyhow::Result<String> {
             "cds_config": ads,
             "lds_config": ads,
         },
+        // Who serves is seen in what Envoys report of their load.
+        "cluster_manager": { "load_stats_config": {
+            "api_type": "GRPC",
+            "transport_api_version": "V3",
+            "grpc_services": [{ "envoy_grpc": { "cluster_name": "understudy" } }],
+        } },
         "static_resources": { "clusters": [xds_cluster(host, port)] },
     });
     if let Some(Locality { region, zone, sub_zone }) = &options.node_locality {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::client::{Client, Server, Terms};
 use crate::cli::output::{File, Format, Output, table};
-use crate::cli::{plan, print};
+use crate::cli::{orders, plan, print};
 use crate::config::document::Kind;
 use crate::config::{raw, tree};
 use crate::envoy::ResourceType;
@@ -101,6 +101,12 @@ enum TargetCommand {
         #[command(flatten)]
         change: Change,
     },
+    /// Send a target, a tier or a zone no new requests
+    Drain(orders::State),
+    /// Let a target, a tier or a zone count as down
+    Down(orders::State),
+    /// Let its health decide again
+    Auto(orders::State),
     /// Give a target another weight
     Weight {
         upstream: String,
@@ -334,6 +340,9 @@ pub(crate) async fn target(options: Target) -> anyhow::Result<ExitCode> {
             }
             send(change, Method::POST, format!("/upstreams/{upstream}/targets"), body).await
         }
+        TargetCommand::Drain(options) => orders::state(options, "drained").await,
+        TargetCommand::Down(options) => orders::state(options, "down").await,
+        TargetCommand::Auto(options) => orders::state(options, "auto").await,
         TargetCommand::Remove { upstream, target, change } => {
             send(change, Method::DELETE, format!("/upstreams/{upstream}/targets/{target}"), Value::Null).await
         }

@@ -11,9 +11,10 @@ use crate::cli::{check, compile, print};
 use crate::config::near;
 use crate::model::addresses::Addresses;
 use crate::model::name::Name;
+use crate::model::part::Part;
 use crate::model::upstream::Upstream;
 use crate::node::Locality;
-use crate::simulate::{self, Down};
+use crate::simulate;
 
 /// What fails, and of which upstream.
 #[derive(Debug, clap::Args)]
@@ -60,7 +61,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         return Ok(wrong_usage(&format!("no upstream is named `{}`{help}", options.upstream)));
     };
     let down =
-        match options.down.iter().map(|text| Down::parse(text, upstream)).collect::<Result<Vec<_>, _>>() {
+        match options.down.iter().map(|text| Part::parse(text, upstream)).collect::<Result<Vec<_>, _>>() {
             Ok(down) => down,
             Err((message, help)) => return Ok(wrong_usage(&format!("{message}; {help}"))),
         };
@@ -77,7 +78,7 @@ fn wrong_usage(message: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn say(options: &Options, upstream: &Upstream, addresses: &Addresses, down: &[Down]) -> anyhow::Result<()> {
+fn say(options: &Options, upstream: &Upstream, addresses: &Addresses, down: &[Part]) -> anyhow::Result<()> {
     let from = options.node_locality.as_ref();
     let before = simulate::simulate(upstream, addresses, from, &[]);
     let after = simulate::simulate(upstream, addresses, from, down);
@@ -108,8 +109,8 @@ mod tests {
         let files = [("a.yaml".to_owned(), text.into())].into();
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
         let upstream = build.model.upstreams.values().next().expect("there is one");
-        let down: Vec<Down> =
-            down.split_whitespace().map(|it| Down::parse(it, upstream).expect("it is there")).collect();
+        let down: Vec<Part> =
+            down.split_whitespace().map(|it| Part::parse(it, upstream).expect("it is there")).collect();
         let simulate = |down| simulate::simulate(upstream, &Addresses::default(), None, down);
         (simulate(&[]), simulate(&down))
     }

@@ -17,6 +17,7 @@ use crate::config::document::FailoverMode;
 use crate::memo::Shared;
 use crate::model::addresses::Addresses;
 use crate::model::locality::Distance;
+use crate::model::steering::{self, First, State, Steering};
 use crate::model::target::{Host, MAX_PRIORITY, Target};
 use crate::model::upstream::Upstream;
 use crate::node::Locality;
@@ -32,15 +33,26 @@ pub struct Input {
     upstream: Shared<Upstream>,
     /// Of the names among its targets and of no others.
     addresses: Addresses,
+    /// How they differ for now from what is declared.
+    steering: Option<Shared<Steering>>,
     /// Where the Envoy is, if that counts and is known.
     from: Option<Locality>,
 }
 
 impl Input {
     /// What the load assignments of this upstream depend on.
-    pub fn new(upstream: Shared<Upstream>, addresses: &Addresses) -> Self {
+    pub fn new(
+        upstream: Shared<Upstream>,
+        addresses: &Addresses,
+        steering: Option<Shared<Steering>>,
+    ) -> Self {
         let addresses = addresses.of(upstream.0.targets.iter().map(|target| &target.address.host));
-        Self { upstream, addresses, from: None }
+        Self { upstream, addresses, steering, from: None }
+    }
+
+    fn steering(&self) -> &Steering {
+        static NONE: Steering = Steering { states: BTreeMap::new(), first: None };
+        self.steering.as_ref().map_or(&NONE, |steering| &steering.0)
     }
 
     /// The same for an Envoy at this place; none where that makes no difference.
@@ -69,6 +81,7 @@ pub(super) fn by_name(pool: &Pool<'_>, upstream: &Upstream) -> envoy::ClusterLoa
         host: target.address.host.clone(),
         address: address(&target.address.host.to_string(), target.address.port),
         weight: target.weight,
+        health: core::HealthStatus::Unknown,
     });
     assignment(pool, upstream, members.collect())
 }
@@ -84,6 +97,8 @@ struct Member<'a> {
     host: Host,
     address: core::Address,
     weight: u32,
+    /// What is said of it; unknown leaves that to its checks.
+    health: core::HealthStatus,
 }
 
 /// Those of a pool whose address was not seen before: by tier, then as declared.
@@ -91,22 +106,57 @@ fn members<'a>(pool: &Pool<'a>, input: &Input, seen: &mut BTreeSet<SocketAddr>) 
     let distance = |target: &Target| input.upstream.0.distance(input.from.as_ref(), &target.locality);
     let targets = pool.targets.iter().map(|target| (distance(target), target));
     let targets = targets.filter(|(distance, _)| pool.distance.is_none_or(|of_pool| of_pool == *distance));
+    let steering = input.steering();
     let mut places: Vec<_> = targets
         .flat_map(|(distance, target)| {
             let places = input.addresses.places(&target.address).into_iter();
-            places.map(move |place| ((target.tier, distance, place.priority), target, place))
+            // Where each tier has a cluster of its own, their order is that of the aggregate.
+            let tier = match input.upstream.0.has_cluster_for_each_tier() {
+                true => target.tier,
+                false => steering.rank(target.tier),
+            };
+            places.map(move |place| ((tier, distance, place.priority), target, place))
         })
         .collect();
     places.sort_by_key(|(tier, ..)| *tier);
     let new = places.into_iter().filter(|(_, _, place)| seen.insert(place.socket));
-    new.map(|(tier, target, place)| Member {
+    let members = new.map(|(tier, target, place)| Member {
         tier,
         target,
         host: place.host,
         address: socket_address(place.socket),
         weight: place.weight.unwrap_or(target.weight),
-    })
-    .collect()
+        health: health_status(&input.upstream.0, steering, target),
+    });
+    shared(members.collect(), steering)
+}
+
+/// What is said of a target's health in place of waiting for what its checks say.
+fn health_status(upstream: &Upstream, steering: &Steering, target: &Target) -> core::HealthStatus {
+    match steering.state(target) {
+        Some(State::Drained) => core::HealthStatus::Draining,
+        Some(State::Down) => core::HealthStatus::Unhealthy,
+        // Degraded targets serve when no healthy one is left, in whatever cluster of the aggregate these are.
+        None if upstream.has_cluster_for_each_tier() && steering.is_behind(target.tier) => {
+            core::HealthStatus::Degraded
+        }
+        None => core::HealthStatus::Unknown,
+    }
+}
+
+/// Gives tiers that serve together the shares that they should have, whatever the weights of their targets.
+fn shared<'a>(mut members: Vec<Member<'a>>, steering: &Steering) -> Vec<Member<'a>> {
+    let Some(First { tier: first, home }) = steering.first.filter(|first| first.home > 0) else {
+        return members;
+    };
+    for (tier, percent) in [(0, home), (first, 100 - home.min(100))] {
+        let of_tier = |member: &&mut Member<'_>| member.target.tier == tier;
+        let all: u64 = members.iter_mut().filter(of_tier).map(|member| u64::from(member.weight)).sum();
+        for member in members.iter_mut().filter(of_tier) {
+            member.weight = steering::shared_weight(member.weight, all, percent);
+        }
+    }
+    members
 }
 
 fn assignment(
@@ -175,10 +225,10 @@ fn endpoint(upstream: &Upstream, member: Member<'_>) -> envoy::LbEndpoint {
         ..Default::default()
     };
     envoy::LbEndpoint {
+        health_status: member.health.into(),
         load_balancing_weight: Some(uint32(member.weight)),
         metadata: tls::metadata(&member.target.tls, upstream.protocol),
         host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
-        ..Default::default()
     }
 }
 

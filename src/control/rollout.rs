@@ -106,7 +106,8 @@ pub struct CanaryProgress {
 impl Step {
     /// The same change made to another config.
     fn made_to(&self, point: &Point, newest: &Inputs) -> Result<Point, Vec<Violation>> {
-        let mut inputs = Inputs { addresses: newest.addresses.clone(), ..point.inputs.clone() };
+        let Inputs { addresses, steerings, .. } = newest.clone();
+        let mut inputs = Inputs { addresses, steerings, ..point.inputs.clone() };
         match &self.change {
             Accepted::Written(changes) => changes.iter().for_each(|change| put(&mut inputs, change.clone())),
             Accepted::Saved(saved) => {
@@ -129,15 +130,16 @@ impl State {
         self.cache.publication()
     }
 
-    /// Brings new addresses to the fleets, about which nobody needs to be asked.
-    pub(super) fn tell_addresses(&mut self) {
+    /// Brings new addresses and orders to the fleets, about which nobody needs to be asked.
+    pub(super) fn tell_endpoints(&mut self) {
         let Some(mut trial) = self.trial.take() else { return self.settle() };
         for point in [&mut trial.live, &mut trial.candidate] {
-            let mut inputs = Inputs { addresses: self.inputs.addresses.clone(), ..point.inputs.clone() };
+            let Inputs { addresses, steerings, .. } = self.inputs.clone();
+            let mut inputs = Inputs { addresses, steerings, ..point.inputs.clone() };
             match build_here(&mut inputs, Some(&point.build), Reading::Missing) {
                 Ok(build) => *point = Point { inputs, build: Arc::new(build) },
                 Err(violations) => {
-                    error!(?violations, "new addresses made a good config bad, which cannot be");
+                    error!(?violations, "new endpoints made a good config bad, which cannot be");
                 }
             }
         }

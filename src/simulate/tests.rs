@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::part::NoPart;
 use crate::pipeline::{Inputs, build};
 
 const STANDBY: Policy = Policy { overprovisioning_factor: u32::MAX, panic_threshold: 1, by_weight: true };
@@ -113,11 +114,11 @@ upstreams:
       - { target: standby.example.com:80, priority: 1, region: far }
 ";
 
-fn shop(addresses: &[(&str, &[&str])], down: &[&str]) -> Result<Vec<String>, NotDown> {
+fn shop(addresses: &[(&str, &[&str])], down: &[&str]) -> Result<Vec<String>, NoPart> {
     let files = [("a.yaml".to_owned(), SHOP.into())].into();
     let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
     let upstream = build.model.upstreams.values().next().expect("there is one");
-    let down = down.iter().map(|text| Down::parse(text, upstream)).collect::<Result<Vec<_>, _>>()?;
+    let down = down.iter().map(|text| Part::parse(text, upstream)).collect::<Result<Vec<_>, _>>()?;
     let ip = |text: &&str| text.parse().expect("it is one");
     let names = addresses.iter().map(|(name, ips)| ((*name).to_owned(), ips.iter().map(ip).collect()));
     let addresses = Addresses { names: names.collect(), ..Addresses::default() };
@@ -265,7 +266,7 @@ fn by_distance_the_nearest_tier_serves_first_and_each_envoy_has_its_own() {
     let shares = |from: Option<&str>, down: &[&str]| -> Vec<f64> {
         let from = from.map(|text| text.parse().expect("a locality"));
         let down: Vec<_> =
-            down.iter().map(|text| Down::parse(text, upstream).expect("it is there")).collect();
+            down.iter().map(|text| Part::parse(text, upstream).expect("it is there")).collect();
         let simulation = simulate(upstream, &Addresses::default(), from.as_ref(), &down);
         simulation.targets.iter().map(|target| target.share).collect()
     };

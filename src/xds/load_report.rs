@@ -1,4 +1,4 @@
-//! The load reporting service (LRS): asks every Envoy for its load and notes when it came.
+//! The load reporting service (LRS): asks every Envoy for its load and passes on what comes.
 
 use std::pin::Pin;
 
@@ -13,7 +13,12 @@ use crate::fleet::{Fleet, Totals};
 use crate::xds::server::Limits;
 
 /// How often Envoys report: failover should be seen as it happens.
-const INTERVAL: protobuf::Duration = protobuf::Duration { seconds: 1, nanos: 0 };
+const OFTEN: protobuf::Duration = protobuf::Duration { seconds: 1, nanos: 0 };
+
+/// Of so many Envoys. Those that come later report more rarely: to see that something happened takes a few, and what
+/// it costs to listen to thousands must have a bound.
+const WATCHFUL: usize = 100;
+const RARELY: protobuf::Duration = protobuf::Duration { seconds: 10, nanos: 0 };
 
 /// The service.
 #[derive(Debug)]
@@ -53,19 +58,20 @@ impl LoadReportingService for LoadReports {
             let node = node.ok_or_else(|| {
                 Status::invalid_argument("the first request of a stream must have a node with an id")
             })?;
+            let is_watchful = fleet.reporting() < WATCHFUL;
             let reporter = fleet.reports(node);
             yield LoadStatsResponse {
                 send_all_clusters: true,
-                load_reporting_interval: Some(INTERVAL),
+                load_reporting_interval: Some(if is_watchful { OFTEN } else { RARELY }),
                 report_endpoint_granularity: true,
                 ..Default::default()
             };
             let aged = Status::unavailable("reconnect: the stream has come of age");
             let end = limits.end();
-            while let Some(report) =
-                tokio::time::timeout_at(end, requests.message()).await.map_err(|_| aged.clone())??
-            {
-                reporter.report(totals(&report));
+            loop {
+                let request = tokio::time::timeout_at(end, requests.message()).await;
+                let Some(report) = request.map_err(|_| aged.clone())?? else { return };
+                reporter.report(totals(&report), report.cluster_stats).await;
                 tokio::task::consume_budget().await;
             }
         };

@@ -15,8 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use understudy::model::addresses::Addresses;
 use understudy::model::name::Name;
+use understudy::model::part::Part;
 use understudy::pipeline::{self, Build, Inputs};
-use understudy::simulate::{self, Down, Simulation};
+use understudy::simulate::{self, Simulation};
 
 use crate::harness::{PATIENCE, Understudy, free_port};
 use crate::stage::{Edge, all_acked};
@@ -259,10 +260,10 @@ fn expected(
     servers: &[SocketAddr],
 ) -> (Simulation, BTreeMap<Option<usize>, f64>) {
     let upstream = &build.model.upstreams[&name(case)];
-    let down: Vec<Down> = topology
+    let down: Vec<Part> = topology
         .down(servers)
         .iter()
-        .map(|server| Down::parse(&server.to_string(), upstream).expect("it is there"))
+        .map(|server| Part::parse(&server.to_string(), upstream).expect("it is there"))
         .collect();
     let simulation = simulate::simulate(upstream, &Addresses::default(), None, &down);
     let index = |address: &str| servers.iter().position(|server| server.to_string() == address);

@@ -1,0 +1,86 @@
+//! Everything in one picture: which routes lead to which upstreams, and which of their tiers serves.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use crate::admin::Admin;
+use crate::admin::health::{hold, not_reporting, rounded};
+use crate::conductor::Book;
+use crate::model::name::Name;
+use crate::model::upstream::Upstream;
+use crate::pipeline::Build;
+
+/// `GET /topology`
+pub(crate) async fn show(State(admin): State<Admin>) -> Json<Value> {
+    let (build, book) = (admin.cache.build(), admin.conductor.book());
+    let mut users: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
+    for service in build.model.services.values() {
+        for upstream in service.upstreams() {
+            users.entry(&upstream.name).or_default().push(&service.name);
+        }
+    }
+    let upstreams = build.model.upstreams.values().map(|upstream| {
+        let services = users.get(&upstream.name).cloned().unwrap_or_default();
+        of_upstream(&admin, &build, &book, upstream, &services)
+    });
+    let routes = build.model.routes.iter().map(|route| {
+        let service = route.forward().map(|forward| forward.service.name.clone());
+        json!({ "name": route.name, "service": service })
+    });
+    let services = build.model.services.values().map(|service| {
+        let upstreams: Vec<&Name> = service.upstreams().map(|upstream| &upstream.name).collect();
+        json!({ "name": service.name, "upstreams": upstreams })
+    });
+    Json(json!({
+        "fleets": build.model.fleet_names(),
+        "routes": routes.collect::<Vec<_>>(),
+        "services": services.collect::<Vec<_>>(),
+        "upstreams": upstreams.collect::<Vec<_>>(),
+        "not_reporting": not_reporting(&admin),
+    }))
+}
+
+fn of_upstream(admin: &Admin, build: &Build, book: &Book, upstream: &Upstream, services: &[&Name]) -> Value {
+    let seen = admin.conductor.picture(build, upstream);
+    let mut tiers: BTreeMap<u32, Vec<Value>> = BTreeMap::new();
+    let mut shares: BTreeMap<u32, f64> = BTreeMap::new();
+    for target in &upstream.targets {
+        let own = seen.targets.get(&target.address);
+        let share = own.map_or(0.0, |own| own.share);
+        *shares.entry(target.tier).or_default() += share;
+        let health = own.and_then(|own| own.is_healthy).map(|it| if it { "healthy" } else { "unhealthy" });
+        let state = book.orders.state_of(upstream, target).map_or("auto", |(_, order)| order.state.word());
+        tiers.entry(target.tier).or_default().push(json!({
+            "target": target.address.to_string(),
+            "health": health,
+            "state": state,
+            "share": rounded(share),
+            "region": target.locality.region,
+            "zone": target.locality.zone,
+        }));
+    }
+    let tiers = tiers.into_iter().map(|(priority, targets)| {
+        let nodes = seen.nodes.iter().filter(|(_, node)| node.serving == Some(priority));
+        json!({
+            "priority": priority,
+            "serving": seen.serving == Some(priority),
+            "share": rounded(shares[&priority]),
+            "nodes": nodes.map(|(id, _)| id).collect::<Vec<_>>(),
+            "targets": targets,
+        })
+    });
+    json!({
+        "name": upstream.name,
+        "services": services,
+        "serving_priority": seen.serving,
+        "since": seen.since.map(|at| at.to_string()),
+        "stale": seen.is_stale,
+        "requests_per_second": rounded(seen.requests_per_second),
+        "hold": hold(book, upstream),
+        "pin": book.orders.pins.get(&upstream.name).map(|pin| pin.priority),
+        "tiers": tiers.collect::<Vec<_>>(),
+    })
+}

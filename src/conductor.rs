@@ -1,0 +1,645 @@
+//! Gives orders and sees what comes of them: the one who holds what is in force, and what happened.
+//!
+//! Every decision is made by pure functions of [`crate::orders`] and [`crate::history`]; here they are made durable,
+//! told to Envoys by way of the [`Control`], and to people as events. A change is durable before it is told.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, mpsc};
+use tracing::{error, info, warn};
+
+use crate::cache::Cache;
+use crate::control::Control;
+use crate::events::{Event, Events};
+use crate::fleet::Heard;
+use crate::history::{Cause, Change, Failover, History};
+use crate::live::{Live, Picture, Shift, Totals};
+use crate::model::failback::Failback;
+use crate::model::name::Name;
+use crate::model::part::Part;
+use crate::model::target::Target;
+use crate::model::upstream::Upstream;
+use crate::orders::decide::{Refusal, Scene};
+use crate::orders::drill::Seen;
+use crate::orders::hold::{Hold, Next, Phase};
+use crate::orders::{Note, Orders};
+use crate::pipeline::Build;
+use crate::store::{self, Jotting, Store};
+
+/// How often it is looked whose time is over.
+const TICK: Duration = Duration::from_millis(200);
+
+/// How often what is too old is forgotten.
+const SWEEP: SignedDuration = SignedDuration::from_mins(1);
+
+/// The kinds of records in the store.
+const KINDS: [&str; 5] = ["state", "pin", "hold", "drill", "failover"];
+
+/// Why an order was not given.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It would be wrong.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// It could not be made durable.
+    #[error("the order could not be stored")]
+    Store(#[source] store::Error),
+    /// We are shutting down.
+    #[error("understudy is shutting down")]
+    ShuttingDown,
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What is in force, and what happened.
+#[derive(Debug, Clone, Default)]
+pub struct Book {
+    /// What is in force.
+    pub orders: Orders,
+    /// What happened.
+    pub history: History,
+}
+
+impl Book {
+    /// What the store remembers, and what of it is in force when a control plane starts.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn open(store: &Store, now: Timestamp) -> Result<Self, store::Error> {
+        let mut orders = Orders::default();
+        let mut failovers = BTreeMap::new();
+        for (kind, key, value) in store.jottings()? {
+            read(&mut orders, &mut failovers, (&kind, &key), value)
+                .ok_or_else(|| store::Error::Damaged { key: format!("{kind}/{key}") })?;
+        }
+        let restarted = orders.restarted(now);
+        store.jot(&jottings(&orders, &restarted))?;
+        Ok(Self { orders: restarted, history: History::restored(failovers) })
+    }
+}
+
+fn read(
+    orders: &mut Orders,
+    failovers: &mut BTreeMap<u64, Failover>,
+    (kind, key): (&str, &str),
+    value: Value,
+) -> Option<()> {
+    fn record<T: DeserializeOwned>(value: Value) -> Option<T> {
+        serde_json::from_value(value).ok()
+    }
+    match kind {
+        "state" => {
+            let (upstream, part) = key.split_once('/')?;
+            let key = (Name::parse(upstream)?, Part::read(part).ok()?);
+            orders.states.insert(key, record(value)?);
+        }
+        "pin" => drop(orders.pins.insert(Name::parse(key)?, record(value)?)),
+        "hold" => drop(orders.holds.insert(Name::parse(key)?, record(value)?)),
+        "drill" => drop(orders.drills.insert(key.parse().ok()?, record(value)?)),
+        "failover" => drop(failovers.insert(key.parse().ok()?, record(value)?)),
+        // Of a newer version: none of ours.
+        _ => {}
+    }
+    Some(())
+}
+
+/// The records that differ.
+fn jottings(before: &Orders, after: &Orders) -> Vec<Jotting> {
+    let [state, pin, hold, drill, _] = KINDS;
+    let states = differing(state, &before.states, &after.states, |(name, part)| format!("{name}/{part}"));
+    let pins = differing(pin, &before.pins, &after.pins, Name::to_string);
+    let holds = differing(hold, &before.holds, &after.holds, Name::to_string);
+    let drills = differing(drill, &before.drills, &after.drills, u64::to_string);
+    [states, pins, holds, drills].concat()
+}
+
+fn differing<K: Ord, V: PartialEq + Serialize>(
+    kind: &'static str,
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+    key: impl Fn(&K) -> String,
+) -> Vec<Jotting> {
+    let changed = after.iter().filter(|(name, value)| before.get(name) != Some(*value));
+    let put = |(name, value): (&K, &V)| Jotting {
+        kind,
+        key: key(name),
+        value: Some(serde_json::to_value(value).expect("records have nothing that JSON lacks")),
+    };
+    let gone = before.keys().filter(|name| !after.contains_key(name));
+    let remove = |name: &K| Jotting { kind, key: key(name), value: None };
+    changed.map(put).chain(gone.map(remove)).collect()
+}
+
+/// Gives orders. Cheap to clone: clones share.
+#[derive(Debug, Clone)]
+pub struct Conductor {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    control: Control,
+    cache: Arc<Cache>,
+    live: Arc<Live>,
+    store: Arc<Store>,
+    /// Held while orders change.
+    desk: Mutex<Desk>,
+    /// What the desk held last, for those who read.
+    shown: RwLock<Arc<Book>>,
+    events: Events,
+}
+
+/// What one at a time may change.
+#[derive(Debug)]
+struct Desk {
+    book: Book,
+    /// What had been counted when a drill began, by its number.
+    drills: BTreeMap<u64, Totals>,
+    /// When scheduled drills are due, with the schedule.
+    due: BTreeMap<Name, (String, Option<Timestamp>)>,
+    swept: Timestamp,
+}
+
+/// Who asks for something, why, and for how long.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    /// Who.
+    pub author: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// For how long; none for good.
+    pub expires_in: Option<Duration>,
+    /// Whatever harm it does.
+    pub force: bool,
+}
+
+impl Asking {
+    fn note(&self, now: Timestamp) -> Note {
+        let expires_at = self.expires_in.map(|length| later(now, length));
+        Note { author: self.author.clone(), reason: self.reason.clone(), since: now, expires_at }
+    }
+}
+
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| time.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
+
+impl Conductor {
+    /// Goes on from this book, which the control was started with.
+    pub fn new(control: Control, cache: Arc<Cache>, live: Arc<Live>, events: Events, book: Book) -> Self {
+        let store = control.store().clone();
+        let shown = RwLock::new(Arc::new(book.clone()));
+        let desk = Desk { book, drills: BTreeMap::new(), due: BTreeMap::new(), swept: Timestamp::UNIX_EPOCH };
+        Self { inner: Arc::new(Inner { control, cache, live, store, desk: Mutex::new(desk), shown, events }) }
+    }
+
+    /// What is in force and what happened, as of the last change.
+    pub fn book(&self) -> Arc<Book> {
+        self.inner.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What Envoys said of an upstream.
+    pub fn picture(&self, build: &Build, upstream: &Upstream) -> Picture {
+        self.inner.live.picture(upstream, &build.addresses, Timestamp::now())
+    }
+
+    /// Looks after orders until it is dropped.
+    pub async fn run(&self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let mut desk = self.inner.desk.lock().await;
+            if let Err(error) = self.tick(&mut desk, Timestamp::now()).await {
+                error!(error = &error as &dyn std::error::Error, "orders could not be looked after");
+            }
+        }
+    }
+
+    /// Takes in what Envoys say of their load, until nobody says anything more.
+    pub async fn listen(&self, mut heard: mpsc::Receiver<Heard>) {
+        while let Some(heard) = heard.recv().await {
+            let (now, live) = (Timestamp::now(), &self.inner.live);
+            let shifts = match heard {
+                Heard::Load { node, clusters } => live.fold(&node, now, &clusters, &self.inner.cache.build()),
+                Heard::Gone { node } => live.gone(&node, now),
+            };
+            self.shifted(shifts, now).await;
+        }
+    }
+
+    /// Decides on orders by `decide` and gives them. What it returns beside them is returned.
+    ///
+    /// # Errors
+    ///
+    /// Why they were refused, or could not be stored.
+    pub async fn order<T>(
+        &self,
+        force: bool,
+        decide: impl FnOnce(&Scene<'_>) -> Result<(Orders, T), Refusal> + Send,
+    ) -> Result<T, Error> {
+        let mut desk = self.inner.desk.lock().await;
+        let build = self.inner.cache.build();
+        let now = Timestamp::now();
+        let (orders, told) = {
+            let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(&build, upstream, target);
+            let orders = &desk.book.orders;
+            decide(&Scene { build: &build, orders, is_healthy: &is_healthy, now, force })?
+        };
+        self.give(&mut desk, orders, &build).await?;
+        Ok(told)
+    }
+
+    /// What would be ordered; nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// Why it would be refused.
+    pub async fn propose<T>(
+        &self,
+        force: bool,
+        decide: impl FnOnce(&Scene<'_>) -> Result<(Orders, T), Refusal> + Send,
+    ) -> Result<T, Error> {
+        let desk = self.inner.desk.lock().await;
+        let build = self.inner.cache.build();
+        let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(&build, upstream, target);
+        let (orders, now) = (&desk.book.orders, Timestamp::now());
+        let scene = Scene { build: &build, orders, is_healthy: &is_healthy, now, force };
+        decide(&scene).map(|(_, told)| told).map_err(Error::Refused)
+    }
+
+    fn is_healthy(&self, build: &Build, upstream: &Upstream, target: &Target) -> Option<bool> {
+        let picture = self.picture(build, upstream);
+        let target = picture.targets.get(&target.address)?;
+        target.is_healthy.filter(|_| !target.is_stale)
+    }
+
+    /// Makes orders durable, and tells Envoys and people.
+    async fn give(&self, desk: &mut Desk, orders: Orders, build: &Build) -> Result<(), Error> {
+        let changes = jottings(&desk.book.orders, &orders);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.jot(changes).await?;
+        let before = std::mem::replace(&mut desk.book.orders, orders);
+        let steerings = desk.book.orders.steerings();
+        if steerings != before.steerings() && !self.inner.control.steer(steerings).await {
+            return Err(Error::ShuttingDown);
+        }
+        for (id, drill) in desk.book.orders.drills.range(before.drills.len() as u64..) {
+            if !before.drills.contains_key(id) {
+                desk.drills.insert(*id, self.inner.live.totals(&drill.upstream));
+            }
+        }
+        self.tell_drills(desk, &before, build);
+        self.tell_orders(&before, &desk.book.orders);
+        self.show(desk);
+        Ok(())
+    }
+
+    async fn jot(&self, changes: Vec<Jotting>) -> Result<(), Error> {
+        let store = self.inner.store.clone();
+        let written = tokio::task::spawn_blocking(move || store.jot(&changes)).await;
+        written.map_err(|_| Error::ShuttingDown)?.map_err(Error::Store)
+    }
+
+    fn show(&self, desk: &Desk) {
+        let book = Arc::new(desk.book.clone());
+        *self.inner.shown.write().unwrap_or_else(PoisonError::into_inner) = book;
+    }
+
+    fn tell(&self, event: fn(String, Value) -> Event, upstream: &Name, what: Value) {
+        self.inner.events.publish(&event(upstream.to_string(), what));
+    }
+
+    /// Notes who sends traffic when a drill begins.
+    fn tell_drills(&self, desk: &mut Desk, before: &Orders, build: &Build) {
+        for (id, drill) in &mut desk.book.orders.drills {
+            let Some(upstream) = build.model.upstreams.get(&drill.upstream) else { continue };
+            if before.drills.contains_key(id) {
+                continue;
+            }
+            let picture = self.picture(build, upstream);
+            let fresh = picture.nodes.iter().filter(|(_, node)| !node.is_stale);
+            drill.nodes = fresh.map(|(node, _)| node.clone()).collect();
+            drill.share_before = shares(&picture);
+        }
+    }
+
+    fn tell_orders(&self, before: &Orders, after: &Orders) {
+        for ((upstream, part), order) in &after.states {
+            if before.states.get(&(upstream.clone(), part.clone())) != Some(order) {
+                let Note { author, reason, expires_at, .. } = &order.note;
+                let state = order.state.word();
+                info!(%upstream, %part, state, author, reason, "state set");
+                let what = json!({ "part": part, "state": state, "author": author, "reason": reason,
+                    "expires_at": expires_at });
+                self.tell(state_event, upstream, what);
+            }
+        }
+        for (upstream, part) in before.states.keys().filter(|key| !after.states.contains_key(key)) {
+            info!(%upstream, %part, state = "auto", "state set");
+            self.tell(state_event, upstream, json!({ "part": part, "state": "auto" }));
+        }
+        for (upstream, pin) in after.pins.iter().filter(|(name, pin)| before.pins.get(*name) != Some(pin)) {
+            info!(%upstream, priority = pin.priority, "pinned");
+            let what = json!({ "priority": pin.priority, "author": pin.note.author, "reason": pin.note.reason,
+                "expires_at": pin.note.expires_at });
+            self.tell(pin_event, upstream, what);
+        }
+        for upstream in before.pins.keys().filter(|name| !after.pins.contains_key(*name)) {
+            info!(%upstream, "pin removed");
+            self.tell(pin_event, upstream, json!({ "priority": null }));
+        }
+        for (upstream, hold) in
+            after.holds.iter().filter(|(name, hold)| before.holds.get(*name) != Some(hold))
+        {
+            info!(%upstream, priority = hold.tier, phase = ?hold.phase, flapping = hold.is_flapping, "standby held");
+            let what = json!({ "priority": hold.tier, "phase": hold.phase, "flapping": hold.is_flapping });
+            self.tell(hold_event, upstream, what);
+        }
+        for upstream in before.holds.keys().filter(|name| !after.holds.contains_key(*name)) {
+            info!(%upstream, "hold released");
+            self.tell(hold_event, upstream, json!({ "phase": "released" }));
+        }
+        for (id, drill) in &after.drills {
+            if before.drills.get(id).map(|drill| drill.state) != Some(drill.state) {
+                let state = drill.state.word();
+                info!(id, upstream = %drill.upstream, state, reason = drill.reason, "drill");
+                let what = json!({ "id": id.to_string(), "state": state, "reason": drill.reason });
+                self.tell(drill_event, &drill.upstream, what);
+            }
+        }
+    }
+
+    /// Takes in that other tiers serve.
+    async fn shifted(&self, shifts: Vec<Shift>, now: Timestamp) {
+        if shifts.is_empty() {
+            return;
+        }
+        let mut desk = self.inner.desk.lock().await;
+        let build = self.inner.cache.build();
+        let mut orders = desk.book.orders.clone();
+        let mut changes = Vec::new();
+        for shift in &shifts {
+            let Some(upstream) = build.model.upstreams.get(&shift.upstream) else { continue };
+            let totals = self.inner.live.totals(&shift.upstream);
+            let cause = || Cause::of(upstream, &orders, shift.errors);
+            let change = desk.book.history.shift(shift, cause, totals);
+            if let (Some(id), Some(_)) = (orders.drill_of(&upstream.name).map(|(id, _)| id), shift.from)
+                && let Some(drill) = orders.drills.get_mut(&id)
+            {
+                drill.shifted(&shift.node, shift.at);
+            }
+            if let Some(change) = change {
+                hold_if_asked(&mut orders, &mut desk.book.history, upstream, change, now);
+                changes.push(change);
+            }
+        }
+        if let Err(error) = self.remember(&mut desk, &changes).await {
+            error!(error = &error as &dyn std::error::Error, "a failover was not stored");
+        }
+        if let Err(error) = self.give(&mut desk, orders, &build).await {
+            error!(error = &error as &dyn std::error::Error, "a standby is not held");
+        }
+        self.show(&desk);
+    }
+
+    /// Makes failovers durable and tells of them.
+    async fn remember(&self, desk: &mut Desk, changes: &[Change]) -> Result<(), Error> {
+        let mut jottings = Vec::new();
+        for change in changes {
+            let (Change::Began(id) | Change::Spread(id) | Change::Ended(id)) = *change;
+            let Some(failover) = desk.book.history.failovers.get(&id) else { continue };
+            let value = serde_json::to_value(failover).expect("records have nothing that JSON lacks");
+            let Failover { upstream, cause, from, to, nodes, .. } = failover;
+            match change {
+                Change::Began(_) => {
+                    warn!(%upstream, from, to, cause = cause.word(), ?nodes, "failover");
+                    self.tell(failover_event, upstream, value.clone());
+                }
+                Change::Spread(_) => {}
+                Change::Ended(_) => {
+                    info!(%upstream, from = to, to = from, "failback");
+                    self.tell(failback_event, upstream, value.clone());
+                }
+            }
+            jottings.push(Jotting { kind: KINDS[4], key: id.to_string(), value: Some(value) });
+        }
+        self.jot(jottings).await
+    }
+
+    async fn tick(&self, desk: &mut Desk, now: Timestamp) -> Result<(), Error> {
+        let build = self.inner.cache.build();
+        let live = &self.inner.live;
+        desk.book.history.count(|name| live.totals(name));
+        let gone = desk.book.history.without(now, |name| build.model.upstreams.contains_key(name));
+        self.remember(desk, &gone).await?;
+        let mut orders = desk.book.orders.at(now);
+        self.watch_drills(desk, &mut orders, &build, now);
+        self.watch_holds(desk, &mut orders, &build, now);
+        self.begin_drills(desk, &mut orders, &build, now);
+        self.give(desk, orders, &build).await?;
+        if now.duration_since(desk.swept) > SWEEP {
+            desk.swept = now;
+            self.sweep(desk, now).await?;
+            self.show(desk);
+        }
+        // What is being counted goes on while a failover lasts.
+        if !gone.is_empty() || !desk.book.history.is_quiet() {
+            self.show(desk);
+        }
+        Ok(())
+    }
+
+    async fn sweep(&self, desk: &mut Desk, now: Timestamp) -> Result<(), Error> {
+        self.inner.live.forget(now);
+        let before = desk.book.history.failovers.clone();
+        desk.book.history.forget(now);
+        let changes = differing(KINDS[4], &before, &desk.book.history.failovers, u64::to_string);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.jot(changes).await
+    }
+
+    fn watch_drills(&self, desk: &Desk, orders: &mut Orders, build: &Build, now: Timestamp) {
+        for (id, drill) in orders.drills.iter_mut().filter(|(_, drill)| drill.is_running()) {
+            let Some(upstream) = build.model.upstreams.get(&drill.upstream) else {
+                drill.abort(now, "the upstream is gone".to_owned());
+                continue;
+            };
+            let before = desk.drills.get(id).copied().unwrap_or_default();
+            let totals = self.inner.live.totals(&drill.upstream);
+            let seen = Seen {
+                requests: totals.requests.saturating_sub(before.requests),
+                errors: totals.errors.saturating_sub(before.errors),
+                share: shares(&self.picture(build, upstream)),
+            };
+            drill.watch(now, seen);
+        }
+    }
+
+    fn watch_holds(&self, desk: &Desk, orders: &mut Orders, build: &Build, now: Timestamp) {
+        let history = &desk.book.history;
+        orders.holds = std::mem::take(&mut orders.holds)
+            .into_iter()
+            .filter_map(|(name, hold)| {
+                let upstream = build.model.upstreams.get(&name)?;
+                let home_serves = match hold.phase {
+                    Phase::Step { .. } => self.home_answers(build, upstream)?,
+                    _ => Some(history.serving(&name) == Some(0)),
+                };
+                let next = match home_serves {
+                    // Without traffic nobody knows.
+                    None if upstream.failback.holds() => Next::Hold(hold),
+                    home_serves => hold.next(now, &upstream.failback, home_serves.unwrap_or(false)),
+                };
+                match next {
+                    Next::Hold(hold) => Some((name, hold)),
+                    Next::Over => None,
+                }
+            })
+            .collect();
+    }
+
+    /// Whether primaries answer requests; the inner none when there are no requests.
+    #[expect(clippy::option_option, reason = "the outer one is that of an iterator")]
+    fn home_answers(&self, build: &Build, upstream: &Upstream) -> Option<Option<bool>> {
+        let picture = self.picture(build, upstream);
+        if picture.is_stale {
+            return Some(None);
+        }
+        let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
+        let mut seen = primaries.filter_map(|target| picture.targets.get(&target.address));
+        Some(Some(seen.any(|seen| seen.requests_per_second > 0.0 && seen.is_healthy == Some(true))))
+    }
+
+    /// Begins the scheduled drills that are due.
+    fn begin_drills(&self, desk: &mut Desk, orders: &mut Orders, build: &Build, now: Timestamp) {
+        let scheduled = build.model.upstreams.values().filter_map(|it| Some((it, it.drill.as_ref()?)));
+        for (upstream, drill) in scheduled {
+            let entry = desk.due.get(&upstream.name).filter(|(schedule, _)| *schedule == drill.schedule);
+            let due = match entry {
+                Some((_, due)) => *due,
+                None => {
+                    let next = (drill.schedule.clone(), drill.next(now));
+                    desk.due.insert(upstream.name.clone(), next);
+                    continue;
+                }
+            };
+            if due.is_none_or(|due| due > now) {
+                continue;
+            }
+            desk.due.insert(upstream.name.clone(), (drill.schedule.clone(), drill.next(now)));
+            let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(build, upstream, target);
+            let scene = Scene { build, orders, is_healthy: &is_healthy, now, force: false };
+            let parts: Result<Vec<Part>, _> = drill.down.iter().map(|it| Part::parse(it, upstream)).collect();
+            let begun = parts.map_err(|(message, _)| Refusal::Invalid(message)).and_then(|parts| {
+                let until = later(now, drill.length);
+                scene.drill(upstream, parts, until, Some(drill.error_rate), "schedule".to_owned())
+            });
+            match begun {
+                Ok(begun) => *orders = begun,
+                Err(refusal) => {
+                    warn!(upstream = %upstream.name, reason = %refusal, "a scheduled drill was left out");
+                    let what = json!({ "state": "refused", "reason": refusal.to_string() });
+                    self.tell(drill_event, &upstream.name, what);
+                }
+            }
+        }
+    }
+
+    /// Begins a drill.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scene::drill`], or when a part is not there.
+    pub fn begin(
+        scene: &Scene<'_>,
+        upstream: &Upstream,
+        down: &[String],
+        length: Duration,
+        error_rate: Option<f64>,
+        asking: &Asking,
+    ) -> Result<Orders, Refusal> {
+        let parts: Result<Vec<Part>, _> = down.iter().map(|text| Part::parse(text, upstream)).collect();
+        let parts = parts.map_err(|(message, help)| Refusal::Invalid(format!("{message}; {help}")))?;
+        scene.drill(upstream, parts, later(scene.now, length), error_rate, asking.author.clone())
+    }
+
+    /// The note of what is asked for now.
+    pub fn note(scene: &Scene<'_>, asking: &Asking) -> Note {
+        asking.note(scene.now)
+    }
+}
+
+/// Holds the standby of an upstream that asks for it, once it serves most Envoys because the primaries failed.
+fn hold_if_asked(
+    orders: &mut Orders,
+    history: &mut History,
+    upstream: &Upstream,
+    change: Change,
+    now: Timestamp,
+) {
+    let (Change::Began(id) | Change::Spread(id)) = change else { return };
+    let Failback { at_most, .. } = &upstream.failback;
+    let serving = history.serving(&upstream.name).filter(|tier| *tier != 0);
+    let Some(failover) = history.failovers.get_mut(&id) else { return };
+    let Some(tier) = serving.filter(|_| failover.cause.is_failure() && !failover.was_held) else { return };
+    if !upstream.failback.holds() {
+        return;
+    }
+    failover.was_held = true;
+    let is_flapping = at_most.is_some_and(|at_most| history.is_flapping(&upstream.name, now, at_most));
+    if is_flapping {
+        warn!(upstream = %upstream.name, "failbacks come too often: the standby is held until it is released");
+    }
+    if is_flapping || upstream.failback.release != crate::model::failback::Release::Auto {
+        let hold = Hold::new(tier, now, &upstream.failback, is_flapping);
+        orders.holds.insert(upstream.name.clone(), hold);
+    }
+}
+
+fn failover_event(upstream: String, what: Value) -> Event {
+    Event::Failover { upstream, what }
+}
+
+fn failback_event(upstream: String, what: Value) -> Event {
+    Event::Failback { upstream, what }
+}
+
+fn state_event(upstream: String, what: Value) -> Event {
+    Event::TargetState { upstream, what }
+}
+
+fn pin_event(upstream: String, what: Value) -> Event {
+    Event::Pin { upstream, what }
+}
+
+fn hold_event(upstream: String, what: Value) -> Event {
+    Event::Hold { upstream, what }
+}
+
+fn drill_event(upstream: String, what: Value) -> Event {
+    Event::Drill { upstream, what }
+}
+
+fn shares(picture: &Picture) -> BTreeMap<String, f64> {
+    if picture.is_stale {
+        return BTreeMap::new();
+    }
+    let share = |share: f64| (share * 10.0).round() / 10.0;
+    picture.targets.iter().map(|(address, target)| (address.to_string(), share(target.share))).collect()
+}

@@ -1,0 +1,191 @@
+//! What reports come to.
+
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{SocketAddress, address};
+use envoy_types::pb::envoy::config::endpoint::v3::{UpstreamEndpointStats, UpstreamLocalityStats};
+
+use super::*;
+use crate::pipeline::{Inputs, build};
+
+const SHOP: &str = "
+upstreams:
+  - name: shop
+    targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.9:80, failover: true }]
+";
+
+fn made(text: &str) -> Build {
+    let inputs = Inputs { files: [("shop.yaml".into(), text.into())].into(), ..Inputs::default() };
+    build(&inputs, None).expect("it builds")
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("within the calendar")
+}
+
+/// What an Envoy says of `shop` after a second: of each last number of an address, how many requests were answered
+/// and how many failed.
+fn report(loads: &[(u8, u64, u64)]) -> Vec<endpoint::ClusterStats> {
+    let endpoint = |(host, success, errors): &(u8, u64, u64)| UpstreamEndpointStats {
+        address: Some(core::Address {
+            address: Some(address::Address::SocketAddress(SocketAddress {
+                address: format!("10.0.0.{host}"),
+                port_specifier: Some(PortSpecifier::PortValue(80)),
+                ..Default::default()
+            })),
+        }),
+        total_successful_requests: *success,
+        total_error_requests: *errors,
+        ..Default::default()
+    };
+    let locality = UpstreamLocalityStats {
+        upstream_endpoint_stats: loads.iter().map(endpoint).collect(),
+        ..Default::default()
+    };
+    vec![endpoint::ClusterStats {
+        cluster_name: "shop".into(),
+        upstream_locality_stats: vec![locality],
+        ..Default::default()
+    }]
+}
+
+/// The shifts of one Envoy, as `second: from → to`, after it said this in each second.
+fn shifts(text: &str, seconds: &[&[(u8, u64, u64)]]) -> Vec<String> {
+    let (live, build) = (Live::default(), made(text));
+    let mut shifts = Vec::new();
+    for (second, loads) in (1..).zip(seconds) {
+        let found = live.fold("a", at(second), &report(loads), &build);
+        let tier = |tier: Option<u32>| tier.map_or_else(|| "?".to_owned(), |tier| tier.to_string());
+        shifts.extend(found.iter().map(|it| format!("{second}: {} → {}", tier(it.from), tier(it.to))));
+    }
+    shifts
+}
+
+fn picture(live: &Live, build: &Build, second: i64) -> Picture {
+    live.picture(&build.model.upstreams["shop"], &build.addresses, at(second))
+}
+
+/// The health of the three targets, `+` good, `-` bad, `?` unknown, with `~` before what is old.
+fn health(picture: &Picture) -> String {
+    let one = |host: u8| {
+        let address = Address::parse(&format!("10.0.0.{host}:80")).expect("an address");
+        let Some(target) = picture.targets.get(&address) else { return "?" };
+        match (target.is_healthy, target.is_stale) {
+            (None, _) => "?",
+            (Some(true), false) => "+",
+            (Some(true), true) => "~+",
+            (Some(false), false) => "-",
+            (Some(false), true) => "~-",
+        }
+    };
+    [1, 2, 9].map(one).concat()
+}
+
+#[test]
+fn the_tier_that_answers_serves() {
+    let seconds: [&[_]; 4] = [
+        &[(1, 50, 0), (2, 50, 0)],
+        &[(1, 40, 3), (2, 40, 2), (9, 20, 0)],
+        &[(9, 100, 0)],
+        &[(1, 50, 0), (2, 50, 0)],
+    ];
+    assert_eq!(shifts(SHOP, &seconds), ["1: ? → 0", "3: 0 → 1", "4: 1 → 0"]);
+}
+
+#[test]
+fn retries_on_the_standby_are_no_failover() {
+    let seconds: [&[_]; 2] = [&[(1, 100, 0)], &[(1, 80, 20), (9, 20, 0)]];
+    assert_eq!(shifts(SHOP, &seconds), ["1: ? → 0"]);
+}
+
+#[test]
+fn a_standby_that_answers_a_third_within_a_second_serves_already() {
+    let seconds: [&[_]; 2] = [&[(1, 100, 0)], &[(1, 65, 5), (9, 35, 0)]];
+    assert_eq!(shifts(SHOP, &seconds), ["1: ? → 0", "2: 0 → 1"]);
+}
+
+#[test]
+fn in_spill_the_tier_with_the_most_serves() {
+    let spill = SHOP.replace("targets:", "failover: { mode: spill }\n    targets:");
+    let seconds: [&[_]; 3] = [&[(1, 100, 0)], &[(1, 60, 0), (9, 40, 0)], &[(1, 40, 0), (9, 60, 0)]];
+    assert_eq!(shifts(&spill, &seconds), ["1: ? → 0", "3: 0 → 1"]);
+}
+
+#[test]
+fn without_answers_nothing_is_known_to_have_moved() {
+    assert_eq!(shifts(SHOP, &[&[(1, 100, 0)], &[(1, 0, 100)], &[]]), ["1: ? → 0"]);
+}
+
+#[test]
+fn a_target_that_gets_nothing_where_it_should_is_unhealthy() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    assert_eq!(health(&picture(&live, &build, 1)), "++?");
+    live.fold("a", at(2), &report(&[(2, 100, 0)]), &build);
+    assert_eq!(health(&picture(&live, &build, 2)), "-+?", "its tier serves without it");
+    live.fold("a", at(3), &report(&[(9, 100, 0)]), &build);
+    assert_eq!(health(&picture(&live, &build, 3)), "--+", "a later tier serves in its place");
+}
+
+#[test]
+fn a_few_requests_show_nothing_of_those_that_got_none() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.fold("a", at(1), &report(&[(1, 5, 0), (2, 5, 0)]), &build);
+    live.fold("a", at(2), &report(&[(1, 3, 0)]), &build);
+    assert_eq!(health(&picture(&live, &build, 2)), "++?");
+}
+
+#[test]
+fn without_traffic_the_last_state_is_old() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    live.fold("a", at(2), &[], &build);
+    let old = picture(&live, &build, 7);
+    assert_eq!((health(&old).as_str(), old.is_stale, old.serving), ("~+~+?", true, Some(0)));
+}
+
+#[test]
+fn who_sees_something_else_disagrees() {
+    let (live, build) = (Live::default(), made(SHOP));
+    for node in ["a", "b", "c"] {
+        live.fold(node, at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    }
+    live.fold("b", at(2), &report(&[(2, 100, 0)]), &build);
+    let picture = picture(&live, &build, 2);
+    let target = &picture.targets[&Address::parse("10.0.0.1:80").expect("an address")];
+    assert_eq!(target.is_healthy, Some(true));
+    assert_eq!((target.reported_by.join(" "), target.disagree.join(" ")), ("a c".into(), "b".into()));
+}
+
+#[test]
+fn shares_are_those_of_all_envoys_together() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.fold("a", at(1), &report(&[(1, 30, 0), (2, 30, 0)]), &build);
+    live.fold("b", at(1), &report(&[(9, 40, 0)]), &build);
+    let picture = picture(&live, &build, 1);
+    let shares: Vec<f64> = picture.targets.values().map(|target| target.share.round()).collect();
+    assert_eq!((shares, picture.requests_per_second.round()), (vec![30.0, 30.0, 40.0], 100.0));
+}
+
+#[test]
+fn an_envoy_that_goes_serves_nothing() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.fold("a", at(1), &report(&[(9, 100, 0)]), &build);
+    let gone = live.gone("a", at(5));
+    assert_eq!((gone[0].from, gone[0].to), (Some(1), None));
+    assert_eq!(live.gone("a", at(6)), []);
+    live.forget(at(5000));
+    assert!(picture(&live, &build, 5000).nodes.is_empty());
+}
+
+#[test]
+fn clusters_of_one_tier_each_are_one_upstream() {
+    let hashed = SHOP.replace("targets:", "load_balancer: maglev\n    targets:");
+    let (live, build) = (Live::default(), made(&hashed));
+    let mut stats = report(&[(1, 10, 5)]);
+    stats.extend(report(&[(9, 90, 0)]));
+    stats[0].cluster_name = "shop/p0".into();
+    stats[1].cluster_name = "shop/p1".into();
+    let shifts = live.fold("a", at(1), &stats, &build);
+    assert_eq!((shifts.len(), shifts[0].to), (1, Some(1)));
+    assert_eq!(live.totals(&shifts[0].upstream), Totals { requests: 105, errors: 5 });
+}

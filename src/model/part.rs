@@ -1,0 +1,122 @@
+//! Some of the targets of an upstream, as operators name them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::config::near;
+use crate::model::target::{Address, Target};
+use crate::model::upstream::Upstream;
+
+/// Some targets of an upstream: `10.0.0.1:8080`, `region=R`, `zone=Z`, `sub_zone=S` or `priority=N`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// One target.
+    Target(Address),
+    /// All of a region.
+    Region(String),
+    /// All of a zone.
+    Zone(String),
+    /// All of a sub-zone.
+    SubZone(String),
+    /// All of a tier.
+    Priority(u32),
+}
+
+/// Why a text names no part of an upstream: what is wrong, and what would be right.
+pub type NoPart = (String, String);
+
+impl Part {
+    /// Reads what is meant, which must be something that the upstream has.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the text, or that the upstream has no such target.
+    pub fn parse(text: &str, upstream: &Upstream) -> Result<Self, NoPart> {
+        let part = Self::read(text)?;
+        match upstream.targets.iter().any(|target| part.includes(target)) {
+            true => Ok(part),
+            false => Err(part.absent_in(upstream)),
+        }
+    }
+
+    /// Reads what is meant, whether an upstream has it or not.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the text.
+    pub fn read(text: &str) -> Result<Self, NoPart> {
+        let part = match text.split_once('=') {
+            Some(("region", name)) => Self::Region(name.to_owned()),
+            Some(("zone", name)) => Self::Zone(name.to_owned()),
+            Some(("sub_zone", name)) => Self::SubZone(name.to_owned()),
+            Some(("priority", number)) => Self::Priority(number.parse().map_err(|_| {
+                let message = format!("`{number}` is no priority");
+                (message, "priorities are numbers from 0, as in priority=0".to_owned())
+            })?),
+            Some((word, _)) => {
+                let words = ["region", "zone", "sub_zone", "priority"];
+                let help = match near(word, words).first() {
+                    Some(word) => format!("did you mean `{word}=`?"),
+                    None => "write a target, region=R, zone=Z, sub_zone=S or priority=N".to_owned(),
+                };
+                return Err((format!("`{word}` is nothing that can be down"), help));
+            }
+            None => Self::Target(Address::parse(text).map_err(|(message, help)| (message, help.to_owned()))?),
+        };
+        Ok(part)
+    }
+
+    /// True when this target is one of those.
+    pub fn includes(&self, target: &Target) -> bool {
+        match self {
+            Self::Target(address) => target.address == *address,
+            Self::Region(region) => target.locality.region == *region,
+            Self::Zone(zone) => target.locality.zone == *zone,
+            Self::SubZone(sub_zone) => target.locality.sub_zone == *sub_zone,
+            Self::Priority(priority) => target.tier == *priority,
+        }
+    }
+
+    fn absent_in(&self, upstream: &Upstream) -> NoPart {
+        let (kind, wanted, of): (_, _, fn(&Target) -> String) = match self {
+            Self::Target(address) => ("target", address.to_string(), |target| target.address.to_string()),
+            Self::Region(name) => ("region", name.clone(), |target| target.locality.region.clone()),
+            Self::Zone(name) => ("zone", name.clone(), |target| target.locality.zone.clone()),
+            Self::SubZone(name) => ("sub_zone", name.clone(), |target| target.locality.sub_zone.clone()),
+            Self::Priority(number) => ("priority", number.to_string(), |target| target.tier.to_string()),
+        };
+        let there: BTreeSet<String> =
+            upstream.targets.iter().map(of).filter(|name| !name.is_empty()).collect();
+        let help = match near(&wanted, there.iter().map(String::as_str)).as_slice() {
+            [] if there.is_empty() => format!("none of its targets has a {kind}"),
+            [] => format!("there is {}", there.into_iter().take(8).collect::<Vec<_>>().join(", ")),
+            words => format!("did you mean `{}`?", words.join("` or `")),
+        };
+        (format!("upstream `{}` has no {kind} `{wanted}` with traffic", upstream.name), help)
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Target(address) => address.fmt(f),
+            Self::Region(name) => write!(f, "region={name}"),
+            Self::Zone(name) => write!(f, "zone={name}"),
+            Self::SubZone(name) => write!(f, "sub_zone={name}"),
+            Self::Priority(number) => write!(f, "priority={number}"),
+        }
+    }
+}
+
+impl serde::Serialize for Part {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Part {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        Self::read(&text).map_err(|(message, _)| serde::de::Error::custom(message))
+    }
+}

@@ -1,0 +1,112 @@
+//! Who serves, and since when, as load reports tell it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, eventually};
+use crate::stage::{Cast, Edge, comes_to_rest, faultless};
+
+/// The newest failover, once there is one.
+async fn failover(edge: &Edge) -> Value {
+    eventually(PATIENCE, "a failover is told", async || {
+        let (_, failovers) = edge.understudy.get("/failovers").await;
+        match failovers["items"][0].is_object() {
+            true => Ok(failovers["items"][0].clone()),
+            false => Err(failovers.to_string()),
+        }
+    })
+    .await
+}
+
+async fn health(edge: &Edge) -> Value {
+    edge.understudy.get("/upstreams/checkout/health").await.1
+}
+
+async fn serving(edge: &Edge, priority: u32) -> Value {
+    eventually(PATIENCE, &format!("{priority} is seen to serve"), async || {
+        let health = health(edge).await;
+        if health["serving_priority"] == priority { Ok(health) } else { Err(health.to_string()) }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_primaries_are_told_of_within_two_seconds_and_so_is_their_return() {
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    let health = serving(&edge, 0).await;
+    let shares: Vec<Option<f64>> =
+        health["targets"].as_array().into_iter().flatten().map(|target| target["share"].as_f64()).collect();
+    assert_eq!(shares.len(), 3, "{health}");
+    assert!(shares[0].is_some_and(|share| (45.0..=55.0).contains(&share)), "{health}");
+    assert_eq!(health["targets"][0]["health"], "healthy", "{health}");
+    assert_eq!(health["targets"][0]["reported_by"], json!(["edge-1"]), "{health}");
+    let killed = Instant::now();
+    cast.a.kill();
+    cast.b.kill();
+    let told = failover(&edge).await;
+    let after = killed.elapsed();
+    assert!(after < Duration::from_secs(3), "told after {after:?}: {told}");
+    assert_eq!(told["upstream"], "checkout");
+    assert_eq!((&told["from"], &told["to"], &told["end"]), (&json!(0), &json!(1), &Value::Null), "{told}");
+    assert_eq!(told["nodes"], json!(["edge-1"]), "{told}");
+    // Five failed requests eject a target; its checks fail too, but later.
+    assert_eq!(told["cause"], "outlier_detection", "{told}");
+    let health = serving(&edge, 1).await;
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    assert_eq!(health["targets"][2]["health"], "healthy", "{health}");
+    let (_, topology) = edge.understudy.get("/topology").await;
+    assert_eq!(topology["upstreams"][0]["serving_priority"], 1, "{topology}");
+    for primary in cast.primaries() {
+        primary.restart().await;
+    }
+    comes_to_rest(&load, &["A", "B"]).await;
+    eventually(PATIENCE, "the end is told", async || {
+        let told = failover(&edge).await;
+        if told["end"].is_string() && told["requests"].as_u64() > Some(0) {
+            Ok(())
+        } else {
+            Err(told.to_string())
+        }
+    })
+    .await;
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_checks_are_told_from_failed_requests() {
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let off = json!({"outlier_detection": "off"});
+    let (status, answer) = edge.understudy.patch("/upstreams/checkout", off).await;
+    assert_eq!(status, 200, "{answer}");
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    serving(&edge, 0).await;
+    for primary in cast.primaries() {
+        primary.kill();
+    }
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    assert_eq!(failover(&edge).await["cause"], "health_check");
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_traffic_what_was_seen_last_is_old() {
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(100);
+    comes_to_rest(&load, &["A", "B"]).await;
+    serving(&edge, 0).await;
+    faultless(load).await;
+    let health = eventually(PATIENCE, "it is old", async || {
+        let health = health(&edge).await;
+        if health["stale"] == true { Ok(health) } else { Err(health.to_string()) }
+    })
+    .await;
+    assert_eq!(health["serving_priority"], 0, "{health}");
+    assert_eq!(health["targets"][0]["stale"], true, "{health}");
+}

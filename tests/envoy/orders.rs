@@ -1,0 +1,381 @@
+//! What operators order reaches Envoys as endpoints, at once, and costs no request: drained and dead targets, tiers and
+//! zones, pins, held standbys, drills.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Backend, PATIENCE, Understudy, eventually};
+use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, window};
+
+async fn put(edge: &Edge, path: &str, body: Value) -> Value {
+    let (status, answer) = edge.understudy.put(path, body.clone()).await;
+    assert_eq!(status, 200, "PUT {path} {body}: {answer}");
+    answer
+}
+
+fn state_of(backend: &Backend) -> String {
+    format!("/upstreams/checkout/targets/{}/state", backend.address())
+}
+
+async fn health(understudy: &Understudy) -> Value {
+    let (status, health) = understudy.get("/upstreams/checkout/health").await;
+    assert_eq!(status, 200, "{health}");
+    health
+}
+
+/// What the health view says of one target.
+async fn of_target(understudy: &Understudy, backend: &Backend, field: &str) -> Value {
+    let health = health(understudy).await;
+    let targets = health["targets"].as_array().cloned().unwrap_or_default();
+    let address = json!(backend.address().to_string());
+    targets
+        .into_iter()
+        .find(|target| target["target"] == address)
+        .map(|it| it[field].clone())
+        .unwrap_or_default()
+}
+
+/// The versions of the clusters that the Envoy runs.
+async fn clusters(understudy: &Understudy) -> Value {
+    let (_, fleet) = understudy.get("/fleet").await;
+    fleet["nodes"][0]["types"]["clusters"]["version"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_target_gets_nothing_and_returns_with_auto() {
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    let before = clusters(&edge.understudy).await;
+    let body = json!({"state": "drained", "reason": "new disks", "expires_in": "10m"});
+    let answer = put(&edge, &state_of(&cast.a), body).await;
+    assert_eq!((&answer["state"], &answer["reason"]), (&json!("drained"), &json!("new disks")));
+    comes_to_rest(&load, &["B"]).await;
+    assert_eq!(of_target(&edge.understudy, &cast.a, "state").await, "drained");
+    put(&edge, &state_of(&cast.a), json!({"state": "auto"})).await;
+    comes_to_rest(&load, &["A", "B"]).await;
+    assert_eq!(clusters(&edge.understudy).await, before, "no cluster was sent");
+    faultless(load).await;
+    assert_eq!(cast.failover.gets().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_that_is_down_leaves_its_traffic_to_the_standby() {
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    put(&edge, "/upstreams/checkout/tiers/0/state", json!({"state": "down"})).await;
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    let failover = eventually(PATIENCE, "the failover is told", async || {
+        let (_, failovers) = edge.understudy.get("/failovers").await;
+        match failovers["items"][0]["cause"].as_str() {
+            Some(_) => Ok(failovers["items"][0].clone()),
+            None => Err(failovers.to_string()),
+        }
+    })
+    .await;
+    assert_eq!((&failover["cause"], &failover["to"]), (&json!("drained"), &json!(1)), "{failover}");
+    let (status, answer) = edge.understudy.delete("/upstreams/checkout/tiers/0/state").await;
+    assert_eq!(status, 204, "{answer}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_is_drained_as_a_whole() {
+    let (a, b) = (Backend::start("A").await, Backend::start("B").await);
+    let edge = Edge::by_rest(async |understudy| {
+        checkout(understudy, json!({}), &[]).await;
+        for (backend, zone) in [(&a, "east"), (&b, "west")] {
+            let target = json!({"target": backend.address().to_string(), "zone": zone});
+            create(understudy, "/upstreams/checkout/targets", target).await;
+        }
+    })
+    .await;
+    edge.serves("A", PATIENCE).await;
+    edge.serves("B", PATIENCE).await;
+    let load = edge.load(300);
+    put(&edge, "/upstreams/checkout/zones/east/state", json!({"state": "drained"})).await;
+    comes_to_rest(&load, &["B"]).await;
+    let (status, answer) =
+        edge.understudy.put("/upstreams/checkout/zones/west/state", json!({"state": "drained"})).await;
+    assert_eq!(status, 409, "nothing would be left: {answer}");
+    let (status, answer) =
+        edge.understudy.put("/upstreams/checkout/zones/north/state", json!({"state": "drained"})).await;
+    assert_eq!(status, 404, "{answer}");
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_outlives_the_control_plane_and_ends_with_its_time() {
+    let cast = Cast::start().await;
+    let mut edge = cast.edge(json!({})).await;
+    let load = edge.load(200);
+    comes_to_rest(&load, &["A", "B"]).await;
+    put(&edge, &state_of(&cast.a), json!({"state": "drained"})).await;
+    put(&edge, &state_of(&cast.b), json!({"state": "down", "expires_in": "2s"})).await;
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    edge.understudy.kill();
+    edge.understudy.restart().await;
+    assert_eq!(of_target(&edge.understudy, &cast.a, "state").await, "drained");
+    comes_to_rest(&load, &["B"]).await;
+    assert_eq!(of_target(&edge.understudy, &cast.b, "state").await, "auto");
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_tier_serves_while_it_is_healthy() {
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    put(&edge, "/upstreams/checkout/pin", json!({"priority": 1, "reason": "audit"})).await;
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    cast.failover.kill();
+    comes_to_rest(&load, &["A", "B"]).await;
+    cast.failover.restart().await;
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    let (status, answer) = edge.understudy.delete("/upstreams/checkout/pin").await;
+    assert_eq!(status, 204, "{answer}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+/// With a hash balancer each tier is a cluster of its own under an aggregate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_of_an_aggregate_is_pinned_too() {
+    let cast = Cast::start().await;
+    let edge = Edge::by_rest(async |understudy| {
+        checkout(understudy, json!({}), &[&cast.a]).await;
+        let standby = json!({"target": cast.failover.address().to_string(), "failover": true});
+        create(understudy, "/upstreams/checkout/targets", standby).await;
+        let (status, answer) =
+            understudy.patch("/upstreams/checkout", json!({"load_balancer": "maglev"})).await;
+        assert_eq!(status, 200, "{answer}");
+    })
+    .await;
+    edge.serves("A", PATIENCE).await;
+    let load = edge.load(300);
+    put(&edge, "/upstreams/checkout/pin", json!({"priority": 1})).await;
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    edge.understudy.delete("/upstreams/checkout/pin").await;
+    comes_to_rest(&load, &["A"]).await;
+    faultless(load).await;
+}
+
+async fn with_failback(cast: &Cast, failback: Value) -> Edge {
+    let edge = cast.edge(json!({})).await;
+    let (status, answer) = edge.understudy.patch("/upstreams/checkout", json!({"failback": failback})).await;
+    assert_eq!(status, 200, "{answer}");
+    edge
+}
+
+/// Waits until the standby is held.
+async fn held(edge: &Edge) -> Value {
+    eventually(PATIENCE, "the standby is held", async || {
+        let health = health(&edge.understudy).await;
+        match health["hold"].is_object() {
+            true => Ok(health["hold"].clone()),
+            false => Err(health.to_string()),
+        }
+    })
+    .await
+}
+
+async fn both_return(cast: &mut Cast) {
+    for primary in cast.primaries() {
+        primary.restart().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_standby_serves_until_it_is_released() {
+    let mut cast = Cast::start().await;
+    let mut edge = with_failback(&cast, json!("manual")).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    cast.a.kill();
+    cast.b.kill();
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    held(&edge).await;
+    both_return(&mut cast).await;
+    // An ejection lasts 10 s, and three checks must pass: without the hold they would serve by then.
+    let quiet = window(&load, 300 * 16).await;
+    assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
+    edge.understudy.kill();
+    edge.understudy.restart().await;
+    held(&edge).await;
+    let quiet = window(&load, 600).await;
+    assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
+    let (status, answer) = edge.understudy.post("/upstreams/checkout/failback", json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_standby_that_dies_gives_the_traffic_back() {
+    let mut cast = Cast::start().await;
+    let edge = with_failback(&cast, json!("manual")).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    cast.a.kill();
+    cast.b.kill();
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    held(&edge).await;
+    both_return(&mut cast).await;
+    let back = window(&load, 300 * 16).await;
+    assert_eq!(back.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{back:?}");
+    cast.failover.kill();
+    comes_to_rest(&load, &["A", "B"]).await;
+    eventually(PATIENCE, "nothing is held", async || {
+        let health = health(&edge.understudy).await;
+        if health["hold"].is_null() { Ok(()) } else { Err(health.to_string()) }
+    })
+    .await;
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn primaries_that_returned_get_their_traffic_after_the_time_of_the_hold() {
+    let mut cast = Cast::start().await;
+    let edge = with_failback(&cast, json!({"after": "3s"})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    cast.a.kill();
+    cast.b.kill();
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    assert!(held(&edge).await["seconds_left"].is_number());
+    both_return(&mut cast).await;
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_return_the_traffic_in_shares() {
+    let mut cast = Cast::start().await;
+    let edge = with_failback(&cast, json!({"steps": [20, 100], "every": "8s"})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    cast.a.kill();
+    cast.b.kill();
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    held(&edge).await;
+    both_return(&mut cast).await;
+    comes_to_rest(&load, &["A", "B", "FAILOVER"]).await;
+    let step = window(&load, 600).await;
+    let primaries = step.served_by["A"] + step.served_by["B"];
+    let percent = 100 * primaries / step.requests;
+    assert!((18..=22).contains(&percent), "{percent} % in the first step: {step:?}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_moves_the_traffic_for_its_time_and_reports() {
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    // The prechecks know who serves once it was reported.
+    eventually(PATIENCE, "the load is seen", async || {
+        let health = health(&edge.understudy).await;
+        if health["serving_priority"] == 0 { Ok(()) } else { Err(health.to_string()) }
+    })
+    .await;
+    let drill = json!({"down": ["priority=0"], "for": "6s", "abort_if": {"error_rate": 1.0}});
+    let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
+    assert_eq!((status, &drill["state"]), (201, &json!("running")), "{drill}");
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    let path = format!("/drills/{}", drill["id"].as_str().expect("an id"));
+    let report = eventually(PATIENCE, "the drill ends", async || {
+        let (_, report) = edge.understudy.get(&path).await;
+        if report["state"] == "done" { Ok(report) } else { Err(report.to_string()) }
+    })
+    .await;
+    assert!(report["shift_seconds"]["edge-1"].as_f64().is_some_and(|seconds| seconds < 3.0), "{report}");
+    assert_eq!(report["errors"], 0, "{report}");
+    assert_eq!(report["share"][cast.failover.address().to_string()], 100.0, "{report}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    let (_, failovers) = edge.understudy.get("/failovers").await;
+    assert_eq!(failovers["items"][0]["cause"], "drill", "{failovers}");
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_ends_with_the_control_plane_that_watched_it() {
+    let cast = Cast::start().await;
+    let mut edge = cast.edge(json!({})).await;
+    let load = edge.load(200);
+    comes_to_rest(&load, &["A", "B"]).await;
+    let drill = json!({"down": ["priority=0"], "for": "10m"});
+    let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
+    assert_eq!(status, 201, "{drill}");
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    edge.understudy.kill();
+    edge.understudy.restart().await;
+    comes_to_rest(&load, &["A", "B"]).await;
+    let (_, drill) = edge.understudy.get("/drills/1").await;
+    assert_eq!(drill["state"], "reverted", "{drill}");
+    faultless(load).await;
+}
+
+/// The standby fails while it must serve: the drill ends at once, and nobody noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_ends_early_when_requests_fail() {
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    let drill = json!({"down": ["priority=0"], "for": "60s", "abort_if": {"error_rate": 0.1}});
+    let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
+    assert_eq!(status, 201, "{drill}");
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    cast.failover.mode("status 503").await;
+    let ended = eventually(PATIENCE, "the drill ends", async || {
+        let (_, drill) = edge.understudy.get("/drills/1").await;
+        if drill["state"] == "running" { Err(drill.to_string()) } else { Ok(drill) }
+    })
+    .await;
+    assert_eq!(ended["state"], "aborted", "{ended}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    // In panic, until it ended, each of the drilled primaries answered what the standby could not.
+    faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_do_harm_is_refused() {
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let understudy = &edge.understudy;
+    for (path, body, expected) in [
+        ("/upstreams/checkout/targets/10.9.9.9:1/state", json!({"state": "down"}), 404),
+        ("/upstreams/nowhere/tiers/0/state", json!({"state": "down"}), 404),
+        ("/upstreams/checkout/tiers/7/state", json!({"state": "down"}), 404),
+        ("/upstreams/checkout/tiers/0/state", json!({"state": "asleep"}), 422),
+        ("/upstreams/checkout/tiers/0/state", json!({"state": "down", "expires_in": "soon"}), 422),
+        ("/upstreams/checkout/pin", json!({"priority": 5}), 422),
+    ] {
+        let (status, answer) = understudy.put(path, body.clone()).await;
+        assert_eq!(status, expected, "PUT {path} {body}: {answer}");
+    }
+    for (path, body, expected) in [
+        ("/upstreams/checkout/drill", json!({"down": ["priority=0", "priority=1"]}), 409),
+        ("/upstreams/checkout/drill", json!({"down": ["priority=9"]}), 422),
+        ("/upstreams/checkout/drill", json!({"down": []}), 422),
+        ("/upstreams/nowhere/drill", json!({"down": ["priority=0"]}), 404),
+        ("/upstreams/checkout/failback", json!({}), 409),
+    ] {
+        let (status, answer) = understudy.post(path, body.clone()).await;
+        assert_eq!(status, expected, "POST {path} {body}: {answer}");
+    }
+    put(&edge, "/upstreams/checkout/tiers/0/state", json!({"state": "down"})).await;
+    let (status, answer) = understudy.put(&state_of(&cast.failover), json!({"state": "drained"})).await;
+    assert_eq!(status, 409, "{answer}");
+    let forced = format!("{}?force=true", state_of(&cast.failover));
+    put(&edge, &forced, json!({"state": "drained"})).await;
+    edge.serves("FAILOVER", Duration::from_secs(5)).await;
+}
