@@ -1,0 +1,14 @@
+//! Any text as a config file: it is compiled, or every fault has a place.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use understudy::pipeline::{Inputs, build};
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let inputs = Inputs { files: [("config.yaml".into(), text.into())].into(), ..Inputs::default() };
+    if let Err(faults) = build(&inputs, None) {
+        assert!(!faults.is_empty(), "what is refused has a fault");
+    }
+});

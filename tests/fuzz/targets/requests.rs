@@ -1,0 +1,113 @@
+//! Whatever a client sends, from the frames of its connection to the responses: nothing panics, requests read as prost
+//! decodes them, and a delta response names each resource once.
+//!
+//! The input is a list of steps. Each begins with a byte that says what happens; of a request a second one says
+//! how many bytes it has. The rest is as it comes over the wire.
+
+#![no_main]
+
+use std::convert::Infallible;
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use futures_util::FutureExt as _;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use libfuzzer_sys::fuzz_target;
+use prost::Message as _;
+use understudy::envoy::ResourceType;
+use understudy::snapshot::{Resource, Snapshot, Variant};
+use understudy::xds::meter::Meter;
+use understudy::xds::request::Requests;
+use understudy::xds::wire::{Head as _, Request};
+use understudy::xds::{Common, Protocol, delta, frame, sotw};
+
+static SNAPSHOTS: LazyLock<[Arc<Snapshot>; 3]> =
+    LazyLock::new(|| [snapshot(&[]), snapshot(&[("a", "1"), ("b", "1")]), snapshot(&[("b", "2"), ("c", "1")])]);
+
+/// Clusters by name with something that differs, and endpoints of the same names.
+fn snapshot(clusters: &[(&str, &str)]) -> Arc<Snapshot> {
+    let of = |resource_type| {
+        let resource = |(name, content): &(&str, &str)| match resource_type {
+            ResourceType::Cluster => {
+                let alt_stat_name = (*content).to_owned();
+                let cluster = Cluster { name: (*name).to_owned(), alt_stat_name, ..Default::default() };
+                let mut resource = Resource::new(name, &cluster);
+                resource.endpoints = Some((*name).into());
+                Some(Arc::new(resource))
+            }
+            ResourceType::Endpoints => {
+                let cluster_name = (*name).to_owned();
+                let assignment = ClusterLoadAssignment { cluster_name, ..Default::default() };
+                Some(Arc::new(Resource::new(name, &assignment)))
+            }
+            _ => None,
+        };
+        clusters.iter().filter_map(resource).collect()
+    };
+    Arc::new(Snapshot::new(of, None))
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((first, steps)) = input.split_first() else { return };
+    if first % 2 == 0 { run::<sotw::Stream>(steps) } else { run::<delta::Stream>(steps) }
+});
+
+fn run<P: Protocol>(mut steps: &[u8]) {
+    let mut stream = P::new(SNAPSHOTS[1].clone(), &Common::default());
+    while let Some((step, rest)) = steps.split_first() {
+        steps = rest;
+        let responses = match step {
+            0..3 => stream.on_snapshot(SNAPSHOTS[usize::from(*step)].clone()),
+            3 => stream.on_impatience(),
+            _ => {
+                let Some((length, rest)) = steps.split_first() else { return };
+                let (encoded, rest) = rest.split_at(rest.len().min(usize::from(*length)));
+                steps = rest;
+                let Some(mut request) = receive::<P>(encoded) else { return };
+                if request.head.type_url().is_empty() {
+                    // As on a service of one type; few inputs would have the name of one.
+                    let types = ResourceType::ALL;
+                    let resource_type = types[usize::from(*step) % types.len()];
+                    resource_type.type_url().clone_into(request.head.type_url());
+                }
+                stream.on_request(request).unwrap_or_default()
+            }
+        };
+        for response in responses {
+            check::<P>(response);
+        }
+        stream.take_refusals();
+        assert!(stream.statuses().count() <= ResourceType::ALL.len());
+        let _ = (stream.is_waiting(), stream.is_idle());
+    }
+}
+
+/// The request in these bytes, through the frames of a connection; none if it is none.
+fn receive<P: Protocol>(encoded: &[u8]) -> Option<Request<P::Head>> {
+    let mut framed = vec![0, 0, 0, 0, encoded.len() as u8];
+    framed.extend(encoded);
+    let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from(framed)))];
+    let body = StreamBody::new(futures_util::stream::iter(frames));
+    let mut requests = Requests::new(body, Meter::default().share());
+    let read = requests.next::<P::Head>().now_or_never().expect("all of it is there");
+    assert_eq!(read.is_ok(), P::Head::decode(encoded).is_ok(), "it reads as it decodes");
+    read.ok().flatten()
+}
+
+fn check<P: Protocol>(response: frame::Response) {
+    let bytes = frame::parts(response, P::VARIANT, "").concat();
+    assert_eq!(u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize, bytes.len() - 5);
+    if P::VARIANT == Variant::Delta {
+        let response = DeltaDiscoveryResponse::decode(&bytes[5..]).expect("it is one");
+        let mut names: Vec<String> = response.resources.into_iter().map(|resource| resource.name).collect();
+        names.extend(response.removed_resources);
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count, "each name once");
+    }
+}
