@@ -427,12 +427,12 @@ impl Conductor {
             match change {
                 Change::Began(_) => {
                     warn!(%upstream, from, to, cause = cause.word(), ?nodes, "failover");
-                    self.tell(failover_event, upstream, value.clone());
+                    self.tell(failover_event, upstream, told(id, failover));
                 }
                 Change::Spread(_) => {}
                 Change::Ended(_) => {
                     info!(%upstream, from = to, to = from, "failback");
-                    self.tell(failback_event, upstream, value.clone());
+                    self.tell(failback_event, upstream, told(id, failover));
                 }
             }
             jottings.push(Jotting { kind: KINDS[4], key: id.to_string(), value: Some(value) });
@@ -583,6 +583,21 @@ impl Conductor {
     pub fn note(scene: &Scene<'_>, asking: &Asking) -> Note {
         asking.note(scene.now)
     }
+}
+
+/// What an event says of a failover, beside its upstream.
+fn told(id: u64, failover: &Failover) -> Value {
+    json!({
+        "id": id.to_string(),
+        "start": failover.start,
+        "end": failover.end,
+        "cause": failover.cause,
+        "from": failover.from,
+        "to": failover.to,
+        "nodes": failover.nodes,
+        "requests": failover.requests,
+        "errors": failover.errors,
+    })
 }
 
 /// Holds the standby of an upstream that asks for it, once it serves most Envoys because the primaries failed.

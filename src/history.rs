@@ -169,7 +169,9 @@ impl History {
         match (standing.open, shift.to.filter(|to| *to != HOME)) {
             (None, None) => None,
             (None, Some(to)) => {
-                (standing.open, standing.began) = (Some(next), totals);
+                // What failed just before is what it began with.
+                let errors = totals.errors.saturating_sub(shift.errors);
+                (standing.open, standing.began) = (Some(next), Totals { errors, ..totals });
                 let failover = Failover {
                     upstream: shift.upstream.clone(),
                     start: shift.at,
@@ -179,7 +181,7 @@ impl History {
                     to,
                     nodes: [shift.node.clone()].into(),
                     requests: 0,
-                    errors: 0,
+                    errors: shift.errors,
                     was_held: false,
                 };
                 self.failovers.insert(next, failover);

@@ -312,7 +312,10 @@ routes:
                     let health = endpoint["health_status"].as_str().unwrap_or("-");
                     let weight = &endpoint["load_balancing_weight"];
                     let priority = locality["priority"].as_u64().unwrap_or_default();
-                    lines.push(format!("{priority} {} {health} {weight}", address.as_str().unwrap_or_default()));
+                    lines.push(format!(
+                        "{priority} {} {health} {weight}",
+                        address.as_str().unwrap_or_default()
+                    ));
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -111,7 +112,16 @@ async fn receivers_are_told_of_drills_and_can_tell_who_said_it() {
 
 /// The body of the next request, and its signature.
 fn heard(receiver: &TcpListener) -> (String, String) {
-    let (mut stream, _) = receiver.accept().unwrap();
+    receiver.set_nonblocking(true).unwrap();
+    let end = Instant::now() + PATIENCE;
+    let mut stream = loop {
+        match receiver.accept() {
+            Ok((stream, _)) => break stream,
+            Err(error) => assert!(Instant::now() < end, "nobody came: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    stream.set_nonblocking(false).unwrap();
     let mut text = String::new();
     let mut buffer = [0; 4096];
     loop {
