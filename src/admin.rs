@@ -3,6 +3,7 @@
 //! Core types never leave through it: every answer is a view of its own. A write becomes stored entities and
 //! goes through the same build as a saved file.
 
+pub mod access;
 mod change;
 mod config;
 mod entities;
@@ -10,6 +11,7 @@ mod events;
 mod fleet;
 mod health;
 mod metrics;
+mod openapi;
 mod operation;
 mod orders;
 pub mod problem;
@@ -34,6 +36,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tower_http::normalize_path::NormalizePath;
 
+use crate::admin::access::Access;
 use crate::admin::problem::Problem;
 use crate::cache::Cache;
 use crate::conductor::Conductor;
@@ -75,6 +78,8 @@ pub struct Admin {
     pub paths: Arc<[PathBuf]>,
     /// The addresses that were bound.
     pub addresses: Addresses,
+    /// Who may do what.
+    pub access: Arc<Access>,
     /// What is there changes only with `If-Match`.
     pub require_if_match: bool,
 }
@@ -117,6 +122,8 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .route("/revisions/{number}/diff", get(revisions::diff))
         .route("/revisions/{number}/rollback", post(revisions::rollback))
         .route("/backup", get(backup))
+        .route("/tokens", get(access::list).post(access::create))
+        .route("/tokens/{name}", get(access::read).delete(access::revoke))
         .route("/events", get(events::follow))
         .route("/metrics", get(metrics::scrape))
         .route("/fleet", get(fleet::nodes))
@@ -126,6 +133,7 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .route("/lint", get(lint))
         .route("/snapshots/{fleet}", get(snapshot))
         .route("/status", get(status))
+        .route("/openapi.json", get(openapi::document))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(|| async { "ok\n" }))
         .route("/", any(|| async { Problem::not_found("there is nothing here; try /status") }))
@@ -133,6 +141,7 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(unmodified))
+        .layer(middleware::from_fn_with_state(admin.clone(), access::guarded))
         .layer(middleware::from_fn_with_state(admin.clone(), metrics::measured))
         .with_state(admin);
     NormalizePath::trim_trailing_slash(router)

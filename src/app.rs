@@ -12,8 +12,9 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
+use crate::admin::access::{Access, Peer, Policy};
 use crate::admin::{self, Admin};
 use crate::conductor::{Book, Conductor};
 use crate::config::Violation;
@@ -27,12 +28,14 @@ use crate::source::files::{self, Files};
 use crate::source::resolve::Resolver;
 use crate::source::watch as watcher;
 use crate::store::Store;
+use crate::tls::{self, Incoming, Tls};
+use crate::xds::identity::Rule;
 use crate::xds::server::{self, Discovery, Limits};
 
 /// How many connections may wait to be accepted: after a restart the whole fleet comes at once.
 const BACKLOG: u32 = 4096;
 
-/// What to serve, where.
+/// What to serve, where. The default is what `serve` does unless told otherwise.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Files and directories; none for REST only.
@@ -47,6 +50,38 @@ pub struct Options {
     pub insecure: bool,
     /// What is there changes over REST only with `If-Match`.
     pub require_if_match: bool,
+    /// How Envoys' port is encrypted.
+    pub xds_tls: Option<tls::Files>,
+    /// Which node an Envoy's certificate lets it be.
+    pub node_identity: Rule,
+    /// How the admin API is encrypted.
+    pub admin_tls: Option<tls::Files>,
+    /// On loopback too nobody uses the admin API without a token.
+    pub require_token: bool,
+    /// How many requests a second each token may make.
+    pub requests_per_second: u32,
+}
+
+/// See [`Options::requests_per_second`].
+pub const REQUESTS_PER_SECOND: u32 = 10_000;
+
+impl Default for Options {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            paths: Vec::new(),
+            xds: loopback(18000),
+            admin: loopback(8001),
+            data: "./understudy-data".into(),
+            insecure: false,
+            require_if_match: false,
+            xds_tls: None,
+            node_identity: Rule::Pattern("{id}".to_owned()),
+            admin_tls: None,
+            require_token: false,
+            requests_per_second: REQUESTS_PER_SECOND,
+        }
+    }
 }
 
 /// Why serving did not start.
@@ -76,9 +111,33 @@ impl App {
     ///
     /// With all that is wrong with the config, or why an address or the data directory cannot be used.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        for (name, address) in [("xds", options.xds), ("admin", options.admin)] {
-            guard(name, address, options.insecure)?;
+        let ports = [("xds", options.xds, &options.xds_tls), ("admin", options.admin, &options.admin_tls)];
+        for (name, address, tls) in ports {
+            guard(name, address, tls.is_some() || options.insecure)?;
         }
+        if !options.xds.ip().is_loopback()
+            && options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_none())
+        {
+            warn!(
+                "any Envoy that reaches --xds is told the config, keys included; --xds-client-ca ends that"
+            );
+        }
+        let watch_tls = |files: &Option<tls::Files>, port, protocols| {
+            let watched = files.clone().map(|files| Tls::watch(files, port, protocols));
+            watched.transpose().map_err(anyhow::Error::from)
+        };
+        let xds_tls = watch_tls(&options.xds_tls, "xds", &["h2"])?;
+        let admin_tls = watch_tls(&options.admin_tls, "admin", &["http/1.1"])?;
+        let policy = Policy {
+            loopback: options.admin.ip().is_loopback(),
+            tls: options.admin_tls.is_some(),
+            require_token: options.require_token,
+            requests_per_second: options.requests_per_second,
+        };
+        let identity = match options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
+            true => options.node_identity.clone(),
+            false => Rule::Any,
+        };
         // Bound first: nothing is written or served by a second understudy.
         let xds = bind(options.xds).context("cannot serve xDS")?;
         let admin = bind(options.admin).context("cannot serve the admin API")?;
@@ -126,7 +185,8 @@ impl App {
         let door = control.clone();
         let loads = fleet.loads();
         let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier(), Limits::default());
-        let discovery = discovery.with_metrics(metrics.clone());
+        let discovery = discovery.with_metrics(metrics.clone()).with_identity(identity);
+        let access = Access::new(policy, control.store().clone()).context("cannot read the tokens")?;
         let live = Arc::new(Live::default());
         let notifier = Notifier::default();
         let telling = (notifier.clone(), events.clone(), cache.clone());
@@ -142,14 +202,15 @@ impl App {
             started: Timestamp::now(),
             paths: paths.into(),
             addresses,
+            access: Arc::new(access),
             require_if_match,
         };
         let (shutdown, stop) = watch::channel(false);
         let mut servers = JoinSet::new();
         servers.spawn(conduct(conductor, loads));
         servers.spawn(async move { telling.0.run(&telling.1, &telling.2).await });
-        servers.spawn(serve_xds(xds, discovery, stop.clone()));
-        servers.spawn(serve_admin(admin, api, stop));
+        servers.spawn(serve_xds(Incoming::new(xds, xds_tls), discovery, stop.clone()));
+        servers.spawn(serve_admin(Incoming::new(admin, admin_tls), api, stop));
         info!(xds = %addresses.xds, admin = %addresses.admin, "serving");
         Ok(Self { control: door, addresses, shutdown, servers })
     }
@@ -215,11 +276,11 @@ async fn reload_on(mut signals: Signal, control: Control, paths: Vec<PathBuf>) -
 }
 
 /// Anyone who reaches an address may read all and write all; only this machine may by default.
-fn guard(name: &str, address: SocketAddr, insecure: bool) -> anyhow::Result<()> {
+fn guard(name: &str, address: SocketAddr, is_fine: bool) -> anyhow::Result<()> {
     anyhow::ensure!(
-        insecure || address.ip().is_loopback(),
-        "--{name} {address} is open to others, without encryption or authentication: \
-         choose a loopback address, or say --insecure"
+        is_fine || address.ip().is_loopback(),
+        "--{name} {address} is open to others, without encryption or authentication: choose a loopback address, \
+         give it --{name}-tls-cert and --{name}-tls-key, or say --insecure"
     );
     Ok(())
 }
@@ -245,11 +306,11 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 async fn serve_xds(
-    listener: TcpListener,
+    incoming: Incoming,
     discovery: Discovery,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    server::serve(listener, discovery, stopped(stop)).await.context("xDS failed")
+    server::serve(incoming, discovery, stopped(stop)).await.context("xDS failed")
 }
 
 async fn conduct(conductor: Conductor, loads: mpsc::Receiver<Heard>) -> anyhow::Result<()> {
@@ -257,7 +318,8 @@ async fn conduct(conductor: Conductor, loads: mpsc::Receiver<Heard>) -> anyhow::
     Ok(())
 }
 
-async fn serve_admin(listener: TcpListener, admin: Admin, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let service = ServiceExt::<Request>::into_make_service(admin::service(admin));
-    axum::serve(listener, service).with_graceful_shutdown(stopped(stop)).await.context("the admin API failed")
+async fn serve_admin(incoming: Incoming, admin: Admin, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let service = admin::service(admin);
+    let service = ServiceExt::<Request>::into_make_service_with_connect_info::<Peer>(service);
+    axum::serve(incoming, service).with_graceful_shutdown(stopped(stop)).await.context("the admin API failed")
 }

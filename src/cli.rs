@@ -7,6 +7,7 @@ pub mod bootstrap;
 pub mod check;
 mod client;
 pub mod compile;
+mod connection;
 pub mod demo;
 pub mod entities;
 pub mod envoy;
@@ -19,10 +20,11 @@ pub mod serve;
 pub mod show;
 pub mod simulate;
 pub mod status;
+pub mod token;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// The failover control plane for Envoy
 #[derive(Debug, Parser)]
@@ -76,6 +78,8 @@ enum Command {
     Notify(orders::Notify),
     /// Say what is served, who serves it, and what each Envoy took of it
     Status(status::Options),
+    /// Say who may use the admin API
+    Token(token::Options),
     /// Copy everything that is durable to a file
     Backup(history::Backup),
     /// Put a backup in the place of a data directory
@@ -87,6 +91,11 @@ enum Command {
         /// Another pinned release than the newest, whatever ENVOY_BIN says
         #[arg(long, value_name = "VERSION")]
         release: Option<String>,
+    },
+    /// Print what lets a shell complete these commands
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
     },
     /// Watch a failover on this machine: three backends, an Envoy, and load
     Demo(demo::Options),
@@ -123,6 +132,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Failovers(options) => on_runtime(orders::failovers(options)),
         Command::Notify(options) => on_runtime(orders::notify(options)),
         Command::Status(options) => on_runtime(status::run(options)),
+        Command::Token(options) => on_runtime(token::run(options)),
         Command::Backup(options) => on_runtime(history::backup(options)),
         Command::Restore(options) => history::restore(&options),
         Command::Bootstrap(options) => bootstrap::run(&options).map(|()| ExitCode::SUCCESS),
@@ -133,6 +143,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 None => envoy::locate(&progress)?,
             };
             print::line(&path.display().to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "understudy", &mut text);
+            print::raw(&String::from_utf8_lossy(&text))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(options) => on_runtime(demo::run(options)),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{Span, error, info, info_span, warn};
 
 use crate::cache::Cache;
 use crate::config::document::Kind;
@@ -426,8 +426,9 @@ impl Control {
         E: From<WriteError> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
+        let span = Span::current();
         let stage = move |state: &mut State| -> Finish {
-            let outcome = stage(state);
+            let outcome = span.in_scope(|| stage(state));
             Box::new(move |stored| {
                 let outcome = outcome.and_then(|staged| match stored {
                     Ok(publication) => Ok((staged, publication)),
@@ -479,7 +480,7 @@ impl State {
     }
 
     fn make(&mut self, inputs: &mut Inputs, reading: Reading) -> Result<Build, Vec<Violation>> {
-        let since = Instant::now();
+        let (_span, since) = (info_span!("build").entered(), Instant::now());
         let outcome = build(inputs, Some(&self.build), reading, &mut self.resolver, &self.runtime);
         self.metrics.built(since.elapsed(), outcome.is_ok());
         outcome
@@ -746,7 +747,8 @@ impl State {
     }
 
     fn commit(&self, commit: &Commit) -> Result<(), store::Error> {
-        let since = Instant::now();
+        let (_span, since) =
+            (info_span!("commit", revisions = commit.revisions.len()).entered(), Instant::now());
         let outcome = self.store.commit(commit);
         self.metrics.committed(since.elapsed());
         outcome

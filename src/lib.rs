@@ -44,6 +44,8 @@
 //! - [`notify`]: tells receivers of what happens.
 //! - [`xds`]: the protocol as a struct, and its sockets.
 //! - [`admin`]: the admin API.
+//! - [`access`]: who may do what.
+//! - [`tls`]: how our own ports are encrypted.
 //! - [`app`]: the wiring.
 //! - [`cli`]: the commands.
 //! - [`load`]: open-loop load, for the demo and the tests.
@@ -74,6 +76,7 @@
 //! - No queue stands between the cache and a client: a slow one gets the newest state when it is ready.
 //! - No core type leaves through [`admin`]; only [`cli`] prints.
 
+pub mod access;
 pub mod admin;
 pub mod app;
 pub mod cache;
@@ -102,4 +105,5 @@ pub mod simulate;
 pub mod snapshot;
 pub mod source;
 pub mod store;
+pub mod tls;
 pub mod xds;

@@ -18,6 +18,7 @@ use redb::{
 };
 use serde_json::Value;
 
+use crate::access::Token;
 use crate::config::document::Kind;
 use crate::model::documents::Stored;
 use crate::store::records::{Kept, Revision};
@@ -32,10 +33,12 @@ const ANSWERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("answers"
 const FILES: TableDefinition<'_, &str, &str> = TableDefinition::new("files");
 /// What is in force beside the config, and what happened: JSON by kind and key.
 const JOTTINGS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("jottings");
+/// Who may use the admin API, by name.
+const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
 /// What this program must know before it reads anything else.
 const FORMAT: TableDefinition<'_, &str, u64> = TableDefinition::new("format");
-/// 1 had entities only, 2 no jottings.
-const VERSION: u64 = 3;
+/// 1 had entities only, 2 no jottings, 3 no tokens.
+const VERSION: u64 = 4;
 /// Beside the version: the hash of files that an Envoy refused.
 const REFUSED_FILES: &str = "refused_files";
 
@@ -361,6 +364,69 @@ impl Store {
         records.into_iter().map(read).collect()
     }
 
+    /// All tokens, by name.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub fn tokens(&self) -> Result<Vec<Token>, Error> {
+        let records = self.reading(|transaction| {
+            let mut records = Vec::new();
+            for entry in transaction.open_table(TOKENS)?.iter()? {
+                let (name, record) = entry?;
+                records.push((name.value().to_owned(), record.value().to_owned()));
+            }
+            Ok(records)
+        })?;
+        let read = |(name, bytes): (String, Vec<u8>)| {
+            records::read_token(&name, &bytes).ok_or_else(|| Error::Damaged { key: format!("tokens/{name}") })
+        };
+        records.into_iter().map(read).collect()
+    }
+
+    /// Makes a token durable. False when there is one of its name.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be written.
+    pub fn add_token(&self, token: &Token) -> Result<bool, Error> {
+        self.writing(|transaction| {
+            let mut tokens = transaction.open_table(TOKENS)?;
+            if tokens.get(token.name.as_str())?.is_some() {
+                return Ok(false);
+            }
+            tokens.insert(token.name.as_str(), records::token(token).as_slice())?;
+            Ok(true)
+        })
+    }
+
+    /// Forgets a token. False when there is none of this name.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be written.
+    pub fn remove_token(&self, name: &str) -> Result<bool, Error> {
+        self.writing(|transaction| Ok(transaction.open_table(TOKENS)?.remove(name)?.is_some()))
+    }
+
+    /// A transaction beside those of [`Self::commit`].
+    fn writing<T>(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, Error> {
+        let database = self.database()?;
+        let outcome = || {
+            let transaction = database.begin_write()?;
+            let written = write(&transaction)?;
+            transaction.commit()?;
+            Ok(written)
+        };
+        outcome().map_err(|source| {
+            *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.failed(source)
+        })
+    }
+
     /// The number of the last revision; 0 before the first.
     pub fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
@@ -383,6 +449,7 @@ impl Store {
             copied(&from.open_table(ANSWERS)?, &mut into.open_table(ANSWERS)?)?;
             copied(&from.open_table(FILES)?, &mut into.open_table(FILES)?)?;
             copied(&from.open_table(JOTTINGS)?, &mut into.open_table(JOTTINGS)?)?;
+            copied(&from.open_table(TOKENS)?, &mut into.open_table(TOKENS)?)?;
             into.commit()?;
             Ok(())
         };
@@ -556,13 +623,14 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut format = transaction.open_table(FORMAT)?;
-        // From 1 to 2, and to 3: tables beside the entities, which begin empty.
+        // Since 1: tables beside the entities, which begin empty.
         format.insert("version", VERSION)?;
         transaction.open_table(ENTITIES)?;
         transaction.open_table(REVISIONS)?;
         transaction.open_table(ANSWERS)?;
         transaction.open_table(FILES)?;
         transaction.open_table(JOTTINGS)?;
+        transaction.open_table(TOKENS)?;
     }
     transaction.commit()?;
     Ok(VERSION)

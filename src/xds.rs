@@ -19,6 +19,7 @@ pub mod admission;
 pub mod client_status;
 pub mod delta;
 pub mod frame;
+pub mod identity;
 pub mod incoming;
 pub mod load_report;
 pub mod meter;

@@ -18,7 +18,12 @@ mod races;
 mod reload;
 #[path = "admin/revisions.rs"]
 mod revisions;
+#[path = "admin/security.rs"]
+mod security;
 #[path = "admin/stage.rs"]
 mod stage;
 #[path = "admin/statuses.rs"]
 mod statuses;
+#[expect(dead_code, reason = "the tests with an Envoy use the rest")]
+#[path = "envoy/tls.rs"]
+mod tls;

@@ -6,12 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a module of the crate may use of the others. A new arrow is a change to this table, with a reason.
-const LAYERS: [(&str, &[&str]); 29] = [
+const LAYERS: [(&str, &[&str]); 31] = [
     ("envoy", &[]),
     ("node", &[]),
     ("load", &[]),
     ("memo", &[]),
     ("events", &[]),
+    ("access", &[]),
+    // `source` to hear of changed files.
+    ("tls", &["source"]),
     ("metrics", &[]),
     // `envoy` for the descriptors by which raw resources are judged, each fault with its place.
     ("config", &["envoy"]),
@@ -40,17 +43,18 @@ const LAYERS: [(&str, &[&str]); 29] = [
     // `cache` for the receivers of the newest config.
     ("notify", &["cache", "config", "events", "model"]),
     // `plan` for the edits of a revision.
-    ("store", &["config", "model", "plan"]),
+    ("store", &["access", "config", "model", "plan"]),
     ("cache", &["node", "pipeline", "snapshot"]),
     (
         "control",
         &["cache", "config", "events", "fleet", "metrics", "model", "pipeline", "plan", "source", "store"],
     ),
     ("fleet", &["envoy", "events", "node", "snapshot"]),
-    ("xds", &["cache", "envoy", "events", "fleet", "metrics", "node", "snapshot"]),
+    ("xds", &["cache", "envoy", "events", "fleet", "metrics", "node", "snapshot", "tls"]),
     (
         "admin",
         &[
+            "access",
             "cache",
             "conductor",
             "config",
@@ -71,6 +75,7 @@ const LAYERS: [(&str, &[&str]); 29] = [
             "snapshot",
             "source",
             "store",
+            "tls",
             "xds",
         ],
     ),
@@ -89,14 +94,16 @@ const LAYERS: [(&str, &[&str]); 29] = [
             "notify",
             "source",
             "store",
+            "tls",
             "xds",
         ],
     ),
     (
         "cli",
         &[
-            "admin", "app", "cache", "compile", "config", "control", "envoy", "fleet", "lint", "load",
-            "model", "node", "pipeline", "plan", "show", "simulate", "snapshot", "source", "store", "xds",
+            "access", "admin", "app", "cache", "compile", "config", "control", "envoy", "fleet", "lint",
+            "load", "model", "node", "pipeline", "plan", "show", "simulate", "snapshot", "source", "store",
+            "tls", "xds",
         ],
     ),
 ];

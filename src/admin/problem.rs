@@ -8,6 +8,9 @@ use crate::config::Violation;
 use crate::control::WriteError;
 use crate::store;
 
+/// How long the framework's words about a request may be.
+const MAX_TEXT: usize = 16 << 10;
+
 /// Why a request failed.
 #[derive(Debug, Serialize)]
 pub struct Problem {
@@ -87,6 +90,32 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// The framework refuses some requests by itself, in plain text: the same as a problem.
+    pub(crate) async fn of_any(response: Response) -> Response {
+        let is_text = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
+        let status = response.status();
+        let is_fault = status.is_client_error() || status.is_server_error();
+        if !is_fault || !response.headers().get(header::CONTENT_TYPE).is_some_and(is_text) {
+            return response;
+        }
+        let (mut head, body) = response.into_parts();
+        let text = axum::body::to_bytes(body, MAX_TEXT).await.unwrap_or_default();
+        let problem = Self::new(status, String::from_utf8_lossy(&text)).into_response();
+        head.headers.remove(header::CONTENT_LENGTH);
+        head.headers.extend(problem.headers().clone());
+        Response::from_parts(head, problem.into_body())
+    }
+
+    /// 507, with everything that led to it.
+    pub(crate) fn unstored(error: &store::Error) -> Self {
+        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |it| it.source());
+        let causes: Vec<String> = causes.map(ToString::to_string).collect();
+        let detail = format!("the change could not be stored: {}", causes.join(": "));
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, detail)
+    }
+}
+
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
@@ -100,12 +129,7 @@ impl From<WriteError> for Problem {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "the config would not make sense")
                     .with(violations)
             }
-            WriteError::Store(error) => {
-                let causes = std::iter::successors(Some(&*error as &dyn std::error::Error), |it| it.source());
-                let causes: Vec<String> = causes.map(ToString::to_string).collect();
-                let detail = format!("the change could not be stored: {}", causes.join(": "));
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, detail)
-            }
+            WriteError::Store(error) => Self::unstored(&error),
             WriteError::Reused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
             WriteError::ShuttingDown => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         }

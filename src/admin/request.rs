@@ -10,6 +10,7 @@ use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::admin::Admin;
+use crate::admin::access::Identity;
 use crate::admin::operation::Conditions;
 use crate::admin::problem::Problem;
 use crate::config::{Level, Path, Violation, tree, values};
@@ -94,6 +95,7 @@ impl FromRequest<Admin> for Write {
     async fn from_request(request: Request, admin: &Admin) -> Result<Self, Problem> {
         let (method, uri, headers) =
             (request.method().clone(), request.uri().clone(), request.headers().clone());
+        let author = request.extensions().get::<Identity>().map(|identity| identity.name.clone());
         let bytes = Bytes::from_request(request, admin).await;
         let bytes = bytes.map_err(|error| Problem::new(error.status(), error.body_text()))?;
         let body = match method {
@@ -115,7 +117,7 @@ impl FromRequest<Admin> for Write {
             },
             terms: Terms {
                 source: Source::Api,
-                author: "anonymous".to_owned(),
+                author: author.unwrap_or_default(),
                 reason: text(&headers, "x-reason")?,
                 idempotency: idempotency(&method, &uri, &headers, &bytes)?,
                 alone: false,

@@ -29,6 +29,52 @@ pub struct Options {
     /// Ask for what changed only, in place of the state of the world
     #[arg(long)]
     pub(crate) delta: bool,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
+}
+
+/// How this Envoy reaches an xDS port that speaks TLS. Envoy reads the files, so they are named as it finds them.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "TLS")]
+pub(crate) struct Tls {
+    /// The authorities of understudy's certificate; without, nothing is encrypted
+    #[arg(long, value_name = "FILE")]
+    xds_ca: Option<String>,
+    /// The certificate by which understudy knows this Envoy
+    #[arg(long, value_name = "FILE", requires_all = ["xds_ca", "xds_client_key"])]
+    xds_client_cert: Option<String>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "xds_client_cert")]
+    xds_client_key: Option<String>,
+    /// The name or address that understudy's certificate is for [default: the host of --xds]
+    #[arg(long, value_name = "NAME", requires = "xds_ca")]
+    xds_server_name: Option<String>,
+}
+
+impl Tls {
+    /// Envoy's transport socket; none without an authority.
+    fn socket(&self, host: &str) -> Option<Value> {
+        let name = self.xds_server_name.as_deref().unwrap_or(host);
+        let is_address = name.parse::<std::net::IpAddr>().is_ok();
+        let kind = if is_address { "IP_ADDRESS" } else { "DNS" };
+        let mut common = json!({ "validation_context": {
+            "trusted_ca": { "filename": self.xds_ca.as_ref()? },
+            "match_typed_subject_alt_names": [{ "san_type": kind, "matcher": { "exact": name } }],
+        } });
+        if let Some((certificate, key)) = self.xds_client_cert.as_ref().zip(self.xds_client_key.as_ref()) {
+            let files = json!({ "certificate_chain": { "filename": certificate }, "private_key": { "filename": key } });
+            common["tls_certificates"] = json!([files]);
+        }
+        let mut context = json!({
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": common,
+        });
+        // An address is no server name (RFC 6066, section 3).
+        if !is_address {
+            context["sni"] = name.into();
+        }
+        Some(json!({ "name": "envoy.transport_sockets.tls", "typed_config": context }))
+    }
 }
 
 /// Prints the bootstrap as YAML.
@@ -71,6 +117,9 @@ pub fn render(options: &Options) -> anyhow::Result<String> {
         } },
         "static_resources": { "clusters": [xds_cluster(host, port)] },
     });
+    if let Some(socket) = options.tls.socket(host) {
+        bootstrap["static_resources"]["clusters"][0]["transport_socket"] = socket;
+    }
     if let Some(Locality { region, zone, sub_zone }) = &options.node_locality {
         let said = [("region", region), ("zone", zone), ("sub_zone", sub_zone)].into_iter();
         let said = said.filter(|(_, part)| !part.is_empty());

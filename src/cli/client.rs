@@ -1,13 +1,12 @@
 //! The admin API as the commands use it.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
-use reqwest::{Method, StatusCode};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::Full;
 use serde_json::Value;
 
-/// How long a request may take, a wait for Envoys included.
-const PATIENCE: Duration = Duration::from_secs(90);
+use crate::cli::connection::{Connection, Credentials};
 
 /// Which control plane.
 #[derive(Debug, Clone, clap::Args)]
@@ -15,6 +14,8 @@ pub(crate) struct Server {
     /// The admin API of a running control plane, as host:port or URL [default: 127.0.0.1:8001]
     #[arg(long, env = "UNDERSTUDY_ADMIN", value_name = "ADDRESS")]
     admin: Option<String>,
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 /// How a change is to be made.
@@ -50,10 +51,7 @@ impl Terms {
 
 /// Speaks to one control plane.
 #[derive(Debug)]
-pub(crate) struct Client {
-    base: String,
-    http: reqwest::Client,
-}
+pub(crate) struct Client(Connection);
 
 impl Server {
     /// True when somebody said which.
@@ -62,32 +60,19 @@ impl Server {
     }
 
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        let address = self.admin.as_deref().unwrap_or("127.0.0.1:8001").trim_end_matches('/');
-        let base = match address.contains("://") {
-            true => address.to_owned(),
-            false => format!("http://{address}"),
-        };
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
-        Ok(Client { base, http })
+        let address = self.admin.as_deref().unwrap_or("127.0.0.1:8001");
+        Ok(Client(Connection::new(address, &self.credentials)?))
     }
 }
 
-/// Nobody listens there.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "nobody answers at {0}; is `understudy serve` running? Say --admin or UNDERSTUDY_ADMIN for another address"
-)]
-pub(crate) struct Unreachable(String);
-
 impl Client {
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        value(self.answer(self.http.get(self.url(path))).await?).await
+        value(&self.bytes(path).await?)
     }
 
     /// The body as it is.
-    pub(crate) async fn bytes(&self, path: &str) -> anyhow::Result<Vec<u8>> {
-        let response = self.answer(self.http.get(self.url(path))).await?;
-        Ok(response.bytes().await.context("the answer was cut short")?.to_vec())
+    pub(crate) async fn bytes(&self, path: &str) -> anyhow::Result<Bytes> {
+        self.answer(Request::get(path).body(Full::default())?).await
     }
 
     /// All items of a list, page by page.
@@ -109,41 +94,36 @@ impl Client {
         body: &Value,
         terms: &Terms,
     ) -> anyhow::Result<Value> {
-        let mut request = self.http.request(method, self.url(&terms.in_query(path)));
-        if !body.is_null() {
-            request = request.json(body);
-        }
+        let mut request = Request::builder().method(method).uri(terms.in_query(path));
         if let Some(reason) = &terms.reason {
-            request = request.header("x-reason", reason);
+            request = request.header("x-reason", HeaderValue::from_bytes(reason.as_bytes())?);
         }
-        value(self.answer(request).await?).await
+        let request = match body {
+            Value::Null => request.body(Full::default())?,
+            body => {
+                let json = request.header(header::CONTENT_TYPE, "application/json");
+                json.body(Full::from(serde_json::to_vec(body)?))?
+            }
+        };
+        value(&self.answer(request).await?)
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
-    }
-
-    /// The response, or what is wrong in the server's words.
-    async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<reqwest::Response> {
-        let response = request.send().await.map_err(|error| match error.is_connect() {
-            true => anyhow::Error::new(Unreachable(self.base.clone())),
-            false => anyhow::Error::new(error).context(format!("cannot ask {}", self.base)),
-        })?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+    /// The body of the answer, or what is wrong in the server's words.
+    async fn answer(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
+        let response = self.0.exchange(request).await?;
+        if response.status().is_success() {
+            return Ok(response.into_body());
         }
-        let problem: Value = response.json().await.unwrap_or_default();
-        anyhow::bail!("{}", told(status, &problem))
+        let problem = serde_json::from_slice(response.body()).unwrap_or_default();
+        anyhow::bail!("{}", told(response.status(), &problem))
     }
 }
 
-async fn value(response: reqwest::Response) -> anyhow::Result<Value> {
-    let text = response.text().await.context("the answer was cut short")?;
-    if text.is_empty() {
+fn value(body: &[u8]) -> anyhow::Result<Value> {
+    if body.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_str(&text).context("the answer is not JSON; is this understudy's admin API?")
+    serde_json::from_slice(body).context("the answer is not JSON; is this understudy's admin API?")
 }
 
 /// A problem with each of its violations in a line.

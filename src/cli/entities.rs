@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use reqwest::Method;
+use http::Method;
 use serde_json::{Map, Value, json};
 
 use crate::cli::client::{Client, Server, Terms};

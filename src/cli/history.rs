@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use reqwest::Method;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::cli::client::{Server, Terms};

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use reqwest::Method;
+use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::client::{Server, Terms, Unreachable};
+use crate::cli::client::{Server, Terms};
+use crate::cli::connection::Unreachable;
 use crate::cli::output::{Format, Output};
 use crate::cli::{check, print};
 use crate::pipeline::Build;

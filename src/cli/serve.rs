@@ -4,12 +4,22 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::app::{self, App, Error};
 use crate::cli::check;
 use crate::cli::print;
+use crate::tls;
+use crate::xds::identity::Rule;
 
 /// Where to serve what.
 #[derive(Debug, clap::Args)]
@@ -25,18 +35,71 @@ pub struct Options {
     /// Where REST state is kept
     #[arg(long, env = "UNDERSTUDY_DATA", default_value = "./understudy-data", value_name = "DIR")]
     data: PathBuf,
-    /// Serve on addresses that others reach, without TLS and without tokens
+    /// Serve on addresses that others reach without TLS, and while there is no token without one
     #[arg(long, env = "UNDERSTUDY_INSECURE")]
     insecure: bool,
     /// Let REST change what is there only with If-Match, so that no writer undoes another unseen
     #[arg(long, env = "UNDERSTUDY_REQUIRE_IF_MATCH")]
     require_if_match: bool,
+    /// Ask for a token on loopback too
+    #[arg(long, env = "UNDERSTUDY_REQUIRE_TOKEN")]
+    require_token: bool,
+    /// How many requests a second each token may make of the admin API
+    #[arg(long, env = "UNDERSTUDY_RATE_LIMIT", default_value_t = app::REQUESTS_PER_SECOND, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate_limit: u32,
+    #[command(flatten)]
+    tls: Tls,
     /// What is logged: error, warn, info, debug, or a filter such as understudy::xds=debug
     #[arg(long, env = "UNDERSTUDY_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
     /// How it is logged
     #[arg(long, env = "UNDERSTUDY_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
     log_format: LogFormat,
+    /// Where traces go: the http:// URL of an OpenTelemetry collector that takes OTLP over gRPC
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp: Option<String>,
+}
+
+/// How the ports are encrypted; the files are read again when they change.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "TLS")]
+struct Tls {
+    /// The certificate that Envoys are shown, with those between it and its authority, in PEM
+    #[arg(long, env = "UNDERSTUDY_XDS_TLS_CERT", value_name = "FILE", requires = "xds_tls_key")]
+    xds_tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, env = "UNDERSTUDY_XDS_TLS_KEY", value_name = "FILE", requires = "xds_tls_cert")]
+    xds_tls_key: Option<PathBuf>,
+    /// The authorities whose certificates Envoys must show
+    #[arg(long, env = "UNDERSTUDY_XDS_CLIENT_CA", value_name = "FILE", requires = "xds_tls_cert")]
+    xds_client_ca: Option<PathBuf>,
+    /// The subject alternative name that an Envoy's certificate must have: san-equals-node-id,
+    /// san-equals-node-cluster, any, or a pattern such as spiffe://example.org/{cluster}/{id}
+    #[arg(
+        long,
+        env = "UNDERSTUDY_XDS_NODE_IDENTITY",
+        value_name = "RULE",
+        default_value = "san-equals-node-id"
+    )]
+    xds_node_identity: Rule,
+    /// The certificate that users of the admin API are shown
+    #[arg(long, env = "UNDERSTUDY_ADMIN_TLS_CERT", value_name = "FILE", requires = "admin_tls_key")]
+    admin_tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, env = "UNDERSTUDY_ADMIN_TLS_KEY", value_name = "FILE", requires = "admin_tls_cert")]
+    admin_tls_key: Option<PathBuf>,
+    /// The authorities whose certificates they must show, beside a token
+    #[arg(long, env = "UNDERSTUDY_ADMIN_CLIENT_CA", value_name = "FILE", requires = "admin_tls_cert")]
+    admin_client_ca: Option<PathBuf>,
+}
+
+/// The files of a port, if it has a certificate.
+fn files(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+) -> Option<tls::Files> {
+    Some(tls::Files { certificate: certificate?, key: key?, client_ca })
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -47,7 +110,7 @@ enum LogFormat {
 
 /// Serves until it is told to stop.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    start_log(&options)?;
+    let traces = start_log(&options)?;
     let app = match App::start(app::Options {
         paths: options.paths,
         xds: options.xds,
@@ -55,6 +118,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         data: options.data,
         insecure: options.insecure,
         require_if_match: options.require_if_match,
+        xds_tls: files(options.tls.xds_tls_cert, options.tls.xds_tls_key, options.tls.xds_client_ca),
+        node_identity: options.tls.xds_node_identity,
+        admin_tls: files(options.tls.admin_tls_cert, options.tls.admin_tls_key, options.tls.admin_client_ca),
+        require_token: options.require_token,
+        requests_per_second: options.rate_limit,
     })
     .await
     {
@@ -69,18 +137,35 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     print::line(&format!("xds {}", app.addresses().xds))?;
     print::line(&format!("admin {}", app.addresses().admin))?;
     print::line("ready")?;
-    app.run(told_to_stop()?).await?;
-    Ok(ExitCode::SUCCESS)
+    let outcome = app.run(told_to_stop()?).await;
+    if let Some(traces) = traces {
+        // What was not sent yet is; a collector that is gone is no reason to fail.
+        let _ = tokio::task::spawn_blocking(move || traces.shutdown()).await;
+    }
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
-fn start_log(options: &Options) -> anyhow::Result<()> {
+/// Events go to standard error, and spans to a collector if there is one.
+fn start_log(options: &Options) -> anyhow::Result<Option<SdkTracerProvider>> {
     let filter = EnvFilter::try_new(&options.log)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match options.log_format {
-        LogFormat::Human => log.with_ansi(print::colour()).init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match options.log_format {
+        LogFormat::Human => log.with_ansi(print::colour()).boxed(),
+        LogFormat::Json => log.json().boxed(),
+    };
+    let traces = options.otlp.as_deref().map(traces).transpose()?;
+    let spans =
+        traces.as_ref().map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("understudy")));
+    tracing_subscriber::registry().with(filter).with(log).with(spans).init();
+    Ok(traces)
+}
+
+fn traces(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+    let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
+    let exporter = exporter.with_context(|| format!("cannot send traces to {endpoint}"))?;
+    let attributes = [KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
+    let resource = Resource::builder().with_service_name("understudy").with_attributes(attributes).build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
 /// Resolves at SIGINT or SIGTERM, which from now on do not end the program by themselves.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use prost::Message;
 use serde_json::Value;
 
+use crate::access::Token;
 use crate::config::document::Kind;
 use crate::plan::Edit;
 
@@ -175,5 +176,24 @@ pub(super) fn read_kept(bytes: &[u8]) -> Option<Kept> {
             etag: some(record.etag),
             body,
         },
+    })
+}
+
+pub(super) fn token(token: &Token) -> Vec<u8> {
+    messages::Token {
+        created: token.created.as_millisecond(),
+        role: token.role.word().to_owned(),
+        hash: token.hash.as_bytes().to_vec(),
+    }
+    .encode_to_vec()
+}
+
+pub(super) fn read_token(name: &str, bytes: &[u8]) -> Option<Token> {
+    let record = messages::Token::decode(bytes).ok()?;
+    Some(Token {
+        name: name.to_owned(),
+        role: record.role.parse().ok()?,
+        created: Timestamp::from_millisecond(record.created).ok()?,
+        hash: blake3::Hash::from_slice(&record.hash).ok()?,
     })
 }

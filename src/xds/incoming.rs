@@ -6,40 +6,44 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
-use tonic::transport::server::{Connected, TcpConnectInfo};
-use tracing::warn;
+use tonic::transport::server::Connected;
+
+use crate::tls::{Incoming, Names, Socket};
 
 /// The first bytes of a client of HTTP/2: `PRI * HTTP/2.0` and more.
 const PREFACE: usize = 24;
 
-/// Accepts for good; a client has `patience` to begin. When the system has no socket left, it tries again later
-/// instead of at once.
-pub fn connections(listener: TcpListener, patience: Duration) -> impl Stream<Item = io::Result<Connection>> {
+/// Accepts for good; a client has `patience` to begin.
+pub fn connections(mut incoming: Incoming, patience: Duration) -> impl Stream<Item = io::Result<Connection>> {
     async_stream::stream! {
         loop {
-            match listener.accept().await {
-                Ok((socket, peer)) => yield Ok(Connection::new(socket, peer, patience)),
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection of an Envoy");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+            let (socket, peer) = incoming.next().await;
+            yield Ok(Connection::new(socket, peer, patience));
         }
     }
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whom its certificate is for; none when it showed none.
+    pub names: Option<Arc<Names>>,
 }
 
 /// A socket that fails to be read when the client does not begin to speak HTTP/2.
 #[derive(Debug)]
 pub struct Connection {
-    socket: TcpStream,
-    peer: SocketAddr,
+    socket: Socket,
+    peer: Peer,
     greeting: Option<Greeting>,
 }
 
@@ -50,10 +54,8 @@ struct Greeting {
 }
 
 impl Connection {
-    fn new(socket: TcpStream, peer: SocketAddr, patience: Duration) -> Self {
-        // An answer of some bytes must not wait for the acknowledgement of the one before. It can fail only
-        // when the client has gone already, which reading tells.
-        let _ = socket.set_nodelay(true);
+    fn new(socket: Socket, address: SocketAddr, patience: Duration) -> Self {
+        let peer = Peer { address, names: socket.names().map(Arc::new) };
         let deadline = Box::pin(tokio::time::sleep(patience));
         Self { socket, peer, greeting: Some(Greeting { missing: PREFACE, deadline }) }
     }
@@ -111,9 +113,9 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        TcpConnectInfo { local_addr: self.socket.local_addr().ok(), remote_addr: Some(self.peer) }
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }

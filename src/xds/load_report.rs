@@ -10,7 +10,8 @@ use load_stats::{LoadStatsRequest, LoadStatsResponse};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::fleet::{Fleet, Totals};
-use crate::xds::server::Limits;
+use crate::xds::incoming::Peer;
+use crate::xds::server::{Discovery, Limits};
 
 /// How often Envoys report: failover should be seen as it happens.
 const OFTEN: protobuf::Duration = protobuf::Duration { seconds: 1, nanos: 0 };
@@ -27,6 +28,8 @@ pub struct LoadReports {
     pub fleet: Fleet,
     /// How long streams may take.
     pub limits: Limits,
+    /// Who knows which node a client may be.
+    pub gate: Discovery,
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<LoadStatsResponse, Status>> + Send>>;
@@ -48,18 +51,20 @@ impl LoadReportingService for LoadReports {
         &self,
         request: Request<Streaming<LoadStatsRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let (fleet, limits) = (self.fleet.clone(), self.limits.clone());
+        let (fleet, limits, gate) = (self.fleet.clone(), self.limits.clone(), self.gate.clone());
+        let peer = request.extensions().get::<Peer>().cloned();
         let mut requests = request.into_inner();
         let responses = async_stream::try_stream! {
             let first = tokio::time::timeout(limits.first_request, requests.message()).await;
             let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
             let Some(first) = first else { return };
-            let node = first.node.map(|node| node.id).filter(|id| !id.is_empty());
+            let node = first.node.filter(|node| !node.id.is_empty());
             let node = node.ok_or_else(|| {
                 Status::invalid_argument("the first request of a stream must have a node with an id")
             })?;
+            gate.identify(peer.as_ref(), &node.id, &node.cluster)?;
             let is_watchful = fleet.reporting() < WATCHFUL;
-            let reporter = fleet.reports(node);
+            let reporter = fleet.reports(node.id);
             yield LoadStatsResponse {
                 send_all_clusters: true,
                 load_reporting_interval: Some(if is_watchful { OFTEN } else { RARELY }),

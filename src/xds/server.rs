@@ -12,7 +12,6 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -25,11 +24,9 @@ use futures_util::Stream as FutureStream;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
 use tracing::{info, warn};
@@ -41,9 +38,11 @@ use crate::fleet::{Connection, Fleet};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::snapshot::Variant;
+use crate::tls::Incoming;
 use crate::xds::admission::{self, Admission, Rate};
 use crate::xds::client_status::ClientStatuses;
-use crate::xds::incoming;
+use crate::xds::identity::Rule;
+use crate::xds::incoming::{self, Peer};
 use crate::xds::load_report::LoadReports;
 use crate::xds::meter::Meter;
 use crate::xds::request::{MAX_REQUEST, Requests};
@@ -164,13 +163,13 @@ impl Limits {
     }
 }
 
-/// Serves xDS on `listener` until `shutdown` resolves.
+/// Serves xDS to those who come in until `shutdown` resolves.
 ///
 /// # Errors
 ///
 /// When the socket fails.
 pub async fn serve(
-    listener: TcpListener,
+    incoming: impl Into<Incoming>,
     discovery: Discovery,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
@@ -181,7 +180,7 @@ pub async fn serve(
         .http2_max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(MAX_STREAMS)
         .max_connection_age(limits.age.start);
-    let connections = incoming::connections(listener, limits.first_request);
+    let connections = incoming::connections(incoming.into(), limits.first_request);
     let routes = routes(discovery).await;
     server.add_routes(routes).serve_with_incoming_shutdown(connections, shutdown).await
 }
@@ -189,7 +188,7 @@ pub async fn serve(
 /// Discovery and what stands beside it.
 async fn routes(discovery: Discovery) -> Routes {
     let Shared { cache, fleet, limits, .. } = &*discovery.shared;
-    let load_reports = LoadReports { fleet: fleet.clone(), limits: limits.clone() };
+    let load_reports = LoadReports { fleet: fleet.clone(), limits: limits.clone(), gate: discovery.clone() };
     let load_reports = LoadReportingServiceServer::new(load_reports).max_decoding_message_size(MAX_REQUEST);
     let statuses = ClientStatuses { cache: cache.clone(), fleet: fleet.clone() };
     let statuses = ClientStatusDiscoveryServiceServer::new(statuses);
@@ -240,6 +239,7 @@ struct Shared {
     admission: Mutex<Gate>,
     meter: Meter,
     metrics: Metrics,
+    identity: Rule,
 }
 
 /// Who is let in, and when it was last said that somebody was not.
@@ -265,8 +265,19 @@ impl Discovery {
             admission: Mutex::new(gate),
             meter: Meter::default(),
             metrics: Metrics::default(),
+            identity: Rule::Any,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The same, that lets a client be the node which this rule makes of its certificate.
+    ///
+    /// # Panics
+    ///
+    /// When it is serving already.
+    pub fn with_identity(mut self, identity: Rule) -> Self {
+        Arc::get_mut(&mut self.shared).expect("it is not serving yet").identity = identity;
+        self
     }
 
     /// The same, that counts in `metrics` what clients refuse.
@@ -281,6 +292,22 @@ impl Discovery {
 }
 
 impl Shared {
+    /// Refuses a client that says it is a node which its certificate is not for.
+    fn identify(&self, peer: Option<&Peer>, id: &str, cluster: &str) -> Result<(), Status> {
+        let names = peer.and_then(|peer| peer.names.as_deref());
+        self.identity.check(names, id, cluster).map_err(|reason| {
+            let address = peer.map(|peer| peer.address.to_string());
+            warn!(
+                peer = address,
+                node = id,
+                reason,
+                "refused a stream whose certificate is for somebody else"
+            );
+            self.metrics.refused("node_identity");
+            Status::permission_denied(reason)
+        })
+    }
+
     /// How long a stream must wait before it may begin; none when it may at once.
     fn place(&self) -> Result<Option<Duration>, Status> {
         let mut gate = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
@@ -331,22 +358,27 @@ where
 }
 
 impl Discovery {
+    /// Refuses a client that says it is a node which its certificate is not for.
+    pub(crate) fn identify(&self, peer: Option<&Peer>, id: &str, cluster: &str) -> Result<(), Status> {
+        self.shared.identify(peer, id, cluster)
+    }
+
     fn open<P, B>(&self, request: Request<B>, resource_type: Option<ResourceType>) -> Body
     where
         P: Protocol,
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let peer = request.extensions().get::<Peer>().cloned();
         let requests = Requests::new(request.into_body(), self.shared.meter.share());
         Body::new(StreamBody::new(stream::<P>(self.shared.clone(), requests, Origin { peer, resource_type })))
     }
 }
 
 /// Where a stream comes from: the client's address, and the type of the service if it has just one.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Origin {
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
     resource_type: Option<ResourceType>,
 }
 
@@ -423,6 +455,7 @@ impl<P: Protocol> Session<P> {
         if node.weight() > MAX_NODE {
             return Err(Status::invalid_argument(format!("the node has more than {MAX_NODE} bytes of text")));
         }
+        shared.identify(origin.peer.as_ref(), &node.id, &node.cluster)?;
         if let Some(wait) = shared.place()? {
             // Thousands may wait, and each began with a node of 60 KB.
             first.pack();
@@ -433,7 +466,7 @@ impl<P: Protocol> Session<P> {
         let mut session = Box::new(Self {
             stream: P::new(snapshots.snapshot(), &shared.common),
             node: node.id.clone(),
-            connection: shared.fleet.connect(node, origin.peer),
+            connection: shared.fleet.connect(node, origin.peer.map(|peer| peer.address)),
             snapshots,
             resource_type: origin.resource_type,
             shared: shared.clone(),

@@ -15,6 +15,7 @@ mod balancer;
 mod canary;
 mod changes;
 mod connections;
+mod control_tls;
 mod detection;
 mod dns;
 mod durability;

@@ -174,8 +174,7 @@ async fn control_plane(directory: &Directory) -> anyhow::Result<(Ports, App)> {
             xds: ports.xds,
             admin: ports.admin,
             data: directory.path("data"),
-            insecure: false,
-            require_if_match: false,
+            ..app::Options::default()
         };
         match App::start(options).await {
             Ok(app) => return Ok((ports, app)),
@@ -228,5 +227,6 @@ fn bootstrap(ports: &Ports) -> anyhow::Result<String> {
         node_locality: None,
         envoy_admin: Some(ports.envoy_admin),
         delta: false,
+        tls: bootstrap::Tls::default(),
     })
 }
