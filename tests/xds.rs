@@ -664,8 +664,8 @@ async fn rule_45_more_than_20_000_do_not_wait_and_the_log_says_so() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    // For this thread, on which all of it runs.
-    let _guard = tracing::subscriber::set_default(subscriber);
+    // For all threads: one that logs without a subscriber meanwhile would decide for all that nobody listens.
+    tracing::subscriber::set_global_default(subscriber).expect("no other test has one");
     let rate = Rate { per_second: 1, burst: 1, ..Limits::default().rate };
     let address = limited(Limits { rate, ..Limits::default() }).await;
     let (ended, mut ends) = mpsc::unbounded_channel();

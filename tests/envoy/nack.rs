@@ -27,7 +27,7 @@ async fn standing(understudy: &Understudy, plural: &str, state: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_cannot_be_bound_is_told_and_costs_no_request() {
     let cast = Cast::start().await;
-    let edge = cast.edge_without_canary().await;
+    let edge = cast.edge_without_canary(STATE_OF_THE_WORLD).await;
     let understudy = &edge.understudy;
     let before = listeners(understudy, "acked").await;
     let load = edge.load(200);
@@ -59,7 +59,7 @@ async fn a_listener_that_cannot_be_bound_is_told_and_costs_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_change_goes_through_beside_a_refused_listener() {
     let cast = Cast::start().await;
-    let edge = cast.edge_without_canary().await;
+    let edge = cast.edge_without_canary(STATE_OF_THE_WORLD).await;
     let understudy = &edge.understudy;
     create(understudy, "/listeners", json!({"name": "bad", "address": format!("192.0.2.1:{}", free_port())}))
         .await;
@@ -81,7 +81,7 @@ fn bad_cluster(name: &str) -> Value {
 
 async fn a_refused_cluster_stops_neither_what_came_with_it_nor_what_comes_later(variant: Variant) {
     let cast = Cast::start().await;
-    let edge = cast.edge_speaking(variant, json!({})).await;
+    let edge = cast.edge_without_canary(variant).await;
     let understudy = &edge.understudy;
     let load = edge.load(200);
     window(&load, 50).await;

@@ -204,9 +204,9 @@ impl Cast {
     }
 
     /// The same with a control plane that brings changes to all Envoys at once.
-    pub(crate) async fn edge_without_canary(&self) -> Edge {
+    pub(crate) async fn edge_without_canary(&self, variant: Variant) -> Edge {
         let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/envoy/without-canary.yaml");
-        self.edge_serving(&[config], STATE_OF_THE_WORLD, json!({})).await
+        self.edge_serving(&[config], variant, json!({})).await
     }
 
     async fn edge_serving(&self, arguments: &[&str], variant: Variant, service: Value) -> Edge {
