@@ -16,6 +16,7 @@ pub mod history;
 pub mod orders;
 mod output;
 pub mod plan;
+mod schema;
 pub mod serve;
 pub mod show;
 pub mod simulate;
@@ -42,6 +43,8 @@ enum Command {
     Check(check::Options),
     /// Say what a code means, why it hurts and what to do
     Explain(explain::Options),
+    /// Print the JSON Schema of config files, for editors
+    Schema,
     /// Print what Envoys would be told, in Envoy's JSON
     Compile(compile::Options),
     /// Say where requests go when some targets are down
@@ -114,6 +117,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Serve(options) => on_runtime(serve::run(options)),
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Schema => schema::run(),
         Command::Compile(options) => compile::run(&options),
         Command::Simulate(options) => simulate::run(&options),
         Command::Show(options) => show::run(&options),

@@ -9,6 +9,7 @@ pub mod material;
 pub mod operation;
 pub mod raw;
 pub mod render;
+pub mod schema;
 pub mod tree;
 pub mod values;
 

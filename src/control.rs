@@ -22,7 +22,7 @@ use crate::cache::Cache;
 use crate::config::document::Kind;
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation, render};
-use crate::control::rollout::{Accepted, Point, Progress, Step, Trial};
+use crate::control::rollout::{Accepted, Point, Progress, Rejected, Step, Trial};
 use crate::events::{Event, Events};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
@@ -161,6 +161,7 @@ struct State {
     first: u64,
     /// Those since that were taken back.
     rejected: BTreeSet<u64>,
+    last_rejected: Option<Rejected>,
     /// Since the start, the publications by which all Envoys were told of a revision, and which that was.
     publications: VecDeque<(u64, u64)>,
     progress: watch::Sender<Progress>,
@@ -272,6 +273,7 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
         trial: None,
         first: 0,
         rejected: BTreeSet::new(),
+        last_rejected: None,
         publications: VecDeque::new(),
         progress,
         cache: cache.clone(),

@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
+#[path = "golden/schema.rs"]
+mod schema;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use expect_test::expect_file;
 use serde_json::{Map, Value, json};
 use understudy::config::render;
+use understudy::lint::explanations;
 use understudy::model::addresses::Addresses;
 use understudy::model::name::Name;
 use understudy::node::Locality;
@@ -191,8 +195,8 @@ fn inline(value: &mut Value, routes: &BTreeMap<String, Value>) {
 #[test]
 fn every_invalid_file_is_refused_with_the_faults_beside_it() {
     let directory = root().join("tests/invalid");
-    let (texts, configs): (Vec<_>, Vec<_>) =
-        entries(&directory).into_iter().partition(|path| path.extension().is_some_and(|it| it == "txt"));
+    let (configs, texts): (Vec<_>, Vec<_>) =
+        entries(&directory).into_iter().partition(|path| path.extension().is_some_and(|it| it == "yaml"));
     for config in &configs {
         let text: Arc<str> = fs::read_to_string(config).unwrap().into();
         let mut inputs = Inputs { files: [(name(config), text.clone())].into(), ..Inputs::default() };
@@ -204,11 +208,33 @@ fn every_invalid_file_is_refused_with_the_faults_beside_it() {
         let faults = pipeline::build_reading(&mut inputs, None, read).expect_err(&name(config));
         let told = render::human(&faults, &|_| Some(text.clone()), false);
         expect_file![config.with_extension("txt")].assert_eq(&format!("{}\n", told.trim_end()));
+        expect_file![config.with_extension("json")].assert_eq(&pretty(&json!(faults)));
     }
     for text in texts {
         let config = text.with_extension("yaml");
         assert!(configs.contains(&config), "{} belongs to no config: remove it", text.display());
     }
+}
+
+/// The codes that take more than a text to come about (files that cannot be read, or that an Envoy refuses; time),
+/// and those that are warnings.
+const NOT_OF_TEXTS: [&str; 5] = ["US107", "US116", "US130", "US143", "US190"];
+
+#[test]
+fn every_fault_has_an_invalid_file() {
+    let files = entries(&root().join("tests/invalid")).into_iter();
+    let files = files.filter(|path| path.extension().is_some_and(|it| it == "json"));
+    let told: Vec<Value> =
+        files.map(|file| serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()).collect();
+    let told: BTreeSet<&str> = told
+        .iter()
+        .flat_map(|faults| faults.as_array().unwrap())
+        .filter_map(|it| it["code"].as_str())
+        .collect();
+    let faults = explanations().into_iter().map(|it| it.code).filter(|code| *code >= "US100");
+    let missing: Vec<&str> =
+        faults.filter(|code| !told.contains(code) && !NOT_OF_TEXTS.contains(code)).collect();
+    assert_eq!(missing, Vec::<&str>::new());
 }
 
 #[test]

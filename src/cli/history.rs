@@ -77,7 +77,7 @@ pub(crate) async fn revisions(options: Revisions) -> anyhow::Result<ExitCode> {
         None => {
             let items = Value::from(client.list("/revisions?size=1000").await?);
             options.output.say(&items, |items| {
-                let fields = ["number", "time", "state", "source", "author", "summary", "reason"];
+                let fields = ["number", "time", "state", "source", "author", "summary", "reason", "error"];
                 let row = |item: &Value| fields.iter().map(|field| text(&item[*field])).collect();
                 table(&fields, items.as_array().into_iter().flatten().map(row))
             })?;
@@ -89,7 +89,17 @@ pub(crate) async fn revisions(options: Revisions) -> anyhow::Result<ExitCode> {
         Some(number) => {
             let revision = client.get(&format!("/revisions/{number}")).await?;
             options.output.say(&revision, |revision| {
-                let head = ["number", "time", "state", "source", "author", "reason", "summary"];
+                let head = [
+                    "number",
+                    "time",
+                    "state",
+                    "source",
+                    "author",
+                    "reason",
+                    "summary",
+                    "error",
+                    "refused_by",
+                ];
                 let head = head.map(|field| format!("{field}: {}\n", text(&revision[field])));
                 head.concat() + &changes(revision)
             })?;

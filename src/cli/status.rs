@@ -179,5 +179,16 @@ fn rollout(rollout: &Value) -> String {
         let [fleet, node, phase] = ["fleet", "node", "phase"].map(|field| text(&canary[field]));
         format!("rolling out {}: fleet {fleet}, canary {node}, {phase}\n", rollout["rolling_out"])
     };
-    canaries.map(line).collect()
+    let lines: String = canaries.map(line).collect();
+    match &rollout["rejected"] {
+        Value::Null => lines,
+        rejected => {
+            let [revisions, by] = ["revisions", "refused_by"].map(|field| rejected[field].to_string());
+            lines
+                + &format!(
+                    "taken back: revisions {revisions}, refused by {by}: {}\n",
+                    text(&rejected["error"])
+                )
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -404,7 +405,7 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
 }
 
 /// The keys at the top of a file.
-fn words() -> impl Iterator<Item = &'static str> {
+pub(super) fn words() -> impl Iterator<Item = &'static str> {
     Kind::TOP.into_iter().chain([Kind::Raw]).map(Kind::plural).chain([RESOLVER, ROLLOUT, LINT, NOTIFY])
 }
 
@@ -557,7 +558,7 @@ impl Document {
 }
 
 /// `resolver`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Resolver {
@@ -568,7 +569,7 @@ pub struct Resolver {
 }
 
 /// `rollout`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Rollout {
@@ -578,7 +579,7 @@ pub struct Rollout {
 }
 
 /// `rollout.abort_if`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct AbortIf {
@@ -586,7 +587,7 @@ pub struct AbortIf {
 }
 
 /// `fleets[]`: which Envoys share a configuration.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Fleet {
@@ -596,7 +597,7 @@ pub struct Fleet {
 }
 
 /// `fleets[].select`: all that are given must match.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Select {
@@ -608,7 +609,7 @@ pub struct Select {
 }
 
 /// `listeners[]`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Listener {
@@ -625,7 +626,7 @@ pub struct Listener {
 }
 
 /// `listeners[].protocol`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ListenerProtocol {
     /// Plain HTTP/1 and HTTP/2, told apart by what the client sends.
@@ -642,7 +643,7 @@ pub enum ListenerProtocol {
 }
 
 /// `listeners[].access_log`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct AccessLog {
@@ -651,7 +652,7 @@ pub struct AccessLog {
 }
 
 /// `listeners[].access_log.format`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// An object a line.
@@ -662,7 +663,7 @@ pub enum LogFormat {
 }
 
 /// `certificates[]`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Certificate {
@@ -673,7 +674,7 @@ pub struct Certificate {
 }
 
 /// `routes[]`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Route {
@@ -699,7 +700,7 @@ pub struct Route {
 }
 
 /// `routes[].redirect`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Redirect {
@@ -710,7 +711,7 @@ pub struct Redirect {
 }
 
 /// `routes[].redirect.scheme`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheme {
     /// In plain text.
@@ -720,7 +721,7 @@ pub enum Scheme {
 }
 
 /// `routes[].respond`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Respond {
@@ -730,7 +731,7 @@ pub struct Respond {
 }
 
 /// `routes[].rewrite`: one of `prefix`, `path`, and `regex` with `to`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Rewrite {
@@ -741,7 +742,7 @@ pub struct Rewrite {
 }
 
 /// `routes[].request_headers` and `routes[].response_headers`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct HeaderChanges {
@@ -751,7 +752,7 @@ pub struct HeaderChanges {
 }
 
 /// `services[]`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Service {
@@ -769,7 +770,7 @@ pub struct Service {
 }
 
 /// `services[].hash_by[]`: what is equal for requests that should go to the same target.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HashBy {
     /// The value of a header, by its name.
@@ -785,7 +786,7 @@ pub enum HashBy {
 }
 
 /// A cookie of `services[].hash_by[]` or of `upstreams[].sticky`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Cookie {
@@ -795,7 +796,7 @@ pub struct Cookie {
 }
 
 /// `services[].upstreams[]`: a member of a service that has several.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Member {
@@ -806,7 +807,7 @@ pub struct Member {
 }
 
 /// `services[].retries`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Retries {
@@ -819,7 +820,7 @@ pub struct Retries {
 }
 
 /// `services[].retries.methods_once`: when a request that is not idempotent is tried again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodsOnce {
     /// Only if it surely reached no server.
@@ -832,7 +833,7 @@ pub enum MethodsOnce {
 }
 
 /// `services[].retries.back_off`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct BackOff {
@@ -841,7 +842,7 @@ pub struct BackOff {
 }
 
 /// `upstreams[]`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Upstream {
@@ -867,7 +868,7 @@ pub struct Upstream {
 }
 
 /// `upstreams[].protocol`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
@@ -882,7 +883,7 @@ pub enum UpstreamProtocol {
 }
 
 /// `upstreams[].tls` and `upstreams[].targets[].tls`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Tls {
@@ -894,7 +895,7 @@ pub struct Tls {
 }
 
 /// `upstreams[].load_balancer`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadBalancer {
     /// By weight, in turn.
@@ -913,7 +914,7 @@ pub enum LoadBalancer {
 }
 
 /// `upstreams[].resolve`: who looks the host names of targets up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolve {
     /// The control plane, which tells Envoys the addresses.
@@ -925,7 +926,7 @@ pub enum Resolve {
 
 /// `upstreams[].whole_response`: an answer is passed on only when it is whole, so that one that is cut can be
 /// tried again.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct WholeResponse {
@@ -934,7 +935,7 @@ pub struct WholeResponse {
 }
 
 /// `upstreams[].whole_response.chunked`: what becomes of an answer that does not say its length.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Chunked {
     /// It is passed on as it comes: it may be a stream.
@@ -945,7 +946,7 @@ pub enum Chunked {
 }
 
 /// `upstreams[].sticky`: by what a client is led to the target that served it before.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sticky {
     /// A cookie that Envoy sets.
@@ -955,7 +956,7 @@ pub enum Sticky {
 }
 
 /// `upstreams[].limits`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Limits {
@@ -968,7 +969,7 @@ pub struct Limits {
 }
 
 /// `upstreams[].limits.retry_budget`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct RetryBudget {
@@ -977,7 +978,7 @@ pub struct RetryBudget {
 }
 
 /// `upstreams[].health_check`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct HealthCheck {
@@ -995,7 +996,7 @@ pub struct HealthCheck {
 }
 
 /// `upstreams[].health_check.tcp`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct TcpCheck {
@@ -1004,7 +1005,7 @@ pub struct TcpCheck {
 }
 
 /// `upstreams[].health_check.http`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct HttpCheck {
@@ -1017,7 +1018,7 @@ pub struct HttpCheck {
 }
 
 /// `upstreams[].health_check.grpc`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct GrpcCheck {
@@ -1026,7 +1027,7 @@ pub struct GrpcCheck {
 }
 
 /// `upstreams[].outlier_detection`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct OutlierDetection {
@@ -1044,7 +1045,7 @@ pub struct OutlierDetection {
 }
 
 /// `upstreams[].outlier_detection.success_rate`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct SuccessRate {
@@ -1054,7 +1055,7 @@ pub struct SuccessRate {
 }
 
 /// `upstreams[].outlier_detection.failure_percentage`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct FailurePercentage {
@@ -1064,7 +1065,7 @@ pub struct FailurePercentage {
 }
 
 /// `upstreams[].failover`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Failover {
@@ -1171,7 +1172,7 @@ impl<'de> Deserialize<'de> for LintLevel {
 }
 
 /// `upstreams[].failover.mode`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailoverMode {
     /// A tier serves only when no target of the tiers before it is usable.
@@ -1182,7 +1183,7 @@ pub enum FailoverMode {
 }
 
 /// `upstreams[].failover.when_all_down`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenAllDown {
     /// Any target is better than none.
@@ -1193,7 +1194,7 @@ pub enum WhenAllDown {
 }
 
 /// `upstreams[].targets[]`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Target {
@@ -1211,7 +1212,7 @@ pub struct Target {
 }
 
 /// `upstreams[].targets[].health_check`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct TargetHealthCheck {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -19,7 +20,7 @@ pub enum Failback {
 }
 
 /// A way to return that needs no further word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailbackMode {
     /// As soon as Envoys find the primaries healthy.
@@ -29,7 +30,7 @@ pub enum FailbackMode {
 }
 
 /// `upstreams[].failback` as a mapping.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct FailbackSettings {
@@ -63,7 +64,7 @@ impl<'de> Deserialize<'de> for Failback {
 }
 
 /// `upstreams[].drill`: a failover that is rehearsed on a schedule.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Drill {
@@ -76,7 +77,7 @@ pub struct Drill {
 }
 
 /// `notify[]`: who is told of events.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Notify {
@@ -87,7 +88,7 @@ pub struct Notify {
 }
 
 /// What a receiver may be told of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NotifyEvent {
     /// A standby serves.

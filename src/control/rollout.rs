@@ -90,6 +90,19 @@ pub struct Progress {
     pub canaries: Vec<CanaryProgress>,
     /// Since when.
     pub since: Option<Timestamp>,
+    /// What was taken back last, until something newer is in effect.
+    pub rejected: Option<Rejected>,
+}
+
+/// A change that was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rejected {
+    /// Its revisions.
+    pub revisions: Vec<u64>,
+    /// The Envoys that refused it, by node id.
+    pub refused_by: Vec<String>,
+    /// Their words.
+    pub error: String,
 }
 
 /// How a fleet's canary is doing.
@@ -310,8 +323,10 @@ impl State {
             amended.extend(revision.map(rejected));
         }
         let is_saved = |step: &Step| matches!(step.change, Accepted::Saved(_));
-        let revisions = refused.iter().filter_map(|(step, _)| step.revision).collect();
+        let revisions: Vec<u64> = refused.iter().filter_map(|(step, _)| step.revision).collect();
         let Refusal { by, error } = refusal.clone();
+        self.last_rejected =
+            Some(Rejected { revisions: revisions.clone(), refused_by: by.clone(), error: error.clone() });
         self.events.publish(&Event::Rejected { revisions, by, error });
         let saved = refused.into_iter().rev().find_map(|(step, refusal)| match step.change {
             Accepted::Saved(inputs) if !kept.iter().any(is_saved) => Some((inputs, refusal)),
@@ -400,11 +415,16 @@ impl State {
             node: node.map(str::to_owned),
             phase: word(phase),
         };
+        let live = self.in_effect();
         let progress = Progress {
-            live: self.in_effect(),
+            live,
             rolling_out: self.waiting(),
             canaries: self.trial.iter().flat_map(|trial| trial.rollout.progress().map(canary)).collect(),
             since: self.trial.as_ref().map(|trial| trial.since),
+            rejected: self
+                .last_rejected
+                .clone()
+                .filter(|it| it.revisions.iter().all(|number| *number > live)),
         };
         self.progress.send_if_modified(|told| {
             let differs = *told != progress;

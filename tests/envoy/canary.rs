@@ -108,6 +108,11 @@ async fn a_refusal_stops_at_the_canary(variant: Variant) {
     assert_eq!(revision(understudy, number - 1, "live").await["number"], number - 1);
     assert_eq!(understudy.get("/listeners/logging").await.0, 404, "it is undone");
     assert!(understudy.log().contains("no other Envoy gets it"), "{}", understudy.log());
+    let (_, told) = understudy.get("/status").await;
+    assert_eq!(told["rollout"]["rejected"]["refused_by"], json!(["edge-1"]), "{told}");
+    let printed = crate::harness::understudy(&["status", "--admin", &understudy.admin.to_string()]).output();
+    let printed = String::from_utf8(printed.expect("it runs").stdout).expect("it is text");
+    assert!(printed.contains("taken back") && printed.contains(WORDS), "{printed}");
     trio.settled().await;
     assert_eq!(trio.edge.snapshot().await, snapshot);
     let after = trio.listener_updates().await;
@@ -271,4 +276,39 @@ async fn files_that_the_canary_refused_are_told_until_they_change_also_after_a_r
     .await;
     settled(&edge.understudy, 1).await;
     faultless(load).await;
+}
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_bakes_the_others_wait_and_errors_take_it_back() {
+    let mut cast = Cast::start().await;
+    let (directory, port) = (tempfile::tempdir().expect("a temporary directory"), free_port());
+    let config = format!(
+        "rollout: {{ bake: 20s, abort_if: {{ error_rate: 5 }} }}\n\
+         listeners: [{{ name: web, address: 127.0.0.1:{port} }}]\n"
+    );
+    fs::write(directory.path().join("config.yaml"), config).expect("writes");
+    let understudy = Understudy::serve(&[&directory.path().display().to_string()]).await;
+    crate::stage::checkout(&understudy, json!({}), &[&cast.a]).await;
+    let edge = Edge::new(understudy, port).await;
+    edge.serves("A", PATIENCE).await;
+    let understudy = &edge.understudy;
+    let first = newest(understudy).await + 1;
+    // Every request fails, and Envoy reports it.
+    cast.a.mode("status 500").await;
+    create(understudy, "/services", json!({"name": "other", "upstream": "checkout", "retries": "off"})).await;
+    assert_eq!(understudy.patch("/routes/checkout", json!({"service": "other"})).await.0, 200);
+    let (_, status) = understudy.get("/status").await;
+    assert!(!status["rollout"]["canaries"].as_array().expect("a list").is_empty(), "{status}");
+    eventually(Duration::from_secs(60), "it is taken back", async || {
+        for _ in 0..20 {
+            let _ = edge.ask().await;
+        }
+        let (_, revisions) = understudy.get(&format!("/revisions/{}", first + 1)).await;
+        match revisions["error"].as_str() {
+            Some(error) if error.contains("requests failed") => Ok(()),
+            _ => Err(revisions.to_string()),
+        }
+    })
+    .await;
+    let (_, route) = understudy.get("/routes/checkout").await;
+    assert_eq!(route["service"], "checkout");
 }

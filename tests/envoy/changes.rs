@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, PATIENCE, Understudy, free_port};
+use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Cast, Edge, Variant, all_acked, comes_to_rest, create, faultless, window};
 
 /// How soon a change must be in force. A cluster whose endpoints do not follow it is waited for by Envoy, for
@@ -58,8 +58,14 @@ async fn repointing_a_route_and_deleting_what_it_left_costs_no_request(variant: 
     assert_eq!(window(&load, 100).await.served_by.into_keys().collect::<Vec<_>>(), ["B"]);
     faultless(load).await;
 
-    let stats = edge.envoy.stats("cluster_manager.active_clusters").await;
-    assert_eq!(stats["cluster_manager.active_clusters"], 2, "the last upstream and understudy itself");
+    // The last of the changes may still be on its way.
+    eventually(PATIENCE, "there are the last upstream and understudy itself", async || {
+        match edge.envoy.stats("cluster_manager.active_clusters").await["cluster_manager.active_clusters"] {
+            2 => Ok(()),
+            clusters => Err(format!("{clusters} clusters")),
+        }
+    })
+    .await;
 }
 
 /// A config in which the name of the upstream is the only one.

@@ -601,9 +601,9 @@ fn null_is_none_or_absent() {
     check_as::<Vec<u8>>(
         "[1, ~, 2]",
         expect![[r#"
-        [1, 2]
-        1:5 US102 [1]: expected a whole number from 0 to 255, found null
-    "#]],
+            [1, 2]
+            1:5 US102 [1]: expected a whole number from 0 to 255, found null; write a whole number from 0 to 255
+        "#]],
     );
     check_as::<BTreeMap<String, Option<u8>>>(
         "{a: 1, b: ~}",
@@ -614,9 +614,9 @@ fn null_is_none_or_absent() {
     check_as::<BTreeMap<String, u8>>(
         "{a: 1, b: ~}",
         expect![[r#"
-        {"a": 1}
-        1:11 US102 b: expected a whole number from 0 to 255, found null
-    "#]],
+            {"a": 1}
+            1:11 US102 b: expected a whole number from 0 to 255, found null; write a whole number from 0 to 255
+        "#]],
     );
 }
 
@@ -627,62 +627,62 @@ fn every_fault_is_told_and_the_rest_survives() {
         expect![[r#"
             Upstream { name: "a", port: 80, weight: Some(5), ratio: 0.5, enabled: true, tls: Some(Tls { sni: Some("b"), insecure: false }), tags: ["a", "b"] }
             1:1 US101 nam: unknown field `nam`; did you mean `name`?
-            3:7 US103 port: expected a whole number from 0 to 65535, found the integer 70000
-            4:9 US103 weight: expected a whole number from 1 to 4294967295, found the integer 0
+            3:7 US103 port: expected a whole number from 0 to 65535, found the integer 70000; write a whole number from 0 to 65535
+            4:9 US103 weight: expected a whole number from 1 to 4294967295, found the integer 0; write a whole number from 1 to 4294967295
             5:8 US102 ratio: expected a number, found the string `1`; leave out the quotes: 1
             6:10 US102 enabled: expected true or false, found the string `true`; leave out the quotes: true
-            8:13 US102 tls.insecure: expected true or false, found the integer 1
+            8:13 US102 tls.insecure: expected true or false, found the integer 1; write true or false
             10:3 US101 tls.insecur: unknown field `insecur`; did you mean `insecure`?
             11:11 US102 tags[1]: expected a string, found the integer 1; quote it: "1"
-            11:17 US102 tags[3]: expected a string, found a list
+            11:17 US102 tags[3]: expected a string, found a list; write a string
             11:22 US102 tags[4]: expected a string, found `true`; quote it: "true"
             11:28 US102 tags[5]: expected a string, found the number 1.5; quote it
-            11:33 US102 tags[6]: expected a string, found a mapping
+            11:33 US102 tags[6]: expected a string, found a mapping; write a string
         "#]],
     );
     check_as::<Upstream>(
         "port: a\nname: [1]\ntls: [x]\ntags: {}\nenabled: yes\nratio: x\nweight: -1",
         expect![[r#"
             Upstream { name: "", port: 80, weight: Some(5), ratio: 0.5, enabled: true, tls: None, tags: [] }
-            1:7 US102 port: expected a whole number from 0 to 65535, found the string `a`
-            2:7 US102 name: expected a string, found a list
-            3:6 US102 tls: expected a mapping, found a list
-            4:7 US102 tags: expected a list, found a mapping
-            5:10 US102 enabled: expected true or false, found the string `yes`
-            6:8 US102 ratio: expected a number, found the string `x`
-            7:9 US103 weight: expected a whole number from 1 to 4294967295, found the integer -1
+            1:7 US102 port: expected a whole number from 0 to 65535, found the string `a`; write a whole number from 0 to 65535
+            2:7 US102 name: expected a string, found a list; write a string
+            3:6 US102 tls: expected a mapping, found a list; write it as `key: value`, a line for each or in braces
+            4:7 US102 tags: expected a list, found a mapping; write each item after a `-` on a line of its own, or all in brackets
+            5:10 US102 enabled: expected true or false, found the string `yes`; write true or false
+            6:8 US102 ratio: expected a number, found the string `x`; write a number
+            7:9 US103 weight: expected a whole number from 1 to 4294967295, found the integer -1; write a whole number from 1 to 4294967295
         "#]],
     );
     check_as::<Upstream>(
         "port: 1.5\ncolour: red\nport2: 2",
         expect![[r#"
-        Upstream { name: "", port: 80, weight: Some(5), ratio: 0.5, enabled: true, tls: None, tags: [] }
-        1:7 US102 port: expected a whole number from 0 to 65535, found the number 1.5
-        2:1 US101 colour: unknown field `colour`; expected one of: `name`, `port`, `weight`, `ratio`, `enabled`, `tls`, `tags`
-        3:1 US101 port2: unknown field `port2`; did you mean `port`?
-    "#]],
+            Upstream { name: "", port: 80, weight: Some(5), ratio: 0.5, enabled: true, tls: None, tags: [] }
+            1:7 US102 port: expected a whole number from 0 to 65535, found the number 1.5; write a whole number from 0 to 65535
+            2:1 US101 colour: unknown field `colour`; expected one of: `name`, `port`, `weight`, `ratio`, `enabled`, `tls`, `tags`
+            3:1 US101 port2: unknown field `port2`; did you mean `port`?
+        "#]],
     );
     check_as::<BTreeMap<String, Upstream>>(
         "a: {port: x}\nb: 1\nc: {name: c}",
         expect![[r#"
-        {"a": Upstream { name: "", port: 80, weight: Some(5), ratio: 0.5, enabled: true, tls: None, tags: [] }, "c": Upstream { name: "c", port: 80, weight: Some(5), ratio: 0.5, enabled: true, tls: None, tags: [] }}
-        1:11 US102 a.port: expected a whole number from 0 to 65535, found the string `x`
-        2:4 US102 b: expected a mapping, found the integer 1
-    "#]],
+            {"a": Upstream { name: "", port: 80, weight: Some(5), ratio: 0.5, enabled: true, tls: None, tags: [] }, "c": Upstream { name: "c", port: 80, weight: Some(5), ratio: 0.5, enabled: true, tls: None, tags: [] }}
+            1:11 US102 a.port: expected a whole number from 0 to 65535, found the string `x`; write a whole number from 0 to 65535
+            2:4 US102 b: expected a mapping, found the integer 1; write it as `key: value`, a line for each or in braces
+        "#]],
     );
     check_as::<Upstream>(
         "[1]",
         expect![[r#"
-        none
-        1:1 US102 : expected a mapping, found a list
-    "#]],
+            none
+            1:1 US102 : expected a mapping, found a list; write it as `key: value`, a line for each or in braces
+        "#]],
     );
     check_as::<u8>(
         "300",
         expect![[r#"
-        none
-        1:1 US103 : expected a whole number from 0 to 255, found the integer 300
-    "#]],
+            none
+            1:1 US103 : expected a whole number from 0 to 255, found the integer 300; write a whole number from 0 to 255
+        "#]],
     );
 }
 
@@ -691,7 +691,7 @@ fn faults_of_a_body_have_a_path_only() {
     let (node, _) = super::json(br#"{"port": "x", "tags": [1]}"#).unwrap();
     let (_, faults) = decode::<Upstream>(&node, &Path::default().key("upstreams").index(2));
     expect![[r#"
-        US102 upstreams[2].port: expected a whole number from 0 to 65535, found the string `x`
+        US102 upstreams[2].port: expected a whole number from 0 to 65535, found the string `x`; write a whole number from 0 to 65535
         US102 upstreams[2].tags[0]: expected a string, found the integer 1; quote it: "1"
     "#]]
     .assert_eq(&told(&faults));
@@ -712,21 +712,21 @@ fn a_missing_field_is_told_unless_something_else_tells_it() {
         "- weight: 1\n- target: a\n- target: ~\n- target: 1\n- targt: b\n- {weight: x}\n- {}",
         expect![[r#"
             [Target { _target: "a", _weight: None }]
-            1:3 US105 [0]: `target` is missing
-            3:3 US105 [2]: `target` is missing
+            1:3 US105 [0]: `target` is missing; add `target`
+            3:3 US105 [2]: `target` is missing; add `target`
             4:11 US102 [3].target: expected a string, found the integer 1; quote it: "1"
             5:3 US101 [4].targt: unknown field `targt`; did you mean `target`?
-            6:3 US105 [5]: `target` is missing
-            6:12 US102 [5].weight: expected a whole number from 0 to 4294967295, found the string `x`
-            7:3 US105 [6]: `target` is missing
+            6:3 US105 [5]: `target` is missing; add `target`
+            6:12 US102 [5].weight: expected a whole number from 0 to 4294967295, found the string `x`; write a whole number from 0 to 4294967295
+            7:3 US105 [6]: `target` is missing; add `target`
         "#]],
     );
     check_as::<Target>(
         "weight: 1",
         expect![[r#"
-        none
-        1:1 US105 : `target` is missing
-    "#]],
+            none
+            1:1 US105 : `target` is missing; add `target`
+        "#]],
     );
 }
 
@@ -774,12 +774,12 @@ fn an_enum_is_a_word_or_a_mapping_of_one_key() {
         "- cookie: {nam: a}\n- cookie: {ttl: 1}\n- cookie: {name: a, ttl: x}\n- tls: {inscure: 1}\n- tls: ~\n- cookie: [a]",
         expect![[r#"
             [Cookie { name: "a", ttl: 0 }, Tls(Tls { sni: None, insecure: false })]
-            1:11 US105 [0].cookie: `name` is missing
-            2:11 US105 [1].cookie: `name` is missing
-            3:26 US102 [2].cookie.ttl: expected a whole number from 0 to 4294967295, found the string `x`
+            1:11 US105 [0].cookie: `name` is missing; add `name`
+            2:11 US105 [1].cookie: `name` is missing; add `name`
+            3:26 US102 [2].cookie.ttl: expected a whole number from 0 to 4294967295, found the string `x`; write a whole number from 0 to 4294967295
             4:9 US101 [3].tls.inscure: unknown field `inscure`; did you mean `insecure`?
-            5:8 US102 [4].tls: expected a mapping, found null
-            6:11 US102 [5].cookie: expected a mapping, found a list
+            5:8 US102 [4].tls: expected a mapping, found null; write it as `key: value`, a line for each or in braces
+            6:11 US102 [5].cookie: expected a mapping, found a list; write it as `key: value`, a line for each or in braces
         "#]],
     );
     check_as::<BTreeMap<Word, Hash>>(
@@ -893,27 +893,27 @@ fn hand_written_types_have_their_say() {
     check_as::<Settings>(
         "setting:\n  sni: 5\n  isecure: true\n  insecure: maybe",
         expect![[r#"
-        Settings { _word: None, _setting: Some(Settings(Tls { sni: None, insecure: false })), _raw: Null, _also: 0, _pair: None }
-        2:8 US102 setting.sni: expected a string, found the integer 5; quote it: "5"
-        3:3 US101 setting.isecure: unknown field `isecure`; did you mean `insecure`?
-        4:13 US102 setting.insecure: expected true or false, found the string `maybe`
-    "#]],
+            Settings { _word: None, _setting: Some(Settings(Tls { sni: None, insecure: false })), _raw: Null, _also: 0, _pair: None }
+            2:8 US102 setting.sni: expected a string, found the integer 5; quote it: "5"
+            3:3 US101 setting.isecure: unknown field `isecure`; did you mean `insecure`?
+            4:13 US102 setting.insecure: expected true or false, found the string `maybe`; write true or false
+        "#]],
     );
     check_as::<Vec<Setting>>(
         "[1.5, ~, []]",
         expect![[r#"
-        []
-        1:2 US102 [0]: expected on, off, or a mapping, found the number 1.5
-        1:7 US102 [1]: expected on, off, or a mapping, found null
-        1:10 US102 [2]: expected on, off, or a mapping, found a list
-    "#]],
+            []
+            1:2 US102 [0]: expected on, off, or a mapping, found the number 1.5; write on, off, or a mapping
+            1:7 US102 [1]: expected on, off, or a mapping, found null; write on, off, or a mapping
+            1:10 US102 [2]: expected on, off, or a mapping, found a list; write on, off, or a mapping
+        "#]],
     );
     check_as::<Settings>(
         "{also: 1, too: 2}",
         expect![[r#"
-        none
-        1:1 US104 : `also` is here twice, by two of its names
-    "#]],
+            none
+            1:1 US104 : `also` is here twice, by two of its names; leave one of them
+        "#]],
     );
     check_as::<Settings>(
         "{pair: [1]}",
@@ -925,9 +925,9 @@ fn hand_written_types_have_their_say() {
     check_as::<Settings>(
         "{pair: [1, x]}",
         expect![[r#"
-        Settings { _word: None, _setting: None, _raw: Null, _also: 0, _pair: None }
-        1:12 US102 pair[1]: expected a whole number from 0 to 255, found the string `x`
-    "#]],
+            Settings { _word: None, _setting: None, _raw: Null, _also: 0, _pair: None }
+            1:12 US102 pair[1]: expected a whole number from 0 to 255, found the string `x`; write a whole number from 0 to 255
+        "#]],
     );
 }
 
@@ -939,8 +939,8 @@ fn a_hundred_faults_are_enough() {
     assert!(value.is_none());
     assert_eq!(faults.len(), 101);
     expect![[r#"
-        99:10 US102 [98].port: expected a whole number from 0 to 65535, found the string `x98`
-        100:10 US102 [99].port: expected a whole number from 0 to 65535, found the string `x99`
+        99:10 US102 [98].port: expected a whole number from 0 to 65535, found the string `x98`; write a whole number from 0 to 65535
+        100:10 US102 [99].port: expected a whole number from 0 to 65535, found the string `x99`; write a whole number from 0 to 65535
         1:1 US106 : and more; mend these first
     "#]]
     .assert_eq(&told(&faults[98..]));

@@ -87,8 +87,8 @@ impl Error {
         let Some(value) = value(found) else {
             return Self::fault(code, format!("expected {expected}, found {found}"), None);
         };
-        let help = help(&value, &expected);
-        Self::fault(code, format!("expected {expected}, found {}", value.found()), help)
+        let help = help(&value, &expected).unwrap_or_else(|| form(&expected));
+        Self::fault(code, format!("expected {expected}, found {}", value.found()), Some(help))
     }
 }
 
@@ -124,6 +124,15 @@ fn help(found: &Value, expected: &str) -> Option<String> {
             fits.then(|| format!("leave out the quotes: {text}"))
         }
         _ => None,
+    }
+}
+
+/// How to write what is expected.
+fn form(expected: &str) -> String {
+    match expected {
+        "a mapping" => "write it as `key: value`, a line for each or in braces".to_owned(),
+        "a list" => "write each item after a `-` on a line of its own, or all in brackets".to_owned(),
+        other => format!("write {other}"),
     }
 }
 
@@ -172,10 +181,12 @@ impl serde::de::Error for Error {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::fault(MISSING_FIELD, format!("`{field}` is missing"), None).missing(Missed::Field(field))
+        let help = format!("add `{field}`");
+        Self::fault(MISSING_FIELD, format!("`{field}` is missing"), Some(help)).missing(Missed::Field(field))
     }
 
     fn duplicate_field(field: &'static str) -> Self {
-        Self::fault(DUPLICATE_KEY, format!("`{field}` is here twice, by two of its names"), None)
+        let help = "leave one of them".to_owned();
+        Self::fault(DUPLICATE_KEY, format!("`{field}` is here twice, by two of its names"), Some(help))
     }
 }
