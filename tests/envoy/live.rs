@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, eventually};
+use crate::harness::{Envoy, PATIENCE, eventually, understudy};
 use crate::stage::{Cast, Edge, comes_to_rest, faultless};
 
 /// The newest failover, once there is one.
@@ -109,4 +109,28 @@ async fn without_traffic_what_was_seen_last_is_old() {
     .await;
     assert_eq!(health["serving_priority"], 0, "{health}");
     assert_eq!(health["targets"][0]["stale"], true, "{health}");
+}
+
+/// A bootstrap of somebody else's making, which does not ask Envoy to report its load.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_that_does_not_report_its_load_is_named() {
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let xds = edge.understudy.xds.to_string();
+    let arguments = ["bootstrap", "--xds", &xds, "--node-id", "edge-2", "--node-cluster", "edge"];
+    let output = understudy(&arguments).args(["--envoy-admin", "127.0.0.1:0"]).output();
+    let printed = String::from_utf8(output.expect("it runs").stdout).expect("YAML is text");
+    let mut bootstrap: Value = serde_yaml::from_str(&printed).expect("it prints YAML");
+    let removed = bootstrap.as_object_mut().and_then(|fields| fields.remove("cluster_manager"));
+    assert!(removed.is_some(), "{printed}");
+    let _foreign = Envoy::launch("edge-2", &bootstrap.to_string()).await;
+    let health = eventually(PATIENCE, "the gap is told", async || {
+        let health = health(&edge).await;
+        if health["not_reporting"] == json!(["edge-2"]) { Ok(health) } else { Err(health.to_string()) }
+    })
+    .await;
+    assert_eq!(health["targets"][0]["state"], "auto", "what is known is told all the same: {health}");
+    let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
+    let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
+    assert!(status.contains("load_stats_config"), "{status}");
 }
