@@ -1,5 +1,7 @@
 //! Who serves, and since when, as load reports tell it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -133,4 +135,54 @@ async fn an_envoy_that_does_not_report_its_load_is_named() {
     let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
     let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
     assert!(status.contains("load_stats_config"), "{status}");
+}
+
+/// GETs on a connection each, so that the Envoys which share the port all get some, until told to stop. Gives how many
+/// there were, and those that were not answered 200.
+async fn ask_all(url: reqwest::Url, stop: Arc<AtomicBool>) -> (u64, Vec<String>) {
+    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(PATIENCE);
+    let client = client.build().expect("plain HTTP needs nothing");
+    let (mut asked, mut failed) = (0, Vec::new());
+    while !stop.load(Ordering::Relaxed) {
+        asked += 1;
+        match client.get(url.clone()).send().await {
+            Ok(response) if response.status() == 200 => {}
+            Ok(response) => failed.push(response.status().to_string()),
+            Err(error) => failed.push(format!("{error:?}")),
+        }
+    }
+    (asked, failed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_envoys_each_tell_who_serves_there() {
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let _second = Envoy::start(&edge.understudy, "edge-2", "edge", &[]).await;
+    let _third = Envoy::start(&edge.understudy, "edge-3", "edge", &[]).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..4).map(|_| tokio::spawn(ask_all(edge.url(), stop.clone()))).collect();
+    let at_each = async |priority: u32| {
+        eventually(PATIENCE, &format!("{priority} serves at each"), async || {
+            let health = health(&edge).await;
+            let nodes = health["nodes"].as_array().cloned().unwrap_or_default();
+            let fresh = nodes.iter().filter(|node| node["stale"] == false);
+            let there = fresh.filter(|node| node["serving_priority"] == priority).count();
+            if there == 3 { Ok(()) } else { Err(health.to_string()) }
+        })
+        .await;
+    };
+    at_each(0).await;
+    cast.a.kill();
+    cast.b.kill();
+    at_each(1).await;
+    let told = failover(&edge).await;
+    assert_eq!(told["nodes"], json!(["edge-1", "edge-2", "edge-3"]), "{told}");
+    let (_, fleet) = edge.understudy.get("/fleet").await;
+    assert_eq!(fleet["nodes"][2]["on_standby"], json!(["checkout"]), "{fleet}");
+    stop.store(true, Ordering::Relaxed);
+    for asked in load {
+        let (count, failed) = asked.await.expect("it ends");
+        assert!(count > 0 && failed.is_empty(), "{} of {count} failed: {failed:?}", failed.len());
+    }
 }
