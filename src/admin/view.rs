@@ -118,10 +118,8 @@ impl<'a> Desired<'a> {
     }
 
     fn file(self, kind: Kind, name: &str) -> Option<(&'a Document, &'a Path)> {
-        self.files.file_documents().find_map(|document| {
-            let (_, path) = document.named(kind).into_iter().find(|(own, _)| *own == name)?;
-            Some((&**document, path))
-        })
+        let (document, path) = self.files.documents.find(kind, name)?;
+        matches!(document.origin, Origin::File(_)).then_some((&**document, path))
     }
 
     fn show(self, kind: Kind, name: &str, mut body: Value, by: DeclaredBy) -> Entity {

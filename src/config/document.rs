@@ -155,6 +155,9 @@ pub struct Document {
     root: Node,
 }
 
+/// Names, where there are any, and where the entities stand.
+type Entities<'d> = Box<dyn Iterator<Item = (Option<&'d str>, &'d Path)> + 'd>;
+
 impl Document {
     fn empty(origin: Origin) -> Self {
         Self {
@@ -213,20 +216,22 @@ impl Document {
 
     /// The entities of a kind that have a name, and where they stand.
     pub fn named(&self, kind: Kind) -> Vec<(&str, &Path)> {
-        self.entities(kind).into_iter().filter_map(|(name, path)| Some((name?, path))).collect()
+        self.entities(kind).filter_map(|(name, path)| Some((name?, path))).collect()
     }
 
     /// The names of all entities of a kind.
     pub fn names(&self, kind: Kind) -> Vec<Option<&str>> {
-        self.entities(kind).into_iter().map(|(name, _)| name).collect()
+        self.entities(kind).map(|(name, _)| name).collect()
     }
 
-    fn entities(&self, kind: Kind) -> Vec<(Option<&str>, &Path)> {
-        fn all<'d, T>(
-            list: &'d [Declared<T>],
-            name: fn(&'d T) -> Option<&'d str>,
-        ) -> Vec<(Option<&'d str>, &'d Path)> {
-            list.iter().map(|declared| (name(&declared.entity), &declared.path)).collect()
+    /// Where the entity of a kind stands that is in this place of its list.
+    pub fn path_of(&self, kind: Kind, index: usize) -> Option<&Path> {
+        self.entities(kind).nth(index).map(|(_, path)| path)
+    }
+
+    fn entities(&self, kind: Kind) -> Entities<'_> {
+        fn all<'d, T>(list: &'d [Declared<T>], name: fn(&'d T) -> Option<&'d str>) -> Entities<'d> {
+            Box::new(list.iter().map(move |declared| (name(&declared.entity), &declared.path)))
         }
         match kind {
             Kind::Fleet => all(&self.fleets, |fleet| fleet.name.as_deref()),
@@ -235,7 +240,7 @@ impl Document {
             Kind::Route => all(&self.routes, |route| route.name.as_deref()),
             Kind::Service => all(&self.services, |service| service.name.as_deref()),
             Kind::Upstream => all(&self.upstreams, |upstream| upstream.name.as_deref()),
-            Kind::Target => Vec::new(),
+            Kind::Target => Box::new(std::iter::empty()),
             Kind::Raw => all(&self.raw, |resource| Some(&*resource.key)),
         }
     }

@@ -65,19 +65,17 @@ impl Documents {
                     let (document, found) = document::parse_stored(key.0, &key.1, Node::from_json(body));
                     let document = Arc::new(document);
                     documents.note_files(&document.origin, slice::from_ref(&document));
-                    if let Some(last) = self.stored.get(key) {
-                        documents.forget_entities(slice::from_ref(last));
-                    }
                     documents.learn_entities(slice::from_ref(&document));
-                    documents.put(key, document);
+                    if let Some(last) = documents.put(key, document) {
+                        documents.forget_entities(slice::from_ref(&last));
+                    }
                     violations.extend(found);
                 }
                 DiffItem::Remove(key, _) => {
-                    if let Some(last) = self.stored.get(key) {
-                        documents.forget_entities(slice::from_ref(last));
-                    }
                     documents.note_files(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, &[]);
-                    documents.remove(key);
+                    if let Some(last) = documents.remove(key) {
+                        documents.forget_entities(slice::from_ref(&last));
+                    }
                 }
             }
         }
@@ -133,29 +131,28 @@ impl Documents {
         }
     }
 
-    fn put(&mut self, key: &(Kind, String), document: Arc<Document>) {
+    /// Gives the one before of what is not a target.
+    fn put(&mut self, key: &(Kind, String), document: Arc<Document>) -> Option<Arc<Document>> {
         let Some(upstream) = upstream_of(key) else {
-            self.stored.insert(key.clone(), document);
-            return;
+            return self.stored.insert(key.clone(), document);
         };
         let added = Arc::make_mut(self.targets.entry(upstream.into()).or_default());
         match added.binary_search_by(|known| known.origin.cmp(&document.origin)) {
             Ok(index) => added[index] = document,
             Err(index) => added.insert(index, document),
         }
+        None
     }
 
-    fn remove(&mut self, key: &(Kind, String)) {
-        let Some(upstream) = upstream_of(key) else {
-            self.stored.remove(key);
-            return;
-        };
-        let Some(added) = self.targets.get_mut(upstream) else { return };
-        let added = Arc::make_mut(added);
+    /// Gives what went of what is not a target.
+    fn remove(&mut self, key: &(Kind, String)) -> Option<Arc<Document>> {
+        let Some(upstream) = upstream_of(key) else { return self.stored.remove(key) };
+        let added = Arc::make_mut(self.targets.get_mut(upstream)?);
         added.retain(|document| document.stored_name() != Some(&key.1));
         if added.is_empty() {
             self.targets.remove(upstream);
         }
+        None
     }
 
     /// The files that the documents name, with keys and certificates in them.
@@ -190,11 +187,15 @@ impl Documents {
 
     /// The entity of a name: the document that declares it, and where it stands there.
     pub fn find(&self, kind: Kind, name: &str) -> Option<(&Arc<Document>, &Path)> {
-        let stored = self.stored.get(&(kind, name.to_owned()));
-        stored.into_iter().chain(self.of_files()).find_map(|document| {
-            let (_, path) = document.named(kind).into_iter().find(|(own, _)| *own == name)?;
-            Some((document, path))
-        })
+        if kind == Kind::Raw {
+            // Their names have their type in front: they are not among those that entities may have.
+            return self.of(kind).find_map(|document| {
+                let (_, path) = document.named(kind).into_iter().find(|(own, _)| *own == name)?;
+                Some((document, path))
+            });
+        }
+        let (document, index) = self.entities.get(&kind)?.by_name.get(name)?.first()?;
+        Some((document, document.path_of(kind, *index)?))
     }
 
     /// The targets that were added to an upstream over REST.
