@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use understudy::load::Load;
 
 use crate::harness::{Backend, PATIENCE, Understudy, eventually};
 use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, window};
@@ -185,23 +186,27 @@ async fn held(edge: &Edge) -> Value {
     .await
 }
 
-async fn both_return(cast: &mut Cast) {
+/// An upstream with this policy after its failover: the standby is held, in the words that are given, and both primaries
+/// are back.
+async fn failed_over(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
+    let edge = with_failback(cast, failback).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    for primary in cast.primaries() {
+        primary.kill();
+    }
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    let hold = held(&edge).await;
     for primary in cast.primaries() {
         primary.restart().await;
     }
+    (edge, load, hold)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_standby_serves_until_it_is_released() {
     let mut cast = Cast::start().await;
-    let mut edge = with_failback(&cast, json!("manual")).await;
-    let load = edge.load(300);
-    comes_to_rest(&load, &["A", "B"]).await;
-    cast.a.kill();
-    cast.b.kill();
-    comes_to_rest(&load, &["FAILOVER"]).await;
-    held(&edge).await;
-    both_return(&mut cast).await;
+    let (mut edge, load, _) = failed_over(&mut cast, json!("manual")).await;
     // An ejection lasts 10 s, and three checks must pass: without the hold they would serve by then.
     let quiet = window(&load, 300 * 16).await;
     assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
@@ -219,14 +224,7 @@ async fn a_held_standby_serves_until_it_is_released() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_standby_that_dies_gives_the_traffic_back() {
     let mut cast = Cast::start().await;
-    let edge = with_failback(&cast, json!("manual")).await;
-    let load = edge.load(300);
-    comes_to_rest(&load, &["A", "B"]).await;
-    cast.a.kill();
-    cast.b.kill();
-    comes_to_rest(&load, &["FAILOVER"]).await;
-    held(&edge).await;
-    both_return(&mut cast).await;
+    let (edge, load, _) = failed_over(&mut cast, json!("manual")).await;
     let back = window(&load, 300 * 16).await;
     assert_eq!(back.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{back:?}");
     cast.failover.kill();
@@ -242,14 +240,8 @@ async fn a_held_standby_that_dies_gives_the_traffic_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_that_returned_get_their_traffic_after_the_time_of_the_hold() {
     let mut cast = Cast::start().await;
-    let edge = with_failback(&cast, json!({"after": "3s"})).await;
-    let load = edge.load(300);
-    comes_to_rest(&load, &["A", "B"]).await;
-    cast.a.kill();
-    cast.b.kill();
-    comes_to_rest(&load, &["FAILOVER"]).await;
-    assert!(held(&edge).await["seconds_left"].is_number());
-    both_return(&mut cast).await;
+    let (_edge, load, hold) = failed_over(&mut cast, json!({"after": "3s"})).await;
+    assert!(hold["seconds_left"].is_number());
     comes_to_rest(&load, &["A", "B"]).await;
     faultless(load).await;
 }
@@ -257,14 +249,7 @@ async fn primaries_that_returned_get_their_traffic_after_the_time_of_the_hold() 
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_return_the_traffic_in_shares() {
     let mut cast = Cast::start().await;
-    let edge = with_failback(&cast, json!({"steps": [20, 100], "every": "8s"})).await;
-    let load = edge.load(300);
-    comes_to_rest(&load, &["A", "B"]).await;
-    cast.a.kill();
-    cast.b.kill();
-    comes_to_rest(&load, &["FAILOVER"]).await;
-    held(&edge).await;
-    both_return(&mut cast).await;
+    let (_edge, load, _) = failed_over(&mut cast, json!({"steps": [20, 100], "every": "8s"})).await;
     comes_to_rest(&load, &["A", "B", "FAILOVER"]).await;
     let step = window(&load, 600).await;
     let primaries = step.served_by["A"] + step.served_by["B"];
