@@ -23,7 +23,9 @@ use understudy::config::document::Kind;
 use understudy::envoy::{ResourceType, canonical};
 use understudy::live::Live;
 use understudy::model::name::Name;
+use understudy::model::part::Part;
 use understudy::pipeline::{Build, Inputs, build};
+use understudy::simulate::simulate;
 use understudy::snapshot::{Snapshot, Variant};
 
 use understudy::xds::frame::{self, Response};
@@ -78,6 +80,72 @@ fn builds(criterion: &mut Criterion) {
         let new = Inputs { files: old.files.clone(), ..new };
         group.bench_function(BenchmarkId::new("one target changed", upstreams), |bench| {
             bench.iter(|| built(&new, Some(&last)));
+        });
+    }
+    group.finish();
+}
+
+/// A file as people write it: ten upstreams of ten targets, each with a service and a route.
+fn file(number: usize, weight: u64) -> Arc<str> {
+    let mut text = String::from("routes:\n");
+    let numbers = || (0..10).map(|of_file| 10 * number + of_file);
+    for name in numbers().map(name) {
+        text += &format!("  - name: {name}\n    hosts: [{name}.example.com]\n    service: {name}\n");
+    }
+    text += "services:\n";
+    for name in numbers().map(name) {
+        text += &format!("  - name: {name}\n    upstream: {name}\n    timeout: 5s\n");
+    }
+    text += "upstreams:\n";
+    for number in numbers() {
+        text += &format!(
+            "  - name: {}\n    health_check: {{ http: {{ path: /healthz }} }}\n    targets:\n",
+            name(number)
+        );
+        for target in 0..TARGETS {
+            let address = format!("10.{}.{}.{}:8080", number / 250, number % 250, 1 + target);
+            let standby = if target == TARGETS - 1 { ", failover: true" } else { "" };
+            text += &format!("      - {{ target: \"{address}\", weight: {weight}{standby} }}\n");
+        }
+    }
+    text.into()
+}
+
+/// What `understudy check` does after reading: parse, resolve, lint and compile.
+fn checks(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("files");
+    group.sample_size(10).measurement_time(Duration::from_secs(10));
+    let files = (0..1_000).map(|number| (format!("{number:04}.yaml"), file(number, 100)));
+    let old = Inputs { files: files.collect(), ..Inputs::default() };
+    group.bench_function(BenchmarkId::new("check", 10_000), |bench| {
+        bench.iter(|| built(&old, None).violations().len());
+    });
+    let mut new = old.clone();
+    new.files.insert("0500.yaml".to_owned(), file(500, 50));
+    let last = built(&old, None);
+    group.bench_function(BenchmarkId::new("one of 1,000 changed", 10_000), |bench| {
+        bench.iter(|| built(&new, Some(&last)));
+    });
+    group.finish();
+}
+
+/// One answer to "what if the first half of the targets is down", in an upstream of two tiers.
+fn simulations(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("simulate");
+    for targets in [10, 100, 1_000] {
+        let target = |number: usize| {
+            let address = format!("10.0.{}.{}:80", number / 250, 1 + number % 250);
+            json!({ "target": address, "weight": 1 + number % 7, "priority": number * 2 / targets })
+        };
+        let upstream = json!({ "name": "u", "targets": (0..targets).map(target).collect::<Vec<_>>() });
+        let file = json!({ "upstreams": [upstream] }).to_string();
+        let files = [("u.json".to_owned(), Arc::from(file))].into();
+        let build = built(&Inputs { files, ..Inputs::default() }, None);
+        let upstream = build.model.upstreams.values().next().expect("one was declared");
+        let down = ["priority=0", "10.0.0.1:80"];
+        let down = down.map(|part| Part::parse(part, upstream).expect("it is a part of the upstream"));
+        group.bench_function(BenchmarkId::new("half is down, of", targets), |bench| {
+            bench.iter(|| simulate(upstream, &build.addresses, None, black_box(&down)));
         });
     }
     group.finish();
@@ -223,5 +291,5 @@ fn folds(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(pure, builds, compiles, encodes, streams, frames, folds);
+criterion_group!(pure, builds, checks, simulations, compiles, encodes, streams, frames, folds);
 criterion_main!(pure);
