@@ -18,12 +18,14 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
 use prost::Message;
 use serde_json::{Value, json};
-use understudy::compile::Compiled;
+use understudy::compile::{Compiled, Config};
 use understudy::config::document::Kind;
 use understudy::envoy::{ResourceType, canonical};
 use understudy::live::Live;
+use understudy::model::Model;
 use understudy::model::name::Name;
 use understudy::model::part::Part;
+use understudy::model::subset::Subsets;
 use understudy::pipeline::{Build, Inputs, build};
 use understudy::simulate::simulate;
 use understudy::snapshot::{Snapshot, Variant};
@@ -53,7 +55,7 @@ fn inputs(upstreams: usize, weight: u64) -> Inputs {
     let file = json!({ "upstreams": others.collect::<Vec<_>>() }).to_string();
     let stored = ((Kind::Upstream, name(changing)), Arc::new(upstream(changing, weight)));
     Inputs {
-        files: [("upstreams.json".to_owned(), Arc::from(file))].into(),
+        files: imbl::OrdMap::unit("upstreams.json".to_owned(), Arc::from(file)),
         stored: [stored].into_iter().collect(),
         ..Inputs::default()
     }
@@ -139,7 +141,7 @@ fn simulations(criterion: &mut Criterion) {
         };
         let upstream = json!({ "name": "u", "targets": (0..targets).map(target).collect::<Vec<_>>() });
         let file = json!({ "upstreams": [upstream] }).to_string();
-        let files = [("u.json".to_owned(), Arc::from(file))].into();
+        let files = imbl::OrdMap::unit("u.json".to_owned(), Arc::from(file));
         let build = built(&Inputs { files, ..Inputs::default() }, None);
         let upstream = build.model.upstreams.values().next().expect("one was declared");
         let down = ["priority=0", "10.0.0.1:80"];
@@ -154,13 +156,19 @@ fn simulations(criterion: &mut Criterion) {
 fn compiles(criterion: &mut Criterion) {
     let inputs = inputs(1_000, 100);
     let build = built(&inputs, None);
-    let nothing = Compiled::default();
-    let last = Compiled::new(&build.model, &inputs.addresses, &inputs.steerings, &nothing);
+    let (addresses, steerings) = (&inputs.addresses, &inputs.steerings);
+    let (nothing, no_subsets) = (Model::default(), Subsets::default());
+    let subsets = no_subsets.updated(&nothing.upstreams, &build.model.upstreams);
+    let none = Config { model: &nothing, subsets: &no_subsets, addresses, steerings };
+    let all = Config { model: &build.model, subsets: &subsets, addresses, steerings };
+    let compiled = Compiled::default().updated(none, all);
     let mut group = criterion.benchmark_group("compile");
     group.sample_size(20);
-    for (name, last) in [("from scratch", &nothing), ("nothing changed", &last)] {
+    for (name, last, before) in
+        [("from scratch", &Compiled::default(), none), ("nothing changed", &compiled, all)]
+    {
         group.bench_function(BenchmarkId::new(name, 1_000), |bench| {
-            bench.iter(|| Compiled::new(&build.model, &inputs.addresses, &inputs.steerings, last));
+            bench.iter(|| last.updated(before, all));
         });
     }
     group.finish();

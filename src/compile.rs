@@ -18,44 +18,59 @@ pub mod service;
 mod tls;
 mod whole_response;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::google::protobuf as wrappers;
+use imbl::OrdMap;
 use prost::Message;
 
 use crate::config::raw;
 use crate::envoy::ResourceType;
-use crate::memo::{Memo, Output, Shared};
+use crate::memo::{Memo, Output, Shared, changes, follow};
 use crate::model::Model;
 use crate::model::addresses::Addresses;
 use crate::model::listener::Listener;
 use crate::model::name::Name;
-use crate::model::route::Route;
-use crate::model::service::Service;
+use crate::model::reach::Reach;
 use crate::model::steering::Steerings;
-use crate::model::upstream::Upstream;
+use crate::model::subset::Subsets;
 use crate::node::Locality;
 use crate::snapshot::{Resource, Snapshot};
 
 /// The filter by which clients return to the target that served them before.
 const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
 
+/// A config to be compiled.
+#[derive(Debug, Clone, Copy)]
+pub struct Config<'a> {
+    /// What is desired.
+    pub model: &'a Model,
+    /// Its upstreams, by what is so of them.
+    pub subsets: &'a Subsets,
+    /// What host names resolve to.
+    pub addresses: &'a Addresses,
+    /// What operators, drills and failback ask for.
+    pub steerings: &'a Steerings,
+}
+
 /// Everything that a model is compiled to, by the entity that it is compiled from, with all that it depends on.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Compiled {
+    reach: Arc<Reach>,
     /// By upstream.
-    clusters: Memo<Name, Shared<Upstream>, Vec<Arc<Resource>>>,
+    clusters: OrdMap<Name, Vec<Arc<Resource>>>,
     /// By service.
-    aggregates: Memo<Name, Shared<Service>, Vec<Arc<Resource>>>,
+    aggregates: OrdMap<Name, Vec<Arc<Resource>>>,
     /// By upstream.
     endpoints: Memo<Name, endpoint::Input, Vec<Arc<Resource>>>,
     /// By fleet and listener.
     listeners: Memo<(Name, Name), listener::Input, Arc<Resource>>,
     /// By route.
-    parts: Memo<Name, Shared<Route>, Arc<route::Part>>,
+    parts: OrdMap<Name, Arc<route::Part>>,
     /// By fleet and listener.
     routes: Memo<(Name, Name), route::Input, Arc<Resource>>,
     /// By fleet and secret.
@@ -64,122 +79,215 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// Compiles a model. What depends on nothing that changed is taken from `last`.
-    pub fn new(model: &Model, addresses: &Addresses, steerings: &Steerings, last: &Self) -> Self {
-        let upstreams =
-            || model.upstreams.iter().map(|(name, upstream)| (name.clone(), Shared(upstream.clone())));
-        let services = model.services.iter().map(|(name, service)| (name.clone(), Shared(service.clone())));
-        let endpoints = upstreams().map(|(name, upstream)| {
-            let steering = steerings.get(&name).cloned().map(Shared);
-            (name, endpoint::Input::new(upstream, addresses, steering))
-        });
-        let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), Shared(raw.clone())));
-        let fleets: BTreeSet<Name> = model.fleet_names().into_iter().collect();
+    /// Compiles a config. What depends on nothing that differs from `last`, which was compiled to this, is as it is
+    /// here.
+    #[must_use]
+    pub fn updated(&self, last: Config<'_>, now: Config<'_>) -> Self {
+        let (before, model) = (last.model, now.model);
+        let reach = self.reach.updated(before, model);
+        let parts =
+            follow(&self.parts, (&before.routes, &model.routes), |route| Arc::new(route::Part::new(route)));
+        let fleets = model.fleet_names();
         let listeners = fleets.iter().flat_map(|fleet| {
             let input = |listener: &Listener| listener::Input::new(model, fleet, listener);
             model.listeners_of(fleet).map(move |it| ((fleet.clone(), it.name.clone()), input(it)))
         });
         let secrets = fleets.iter().flat_map(|fleet| {
-            secret::needed(model, fleet).into_iter().map(|(name, input)| ((fleet.clone(), name), input))
+            let upstreams = now.subsets.in_tls.values().filter(|it| reach.has_upstream(fleet, &it.name));
+            secret::needed(model, fleet, upstreams).into_iter().map(|(name, it)| ((fleet.clone(), name), it))
         });
-        let parts = model.routes.iter().map(|route| (route.name.clone(), Shared(route.clone())));
-        let parts = Memo::map(&last.parts, parts, |route| Arc::new(route::Part::new(&route.0)));
-        let routes = fleets.iter().flat_map(|fleet| {
-            let listeners = model.listeners_of(fleet).filter(|listener| listener.is_http());
-            listeners.map(|Listener { name: listener, .. }| {
-                let served = parts.iter().zip(&model.routes);
-                let served = served.filter(|(_, route)| route.is_served(fleet, listener));
-                let parts = served.map(|((_, part), _)| Shared(part.clone())).collect();
-                ((fleet.clone(), listener.clone()), route::Input { listener: listener.clone(), parts })
-            })
-        });
+        let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), Shared(raw.clone())));
         Self {
-            clusters: Memo::map(&last.clusters, upstreams(), |upstream| {
-                shared(cluster::compile(&upstream.0))
+            clusters: follow(&self.clusters, (&before.upstreams, &model.upstreams), |upstream| {
+                shared(cluster::compile(upstream))
             }),
-            aggregates: Memo::map(&last.aggregates, services, |service| shared(service::compile(&service.0))),
-            endpoints: Memo::map(&last.endpoints, endpoints, |input| shared(endpoint::compile(input))),
-            listeners: Memo::map(&last.listeners, listeners, |input| Arc::new(listener::compile(input))),
-            secrets: Memo::map(&last.secrets, secrets, |input| Arc::new(secret::compile(input))),
-            routes: Memo::map(&last.routes, routes, |input| Arc::new(route::compile(input))),
-            parts,
-            raw: Memo::map(&last.raw, raw, |Shared(raw)| {
+            aggregates: follow(&self.aggregates, (&before.services, &model.services), |service| {
+                shared(service::compile(service))
+            }),
+            endpoints: self.endpoints.with(asked(last, now), |input| shared(endpoint::compile(input))),
+            listeners: self.listeners.only(listeners, |input| Arc::new(listener::compile(input))),
+            secrets: self.secrets.only(secrets, |input| Arc::new(secret::compile(input))),
+            routes: self.routes(model, &parts),
+            raw: self.raw.only(raw, |Shared(raw)| {
                 Arc::new(Resource::encoded(raw.resource_type, raw.name(), &raw.message))
             }),
+            parts,
+            reach,
         }
+    }
+
+    /// The route configurations of these parts.
+    fn routes(
+        &self,
+        model: &Model,
+        parts: &OrdMap<Name, Arc<route::Part>>,
+    ) -> Memo<(Name, Name), route::Input, Arc<Resource>> {
+        let fleets = model.fleet_names();
+        let serving = fleets.iter().flat_map(|fleet| {
+            let listeners = model.listeners_of(fleet).filter(|listener| listener.is_http());
+            listeners.map(|listener| (fleet.clone(), listener.name.clone()))
+        });
+        let serving: BTreeSet<(Name, Name)> = serving.collect();
+        if parts.ptr_eq(&self.parts) && serving.iter().eq(self.routes.outputs().keys()) {
+            return self.routes.clone();
+        }
+        let input = |(fleet, listener): (Name, Name)| {
+            let served = parts.values().filter(|part| part.is_served(&fleet, &listener));
+            let parts = served.cloned().map(Shared).collect();
+            let input = route::Input { listener: listener.clone(), parts };
+            ((fleet, listener), input)
+        };
+        self.routes.only(serving.into_iter().map(input), |input| Arc::new(route::compile(input)))
+    }
+
+    /// Whether a fleet has an upstream.
+    pub fn has(&self, fleet: &Name, upstream: &Name) -> bool {
+        self.reach.has_upstream(fleet, upstream)
     }
 
     /// Every compiled resource of a type: raw ones are none.
     pub fn resources(&self, resource_type: ResourceType) -> Vec<&Arc<Resource>> {
         match resource_type {
             ResourceType::Cluster => {
-                let clusters = self.clusters.iter().chain(self.aggregates.iter());
-                clusters.flat_map(|(_, resources)| resources).collect()
+                self.clusters.values().chain(self.aggregates.values()).flatten().collect()
             }
-            ResourceType::Endpoints => self.endpoints.iter().flat_map(|(_, resources)| resources).collect(),
-            ResourceType::Listener => self.listeners.iter().map(|(_, resource)| resource).collect(),
-            ResourceType::Route => self.routes.iter().map(|(_, resource)| resource).collect(),
-            ResourceType::Secret => self.secrets.iter().map(|(_, resource)| resource).collect(),
+            ResourceType::Endpoints => self.endpoints.outputs().values().flatten().collect(),
+            ResourceType::Listener => self.listeners.outputs().values().collect(),
+            ResourceType::Route => self.routes.outputs().values().collect(),
+            ResourceType::Secret => self.secrets.outputs().values().collect(),
             // Nothing in the model has one.
             _ => Vec::new(),
         }
     }
 
     /// What the nodes of `fleet` should run: what is compiled, each as `amend` returns it, and the raw resources.
+    /// It is made of what they should run by `last`, if that is the same but for what was compiled.
     pub fn snapshot(
         &self,
-        model: &Model,
         fleet: &Name,
-        last: Option<&Snapshot>,
+        last: Option<(&Self, &Snapshot)>,
         amend: impl Fn(ResourceType, &Arc<Resource>) -> Arc<Resource>,
     ) -> Snapshot {
-        let (has, serves) = (model.upstreams_of(fleet), model.services_of(fleet));
-        let resources = |resource_type| {
-            let amend = |resource: &Arc<Resource>| amend(resource_type, resource);
-            let mut resources: Vec<Arc<Resource>> = match resource_type {
-                ResourceType::Cluster => {
-                    let clusters = self.clusters.select(&has).chain(self.aggregates.select(&serves));
-                    clusters.flatten().map(amend).collect()
-                }
-                ResourceType::Endpoints => self.endpoints.select(&has).flatten().map(amend).collect(),
-                ResourceType::Listener => self.listeners.select(|(of, _)| of == fleet).map(amend).collect(),
-                ResourceType::Route => self.routes.select(|(of, _)| of == fleet).map(amend).collect(),
-                ResourceType::Secret => self.secrets.select(|(of, _)| of == fleet).map(amend).collect(),
-                // Nothing in the model has one.
-                _ => Vec::new(),
-            };
-            resources.extend(self.raw.select(|(of, _)| *of == resource_type).cloned());
-            resources
+        let (nothing, none) = (Self::default(), Snapshot::default());
+        let leads_there = |(last, _): &(&Self, _)| Arc::ptr_eq(&last.reach, &self.reach);
+        let (last, snapshot) = last.filter(leads_there).unwrap_or((&nothing, &none));
+        let has = |upstream: &Name| self.reach.has_upstream(fleet, upstream);
+        let serves = |service: &Name| self.reach.has_service(fleet, service);
+        let is_here = |(of, _): &(Name, Name)| of == fleet;
+        let mut differences: [Difference; ResourceType::ALL.len()] = Default::default();
+        let [clusters, endpoints, listeners, routes, secrets] = {
+            use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+            differences
+                .get_disjoint_mut([Cluster, Endpoints, Listener, Route, Secret].map(|it| it as usize))
+                .expect("they differ, and there is one of each type")
         };
-        Snapshot::new(resources, last)
+        clusters.take(&last.clusters, &self.clusters, has);
+        clusters.take(&last.aggregates, &self.aggregates, serves);
+        endpoints.take(last.endpoints.outputs(), self.endpoints.outputs(), has);
+        listeners.take(last.listeners.outputs(), self.listeners.outputs(), is_here);
+        routes.take(last.routes.outputs(), self.routes.outputs(), is_here);
+        secrets.take(last.secrets.outputs(), self.secrets.outputs(), |(of, _)| of == fleet);
+        for resource_type in ResourceType::ALL {
+            let new = &mut differences[resource_type as usize].new;
+            new.iter_mut().for_each(|resource| *resource = amend(resource_type, resource));
+        }
+        for change in changes(last.raw.outputs(), self.raw.outputs()) {
+            differences[change.key.0 as usize].add(change.old, change.new);
+        }
+        let differences = ResourceType::ALL.into_iter().zip(differences).filter(|(_, it)| !it.is_empty());
+        differences.fold(snapshot.clone(), |snapshot, (resource_type, Difference { gone, new })| {
+            snapshot.with(resource_type, snapshot.set(resource_type).changed(&gone, new))
+        })
     }
 
     /// `base`, which is the snapshot of `fleet`, for an Envoy at `place`: endpoints whose tiers depend on that are
     /// compiled for it, and what is as in `last` is taken from there.
-    pub fn snapshot_at(
+    pub fn snapshot_at<'u>(
         &self,
-        model: &Model,
         (fleet, place): (&Name, &Locality),
-        base: &Snapshot,
-        last: Option<&Snapshot>,
+        upstreams: impl Iterator<Item = &'u Name>,
+        (base, last): (&Snapshot, Option<&Snapshot>),
         amend: impl Fn(ResourceType, Arc<Resource>) -> Arc<Resource>,
     ) -> Snapshot {
-        let has = model.upstreams_of(fleet);
-        let inputs = self.endpoints.inputs().filter(|(upstream, _)| has(upstream));
-        let here: BTreeMap<Arc<str>, Arc<Resource>> = inputs
-            .filter_map(|(_, input)| input.from(place))
-            .flat_map(|input| shared(endpoint::compile(&input)))
-            .map(|resource| {
-                let resource = amend(ResourceType::Endpoints, resource);
-                let known = last.and_then(|last| last.set(ResourceType::Endpoints).get(&resource.name));
-                let resource =
-                    known.map_or_else(|| resource.clone(), |known| resource.clone().keeping(known));
-                (resource.name.clone(), resource)
-            })
-            .collect();
-        let everywhere = base.set(ResourceType::Endpoints).iter();
-        let resources = everywhere.map(|resource| here.get(&resource.name).unwrap_or(resource).clone());
-        base.with(ResourceType::Endpoints, resources.collect(), last)
+        let here = upstreams.filter(|upstream| self.reach.has_upstream(fleet, upstream));
+        let inputs = here.filter_map(|upstream| self.endpoints.input(upstream)?.from(place));
+        let resources = inputs.flat_map(|input| shared(endpoint::compile(&input))).map(|resource| {
+            let resource = amend(ResourceType::Endpoints, resource);
+            let known = last.and_then(|last| last.set(ResourceType::Endpoints).get(&resource.name));
+            known.map_or_else(|| resource.clone(), |known| resource.clone().keeping(known))
+        });
+        let set = base.set(ResourceType::Endpoints).changed(&[], resources);
+        let snapshot = base.with(ResourceType::Endpoints, set);
+        last.map_or_else(|| snapshot.clone(), |last| snapshot.clone().keeping(last))
+    }
+}
+
+/// The upstreams whose endpoints may differ, with all that these depend on.
+fn asked<'a>(
+    last: Config<'a>,
+    now: Config<'a>,
+) -> impl Iterator<Item = (Name, Option<endpoint::Input>)> + use<'a> {
+    let upstreams = &now.model.upstreams;
+    let mut asked: BTreeSet<&Name> =
+        changes(&last.model.upstreams, upstreams).map(|change| change.key).collect();
+    if last.addresses != now.addresses {
+        asked.extend(now.subsets.with_names.keys());
+    }
+    let steered = last.steerings.keys().chain(now.steerings.keys());
+    asked.extend(steered.filter(|name| last.steerings.get(*name) != now.steerings.get(*name)));
+    asked.into_iter().map(move |name| {
+        let steering = now.steerings.get(name).cloned().map(Shared);
+        let upstream = upstreams.get(name).cloned().map(Shared);
+        (name.clone(), upstream.map(|upstream| endpoint::Input::new(upstream, now.addresses, steering)))
+    })
+}
+
+/// What differs of the resources of one type.
+#[derive(Debug, Default)]
+struct Difference {
+    /// The names of those that were there, also of those that are there again.
+    gone: Vec<Arc<str>>,
+    new: Vec<Arc<Resource>>,
+}
+
+impl Difference {
+    /// Takes what differs between two outcomes, of the keys for which `is_in`.
+    fn take<K: Ord, O: AsResources + PartialEq>(
+        &mut self,
+        last: &OrdMap<K, O>,
+        now: &OrdMap<K, O>,
+        is_in: impl Fn(&K) -> bool,
+    ) {
+        for change in changes(last, now).filter(|change| is_in(change.key)) {
+            self.add(change.old, change.new);
+        }
+    }
+
+    fn add<O: AsResources>(&mut self, old: Option<&O>, new: Option<&O>) {
+        let old = old.into_iter().flat_map(AsResources::resources);
+        self.gone.extend(old.map(|resource| resource.name.clone()));
+        self.new.extend(new.into_iter().flat_map(AsResources::resources).cloned());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.new.is_empty()
+    }
+}
+
+/// One resource or several.
+trait AsResources {
+    fn resources(&self) -> &[Arc<Resource>];
+}
+
+impl AsResources for Arc<Resource> {
+    fn resources(&self) -> &[Arc<Resource>] {
+        slice::from_ref(self)
+    }
+}
+
+impl AsResources for Vec<Arc<Resource>> {
+    fn resources(&self) -> &[Arc<Resource>] {
+        self
     }
 }
 

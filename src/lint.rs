@@ -21,12 +21,15 @@ mod tiers;
 
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
+use crate::config::document::Document;
 use crate::config::{Level, Related, Violation};
 use crate::lint::levels::Levels;
 use crate::lint::routes::Shadows;
 use crate::lint::sharing::Neighbours;
-use crate::lint::subject::{RouteSubject, Subjects, UpstreamSubject, WaySubject};
-use crate::memo::Memo;
+use crate::lint::subject::{RouteSubject, UpstreamSubject, WaySubject};
+use crate::memo::{self, Memo};
 use crate::model::Model;
 use crate::model::documents::Documents;
 use crate::model::name::Name;
@@ -98,45 +101,104 @@ impl Findings<'_> {
 
 type Told = Arc<Vec<Violation>>;
 
+/// A config that is looked at: what it means, and where that is declared.
+#[derive(Debug, Clone, Copy)]
+pub struct Config<'a> {
+    /// What it means.
+    pub model: &'a Model,
+    /// Of what that was made.
+    pub resolved: &'a Resolved,
+    /// Where it stands.
+    pub documents: &'a Documents,
+}
+
 /// What the rules told of a model, by subject.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Lints {
-    upstreams: Memo<Name, UpstreamSubject, Told>,
-    ways: Memo<(Name, Option<Name>), WaySubject, Told>,
-    routes: Memo<Name, RouteSubject, Told>,
+    upstreams: Kept<Name, UpstreamSubject>,
+    ways: Kept<WayKey, WaySubject>,
+    routes: Kept<Name, RouteSubject>,
     neighbours: Neighbours,
     shadows: Shadows,
+    levels: Arc<Levels>,
+}
+
+/// A service, and a route to it that may say otherwise.
+type WayKey = (Name, Option<Name>);
+
+/// What was told of each subject of a kind.
+#[derive(Debug, Clone)]
+struct Kept<K: Ord, S> {
+    memo: Memo<K, S, Told>,
+    /// Of those of which more was told than what is good to know.
+    loud: OrdMap<K, Told>,
+}
+
+impl<K: Ord, S> Default for Kept<K, S> {
+    fn default() -> Self {
+        Self { memo: Memo::default(), loud: OrdMap::new() }
+    }
+}
+
+impl<K: Ord + Clone, S: PartialEq + Clone> Kept<K, S> {
+    fn put(&mut self, key: K, subject: Option<S>, look: fn(&S) -> Told) {
+        if self.memo.put(key.clone(), subject, look) {
+            let is_loud = |told: &&Told| told.iter().any(|violation| violation.level != Level::Info);
+            let told = self.memo.get(&key).filter(is_loud).cloned();
+            memo::put(&mut self.loud, key, told);
+        }
+    }
+
+    fn told(&self, is_loud: bool) -> impl Iterator<Item = &Violation> {
+        let told = if is_loud { &self.loud } else { self.memo.outputs() };
+        told.values().flat_map(|told| told.iter())
+    }
 }
 
 impl Lints {
-    /// What the rules tell of a model, whose entities are declared as in `resolved`. Subjects that did not change are
-    /// not looked at again.
-    pub fn new(model: &Model, resolved: &Resolved, documents: &Documents, last: &Self) -> Self {
-        let levels = Arc::new(levels::of(documents));
-        let neighbours = last.neighbours.updated(&model.upstreams);
-        let shadows = last.shadows.updated(&model.routes);
-        let Subjects { upstreams, ways, routes } =
-            subject::subjects(model, resolved, (&neighbours, &shadows), &levels);
-        Self {
-            upstreams: Memo::map(&last.upstreams, upstreams, upstream),
-            ways: Memo::map(&last.ways, ways, way),
-            routes: Memo::map(&last.routes, routes, route),
-            neighbours,
-            shadows,
+    /// What the rules tell of a config. Subjects that are as in `last`, of which these lints are, are not looked at
+    /// again.
+    #[must_use]
+    pub fn updated(&self, last: Config<'_>, now: Config<'_>) -> Self {
+        let levels = Arc::new(levels::of(now.documents));
+        let levels = if *levels == *self.levels { self.levels.clone() } else { levels };
+        let mut next = Self { levels, ..self.clone() };
+        let changed = subject::changed(last, now, self, &mut next);
+        for service in &changed.services {
+            for key in subject::ways_of(&self.ways.memo, service).map(|(key, _)| key) {
+                let subject = subject::way(now, key, &next.levels);
+                next.ways.put(key.clone(), subject, way);
+            }
+            for key in subject::way_keys(now, service) {
+                let subject = subject::way(now, &key, &next.levels);
+                next.ways.put(key, subject, way);
+            }
         }
+        for name in changed.upstreams {
+            let subject = subject::upstream(now, &name, &next);
+            next.upstreams.put(name, subject, upstream);
+        }
+        for name in changed.routes {
+            let subject = subject::route(now, &name, &next);
+            next.routes.put(name, subject, route);
+        }
+        next
     }
 
     /// All that was told.
     pub fn violations(&self) -> impl Iterator<Item = &Violation> {
-        let upstreams = self.upstreams.iter().flat_map(|(_, told)| told.iter());
-        let ways = self.ways.iter().flat_map(|(_, told)| told.iter());
-        let routes = self.routes.iter().flat_map(|(_, told)| told.iter());
-        upstreams.chain(ways).chain(routes)
+        self.upstreams.told(false).chain(self.ways.told(false)).chain(self.routes.told(false))
+    }
+
+    /// What was told of this level, which is more than what is good to know.
+    pub fn loud(&self, level: Level) -> impl Iterator<Item = &Violation> {
+        let loud = self.upstreams.told(true).chain(self.ways.told(true)).chain(self.routes.told(true));
+        loud.filter(move |told| told.level == level)
     }
 }
 
-/// What is wrong with what the documents say of rules.
-pub fn faults_of_levels(documents: &Documents) -> Vec<Violation> {
+/// What is wrong with what these documents say of rules.
+pub fn faults_of_levels(documents: &[Arc<Document>]) -> Vec<Violation> {
     levels::faults(documents)
 }
 

@@ -4,26 +4,26 @@
 //! [`Memo`] keeps, for each of these, what went in beside what came out. Nothing can be forgotten in what went in:
 //! the function is a plain `fn`, which sees its input and nothing else. And nothing can be out of date: an input is
 //! compared as a whole, by pointer where that suffices and by value where not.
+//!
+//! What is kept is kept in persistent maps. A build has a copy of those of the build before, which shares all that
+//! did not change, and what differs between two of them is found without a look at the rest. So a stage asks again
+//! only for the keys that what it is made of has changed for, and a change costs what changes and not what exists.
 
-use std::cmp::Ordering;
+use std::fmt::Debug;
 use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 /// What a function returned, by key, each beside what it was given.
 #[derive(Debug, Clone)]
-pub struct Memo<K, I, O> {
-    /// Ascending by key.
-    entries: Vec<Entry<K, I, O>>,
-}
-
-#[derive(Debug, Clone)]
-struct Entry<K, I, O> {
-    key: K,
-    input: I,
-    output: O,
+pub struct Memo<K: Ord, I, O> {
+    inputs: OrdMap<K, I>,
+    outputs: OrdMap<K, O>,
 }
 
 /// What is kept of a function.
-pub trait Output: Clone {
+pub trait Output: Clone + PartialEq {
     /// This output, or the last one for the key where they are the same: what did not change stays the same
     /// allocation, so that whoever is given it next need not compare more than pointers.
     #[must_use]
@@ -43,102 +43,122 @@ impl<T: PartialEq> Output for Vec<Arc<T>> {
     }
 }
 
-impl<K, I, O> Default for Memo<K, I, O> {
+impl<K: Ord, I, O> Default for Memo<K, I, O> {
     fn default() -> Self {
-        Self { entries: Vec::new() }
+        Self { inputs: OrdMap::new(), outputs: OrdMap::new() }
     }
 }
 
-impl<K: Ord, I: PartialEq, O: Output> Memo<K, I, O> {
-    /// The outputs of `function` for `inputs`, whose keys ascend. It is called for those that differ from the input
-    /// of the same key in `last`.
-    pub fn map(last: &Self, inputs: impl IntoIterator<Item = (K, I)>, function: fn(&I) -> O) -> Self {
-        // Nearly always the next input is that of the next entry: then the keys need not be looked at.
-        let mut next = 0;
-        let entry = |(key, input): (K, I)| {
-            let same = last.entries.get(next).is_some_and(|known| known.input == input);
-            let at = if same { Ok(next) } else { last.position(&key) };
-            next = at.map_or_else(|place| place, |at| at + 1);
-            let output = match at.map(|at| &last.entries[at]) {
-                Ok(known) if same || known.input == input => known.output.clone(),
-                Ok(known) => function(&input).keeping(&known.output),
-                Err(_) => function(&input),
-            };
-            Entry { key, input, output }
+impl<K: Ord + Clone, I: PartialEq + Clone, O: Output> Memo<K, I, O> {
+    /// Has the output of `function` for `input`, or nothing for this key any more. True when that is not what it was.
+    pub fn put(&mut self, key: K, input: Option<I>, function: fn(&I) -> O) -> bool {
+        let Some(input) = input else {
+            self.inputs.remove(&key);
+            return self.outputs.remove(&key).is_some();
         };
-        let entries: Vec<_> = inputs.into_iter().map(entry).collect();
-        debug_assert!(entries.is_sorted_by(|a, b| a.key <= b.key), "keys ascend");
-        Self { entries }
+        if self.inputs.get(&key) == Some(&input) {
+            return false;
+        }
+        let output = function(&input);
+        self.inputs.insert(key.clone(), input);
+        put(&mut self.outputs, key, Some(output))
+    }
+
+    /// The same for every key in these. Those that are not among them stay as they are.
+    #[must_use]
+    pub fn with(&self, inputs: impl IntoIterator<Item = (K, Option<I>)>, function: fn(&I) -> O) -> Self {
+        let mut next = self.clone();
+        for (key, input) in inputs {
+            next.put(key, input, function);
+        }
+        next
+    }
+
+    /// Only the outputs for these inputs; what is not asked for any more is forgotten.
+    #[must_use]
+    pub fn only(&self, inputs: impl IntoIterator<Item = (K, I)>, function: fn(&I) -> O) -> Self {
+        let mut next = Self::default();
+        for (key, input) in inputs {
+            if let Some((known, output)) = self.inputs.get(&key).zip(self.outputs.get(&key)) {
+                next.inputs.insert(key.clone(), known.clone());
+                next.outputs.insert(key.clone(), output.clone());
+            }
+            next.put(key, Some(input), function);
+        }
+        next
     }
 
     /// The output for a key.
     pub fn get(&self, key: &K) -> Option<&O> {
-        self.position(key).ok().map(|at| &self.entries[at].output)
+        self.outputs.get(key)
     }
 
-    /// What the function was given for a key, for who asks for nearly all keys in their order.
-    pub fn inputs_in_order<'a>(&'a self) -> impl FnMut(&K) -> Option<&'a I> {
-        let mut next = 0;
-        move |key| {
-            let is_next = self.entries.get(next).is_some_and(|entry| entry.key == *key);
-            let at = if is_next { Ok(next) } else { self.position(key) };
-            next = at.map_or_else(|place| place, |at| at + 1);
-            at.ok().map(|at| &self.entries[at].input)
-        }
-    }
-
-    fn position(&self, key: &K) -> Result<usize, usize> {
-        self.entries.binary_search_by(|entry| entry.key.cmp(key))
+    /// What the function was given for a key.
+    pub fn input(&self, key: &K) -> Option<&I> {
+        self.inputs.get(key)
     }
 }
 
-impl<K, I, O> Memo<K, I, O> {
-    /// Every key with its output.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&K, &O)> {
-        self.entries.iter().map(|entry| (&entry.key, &entry.output))
+impl<K: Ord, I, O> Memo<K, I, O> {
+    /// All outputs.
+    pub fn outputs(&self) -> &OrdMap<K, O> {
+        &self.outputs
     }
 
-    /// Every key with what the function was given for it.
-    pub fn inputs(&self) -> impl ExactSizeIterator<Item = (&K, &I)> {
-        self.entries.iter().map(|entry| (&entry.key, &entry.input))
-    }
-
-    /// True when nothing was asked of the function.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// The outputs of the keys for which `is_in`.
-    pub fn select(&self, is_in: impl Fn(&K) -> bool) -> impl Iterator<Item = &O> {
-        self.entries.iter().filter(move |entry| is_in(&entry.key)).map(|entry| &entry.output)
+    /// All that the function was given.
+    pub fn inputs(&self) -> &OrdMap<K, I> {
+        &self.inputs
     }
 }
 
-/// What went, and what came in its place.
-pub type Change<'a, T> = (Option<&'a Arc<T>>, Option<&'a Arc<T>>);
+/// `last`, which is `function` of every value of `before`, as the same of every value of `now`.
+pub fn follow<K: Ord + Clone, V: PartialEq, O: Output>(
+    last: &OrdMap<K, O>,
+    (before, now): (&OrdMap<K, V>, &OrdMap<K, V>),
+    function: impl Fn(&V) -> O,
+) -> OrdMap<K, O> {
+    let mut next = last.clone();
+    for change in changes(before, now) {
+        put(&mut next, change.key.clone(), change.new.map(&function));
+    }
+    next
+}
 
-/// What is not the same value in both, by key. The keys of both ascend.
-pub fn changes<'a, K: Ord, T>(
-    last: impl Iterator<Item = (&'a K, &'a Arc<T>)>,
-    now: impl Iterator<Item = (&'a K, &'a Arc<T>)>,
-) -> Vec<(&'a K, Change<'a, T>)> {
-    let (mut last, mut now) = (last.peekable(), now.peekable());
-    let mut changes = Vec::new();
-    loop {
-        let order = match (last.peek(), now.peek()) {
-            (Some((gone, _)), Some((come, _))) => gone.cmp(come),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return changes,
-        };
-        let gone = if order.is_le() { last.next() } else { None };
-        let come = if order.is_ge() { now.next() } else { None };
-        let Some((key, _)) = gone.or(come) else { return changes };
-        match (gone.map(|(_, value)| value), come.map(|(_, value)| value)) {
-            (Some(gone), Some(come)) if Arc::ptr_eq(gone, come) => {}
-            change => changes.push((key, change)),
+/// Puts a value in its place, or removes it. True when what is there is not what it was.
+pub fn put<K: Ord + Clone, O: Output>(map: &mut OrdMap<K, O>, key: K, value: Option<O>) -> bool {
+    match (value, map.get(&key)) {
+        (None, None) => false,
+        (None, Some(_)) => map.remove(&key).is_some(),
+        (Some(value), None) => map.insert(key, value).is_none(),
+        (Some(value), Some(last)) if value == *last => false,
+        (Some(value), Some(last)) => {
+            let value = value.keeping(last);
+            map.insert(key, value).is_some()
         }
     }
+}
+
+/// What of a key is not what it was.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a, K, V> {
+    /// Of what.
+    pub key: &'a K,
+    /// None where it is new.
+    pub old: Option<&'a V>,
+    /// None where it went.
+    pub new: Option<&'a V>,
+}
+
+/// Every key whose value differs. What two maps share is not looked at.
+pub fn changes<'a, K: Ord, V: PartialEq>(
+    last: &'a OrdMap<K, V>,
+    now: &'a OrdMap<K, V>,
+) -> impl Iterator<Item = Change<'a, K, V>> {
+    last.diff(now).map(|item| match item {
+        DiffItem::Add(key, new) => Change { key, old: None, new: Some(new) },
+        DiffItem::Update { old: (_, old), new: (key, new) } => Change { key, old: Some(old), new: Some(new) },
+        DiffItem::Remove(key, old) => Change { key, old: Some(old), new: None },
+    })
 }
 
 /// A value that is compared by pointer and by nothing else: where what is equal is also the same, or where to

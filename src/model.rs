@@ -26,24 +26,28 @@ pub mod part;
 pub mod passthrough;
 pub mod place;
 mod raw;
+pub mod reach;
 pub mod resolver;
 pub mod rollout;
 pub mod route;
 pub mod service;
 pub mod steering;
+pub mod subset;
 pub mod target;
 pub mod tls;
 pub mod upstream;
 pub mod validate;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use crate::config::raw::Resource;
 use crate::model::certificate::Certificate;
 use crate::model::fleet::Fleet;
-use crate::model::listener::{Listener, Protocol};
-use crate::model::name::{Name, Scope};
+use crate::model::listener::Listener;
+use crate::model::name::Name;
 use crate::model::notify::Receiver;
 use crate::model::passthrough::Passthrough;
 use crate::model::resolver::Resolver;
@@ -64,15 +68,15 @@ pub struct Model {
     /// By name. None is declared: the default one, unless raw resources stand alone.
     pub listeners: Vec<Listener>,
     /// By name.
-    pub routes: Vec<Arc<Route>>,
+    pub routes: OrdMap<Name, Arc<Route>>,
     /// By name.
     pub passthroughs: Vec<Passthrough>,
     /// By name.
     pub certificates: BTreeMap<Name, Arc<Certificate>>,
     /// By name.
-    pub services: BTreeMap<Name, Arc<Service>>,
+    pub services: OrdMap<Name, Arc<Service>>,
     /// By name.
-    pub upstreams: BTreeMap<Name, Arc<Upstream>>,
+    pub upstreams: OrdMap<Name, Arc<Upstream>>,
     /// How host names are resolved.
     pub resolver: Resolver,
     /// Which Envoys get a change first.
@@ -113,39 +117,5 @@ impl Model {
         self.passthroughs
             .iter()
             .filter(move |route| route.fleets.includes(fleet) && route.listeners.contains(listener))
-    }
-
-    /// Whether a fleet has the aggregates of a service: those of services that its routes and listeners reach.
-    pub fn services_of<'a>(&'a self, fleet: &Name) -> impl Fn(&Name) -> bool + use<'a> {
-        let here = self.uses().filter(|(fleets, _)| fleets.includes(fleet));
-        let reached: HashSet<&Name> = here.map(|(_, service)| &service.name).collect();
-        move |service| reached.contains(service)
-    }
-
-    /// Whether a fleet has an upstream: those that its routes and listeners reach, and those that nothing of any
-    /// fleet reaches. These are compiled everywhere, so that they are warm when the first route comes. A failover
-    /// gateway reaches all.
-    pub fn upstreams_of<'a>(&'a self, fleet: &Name) -> impl Fn(&Name) -> bool + use<'a> {
-        let names = |(_, service): (_, &'a Arc<Service>)| service.upstreams().map(|upstream| &upstream.name);
-        let (here, elsewhere): (Vec<_>, Vec<_>) = self.uses().partition(|(fleets, _)| fleets.includes(fleet));
-        let mut only_elsewhere: HashSet<&Name> = elsewhere.into_iter().flat_map(names).collect();
-        if self.listeners_of(fleet).any(|listener| matches!(listener.protocol, Protocol::FailoverGateway(_)))
-        {
-            only_elsewhere.clear();
-        }
-        if !only_elsewhere.is_empty() {
-            for upstream in here.into_iter().flat_map(names) {
-                only_elsewhere.remove(upstream);
-            }
-        }
-        move |upstream| !only_elsewhere.contains(upstream)
-    }
-
-    /// What leads to a service: in which fleets, and to which.
-    fn uses(&self) -> impl Iterator<Item = (&Scope, &Arc<Service>)> {
-        let routes = self.routes.iter().filter_map(|it| Some((&it.fleets, &it.forward()?.service)));
-        let passthroughs = self.passthroughs.iter().map(|it| (&it.fleets, &it.service));
-        let listeners = self.listeners.iter().filter_map(|it| Some((&it.fleets, it.service()?)));
-        routes.chain(passthroughs).chain(listeners)
     }
 }

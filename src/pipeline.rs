@@ -14,16 +14,17 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::compile::Compiled;
-use crate::config::document::{Document, Resolve};
+use crate::compile::{self, Compiled};
+use crate::config::document::Document;
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
 use crate::lint::{self, Lints};
 use crate::model::Model;
 use crate::model::addresses::Addresses;
-use crate::model::documents::{Documents, Stored};
+use crate::model::documents::{Documents, Files, Parsed, Stored};
 use crate::model::name::Name;
 use crate::model::steering::Steerings;
+use crate::model::subset::Subsets;
 use crate::model::target::Host;
 use crate::model::validate::{self, Meaning, Resolved};
 use crate::node::{Locality, Node};
@@ -35,7 +36,7 @@ use crate::snapshot::Snapshot;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Inputs {
     /// Texts by file name.
-    pub files: BTreeMap<String, Arc<str>>,
+    pub files: Files,
     /// What was written over REST.
     pub stored: Stored,
     /// What host names resolve to.
@@ -65,6 +66,7 @@ pub struct Build {
     pub documents: Documents,
     /// What was written over REST, as it was built.
     pub stored: Stored,
+    subsets: Subsets,
     lints: Lints,
     resolved: Resolved,
     compiled: Compiled,
@@ -88,7 +90,8 @@ impl Build {
         self.variants.snapshot(fleet, place, self.snapshot(fleet), |base, last| {
             let patches = patch::Patches::of(&self.documents);
             let amend = |resource_type, resource| patches.applied(resource_type, resource);
-            self.compiled.snapshot_at(&self.model, (fleet, place), base, last, amend)
+            let upstreams = self.subsets.by_distance.keys();
+            self.compiled.snapshot_at((fleet, place), upstreams, (base, last), amend)
         })
     }
 
@@ -127,10 +130,18 @@ impl Build {
 
     /// The names and services among the targets, to be resolved; not those that Envoys look up themselves.
     pub fn host_names(&self) -> BTreeSet<Host> {
-        let upstreams = self.model.upstreams.values();
-        let ours = upstreams.filter(|upstream| upstream.resolve == Resolve::ControlPlane);
-        let hosts = ours.flat_map(|upstream| &upstream.targets).map(|target| &target.address.host);
+        let targets = self.subsets.with_names.values().flat_map(|upstream| &upstream.targets);
+        let hosts = targets.map(|target| &target.address.host);
         hosts.filter(|host| !matches!(host, Host::Ip(_))).cloned().collect()
+    }
+
+    fn to_lint(&self) -> lint::Config<'_> {
+        lint::Config { model: &self.model, resolved: &self.resolved, documents: &self.documents }
+    }
+
+    fn to_compile(&self) -> compile::Config<'_> {
+        let Self { model, subsets, addresses, steerings, .. } = self;
+        compile::Config { model, subsets, addresses, steerings }
     }
 }
 
@@ -158,51 +169,38 @@ pub fn build_reading(
     let nothing = Build::default();
     let last = last.unwrap_or(&nothing);
     let parsed = last.documents.updated(&inputs.files, &inputs.stored);
-    inputs.named_files = read(&parsed.0.named_files());
+    inputs.named_files = read(&parsed.documents.named_files());
     build_parsed(parsed, inputs, last)
 }
 
-fn build_parsed(
-    (documents, mut violations): (Documents, Vec<Violation>),
-    inputs: &Inputs,
-    last: &Build,
-) -> Result<Build, Vec<Violation>> {
-    violations.extend(lint::faults_of_levels(&documents));
-    match validate::validate(&documents, &inputs.named_files, inputs.now, &last.resolved) {
-        Ok(Meaning { model, mut warnings, resolved }) if violations.is_empty() => {
-            warnings.extend(same_address::warnings(&model, &inputs.addresses, &documents));
-            let lints = Lints::new(&model, &resolved, &documents, &last.lints);
-            let told = |level: Level| lints.violations().filter(move |told| told.level == level).cloned();
-            violations.extend(told(Level::Error));
-            if !violations.is_empty() {
-                return Err(in_order(violations));
-            }
-            let warnings = in_order(warnings.into_iter().chain(told(Level::Warning)).collect());
-            let compiled = Compiled::new(&model, &inputs.addresses, &inputs.steerings, &last.compiled);
-            let patched = patch::apply(&documents, &model, &compiled, &last.patched).map_err(in_order)?;
-            let snapshots = snapshots(&model, &compiled, &patched, &last.snapshots);
-            let Inputs { addresses, stored, steerings, .. } = inputs.clone();
-            let variants = Variants::new(&model, &last.variants);
-            Ok(Build {
-                model,
-                addresses,
-                steerings,
-                snapshots,
-                warnings,
-                documents,
-                stored,
-                lints,
-                resolved,
-                compiled,
-                patched,
-                variants,
-            })
-        }
+fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, Vec<Violation>> {
+    let Parsed { documents, new, mut violations } = parsed;
+    violations.extend(lint::faults_of_levels(&new));
+    let meaning = validate::validate(&documents, &inputs.named_files, inputs.now, &last.resolved);
+    let Meaning { model, mut warnings, resolved } = match meaning {
+        Ok(meaning) if violations.is_empty() => meaning,
         Ok(Meaning { warnings: found, .. }) | Err(found) => {
             violations.extend(found);
-            Err(in_order(violations))
+            return Err(in_order(violations));
         }
+    };
+    let Inputs { addresses, stored, steerings, .. } = inputs.clone();
+    let subsets = last.subsets.updated(&last.model.upstreams, &model.upstreams);
+    warnings.extend(same_address::warnings(&subsets, &addresses, &documents));
+    let build =
+        Build { model, addresses, steerings, documents, stored, subsets, resolved, ..Build::default() };
+    let lints = last.lints.updated(last.to_lint(), build.to_lint());
+    let refused: Vec<Violation> = lints.loud(Level::Error).cloned().collect();
+    if !refused.is_empty() {
+        return Err(in_order(refused));
     }
+    warnings.extend(lints.loud(Level::Warning).cloned());
+    let compiled = last.compiled.updated(last.to_compile(), build.to_compile());
+    let patched = patch::apply(&build.documents, &build.model, &compiled, &last.patched).map_err(in_order)?;
+    let snapshots = snapshots(&build.model, (&compiled, &patched), last);
+    let variants = Variants::new(&build.model, &build.subsets, &compiled, &last.variants);
+    let warnings = in_order(warnings);
+    Ok(Build { snapshots, warnings, lints, compiled, patched, variants, ..build })
 }
 
 /// The violations by file, then by place.
@@ -215,17 +213,19 @@ fn in_order(mut violations: Vec<Violation>) -> Vec<Violation> {
 
 fn snapshots(
     model: &Model,
-    compiled: &Compiled,
-    patched: &Patched,
-    last: &BTreeMap<Name, Arc<Snapshot>>,
+    (compiled, patched): (&Compiled, &Patched),
+    last: &Build,
 ) -> BTreeMap<Name, Arc<Snapshot>> {
+    let is_patched_alike = patched.outputs() == last.patched.outputs();
     let of = |fleet: Name| {
-        let last = last.get(&fleet);
         let amend = |resource_type, resource: &_| patch::amended(patched, resource_type, resource);
-        let snapshot = compiled.snapshot(model, &fleet, last.map(Arc::as_ref), amend);
-        match last {
-            Some(last) if **last == snapshot => (fleet, last.clone()),
-            _ => (fleet, Arc::new(snapshot)),
+        let known = last.snapshots.get(&fleet);
+        let base = known.filter(|_| is_patched_alike).map(|known| (&last.compiled, &**known));
+        let snapshot = compiled.snapshot(&fleet, base, amend);
+        match known {
+            Some(known) if **known == snapshot => (fleet, known.clone()),
+            Some(known) => (fleet, Arc::new(snapshot.keeping(known))),
+            None => (fleet, Arc::new(snapshot)),
         }
     };
     model.fleet_names().into_iter().map(of).collect()

@@ -515,7 +515,7 @@ mod tests {
 
     /// What is shown of the upstream `shop` and begins with one of `paths`, a line each.
     fn check(text: &str, paths: &[&str], expected: &Expect) {
-        let files = [("shop.yaml".to_owned(), text.into())].into();
+        let files = imbl::OrdMap::unit("shop.yaml".to_owned(), text.into());
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
         let settings = upstream(&build, &Name::parse("shop").expect("a name")).expect("there is one");
         let shown = settings.iter().filter(|it| paths.iter().any(|path| it.path.starts_with(path)));

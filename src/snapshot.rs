@@ -5,7 +5,7 @@
 
 pub mod past;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::num::ParseIntError;
 use std::ops::Range;
@@ -13,15 +13,17 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use imbl::OrdMap;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use prost::{Message, Name};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::envoy::{self, ResourceType, canonical, descriptors, json};
+use crate::memo::{Change, Same, changes};
 
 /// The hash of some content (XXH3, 128 bits), written as 32 hex digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(u128);
 
 impl Version {
@@ -32,6 +34,15 @@ impl Version {
             hash.update(part);
         }
         Self(hash.digest128())
+    }
+
+    /// The version of a set is the sum over its resources, so that it costs what differs.
+    fn learn(&mut self, resource: &Resource) {
+        self.0 = self.0.wrapping_add(resource.digest());
+    }
+
+    fn forget(&mut self, resource: Option<Same<Resource>>) {
+        self.0 = self.0.wrapping_sub(resource.map_or(0, |Same(resource)| resource.digest()));
     }
 }
 
@@ -137,6 +148,11 @@ impl Resource {
         }
     }
 
+    /// The hash of its name and version.
+    fn digest(&self) -> u128 {
+        Version::of(&[self.name.as_bytes(), &self.version.0.to_le_bytes()]).0
+    }
+
     /// The version as clients are told it.
     pub fn version_text(&self) -> &[u8] {
         // The last thing before the `Any`.
@@ -176,12 +192,15 @@ fn put_field(number: u32, value: &[u8], buffer: &mut BytesMut) {
 
 /// All resources of one type, sorted by name.
 ///
+/// Sets share what they have in common, and one is made of another at the cost of what differs.
+///
 /// What many streams would work out alike is worked out once and kept here: all resources in one piece, where
 /// each of them is, and the difference to the sets that clients have.
 #[derive(Debug)]
 pub struct ResourceSet {
-    resources: Vec<Arc<Resource>>,
+    by_name: OrdMap<Arc<str>, Same<Resource>>,
     version: Version,
+    in_order: OnceLock<Vec<Arc<Resource>>>,
     index: OnceLock<HashMap<Arc<str>, usize>>,
     inventory: OnceLock<u128>,
     whole: [OnceLock<Bytes>; 2],
@@ -230,23 +249,34 @@ impl Eq for ResourceSet {}
 
 impl Default for ResourceSet {
     fn default() -> Self {
-        Self::new(Vec::new())
+        Self::from(OrdMap::new(), Version::default())
     }
 }
 
 impl ResourceSet {
     /// The set of these resources, whose names differ.
-    pub fn new(mut resources: Vec<Arc<Resource>>) -> Self {
-        resources.sort_by(|a, b| a.name.cmp(&b.name));
-        let version = version_of(&resources);
-        Self::sorted(resources, version)
+    pub fn new(resources: impl IntoIterator<Item = Arc<Resource>>) -> Self {
+        Self::default().changed(&[], resources)
     }
 
-    /// The set of these resources, which are sorted by name and have this version together.
-    fn sorted(resources: Vec<Arc<Resource>>, version: Version) -> Self {
+    /// This set without the resources of these names, and with these, each in place of its own of that name.
+    pub fn changed(&self, gone: &[Arc<str>], new: impl IntoIterator<Item = Arc<Resource>>) -> Self {
+        let (mut by_name, mut version) = (self.by_name.clone(), self.version);
+        for name in gone {
+            version.forget(by_name.remove(name));
+        }
+        for resource in new {
+            version.learn(&resource);
+            version.forget(by_name.insert(resource.name.clone(), Same(resource)));
+        }
+        Self::from(by_name, version)
+    }
+
+    fn from(by_name: OrdMap<Arc<str>, Same<Resource>>, version: Version) -> Self {
         Self {
-            resources,
+            by_name,
             version,
+            in_order: OnceLock::new(),
             index: OnceLock::new(),
             inventory: OnceLock::new(),
             whole: Default::default(),
@@ -263,37 +293,42 @@ impl ResourceSet {
 
     /// The resource of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        let index = self.resources.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
-        Some(&self.resources[index])
+        self.by_name.get(name).map(|Same(resource)| resource)
     }
 
     /// The resource of this name and which of all it is. For those who ask for many: it takes an index, which is
     /// made for the first of them.
     pub fn find(&self, name: &str) -> Option<(usize, &Arc<Resource>)> {
-        let make = || self.resources.iter().enumerate().map(|(at, own)| (own.name.clone(), at)).collect();
+        let make = || self.iter().enumerate().map(|(at, own)| (own.name.clone(), at)).collect();
         let at = *self.index.get_or_init(make).get(name)?;
-        Some((at, &self.resources[at]))
+        Some((at, &self.in_order()[at]))
     }
 
     /// All, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
-        self.resources.iter()
+        self.by_name.values().map(|Same(resource)| resource)
+    }
+
+    /// The same, to be asked for one by its place. For those who ask for nearly all: the list is made for the first
+    /// of them.
+    fn in_order(&self) -> &[Arc<Resource>] {
+        self.in_order.get_or_init(|| self.iter().cloned().collect())
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.resources.len()
+        self.by_name.len()
     }
 
     /// True when there are none.
     pub fn is_empty(&self) -> bool {
-        self.resources.is_empty()
+        self.by_name.is_empty()
     }
 
     /// The fields `resources` of a response with all of them.
     pub fn whole(&self, variant: Variant) -> Bytes {
         let concatenate = || {
-            let fields = self.resources.iter().map(|resource| resource.field(variant));
+            let fields = self.iter().map(|resource| resource.field(variant));
             fields.fold(BytesMut::new(), |mut all, field| {
                 all.put_slice(&field);
                 all
@@ -306,7 +341,7 @@ impl ResourceSet {
     pub fn inventory(&self) -> u128 {
         *self.inventory.get_or_init(|| {
             let mut entry = BytesMut::new();
-            let entries = self.resources.iter().map(|resource| {
+            let entries = self.iter().map(|resource| {
                 entry.clear();
                 put_field(1, resource.name.as_bytes(), &mut entry);
                 put_field(2, resource.version_text(), &mut entry);
@@ -322,7 +357,7 @@ impl ResourceSet {
         self.pieces.get_or_init(|| {
             let whole = self.whole(Variant::Delta);
             let (mut pieces, mut first, mut from, mut to) = (Vec::new(), 0, 0, 0);
-            for (at, resource) in self.resources.iter().enumerate() {
+            for (at, resource) in self.iter().enumerate() {
                 let length = resource.delta.len();
                 if to - from + length > MAX_PIECE && first < at {
                     pieces.push(Piece { range: first..at, fields: whole.slice(from..to) });
@@ -337,7 +372,7 @@ impl ResourceSet {
 
     /// These resources.
     pub fn range(&self, range: Range<usize>) -> &[Arc<Resource>] {
-        &self.resources[range]
+        &self.in_order()[range]
     }
 
     /// The names that are new, changed or gone since `old`.
@@ -354,25 +389,24 @@ impl ResourceSet {
         if others.is_empty() && left_out.is_empty() {
             return self.clone();
         }
-        let Version(others_version) = version_of(&others);
+        let mut version = Version::default();
+        others.iter().for_each(|other| version.learn(other));
+        let others_version = version.0.to_le_bytes();
         let mut parts: Vec<&[u8]> = left_out.iter().map(|name| name.as_bytes()).collect();
-        let others_version = others_version.to_le_bytes();
         parts.push(&others_version);
         recent(&self.variations, Version::of(&parts), || {
-            let all = self.resources.iter().chain(&others).map(|resource| (&*resource.name, resource));
-            let all: BTreeMap<&str, &Arc<Resource>> = all.collect();
-            let kept = all.into_values().filter(|resource| !left_out.contains(&resource.name));
-            Arc::new(Self::new(kept.cloned().collect()))
+            let left_out: Vec<Arc<str>> = left_out.iter().cloned().collect();
+            let others = others.into_iter().filter(|other| !left_out.contains(&other.name));
+            Arc::new(self.changed(&left_out, others))
         })
     }
 
     fn compare(&self, old: &Self) -> Names {
-        let changed = self
-            .resources
-            .iter()
-            .filter(|resource| old.get(&resource.name).is_none_or(|known| known.version != resource.version));
-        let gone = old.resources.iter().filter(|resource| self.get(&resource.name).is_none());
-        changed.chain(gone).map(|resource| resource.name.clone()).collect()
+        let is_other = |change: &Change<'_, Arc<str>, Same<Resource>>| {
+            let [old, new] = [change.old, change.new].map(|side| side.map(|Same(own)| own.version));
+            old != new
+        };
+        changes(&old.by_name, &self.by_name).filter(is_other).map(|change| change.key.clone()).collect()
     }
 }
 
@@ -381,17 +415,6 @@ impl ResourceSet {
 /// A client that makes up entries whose number is that of others deceives itself alone.
 pub fn inventory<'a>(entries: impl Iterator<Item = &'a [u8]>) -> u128 {
     entries.map(xxh3_128).fold(0, u128::wrapping_add)
-}
-
-/// The hash of every name and version.
-fn version_of(resources: &[Arc<Resource>]) -> Version {
-    let mut hash = Xxh3::new();
-    for resource in resources {
-        hash.update(&(resource.name.len() as u64).to_le_bytes());
-        hash.update(resource.name.as_bytes());
-        hash.update(&resource.version.0.to_le_bytes());
-    }
-    Version(hash.digest128())
 }
 
 /// What is kept for `version`; made if it is not.
@@ -413,34 +436,27 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A snapshot of these resources. A set that is as in `last` is the one of `last`, so that to find that nothing
-    /// changed is to compare pointers.
-    pub fn new(mut resources: impl FnMut(ResourceType) -> Vec<Arc<Resource>>, last: Option<&Self>) -> Self {
-        let sets = ResourceType::ALL.map(|resource_type| {
-            let set = Arc::new(ResourceSet::new(resources(resource_type)));
-            match last.map(|last| last.set(resource_type)) {
-                Some(last) if *last == set => last.clone(),
-                _ => set,
-            }
-        });
+    /// A snapshot of these resources.
+    pub fn new(mut resources: impl FnMut(ResourceType) -> Vec<Arc<Resource>>) -> Self {
+        Self { sets: ResourceType::ALL.map(|it| Arc::new(ResourceSet::new(resources(it)))) }
+    }
+
+    /// This snapshot with other resources of one type.
+    #[must_use]
+    pub fn with(&self, resource_type: ResourceType, set: ResourceSet) -> Self {
+        let mut sets = self.sets.clone();
+        sets[resource_type as usize] = Arc::new(set);
         Self { sets }
     }
 
-    /// This snapshot with other resources of one type. If they are as in `last`, that set is the one of `last`.
+    /// The same, but a set that is as in `last` is the one of `last`: to find that nothing changed is then to compare
+    /// pointers.
     #[must_use]
-    pub fn with(
-        &self,
-        resource_type: ResourceType,
-        resources: Vec<Arc<Resource>>,
-        last: Option<&Self>,
-    ) -> Self {
-        let set = Arc::new(ResourceSet::new(resources));
-        let mut sets = self.sets.clone();
-        sets[resource_type as usize] = match last.map(|last| last.set(resource_type)) {
-            Some(last) if *last == set => last.clone(),
-            _ => set,
-        };
-        Self { sets }
+    pub fn keeping(mut self, last: &Self) -> Self {
+        for (set, last) in self.sets.iter_mut().zip(&last.sets).filter(|(set, last)| *set == *last) {
+            set.clone_from(last);
+        }
+        self
     }
 
     /// Everything in Envoy's JSON, by the plural of each type; of [`ResourceType::FURTHER`] those that there are.
@@ -516,7 +532,7 @@ mod tests {
                 let cluster = Cluster { alt_stat_name: "x".repeat(*size), ..cluster(&name) };
                 Arc::new(Resource::new(&name, &cluster))
             };
-            let set = ResourceSet::new(sizes.iter().enumerate().map(resource).collect());
+            let set = ResourceSet::new(sizes.iter().enumerate().map(resource));
             let whole: Vec<u8> = set.pieces().iter().flat_map(|piece| piece.fields.to_vec()).collect();
             assert_eq!(whole, set.whole(Variant::Delta));
             for Piece { range, fields } in set.pieces() {
@@ -554,7 +570,7 @@ mod tests {
     fn the_version_follows_the_content() {
         let of = |names: &[&str]| {
             let resources = names.iter().map(|name| Arc::new(Resource::new(name, &cluster(name))));
-            ResourceSet::new(resources.collect()).version()
+            ResourceSet::new(resources).version()
         };
         assert_eq!(of(&["a", "b"]), of(&["b", "a"]));
         assert_ne!(of(&["a", "b"]), of(&["a"]));
@@ -567,13 +583,13 @@ mod tests {
             let resource = |(name, content): &(&str, &str)| {
                 Arc::new(Resource::new(name, &Cluster { name: (*content).into(), ..Default::default() }))
             };
-            ResourceSet::new(clusters.iter().map(resource).collect())
+            ResourceSet::new(clusters.iter().map(resource))
         };
         let old = set(&[("a", "1"), ("b", "1"), ("c", "1")]);
         let new = set(&[("a", "1"), ("b", "2"), ("d", "1")]);
         for _ in 0..2 {
             let names = new.changed_since(&old);
-            assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["b", "d", "c"]);
+            assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["b", "c", "d"]);
         }
         assert!(new.changed_since(&new).is_empty());
     }
@@ -588,10 +604,10 @@ mod tests {
                 _ => Vec::new(),
             }
         };
-        let first = Snapshot::new(resources(&["a", "b"]), None);
-        let same = Snapshot::new(resources(&["a", "b"]), Some(&first));
+        let first = Snapshot::new(resources(&["a", "b"]));
+        let same = Snapshot::new(resources(&["a", "b"])).keeping(&first);
         assert!(Arc::ptr_eq(first.set(ResourceType::Cluster), same.set(ResourceType::Cluster)));
-        let more = Snapshot::new(resources(&["a", "b", "c"]), Some(&first));
+        let more = Snapshot::new(resources(&["a", "b", "c"])).keeping(&first);
         assert!(!Arc::ptr_eq(first.set(ResourceType::Cluster), more.set(ResourceType::Cluster)));
         assert!(Arc::ptr_eq(first.set(ResourceType::Listener), more.set(ResourceType::Listener)));
     }

@@ -73,7 +73,7 @@ pub enum Change {
 }
 
 /// Texts by file name.
-pub type Files = std::collections::BTreeMap<String, Arc<str>>;
+pub use crate::model::documents::Files;
 
 /// What becomes durable at once, or not at all.
 #[derive(Debug, Default)]

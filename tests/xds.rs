@@ -632,7 +632,8 @@ async fn rule_50_a_stuck_reader_costs_nothing_and_harms_nobody() {
 /// A server of this process, for limits that a test can wait for.
 async fn limited(limits: Limits) -> SocketAddr {
     let text = r#"upstreams: [{ name: a, targets: [{ target: "127.0.0.1:9" }] }]"#;
-    let inputs = pipeline::Inputs { files: [("a.yaml".into(), text.into())].into(), ..Default::default() };
+    let inputs =
+        pipeline::Inputs { files: imbl::OrdMap::unit("a.yaml".into(), text.into()), ..Default::default() };
     let build = pipeline::build(&inputs, None).unwrap();
     let cache = Arc::new(Cache::new(Arc::new(build)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -324,7 +324,7 @@ struct Plan {
 pub(crate) async fn plan(State(admin): State<Admin>, Object(body): Object) -> Result<Response, Problem> {
     let plan: Plan = decoded(&body)?;
     let operations = operations(plan.changes)?;
-    let files = plan.files.map(|files| files.into_iter().map(|(name, text)| (name, text.into())));
+    let files = plan.files.map(|files| files.into_iter().map(|(name, text)| (name, Arc::from(text))));
     let files: Option<Files> = files.map(Iterator::collect);
     let (noted, places) = noted_places();
     let propose = move |now: Now<'_>| {

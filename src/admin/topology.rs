@@ -26,7 +26,7 @@ pub(crate) async fn show(State(admin): State<Admin>) -> Json<Value> {
         let services = users.get(&upstream.name).cloned().unwrap_or_default();
         of_upstream(&admin, &build, &book, upstream, &services)
     });
-    let routes = build.model.routes.iter().map(|route| {
+    let routes = build.model.routes.values().map(|route| {
         let service = route.forward().map(|forward| forward.service.name.clone());
         json!({ "name": route.name, "service": service })
     });

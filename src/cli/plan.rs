@@ -1,5 +1,6 @@
 //! `understudy plan`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,7 +43,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         // What REST declared may be what they refer to.
         Err(_) => None,
     };
-    let texts = files::read(&options.paths).unwrap_or_default();
+    let texts: BTreeMap<_, _> = files::read(&options.paths).unwrap_or_default().into_iter().collect();
     let body = json!({ "files": texts });
     let client = options.server.client()?;
     let plan = match client.send(Method::POST, "/plan", &body, &Terms::default()).await {

@@ -106,7 +106,7 @@ mod tests {
     fn simulations(down: &str) -> (Simulation, Simulation) {
         let text = "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, weight: 50 },
                     { target: 10.0.0.3:80, failover: true }], failover: { when_all_down: fail } }]";
-        let files = [("a.yaml".to_owned(), text.into())].into();
+        let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
         let upstream = build.model.upstreams.values().next().expect("there is one");
         let down: Vec<Part> =

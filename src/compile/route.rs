@@ -23,7 +23,7 @@ use crate::compile::route::matching::Methods;
 use crate::compile::service;
 use crate::config::document::MethodsOnce;
 use crate::memo::Shared;
-use crate::model::name::Name;
+use crate::model::name::{Name, Scope};
 use crate::model::route::action::Action;
 use crate::model::route::{HostMatch, PathMatch, Route};
 use crate::snapshot::Resource;
@@ -42,6 +42,8 @@ pub struct Input {
 #[derive(Debug, PartialEq)]
 pub struct Part {
     name: Name,
+    listeners: Scope,
+    fleets: Scope,
     hosts: Vec<HostMatch>,
     /// Each path with the routes of Envoy's that it becomes.
     paths: Vec<(PathMatch, Vec<envoy::Route>)>,
@@ -56,16 +58,23 @@ pub struct Part {
 impl Part {
     /// The part of a route.
     pub fn new(route: &Route) -> Self {
-        let Route { name, hosts, methods, headers, query, .. } = route;
+        let Route { name, listeners, fleets, hosts, methods, headers, query, .. } = route;
         let forward = route.forward();
         Self {
             name: name.clone(),
+            listeners: listeners.clone(),
+            fleets: fleets.clone(),
             hosts: hosts.clone(),
             paths: route.paths.iter().map(|path| (path.clone(), envoy_routes(path, route))).collect(),
             asks_for: (methods.len(), headers.len(), query.len()),
             body_length: answer::body_length(route),
             clusters: forward.map(|forward| service::clusters(&forward.service)).unwrap_or_default(),
         }
+    }
+
+    /// True when a fleet serves it on one of its listeners.
+    pub fn is_served(&self, fleet: &Name, listener: &Name) -> bool {
+        self.fleets.includes(fleet) && self.listeners.includes(listener)
     }
 }
 

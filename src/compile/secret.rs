@@ -24,12 +24,15 @@ pub enum Input {
     Authority(Authority),
 }
 
-/// What the Envoys of a fleet need, by the names of the secrets: a key goes to nobody else.
-pub fn needed(model: &Model, fleet: &Name) -> BTreeMap<Arc<str>, Input> {
+/// What the Envoys of a fleet need, which has these upstreams that speak TLS, by the names of the secrets: a key goes
+/// to nobody else.
+pub fn needed<'u>(
+    model: &Model,
+    fleet: &Name,
+    upstreams: impl Iterator<Item = &'u Arc<Upstream>>,
+) -> BTreeMap<Arc<str>, Input> {
     let mut needed = Needed::default();
     model.listeners_of(fleet).filter_map(Listener::termination).for_each(|it| needed.by_listener(it));
-    let has = model.upstreams_of(fleet);
-    let upstreams = model.upstreams.values().filter(|upstream| has(&upstream.name));
     upstreams.for_each(|upstream| needed.by_upstream(upstream));
     needed.by_raw_resources(model);
     needed.0

@@ -166,7 +166,7 @@ mod tests {
             .map(|name| format!("  - {{ name: {name}, targets: [{{ target: 10.0.0.1:80 }}] }}\n"))
             .concat();
         let text = format!("upstreams:\n{upstreams}services: [{{ name: s, upstreams: [{members}] }}]\n");
-        let files = [("a.yaml".to_owned(), text.into())].into();
+        let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
         let service = build.model.services.values().next().expect("there is one");
         let orders = orders(service).into_iter().map(|order| {

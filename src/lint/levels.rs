@@ -1,8 +1,9 @@
 //! How loud each rule is: by default, by the config, by one entity.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::config::document::LintSetting;
+use crate::config::document::{Document, LintSetting};
 use crate::config::{Level, Violation, near, tree};
 use crate::lint::{self, Explanation};
 use crate::model::documents::Documents;
@@ -33,9 +34,9 @@ pub(super) fn of(documents: &Documents) -> Levels {
 }
 
 /// What is wrong with what the documents say of all entities or of one.
-pub(super) fn faults(documents: &Documents) -> Vec<Violation> {
+pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
     let mut faults = Faults::default();
-    for document in documents.iter() {
+    for document in documents {
         for declared in &document.lint {
             let place = Place::new(document, &declared.path);
             for (code, setting) in &declared.entity {

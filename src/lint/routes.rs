@@ -1,10 +1,13 @@
 //! Does a route get the requests that it asks for?
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use crate::config::Level;
 use crate::lint::{Check, Explanation, Rule};
+use crate::memo::changes;
 use crate::model::name::{Name, Scope};
 use crate::model::route::{HostMatch, PathMatch, Route};
 
@@ -52,34 +55,38 @@ pub(super) const RULES: &[Rule] = &[
 
 /// The routes that never get a request, each with the one that stands before it. They are sought again only when
 /// a route asks for something else.
-#[derive(Debug, Default)]
-pub(super) struct Shadows {
-    routes: Vec<Arc<Route>>,
-    shadows: Arc<HashMap<Name, Name>>,
-}
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shadows(Arc<BTreeMap<Name, Name>>);
 
 impl Shadows {
-    /// Those of these routes.
-    pub(super) fn updated(&self, routes: &[Arc<Route>]) -> Self {
-        let shadows = match Route::ask_for_the_same(&self.routes, routes) {
-            true => self.shadows.clone(),
-            false => {
-                let shadows = shadows(routes).into_iter();
-                Arc::new(shadows.map(|(route, first)| (route.clone(), first.clone())).collect())
-            }
-        };
-        Self { routes: routes.to_vec(), shadows }
+    /// Takes the routes as they are now, and tells of which that is not as it was.
+    pub(super) fn update(
+        &mut self,
+        last: &OrdMap<Name, Arc<Route>>,
+        now: &OrdMap<Name, Arc<Route>>,
+    ) -> Vec<Name> {
+        let is_alike = |old: &Arc<Route>, new: &Arc<Route>| old.asks_for_the_same(new);
+        if changes(last, now).all(|it| it.old.zip(it.new).is_some_and(|(old, new)| is_alike(old, new))) {
+            return Vec::new();
+        }
+        let shadows = shadows(now).into_iter();
+        let shadows: BTreeMap<Name, Name> =
+            shadows.map(|(route, first)| (route.clone(), first.clone())).collect();
+        let names = self.0.keys().chain(shadows.keys());
+        let changed = names.filter(|name| self.0.get(*name) != shadows.get(*name)).cloned().collect();
+        self.0 = Arc::new(shadows);
+        changed
     }
 
     /// The route because of which another never gets a request.
     pub(super) fn of(&self, route: &Name) -> Option<&Name> {
-        self.shadows.get(route)
+        self.0.get(route)
     }
 }
 
-fn shadows(routes: &[Arc<Route>]) -> HashMap<&Name, &Name> {
+fn shadows(routes: &OrdMap<Name, Arc<Route>>) -> HashMap<&Name, &Name> {
     let mut by_path: HashMap<(&HostMatch, &PathMatch), Vec<&Route>> = HashMap::new();
-    for route in routes {
+    for route in routes.values() {
         for place in route.hosts.iter().flat_map(|host| route.paths.iter().map(move |path| (host, path))) {
             by_path.entry(place).or_default().push(route);
         }
@@ -100,7 +107,7 @@ fn shadows(routes: &[Arc<Route>]) -> HashMap<&Name, &Name> {
         let first = places.next().and_then(|(host, path)| before(route, host, path))?;
         places.all(|(host, path)| before(route, host, path).is_some()).then_some(first)
     };
-    routes.iter().filter_map(|route| Some((&route.name, shadow(route)?))).collect()
+    routes.values().filter_map(|route| Some((&route.name, shadow(route)?))).collect()
 }
 
 /// True when, for the same host and path, `other` comes first.

@@ -1,11 +1,13 @@
 //! Do upstreams that have a target in common agree about it?
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use crate::config::Level;
 use crate::lint::{Check, Explanation, Rule};
-use crate::memo::changes;
+use crate::memo::{Change, changes};
 use crate::model::health::{HealthCheck, Probe};
 use crate::model::name::Name;
 use crate::model::target::Address;
@@ -103,8 +105,6 @@ fn way_of_asking(check: &HealthCheck) -> (&'static str, String, Option<u16>) {
 /// Which upstreams have a target in common. What did not change is not looked at again.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Neighbours {
-    /// Ascending by name.
-    upstreams: Vec<Arc<Upstream>>,
     /// Who has a target of this address.
     having: imbl::HashMap<Address, Vec<Name>>,
     /// Of those that have any.
@@ -112,14 +112,17 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Those of these upstreams.
-    pub(super) fn updated(&self, upstreams: &BTreeMap<Name, Arc<Upstream>>) -> Self {
-        let Self { mut having, mut neighbours, .. } = self.clone();
+    /// Takes the upstreams as they are now, and tells which of them changed or have a neighbour that did.
+    pub(super) fn update(
+        &mut self,
+        last: &OrdMap<Name, Arc<Upstream>>,
+        now: &OrdMap<Name, Arc<Upstream>>,
+    ) -> BTreeSet<Name> {
+        let Self { having, neighbours } = self;
         let mut touched: BTreeSet<Name> = BTreeSet::new();
-        let last = self.upstreams.iter().map(|upstream| (&upstream.name, upstream));
-        for (name, (gone, come)) in changes(last, upstreams.iter()) {
+        for Change { key: name, old, new } in changes(last, now) {
             touched.insert(name.clone());
-            for target in gone.iter().flat_map(|upstream| &upstream.targets) {
+            for target in old.iter().flat_map(|upstream| &upstream.targets) {
                 let Some(names) = having.get_mut(&target.address) else { continue };
                 names.retain(|other| other != name);
                 touched.extend(names.iter().cloned());
@@ -127,7 +130,7 @@ impl Neighbours {
                     having.remove(&target.address);
                 }
             }
-            for target in come.iter().flat_map(|upstream| &upstream.targets) {
+            for target in new.iter().flat_map(|upstream| &upstream.targets) {
                 let names = having.entry(target.address.clone()).or_default();
                 touched.extend(names.iter().cloned());
                 if !names.contains(name) {
@@ -135,16 +138,16 @@ impl Neighbours {
                 }
             }
         }
-        for name in touched {
-            let targets = upstreams.get(&name).into_iter().flat_map(|upstream| &upstream.targets);
-            let others = targets.flat_map(|target| &having[&target.address]).filter(|other| **other != name);
+        for name in &touched {
+            let targets = now.get(name).into_iter().flat_map(|upstream| &upstream.targets);
+            let others = targets.flat_map(|target| &having[&target.address]).filter(|other| *other != name);
             let others: BTreeSet<Name> = others.cloned().collect();
             match others.is_empty() {
-                true => drop(neighbours.remove(&name)),
-                false => drop(neighbours.insert(name, others)),
+                true => drop(neighbours.remove(name)),
+                false => drop(neighbours.insert(name.clone(), others)),
             }
         }
-        Self { upstreams: upstreams.values().cloned().collect(), having, neighbours }
+        touched
     }
 
     /// The upstreams that have a target with this one in common, ascending by name.

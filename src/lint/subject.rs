@@ -1,24 +1,22 @@
 //! What rules look at: an entity with its place, and what must be known around it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::compile::route::retry;
 use crate::compile::service;
-use crate::config::document::{self, LintSetting};
+use crate::config::document::{self, Kind, LintSetting};
 use crate::lint::levels::Levels;
-use crate::lint::routes::Shadows;
-use crate::lint::sharing::Neighbours;
-use crate::memo::Shared;
-use crate::model::Model;
+use crate::lint::{Config, Lints, Told, WayKey};
+use crate::memo::{Change, Memo, Shared, changes};
+use crate::model::documents::Site;
 use crate::model::name::Name;
 use crate::model::place::Place;
 use crate::model::route::Route;
 use crate::model::service::{Policy, Service};
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
-use crate::model::validate::{Resolved, Source};
 
 /// An upstream, the ways to it, and the upstreams that have a target with it in common.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +25,7 @@ pub(super) struct UpstreamSubject {
     ways: Vec<Way>,
     neighbours: Vec<Shared<Upstream>>,
     raw_reaches_it: bool,
-    site: Source,
+    site: Site,
     pub(super) levels: Shared<Levels>,
 }
 
@@ -58,7 +56,7 @@ pub(super) struct Tries {
 pub(super) struct WaySubject {
     way: Way,
     is_used: bool,
-    site: Source,
+    site: Site,
     pub(super) levels: Shared<Levels>,
 }
 
@@ -67,7 +65,7 @@ pub(super) struct WaySubject {
 pub(super) struct RouteSubject {
     route: Shared<Route>,
     shadow: Option<Name>,
-    site: Source,
+    site: Site,
     pub(super) levels: Shared<Levels>,
 }
 
@@ -207,95 +205,105 @@ impl RouteSubject {
     }
 }
 
-/// Everything that there is to look at, each list ascending by key.
-pub(super) struct Subjects {
-    pub(super) upstreams: Vec<(Name, UpstreamSubject)>,
-    pub(super) ways: Vec<((Name, Option<Name>), WaySubject)>,
-    pub(super) routes: Vec<(Name, RouteSubject)>,
+/// The subjects that are to be looked at, by name.
+pub(super) struct Changed {
+    /// With the ways to them.
+    pub(super) services: BTreeSet<Name>,
+    pub(super) upstreams: BTreeSet<Name>,
+    pub(super) routes: BTreeSet<Name>,
 }
 
-pub(super) fn subjects(
-    model: &Model,
-    resolved: &Resolved,
-    (neighbours, shadows): (&Neighbours, &Shadows),
-    levels: &Arc<Levels>,
-) -> Subjects {
-    let levels = Shared(levels.clone());
-    let ways = ways(model, resolved, &levels);
-    let routes = model.routes.iter().zip(resolved.routes());
-    let route_subject = |(route, (_, site)): (&Arc<Route>, (&Name, &Source))| {
-        let subject = RouteSubject {
-            route: Shared(route.clone()),
-            shadow: shadows.of(&route.name).cloned(),
-            site: site.clone(),
-            levels: levels.clone(),
-        };
-        (route.name.clone(), subject)
-    };
-    Subjects {
-        upstreams: upstream_subjects(model, resolved, neighbours, &ways, &levels),
-        routes: routes.map(route_subject).collect(),
-        ways,
+/// The subjects that are not as they were. Learns on the way who stands beside and before whom.
+pub(super) fn changed(last: Config<'_>, now: Config<'_>, lints: &Lints, next: &mut Lints) -> Changed {
+    let redeclared = |kind| now.documents.changed(kind, last.documents).into_iter().cloned();
+    let mut services: BTreeSet<Name> = redeclared(Kind::Service).collect();
+    let mut upstreams: BTreeSet<Name> = redeclared(Kind::Upstream).collect();
+    let mut routes: BTreeSet<Name> = redeclared(Kind::Route).collect();
+
+    upstreams.extend(next.neighbours.update(&last.model.upstreams, &now.model.upstreams));
+    routes.extend(next.shadows.update(&last.model.routes, &now.model.routes));
+    for Change { key, old, new } in changes(&last.model.routes, &now.model.routes) {
+        routes.insert(key.clone());
+        let forwards = old.into_iter().chain(new).filter_map(|route| route.forward());
+        services.extend(forwards.map(|forward| forward.service.name.clone()));
     }
+    for Change { key, .. } in changes(&last.model.services, &now.model.services) {
+        services.insert(key.clone());
+    }
+    let all_are_new =
+        !Arc::ptr_eq(&lints.levels, &next.levels) || last.model.raw.is_empty() != now.model.raw.is_empty();
+    if all_are_new {
+        services.extend(now.model.services.keys().cloned());
+        upstreams.extend(now.model.upstreams.keys().cloned());
+        routes.extend(now.model.routes.keys().cloned());
+    }
+    for name in &services {
+        let known = [last, now].into_iter().filter_map(|config| config.model.services.get(name));
+        upstreams.extend(known.flat_map(|service| service.upstreams()).map(|upstream| upstream.name.clone()));
+    }
+    Changed { services, upstreams, routes }
 }
 
-/// Each service, and each route to one that says otherwise or for fewer methods.
-fn ways(
-    model: &Model,
-    resolved: &Resolved,
-    levels: &Shared<Levels>,
-) -> Vec<((Name, Option<Name>), WaySubject)> {
-    let routes = model.routes.iter().zip(resolved.routes().map(|(_, site)| site));
-    let mut forwards: Vec<(&Arc<Service>, &Arc<Route>, &Source)> =
-        routes.filter_map(|(route, site)| Some((&route.forward()?.service, route, site))).collect();
-    // Those of one service stay in the order of their names.
-    forwards.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-    let mut forwards = forwards.into_iter().peekable();
-    let mut ways = Vec::with_capacity(model.services.len() + model.routes.len());
-    for (service, (_, site)) in model.services.values().zip(resolved.services()) {
-        let way = |route: Option<&Arc<Route>>, is_used, site: &Source| {
-            let key = (service.name.clone(), route.map(|route| route.name.clone()));
-            let route = route.cloned().map(Shared);
-            let way = Way { service: Shared(service.clone()), route };
-            (key, WaySubject { way, is_used, site: site.clone(), levels: levels.clone() })
-        };
-        let is_used = forwards.peek().is_some_and(|(of, ..)| of.name == service.name);
-        ways.push(way(None, is_used, site));
-        while let Some((_, route, site)) = forwards.next_if(|(of, ..)| of.name == service.name) {
-            ways.push(way(Some(route), is_used, site));
+/// The ways to a service that were looked at.
+pub(super) fn ways_of<'m>(
+    ways: &'m Memo<WayKey, WaySubject, Told>,
+    service: &'m Name,
+) -> impl Iterator<Item = (&'m WayKey, &'m WaySubject)> {
+    ways.inputs().range((service.clone(), None)..).take_while(move |((of, _), _)| of == service)
+}
+
+/// A service, and each route to it.
+pub(super) fn way_keys(config: Config<'_>, service: &Name) -> Vec<WayKey> {
+    let routes = config.resolved.routes_of(service).cloned().map(Some);
+    [None].into_iter().chain(routes).map(|route| (service.clone(), route)).collect()
+}
+
+/// The way of a key, if there is one.
+pub(super) fn way(config: Config<'_>, (service, route): &WayKey, levels: &Arc<Levels>) -> Option<WaySubject> {
+    let Config { model, resolved, documents } = config;
+    let leads_there =
+        |route: &&Arc<Route>| route.forward().is_some_and(|forward| forward.service.name == *service);
+    let (route, site) = match route {
+        Some(name) => {
+            let route = model.routes.get(name).filter(leads_there)?;
+            (Some(Shared(route.clone())), documents.site(Kind::Route, name.as_str())?)
         }
-    }
-    ways
+        None => (None, documents.site(Kind::Service, service.as_str())?),
+    };
+    Some(WaySubject {
+        way: Way { service: Shared(model.services.get(service)?.clone()), route },
+        is_used: resolved.routes_of(service).next().is_some(),
+        site: site.clone(),
+        levels: Shared(levels.clone()),
+    })
 }
 
-fn upstream_subjects(
-    model: &Model,
-    resolved: &Resolved,
-    neighbours: &Neighbours,
-    ways: &[((Name, Option<Name>), WaySubject)],
-    levels: &Shared<Levels>,
-) -> Vec<(Name, UpstreamSubject)> {
-    let ways = ways.iter().map(|(_, subject)| &subject.way);
-    let mut ways: Vec<(&Name, &Way)> =
-        ways.flat_map(|way| way.service().upstreams().map(move |it| (&it.name, way))).collect();
-    ways.sort_by(|a, b| a.0.cmp(b.0));
-    let mut rest = ways.as_slice();
-    let subject = |(upstream, (_, site)): (&Arc<Upstream>, (&Name, &Source))| {
-        let count = rest.iter().take_while(|(name, _)| **name == upstream.name).count();
-        let own;
-        (own, rest) = rest.split_at(count);
-        let routed = own.iter().any(|(_, way)| way.route.is_some());
-        let own = own.iter().map(|(_, way)| *way).filter(|way| way.route.is_some() == routed);
-        let others = neighbours.of(&upstream.name);
-        let subject = UpstreamSubject {
-            upstream: Shared(upstream.clone()),
-            ways: own.cloned().collect(),
-            neighbours: others.filter_map(|name| model.upstreams.get(name).cloned().map(Shared)).collect(),
-            raw_reaches_it: !model.raw.is_empty(),
-            site: site.clone(),
-            levels: levels.clone(),
-        };
-        (upstream.name.clone(), subject)
-    };
-    model.upstreams.values().zip(resolved.upstreams()).map(subject).collect()
+/// The upstream of a name, if there is one. The ways to it are known.
+pub(super) fn upstream(config: Config<'_>, name: &Name, lints: &Lints) -> Option<UpstreamSubject> {
+    let Config { model, resolved, documents } = config;
+    let leads_here = |way: &&Way| way.service().upstreams().any(|upstream| upstream.name == *name);
+    let services = resolved.services_of(name);
+    let ways = services.flat_map(|service| ways_of(&lints.ways.memo, service));
+    let ways: Vec<&Way> = ways.map(|(_, subject)| &subject.way).filter(leads_here).collect();
+    let is_routed = ways.iter().any(|way| way.route.is_some());
+    let ways = ways.into_iter().filter(|way| way.route.is_some() == is_routed);
+    let neighbours = lints.neighbours.of(name).filter_map(|name| model.upstreams.get(name));
+    Some(UpstreamSubject {
+        upstream: Shared(model.upstreams.get(name)?.clone()),
+        ways: ways.cloned().collect(),
+        neighbours: neighbours.cloned().map(Shared).collect(),
+        raw_reaches_it: !model.raw.is_empty(),
+        site: documents.site(Kind::Upstream, name.as_str())?.clone(),
+        levels: Shared(lints.levels.clone()),
+    })
+}
+
+/// The route of a name, if there is one.
+pub(super) fn route(config: Config<'_>, name: &Name, lints: &Lints) -> Option<RouteSubject> {
+    Some(RouteSubject {
+        route: Shared(config.model.routes.get(name)?.clone()),
+        shadow: lints.shadows.of(name).cloned(),
+        site: config.documents.site(Kind::Route, name.as_str())?.clone(),
+        levels: Shared(lints.levels.clone()),
+    })
 }

@@ -8,7 +8,7 @@ use crate::pipeline::{Inputs, build};
 
 /// What is told of a config, as codes with levels.
 fn told(text: &str) -> BTreeSet<String> {
-    let files = [("a.yaml".to_owned(), text.into())].into();
+    let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
     let violations = match build(&Inputs { files, ..Inputs::default() }, None) {
         Ok(build) => build.violations(),
         Err(violations) => violations,

@@ -14,7 +14,7 @@ upstreams:
 ";
 
 fn made(text: &str) -> Build {
-    let inputs = Inputs { files: [("shop.yaml".into(), text.into())].into(), ..Inputs::default() };
+    let inputs = Inputs { files: imbl::OrdMap::unit("shop.yaml".into(), text.into()), ..Inputs::default() };
     build(&inputs, None).expect("it builds")
 }
 

@@ -4,21 +4,19 @@
 //! not change, and what differs between two of them is found without looking at the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::slice;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 use serde_json::Value;
 
 use crate::config::document::{self, Document, Kind, Origin};
 use crate::config::tree::Node;
 use crate::config::{Path, Violation};
-use crate::memo::Same;
+use crate::memo::{Change, Same, changes};
 use crate::model::name::Name;
 
 /// Texts by file name.
-type Files = BTreeMap<String, Arc<str>>;
+pub type Files = OrdMap<String, Arc<str>>;
 
 /// Entities that were written over REST, by kind and name. A target's name is `upstream/host:port`, and an
 /// upstream stands here without its targets; a raw resource's name is `type/name`.
@@ -32,11 +30,11 @@ pub type Added = Vec<Arc<Document>>;
 pub struct Documents {
     texts: Files,
     bodies: Stored,
-    files: BTreeMap<String, Vec<Arc<Document>>>,
+    files: OrdMap<String, Vec<Arc<Document>>>,
     /// Without the targets.
     stored: OrdMap<(Kind, String), Arc<Document>>,
     /// By upstream.
-    targets: OrdMap<Arc<str>, Arc<Added>>,
+    targets: OrdMap<Name, Same<Added>>,
     /// The files that documents name, with keys and certificates in them. Nearly all documents name none.
     named_files: OrdMap<Origin, BTreeSet<String>>,
     entities: BTreeMap<Kind, Entities>,
@@ -45,59 +43,55 @@ pub struct Documents {
 /// The entities of a kind.
 #[derive(Debug, Clone, Default)]
 struct Entities {
-    /// Those that have a name that can be one. Of what is right, each name stands for one.
+    /// Those that have a name that can be one, in the order in which they are declared. Of what is right, each name
+    /// stands for one.
     by_name: OrdMap<Name, Vec<Site>>,
+    /// The others.
+    unnamed: Vec<Site>,
     count: usize,
 }
 
-/// Where an entity is declared: in which document, and where in its list of the kind.
-pub type Site = (Arc<Document>, usize);
+/// Where an entity is declared. Another text is another site, even where it says the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// In which document.
+    pub document: Same<Document>,
+    /// In its list of the kind.
+    pub index: usize,
+}
+
+/// Documents with what was found to be wrong on the way.
+#[derive(Debug)]
+pub struct Parsed {
+    /// All of them.
+    pub documents: Documents,
+    /// Those that were not there before.
+    pub new: Vec<Arc<Document>>,
+    /// The faults of these.
+    pub violations: Vec<Violation>,
+}
 
 impl Documents {
-    /// Parses what is not in these documents, and forgets what is gone. The faults are those of what was parsed: it
-    /// is for the caller to go on only with documents that have none.
-    pub fn updated(&self, files: &Files, stored: &Stored) -> (Self, Vec<Violation>) {
-        let mut documents = self.clone();
-        let mut violations = Vec::new();
-        for change in self.bodies.diff(stored) {
-            match change {
-                DiffItem::Add(key, body) | DiffItem::Update { new: (key, body), .. } => {
-                    let (document, found) = document::parse_stored(key.0, &key.1, Node::from_json(body));
-                    let document = Arc::new(document);
-                    documents.note_files(&document.origin, slice::from_ref(&document));
-                    documents.learn_entities(slice::from_ref(&document));
-                    if let Some(last) = documents.put(key, document) {
-                        documents.forget_entities(slice::from_ref(&last));
-                    }
-                    violations.extend(found);
-                }
-                DiffItem::Remove(key, _) => {
-                    documents.note_files(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, &[]);
-                    if let Some(last) = documents.remove(key) {
-                        documents.forget_entities(slice::from_ref(&last));
-                    }
-                }
-            }
+    /// Parses what is not in these documents, and forgets what is gone. It is for the caller to go on only with
+    /// documents that have no faults.
+    pub fn updated(&self, files: &Files, stored: &Stored) -> Parsed {
+        let documents = Self { texts: files.clone(), bodies: stored.clone(), ..self.clone() };
+        let mut parsed = Parsed { documents, new: Vec::new(), violations: Vec::new() };
+        for Change { key, new, .. } in changes(&self.bodies, stored) {
+            let documents = new.map(|body| {
+                let (document, violations) = document::parse_stored(key.0, &key.1, Node::from_json(body));
+                (vec![Arc::new(document)], violations)
+            });
+            parsed.take(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, documents);
         }
-        for (name, text) in files.iter().filter(|(name, text)| self.texts.get(*name) != Some(text)) {
-            let (parsed, found) = document::parse_file(name, text);
-            let parsed: Vec<_> = parsed.into_iter().map(Arc::new).collect();
-            documents.note_files(&Origin::File(name.as_str().into()), &parsed);
-            documents.learn_entities(&parsed);
-            if let Some(last) = documents.files.insert(name.clone(), parsed) {
-                documents.forget_entities(&last);
-            }
-            violations.extend(found);
+        for Change { key: name, new, .. } in changes(&self.texts, files) {
+            let documents = new.map(|text| {
+                let (documents, violations) = document::parse_file(name, text);
+                (documents.into_iter().map(Arc::new).collect(), violations)
+            });
+            parsed.take(&Origin::File(name.as_str().into()), documents);
         }
-        for name in self.texts.keys().filter(|name| !files.contains_key(*name)) {
-            documents.note_files(&Origin::File(name.as_str().into()), &[]);
-            if let Some(last) = documents.files.remove(name) {
-                documents.forget_entities(&last);
-            }
-        }
-        documents.texts.clone_from(files);
-        documents.bodies.clone_from(stored);
-        (documents, violations)
+        parsed
     }
 
     fn note_files(&mut self, origin: &Origin, documents: &[Arc<Document>]) {
@@ -112,47 +106,65 @@ impl Documents {
         for (kind, name, site) in entities(documents) {
             let entities = self.entities.entry(kind).or_default();
             entities.count += 1;
-            if let Some(name) = name {
-                entities.by_name.entry(name).or_default().push(site);
-            }
+            let Some(name) = name else {
+                entities.unnamed.push(site);
+                continue;
+            };
+            let sites = entities.by_name.entry(name).or_default();
+            let place = sites.partition_point(|known| known.rank() <= site.rank());
+            sites.insert(place, site);
         }
     }
 
     fn forget_entities(&mut self, documents: &[Arc<Document>]) {
-        for (kind, name, (document, _)) in entities(documents) {
+        for (kind, name, Site { document, .. }) in entities(documents) {
             let entities = self.entities.entry(kind).or_default();
             entities.count -= 1;
-            let Some(name) = name else { continue };
+            let Some(name) = name else {
+                entities.unnamed.retain(|site| site.document != document);
+                continue;
+            };
             let Some(sites) = entities.by_name.get_mut(&name) else { continue };
-            sites.retain(|(of, _)| !Arc::ptr_eq(of, &document));
+            sites.retain(|site| site.document != document);
             if sites.is_empty() {
                 entities.by_name.remove(&name);
             }
         }
     }
 
-    /// Gives the one before of what is not a target.
-    fn put(&mut self, key: &(Kind, String), document: Arc<Document>) -> Option<Arc<Document>> {
-        let Some(upstream) = upstream_of(key) else {
-            return self.stored.insert(key.clone(), document);
-        };
-        let added = Arc::make_mut(self.targets.entry(upstream.into()).or_default());
-        match added.binary_search_by(|known| known.origin.cmp(&document.origin)) {
-            Ok(index) => added[index] = document,
-            Err(index) => added.insert(index, document),
+    /// Puts documents in the place of those of the same origin, and gives these back. Of targets nobody asks.
+    fn put(&mut self, origin: &Origin, documents: Vec<Arc<Document>>) -> Vec<Arc<Document>> {
+        match origin {
+            Origin::File(name) if documents.is_empty() => self.files.remove(&**name).unwrap_or_default(),
+            Origin::File(name) => self.files.insert((**name).to_owned(), documents).unwrap_or_default(),
+            Origin::Stored { kind: Kind::Target, name } => {
+                self.put_target(name, documents.into_iter().next());
+                Vec::new()
+            }
+            Origin::Stored { kind, name } => {
+                let key = (*kind, (**name).to_owned());
+                let last = match documents.into_iter().next() {
+                    Some(document) => self.stored.insert(key, document),
+                    None => self.stored.remove(&key),
+                };
+                last.into_iter().collect()
+            }
         }
-        None
     }
 
-    /// Gives what went of what is not a target.
-    fn remove(&mut self, key: &(Kind, String)) -> Option<Arc<Document>> {
-        let Some(upstream) = upstream_of(key) else { return self.stored.remove(key) };
-        let added = Arc::make_mut(self.targets.get_mut(upstream)?);
-        added.retain(|document| document.stored_name() != Some(&key.1));
-        if added.is_empty() {
-            self.targets.remove(upstream);
+    /// A target is a part of its upstream's.
+    fn put_target(&mut self, name: &str, document: Option<Arc<Document>>) {
+        let Some(upstream) = name.split('/').next().and_then(Name::parse) else { return };
+        let known = self.targets.get(&upstream).map(|added| added.0.as_slice()).unwrap_or_default();
+        let mut added: Added = known.iter().filter(|it| it.stored_name() != Some(name)).cloned().collect();
+        if let Some(document) = document {
+            let place = added.partition_point(|known| known.origin < document.origin);
+            added.insert(place, document);
         }
-        None
+        match added.is_empty() {
+            true => drop(self.targets.remove(&upstream)),
+            false => drop(self.targets.insert(upstream, Same(Arc::new(added)))),
+        }
     }
 
     /// The files that the documents name, with keys and certificates in them.
@@ -160,11 +172,38 @@ impl Documents {
         self.named_files.values().flatten().cloned().collect()
     }
 
-    /// Every entity of a kind by name, if each has one of its own.
-    pub fn by_name(&self, kind: Kind) -> Option<impl Iterator<Item = (&Name, &Site)>> {
-        let entities = self.entities.get(&kind)?;
-        let all = entities.by_name.iter().filter_map(|(name, sites)| Some((name, sites.first()?)));
-        (entities.by_name.len() == entities.count).then_some(all)
+    /// Where each entity of a kind is declared, by name; of several of one name the first.
+    pub fn sites(&self, kind: Kind) -> impl Iterator<Item = (&Name, &Site)> {
+        let entities = self.entities.get(&kind).map(|entities| &entities.by_name);
+        entities.into_iter().flatten().filter_map(|(name, sites)| Some((name, sites.first()?)))
+    }
+
+    /// Where the entity of this name is declared; of several the first.
+    pub fn site(&self, kind: Kind, name: &str) -> Option<&Site> {
+        self.entities.get(&kind)?.by_name.get(name)?.first()
+    }
+
+    /// The entities that have the name of another one, or none that can be one: of what is right there are none.
+    pub fn odd(&self, kind: Kind) -> Vec<&Site> {
+        let Some(Entities { by_name, unnamed, count }) = self.entities.get(&kind) else { return Vec::new() };
+        if by_name.len() == *count {
+            return Vec::new();
+        }
+        by_name.values().flat_map(|sites| &sites[1..]).chain(unnamed).collect()
+    }
+
+    /// The names of which not the same is declared in both.
+    pub fn changed<'d>(&'d self, kind: Kind, last: &'d Self) -> Vec<&'d Name> {
+        let [last, now] = [last, self].map(|documents| documents.entities.get(&kind).map(|it| &it.by_name));
+        match (last, now) {
+            (Some(last), Some(now)) => changes(last, now).map(|change| change.key).collect(),
+            (last, now) => last.or(now).into_iter().flat_map(OrdMap::keys).collect(),
+        }
+    }
+
+    /// The upstreams to which not the same targets were added over REST in both.
+    pub fn changed_targets<'d>(&'d self, last: &'d Self) -> impl Iterator<Item = &'d Name> {
+        changes(&last.targets, &self.targets).map(|change| change.key)
     }
 
     /// Those that may declare entities of a kind, those of the store first: where a file and the store name the
@@ -194,18 +233,39 @@ impl Documents {
                 Some((document, path))
             });
         }
-        let (document, index) = self.entities.get(&kind)?.by_name.get(name)?.first()?;
+        let Site { document: Same(document), index } = self.site(kind, name)?;
         Some((document, document.path_of(kind, *index)?))
     }
 
     /// The targets that were added to an upstream over REST.
     pub fn added(&self, upstream: &str) -> &[Arc<Document>] {
-        self.targets.get(upstream).map(|added| added.as_slice()).unwrap_or_default()
+        self.targets.get(upstream).map(|added| added.0.as_slice()).unwrap_or_default()
     }
 
     /// The same as one value, by which it is told whether any of them changed.
     pub(crate) fn added_together(&self, upstream: &str) -> Option<Same<Added>> {
-        self.targets.get(upstream).cloned().map(Same)
+        self.targets.get(upstream).cloned()
+    }
+}
+
+impl Parsed {
+    /// Takes what an origin says now; none when it is gone.
+    fn take(&mut self, origin: &Origin, parsed: Option<(Vec<Arc<Document>>, Vec<Violation>)>) {
+        let (documents, violations) = parsed.unwrap_or_default();
+        self.documents.note_files(origin, &documents);
+        self.documents.learn_entities(&documents);
+        let last = self.documents.put(origin, documents.clone());
+        self.documents.forget_entities(&last);
+        self.new.extend(documents);
+        self.violations.extend(violations);
+    }
+}
+
+impl Site {
+    /// Before which others of its name it stands: those of the store first, then by file.
+    fn rank(&self) -> (bool, &Origin) {
+        let origin = &self.document.0.origin;
+        (matches!(origin, Origin::File(_)), origin)
     }
 }
 
@@ -214,15 +274,8 @@ fn entities(documents: &[Arc<Document>]) -> impl Iterator<Item = (Kind, Option<N
     documents.iter().flat_map(|document| {
         Kind::TOP.into_iter().flat_map(move |kind| {
             let names = document.names(kind).into_iter().enumerate();
-            names.map(move |(index, name)| (kind, name.and_then(Name::parse), (document.clone(), index)))
+            let site = move |index| Site { document: Same(document.clone()), index };
+            names.map(move |(index, name)| (kind, name.and_then(Name::parse), site(index)))
         })
     })
-}
-
-/// The upstream of a target.
-fn upstream_of((kind, name): &(Kind, String)) -> Option<&str> {
-    match kind {
-        Kind::Target => name.split('/').next(),
-        _ => None,
-    }
 }

@@ -41,22 +41,11 @@ pub struct Route {
 }
 
 impl Route {
-    /// True when these routes are as many, and each asks for the same requests as the other of its place.
-    pub fn ask_for_the_same(ones: &[Arc<Self>], others: &[Arc<Self>]) -> bool {
-        let same = |(one, other): (&Arc<Self>, &Arc<Self>)| {
-            Arc::ptr_eq(one, other)
-                || (one.name == other.name
-                    && (&one.hosts, &one.paths) == (&other.hosts, &other.paths)
-                    && (&one.methods, &one.headers, &one.query)
-                        == (&other.methods, &other.headers, &other.query)
-                    && (&one.listeners, &one.fleets) == (&other.listeners, &other.fleets))
-        };
-        ones.len() == others.len() && ones.iter().zip(others).all(same)
-    }
-
-    /// True when a fleet serves it on one of its listeners.
-    pub fn is_served(&self, fleet: &Name, listener: &Name) -> bool {
-        self.fleets.includes(fleet) && self.listeners.includes(listener)
+    /// True when this one and the other ask for the same requests.
+    pub fn asks_for_the_same(&self, other: &Self) -> bool {
+        (&self.hosts, &self.paths) == (&other.hosts, &other.paths)
+            && (&self.methods, &self.headers, &self.query) == (&other.methods, &other.headers, &other.query)
+            && (&self.listeners, &self.fleets) == (&other.listeners, &other.fleets)
     }
 
     /// Who gets the requests, if a service does.

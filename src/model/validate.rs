@@ -10,20 +10,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::OrdMap;
 use jiff::Timestamp;
 
 use crate::config::document::{self, Declared, Document, Kind, ListenerProtocol, Origin};
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
-use crate::memo::{Memo, Same, Shared};
+use crate::memo::{Same, Shared, changes};
 use crate::model::Model;
 use crate::model::certificate::{Certificates, Sources};
-use crate::model::documents::Documents;
+use crate::model::documents::{Documents, Site};
 use crate::model::fleet::{self, Fleet};
 use crate::model::listener::{self, Listener};
 use crate::model::matching::StringMatch;
 use crate::model::name::{Name, Scope};
 use crate::model::notify;
+use crate::model::passthrough::Passthrough;
 use crate::model::place::{Faults, Place, code};
 use crate::model::raw;
 use crate::model::resolver;
@@ -34,9 +36,9 @@ use crate::model::service::{self, HostHeader, Member, Service};
 use crate::model::target::{self, Candidate, Target};
 use crate::model::tls::Tls;
 use crate::model::upstream::{self, Upstream};
-use crate::model::validate::reuse::{Material, Outcome, RouteInput, ServiceInput, UpstreamInput};
+use crate::model::validate::reuse::{Material, RouteInput, Scopes, ServiceInput, UpstreamInput};
 
-pub use reuse::{Resolved, Source};
+pub use reuse::Resolved;
 
 /// What documents mean together.
 #[derive(Debug)]
@@ -103,61 +105,49 @@ impl<'a, T> Named<'a, T> {
         Place::new(self.document, &self.declared.path)
     }
 
-    fn source(&self) -> Source {
-        Source { document: Same(self.document.clone()), index: self.index }
+    fn site(&self) -> Site {
+        Site { document: Same(self.document.clone()), index: self.index }
     }
 }
 
 impl<'a> Validation<'a> {
     fn model(&mut self, last: &Resolved) -> (Model, Resolved) {
+        let mut resolved = Resolved { documents: self.documents.clone(), ..last.clone() };
         let fleets = self.named(Kind::Fleet, |document| &document.fleets, |fleet| fleet.name.as_deref());
         let listeners = self.named(Kind::Listener, |document| &document.listeners, |it| it.name.as_deref());
-        let upstreams = self.named(Kind::Upstream, |document| &document.upstreams, |it| it.name.as_deref());
-        let services = self.named(Kind::Service, |document| &document.services, |it| it.name.as_deref());
-        let routes = self.named(Kind::Route, |document| &document.routes, |it| it.name.as_deref());
-
         let certificates =
             self.named(Kind::Certificate, |document| &document.certificates, |it| it.name.as_deref());
 
         let fleets = self.fleets_in_order(fleets);
         self.certificates = Arc::new(self.certificates(certificates));
-        let uses = uses(&services, &routes);
-        let (upstreams, resolved_upstreams) = self.upstreams(&upstreams, &uses, &last.upstreams);
-        let changed = reuse::changed(&last.upstreams, &resolved_upstreams);
-        let named = services.iter().filter(|service| service.counts);
-        let service_names: Vec<Name> = named.map(|service| service.name.clone()).collect();
-        let (services, resolved_services) = self.services(&services, &upstreams, &changed, &last.services);
-        let changed = reuse::changed(&last.services, &resolved_services);
+        self.upstreams(last, &mut resolved);
+        self.services(last, &mut resolved);
+        let (upstreams, services) = (&resolved.upstreams.entities, &resolved.services.entities);
         let named = listeners.iter().filter(|listener| listener.counts);
         let mut listener_names: Vec<Name> = named.map(|listener| listener.name.clone()).collect();
-        let listeners = self.listeners(listeners, &fleets, &service_names, &services, &upstreams);
+        let listeners = self.listeners(listeners, &fleets, services, upstreams);
         if listener_names.is_empty() {
             listener_names.extend(listeners.iter().map(|listener| listener.name.clone()));
         }
-        let (passthroughs, routes) = self.by_layer(routes);
-        let passthroughs = self.passthroughs(passthroughs, &fleets, &service_names, &services);
-        let (routes, resolved_routes) =
-            self.routes(&routes, &fleets, &listener_names, (&service_names, &services), &changed, last);
+        let fleet_names = fleets.iter().map(|fleet| fleet.name.clone()).chain([Name::default_fleet()]);
+        resolved.scopes = Scopes { fleets: fleet_names.collect(), listeners: listener_names };
+        let passthroughs = self.routes(last, &mut resolved);
         let raw = raw::resolve(self.documents, &listeners, self.whole, &mut self.faults);
         let certificates = self.certificates.iter();
         let certificates = certificates.filter_map(|(name, it)| Some((name.clone(), it.clone()?))).collect();
         let resolver = resolver::resolve(self.documents, &mut self.faults);
         let rollout = rollout::resolve(self.documents, &mut self.faults);
         let notify = notify::resolve(self.documents, &mut self.faults);
-        let resolved = Resolved {
-            upstreams: resolved_upstreams,
-            services: resolved_services,
-            routes: resolved_routes,
-            told_apart: routes.clone(),
-        };
+        let told = resolved.upstreams.told().chain(resolved.services.told()).chain(resolved.routes.told());
+        self.faults.violations.extend(told.cloned());
         let model = Model {
             fleets,
             listeners,
             certificates,
-            routes,
+            routes: resolved.routes.entities.clone(),
             passthroughs,
-            services,
-            upstreams,
+            services: resolved.services.entities.clone(),
+            upstreams: resolved.upstreams.entities.clone(),
             resolver,
             rollout,
             notify,
@@ -173,45 +163,57 @@ impl<'a> Validation<'a> {
         list: fn(&Document) -> &Vec<Declared<T>>,
         name: fn(&T) -> Option<&str>,
     ) -> Vec<Named<'a, T>> {
-        let documents = self.documents;
-        if let Some(entities) = documents.by_name(kind) {
-            let named = |(name, (document, index)): (&Name, &'a (Arc<Document>, usize))| {
-                let declared = &list(document)[*index];
-                Named { name: name.clone(), counts: true, declared, document, index: *index }
-            };
-            return entities.map(named).collect();
-        }
-        let mut first: HashMap<Name, Place<'a>> = HashMap::new();
-        let mut all = Vec::new();
-        for document in self.documents.of(kind) {
-            for (index, declared) in list(document).iter().enumerate() {
-                let place = Place::new(document, &declared.path);
-                let name = self.name(kind, &place, name(&declared.entity));
-                let counts = name.as_ref().is_some_and(|name| self.is_first(kind, name, &place, &mut first));
-                let name = name.unwrap_or_else(Name::unnamed);
-                all.push(Named { name, counts, declared, document, index });
-            }
-        }
+        let mut all = self.odd(kind, list, name);
+        all.extend(self.documents.sites(kind).map(|(name, site)| first_of(name, site, list)));
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 
-    fn is_first(
+    /// The entity of a kind that has a name; of several the first.
+    fn one<T>(
+        &self,
+        kind: Kind,
+        list: fn(&Document) -> &Vec<Declared<T>>,
+        name: &Name,
+    ) -> Option<Named<'a, T>> {
+        let site = self.documents.site(kind, name.as_str())?;
+        Some(first_of(name, site, list))
+    }
+
+    /// The entities of a kind that are not the first of their name, or have none. Each is a fault.
+    fn odd<T>(
         &mut self,
         kind: Kind,
+        list: fn(&Document) -> &Vec<Declared<T>>,
+        name: fn(&T) -> Option<&str>,
+    ) -> Vec<Named<'a, T>> {
+        let mut odd = Vec::new();
+        for Site { document: Same(document), index } in self.documents.odd(kind) {
+            let declared = &list(document)[*index];
+            let place = Place::new(document, &declared.path);
+            let name = self.name(kind, &place, name(&declared.entity));
+            if let Some(name) = &name {
+                self.is_second(kind, list, name, &place);
+            }
+            let name = name.unwrap_or_else(Name::unnamed);
+            odd.push(Named { name, counts: false, declared, document, index: *index });
+        }
+        odd
+    }
+
+    fn is_second<T>(
+        &mut self,
+        kind: Kind,
+        list: fn(&Document) -> &Vec<Declared<T>>,
         name: &Name,
-        place: &Place<'a>,
-        first: &mut HashMap<Name, Place<'a>>,
-    ) -> bool {
-        let Some(other) = first.get(name) else {
-            first.insert(name.clone(), place.clone());
-            return true;
-        };
+        place: &Place<'_>,
+    ) {
+        let first = self.one(kind, list, name).map(|first| first.place());
         let message = format!("another {} is named `{name}`", kind.singular());
         let help = format!("names are unique among {}", kind.plural());
-        let related = vec![other.key("name").related("first declared here")];
+        let related = first.map(|first| first.key("name").related("first declared here"));
+        let related = related.into_iter().collect();
         self.faults.error_with(&place.key("name"), code::DUPLICATE_NAME, message, help, related);
-        false
     }
 
     fn name(&mut self, kind: Kind, place: &Place<'_>, text: Option<&str>) -> Option<Name> {
@@ -268,24 +270,24 @@ impl<'a> Validation<'a> {
         &mut self,
         declared: Vec<Named<'a, document::Listener>>,
         fleets: &[Fleet],
-        service_names: &[Name],
-        services: &BTreeMap<Name, Arc<Service>>,
-        upstreams: &BTreeMap<Name, Arc<Upstream>>,
+        services: &OrdMap<Name, Arc<Service>>,
+        upstreams: &OrdMap<Name, Arc<Upstream>>,
     ) -> Vec<Listener> {
         if declared.is_empty() && self.whole {
             return if self.is_raw_alone() { Vec::new() } else { vec![Listener::default_listener()] };
         }
+        let fleet_names: Vec<Name> = fleets.iter().map(|fleet| fleet.name.clone()).collect();
         let mut listeners: Vec<(Place<'_>, Listener)> = Vec::new();
         for named in declared {
             let place = named.place();
             let Named { name, counts, declared, .. } = named;
-            let scope = self.fleets(&place, &declared.entity.fleets, fleets);
+            let scope = self.fleets(&place, &declared.entity.fleets, &fleet_names);
             if declared.entity.protocol == Some(ListenerProtocol::FailoverGateway) {
                 self.names_by_sni(&place, upstreams.keys());
             }
             let is_tcp = declared.entity.protocol == Some(ListenerProtocol::Tcp);
             let service = match declared.entity.service.as_deref() {
-                service if is_tcp => self.service_of(&place, service, service_names, services),
+                service if is_tcp => self.service_of(&place, service, services),
                 _ => None,
             };
             if let Some(service) = &service {
@@ -325,64 +327,68 @@ impl<'a> Validation<'a> {
         fleets
     }
 
-    fn fleets(&mut self, place: &Place<'_>, list: &[String], fleets: &[Fleet]) -> Scope {
+    /// `names` are those that are declared; the default one is there in any case.
+    fn fleets(&mut self, place: &Place<'_>, list: &[String], names: &[Name]) -> Scope {
         let default = Name::default_fleet();
-        self.scope(&place.key("fleets"), Kind::Fleet, list, || {
-            fleets.iter().map(|fleet| &fleet.name).chain([&default]).collect()
-        })
+        self.scope(&place.key("fleets"), Kind::Fleet, list, || names.iter().chain([&default]).collect())
     }
 
-    fn upstreams(
-        &mut self,
-        declared: &[Named<'a, document::Upstream>],
-        uses: &HashMap<&str, upstream::Uses>,
-        last: &reuse::Upstreams,
-    ) -> (BTreeMap<Name, Arc<Upstream>>, reuse::Upstreams) {
+    /// Resolves again the upstreams that have changed, that something else is asked of, or that new keys and
+    /// certificates may be for.
+    fn upstreams(&mut self, last: &Resolved, resolved: &mut Resolved) {
+        const KIND: Kind = Kind::Upstream;
+        fn list(document: &Document) -> &Vec<Declared<document::Upstream>> {
+            &document.upstreams
+        }
         let documents = self.documents;
+        let are_as_used = [Kind::Service, Kind::Route]
+            .iter()
+            .all(|kind| documents.changed(*kind, &last.documents).is_empty());
+        if !are_as_used {
+            resolved.uses = Arc::new(uses(documents));
+        }
         let material = Shared(Arc::new(Material {
             certificates: self.certificates.clone(),
             named_files: self.sources.files.clone(),
             now: self.sources.now,
             whole: self.whole,
         }));
-        let mut known = last.inputs_in_order();
-        let inputs = declared.iter().map(|named| {
-            // A second upstream of a name does not get them too.
-            let added = named.counts.then(|| documents.added_together(named.name.as_str())).flatten();
-            let source = named.source();
-            let mentions_tls = match known(&named.name) {
-                Some(known) if (&known.source, &known.added) == (&source, &added) => known.material.is_some(),
-                _ => {
-                    let added = added.as_ref().map(|added| added.0.as_slice()).unwrap_or_default();
-                    reuse::mentions_tls(&named.declared.entity, added)
+        let material = last.material.clone().filter(|last| *last == material).unwrap_or(material);
+        let mut asked: BTreeSet<Name> =
+            documents.changed(KIND, &last.documents).into_iter().cloned().collect();
+        asked.extend(documents.changed_targets(&last.documents).cloned());
+        if !Arc::ptr_eq(&last.uses, &resolved.uses) {
+            let used = last.uses.keys().chain(resolved.uses.keys());
+            asked.extend(used.filter(|name| last.uses.get(*name) != resolved.uses.get(*name)).cloned());
+        }
+        if last.material.as_ref() != Some(&material) {
+            asked.extend(last.in_tls.iter().cloned());
+        }
+        for name in asked {
+            let input = self.one(KIND, list, &name).map(|named| {
+                let added = documents.added_together(name.as_str());
+                let all_added = added.as_ref().map(|added| added.0.as_slice()).unwrap_or_default();
+                let mentions_tls = reuse::mentions_tls(&named.declared.entity, all_added);
+                UpstreamInput {
+                    name: name.clone(),
+                    site: named.site(),
+                    added,
+                    uses: resolved.uses.get(&name).copied().unwrap_or_default(),
+                    material: mentions_tls.then(|| material.clone()),
                 }
-            };
-            let input = UpstreamInput {
-                name: named.name.clone(),
-                source,
-                added,
-                uses: uses.get(named.name.as_str()).copied().unwrap_or_default(),
-                material: mentions_tls.then(|| material.clone()),
-            };
-            (named.name.clone(), input)
-        });
-        let resolved = Memo::map(last, inputs, UpstreamInput::resolve);
-        (self.told(declared, &resolved), resolved)
-    }
-
-    /// The resolved entities that count, once the faults of all of them were told.
-    fn told<T, I: PartialEq, E: PartialEq>(
-        &mut self,
-        declared: &[Named<'a, T>],
-        resolved: &Memo<Name, I, Outcome<E>>,
-    ) -> BTreeMap<Name, Arc<E>> {
-        let outcomes = || resolved.iter().map(|(_, outcome)| outcome);
-        self.faults.violations.extend(outcomes().flat_map(|outcome| outcome.faults.iter().cloned()));
-        let counting = declared.iter().zip(outcomes()).filter(|(named, _)| named.counts);
-        let entity = |(named, outcome): (&Named<'a, T>, &Outcome<E>)| {
-            Some((named.name.clone(), outcome.entity.clone()?))
-        };
-        counting.filter_map(entity).collect()
+            });
+            match input.as_ref().is_some_and(|input| input.material.is_some()) {
+                true => drop(resolved.in_tls.insert(name.clone())),
+                false => drop(resolved.in_tls.remove(&name)),
+            }
+            resolved.upstreams.put(&name, input, UpstreamInput::resolve);
+        }
+        for named in self.odd(KIND, list, |it| it.name.as_deref()) {
+            let (name, site, material) = (named.name.clone(), named.site(), Some(material.clone()));
+            let input = UpstreamInput { name, site, added: None, uses: upstream::Uses::default(), material };
+            self.faults.violations.extend(input.resolve().faults);
+        }
+        resolved.material = Some(material);
     }
 
     fn resolve_upstream<'p>(
@@ -476,32 +482,32 @@ impl<'a> Validation<'a> {
         (targets, tier(u32::MAX))
     }
 
-    fn services(
-        &mut self,
-        declared: &[Named<'a, document::Service>],
-        upstreams: &BTreeMap<Name, Arc<Upstream>>,
-        changed: &BTreeSet<Name>,
-        last: &reuse::Services,
-    ) -> (BTreeMap<Name, Arc<Service>>, reuse::Services) {
-        let mut inputs = Vec::with_capacity(declared.len());
-        let mut known = last.inputs_in_order();
-        for named in declared {
-            let input = match known(&named.name) {
-                Some(known) if known.source == named.source() && !known.names_any_of(changed) => {
-                    known.clone()
-                }
-                _ => self.service_input(named, upstreams),
-            };
-            inputs.push((named.name.clone(), input));
+    /// Resolves again the services that have changed, or whose upstreams have.
+    fn services(&mut self, last: &Resolved, resolved: &mut Resolved) {
+        const KIND: Kind = Kind::Service;
+        fn list(document: &Document) -> &Vec<Declared<document::Service>> {
+            &document.services
         }
-        let resolved = Memo::map(last, inputs, ServiceInput::resolve);
-        (self.told(declared, &resolved), resolved)
+        let mut asked: BTreeSet<Name> =
+            self.documents.changed(KIND, &last.documents).into_iter().cloned().collect();
+        for changed in changes(&last.upstreams.entities, &resolved.upstreams.entities) {
+            asked.extend(last.services_of(changed.key).cloned());
+        }
+        for name in asked {
+            let named = self.one(KIND, list, &name);
+            let input = named.map(|named| self.service_input(&named, &resolved.upstreams.entities));
+            resolved.put_service(&name, input);
+        }
+        for named in self.odd(KIND, list, |it| it.name.as_deref()) {
+            let input = self.service_input(&named, &resolved.upstreams.entities);
+            self.faults.violations.extend(input.resolve().faults);
+        }
     }
 
     fn service_input(
         &mut self,
         named: &Named<'a, document::Service>,
-        upstreams: &BTreeMap<Name, Arc<Upstream>>,
+        upstreams: &OrdMap<Name, Arc<Upstream>>,
     ) -> ServiceInput {
         let (place, entity) = (named.place(), &named.declared.entity);
         let several = place.key("upstreams");
@@ -516,7 +522,7 @@ impl<'a> Validation<'a> {
                 None => self.dangling(&place, Kind::Upstream, name, upstreams.keys()),
             }
         }
-        ServiceInput { name: named.name.clone(), source: named.source(), upstreams: found }
+        ServiceInput { name: named.name.clone(), site: named.site(), upstreams: found }
     }
 
     fn resolve_service(
@@ -609,48 +615,72 @@ impl<'a> Validation<'a> {
         }
     }
 
-    fn routes(
-        &mut self,
-        declared: &[Named<'a, document::Route>],
-        fleets: &[Fleet],
-        listener_names: &[Name],
-        services: (&[Name], &BTreeMap<Name, Arc<Service>>),
-        changed: &BTreeSet<Name>,
-        last: &Resolved,
-    ) -> (Vec<Arc<Route>>, reuse::Routes) {
-        let mut inputs = Vec::with_capacity(declared.len());
-        let mut known = last.routes.inputs_in_order();
-        for named in declared {
-            let input = match known(&named.name) {
-                Some(known) if known.source == named.source() && known.is_as_it_was(changed) => known.clone(),
-                _ => self.route_input(named, fleets, listener_names, services),
+    /// Resolves again the routes that have changed, or whose services have. Those of connections are few, and
+    /// resolved each time.
+    fn routes(&mut self, last: &Resolved, resolved: &mut Resolved) -> Vec<Passthrough> {
+        const KIND: Kind = Kind::Route;
+        fn list(document: &Document) -> &Vec<Declared<document::Route>> {
+            &document.routes
+        }
+        let mut asked: BTreeSet<Name> =
+            self.documents.changed(KIND, &last.documents).into_iter().cloned().collect();
+        for name in &asked {
+            let is_scoped = |named: Named<'a, document::Route>| {
+                let entity = &named.declared.entity;
+                !entity.listeners.is_empty() || !entity.fleets.is_empty()
             };
-            inputs.push((named.name.clone(), input));
+            match self.one(KIND, list, name).is_some_and(is_scoped) {
+                true => drop(resolved.scoped.insert(name.clone())),
+                false => drop(resolved.scoped.remove(name)),
+            }
         }
-        let resolved = Memo::map(&last.routes, inputs, RouteInput::resolve);
-        let by_name: BTreeMap<Name, Arc<Route>> = self.told(declared, &resolved);
-        let routes: Vec<Arc<Route>> = by_name.values().cloned().collect();
-        if !Route::ask_for_the_same(&last.told_apart, &routes) {
-            self.same_requests(declared, &by_name);
+        asked.extend(resolved.scoped.iter().cloned());
+        for changed in changes(&last.services.entities, &resolved.services.entities) {
+            asked.extend(last.routes_of(changed.key).cloned());
         }
-        (routes, resolved)
+        let protocols = self.protocols();
+        let mut passthroughs = Vec::new();
+        for name in asked {
+            let input = match self.one(KIND, list, &name) {
+                Some(named) if self.is_of_connections(&named, &protocols) => {
+                    passthroughs.push(named);
+                    None
+                }
+                named => {
+                    named.map(|named| self.route_input(&named, &resolved.scopes, &resolved.services.entities))
+                }
+            };
+            resolved.put_route(&name, input);
+        }
+        for named in self.odd(KIND, list, |it| it.name.as_deref()) {
+            if self.is_of_connections(&named, &protocols) {
+                passthroughs.push(named);
+                continue;
+            }
+            let input = self.route_input(&named, &resolved.scopes, &resolved.services.entities);
+            self.faults.violations.extend(input.resolve().faults);
+        }
+        let mut changed = changes(&last.routes.entities, &resolved.routes.entities);
+        if !changed.all(|it| it.old.zip(it.new).is_some_and(|(old, new)| old.asks_for_the_same(new))) {
+            self.same_requests(&resolved.routes.entities);
+        }
+        self.passthroughs(passthroughs, &resolved.scopes.fleets, &resolved.services.entities)
     }
 
     fn route_input(
         &mut self,
         named: &Named<'a, document::Route>,
-        fleets: &[Fleet],
-        listener_names: &[Name],
-        (service_names, services): (&[Name], &BTreeMap<Name, Arc<Service>>),
+        scopes: &Scopes,
+        services: &OrdMap<Name, Arc<Service>>,
     ) -> RouteInput {
         let (place, entity) = (named.place(), &named.declared.entity);
-        let known = || listener_names.iter().collect();
+        let known = || scopes.listeners.iter().collect();
         let listeners = self.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, known);
-        let fleets = self.fleets(&place, &entity.fleets, fleets);
+        let fleets = self.fleets(&place, &entity.fleets, &scopes.fleets);
         let service = entity.service.as_deref();
-        let service = service.and_then(|it| self.service_of(&place, Some(it), service_names, services));
-        let (name, source) = (named.name.clone(), named.source());
-        RouteInput { name, source, listeners, fleets, service: service.map(Shared) }
+        let service = service.and_then(|it| self.service_of(&place, Some(it), services));
+        let (name, site) = (named.name.clone(), named.site());
+        RouteInput { name, site, listeners, fleets, service: service.map(Shared) }
     }
 
     fn resolve_route(
@@ -666,13 +696,9 @@ impl<'a> Validation<'a> {
     }
 
     /// Two routes that ask for exactly the same: which one serves would be decided by nothing.
-    fn same_requests(
-        &mut self,
-        declared: &[Named<'a, document::Route>],
-        routes: &BTreeMap<Name, Arc<Route>>,
-    ) {
-        let counting = declared.iter().filter(|named| named.counts);
-        let routes = counting.filter_map(|named| Some((named.place(), routes.get(&named.name)?)));
+    fn same_requests(&mut self, routes: &OrdMap<Name, Arc<Route>>) {
+        let place = |name| self.one(Kind::Route, |document| &document.routes, name).map(|it| it.place());
+        let routes = routes.iter().filter_map(|(name, route)| Some((place(name)?, route)));
         let routes: Vec<(Place<'a>, &Arc<Route>)> = routes.collect();
         let mut asked: HashMap<Asked<'_>, Vec<usize>> = HashMap::new();
         for (index, (place, route)) in routes.iter().enumerate() {
@@ -709,32 +735,39 @@ type Asked<'r> = (
     &'r BTreeMap<String, StringMatch>,
 );
 
+/// The first entity of a name.
+fn first_of<'a, T>(
+    name: &Name,
+    Site { document: Same(document), index }: &'a Site,
+    list: fn(&Document) -> &Vec<Declared<T>>,
+) -> Named<'a, T> {
+    let declared = &list(document)[*index];
+    Named { name: name.clone(), counts: true, declared, document, index: *index }
+}
+
 /// What services and routes ask of each upstream.
-fn uses<'a>(
-    services: &[Named<'a, document::Service>],
-    routes: &[Named<'a, document::Route>],
-) -> HashMap<&'a str, upstream::Uses> {
-    let services = || services.iter().map(|named| &named.declared.entity);
-    let routes = routes.iter().map(|named| &named.declared.entity);
-    let members = |service: &'a document::Service| {
-        let members = service.upstreams.iter().map(|member| &member.name);
-        members.chain([&service.upstream]).filter_map(Option::as_deref)
+fn uses(documents: &Documents) -> BTreeMap<Name, upstream::Uses> {
+    let services = || {
+        let sites = documents.sites(Kind::Service);
+        sites.map(|(name, site)| (name, &site.document.0.services[site.index].entity))
     };
-    let by_service = services().filter_map(|service| Some((service.name.as_deref()?, service.try_timeout?)));
+    let routes = documents.sites(Kind::Route).map(|(_, site)| &site.document.0.routes[site.index].entity);
+    let by_service = services().filter_map(|(name, service)| Some((name.as_str(), service.try_timeout?)));
     let by_route = routes.filter_map(|route| Some((route.service.as_deref()?, route.try_timeout?)));
     let mut shortest: HashMap<&str, Duration> = HashMap::new();
     for (service, timeout) in by_service.chain(by_route).filter(|(_, timeout)| !timeout.0.is_zero()) {
         let entry = shortest.entry(service).or_insert(timeout.0);
         *entry = timeout.0.min(*entry);
     }
-    let mut uses: HashMap<&str, upstream::Uses> = HashMap::new();
-    for service in services() {
-        let timeout = service.name.as_deref().and_then(|name| shortest.get(name)).copied();
+    let mut uses: BTreeMap<Name, upstream::Uses> = BTreeMap::new();
+    for (name, service) in services() {
+        let timeout = shortest.get(name.as_str()).copied();
         let by_name = service.host_header.as_deref() == Some("target");
         if timeout.is_none() && !by_name {
             continue;
         }
-        for upstream in members(service) {
+        let members = service.upstreams.iter().map(|member| &member.name).chain([&service.upstream]);
+        for upstream in members.filter_map(|name| Name::parse(name.as_deref()?)) {
             let uses = uses.entry(upstream).or_default();
             uses.shortest_try = uses.shortest_try.into_iter().chain(timeout).min();
             uses.by_name |= by_name;

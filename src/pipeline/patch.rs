@@ -24,7 +24,7 @@ pub(super) type Patched = Memo<Key, Input, Arc<Outcome>>;
 type Key = (ResourceType, Arc<str>, Version);
 
 /// All that a patched resource depends on.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Input {
     resource_type: ResourceType,
     resource: Shared<Resource>,
@@ -74,9 +74,9 @@ pub(super) fn apply(
             inputs.insert(key, Input { resource_type: *resource_type, resource, patches });
         }
     }
-    let patched = Patched::map(last, inputs, |input| Arc::new(input.outcome()));
+    let patched = last.only(inputs, |input| Arc::new(input.outcome()));
     // Several fleets may have the resource, each at fault alike.
-    for violation in patched.iter().flat_map(|(_, outcome)| &outcome.violations) {
+    for violation in patched.outputs().values().flat_map(|outcome| &outcome.violations) {
         if !violations.contains(violation) {
             violations.push(violation.clone());
         }
@@ -90,7 +90,7 @@ pub(super) fn amended(
     resource_type: ResourceType,
     resource: &Arc<Resource>,
 ) -> Arc<Resource> {
-    if patched.is_empty() {
+    if patched.outputs().is_empty() {
         return resource.clone();
     }
     let key = (resource_type, resource.name.clone(), resource.version);

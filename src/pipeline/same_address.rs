@@ -4,30 +4,27 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use crate::config::document::{Document, Kind, Resolve};
+use crate::config::document::{Document, Kind};
 use crate::config::{Level, Path, Violation};
-use crate::model::Model;
 use crate::model::addresses::Addresses;
 use crate::model::documents::Documents;
 use crate::model::place::code;
-use crate::model::target::{Address, Host};
+use crate::model::subset::Subsets;
+use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
 /// A warning for each target of which an address is left out, because another target leads to it too.
-pub(super) fn warnings(model: &Model, addresses: &Addresses, documents: &Documents) -> Vec<Violation> {
+pub(super) fn warnings(subsets: &Subsets, addresses: &Addresses, documents: &Documents) -> Vec<Violation> {
     if *addresses == Addresses::default() {
         return Vec::new();
     }
-    let ours = model.upstreams.values().filter(|upstream| upstream.resolve == Resolve::ControlPlane);
-    ours.flat_map(|upstream| of_upstream(upstream, addresses, documents)).collect()
+    let upstreams = subsets.with_names.values();
+    upstreams.flat_map(|upstream| of_upstream(upstream, addresses, documents)).collect()
 }
 
 fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &Documents) -> Vec<Violation> {
     let mut first: HashMap<SocketAddr, &Address> = HashMap::new();
     let mut warnings = Vec::new();
-    if upstream.targets.iter().all(|target| matches!(target.address.host, Host::Ip(_))) {
-        return warnings;
-    }
     for target in &upstream.targets {
         let places = addresses.places(&target.address);
         let taken = places.iter().find_map(|place| {

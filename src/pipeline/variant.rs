@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::compile::Compiled;
 use crate::model::Model;
 use crate::model::locality::Distance;
 use crate::model::name::Name;
+use crate::model::subset::Subsets;
 use crate::node::Locality;
 use crate::snapshot::Snapshot;
 
@@ -28,13 +30,12 @@ pub(super) struct Variants {
 
 impl Variants {
     /// None yet.
-    pub(super) fn new(model: &Model, last: &Self) -> Self {
-        let upstreams: Vec<_> =
-            model.upstreams.values().filter(|upstream| upstream.failover.locality).collect();
+    pub(super) fn new(model: &Model, subsets: &Subsets, compiled: &Compiled, last: &Self) -> Self {
+        let upstreams = &subsets.by_distance;
         let fleets = if upstreams.is_empty() { Vec::new() } else { model.fleet_names() };
         let places = fleets.into_iter().map(|fleet| {
-            let has = model.upstreams_of(&fleet);
-            let targets = upstreams.iter().filter(|upstream| has(&upstream.name)).flat_map(|it| &it.targets);
+            let here = upstreams.values().filter(|upstream| compiled.has(&fleet, &upstream.name));
+            let targets = here.flat_map(|upstream| &upstream.targets);
             let places: BTreeSet<Locality> = targets.map(|target| target.locality.clone()).collect();
             (fleet, places.into_iter().collect())
         });

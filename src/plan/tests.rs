@@ -6,7 +6,7 @@ use super::*;
 use crate::pipeline::{self, Inputs};
 
 fn build(text: &str) -> Build {
-    let files = [("shop.yaml".to_owned(), text.into())].into();
+    let files = imbl::OrdMap::unit("shop.yaml".to_owned(), text.into());
     pipeline::build(&Inputs { files, ..Inputs::default() }, None).expect("it builds")
 }
 

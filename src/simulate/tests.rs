@@ -115,7 +115,7 @@ upstreams:
 ";
 
 fn shop(addresses: &[(&str, &[&str])], down: &[&str]) -> Result<Vec<String>, NoPart> {
-    let files = [("a.yaml".to_owned(), SHOP.into())].into();
+    let files = imbl::OrdMap::unit("a.yaml".to_owned(), SHOP.into());
     let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
     let upstream = build.model.upstreams.values().next().expect("there is one");
     let down = down.iter().map(|text| Part::parse(text, upstream)).collect::<Result<Vec<_>, _>>()?;
@@ -260,7 +260,7 @@ proptest! {
 #[test]
 fn by_distance_the_nearest_tier_serves_first_and_each_envoy_has_its_own() {
     let config = SHOP.replace("name: shop", "name: shop\n    failover: { locality: true }");
-    let files = [("a.yaml".to_owned(), config.as_str().into())].into();
+    let files = imbl::OrdMap::unit("a.yaml".to_owned(), config.as_str().into());
     let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
     let upstream = build.model.upstreams.values().next().expect("there is one");
     let shares = |from: Option<&str>, down: &[&str]| -> Vec<f64> {

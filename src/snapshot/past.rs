@@ -39,7 +39,7 @@ impl Past {
                 None => {
                     sets.truncate(KEPT - 1);
                     // Without what was made of it to be sent.
-                    let set = Arc::new(ResourceSet::sorted(set.resources.clone(), set.version));
+                    let set = Arc::new(ResourceSet::from(set.by_name.clone(), set.version));
                     sets.push_front(Known { set, doubtful: false });
                 }
             }

@@ -3,7 +3,7 @@
 //! A path is a file or a directory. A directory is the sum of its `*.yaml`, `*.yml` and `*.json`, not
 //! recursive; names that begin with `.` are ignored, so that a mounted config map is not read twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
 
 /// Texts by file name.
-pub type Files = BTreeMap<String, Arc<str>>;
+pub use crate::model::documents::Files;
 
 /// How long a file may stay blank between being truncated and being written.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -51,7 +51,7 @@ fn directory() -> tempfile::TempDir {
 fn what_was_committed_is_there_after_opening_again() {
     let directory = directory();
     let store = Store::open(directory.path()).expect("opens");
-    let files: Files = [("a.yaml".to_owned(), "upstreams: []".into())].into();
+    let files: Files = Files::unit("a.yaml".to_owned(), "upstreams: []".into());
     store
         .commit(&changes(&[put("a", json!({"name": "a"})), put("b", json!({"name": "b"}))]))
         .expect("commits");

@@ -95,9 +95,7 @@ impl Told {
     fn wanted(&self, target: &Arc<ResourceSet>) -> Arc<ResourceSet> {
         match &self.subscription {
             Some(subscription) if subscription.is_wildcard() => target.clone(),
-            _ => {
-                Arc::new(ResourceSet::new(target.iter().filter(|it| self.wants(&it.name)).cloned().collect()))
-            }
+            _ => Arc::new(ResourceSet::new(target.iter().filter(|it| self.wants(&it.name)).cloned())),
         }
     }
 

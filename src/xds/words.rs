@@ -23,7 +23,7 @@ pub(crate) fn snapshot(text: &str) -> Arc<Snapshot> {
         });
         words.collect()
     };
-    Arc::new(Snapshot::new(of, None))
+    Arc::new(Snapshot::new(of))
 }
 
 pub(crate) fn kind_of(word: &str) -> ResourceType {

@@ -137,7 +137,7 @@ fn config(topologies: &[Topology], servers: &[SocketAddr], port: u16) -> Value {
 }
 
 fn build(config: &Value) -> Build {
-    let files = [("cases.json".to_owned(), Arc::from(config.to_string()))].into();
+    let files = imbl::OrdMap::unit("cases.json".to_owned(), Arc::from(config.to_string()));
     let build = pipeline::build(&Inputs { files, ..Inputs::default() }, None);
     build.unwrap_or_else(|faults| panic!("{faults:?}"))
 }

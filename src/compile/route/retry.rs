@@ -148,7 +148,7 @@ mod tests {
         let text = format!(
             "upstreams: [{{ name: u, targets: [{targets}] }}]\nservices: [{{ name: s, upstream: u, {service} }}]\n"
         );
-        let files = [("a.yaml".to_owned(), text.into())].into();
+        let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
         let service = build.model.services.values().next().expect("there is one");
         let Tries { attempts, try_timeout, update_frequency } =

@@ -1,14 +1,15 @@
 //! What is about connections and not about requests: certificates, TLS, TCP, and which protocols fit together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use super::{Named, Validation};
 use crate::config::document::{self, Kind, ListenerProtocol, UpstreamProtocol};
 use crate::config::values::Switch;
 use crate::config::{Path, Step};
 use crate::model::certificate::{self, Certificates};
-use crate::model::fleet::Fleet;
 use crate::model::listener::word;
 use crate::model::name::Name;
 use crate::model::passthrough::{self, Passthrough};
@@ -137,28 +138,15 @@ impl<'a> Validation<'a> {
         self.faults.error(place, code::CONFLICT, message, "leave it out".to_owned());
     }
 
-    /// Routes that choose among connections, and those that choose among requests.
-    pub(super) fn by_layer(
-        &mut self,
-        routes: Vec<Named<'a, document::Route>>,
-    ) -> (Vec<Named<'a, document::Route>>, Vec<Named<'a, document::Route>>) {
-        let protocols: HashMap<&str, ListenerProtocol> = self
-            .documents
-            .of(Kind::Listener)
-            .flat_map(|document| &document.listeners)
-            .filter_map(|it| Some((it.entity.name.as_deref()?, it.entity.protocol.unwrap_or_default())))
-            .collect();
-        let (mut connections, mut requests) = (Vec::new(), Vec::new());
-        for route in routes {
-            match self.is_of_connections(&route, &protocols) {
-                true => connections.push(route),
-                false => requests.push(route),
-            }
-        }
-        (connections, requests)
+    /// What each listener speaks.
+    pub(super) fn protocols(&self) -> HashMap<&'a str, ListenerProtocol> {
+        let sites = self.documents.sites(Kind::Listener);
+        let listeners = sites.map(|(name, site)| (name, &site.document.0.listeners[site.index].entity));
+        listeners.map(|(name, it)| (name.as_str(), it.protocol.unwrap_or_default())).collect()
     }
 
-    fn is_of_connections(
+    /// True for a route that chooses among connections, not among requests.
+    pub(super) fn is_of_connections(
         &mut self,
         route: &Named<'a, document::Route>,
         protocols: &HashMap<&str, ListenerProtocol>,
@@ -198,9 +186,8 @@ impl<'a> Validation<'a> {
     pub(super) fn passthroughs(
         &mut self,
         declared: Vec<Named<'a, document::Route>>,
-        fleets: &[Fleet],
-        service_names: &[Name],
-        services: &BTreeMap<Name, Arc<Service>>,
+        fleet_names: &[Name],
+        services: &OrdMap<Name, Arc<Service>>,
     ) -> Vec<Passthrough> {
         let mut all: Vec<(Place<'a>, Passthrough)> = Vec::new();
         for named in declared {
@@ -216,10 +203,10 @@ impl<'a> Validation<'a> {
                     self.faults.error(&place, code::CONFLICT, message, help);
                 }
             }
-            let fleets = self.fleets(&place, &entity.fleets, fleets);
+            let fleets = self.fleets(&place, &entity.fleets, fleet_names);
             let hosts = route::hosts(&place.key("hosts"), &entity.hosts, &mut self.faults);
             let listeners = entity.listeners.iter().filter_map(|name| Name::parse(name)).collect();
-            let service = self.service_of(&place, entity.service.as_deref(), service_names, services);
+            let service = self.service_of(&place, entity.service.as_deref(), services);
             let Some(service) = service else { continue };
             self.for_connections(&place.key("service"), &service, true);
             if counts {
@@ -235,8 +222,7 @@ impl<'a> Validation<'a> {
         &mut self,
         place: &Place<'_>,
         text: Option<&str>,
-        service_names: &[Name],
-        services: &BTreeMap<Name, Arc<Service>>,
+        services: &OrdMap<Name, Arc<Service>>,
     ) -> Option<Arc<Service>> {
         let place = place.key("service");
         let Some(text) = text else {
@@ -245,8 +231,9 @@ impl<'a> Validation<'a> {
         };
         let service = services.get(text);
         // One that is at fault is not there, and was told.
-        if service.is_none() && !service_names.iter().any(|name| name.as_str() == text) {
-            self.dangling(&place, Kind::Service, text, service_names);
+        if service.is_none() && self.documents.site(Kind::Service, text).is_none() {
+            let names = self.documents.sites(Kind::Service).map(|(name, _)| name);
+            self.dangling(&place, Kind::Service, text, names);
         }
         service.cloned()
     }

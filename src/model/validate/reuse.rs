@@ -7,15 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use jiff::Timestamp;
 
 use super::Validation;
 use crate::config::Violation;
 use crate::config::document::{self, Declared, Document};
 use crate::config::material::NamedFiles;
-use crate::memo::{Memo, Output, Same, Shared, changes};
+use crate::memo::{self, Memo, Output, Same, Shared};
 use crate::model::certificate::{Certificates, Sources};
-use crate::model::documents::{Added, Documents};
+use crate::model::documents::{Added, Documents, Site};
 use crate::model::name::{Name, Scope};
 use crate::model::place::{Faults, Place};
 use crate::model::route::{self, Route};
@@ -23,46 +24,115 @@ use crate::model::service::Service;
 use crate::model::upstream::{self, Upstream};
 
 /// What was made of each entity, beside all that it was made of.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Resolved {
-    pub(super) upstreams: Upstreams,
-    pub(super) services: Services,
-    pub(super) routes: Routes,
-    /// The routes that no two ask for the same.
-    pub(super) told_apart: Vec<Arc<Route>>,
+    pub(super) documents: Documents,
+    pub(super) uses: Arc<BTreeMap<Name, upstream::Uses>>,
+    pub(super) material: Option<Shared<Material>>,
+    /// The names that routes may refer to.
+    pub(super) scopes: Scopes,
+    pub(super) upstreams: Stage<UpstreamInput, Upstream>,
+    pub(super) services: Stage<ServiceInput, Service>,
+    pub(super) routes: Stage<RouteInput, Route>,
+    /// The upstreams that say anything of TLS.
+    pub(super) in_tls: OrdSet<Name>,
+    /// The routes that name listeners or fleets.
+    pub(super) scoped: OrdSet<Name>,
+    /// Each upstream with each service that names it.
+    pub(super) users: OrdSet<(Name, Name)>,
+    /// Each service with each route that names it.
+    pub(super) ways: OrdSet<(Name, Name)>,
 }
 
 impl Resolved {
-    /// Where each upstream is declared, by name.
-    pub fn upstreams(&self) -> impl Iterator<Item = (&Name, &Source)> {
-        self.upstreams.inputs().map(|(name, input)| (name, &input.source))
+    /// The services that name an upstream, in their order.
+    pub fn services_of<'r>(&'r self, upstream: &'r Name) -> impl Iterator<Item = &'r Name> {
+        second(&self.users, upstream)
     }
 
-    /// Where each service is declared, by name.
-    pub fn services(&self) -> impl Iterator<Item = (&Name, &Source)> {
-        self.services.inputs().map(|(name, input)| (name, &input.source))
+    /// The routes for requests that name a service, in their order.
+    pub fn routes_of<'r>(&'r self, service: &'r Name) -> impl Iterator<Item = &'r Name> {
+        second(&self.ways, service)
     }
 
-    /// Where each route for requests is declared, by name.
-    pub fn routes(&self) -> impl Iterator<Item = (&Name, &Source)> {
-        self.routes.inputs().map(|(name, input)| (name, &input.source))
+    /// Takes what there is of a service now.
+    pub(super) fn put_service(&mut self, name: &Name, input: Option<ServiceInput>) {
+        let names = |input: Option<&ServiceInput>| -> BTreeSet<Name> {
+            input.into_iter().flat_map(|it| &it.upstreams).map(|it| it.0.name.clone()).collect()
+        };
+        let (last, now) = (names(self.services.memo.input(name)), names(input.as_ref()));
+        relate(&mut self.users, (last, now), name);
+        self.services.put(name, input, ServiceInput::resolve);
+    }
+
+    /// Takes what there is of a route for requests now.
+    pub(super) fn put_route(&mut self, name: &Name, input: Option<RouteInput>) {
+        let names = |input: Option<&RouteInput>| -> BTreeSet<Name> {
+            input.and_then(|it| it.service.as_ref()).map(|it| it.0.name.clone()).into_iter().collect()
+        };
+        let (last, now) = (names(self.routes.memo.input(name)), names(input.as_ref()));
+        relate(&mut self.ways, (last, now), name);
+        self.routes.put(name, input, RouteInput::resolve);
     }
 }
 
-pub(super) type Upstreams = Memo<Name, UpstreamInput, Outcome<Upstream>>;
-pub(super) type Services = Memo<Name, ServiceInput, Outcome<Service>>;
-pub(super) type Routes = Memo<Name, RouteInput, Outcome<Route>>;
-
-/// Where an entity is declared. Another text is another source, even where it says the same.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Source {
-    /// In which document.
-    pub document: Same<Document>,
-    /// In the list of its kind.
-    pub index: usize,
+/// What is related to `first`.
+fn second<'s>(pairs: &'s OrdSet<(Name, Name)>, first: &'s Name) -> impl Iterator<Item = &'s Name> {
+    let from = (first.clone(), Name::unnamed());
+    pairs.range(from..).take_while(move |(of, _)| of == first).map(|(_, second)| second)
 }
 
-impl Source {
+fn relate(pairs: &mut OrdSet<(Name, Name)>, (last, now): (BTreeSet<Name>, BTreeSet<Name>), to: &Name) {
+    for gone in last.difference(&now) {
+        pairs.remove(&(gone.clone(), to.clone()));
+    }
+    for come in now.difference(&last) {
+        pairs.insert((come.clone(), to.clone()));
+    }
+}
+
+/// The names of fleets and listeners.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Scopes {
+    pub(super) fleets: Vec<Name>,
+    pub(super) listeners: Vec<Name>,
+}
+
+/// The entities of a kind.
+#[derive(Debug, Clone)]
+pub(super) struct Stage<I, T> {
+    memo: Memo<Name, I, Outcome<T>>,
+    /// Those that came of it.
+    pub(super) entities: OrdMap<Name, Arc<T>>,
+    /// What was found, of those of which anything was.
+    told: OrdMap<Name, Arc<Vec<Violation>>>,
+}
+
+impl<I, T> Default for Stage<I, T> {
+    fn default() -> Self {
+        Self { memo: Memo::default(), entities: OrdMap::new(), told: OrdMap::new() }
+    }
+}
+
+impl<I: PartialEq + Clone, T: PartialEq> Stage<I, T> {
+    /// Takes what there is of an entity now.
+    pub(super) fn put(&mut self, name: &Name, input: Option<I>, resolve: fn(&I) -> Outcome<T>) {
+        if !self.memo.put(name.clone(), input, resolve) {
+            return;
+        }
+        let outcome = self.memo.get(name);
+        memo::put(&mut self.entities, name.clone(), outcome.and_then(|outcome| outcome.entity.clone()));
+        let faults = outcome.map(|outcome| outcome.faults.clone()).filter(|faults| !faults.is_empty());
+        memo::put(&mut self.told, name.clone(), faults.map(Arc::new));
+    }
+
+    /// What was found.
+    pub(super) fn told(&self) -> impl Iterator<Item = &Violation> {
+        self.told.values().flat_map(|told| told.iter())
+    }
+}
+
+impl Site {
     fn declared<'d, T>(
         &'d self,
         list: fn(&'d Document) -> &'d Vec<Declared<T>>,
@@ -73,7 +143,7 @@ impl Source {
 }
 
 /// What came of an entity: nothing where it lacks what it cannot do without, but its faults all the same.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Outcome<T> {
     pub(super) entity: Option<Arc<T>>,
     pub(super) faults: Vec<Violation>,
@@ -93,17 +163,6 @@ impl<T: PartialEq> Output for Outcome<T> {
         };
         Self { entity, faults: self.faults }
     }
-}
-
-/// The entities that are not the same any more, or are there no more.
-pub(super) fn changed<I: PartialEq, T>(
-    last: &Memo<Name, I, Outcome<T>>,
-    now: &Memo<Name, I, Outcome<T>>,
-) -> BTreeSet<Name> {
-    fn entities<I, T>(memo: &Memo<Name, I, Outcome<T>>) -> impl Iterator<Item = (&Name, &Arc<T>)> {
-        memo.iter().filter_map(|(name, outcome)| Some((name, outcome.entity.as_ref()?)))
-    }
-    changes(entities(last), entities(now)).into_iter().map(|(name, _)| name.clone()).collect()
 }
 
 /// What TLS is made of.
@@ -137,10 +196,10 @@ fn alone<T>(
 }
 
 /// All that an upstream depends on.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct UpstreamInput {
     pub(super) name: Name,
-    pub(super) source: Source,
+    pub(super) site: Site,
     /// Over REST.
     pub(super) added: Option<Same<Added>>,
     pub(super) uses: upstream::Uses,
@@ -150,7 +209,7 @@ pub(super) struct UpstreamInput {
 
 impl UpstreamInput {
     pub(super) fn resolve(&self) -> Outcome<Upstream> {
-        let (declared, place) = self.source.declared(|document| &document.upstreams);
+        let (declared, place) = self.site.declared(|document| &document.upstreams);
         let added = self.added.iter().flat_map(|added| added.0.iter());
         let added = added.filter_map(|document| Some((&**document, &document.target.as_ref()?.1)));
         let material = self.material.as_ref().map(|material| &*material.0);
@@ -171,18 +230,14 @@ pub(super) fn mentions_tls(upstream: &document::Upstream, added: &[Arc<Document>
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ServiceInput {
     pub(super) name: Name,
-    pub(super) source: Source,
+    pub(super) site: Site,
     /// Those that it names and that are there.
     pub(super) upstreams: Vec<Shared<Upstream>>,
 }
 
 impl ServiceInput {
-    pub(super) fn names_any_of(&self, changed: &BTreeSet<Name>) -> bool {
-        self.upstreams.iter().any(|upstream| changed.contains(&upstream.0.name))
-    }
-
     pub(super) fn resolve(&self) -> Outcome<Service> {
-        let (declared, place) = self.source.declared(|document| &document.services);
+        let (declared, place) = self.site.declared(|document| &document.services);
         let upstreams = self.upstreams.iter().map(|it| (it.0.name.clone(), it.0.clone()));
         let upstreams: BTreeMap<Name, Arc<Upstream>> = upstreams.collect();
         alone(None, |it| it.resolve_service(&self.name, &place, &declared.entity, &upstreams))
@@ -193,21 +248,15 @@ impl ServiceInput {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RouteInput {
     pub(super) name: Name,
-    pub(super) source: Source,
+    pub(super) site: Site,
     pub(super) listeners: Scope,
     pub(super) fleets: Scope,
     pub(super) service: Option<Shared<Service>>,
 }
 
 impl RouteInput {
-    /// True when all that it refers to is as it was: what it refers to by lists is looked up again.
-    pub(super) fn is_as_it_was(&self, changed: &BTreeSet<Name>) -> bool {
-        (&self.listeners, &self.fleets) == (&Scope::All, &Scope::All)
-            && self.service.as_ref().is_none_or(|service| !changed.contains(&service.0.name))
-    }
-
     pub(super) fn resolve(&self) -> Outcome<Route> {
-        let (declared, place) = self.source.declared(|document| &document.routes);
+        let (declared, place) = self.site.declared(|document| &document.routes);
         let references = route::References {
             name: self.name.clone(),
             listeners: self.listeners.clone(),

@@ -1,0 +1,108 @@
+//! What each fleet reaches: by its routes and listeners to services, and by these to upstreams.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use crate::memo::changes;
+use crate::model::Model;
+use crate::model::listener::Protocol;
+use crate::model::name::{Name, Scope};
+use crate::model::route::Route;
+use crate::model::service::Service;
+
+/// What the fleets of a model reach.
+#[derive(Debug, Default)]
+pub struct Reach(BTreeMap<Name, OfFleet>);
+
+#[derive(Debug, Default)]
+struct OfFleet {
+    services: HashSet<Name>,
+    /// The upstreams that other fleets reach and this one does not.
+    only_elsewhere: HashSet<Name>,
+}
+
+impl Reach {
+    /// That of this model.
+    fn new(model: &Model) -> Self {
+        Self(
+            model
+                .fleet_names()
+                .into_iter()
+                .map(|fleet| (fleet.clone(), OfFleet::new(model, &fleet)))
+                .collect(),
+        )
+    }
+
+    /// That of `now`, which is the same one where nothing leads elsewhere than in `last`.
+    #[must_use]
+    pub fn updated(self: &Arc<Self>, last: &Model, now: &Model) -> Arc<Self> {
+        let leads = |route: &Arc<Route>| {
+            let service = route.forward().map(|forward| forward.service.name.clone());
+            (route.fleets.clone(), service)
+        };
+        let names = |service: &Arc<Service>| -> BTreeSet<Name> {
+            service.upstreams().map(|upstream| upstream.name.clone()).collect()
+        };
+        let same_routes =
+            changes(&last.routes, &now.routes).all(|change| change.old.map(leads) == change.new.map(leads));
+        let same_services = changes(&last.services, &now.services)
+            .all(|change| change.old.map(names) == change.new.map(names));
+        match !self.0.is_empty() && ways_in(last) == ways_in(now) && same_routes && same_services {
+            true => self.clone(),
+            false => Arc::new(Self::new(now)),
+        }
+    }
+
+    /// Whether a fleet has the aggregates of a service: of those that its routes and listeners reach.
+    pub fn has_service(&self, fleet: &Name, service: &Name) -> bool {
+        self.0.get(fleet).is_some_and(|of| of.services.contains(service))
+    }
+
+    /// Whether a fleet has an upstream: those that its routes and listeners reach, and those that nothing of any
+    /// fleet reaches. These are compiled everywhere, so that they are warm when the first route comes. A failover
+    /// gateway reaches all.
+    pub fn has_upstream(&self, fleet: &Name, upstream: &Name) -> bool {
+        self.0.get(fleet).is_some_and(|of| !of.only_elsewhere.contains(upstream))
+    }
+}
+
+/// From which fleets, to which service, and whether that is a gateway to all.
+type WayIn<'m> = (&'m Scope, Option<&'m Name>, bool);
+
+/// The fleets, and what leads in but for the routes for requests, which are many.
+fn ways_in(model: &Model) -> (Vec<Name>, Vec<WayIn<'_>>) {
+    let passthroughs = model.passthroughs.iter().map(|it| (&it.fleets, Some(&it.service.name), false));
+    let listeners = model.listeners.iter().map(|it| {
+        let is_gateway = matches!(it.protocol, Protocol::FailoverGateway(_));
+        (&it.fleets, it.service().map(|service| &service.name), is_gateway)
+    });
+    (model.fleet_names(), passthroughs.chain(listeners).collect())
+}
+
+impl OfFleet {
+    fn new(model: &Model, fleet: &Name) -> Self {
+        let names = |service: &Arc<Service>| -> Vec<Name> {
+            service.upstreams().map(|upstream| upstream.name.clone()).collect()
+        };
+        let (here, elsewhere): (Vec<_>, Vec<_>) = uses(model).partition(|(fleets, _)| fleets.includes(fleet));
+        let mut only_elsewhere: HashSet<Name> = elsewhere.iter().flat_map(|(_, it)| names(it)).collect();
+        let is_gateway = |protocol: &Protocol| matches!(protocol, Protocol::FailoverGateway(_));
+        if model.listeners_of(fleet).any(|listener| is_gateway(&listener.protocol)) {
+            only_elsewhere.clear();
+        }
+        if !only_elsewhere.is_empty() {
+            for upstream in here.iter().flat_map(|(_, service)| names(service)) {
+                only_elsewhere.remove(&upstream);
+            }
+        }
+        Self { services: here.into_iter().map(|(_, service)| service.name.clone()).collect(), only_elsewhere }
+    }
+}
+
+/// What leads to a service: in which fleets, and to which.
+fn uses(model: &Model) -> impl Iterator<Item = (&Scope, &Arc<Service>)> {
+    let routes = model.routes.values().filter_map(|it| Some((&it.fleets, &it.forward()?.service)));
+    let passthroughs = model.passthroughs.iter().map(|it| (&it.fleets, &it.service));
+    let listeners = model.listeners.iter().filter_map(|it| Some((&it.fleets, it.service()?)));
+    routes.chain(passthroughs).chain(listeners)
+}
