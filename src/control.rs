@@ -4,9 +4,10 @@
 //! built whole, made durable and only then published; if any of that fails the old inputs stay. Changes come
 //! one after the other, so each sees the last one's outcome.
 //!
-//! Writing to disk takes longer than building. So writes that wait are built one after the other, each on what
-//! the one before it made, and then become durable together: one transaction, in which each has a revision of
-//! its own. Nobody is answered before it, and if it fails, nothing of it was ever published.
+//! Writes that wait while others are made durable are taken together: each is decided on what the one before it
+//! made, all are built at once and become durable in one transaction, in which each has a revision of its own.
+//! If what they make together is refused, or is worth a warning, each is built on its own, so that everybody is
+//! told of what is theirs. Nobody is answered before the transaction, and if it fails, nothing was ever published.
 
 pub mod rollout;
 
@@ -35,9 +36,8 @@ use crate::source::resolve::{Names, Resolver};
 use crate::store::records::{Answer, Kept, Revision, Source};
 use crate::store::{self, Change, Commit, Store};
 
-/// How many writes become durable together at most, and how long the first of them may wait for the others.
+/// How many writes become durable together at most.
 const GROUP: usize = 256;
-const GATHERING: Duration = Duration::from_millis(20);
 
 /// Why a write changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ pub struct Terms {
 pub struct Now<'a> {
     /// What it is made of.
     pub inputs: &'a Inputs,
-    /// What was made of it.
+    /// What was built last. Of what was written over REST since, only the inputs know.
     pub build: &'a Build,
     /// The number of the last revision.
     pub revision: u64,
@@ -119,7 +119,8 @@ enum Task {
     Files(Result<Files, Vec<Violation>>),
     Reload(Result<Files, Vec<Violation>>, oneshot::Sender<()>),
     Steer(Steerings, oneshot::Sender<()>),
-    Write { alone: bool, stage: Stage },
+    Plan(Box<dyn FnOnce(&State) + Send>),
+    Write(Box<dyn Write>),
 }
 
 /// What the thread wakes for.
@@ -130,9 +131,72 @@ enum Wake {
     End,
 }
 
-/// Builds a write on what is there. What it gives is called when that is durable, or is known not to be.
-type Stage = Box<dyn FnOnce(&mut State) -> Finish + Send>;
-type Finish = Box<dyn FnOnce(Result<u64, Arc<store::Error>>)>;
+/// A write on its way through the thread.
+trait Write: Send {
+    /// It wants to see the revisions of all writes before it.
+    fn is_alone(&self) -> bool;
+    /// Decides on what is staged and stages what that comes to. Once more, if another one beside it was refused.
+    fn stage(&mut self, state: &mut State);
+    /// What was staged became a part of a build.
+    fn accept(&mut self, before: &Arc<Build>, build: &Arc<Build>);
+    /// What was staged is out again: with it there would be no config.
+    fn refuse(&mut self, violations: Vec<Violation>);
+    /// Answers. What was staged is published, or could not be stored.
+    fn finish(self: Box<Self>, stored: Result<u64, Arc<store::Error>>);
+}
+
+/// A write, and who waits for its outcome.
+struct Asked<D, E> {
+    terms: Terms,
+    decide: D,
+    outcome: Option<Result<Written, E>>,
+    sender: oneshot::Sender<Result<Written, E>>,
+    span: Span,
+}
+
+impl<D, E> Write for Asked<D, E>
+where
+    D: Fn(Now<'_>) -> Result<Decision, E> + Send,
+    E: From<WriteError> + Send,
+{
+    fn is_alone(&self) -> bool {
+        self.terms.alone
+    }
+
+    fn stage(&mut self, state: &mut State) {
+        self.outcome = Some(self.span.in_scope(|| state.stage(&self.terms, &self.decide)));
+    }
+
+    fn accept(&mut self, before: &Arc<Build>, build: &Arc<Build>) {
+        if let Some(Ok(written)) = &mut self.outcome {
+            (written.before, written.build) = (before.clone(), build.clone());
+        }
+    }
+
+    fn refuse(&mut self, violations: Vec<Violation>) {
+        self.outcome = Some(Err(WriteError::Refused(violations).into()));
+    }
+
+    fn finish(self: Box<Self>, stored: Result<u64, Arc<store::Error>>) {
+        let outcome = self.outcome.unwrap_or_else(|| Err(WriteError::ShuttingDown.into()));
+        let outcome = outcome.and_then(|written| match stored {
+            Ok(publication) => Ok(Written { publication, ..written }),
+            Err(error) => Err(WriteError::Store(error).into()),
+        });
+        // Whoever asked may have hung up; the change stands all the same.
+        let _ = self.sender.send(outcome);
+    }
+}
+
+/// What was staged up to some point.
+struct Mark {
+    inputs: Inputs,
+    revision: u64,
+    changes: usize,
+    revisions: usize,
+    answers: usize,
+    steps: usize,
+}
 
 /// The door. Cheap to clone: clones share.
 #[derive(Debug, Clone)]
@@ -381,7 +445,7 @@ impl Control {
     }
 
     /// Decides on a change by the newest config and applies it, all or nothing. When this returns, it is
-    /// durable and published.
+    /// durable and published. `decide` may be called again, on another config.
     ///
     /// # Errors
     ///
@@ -389,13 +453,15 @@ impl Control {
     pub async fn write<E>(
         &self,
         terms: Terms,
-        decide: impl FnOnce(Now<'_>) -> Result<Decision, E> + Send + 'static,
+        decide: impl Fn(Now<'_>) -> Result<Decision, E> + Send + 'static,
     ) -> Result<Written, E>
     where
         E: From<WriteError> + Send + 'static,
     {
-        let staged = self.ask(terms.alone, move |state| state.stage(&terms, decide)).await;
-        staged.map(|(written, publication)| Written { publication, ..written })
+        let (sender, receiver) = oneshot::channel();
+        let write = Asked { terms, decide, outcome: None, sender, span: Span::current() };
+        self.tasks.send(Task::Write(Box::new(write))).map_err(|_| WriteError::ShuttingDown)?;
+        receiver.await.map_err(|_| WriteError::ShuttingDown)?
     }
 
     /// What would become of the newest config; nothing changes.
@@ -405,43 +471,22 @@ impl Control {
     /// What `decide` returned, or why the change would be refused.
     pub async fn plan<E>(
         &self,
-        alone: bool,
         decide: impl FnOnce(Now<'_>) -> Result<Proposal, E> + Send + 'static,
     ) -> Result<(Plan, Build), E>
     where
         E: From<WriteError> + Send + 'static,
     {
-        let propose = move |state: &mut State| {
-            let proposal = decide(state.now())?;
-            state.propose(proposal).map_err(|violations| WriteError::Refused(violations).into())
-        };
-        self.ask(alone, propose).await.map(|(planned, _)| planned)
-    }
-
-    async fn ask<T, E>(
-        &self,
-        alone: bool,
-        stage: impl FnOnce(&mut State) -> Result<T, E> + Send + 'static,
-    ) -> Result<(T, u64), E>
-    where
-        T: Send + 'static,
-        E: From<WriteError> + Send + 'static,
-    {
         let (sender, receiver) = oneshot::channel();
         let span = Span::current();
-        let stage = move |state: &mut State| -> Finish {
-            let outcome = span.in_scope(|| stage(state));
-            Box::new(move |stored| {
-                let outcome = outcome.and_then(|staged| match stored {
-                    Ok(publication) => Ok((staged, publication)),
-                    Err(error) => Err(WriteError::Store(error).into()),
-                });
-                // Whoever asked may have hung up; the change stands all the same.
-                let _ = sender.send(outcome);
-            })
+        let plan = move |state: &State| {
+            let _entered = span.entered();
+            let outcome = decide(state.now()).and_then(|proposal| {
+                state.propose(proposal).map_err(|violations| WriteError::Refused(violations).into())
+            });
+            // Whoever asked may have hung up.
+            let _ = sender.send(outcome);
         };
-        let task = Task::Write { alone, stage: Box::new(stage) };
-        self.tasks.send(task).map_err(|_| WriteError::ShuttingDown)?;
+        self.tasks.send(Task::Plan(Box::new(plan))).map_err(|_| WriteError::ShuttingDown)?;
         receiver.await.map_err(|_| WriteError::ShuttingDown)?
     }
 }
@@ -473,7 +518,8 @@ impl State {
                     let _ = done.send(());
                 }
                 Wake::Task(Task::Steer(steerings, done)) => self.take_steerings(steerings, done),
-                Wake::Task(Task::Write { stage, .. }) => next = self.take_writes(stage, &mut queue),
+                Wake::Task(Task::Plan(plan)) => plan(&self),
+                Wake::Task(Task::Write(write)) => next = self.take_writes(write, &mut queue),
                 Wake::Addresses => self.take_addresses(),
                 Wake::Fleet => self.look(),
                 Wake::End => return,
@@ -494,19 +540,24 @@ impl State {
 
     /// Stages this write and those that wait behind it, makes them durable and publishes what they made.
     /// Returns the task that ended the group, if one did.
-    fn take_writes(&mut self, first: Stage, queue: &mut mpsc::UnboundedReceiver<Task>) -> Option<Task> {
+    fn take_writes(
+        &mut self,
+        first: Box<dyn Write>,
+        queue: &mut mpsc::UnboundedReceiver<Task>,
+    ) -> Option<Task> {
         let (inputs, build, revision) = (self.inputs.clone(), self.build.clone(), self.revision);
-        let since = Instant::now();
-        let mut finishes = vec![first(self)];
+        let mut writes = vec![first];
         let mut next = None;
-        while finishes.len() < GROUP && since.elapsed() < GATHERING {
+        while writes.len() < GROUP && !writes[0].is_alone() && next.is_none() {
             match queue.try_recv() {
-                Ok(Task::Write { alone: false, stage }) => finishes.push(stage(self)),
-                Ok(other) => {
-                    next = Some(other);
-                    break;
-                }
+                Ok(Task::Write(write)) if !write.is_alone() => writes.push(write),
+                Ok(other) => next = Some(other),
                 Err(_) => break,
+            }
+        }
+        if !self.stage_together(&mut writes) {
+            for write in &mut writes {
+                self.stage_alone(&mut **write);
             }
         }
         let staged = std::mem::take(&mut self.staged);
@@ -534,8 +585,8 @@ impl State {
         if changed {
             self.tell_revisions(&staged.revisions);
         }
-        for finish in finishes {
-            finish(outcome.clone());
+        for write in writes {
+            write.finish(outcome.clone());
         }
         // What the files lacked may be there now.
         if changed && let Some(refused) = self.refused.take() {
@@ -545,31 +596,103 @@ impl State {
         next
     }
 
-    /// Decides and builds on what is staged already.
+    /// Stages writes that need not be told apart: together they make a config, and one without a new warning. Else
+    /// nothing is staged.
+    fn stage_together(&mut self, writes: &mut [Box<dyn Write>]) -> bool {
+        let mark = self.mark();
+        writes.iter_mut().for_each(|write| write.stage(self));
+        match self.build_staged(&mark) {
+            Ok(before) if before.warnings == self.build.warnings || writes.len() == 1 => {
+                writes.iter_mut().for_each(|write| write.accept(&before, &self.build));
+                true
+            }
+            Ok(before) => {
+                self.build = before;
+                self.reset(mark);
+                false
+            }
+            Err(_) => {
+                self.reset(mark);
+                false
+            }
+        }
+    }
+
+    fn stage_alone(&mut self, write: &mut dyn Write) {
+        let mark = self.mark();
+        write.stage(self);
+        match self.build_staged(&mark) {
+            Ok(before) => write.accept(&before, &self.build),
+            Err(violations) => {
+                self.reset(mark);
+                write.refuse(violations);
+            }
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        let Commit { changes, revisions, answers, .. } = &self.staged;
+        Mark {
+            inputs: self.inputs.clone(),
+            revision: self.revision,
+            changes: changes.len(),
+            revisions: revisions.len(),
+            answers: answers.len(),
+            steps: self.steps.len(),
+        }
+    }
+
+    fn reset(&mut self, mark: Mark) {
+        let Mark { inputs, revision, changes, revisions, answers, steps } = mark;
+        (self.inputs, self.revision) = (inputs, revision);
+        self.staged.changes.truncate(changes);
+        self.staged.revisions.truncate(revisions);
+        self.staged.answers.truncate(answers);
+        self.steps.truncate(steps);
+    }
+
+    /// Builds what was staged since, and says what each revision of it means. Gives the build before.
+    fn build_staged(&mut self, mark: &Mark) -> Result<Arc<Build>, Vec<Violation>> {
+        let before = self.build.clone();
+        if self.revision == mark.revision {
+            return Ok(before);
+        }
+        let mut inputs = self.inputs.clone();
+        let build = self.make(&mut inputs, Reading::Missing)?;
+        for revision in &mut self.staged.revisions[mark.revisions..] {
+            revision.summary = plan::summary(&plan::changes(&revision.edits, &before, &build));
+        }
+        (self.inputs, self.build) = (inputs, Arc::new(build));
+        Ok(before)
+    }
+
+    /// Decides on what is staged already.
     fn stage<E: From<WriteError>>(
         &mut self,
         terms: &Terms,
-        decide: impl FnOnce(Now<'_>) -> Result<Decision, E>,
+        decide: impl Fn(Now<'_>) -> Result<Decision, E>,
     ) -> Result<Written, E> {
+        let build = self.build.clone();
+        let written = |answer, is_repeated| {
+            let (before, build) = (build.clone(), build.clone());
+            Written { answer, is_repeated, before, build, publication: 0 }
+        };
         if let Some((key, request)) = &terms.idempotency
             && let Some(kept) = self.kept(key)?
         {
             if kept.request != *request {
                 return Err(WriteError::Reused.into());
             }
-            let build = self.build.clone();
-            let (before, answer) = (build.clone(), kept.answer);
-            return Ok(Written { answer, is_repeated: true, before, build, publication: 0 });
+            return Ok(written(kept.answer, true));
         }
         let Decision { changes, answer } = decide(self.now())?;
-        let before = self.build.clone();
-        let revision = self.apply(changes, terms)?;
+        let revision = self.apply(changes, terms);
         let answer = Answer { revision, ..answer(self.now()) };
         if let Some((key, request)) = &terms.idempotency {
             let kept = Kept { time: Timestamp::now(), request: *request, answer: answer.clone() };
             self.staged.answers.push((key.clone(), kept));
         }
-        Ok(Written { answer, is_repeated: false, before, build: self.build.clone(), publication: 0 })
+        Ok(written(answer, false))
     }
 
     /// What was answered to this key, durable or staged.
@@ -583,24 +706,32 @@ impl State {
         }
     }
 
-    /// Stages the changes, if they change anything, and returns their revision.
-    fn apply(&mut self, changes: Vec<Change>, terms: &Terms) -> Result<Option<u64>, WriteError> {
+    /// Stages the changes, if they change anything, and returns their revision. What that means is known once it is
+    /// built.
+    fn apply(&mut self, changes: Vec<Change>, terms: &Terms) -> Option<u64> {
         let edits = edits(&changes, &self.inputs);
         if edits.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let mut inputs = self.inputs.clone();
         for change in changes.clone() {
-            put(&mut inputs, change);
+            put(&mut self.inputs, change);
         }
-        let build = self.make(&mut inputs, Reading::Missing).map_err(WriteError::Refused)?;
-        let revision = self.next_revision(terms.source, terms.author.clone(), edits, &build);
-        self.steps.push(Step { revision: Some(revision.number), change: Accepted::Written(changes.clone()) });
-        self.staged.changes.extend(changes);
-        self.staged.revisions.push(Revision { reason: terms.reason.clone(), ..revision });
-        (self.inputs, self.build) = (inputs, Arc::new(build));
         self.revision += 1;
-        Ok(Some(self.revision))
+        let Terms { source, author, reason, .. } = terms.clone();
+        self.staged.revisions.push(Revision {
+            number: self.revision,
+            time: Timestamp::now(),
+            author,
+            reason,
+            summary: String::new(),
+            source,
+            edits,
+            error: None,
+            refused_by: Vec::new(),
+        });
+        self.steps.push(Step { revision: Some(self.revision), change: Accepted::Written(changes.clone()) });
+        self.staged.changes.extend(changes);
+        Some(self.revision)
     }
 
     fn next_revision(&self, source: Source, author: String, edits: Vec<Edit>, build: &Build) -> Revision {

@@ -184,7 +184,8 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
             return Err(in_order(violations));
         }
     };
-    let Inputs { addresses, stored, steerings, .. } = inputs.clone();
+    let (addresses, stored, steerings) =
+        (inputs.addresses.clone(), inputs.stored.clone(), inputs.steerings.clone());
     let subsets = last.subsets.updated(&last.model.upstreams, &model.upstreams);
     warnings.extend(same_address::warnings(&subsets, &addresses, &documents));
     let build =

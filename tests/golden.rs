@@ -199,7 +199,8 @@ fn every_invalid_file_is_refused_with_the_faults_beside_it() {
         entries(&directory).into_iter().partition(|path| path.extension().is_some_and(|it| it == "yaml"));
     for config in &configs {
         let text: Arc<str> = fs::read_to_string(config).unwrap().into();
-        let mut inputs = Inputs { files: [(name(config), text.clone())].into(), ..Inputs::default() };
+        let mut inputs =
+            Inputs { files: imbl::OrdMap::unit(name(config), text.clone()), ..Inputs::default() };
         let read = |names: &BTreeSet<String>| {
             let path = |name: &String| directory.join(name).display().to_string();
             let read = |name: &String| files::read_named(&[path(name)].into()).into_values().next();

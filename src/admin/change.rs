@@ -30,14 +30,14 @@ impl Admin {
     pub(crate) async fn change(
         &self,
         write: Write,
-        decide: impl FnOnce(Now<'_>) -> Result<Decision, Problem> + Send + 'static,
+        decide: impl Fn(Now<'_>) -> Result<Decision, Problem> + Send + 'static,
     ) -> Result<Response, Problem> {
         write.query.end()?;
         if write.dry_run {
             let propose = move |now: Now<'_>| {
                 decide(now).map(|decision| Proposal { files: None, changes: decision.changes })
             };
-            return self.planned(write.terms.alone, propose).await;
+            return self.planned(propose).await;
         }
         let written = self.control.write(write.terms, decide).await?;
         let missing = match write.wait {
@@ -50,10 +50,9 @@ impl Admin {
     /// What would change, and nothing does.
     pub(crate) async fn planned(
         &self,
-        alone: bool,
         propose: impl FnOnce(Now<'_>) -> Result<Proposal, Problem> + Send + 'static,
     ) -> Result<Response, Problem> {
-        let (plan, build) = self.control.plan(alone, propose).await?;
+        let (plan, build) = self.control.plan(propose).await?;
         let mut body = json!({ "changes": plan.changes, "envoy": plan.envoy });
         let warnings = new_warnings(&self.cache.build(), &build);
         if !warnings.is_empty() {

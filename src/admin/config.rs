@@ -109,7 +109,7 @@ pub(crate) async fn patch(State(admin): State<Admin>, mut write: Write) -> Resul
     let (noted, places) = noted_places();
     let decide = move |now: Now<'_>| {
         conditions.check("the config is", &etag(now.revision))?;
-        let (changes, done) = decide_all(operations, now, &noted)?;
+        let (changes, done) = decide_all(operations.clone(), now, &noted)?;
         let body = json!({ "changes": done });
         Ok(Decision { changes, answer: Box::new(|now| answer(now, body)) })
     };
@@ -157,6 +157,7 @@ fn decide_all(
 ) -> Result<(Vec<Change>, Vec<Value>), Problem> {
     let mut stored = now.inputs.stored.clone();
     let (mut changes, mut done) = (Vec::new(), Vec::new());
+    places.lock().unwrap_or_else(PoisonError::into_inner).clear();
     for (index, (which, operation)) in operations.into_iter().enumerate() {
         let (verb, path) = (operation.verb, operation.slot.path());
         let desired = Desired { files: now.build, stored: &stored };
@@ -203,13 +204,14 @@ pub(crate) async fn replace(State(admin): State<Admin>, mut write: Write) -> Res
     let (noted, places) = noted_places();
     let decide = move |now: Now<'_>| {
         conditions.check("the config is", &etag(now.revision))?;
-        let (changes, body) = synchronize(wanted, &tag, now, &noted)?;
+        let (changes, body) = synchronize(wanted.clone(), &tag, now, &noted)?;
         Ok(Decision { changes, answer: Box::new(|now| answer(now, body)) })
     };
     relocated(admin.change(write, decide).await, &places)
 }
 
 /// An entity of the body, and where in it.
+#[derive(Clone)]
 struct Wanted {
     slot: Slot,
     body: Value,
@@ -262,9 +264,10 @@ fn synchronize(
     now: Now<'_>,
     places: &Places,
 ) -> Result<(Vec<Change>, Value), Problem> {
-    let desired = Desired::of(now.build);
+    let desired = Desired::now(now);
     let (mut created, mut updated, mut unchanged) = (Vec::new(), Vec::new(), 0);
     let mut changes = Vec::new();
+    places.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let kept: BTreeSet<(Kind, String)> =
         wanted.iter().map(|wanted| (wanted.slot.kind, wanted.slot.name.clone())).collect();
     for Wanted { slot, body, pointer } in wanted {
@@ -330,5 +333,5 @@ pub(crate) async fn plan(State(admin): State<Admin>, Object(body): Object) -> Re
     let propose = move |now: Now<'_>| {
         decide_all(operations, now, &noted).map(|(changes, _)| Proposal { files, changes })
     };
-    relocated(admin.planned(false, propose).await, &places)
+    relocated(admin.planned(propose).await, &places)
 }

@@ -145,15 +145,15 @@ pub(crate) async fn write(State(admin): State<Admin>, mut write: Write) -> Resul
     let place = std::sync::Arc::new(std::sync::OnceLock::new());
     let noted = place.clone();
     let decide = move |now: Now<'_>| {
-        let desired = Desired::of(now.build);
-        let Decided { changes, is_new, place } = operation.decide(desired)?;
+        let Decided { changes, is_new, place } = operation.clone().decide(Desired::now(now))?;
         noted.get_or_init(|| place);
         match verb {
             Verb::Delete if cascade => cascaded(changes, now),
             Verb::Delete => Ok(Decision { changes, answer: Box::new(|_| gone()) }),
             _ => {
                 let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-                let answer = move |now: Now<'_>| slot.shown(Desired::of(now.build), status);
+                let slot = slot.clone();
+                let answer = move |now: Now<'_>| slot.shown(Desired::now(now), status);
                 Ok(Decision { changes, answer: Box::new(answer) })
             }
         }

@@ -26,7 +26,7 @@ use crate::store::records::Answer;
 
 /// `GET /raw`
 pub(crate) async fn all(State(admin): State<Admin>) -> Response {
-    let body = view(&admin.cache.build(), |_| true);
+    let body = view(Desired::of(&admin.cache.build()), |_| true);
     let tag = etag(&body);
     shown(body, &tag)
 }
@@ -34,7 +34,7 @@ pub(crate) async fn all(State(admin): State<Admin>) -> Response {
 /// `GET /raw/{type}`
 pub(crate) async fn list(State(admin): State<Admin>, Path(word): Path<String>) -> Result<Response, Problem> {
     let wanted = resource_type(&word)?;
-    let body = view(&admin.cache.build(), |resource_type| resource_type == wanted);
+    let body = view(Desired::of(&admin.cache.build()), |resource_type| resource_type == wanted);
     let tag = etag(&body);
     Ok(shown(body, &tag))
 }
@@ -58,10 +58,10 @@ pub(crate) async fn replace_all(State(admin): State<Admin>, mut write: Write) ->
     let places = places(&lists);
     let conditions = write.conditions.clone();
     let decide = move |now: Now<'_>| {
-        let tag = etag(&view(now.build, |_| true));
+        let tag = etag(&view(Desired::now(now), |_| true));
         conditions.check("the raw resources are", &tag)?;
         let answer = |now: Now<'_>| {
-            let body = view(now.build, |_| true);
+            let body = view(Desired::now(now), |_| true);
             let etag = Some(etag(&body));
             Answer { revision: None, status: StatusCode::OK.as_u16(), location: None, etag, body }
         };
@@ -72,9 +72,9 @@ pub(crate) async fn replace_all(State(admin): State<Admin>, mut write: Write) ->
 }
 
 /// The raw resources of these types as the body of `PUT /raw` would say them.
-fn view(build: &Build, is_wanted: impl Fn(ResourceType) -> bool) -> Value {
+fn view(desired: Desired<'_>, is_wanted: impl Fn(ResourceType) -> bool) -> Value {
     let mut lists: BTreeMap<ResourceType, Vec<Value>> = BTreeMap::new();
-    for (key, entity) in Desired::of(build).entities(Kind::Raw) {
+    for (key, entity) in desired.entities(Kind::Raw) {
         if let Some((resource_type, _)) = raw::split(&key) {
             lists.entry(resource_type).or_default().push(entity.body);
         }

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::Path;
 use crate::config::document::{Document, Kind, Origin};
+use crate::control::Now;
 use crate::model::documents::Stored;
 use crate::model::target::Address;
 use crate::pipeline::Build;
@@ -46,6 +47,11 @@ pub(crate) struct Desired<'a> {
 }
 
 impl<'a> Desired<'a> {
+    /// The newest.
+    pub(crate) fn now(now: Now<'a>) -> Self {
+        Self { files: now.build, stored: &now.inputs.stored }
+    }
+
     /// What a build was made of.
     pub(crate) fn of(build: &'a Build) -> Self {
         Self { files: build, stored: &build.stored }

@@ -7,7 +7,7 @@ use understudy::pipeline::{Inputs, build};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let inputs = Inputs { files: [("config.yaml".into(), text.into())].into(), ..Inputs::default() };
+    let inputs = Inputs { files: [("config.yaml".into(), text.into())].into_iter().collect(), ..Inputs::default() };
     if let Err(faults) = build(&inputs, None) {
         assert!(!faults.is_empty(), "what is refused has a fault");
     }
