@@ -528,8 +528,7 @@ impl Conductor {
 
     /// Begins the scheduled drills that are due.
     fn begin_drills(&self, desk: &mut Desk, orders: &mut Orders, build: &Build, now: Timestamp) {
-        let scheduled = build.model.upstreams.values().filter_map(|it| Some((it, it.drill.as_ref()?)));
-        for (upstream, drill) in scheduled {
+        for (upstream, drill) in build.drilled() {
             let entry = desk.due.get(&upstream.name).filter(|(schedule, _)| *schedule == drill.schedule);
             let due = match entry {
                 Some((_, due)) => *due,

@@ -22,10 +22,12 @@ use crate::lint::{self, Lints};
 use crate::model::Model;
 use crate::model::addresses::Addresses;
 use crate::model::documents::{Documents, Files, Parsed, Stored};
+use crate::model::drill::Drill;
 use crate::model::name::Name;
 use crate::model::steering::Steerings;
 use crate::model::subset::Subsets;
 use crate::model::target::Host;
+use crate::model::upstream::Upstream;
 use crate::model::validate::{self, Meaning, Resolved};
 use crate::node::{Locality, Node};
 use crate::pipeline::patch::Patched;
@@ -133,6 +135,11 @@ impl Build {
         let targets = self.subsets.with_names.values().flat_map(|upstream| &upstream.targets);
         let hosts = targets.map(|target| &target.address.host);
         hosts.filter(|host| !matches!(host, Host::Ip(_))).cloned().collect()
+    }
+
+    /// The upstreams whose failover is rehearsed on a schedule.
+    pub fn drilled(&self) -> impl Iterator<Item = (&Upstream, &Drill)> {
+        self.subsets.drilled.values().filter_map(|upstream| Some((&**upstream, upstream.drill.as_ref()?)))
     }
 
     fn to_lint(&self) -> lint::Config<'_> {

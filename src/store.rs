@@ -557,7 +557,10 @@ impl Store {
                 let mut known = transaction.open_table(FILES)?;
                 known.retain(|name, _| files.contains_key(name))?;
                 for (name, text) in files {
-                    known.insert(name.as_str(), &**text)?;
+                    let is_known = known.get(name.as_str())?.is_some_and(|known| known.value() == &**text);
+                    if !is_known {
+                        known.insert(name.as_str(), &**text)?;
+                    }
                 }
             }
             let mut format = transaction.open_table(FORMAT)?;

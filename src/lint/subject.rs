@@ -34,10 +34,11 @@ pub(super) struct UpstreamSubject {
 pub(super) struct Way {
     service: Shared<Service>,
     route: Option<Shared<Route>>,
+    tries: Tries,
 }
 
 /// The tries of idempotent requests that come a way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tries {
     /// After the first; zero when nothing is tried again.
     pub(super) retries: u32,
@@ -70,13 +71,17 @@ pub(super) struct RouteSubject {
 }
 
 impl Way {
+    fn new(service: Arc<Service>, route: Option<Arc<Route>>) -> Self {
+        let tries = Tries::new(policy(&service, route.as_deref()), &service);
+        Self { service: Shared(service), route: route.map(Shared), tries }
+    }
+
     pub(super) fn service(&self) -> &Service {
         &self.service.0
     }
 
     pub(super) fn policy(&self) -> &Policy {
-        let forward = self.route.as_ref().and_then(|route| route.0.forward());
-        forward.map_or(&self.service.0.policy, |forward| &forward.policy)
+        policy(&self.service.0, self.route.as_ref().map(|route| &*route.0))
     }
 
     /// True when requests of this method may come this way.
@@ -87,11 +92,21 @@ impl Way {
 
     /// What is derived of its tries.
     pub(super) fn tries(&self) -> Tries {
-        let orders = service::orders(self.service());
+        self.tries
+    }
+}
+
+fn policy<'p>(service: &'p Service, route: Option<&'p Route>) -> &'p Policy {
+    route.and_then(Route::forward).map_or(&service.policy, |forward| &forward.policy)
+}
+
+impl Tries {
+    fn new(policy: &Policy, service: &Service) -> Self {
+        let orders = service::orders(service);
         let most =
             |counts: Vec<usize>| u32::try_from(counts.into_iter().max().unwrap_or(0)).unwrap_or(u32::MAX);
-        let tries = retry::tries(self.policy(), self.service());
-        Tries {
+        let tries = retry::tries(policy, service);
+        Self {
             retries: tries.map_or(0, |tries| tries.attempts),
             try_timeout: tries.and_then(|tries| tries.try_timeout),
             update_frequency: tries.map_or(0, |tries| tries.update_frequency),
@@ -266,12 +281,12 @@ pub(super) fn way(config: Config<'_>, (service, route): &WayKey, levels: &Arc<Le
     let (route, site) = match route {
         Some(name) => {
             let route = model.routes.get(name).filter(leads_there)?;
-            (Some(Shared(route.clone())), documents.site(Kind::Route, name.as_str())?)
+            (Some(route.clone()), documents.site(Kind::Route, name.as_str())?)
         }
         None => (None, documents.site(Kind::Service, service.as_str())?),
     };
     Some(WaySubject {
-        way: Way { service: Shared(model.services.get(service)?.clone()), route },
+        way: Way::new(model.services.get(service)?.clone(), route),
         is_used: resolved.routes_of(service).next().is_some(),
         site: site.clone(),
         levels: Shared(levels.clone()),

@@ -30,6 +30,9 @@ pub struct Drill {
     pub error_rate: f64,
 }
 
+// A rate is a number: what is none is refused where it is read.
+impl Eq for Drill {}
+
 impl Drill {
     /// When it is due next after this time; none when its schedule names no day that comes.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {

@@ -11,7 +11,7 @@ const LONGEST: usize = 8192;
 
 /// What is done to the headers of a request or of an answer: removed first, then set, then added. Names are in
 /// lower case; values are taken as they are.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
     /// Whatever was there before.
     pub set: BTreeMap<String, String>,

@@ -11,7 +11,7 @@ use crate::config::values::{self, Switch};
 use crate::model::place::{Faults, Place, code};
 
 /// Active detection.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct HealthCheck {
     pub probe: Probe,
@@ -28,7 +28,7 @@ pub struct HealthCheck {
 }
 
 /// What is asked of a target, and what is a good answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
     /// A connection comes up, and where bytes are given the right ones come back.
     Tcp {
@@ -88,7 +88,7 @@ pub enum TargetCheck {
 }
 
 /// Passive detection; the words are Envoy's.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct OutlierDetection {
     pub consecutive_5xx: u32,
@@ -105,7 +105,7 @@ pub struct OutlierDetection {
 }
 
 /// A target is ejected whose share of successes in an interval is far below that of its peers.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SuccessRate {
     /// With fewer that have the volume nobody is judged.
     pub minimum_hosts: u32,
@@ -116,7 +116,7 @@ pub struct SuccessRate {
 }
 
 /// A target is ejected whose share of failures in an interval reaches the threshold.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailurePercentage {
     /// In percent.
     pub threshold: u32,

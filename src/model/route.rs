@@ -16,7 +16,7 @@ use crate::model::route::action::{Action, Forward};
 use crate::model::service::Service;
 
 /// Requests, and what becomes of them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Unique among routes.
     pub name: Name,

@@ -17,7 +17,7 @@ use crate::model::target;
 use crate::model::upstream::Upstream;
 
 /// How requests are served.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Unique among services.
     pub name: Name,
@@ -46,7 +46,7 @@ impl Service {
 }
 
 /// An upstream of a service.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Only once in a service.
     pub upstream: Arc<Upstream>,
@@ -85,7 +85,7 @@ impl HostHeader {
 }
 
 /// The times and retries of a request. What is `None` is derived from the upstreams' tiers when compiled.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// The whole request, all tries; zero for no limit.
     pub timeout: Duration,
@@ -96,7 +96,7 @@ pub struct Policy {
 }
 
 /// What is tried again.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retries {
     /// After the first.
     pub attempts: Option<u32>,

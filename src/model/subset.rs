@@ -22,6 +22,8 @@ pub struct Subsets {
     pub with_names: Upstreams,
     /// Tiers depend on where an Envoy is.
     pub by_distance: Upstreams,
+    /// A failover is rehearsed on a schedule.
+    pub drilled: Upstreams,
 }
 
 impl Subsets {
@@ -40,6 +42,7 @@ impl Subsets {
             put(|it| &mut it.in_tls, is_in_tls);
             put(|it| &mut it.with_names, has_names);
             put(|it| &mut it.by_distance, |upstream| upstream.failover.locality);
+            put(|it| &mut it.drilled, |upstream| upstream.drill.is_some());
         }
         subsets
     }

@@ -119,7 +119,7 @@ fn parse_host(text: &str) -> Option<Host> {
 }
 
 /// A member of an upstream that gets traffic.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Unique within the upstream.
     pub address: Address,

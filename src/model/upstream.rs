@@ -21,7 +21,7 @@ use crate::model::target::Target;
 use crate::model::tls::{OfTarget, Tls};
 
 /// A pool of targets and its policy; one Envoy cluster, or an aggregate of one for each tier.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// Unique among upstreams; also the name of its Envoy cluster.
     pub name: Name,
@@ -97,7 +97,7 @@ pub enum Sticky {
 }
 
 /// What one Envoy may have under way to an upstream, all targets together.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Limits {
     pub connections: u32,
@@ -119,8 +119,11 @@ pub struct RetryBudget {
     pub at_least: u32,
 }
 
+// A percentage is a number: what is none is refused where it is read.
+impl Eq for RetryBudget {}
+
 /// When the next tier serves.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failover {
     /// Standby or spill.
     pub mode: FailoverMode,
@@ -135,7 +138,7 @@ pub struct Failover {
 }
 
 /// Answers that are held until they are whole, so that one that is cut can be tried again.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WholeResponse {
     /// Longer ones are passed on as they come, in bytes.
     pub max: u32,
@@ -164,7 +167,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What the services and routes that use an upstream ask of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Uses {
     /// The shortest try timeout.
     pub(crate) shortest_try: Option<Duration>,

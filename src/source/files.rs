@@ -29,20 +29,32 @@ const UNREADABLE: &str = "US107";
 ///
 /// Every path that cannot be read and every file that is not UTF-8.
 pub fn read(paths: &[PathBuf]) -> Result<Files, Vec<Violation>> {
-    let mut files = Files::new();
+    read_again(paths, &Files::new())
+}
+
+/// The same, of which `last` is what was there before: what has not changed is shared with it.
+fn read_again(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> {
+    let mut files = last.clone();
+    let mut found = BTreeSet::new();
     let mut violations = Vec::new();
     for path in paths {
         match list(path) {
             Ok(listed) => {
                 for file in listed {
+                    let name = name(&file);
                     match read_text(&file) {
-                        Ok(text) => drop(files.insert(name(&file), text)),
+                        Ok(text) if files.get(&name) == Some(&text) => {}
+                        Ok(text) => drop(files.insert(name.clone(), text)),
                         Err(violation) => violations.push(*violation),
                     }
+                    found.insert(name);
                 }
             }
             Err(error) => violations.push(unreadable(path, &error)),
         }
+    }
+    for gone in last.keys().filter(|name| !found.contains(*name)) {
+        files.remove(gone);
     }
     if violations.is_empty() { Ok(files) } else { Err(violations) }
 }
@@ -56,7 +68,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Files, Vec<Violation>> {
 pub fn read_settled(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let files = read(paths)?;
+        let files = read_again(paths, last)?;
         let had_text = |name: &String| last.get(name).is_some_and(|text| !text.trim().is_empty());
         let cut = files.iter().any(|(name, text)| text.trim().is_empty() && had_text(name));
         if !cut || Instant::now() >= deadline {

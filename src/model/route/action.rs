@@ -11,7 +11,7 @@ use crate::model::route::{PathMatch, is_authority};
 use crate::model::service::{self, Policy, Service};
 
 /// What becomes of a request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// A service gets it.
     Forward(Box<Forward>),
@@ -22,7 +22,7 @@ pub enum Action {
 }
 
 /// Who gets a request, and how.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
     /// Who serves it.
     pub service: Arc<Service>,
@@ -35,7 +35,7 @@ pub struct Forward {
 }
 
 /// Where a client is sent; at least one of scheme, host and path is another.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
     /// None for the request's.
     pub scheme: Option<Scheme>,
@@ -48,7 +48,7 @@ pub struct Redirect {
 }
 
 /// An answer without a target.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Respond {
     /// From 200 to 599.
     pub status: u16,
