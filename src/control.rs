@@ -22,7 +22,7 @@ use tracing::{Span, error, info, info_span, warn};
 use crate::cache::Cache;
 use crate::config::document::Kind;
 use crate::config::material::NamedFiles;
-use crate::config::{Level, Violation, render};
+use crate::config::{Violation, render};
 use crate::control::rollout::{Accepted, Point, Progress, Rejected, Step, Trial};
 use crate::events::{Event, Events};
 use crate::fleet::Fleet;
@@ -352,7 +352,7 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
         metrics,
         named_files,
     };
-    warn_of(&state.build);
+    state.build.warnings.iter().for_each(warn);
     if violations.is_empty() {
         state.note_new_files(last_files);
     } else {
@@ -920,7 +920,7 @@ impl State {
     /// Brings what was accepted to the fleets.
     fn publish(&mut self, source: &str, before: Point, steps: Vec<Step>) -> u64 {
         let changed = before.build.snapshots != self.build.snapshots;
-        warn_of(&self.build);
+        self.build.warnings_since(&before.build).into_iter().for_each(warn);
         let publication = self.roll_out(before, steps);
         let upstreams = self.build.model.upstreams.len();
         info!(source, changed, revision = self.revision, upstreams, "config accepted");
@@ -980,10 +980,8 @@ fn authors(edits: &[Edit]) -> String {
     }
 }
 
-fn warn_of(build: &Build) {
-    for violation in build.warnings.iter().filter(|violation| violation.level == Level::Warning) {
-        warn!("{}", render::line(violation));
-    }
+fn warn(violation: &Violation) {
+    warn!("{}", render::line(violation));
 }
 
 /// True when the config paths hold `files`, and the files that these name are as they were.
@@ -1016,7 +1014,8 @@ fn build(
 /// Builds with the addresses that are known.
 fn build_here(inputs: &mut Inputs, last: Option<&Build>, reading: Reading) -> Result<Build, Vec<Violation>> {
     let known = std::mem::take(&mut inputs.named_files);
-    inputs.now = Some(Timestamp::now());
+    // To the minute: what is said of certificates then is as it was for all builds of that minute.
+    inputs.now = Timestamp::now().round(jiff::Unit::Minute).ok();
     pipeline::build_reading(inputs, last, |names| match reading {
         Reading::Anew => files::read_named(names),
         Reading::Missing => read_missing(known, names),

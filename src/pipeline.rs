@@ -113,6 +113,16 @@ impl Build {
         in_order(self.warnings.iter().chain(infos).cloned().collect())
     }
 
+    /// The warnings that the build before did not have.
+    pub fn warnings_since(&self, before: &Self) -> Vec<&Violation> {
+        type Key<'k> = (&'k str, &'k str, Option<&'k str>, &'k str);
+        fn key(warning: &Violation) -> Key<'_> {
+            (warning.code, &warning.path, warning.file.as_deref(), &warning.message)
+        }
+        let known: BTreeSet<Key<'_>> = before.warnings.iter().map(key).collect();
+        self.warnings.iter().filter(|warning| !known.contains(&key(warning))).collect()
+    }
+
     /// True when no Envoy is told of anything but other endpoints, whichever of the two builds it runs.
     pub fn is_alike(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.snapshots, &other.snapshots);

@@ -1,6 +1,5 @@
 //! How every write runs, whatever it changes: planned or done, waited for, answered.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -11,7 +10,7 @@ use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::admin::request::Write;
 use crate::admin::revisions;
-use crate::config::{Violation, render};
+use crate::config::render;
 use crate::control::rollout::CanaryProgress;
 use crate::control::{Decision, Now, Proposal, Written};
 use crate::fleet::{Presence, State};
@@ -54,7 +53,7 @@ impl Admin {
     ) -> Result<Response, Problem> {
         let (plan, build) = self.control.plan(propose).await?;
         let mut body = json!({ "changes": plan.changes, "envoy": plan.envoy });
-        let warnings = new_warnings(&self.cache.build(), &build);
+        let warnings = build.warnings_since(&self.cache.build());
         if !warnings.is_empty() {
             body["warnings"] = json!(warnings);
         }
@@ -124,20 +123,10 @@ fn told(presence: &Presence, build: &Build) -> Value {
     json!({ "node": presence.node.id, "fleet": build.fleet_of(&presence.node).to_string(), "types": types })
 }
 
-/// The warnings of a build that the one before did not have.
-fn new_warnings<'a>(before: &Build, build: &'a Build) -> Vec<&'a Violation> {
-    type Key<'k> = (&'k str, &'k str, Option<&'k str>, &'k str);
-    fn key(warning: &Violation) -> Key<'_> {
-        (warning.code, &warning.path, warning.file.as_deref(), &warning.message)
-    }
-    let known: BTreeSet<Key<'_>> = before.warnings.iter().map(key).collect();
-    build.warnings.iter().filter(|warning| !known.contains(&key(warning))).collect()
-}
-
 fn respond(written: &Written, missing: &[Value]) -> Response {
     let Written { answer, is_repeated, before, build, .. } = written;
     let Answer { revision, status, location, etag, body } = answer;
-    let warnings = new_warnings(before, build);
+    let warnings = build.warnings_since(before);
     let status = StatusCode::from_u16(*status).expect("it was a status before");
     let mut response = match (missing, body) {
         ([], Value::Null) => status.into_response(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use imbl::OrdMap;
 use serde::Deserialize;
 
 use crate::model::target::{Address, Host};
@@ -15,9 +16,9 @@ use crate::model::target::{Address, Host};
 #[serde(try_from = "BTreeMap<String, Vec<String>>")]
 pub struct Addresses {
     /// The A and AAAA records of a name.
-    pub names: BTreeMap<String, Vec<IpAddr>>,
+    pub names: OrdMap<String, Vec<IpAddr>>,
     /// Where the SRV records of a service lead.
-    pub services: BTreeMap<String, Vec<Place>>,
+    pub services: OrdMap<String, Vec<Place>>,
 }
 
 /// Where a target can be reached.

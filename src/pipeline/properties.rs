@@ -1,6 +1,7 @@
 //! What is built from what was built before is what is built from nothing: whatever changes, in whatever order,
 //! accepted or refused.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -186,10 +187,10 @@ impl Change {
             Self::Stored(kind, name, body) => drop(inputs.stored.insert((kind, name), Arc::new(body))),
             Self::NotStored(kind, name) => drop(inputs.stored.remove(&(kind, name))),
             Self::Names(one, two) => {
-                let ips =
-                    |last: u8| (1..=last).map(|it| format!("10.0.0.{it}").parse().expect("an IP")).collect();
+                let ip = |it| IpAddr::from([10, 0, 0, it]);
+                let ips = |last: u8| (1..=last).map(ip).collect::<Vec<IpAddr>>();
                 let names = [("one.test".to_owned(), ips(one)), ("two.test".to_owned(), ips(two))];
-                inputs.addresses = Addresses { names: names.into(), ..Addresses::default() };
+                inputs.addresses = Addresses { names: names.into_iter().collect(), ..Addresses::default() };
             }
         }
     }

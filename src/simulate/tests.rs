@@ -1,6 +1,8 @@
 //! What Envoy's arithmetic gives: by example, and what holds whatever the topology. That it is Envoy's is held
 //! against a real one by `tests/envoy/simulate.rs`.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -120,7 +122,8 @@ fn shop(addresses: &[(&str, &[&str])], down: &[&str]) -> Result<Vec<String>, NoP
     let upstream = build.model.upstreams.values().next().expect("there is one");
     let down = down.iter().map(|text| Part::parse(text, upstream)).collect::<Result<Vec<_>, _>>()?;
     let ip = |text: &&str| text.parse().expect("it is one");
-    let names = addresses.iter().map(|(name, ips)| ((*name).to_owned(), ips.iter().map(ip).collect()));
+    let names =
+        addresses.iter().map(|(name, ips)| ((*name).to_owned(), ips.iter().map(ip).collect::<Vec<IpAddr>>()));
     let addresses = Addresses { names: names.collect(), ..Addresses::default() };
     let simulation = simulate(upstream, &addresses, None, &down);
     let share = |target: &TargetShare| format!("{} {:.0}", target.address, target.share);
