@@ -1033,12 +1033,10 @@ fn read_missing(mut known: NamedFiles, names: &BTreeSet<String>) -> NamedFiles {
 mod tests {
     use super::*;
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_fault_of_our_own_is_the_end_and_not_a_door_that_stays_shut() {
-        let data = tempfile::tempdir().expect("the temporary directory can be written");
+    async fn started(data: &std::path::Path) -> Control {
         let start = Start {
             files: Ok(Files::default()),
-            store: Store::open(data.path()).expect("it is empty"),
+            store: Store::open(data).expect("it is empty"),
             steerings: Steerings::default(),
             resolver: Resolver::new(),
             events: Events::default(),
@@ -1047,16 +1045,81 @@ mod tests {
         };
         let runtime = tokio::runtime::Handle::current();
         let started = tokio::task::spawn_blocking(move || self::start(start, &runtime));
-        let (control, _cache) = started.await.expect("it ends").expect("nothing is wrong");
-        let terms = Terms {
-            source: Source::Api,
-            author: String::new(),
-            reason: None,
-            idempotency: None,
-            alone: false,
+        started.await.expect("it ends").expect("nothing is wrong").0
+    }
+
+    fn terms() -> Terms {
+        let (author, reason, idempotency) = (String::new(), None, None);
+        Terms { source: Source::Api, author, reason, idempotency, alone: false }
+    }
+
+    fn decision(kind: Kind, name: &str, body: &serde_json::Value) -> Decision {
+        let change = Change::Put { kind, name: name.to_owned(), body: Arc::new(body.clone()) };
+        let answer = |now: Now<'_>| Answer {
+            revision: None,
+            status: 200,
+            location: None,
+            etag: None,
+            body: now.inputs.stored.len().into(),
         };
+        Decision { changes: vec![change], answer: Box::new(answer) }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_writes_that_are_taken_together_each_is_told_what_is_its_own() {
+        let data = tempfile::tempdir().expect("the temporary directory can be written");
+        let control = started(data.path()).await;
+        let write = |kind: Kind, name: &'static str, body: serde_json::Value| {
+            let control = control.clone();
+            let decide = move |_: Now<'_>| -> Result<_, WriteError> { Ok(decision(kind, name, &body)) };
+            async move { control.write(terms(), decide).await }
+        };
+        // While the first is being decided on, the others come.
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let target = |address: &str| serde_json::json!([{ "target": address }]);
+        let body = serde_json::json!({ "name": "first", "targets": target("10.0.0.1:80") });
+        let first = control.write(terms(), move |_: Now<'_>| -> Result<_, WriteError> {
+            // The others hang up when they have all come.
+            let _ = wait.lock().expect("nobody panicked").recv();
+            Ok(decision(Kind::Upstream, "first", &body))
+        });
+        let twice = serde_json::json!([{ "target": "10.0.0.2:80" }, { "target": "10.0.0.2:80" }]);
+        let good = write(
+            Kind::Upstream,
+            "good",
+            serde_json::json!({ "name": "good", "targets": target("10.0.0.3:80") }),
+        );
+        let bad = write(Kind::Service, "bad", serde_json::json!({ "name": "bad", "upstream": "nobody" }));
+        let odd = write(Kind::Upstream, "odd", serde_json::json!({ "name": "odd", "targets": twice }));
+        let last = write(Kind::Service, "last", serde_json::json!({ "name": "last", "upstream": "good" }));
+        let come = async move { drop(go) };
+        let (first, good, bad, odd, last, ()) = tokio::join!(biased; first, good, bad, odd, last, come);
+
+        let [first, good, odd, last] = [first, good, odd, last].map(|it| it.expect("it is right"));
+        let Err(WriteError::Refused(violations)) = bad else { panic!("nobody is there") };
+        assert_eq!(violations.iter().map(|it| it.code).collect::<Vec<_>>(), ["US111"]);
+        let told = |written: &Written| {
+            let warnings = written.build.warnings_since(&written.before).len();
+            (written.answer.revision, written.answer.body.clone(), warnings)
+        };
+        let all = [&first, &good, &odd, &last].map(told);
+        let expected = [(1, 0), (2, 0), (3, 1), (4, 0)];
+        assert_eq!(all, expected.map(|(number, warnings): (u64, _)| (Some(number), number.into(), warnings)));
+        let revisions = control.store().revisions(1..=9).expect("reads");
+        let summaries: Vec<&str> = revisions.iter().map(|revision| revision.summary.as_str()).collect();
+        assert_eq!(
+            summaries,
+            ["upstream first is new", "upstream good is new", "upstream odd is new", "service last is new"]
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_fault_of_our_own_is_the_end_and_not_a_door_that_stays_shut() {
+        let data = tempfile::tempdir().expect("the temporary directory can be written");
+        let control = started(data.path()).await;
         let fault = |_: Now<'_>| -> Result<Decision, WriteError> { panic!("a fault, for the test") };
-        assert!(matches!(control.write(terms, fault).await, Err(WriteError::ShuttingDown)));
+        assert!(matches!(control.write(terms(), fault).await, Err(WriteError::ShuttingDown)));
         tokio::time::timeout(std::time::Duration::from_secs(20), control.ended()).await.expect("it is told");
     }
 }

@@ -47,7 +47,8 @@ pub(crate) async fn list(
         let newest = last.min(after.saturating_sub(1));
         let oldest = (newest + 1).saturating_sub(size).max(1);
         let revisions = store.revisions(oldest..=newest)?;
-        let is_more = !store.revisions(1..=oldest.saturating_sub(1))?.is_empty();
+        // There are no gaps: if the one before is kept, there is more.
+        let is_more = !store.revisions(oldest - 1..=oldest - 1)?.is_empty();
         let next = is_more.then(|| format!("/revisions?after={oldest}&size={size}"));
         let items: Vec<Value> = revisions.iter().rev().map(|it| shown(it, &progress)).collect();
         Ok(Json(json!({ "items": items, "next": next })))
