@@ -14,7 +14,7 @@ mod rewrite;
 mod sticky;
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3 as envoy;
@@ -81,9 +81,13 @@ impl Part {
 /// The route configuration of a listener, which has the listener's name.
 pub fn compile(Input { listener, parts }: &Input) -> Resource {
     let hosts: BTreeSet<&HostMatch> = parts.iter().flat_map(|part| &part.0.hosts).collect();
+    let mut by_host: HashMap<&HostMatch, Vec<&Part>> = HashMap::new();
+    for Shared(part) in parts {
+        part.hosts.iter().for_each(|host| by_host.entry(host).or_default().push(part));
+    }
     let configuration = envoy::RouteConfiguration {
         name: listener.to_string(),
-        virtual_hosts: hosts.into_iter().map(|host| virtual_host(host, parts)).collect(),
+        virtual_hosts: hosts.into_iter().map(|host| virtual_host(host, &by_host)).collect(),
         ignore_port_in_host_matching: true,
         max_direct_response_body_size_bytes: answer::longest_body(parts.iter().map(|it| it.0.body_length)),
         ..Default::default()
@@ -126,14 +130,15 @@ fn host_rank(host: &HostMatch) -> (u8, Reverse<usize>) {
 }
 
 /// A host with the routes that name it, and after them those of wider hosts.
-fn virtual_host(host: &HostMatch, parts: &[Shared<Part>]) -> envoy::VirtualHost {
-    let mut candidates: Vec<Candidate<'_>> = parts
+fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&Part>>) -> envoy::VirtualHost {
+    let mut seen = HashSet::new();
+    let mut candidates: Vec<Candidate<'_>> = host
+        .covering()
         .iter()
-        .filter_map(|Shared(part)| {
-            let covering =
-                part.hosts.iter().filter(|own| own.covers(host)).min_by_key(|own| host_rank(own))?;
-            Some((covering, part))
-        })
+        .filter_map(|covering| by_host.get_key_value(covering))
+        .flat_map(|(host, parts)| parts.iter().map(move |part| (*host, *part)))
+        // A route that names several of them stands where the narrowest does.
+        .filter(|(_, part)| seen.insert(&part.name))
         .flat_map(|(host, part)| {
             part.paths.iter().map(move |(path, routes)| Candidate { host, path, part, routes })
         })

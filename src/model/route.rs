@@ -100,14 +100,12 @@ impl HostMatch {
         }
     }
 
-    /// True when a request for a host that `other` names may be for this one too.
-    pub fn covers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Any, _) => true,
-            (Self::Suffix(suffix), Self::Exact(host) | Self::Suffix(host)) => host.ends_with(suffix.as_str()),
-            (Self::Exact(host), Self::Exact(other)) => host == other,
-            _ => false,
-        }
+    /// All that a request for this host may be for too: itself, then the wider ones.
+    pub fn covering(&self) -> Vec<Self> {
+        let (Self::Exact(host) | Self::Suffix(host)) = self else { return vec![Self::Any] };
+        let suffixes = host.match_indices('.').map(|(dot, _)| Self::Suffix(host[dot..].to_owned()));
+        let wider = suffixes.filter(|suffix| suffix != self);
+        [self.clone()].into_iter().chain(wider).chain([Self::Any]).collect()
     }
 }
 
