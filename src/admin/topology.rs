@@ -7,8 +7,9 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
-use crate::admin::health::{hold, not_reporting, rounded};
+use crate::admin::health::{hold, not_reporting, rounded, state_of};
 use crate::conductor::Book;
+use crate::live::NodePicture;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;
 use crate::pipeline::Build;
@@ -52,23 +53,27 @@ fn of_upstream(admin: &Admin, build: &Build, book: &Book, upstream: &Upstream, s
         let share = own.map_or(0.0, |own| own.share);
         *shares.entry(target.tier).or_default() += share;
         let health = own.and_then(|own| own.is_healthy).map(|it| if it { "healthy" } else { "unhealthy" });
-        let state = book.orders.state_of(upstream, target).map_or("auto", |(_, order)| order.state.word());
+        let disagree = own.map(|own| own.disagree.iter().map(ToString::to_string).collect::<Vec<_>>());
         tiers.entry(target.tier).or_default().push(json!({
             "target": target.address.to_string(),
             "health": health,
-            "state": state,
+            "stale": own.is_some_and(|own| own.is_stale && own.is_healthy.is_some()),
+            "disagree": disagree.unwrap_or_default(),
+            "state": state_of(book, upstream, target),
             "share": rounded(share),
             "region": target.locality.region,
             "zone": target.locality.zone,
         }));
     }
     let tiers = tiers.into_iter().map(|(priority, targets)| {
-        let nodes = seen.nodes.iter().filter(|(_, node)| node.serving == Some(priority));
+        let is_told =
+            |node: &NodePicture| node.serving == Some(priority) && (!node.is_stale || seen.is_stale);
+        let nodes = seen.nodes.iter().filter(|(_, node)| is_told(node));
         json!({
             "priority": priority,
             "serving": seen.serving == Some(priority),
             "share": rounded(shares[&priority]),
-            "nodes": nodes.map(|(id, _)| id).collect::<Vec<_>>(),
+            "nodes": nodes.map(|(id, _)| id.to_string()).collect::<Vec<_>>(),
             "targets": targets,
         })
     });

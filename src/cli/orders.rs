@@ -278,6 +278,11 @@ fn report(drill: &Value) -> String {
     for (node, seconds) in shifts {
         lines += &format!("{node} moved after {seconds} s\n");
     }
+    let latency = |of: &str| match drill["latency_ms"][of].as_f64() {
+        Some(milliseconds) => format!("{milliseconds} ms"),
+        None => "not known".to_owned(),
+    };
+    lines += &format!("a request took {} before, {} during\n", latency("before"), latency("during"));
     let shares = drill["share"].as_object().into_iter().flatten();
     let before = |target: &str| text(&drill["share_before"][target]);
     let rows: Vec<Vec<String>> =

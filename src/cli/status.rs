@@ -1,20 +1,22 @@
 //! `understudy status`
 
+mod view;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::client::{Client, Server};
-use crate::cli::orders::{item_list, text, time};
-use crate::cli::output::{Format, Output, table};
+use crate::cli::output::{Format, Output};
 use crate::cli::print;
 
 /// How often `--watch` looks again.
 const GLANCE: Duration = Duration::from_secs(1);
 
-/// What clears a terminal and goes to its first line.
-const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
+/// Of a terminal that does not say how large it is.
+const SIZE: (usize, usize) = (80, 24);
 
 /// Of which control plane.
 #[derive(Debug, clap::Args)]
@@ -32,19 +34,68 @@ pub struct Options {
 /// Envoy refuses something.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let client = options.server.client()?;
-    loop {
-        let status = gathered(&client).await?;
-        if options.watch && print::live() && options.output.format() == Format::Human {
-            print::raw(&format!("{CLEAR}{}", human(&status)))?;
-        } else {
-            options.output.say(&status, human)?;
+    let status = gathered(&client).await?;
+    let is_human = options.output.format() == Format::Human;
+    if options.watch && is_human && print::live() {
+        tokio::select! {
+            watched = watch(&client, status) => watched?,
+            _ = tokio::signal::ctrl_c() => {}
         }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut status = status;
+    loop {
+        options.output.say(&status, |status| view::whole(status, Timestamp::now()))?;
         if !options.watch {
-            let is_bad = status["violations"] != json!(0) || list(&status, "fleet").iter().any(is_refused);
+            let fleet = view::list(&status, "fleet");
+            let is_bad = status["violations"] != json!(0) || fleet.iter().any(view::is_refused);
             return Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         tokio::time::sleep(GLANCE).await;
+        status = gathered(&client).await?;
     }
+}
+
+/// A screen of its own, as long as this lives: what was on the terminal is there again afterwards.
+struct Screen;
+
+impl Screen {
+    fn open() -> anyhow::Result<Self> {
+        // The other buffer, without a cursor and without lines that go on in the next.
+        print::raw("\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l")?;
+        Ok(Self)
+    }
+
+    /// Draws over the last frame, line by line, so that nothing flickers.
+    fn draw(&self, lines: &[String]) -> anyhow::Result<()> {
+        let lines: Vec<String> = lines.iter().map(|line| format!("{line}\u{1b}[K")).collect();
+        print::raw(&format!("\u{1b}[H{}\u{1b}[J", lines.join("\r\n")))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no repair.
+        let _ = print::raw("\u{1b}[?7h\u{1b}[?25h\u{1b}[?1049l");
+    }
+}
+
+/// Draws what there is each second. A control plane that is away is waited for.
+async fn watch(client: &Client, mut status: Value) -> anyhow::Result<()> {
+    let screen = Screen::open()?;
+    loop {
+        screen.draw(&view::frame(&status, Timestamp::now(), size()))?;
+        tokio::time::sleep(GLANCE).await;
+        match gathered(client).await {
+            Ok(newer) => status = newer,
+            Err(error) => status["away"] = json!(format!("{error:#}")),
+        }
+    }
+}
+
+fn size() -> (usize, usize) {
+    let size = terminal_size::terminal_size();
+    size.map_or(SIZE, |(columns, rows)| (usize::from(columns.0), usize::from(rows.0)))
 }
 
 async fn gathered(client: &Client) -> anyhow::Result<Value> {
@@ -53,142 +104,9 @@ async fn gathered(client: &Client) -> anyhow::Result<Value> {
     let topology = client.get("/topology").await?;
     let mut serving = topology["upstreams"].as_array().cloned().unwrap_or_default();
     // Upstreams on standby first.
-    serving.sort_by_key(|upstream| {
-        let is_away = upstream["serving_priority"].as_u64().is_some_and(|priority| priority > 0);
-        (!is_away, upstream["name"].as_str().unwrap_or_default().to_owned())
-    });
+    serving.sort_by_key(|upstream| (!view::is_away(upstream), upstream["name"].as_str().map(str::to_owned)));
     status["serving"] = Value::from(serving);
     status["not_reporting"] = topology["not_reporting"].clone();
     status["orders"] = client.get("/orders").await?;
     Ok(status)
-}
-
-fn is_refused(node: &Value) -> bool {
-    node["types"].as_object().is_some_and(|types| types.values().any(|of| of["state"] == "nacked"))
-}
-
-fn list<'v>(status: &'v Value, key: &str) -> &'v [Value] {
-    item_list(&status[key])
-}
-
-fn human(status: &Value) -> String {
-    let fields = ["version", "revision", "routes", "services", "upstreams", "violations", "nodes"];
-    let mut told: String =
-        fields.iter().map(|field| format!("{field}: {}\n", text(&status[*field]))).collect();
-    told += &rollout(&status["rollout"]);
-    if status["violations"] != json!(0) {
-        told += "\nthe files were refused, and the last good config serves: see `understudy check`\n";
-    }
-    for node in list(status, "fleet").iter().filter(|node| is_refused(node)) {
-        let types = node["types"].as_object().into_iter().flatten();
-        for (of, noted) in types.filter(|(_, noted)| noted["state"] == "nacked") {
-            told += &format!("\n{} refuses {of}: {}\n", text(&node["id"]), text(&noted["error"]));
-        }
-    }
-    told +=
-        &part("upstream,serves,since,requests/s,tiers,held", list(status, "serving").iter().map(upstream));
-    let orders = &status["orders"];
-    told += &part("upstream,part,state,until,author,reason", list(orders, "states").iter().map(state));
-    told += &part("upstream,pinned to,until,author,reason", list(orders, "pins").iter().map(pin));
-    told += &part("drill,upstream,down,until,requests,errors", list(orders, "drills").iter().map(drill));
-    told += &part("node,fleet,state,types", list(status, "fleet").iter().map(node));
-    let silent = list(status, "not_reporting");
-    if !silent.is_empty() {
-        let nodes: Vec<String> = silent.iter().map(text).collect();
-        told += &format!(
-            "\nnot reporting their load, so that nobody knows who serves there: {}\n\
-             (their bootstrap lacks `cluster_manager.load_stats_config`; `understudy bootstrap` has it)\n",
-            nodes.join(", ")
-        );
-    }
-    told
-}
-
-/// A table after an empty line; nothing without rows.
-fn part(head: &str, rows: impl Iterator<Item = Vec<String>>) -> String {
-    let rows: Vec<Vec<String>> = rows.collect();
-    if rows.is_empty() {
-        return String::new();
-    }
-    let head: Vec<&str> = head.split(',').collect();
-    format!("\n{}", table(&head, rows))
-}
-
-fn upstream(upstream: &Value) -> Vec<String> {
-    let serving = match (upstream["serving_priority"].as_u64(), upstream["stale"] == true) {
-        (None, _) => "unknown".to_owned(),
-        (Some(priority), is_stale) => {
-            let word = if priority == 0 { "primaries".to_owned() } else { format!("STANDBY {priority}") };
-            if is_stale { format!("{word} (old)") } else { word }
-        }
-    };
-    let tiers = item_list(&upstream["tiers"]).iter().map(|tier| {
-        let targets = item_list(&tier["targets"]);
-        let healthy = targets.iter().filter(|target| target["health"] == "healthy").count();
-        format!("{healthy}/{}", targets.len())
-    });
-    let hold = &upstream["hold"];
-    let held = match (hold.is_object(), hold["seconds_left"].as_f64()) {
-        (false, _) => "-".to_owned(),
-        (true, Some(seconds)) => format!("{seconds:.0} s left"),
-        (true, None) if hold["flapping"] == true => "flapping: until released".to_owned(),
-        (true, None) => "until released".to_owned(),
-    };
-    let rate = upstream["requests_per_second"].as_f64().unwrap_or_default();
-    let tiers = tiers.collect::<Vec<_>>().join(" ");
-    vec![text(&upstream["name"]), serving, time(&upstream["since"]), format!("{rate:.1}"), tiers, held]
-}
-
-fn part_of(order: &Value) -> String {
-    match (order["target"].as_str(), order["priority"].as_u64(), order["zone"].as_str()) {
-        (Some(target), ..) => target.to_owned(),
-        (_, Some(priority), _) => format!("priority={priority}"),
-        (_, _, Some(zone)) => format!("zone={zone}"),
-        _ => text(&order["part"]),
-    }
-}
-
-fn state(order: &Value) -> Vec<String> {
-    let cells = [text(&order["upstream"]), part_of(order), text(&order["state"]), time(&order["expires_at"])];
-    cells.into_iter().chain([text(&order["author"]), text(&order["reason"])]).collect()
-}
-
-fn pin(pin: &Value) -> Vec<String> {
-    let cells = [text(&pin["upstream"]), text(&pin["priority"]), time(&pin["expires_at"])];
-    cells.into_iter().chain([text(&pin["author"]), text(&pin["reason"])]).collect()
-}
-
-fn drill(drill: &Value) -> Vec<String> {
-    let cells = [text(&drill["id"]), text(&drill["upstream"]), text(&drill["down"]), time(&drill["until"])];
-    cells.into_iter().chain([text(&drill["requests"]), text(&drill["errors"])]).collect()
-}
-
-fn node(node: &Value) -> Vec<String> {
-    let types = node["types"].as_object().into_iter().flatten();
-    let states: Vec<String> = types.map(|(of, noted)| format!("{of} {}", text(&noted["state"]))).collect();
-    let mut row: Vec<String> = ["id", "fleet", "state"].iter().map(|field| text(&node[*field])).collect();
-    row.push(states.join(", "));
-    row
-}
-
-/// A line for each canary that is being asked.
-fn rollout(rollout: &Value) -> String {
-    let canaries = rollout["canaries"].as_array().into_iter().flatten();
-    let text = |value: &Value| value.as_str().unwrap_or("nobody yet").to_owned();
-    let line = |canary: &Value| {
-        let [fleet, node, phase] = ["fleet", "node", "phase"].map(|field| text(&canary[field]));
-        format!("rolling out {}: fleet {fleet}, canary {node}, {phase}\n", rollout["rolling_out"])
-    };
-    let lines: String = canaries.map(line).collect();
-    match &rollout["rejected"] {
-        Value::Null => lines,
-        rejected => {
-            let [revisions, by] = ["revisions", "refused_by"].map(|field| rejected[field].to_string());
-            lines
-                + &format!(
-                    "taken back: revisions {revisions}, refused by {by}: {}\n",
-                    text(&rejected["error"])
-                )
-        }
-    }
 }
