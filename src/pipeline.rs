@@ -466,8 +466,9 @@ upstreams:
       - { target: 10.0.0.2:80, weight: 0 }
 ";
         let build = build(&files(&[("shop.yaml", text)]), None).expect("it builds");
-        assert_eq!(targets(&build, "shop"), ["0 10.0.0.1:80", "0 10.0.0.2:80"]);
-        assert_eq!(build.warnings.len(), 2);
+        assert_eq!(targets(&build, "shop"), ["1 10.0.0.1:80", "1 10.0.0.2:80"]);
+        let codes: Vec<_> = build.warnings.iter().map(|warning| warning.code).collect();
+        assert_eq!(codes, ["US020", "US116", "US116"]);
     }
 
     #[test]
@@ -558,8 +559,13 @@ upstreams:
 ";
         let build = build(&files(&[("shop.yaml", text)]), None).expect("it builds");
         assert_eq!(targets(&build, "shop"), ["0 10.0.0.1:80", "1 10.0.0.2:80", "2 10.0.0.3:80"]);
-        assert_eq!(targets(&build, "standby-only"), ["0 10.0.0.1:80"]);
-        assert_eq!(build.warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["US117"]);
+        assert_eq!(targets(&build, "standby-only"), ["1 10.0.0.1:80"], "it stays one");
+        let told = build.snapshot(&Name::default_fleet()).to_json();
+        let endpoints = told["endpoints"].as_array().expect("a list").iter();
+        let mut standby = endpoints.filter(|of| of["cluster_name"] == "standby-only");
+        let priority = standby.next().map(|of| of["endpoints"][0]["priority"].clone());
+        assert_eq!(priority, Some(Value::Null), "Envoy's first priority has targets");
+        assert_eq!(build.warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["US117", "US020"]);
     }
 
     const RAW: &str = "

@@ -53,7 +53,7 @@ pub(super) const RULES: &[Rule] = &[
             code: "US020",
             level: Level::Warning,
             title: "the standby serves all the time",
-            why: "All targets of the first tier are disabled or have weight 0, so the next tier is the first that Envoy has. It serves, and nothing stands behind it.",
+            why: "The first tier has no targets, or all of them are disabled or have weight 0, so the next tier is the first that Envoy has. It serves, and nothing stands behind it.",
             fix: "enable a primary, or make the standby one",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, enabled: false }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",

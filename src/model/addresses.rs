@@ -51,6 +51,16 @@ impl Addresses {
         ips.iter().map(place).collect()
     }
 
+    /// The addresses that `address` leads to.
+    pub fn sockets(&self, address: &Address) -> Vec<SocketAddr> {
+        match &address.host {
+            Host::Ip(ip) => vec![SocketAddr::new(*ip, address.port)],
+            Host::Name(_) | Host::Service(_) => {
+                self.places(address).into_iter().map(|place| place.socket).collect()
+            }
+        }
+    }
+
     /// What of it is about `hosts`.
     pub fn of<'h>(&self, hosts: impl Iterator<Item = &'h Host>) -> Self {
         let mut of = Self::default();

@@ -453,9 +453,11 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// Tiers are the declared priorities, moved together from 0: Envoy's documentation asks for no gaps.
+    /// Tiers are the declared priorities, moved together: Envoy's documentation asks for no gaps. The first is that of
+    /// priority 0 even when no target has it, so that a standby stays one when the last primary is removed.
     fn tiers(&mut self, candidates: Vec<Candidate<'_>>) -> (Vec<Target>, u32) {
-        let priorities: BTreeSet<u32> = candidates.iter().map(|candidate| candidate.priority).collect();
+        let declared = candidates.iter().map(|candidate| candidate.priority);
+        let priorities: BTreeSet<u32> = declared.chain([0]).collect();
         let tier = |priority| u32::try_from(priorities.range(..priority).count()).unwrap_or(u32::MAX);
         let gap = candidates
             .iter()

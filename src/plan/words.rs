@@ -174,8 +174,10 @@ fn of_tiers(old: &Upstream, new: &Upstream) -> Option<(String, Level)> {
     let loses_primaries =
         !old.targets.is_empty() && !primaries.clone().any(|target| stays(target.address.clone()));
     let is_standby = |address| old.targets.iter().any(|target| target.address == address && target.tier > 0);
-    let standbys_serve =
-        new.targets.iter().any(|target| target.tier == 0 && is_standby(target.address.clone()));
+    // Targets are sorted by tier.
+    let serving = new.targets.first().map(|target| target.tier);
+    let mut now_first = new.targets.iter().filter(|target| Some(target.tier) == serving);
+    let standbys_serve = now_first.any(|target| is_standby(target.address.clone()));
     let ((old_primaries, old_standbys), (new_primaries, new_standbys)) = (count(old), count(new));
     let warning = |text: String| Some((text, Level::Warning));
     let info = |text: String| Some((text, Level::Info));
