@@ -13,6 +13,8 @@ mod fleet;
 mod process;
 #[path = "load/report.rs"]
 mod report;
+#[path = "load/reports.rs"]
+mod reports;
 #[path = "load/scenario.rs"]
 mod scenario;
 #[path = "load/stream.rs"]
@@ -112,6 +114,8 @@ enum Scenario {
     Reconnect,
     /// (h) some do not read
     Stuck,
+    /// (i) a fleet that reports its load
+    Reports,
     /// Only look on, for --seconds
     Watch,
     #[value(hide = true)]
@@ -167,7 +171,7 @@ async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
             rows.extend(whatever(scenario, one(options, scenario, &mut target).await));
         }
         drop(target);
-        for scenario in [Scenario::Idle, Scenario::Reconnect, Scenario::Stuck] {
+        for scenario in [Scenario::Idle, Scenario::Reconnect, Scenario::Stuck, Scenario::Reports] {
             rows.extend(whatever(scenario, one(options, scenario, &mut start(options).await?).await));
         }
     } else {
@@ -218,6 +222,7 @@ async fn one(options: &Options, scenario: Scenario, target: &mut Target) -> anyh
         }
         Scenario::Stuck => rows = scenario::stuck(target, &mut start(options).await?, scale).await?,
         Scenario::Reconnect => rows = scenario::reconnect(target, scale).await?,
+        Scenario::Reports => rows = reports::measure(target, scale.streams, options.upstreams).await?,
         Scenario::First | Scenario::Memory | Scenario::Idle | Scenario::Watch => {
             for variant in variants(options) {
                 eprintln!("{scenario:?}, {variant:?}");

@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::control::Control;
 use crate::events::{Event, Events};
 use crate::fleet::Heard;
-use crate::history::{Cause, Change, Failover, History};
+use crate::history::{Cause, Change, Failover, History, Tallies};
 use crate::live::{Live, Picture, Shift, Totals};
 use crate::model::failback::Failback;
 use crate::model::name::Name;
@@ -39,7 +39,7 @@ const TICK: Duration = Duration::from_millis(200);
 const SWEEP: SignedDuration = SignedDuration::from_mins(1);
 
 /// The kinds of records in the store.
-const KINDS: [&str; 5] = ["state", "pin", "hold", "drill", "failover"];
+const KINDS: [&str; 6] = ["state", "pin", "hold", "drill", "failover", "forgotten"];
 
 /// Why an order was not given.
 #[derive(Debug, thiserror::Error)]
@@ -78,23 +78,25 @@ impl Book {
     /// When the store cannot be read.
     pub fn open(store: &Store, now: Timestamp) -> Result<Self, store::Error> {
         let mut orders = Orders::default();
-        let mut failovers = BTreeMap::new();
+        let mut past = Past::default();
         for (kind, key, value) in store.jottings()? {
-            read(&mut orders, &mut failovers, (&kind, &key), value)
+            read(&mut orders, &mut past, (&kind, &key), value)
                 .ok_or_else(|| store::Error::Damaged { key: format!("{kind}/{key}") })?;
         }
         let restarted = orders.restarted(now);
         store.jot(&jottings(&orders, &restarted))?;
-        Ok(Self { orders: restarted, history: History::restored(failovers) })
+        Ok(Self { orders: restarted, history: History::restored(past.failovers, past.forgotten) })
     }
 }
 
-fn read(
-    orders: &mut Orders,
-    failovers: &mut BTreeMap<u64, Failover>,
-    (kind, key): (&str, &str),
-    value: Value,
-) -> Option<()> {
+/// What the store remembers of what happened.
+#[derive(Default)]
+struct Past {
+    failovers: BTreeMap<u64, Failover>,
+    forgotten: BTreeMap<Name, Tallies>,
+}
+
+fn read(orders: &mut Orders, past: &mut Past, (kind, key): (&str, &str), value: Value) -> Option<()> {
     fn record<T: DeserializeOwned>(value: Value) -> Option<T> {
         serde_json::from_value(value).ok()
     }
@@ -107,7 +109,8 @@ fn read(
         "pin" => drop(orders.pins.insert(Name::parse(key)?, record(value)?)),
         "hold" => drop(orders.holds.insert(Name::parse(key)?, record(value)?)),
         "drill" => drop(orders.drills.insert(key.parse().ok()?, record(value)?)),
-        "failover" => drop(failovers.insert(key.parse().ok()?, record(value)?)),
+        "failover" => drop(past.failovers.insert(key.parse().ok()?, record(value)?)),
+        "forgotten" => drop(past.forgotten.insert(Name::parse(key)?, record(value)?)),
         // Of a newer version: none of ours.
         _ => {}
     }
@@ -116,7 +119,7 @@ fn read(
 
 /// The records that differ.
 fn jottings(before: &Orders, after: &Orders) -> Vec<Jotting> {
-    let [state, pin, hold, drill, _] = KINDS;
+    let [state, pin, hold, drill, ..] = KINDS;
     let states = differing(state, &before.states, &after.states, |(name, part)| format!("{name}/{part}"));
     let pins = differing(pin, &before.pins, &after.pins, Name::to_string);
     let holds = differing(hold, &before.holds, &after.holds, Name::to_string);
@@ -232,7 +235,7 @@ impl Conductor {
         while let Some(heard) = heard.recv().await {
             let (now, live) = (Timestamp::now(), &self.inner.live);
             let shifts = match heard {
-                Heard::Load { node, clusters } => live.fold(&node, now, &clusters, &self.inner.cache.build()),
+                Heard::Load { node, report } => live.fold(&node, now, &report, &self.inner.cache.build()),
                 Heard::Gone { node } => live.gone(&node, now),
             };
             self.shifted(shifts, now).await;
@@ -332,8 +335,10 @@ impl Conductor {
             }
             let picture = self.picture(build, upstream);
             let fresh = picture.nodes.iter().filter(|(_, node)| !node.is_stale);
-            drill.nodes = fresh.map(|(node, _)| node.clone()).collect();
+            drill.nodes = fresh.map(|(node, _)| node.to_string()).collect();
             drill.share_before = shares(&picture);
+            drill.latency_before =
+                self.inner.live.recent(&drill.upstream, drill.started).latency().map(rounded);
         }
     }
 
@@ -465,9 +470,12 @@ impl Conductor {
 
     async fn sweep(&self, desk: &mut Desk, now: Timestamp) -> Result<(), Error> {
         self.inner.live.forget(now);
-        let before = desk.book.history.failovers.clone();
+        let before = desk.book.history.clone();
         desk.book.history.forget(now);
-        let changes = differing(KINDS[4], &before, &desk.book.history.failovers, u64::to_string);
+        let after = &desk.book.history;
+        let failovers = differing(KINDS[4], &before.failovers, &after.failovers, u64::to_string);
+        let tallies = differing(KINDS[5], &before.forgotten, &after.forgotten, Name::to_string);
+        let changes = [failovers, tallies].concat();
         if changes.is_empty() {
             return Ok(());
         }
@@ -482,10 +490,12 @@ impl Conductor {
             };
             let before = desk.drills.get(id).copied().unwrap_or_default();
             let totals = self.inner.live.totals(&drill.upstream);
+            let totals = totals.since(before);
             let seen = Seen {
-                requests: totals.requests.saturating_sub(before.requests),
-                errors: totals.errors.saturating_sub(before.errors),
+                requests: totals.requests,
+                errors: totals.errors,
                 share: shares(&self.picture(build, upstream)),
+                latency: totals.latency().map(rounded),
             };
             drill.watch(now, seen);
         }
@@ -654,6 +664,10 @@ fn shares(picture: &Picture) -> BTreeMap<String, f64> {
     if picture.is_stale {
         return BTreeMap::new();
     }
-    let share = |share: f64| (share * 10.0).round() / 10.0;
-    picture.targets.iter().map(|(address, target)| (address.to_string(), share(target.share))).collect()
+    picture.targets.iter().map(|(address, target)| (address.to_string(), rounded(target.share))).collect()
+}
+
+/// To one digit.
+fn rounded(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }

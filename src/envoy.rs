@@ -3,6 +3,7 @@
 pub mod canonical;
 pub mod descriptors;
 pub mod json;
+pub mod loads;
 pub mod merge;
 
 use std::fmt;

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use envoy_types::pb::envoy::config::endpoint::v3::ClusterStats;
 use jiff::{SignedDuration, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 
 use crate::envoy::ResourceType;
+use crate::envoy::loads::Report;
 use crate::events::{Event, Events};
 use crate::node::Node;
 use crate::snapshot::Version;
@@ -106,8 +106,8 @@ pub enum Heard {
     Load {
         /// Its id.
         node: String,
-        /// Those with requests.
-        clusters: Vec<ClusterStats>,
+        /// What it said.
+        report: Report,
     },
     /// It reports no more.
     Gone {
@@ -117,7 +117,7 @@ pub enum Heard {
 }
 
 /// How many reports may wait to be looked at; then those who report wait.
-const REPORTS: usize = 256;
+const REPORTS: usize = 64;
 
 /// All Envoys. Cheap to clone: clones share.
 ///
@@ -243,11 +243,6 @@ impl Fleet {
         self.lock().connected.values().filter(|presence| is_wanted(presence)).cloned().collect()
     }
 
-    /// How many nodes report their load.
-    pub fn reporting(&self) -> usize {
-        self.lock().by_id.values().filter(|known| known.reporters > 0).count()
-    }
-
     /// How many streams there are.
     pub fn connected(&self) -> usize {
         self.lock().connected.len()
@@ -298,13 +293,14 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Notes a report, of so many requests, and waits while others are being looked at.
-    pub async fn report(&self, totals: Totals, clusters: Vec<ClusterStats>) {
+    /// Notes a report, and waits while others are being looked at.
+    pub async fn report(&self, report: Report) {
+        let totals = Totals { requests: report.requests, errors: report.errors };
         self.fleet.lock().report(&self.node, totals, Timestamp::now());
         self.fleet.stirred(false);
         if let Some(listener) = self.fleet.listener.get() {
             // Nobody listens when we are shutting down.
-            let _ = listener.send(Heard::Load { node: self.node.clone(), clusters }).await;
+            let _ = listener.send(Heard::Load { node: self.node.clone(), report }).await;
         }
     }
 }

@@ -117,6 +117,18 @@ pub struct Failover {
     pub was_held: bool,
 }
 
+/// What is kept of failovers that were forgotten: counters must not fall.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    /// How many there were.
+    pub count: u64,
+    /// For how long standbys served in them.
+    pub seconds: f64,
+}
+
+/// By cause.
+pub type Tallies = BTreeMap<Cause, Tally>;
+
 /// What a shift means for its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -133,6 +145,8 @@ pub enum Change {
 pub struct History {
     /// By number, from 1.
     pub failovers: BTreeMap<u64, Failover>,
+    /// Of those that were forgotten, by upstream.
+    pub forgotten: BTreeMap<Name, Tallies>,
     now: BTreeMap<Name, Standing>,
 }
 
@@ -151,14 +165,14 @@ struct Standing {
 
 impl History {
     /// What is remembered after a restart. What lasted then lasts until Envoys say otherwise.
-    pub fn restored(failovers: BTreeMap<u64, Failover>) -> Self {
+    pub fn restored(failovers: BTreeMap<u64, Failover>, forgotten: BTreeMap<Name, Tallies>) -> Self {
         let open = failovers.iter().filter(|(_, failover)| failover.end.is_none());
         let standing = |(id, failover): (&u64, &Failover)| {
             let standing = Standing { away: failover.nodes.clone(), open: Some(*id), ..Standing::default() };
             (failover.upstream.clone(), standing)
         };
         let now = open.map(standing).collect();
-        Self { failovers, now }
+        Self { failovers, forgotten, now }
     }
 
     /// Takes in the shift of one Envoy. `totals` is what was counted of the upstream so far.
@@ -233,13 +247,26 @@ impl History {
         ended
     }
 
-    /// Forgets what ended too long ago.
+    /// Forgets what ended too long ago, but for how often it happened and how long it took.
     pub fn forget(&mut self, now: Timestamp) {
-        let is_young = |end: Timestamp| now.duration_since(end) < MEMORY;
-        self.failovers.retain(|_, failover| failover.end.is_none_or(is_young));
-        while self.failovers.len() > MOST {
-            self.failovers.pop_first();
+        let is_old = |failover: &Failover| failover.end.is_some_and(|end| now.duration_since(end) >= MEMORY);
+        let too_many = self.failovers.len().saturating_sub(MOST);
+        let mut first = self.failovers.keys().copied().take(too_many).collect::<BTreeSet<u64>>();
+        first.extend(self.failovers.iter().filter(|(_, failover)| is_old(failover)).map(|(id, _)| *id));
+        for failover in first.iter().filter_map(|id| self.failovers.remove(id)) {
+            let tally = self.forgotten.entry(failover.upstream.clone()).or_default();
+            tally.entry(failover.cause).or_default().add(&failover, now);
         }
+    }
+
+    /// How often each upstream failed over and for how long its standbys served, ever, by cause.
+    pub fn tallies(&self, now: Timestamp) -> BTreeMap<Name, Tallies> {
+        let mut tallies = self.forgotten.clone();
+        for failover in self.failovers.values() {
+            let tally = tallies.entry(failover.upstream.clone()).or_default();
+            tally.entry(failover.cause).or_default().add(failover, now);
+        }
+        tallies
     }
 
     /// The tier that serves an upstream at most Envoys; none when no Envoy said.
@@ -277,6 +304,13 @@ impl History {
     }
 }
 
+impl Tally {
+    fn add(&mut self, failover: &Failover, now: Timestamp) {
+        self.count += 1;
+        self.seconds += failover.end.unwrap_or(now).duration_since(failover.start).as_secs_f64().max(0.0);
+    }
+}
+
 impl Standing {
     fn count(&mut self, shift: &Shift) {
         if let Some(count) = shift.from.and_then(|from| self.tally.get_mut(&from)) {
@@ -311,7 +345,7 @@ mod tests {
 
     fn take(history: &mut History, shift: &Shift) -> Option<Change> {
         let seconds = u64::try_from(shift.at.as_second()).expect("after 1970");
-        let totals = Totals { requests: seconds * 100, errors: seconds };
+        let totals = Totals { requests: seconds * 100, errors: seconds, ..Totals::default() };
         history.shift(shift, || Cause::HealthCheck, totals)
     }
 
@@ -348,7 +382,7 @@ mod tests {
     fn what_lasted_at_a_restart_ends_when_its_envoys_say_so() {
         let mut history = History::default();
         take(&mut history, &shift("a", 5, 0, 1));
-        let mut history = History::restored(history.failovers);
+        let mut history = History::restored(history.failovers, BTreeMap::new());
         assert_eq!(take(&mut history, &shift("a", 30, None, 1)), Some(Change::Spread(1)));
         assert_eq!(take(&mut history, &shift("a", 40, 1, 0)), Some(Change::Ended(1)));
     }
@@ -388,5 +422,23 @@ mod tests {
         assert_eq!(history.failovers.len(), 1);
         history.forget(at(6 + month));
         assert_eq!(history.failovers.len(), 0);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_counted_still() {
+        let mut history = History::default();
+        for second in [5, 1000] {
+            take(&mut history, &shift("a", second, 0, 1));
+            take(&mut history, &shift("a", second + 7, 1, 0));
+        }
+        let tallies = |history: &History| history.tallies(at(2000))[&shop()][&Cause::HealthCheck];
+        let before = tallies(&history);
+        assert_eq!(before, Tally { count: 2, seconds: 14.0 });
+        history.forget(at(30 * 24 * 3600 + 100));
+        assert_eq!(history.failovers.len(), 1);
+        assert_eq!(tallies(&history), before);
+        let kept = serde_json::to_value(&history.forgotten).expect("JSON");
+        let kept = serde_json::from_value(kept).expect("as it was");
+        assert_eq!(tallies(&History::restored(history.failovers, kept)), before);
     }
 }

@@ -2,22 +2,24 @@
 //!
 //! A report says of every endpoint that got requests how many there were and how they ended. What Envoy thinks of an
 //! endpoint that got none it does not say; so health is what the traffic shows. A target that answers is healthy. One
-//! that fails, or that gets nothing while its tier or a later one serves in its place, is not. Of all others nothing is
-//! known, and what was known before is old.
+//! that fails, or that gets nothing while its tier or a later one serves in its place, is not, even if it never got
+//! anything. Of all others nothing is known, and what was known before is old.
 //!
 //! Reports are folded as they come, each into the shard of its node, so that thousands of Envoys do not wait for each
 //! other. What changed comes back as [`Shift`]s: nobody needs to look at everything to learn that something happened.
+//!
+//! A thousand Envoys that send to a thousand upstreams are a million pairs, so what is kept of a pair is small: names and
+//! addresses have numbers here, and times of targets are whole seconds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use envoy_types::pb::envoy::config::core::v3 as core;
-use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::config::document::FailoverMode;
+use crate::config::document::{FailoverMode, LoadBalancer};
+use crate::envoy::loads::{self, Report};
 use crate::model::addresses::Addresses;
 use crate::model::name::Name;
 use crate::model::steering::Steering;
@@ -37,8 +39,11 @@ const MEMORY: SignedDuration = SignedDuration::from_hours(1);
 /// A standby serves when it answers so many percent of the requests: a few are retries.
 const SERVES: u64 = 30;
 
-/// So many requests must have gone to a tier, for each of its targets, before one without any counts as out of it.
-const ENOUGH: u64 = 10;
+/// So many of the requests that a tier answered should have been a target's before one without any counts as out of it.
+const ENOUGH: u64 = 20;
+
+/// So many requests must have been met under way before it is said how long one takes: within a fifth or so.
+const MET: u64 = 20;
 
 /// Another tier serves an upstream at one Envoy.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +69,10 @@ pub struct Totals {
     pub requests: u64,
     /// Those of them that a target failed to answer.
     pub errors: u64,
+    /// Requests under way, summed over all reports.
+    pub in_progress: u64,
+    /// The same for as long as each report is about, in milliseconds.
+    pub busy: u64,
 }
 
 /// What was seen of an upstream, by all Envoys.
@@ -78,7 +87,7 @@ pub struct Picture {
     /// Requests to targets, retries too.
     pub requests_per_second: f64,
     /// By node.
-    pub nodes: BTreeMap<String, NodePicture>,
+    pub nodes: BTreeMap<Arc<str>, NodePicture>,
     /// By target.
     pub targets: BTreeMap<Address, TargetPicture>,
 }
@@ -112,9 +121,9 @@ pub struct TargetPicture {
     /// Retries too.
     pub requests_per_second: f64,
     /// The nodes that say so.
-    pub reported_by: Vec<String>,
+    pub reported_by: Vec<Arc<str>>,
     /// The nodes that say otherwise.
-    pub disagree: Vec<String>,
+    pub disagree: Vec<Arc<str>>,
 }
 
 /// The loads of all Envoys.
@@ -126,11 +135,28 @@ pub struct Live {
 
 #[derive(Debug, Default)]
 struct Shard {
-    nodes: HashMap<String, NodeSeen>,
-    totals: HashMap<Name, Totals>,
-    /// Endpoints have numbers, since millions of pairs of a node and one are remembered.
-    numbers: HashMap<SocketAddr, u32>,
-    sockets: Vec<SocketAddr>,
+    nodes: HashMap<Arc<str>, NodeSeen>,
+    /// By the number of the upstream.
+    totals: Vec<Counted>,
+    upstreams: Numbers<Name>,
+    sockets: Numbers<SocketAddr>,
+}
+
+/// What was counted of an upstream, and what had been a minute or two ago.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counted {
+    totals: Totals,
+    /// Of the epoch.
+    minute: i64,
+    /// At the beginning of that minute, and of the one before it.
+    marks: [Totals; 2],
+}
+
+/// What has a number, in the order in which it was met.
+#[derive(Debug)]
+struct Numbers<T> {
+    numbers: HashMap<T, u32>,
+    all: Vec<T>,
 }
 
 #[derive(Debug, Default)]
@@ -139,7 +165,8 @@ struct NodeSeen {
     is_here: bool,
     /// Milliseconds of the epoch.
     last: i64,
-    upstreams: HashMap<Name, Seen>,
+    /// By the number of the upstream.
+    upstreams: BTreeMap<u32, Seen>,
 }
 
 /// Times are milliseconds of the epoch.
@@ -151,70 +178,99 @@ struct Seen {
     /// How often the node reports, in seconds.
     interval: f32,
     /// Of the first tier, in the report before.
-    errors: u64,
-    targets: Vec<TargetSeen>,
+    errors: u32,
+    targets: Box<[TargetSeen]>,
 }
 
-#[derive(Debug)]
+/// Times are seconds of the epoch.
+#[derive(Debug, Clone)]
 struct TargetSeen {
     number: u32,
     requests_per_second: f32,
     /// Health was known last.
-    known: i64,
-    since: i64,
+    known: u32,
+    since: u32,
     health: Option<bool>,
 }
 
 /// What a report says of one endpoint.
 #[derive(Debug, Clone, Copy)]
 struct Load {
-    socket: SocketAddr,
+    number: u32,
     tier: u32,
     success: u64,
     errors: u64,
 }
 
+/// What a report is about.
+#[derive(Debug, Clone, Copy)]
+struct Spell {
+    seconds: f32,
+    /// At its end.
+    in_progress: u64,
+}
+
+/// An upstream, and all that says which target an endpoint is and what is asked of it.
+#[derive(Clone, Copy)]
+struct Pool<'b> {
+    upstream: &'b Upstream,
+    addresses: &'b Addresses,
+    steering: Option<&'b Steering>,
+}
+
 impl Live {
     /// Takes in a report. What it says of clusters that `build` does not have is left alone.
-    pub fn fold(
-        &self,
-        node: &str,
-        at: Timestamp,
-        clusters: &[endpoint::ClusterStats],
-        build: &Build,
-    ) -> Vec<Shift> {
-        let mut upstreams: BTreeMap<&str, (f32, Vec<Load>)> = BTreeMap::new();
-        for cluster in clusters {
-            let (name, pool) = split(&cluster.cluster_name);
-            let Some(upstream) = build.model.upstreams.get(name) else { continue };
-            let (_, loads) = upstreams.entry(name).or_insert_with(|| (seconds(cluster), Vec::new()));
-            loads.extend(loads_of(cluster, upstream, &build.addresses, pool));
-        }
+    pub fn fold(&self, node: &str, at: Timestamp, report: &Report, build: &Build) -> Vec<Shift> {
         let mut shard = self.shard(node);
-        let mut shifts = Vec::new();
-        for (name, (seconds, loads)) in upstreams {
-            let Some((name, upstream)) = build.model.upstreams.get_key_value(name) else { continue };
-            let steering = build.steerings.get(name).map(AsRef::as_ref);
-            let shift = shard.take(node, at, (upstream, &build.addresses, steering), seconds, &loads);
-            shifts.extend(shift);
-        }
-        let seen = shard.nodes.entry(node.to_owned()).or_default();
+        let (node, mut seen) =
+            shard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeSeen::default()));
         (seen.is_here, seen.last) = (true, at.as_millisecond());
+        let mut shifts = Vec::new();
+        let mut loads = Vec::new();
+        // The clusters of an aggregate are one upstream.
+        let mut parts: BTreeMap<&str, (Spell, Vec<Load>)> = BTreeMap::new();
+        for cluster in report.clusters() {
+            let (name, part) = split(cluster.name);
+            let Some(pool) = Pool::of(name, build) else { continue };
+            let spell = Spell { seconds: cluster.seconds, in_progress: cluster.in_progress };
+            let loads = match part {
+                Some(_) => {
+                    let (of_all, loads) =
+                        parts.entry(name).or_insert((Spell { in_progress: 0, ..spell }, Vec::new()));
+                    of_all.in_progress = of_all.in_progress.saturating_add(spell.in_progress);
+                    loads
+                }
+                None => {
+                    loads.clear();
+                    &mut loads
+                }
+            };
+            loads.extend(cluster.loads.iter().filter_map(|load| shard.located(load, pool, part)));
+            if part.is_none() {
+                shifts.extend(shard.take((&node, &mut seen), at, pool, spell, loads));
+            }
+        }
+        for (name, (spell, loads)) in parts {
+            let pool = Pool::of(name, build);
+            shifts.extend(pool.and_then(|pool| shard.take((&node, &mut seen), at, pool, spell, &loads)));
+        }
+        shard.nodes.insert(node, seen);
         shifts
     }
 
     /// Notes that a node went: nothing serves there as far as is known.
     pub fn gone(&self, node: &str, at: Timestamp) -> Vec<Shift> {
         let mut shard = self.shard(node);
-        let Some(seen) = shard.nodes.get_mut(node) else { return Vec::new() };
+        let Shard { nodes, upstreams, .. } = &mut *shard;
+        let Some(seen) = nodes.get_mut(node) else { return Vec::new() };
         seen.is_here = false;
-        let upstreams = seen.upstreams.iter_mut();
-        let shift = |(name, seen): (&Name, &mut Seen)| {
+        let shift = |(number, seen): (&u32, &mut Seen)| {
             let from = seen.serving.take();
             from?;
-            Some(Shift { node: node.to_owned(), upstream: name.clone(), from, to: None, at, errors: 0 })
+            let upstream = upstreams.all[*number as usize].clone();
+            Some(Shift { node: node.to_owned(), upstream, from, to: None, at, errors: 0 })
         };
-        upstreams.filter_map(shift).collect()
+        seen.upstreams.iter_mut().filter_map(shift).collect()
     }
 
     /// Forgets what was seen too long ago.
@@ -227,21 +283,37 @@ impl Live {
 
     /// How many requests there were to an upstream.
     pub fn totals(&self, upstream: &Name) -> Totals {
-        self.shards.iter().fold(Totals::default(), |sum, shard| {
-            let own = lock(shard).totals.get(upstream).copied().unwrap_or_default();
-            Totals { requests: sum.requests + own.requests, errors: sum.errors + own.errors }
+        self.sum(upstream, |counted| counted.totals)
+    }
+
+    /// The same within the last minute or two.
+    pub fn recent(&self, upstream: &Name, now: Timestamp) -> Totals {
+        let minute = now.as_second() / 60;
+        self.sum(upstream, |counted| match minute - counted.minute {
+            0 => counted.totals.since(counted.marks[1]),
+            1 => counted.totals.since(counted.marks[0]),
+            _ => Totals::default(),
         })
+    }
+
+    fn sum(&self, upstream: &Name, of: impl Fn(&Counted) -> Totals) -> Totals {
+        let own = |shard: &Mutex<Shard>| {
+            let shard = lock(shard);
+            shard.upstreams.find(upstream).map(|number| of(&shard.totals[number as usize]))
+        };
+        self.shards.iter().filter_map(own).fold(Totals::default(), Totals::plus)
     }
 
     /// What was seen of an upstream.
     pub fn picture(&self, upstream: &Upstream, addresses: &Addresses, now: Timestamp) -> Picture {
         let mut drawing =
-            Drawing { upstream, addresses, now, picture: Picture::default(), votes: Vec::new() };
+            Drawing { upstream, addresses, now, picture: Picture::default(), votes: BTreeMap::new() };
         for shard in &self.shards {
             let shard = lock(shard);
+            let Some(number) = shard.upstreams.find(&upstream.name) else { continue };
             for (node, seen) in &shard.nodes {
-                if let Some(seen) = seen.upstreams.get(&upstream.name) {
-                    drawing.add(node, seen, &shard.sockets);
+                if let Some(seen) = seen.upstreams.get(&number) {
+                    drawing.add(node, seen, &shard.sockets.all);
                 }
             }
         }
@@ -258,53 +330,129 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Shard {
-    fn take(
-        &mut self,
-        node: &str,
-        at: Timestamp,
-        (upstream, addresses, steering): (&Upstream, &Addresses, Option<&Steering>),
-        seconds: f32,
-        loads: &[Load],
-    ) -> Option<Shift> {
-        let totals = self.totals.entry(upstream.name.clone()).or_default();
-        let errors: u64 = loads.iter().map(|load| load.errors).sum();
-        totals.errors += errors;
-        totals.requests += errors + loads.iter().map(|load| load.success).sum::<u64>();
-        let numbered: Vec<(u32, Load)> = loads.iter().map(|load| (self.number(load.socket), *load)).collect();
-        if !self.nodes.contains_key(node) {
-            self.nodes.insert(node.to_owned(), NodeSeen::default());
-        }
-        let seen = self.nodes.get_mut(node)?.upstreams.entry(upstream.name.clone()).or_insert_with(|| Seen {
-            serving: None,
-            since: at.as_millisecond(),
-            last: 0,
-            interval: 1.0,
-            errors: 0,
-            targets: Vec::new(),
-        });
-        let from = seen.serving;
-        seen.note(at.as_millisecond(), serving(upstream, loads), seconds, &numbered);
-        seen.judge(at.as_millisecond(), &self.sockets, (upstream, addresses, steering), &numbered);
-        let of_first = |load: &&Load| load.tier == 0;
-        let failed: u64 = loads.iter().filter(of_first).map(|load| load.errors).sum();
-        let before = std::mem::replace(&mut seen.errors, failed);
-        let (node, upstream, to) = (node.to_owned(), upstream.name.clone(), seen.serving);
-        (to != from).then(|| Shift { node, upstream, from, to, at, errors: before + failed })
+impl<T> Default for Numbers<T> {
+    fn default() -> Self {
+        Self { numbers: HashMap::new(), all: Vec::new() }
+    }
+}
+
+impl<T: Clone + Eq + std::hash::Hash> Numbers<T> {
+    fn find(&self, one: &T) -> Option<u32> {
+        self.numbers.get(one).copied()
     }
 
-    fn number(&mut self, socket: SocketAddr) -> u32 {
-        let next = u32::try_from(self.sockets.len()).unwrap_or(u32::MAX);
-        *self.numbers.entry(socket).or_insert_with(|| {
-            self.sockets.push(socket);
-            next
-        })
+    fn of(&mut self, one: &T) -> u32 {
+        if let Some(number) = self.find(one) {
+            return number;
+        }
+        let number = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+        self.numbers.insert(one.clone(), number);
+        self.all.push(one.clone());
+        number
+    }
+}
+
+impl<'b> Pool<'b> {
+    fn of(name: &str, build: &'b Build) -> Option<Self> {
+        let upstream = build.model.upstreams.get(name)?;
+        let steering = build.steerings.get(name).map(AsRef::as_ref);
+        Some(Self { upstream, addresses: &build.addresses, steering })
+    }
+
+    /// The target that an endpoint belongs to.
+    fn target(&self, socket: SocketAddr) -> Option<&'b Target> {
+        target_of(self.upstream, self.addresses, socket)
+    }
+}
+
+impl Shard {
+    /// What a report says of an endpoint of the upstream, or of that part of it.
+    fn located(&mut self, load: &loads::Load, pool: Pool<'_>, part: Option<u32>) -> Option<Load> {
+        let loads::Load { socket, success, errors } = *load;
+        let tier = pool.target(socket).map(|target| target.tier).or(part)?;
+        Some(Load { number: self.sockets.of(&socket), tier, success, errors })
+    }
+
+    /// Takes in what a report says of an upstream.
+    fn take(
+        &mut self,
+        (node, seen): (&str, &mut NodeSeen),
+        at: Timestamp,
+        pool: Pool<'_>,
+        spell: Spell,
+        loads: &[Load],
+    ) -> Option<Shift> {
+        if loads.is_empty() {
+            return None;
+        }
+        let number = self.upstreams.of(&pool.upstream.name);
+        self.totals.resize(self.upstreams.all.len(), Counted::default());
+        self.totals[number as usize].count(at, spell, loads);
+        let seen = seen.upstreams.entry(number).or_insert_with(|| Seen::new(at.as_millisecond()));
+        let from = seen.serving;
+        seen.note(at.as_millisecond(), serving(pool.upstream, loads), spell.seconds, loads);
+        seen.judge(seconds_of(at), &mut self.sockets, pool, loads);
+        let of_first = |load: &&Load| load.tier == 0;
+        let failed: u64 = loads.iter().filter(of_first).map(|load| load.errors).sum();
+        let before = std::mem::replace(&mut seen.errors, u32::try_from(failed).unwrap_or(u32::MAX));
+        let (to, errors) = (seen.serving, failed.saturating_add(u64::from(before)));
+        let upstream = || pool.upstream.name.clone();
+        (to != from).then(|| Shift { node: node.to_owned(), upstream: upstream(), from, to, at, errors })
+    }
+}
+
+impl Counted {
+    fn count(&mut self, at: Timestamp, spell: Spell, loads: &[Load]) {
+        let minute = at.as_second() / 60;
+        if minute != self.minute {
+            let before = if minute == self.minute + 1 { self.marks[0] } else { self.totals };
+            (self.minute, self.marks) = (minute, [self.totals, before]);
+        }
+        let milliseconds = (spell.seconds * 1000.0) as u64;
+        let busy = spell.in_progress.saturating_mul(milliseconds);
+        let errors = loads.iter().fold(0, |sum: u64, load| sum.saturating_add(load.errors));
+        let requests = loads.iter().fold(errors, |sum, load| sum.saturating_add(load.success));
+        let totals = Totals { requests, errors, in_progress: spell.in_progress, busy };
+        self.totals = self.totals.plus(totals);
+    }
+}
+
+impl Totals {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_add(other.requests),
+            errors: self.errors.saturating_add(other.errors),
+            in_progress: self.in_progress.saturating_add(other.in_progress),
+            busy: self.busy.saturating_add(other.busy),
+        }
+    }
+
+    /// What came since it was `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(before.requests),
+            errors: self.errors.saturating_sub(before.errors),
+            in_progress: self.in_progress.saturating_sub(before.in_progress),
+            busy: self.busy.saturating_sub(before.busy),
+        }
+    }
+
+    /// How long a try took, on average, in milliseconds: by Little's law as many are under way as come in that time.
+    /// None where too few were met under way to tell.
+    pub fn latency(self) -> Option<f64> {
+        let is_known = self.in_progress >= MET && self.requests > 0;
+        is_known.then(|| self.busy as f64 / self.requests as f64)
     }
 }
 
 impl Seen {
+    fn new(now: i64) -> Self {
+        Self { serving: None, since: now, last: 0, interval: 1.0, errors: 0, targets: Box::default() }
+    }
+
     /// What each target got, and which tier serves.
-    fn note(&mut self, now: i64, serving: Option<u32>, seconds: f32, loads: &[(u32, Load)]) {
+    fn note(&mut self, now: i64, serving: Option<u32>, seconds: f32, loads: &[Load]) {
         if loads.is_empty() {
             return;
         }
@@ -312,51 +460,66 @@ impl Seen {
         if let Some(serving) = serving.filter(|serving| self.serving != Some(*serving)) {
             (self.serving, self.since) = (Some(serving), now);
         }
+        let numbers: Vec<u32> = loads.iter().map(|load| load.number).collect();
+        self.make_room(&numbers);
         for target in &mut self.targets {
-            target.requests_per_second = 0.0;
-        }
-        for (number, load) in loads {
-            let count = load.success + load.errors;
-            let rate = count as f32 / seconds;
-            self.target(*number, now).requests_per_second += rate;
+            let own = loads.iter().filter(|load| load.number == target.number);
+            let count = own.map(|load| load.success.saturating_add(load.errors)).sum::<u64>();
+            target.requests_per_second = count as f32 / seconds;
         }
     }
 
-    fn target(&mut self, number: u32, now: i64) -> &mut TargetSeen {
-        let at = self.targets.iter().position(|target| target.number == number).unwrap_or_else(|| {
-            let new = TargetSeen { number, requests_per_second: 0.0, known: 0, since: now, health: None };
-            self.targets.push(new);
-            self.targets.len() - 1
+    /// Each target that was met has a place, and there are no more places than that.
+    fn make_room(&mut self, numbers: &[u32]) {
+        let is_new = |number: &&u32| !self.targets.iter().any(|target| target.number == **number);
+        let mut new: Vec<u32> = numbers.iter().filter(is_new).copied().collect();
+        if new.is_empty() {
+            return;
+        }
+        new.sort_unstable();
+        new.dedup();
+        let new = new.into_iter().map(|number| TargetSeen {
+            number,
+            requests_per_second: 0.0,
+            known: 0,
+            since: 0,
+            health: None,
         });
-        &mut self.targets[at]
+        self.targets = self.targets.iter().cloned().chain(new).collect();
     }
 
     /// What the traffic shows of the health of each target that was ever seen.
-    fn judge(
-        &mut self,
-        now: i64,
-        sockets: &[SocketAddr],
-        (upstream, addresses, steering): (&Upstream, &Addresses, Option<&Steering>),
-        loads: &[(u32, Load)],
-    ) {
+    fn judge(&mut self, now: u32, sockets: &mut Numbers<SocketAddr>, pool: Pool<'_>, loads: &[Load]) {
         let Some(serving) = self.serving.filter(|_| !loads.is_empty()) else { return };
+        let Pool { upstream, steering, .. } = pool;
         let is_led = steering.is_some_and(|steering| steering.first.is_some());
-        let peers = upstream.targets.iter().filter(|target| target.tier == serving).count() as u64;
-        let in_tier = loads.iter().filter(|(_, load)| load.tier == serving);
-        let is_busy = in_tier.map(|(_, load)| load.success).sum::<u64>() >= ENOUGH * peers;
+        let peers = upstream.targets.iter().filter(|target| target.tier == serving).count();
+        let in_tier = || loads.iter().filter(|load| load.tier == serving);
+        let answered = in_tier().fold(0, |sum: u64, load| sum.saturating_add(load.success));
+        let weights: u64 = upstream.targets.iter().filter(|it| it.tier == serving).map(weight).sum();
+        let spreads = spreads(upstream);
+        // Whether a target would get requests if it were healthy.
+        let is_asked_for = |declared: &Target| {
+            let is_out = steering.is_some_and(|it| it.state(declared).is_some());
+            let is_before = declared.tier < serving && !is_led;
+            let is_beside = declared.tier == serving && spreads;
+            let is_due = || answered.saturating_mul(weight(declared)) >= ENOUGH * weights;
+            !is_out && (is_before || (is_beside && is_due()))
+        };
+        if serving > 0 || in_tier().count() < peers {
+            let missing = upstream.targets.iter().filter(|declared| is_asked_for(declared));
+            let missing = missing.flat_map(|declared| pool.addresses.sockets(&declared.address));
+            let numbers: Vec<u32> = missing.map(|socket| sockets.of(&socket)).collect();
+            self.make_room(&numbers);
+        }
         for target in &mut self.targets {
-            let load = loads.iter().find(|(number, _)| *number == target.number).map(|(_, load)| load);
+            let load = loads.iter().find(|load| load.number == target.number);
             let health = match load {
                 Some(load) if load.success > 0 => Some(true),
                 Some(load) if load.errors > 0 => Some(false),
                 _ => {
-                    let declared = target_of(upstream, addresses, sockets[target.number as usize]);
-                    let is_asked_for = declared.is_some_and(|declared| {
-                        let is_out = steering.is_some_and(|it| it.state(declared).is_some());
-                        let is_before = declared.tier < serving && !is_led;
-                        !is_out && (is_before || (declared.tier == serving && is_busy))
-                    });
-                    is_asked_for.then_some(false)
+                    let declared = pool.target(sockets.all[target.number as usize]);
+                    declared.is_some_and(is_asked_for).then_some(false)
                 }
             };
             let Some(health) = health else { continue };
@@ -366,6 +529,25 @@ impl Seen {
             }
         }
     }
+}
+
+fn weight(target: &Target) -> u64 {
+    u64::from(target.weight)
+}
+
+/// True when each target of a tier gets its share from every Envoy, whoever asks and wherever they are.
+fn spreads(upstream: &Upstream) -> bool {
+    let is_by_key = matches!(upstream.load_balancer, LoadBalancer::RingHash | LoadBalancer::Maglev);
+    let is_by_record = |target: &Target| matches!(target.address.host, Host::Service(_));
+    !is_by_key
+        && upstream.sticky.is_none()
+        && !upstream.failover.locality
+        && !upstream.targets.iter().any(is_by_record)
+}
+
+/// Seconds of the epoch; those before it and after the year 2106 are not met.
+fn seconds_of(at: Timestamp) -> u32 {
+    u32::try_from(at.as_second()).unwrap_or_default()
 }
 
 /// The tier that answers. None when nothing was answered.
@@ -393,42 +575,17 @@ fn split(cluster: &str) -> (&str, Option<u32>) {
     }
 }
 
-fn seconds(cluster: &endpoint::ClusterStats) -> f32 {
-    let interval = cluster.load_report_interval.as_ref();
-    let millis =
-        interval.map_or(1000, |it| it.seconds.saturating_mul(1000) + i64::from(it.nanos) / 1_000_000);
-    f32::from(u16::try_from(millis.clamp(1, 60_000)).unwrap_or(u16::MAX)) / 1000.0
-}
-
-fn loads_of<'a>(
-    cluster: &'a endpoint::ClusterStats,
-    upstream: &'a Upstream,
-    addresses: &'a Addresses,
-    pool: Option<u32>,
-) -> impl Iterator<Item = Load> + 'a {
-    let endpoints = cluster.upstream_locality_stats.iter().flat_map(|it| &it.upstream_endpoint_stats);
-    endpoints.filter_map(move |stats| {
-        let socket = socket_of(stats.address.as_ref()?)?;
-        let target = target_of(upstream, addresses, socket);
-        let tier = target.map(|target| target.tier).or(pool)?;
-        let (success, errors) = (stats.total_successful_requests, stats.total_error_requests);
-        (success + errors > 0).then_some(Load { socket, tier, success, errors })
-    })
-}
-
-fn socket_of(address: &core::Address) -> Option<SocketAddr> {
-    let core::address::Address::SocketAddress(socket) = address.address.as_ref()? else { return None };
-    let core::socket_address::PortSpecifier::PortValue(port) = socket.port_specifier.as_ref()? else {
-        return None;
-    };
-    Some(SocketAddr::new(socket.address.parse().ok()?, u16::try_from(*port).ok()?))
-}
-
 /// The target that an endpoint belongs to.
 fn target_of<'u>(upstream: &'u Upstream, addresses: &Addresses, socket: SocketAddr) -> Option<&'u Target> {
     let is_it = |target: &&Target| match &target.address.host {
         Host::Ip(ip) => SocketAddr::new(*ip, target.address.port) == socket,
-        _ => addresses.places(&target.address).iter().any(|place| place.socket == socket),
+        Host::Name(name) => {
+            let ips = addresses.names.get(name).map(Vec::as_slice).unwrap_or_default();
+            target.address.port == socket.port() && ips.contains(&socket.ip())
+        }
+        Host::Service(name) => {
+            addresses.services.get(name).is_some_and(|places| places.iter().any(|it| it.socket == socket))
+        }
     };
     upstream.targets.iter().find(is_it).or_else(|| {
         // What Envoy looked up is known by its port alone.
@@ -444,15 +601,14 @@ struct Drawing<'a> {
     addresses: &'a Addresses,
     now: Timestamp,
     picture: Picture,
-    votes: Vec<Vote>,
+    votes: BTreeMap<Address, Vec<Vote>>,
 }
 
 /// What a node says of a target.
 struct Vote {
-    target: Address,
-    node: String,
+    node: Arc<str>,
     is_healthy: bool,
-    since: i64,
+    since: u32,
     is_fresh: bool,
 }
 
@@ -466,9 +622,10 @@ impl Drawing<'_> {
         self.now.duration_since(time(millis)) <= FRESH + some_reports
     }
 
-    fn add(&mut self, node: &str, seen: &Seen, sockets: &[SocketAddr]) {
+    fn add(&mut self, node: &Arc<str>, seen: &Seen, sockets: &[SocketAddr]) {
         let is_fresh = self.is_fresh(seen.last, seen.interval);
         let mut requests_per_second = 0.0;
+        let mut votes: Vec<(&Address, Vote)> = Vec::new();
         for target in &seen.targets {
             let Some(declared) = target_of(self.upstream, self.addresses, sockets[target.number as usize])
             else {
@@ -476,19 +633,34 @@ impl Drawing<'_> {
             };
             let rate = if is_fresh { f64::from(target.requests_per_second) } else { 0.0 };
             requests_per_second += rate;
-            let picture = self.picture.targets.entry(declared.address.clone()).or_default();
-            picture.requests_per_second += rate;
-            picture.share += f64::from(target.requests_per_second);
+            if !self.picture.targets.contains_key(&declared.address) {
+                self.picture.targets.insert(declared.address.clone(), TargetPicture::default());
+            }
+            if let Some(picture) = self.picture.targets.get_mut(&declared.address) {
+                picture.requests_per_second += rate;
+                picture.share += f64::from(target.requests_per_second);
+            }
             if let Some(is_healthy) = target.health {
-                let is_fresh = self.is_fresh(target.known, seen.interval);
-                let (target, node, since) = (declared.address.clone(), node.to_owned(), target.since);
-                self.votes.push(Vote { target, node, is_healthy, since, is_fresh });
+                let is_fresh = self.is_fresh(i64::from(target.known) * 1000, seen.interval);
+                let vote = Vote { node: node.clone(), is_healthy, since: target.since, is_fresh };
+                // A name is as healthy as the healthiest of its addresses.
+                match votes.iter_mut().find(|(address, _)| *address == &declared.address) {
+                    Some((_, known)) if (known.is_fresh, known.is_healthy) >= (is_fresh, is_healthy) => {}
+                    Some((_, known)) => *known = vote,
+                    None => votes.push((&declared.address, vote)),
+                }
+            }
+        }
+        for (address, vote) in votes {
+            match self.votes.get_mut(address) {
+                Some(votes) => votes.push(vote),
+                None => drop(self.votes.insert(address.clone(), vec![vote])),
             }
         }
         let (serving, since, last) = (seen.serving, time(seen.since), time(seen.last));
         self.picture.requests_per_second += requests_per_second;
         let node_picture = NodePicture { serving, since, last, is_stale: !is_fresh, requests_per_second };
-        self.picture.nodes.insert(node.to_owned(), node_picture);
+        self.picture.nodes.insert(node.clone(), node_picture);
     }
 
     fn finish(self) -> Picture {
@@ -506,8 +678,7 @@ impl Drawing<'_> {
         let all: f64 = picture.targets.values().map(|target| target.share).sum();
         for (address, target) in &mut picture.targets {
             target.share = if all > 0.0 { 100.0 * target.share / all } else { 0.0 };
-            let own: Vec<&Vote> = votes.iter().filter(|vote| vote.target == *address).collect();
-            target.count(&own);
+            target.count(votes.get(address).map(Vec::as_slice).unwrap_or_default());
         }
         picture
     }
@@ -515,17 +686,16 @@ impl Drawing<'_> {
 
 impl TargetPicture {
     /// Takes the votes of those that know, or, if nobody does of late, of those that did.
-    fn count(&mut self, votes: &[&Vote]) {
+    fn count(&mut self, votes: &[Vote]) {
         self.is_stale = votes.iter().all(|vote| !vote.is_fresh);
         let counting = votes.iter().filter(|vote| vote.is_fresh || self.is_stale);
-        let (healthy, unhealthy): (Vec<&Vote>, Vec<&Vote>) =
-            counting.copied().partition(|vote| vote.is_healthy);
+        let (healthy, unhealthy): (Vec<&Vote>, Vec<&Vote>) = counting.partition(|vote| vote.is_healthy);
         let is_healthy = healthy.len() >= unhealthy.len();
         let (most, others) = if is_healthy { (healthy, unhealthy) } else { (unhealthy, healthy) };
         self.is_healthy = (!most.is_empty()).then_some(is_healthy);
-        self.since = most.iter().map(|vote| time(vote.since)).min();
+        self.since = most.iter().map(|vote| time(i64::from(vote.since) * 1000)).min();
         let nodes = |votes: &[&Vote]| {
-            let mut nodes: Vec<String> = votes.iter().map(|vote| vote.node.clone()).collect();
+            let mut nodes: Vec<Arc<str>> = votes.iter().map(|vote| vote.node.clone()).collect();
             nodes.sort();
             nodes
         };

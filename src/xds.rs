@@ -24,6 +24,7 @@ pub mod incoming;
 pub mod load_report;
 pub mod meter;
 pub mod order;
+pub mod pace;
 #[cfg(test)]
 mod properties;
 pub mod quarantine;

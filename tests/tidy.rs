@@ -34,7 +34,7 @@ const LAYERS: [(&str, &[&str]); 31] = [
     ("source", &["config", "model"]),
     // What is in force, decided by the config and by the simulator.
     ("orders", &["model", "pipeline", "simulate"]),
-    ("live", &["config", "model", "pipeline"]),
+    ("live", &["config", "envoy", "model", "pipeline"]),
     ("history", &["live", "model", "orders"]),
     (
         "conductor",
@@ -129,6 +129,7 @@ const PURE: &[&str] = &[
     "xds/admission",
     "xds/subscription",
     "xds/order",
+    "xds/pace",
     "xds/quarantine",
     "xds/sotw",
     "xds/frame",

@@ -217,12 +217,12 @@ async fn serve(
     Ok((child, lines, [xds, admin]))
 }
 
-fn name(number: usize) -> String {
+pub(crate) fn name(number: usize) -> String {
     format!("u-{number:05}")
 }
 
 /// Nobody connects to it; it is on this machine all the same.
-fn address(upstream: usize, target: usize) -> String {
+pub(crate) fn address(upstream: usize, target: usize) -> String {
     format!("127.{}.{}.{}:8080", 1 + upstream / 250, upstream % 250, 1 + target)
 }
 

@@ -1,6 +1,8 @@
 //! How the targets of an upstream fare: where they stand, what operators ordered, what the traffic of all Envoys shows,
 //! and what their names resolve to. What was seen too long ago is said to be stale.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use jiff::Timestamp;
@@ -87,9 +89,6 @@ pub(crate) fn rounded(value: f64) -> f64 {
 impl TargetView {
     fn of(admin: &Admin, upstream: &Upstream, target: &Target, seen: &Picture, book: &Book) -> Self {
         let order = book.orders.state_of(upstream, target);
-        let drilled = book.orders.drill_of(&upstream.name);
-        let is_drilled =
-            drilled.is_some_and(|(_, drill)| drill.down.iter().any(|part| part.includes(target)));
         let is_known = !seen.nodes.is_empty();
         let TargetPicture { is_healthy, since, is_stale, share, requests_per_second, reported_by, disagree } =
             seen.targets.get(&target.address).cloned().unwrap_or_default();
@@ -99,16 +98,12 @@ impl TargetView {
             health: is_healthy.map(|is_healthy| if is_healthy { "healthy" } else { "unhealthy" }),
             since: since.map(|at| at.to_string()),
             stale: is_stale && is_healthy.is_some(),
-            state: match order {
-                _ if is_drilled => "down",
-                Some((_, order)) => order.state.word(),
-                None => "auto",
-            },
+            state: state_of(book, upstream, target),
             order: order.map(|(part, order)| state_view(part, Some(order))),
             share: is_known.then_some(rounded(share)),
             requests_per_second: is_known.then_some(rounded(requests_per_second)),
-            reported_by,
-            disagree,
+            reported_by: reported_by.iter().map(ToString::to_string).collect(),
+            disagree: disagree.iter().map(ToString::to_string).collect(),
             resolved: admin.control.names().resolved(&target.address.host).map(|resolved| ResolvedView {
                 age: resolved.age.map(|age| rounded(age.as_secs_f64())),
                 error: resolved.error,
@@ -118,9 +113,9 @@ impl TargetView {
 }
 
 impl NodeView {
-    fn of((id, seen): (&String, &NodePicture)) -> Self {
+    fn of((id, seen): (&Arc<str>, &NodePicture)) -> Self {
         Self {
-            id: id.clone(),
+            id: id.to_string(),
             serving_priority: seen.serving,
             since: seen.since.to_string(),
             last_seen: seen.last.to_string(),
@@ -162,6 +157,17 @@ pub(crate) async fn upstream(
             .map(|(id, drill): (u64, &drill::Drill)| drill_view(id, drill)),
         failover: failover(&book, &found.name),
     }))
+}
+
+/// What is in force for a target: a drill counts as `down`.
+pub(crate) fn state_of(book: &Book, upstream: &Upstream, target: &Target) -> &'static str {
+    let drill = book.orders.drill_of(&upstream.name);
+    let is_drilled = drill.is_some_and(|(_, drill)| drill.down.iter().any(|part| part.includes(target)));
+    match book.orders.state_of(upstream, target) {
+        _ if is_drilled => "down",
+        Some((_, order)) => order.state.word(),
+        None => "auto",
+    }
 }
 
 /// The connected Envoys that never said anything of their load: their bootstrap has no `load_stats_config`.

@@ -188,20 +188,22 @@ fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
     of_failovers(&book.history, registry);
 }
 
-/// Counted from what is remembered: thirty days.
+/// With those that were forgotten: counters do not fall.
 fn of_failovers(history: &History, registry: &mut Registry) {
     let now = jiff::Timestamp::now();
     let failovers = Family::<[(&str, String); 2], Counter>::default();
     let standby = Family::<[(&str, String); 1], Counter<f64, std::sync::atomic::AtomicU64>>::default();
-    for failover in history.failovers.values() {
-        let of = ("upstream", failover.upstream.to_string());
-        let reason = ("reason", failover.cause.word().to_owned());
-        failovers.get_or_create(&[of.clone(), reason]).inc();
-        let length = failover.end.unwrap_or(now).duration_since(failover.start).as_secs_f64();
-        standby.get_or_create(&[of]).inc_by(length.max(0.0));
+    for (upstream, tallies) in history.tallies(now) {
+        let of = ("upstream", upstream.to_string());
+        let seconds = tallies.values().map(|tally| tally.seconds).sum();
+        for (cause, tally) in tallies {
+            let reason = ("reason", cause.word().to_owned());
+            failovers.get_or_create(&[of.clone(), reason]).inc_by(tally.count);
+        }
+        standby.get_or_create(&[of]).inc_by(seconds);
     }
-    registry.register("failovers", "Failovers of the last thirty days, by reason", failovers);
-    let help = "For how long standbys served within the last thirty days";
+    registry.register("failovers", "Failovers, by reason", failovers);
+    let help = "For how long standbys served";
     registry.register_with_unit("upstream_standby", help, Unit::Seconds, standby);
 }
 

@@ -435,6 +435,7 @@ pub(crate) fn drill_view(id: u64, drill: &Drill) -> Value {
         "errors": drill.errors,
         "share": drill.share,
         "share_before": drill.share_before,
+        "latency_ms": { "before": drill.latency_before, "during": drill.latency },
         "reason": drill.reason,
     })
 }

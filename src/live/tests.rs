@@ -1,8 +1,12 @@
 //! What reports come to.
 
+use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{SocketAddress, address};
+use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 use envoy_types::pb::envoy::config::endpoint::v3::{UpstreamEndpointStats, UpstreamLocalityStats};
+use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
+use prost::Message as _;
 
 use super::*;
 use crate::pipeline::{Inputs, build};
@@ -24,7 +28,16 @@ fn at(second: i64) -> Timestamp {
 
 /// What an Envoy says of `shop` after a second: of each last number of an address, how many requests were answered
 /// and how many failed.
-fn report(loads: &[(u8, u64, u64)]) -> Vec<endpoint::ClusterStats> {
+fn report(loads: &[(u8, u64, u64)]) -> Report {
+    read(stats(loads))
+}
+
+fn read(cluster_stats: Vec<endpoint::ClusterStats>) -> Report {
+    let request = LoadStatsRequest { cluster_stats, ..Default::default() };
+    Report::read(&request.encode_to_vec()).expect("it is one")
+}
+
+fn stats(loads: &[(u8, u64, u64)]) -> Vec<endpoint::ClusterStats> {
     let endpoint = |(host, success, errors): &(u8, u64, u64)| UpstreamEndpointStats {
         address: Some(core::Address {
             address: Some(address::Address::SocketAddress(SocketAddress {
@@ -127,6 +140,44 @@ fn a_target_that_gets_nothing_where_it_should_is_unhealthy() {
 }
 
 #[test]
+fn so_is_one_that_never_got_anything() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.fold("a", at(1), &report(&[(2, 50, 0)]), &build);
+    assert_eq!(health(&picture(&live, &build, 1)), "-+?", "it failed its checks from the start");
+    live.fold("b", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    live.fold("c", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    let told = picture(&live, &build, 1);
+    let first = &told.targets[&Address::parse("10.0.0.1:80").expect("an address")];
+    assert_eq!((first.is_healthy, first.disagree.join(" ")), (Some(true), "a".into()));
+    live.fold("d", at(1), &report(&[(9, 50, 0)]), &build);
+    let told = picture(&live, &build, 1);
+    let first = &told.targets[&Address::parse("10.0.0.1:80").expect("an address")];
+    assert_eq!(first.disagree.join(" "), "a d");
+}
+
+#[test]
+fn where_not_every_target_gets_a_share_one_without_requests_may_be_healthy() {
+    let check = |setting: &str, loads: &[(u8, u64, u64)], expected: &str| {
+        let text = SHOP.replace("    targets:", &format!("    {setting}\n    targets:"));
+        let (live, build) = (Live::default(), made(&text));
+        live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+        live.fold("a", at(60), &report(loads), &build);
+        let told = picture(&live, &build, 60);
+        assert_eq!(health(&told), expected, "{setting}");
+    };
+    check("load_balancer: least_request", &[(2, 100, 0)], "-+?");
+    check("load_balancer: random", &[(2, 39, 0)], "~++?");
+    for setting in ["load_balancer: maglev", "sticky: { header: x-route }", "failover: { locality: true }"] {
+        check(setting, &[(2, 100, 0)], "~++?");
+        check(setting, &[(9, 100, 0)], "--+");
+    }
+    let light = SHOP.replace("{ target: 10.0.0.1:80 }", "{ target: 10.0.0.1:80, weight: 1 }");
+    let (live, build) = (Live::default(), made(&light));
+    live.fold("a", at(1), &report(&[(2, 1000, 0)]), &build);
+    assert_eq!(health(&picture(&live, &build, 1)), "?+?", "ten of these should have been its own");
+}
+
+#[test]
 fn a_few_requests_show_nothing_of_those_that_got_none() {
     let (live, build) = (Live::default(), made(SHOP));
     live.fold("a", at(1), &report(&[(1, 5, 0), (2, 5, 0)]), &build);
@@ -138,7 +189,7 @@ fn a_few_requests_show_nothing_of_those_that_got_none() {
 fn without_traffic_the_last_state_is_old() {
     let (live, build) = (Live::default(), made(SHOP));
     live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
-    live.fold("a", at(2), &[], &build);
+    live.fold("a", at(2), &Report::default(), &build);
     let old = picture(&live, &build, 7);
     assert_eq!((health(&old).as_str(), old.is_stale, old.serving), ("~+~+?", true, Some(0)));
 }
@@ -181,11 +232,37 @@ fn an_envoy_that_goes_serves_nothing() {
 fn clusters_of_one_tier_each_are_one_upstream() {
     let hashed = SHOP.replace("targets:", "load_balancer: maglev\n    targets:");
     let (live, build) = (Live::default(), made(&hashed));
-    let mut stats = report(&[(1, 10, 5)]);
-    stats.extend(report(&[(9, 90, 0)]));
+    let mut stats = self::stats(&[(1, 10, 5)]);
+    stats.extend(self::stats(&[(9, 90, 0)]));
     stats[0].cluster_name = "shop/p0".into();
     stats[1].cluster_name = "shop/p1".into();
-    let shifts = live.fold("a", at(1), &stats, &build);
+    let shifts = live.fold("a", at(1), &read(stats), &build);
     assert_eq!((shifts.len(), shifts[0].to), (1, Some(1)));
-    assert_eq!(live.totals(&shifts[0].upstream), Totals { requests: 105, errors: 5 });
+    assert_eq!(live.totals(&shifts[0].upstream), Totals { requests: 105, errors: 5, ..Totals::default() });
+}
+
+#[test]
+fn how_long_a_request_takes_shows_in_how_many_are_under_way() {
+    let (live, build) = (Live::default(), made(SHOP));
+    let name = &build.model.upstreams["shop"].name;
+    let second = |in_progress: u64| {
+        let mut stats = stats(&[(1, 100, 0)]);
+        stats[0].upstream_locality_stats[0].total_requests_in_progress = in_progress;
+        read(stats)
+    };
+    for at_second in 60..90 {
+        live.fold("a", at(at_second), &second(2), &build);
+    }
+    assert_eq!(live.recent(name, at(90)).latency(), Some(20.0), "two under way at 100 a second");
+    let before = live.totals(name);
+    for at_second in 90..100 {
+        live.fold("a", at(at_second), &second(5), &build);
+    }
+    assert_eq!(live.totals(name).since(before).latency(), Some(50.0));
+    live.fold("a", at(125), &second(0), &build);
+    assert_eq!(live.recent(name, at(130)).requests, 4100, "that of the minute before is recent");
+    live.fold("a", at(190), &second(1), &build);
+    let recent = live.recent(name, at(190));
+    assert_eq!((recent.requests, recent.latency()), (200, None), "too few to tell");
+    assert_eq!(live.recent(name, at(600)), Totals::default());
 }

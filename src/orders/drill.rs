@@ -44,6 +44,12 @@ pub struct Drill {
     pub share: BTreeMap<String, f64>,
     /// The same before it began.
     pub share_before: BTreeMap<String, f64>,
+    /// How long a try took since it began, on average, in milliseconds; none where that is not known.
+    #[serde(default)]
+    pub latency: Option<f64>,
+    /// The same in the minute or two before it.
+    #[serde(default)]
+    pub latency_before: Option<f64>,
 }
 
 /// How a drill stands.
@@ -81,6 +87,8 @@ pub struct Seen {
     pub errors: u64,
     /// Percent of the requests, by target, of late.
     pub share: BTreeMap<String, f64>,
+    /// How long a try took, in milliseconds.
+    pub latency: Option<f64>,
 }
 
 impl Drill {
@@ -109,6 +117,8 @@ impl Drill {
             errors: 0,
             share: BTreeMap::new(),
             share_before: BTreeMap::new(),
+            latency: None,
+            latency_before: None,
         }
     }
 
@@ -125,8 +135,8 @@ impl Drill {
 
     /// Takes in what was seen, and ends when there are too many errors or the time is over.
     pub fn watch(&mut self, now: Timestamp, seen: Seen) {
-        let Seen { requests, errors, share } = seen;
-        (self.requests, self.errors) = (requests, errors);
+        let Seen { requests, errors, share, latency } = seen;
+        (self.requests, self.errors, self.latency) = (requests, errors, latency);
         if !share.is_empty() {
             self.share = share;
         }
@@ -169,6 +179,9 @@ impl Drill {
         if let Some(reason) = &self.reason {
             text += &format!("- Reason: {reason}\n");
         }
+        let latency = |of: Option<f64>| of.map_or_else(|| "not known".to_owned(), |of| format!("{of:.1} ms"));
+        let (before, during) = (latency(self.latency_before), latency(self.latency));
+        text += &format!("- A request took: {before} before, {during} during (mean)\n");
         text += "\n| Envoy | traffic moved after |\n|---|---|\n";
         for (node, seconds) in &self.shift_seconds {
             text += &format!("| {node} | {seconds:.2} s |\n");

@@ -18,7 +18,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_server::LoadReportingServiceServer;
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use futures_util::Stream as FutureStream;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -45,7 +44,7 @@ use crate::xds::identity::Rule;
 use crate::xds::incoming::{self, Peer};
 use crate::xds::load_report::LoadReports;
 use crate::xds::meter::Meter;
-use crate::xds::request::{MAX_REQUEST, Requests};
+use crate::xds::request::Requests;
 use crate::xds::wire::{self, Head as _};
 use crate::xds::{Common, Protocol, ProtocolError, Refusal, delta, frame, order, sotw};
 
@@ -188,8 +187,7 @@ pub async fn serve(
 /// Discovery and what stands beside it.
 async fn routes(discovery: Discovery) -> Routes {
     let Shared { cache, fleet, limits, .. } = &*discovery.shared;
-    let load_reports = LoadReports { fleet: fleet.clone(), limits: limits.clone(), gate: discovery.clone() };
-    let load_reports = LoadReportingServiceServer::new(load_reports).max_decoding_message_size(MAX_REQUEST);
+    let load_reports = LoadReports::new(fleet.clone(), limits.clone(), discovery.clone());
     let statuses = ClientStatuses { cache: cache.clone(), fleet: fleet.clone() };
     let statuses = ClientStatusDiscoveryServiceServer::new(statuses);
     let (reporter, health) = tonic_health::server::health_reporter();

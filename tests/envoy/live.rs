@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Envoy, PATIENCE, eventually, understudy};
-use crate::stage::{Cast, Edge, comes_to_rest, faultless};
+use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless};
 
 /// The newest failover, once there is one.
 async fn failover(edge: &Edge) -> Value {
@@ -51,7 +52,9 @@ async fn dead_primaries_are_told_of_within_two_seconds_and_so_is_their_return() 
     cast.b.kill();
     let told = failover(&edge).await;
     let after = killed.elapsed();
-    assert!(after < Duration::from_secs(3), "told after {after:?}: {told}");
+    // Envoy reports each second, and the first report after the kill shows it unless most of its second was before:
+    // 1.3 s at the most, and what a busy machine adds.
+    assert!(after < Duration::from_secs(2), "told after {after:?}: {told}");
     assert_eq!(told["upstream"], "checkout");
     assert_eq!((&told["from"], &told["to"], &told["end"]), (&json!(0), &json!(1), &Value::Null), "{told}");
     assert_eq!(told["nodes"], json!(["edge-1"]), "{told}");
@@ -93,6 +96,38 @@ async fn failed_checks_are_told_from_failed_requests() {
     }
     comes_to_rest(&load, &["FAILOVER"]).await;
     assert_eq!(failover(&edge).await["cause"], "health_check");
+    faultless(load).await;
+}
+
+/// Its traffic goes to the standby, which stays one: it is no primary that the config does not call one.
+#[tokio::test(flavor = "multi_thread")]
+async fn primaries_that_are_taken_out_of_the_config_are_the_cause() {
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    serving(&edge, 0).await;
+    for primary in [&cast.a, &cast.b] {
+        let path = format!("/upstreams/checkout/targets/{}", primary.address());
+        let (status, answer) = edge.understudy.delete(&path).await;
+        assert_eq!(status, 204, "{answer}");
+    }
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    let told = failover(&edge).await;
+    assert_eq!(
+        (&told["cause"], &told["from"], &told["to"]),
+        (&json!("removed"), &json!(0), &json!(1)),
+        "{told}"
+    );
+    serving(&edge, 1).await;
+    create(&edge.understudy, "/upstreams/checkout/targets", json!({"target": cast.a.address().to_string()}))
+        .await;
+    comes_to_rest(&load, &["A"]).await;
+    eventually(PATIENCE, "the end is told", async || {
+        let told = failover(&edge).await;
+        if told["end"].is_string() { Ok(()) } else { Err(told.to_string()) }
+    })
+    .await;
     faultless(load).await;
 }
 
@@ -177,9 +212,109 @@ async fn three_envoys_each_tell_who_serves_there() {
     cast.b.kill();
     at_each(1).await;
     let told = failover(&edge).await;
-    assert_eq!(told["nodes"], json!(["edge-1", "edge-2", "edge-3"]), "{told}");
+    assert_eq!((&told["from"], &told["to"]), (&json!(0), &json!(1)), "{told}");
+    eventually(PATIENCE, "it is told of all three", async || {
+        let told = failover(&edge).await;
+        if told["nodes"] == json!(["edge-1", "edge-2", "edge-3"]) { Ok(()) } else { Err(told.to_string()) }
+    })
+    .await;
     let (_, fleet) = edge.understudy.get("/fleet").await;
     assert_eq!(fleet["nodes"][2]["on_standby"], json!(["checkout"]), "{fleet}");
+    stop.store(true, Ordering::Relaxed);
+    for asked in load {
+        let (count, failed) = asked.await.expect("it ends");
+        assert!(count > 0 && failed.is_empty(), "{} of {count} failed: {failed:?}", failed.len());
+    }
+}
+
+/// Where clients of all addresses but this one reach a backend: what a firewall or a broken route is to one Envoy.
+const OUTCAST: &str = "127.0.0.2";
+
+/// Passes connections on to a backend, but for those of [`OUTCAST`], which it closes. Gives its address.
+async fn gate(to: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        while let Ok((mut client, peer)) = listener.accept().await {
+            if peer.ip().to_string() == OUTCAST {
+                continue;
+            }
+            tokio::spawn(async move {
+                let mut backend = TcpStream::connect(to).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut backend).await
+            });
+        }
+    });
+    address
+}
+
+/// An Envoy whose connections come from [`OUTCAST`].
+async fn outcast(edge: &Edge, node_id: &str) -> Envoy {
+    let xds = edge.understudy.xds.to_string();
+    let arguments = ["bootstrap", "--xds", &xds, "--node-id", node_id, "--node-cluster", "edge"];
+    let output = understudy(&arguments).args(["--envoy-admin", "127.0.0.1:0"]).output();
+    let printed = String::from_utf8(output.expect("it runs").stdout).expect("YAML is text");
+    let mut bootstrap: Value = serde_yaml::from_str(&printed).expect("it prints YAML");
+    let source = json!({"source_address": {"address": OUTCAST, "port_value": 0}});
+    bootstrap["cluster_manager"]["upstream_bind_config"] = source;
+    let envoy = Envoy::launch(node_id, &bootstrap.to_string()).await;
+    envoy.live().await;
+    envoy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_that_cannot_reach_a_target_disagrees() {
+    let cast = Cast::start().await;
+    let (a, b) = (gate(cast.a.address()).await, cast.b.address());
+    let edge = Edge::by_rest(async |understudy| {
+        checkout(understudy, json!({}), &[]).await;
+        let check = json!({"health_check": {"http": {"path": "/healthz"}}});
+        assert_eq!(understudy.patch("/upstreams/checkout", check).await.0, 200);
+        for target in [a, b] {
+            create(understudy, "/upstreams/checkout/targets", json!({"target": target.to_string()})).await;
+        }
+        let standby = json!({"target": cast.failover.address().to_string(), "failover": true});
+        create(understudy, "/upstreams/checkout/targets", standby).await;
+    })
+    .await;
+    let _second = outcast(&edge, "edge-2").await;
+    let _third = Envoy::start(&edge.understudy, "edge-3", "edge", &[]).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..4).map(|_| tokio::spawn(ask_all(edge.url(), stop.clone()))).collect();
+    let target_of = |health: &Value, address: std::net::SocketAddr| {
+        let mut targets = health["targets"].as_array().into_iter().flatten();
+        targets.find(|target| target["target"] == address.to_string()).cloned().unwrap_or_default()
+    };
+    let health = eventually(PATIENCE, "edge-2 disagrees about A", async || {
+        let health = health(&edge).await;
+        let target = target_of(&health, a);
+        let is_so =
+            target["disagree"] == json!(["edge-2"]) && target["reported_by"] == json!(["edge-1", "edge-3"]);
+        if is_so { Ok(health) } else { Err(health.to_string()) }
+    })
+    .await;
+    assert_eq!(target_of(&health, a)["health"], "healthy", "so most say: {health}");
+    assert_eq!(target_of(&health, b)["disagree"], json!([]), "all reach B: {health}");
+    // Without B, it is left with the standby.
+    let path = format!("/upstreams/checkout/targets/{b}/state");
+    let (status, answer) = edge.understudy.put(&path, json!({"state": "drained"})).await;
+    assert_eq!(status, 200, "{answer}");
+    let health = eventually(PATIENCE, "edge-2 alone is on the standby", async || {
+        let health = self::health(&edge).await;
+        let nodes = health["nodes"].as_array().cloned().unwrap_or_default();
+        let serving: Vec<&Value> = nodes.iter().map(|node| &node["serving_priority"]).collect();
+        if serving == [0, 1, 0] { Ok(health) } else { Err(health.to_string()) }
+    })
+    .await;
+    assert_eq!(health["serving_priority"], 0, "that is what most say: {health}");
+    assert_eq!(failover(&edge).await["nodes"], json!(["edge-2"]));
+    let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
+    let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
+    let told: Vec<Vec<&str>> = status.lines().map(|line| line.split_whitespace().collect()).collect();
+    for row in ["checkout edge-2 priority 1 serves".to_owned(), format!("checkout edge-2 {a} is unhealthy")] {
+        let row: Vec<&str> = row.split(' ').collect();
+        assert!(told.contains(&row), "{row:?} is not in\n{status}");
+    }
     stop.store(true, Ordering::Relaxed);
     for asked in load {
         let (count, failed) = asked.await.expect("it ends");

@@ -42,4 +42,5 @@ mod startup;
 mod sticky;
 mod targets_in_tls;
 mod upgrades;
+mod webhook;
 mod whole;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use understudy::load::Load;
 
-use crate::harness::{Backend, PATIENCE, Understudy, eventually};
+use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, understudy};
 use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, window};
 
 async fn put(edge: &Edge, path: &str, body: Value) -> Value {
@@ -135,6 +135,12 @@ async fn a_pinned_tier_serves_while_it_is_healthy() {
     comes_to_rest(&load, &["A", "B"]).await;
     put(&edge, "/upstreams/checkout/pin", json!({"priority": 1, "reason": "audit"})).await;
     comes_to_rest(&load, &["FAILOVER"]).await;
+    let cause = eventually(PATIENCE, "it is told", async || {
+        let (_, failovers) = edge.understudy.get("/failovers").await;
+        failovers["items"][0]["cause"].as_str().map(str::to_owned).ok_or_else(|| failovers.to_string())
+    })
+    .await;
+    assert_eq!(cause, "pin");
     cast.failover.kill();
     comes_to_rest(&load, &["A", "B"]).await;
     cast.failover.restart().await;
@@ -290,6 +296,33 @@ async fn a_drill_moves_the_traffic_for_its_time_and_reports() {
     faultless(load).await;
 }
 
+/// Envoy tells how many requests are under way, which is how many came while one took.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_tells_how_long_requests_took_before_and_during() {
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    for primary in cast.primaries() {
+        primary.mode("slow 20ms").await;
+    }
+    cast.failover.mode("slow 60ms").await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    // So long that enough were met under way: six in each report.
+    window(&load, 300 * 8).await;
+    let drill = json!({"down": ["priority=0"], "for": "8s"});
+    let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
+    assert_eq!(status, 201, "{drill}");
+    let report = eventually(PATIENCE, "the drill ends", async || {
+        let (_, report) = edge.understudy.get("/drills/1").await;
+        if report["state"] == "done" { Ok(report) } else { Err(report.to_string()) }
+    })
+    .await;
+    let latency = |of: &str| report["latency_ms"][of].as_f64().unwrap_or_else(|| panic!("{of}: {report}"));
+    assert!((14.0..40.0).contains(&latency("before")), "{report}");
+    assert!((40.0..90.0).contains(&latency("during")), "{report}");
+    faultless(load).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_ends_with_the_control_plane_that_watched_it() {
     let cast = Cast::start().await;
@@ -363,4 +396,104 @@ async fn what_would_do_harm_is_refused() {
     let forced = format!("{}?force=true", state_of(&cast.failover));
     put(&edge, &forced, json!({"state": "drained"})).await;
     edge.serves("FAILOVER", Duration::from_secs(5)).await;
+}
+
+/// A drill every ten seconds: cron's sixth field, which few need, is that of the second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_drill_begins_when_it_is_due() {
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    let drill = json!({"drill": {"schedule": "*/10 * * * * *", "for": "4s", "down": ["priority=0"]}});
+    let (status, answer) = edge.understudy.patch("/upstreams/checkout", drill).await;
+    assert_eq!(status, 200, "{answer}");
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    let drill = eventually(PATIENCE, "it ends by itself", async || {
+        let (_, drills) = edge.understudy.get("/drills").await;
+        let first = drills["items"].as_array().and_then(|items| items.last()).cloned().unwrap_or_default();
+        if first["state"] == "done" { Ok(first) } else { Err(drills.to_string()) }
+    })
+    .await;
+    assert_eq!((&drill["author"], &drill["errors"]), (&json!("schedule"), &json!(0)), "{drill}");
+    assert!(drill["requests"].as_u64() > Some(0), "{drill}");
+    let off = json!({"drill": null});
+    let (status, answer) = edge.understudy.patch("/upstreams/checkout", off).await;
+    assert_eq!(status, 200, "{answer}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+/// The first failback is as the policy says, by itself; the second would be one too many within the hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn primaries_that_come_and_go_are_kept_away_until_an_operator_lets_them() {
+    let mut cast = Cast::start().await;
+    let edge = with_failback(&cast, json!({"max_failbacks": "1 per 1h"})).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    for round in ["first", "second"] {
+        for primary in cast.primaries() {
+            primary.kill();
+        }
+        comes_to_rest(&load, &["FAILOVER"]).await;
+        if round == "second" {
+            let hold = held(&edge).await;
+            assert_eq!((&hold["flapping"], &hold["due"]), (&json!(true), &Value::Null), "{hold}");
+        }
+        for primary in cast.primaries() {
+            primary.restart().await;
+        }
+        if round == "first" {
+            comes_to_rest(&load, &["A", "B"]).await;
+            eventually(PATIENCE, "the failback is told", async || {
+                let (_, failovers) = edge.understudy.get("/failovers").await;
+                if failovers["items"][0]["end"].is_string() { Ok(()) } else { Err(failovers.to_string()) }
+            })
+            .await;
+        }
+    }
+    // Longer than an ejection lasts and checks take: by themselves they would be back.
+    let quiet = window(&load, 300 * 16).await;
+    assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
+    let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
+    let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
+    assert!(status.contains("flapping: until released"), "{status}");
+    let (status, answer) = edge.understudy.post("/upstreams/checkout/failback", json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+/// What an operator orders does not wait for the change that a canary is asked about.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_is_drained_at_once_while_a_canary_bakes() {
+    let cast = Cast::start().await;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let config = directory.path().join("rollout.yaml");
+    std::fs::write(&config, "rollout: { bake: 60s }\n").expect("the directory is ours");
+    let config = config.to_str().expect("it is text").to_owned();
+    let edge = cast.edge_of_files(&[&config]).await;
+    let second = Envoy::start(&edge.understudy, "edge-2", "edge", &[]).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    let (status, answer) =
+        edge.understudy.patch("/upstreams/checkout", json!({"connect_timeout": "300ms"})).await;
+    assert_eq!(status, 200, "{answer}");
+    let rolling_out = async || {
+        let (_, status) = edge.understudy.get("/status").await;
+        let canaries = status["rollout"]["canaries"].as_array().map_or(0, Vec::len);
+        if canaries > 0 { Ok(()) } else { Err(status.to_string()) }
+    };
+    eventually(PATIENCE, "a canary is asked", rolling_out).await;
+    put(&edge, &state_of(&cast.a), json!({"state": "drained"})).await;
+    comes_to_rest(&load, &["B"]).await;
+    for envoy in [&edge.envoy, &second] {
+        eventually(PATIENCE, "both Envoys drain A", async || {
+            let clusters = envoy.clusters().await;
+            if clusters.to_string().contains("DRAINING") { Ok(()) } else { Err(clusters.to_string()) }
+        })
+        .await;
+    }
+    rolling_out().await.expect("all this while the canary bakes");
+    faultless(load).await;
 }

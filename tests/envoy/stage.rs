@@ -209,6 +209,11 @@ impl Cast {
         self.edge_serving(&[config], variant, json!({})).await
     }
 
+    /// The same with a control plane that has these files too.
+    pub(crate) async fn edge_of_files(&self, files: &[&str]) -> Edge {
+        self.edge_serving(files, STATE_OF_THE_WORLD, json!({})).await
+    }
+
     async fn edge_serving(&self, arguments: &[&str], variant: Variant, service: Value) -> Edge {
         let edge = Edge::by_rest_serving(arguments, variant, async |understudy| {
             checkout(understudy, service, &[&self.a, &self.b]).await;

@@ -224,6 +224,7 @@ fn client() -> reqwest::Client {
 pub struct Understudy {
     process: Process,
     arguments: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
     /// Where Envoys connect to.
     pub xds: SocketAddr,
     /// Where the REST API answers.
@@ -236,15 +237,28 @@ impl Understudy {
     /// Starts `serve` with `arguments` (paths of configs, options) after the ones for ports and data, and
     /// waits until it says that it is ready.
     pub async fn serve(arguments: &[&str]) -> Self {
-        let data = tempfile::tempdir().expect("the temporary directory can be written");
-        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let process = Self::spawn(loopback(), loopback(), data.path(), &arguments);
-        let (xds, admin) = Self::ready(&process).await;
-        Self { process, arguments, xds, admin, data, client: client() }
+        Self::serve_with(&[], arguments).await
     }
 
-    fn spawn(xds: SocketAddr, admin: SocketAddr, data: &Path, arguments: &[String]) -> Process {
+    /// The same with these variables, which name files.
+    pub async fn serve_with(environment: &[(&str, &Path)], arguments: &[&str]) -> Self {
+        let data = tempfile::tempdir().expect("the temporary directory can be written");
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let environment: Vec<(String, PathBuf)> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), value.to_path_buf())).collect();
+        let process = Self::spawn((loopback(), loopback()), data.path(), &environment, &arguments);
+        let (xds, admin) = Self::ready(&process).await;
+        Self { process, arguments, environment, xds, admin, data, client: client() }
+    }
+
+    fn spawn(
+        (xds, admin): (SocketAddr, SocketAddr),
+        data: &Path,
+        environment: &[(String, PathBuf)],
+        arguments: &[String],
+    ) -> Process {
         let mut command = understudy(&["serve", "--xds", &xds.to_string(), "--admin", &admin.to_string()]);
+        let command = command.envs(environment.iter().map(|(name, value)| (name, value)));
         Process::spawn("understudy", command.arg("--data").arg(data).args(arguments))
     }
 
@@ -266,7 +280,8 @@ impl Understudy {
     /// Killed if it still runs, and started again with the same data, arguments and ports.
     pub async fn restart(&mut self) {
         self.process.kill();
-        self.process = Self::spawn(self.xds, self.admin, self.data.path(), &self.arguments);
+        let Self { data, environment, arguments, .. } = &*self;
+        self.process = Self::spawn((self.xds, self.admin), data.path(), environment, arguments);
         Self::ready(&self.process).await;
     }
 

@@ -1,0 +1,202 @@
+//! Envoys that report their load, as often as the server asks them to.
+//!
+//! Each has a connection of its own and sends, at its interval, what an Envoy says of some traffic to every cluster. The
+//! bytes are the same for all: a report is encoded once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterStats, UpstreamEndpointStats, UpstreamLocalityStats,
+};
+use envoy_types::pb::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
+use envoy_types::pb::google::protobuf;
+use prost::Message as _;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Endpoint;
+use tonic::{Request, Status};
+
+use crate::report::{Budget, Row, Series};
+use crate::target::{self, Target};
+
+const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
+
+/// Endpoints of a cluster that got requests.
+const BUSY: usize = 3;
+
+/// How many connect in a second: their reports should not all fall on the same moment.
+const RAMP: u32 = 200;
+
+/// Until each has reported at least once, and until then the pace is found.
+const SETTLING: Duration = Duration::from_secs(100);
+
+/// Over which is measured: the longest interval at this size.
+const MEASURED: Duration = Duration::from_secs(80);
+
+/// (i): what listening costs in a second, and how much memory what was heard takes.
+pub(crate) async fn measure(
+    target: &mut Target,
+    streams: usize,
+    clusters: usize,
+) -> anyhow::Result<Vec<Row>> {
+    let heard = Arc::new(AtomicU64::new(0));
+    let (begin, begun) = watch::channel(false);
+    let mut envoys = JoinSet::new();
+    let report = Bytes::from(report(clusters).encode_to_vec());
+    for number in 0..streams {
+        let first = LoadStatsRequest { node: Some(node(number)), ..Default::default() };
+        let first = Bytes::from(first.encode_to_vec());
+        let url = format!("http://{}", target.xds);
+        let (report, begun, heard) = (report.clone(), begun.clone(), heard.clone());
+        envoys.spawn(async move {
+            sleep(Duration::from_secs(1) * u32::try_from(number)? / RAMP).await;
+            envoy(url, first, report, begun, &heard).await
+        });
+    }
+    sleep(Duration::from_secs(2) + Duration::from_secs(1) * u32::try_from(streams)? / RAMP).await;
+    let idle = target.rss()?;
+    begin.send_replace(true);
+    sleep(SETTLING).await;
+    let (cpu, reports) = (target.cpu()?, heard.load(Ordering::Relaxed));
+    sleep(MEASURED).await;
+    let seconds = u32::try_from(MEASURED.as_secs())?;
+    let cpu = Series::of([target.cpu()?.saturating_sub(cpu) / seconds]);
+    let reports = (heard.load(Ordering::Relaxed) - reports) as f64 / f64::from(seconds);
+    let rss = target.rss()?;
+    let gone = std::iter::from_fn(|| envoys.try_join_next()).count();
+    anyhow::ensure!(gone == 0, "{gone} streams ended");
+    let row = |what: &str| Row {
+        scenario: format!("i: load reports of {clusters} clusters, {what}"),
+        streams,
+        ..Row::default()
+    };
+    Ok(vec![
+        Row {
+            budget: Budget::cpu(&cpu, 100.0),
+            cpu,
+            note: format!("{reports:.1} reports a second"),
+            ..row("CPU in a second")
+        },
+        Row {
+            rss: Some(rss),
+            budget: Budget::megabytes(rss.saturating_sub(idle) as f64, 200.0),
+            ..row("memory more than before the first")
+        },
+    ])
+}
+
+/// One Envoy: reports at the interval that it was told last.
+async fn envoy(
+    url: String,
+    first: Bytes,
+    report: Bytes,
+    mut begun: watch::Receiver<bool>,
+    heard: &AtomicU64,
+) -> anyhow::Result<()> {
+    let channel = Endpoint::from_shared(url)?.connect().await?;
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await?;
+    let (requests, outgoing) = mpsc::channel(1);
+    requests.send(first).await?;
+    let request = Request::new(ReceiverStream::new(outgoing));
+    let mut responses = grpc.streaming(request, METHOD.parse()?, Raw).await?.into_inner();
+    let mut told: Option<LoadStatsResponse> = responses.message().await?;
+    begun.wait_for(|begun| *begun).await?;
+    loop {
+        let response = told.take().context("the server ended the stream")?;
+        let interval = response.load_reporting_interval.context("it says how often")?;
+        let interval = Duration::from_secs(u64::try_from(interval.seconds)?);
+        let mut due = Instant::now() + interval;
+        while told.is_none() {
+            tokio::select! {
+                response = responses.message() => told = Some(response?.context("the server ended the stream")?),
+                () = tokio::time::sleep_until(due) => {
+                    requests.send(report.clone()).await?;
+                    heard.fetch_add(1, Ordering::Relaxed);
+                    due += interval;
+                }
+            }
+        }
+    }
+}
+
+fn node(number: usize) -> core::Node {
+    core::Node { id: format!("edge-{number}"), cluster: "edge".to_owned(), ..Default::default() }
+}
+
+/// A second of traffic to every cluster, with the node that Envoy repeats in each report.
+fn report(clusters: usize) -> LoadStatsRequest {
+    let endpoint = |number: usize, index: usize| {
+        let address: std::net::SocketAddr = target::address(number, index).parse().expect("it is one");
+        let socket = core::SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(u32::from(address.port()))),
+            ..Default::default()
+        };
+        UpstreamEndpointStats {
+            address: Some(core::Address { address: Some(core::address::Address::SocketAddress(socket)) }),
+            total_successful_requests: 100,
+            total_issued_requests: 100,
+            ..Default::default()
+        }
+    };
+    let cluster = |number: usize| ClusterStats {
+        cluster_name: target::name(number),
+        upstream_locality_stats: vec![UpstreamLocalityStats {
+            total_successful_requests: 100 * BUSY as u64,
+            upstream_endpoint_stats: (0..BUSY).map(|index| endpoint(number, index)).collect(),
+            ..Default::default()
+        }],
+        load_report_interval: Some(protobuf::Duration { seconds: 1, nanos: 0 }),
+        ..Default::default()
+    };
+    LoadStatsRequest { node: Some(node(0)), cluster_stats: (0..clusters).map(cluster).collect() }
+}
+
+/// Sends bytes as they are.
+#[derive(Debug, Clone, Copy)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = LoadStatsResponse;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        bytes::BufMut::put(buffer, message);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = LoadStatsResponse;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<LoadStatsResponse>, Status> {
+        let decoded = LoadStatsResponse::decode(buffer);
+        decoded.map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+}

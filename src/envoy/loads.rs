@@ -1,0 +1,368 @@
+//! Load reports as Envoys send them, read without what nobody asks for.
+//!
+//! Hundreds of Envoys report thousands of clusters a second, and each report repeats who the Envoy is and what it was
+//! built with. So a report is walked once, and of each cluster is kept what it sent to which address: two lists and one
+//! text for a whole report, whatever its size.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str::Utf8Error;
+
+use prost::DecodeError;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
+/// What came is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It does not decode.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// A name or an address is no text.
+    #[error("a name or an address is not UTF-8")]
+    NotText(#[from] Utf8Error),
+    /// It ends within a field.
+    #[error("a field is longer than the report")]
+    Cut,
+}
+
+/// What is read of a `LoadStatsRequest`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// Who reports: the `id` and the `cluster` of the node. Envoy repeats it in every report.
+    pub node: Option<(String, String)>,
+    /// Requests that ended, over all clusters, one way or the other.
+    pub requests: u64,
+    /// Of these, those that failed.
+    pub errors: u64,
+    /// The names of all clusters, one after the other.
+    names: String,
+    clusters: Vec<Span>,
+    loads: Vec<Load>,
+}
+
+/// Where a cluster's name and loads end. They begin where those of the one before end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Span {
+    name: usize,
+    loads: usize,
+    seconds: f32,
+    in_progress: u64,
+}
+
+/// What was sent to a cluster since the last report.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cluster<'r> {
+    /// Its name.
+    pub name: &'r str,
+    /// How long that is, in seconds; 1 when the Envoy does not say.
+    pub seconds: f32,
+    /// How many requests had not ended when it was reported.
+    pub in_progress: u64,
+    /// By endpoint.
+    pub loads: &'r [Load],
+}
+
+/// What was sent to an endpoint, and answered or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Where it is.
+    pub socket: SocketAddr,
+    /// `total_successful_requests`.
+    pub success: u64,
+    /// `total_error_requests`.
+    pub errors: u64,
+}
+
+/// A field of a message: its number, and what follows.
+#[derive(Debug, Clone, Copy)]
+enum Field<'a> {
+    Number(u32, u64),
+    Bytes(u32, &'a [u8]),
+}
+
+impl Report {
+    /// Reads a report.
+    ///
+    /// # Errors
+    ///
+    /// When it is not one.
+    pub fn read(encoded: &[u8]) -> Result<Self, ReadError> {
+        let mut report = Self::default();
+        fields(encoded, |field| match field {
+            Field::Bytes(1, node) => {
+                report.node = Some(node_of(node)?);
+                Ok(())
+            }
+            Field::Bytes(2, cluster) => report.take(cluster),
+            _ => Ok(()),
+        })?;
+        Ok(report)
+    }
+
+    /// The clusters with requests, in the order in which they came.
+    pub fn clusters(&self) -> impl Iterator<Item = Cluster<'_>> {
+        let starts = std::iter::once((0, 0)).chain(self.clusters.iter().map(|span| (span.name, span.loads)));
+        starts.zip(&self.clusters).map(|((name, loads), span)| Cluster {
+            name: &self.names[name..span.name],
+            seconds: span.seconds,
+            in_progress: span.in_progress,
+            loads: &self.loads[loads..span.loads],
+        })
+    }
+
+    /// How many clusters it tells of.
+    pub fn len(&self) -> usize {
+        self.clusters.len()
+    }
+
+    /// True when there were no requests.
+    pub fn is_empty(&self) -> bool {
+        self.clusters.is_empty()
+    }
+
+    /// Takes in a `ClusterStats`.
+    fn take(&mut self, encoded: &[u8]) -> Result<(), ReadError> {
+        let (mut seconds, mut in_progress) = (1.0, 0);
+        fields(encoded, |field| match field {
+            Field::Bytes(1, name) => {
+                self.names.push_str(text(name)?);
+                Ok(())
+            }
+            Field::Bytes(2, locality) => self.take_locality(locality, &mut in_progress),
+            Field::Bytes(4, interval) => {
+                seconds = seconds_of(interval)?;
+                Ok(())
+            }
+            _ => Ok(()),
+        })?;
+        let span = Span { name: self.names.len(), loads: self.loads.len(), seconds, in_progress };
+        self.clusters.push(span);
+        Ok(())
+    }
+
+    /// Takes in an `UpstreamLocalityStats`.
+    fn take_locality(&mut self, encoded: &[u8], in_progress: &mut u64) -> Result<(), ReadError> {
+        fields(encoded, |field| {
+            match field {
+                Field::Number(2, success) => self.requests = self.requests.saturating_add(success),
+                Field::Number(3, requests) => *in_progress = in_progress.saturating_add(requests),
+                Field::Number(4, errors) => {
+                    self.requests = self.requests.saturating_add(errors);
+                    self.errors = self.errors.saturating_add(errors);
+                }
+                Field::Bytes(7, endpoint) => self.loads.extend(load(endpoint)?),
+                _ => {}
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Of an `UpstreamEndpointStats`; none when nothing ended there, or when it has no address of IP.
+fn load(encoded: &[u8]) -> Result<Option<Load>, ReadError> {
+    let (mut socket, mut success, mut errors) = (None, 0, 0);
+    fields(encoded, |field| {
+        match field {
+            Field::Bytes(1, address) => {
+                fields(address, |field| {
+                    if let Field::Bytes(1, address) = field {
+                        socket = socket_of(address)?;
+                    }
+                    Ok(())
+                })?;
+            }
+            Field::Number(2, count) => success = count,
+            Field::Number(4, count) => errors = count,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(socket.filter(|_| success > 0 || errors > 0).map(|socket| Load { socket, success, errors }))
+}
+
+/// Of a `SocketAddress`.
+fn socket_of(encoded: &[u8]) -> Result<Option<SocketAddr>, ReadError> {
+    let (mut ip, mut port) = (None, None);
+    fields(encoded, |field| {
+        match field {
+            Field::Bytes(2, address) => ip = text(address)?.parse::<IpAddr>().ok(),
+            Field::Number(3, value) => port = u16::try_from(value).ok(),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(ip.zip(port).map(SocketAddr::from))
+}
+
+/// The id and the cluster of a `Node`.
+fn node_of(encoded: &[u8]) -> Result<(String, String), ReadError> {
+    let mut node = (String::new(), String::new());
+    fields(encoded, |field| {
+        match field {
+            Field::Bytes(1, id) => text(id)?.clone_into(&mut node.0),
+            Field::Bytes(2, cluster) => text(cluster)?.clone_into(&mut node.1),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(node)
+}
+
+/// Of a `Duration`. Nothing is shorter than a millisecond, so that a rate is a number.
+fn seconds_of(encoded: &[u8]) -> Result<f32, ReadError> {
+    let (mut seconds, mut nanos) = (0, 0);
+    fields(encoded, |field| {
+        match field {
+            Field::Number(1, value) => seconds = value,
+            Field::Number(2, value) => nanos = value,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    // Negative ones are large here.
+    let seconds = if seconds > u64::from(u32::MAX) { 0 } else { seconds };
+    let nanos = if nanos > 999_999_999 { 0 } else { nanos };
+    Ok((seconds as f32 + nanos as f32 / 1e9).max(0.001))
+}
+
+fn text(bytes: &[u8]) -> Result<&str, ReadError> {
+    Ok(std::str::from_utf8(bytes)?)
+}
+
+/// Calls `each` with every field that is a varint or has a length; the others are passed over.
+fn fields<'a>(
+    mut rest: &'a [u8],
+    mut each: impl FnMut(Field<'a>) -> Result<(), ReadError>,
+) -> Result<(), ReadError> {
+    while !rest.is_empty() {
+        let (number, wire_type) = decode_key(&mut rest)?;
+        match wire_type {
+            WireType::Varint => each(Field::Number(number, decode_varint(&mut rest)?))?,
+            WireType::LengthDelimited => {
+                let length = usize::try_from(decode_varint(&mut rest)?).map_err(|_| ReadError::Cut)?;
+                let (value, after) = rest.split_at_checked(length).ok_or(ReadError::Cut)?;
+                rest = after;
+                each(Field::Bytes(number, value))?;
+            }
+            other => skip_field(other, number, &mut rest, DecodeContext::default())?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+    use envoy_types::pb::envoy::config::core::v3::{Address, Node, SocketAddress, address};
+    use envoy_types::pb::envoy::config::endpoint::v3::{
+        ClusterStats, UpstreamEndpointStats, UpstreamLocalityStats,
+    };
+    use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
+    use envoy_types::pb::google::protobuf;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn endpoint(address: &str, success: u64, errors: u64) -> UpstreamEndpointStats {
+        let socket = SocketAddress {
+            address: address.to_owned(),
+            port_specifier: Some(PortSpecifier::PortValue(80)),
+            ..Default::default()
+        };
+        UpstreamEndpointStats {
+            address: Some(Address { address: Some(address::Address::SocketAddress(socket)) }),
+            total_successful_requests: success,
+            total_error_requests: errors,
+            total_issued_requests: success + errors,
+            ..Default::default()
+        }
+    }
+
+    fn cluster(name: &str, endpoints: Vec<UpstreamEndpointStats>) -> ClusterStats {
+        let locality = UpstreamLocalityStats {
+            total_successful_requests: endpoints.iter().map(|own| own.total_successful_requests).sum(),
+            total_error_requests: endpoints.iter().map(|own| own.total_error_requests).sum(),
+            total_requests_in_progress: 4,
+            priority: 1,
+            upstream_endpoint_stats: endpoints,
+            ..Default::default()
+        };
+        ClusterStats {
+            cluster_name: name.to_owned(),
+            upstream_locality_stats: vec![locality],
+            load_report_interval: Some(protobuf::Duration { seconds: 2, nanos: 500_000_000 }),
+            ..Default::default()
+        }
+    }
+
+    fn words(report: &Report) -> Vec<String> {
+        let load = |load: &Load| format!("{} {}+{}", load.socket, load.success, load.errors);
+        let one = |cluster: Cluster<'_>| {
+            let loads: Vec<String> = cluster.loads.iter().map(load).collect();
+            let Cluster { name, seconds, in_progress, .. } = cluster;
+            format!("{name} {seconds} s, {in_progress} under way: {}", loads.join(", "))
+        };
+        report.clusters().map(one).collect()
+    }
+
+    fn read(request: &LoadStatsRequest) -> Report {
+        Report::read(&request.encode_to_vec()).expect("it is one")
+    }
+
+    #[test]
+    fn of_each_cluster_is_kept_what_it_sent_where() {
+        let request = LoadStatsRequest {
+            node: Some(Node { id: "edge-1".into(), cluster: "edge".into(), ..Default::default() }),
+            cluster_stats: vec![
+                cluster("shop", vec![endpoint("10.0.0.1", 7, 1), endpoint("::1", 0, 2)]),
+                cluster("idle", vec![endpoint("10.0.0.2", 0, 0)]),
+                cluster("pipe", vec![UpstreamEndpointStats::default(), endpoint("no address", 3, 0)]),
+            ],
+        };
+        let report = read(&request);
+        assert_eq!(report.node, Some(("edge-1".into(), "edge".into())));
+        assert_eq!((report.requests, report.errors, report.len()), (13, 3, 3));
+        assert_eq!(
+            words(&report),
+            [
+                "shop 2.5 s, 4 under way: 10.0.0.1:80 7+1, [::1]:80 0+2",
+                "idle 2.5 s, 4 under way: ",
+                "pipe 2.5 s, 4 under way: "
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_is_a_report_without_clusters() {
+        assert_eq!(Report::read(&[]).expect("it is one"), Report::default());
+    }
+
+    #[test]
+    fn an_interval_that_is_none_is_as_short_as_can_be() {
+        for (seconds, nanos, expected) in [(0, 0, 0.001), (-1, 0, 0.001), (60, 0, 60.0), (1, -5, 1.0)] {
+            let mut request = LoadStatsRequest { cluster_stats: vec![cluster("shop", vec![])], node: None };
+            request.cluster_stats[0].load_report_interval = Some(protobuf::Duration { seconds, nanos });
+            let report = read(&request);
+            assert_eq!(report.clusters().map(|own| own.seconds).collect::<Vec<_>>(), [expected]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_refused_or_read_but_never_more(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let clusters = vec![cluster("shop", vec![endpoint("10.0.0.1", u64::MAX >> 1, 1)]); 3];
+            let mut encoded = LoadStatsRequest { node: None, cluster_stats: clusters }.encode_to_vec();
+            for (index, byte) in damage {
+                let index = index.index(encoded.len());
+                encoded[index] = byte;
+            }
+            encoded.truncate(cut.index(encoded.len() + 1));
+            if let Ok(report) = Report::read(&encoded) {
+                prop_assert_eq!(report.clusters().count(), report.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Receivers of events, as they have it: over HTTPS, signed, and again when they were not there.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::{Router, routing::post};
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, Understudy, eventually, free_port, understudy};
+use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless};
+use crate::tls::{Authority, Front};
+
+/// What came, each body with its signature and what it was answered.
+type Heard = Arc<Mutex<Vec<(String, String, StatusCode)>>>;
+
+/// Answers the first event 503 and the others 200; a test is always answered 200.
+async fn hear(State(heard): State<Heard>, headers: HeaderMap, body: String) -> StatusCode {
+    let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_test = body.contains("\"event\":\"test\"");
+    let events = heard.iter().filter(|(body, ..)| !body.contains("\"event\":\"test\"")).count();
+    let status = if !is_test && events == 0 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let signature = headers.get("x-understudy-signature").and_then(|value| value.to_str().ok());
+    heard.push((body, signature.unwrap_or_default().to_owned(), status));
+    status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_is_told_over_https_signed_and_again_until_it_is_heard() {
+    let heard = Heard::default();
+    let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let plain = receiver.local_addr().expect("it is bound");
+    let routes = Router::new().route("/hook", post(hear)).with_state(heard.clone());
+    tokio::spawn(async move { axum::serve(receiver, routes).await });
+    let authority = Authority::new("receivers");
+    let front = Front::start(plain, &authority.issue(&["127.0.0.1"]), None).await;
+
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let [trusted, config] = ["authority.pem", "notify.yaml"].map(|name| directory.path().join(name));
+    std::fs::write(&trusted, &authority.pem).expect("the directory is ours");
+    let url = format!("https://{}/hook", front.address);
+    let notify = format!("notify: [{{ url: \"{url}\", events: [failover], secret: s3cret }}]\n");
+    std::fs::write(&config, notify).expect("the directory is ours");
+    let config = config.to_str().expect("it is text");
+    // Where everybody's programs look for whom to trust.
+    let understudy_process = Understudy::serve_with(&[("SSL_CERT_FILE", &trusted)], &[config]).await;
+
+    let mut cast = Cast::start().await;
+    let port = free_port();
+    let listener = json!({"name": "web", "address": format!("127.0.0.1:{port}")});
+    create(&understudy_process, "/listeners", listener).await;
+    checkout(&understudy_process, json!({}), &[&cast.a, &cast.b]).await;
+    let standby = json!({"target": cast.failover.address().to_string(), "failover": true});
+    create(&understudy_process, "/upstreams/checkout/targets", standby).await;
+    let edge = Edge::new(understudy_process, port).await;
+    let tested = understudy(&["notify", "test", "--admin", &edge.understudy.admin.to_string()]).output();
+    let tested = tested.expect("it runs");
+    assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stdout));
+
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    for primary in cast.primaries() {
+        primary.kill();
+    }
+    let told = eventually(PATIENCE, "it is told until it is heard", async || {
+        let told = heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if told.len() == 3 { Ok(told) } else { Err(format!("{told:?}")) }
+    })
+    .await;
+    let statuses: Vec<u16> = told.iter().map(|(.., status)| status.as_u16()).collect();
+    assert_eq!(statuses, [200, 503, 200], "the test, the refused event, the same again");
+    assert_eq!(told[1].0, told[2].0);
+    for (body, signature, _) in &told {
+        assert_eq!(*signature, ::understudy::notify::signature("s3cret", body));
+    }
+    let event: Value = serde_json::from_str(&told[2].0).expect("JSON");
+    assert_eq!(
+        (&event["event"], &event["upstream"], &event["cause"]),
+        (&json!("failover"), &json!("checkout"), &json!("outlier_detection"))
+    );
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    faultless(load).await;
+}
