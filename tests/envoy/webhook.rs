@@ -75,8 +75,8 @@ async fn a_failover_is_told_over_https_signed_and_again_until_it_is_heard() {
     }
     let event: Value = serde_json::from_str(&told[2].0).expect("JSON");
     assert_eq!(
-        (&event["event"], &event["upstream"], &event["cause"]),
-        (&json!("failover"), &json!("checkout"), &json!("outlier_detection"))
+        (&event["event"], &event["upstream"], &event["to"]),
+        (&json!("failover"), &json!("checkout"), &json!(1))
     );
     comes_to_rest(&load, &["FAILOVER"]).await;
     faultless(load).await;

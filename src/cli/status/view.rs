@@ -84,10 +84,12 @@ pub(super) fn frame(status: &Value, now: Timestamp, (columns, rows): (usize, usi
     lines.into_iter().map(|line| cut(&line, columns)).collect()
 }
 
+/// What others said may hold anything: a character that moves the cursor is none of a line.
 fn cut(line: &str, columns: usize) -> String {
+    let shown = line.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
     match line.chars().count() <= columns {
-        true => line.to_owned(),
-        false => line.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
+        true => shown.collect(),
+        false => shown.take(columns.saturating_sub(1)).chain(['…']).collect(),
     }
 }
 
@@ -368,7 +370,7 @@ mod tests {
         let expected = expect_test::expect![[r#"
             understudy 1.0.0  revision 7  upstreams 1, on standby 1  Envoys 2  12:00:00 UTC
 
-            the files were refused, and the last good config serves since 2026-11-21 11:59:00: see `unders…
+            the files were refused, and the last good config serves since 2026-11-21 11:59:00: see `understudy …
 
             late refuses clusters: no such thing
 
@@ -417,7 +419,9 @@ mod tests {
             FLEET  ENVOYS  ON STANDBY  REFUSING  PENDING
             edge   200     200         1         0
 
-            NODE    FLEET  STATE      TYPES
+            NODE     FLEET  STATE      TYPES
+            late     edge   connected  clusters nacked
+            edge-1   edge   connected  clusters acked
         "#]];
         check(&lines, &expected);
     }
@@ -431,6 +435,11 @@ mod tests {
                 "{size:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_an_envoy_says_draws_nothing_of_its_own() {
+        assert_eq!(cut("refused:\n\u{1b}[2Jgone", 80), "refused:  [2Jgone");
     }
 
     #[test]
