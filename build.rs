@@ -1,15 +1,18 @@
 //! Two things are made at build time, from crates alone: nothing has to be installed.
 //!
 //! - Envoy's descriptors: the `envoy-types` package ships the descriptor set that its types were generated
-//!   from. Without source info it is small enough to embed.
+//!   from. Without source info it is small enough to embed. Beside it, where messages stand in messages: what is
+//!   needed of them all the time.
 //! - Our own records under `proto/`, compiled with a protobuf compiler written in Rust.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::field_descriptor_proto::Type;
+use prost_types::{DescriptorProto, FileDescriptorSet};
 
 const RECORDS: &str = "proto/understudy/store/v1/store.proto";
 
@@ -18,20 +21,60 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=Cargo.lock");
-    fs::write(out.join("envoy.bin"), envoy_descriptors()?)?;
+    let envoy = envoy_descriptors()?;
+    fs::write(out.join("envoy.bin"), envoy.encode_to_vec())?;
+    fs::write(out.join("shapes.rs"), shapes(&envoy)?)?;
     let records = protox::compile([RECORDS], ["proto"])?;
     prost_build::Config::new().btree_map(["."]).compile_fds(records)?;
     Ok(())
 }
 
 /// The descriptor set of `envoy-types`, without comments and positions (3.4 MB become 0.6 MB).
-fn envoy_descriptors() -> Result<Vec<u8>, Box<dyn Error>> {
+fn envoy_descriptors() -> Result<FileDescriptorSet, Box<dyn Error>> {
     let path = envoy_types_package()?.join("src/generated/types.bin");
     let mut files = FileDescriptorSet::decode(&*fs::read(path)?)?;
     for file in &mut files.file {
         file.source_code_info = None;
     }
-    Ok(files.encode_to_vec())
+    Ok(files)
+}
+
+/// The Rust of a table of all messages, sorted by name: `Shape`s of `src/envoy/shapes.rs`.
+fn shapes(files: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
+    let mut messages = BTreeMap::new();
+    for file in &files.file {
+        collect(&format!(".{}", file.package()), &file.message_type, &mut messages);
+    }
+    let position: BTreeMap<&str, usize> =
+        messages.keys().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
+    let mut table = "[\n".to_owned();
+    for (name, message) in &messages {
+        let is_map_entry = message.options.as_ref().is_some_and(|options| options.map_entry());
+        let mut fields = BTreeMap::new();
+        for field in message.field.iter().filter(|field| field.r#type() == Type::Message) {
+            let inner = position.get(field.type_name()).ok_or("a message of a field is in the set")?;
+            fields.insert(field.number(), inner);
+        }
+        let fields: Vec<String> =
+            fields.iter().map(|(number, inner)| format!("({number}, {inner})")).collect();
+        let (name, fields) = (name.trim_start_matches('.'), fields.join(", "));
+        table +=
+            &format!("Shape {{ name: {name:?}, is_map_entry: {is_map_entry}, messages: &[{fields}] }},\n");
+    }
+    Ok(table + "]")
+}
+
+/// The messages in `scope`, and those in them, by full name.
+fn collect<'a>(
+    scope: &str,
+    messages: &'a [DescriptorProto],
+    all: &mut BTreeMap<String, &'a DescriptorProto>,
+) {
+    for message in messages {
+        let name = format!("{}.{}", scope.trim_end_matches('.'), message.name());
+        collect(&name, &message.nested_type, all);
+        all.insert(name, message);
+    }
 }
 
 fn envoy_types_package() -> Result<PathBuf, Box<dyn Error>> {

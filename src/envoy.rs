@@ -5,6 +5,7 @@ pub mod descriptors;
 pub mod json;
 pub mod loads;
 pub mod merge;
+pub mod shapes;
 
 use std::fmt;
 

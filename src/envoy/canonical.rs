@@ -8,28 +8,25 @@
 use prost::bytes::Buf;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 use prost::{DecodeError, Message, Name};
-use prost_reflect::{Kind, MessageDescriptor};
 
-use crate::envoy::descriptors;
+use crate::envoy::shapes::{self, Shape};
 
 /// The canonical encoding of `message`.
 pub fn encode<M: Message + Name>(message: &M) -> Vec<u8> {
     let bytes = message.encode_to_vec();
-    match descriptors::message(&M::full_name()) {
-        Some(descriptor) => {
-            canonicalize(&bytes, &descriptor).expect("what prost has just encoded can be read again")
-        }
+    match shapes::of(&M::full_name()) {
+        Some(shape) => canonicalize(&bytes, shape).expect("what prost has just encoded can be read again"),
         None => bytes,
     }
 }
 
-/// The canonical form of an encoded message of this type.
+/// The canonical form of an encoded message of this shape.
 ///
 /// # Errors
 ///
 /// When `bytes` are not an encoding of a message.
-pub fn canonicalize(bytes: &[u8], descriptor: &MessageDescriptor) -> Result<Vec<u8>, DecodeError> {
-    if descriptor.full_name() == "google.protobuf.Any" {
+pub fn canonicalize(bytes: &[u8], shape: &Shape) -> Result<Vec<u8>, DecodeError> {
+    if shape.name == "google.protobuf.Any" {
         return canonicalize_any(bytes);
     }
     let mut out = Vec::with_capacity(bytes.len());
@@ -42,12 +39,10 @@ pub fn canonicalize(bytes: &[u8], descriptor: &MessageDescriptor) -> Result<Vec<
         if number != entries.0 {
             flush(&mut entries, &mut out);
         }
-        let field = descriptor.get_field(number);
-        let kind = field.as_ref().map(prost_reflect::FieldDescriptor::kind);
-        match (wire_type, kind) {
-            (WireType::LengthDelimited, Some(Kind::Message(inner))) => {
-                let value = canonicalize(length_delimited(&mut rest)?, &inner)?;
-                if inner.is_map_entry() {
+        match (wire_type, shape.field(number)) {
+            (WireType::LengthDelimited, Some(inner)) => {
+                let value = canonicalize(length_delimited(&mut rest)?, inner)?;
+                if inner.is_map_entry {
                     entries.0 = number;
                     entries.1.push(value);
                 } else {
@@ -66,8 +61,8 @@ pub fn canonicalize(bytes: &[u8], descriptor: &MessageDescriptor) -> Result<Vec<
 
 fn canonicalize_any(bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let any = prost_types::Any::decode(bytes)?;
-    let value = match descriptors::message_of_type_url(&any.type_url) {
-        Some(inner) => canonicalize(&any.value, &inner)?,
+    let value = match shapes::of_type_url(&any.type_url) {
+        Some(inner) => canonicalize(&any.value, inner)?,
         None => any.value,
     };
     Ok(prost_types::Any { type_url: any.type_url, value }.encode_to_vec())
@@ -186,9 +181,9 @@ mod tests {
 
     #[test]
     fn broken_bytes_are_an_error() {
-        let descriptor = descriptors::message("envoy.config.cluster.v3.Cluster").expect("known");
+        let cluster = shapes::of("envoy.config.cluster.v3.Cluster").expect("known");
         for bytes in [&[0x0a, 0xff][..], &[0xff], &[0x0b], &[0x0d, 1]] {
-            canonicalize(bytes, &descriptor).expect_err("truncated");
+            canonicalize(bytes, cluster).expect_err("truncated");
         }
     }
 }

@@ -5,6 +5,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Serializ
 use serde_json::Value;
 
 use crate::envoy::canonical;
+use crate::envoy::shapes;
 
 /// The JSON form of an encoded message.
 ///
@@ -27,7 +28,9 @@ pub fn from_bytes(bytes: &[u8], descriptor: MessageDescriptor) -> Value {
 pub fn to_bytes(value: Value, descriptor: &MessageDescriptor) -> Result<Vec<u8>, String> {
     let message =
         DynamicMessage::deserialize(descriptor.clone(), value).map_err(|error| error.to_string())?;
-    canonical::canonicalize(&message.encode_to_vec(), descriptor).map_err(|error| error.to_string())
+    let bytes = message.encode_to_vec();
+    let Some(shape) = shapes::of(descriptor.full_name()) else { return Ok(bytes) };
+    canonical::canonicalize(&bytes, shape).map_err(|error| error.to_string())
 }
 
 /// The field that a key stands for, by the proto's own name or by its JSON name.
