@@ -328,8 +328,9 @@ impl ResourceSet {
     /// The fields `resources` of a response with all of them.
     pub fn whole(&self, variant: Variant) -> Bytes {
         let concatenate = || {
-            let fields = self.iter().map(|resource| resource.field(variant));
-            fields.fold(BytesMut::new(), |mut all, field| {
+            let fields = || self.iter().map(|resource| resource.field(variant));
+            let length = fields().map(|field| field.len()).sum();
+            fields().fold(BytesMut::with_capacity(length), |mut all, field| {
                 all.put_slice(&field);
                 all
             })

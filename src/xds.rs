@@ -123,6 +123,32 @@ pub struct Refusal {
     pub names: Vec<String>,
 }
 
+/// What there is to say of each type that a client asked for. Most ask for a few of them, and there are thousands of
+/// clients.
+#[derive(Debug, Default)]
+struct Types<T>([Option<Box<T>>; ResourceType::ALL.len()]);
+
+impl<T: Default> Types<T> {
+    /// None when the client asked for nothing of this type.
+    fn get(&self, resource_type: ResourceType) -> Option<&T> {
+        self.0[resource_type as usize].as_deref()
+    }
+
+    /// The same to be changed: from now on there is something.
+    fn get_mut(&mut self, resource_type: ResourceType) -> &mut T {
+        self.0[resource_type as usize].get_or_insert_default()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().filter_map(Option::as_deref)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (ResourceType, &mut T)> {
+        let types = ResourceType::ALL.into_iter().zip(&mut self.0);
+        types.filter_map(|(resource_type, it)| Some((resource_type, it.as_deref_mut()?)))
+    }
+}
+
 /// The type that a request is about. None where it is not served here: the client may be newer than we are, and
 /// the stream goes on.
 fn requested_type(type_url: &str) -> Result<Option<ResourceType>, ProtocolError> {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
@@ -17,13 +17,15 @@ use crate::xds::order::{self, Standing, Standings};
 use crate::xds::quarantine::Quarantine;
 use crate::xds::subscription::Subscription;
 use crate::xds::wire::{Request, Versions};
-use crate::xds::{Common, Protocol, ProtocolError, Refusal, has_legacy_wildcard, requested_type, shorten};
+use crate::xds::{
+    Common, Protocol, ProtocolError, Refusal, Types, has_legacy_wildcard, requested_type, shorten,
+};
 
 /// What one client was told and answered.
 #[derive(Debug)]
 pub struct Stream {
     target: Arc<Snapshot>,
-    types: [Told; ResourceType::ALL.len()],
+    types: Types<Told>,
     common: Common,
     last_nonce: u64,
     impatient: bool,
@@ -65,6 +67,9 @@ struct Told {
     /// What the client last refused, in its words.
     error: Option<String>,
 }
+
+/// Of a type that the client did not ask for.
+static BLANK: LazyLock<Told> = LazyLock::new(Told::default);
 
 #[derive(Debug)]
 struct InFlight {
@@ -136,7 +141,7 @@ impl Protocol for Stream {
     fn new(target: Arc<Snapshot>, common: &Common) -> Self {
         Self {
             target,
-            types: Default::default(),
+            types: Types::default(),
             common: common.clone(),
             last_nonce: 0,
             impatient: false,
@@ -200,7 +205,7 @@ impl Protocol for Stream {
 impl Stream {
     /// Notes an ACK or a NACK. A nonce that is not known answers nothing of this stream.
     fn take_answer(&mut self, resource_type: ResourceType, nonce: &str, error: Option<&str>) {
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         let is_answered = |nonce: u64| told.in_flight.iter().position(|sent| sent.nonce == nonce);
         let Some(index) = nonce.parse().ok().and_then(is_answered) else { return };
         let answered = told.in_flight.remove(index);
@@ -220,7 +225,7 @@ impl Stream {
     }
 
     fn subscribe(&mut self, resource_type: ResourceType, request: &Request<DeltaDiscoveryRequest>) {
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         let Request { names, unsubscribed, versions, .. } = request;
         let Some(subscription) = &mut told.subscription else {
             let mut subscription = Subscription::new(&self.common.names);
@@ -263,6 +268,9 @@ impl Stream {
             ResourceType::Route,
         ];
         for resource_type in ordered.into_iter().chain(ResourceType::FURTHER) {
+            if self.told(resource_type).subscription.is_none() {
+                continue;
+            }
             let standings = self.standings();
             if standings.may_add(resource_type, self.impatient) {
                 let may_remove = standings.may_remove(resource_type);
@@ -273,7 +281,7 @@ impl Stream {
     }
 
     fn told(&self, resource_type: ResourceType) -> &Told {
-        &self.types[resource_type as usize]
+        self.types.get(resource_type).unwrap_or(&BLANK)
     }
 
     fn standings(&self) -> Standings {
@@ -307,7 +315,7 @@ impl Stream {
 
     fn offer(&mut self, resource_type: ResourceType, may_remove: bool) -> Vec<Response> {
         let target = self.target.set(resource_type).clone();
-        let told = &mut self.types[resource_type as usize];
+        let told = self.told(resource_type);
         let unchanged = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty() && told.exceptions.is_empty();
         let waits = !told.in_flight.is_empty() && !told.urgent;
         let retries = told.quarantine.is_searching();
@@ -323,7 +331,7 @@ impl Stream {
         if resource_type == ResourceType::Cluster {
             self.told(resource_type).wait_for_members(&target, &mut news);
         }
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         let News { resources, removed } = news;
         told.rebase(&target, &resources, &removed);
         told.urgent = false;
@@ -349,7 +357,7 @@ impl Stream {
     /// requests to a cluster that the client refused stays as the client has it.
     fn news(&mut self, resource_type: ResourceType, may_remove: bool) -> News {
         let target = self.target.set(resource_type);
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         told.quarantine.forget_changed(target);
         let part = told.quarantine.next_part();
         let told = self.told(resource_type);
@@ -386,7 +394,7 @@ impl Stream {
 
     /// All that there is, to a client that wants all of it and has nothing: as most do when they connect.
     fn offer_pieces(&mut self, resource_type: ResourceType, target: &Arc<ResourceSet>) -> Vec<Response> {
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         told.set = target.clone();
         (told.urgent, told.answered) = (false, true);
         if resource_type == ResourceType::Cluster {
@@ -398,7 +406,11 @@ impl Stream {
     /// The endpoints of changed clusters go out at once, changed or not.
     fn follow(&mut self, clusters: &[Arc<Resource>]) {
         self.impatient = false;
-        let endpoints = &mut self.types[ResourceType::Endpoints as usize];
+        // As most when they connect, it may not have asked for any yet.
+        if self.types.get(ResourceType::Endpoints).is_none() {
+            return;
+        }
+        let endpoints = self.types.get_mut(ResourceType::Endpoints);
         for name in clusters.iter().filter_map(|cluster| cluster.endpoints.as_deref()) {
             if endpoints.wants(name) {
                 endpoints.urgent = true;
@@ -420,7 +432,7 @@ impl Stream {
                 removed.iter().map(|name| name.to_string()).collect(),
             ),
         };
-        self.types[resource_type as usize].in_flight.push(InFlight { nonce, version, carried });
+        self.types.get_mut(resource_type).in_flight.push(InFlight { nonce, version, carried });
         Response { resource_type, version: version.to_string(), nonce: nonce.to_string(), resources, removed }
     }
 }

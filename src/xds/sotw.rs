@@ -5,7 +5,7 @@
 //! told last, so that nothing queues up behind a slow client.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::google::rpc::Status;
@@ -18,13 +18,13 @@ use crate::xds::order::{self, GATED, Standing, Standings};
 use crate::xds::quarantine::Quarantine;
 use crate::xds::subscription::Subscription;
 use crate::xds::wire::{Names, Request};
-use crate::xds::{Common, Protocol, ProtocolError, Refusal, is_sent_whole, requested_type, shorten};
+use crate::xds::{Common, Protocol, ProtocolError, Refusal, Types, is_sent_whole, requested_type, shorten};
 
 /// What one client was told and answered.
 #[derive(Debug)]
 pub struct Stream {
     target: Arc<Snapshot>,
-    types: [Told; ResourceType::ALL.len()],
+    types: Types<Told>,
     common: Common,
     last_nonce: u64,
     impatient: bool,
@@ -60,6 +60,9 @@ struct Told {
     error: Option<String>,
     quarantine: Quarantine,
 }
+
+/// Of a type that the client did not ask for.
+static BLANK: LazyLock<Told> = LazyLock::new(Told::default);
 
 #[derive(Debug)]
 struct Sent {
@@ -155,7 +158,7 @@ impl Protocol for Stream {
     fn new(target: Arc<Snapshot>, common: &Common) -> Self {
         Self {
             target,
-            types: Default::default(),
+            types: Types::default(),
             common: common.clone(),
             last_nonce: 0,
             impatient: false,
@@ -225,7 +228,7 @@ impl Protocol for Stream {
 impl Stream {
     /// Notes an ACK or a NACK of the last response.
     fn take_answer(&mut self, resource_type: ResourceType, error: Option<Status>) {
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         let Some(error) = error else { return told.acknowledge() };
         let error = shorten(error.message);
         let version = told.sent.as_ref().map(|sent| sent.version.to_string()).unwrap_or_default();
@@ -238,7 +241,7 @@ impl Stream {
 
     /// Notes which names the client wants. New ones are owed, also those that left and returned.
     fn subscribe(&mut self, resource_type: ResourceType, names: &Names, version_info: &str) {
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         let first = told.subscription.is_none();
         let subscription = told.subscription.get_or_insert_with(|| Subscription::new(&self.common.names));
         let added = subscription.replace(names, is_sent_whole(resource_type));
@@ -254,7 +257,7 @@ impl Stream {
 
     /// What a client proves by the version to hold, it is sent nothing of.
     fn resume(&mut self, resource_type: ResourceType, version_info: &str) {
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         if version_info.is_empty() {
             told.held = Some(Arc::default());
             return;
@@ -271,8 +274,8 @@ impl Stream {
 
     /// Everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
-        for resource_type in ResourceType::ALL {
-            self.types[resource_type as usize].quarantine.forget_changed(self.target.set(resource_type));
+        for (resource_type, told) in self.types.iter_mut() {
+            told.quarantine.forget_changed(self.target.set(resource_type));
         }
         let mut responses = Vec::new();
         responses.extend(self.offer_whole(ResourceType::Cluster));
@@ -294,7 +297,7 @@ impl Stream {
     }
 
     fn told(&self, resource_type: ResourceType) -> &Told {
-        &self.types[resource_type as usize]
+        self.types.get(resource_type).unwrap_or(&BLANK)
     }
 
     fn standings(&self) -> Standings {
@@ -383,7 +386,7 @@ impl Stream {
             return None;
         }
         let set = loop {
-            let searches = self.types[resource_type as usize].quarantine.next_part().is_some();
+            let searches = self.types.get_mut(resource_type).quarantine.next_part().is_some();
             let told = self.told(resource_type);
             let set = self.whole(resource_type);
             if told.sent.is_none() || told.doubtful || told.set.version() != set.version() {
@@ -415,7 +418,7 @@ impl Stream {
         }
         let mut follow = order::endpoints_to_follow(&clusters.set, offered);
         follow.retain(|name| endpoints.wants(name));
-        let endpoints = &mut self.types[ResourceType::Endpoints as usize];
+        let endpoints = self.types.get_mut(ResourceType::Endpoints);
         endpoints.urgent |= !follow.is_empty();
         endpoints.owed.extend(follow);
     }
@@ -435,7 +438,7 @@ impl Stream {
             return Some(self.respond(resource_type, target, resources, None));
         }
         let news = self.news(resource_type);
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         told.urgent = false;
         if news.is_empty() {
             return None;
@@ -452,7 +455,7 @@ impl Stream {
     /// requests to a cluster that the client refused stays owed.
     fn news(&mut self, resource_type: ResourceType) -> Vec<Arc<Resource>> {
         let target = self.target.set(resource_type).clone();
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         let changed = target.changed_since(&told.set);
         let is_refused = |name: &Arc<str>| target.get(name).is_some_and(|own| told.quarantine.holds(own));
         let changed = changed.iter().filter(|name| !is_refused(name)).cloned();
@@ -461,7 +464,7 @@ impl Stream {
         told.owed.retain(|name| subscription.is_some_and(|it| it.wants(name)));
         told.set = target.clone();
         loop {
-            let part = self.types[resource_type as usize].quarantine.next_part();
+            let part = self.types.get_mut(resource_type).quarantine.next_part();
             let told = self.told(resource_type);
             let names: Vec<&Arc<str>> = match &part {
                 Some(part) => part.iter().filter(|name| told.wants(name)).collect(),
@@ -471,7 +474,7 @@ impl Stream {
             let there = names.into_iter().filter_map(|name| target.get(name));
             let (later, now): (Vec<_>, Vec<_>) =
                 there.cloned().partition(|own| clusters.holds_what_is_led_to(own));
-            let told = &mut self.types[resource_type as usize];
+            let told = self.types.get_mut(resource_type);
             told.owed.extend(later.iter().map(|own| own.name.clone()));
             now.iter().for_each(|own| _ = told.owed.remove(&own.name));
             // A part may have gone since; then the next one is due.
@@ -490,7 +493,7 @@ impl Stream {
     ) -> Response {
         self.last_nonce += 1;
         let (nonce, version) = (self.last_nonce, set.version());
-        let told = &mut self.types[resource_type as usize];
+        let told = self.types.get_mut(resource_type);
         told.set = set;
         (told.doubtful, told.keeps_all) = (false, false);
         told.urgent = false;
