@@ -6,6 +6,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use understudy::cli::{self, Arguments};
 
+/// Thousands of streams come and go, and the system's allocator keeps what they took.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     match cli::run(Arguments::parse()) {
         Ok(code) => code,
