@@ -2,6 +2,9 @@
 //!
 //! HTTP/2 keepalive watches a connection once it speaks HTTP/2; until then nobody would, and a client that
 //! connects and says nothing would hold a socket for good.
+//!
+//! What is large leaves in few segments: HTTP/2 gives it to the socket in frames of 16 KB, one at a time, and each
+//! would be sent for itself. The kernel gathers them instead, which takes no memory of ours.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +15,8 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+#[cfg(target_os = "linux")]
+use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
@@ -39,12 +44,17 @@ pub struct Peer {
     pub names: Option<Arc<Names>>,
 }
 
+/// The largest frame that clients take unless they say so. After one of this size there is mostly another.
+const FRAME: usize = 16 << 10;
+
 /// A socket that fails to be read when the client does not begin to speak HTTP/2.
 #[derive(Debug)]
 pub struct Connection {
     socket: Socket,
     peer: Peer,
     greeting: Option<Greeting>,
+    /// The kernel was told that there is more to come, and nothing came yet.
+    held_back: bool,
 }
 
 #[derive(Debug)]
@@ -57,7 +67,34 @@ impl Connection {
     fn new(socket: Socket, address: SocketAddr, patience: Duration) -> Self {
         let peer = Peer { address, names: socket.names().map(Arc::new) };
         let deadline = Box::pin(tokio::time::sleep(patience));
-        Self { socket, peer, greeting: Some(Greeting { missing: PREFACE, deadline }) }
+        Self { socket, peer, greeting: Some(Greeting { missing: PREFACE, deadline }), held_back: false }
+    }
+
+    /// Sends what was held back for something that did not come.
+    fn release(&mut self) {
+        if std::mem::take(&mut self.held_back)
+            && let Socket::Plain(stream) = &self.socket
+        {
+            // Saying so again sends what is there. It can fail only when the client has gone, which reading tells.
+            let _ = stream.set_nodelay(true);
+        }
+    }
+}
+
+/// Sends these bytes with the next ones, or when they make a segment.
+#[cfg(target_os = "linux")]
+fn send_with_more(
+    stream: &TcpStream,
+    context: &mut Context<'_>,
+    slices: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(context))?;
+        let send = || socket2::SockRef::from(stream).send_vectored_with_flags(slices, libc::MSG_MORE);
+        match stream.try_io(tokio::io::Interest::WRITABLE, send) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return Poll::Ready(sent),
+        }
     }
 }
 
@@ -67,6 +104,8 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // A connection is read before it is written to, whenever it is woken.
+        self.release();
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
         let Some(greeting) = &mut self.greeting else { return polled };
@@ -88,7 +127,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
+        let sent = ready!(Pin::new(&mut self.socket).poll_write(context, bytes))?;
+        self.held_back = false;
+        Poll::Ready(Ok(sent))
     }
 
     fn poll_write_vectored(
@@ -96,7 +137,18 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(context, slices)
+        let is_large = slices.iter().map(|slice| slice.len()).sum::<usize>() >= FRAME;
+        #[cfg(target_os = "linux")]
+        if is_large && let Socket::Plain(stream) = &self.socket {
+            let sent = ready!(send_with_more(stream, context, slices))?;
+            if !std::mem::replace(&mut self.held_back, true) {
+                context.waker().wake_by_ref();
+            }
+            return Poll::Ready(Ok(sent));
+        }
+        let sent = ready!(Pin::new(&mut self.socket).poll_write_vectored(context, slices))?;
+        self.held_back &= is_large;
+        Poll::Ready(Ok(sent))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -117,5 +169,43 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Peer {
         self.peer.clone()
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::IoSlice;
+
+    use futures_util::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn large_frames_wait_for_the_next_but_not_for_long() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it listens");
+        let (mut client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (socket, peer) = accepted.expect("it connects");
+        let mut connection = Connection::new(Socket::Plain(socket), peer, Duration::from_secs(30));
+        let (head, large, small) = (vec![1; 9], vec![2; FRAME], vec![3; 100]);
+
+        // Followed by a small one, as the end of a response is.
+        let frame = [IoSlice::new(&head), IoSlice::new(&large)];
+        assert_eq!(connection.write_vectored(&frame).await.expect("there is room"), 9 + FRAME);
+        assert!(connection.held_back);
+        let sent = connection.write_vectored(&[IoSlice::new(&small)]).await.expect("there is room");
+        assert_eq!((sent, connection.held_back), (100, false));
+
+        // Followed by nothing.
+        assert_eq!(connection.write_vectored(&frame).await.expect("there is room"), 9 + FRAME);
+        assert!(connection.held_back);
+        assert!(connection.read_u8().now_or_never().is_none(), "the client says nothing");
+        assert!(!connection.held_back);
+
+        let mut received = vec![0; 2 * (9 + FRAME) + 100];
+        client.as_mut().expect("it connects").read_exact(&mut received).await.expect("all of it comes");
+        assert_eq!(received, [&head[..], &large, &small, &head, &large].concat());
     }
 }
