@@ -10,6 +10,7 @@ pub mod operation;
 pub mod raw;
 pub mod render;
 pub mod schema;
+pub mod secret;
 pub mod tree;
 pub mod values;
 

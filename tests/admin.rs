@@ -18,6 +18,8 @@ mod races;
 mod reload;
 #[path = "admin/revisions.rs"]
 mod revisions;
+#[path = "admin/secrets.rs"]
+mod secrets;
 #[path = "admin/security.rs"]
 mod security;
 #[path = "admin/stage.rs"]

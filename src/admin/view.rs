@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::config::Path;
 use crate::config::document::{Document, Kind, Origin};
+use crate::config::{Path, secret};
 use crate::control::Now;
 use crate::model::documents::Stored;
 use crate::model::target::Address;
@@ -186,43 +186,38 @@ fn complete(body: Value) -> Value {
     Value::Object(complete)
 }
 
-/// Fields of Envoy's, and of certificates, below which an inline value is a secret.
-const SECRET: [&str; 13] = [
-    "key",
-    "private_key",
-    "privateKey",
-    "password",
-    "session_ticket_keys",
-    "sessionTicketKeys",
-    "generic_secret",
-    "genericSecret",
-    "hmac_secret",
-    "token_secret",
-    "tokenSecret",
-    "client_secret",
-    "clientSecret",
-];
-
-/// How it is said that a value stands there itself and not in a file.
-const INLINE: [&str; 5] = ["inline", "inline_string", "inlineString", "inline_bytes", "inlineBytes"];
+/// Which texts below some place are secrets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    Nothing,
+    /// Those that stand in line.
+    Inline,
+    All,
+}
 
 /// Envoy's JSON with the hashes of secrets in their place.
 pub(crate) fn masked(mut body: Value) -> Value {
-    mask(&mut body, false);
+    mask(&mut body, Hidden::Nothing);
     body
 }
 
-fn mask(value: &mut Value, is_secret: bool) {
+fn mask(value: &mut Value, hidden: Hidden) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
-                match value {
-                    Value::String(text) if is_secret && INLINE.contains(&key.as_str()) => *text = hash(text),
-                    value => mask(value, is_secret || SECRET.contains(&key.as_str())),
-                }
+                let below = match value {
+                    _ if hidden == Hidden::All => Hidden::All,
+                    Value::String(_) if secret::is_text(key) => Hidden::All,
+                    Value::String(_) if hidden == Hidden::Inline && secret::is_inline(key) => Hidden::All,
+                    _ if secret::is_data_source(key) => Hidden::Inline,
+                    _ if secret::is_text(key) => Hidden::All,
+                    _ => hidden,
+                };
+                mask(value, below);
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, is_secret)),
+        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, hidden)),
+        Value::String(text) if hidden == Hidden::All => *text = hash(text),
         _ => {}
     }
 }
@@ -274,6 +269,14 @@ mod tests {
         assert!(!shown.to_string().contains("private\""), "{shown}");
         unmask(&mut shown, &secret);
         assert_eq!(shown, secret);
+        let filter = json!({"users": {"inlineString": "private"}, "credentials": [{"key": "private", "client": "a"}],
+            "credential_provider": {"inline_credential": {"access_key_id": "a", "secretAccessKey": "private"}},
+            "metadata": {"key": "public"}, "password": {"filename": "public"}});
+        let mut shown = masked(filter.clone());
+        assert!(!shown.to_string().contains("private"), "{shown}");
+        assert_eq!(shown.to_string().matches("public").count(), 2, "{shown}");
+        unmask(&mut shown, &filter);
+        assert_eq!(shown, filter);
         let ours = json!({"name": "a", "certificate": {"inline": "public"}, "key": {"inline": "private"}});
         let shown = masked(ours.clone());
         assert_eq!((&shown["certificate"], shown["key"] != ours["key"]), (&ours["certificate"], true));

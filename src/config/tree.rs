@@ -18,7 +18,7 @@ use std::collections::hash_map;
 
 use serde::de::DeserializeOwned;
 
-use crate::config::{Path, Position, Step};
+use crate::config::{Path, Position, Step, secret};
 
 /// The text cannot be read from here on.
 pub const SYNTAX: &str = "US100";
@@ -68,8 +68,10 @@ pub enum Value {
     Null,
     /// `true` or `false`; not `yes`, nor `off`.
     Bool(bool),
-    /// A whole number; what is too large for it becomes a `Float`.
+    /// A whole number.
     Integer(i64),
+    /// A whole number above those; what is too large for it too becomes a `Float`.
+    Large(u64),
     /// Any other number.
     Float(f64),
     /// Anything else, and whatever is quoted.
@@ -150,7 +152,8 @@ pub fn json(bytes: &[u8]) -> Result<(Node, Vec<Fault>), Fault> {
 ///
 /// `null` is `None` where the type has that, and absent otherwise; `{}` is neither.
 pub fn decode<T: DeserializeOwned>(node: &Node, path: &Path) -> (Option<T>, Vec<Fault>) {
-    decode::decode(node, path)
+    let (decoded, faults) = decode::decode(node, path);
+    (decoded, faults.into_iter().map(secret::discreet).collect())
 }
 
 impl Node {
@@ -186,9 +189,10 @@ impl Node {
         let value = match value {
             serde_json::Value::Null => Value::Null,
             serde_json::Value::Bool(value) => Value::Bool(*value),
-            serde_json::Value::Number(number) => match number.as_i64() {
-                Some(integer) => Value::Integer(integer),
-                None => Value::Float(number.as_f64().unwrap_or(f64::INFINITY)),
+            serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+                (Some(integer), _) => Value::Integer(integer),
+                (None, Some(large)) => Value::Large(large),
+                (None, None) => Value::Float(number.as_f64().unwrap_or(f64::INFINITY)),
             },
             serde_json::Value::String(text) => Value::String(text.clone()),
             serde_json::Value::Array(elements) => {
@@ -214,6 +218,7 @@ impl Node {
             Value::Null => serde_json::Value::Null,
             Value::Bool(value) => (*value).into(),
             Value::Integer(value) => (*value).into(),
+            Value::Large(value) => (*value).into(),
             Value::Float(value) => (*value).into(),
             Value::String(text) => text.as_str().into(),
             Value::Sequence(elements) => elements.iter().map(Self::to_json).collect(),
@@ -231,6 +236,7 @@ impl Value {
             Self::Null => "null".to_owned(),
             Self::Bool(value) => format!("`{value}`"),
             Self::Integer(value) => format!("the integer {value}"),
+            Self::Large(value) => format!("the integer {value}"),
             Self::Float(value) => format!("the number {value:?}"),
             Self::String(text) => format!("the string {}", words::quoted(text)),
             Self::Sequence(_) => "a list".to_owned(),

@@ -8,7 +8,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::{Reference, TYPE};
 use crate::config::tree::{Entry, Fault, MISSING_FIELD, Node, UNKNOWN_FIELD, Value, WRONG_TYPE, WRONG_VALUE};
-use crate::config::{Path, near};
+use crate::config::{Path, near, secret};
 use crate::envoy::json::{field_of, is_special};
 use crate::envoy::{ResourceType, descriptors};
 
@@ -127,7 +127,7 @@ impl Fit {
                 _ => "bytes in base64",
             },
             Kind::Double | Kind::Float => match &node.value {
-                Value::Integer(_) | Value::Float(_) => return,
+                Value::Integer(_) | Value::Large(_) | Value::Float(_) => return,
                 Value::String(text) if text.parse::<f64>().is_ok() => return,
                 _ => "a number",
             },
@@ -201,8 +201,7 @@ impl Fit {
     }
 
     fn wrong_type(&mut self, node: &Node, path: &Path, expected: &str) {
-        let secret =
-            path.0.iter().any(|step| matches!(step, crate::config::Step::Key(key) if is_inline(key)));
+        let secret = secret::may_be_at(path);
         let found = if secret { "something else".to_owned() } else { node.value.found() };
         let code = match node.value {
             Value::String(_) if expected.contains("such as") => WRONG_VALUE,
@@ -212,6 +211,9 @@ impl Fit {
         let fault = fault.at(path.clone(), node.span);
         self.faults.push(match &node.value {
             Value::Integer(value) if expected == "a string" && !secret => {
+                fault.help(format!("quote it: \"{value}\""))
+            }
+            Value::Large(value) if expected == "a string" && !secret => {
                 fault.help(format!("quote it: \"{value}\""))
             }
             Value::Bool(_) | Value::Float(_) if expected == "a string" => fault.help("quote it"),
@@ -288,10 +290,6 @@ pub(super) fn message_named(node: &Node, path: &Path) -> Result<MessageDescripto
     })
 }
 
-fn is_inline(key: &str) -> bool {
-    matches!(key, "inline_string" | "inlineString" | "inline_bytes" | "inlineBytes")
-}
-
 fn is_base64(text: &str) -> bool {
     descriptors::message("google.protobuf.BytesValue")
         .is_some_and(|bytes| DynamicMessage::deserialize(bytes, serde_json::Value::from(text)).is_ok())
@@ -300,6 +298,7 @@ fn is_base64(text: &str) -> bool {
 fn whole_number(node: &Node) -> Option<i128> {
     match &node.value {
         Value::Integer(value) => Some((*value).into()),
+        Value::Large(value) => Some((*value).into()),
         Value::Float(value) if value.fract() == 0.0 && value.abs() < 1e19 => Some(*value as i128),
         Value::String(text) => text.parse().ok(),
         _ => None,

@@ -8,12 +8,22 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::config::secret;
+
 /// What stands in the place of a secret.
 const BLANK: &str = "…";
 
 /// The key of a value that stands in line, ours or Envoy's.
 static INLINE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r#"\binline(_string|_bytes|String|Bytes)?["']?\s*:\s*"#).expect("the pattern is a regex")
+    let keys: Vec<String> = secret::keys().collect();
+    Regex::new(&format!(r#"\b({})["']?\s*:\s*"#, keys.join("|"))).expect("the pattern is a regex")
+});
+
+/// A text that stands where a mapping should say how it stands there: whoever pastes a key.
+static PASTED: LazyLock<Regex> = LazyLock::new(|| {
+    let keys: Vec<String> = secret::data_sources().collect();
+    let pattern = format!(r#"(\b(?:{})["']?\s*:\s*)[^\s{{\[*&#]"#, keys.join("|"));
+    Regex::new(&pattern).expect("the pattern is a regex")
 });
 
 /// A line of base64, wherever it came from.
@@ -61,6 +71,10 @@ fn blanked_line(line: &str, inside: &mut Option<Inside>) -> String {
         }
         return format!("{}{BLANK}{end}", &body[..start]);
     }
+    if let Some(shown) = PASTED.captures(body).and_then(|found| Some(found.get(1)?.end())) {
+        *inside = Some(Inside::Block(indent));
+        return format!("{}{BLANK}{end}", &body[..shown]);
+    }
     format!("{}{end}", BASE64.replace_all(body, BLANK))
 }
 
@@ -95,6 +109,20 @@ mod tests {
                 a: { key: { inline: …
                 b: c
                 "inline_string": …
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_pasted_where_a_mapping_belongs_is_blanked_too() {
+        check(
+            "certificates: [{ name: a, key: secret }]\nprivate_key: |\n  secret\nkey: { file: a }\nnotify: [{ secret: s }]\n",
+            expect![[r#"
+                certificates: [{ name: a, key: …
+                private_key: …
+                  …
+                key: { file: a }
+                notify: [{ secret: …
             "#]],
         );
     }

@@ -86,6 +86,7 @@ impl<'a> Deserializer<'a> for Decoder<'a> {
                 Ok(value) => visitor.visit_u64(value),
                 Err(_) => visitor.visit_i64(*value),
             },
+            Value::Large(value) => visitor.visit_u64(*value),
             Value::Float(value) => visitor.visit_f64(*value),
             Value::String(text) => visitor.visit_borrowed_str(text),
             Value::Sequence(elements) => visitor.visit_seq(Elements::new(self.node, elements, self.run)),

@@ -71,7 +71,7 @@ impl<'de> Visitor<'de> for &mut Reader {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-        node(i64::try_from(value).map_or(Value::Float(value as f64), Value::Integer))
+        node(i64::try_from(value).map_or(Value::Large(value), Value::Integer))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Node, E> {

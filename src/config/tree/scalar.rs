@@ -27,6 +27,7 @@ pub(super) fn tagged(tag: &str, text: &str) -> Option<Value> {
         "int" => integer(text),
         "float" => match number(text)? {
             Value::Integer(value) => Some(Value::Float(value as f64)),
+            Value::Large(value) => Some(Value::Float(value as f64)),
             other => Some(other),
         },
         _ => None,
@@ -60,10 +61,11 @@ fn integer(text: &str) -> Option<Value> {
         return None;
     }
     let signed = if radix == 10 { text } else { digits };
-    Some(match i64::from_str_radix(signed, radix) {
-        Ok(value) => Value::Integer(value),
-        Err(_) if radix == 10 => Value::Float(text.parse().ok()?),
-        Err(_) => Value::Float(
+    Some(match (i64::from_str_radix(signed, radix), u64::from_str_radix(signed, radix)) {
+        (Ok(value), _) => Value::Integer(value),
+        (Err(_), Ok(value)) => Value::Large(value),
+        (Err(_), Err(_)) if radix == 10 => Value::Float(text.parse().ok()?),
+        (Err(_), Err(_)) => Value::Float(
             digits
                 .chars()
                 .filter_map(|digit| digit.to_digit(radix))

@@ -4,6 +4,8 @@ use crate::config::near;
 
 pub(super) const NO_ANCHOR: &str = "there is no anchor of this name before this place";
 
+pub(super) const TAB: &str = "a tab cannot stand here";
+
 /// What the YAML parser said, and what would be right.
 pub(super) fn syntax(info: &str) -> (String, Option<&'static str>) {
     let (message, help) = match info {
@@ -33,7 +35,7 @@ pub(super) fn syntax(info: &str) -> (String, Option<&'static str>) {
             ("the document was over before this", Some("another one starts with `---`"))
         }
         _ if info.contains("tab ") || info.contains("tabs ") || info.ends_with(" tab") => {
-            ("a tab cannot stand here", Some("indent with spaces"))
+            (TAB, Some("indent with spaces"))
         }
         _ => return other_syntax(info),
     };

@@ -21,10 +21,15 @@ const MAX_COPIED: usize = 1_000_000;
 
 pub(super) fn read(text: &str) -> (Vec<Node>, Vec<Fault>) {
     let mut reader = Reader::default();
+    // The parser takes it for the end of the text.
+    if let Some(at) = text.find('\0') {
+        let fault = Fault::new(SYNTAX, "a NUL character cannot stand in YAML");
+        return (Vec::new(), vec![fault.at(Path::default(), Some(point(position_of(text, at))))]);
+    }
     for event in Parser::new_from_str(text) {
         let taken = match event {
             Ok((event, span)) => reader.take(event, place(span)),
-            Err(error) => Err(reader.syntax(&error)),
+            Err(error) => Err(reader.syntax(&error, text)),
         };
         if let Err(fault) = taken {
             reader.faults.push(fault);
@@ -42,6 +47,34 @@ fn place(span: saphyr_parser::Span) -> Span {
 fn position(marker: Marker) -> Position {
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     Position { line: number(marker.line()), column: number(marker.col().saturating_add(1)) }
+}
+
+fn point(position: Position) -> Span {
+    Span { start: position, end: position }
+}
+
+/// The place of the character that begins at this byte.
+fn position_of(text: &str, at: usize) -> Position {
+    let before = &text[..at];
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    Position { line: number(line), column: number(column) }
+}
+
+/// Where a tab indents, from this line on: the parser tells of it where it stood when it gave up.
+fn indenting_tab(text: &str, from: Position) -> Option<Position> {
+    let lines = (1..).zip(text.lines()).skip_while(|(line, _)| *line < from.line);
+    let indenting = |line: &str| {
+        let indent = line.len() - line.trim_start_matches([' ', '\t']).len();
+        line[..indent].find('\t')
+    };
+    lines
+        .filter_map(|(line, text)| {
+            let column = u32::try_from(indenting(text)?).ok()? + 1;
+            Some(Position { line, column })
+        })
+        .next()
 }
 
 #[derive(Default)]
@@ -151,11 +184,14 @@ impl Reader {
         self.faults.push(fault);
     }
 
-    fn syntax(&self, error: &ScanError) -> Fault {
-        let start = position(*error.marker());
+    fn syntax(&self, error: &ScanError, text: &str) -> Fault {
+        let mut start = position(*error.marker());
         let (message, help) = words::syntax(error.info());
+        if message == words::TAB {
+            start = indenting_tab(text, start).unwrap_or(start);
+        }
         let code = if error.info() == "recursion limit exceeded" { LIMIT } else { SYNTAX };
-        let mut fault = Fault::new(code, message).at(Path::default(), Some(Span { start, end: start }));
+        let mut fault = Fault::new(code, message).at(Path::default(), Some(point(start)));
         fault.help = help.map(str::to_owned);
         let unclosed = ["flow", "node content", "illegal placement"];
         if let Some(collection) = self.open.last().filter(|collection| collection.bracketed)

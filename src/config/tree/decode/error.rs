@@ -97,7 +97,7 @@ fn value(found: Unexpected<'_>) -> Option<Value> {
     Some(match found {
         Unexpected::Bool(value) => Value::Bool(value),
         Unexpected::Signed(value) => Value::Integer(value),
-        Unexpected::Unsigned(value) => Value::Integer(i64::try_from(value).ok()?),
+        Unexpected::Unsigned(value) => i64::try_from(value).map_or(Value::Large(value), Value::Integer),
         Unexpected::Float(value) => Value::Float(value),
         Unexpected::Str(text) => Value::String(text.to_owned()),
         Unexpected::Unit | Unexpected::Option => Value::Null,
@@ -112,11 +112,12 @@ fn help(found: &Value, expected: &str) -> Option<String> {
     match found {
         Value::Bool(value) if expected == "a string" => Some(format!("quote it: \"{value}\"")),
         Value::Integer(value) if expected == "a string" => Some(format!("quote it: \"{value}\"")),
+        Value::Large(value) if expected == "a string" => Some(format!("quote it: \"{value}\"")),
         // How it was written, such as 1.10, is not known here.
         Value::Float(_) if expected == "a string" => Some("quote it".to_owned()),
         Value::String(text) => {
             let fits = match scalar::plain(text.into()) {
-                Value::Integer(_) => expected.contains("number"),
+                Value::Integer(_) | Value::Large(_) => expected.contains("number"),
                 Value::Float(_) => expected == "a number",
                 Value::Bool(_) => expected.starts_with("true or false"),
                 _ => false,
@@ -151,8 +152,11 @@ impl std::error::Error for Error {}
 impl serde::de::Error for Error {
     fn custom<T: fmt::Display>(text: T) -> Self {
         let text = text.to_string();
-        match text.split_once('\n') {
-            Some((message, help)) => Self::fault(WRONG_VALUE, message, Some(help.to_owned())),
+        // The last line is the help. What was written may have lines of its own.
+        match text.rsplit_once('\n') {
+            Some((message, help)) => {
+                Self::fault(WRONG_VALUE, message.replace('\n', "\\n"), Some(help.to_owned()))
+            }
             None => Self::fault(WRONG_VALUE, text, None),
         }
     }
