@@ -9,6 +9,7 @@ mod config;
 mod entities;
 mod events;
 mod fleet;
+pub mod gate;
 mod health;
 mod metrics;
 mod openapi;

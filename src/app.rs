@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::ServiceExt;
-use axum::extract::Request;
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,6 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::admin::access::{Access, Peer, Policy};
+use crate::admin::gate::Gate;
 use crate::admin::{self, Admin};
 use crate::conductor::{Book, Conductor};
 use crate::config::Violation;
@@ -35,6 +35,10 @@ use crate::xds::server::{self, Discovery, Limits};
 /// How many connections may wait to be accepted: after a restart the whole fleet comes at once.
 const BACKLOG: u32 = 4096;
 
+/// For how long requests that are under way at the end are waited for, and then for the last bytes of their answers.
+const GRACE: Duration = Duration::from_secs(10);
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
 /// What to serve, where. The default is what `serve` does unless told otherwise.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -44,6 +48,8 @@ pub struct Options {
     pub xds: SocketAddr,
     /// Where the admin API answers.
     pub admin: SocketAddr,
+    /// How often files are read without an event.
+    pub poll: Duration,
     /// The data directory.
     pub data: PathBuf,
     /// Other addresses than loopback are fine without TLS.
@@ -72,6 +78,7 @@ impl Default for Options {
             paths: Vec::new(),
             xds: loopback(18000),
             admin: loopback(8001),
+            poll: watcher::POLL,
             data: "./understudy-data".into(),
             insecure: false,
             require_if_match: false,
@@ -100,7 +107,9 @@ pub enum Error {
 pub struct App {
     control: Control,
     addresses: admin::Addresses,
+    gate: Gate,
     shutdown: watch::Sender<bool>,
+    admin: JoinSet<anyhow::Result<()>>,
     servers: JoinSet<anyhow::Result<()>>,
 }
 
@@ -146,9 +155,13 @@ impl App {
             admin: admin.local_addr().context("cannot serve the admin API")?,
         };
 
+        let (shutdown, stop) = watch::channel(false);
+        let (gate, mut api) = (Gate::default(), JoinSet::new());
+        api.spawn(serve_admin(Incoming::new(admin, admin_tls), gate.clone(), stop.clone()));
+
         let read = files::read(&options.paths);
-        if read.as_ref().is_ok_and(Files::is_empty) && !options.paths.is_empty() {
-            tracing::warn!("there is no *.yaml, *.yml or *.json under the config paths");
+        for empty in files::empty(&options.paths) {
+            warn!(path = empty.file, "{}", empty.message);
         }
         let last = read.clone().unwrap_or_default();
         let runtime = tokio::runtime::Handle::current();
@@ -179,7 +192,7 @@ impl App {
             error => Error::Other(error.into()),
         })?;
 
-        follow(control.clone(), paths.clone(), last);
+        follow(control.clone(), options.poll, paths.clone(), last);
         let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         tokio::spawn(reload_on(hangup, control.clone(), paths.clone()));
         let door = control.clone();
@@ -191,7 +204,7 @@ impl App {
         let notifier = Notifier::default();
         let telling = (notifier.clone(), events.clone(), cache.clone());
         let conductor = Conductor::new(control.clone(), cache.clone(), live, events.clone(), book);
-        let api = Admin {
+        let admin = Admin {
             control,
             cache,
             conductor: conductor.clone(),
@@ -205,14 +218,13 @@ impl App {
             access: Arc::new(access),
             require_if_match,
         };
-        let (shutdown, stop) = watch::channel(false);
         let mut servers = JoinSet::new();
         servers.spawn(conduct(conductor, loads));
         servers.spawn(async move { telling.0.run(&telling.1, &telling.2).await });
-        servers.spawn(serve_xds(Incoming::new(xds, xds_tls), discovery, stop.clone()));
-        servers.spawn(serve_admin(Incoming::new(admin, admin_tls), api, stop));
+        servers.spawn(serve_xds(Incoming::new(xds, xds_tls), discovery, stop));
+        gate.open(admin);
         info!(xds = %addresses.xds, admin = %addresses.admin, "serving");
-        Ok(Self { control: door, addresses, shutdown, servers })
+        Ok(Self { control: door, addresses, gate, shutdown, admin: api, servers })
     }
 
     /// The addresses that were bound.
@@ -229,13 +241,17 @@ impl App {
         tokio::select! {
             () = stop => {}
             Some(ended) = self.servers.join_next() => ended.context("a server panicked")??,
+            Some(ended) = self.admin.join_next() => ended.context("the admin API panicked")??,
             () = self.control.ended() => anyhow::bail!(
                 "a fault of understudy's own ended the thread that makes changes (see the panic above); what was \
                  acknowledged is stored, and Envoys keep what they have: start it again, and report this"
             ),
         }
-        self.shutdown.send_replace(true);
         info!("shutting down");
+        self.gate.close(GRACE).await;
+        self.shutdown.send_replace(true);
+        // Those who follow the events would stay for ever.
+        let _ = tokio::time::timeout(LAST_BYTES, self.admin.join_next()).await;
         // Streams of Envoys are long: they are cut, and Envoy connects again when there is somebody.
         self.servers.shutdown().await;
         Ok(())
@@ -243,13 +259,13 @@ impl App {
 }
 
 /// Tells the control of every change of the config paths, and of the files that the config names.
-fn follow(control: Control, paths: Vec<PathBuf>, mut last: Files) {
+fn follow(control: Control, poll: Duration, paths: Vec<PathBuf>, mut last: Files) {
     let mut named = control.named_files();
     let watched = {
         let (paths, named) = (paths.clone(), named.clone());
         move || paths.iter().cloned().chain(named.borrow().iter().map(PathBuf::from)).collect()
     };
-    let nudge = watcher::watch(watched, move || {
+    let nudge = watcher::watch(poll, watched, move || {
         let read = files::read_settled(&paths, &last);
         if let Ok(files) = &read {
             last.clone_from(files);
@@ -318,8 +334,7 @@ async fn conduct(conductor: Conductor, loads: mpsc::Receiver<Heard>) -> anyhow::
     Ok(())
 }
 
-async fn serve_admin(incoming: Incoming, admin: Admin, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let service = admin::service(admin);
-    let service = ServiceExt::<Request>::into_make_service_with_connect_info::<Peer>(service);
+async fn serve_admin(incoming: Incoming, gate: Gate, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let service = gate.router().into_make_service_with_connect_info::<Peer>();
     axum::serve(incoming, service).with_graceful_shutdown(stopped(stop)).await.context("the admin API failed")
 }

@@ -128,6 +128,7 @@ enum Wake {
     Task(Task),
     Addresses,
     Fleet,
+    Clock,
     End,
 }
 
@@ -506,6 +507,7 @@ impl State {
                         () = self.resolver.changed() => Wake::Addresses,
                         () = self.fleet.stirs() => Wake::Fleet,
                         () = due(until) => Wake::Fleet,
+                        () = passed(self.build.until) => Wake::Clock,
                     }
                 }),
             };
@@ -522,6 +524,7 @@ impl State {
                 Wake::Task(Task::Write(write)) => next = self.take_writes(write, &mut queue),
                 Wake::Addresses => self.take_addresses(),
                 Wake::Fleet => self.look(),
+                Wake::Clock => self.take_time(),
                 Wake::End => return,
             }
         }
@@ -903,6 +906,19 @@ impl State {
         }
     }
 
+    /// Says what time alone brought: a certificate that expires, or did.
+    fn take_time(&mut self) {
+        let mut inputs = self.inputs.clone();
+        match build_here(&mut inputs, Some(&self.build), Reading::Missing) {
+            Ok(build) => {
+                build.warnings_since(&self.build).into_iter().for_each(warn);
+                (self.inputs, self.build) = (inputs, Arc::new(build));
+                self.tell_endpoints();
+            }
+            Err(violations) => error!(?violations, "time made a good config bad, which cannot be"),
+        }
+    }
+
     fn take_steerings(&mut self, steerings: Steerings, done: oneshot::Sender<()>) {
         let mut inputs = Inputs { steerings, ..self.inputs.clone() };
         match build_here(&mut inputs, Some(&self.build), Reading::Missing) {
@@ -944,6 +960,17 @@ async fn due(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Resolves when that time has come, if there is one. The clock may be set meanwhile, so it is looked at again and again.
+async fn passed(at: Option<Timestamp>) {
+    const GLANCE: Duration = Duration::from_secs(60);
+    let Some(at) = at else { return std::future::pending().await };
+    while let Ok(rest) = Duration::try_from(at.duration_since(Timestamp::now()))
+        && !rest.is_zero()
+    {
+        tokio::time::sleep(rest.min(GLANCE)).await;
     }
 }
 

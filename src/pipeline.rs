@@ -64,6 +64,8 @@ pub struct Build {
     pub snapshots: BTreeMap<Name, Arc<Snapshot>>,
     /// What is valid and was noticed all the same; [`Self::violations`] has what is good to know too.
     pub warnings: Vec<Violation>,
+    /// When there will be other warnings, though nothing else changed: certificates expire.
+    pub until: Option<Timestamp>,
     /// The documents.
     pub documents: Documents,
     /// What was written over REST, as it was built.
@@ -194,7 +196,7 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
     let Parsed { documents, new, mut violations } = parsed;
     violations.extend(lint::faults_of_levels(&new));
     let meaning = validate::validate(&documents, &inputs.named_files, inputs.now, &last.resolved);
-    let Meaning { model, mut warnings, resolved } = match meaning {
+    let Meaning { model, mut warnings, until, resolved } = match meaning {
         Ok(meaning) if violations.is_empty() => meaning,
         Ok(Meaning { warnings: found, .. }) | Err(found) => {
             violations.extend(found);
@@ -205,8 +207,17 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
         (inputs.addresses.clone(), inputs.stored.clone(), inputs.steerings.clone());
     let subsets = last.subsets.updated(&last.model.upstreams, &model.upstreams);
     warnings.extend(same_address::warnings(&subsets, &addresses, &documents));
-    let build =
-        Build { model, addresses, steerings, documents, stored, subsets, resolved, ..Build::default() };
+    let build = Build {
+        model,
+        until,
+        addresses,
+        steerings,
+        documents,
+        stored,
+        subsets,
+        resolved,
+        ..Build::default()
+    };
     let lints = last.lints.updated(last.to_lint(), build.to_lint());
     let refused: Vec<Violation> = lints.loud(Level::Error).cloned().collect();
     if !refused.is_empty() {

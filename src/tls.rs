@@ -145,6 +145,7 @@ impl Tls {
         let config = Arc::new(Mutex::new(Arc::new(files.config(protocols)?)));
         let (current, paths) = (Arc::downgrade(&config), files.clone());
         watcher::watch(
+            watcher::POLL,
             move || paths.paths(),
             move || {
                 let Some(current) = current.upgrade() else { return false };

@@ -8,12 +8,16 @@ mod durability;
 mod events;
 #[path = "harness/mod.rs"]
 mod harness;
+#[path = "admin/openapi.rs"]
+mod openapi;
 #[path = "admin/orders.rs"]
 mod orders;
 #[path = "admin/plans.rs"]
 mod plans;
 #[path = "admin/races.rs"]
 mod races;
+#[path = "admin/readiness.rs"]
+mod readiness;
 #[path = "admin/reload.rs"]
 mod reload;
 #[path = "admin/revisions.rs"]

@@ -69,7 +69,7 @@ const NAMED: &[u16] = &[404];
 /// With one that has a body.
 const SENT: &[u16] = &[413, 415, 422];
 /// With one that changes something.
-const CHANGED: &[u16] = &[202, 404, 409, 412, 422, 428, 503, 507];
+const CHANGED: &[u16] = &[202, 409, 412, 422, 428, 503, 507];
 
 fn operation(
     method: &'static str,
@@ -175,7 +175,10 @@ fn operations() -> Vec<Operation> {
             operation("delete", path, &format!("Leave {what} alone"), Body::Removal, Empty, &[204]),
         ]);
     }
-    all.extend(of_entity("/raw/{type}/{name}", "a resource of Envoy's own"));
+    all.extend(of_entity(
+        "/raw/{type}/{name}",
+        "a resource of Envoy's own; with the type `patches`, and a type in front of the name, a patch",
+    ));
     all.extend([
         get("/upstreams/{name}/health", "How the targets of an upstream fare", Json("Object")),
         get("/raw", "All resources of Envoy's own, by type", Json("Object")),
@@ -313,7 +316,14 @@ fn operations() -> Vec<Operation> {
         get("/snapshots/{fleet}", "What a fleet is told, in Envoy's JSON", Json("Object")).with(LOCALITY),
         get("/status", "What is served, in numbers", Json("Object")),
         get("/livez", "200 while the program lives", Other("text/plain")),
-        get("/readyz", "200 once it serves", Other("text/plain")),
+        operation(
+            "get",
+            "/readyz",
+            "200 from the first build that is served until it shuts down, also while files are broken",
+            Body::None,
+            Other("text/plain"),
+            &[200, 503],
+        ),
         get("/openapi.json", "This", Json("Object")),
     ]);
     all
@@ -449,10 +459,18 @@ fn responses(operation: &Operation, answer: Answer, statuses: &[u16]) -> Value {
         return all.into();
     }
     add(ALWAYS);
+    // While it starts.
+    add(&[503]);
     if operation.method == "get" {
         add(&[304]);
     }
-    if operation.path.contains('{') {
+    // A PUT of an entity makes it; changes at once may name what is not there.
+    let makes = operation.method == "put"
+        && operation.path.ends_with("/{name}")
+        && !operation.path.starts_with("/raw");
+    if (operation.path.contains('{') && !makes)
+        || (operation.method, &*operation.path) == ("patch", "/config")
+    {
         add(NAMED);
     }
     match operation.body {
@@ -465,9 +483,6 @@ fn responses(operation: &Operation, answer: Answer, statuses: &[u16]) -> Value {
             add(CHANGED);
         }
         Body::Removal => add(CHANGED),
-    }
-    if matches!(operation.path.as_str(), "/events") {
-        add(&[503]);
     }
     // What is on disk may not be there to be read.
     if operation.path.starts_with("/revisions") || operation.path == "/backup" {

@@ -37,7 +37,8 @@ impl Notation for Format {
 
 /// Prints every fault; the exit code is 1 if one is an error.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let violations = match build(&options.paths) {
+    let mut violations = files::empty(&options.paths);
+    violations.extend(match build(&options.paths) {
         Ok(build) => {
             let violations = build.violations();
             // The process ends: to take a large config apart first would be to make people wait.
@@ -45,7 +46,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             violations
         }
         Err(violations) => violations,
-    };
+    });
     let ok = violations.iter().all(|violation| violation.level != Level::Error);
     match options.output.format() {
         Format::Json => {

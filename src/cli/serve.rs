@@ -18,6 +18,7 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use crate::app::{self, App, Error};
 use crate::cli::check;
 use crate::cli::print;
+use crate::config::values::Duration;
 use crate::tls;
 use crate::xds::identity::Rule;
 
@@ -32,6 +33,9 @@ pub struct Options {
     /// Where the admin API answers
     #[arg(long, env = "UNDERSTUDY_ADMIN", default_value = "127.0.0.1:8001", value_name = "ADDRESS")]
     admin: SocketAddr,
+    /// How often files are read without an event, for file systems that tell of none
+    #[arg(long, env = "UNDERSTUDY_POLL", default_value = "30s", value_name = "TIME", value_parser = interval)]
+    poll: std::time::Duration,
     /// Where REST state is kept
     #[arg(long, env = "UNDERSTUDY_DATA", default_value = "./understudy-data", value_name = "DIR")]
     data: PathBuf,
@@ -93,6 +97,11 @@ struct Tls {
     admin_client_ca: Option<PathBuf>,
 }
 
+fn interval(text: &str) -> Result<std::time::Duration, String> {
+    let time = Duration::parse(text).map(|time| time.0).filter(|time| !time.is_zero());
+    time.ok_or_else(|| "write a time such as 250ms, 1s or 5m".to_owned())
+}
+
 /// The files of a port, if it has a certificate.
 fn files(
     certificate: Option<PathBuf>,
@@ -115,6 +124,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         paths: options.paths,
         xds: options.xds,
         admin: options.admin,
+        poll: options.poll,
         data: options.data,
         insecure: options.insecure,
         require_if_match: options.require_if_match,

@@ -1,4 +1,4 @@
-//! What the faults mean: codes from US100 on. They refuse a config, but for two that are warnings, and have no level.
+//! What the faults mean: codes from US100 on. They refuse a config, but for four that are warnings, and have no level.
 
 use crate::config::Level;
 use crate::lint::Explanation;
@@ -80,6 +80,17 @@ pub(super) const FAULTS: &[Explanation] = &[
         "",
         "",
     ),
+    Explanation {
+        level: Level::Warning,
+        ..fault(
+            "US108",
+            "a directory without config files",
+            "It declares nothing. That is fine where all is written over REST; else the path is a wrong one.",
+            "name the directory that holds the *.yaml, *.yml or *.json itself: those below it are not read",
+            "",
+            "",
+        )
+    },
     fault(
         "US110",
         "two of a kind have the same name",
@@ -225,6 +236,17 @@ pub(super) const FAULTS: &[Explanation] = &[
         "",
         "",
     ),
+    Explanation {
+        level: Level::Warning,
+        ..fault(
+            "US145",
+            "a certificate that expires soon",
+            "In two weeks or less, or with the last third of a shorter life begun, clients that look will refuse the connection.",
+            "renew it; a file that changes is taken up at once",
+            "",
+            "",
+        )
+    },
     fault(
         "US150",
         "a route with none or several of `service`, `redirect` and `respond`",

@@ -215,7 +215,20 @@ fn validity(place: &Place<'_>, all: &[(i64, i64)], sources: Sources<'_>, faults:
         let message = format!("this certificate is not valid before {}", day(*start));
         let help = "wait, or look at the clock: clients refuse it".to_owned();
         faults.warning(place, code::NOT_VALID_NOW, message, help);
+    } else if let Some((_, end)) = all.iter().find(|validity| soon(**validity) <= now) {
+        let message = format!("this certificate expires at {}", day(*end));
+        let help = "renew it before that: clients will refuse it".to_owned();
+        faults.warning(place, code::EXPIRES_SOON, message, help);
     }
+    let borders = all.iter().flat_map(|(start, end)| [*start, soon((*start, *end)), *end + 1]);
+    let borders = borders.filter(|second| *second > now);
+    faults.hold_until(borders.filter_map(|second| Timestamp::from_second(second).ok()));
+}
+
+/// From when on it is said that a certificate expires: two weeks before, or when a third of a short life is left.
+fn soon((start, end): (i64, i64)) -> i64 {
+    const TWO_WEEKS: i64 = 14 * 24 * 60 * 60;
+    end.saturating_sub((end.saturating_sub(start) / 3).min(TWO_WEEKS))
 }
 
 /// The first private key of a text, and the public key that belongs to it.

@@ -1,5 +1,7 @@
 //! Where a fault is told: a path in a document, and the list that gathers them all.
 
+use jiff::Timestamp;
+
 use crate::config::document::Document;
 use crate::config::{Level, Path, Related, Violation, near, tree};
 
@@ -57,6 +59,8 @@ pub mod code {
     pub const NOT_VALID_NOW: &str = "US143";
     /// Things that speak different protocols and are to work together.
     pub const PROTOCOL: &str = "US144";
+    /// A certificate that will expire.
+    pub const EXPIRES_SOON: &str = "US145";
 }
 
 /// A path in a document.
@@ -95,9 +99,16 @@ impl<'a> Place<'a> {
 pub struct Faults {
     /// In the order in which they were found.
     pub violations: Vec<Violation>,
+    /// When there will be others, though nothing else changed: certificates expire.
+    pub until: Option<Timestamp>,
 }
 
 impl Faults {
+    /// Notes that they are these until then, at the latest.
+    pub fn hold_until(&mut self, at: impl IntoIterator<Item = Timestamp>) {
+        self.until = at.into_iter().chain(self.until).min();
+    }
+
     /// Adds what is wrong at `place` and what would be right, unless decoding already told of the place.
     pub fn error(
         &mut self,

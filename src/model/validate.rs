@@ -47,6 +47,8 @@ pub struct Meaning {
     pub model: Model,
     /// What is valid and was noticed all the same.
     pub warnings: Vec<Violation>,
+    /// When that is no longer all, though nothing else changed: certificates expire.
+    pub until: Option<Timestamp>,
     /// For the next time.
     pub resolved: Resolved,
 }
@@ -71,10 +73,10 @@ pub fn validate(
         faults: Faults::default(),
     };
     let (model, resolved) = validation.model(last);
-    let warnings = validation.faults.violations;
+    let Faults { violations: warnings, until } = validation.faults;
     match warnings.iter().any(|violation| violation.level == Level::Error) {
         true => Err(warnings),
-        false => Ok(Meaning { model, warnings, resolved }),
+        false => Ok(Meaning { model, warnings, until, resolved }),
     }
 }
 
@@ -389,6 +391,8 @@ impl<'a> Validation<'a> {
             self.faults.violations.extend(input.resolve().faults);
         }
         resolved.material = Some(material);
+        let in_tls = resolved.in_tls.iter();
+        self.faults.hold_until(in_tls.filter_map(|name| resolved.upstreams.until(name)));
     }
 
     fn resolve_upstream<'p>(

@@ -22,6 +22,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// The code of a file that cannot be read, or is no text.
 const UNREADABLE: &str = "US107";
+/// The code of a directory without config files.
+const EMPTY: &str = "US108";
 
 /// Every config file under `paths`.
 ///
@@ -76,6 +78,20 @@ pub fn read_settled(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violat
         }
         std::thread::sleep(AGAIN);
     }
+}
+
+/// A warning for each directory among the paths that holds no config file.
+pub fn empty(paths: &[PathBuf]) -> Vec<Violation> {
+    let is_empty = |path: &&PathBuf| path.is_dir() && list(path).is_ok_and(|files| files.is_empty());
+    let warning = |path: &PathBuf| Violation {
+        code: EMPTY,
+        level: Level::Warning,
+        help: Some(
+            "a directory is the sum of its *.yaml, *.yml and *.json, without those below it".to_owned(),
+        ),
+        ..violation(path, "there is no config file in this directory".to_owned())
+    };
+    paths.iter().filter(is_empty).map(warning).collect()
 }
 
 /// What the files hold that a config names, or why they cannot be read.

@@ -2,8 +2,8 @@
 //!
 //! Directories are watched, never files: a watch on a file goes silent after the first atomic rename or the
 //! swap of a mounted config map. Any event means "read all again"; after each one the watches are made anew,
-//! so that a directory that was replaced is followed too. File systems that send no events are read every
-//! half a minute all the same.
+//! so that a directory that was replaced is followed too. File systems that send no events are read now
+//! and then all the same.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ use tracing::warn;
 const QUIET: Duration = Duration::from_millis(50);
 /// or when it has gone on for so long.
 const AT_MOST: Duration = Duration::from_secs(2);
-/// How often paths are read without any event.
-const POLL: Duration = Duration::from_secs(30);
+/// How often paths are read without any event, unless told otherwise.
+pub const POLL: Duration = Duration::from_secs(30);
 
 /// Makes a watcher look at once, at other paths perhaps.
 #[derive(Debug, Clone)]
@@ -33,9 +33,10 @@ impl Nudge {
     }
 }
 
-/// Calls `changed` once at the start and whenever one of `paths` may have changed, on a thread of its own, until
-/// it returns false. Which paths there are is asked each time.
+/// Calls `changed` once at the start, whenever one of `paths` may have changed, and when nothing was heard for as long
+/// as `poll`; on a thread of its own, until it returns false. Which paths there are is asked each time.
 pub fn watch(
+    poll: Duration,
     paths: impl Fn() -> Vec<PathBuf> + Send + 'static,
     mut changed: impl FnMut() -> bool + Send + 'static,
 ) -> Nudge {
@@ -44,26 +45,26 @@ pub fn watch(
     std::thread::spawn(move || {
         loop {
             // The watches stand before the paths are read, so that nothing falls between the two.
-            let _watcher = listen(&paths(), sender.clone());
+            let _watcher = listen(poll, &paths(), sender.clone());
             if !changed() {
                 return;
             }
-            wait(&events);
+            wait(poll, &events);
         }
     });
     nudge
 }
 
 /// Waits until something happened and it is over, or it is time to look anyway.
-fn wait(events: &Receiver<()>) {
-    if events.recv_timeout(POLL).is_err() {
+fn wait(poll: Duration, events: &Receiver<()>) {
+    if events.recv_timeout(poll).is_err() {
         return;
     }
     let end = Instant::now() + AT_MOST;
     while Instant::now() < end && events.recv_timeout(QUIET).is_ok() {}
 }
 
-fn listen(paths: &[PathBuf], sender: Sender<()>) -> Option<notify::RecommendedWatcher> {
+fn listen(poll: Duration, paths: &[PathBuf], sender: Sender<()>) -> Option<notify::RecommendedWatcher> {
     let holding: BTreeSet<PathBuf> = paths.iter().flat_map(|path| holding(path)).collect();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let counts = match event {
@@ -85,13 +86,13 @@ fn listen(paths: &[PathBuf], sender: Sender<()>) -> Option<notify::RecommendedWa
     let mut watcher = match watcher {
         Ok(watcher) => watcher,
         Err(error) => {
-            warn!(%error, "cannot watch for changes; the config is read every {POLL:?}");
+            warn!(%error, "cannot watch for changes; the config is read every {poll:?}");
             return None;
         }
     };
     for directory in paths.iter().flat_map(|path| directories(path)) {
         if let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive) {
-            warn!(directory = %directory.display(), %error, "cannot watch; it is read every {POLL:?}");
+            warn!(directory = %directory.display(), %error, "cannot watch; it is read every {poll:?}");
         }
     }
     Some(watcher)
@@ -147,7 +148,7 @@ mod tests {
         std::fs::write(&log, "a").expect("writes");
         std::fs::write(config.join("a.yaml"), "a").expect("writes");
         let (sender, events) = channel();
-        let _watcher = listen(std::slice::from_ref(&config), sender);
+        let _watcher = listen(POLL, std::slice::from_ref(&config), sender);
         for _ in 0..10 {
             std::fs::OpenOptions::new()
                 .append(true)

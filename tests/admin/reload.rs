@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Understudy, eventually};
+use crate::tls::{Authority, Pair};
 
 /// How long 5,000 files may take to be written and read, on a machine that is busy.
 const STORM: Duration = Duration::from_secs(120);
@@ -76,6 +77,27 @@ async fn a_hangup_reads_the_files_and_ends_nothing() {
     .await;
 }
 
+/// What is written through another link to a file is an event of that other place: the directory that is watched tells
+/// of nothing, as on file systems that have no events.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_event_tells_of_is_found_all_the_same() {
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = directory.path().join("server/config");
+    fs::create_dir_all(&config).unwrap();
+    fs::write(config.join("a.yaml"), upstream("a")).unwrap();
+    let link = elsewhere.path().join("a.yaml");
+    fs::hard_link(config.join("a.yaml"), &link).unwrap();
+    // Whether it is really so is seen with a watcher that does not read by itself.
+    let config_path = config.display().to_string();
+    let deaf = Understudy::serve(&["--poll", "1h", &config_path]).await;
+    let understudy = Understudy::serve(&["--poll", "250ms", &config_path]).await;
+    fs::write(&link, upstream("a") + &upstream("b").replace("upstreams", "---\nupstreams")).unwrap();
+    become_many(&understudy, 2, PATIENCE).await;
+    assert_eq!(upstreams(&deaf).await, json!(1), "nothing told it");
+    assert_eq!(deaf.post("/reload", json!({})).await.0, 200);
+    assert_eq!(upstreams(&deaf).await, json!(2));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_files_is_a_few_changes() {
     let directory = tempfile::tempdir().unwrap();
@@ -121,4 +143,35 @@ async fn a_file_that_is_cut_and_written_again_is_one_change() {
     }
     let (_, revisions) = understudy.get("/revisions").await;
     assert_eq!(revisions["items"].as_array().unwrap().len(), 6, "never without upstreams: {revisions}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_expires_is_told_though_nothing_else_happens() {
+    let understudy = Understudy::serve(&[]).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let authority = Authority::new("us");
+    let write = async |name: &str, pair: Pair| {
+        let body = json!({"certificate": {"inline": pair.chain}, "key": {"inline": pair.key}});
+        let (status, answer) = understudy.put(&format!("/certificates/{name}"), body).await;
+        assert_eq!(status, 201, "{answer}");
+        answer["warnings"][0]["code"].clone()
+    };
+    assert_eq!(
+        write("far", authority.issue_until("far.example.com", now + 60 * 24 * 60 * 60)).await,
+        Value::Null
+    );
+    assert_eq!(write("soon", authority.issue_until("soon.example.com", now + 8)).await, json!("US145"));
+    let (_, status) = understudy.get("/status").await;
+    let told = eventually(PATIENCE, "it is told", async || {
+        let (_, lint) = understudy.get("/lint").await;
+        let told = lint.as_array().unwrap().iter().find(|it| it["code"] == "US143").cloned();
+        told.ok_or_else(|| lint.to_string())
+    })
+    .await;
+    assert_eq!(
+        (&told["level"], &told["path"]),
+        (&json!("warning"), &json!("certificates.soon.certificate.inline"))
+    );
+    assert!(understudy.log().contains("this certificate expired at"), "{}", understudy.log());
+    assert_eq!(understudy.get("/status").await.1["revision"], status["revision"], "nobody changed anything");
 }

@@ -45,7 +45,20 @@ impl Authority {
     /// A certificate for these names and addresses.
     pub(crate) fn issue(&self, names: &[&str]) -> Pair {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let params = CertificateParams::new(names).expect("they are names");
+        self.signed(CertificateParams::new(names).expect("they are names"))
+    }
+
+    /// The same, until so many seconds after 1970.
+    #[allow(dead_code, reason = "the tests of the admin API use it")]
+    pub(crate) fn issue_until(&self, name: &str, second: u64) -> Pair {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("it is a name");
+        // What it begins with unless told otherwise.
+        const FIRST_OF_1975: u64 = 157_766_400;
+        params.not_after = params.not_before + Duration::from_secs(second - FIRST_OF_1975);
+        self.signed(params)
+    }
+
+    fn signed(&self, params: CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let chain = params.signed_by(&key, &self.issuer).expect("it is signed").pem();
         Pair { chain, key: key.serialize_pem() }

@@ -126,6 +126,11 @@ impl<I: PartialEq + Clone, T: PartialEq> Stage<I, T> {
         memo::put(&mut self.told, name.clone(), faults.map(Arc::new));
     }
 
+    /// When something else will be found of one, though nothing changed.
+    pub(super) fn until(&self, name: &Name) -> Option<Timestamp> {
+        self.memo.get(name)?.until
+    }
+
     /// What was found.
     pub(super) fn told(&self) -> impl Iterator<Item = &Violation> {
         self.told.values().flat_map(|told| told.iter())
@@ -147,11 +152,13 @@ impl Site {
 pub(super) struct Outcome<T> {
     pub(super) entity: Option<Arc<T>>,
     pub(super) faults: Vec<Violation>,
+    /// When these are others.
+    pub(super) until: Option<Timestamp>,
 }
 
 impl<T> Clone for Outcome<T> {
     fn clone(&self) -> Self {
-        Self { entity: self.entity.clone(), faults: self.faults.clone() }
+        Self { entity: self.entity.clone(), faults: self.faults.clone(), until: self.until }
     }
 }
 
@@ -161,7 +168,7 @@ impl<T: PartialEq> Output for Outcome<T> {
             (Some(entity), Some(last)) => Some(entity.keeping(last)),
             (entity, _) => entity,
         };
-        Self { entity, faults: self.faults }
+        Self { entity, ..self }
     }
 }
 
@@ -192,7 +199,8 @@ fn alone<T>(
         faults: Faults::default(),
     };
     let entity = resolve(&mut validation).map(Arc::new);
-    Outcome { entity, faults: validation.faults.violations }
+    let Faults { violations: faults, until } = validation.faults;
+    Outcome { entity, faults, until }
 }
 
 /// All that an upstream depends on.
