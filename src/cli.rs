@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 violations or a failed operation, 2 wrong usage, 3 changes (`plan --exit-code`).
 
+pub mod apply;
 pub mod backend;
 pub mod bootstrap;
 pub mod check;
@@ -56,7 +57,7 @@ enum Command {
     /// Show entities
     Get(entities::Get),
     /// Declare over REST what files say
-    Apply(entities::Apply),
+    Apply(apply::Options),
     /// Remove an entity
     Delete(entities::Delete),
     /// Add, remove or weigh a target, or take it out for a while
@@ -123,7 +124,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Show(options) => show::run(&options),
         Command::Plan(options) => on_runtime(plan::run(options)),
         Command::Get(options) => on_runtime(entities::get(options)),
-        Command::Apply(options) => on_runtime(entities::apply(options)),
+        Command::Apply(options) => on_runtime(apply::run(options)),
         Command::Delete(options) => on_runtime(entities::delete(options)),
         Command::Target(options) => on_runtime(entities::target(options)),
         Command::Config(options) => on_runtime(entities::config(options)),

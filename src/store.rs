@@ -148,6 +148,15 @@ pub enum Error {
         /// Kind and name.
         key: String,
     },
+    /// The file is no backup, or a part of one.
+    #[error("{} is no whole backup of understudy", path.display())]
+    NoBackup {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        #[source]
+        source: Box<redb::Error>,
+    },
     /// The file is no database, or a part of one.
     #[error("the file {} is damaged; restore a backup with `understudy restore`, or choose another --data", path.display())]
     Corrupt {
@@ -482,24 +491,16 @@ impl Store {
             other => other.ok(),
         };
         let staged = directory.join("restoring");
-        let _ = fs::remove_dir_all(&staged);
-        fs::create_dir_all(&staged).map_err(failed(&staged))?;
-        fs::copy(backup, staged.join(FILE)).map_err(failed(backup))?;
-        let store = Self::open(&staged).map_err(|error| match error {
-            Error::Corrupt { source, .. } => Error::Corrupt { path: backup.to_owned(), source },
-            error => error,
-        })?;
-        let state = store.load()?;
-        for number in store.revisions(1..=u64::MAX)? {
-            drop(number);
-        }
-        drop(store);
-        fs::File::open(staged.join(FILE)).and_then(|file| file.sync_all()).map_err(failed(&staged))?;
-        fs::rename(staged.join(FILE), &place).map_err(failed(&place))?;
-        fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(directory))?;
+        let put = || {
+            let state = stage(backup, &staged)?;
+            fs::rename(staged.join(FILE), &place).map_err(failed(&place))?;
+            let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
+            synced.map_err(failed(directory)).map(|()| state)
+        };
+        let outcome = put();
         drop(occupied);
         let _ = fs::remove_dir_all(&staged);
-        Ok(state)
+        outcome
     }
 
     fn failed(&self, source: redb::Error) -> Error {
@@ -599,6 +600,27 @@ fn open(directory: &Path, file: &Path) -> Result<Database, Error> {
         found if found > VERSION => Err(Error::Newer { path, found }),
         _ => Ok(opened),
     }
+}
+
+/// Copies a backup into a directory of its own and reads it to its end.
+fn stage(backup: &Path, directory: &Path) -> Result<State, Error> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| Error::Database { path, source: Box::new(redb::Error::Io(source)) }
+    };
+    let _ = fs::remove_dir_all(directory);
+    fs::create_dir_all(directory).map_err(failed(directory))?;
+    fs::copy(backup, directory.join(FILE)).map_err(failed(backup))?;
+    let store = Store::open(directory).map_err(|error| match error {
+        Error::Corrupt { source, .. } => Error::NoBackup { path: backup.to_owned(), source },
+        error => error,
+    })?;
+    let state = store.load()?;
+    store.revisions(1..=u64::MAX)?;
+    drop(store);
+    let file = fs::File::open(directory.join(FILE));
+    file.and_then(|file| file.sync_all()).map_err(failed(directory))?;
+    Ok(state)
 }
 
 /// A file that is no database, or a part of one, is told from a disk that fails.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+#[path = "admin/commands.rs"]
+mod commands;
 #[path = "admin/durability.rs"]
 mod durability;
 #[path = "admin/events.rs"]

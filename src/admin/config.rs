@@ -13,6 +13,7 @@ use crate::admin::Admin;
 use crate::admin::change::shown;
 use crate::admin::operation::{self, Conditions, Operation, Place, Slot, Verb};
 use crate::admin::problem::Problem;
+use crate::admin::raw::patches;
 use crate::admin::request::{Object, Parameters, Write, decoded};
 use crate::admin::view::{self, DeclaredBy, Desired};
 use crate::config::document::Kind;
@@ -58,11 +59,7 @@ fn whole(build: &Build, tag: Option<&str>) -> Value {
             Some(body)
         };
         let resources: Vec<Value> = desired.entities(Kind::Raw).into_iter().filter_map(resource).collect();
-        let patches: Vec<Value> = build
-            .file_documents()
-            .flat_map(|document| document.patches.iter().map(|patch| document.json(&patch.path)))
-            .map(view::masked)
-            .collect();
+        let patches = patches(build);
         if !resources.is_empty() || !patches.is_empty() {
             config.insert("raw".to_owned(), json!({ "resources": resources, "patches": patches }));
         }
@@ -169,7 +166,17 @@ fn decide_all(
         };
         let place = decided.place.at(format!("/changes/{index}/body"));
         places.lock().unwrap_or_else(PoisonError::into_inner).push(place);
-        done.push(json!({ "path": path, "status": status.as_u16() }));
+        let differs = |change: &Change| match change {
+            Change::Put { kind, name, body } => stored.get(&(*kind, name.clone())) != Some(body),
+            Change::Delete { .. } => true,
+        };
+        let action = match verb {
+            Verb::Delete => "deleted",
+            _ if decided.is_new => "created",
+            _ if decided.changes.iter().any(differs) => "updated",
+            _ => "unchanged",
+        };
+        done.push(json!({ "path": path, "status": status.as_u16(), "action": action }));
         for change in &decided.changes {
             apply(&mut stored, change.clone());
         }
@@ -277,8 +284,8 @@ fn synchronize(
             && (existing.by != DeclaredBy::Rest || !has_tag(&existing.body, tag))
         {
             slot.writable(&existing.by)?;
-            let (kind, name) = (slot.kind.singular(), &slot.name);
-            let detail = format!("there is a {kind} `{name}` already, without the tag `{tag}`");
+            let (kind, name) = (slot.kind.one(), &slot.name);
+            let detail = format!("there is {kind} `{name}` already, without the tag `{tag}`");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         let path = slot.path();

@@ -126,6 +126,9 @@ impl Operation {
         let (is_collection, slot) = match words.as_slice() {
             ["upstreams", upstream, "targets"] => (true, Slot::target(upstream, view::text(&body))),
             ["upstreams", upstream, "targets", address] => (false, Slot::target(upstream, address)),
+            ["raw", raw::PATCHES, word, name @ ..] if !name.is_empty() => {
+                (false, entity(Kind::Raw, &raw::patch_key(resource_type(word)?, &name.join("/"))))
+            }
             ["raw", word, name @ ..] if !name.is_empty() => {
                 (false, entity(Kind::Raw, &raw::key(resource_type(word)?, &name.join("/"))))
             }
@@ -169,10 +172,7 @@ impl Operation {
         let exact = verb == Verb::Delete || body.get("targets").is_some();
         match (verb, existing) {
             (Verb::Merge, Some(existing)) => {
-                let mut merged = match (&slot.upstream, stored) {
-                    (None, Some(stored)) => Value::clone(stored),
-                    _ => existing.body,
-                };
+                let mut merged = slot.stored(desired, index).unwrap_or(existing.body);
                 slot.disentangle(&mut merged, &body);
                 merge(&mut merged, body);
                 body = merged;
@@ -234,6 +234,17 @@ impl Slot {
         }
     }
 
+    /// It as it was written, without what is shown beside that; none when a file declares it.
+    fn stored(&self, desired: Desired<'_>, index: Option<usize>) -> Option<Value> {
+        match (&self.upstream, index) {
+            (Some(upstream), Some(index)) => {
+                let upstream = desired.stored.get(&(Kind::Upstream, upstream.clone()))?;
+                upstream.get("targets")?.get(index).cloned()
+            }
+            _ => desired.stored.get(&(self.kind, self.key())).map(|stored| Value::clone(stored)),
+        }
+    }
+
     /// It as it is shown, with its tag.
     pub(crate) fn shown(&self, desired: Desired<'_>, status: StatusCode) -> Answer {
         let body = self.find(desired).map(|found| found.body).unwrap_or_default();
@@ -242,7 +253,11 @@ impl Slot {
     }
 
     /// The body with the name that the path gives; one that names another is refused.
-    fn named(&self, mut body: Value) -> Result<Value, Problem> {
+    fn named(&self, body: Value) -> Result<Value, Problem> {
+        if let (Kind::Raw, Some((resource_type, name))) = (self.kind, raw::patched(&self.name)) {
+            let body = self.with(body, "kind", resource_type.singular())?;
+            return self.with(body, "name", name);
+        }
         let (field, name) = match (self.kind, raw::split(&self.name)) {
             (Kind::Target, _) => ("target", self.name.as_str()),
             (Kind::Raw, Some((ResourceType::Endpoints, name))) if body.get("clusterName").is_some() => {
@@ -251,6 +266,11 @@ impl Slot {
             (Kind::Raw, Some((resource_type, name))) => (resource_type.name_field(), name),
             _ => ("name", self.name.as_str()),
         };
+        self.with(body, field, name)
+    }
+
+    /// The body with this text in this field, which may say the same already.
+    fn with(&self, mut body: Value, field: &str, name: &str) -> Result<Value, Problem> {
         let own = body.get(field).and_then(Value::as_str);
         let is_same = match (self.kind, own) {
             (Kind::Target, Some(own)) => view::canonical(own) == name,
@@ -362,7 +382,7 @@ impl Slot {
             DeclaredBy::File(place) => format!(", declared in {place}"),
             DeclaredBy::Rest => String::new(),
         };
-        let detail = format!("there is a {} `{}` already{place}", self.kind.singular(), self.name);
+        let detail = format!("there is {} `{}` already{place}", self.kind.one(), self.name);
         Problem::new(StatusCode::CONFLICT, detail)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::admin::Admin;
 use crate::admin::change::shown;
@@ -31,20 +31,38 @@ pub(crate) async fn all(State(admin): State<Admin>) -> Response {
     shown(body, &tag)
 }
 
-/// `GET /raw/{type}`
+/// `GET /raw/{type}`, and `GET /raw/patches`
 pub(crate) async fn list(State(admin): State<Admin>, Path(word): Path<String>) -> Result<Response, Problem> {
+    if word == raw::PATCHES {
+        let body = json!({ (raw::PATCHES): patches(&admin.cache.build()) });
+        let tag = etag(&body);
+        return Ok(shown(body, &tag));
+    }
     let wanted = resource_type(&word)?;
     let body = view(Desired::of(&admin.cache.build()), |resource_type| resource_type == wanted);
     let tag = etag(&body);
     Ok(shown(body, &tag))
 }
 
-/// `GET /raw/{type}/{name}`
+/// The patches to compiled resources: those of the files, then those that were written over REST.
+pub(crate) fn patches(build: &Build) -> Vec<Value> {
+    let of_files = build
+        .file_documents()
+        .flat_map(|document| document.patches.iter().map(|patch| view::masked(document.json(&patch.path))));
+    let stored = Desired::of(build).entities(Kind::Raw).into_iter();
+    let stored = stored.filter(|(key, _)| raw::patched(key).is_some()).map(|(_, entity)| entity.body);
+    of_files.chain(stored).collect()
+}
+
+/// `GET /raw/{type}/{name}`, and `GET /raw/patches/{type}/{name}`
 pub(crate) async fn read(
     State(admin): State<Admin>,
     Path((word, name)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let key = raw::key(resource_type(&word)?, &name);
+    let key = match (word.as_str(), name.split_once('/')) {
+        (raw::PATCHES, Some((word, name))) => raw::patch_key(resource_type(word)?, name),
+        _ => raw::key(resource_type(&word)?, &name),
+    };
     entities::read(Kind::Raw, admin, key).await
 }
 

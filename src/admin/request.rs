@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::admin::Admin;
 use crate::admin::access::Identity;
 use crate::admin::operation::Conditions;
 use crate::admin::problem::Problem;
+use crate::admin::{Admin, MAX_BODY};
 use crate::config::{Level, Path, Violation, tree, values};
 use crate::control::Terms;
 use crate::store::records::Source;
@@ -96,8 +96,7 @@ impl FromRequest<Admin> for Write {
         let (method, uri, headers) =
             (request.method().clone(), request.uri().clone(), request.headers().clone());
         let author = request.extensions().get::<Identity>().map(|identity| identity.name.clone());
-        let bytes = Bytes::from_request(request, admin).await;
-        let bytes = bytes.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+        let bytes = bytes(request, admin).await?;
         let body = match method {
             Method::DELETE => Value::Null,
             // These need none.
@@ -130,6 +129,16 @@ impl FromRequest<Admin> for Write {
     }
 }
 
+async fn bytes(request: Request, admin: &Admin) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, admin).await.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let detail = format!("the body is larger than {} MiB", MAX_BODY >> 20);
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        }
+        status => Problem::new(status, error.body_text()),
+    })
+}
+
 fn needs_no_body(path: &str) -> bool {
     ["/rollback", "/failback", "/notify/test"].iter().any(|end| path.trim_end_matches('/').ends_with(end))
 }
@@ -143,8 +152,7 @@ impl FromRequest<Admin> for Object {
     async fn from_request(request: Request, admin: &Admin) -> Result<Self, Problem> {
         Parameters::parse(request.uri().query()).end()?;
         let (method, headers) = (request.method().clone(), request.headers().clone());
-        let bytes = Bytes::from_request(request, admin).await;
-        let bytes = bytes.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+        let bytes = bytes(request, admin).await?;
         object(&method, &headers, &bytes).map(Self)
     }
 }

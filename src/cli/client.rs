@@ -7,6 +7,7 @@ use http_body_util::Full;
 use serde_json::Value;
 
 use crate::cli::connection::{Connection, Credentials};
+use crate::cli::output::{Format, Output};
 
 /// Which control plane.
 #[derive(Debug, Clone, clap::Args)]
@@ -47,6 +48,24 @@ impl Terms {
             query => format!("{path}{}{query}", if path.contains('?') { '&' } else { '?' }),
         }
     }
+}
+
+/// A question to a control plane.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Asking {
+    #[command(flatten)]
+    pub(crate) output: Output<Format>,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+/// A change of what a control plane serves.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Change {
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+    #[command(flatten)]
+    pub(crate) asking: Asking,
 }
 
 /// Speaks to one control plane.
@@ -115,7 +134,26 @@ impl Client {
             return Ok(response.into_body());
         }
         let problem = serde_json::from_slice(response.body()).unwrap_or_default();
-        anyhow::bail!("{}", told(response.status(), &problem))
+        Err(Refused { status: response.status(), problem }.into())
+    }
+}
+
+/// What the server did not do, in its words.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", told(*status, problem))]
+pub(crate) struct Refused {
+    status: StatusCode,
+    problem: Value,
+}
+
+impl Refused {
+    /// The same with places in files, where `place` knows them, for pointers into what was sent.
+    pub(crate) fn at(mut self, place: impl Fn(&str) -> Option<String>) -> Self {
+        for violation in self.problem["violations"].as_array_mut().into_iter().flatten() {
+            let place = violation["pointer"].as_str().and_then(&place);
+            violation["pointer"] = place.map_or_else(|| violation["pointer"].take(), Value::from);
+        }
+        self
     }
 }
 

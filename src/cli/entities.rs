@@ -1,70 +1,44 @@
-//! `understudy get`, `apply`, `delete`, `target` and `config`: entities over the admin API.
+//! `understudy get`, `delete`, `target` and `config`: entities over the admin API.
 
-use std::io::Read as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Subcommand;
 use http::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::cli::client::{Client, Server, Terms};
+use crate::cli::client::{Asking, Change, Client, Server, Terms};
 use crate::cli::output::{File, Format, Output, table};
 use crate::cli::{orders, plan, print};
 use crate::config::document::Kind;
-use crate::config::{raw, tree};
-use crate::envoy::ResourceType;
 
 /// What to show.
 #[derive(Debug, clap::Args)]
 pub struct Get {
     /// upstreams, services, routes, listeners, fleets, …, or the targets of an upstream
-    kind: String,
+    #[arg(value_parser = kind_or_targets)]
+    kind: Kind,
     /// One of them; of targets the upstream
     name: Option<String>,
     /// Only those with this tag; several times for several, a,b for either
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
-}
-
-/// What to apply.
-#[derive(Debug, clap::Args)]
-pub struct Apply {
-    /// Config files in the native shape; - for standard input
-    #[arg(short, long, required = true, value_name = "FILE")]
-    file: Vec<PathBuf>,
-    /// Make what has this tag equal to the files: what they declare gets it, what they lack goes
-    #[arg(long, value_name = "TAG")]
-    tag: Option<String>,
-    #[command(flatten)]
-    terms: Terms,
-    #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 /// What goes.
 #[derive(Debug, clap::Args)]
 pub struct Delete {
     /// upstream, service, route, listener, fleet, …
-    kind: String,
+    #[arg(value_parser = kind)]
+    kind: Kind,
     /// Which one
     name: String,
     /// What refers to it goes too
     #[arg(long)]
     cascade: bool,
     #[command(flatten)]
-    terms: Terms,
-    #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    change: Change,
 }
 
 /// What becomes of which target.
@@ -119,16 +93,6 @@ enum TargetCommand {
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct Change {
-    #[command(flatten)]
-    terms: Terms,
-    #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
-}
-
 /// The whole config.
 #[derive(Debug, clap::Args)]
 pub struct Config {
@@ -151,13 +115,19 @@ enum ConfigCommand {
 }
 
 /// The kind that a word means, in the singular or plural.
-fn kind(word: &str) -> anyhow::Result<Kind> {
+fn kind(word: &str) -> Result<Kind, String> {
     let kinds = || Kind::TOP.into_iter();
-    let found = kinds().find(|kind| [kind.singular(), kind.plural()].contains(&word));
-    found.with_context(|| {
+    kinds().find(|kind| [kind.singular(), kind.plural()].contains(&word)).ok_or_else(|| {
         let words: Vec<&str> = kinds().map(Kind::plural).collect();
-        format!("there is no kind `{word}`; there are {}", words.join(", "))
+        format!("there are {}", words.join(", "))
     })
+}
+
+fn kind_or_targets(word: &str) -> Result<Kind, String> {
+    match word {
+        "target" | "targets" => Ok(Kind::Target),
+        word => kind(word).map_err(|there| format!("{there}, targets")),
+    }
 }
 
 fn list(value: &Value) -> String {
@@ -183,22 +153,23 @@ fn query(tags: &[String]) -> String {
 
 /// Prints a list, or one entity.
 pub(crate) async fn get(options: Get) -> anyhow::Result<ExitCode> {
-    let client = options.server.client()?;
-    let is_targets = matches!(options.kind.as_str(), "target" | "targets");
-    let path = match (&options.name, is_targets) {
-        (Some(upstream), true) => format!("/upstreams/{upstream}/targets"),
-        (None, true) => anyhow::bail!("say of which upstream: understudy get targets checkout"),
-        (Some(name), false) => {
-            let entity = client.get(&format!("/{}/{name}", kind(&options.kind)?.plural())).await?;
+    let client = options.asking.server.client()?;
+    let path = match (&options.name, options.kind) {
+        (Some(upstream), Kind::Target) => format!("/upstreams/{upstream}/targets"),
+        (None, Kind::Target) => {
+            print::note("error: say of which upstream: understudy get targets checkout");
+            return Ok(ExitCode::from(2));
+        }
+        (Some(name), kind) => {
+            let entity = client.get(&format!("/{}/{name}", kind.plural())).await?;
             let human = |entity: &Value| serde_yaml::to_string(entity).unwrap_or_default();
-            options.output.say(&entity, human)?;
+            options.asking.output.say(&entity, human)?;
             return Ok(ExitCode::SUCCESS);
         }
-        (None, false) => format!("/{}", kind(&options.kind)?.plural()),
+        (None, kind) => format!("/{}", kind.plural()),
     };
     let items = Value::from(client.list(&format!("{path}{}", query(&options.tag))).await?);
-    let kind = if is_targets { Kind::Target } else { kind(&options.kind)? };
-    options.output.say(&items, |items| rows(kind, items))?;
+    options.asking.output.say(&items, |items| rows(options.kind, items))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -231,100 +202,22 @@ fn item_list(items: &Value) -> &[Value] {
     items.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// Declares what files say, in one revision.
-pub(crate) async fn apply(options: Apply) -> anyhow::Result<ExitCode> {
-    let client = options.server.client()?;
-    let mut config = Map::new();
-    for file in &options.file {
-        for (key, value) in read(file)? {
-            let known = config.entry(key.clone()).or_insert_with(|| json!([]));
-            match (known, value) {
-                (Value::Array(known), Value::Array(more)) => known.extend(more),
-                (known, value) if key == "raw" => *known = value,
-                _ => anyhow::bail!("{}: `{key}` is not a list", file.display()),
-            }
-        }
-    }
-    let (method, path, body) = match &options.tag {
-        Some(tag) => {
-            let query = form_urlencoded::Serializer::new(String::new()).append_pair("tag", tag).finish();
-            (Method::PUT, format!("/config?{query}"), Value::Object(config))
-        }
-        None => (Method::PATCH, "/config".to_owned(), json!({ "changes": changes(config)? })),
-    };
-    let answer = client.send(method, &path, &body, &options.terms).await?;
-    said(&answer, &options.terms, options.output)
-}
-
-/// The lists of a config file.
-fn read(file: &PathBuf) -> anyhow::Result<Map<String, Value>> {
-    let text = match file.as_os_str() == "-" {
-        true => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-            text
-        }
-        false => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
-    };
-    let (roots, faults) = tree::yaml(&text);
-    if let Some(fault) = faults.first() {
-        let line = fault.span.map(|span| format!(":{}", span.start.line)).unwrap_or_default();
-        anyhow::bail!("{}{line}: {}", file.display(), fault.message);
-    }
-    let mut config = Map::new();
-    for root in roots {
-        match root.to_json() {
-            Value::Object(lists) => config.extend(lists),
-            Value::Null => {}
-            _ => anyhow::bail!("{}: a config is a mapping of lists", file.display()),
-        }
-    }
-    Ok(config)
-}
-
-/// A PUT for each entity.
-fn changes(config: Map<String, Value>) -> anyhow::Result<Vec<Value>> {
-    let mut changes = Vec::new();
-    let put = |path: String, body: &Value| json!({ "method": "PUT", "path": path, "body": body });
-    for (key, value) in &config {
-        if key == Kind::Raw.plural() {
-            anyhow::ensure!(
-                value["patches"].as_array().is_none_or(Vec::is_empty),
-                "patches to compiled resources can only stand in files that `serve` reads"
-            );
-            for resource in item_list(&value["resources"]) {
-                let resource_type = resource[raw::TYPE].as_str().and_then(ResourceType::from_type_url);
-                let resource_type = resource_type.context("a raw resource needs its @type")?;
-                let name = resource[resource_type.name_field()].as_str().unwrap_or_default();
-                changes.push(put(format!("/raw/{resource_type}/{name}"), resource));
-            }
-            continue;
-        }
-        let kind = kind(key)?;
-        for entity in item_list(value) {
-            let name = entity["name"].as_str();
-            let name = name.with_context(|| format!("a {} has no name", kind.singular()))?;
-            changes.push(put(format!("/{}/{name}", kind.plural()), entity));
-        }
-    }
-    Ok(changes)
-}
-
 /// Removes an entity.
 pub(crate) async fn delete(options: Delete) -> anyhow::Result<ExitCode> {
-    let client = options.server.client()?;
+    let Change { terms, asking } = options.change;
+    let client = asking.server.client()?;
     let cascade = if options.cascade { "?cascade=true" } else { "" };
-    let path = format!("/{}/{}{cascade}", kind(&options.kind)?.plural(), options.name);
-    let answer = client.send(Method::DELETE, &path, &Value::Null, &options.terms).await?;
-    said(&answer, &options.terms, options.output)
+    let path = format!("/{}/{}{cascade}", options.kind.plural(), options.name);
+    let answer = client.send(Method::DELETE, &path, &Value::Null, &terms).await?;
+    said(&answer, &terms, asking.output)
 }
 
 /// Changes a target.
 pub(crate) async fn target(options: Target) -> anyhow::Result<ExitCode> {
     let send = async |change: Change, method: Method, path: String, body: Value| {
-        let client: Client = change.server.client()?;
+        let client: Client = change.asking.server.client()?;
         let answer = client.send(method, &path, &body, &change.terms).await?;
-        said(&answer, &change.terms, change.output)
+        said(&answer, &change.terms, change.asking.output)
     };
     match options.command {
         TargetCommand::Add { upstream, target, weight, failover, priority, change } => {
@@ -383,14 +276,9 @@ fn human(answer: &Value) -> String {
         let paths = item_list(&answer[what]).iter();
         paths.map(|path| format!("{what} {}\n", scalar(path))).collect::<String>()
     });
-    let changes = item_list(&answer["changes"]).iter().map(|change| {
-        let what = match change["status"].as_u64() {
-            Some(201) => "created",
-            Some(204) => "deleted",
-            _ => "set",
-        };
-        format!("{what} {}\n", scalar(&change["path"]))
-    });
+    let changes = item_list(&answer["changes"])
+        .iter()
+        .map(|change| format!("{} {}\n", scalar(&change["action"]), scalar(&change["path"])));
     let lines = lines.concat() + &changes.collect::<String>();
     match (answer, lines.as_str()) {
         (_, lines) if !lines.is_empty() => lines.to_owned(),

@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::client::{Server, Terms};
+use crate::cli::client::{Asking, Change, Server};
 use crate::cli::entities;
-use crate::cli::output::{Format, Output, table};
+use crate::cli::output::table;
 use crate::cli::print;
 use crate::store::Store;
 
@@ -19,9 +19,7 @@ pub struct Revisions {
     /// One of them, with what it changed, or a range such as 41..43 with how it differs; all without
     which: Option<String>,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 /// Where to go back to.
@@ -33,11 +31,7 @@ pub struct Rollback {
     #[arg(long)]
     keep_files: bool,
     #[command(flatten)]
-    terms: Terms,
-    #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    change: Change,
 }
 
 /// Where to write it.
@@ -72,11 +66,11 @@ fn text(value: &Value) -> String {
 
 /// Prints the revisions, the newest first, or what some of them changed.
 pub(crate) async fn revisions(options: Revisions) -> anyhow::Result<ExitCode> {
-    let client = options.server.client()?;
+    let client = options.asking.server.client()?;
     match options.which.as_deref() {
         None => {
             let items = Value::from(client.list("/revisions?size=1000").await?);
-            options.output.say(&items, |items| {
+            options.asking.output.say(&items, |items| {
                 let fields = ["number", "time", "state", "source", "author", "summary", "reason", "error"];
                 let row = |item: &Value| fields.iter().map(|field| text(&item[*field])).collect();
                 table(&fields, items.as_array().into_iter().flatten().map(row))
@@ -84,11 +78,11 @@ pub(crate) async fn revisions(options: Revisions) -> anyhow::Result<ExitCode> {
         }
         Some(range) if range.contains("..") => {
             let diff = client.get(&format!("/revisions/{range}/diff")).await?;
-            options.output.say(&diff, changes)?;
+            options.asking.output.say(&diff, changes)?;
         }
         Some(number) => {
             let revision = client.get(&format!("/revisions/{number}")).await?;
-            options.output.say(&revision, |revision| {
+            options.asking.output.say(&revision, |revision| {
                 let head = [
                     "number",
                     "time",
@@ -126,11 +120,12 @@ fn changes(of: &Value) -> String {
 
 /// Puts back what was.
 pub(crate) async fn rollback(options: Rollback) -> anyhow::Result<ExitCode> {
-    let client = options.server.client()?;
+    let Change { terms, asking } = options.change;
+    let client = asking.server.client()?;
     let keep = if options.keep_files { "?keep=files" } else { "" };
     let path = format!("/revisions/{}/rollback{keep}", options.number);
-    let answer = client.send(Method::POST, &path, &json!({}), &options.terms).await?;
-    entities::said(&answer, &options.terms, options.output)
+    let answer = client.send(Method::POST, &path, &json!({}), &terms).await?;
+    entities::said(&answer, &terms, asking.output)
 }
 
 /// Takes a copy of everything that is durable.

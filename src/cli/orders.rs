@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::cli::client::{Client, Server, Terms};
-use crate::cli::output::{Format, Output, table};
+use crate::cli::client::{Asking, Client, Terms};
+use crate::cli::output::table;
 use crate::cli::print;
 
 /// How often a drill that is waited for is looked at.
@@ -27,9 +27,7 @@ pub struct State {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,9 +65,7 @@ pub struct Pin {
     #[command(flatten)]
     note: Note,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 /// Whose primaries get their traffic back.
@@ -77,9 +73,7 @@ pub struct Pin {
 pub struct Failback {
     upstream: String,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 /// What is rehearsed.
@@ -102,9 +96,7 @@ pub struct Drill {
     #[arg(long)]
     detach: bool,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 /// Which drills.
@@ -119,9 +111,7 @@ pub struct Drills {
     #[arg(long, requires = "id", conflicts_with = "markdown")]
     abort: bool,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 /// Which failovers.
@@ -130,9 +120,7 @@ pub struct Failovers {
     /// Of this upstream; of all without
     upstream: Option<String>,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 /// Who is told of events.
@@ -147,15 +135,13 @@ enum NotifyCommand {
     /// Tell each of them once that this is a test
     Test {
         #[command(flatten)]
-        output: Output<Format>,
-        #[command(flatten)]
-        server: Server,
+        asking: Asking,
     },
 }
 
 /// Tells all receivers that this is a test. The exit code is 1 when one of them could not be told.
 pub(crate) async fn notify(options: Notify) -> anyhow::Result<ExitCode> {
-    let NotifyCommand::Test { output, server } = options.command;
+    let NotifyCommand::Test { asking: Asking { output, server } } = options.command;
     let answer = server.client()?.send(Method::POST, "/notify/test", &json!({}), &Terms::default()).await?;
     output.say(&answer, |answer| {
         let receivers = item_list(&answer["receivers"]);
@@ -189,7 +175,7 @@ pub(crate) fn time(value: &Value) -> String {
 
 /// Gives a part of an upstream a state.
 pub(crate) async fn state(options: State, state: &str) -> anyhow::Result<ExitCode> {
-    let State { upstream, part, note, force, output, server } = options;
+    let State { upstream, part, note, force, asking: Asking { output, server } } = options;
     let client: Client = server.client()?;
     let kind = match part.split_once('=') {
         Some(("priority", priority)) => format!("tiers/{priority}"),
@@ -213,7 +199,7 @@ pub(crate) async fn state(options: State, state: &str) -> anyhow::Result<ExitCod
 
 /// Pins a tier, or takes the pin away.
 pub(crate) async fn pin(options: Pin) -> anyhow::Result<ExitCode> {
-    let Pin { upstream, priority, off, note, output, server } = options;
+    let Pin { upstream, priority, off, note, asking: Asking { output, server } } = options;
     let (client, path) = (server.client()?, format!("/upstreams/{upstream}/pin"));
     if off {
         client.send(Method::DELETE, &path, &Value::Null, &Terms::default()).await?;
@@ -230,7 +216,7 @@ pub(crate) async fn pin(options: Pin) -> anyhow::Result<ExitCode> {
 
 /// Releases a standby that is held.
 pub(crate) async fn failback(options: Failback) -> anyhow::Result<ExitCode> {
-    let Failback { upstream, output, server } = options;
+    let Failback { upstream, asking: Asking { output, server } } = options;
     let path = format!("/upstreams/{upstream}/failback");
     let answer = server.client()?.send(Method::POST, &path, &json!({}), &Terms::default()).await?;
     output.say(&answer, |_| format!("the standby of {upstream} is released"))?;
@@ -239,7 +225,8 @@ pub(crate) async fn failback(options: Failback) -> anyhow::Result<ExitCode> {
 
 /// Begins a drill and waits for its end. The exit code is 1 when it ended early.
 pub(crate) async fn drill(options: Drill) -> anyhow::Result<ExitCode> {
-    let Drill { upstream, down, length, abort_error_rate, force, detach, output, server } = options;
+    let Drill { upstream, down, length, abort_error_rate, force, detach, asking: Asking { output, server } } =
+        options;
     let client = server.client()?;
     let mut body = json!({ "down": down, "for": length });
     if let Some(rate) = abort_error_rate {
@@ -295,7 +282,7 @@ fn report(drill: &Value) -> String {
 
 /// Prints drills, ends one, or keeps its report.
 pub(crate) async fn drills(options: Drills) -> anyhow::Result<ExitCode> {
-    let Drills { id, markdown, abort, output, server } = options;
+    let Drills { id, markdown, abort, asking: Asking { output, server } } = options;
     let client = server.client()?;
     let Some(id) = id else {
         let drills = Value::from(client.list("/drills").await?);
@@ -319,8 +306,8 @@ pub(crate) async fn drills(options: Drills) -> anyhow::Result<ExitCode> {
 /// Prints when standbys served, and why.
 pub(crate) async fn failovers(options: Failovers) -> anyhow::Result<ExitCode> {
     let query = options.upstream.map(|name| format!("?upstream={name}")).unwrap_or_default();
-    let failovers = Value::from(options.server.client()?.list(&format!("/failovers{query}")).await?);
-    options.output.say(&failovers, |failovers| {
+    let failovers = Value::from(options.asking.server.client()?.list(&format!("/failovers{query}")).await?);
+    options.asking.output.say(&failovers, |failovers| {
         let fields = ["upstream", "start", "end", "cause", "from", "to", "nodes", "requests", "errors"];
         rows(failovers, &fields)
     })?;

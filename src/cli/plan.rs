@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::client::{Server, Terms};
+use crate::cli::client::{Asking, Terms};
 use crate::cli::connection::Unreachable;
 use crate::cli::output::{Format, Output};
 use crate::cli::{check, print};
+use crate::config::Violation;
 use crate::pipeline::Build;
 use crate::plan::{self, Plan};
 use crate::source::files;
@@ -21,13 +22,14 @@ pub struct Options {
     /// Config files and directories, in place of those that are served
     #[arg(required = true)]
     paths: Vec<PathBuf>,
+    /// Compare with these files and directories, not with what is served; several times for several
+    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
+    against: Vec<PathBuf>,
     /// Exit with 3 when there are changes
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 /// Prints what these files would change and what that means. Where no control plane was named and none runs on
@@ -43,11 +45,14 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         // What REST declared may be what they refer to.
         Err(_) => None,
     };
+    if !options.against.is_empty() {
+        return against(&options, build);
+    }
     let texts: BTreeMap<_, _> = files::read(&options.paths).unwrap_or_default().into_iter().collect();
     let body = json!({ "files": texts });
-    let client = options.server.client()?;
+    let client = options.asking.server.client()?;
     let plan = match client.send(Method::POST, "/plan", &body, &Terms::default()).await {
-        Err(error) if error.is::<Unreachable>() && !options.server.is_named() => {
+        Err(error) if error.is::<Unreachable>() && !options.asking.server.is_named() => {
             print::note(&format!("{error}"));
             print::note("compared with an empty config:");
             let build = build.ok_or(error)?;
@@ -57,7 +62,29 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         }
         plan => plan?,
     };
-    said(&plan, options.output)?;
+    done(&plan, &options)
+}
+
+/// Compares the files with others.
+fn against(options: &Options, build: Option<Build>) -> anyhow::Result<ExitCode> {
+    let told = |violations: &[Violation]| {
+        print::note(check::human(violations).trim_end());
+        Ok(ExitCode::FAILURE)
+    };
+    let Some(build) = build else {
+        return told(&check::build(&options.paths).err().unwrap_or_default());
+    };
+    match check::build(&options.against) {
+        Ok(base) => {
+            let plan = Plan::new(&plan::file_edits(&base, &build), &base, &build);
+            done(&serde_json::to_value(plan)?, options)
+        }
+        Err(violations) => told(&violations),
+    }
+}
+
+fn done(plan: &Value, options: &Options) -> anyhow::Result<ExitCode> {
+    said(plan, options.asking.output)?;
     let changes = plan["changes"].as_array().is_some_and(|changes| !changes.is_empty());
     let envoy = plan["envoy"].as_object().into_iter().flatten();
     let differs = changes

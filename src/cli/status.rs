@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cli::client::{Client, Server};
-use crate::cli::output::{Format, Output};
+use crate::cli::client::{Asking, Client};
+use crate::cli::output::Format;
 use crate::cli::print;
 
 /// How often `--watch` looks again.
@@ -25,17 +25,15 @@ pub struct Options {
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 /// Prints what is served, who serves it, and what each Envoy took of it. The exit code is 1 while files are refused or an
 /// Envoy refuses something.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let client = options.server.client()?;
+    let client = options.asking.server.client()?;
     let status = gathered(&client).await?;
-    let is_human = options.output.format() == Format::Human;
+    let is_human = options.asking.output.format() == Format::Human;
     if options.watch && is_human && print::live() {
         tokio::select! {
             watched = watch(&client, status) => watched?,
@@ -45,7 +43,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     }
     let mut status = status;
     loop {
-        options.output.say(&status, |status| view::whole(status, Timestamp::now()))?;
+        options.asking.output.say(&status, |status| view::whole(status, Timestamp::now()))?;
         if !options.watch {
             let fleet = view::list(&status, "fleet");
             let is_bad = status["violations"] != json!(0) || fleet.iter().any(view::is_refused);

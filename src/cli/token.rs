@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::access::{Role, Token};
 use crate::admin::access::make;
-use crate::cli::client::{Server, Terms};
-use crate::cli::output::{Format, Output, table};
+use crate::cli::client::{Asking, Server, Terms};
+use crate::cli::output::table;
 use crate::cli::print;
 use crate::store::Store;
 
@@ -53,9 +53,7 @@ struct Place {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(flatten)]
-    output: Output<Format>,
-    #[command(flatten)]
-    server: Server,
+    asking: Asking,
 }
 
 /// Does it, over the API or in the data directory.
@@ -64,12 +62,12 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let (Action::Create { place, .. } | Action::List { place } | Action::Revoke { place, .. }) = &action;
     let outcome = match &place.data {
         Some(data) => in_directory(&Store::open(data)?, &action)?,
-        None => over_api(&place.server, &action).await?,
+        None => over_api(&place.asking.server, &action).await?,
     };
     let token = |made: &Value| made["token"].as_str().unwrap_or_default().to_owned();
     match &action {
-        Action::Create { .. } => place.output.say(&outcome, token)?,
-        Action::List { .. } => place.output.say(&outcome, human)?,
+        Action::Create { .. } => place.asking.output.say(&outcome, token)?,
+        Action::List { .. } => place.asking.output.say(&outcome, human)?,
         Action::Revoke { name, .. } => print::note(&format!("the token `{name}` is worthless now")),
     }
     Ok(ExitCode::SUCCESS)

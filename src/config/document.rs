@@ -87,6 +87,20 @@ impl Kind {
         }
     }
 
+    /// The same with its article.
+    pub fn one(self) -> &'static str {
+        match self {
+            Self::Fleet => "a fleet",
+            Self::Listener => "a listener",
+            Self::Certificate => "a certificate",
+            Self::Route => "a route",
+            Self::Service => "a service",
+            Self::Upstream => "an upstream",
+            Self::Target => "a target",
+            Self::Raw => "a raw resource",
+        }
+    }
+
     /// The kind whose collection has this name.
     pub fn from_plural(word: &str) -> Option<Self> {
         Self::TOP.into_iter().chain([Self::Target, Self::Raw]).find(|kind| kind.plural() == word)
@@ -365,6 +379,7 @@ pub fn parse_stored(kind: Kind, name: &str, root: Node) -> (Document, Vec<Violat
             document.target = targets.pop().map(|target| (upstream.into(), target));
             faults
         }
+        Kind::Raw if raw::patched(name).is_some() => decode_patch(&root, path, &mut document),
         Kind::Raw => {
             let resource_type = raw::split(name).map(|(resource_type, _)| resource_type);
             decode_raw(&root, path, resource_type, &mut document)
@@ -517,15 +532,18 @@ fn raws(node: &Node, path: &Path, document: &mut Document) -> Vec<Fault> {
         let Some(Value::Sequence(items)) = list else { continue };
         for (index, item) in items.iter().enumerate() {
             let path = path.key(key).index(index);
-            if is_patch {
-                let (entity, found) = raw::patch(item, &path);
-                document.patches.extend(entity.map(|entity| Declared { path, entity }));
-                faults.extend(found);
-            } else {
-                faults.extend(decode_raw(item, path, None, document));
-            }
+            faults.extend(match is_patch {
+                true => decode_patch(item, path, document),
+                false => decode_raw(item, path, None, document),
+            });
         }
     }
+    faults
+}
+
+fn decode_patch(node: &Node, path: Path, document: &mut Document) -> Vec<Fault> {
+    let (entity, faults) = raw::patch(node, &path);
+    document.patches.extend(entity.map(|entity| Declared { path, entity }));
     faults
 }
 

@@ -16,6 +16,9 @@ use fit::Fit;
 /// The key that says which message a mapping is.
 pub const TYPE: &str = "@type";
 
+/// The word for patches, where else the word of a type stands.
+pub const PATCHES: &str = "patches";
+
 /// A resource in Envoy's own words, taken at its word.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resource {
@@ -67,6 +70,16 @@ pub fn key(resource_type: ResourceType, name: &str) -> String {
 pub fn split(key: &str) -> Option<(ResourceType, &str)> {
     let (word, name) = key.split_once('/')?;
     Some((ResourceType::ALL.into_iter().find(|it| it.plural() == word)?, name))
+}
+
+/// The key of a patch that was written over REST, among all raw entities: one for each resource.
+pub fn patch_key(resource_type: ResourceType, name: &str) -> String {
+    format!("{PATCHES}/{resource_type}/{name}")
+}
+
+/// The type and name in a [`patch_key`].
+pub fn patched(key: &str) -> Option<(ResourceType, &str)> {
+    split(key.strip_prefix(PATCHES)?.strip_prefix('/')?)
 }
 
 /// The types by their words, for a help.

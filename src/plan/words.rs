@@ -164,6 +164,10 @@ fn of_upstream(name: &str, old: &Model, new: &Model) -> Vec<(String, Level)> {
     effects
 }
 
+fn counted(number: usize, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
 fn of_tiers(old: &Upstream, new: &Upstream) -> Option<(String, Level)> {
     let count = |upstream: &Upstream| {
         let primaries = upstream.targets.iter().filter(|target| target.tier == 0).count();
@@ -198,10 +202,10 @@ fn of_tiers(old: &Upstream, new: &Upstream) -> Option<(String, Level)> {
         () if old_standbys == 0 && new_standbys == 1 => info("gets a standby".to_owned()),
         () if old_standbys == 0 && new_standbys > 1 => info(format!("gets {new_standbys} standbys")),
         () if old_primaries != new_primaries => {
-            info(format!("has {new_primaries} primaries instead of {old_primaries}"))
+            info(format!("has {} instead of {old_primaries}", counted(new_primaries, "primary", "primaries")))
         }
         () if old_standbys != new_standbys => {
-            info(format!("has {new_standbys} standbys instead of {old_standbys}"))
+            info(format!("has {} instead of {old_standbys}", counted(new_standbys, "standby", "standbys")))
         }
         () => None,
     }

@@ -200,6 +200,6 @@ fn a_backup_is_whole_and_takes_the_place_of_what_is_damaged() {
     drop(store);
 
     fs::write(&backup, "damaged").expect("writes");
-    assert!(matches!(Store::restore(&backup, directory.path(), true), Err(Error::Corrupt { .. })));
+    assert!(matches!(Store::restore(&backup, directory.path(), true), Err(Error::NoBackup { .. })));
     assert_eq!(names(&Store::open(directory.path()).expect("opens")), ["1"], "nothing was touched");
 }

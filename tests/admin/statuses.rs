@@ -360,3 +360,22 @@ async fn the_tagged_part_becomes_what_is_declared() {
     let tagged = understudy.get("/config?tag=team").await.1;
     assert_eq!(tagged["upstreams"].as_array().unwrap().len(), 1, "{tagged}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_changes_what_it_says_and_nothing_that_is_only_shown() {
+    let understudy = shop(&[]).await;
+    assert_eq!(
+        understudy.post("/upstreams/shop/targets", json!({"target": "10.0.0.3:80", "weight": 50})).await.0,
+        201
+    );
+    for (target, was) in [("10.0.0.3:80", "50"), ("10.0.0.1:80", "its default")] {
+        let path = format!("/upstreams/shop/targets/{target}");
+        let answer = send(&understudy, PATCH, &path, &[], json!({"weight": 10})).await;
+        assert_eq!((answer.status, &answer.body["failover"]), (200, &json!(false)), "{}", answer.body);
+        let revision = understudy.get(&format!("/revisions/{}", answer.header("x-revision"))).await.1;
+        let (before, after) = (&revision["changes"][0]["before"], &revision["changes"][0]["after"]);
+        assert!(!after.to_string().contains("failover\":false"), "{target}, {was}: {before} {after}");
+        let again = send(&understudy, PATCH, &path, &[], json!({"weight": 10})).await;
+        assert_eq!((again.status, again.header("x-revision")), (200, ""), "nothing changed");
+    }
+}
