@@ -35,3 +35,5 @@ mod statuses;
 #[expect(dead_code, reason = "the tests with an Envoy use the rest")]
 #[path = "envoy/tls.rs"]
 mod tls;
+#[path = "admin/traces.rs"]
+mod traces;

@@ -21,21 +21,36 @@ const WRITERS: usize = 4;
 struct Seen {
     /// Pairs whose write was answered with success.
     answered: Mutex<BTreeSet<String>>,
+    /// Those of them that somebody began to take away.
+    doubtful: Mutex<BTreeSet<String>>,
+    /// Those whose end was answered with success.
+    gone: Mutex<BTreeSet<String>>,
 }
 
 /// Writes pairs, and takes every third away again, until the control plane is gone.
 async fn write(client: reqwest::Client, admin: String, life: usize, writer: usize, seen: Arc<Seen>) {
     for number in 0.. {
         let pair = format!("l{life}w{writer}n{number}");
-        let change = |side: &str| json!({"method": "POST", "path": "/upstreams", "body": {"name": format!("{pair}{side}")}});
-        let body = json!({"changes": [change("a"), change("b")]});
-        let sent = client.patch(format!("http://{admin}/config")).json(&body).send().await;
-        match sent {
-            Ok(response) if response.status() == 200 => {
-                seen.answered.lock().unwrap().insert(pair);
+        let create = |side: &str| json!({"method": "POST", "path": "/upstreams", "body": {"name": format!("{pair}{side}")}});
+        let delete = |side: &str| json!({"method": "DELETE", "path": format!("/upstreams/{pair}{side}")});
+        let change = async |changes: [Value; 2]| {
+            let url = format!("http://{admin}/config");
+            match client.patch(url).json(&json!({ "changes": changes })).send().await {
+                Ok(response) => assert_eq!(response.status(), 200),
+                Err(_) => return false,
             }
-            Ok(response) => panic!("{}", response.status()),
-            Err(_) => return,
+            true
+        };
+        if !change([create("a"), create("b")]).await {
+            return;
+        }
+        seen.answered.lock().unwrap().insert(pair.clone());
+        if number % 3 == 2 {
+            seen.doubtful.lock().unwrap().insert(pair.clone());
+            if !change([delete("a"), delete("b")]).await {
+                return;
+            }
+            seen.gone.lock().unwrap().insert(pair);
         }
     }
 }
@@ -66,8 +81,12 @@ async fn after_200_kills_each_write_that_was_answered_is_there_and_none_by_half(
         let names: BTreeSet<&str> =
             config["upstreams"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
         let answered = seen.answered.lock().unwrap().clone();
-        for pair in answered.iter() {
+        let (doubtful, gone) = (seen.doubtful.lock().unwrap().clone(), seen.gone.lock().unwrap().clone());
+        for pair in answered.difference(&doubtful) {
             assert!(names.contains(&*format!("{pair}a")), "{pair} was answered and is not there");
+        }
+        for pair in &gone {
+            assert!(!names.contains(&*format!("{pair}a")), "the end of {pair} was answered and it is there");
         }
         for name in &names {
             let (pair, side) = name.split_at(name.len() - 1);
@@ -76,7 +95,11 @@ async fn after_200_kills_each_write_that_was_answered_is_there_and_none_by_half(
         }
         total += answered.len();
         let revision = understudy.get("/status").await.1["revision"].as_u64().unwrap();
-        assert_eq!(revision - last, (names.len() / 2) as u64, "one revision a write, without gaps");
+        // Whether the last end that nobody was told of came about shows in what is there.
+        let there = |pair: &&String| names.contains(&*format!("{pair}a"));
+        let ended = doubtful.len() - doubtful.iter().filter(there).count();
+        let created = names.len() / 2 + ended;
+        assert_eq!(revision - last, (created + ended) as u64, "one revision a write, without gaps");
         // The next life begins small, so that all of this stays quick.
         let gone: Vec<Value> = names
             .iter()
@@ -84,7 +107,7 @@ async fn after_200_kills_each_write_that_was_answered_is_there_and_none_by_half(
             .collect();
         let (status, answer) = understudy.patch("/config", json!({"changes": gone})).await;
         assert_eq!(status, 200, "{answer}");
-        last = revision + 1;
+        last = revision + u64::from(!names.is_empty());
     }
     assert!(total >= kills(), "{total}");
 }

@@ -11,6 +11,7 @@ mod stage;
 mod tls;
 
 mod access_log;
+mod acked;
 mod balancer;
 mod canary;
 mod changes;
