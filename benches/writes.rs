@@ -3,6 +3,8 @@
 //!
 //! `cargo bench --bench writes`; `benches/README.md` has figures. When a write is on the wire, `load` tells.
 
+#![expect(clippy::print_stdout, reason = "a table is what it is for")]
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
