@@ -4,7 +4,9 @@
 //! not change, and what differs between two of them is found without looking at the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread;
 
 use imbl::OrdMap;
 use serde_json::Value;
@@ -84,12 +86,9 @@ impl Documents {
             });
             parsed.take(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, documents);
         }
-        for Change { key: name, new, .. } in changes(&self.texts, files) {
-            let documents = new.map(|text| {
-                let (documents, violations) = document::parse_file(name, text);
-                (documents.into_iter().map(Arc::new).collect(), violations)
-            });
-            parsed.take(&Origin::File(name.as_str().into()), documents);
+        let changed: Vec<_> = changes(&self.texts, files).collect();
+        for (change, documents) in changed.iter().zip(in_parallel(&changed, parse)) {
+            parsed.take(&Origin::File(change.key.as_str().into()), documents);
         }
         parsed
     }
@@ -246,6 +245,28 @@ impl Documents {
     pub(crate) fn added_together(&self, upstream: &str) -> Option<Same<Added>> {
         self.targets.get(upstream).cloned()
     }
+}
+
+/// What a file says now; none when it is gone.
+fn parse(change: &Change<'_, String, Arc<str>>) -> Option<(Vec<Arc<Document>>, Vec<Violation>)> {
+    let (documents, violations) = document::parse_file(change.key, change.new?);
+    Some((documents.into_iter().map(Arc::new).collect(), violations))
+}
+
+/// The function of each item, in their order, on as many threads as there is work for.
+fn in_parallel<T: Sync, R: Send>(items: &[T], function: fn(&T) -> R) -> Vec<R> {
+    const WORTH_A_THREAD: usize = 64;
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let share = items.len().div_ceil(threads).max(WORTH_A_THREAD);
+    if items.len() <= share {
+        return items.iter().map(function).collect();
+    }
+    thread::scope(|scope| {
+        let shares = items.chunks(share);
+        let started: Vec<_> =
+            shares.map(|share| scope.spawn(move || share.iter().map(function).collect::<Vec<R>>())).collect();
+        started.into_iter().flat_map(|share| share.join().expect("it does not panic")).collect()
+    })
 }
 
 impl Parsed {
