@@ -1041,8 +1041,7 @@ fn build(
 /// Builds with the addresses that are known.
 fn build_here(inputs: &mut Inputs, last: Option<&Build>, reading: Reading) -> Result<Build, Vec<Violation>> {
     let known = std::mem::take(&mut inputs.named_files);
-    // To the minute: what is said of certificates then is as it was for all builds of that minute.
-    inputs.now = Timestamp::now().round(jiff::Unit::Minute).ok();
+    inputs.now = Some(Timestamp::now());
     pipeline::build_reading(inputs, last, |names| match reading {
         Reading::Anew => files::read_named(names),
         Reading::Missing => read_missing(known, names),

@@ -355,7 +355,6 @@ impl<'a> Validation<'a> {
             now: self.sources.now,
             whole: self.whole,
         }));
-        let material = last.material.clone().filter(|last| *last == material).unwrap_or(material);
         let mut asked: BTreeSet<Name> =
             documents.changed(KIND, &last.documents).into_iter().cloned().collect();
         asked.extend(documents.changed_targets(&last.documents).cloned());
@@ -363,9 +362,11 @@ impl<'a> Validation<'a> {
             let used = last.uses.keys().chain(resolved.uses.keys());
             asked.extend(used.filter(|name| last.uses.get(*name) != resolved.uses.get(*name)).cloned());
         }
-        if last.material.as_ref() != Some(&material) {
-            asked.extend(last.in_tls.iter().cloned());
-        }
+        // Time alone changes nothing for those of which nothing has expired since.
+        let known = last.material.clone().filter(|known| known.0.is_alike(&material.0));
+        let has_passed = |until: Timestamp| self.sources.now.is_some_and(|now| until <= now);
+        let is_due = |name: &&Name| known.is_none() || last.upstreams.until(name).is_some_and(has_passed);
+        asked.extend(last.in_tls.iter().filter(is_due).cloned());
         for name in asked {
             let input = self.one(KIND, list, &name).map(|named| {
                 let added = documents.added_together(name.as_str());
@@ -390,7 +391,7 @@ impl<'a> Validation<'a> {
             let input = UpstreamInput { name, site, added: None, uses: upstream::Uses::default(), material };
             self.faults.violations.extend(input.resolve().faults);
         }
-        resolved.material = Some(material);
+        resolved.material = known.or(Some(material));
         let in_tls = resolved.in_tls.iter();
         self.faults.hold_until(in_tls.filter_map(|name| resolved.upstreams.until(name)));
     }

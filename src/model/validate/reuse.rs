@@ -182,6 +182,14 @@ pub(super) struct Material {
     pub(super) whole: bool,
 }
 
+impl Material {
+    /// True when only time has passed between the two.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        (&self.certificates, &self.named_files, self.whole)
+            == (&other.certificates, &other.named_files, other.whole)
+    }
+}
+
 /// Calls `resolve` with a validation that knows no documents, and of TLS only `material`.
 fn alone<T>(
     material: Option<&Material>,
