@@ -855,11 +855,13 @@ impl State {
             warn!("{}", render::line(violation));
         }
         warn!(faults = violations.len(), "the files were refused; the last good config keeps serving");
-        self.events.publish(&Event::FilesRefused { violations: violations.len() });
+        let event = Event::FilesRefused { violations: violations.len() };
         self.violations.send_modify(|faults| {
             faults.since = faults.since.or_else(|| Some(Timestamp::now()));
             faults.violations = violations;
         });
+        // Whoever hears of it and looks finds it so.
+        self.events.publish(&event);
     }
 
     /// Notes that what the files say is what is served.
