@@ -9,7 +9,6 @@
 //! did not change, and what differs between two of them is found without a look at the rest. So a stage asks again
 //! only for the keys that what it is made of has changed for, and a change costs what changes and not what exists.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use imbl::OrdMap;
