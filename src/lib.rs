@@ -56,12 +56,13 @@
 //! use understudy::pipeline::{Inputs, build};
 //!
 //! let text = "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]";
-//! let inputs = Inputs { files: [("shop.yaml".into(), text.into())].into(), ..Inputs::default() };
+//! let mut inputs = Inputs::default();
+//! inputs.files.insert("shop.yaml".into(), text.into());
 //! let build = build(&inputs, None).expect("there is nothing wrong with it");
 //! let told = build.snapshot(&understudy::model::name::Name::default_fleet()).to_json();
 //! assert_eq!(told["endpoints"][0]["endpoints"][1]["priority"], 1);
 //!
-//! let inputs = Inputs { files: [("shop.yaml".into(), "fleets: [{ nmae: edge }]".into())].into(), ..inputs };
+//! inputs.files.insert("shop.yaml".into(), "fleets: [{ nmae: edge }]".into());
 //! let faults = understudy::pipeline::build(&inputs, Some(&build)).expect_err("nothing changes");
 //! assert_eq!((faults[0].line, faults[0].help.as_deref()), (Some(1), Some("did you mean `name`?")));
 //! ```
