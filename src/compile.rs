@@ -175,18 +175,14 @@ impl Compiled {
         let serves = |service: &Name| self.reach.has_service(fleet, service);
         let is_here = |(of, _): &(Name, Name)| of == fleet;
         let mut differences: [Difference; ResourceType::ALL.len()] = Default::default();
-        let [clusters, endpoints, listeners, routes, secrets] = {
-            use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
-            differences
-                .get_disjoint_mut([Cluster, Endpoints, Listener, Route, Secret].map(|it| it as usize))
-                .expect("they differ, and there is one of each type")
-        };
-        clusters.take(&last.clusters, &self.clusters, has);
-        clusters.take(&last.aggregates, &self.aggregates, serves);
-        endpoints.take(last.endpoints.outputs(), self.endpoints.outputs(), has);
-        listeners.take(last.listeners.outputs(), self.listeners.outputs(), is_here);
-        routes.take(last.routes.outputs(), self.routes.outputs(), is_here);
-        secrets.take(last.secrets.outputs(), self.secrets.outputs(), |(of, _)| of == fleet);
+        let of = &mut differences;
+        of[ResourceType::Cluster as usize].take(&last.clusters, &self.clusters, has);
+        of[ResourceType::Cluster as usize].take(&last.aggregates, &self.aggregates, serves);
+        of[ResourceType::Endpoints as usize].take(last.endpoints.outputs(), self.endpoints.outputs(), has);
+        of[ResourceType::Listener as usize].take(last.listeners.outputs(), self.listeners.outputs(), is_here);
+        of[ResourceType::Route as usize].take(last.routes.outputs(), self.routes.outputs(), is_here);
+        of[ResourceType::Secret as usize]
+            .take(last.secrets.outputs(), self.secrets.outputs(), |(of, _)| of == fleet);
         for resource_type in ResourceType::ALL {
             let new = &mut differences[resource_type as usize].new;
             new.iter_mut().for_each(|resource| *resource = amend(resource_type, resource));
@@ -218,7 +214,10 @@ impl Compiled {
         });
         let set = base.set(ResourceType::Endpoints).changed(&[], resources);
         let snapshot = base.with(ResourceType::Endpoints, set);
-        last.map_or_else(|| snapshot.clone(), |last| snapshot.clone().keeping(last))
+        match last {
+            Some(last) => snapshot.keeping(last),
+            None => snapshot,
+        }
     }
 }
 

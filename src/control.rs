@@ -558,7 +558,7 @@ impl State {
                 Err(_) => break,
             }
         }
-        if !self.stage_together(&mut writes) {
+        if writes.len() == 1 || !self.stage_together(&mut writes) {
             for write in &mut writes {
                 self.stage_alone(&mut **write);
             }
@@ -605,7 +605,7 @@ impl State {
         let mark = self.mark();
         writes.iter_mut().for_each(|write| write.stage(self));
         match self.build_staged(&mark) {
-            Ok(before) if before.warnings == self.build.warnings || writes.len() == 1 => {
+            Ok(before) if before.warnings == self.build.warnings => {
                 writes.iter_mut().for_each(|write| write.accept(&before, &self.build));
                 true
             }
@@ -663,7 +663,7 @@ impl State {
         let mut inputs = self.inputs.clone();
         let build = self.make(&mut inputs, Reading::Missing)?;
         for revision in &mut self.staged.revisions[mark.revisions..] {
-            revision.summary = plan::summary(&plan::changes(&revision.edits, &before, &build));
+            revision.summary = meaning(&revision.edits, &before, &build);
         }
         (self.inputs, self.build) = (inputs, Arc::new(build));
         Ok(before)
@@ -720,28 +720,11 @@ impl State {
             put(&mut self.inputs, change);
         }
         self.revision += 1;
-        let Terms { source, author, reason, .. } = terms.clone();
-        self.staged.revisions.push(Revision {
-            number: self.revision,
-            time: Timestamp::now(),
-            author,
-            reason,
-            summary: String::new(),
-            source,
-            edits,
-            error: None,
-            refused_by: Vec::new(),
-        });
+        let revision = revision(self.revision, terms.source, terms.author.clone(), edits);
+        self.staged.revisions.push(Revision { reason: terms.reason.clone(), ..revision });
         self.steps.push(Step { revision: Some(self.revision), change: Accepted::Written(changes.clone()) });
         self.staged.changes.extend(changes);
         Some(self.revision)
-    }
-
-    fn next_revision(&self, source: Source, author: String, edits: Vec<Edit>, build: &Build) -> Revision {
-        let summary = plan::summary(&plan::changes(&edits, &self.build, build));
-        let (number, time) = (self.revision + 1, Timestamp::now());
-        let (reason, error, refused_by) = (None, None, Vec::new());
-        Revision { number, time, author, reason, summary, source, edits, error, refused_by }
     }
 
     /// Builds without a trace: no name is looked up.
@@ -828,9 +811,12 @@ impl State {
     /// Makes a change of the files durable, and gives its revision. What cannot be stored is served all the same:
     /// the files are their own record.
     fn note_files(&mut self, files: &Files, edits: Vec<Edit>, build: &Build) -> Option<u64> {
-        let author = authors(&edits);
-        let revision = (!edits.is_empty()).then(|| self.next_revision(Source::Files, author, edits, build));
-        let revisions: Vec<Revision> = revision.into_iter().collect();
+        let mut revisions = Vec::new();
+        if !edits.is_empty() {
+            let summary = meaning(&edits, &self.build, build);
+            let revision = revision(self.revision + 1, Source::Files, authors(&edits), edits);
+            revisions.push(Revision { summary, ..revision });
+        }
         let count = revisions.len() as u64;
         let commit = Commit { revisions, files: Some(files.clone()), ..Commit::default() };
         match self.commit(&commit) {
@@ -974,6 +960,18 @@ async fn passed(at: Option<Timestamp>) {
     {
         tokio::time::sleep(rest.min(GLANCE)).await;
     }
+}
+
+/// A revision of now, without what it means.
+fn revision(number: u64, source: Source, author: String, edits: Vec<Edit>) -> Revision {
+    let (time, summary) = (Timestamp::now(), String::new());
+    let (reason, error, refused_by) = (None, None, Vec::new());
+    Revision { number, time, author, reason, summary, source, edits, error, refused_by }
+}
+
+/// What edits that made `after` of `before` mean, in one line.
+fn meaning(edits: &[Edit], before: &Build, after: &Build) -> String {
+    plan::summary(&plan::changes(edits, before, after))
 }
 
 fn put(inputs: &mut Inputs, change: Change) {

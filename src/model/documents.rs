@@ -213,11 +213,6 @@ impl Documents {
         stored.map(|(_, document)| document).chain(self.of_files())
     }
 
-    /// All but the targets that were added over REST, those of the store first.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Document>> {
-        self.stored.values().chain(self.of_files())
-    }
-
     /// Those of the files.
     pub fn of_files(&self) -> impl Iterator<Item = &Arc<Document>> {
         self.files.values().flatten()

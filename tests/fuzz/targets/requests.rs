@@ -48,7 +48,7 @@ fn snapshot(clusters: &[(&str, &str)]) -> Arc<Snapshot> {
         };
         clusters.iter().filter_map(resource).collect()
     };
-    Arc::new(Snapshot::new(of, None))
+    Arc::new(Snapshot::new(of))
 }
 
 fuzz_target!(|input: &[u8]| {
