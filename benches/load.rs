@@ -17,6 +17,8 @@ mod report;
 mod reports;
 #[path = "load/scenario.rs"]
 mod scenario;
+#[path = "load/server.rs"]
+mod server;
 #[path = "load/stream.rs"]
 mod stream;
 #[path = "load/target.rs"]

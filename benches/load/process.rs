@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use crate::server;
+
 /// `USER_HZ`, which Linux has fixed for all that it tells of in ticks.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -49,7 +51,7 @@ impl Gauge {
                 self.ended += before;
             }
         }
-        Ok(self.ended + self.threads.values().sum())
+        Ok(self.ended + self.threads.values().sum::<Duration>())
     }
 
     /// The same in ticks of 10 ms.
@@ -63,10 +65,7 @@ impl Gauge {
 
     /// Resident memory, in bytes.
     pub(crate) fn rss(&self) -> anyhow::Result<u64> {
-        let status = self.read("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        Ok(kilobytes.context("/proc/PID/status has no VmRSS")? << 10)
+        server::rss(self.pid)
     }
 
     fn read(&self, file: &str) -> anyhow::Result<String> {

@@ -26,7 +26,8 @@ use tonic::transport::Endpoint;
 use tonic::{Request, Status};
 
 use crate::report::{Budget, Row, Series};
-use crate::target::{self, Target};
+use crate::server;
+use crate::target::Target;
 
 const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
 
@@ -136,7 +137,7 @@ fn node(number: usize) -> core::Node {
 /// A second of traffic to every cluster, with the node that Envoy repeats in each report.
 fn report(clusters: usize) -> LoadStatsRequest {
     let endpoint = |number: usize, index: usize| {
-        let address: std::net::SocketAddr = target::address(number, index).parse().expect("it is one");
+        let address: std::net::SocketAddr = server::address(number, index).parse().expect("it is one");
         let socket = core::SocketAddress {
             address: address.ip().to_string(),
             port_specifier: Some(PortSpecifier::PortValue(u32::from(address.port()))),
@@ -150,7 +151,7 @@ fn report(clusters: usize) -> LoadStatsRequest {
         }
     };
     let cluster = |number: usize| ClusterStats {
-        cluster_name: target::name(number),
+        cluster_name: server::name(number),
         upstream_locality_stats: vec![UpstreamLocalityStats {
             total_successful_requests: 100 * BUSY as u64,
             upstream_endpoint_stats: (0..BUSY).map(|index| endpoint(number, index)).collect(),

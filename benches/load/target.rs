@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::Command;
 
 use crate::process::Gauge;
+use crate::server::{Server, address, name, upstream};
 
 /// What is changed in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +47,7 @@ enum Change {
 /// An understudy that was started here and ends when this is dropped.
 #[derive(Debug)]
 struct Own {
-    _child: Child,
-    _stdout: Lines<BufReader<ChildStdout>>,
+    _server: Server,
     _directory: TempDir,
 }
 
@@ -82,26 +81,27 @@ impl Target {
         std::fs::create_dir_all(&config)?;
         let changing = size.upstreams / 2;
         let others = (0..size.upstreams).filter(|number| *number != changing);
-        let file = json!({ "upstreams": others.map(|number| upstream(number, size)).collect::<Vec<_>>() });
+        let file =
+            json!({ "upstreams": others.map(|number| upstream(number, size.targets)).collect::<Vec<_>>() });
         std::fs::write(config.join("upstreams.json"), file.to_string())?;
         if accepts_rollout(binary, directory.path()).await? {
             std::fs::write(config.join("rollout.yaml"), ROLLOUT)?;
         }
-        let (child, stdout, [xds, admin]) = serve(binary, &config, directory.path()).await?;
-        let gauge = child.id().map(Gauge::new);
+        let server = Server::start(binary, Some(&config), directory.path()).await?;
+        let gauge = server.child.id().map(Gauge::new);
         let client = reqwest::Client::new();
-        let body = upstream(changing, size);
-        let admin = format!("http://{admin}");
+        let body = upstream(changing, size.targets);
+        let admin = format!("http://{}", server.admin);
         let created = client.post(format!("{admin}/upstreams")).json(&body).send().await?;
         let status = created.status();
         anyhow::ensure!(status.is_success(), "cannot store an upstream: {status} {}", created.text().await?);
         Ok(Self {
-            xds,
+            xds: server.xds,
             changed: Some(name(changing)),
             gauge,
             change: Change::Rest { client, admin },
             step: 0,
-            _own: Some(Own { _child: child, _stdout: stdout, _directory: directory }),
+            _own: Some(Own { _server: server, _directory: directory }),
         })
     }
 
@@ -183,50 +183,4 @@ async fn accepts_rollout(binary: &Path, directory: &Path) -> anyhow::Result<bool
     std::fs::write(&probe, ROLLOUT)?;
     let check = Command::new(binary).arg("check").arg(&probe).output().await;
     Ok(check.with_context(|| format!("cannot run {}", binary.display()))?.status.success())
-}
-
-async fn serve(
-    binary: &Path,
-    config: &Path,
-    directory: &Path,
-) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>, [SocketAddr; 2])> {
-    let log = std::fs::File::create(directory.join("log"))?;
-    let mut child = Command::new(binary)
-        .arg("serve")
-        .arg(config)
-        .args(["--xds", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
-        .arg(directory.join("data"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().context("it has a standard output")?).lines();
-    let mut addresses = ["xds ", "admin "].map(|_| None);
-    while let Some(line) = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await?? {
-        for (address, prefix) in addresses.iter_mut().zip(["xds ", "admin "]) {
-            *address = line.strip_prefix(prefix).map(str::parse).transpose()?.or(*address);
-        }
-        if line == "ready" {
-            break;
-        }
-    }
-    let [Some(xds), Some(admin)] = addresses else {
-        anyhow::bail!("understudy did not start: {}", std::fs::read_to_string(directory.join("log"))?);
-    };
-    Ok((child, lines, [xds, admin]))
-}
-
-pub(crate) fn name(number: usize) -> String {
-    format!("u-{number:05}")
-}
-
-/// Nobody connects to it; it is on this machine all the same.
-pub(crate) fn address(upstream: usize, target: usize) -> String {
-    format!("127.{}.{}.{}:8080", 1 + upstream / 250, upstream % 250, 1 + target)
-}
-
-fn upstream(number: usize, size: Size) -> serde_json::Value {
-    let targets = (0..size.targets).map(|target| json!({ "target": address(number, target) }));
-    json!({ "name": name(number), "targets": targets.collect::<Vec<_>>() })
 }
