@@ -60,10 +60,7 @@ pub fn parts(response: Response, variant: Variant, identifier: &str) -> Vec<Byte
     };
     let length = head.len() + resources.iter().map(Bytes::len).sum::<usize>();
     let mut parts = Vec::new();
-    let mut open = BytesMut::with_capacity(5 + head.len());
-    // The prefix of a gRPC message: not compressed, and its length.
-    open.put_u8(0);
-    open.put_u32(u32::try_from(length).expect("a config of 4 GiB is refused long before"));
+    let mut open = begin(length, head.len());
     open.put_slice(&head);
     for resource in resources {
         if resource.len() < SMALL {
@@ -76,6 +73,22 @@ pub fn parts(response: Response, variant: Variant, identifier: &str) -> Vec<Byte
     parts.push(open.freeze());
     parts.retain(|part| !part.is_empty());
     parts
+}
+
+/// The gRPC message that carries `message`, which is a small one.
+pub fn whole(message: &impl Message) -> Bytes {
+    let encoded = message.encode_to_vec();
+    let mut open = begin(encoded.len(), encoded.len());
+    open.put_slice(&encoded);
+    open.freeze()
+}
+
+/// The prefix of a gRPC message, not compressed and of this length, with room for what follows at first.
+fn begin(length: usize, room: usize) -> BytesMut {
+    let mut open = BytesMut::with_capacity(5 + room);
+    open.put_u8(0);
+    open.put_u32(u32::try_from(length).expect("a config of 4 GiB is refused long before"));
+    open
 }
 
 #[cfg(test)]

@@ -1,29 +1,30 @@
 //! The load reporting service (LRS): asks every Envoy for its load and passes on what comes.
 //!
-//! Written by hand around tonic's parts, because the generated service would decode every report whole.
+//! Written by hand as a tower service, as [`server`] is: a generated one would decode every report whole, and keep a
+//! buffer as large as the largest for the life of its stream.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::future::{Ready, ready};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Buf as _;
 use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsResponse;
 use envoy_types::pb::google::protobuf;
-use futures_util::Stream;
-use futures_util::future::BoxFuture;
+use futures_util::{Stream, StreamExt as _};
+use http_body::Frame;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::server::NamedService;
 
 use crate::envoy::loads::Report;
 use crate::fleet::Fleet;
+use crate::xds::frame;
 use crate::xds::incoming::Peer;
 use crate::xds::pace::{Pace, Place};
-use crate::xds::request::MAX_REQUEST;
-use crate::xds::server::{Discovery, Limits};
+use crate::xds::request::Requests;
+use crate::xds::server::{self, Discovery, Frames, Limits};
 
 const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
 
@@ -38,8 +39,6 @@ pub struct LoadReports {
     gate: Discovery,
     pace: Arc<Mutex<Pace>>,
 }
-
-type Responses = Pin<Box<dyn Stream<Item = Result<LoadStatsResponse, Status>> + Send>>;
 
 /// The pace of one Envoy, as long as it reports.
 #[derive(Debug)]
@@ -85,12 +84,15 @@ impl LoadReports {
         Self { fleet, limits, gate, pace: Arc::default() }
     }
 
-    fn responses(&self, request: Request<Streaming<Report>>) -> Responses {
-        let Self { fleet, limits, gate, pace } = self.clone();
-        let peer = request.extensions().get::<Peer>().cloned();
-        let mut requests = request.into_inner();
-        Box::pin(async_stream::try_stream! {
-            let first = tokio::time::timeout(limits.first_request, requests.message()).await;
+    /// What an Envoy that sends `requests` is asked for, until it goes.
+    fn asks(
+        self,
+        mut requests: Requests,
+        peer: Option<Peer>,
+    ) -> impl Stream<Item = Result<LoadStatsResponse, Status>> {
+        let Self { fleet, limits, gate, pace } = self;
+        async_stream::try_stream! {
+            let first = tokio::time::timeout(limits.first_request, next(&mut requests)).await;
             let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
             let Some(first) = first else { return };
             let (id, cluster) = first.node.filter(|(id, _)| !id.is_empty()).ok_or_else(|| {
@@ -99,11 +101,11 @@ impl LoadReports {
             gate.identify(peer.as_ref(), &id, &cluster)?;
             let (reporter, mut seat) = (fleet.reports(id), Seat::take(pace));
             yield asked(seat.place.interval);
-            let aged = Status::unavailable("reconnect: the stream has come of age");
             let end = limits.end();
             loop {
-                let request = tokio::time::timeout_at(end, requests.message()).await;
-                let Some(report) = request.map_err(|_| aged.clone())?? else { return };
+                let report = tokio::time::timeout_at(end, next(&mut requests)).await;
+                let aged = |_| Status::unavailable("reconnect: the stream has come of age");
+                let Some(report) = report.map_err(aged)?? else { return };
                 let interval = seat.reported(report.len());
                 reporter.report(report).await;
                 if let Some(interval) = interval {
@@ -111,17 +113,27 @@ impl LoadReports {
                 }
                 tokio::task::consume_budget().await;
             }
-        })
+        }
     }
 }
 
-impl StreamingService<Report> for LoadReports {
-    type Response = LoadStatsResponse;
-    type ResponseStream = Responses;
-    type Future = std::future::Ready<Result<Response<Responses>, Status>>;
+async fn next(requests: &mut Requests) -> Result<Option<Report>, Status> {
+    let Some(encoded) = requests.message().await? else { return Ok(None) };
+    Report::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
+}
 
-    fn call(&mut self, request: Request<Streaming<Report>>) -> Self::Future {
-        std::future::ready(Ok(Response::new(self.responses(request))))
+/// The body of the response: what is asked for, then the status.
+fn frames(asks: impl Stream<Item = Result<LoadStatsResponse, Status>>) -> impl Stream<Item = Frames> {
+    async_stream::stream! {
+        let mut asks = pin!(asks);
+        let status = loop {
+            match asks.next().await {
+                Some(Ok(asked)) => yield Ok(Frame::data(frame::whole(&asked))),
+                Some(Err(status)) => break status,
+                None => break Status::ok(""),
+            }
+        };
+        yield Ok(server::end(&status));
     }
 }
 
@@ -132,59 +144,18 @@ impl NamedService for LoadReports {
 impl tower::Service<http::Request<Body>> for LoadReports {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    type Future = Ready<Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let service = self.clone();
-        Box::pin(async move {
-            if request.uri().path() != METHOD {
-                return Ok(Status::unimplemented("there is no such method").into_http());
-            }
-            let mut grpc = Grpc::new(Wire).max_decoding_message_size(MAX_REQUEST);
-            Ok(grpc.streaming(service, request).await)
-        })
-    }
-}
-
-/// How messages are read and written.
-#[derive(Debug, Clone, Copy)]
-struct Wire;
-
-impl Codec for Wire {
-    type Encode = LoadStatsResponse;
-    type Decode = Report;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Wire {
-    type Item = LoadStatsResponse;
-    type Error = Status;
-
-    fn encode(&mut self, response: LoadStatsResponse, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        let written = prost::Message::encode(&response, buffer);
-        written.map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for Wire {
-    type Item = Report;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Report>, Status> {
-        let encoded = buffer.copy_to_bytes(buffer.remaining());
-        Report::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
+        if request.uri().path() != METHOD {
+            return ready(Ok(Status::unimplemented("there is no such method").into_http()));
+        }
+        let peer = request.extensions().get::<Peer>().cloned();
+        let requests = self.gate.requests(request.into_body());
+        ready(Ok(server::answer(frames(self.clone().asks(requests, peer)))))
     }
 }

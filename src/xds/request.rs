@@ -1,7 +1,7 @@
 //! The requests of a stream, out of the frames in which they come.
 //!
-//! By hand, because tonic's decoder keeps a buffer as large as the largest request that came, and that is the
-//! first one of every Envoy: 60 KB, for the life of the stream.
+//! By hand, because tonic's decoder keeps a buffer as large as the largest request that came, for the life of the
+//! stream: 60 KB for the first request of every Envoy, and more for its load reports.
 
 use std::error::Error;
 
@@ -45,13 +45,23 @@ impl Requests {
         self.last
     }
 
-    /// The next request; none when the client hung up, or the connection broke: there is nobody to tell. May be
-    /// dropped while it waits: nothing is lost.
+    /// The next request of discovery, as [`Requests::message`] is the next of any kind.
     ///
     /// # Errors
     ///
     /// When what comes is no request, or too large a one.
     pub async fn next<H: Head>(&mut self) -> Result<Option<Request<H>>, Status> {
+        let Some(encoded) = self.message().await? else { return Ok(None) };
+        Request::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    /// The next request, encoded; none when the client hung up, or the connection broke: there is nobody to tell. May
+    /// be dropped while it waits: nothing is lost.
+    ///
+    /// # Errors
+    ///
+    /// When what comes is no message, or too large a one.
+    pub async fn message(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = self.take()? {
                 return Ok(Some(message));
@@ -66,7 +76,7 @@ impl Requests {
     }
 
     /// The first request in the buffer, if it is whole.
-    fn take<H: Head>(&mut self) -> Result<Option<Request<H>>, Status> {
+    fn take(&mut self) -> Result<Option<Bytes>, Status> {
         let Some((prefix, rest)) = self.buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
         let [compressed, length @ ..] = *prefix;
         let length = u32::from_be_bytes(length) as usize;
@@ -87,7 +97,7 @@ impl Requests {
         }
         self.share.give_back(PREFIX + length);
         self.last = length;
-        Request::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
+        Ok(Some(encoded))
     }
 }
 

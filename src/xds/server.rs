@@ -343,16 +343,22 @@ where
         let Some((_, variant, resource_type)) = method else {
             return ready(Ok(Status::unimplemented("there is no such method").into_http()));
         };
-        let body = match variant {
+        ready(Ok(match variant {
             Variant::StateOfTheWorld => self.open::<sotw::Stream, B>(request, *resource_type),
             Variant::Delta => self.open::<delta::Stream, B>(request, *resource_type),
-        };
-        let mut response = Response::new(body);
-        response
-            .headers_mut()
-            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        ready(Ok(response))
+        }))
     }
+}
+
+/// What carries the messages and the status that a stream ends with.
+pub(super) type Frames = Result<Frame<Bytes>, Infallible>;
+
+/// An answer of gRPC with this body.
+pub(super) fn answer(body: impl FutureStream<Item = Frames> + Send + 'static) -> Response<Body> {
+    let mut response = Response::new(Body::new(StreamBody::new(body)));
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+    response
 }
 
 impl Discovery {
@@ -361,15 +367,24 @@ impl Discovery {
         self.shared.identify(peer, id, cluster)
     }
 
-    fn open<P, B>(&self, request: Request<B>, resource_type: Option<ResourceType>) -> Body
+    /// What a client sends. What is held of it counts as what is held of all.
+    pub(super) fn requests<B>(&self, body: B) -> Requests
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Requests::new(body, self.shared.meter.share())
+    }
+
+    fn open<P, B>(&self, request: Request<B>, resource_type: Option<ResourceType>) -> Response<Body>
     where
         P: Protocol,
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let peer = request.extensions().get::<Peer>().cloned();
-        let requests = Requests::new(request.into_body(), self.shared.meter.share());
-        Body::new(StreamBody::new(stream::<P>(self.shared.clone(), requests, Origin { peer, resource_type })))
+        let requests = self.requests(request.into_body());
+        answer(stream::<P>(self.shared.clone(), requests, Origin { peer, resource_type }))
     }
 }
 
@@ -385,7 +400,7 @@ fn stream<P: Protocol>(
     shared: Arc<Shared>,
     mut requests: Requests,
     origin: Origin,
-) -> impl FutureStream<Item = Result<Frame<Bytes>, Infallible>> {
+) -> impl FutureStream<Item = Frames> {
     async_stream::stream! {
         // In a box, or the future of the stream would have room for its beginning as long as it lives.
         let status = match Box::pin(Session::<P>::begin(&shared, &mut requests, origin)).await {
@@ -408,16 +423,17 @@ fn stream<P: Protocol>(
                 }
             }
         };
-        yield Ok(Frame::trailers(trailers(&status)));
+        yield Ok(end(&status));
     }
 }
 
-fn trailers(status: &Status) -> HeaderMap {
+/// The last frame of a stream.
+pub(super) fn end(status: &Status) -> Frame<Bytes> {
     let mut trailers = HeaderMap::new();
     if status.add_header(&mut trailers).is_err() {
         trailers.insert(Status::GRPC_STATUS, HeaderValue::from(Code::Internal as i32));
     }
-    trailers
+    Frame::trailers(trailers)
 }
 
 /// One client: its protocol state, its place in the fleet, and the snapshots it follows.
