@@ -469,7 +469,7 @@ impl Conductor {
     }
 
     async fn sweep(&self, desk: &mut Desk, now: Timestamp) -> Result<(), Error> {
-        self.inner.live.forget(now);
+        self.inner.live.forget(now, &self.inner.cache.build());
         let before = desk.book.history.clone();
         desk.book.history.forget(now);
         let after = &desk.book.history;

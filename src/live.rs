@@ -8,8 +8,8 @@
 //! Reports are folded as they come, each into the shard of its node, so that thousands of Envoys do not wait for each
 //! other. What changed comes back as [`Shift`]s: nobody needs to look at everything to learn that something happened.
 //!
-//! A thousand Envoys that send to a thousand upstreams are a million pairs, so what is kept of a pair is small: names and
-//! addresses have numbers here, and times of targets are whole seconds.
+//! A thousand Envoys that send to a thousand upstreams are a million pairs, so what is kept of a pair is small: 40 bytes
+//! and 12 for each target. Names and addresses have numbers here, and most times are whole seconds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
@@ -136,9 +136,16 @@ pub struct Live {
 #[derive(Debug, Default)]
 struct Shard {
     nodes: HashMap<Arc<str>, NodeSeen>,
-    /// By the number of the upstream.
-    totals: Vec<Counted>,
     upstreams: Numbers<Name>,
+    /// By the number of the upstream.
+    met: Vec<Met>,
+}
+
+/// An upstream that got requests.
+#[derive(Debug, Default)]
+struct Met {
+    counted: Counted,
+    /// Its endpoints.
     sockets: Numbers<SocketAddr>,
 }
 
@@ -152,11 +159,14 @@ struct Counted {
     marks: [Totals; 2],
 }
 
-/// What has a number, in the order in which it was met.
+/// What has a number.
 #[derive(Debug)]
 struct Numbers<T> {
     numbers: HashMap<T, u32>,
+    /// By number.
     all: Vec<T>,
+    /// Numbers that were given back.
+    free: Vec<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -165,38 +175,74 @@ struct NodeSeen {
     is_here: bool,
     /// Milliseconds of the epoch.
     last: i64,
-    /// By the number of the upstream.
-    upstreams: BTreeMap<u32, Seen>,
+    /// How often it reports, in seconds.
+    interval: f32,
+    upstreams: Vec<Seen>,
+    /// So many of them are in the order of their numbers. The others are of the report that is being taken in.
+    settled: usize,
 }
 
-/// Times are milliseconds of the epoch.
+/// What a node sees of an upstream.
 #[derive(Debug)]
 struct Seen {
-    serving: Option<u32>,
+    /// Of the upstream.
+    number: u32,
+    serving: Option<u8>,
+    /// Milliseconds of the epoch.
     since: i64,
-    last: i64,
-    /// How often the node reports, in seconds.
-    interval: f32,
+    /// Seconds of the epoch.
+    last: u32,
     /// Of the first tier, in the report before.
     errors: u32,
     targets: Box<[TargetSeen]>,
 }
 
-/// Times are seconds of the epoch.
-#[derive(Debug, Clone)]
+/// What a node sees of a target.
+#[derive(Debug, Clone, Copy)]
 struct TargetSeen {
-    number: u32,
-    requests_per_second: f32,
-    /// Health was known last.
-    known: u32,
+    /// Of its endpoint.
+    number: u16,
+    health: Health,
+    /// Its health is that since; seconds of the epoch.
     since: u32,
-    health: Option<bool>,
+    requests_per_second: f32,
+}
+
+/// Whether a target is healthy, and how long that was not known again when the last report came: two bits, and seconds,
+/// four hours at the most.
+#[derive(Debug, Clone, Copy, Default)]
+struct Health(u16);
+
+impl Health {
+    const IS_KNOWN: u16 = 1;
+    const IS_HEALTHY: u16 = 2;
+    const SECOND: u16 = 4;
+
+    /// As it is known now.
+    fn now(is_healthy: bool) -> Self {
+        Self(Self::IS_KNOWN | if is_healthy { Self::IS_HEALTHY } else { 0 })
+    }
+
+    fn is_healthy(self) -> Option<bool> {
+        (self.0 & Self::IS_KNOWN != 0).then_some(self.0 & Self::IS_HEALTHY != 0)
+    }
+
+    /// In seconds.
+    fn age(self) -> u32 {
+        u32::from(self.0 / Self::SECOND)
+    }
+
+    /// The same, so many seconds later.
+    fn later(self, seconds: u32) -> Self {
+        let age = self.age().saturating_add(seconds).min(u32::from(u16::MAX / Self::SECOND));
+        Self(self.0 % Self::SECOND + age as u16 * Self::SECOND)
+    }
 }
 
 /// What a report says of one endpoint.
 #[derive(Debug, Clone, Copy)]
 struct Load {
-    number: u32,
+    number: u16,
     tier: u32,
     success: u64,
     errors: u64,
@@ -225,6 +271,7 @@ impl Live {
         let (node, mut seen) =
             shard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeSeen::default()));
         (seen.is_here, seen.last) = (true, at.as_millisecond());
+        seen.interval = report.clusters().map(|it| it.seconds).reduce(f32::max).unwrap_or(seen.interval);
         let mut shifts = Vec::new();
         let mut loads = Vec::new();
         // The clusters of an aggregate are one upstream.
@@ -245,7 +292,8 @@ impl Live {
                     &mut loads
                 }
             };
-            loads.extend(cluster.loads.iter().filter_map(|load| shard.located(load, pool, part)));
+            let (_, met) = shard.met(&pool.upstream.name);
+            loads.extend(cluster.loads.iter().filter_map(|load| met.located(load, pool, part)));
             if part.is_none() {
                 shifts.extend(shard.take((&node, &mut seen), at, pool, spell, loads));
             }
@@ -254,6 +302,7 @@ impl Live {
             let pool = Pool::of(name, build);
             shifts.extend(pool.and_then(|pool| shard.take((&node, &mut seen), at, pool, spell, &loads)));
         }
+        seen.settle();
         shard.nodes.insert(node, seen);
         shifts
     }
@@ -264,20 +313,21 @@ impl Live {
         let Shard { nodes, upstreams, .. } = &mut *shard;
         let Some(seen) = nodes.get_mut(node) else { return Vec::new() };
         seen.is_here = false;
-        let shift = |(number, seen): (&u32, &mut Seen)| {
-            let from = seen.serving.take();
-            from?;
-            let upstream = upstreams.all[*number as usize].clone();
+        let shift = |seen: &mut Seen| {
+            let from = Some(u32::from(seen.serving.take()?));
+            let upstream = upstreams.all[seen.number as usize].clone();
             Some(Shift { node: node.to_owned(), upstream, from, to: None, at, errors: 0 })
         };
         seen.upstreams.iter_mut().filter_map(shift).collect()
     }
 
     /// Forgets what was seen too long ago.
-    pub fn forget(&self, now: Timestamp) {
+    pub fn forget(&self, now: Timestamp, build: &Build) {
         let oldest = now.saturating_sub(MEMORY).unwrap_or(now).as_millisecond();
         for shard in &self.shards {
-            lock(shard).nodes.retain(|_, seen| seen.is_here || seen.last >= oldest);
+            let mut shard = lock(shard);
+            shard.nodes.retain(|_, seen| seen.is_here || seen.last >= oldest);
+            shard.forget_endpoints(build);
         }
     }
 
@@ -299,7 +349,7 @@ impl Live {
     fn sum(&self, upstream: &Name, of: impl Fn(&Counted) -> Totals) -> Totals {
         let own = |shard: &Mutex<Shard>| {
             let shard = lock(shard);
-            shard.upstreams.find(upstream).map(|number| of(&shard.totals[number as usize]))
+            shard.upstreams.find(upstream).map(|number| of(&shard.met[number as usize].counted))
         };
         self.shards.iter().filter_map(own).fold(Totals::default(), Totals::plus)
     }
@@ -311,9 +361,10 @@ impl Live {
         for shard in &self.shards {
             let shard = lock(shard);
             let Some(number) = shard.upstreams.find(&upstream.name) else { continue };
-            for (node, seen) in &shard.nodes {
-                if let Some(seen) = seen.upstreams.get(&number) {
-                    drawing.add(node, seen, &shard.sockets.all);
+            let sockets = &shard.met[number as usize].sockets.all;
+            for (node, all) in &shard.nodes {
+                if let Some(seen) = all.find(number) {
+                    drawing.add(node, all.interval, seen, sockets);
                 }
             }
         }
@@ -332,7 +383,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 impl<T> Default for Numbers<T> {
     fn default() -> Self {
-        Self { numbers: HashMap::new(), all: Vec::new() }
+        Self { numbers: HashMap::new(), all: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -345,10 +396,26 @@ impl<T: Clone + Eq + std::hash::Hash> Numbers<T> {
         if let Some(number) = self.find(one) {
             return number;
         }
-        let number = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.all[number as usize] = one.clone();
+                number
+            }
+            None => {
+                self.all.push(one.clone());
+                u32::try_from(self.all.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
         self.numbers.insert(one.clone(), number);
-        self.all.push(one.clone());
         number
+    }
+
+    /// Those who are not as wanted give their numbers back, which are returned.
+    fn retain(&mut self, is_wanted: impl Fn(&T) -> bool) -> Vec<u32> {
+        let unwanted: Vec<u32> =
+            self.numbers.extract_if(|one, _| !is_wanted(one)).map(|(_, number)| number).collect();
+        self.free.extend(&unwanted);
+        unwanted
     }
 }
 
@@ -365,12 +432,74 @@ impl<'b> Pool<'b> {
     }
 }
 
-impl Shard {
+impl NodeSeen {
+    fn find(&self, number: u32) -> Option<&Seen> {
+        let place = self.upstreams.binary_search_by_key(&number, |seen| seen.number).ok()?;
+        self.upstreams.get(place)
+    }
+
+    fn find_mut(&mut self, number: u32) -> Option<&mut Seen> {
+        let place = self.upstreams.binary_search_by_key(&number, |seen| seen.number).ok()?;
+        self.upstreams.get_mut(place)
+    }
+
+    fn of(&mut self, number: u32, now: i64) -> &mut Seen {
+        let place = self.upstreams[..self.settled].binary_search_by_key(&number, |seen| seen.number);
+        let place = place.unwrap_or_else(|_| {
+            self.upstreams.push(Seen::new(number, now));
+            self.upstreams.len() - 1
+        });
+        &mut self.upstreams[place]
+    }
+
+    /// Takes those in that are new.
+    fn settle(&mut self) {
+        if self.settled < self.upstreams.len() {
+            self.upstreams.sort_by_key(|seen| seen.number);
+            // Of one that a report tells of several times.
+            self.upstreams.dedup_by_key(|seen| seen.number);
+            self.upstreams.shrink_to_fit();
+            self.settled = self.upstreams.len();
+        }
+    }
+}
+
+impl Met {
     /// What a report says of an endpoint of the upstream, or of that part of it.
     fn located(&mut self, load: &loads::Load, pool: Pool<'_>, part: Option<u32>) -> Option<Load> {
         let loads::Load { socket, success, errors } = *load;
         let tier = pool.target(socket).map(|target| target.tier).or(part)?;
-        Some(Load { number: self.sockets.of(&socket), tier, success, errors })
+        Some(Load { number: self.number(&socket)?, tier, success, errors })
+    }
+
+    /// None for more endpoints than an upstream can have.
+    fn number(&mut self, socket: &SocketAddr) -> Option<u16> {
+        u16::try_from(self.sockets.of(socket)).ok()
+    }
+}
+
+impl Shard {
+    /// What is known of an upstream, and its number.
+    fn met(&mut self, upstream: &Name) -> (u32, &mut Met) {
+        let number = self.upstreams.of(upstream);
+        self.met.resize_with(self.upstreams.all.len(), Met::default);
+        (number, &mut self.met[number as usize])
+    }
+
+    /// What was said of endpoints that are of no target any more goes, so that their numbers are free.
+    fn forget_endpoints(&mut self, build: &Build) {
+        for (number, (upstream, met)) in (0..).zip(self.upstreams.all.iter().zip(&mut self.met)) {
+            let pool = Pool::of(upstream.as_str(), build);
+            let is_target = |socket: &SocketAddr| pool.is_some_and(|pool| pool.target(*socket).is_some());
+            let gone = met.sockets.retain(is_target);
+            if gone.is_empty() {
+                continue;
+            }
+            for seen in self.nodes.values_mut().filter_map(|all| all.find_mut(number)) {
+                let left = seen.targets.iter().filter(|target| !gone.contains(&u32::from(target.number)));
+                seen.targets = left.copied().collect();
+            }
+        }
     }
 
     /// Takes in what a report says of an upstream.
@@ -385,17 +514,16 @@ impl Shard {
         if loads.is_empty() {
             return None;
         }
-        let number = self.upstreams.of(&pool.upstream.name);
-        self.totals.resize(self.upstreams.all.len(), Counted::default());
-        self.totals[number as usize].count(at, spell, loads);
-        let seen = seen.upstreams.entry(number).or_insert_with(|| Seen::new(at.as_millisecond()));
-        let from = seen.serving;
-        seen.note(at.as_millisecond(), serving(pool.upstream, loads), spell.seconds, loads);
-        seen.judge(seconds_of(at), &mut self.sockets, pool, loads);
+        let (number, met) = self.met(&pool.upstream.name);
+        met.counted.count(at, spell, loads);
+        let seen = seen.of(number, at.as_millisecond());
+        let from = seen.serving.map(u32::from);
+        seen.note(at, serving(pool.upstream, loads), spell.seconds, loads);
+        seen.judge(met, pool, loads);
         let of_first = |load: &&Load| load.tier == 0;
         let failed: u64 = loads.iter().filter(of_first).map(|load| load.errors).sum();
         let before = std::mem::replace(&mut seen.errors, u32::try_from(failed).unwrap_or(u32::MAX));
-        let (to, errors) = (seen.serving, failed.saturating_add(u64::from(before)));
+        let (to, errors) = (seen.serving.map(u32::from), failed.saturating_add(u64::from(before)));
         let upstream = || pool.upstream.name.clone();
         (to != from).then(|| Shift { node: node.to_owned(), upstream: upstream(), from, to, at, errors })
     }
@@ -447,32 +575,33 @@ impl Totals {
 }
 
 impl Seen {
-    fn new(now: i64) -> Self {
-        Self { serving: None, since: now, last: 0, interval: 1.0, errors: 0, targets: Box::default() }
+    fn new(number: u32, now: i64) -> Self {
+        Self { number, serving: None, since: now, last: 0, errors: 0, targets: Box::default() }
     }
 
     /// What each target got, and which tier serves.
-    fn note(&mut self, now: i64, serving: Option<u32>, seconds: f32, loads: &[Load]) {
-        if loads.is_empty() {
-            return;
+    fn note(&mut self, at: Timestamp, serving: Option<u32>, seconds: f32, loads: &[Load]) {
+        let passed = seconds_of(at).saturating_sub(self.last);
+        self.last = seconds_of(at);
+        // Envoy has 128 tiers at the most.
+        let serving = serving.and_then(|serving| u8::try_from(serving).ok());
+        if serving.is_some() && serving != self.serving {
+            (self.serving, self.since) = (serving, at.as_millisecond());
         }
-        (self.last, self.interval) = (now, seconds);
-        if let Some(serving) = serving.filter(|serving| self.serving != Some(*serving)) {
-            (self.serving, self.since) = (Some(serving), now);
-        }
-        let numbers: Vec<u32> = loads.iter().map(|load| load.number).collect();
+        let numbers: Vec<u16> = loads.iter().map(|load| load.number).collect();
         self.make_room(&numbers);
         for target in &mut self.targets {
             let own = loads.iter().filter(|load| load.number == target.number);
             let count = own.map(|load| load.success.saturating_add(load.errors)).sum::<u64>();
             target.requests_per_second = count as f32 / seconds;
+            target.health = target.health.later(passed);
         }
     }
 
     /// Each target that was met has a place, and there are no more places than that.
-    fn make_room(&mut self, numbers: &[u32]) {
-        let is_new = |number: &&u32| !self.targets.iter().any(|target| target.number == **number);
-        let mut new: Vec<u32> = numbers.iter().filter(is_new).copied().collect();
+    fn make_room(&mut self, numbers: &[u16]) {
+        let is_new = |number: &&u16| !self.targets.iter().any(|target| target.number == **number);
+        let mut new: Vec<u16> = numbers.iter().filter(is_new).copied().collect();
         if new.is_empty() {
             return;
         }
@@ -480,17 +609,16 @@ impl Seen {
         new.dedup();
         let new = new.into_iter().map(|number| TargetSeen {
             number,
-            requests_per_second: 0.0,
-            known: 0,
+            health: Health::default(),
             since: 0,
-            health: None,
+            requests_per_second: 0.0,
         });
-        self.targets = self.targets.iter().cloned().chain(new).collect();
+        self.targets = self.targets.iter().copied().chain(new).collect();
     }
 
     /// What the traffic shows of the health of each target that was ever seen.
-    fn judge(&mut self, now: u32, sockets: &mut Numbers<SocketAddr>, pool: Pool<'_>, loads: &[Load]) {
-        let Some(serving) = self.serving.filter(|_| !loads.is_empty()) else { return };
+    fn judge(&mut self, met: &mut Met, pool: Pool<'_>, loads: &[Load]) {
+        let Some(serving) = self.serving.map(u32::from) else { return };
         let Pool { upstream, steering, .. } = pool;
         let is_led = steering.is_some_and(|steering| steering.first.is_some());
         let peers = upstream.targets.iter().filter(|target| target.tier == serving).count();
@@ -509,7 +637,7 @@ impl Seen {
         if serving > 0 || in_tier().count() < peers {
             let missing = upstream.targets.iter().filter(|declared| is_asked_for(declared));
             let missing = missing.flat_map(|declared| pool.addresses.sockets(&declared.address));
-            let numbers: Vec<u32> = missing.map(|socket| sockets.of(&socket)).collect();
+            let numbers: Vec<u16> = missing.filter_map(|socket| met.number(&socket)).collect();
             self.make_room(&numbers);
         }
         for target in &mut self.targets {
@@ -518,15 +646,15 @@ impl Seen {
                 Some(load) if load.success > 0 => Some(true),
                 Some(load) if load.errors > 0 => Some(false),
                 _ => {
-                    let declared = pool.target(sockets.all[target.number as usize]);
+                    let declared = pool.target(met.sockets.all[usize::from(target.number)]);
                     declared.is_some_and(is_asked_for).then_some(false)
                 }
             };
-            let Some(health) = health else { continue };
-            target.known = now;
-            if target.health != Some(health) {
-                (target.health, target.since) = (Some(health), now);
+            let Some(is_healthy) = health else { continue };
+            if target.health.is_healthy() != Some(is_healthy) {
+                target.since = self.last;
             }
+            target.health = Health::now(is_healthy);
         }
     }
 }
@@ -612,22 +740,28 @@ struct Vote {
     is_fresh: bool,
 }
 
+/// What [`seconds_of`] was made of, without its fraction.
+fn time_of(seconds: u32) -> Timestamp {
+    time(i64::from(seconds) * 1000)
+}
+
 fn time(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 impl Drawing<'_> {
-    fn is_fresh(&self, millis: i64, interval: f32) -> bool {
+    fn is_fresh(&self, seconds: u32, interval: f32) -> bool {
         let some_reports = SignedDuration::try_from_secs_f32(2.5 * interval).unwrap_or(FRESH);
-        self.now.duration_since(time(millis)) <= FRESH + some_reports
+        self.now.duration_since(time_of(seconds)) <= FRESH + some_reports
     }
 
-    fn add(&mut self, node: &Arc<str>, seen: &Seen, sockets: &[SocketAddr]) {
-        let is_fresh = self.is_fresh(seen.last, seen.interval);
+    fn add(&mut self, node: &Arc<str>, interval: f32, seen: &Seen, sockets: &[SocketAddr]) {
+        let is_fresh = self.is_fresh(seen.last, interval);
         let mut requests_per_second = 0.0;
         let mut votes: Vec<(&Address, Vote)> = Vec::new();
         for target in &seen.targets {
-            let Some(declared) = target_of(self.upstream, self.addresses, sockets[target.number as usize])
+            let Some(declared) =
+                target_of(self.upstream, self.addresses, sockets[usize::from(target.number)])
             else {
                 continue;
             };
@@ -640,8 +774,8 @@ impl Drawing<'_> {
                 picture.requests_per_second += rate;
                 picture.share += f64::from(target.requests_per_second);
             }
-            if let Some(is_healthy) = target.health {
-                let is_fresh = self.is_fresh(i64::from(target.known) * 1000, seen.interval);
+            if let Some(is_healthy) = target.health.is_healthy() {
+                let is_fresh = self.is_fresh(seen.last.saturating_sub(target.health.age()), interval);
                 let vote = Vote { node: node.clone(), is_healthy, since: target.since, is_fresh };
                 // A name is as healthy as the healthiest of its addresses.
                 match votes.iter_mut().find(|(address, _)| *address == &declared.address) {
@@ -657,7 +791,8 @@ impl Drawing<'_> {
                 None => drop(self.votes.insert(address.clone(), vec![vote])),
             }
         }
-        let (serving, since, last) = (seen.serving, time(seen.since), time(seen.last));
+        let serving = seen.serving.map(u32::from);
+        let (since, last) = (time(seen.since), time_of(seen.last));
         self.picture.requests_per_second += requests_per_second;
         let node_picture = NodePicture { serving, since, last, is_stale: !is_fresh, requests_per_second };
         self.picture.nodes.insert(node.clone(), node_picture);
@@ -693,7 +828,7 @@ impl TargetPicture {
         let is_healthy = healthy.len() >= unhealthy.len();
         let (most, others) = if is_healthy { (healthy, unhealthy) } else { (unhealthy, healthy) };
         self.is_healthy = (!most.is_empty()).then_some(is_healthy);
-        self.since = most.iter().map(|vote| time(i64::from(vote.since) * 1000)).min();
+        self.since = most.iter().map(|vote| time_of(vote.since)).min();
         let nodes = |votes: &[&Vote]| {
             let mut nodes: Vec<Arc<str>> = votes.iter().map(|vote| vote.node.clone()).collect();
             nodes.sort();

@@ -224,8 +224,42 @@ fn an_envoy_that_goes_serves_nothing() {
     let gone = live.gone("a", at(5));
     assert_eq!((gone[0].from, gone[0].to), (Some(1), None));
     assert_eq!(live.gone("a", at(6)), []);
-    live.forget(at(5000));
+    live.forget(at(5000), &build);
     assert!(picture(&live, &build, 5000).nodes.is_empty());
+}
+
+#[test]
+fn endpoints_that_are_of_no_target_any_more_leave_nothing_behind() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    let moved = made(&SHOP.replace("10.0.0.2", "10.0.0.3"));
+    live.forget(at(2), &moved);
+    live.fold("a", at(3), &report(&[(3, 100, 0)]), &moved);
+    assert_eq!(health(&picture(&live, &moved, 3)), "-??", "what was said of the one is not of the other");
+    let shard = live.shard("a");
+    assert_eq!((shard.met[0].sockets.all.len(), shard.nodes["a"].upstreams[0].targets.len()), (2, 2));
+    drop(shard);
+    live.forget(at(4), &made("upstreams: [{ name: other, targets: [{ target: 10.0.0.1:80 }] }]"));
+    assert_eq!(health(&picture(&live, &build, 4)), "???");
+}
+
+#[test]
+fn a_pair_of_an_envoy_and_an_upstream_takes_little() {
+    // There are millions of them.
+    assert_eq!((size_of::<Seen>(), size_of::<TargetSeen>()), (40, 12));
+}
+
+#[test]
+fn health_that_is_not_known_again_gets_old() {
+    for is_healthy in [true, false] {
+        let health = Health::now(is_healthy);
+        assert_eq!((health.is_healthy(), health.age()), (Some(is_healthy), 0));
+        let later = health.later(5).later(0).later(70);
+        assert_eq!((later.is_healthy(), later.age()), (Some(is_healthy), 75));
+        let much_later = later.later(u32::MAX);
+        assert_eq!((much_later.is_healthy(), much_later.age()), (Some(is_healthy), 16_383));
+    }
+    assert_eq!(Health::default().later(7).is_healthy(), None);
 }
 
 #[test]
