@@ -17,6 +17,9 @@ use crate::xds::wire::{Head, Request};
 /// Envoy's first request is some 60 KB, and a client that names 100,000 resources needs a few MB.
 pub const MAX_REQUEST: usize = 16 << 20;
 
+/// Room for so much is made when a client says that it will send it; for more when it comes.
+const MAX_RESERVED: usize = 128 << 10;
+
 /// Before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
@@ -88,6 +91,8 @@ impl Requests {
             return Err(Status::out_of_range(words));
         }
         if rest.len() < length {
+            let missing = length - rest.len();
+            self.buffer.reserve(missing.min(MAX_RESERVED));
             return Ok(None);
         }
         self.buffer.advance(PREFIX);
