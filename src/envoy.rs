@@ -2,6 +2,7 @@
 
 pub mod canonical;
 pub mod descriptors;
+pub mod fields;
 pub mod json;
 pub mod loads;
 pub mod merge;

@@ -5,10 +5,10 @@
 //! sorted here, everywhere in the message and inside every `Any` whose type is known. All else that prost
 //! writes is already in one order.
 
-use prost::bytes::Buf;
-use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
-use prost::{DecodeError, Message, Name};
+use prost::encoding::{DecodeContext, WireType, decode_key, encode_key, encode_varint, skip_field};
+use prost::{Message, Name};
 
+use crate::envoy::fields::{self, ReadError};
 use crate::envoy::shapes::{self, Shape};
 
 /// The canonical encoding of `message`.
@@ -25,7 +25,7 @@ pub fn encode<M: Message + Name>(message: &M) -> Vec<u8> {
 /// # Errors
 ///
 /// When `bytes` are not an encoding of a message.
-pub fn canonicalize(bytes: &[u8], shape: &Shape) -> Result<Vec<u8>, DecodeError> {
+pub fn canonicalize(bytes: &[u8], shape: &Shape) -> Result<Vec<u8>, ReadError> {
     if shape.name == "google.protobuf.Any" {
         return canonicalize_any(bytes);
     }
@@ -33,7 +33,7 @@ pub fn canonicalize(bytes: &[u8], shape: &Shape) -> Result<Vec<u8>, DecodeError>
     // Entries of one map stand together: they wait here until a field with another number comes.
     let mut entries: (u32, Vec<Vec<u8>>) = (0, Vec::new());
     let mut rest = bytes;
-    while rest.has_remaining() {
+    while !rest.is_empty() {
         let start = rest;
         let (number, wire_type) = decode_key(&mut rest)?;
         if number != entries.0 {
@@ -41,7 +41,7 @@ pub fn canonicalize(bytes: &[u8], shape: &Shape) -> Result<Vec<u8>, DecodeError>
         }
         match (wire_type, shape.field(number)) {
             (WireType::LengthDelimited, Some(inner)) => {
-                let value = canonicalize(length_delimited(&mut rest)?, inner)?;
+                let value = canonicalize(fields::value(&mut rest)?, inner)?;
                 if inner.is_map_entry {
                     entries.0 = number;
                     entries.1.push(value);
@@ -50,7 +50,7 @@ pub fn canonicalize(bytes: &[u8], shape: &Shape) -> Result<Vec<u8>, DecodeError>
                 }
             }
             _ => {
-                skip(wire_type, &mut rest)?;
+                skip_field(wire_type, number, &mut rest, DecodeContext::default())?;
                 out.extend_from_slice(&start[..start.len() - rest.len()]);
             }
         }
@@ -59,7 +59,7 @@ pub fn canonicalize(bytes: &[u8], shape: &Shape) -> Result<Vec<u8>, DecodeError>
     Ok(out)
 }
 
-fn canonicalize_any(bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+fn canonicalize_any(bytes: &[u8]) -> Result<Vec<u8>, ReadError> {
     let any = prost_types::Any::decode(bytes)?;
     let value = match shapes::of_type_url(&any.type_url) {
         Some(inner) => canonicalize(&any.value, inner)?,
@@ -79,37 +79,6 @@ fn write_field(number: u32, value: &[u8], out: &mut Vec<u8>) {
     encode_key(number, WireType::LengthDelimited, out);
     encode_varint(value.len() as u64, out);
     out.extend_from_slice(value);
-}
-
-fn length_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
-    let length = decode_varint(rest)? as usize;
-    if length > rest.len() {
-        return Err(truncated());
-    }
-    let (value, after) = rest.split_at(length);
-    *rest = after;
-    Ok(value)
-}
-
-fn skip(wire_type: WireType, rest: &mut &[u8]) -> Result<(), DecodeError> {
-    let length = match wire_type {
-        WireType::Varint => return decode_varint(rest).map(drop),
-        WireType::LengthDelimited => return length_delimited(rest).map(drop),
-        WireType::SixtyFourBit => 8,
-        WireType::ThirtyTwoBit => 4,
-        // Groups do not occur in proto3.
-        WireType::StartGroup | WireType::EndGroup => return Err(truncated()),
-    };
-    if rest.len() < length {
-        return Err(truncated());
-    }
-    rest.advance(length);
-    Ok(())
-}
-
-/// prost offers no constructor for its error; reading past the end makes one.
-fn truncated() -> DecodeError {
-    prost_types::Any::decode(&[0x0a_u8, 0x01][..]).expect_err("a length without its bytes is an error")
 }
 
 #[cfg(test)]

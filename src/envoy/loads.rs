@@ -5,24 +5,10 @@
 //! text for a whole report, whatever its size.
 
 use std::net::{IpAddr, SocketAddr};
-use std::str::Utf8Error;
 
-use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-/// What came is no report.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// It does not decode.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// A name or an address is no text.
-    #[error("a name or an address is not UTF-8")]
-    NotText(#[from] Utf8Error),
-    /// It ends within a field.
-    #[error("a field is longer than the report")]
-    Cut,
-}
+use crate::envoy::fields::{self, ReadError, text};
 
 /// What is read of a `LoadStatsRequest`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -87,7 +73,7 @@ impl Report {
     /// When it is not one.
     pub fn read(encoded: &[u8]) -> Result<Self, ReadError> {
         let mut report = Self::default();
-        fields(encoded, |field| match field {
+        each_field(encoded, |field| match field {
             Field::Bytes(1, node) => {
                 report.node = Some(node_of(node)?);
                 Ok(())
@@ -122,7 +108,7 @@ impl Report {
     /// Takes in a `ClusterStats`.
     fn take(&mut self, encoded: &[u8]) -> Result<(), ReadError> {
         let (mut seconds, mut in_progress) = (1.0, 0);
-        fields(encoded, |field| match field {
+        each_field(encoded, |field| match field {
             Field::Bytes(1, name) => {
                 self.names.push_str(text(name)?);
                 Ok(())
@@ -141,7 +127,7 @@ impl Report {
 
     /// Takes in an `UpstreamLocalityStats`.
     fn take_locality(&mut self, encoded: &[u8], in_progress: &mut u64) -> Result<(), ReadError> {
-        fields(encoded, |field| {
+        each_field(encoded, |field| {
             match field {
                 Field::Number(2, success) => self.requests = self.requests.saturating_add(success),
                 Field::Number(3, requests) => *in_progress = in_progress.saturating_add(requests),
@@ -160,10 +146,10 @@ impl Report {
 /// Of an `UpstreamEndpointStats`; none when nothing ended there, or when it has no address of IP.
 fn load(encoded: &[u8]) -> Result<Option<Load>, ReadError> {
     let (mut socket, mut success, mut errors) = (None, 0, 0);
-    fields(encoded, |field| {
+    each_field(encoded, |field| {
         match field {
             Field::Bytes(1, address) => {
-                fields(address, |field| {
+                each_field(address, |field| {
                     if let Field::Bytes(1, address) = field {
                         socket = socket_of(address)?;
                     }
@@ -182,7 +168,7 @@ fn load(encoded: &[u8]) -> Result<Option<Load>, ReadError> {
 /// Of a `SocketAddress`.
 fn socket_of(encoded: &[u8]) -> Result<Option<SocketAddr>, ReadError> {
     let (mut ip, mut port) = (None, None);
-    fields(encoded, |field| {
+    each_field(encoded, |field| {
         match field {
             Field::Bytes(2, address) => ip = text(address)?.parse::<IpAddr>().ok(),
             Field::Number(3, value) => port = u16::try_from(value).ok(),
@@ -196,7 +182,7 @@ fn socket_of(encoded: &[u8]) -> Result<Option<SocketAddr>, ReadError> {
 /// The id and the cluster of a `Node`.
 fn node_of(encoded: &[u8]) -> Result<(String, String), ReadError> {
     let mut node = (String::new(), String::new());
-    fields(encoded, |field| {
+    each_field(encoded, |field| {
         match field {
             Field::Bytes(1, id) => text(id)?.clone_into(&mut node.0),
             Field::Bytes(2, cluster) => text(cluster)?.clone_into(&mut node.1),
@@ -210,7 +196,7 @@ fn node_of(encoded: &[u8]) -> Result<(String, String), ReadError> {
 /// Of a `Duration`. Nothing is shorter than a millisecond, so that a rate is a number.
 fn seconds_of(encoded: &[u8]) -> Result<f32, ReadError> {
     let (mut seconds, mut nanos) = (0, 0);
-    fields(encoded, |field| {
+    each_field(encoded, |field| {
         match field {
             Field::Number(1, value) => seconds = value,
             Field::Number(2, value) => nanos = value,
@@ -224,12 +210,8 @@ fn seconds_of(encoded: &[u8]) -> Result<f32, ReadError> {
     Ok((seconds as f32 + nanos as f32 / 1e9).max(0.001))
 }
 
-fn text(bytes: &[u8]) -> Result<&str, ReadError> {
-    Ok(std::str::from_utf8(bytes)?)
-}
-
 /// Calls `each` with every field that is a varint or has a length; the others are passed over.
-fn fields<'a>(
+fn each_field<'a>(
     mut rest: &'a [u8],
     mut each: impl FnMut(Field<'a>) -> Result<(), ReadError>,
 ) -> Result<(), ReadError> {
@@ -237,12 +219,7 @@ fn fields<'a>(
         let (number, wire_type) = decode_key(&mut rest)?;
         match wire_type {
             WireType::Varint => each(Field::Number(number, decode_varint(&mut rest)?))?,
-            WireType::LengthDelimited => {
-                let length = usize::try_from(decode_varint(&mut rest)?).map_err(|_| ReadError::Cut)?;
-                let (value, after) = rest.split_at_checked(length).ok_or(ReadError::Cut)?;
-                rest = after;
-                each(Field::Bytes(number, value))?;
-            }
+            WireType::LengthDelimited => each(Field::Bytes(number, fields::value(&mut rest)?))?,
             other => skip_field(other, number, &mut rest, DecodeContext::default())?,
         }
     }

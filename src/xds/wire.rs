@@ -5,14 +5,14 @@
 //! decoded as usual: a message may be decoded piece by piece (protobuf encoding, "Last One Wins").
 
 use std::ops::Range;
-use std::str::Utf8Error;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use prost::encoding::{DecodeContext, WireType, check_wire_type, decode_key, decode_varint, skip_field};
-use prost::{DecodeError, Message};
+use prost::Message;
+use prost::encoding::{DecodeContext, WireType, check_wire_type, decode_key, skip_field};
 
+use crate::envoy::fields::{self, ReadError, text};
 use crate::snapshot::inventory;
 
 /// The numbers of the fields that are lists. Both variants have the names in the same one.
@@ -69,20 +69,6 @@ pub struct Request<H> {
     pub versions: Versions,
 }
 
-/// What came is no request.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// It does not decode.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// A name or a version is no text.
-    #[error("a name or a version is not UTF-8")]
-    NotText(#[from] Utf8Error),
-    /// It ends within a field.
-    #[error("a field is longer than the request")]
-    Cut,
-}
-
 /// Names in the order in which they came. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Names(List);
@@ -118,10 +104,10 @@ impl<H: Head> Request<H> {
                 skip_field(wire_type, field, &mut rest, DecodeContext::default())?;
                 continue;
             }
-            let value = take(&mut rest)?;
+            let value = fields::value(&mut rest)?;
             match field {
                 VERSIONS => entry(value).map(|_| ())?,
-                _ => std::str::from_utf8(value).map(|_| ())?,
+                _ => text(value).map(|_| ())?,
             }
             let end = encoded.len() - rest.len();
             let list = &mut lists[(field - NAMES) as usize];
@@ -158,7 +144,7 @@ impl<H: Head> From<H> for Request<H> {
 impl Names {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &str> + Clone {
-        self.0.values().map(|value| std::str::from_utf8(value).expect("it was checked when it was read"))
+        self.0.values().map(|value| text(value).expect("it was checked when it was read"))
     }
 
     /// True when there are none.
@@ -204,21 +190,13 @@ impl List {
             while !rest.is_empty() {
                 let (field, wire_type) = decode_key(&mut rest).expect(CHECKED);
                 if field == wanted {
-                    return Some(take(&mut rest).expect(CHECKED));
+                    return Some(fields::value(&mut rest).expect(CHECKED));
                 }
                 skip_field(wire_type, field, &mut rest, DecodeContext::default()).expect(CHECKED);
             }
             None
         })
     }
-}
-
-/// The value at the front of `rest`, which begins with its length.
-fn take<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], ReadError> {
-    let length = usize::try_from(decode_varint(rest)?).map_err(|_| ReadError::Cut)?;
-    let (value, after) = rest.split_at_checked(length).ok_or(ReadError::Cut)?;
-    *rest = after;
-    Ok(value)
 }
 
 /// An entry of a map from text to text.
@@ -229,7 +207,7 @@ fn entry(mut rest: &[u8]) -> Result<(&str, &str), ReadError> {
         match field {
             1 | 2 => {
                 check_wire_type(WireType::LengthDelimited, wire_type)?;
-                entry[field as usize - 1] = std::str::from_utf8(take(&mut rest)?)?;
+                entry[field as usize - 1] = text(fields::value(&mut rest)?)?;
             }
             _ => skip_field(wire_type, field, &mut rest, DecodeContext::default())?,
         }
