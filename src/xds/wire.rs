@@ -80,6 +80,8 @@ pub struct Versions(List);
 /// A repeated field in the bytes in which it came, with what stood in between.
 #[derive(Debug, Clone, Default)]
 struct List {
+    /// The fields of the request that are lists: others of them may stand in between.
+    lists: &'static [u32],
     field: u32,
     encoded: Bytes,
 }
@@ -97,14 +99,7 @@ impl<H: Head> Request<H> {
         let mut decoded = 0;
         while !rest.is_empty() {
             let start = encoded.len() - rest.len();
-            let (field, wire_type) = decode_key(&mut rest)?;
-            // As prost does, which takes a map for one whatever its wire type.
-            let is_list = wire_type == WireType::LengthDelimited || field == VERSIONS;
-            if !is_list || !H::LISTS.contains(&field) {
-                skip_field(wire_type, field, &mut rest, DecodeContext::default())?;
-                continue;
-            }
-            let value = fields::value(&mut rest)?;
+            let (field, Some(value)) = next(&mut rest, H::LISTS)? else { continue };
             match field {
                 VERSIONS => entry(value).map(|_| ())?,
                 _ => text(value).map(|_| ())?,
@@ -117,7 +112,7 @@ impl<H: Head> Request<H> {
         }
         head.merge(&encoded[decoded..])?;
         let [names, unsubscribed, versions] = lists;
-        let list = |field, range: Range<usize>| List { field, encoded: encoded.slice(range) };
+        let list = |field, range: Range<usize>| List { lists: H::LISTS, field, encoded: encoded.slice(range) };
         Ok(Self {
             head,
             names: Names(list(NAMES, names)),
@@ -185,18 +180,29 @@ impl Versions {
 impl List {
     fn values(&self) -> impl Iterator<Item = &[u8]> + Clone {
         const CHECKED: &str = "it was checked when it was read";
-        let (wanted, mut rest) = (self.field, &self.encoded[..]);
+        let (lists, wanted, mut rest) = (self.lists, self.field, &self.encoded[..]);
         std::iter::from_fn(move || {
             while !rest.is_empty() {
-                let (field, wire_type) = decode_key(&mut rest).expect(CHECKED);
-                if field == wanted {
-                    return Some(fields::value(&mut rest).expect(CHECKED));
+                let (field, value) = next(&mut rest, lists).expect(CHECKED);
+                if field == wanted && value.is_some() {
+                    return value;
                 }
-                skip_field(wire_type, field, &mut rest, DecodeContext::default()).expect(CHECKED);
             }
             None
         })
     }
+}
+
+/// Takes off a field: its number, and its value if it is one of `lists`.
+fn next<'a>(rest: &mut &'a [u8], lists: &[u32]) -> Result<(u32, Option<&'a [u8]>), ReadError> {
+    let (field, wire_type) = decode_key(rest)?;
+    // As prost does, which takes a map for one whatever its wire type.
+    let is_list = wire_type == WireType::LengthDelimited || field == VERSIONS;
+    if is_list && lists.contains(&field) {
+        return Ok((field, Some(fields::value(rest)?)));
+    }
+    skip_field(wire_type, field, rest, DecodeContext::default())?;
+    Ok((field, None))
 }
 
 /// An entry of a map from text to text.
@@ -321,6 +327,12 @@ mod tests {
             for wire_type in 0..=7 {
                 check(field(number, wire_type));
                 check(field(number, wire_type)[..6].to_vec());
+                // Between two names of a list.
+                for list in 3..=4 {
+                    let name = vec![list << 3 | 2, 1, b'x'];
+                    check([name.clone(), field(number, wire_type), name.clone()].concat());
+                    check([name.clone(), vec![number << 3 | wire_type, 0], name].concat());
+                }
             }
         }
     }
