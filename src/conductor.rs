@@ -217,6 +217,11 @@ impl Conductor {
         self.inner.live.picture(upstream, &build.addresses, Timestamp::now())
     }
 
+    /// The same without who said so: it takes a fraction of the time.
+    pub fn outline(&self, build: &Build, upstream: &Upstream) -> Picture {
+        self.inner.live.outline(upstream, &build.addresses, Timestamp::now())
+    }
+
     /// Looks after orders until it is dropped.
     pub async fn run(&self) {
         let mut ticks = tokio::time::interval(TICK);
@@ -283,7 +288,7 @@ impl Conductor {
     }
 
     fn is_healthy(&self, build: &Build, upstream: &Upstream, target: &Target) -> Option<bool> {
-        let picture = self.picture(build, upstream);
+        let picture = self.outline(build, upstream);
         let target = picture.targets.get(&target.address)?;
         target.is_healthy.filter(|_| !target.is_stale)
     }
@@ -494,7 +499,7 @@ impl Conductor {
             let seen = Seen {
                 requests: totals.requests,
                 errors: totals.errors,
-                share: shares(&self.picture(build, upstream)),
+                share: shares(&self.outline(build, upstream)),
                 latency: totals.latency().map(rounded),
             };
             drill.watch(now, seen);
@@ -527,7 +532,7 @@ impl Conductor {
     /// Whether primaries answer requests; the inner none when there are no requests.
     #[expect(clippy::option_option, reason = "the outer one is that of an iterator")]
     fn home_answers(&self, build: &Build, upstream: &Upstream) -> Option<Option<bool>> {
-        let picture = self.picture(build, upstream);
+        let picture = self.outline(build, upstream);
         if picture.is_stale {
             return Some(None);
         }

@@ -356,15 +356,22 @@ impl Live {
 
     /// What was seen of an upstream.
     pub fn picture(&self, upstream: &Upstream, addresses: &Addresses, now: Timestamp) -> Picture {
-        let mut drawing =
-            Drawing { upstream, addresses, now, picture: Picture::default(), votes: BTreeMap::new() };
+        self.draw(Drawing::new(upstream, addresses, now, true))
+    }
+
+    /// The same without who says so: it takes a fraction of the time.
+    pub fn outline(&self, upstream: &Upstream, addresses: &Addresses, now: Timestamp) -> Picture {
+        self.draw(Drawing::new(upstream, addresses, now, false))
+    }
+
+    fn draw(&self, mut drawing: Drawing<'_>) -> Picture {
         for shard in &self.shards {
             let shard = lock(shard);
-            let Some(number) = shard.upstreams.find(&upstream.name) else { continue };
-            let sockets = &shard.met[number as usize].sockets.all;
+            let Some(number) = shard.upstreams.find(&drawing.upstream.name) else { continue };
+            let targets = drawing.targets_of(&shard.met[number as usize].sockets.all);
             for (node, all) in &shard.nodes {
                 if let Some(seen) = all.find(number) {
-                    drawing.add(node, all.interval, seen, sockets);
+                    drawing.add(node, all.interval, seen, &targets);
                 }
             }
         }
@@ -728,16 +735,49 @@ struct Drawing<'a> {
     upstream: &'a Upstream,
     addresses: &'a Addresses,
     now: Timestamp,
-    picture: Picture,
-    votes: BTreeMap<Address, Vec<Vote>>,
+    /// It should say who says so.
+    has_names: bool,
+    nodes: BTreeMap<Arc<str>, NodePicture>,
+    /// No report is fresh.
+    is_stale: bool,
+    /// Of what serves, by whether that is fresh, and the tier.
+    serving: BTreeMap<(bool, u32), Class>,
+    requests_per_second: f64,
+    /// By the index of the target.
+    targets: Vec<Option<TargetDrawing>>,
+}
+
+/// What all say of a target.
+#[derive(Default)]
+struct TargetDrawing {
+    /// As it is and as it was last.
+    requests_per_second: [f64; 2],
+    /// By whether that is fresh, and whether it is healthy.
+    votes: [[Class; 2]; 2],
+}
+
+/// Those who agree.
+#[derive(Default)]
+struct Class {
+    count: usize,
+    /// The first of them, in milliseconds of the epoch.
+    since: i64,
+    nodes: Vec<Arc<str>>,
+}
+
+impl Class {
+    fn add(&mut self, since: i64) {
+        self.since = if self.count == 0 { since } else { self.since.min(since) };
+        self.count += 1;
+    }
 }
 
 /// What a node says of a target.
 struct Vote {
-    node: Arc<str>,
+    target: usize,
+    is_fresh: bool,
     is_healthy: bool,
     since: u32,
-    is_fresh: bool,
 }
 
 /// What [`seconds_of`] was made of, without its fraction.
@@ -749,92 +789,114 @@ fn time(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-impl Drawing<'_> {
+impl<'a> Drawing<'a> {
+    fn new(upstream: &'a Upstream, addresses: &'a Addresses, now: Timestamp, has_names: bool) -> Self {
+        Self {
+            upstream,
+            addresses,
+            now,
+            has_names,
+            nodes: BTreeMap::new(),
+            is_stale: true,
+            serving: BTreeMap::new(),
+            requests_per_second: 0.0,
+            targets: upstream.targets.iter().map(|_| None).collect(),
+        }
+    }
+
+    /// The targets that endpoints belong to, by their indexes.
+    fn targets_of(&self, sockets: &[SocketAddr]) -> Vec<Option<usize>> {
+        let index_of = |socket: &SocketAddr| {
+            let found = target_of(self.upstream, self.addresses, *socket)?;
+            self.upstream.targets.iter().position(|target| std::ptr::eq(target, found))
+        };
+        sockets.iter().map(index_of).collect()
+    }
+
     fn is_fresh(&self, seconds: u32, interval: f32) -> bool {
         let some_reports = SignedDuration::try_from_secs_f32(2.5 * interval).unwrap_or(FRESH);
         self.now.duration_since(time_of(seconds)) <= FRESH + some_reports
     }
 
-    fn add(&mut self, node: &Arc<str>, interval: f32, seen: &Seen, sockets: &[SocketAddr]) {
+    fn add(&mut self, node: &Arc<str>, interval: f32, seen: &Seen, targets: &[Option<usize>]) {
         let is_fresh = self.is_fresh(seen.last, interval);
         let mut requests_per_second = 0.0;
-        let mut votes: Vec<(&Address, Vote)> = Vec::new();
-        for target in &seen.targets {
-            let Some(declared) =
-                target_of(self.upstream, self.addresses, sockets[usize::from(target.number)])
-            else {
-                continue;
-            };
-            let rate = if is_fresh { f64::from(target.requests_per_second) } else { 0.0 };
+        let mut votes: Vec<Vote> = Vec::new();
+        for own in &seen.targets {
+            let Some(target) = targets[usize::from(own.number)] else { continue };
+            let drawing = self.targets[target].get_or_insert_default();
+            let last = f64::from(own.requests_per_second);
+            let rate = if is_fresh { last } else { 0.0 };
             requests_per_second += rate;
-            if !self.picture.targets.contains_key(&declared.address) {
-                self.picture.targets.insert(declared.address.clone(), TargetPicture::default());
-            }
-            if let Some(picture) = self.picture.targets.get_mut(&declared.address) {
-                picture.requests_per_second += rate;
-                picture.share += f64::from(target.requests_per_second);
-            }
-            if let Some(is_healthy) = target.health.is_healthy() {
-                let is_fresh = self.is_fresh(seen.last.saturating_sub(target.health.age()), interval);
-                let vote = Vote { node: node.clone(), is_healthy, since: target.since, is_fresh };
+            drawing.requests_per_second[0] += rate;
+            drawing.requests_per_second[1] += last;
+            if let Some(is_healthy) = own.health.is_healthy() {
+                let is_fresh = self.is_fresh(seen.last.saturating_sub(own.health.age()), interval);
+                let vote = Vote { target, is_fresh, is_healthy, since: own.since };
                 // A name is as healthy as the healthiest of its addresses.
-                match votes.iter_mut().find(|(address, _)| *address == &declared.address) {
-                    Some((_, known)) if (known.is_fresh, known.is_healthy) >= (is_fresh, is_healthy) => {}
-                    Some((_, known)) => *known = vote,
-                    None => votes.push((&declared.address, vote)),
+                match votes.iter_mut().find(|known| known.target == target) {
+                    Some(known) if (known.is_fresh, known.is_healthy) >= (is_fresh, is_healthy) => {}
+                    Some(known) => *known = vote,
+                    None => votes.push(vote),
                 }
             }
         }
-        for (address, vote) in votes {
-            match self.votes.get_mut(address) {
-                Some(votes) => votes.push(vote),
-                None => drop(self.votes.insert(address.clone(), vec![vote])),
+        for Vote { target, is_fresh, is_healthy, since } in votes {
+            let votes = &mut self.targets[target].get_or_insert_default().votes;
+            let class = &mut votes[usize::from(is_fresh)][usize::from(is_healthy)];
+            class.add(i64::from(since) * 1000);
+            if self.has_names {
+                class.nodes.push(node.clone());
             }
         }
+        self.is_stale &= !is_fresh;
+        self.requests_per_second += requests_per_second;
         let serving = seen.serving.map(u32::from);
-        let (since, last) = (time(seen.since), time_of(seen.last));
-        self.picture.requests_per_second += requests_per_second;
-        let node_picture = NodePicture { serving, since, last, is_stale: !is_fresh, requests_per_second };
-        self.picture.nodes.insert(node.clone(), node_picture);
+        if let Some(serving) = serving {
+            self.serving.entry((is_fresh, serving)).or_default().add(seen.since);
+        }
+        if self.has_names {
+            let (since, last) = (time(seen.since), time_of(seen.last));
+            let told = NodePicture { serving, since, last, is_stale: !is_fresh, requests_per_second };
+            self.nodes.insert(node.clone(), told);
+        }
     }
 
     fn finish(self) -> Picture {
-        let Self { mut picture, votes, .. } = self;
-        picture.is_stale = picture.nodes.values().all(|node| node.is_stale);
-        let counting = |node: &&NodePicture| !node.is_stale || picture.is_stale;
-        let mut tally: BTreeMap<u32, (usize, Timestamp)> = BTreeMap::new();
-        for node in picture.nodes.values().filter(counting) {
-            let Some(serving) = node.serving else { continue };
-            let entry = tally.entry(serving).or_insert((0, node.since));
-            *entry = (entry.0 + 1, entry.1.min(node.since));
-        }
-        let most = tally.into_iter().max_by_key(|(tier, (count, _))| (*count, u32::MAX - *tier));
-        (picture.serving, picture.since) = most.map(|(tier, (_, since))| (tier, since)).unzip();
-        let all: f64 = picture.targets.values().map(|target| target.share).sum();
-        for (address, target) in &mut picture.targets {
-            target.share = if all > 0.0 { 100.0 * target.share / all } else { 0.0 };
-            target.count(votes.get(address).map(Vec::as_slice).unwrap_or_default());
-        }
-        picture
+        let Self { upstream, nodes, is_stale, serving, requests_per_second, targets, .. } = self;
+        // Those that know, or, if nobody does of late, those that did.
+        let counting = serving.iter().filter(|((is_fresh, _), _)| *is_fresh || is_stale);
+        let most = counting.max_by_key(|((_, tier), class)| (class.count, u32::MAX - *tier));
+        let (serving, since) = most.map(|((_, tier), class)| (*tier, time(class.since))).unzip();
+        let all: f64 = targets.iter().flatten().map(|target| target.requests_per_second[1]).sum();
+        let drawn = upstream.targets.iter().zip(targets);
+        let targets =
+            drawn.filter_map(|(target, drawing)| Some((target.address.clone(), drawing?.finish(all))));
+        Picture { serving, since, is_stale, requests_per_second, nodes, targets: targets.collect() }
     }
 }
 
-impl TargetPicture {
-    /// Takes the votes of those that know, or, if nobody does of late, of those that did.
-    fn count(&mut self, votes: &[Vote]) {
-        self.is_stale = votes.iter().all(|vote| !vote.is_fresh);
-        let counting = votes.iter().filter(|vote| vote.is_fresh || self.is_stale);
-        let (healthy, unhealthy): (Vec<&Vote>, Vec<&Vote>) = counting.partition(|vote| vote.is_healthy);
-        let is_healthy = healthy.len() >= unhealthy.len();
-        let (most, others) = if is_healthy { (healthy, unhealthy) } else { (unhealthy, healthy) };
-        self.is_healthy = (!most.is_empty()).then_some(is_healthy);
-        self.since = most.iter().map(|vote| time_of(vote.since)).min();
-        let nodes = |votes: &[&Vote]| {
-            let mut nodes: Vec<Arc<str>> = votes.iter().map(|vote| vote.node.clone()).collect();
-            nodes.sort();
-            nodes
-        };
-        (self.reported_by, self.disagree) = (nodes(&most), nodes(&others));
+impl TargetDrawing {
+    /// The picture, where all targets had so many requests in a second.
+    fn finish(self, all: f64) -> TargetPicture {
+        let [requests_per_second, last] = self.requests_per_second;
+        let [old, fresh] = self.votes;
+        let is_stale = fresh.iter().all(|class| class.count == 0);
+        let [unhealthy, healthy] = if is_stale { old } else { fresh };
+        let is_healthy = healthy.count >= unhealthy.count;
+        let (mut most, mut others) = if is_healthy { (healthy, unhealthy) } else { (unhealthy, healthy) };
+        most.nodes.sort();
+        others.nodes.sort();
+        let is_known = most.count > 0;
+        TargetPicture {
+            is_healthy: is_known.then_some(is_healthy),
+            since: is_known.then(|| time(most.since)),
+            is_stale,
+            share: if all > 0.0 { 100.0 * last / all } else { 0.0 },
+            requests_per_second,
+            reported_by: most.nodes,
+            disagree: others.nodes,
+        }
     }
 }
 

@@ -163,7 +163,7 @@ fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
     let mut targets: HashMap<[(&str, String); 2], i64> = HashMap::new();
     for upstream in build.model.upstreams.values() {
         let of = ("upstream", upstream.name.to_string());
-        let seen = admin.conductor.picture(build, upstream);
+        let seen = admin.conductor.outline(build, upstream);
         serving.extend(seen.serving.map(|tier| ([of.clone()], i64::from(tier))));
         rates.push(([of.clone()], seen.requests_per_second));
         for target in &upstream.targets {
