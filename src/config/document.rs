@@ -266,7 +266,7 @@ impl Document {
         let listeners = self.listeners.iter().filter_map(|it| it.entity.client_ca.as_ref());
         let upstreams = self.upstreams.iter().map(|it| &it.entity);
         let targets = upstreams.clone().flat_map(|it| it.targets.iter().flatten());
-        let targets = targets.chain(self.target.iter().map(|(_, it)| &it.entity)).map(|it| it.tls.as_ref());
+        let targets = targets.chain(self.target.iter().map(|(_, it)| &it.entity)).map(|it| it.tls.as_deref());
         let upstreams = upstreams.map(|it| it.tls.as_ref()).chain(targets);
         let authorities = upstreams.filter_map(|tls| match tls {
             Some(Switch::On(Tls { ca: Some(Ca::Pem(material)), .. })) => Some(material),
@@ -1229,8 +1229,9 @@ pub struct Target {
     pub region: Option<String>,
     pub zone: Option<String>,
     pub sub_zone: Option<String>,
-    pub health_check: Option<Switch<TargetHealthCheck>>,
-    pub tls: Option<Switch<Tls>>,
+    // In boxes: targets are many, and few have these.
+    pub health_check: Option<Box<Switch<TargetHealthCheck>>>,
+    pub tls: Option<Box<Switch<Tls>>>,
     pub tags: Vec<String>,
 }
 

@@ -191,7 +191,7 @@ pub(crate) fn resolve<'a>(
         },
         health_check: health::target_check(
             &place.key("health_check"),
-            target.health_check.as_ref(),
+            target.health_check.as_deref(),
             upstream.health_check.as_ref(),
             faults,
         ),

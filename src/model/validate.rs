@@ -485,6 +485,8 @@ impl<'a> Validation<'a> {
                 tls: candidate.tls,
             })
             .collect();
+        // They were collected in the place of the candidates, which are larger.
+        targets.shrink_to_fit();
         targets.sort_by_key(|target| target.tier);
         (targets, tier(u32::MAX))
     }

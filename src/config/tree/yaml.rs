@@ -303,11 +303,16 @@ impl Reader {
             span.end = end.end;
         }
         let value = match parts {
-            Parts::Sequence(elements) => Value::Sequence(elements),
+            // Trees are kept, and most collections have fewer parts than a vector makes room for at first.
+            Parts::Sequence(mut elements) => {
+                elements.shrink_to_fit();
+                Value::Sequence(elements)
+            }
             Parts::Mapping { mut entries, merged, .. } => {
                 let faults = settle(&mut entries, || self.path());
                 self.faults.extend(faults);
                 merge(&mut entries, merged, &mut size);
+                entries.shrink_to_fit();
                 Value::Mapping(entries)
             }
         };

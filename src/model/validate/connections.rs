@@ -76,7 +76,7 @@ impl<'a> Validation<'a> {
         candidate.tls = tls::of_target(
             &owner,
             &candidate.place.key("tls"),
-            declared.tls.as_ref(),
+            declared.tls.as_deref(),
             &candidate.address.host,
             tls,
             known,
