@@ -5,33 +5,30 @@
 //! that fails, or that gets nothing while its tier or a later one serves in its place, is not, even if it never got
 //! anything. Of all others nothing is known, and what was known before is old.
 //!
-//! Reports are folded as they come, each into the shard of its node, so that thousands of Envoys do not wait for each
-//! other. What changed comes back as [`Shift`]s: nobody needs to look at everything to learn that something happened.
+//! Reports are folded as they come. What changed comes back as [`Shift`]s: nobody needs to look at everything to learn
+//! that something happened.
 //!
 //! A thousand Envoys that send to a thousand upstreams are a million pairs, so what is kept of a pair is small: 40 bytes
 //! and 12 for each target. Names and addresses have numbers here, and most times are whole seconds.
 
+mod picture;
+
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 
+use self::picture::Drawing;
+pub use self::picture::{NodePicture, Picture, TargetPicture};
 use crate::config::document::{FailoverMode, LoadBalancer};
 use crate::envoy::loads::{self, Report};
 use crate::model::addresses::Addresses;
 use crate::model::name::Name;
 use crate::model::steering::Steering;
-use crate::model::target::{Address, Host, Target};
+use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 use crate::pipeline::Build;
-
-/// Reports of so many nodes can be folded at once.
-const SHARDS: usize = 16;
-
-/// What was last seen longer ago than this, and than two and a half of the reports that should have come since, is old.
-const FRESH: SignedDuration = SignedDuration::from_millis(2_500);
 
 /// How long what a node saw is kept after its last report.
 const MEMORY: SignedDuration = SignedDuration::from_hours(1);
@@ -75,66 +72,14 @@ pub struct Totals {
     pub busy: u64,
 }
 
-/// What was seen of an upstream, by all Envoys.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Picture {
-    /// The tier that serves at most Envoys that sent requests of late, or did last.
-    pub serving: Option<u32>,
-    /// Since when the first of these Envoys is served by it.
-    pub since: Option<Timestamp>,
-    /// No Envoy sent requests of late: all of this is what was seen last.
-    pub is_stale: bool,
-    /// Requests to targets, retries too.
-    pub requests_per_second: f64,
-    /// By node.
-    pub nodes: BTreeMap<Arc<str>, NodePicture>,
-    /// By target.
-    pub targets: BTreeMap<Address, TargetPicture>,
-}
-
-/// What was seen of an upstream by one Envoy.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NodePicture {
-    /// The tier that serves.
-    pub serving: Option<u32>,
-    /// Since when.
-    pub since: Timestamp,
-    /// When it last sent requests.
-    pub last: Timestamp,
-    /// That was too long ago.
-    pub is_stale: bool,
-    /// Requests to targets, retries too.
-    pub requests_per_second: f64,
-}
-
-/// What was seen of a target, by all Envoys.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct TargetPicture {
-    /// What most of those say that know; of what was seen last, if nothing is fresh. None when nobody ever knew.
-    pub is_healthy: Option<bool>,
-    /// Since when the first of those says so.
-    pub since: Option<Timestamp>,
-    /// Nobody knows of late.
-    pub is_stale: bool,
-    /// Percent of the requests to the upstream.
-    pub share: f64,
-    /// Retries too.
-    pub requests_per_second: f64,
-    /// The nodes that say so.
-    pub reported_by: Vec<Arc<str>>,
-    /// The nodes that say otherwise.
-    pub disagree: Vec<Arc<str>>,
-}
-
 /// The loads of all Envoys.
 #[derive(Debug, Default)]
 pub struct Live {
-    shards: [Mutex<Shard>; SHARDS],
-    hasher: RandomState,
+    heard: Mutex<Heard>,
 }
 
 #[derive(Debug, Default)]
-struct Shard {
+struct Heard {
     nodes: HashMap<Arc<str>, NodeSeen>,
     upstreams: Numbers<Name>,
     /// By the number of the upstream.
@@ -144,9 +89,19 @@ struct Shard {
 /// An upstream that got requests.
 #[derive(Debug, Default)]
 struct Met {
+    /// Of the upstream.
+    number: u32,
     counted: Counted,
+    /// As it was when the last report came.
+    upstream: Option<Arc<Upstream>>,
+    /// What the names among its targets led to then.
+    addresses: Addresses,
     /// Its endpoints.
     sockets: Numbers<SocketAddr>,
+    /// By the number of the endpoint: the index of its target.
+    targets: Vec<Option<usize>>,
+    /// The endpoints of the targets: the index of the target, and the number.
+    endpoints: Vec<(usize, u16)>,
 }
 
 /// What was counted of an upstream, and what had been a minute or two ago.
@@ -259,7 +214,7 @@ struct Spell {
 /// An upstream, and all that says which target an endpoint is and what is asked of it.
 #[derive(Clone, Copy)]
 struct Pool<'b> {
-    upstream: &'b Upstream,
+    upstream: &'b Arc<Upstream>,
     addresses: &'b Addresses,
     steering: Option<&'b Steering>,
 }
@@ -267,9 +222,9 @@ struct Pool<'b> {
 impl Live {
     /// Takes in a report. What it says of clusters that `build` does not have is left alone.
     pub fn fold(&self, node: &str, at: Timestamp, report: &Report, build: &Build) -> Vec<Shift> {
-        let mut shard = self.shard(node);
+        let mut heard = self.heard();
         let (node, mut seen) =
-            shard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeSeen::default()));
+            heard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeSeen::default()));
         (seen.is_here, seen.last) = (true, at.as_millisecond());
         seen.interval = report.clusters().map(|it| it.seconds).reduce(f32::max).unwrap_or(seen.interval);
         let mut shifts = Vec::new();
@@ -279,38 +234,34 @@ impl Live {
         for cluster in report.clusters() {
             let (name, part) = split(cluster.name);
             let Some(pool) = Pool::of(name, build) else { continue };
+            let met = heard.met(pool);
             let spell = Spell { seconds: cluster.seconds, in_progress: cluster.in_progress };
-            let loads = match part {
-                Some(_) => {
-                    let (of_all, loads) =
-                        parts.entry(name).or_insert((Spell { in_progress: 0, ..spell }, Vec::new()));
-                    of_all.in_progress = of_all.in_progress.saturating_add(spell.in_progress);
-                    loads
-                }
-                None => {
-                    loads.clear();
-                    &mut loads
-                }
-            };
-            let (_, met) = shard.met(&pool.upstream.name);
-            loads.extend(cluster.loads.iter().filter_map(|load| met.located(load, pool, part)));
-            if part.is_none() {
-                shifts.extend(shard.take((&node, &mut seen), at, pool, spell, loads));
+            let located = cluster.loads.iter().filter_map(|load| met.located(load, pool, part));
+            if part.is_some() {
+                let (of_all, loads) =
+                    parts.entry(name).or_insert((Spell { in_progress: 0, ..spell }, Vec::new()));
+                of_all.in_progress = of_all.in_progress.saturating_add(spell.in_progress);
+                loads.extend(located);
+            } else {
+                loads.clear();
+                loads.extend(located);
+                shifts.extend(met.take((&node, &mut seen), at, pool, spell, &mut loads));
             }
         }
-        for (name, (spell, loads)) in parts {
-            let pool = Pool::of(name, build);
-            shifts.extend(pool.and_then(|pool| shard.take((&node, &mut seen), at, pool, spell, &loads)));
+        for (name, (spell, mut loads)) in parts {
+            let Some(pool) = Pool::of(name, build) else { continue };
+            let met = heard.met(pool);
+            shifts.extend(met.take((&node, &mut seen), at, pool, spell, &mut loads));
         }
         seen.settle();
-        shard.nodes.insert(node, seen);
+        heard.nodes.insert(node, seen);
         shifts
     }
 
     /// Notes that a node went: nothing serves there as far as is known.
     pub fn gone(&self, node: &str, at: Timestamp) -> Vec<Shift> {
-        let mut shard = self.shard(node);
-        let Shard { nodes, upstreams, .. } = &mut *shard;
+        let mut heard = self.heard();
+        let Heard { nodes, upstreams, .. } = &mut *heard;
         let Some(seen) = nodes.get_mut(node) else { return Vec::new() };
         seen.is_here = false;
         let shift = |seen: &mut Seen| {
@@ -324,34 +275,32 @@ impl Live {
     /// Forgets what was seen too long ago.
     pub fn forget(&self, now: Timestamp, build: &Build) {
         let oldest = now.saturating_sub(MEMORY).unwrap_or(now).as_millisecond();
-        for shard in &self.shards {
-            let mut shard = lock(shard);
-            shard.nodes.retain(|_, seen| seen.is_here || seen.last >= oldest);
-            shard.forget_endpoints(build);
-        }
+        let mut heard = self.heard();
+        heard.nodes.retain(|_, seen| seen.is_here || seen.last >= oldest);
+        heard.forget_endpoints(build);
     }
 
     /// How many requests there were to an upstream.
     pub fn totals(&self, upstream: &Name) -> Totals {
-        self.sum(upstream, |counted| counted.totals)
+        self.counted(upstream).totals
     }
 
     /// The same within the last minute or two.
     pub fn recent(&self, upstream: &Name, now: Timestamp) -> Totals {
-        let minute = now.as_second() / 60;
-        self.sum(upstream, |counted| match minute - counted.minute {
+        let counted = self.counted(upstream);
+        match now.as_second() / 60 - counted.minute {
             0 => counted.totals.since(counted.marks[1]),
             1 => counted.totals.since(counted.marks[0]),
             _ => Totals::default(),
-        })
+        }
     }
 
-    fn sum(&self, upstream: &Name, of: impl Fn(&Counted) -> Totals) -> Totals {
-        let own = |shard: &Mutex<Shard>| {
-            let shard = lock(shard);
-            shard.upstreams.find(upstream).map(|number| of(&shard.met[number as usize].counted))
-        };
-        self.shards.iter().filter_map(own).fold(Totals::default(), Totals::plus)
+    fn counted(&self, upstream: &Name) -> Counted {
+        let heard = self.heard();
+        heard
+            .upstreams
+            .find(upstream)
+            .map_or_else(Counted::default, |number| heard.met[number as usize].counted)
     }
 
     /// What was seen of an upstream.
@@ -365,27 +314,22 @@ impl Live {
     }
 
     fn draw(&self, mut drawing: Drawing<'_>) -> Picture {
-        for shard in &self.shards {
-            let shard = lock(shard);
-            let Some(number) = shard.upstreams.find(&drawing.upstream.name) else { continue };
-            let targets = drawing.targets_of(&shard.met[number as usize].sockets.all);
-            for (node, all) in &shard.nodes {
+        let heard = self.heard();
+        if let Some(number) = heard.upstreams.find(&drawing.upstream.name) {
+            let targets = drawing.targets_of(&heard.met[number as usize].sockets.all);
+            for (node, all) in &heard.nodes {
                 if let Some(seen) = all.find(number) {
                     drawing.add(node, all.interval, seen, &targets);
                 }
             }
         }
+        drop(heard);
         drawing.finish()
     }
 
-    fn shard(&self, node: &str) -> MutexGuard<'_, Shard> {
-        let hash = usize::try_from(self.hasher.hash_one(node) % SHARDS as u64).unwrap_or(0);
-        lock(&self.shards[hash])
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T> Default for Numbers<T> {
@@ -433,8 +377,8 @@ impl<'b> Pool<'b> {
         Some(Self { upstream, addresses: &build.addresses, steering })
     }
 
-    /// The target that an endpoint belongs to.
-    fn target(&self, socket: SocketAddr) -> Option<&'b Target> {
+    /// The index of the target that an endpoint belongs to.
+    fn target(&self, socket: SocketAddr) -> Option<usize> {
         target_of(self.upstream, self.addresses, socket)
     }
 }
@@ -471,62 +415,100 @@ impl NodeSeen {
     }
 }
 
-impl Met {
-    /// What a report says of an endpoint of the upstream, or of that part of it.
-    fn located(&mut self, load: &loads::Load, pool: Pool<'_>, part: Option<u32>) -> Option<Load> {
-        let loads::Load { socket, success, errors } = *load;
-        let tier = pool.target(socket).map(|target| target.tier).or(part)?;
-        Some(Load { number: self.number(&socket)?, tier, success, errors })
-    }
-
-    /// None for more endpoints than an upstream can have.
-    fn number(&mut self, socket: &SocketAddr) -> Option<u16> {
-        u16::try_from(self.sockets.of(socket)).ok()
-    }
-}
-
-impl Shard {
-    /// What is known of an upstream, and its number.
-    fn met(&mut self, upstream: &Name) -> (u32, &mut Met) {
-        let number = self.upstreams.of(upstream);
-        self.met.resize_with(self.upstreams.all.len(), Met::default);
-        (number, &mut self.met[number as usize])
+impl Heard {
+    /// What is known of an upstream, as it is now.
+    fn met(&mut self, pool: Pool<'_>) -> &mut Met {
+        let number = self.upstreams.of(&pool.upstream.name);
+        if self.met.len() == number as usize {
+            self.met.push(Met { number, ..Met::default() });
+        }
+        let met = &mut self.met[number as usize];
+        met.follow(pool);
+        met
     }
 
     /// What was said of endpoints that are of no target any more goes, so that their numbers are free.
     fn forget_endpoints(&mut self, build: &Build) {
-        for (number, (upstream, met)) in (0..).zip(self.upstreams.all.iter().zip(&mut self.met)) {
+        for (upstream, met) in self.upstreams.all.iter().zip(&mut self.met) {
             let pool = Pool::of(upstream.as_str(), build);
             let is_target = |socket: &SocketAddr| pool.is_some_and(|pool| pool.target(*socket).is_some());
             let gone = met.sockets.retain(is_target);
             if gone.is_empty() {
                 continue;
             }
-            for seen in self.nodes.values_mut().filter_map(|all| all.find_mut(number)) {
+            met.upstream = None;
+            for seen in self.nodes.values_mut().filter_map(|all| all.find_mut(met.number)) {
                 let left = seen.targets.iter().filter(|target| !gone.contains(&u32::from(target.number)));
                 seen.targets = left.copied().collect();
             }
         }
     }
+}
 
-    /// Takes in what a report says of an upstream.
+impl Met {
+    /// Learns which targets the endpoints are of, unless that is as it was.
+    fn follow(&mut self, pool: Pool<'_>) {
+        let addresses = pool.addresses.of(pool.upstream.targets.iter().map(|target| &target.address.host));
+        let is_same = self.upstream.as_ref().is_some_and(|last| Arc::ptr_eq(last, pool.upstream));
+        if is_same && self.addresses == addresses {
+            return;
+        }
+        (self.upstream, self.addresses) = (Some(pool.upstream.clone()), addresses);
+        self.endpoints.clear();
+        let mut targets = HashMap::new();
+        for (index, target) in pool.upstream.targets.iter().enumerate() {
+            for socket in pool.addresses.sockets(&target.address) {
+                let number = self.sockets.of(&socket);
+                targets.entry(number).or_insert(index);
+                // There are not more endpoints than that in an upstream.
+                self.endpoints.extend(u16::try_from(number).map(|number| (index, number)));
+            }
+        }
+        let all = (0..).zip(&self.sockets.all);
+        let index = |(number, socket): (u32, &SocketAddr)| {
+            targets.get(&number).copied().or_else(|| pool.target(*socket))
+        };
+        self.targets = all.map(index).collect();
+    }
+
+    /// What a report says of an endpoint of the upstream, or of that part of it.
+    fn located(&mut self, load: &loads::Load, pool: Pool<'_>, part: Option<u32>) -> Option<Load> {
+        let loads::Load { socket, success, errors } = *load;
+        let number = self.sockets.find(&socket).or_else(|| {
+            let target = pool.target(socket);
+            // A stranger is not remembered.
+            (target.is_some() || part.is_some()).then(|| self.learn(socket, target))
+        })?;
+        let target = self.targets[number as usize].map(|index| &pool.upstream.targets[index]);
+        let tier = target.map(|target| target.tier).or(part)?;
+        Some(Load { number: u16::try_from(number).ok()?, tier, success, errors })
+    }
+
+    fn learn(&mut self, socket: SocketAddr, target: Option<usize>) -> u32 {
+        let number = self.sockets.of(&socket);
+        self.targets.resize(self.sockets.all.len(), None);
+        self.targets[number as usize] = target;
+        number
+    }
+
+    /// Takes in what a report says of the upstream.
     fn take(
         &mut self,
         (node, seen): (&str, &mut NodeSeen),
         at: Timestamp,
         pool: Pool<'_>,
         spell: Spell,
-        loads: &[Load],
+        loads: &mut [Load],
     ) -> Option<Shift> {
         if loads.is_empty() {
             return None;
         }
-        let (number, met) = self.met(&pool.upstream.name);
-        met.counted.count(at, spell, loads);
-        let seen = seen.of(number, at.as_millisecond());
+        loads.sort_unstable_by_key(|load| load.number);
+        self.counted.count(at, spell, loads);
+        let seen = seen.of(self.number, at.as_millisecond());
         let from = seen.serving.map(u32::from);
         seen.note(at, serving(pool.upstream, loads), spell.seconds, loads);
-        seen.judge(met, pool, loads);
+        seen.judge(self, pool, loads);
         let of_first = |load: &&Load| load.tier == 0;
         let failed: u64 = loads.iter().filter(of_first).map(|load| load.errors).sum();
         let before = std::mem::replace(&mut seen.errors, u32::try_from(failed).unwrap_or(u32::MAX));
@@ -595,36 +577,44 @@ impl Seen {
         if serving.is_some() && serving != self.serving {
             (self.serving, self.since) = (serving, at.as_millisecond());
         }
-        let numbers: Vec<u16> = loads.iter().map(|load| load.number).collect();
-        self.make_room(&numbers);
+        self.make_room(loads.iter().map(|load| load.number));
         for target in &mut self.targets {
-            let own = loads.iter().filter(|load| load.number == target.number);
-            let count = own.map(|load| load.success.saturating_add(load.errors)).sum::<u64>();
-            target.requests_per_second = count as f32 / seconds;
+            target.requests_per_second = 0.0;
             target.health = target.health.later(passed);
+        }
+        for load in loads {
+            if let Some(target) = self.place(load.number) {
+                let count = load.success.saturating_add(load.errors);
+                self.targets[target].requests_per_second += count as f32 / seconds;
+            }
         }
     }
 
+    /// Where a target is in the list.
+    fn place(&self, number: u16) -> Option<usize> {
+        self.targets.binary_search_by_key(&number, |target| target.number).ok()
+    }
+
     /// Each target that was met has a place, and there are no more places than that.
-    fn make_room(&mut self, numbers: &[u16]) {
-        let is_new = |number: &&u16| !self.targets.iter().any(|target| target.number == **number);
-        let mut new: Vec<u16> = numbers.iter().filter(is_new).copied().collect();
+    fn make_room(&mut self, numbers: impl Iterator<Item = u16>) {
+        let new: Vec<u16> = numbers.filter(|number| self.place(*number).is_none()).collect();
         if new.is_empty() {
             return;
         }
-        new.sort_unstable();
-        new.dedup();
         let new = new.into_iter().map(|number| TargetSeen {
             number,
             health: Health::default(),
             since: 0,
             requests_per_second: 0.0,
         });
-        self.targets = self.targets.iter().copied().chain(new).collect();
+        let mut targets: Vec<TargetSeen> = self.targets.iter().copied().chain(new).collect();
+        targets.sort_by_key(|target| target.number);
+        targets.dedup_by_key(|target| target.number);
+        self.targets = targets.into();
     }
 
     /// What the traffic shows of the health of each target that was ever seen.
-    fn judge(&mut self, met: &mut Met, pool: Pool<'_>, loads: &[Load]) {
+    fn judge(&mut self, met: &Met, pool: Pool<'_>, loads: &[Load]) {
         let Some(serving) = self.serving.map(u32::from) else { return };
         let Pool { upstream, steering, .. } = pool;
         let is_led = steering.is_some_and(|steering| steering.first.is_some());
@@ -642,19 +632,18 @@ impl Seen {
             !is_out && (is_before || (is_beside && is_due()))
         };
         if serving > 0 || in_tier().count() < peers {
-            let missing = upstream.targets.iter().filter(|declared| is_asked_for(declared));
-            let missing = missing.flat_map(|declared| pool.addresses.sockets(&declared.address));
-            let numbers: Vec<u16> = missing.filter_map(|socket| met.number(&socket)).collect();
-            self.make_room(&numbers);
+            let missing = met.endpoints.iter().filter(|(target, _)| is_asked_for(&upstream.targets[*target]));
+            self.make_room(missing.map(|(_, number)| *number));
         }
         for target in &mut self.targets {
-            let load = loads.iter().find(|load| load.number == target.number);
-            let health = match load {
+            let load = loads.binary_search_by_key(&target.number, |load| load.number).ok();
+            let health = match load.map(|load| &loads[load]) {
                 Some(load) if load.success > 0 => Some(true),
                 Some(load) if load.errors > 0 => Some(false),
                 _ => {
-                    let declared = pool.target(met.sockets.all[usize::from(target.number)]);
-                    declared.is_some_and(is_asked_for).then_some(false)
+                    let declared = met.targets[usize::from(target.number)];
+                    let is_due = declared.is_some_and(|declared| is_asked_for(&upstream.targets[declared]));
+                    is_due.then_some(false)
                 }
             };
             let Some(is_healthy) = health else { continue };
@@ -710,9 +699,9 @@ fn split(cluster: &str) -> (&str, Option<u32>) {
     }
 }
 
-/// The target that an endpoint belongs to.
-fn target_of<'u>(upstream: &'u Upstream, addresses: &Addresses, socket: SocketAddr) -> Option<&'u Target> {
-    let is_it = |target: &&Target| match &target.address.host {
+/// The target that an endpoint belongs to, by its index.
+fn target_of(upstream: &Upstream, addresses: &Addresses, socket: SocketAddr) -> Option<usize> {
+    let is_it = |target: &Target| match &target.address.host {
         Host::Ip(ip) => SocketAddr::new(*ip, target.address.port) == socket,
         Host::Name(name) => {
             let ips = addresses.names.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -722,182 +711,13 @@ fn target_of<'u>(upstream: &'u Upstream, addresses: &Addresses, socket: SocketAd
             addresses.services.get(name).is_some_and(|places| places.iter().any(|it| it.socket == socket))
         }
     };
-    upstream.targets.iter().find(is_it).or_else(|| {
-        // What Envoy looked up is known by its port alone.
-        let by_name = |target: &&Target| matches!(target.address.host, Host::Name(_));
-        let mut named = upstream.targets.iter().filter(by_name);
-        named.find(|target| target.address.port == socket.port() && !addresses.knows(&target.address.host))
-    })
-}
-
-/// A picture in the making.
-struct Drawing<'a> {
-    upstream: &'a Upstream,
-    addresses: &'a Addresses,
-    now: Timestamp,
-    /// It should say who says so.
-    has_names: bool,
-    nodes: BTreeMap<Arc<str>, NodePicture>,
-    /// No report is fresh.
-    is_stale: bool,
-    /// Of what serves, by whether that is fresh, and the tier.
-    serving: BTreeMap<(bool, u32), Class>,
-    requests_per_second: f64,
-    /// By the index of the target.
-    targets: Vec<Option<TargetDrawing>>,
-}
-
-/// What all say of a target.
-#[derive(Default)]
-struct TargetDrawing {
-    /// As it is and as it was last.
-    requests_per_second: [f64; 2],
-    /// By whether that is fresh, and whether it is healthy.
-    votes: [[Class; 2]; 2],
-}
-
-/// Those who agree.
-#[derive(Default)]
-struct Class {
-    count: usize,
-    /// The first of them, in milliseconds of the epoch.
-    since: i64,
-    nodes: Vec<Arc<str>>,
-}
-
-impl Class {
-    fn add(&mut self, since: i64) {
-        self.since = if self.count == 0 { since } else { self.since.min(since) };
-        self.count += 1;
-    }
-}
-
-/// What a node says of a target.
-struct Vote {
-    target: usize,
-    is_fresh: bool,
-    is_healthy: bool,
-    since: u32,
-}
-
-/// What [`seconds_of`] was made of, without its fraction.
-fn time_of(seconds: u32) -> Timestamp {
-    time(i64::from(seconds) * 1000)
-}
-
-fn time(millis: i64) -> Timestamp {
-    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-impl<'a> Drawing<'a> {
-    fn new(upstream: &'a Upstream, addresses: &'a Addresses, now: Timestamp, has_names: bool) -> Self {
-        Self {
-            upstream,
-            addresses,
-            now,
-            has_names,
-            nodes: BTreeMap::new(),
-            is_stale: true,
-            serving: BTreeMap::new(),
-            requests_per_second: 0.0,
-            targets: upstream.targets.iter().map(|_| None).collect(),
-        }
-    }
-
-    /// The targets that endpoints belong to, by their indexes.
-    fn targets_of(&self, sockets: &[SocketAddr]) -> Vec<Option<usize>> {
-        let index_of = |socket: &SocketAddr| {
-            let found = target_of(self.upstream, self.addresses, *socket)?;
-            self.upstream.targets.iter().position(|target| std::ptr::eq(target, found))
-        };
-        sockets.iter().map(index_of).collect()
-    }
-
-    fn is_fresh(&self, seconds: u32, interval: f32) -> bool {
-        let some_reports = SignedDuration::try_from_secs_f32(2.5 * interval).unwrap_or(FRESH);
-        self.now.duration_since(time_of(seconds)) <= FRESH + some_reports
-    }
-
-    fn add(&mut self, node: &Arc<str>, interval: f32, seen: &Seen, targets: &[Option<usize>]) {
-        let is_fresh = self.is_fresh(seen.last, interval);
-        let mut requests_per_second = 0.0;
-        let mut votes: Vec<Vote> = Vec::new();
-        for own in &seen.targets {
-            let Some(target) = targets[usize::from(own.number)] else { continue };
-            let drawing = self.targets[target].get_or_insert_default();
-            let last = f64::from(own.requests_per_second);
-            let rate = if is_fresh { last } else { 0.0 };
-            requests_per_second += rate;
-            drawing.requests_per_second[0] += rate;
-            drawing.requests_per_second[1] += last;
-            if let Some(is_healthy) = own.health.is_healthy() {
-                let is_fresh = self.is_fresh(seen.last.saturating_sub(own.health.age()), interval);
-                let vote = Vote { target, is_fresh, is_healthy, since: own.since };
-                // A name is as healthy as the healthiest of its addresses.
-                match votes.iter_mut().find(|known| known.target == target) {
-                    Some(known) if (known.is_fresh, known.is_healthy) >= (is_fresh, is_healthy) => {}
-                    Some(known) => *known = vote,
-                    None => votes.push(vote),
-                }
-            }
-        }
-        for Vote { target, is_fresh, is_healthy, since } in votes {
-            let votes = &mut self.targets[target].get_or_insert_default().votes;
-            let class = &mut votes[usize::from(is_fresh)][usize::from(is_healthy)];
-            class.add(i64::from(since) * 1000);
-            if self.has_names {
-                class.nodes.push(node.clone());
-            }
-        }
-        self.is_stale &= !is_fresh;
-        self.requests_per_second += requests_per_second;
-        let serving = seen.serving.map(u32::from);
-        if let Some(serving) = serving {
-            self.serving.entry((is_fresh, serving)).or_default().add(seen.since);
-        }
-        if self.has_names {
-            let (since, last) = (time(seen.since), time_of(seen.last));
-            let told = NodePicture { serving, since, last, is_stale: !is_fresh, requests_per_second };
-            self.nodes.insert(node.clone(), told);
-        }
-    }
-
-    fn finish(self) -> Picture {
-        let Self { upstream, nodes, is_stale, serving, requests_per_second, targets, .. } = self;
-        // Those that know, or, if nobody does of late, those that did.
-        let counting = serving.iter().filter(|((is_fresh, _), _)| *is_fresh || is_stale);
-        let most = counting.max_by_key(|((_, tier), class)| (class.count, u32::MAX - *tier));
-        let (serving, since) = most.map(|((_, tier), class)| (*tier, time(class.since))).unzip();
-        let all: f64 = targets.iter().flatten().map(|target| target.requests_per_second[1]).sum();
-        let drawn = upstream.targets.iter().zip(targets);
-        let targets =
-            drawn.filter_map(|(target, drawing)| Some((target.address.clone(), drawing?.finish(all))));
-        Picture { serving, since, is_stale, requests_per_second, nodes, targets: targets.collect() }
-    }
-}
-
-impl TargetDrawing {
-    /// The picture, where all targets had so many requests in a second.
-    fn finish(self, all: f64) -> TargetPicture {
-        let [requests_per_second, last] = self.requests_per_second;
-        let [old, fresh] = self.votes;
-        let is_stale = fresh.iter().all(|class| class.count == 0);
-        let [unhealthy, healthy] = if is_stale { old } else { fresh };
-        let is_healthy = healthy.count >= unhealthy.count;
-        let (mut most, mut others) = if is_healthy { (healthy, unhealthy) } else { (unhealthy, healthy) };
-        most.nodes.sort();
-        others.nodes.sort();
-        let is_known = most.count > 0;
-        TargetPicture {
-            is_healthy: is_known.then_some(is_healthy),
-            since: is_known.then(|| time(most.since)),
-            is_stale,
-            share: if all > 0.0 { 100.0 * last / all } else { 0.0 },
-            requests_per_second,
-            reported_by: most.nodes,
-            disagree: others.nodes,
-        }
-    }
+    // What Envoy looked up is known by its port alone.
+    let may_be = |target: &Target| {
+        matches!(target.address.host, Host::Name(_))
+            && target.address.port == socket.port()
+            && !addresses.knows(&target.address.host)
+    };
+    upstream.targets.iter().position(is_it).or_else(|| upstream.targets.iter().position(may_be))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
 use prost::Message as _;
 
 use super::*;
+use crate::model::target::Address;
 use crate::pipeline::{Inputs, build};
 
 const SHOP: &str = "
@@ -236,9 +237,9 @@ fn endpoints_that_are_of_no_target_any_more_leave_nothing_behind() {
     live.forget(at(2), &moved);
     live.fold("a", at(3), &report(&[(3, 100, 0)]), &moved);
     assert_eq!(health(&picture(&live, &moved, 3)), "-??", "what was said of the one is not of the other");
-    let shard = live.shard("a");
-    assert_eq!((shard.met[0].sockets.all.len(), shard.nodes["a"].upstreams[0].targets.len()), (2, 2));
-    drop(shard);
+    let heard = live.heard();
+    assert_eq!((heard.met[0].sockets.all.len(), heard.nodes["a"].upstreams[0].targets.len()), (3, 2));
+    drop(heard);
     live.forget(at(4), &made("upstreams: [{ name: other, targets: [{ target: 10.0.0.1:80 }] }]"));
     assert_eq!(health(&picture(&live, &build, 4)), "???");
 }

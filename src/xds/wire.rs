@@ -112,7 +112,8 @@ impl<H: Head> Request<H> {
         }
         head.merge(&encoded[decoded..])?;
         let [names, unsubscribed, versions] = lists;
-        let list = |field, range: Range<usize>| List { lists: H::LISTS, field, encoded: encoded.slice(range) };
+        let list =
+            |field, range: Range<usize>| List { lists: H::LISTS, field, encoded: encoded.slice(range) };
         Ok(Self {
             head,
             names: Names(list(NAMES, names)),

@@ -1,0 +1,237 @@
+//! What was seen of one upstream, by all Envoys together.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Seen, target_of};
+use crate::model::addresses::Addresses;
+use crate::model::target::Address;
+use crate::model::upstream::Upstream;
+
+/// What was last seen longer ago than this, and than two and a half of the reports that should have come since, is old.
+const FRESH: SignedDuration = SignedDuration::from_millis(2_500);
+
+/// What was seen of an upstream, by all Envoys.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Picture {
+    /// The tier that serves at most Envoys that sent requests of late, or did last.
+    pub serving: Option<u32>,
+    /// Since when the first of these Envoys is served by it.
+    pub since: Option<Timestamp>,
+    /// No Envoy sent requests of late: all of this is what was seen last.
+    pub is_stale: bool,
+    /// Requests to targets, retries too.
+    pub requests_per_second: f64,
+    /// By node.
+    pub nodes: BTreeMap<Arc<str>, NodePicture>,
+    /// By target.
+    pub targets: BTreeMap<Address, TargetPicture>,
+}
+
+/// What was seen of an upstream by one Envoy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodePicture {
+    /// The tier that serves.
+    pub serving: Option<u32>,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it last sent requests.
+    pub last: Timestamp,
+    /// That was too long ago.
+    pub is_stale: bool,
+    /// Requests to targets, retries too.
+    pub requests_per_second: f64,
+}
+
+/// What was seen of a target, by all Envoys.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TargetPicture {
+    /// What most of those say that know; of what was seen last, if nothing is fresh. None when nobody ever knew.
+    pub is_healthy: Option<bool>,
+    /// Since when the first of those says so.
+    pub since: Option<Timestamp>,
+    /// Nobody knows of late.
+    pub is_stale: bool,
+    /// Percent of the requests to the upstream.
+    pub share: f64,
+    /// Retries too.
+    pub requests_per_second: f64,
+    /// The nodes that say so.
+    pub reported_by: Vec<Arc<str>>,
+    /// The nodes that say otherwise.
+    pub disagree: Vec<Arc<str>>,
+}
+
+/// A picture in the making.
+pub(super) struct Drawing<'a> {
+    pub(super) upstream: &'a Upstream,
+    addresses: &'a Addresses,
+    now: Timestamp,
+    /// It should say who says so.
+    has_names: bool,
+    nodes: BTreeMap<Arc<str>, NodePicture>,
+    /// No report is fresh.
+    is_stale: bool,
+    /// Of what serves, by whether that is fresh, and the tier.
+    serving: BTreeMap<(bool, u32), Class>,
+    requests_per_second: f64,
+    /// By the index of the target.
+    targets: Vec<Option<TargetDrawing>>,
+}
+
+/// What all say of a target.
+#[derive(Default)]
+struct TargetDrawing {
+    /// As it is and as it was last.
+    requests_per_second: [f64; 2],
+    /// By whether that is fresh, and whether it is healthy.
+    votes: [[Class; 2]; 2],
+}
+
+/// Those who agree.
+#[derive(Default)]
+struct Class {
+    count: usize,
+    /// The first of them, in milliseconds of the epoch.
+    since: i64,
+    nodes: Vec<Arc<str>>,
+}
+
+impl Class {
+    fn add(&mut self, since: i64) {
+        self.since = if self.count == 0 { since } else { self.since.min(since) };
+        self.count += 1;
+    }
+}
+
+/// What a node says of a target.
+struct Vote {
+    target: usize,
+    is_fresh: bool,
+    is_healthy: bool,
+    since: u32,
+}
+
+/// What `live::seconds_of` was made of, without its fraction.
+fn time_of(seconds: u32) -> Timestamp {
+    time(i64::from(seconds) * 1000)
+}
+
+fn time(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+impl<'a> Drawing<'a> {
+    pub(super) fn new(
+        upstream: &'a Upstream,
+        addresses: &'a Addresses,
+        now: Timestamp,
+        has_names: bool,
+    ) -> Self {
+        Self {
+            upstream,
+            addresses,
+            now,
+            has_names,
+            nodes: BTreeMap::new(),
+            is_stale: true,
+            serving: BTreeMap::new(),
+            requests_per_second: 0.0,
+            targets: upstream.targets.iter().map(|_| None).collect(),
+        }
+    }
+
+    /// The targets that endpoints belong to, by their indexes.
+    pub(super) fn targets_of(&self, sockets: &[SocketAddr]) -> Vec<Option<usize>> {
+        sockets.iter().map(|socket| target_of(self.upstream, self.addresses, *socket)).collect()
+    }
+
+    fn is_fresh(&self, seconds: u32, interval: f32) -> bool {
+        let some_reports = SignedDuration::try_from_secs_f32(2.5 * interval).unwrap_or(FRESH);
+        self.now.duration_since(time_of(seconds)) <= FRESH + some_reports
+    }
+
+    pub(super) fn add(&mut self, node: &Arc<str>, interval: f32, seen: &Seen, targets: &[Option<usize>]) {
+        let is_fresh = self.is_fresh(seen.last, interval);
+        let mut requests_per_second = 0.0;
+        let mut votes: Vec<Vote> = Vec::new();
+        for own in &seen.targets {
+            let Some(target) = targets[usize::from(own.number)] else { continue };
+            let drawing = self.targets[target].get_or_insert_default();
+            let last = f64::from(own.requests_per_second);
+            let rate = if is_fresh { last } else { 0.0 };
+            requests_per_second += rate;
+            drawing.requests_per_second[0] += rate;
+            drawing.requests_per_second[1] += last;
+            if let Some(is_healthy) = own.health.is_healthy() {
+                let is_fresh = self.is_fresh(seen.last.saturating_sub(own.health.age()), interval);
+                let vote = Vote { target, is_fresh, is_healthy, since: own.since };
+                // A name is as healthy as the healthiest of its addresses.
+                match votes.iter_mut().find(|known| known.target == target) {
+                    Some(known) if (known.is_fresh, known.is_healthy) >= (is_fresh, is_healthy) => {}
+                    Some(known) => *known = vote,
+                    None => votes.push(vote),
+                }
+            }
+        }
+        for Vote { target, is_fresh, is_healthy, since } in votes {
+            let votes = &mut self.targets[target].get_or_insert_default().votes;
+            let class = &mut votes[usize::from(is_fresh)][usize::from(is_healthy)];
+            class.add(i64::from(since) * 1000);
+            if self.has_names {
+                class.nodes.push(node.clone());
+            }
+        }
+        self.is_stale &= !is_fresh;
+        self.requests_per_second += requests_per_second;
+        let serving = seen.serving.map(u32::from);
+        if let Some(serving) = serving {
+            self.serving.entry((is_fresh, serving)).or_default().add(seen.since);
+        }
+        if self.has_names {
+            let (since, last) = (time(seen.since), time_of(seen.last));
+            let told = NodePicture { serving, since, last, is_stale: !is_fresh, requests_per_second };
+            self.nodes.insert(node.clone(), told);
+        }
+    }
+
+    pub(super) fn finish(self) -> Picture {
+        let Self { upstream, nodes, is_stale, serving, requests_per_second, targets, .. } = self;
+        // Those that know, or, if nobody does of late, those that did.
+        let counting = serving.iter().filter(|((is_fresh, _), _)| *is_fresh || is_stale);
+        let most = counting.max_by_key(|((_, tier), class)| (class.count, u32::MAX - *tier));
+        let (serving, since) = most.map(|((_, tier), class)| (*tier, time(class.since))).unzip();
+        let all: f64 = targets.iter().flatten().map(|target| target.requests_per_second[1]).sum();
+        let drawn = upstream.targets.iter().zip(targets);
+        let targets =
+            drawn.filter_map(|(target, drawing)| Some((target.address.clone(), drawing?.finish(all))));
+        Picture { serving, since, is_stale, requests_per_second, nodes, targets: targets.collect() }
+    }
+}
+
+impl TargetDrawing {
+    /// The picture, where all targets had so many requests in a second.
+    fn finish(self, all: f64) -> TargetPicture {
+        let [requests_per_second, last] = self.requests_per_second;
+        let [old, fresh] = self.votes;
+        let is_stale = fresh.iter().all(|class| class.count == 0);
+        let [unhealthy, healthy] = if is_stale { old } else { fresh };
+        let is_healthy = healthy.count >= unhealthy.count;
+        let (mut most, mut others) = if is_healthy { (healthy, unhealthy) } else { (unhealthy, healthy) };
+        most.nodes.sort();
+        others.nodes.sort();
+        let is_known = most.count > 0;
+        TargetPicture {
+            is_healthy: is_known.then_some(is_healthy),
+            since: is_known.then(|| time(most.since)),
+            is_stale,
+            share: if all > 0.0 { 100.0 * last / all } else { 0.0 },
+            requests_per_second,
+            reported_by: most.nodes,
+            disagree: others.nodes,
+        }
+    }
+}
