@@ -23,6 +23,9 @@ use crate::config::document::Kind;
 use crate::model::documents::Stored;
 use crate::store::records::{Kept, Revision};
 
+/// How many bytes of the database are kept in memory. What is read often is in memory in another form.
+const CACHE: usize = 16 << 20;
+
 /// Entities by kind (as in the API's path) and name.
 const ENTITIES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("entities");
 /// Accepted changes by number.
@@ -592,7 +595,7 @@ impl Store {
 fn open(directory: &Path, file: &Path) -> Result<Database, Error> {
     let path = directory.to_owned();
     // The database makes nothing of a file that is empty, as a full disk may have left it.
-    let opened = Database::create(file).map_err(|error| match error {
+    let opened = Database::builder().set_cache_size(CACHE).create(file).map_err(|error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.clone() },
         error => broken(&path, file, error.into()),
     })?;
