@@ -8,13 +8,14 @@
 //! Reports are folded as they come. What changed comes back as [`Shift`]s: nobody needs to look at everything to learn
 //! that something happened.
 //!
-//! A thousand Envoys that send to a thousand upstreams are a million pairs, so what is kept of a pair is small: 40 bytes
+//! A thousand Envoys that send to a thousand upstreams are a million pairs, so what is kept of a pair is small: 32 bytes
 //! and 12 for each target. Names and addresses have numbers here, and most times are whole seconds.
 
 mod picture;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -133,8 +134,8 @@ struct NodeSeen {
     /// How often it reports, in seconds.
     interval: f32,
     upstreams: Vec<Seen>,
-    /// So many of them are in the order of their numbers. The others are of the report that is being taken in.
-    settled: usize,
+    /// Those of all upstreams.
+    targets: Vec<TargetSeen>,
 }
 
 /// What a node sees of an upstream.
@@ -149,7 +150,9 @@ struct Seen {
     last: u32,
     /// Of the first tier, in the report before.
     errors: u32,
-    targets: Box<[TargetSeen]>,
+    /// Where its targets begin among those of the node, and how many there are. They are in the order of their numbers.
+    first: u32,
+    count: u32,
 }
 
 /// What a node sees of a target.
@@ -319,7 +322,7 @@ impl Live {
             let targets = drawing.targets_of(&heard.met[number as usize].sockets.all);
             for (node, all) in &heard.nodes {
                 if let Some(seen) = all.find(number) {
-                    drawing.add(node, all.interval, seen, &targets);
+                    drawing.add((node, all.interval), seen, &targets);
                 }
             }
         }
@@ -384,34 +387,37 @@ impl<'b> Pool<'b> {
 }
 
 impl NodeSeen {
-    fn find(&self, number: u32) -> Option<&Seen> {
-        let place = self.upstreams.binary_search_by_key(&number, |seen| seen.number).ok()?;
-        self.upstreams.get(place)
+    /// Where an upstream is, or would be.
+    fn place(&self, number: u32) -> Result<usize, usize> {
+        self.upstreams.binary_search_by_key(&number, |seen| seen.number)
     }
 
-    fn find_mut(&mut self, number: u32) -> Option<&mut Seen> {
-        let place = self.upstreams.binary_search_by_key(&number, |seen| seen.number).ok()?;
-        self.upstreams.get_mut(place)
+    /// What it sees of an upstream, and of its targets.
+    fn find(&self, number: u32) -> Option<(&Seen, &[TargetSeen])> {
+        let seen = &self.upstreams[self.place(number).ok()?];
+        Some((seen, &self.targets[seen.targets()]))
     }
 
-    fn of(&mut self, number: u32, now: i64) -> &mut Seen {
-        let place = self.upstreams[..self.settled].binary_search_by_key(&number, |seen| seen.number);
-        let place = place.unwrap_or_else(|_| {
-            self.upstreams.push(Seen::new(number, now));
-            self.upstreams.len() - 1
+    /// What it sees of an upstream, and the targets among which those of the upstream are.
+    fn of(&mut self, number: u32, now: i64) -> (&mut Seen, &mut Vec<TargetSeen>) {
+        let place = self.place(number).unwrap_or_else(|place| {
+            self.upstreams.insert(place, Seen::new(number, now));
+            place
         });
-        &mut self.upstreams[place]
+        (&mut self.upstreams[place], &mut self.targets)
     }
 
-    /// Takes those in that are new.
+    /// Leaves no room that is not used.
     fn settle(&mut self) {
-        if self.settled < self.upstreams.len() {
-            self.upstreams.sort_by_key(|seen| seen.number);
-            // Of one that a report tells of several times.
-            self.upstreams.dedup_by_key(|seen| seen.number);
-            self.upstreams.shrink_to_fit();
-            self.settled = self.upstreams.len();
+        self.upstreams.shrink_to_fit();
+        let count: usize = self.upstreams.iter().map(|seen| seen.targets().len()).sum();
+        if count < self.targets.len() {
+            let scattered = std::mem::replace(&mut self.targets, Vec::with_capacity(count));
+            for seen in &mut self.upstreams {
+                seen.keep(&mut self.targets, &scattered[seen.targets()]);
+            }
         }
+        self.targets.shrink_to_fit();
     }
 }
 
@@ -437,9 +443,14 @@ impl Heard {
                 continue;
             }
             met.upstream = None;
-            for seen in self.nodes.values_mut().filter_map(|all| all.find_mut(met.number)) {
-                let left = seen.targets.iter().filter(|target| !gone.contains(&u32::from(target.number)));
-                seen.targets = left.copied().collect();
+            for node in self.nodes.values_mut() {
+                let Ok(place) = node.place(met.number) else { continue };
+                let seen = &mut node.upstreams[place];
+                let own = node.targets[seen.targets()].iter();
+                let left = own.filter(|target| !gone.contains(&u32::from(target.number)));
+                let left: Vec<TargetSeen> = left.copied().collect();
+                seen.keep(&mut node.targets, &left);
+                node.settle();
             }
         }
     }
@@ -505,10 +516,10 @@ impl Met {
         }
         loads.sort_unstable_by_key(|load| load.number);
         self.counted.count(at, spell, loads);
-        let seen = seen.of(self.number, at.as_millisecond());
+        let (seen, targets) = seen.of(self.number, at.as_millisecond());
         let from = seen.serving.map(u32::from);
-        seen.note(at, serving(pool.upstream, loads), spell.seconds, loads);
-        seen.judge(self, pool, loads);
+        seen.note(targets, at, serving(pool.upstream, loads), spell.seconds, loads);
+        seen.judge(targets, self, pool, loads);
         let of_first = |load: &&Load| load.tier == 0;
         let failed: u64 = loads.iter().filter(of_first).map(|load| load.errors).sum();
         let before = std::mem::replace(&mut seen.errors, u32::try_from(failed).unwrap_or(u32::MAX));
@@ -565,11 +576,23 @@ impl Totals {
 
 impl Seen {
     fn new(number: u32, now: i64) -> Self {
-        Self { number, serving: None, since: now, last: 0, errors: 0, targets: Box::default() }
+        Self { number, serving: None, since: now, last: 0, errors: 0, first: 0, count: 0 }
+    }
+
+    /// Where its targets are among those of the node.
+    fn targets(&self) -> Range<usize> {
+        self.first as usize..(self.first + self.count) as usize
     }
 
     /// What each target got, and which tier serves.
-    fn note(&mut self, at: Timestamp, serving: Option<u32>, seconds: f32, loads: &[Load]) {
+    fn note(
+        &mut self,
+        targets: &mut Vec<TargetSeen>,
+        at: Timestamp,
+        serving: Option<u32>,
+        seconds: f32,
+        loads: &[Load],
+    ) {
         let passed = seconds_of(at).saturating_sub(self.last);
         self.last = seconds_of(at);
         // Envoy has 128 tiers at the most.
@@ -577,27 +600,24 @@ impl Seen {
         if serving.is_some() && serving != self.serving {
             (self.serving, self.since) = (serving, at.as_millisecond());
         }
-        self.make_room(loads.iter().map(|load| load.number));
-        for target in &mut self.targets {
+        self.make_room(targets, loads.iter().map(|load| load.number));
+        let own = &mut targets[self.targets()];
+        for target in &mut *own {
             target.requests_per_second = 0.0;
             target.health = target.health.later(passed);
         }
         for load in loads {
-            if let Some(target) = self.place(load.number) {
+            if let Some(place) = place(own, load.number) {
                 let count = load.success.saturating_add(load.errors);
-                self.targets[target].requests_per_second += count as f32 / seconds;
+                own[place].requests_per_second += count as f32 / seconds;
             }
         }
     }
 
-    /// Where a target is in the list.
-    fn place(&self, number: u16) -> Option<usize> {
-        self.targets.binary_search_by_key(&number, |target| target.number).ok()
-    }
-
-    /// Each target that was met has a place, and there are no more places than that.
-    fn make_room(&mut self, numbers: impl Iterator<Item = u16>) {
-        let new: Vec<u16> = numbers.filter(|number| self.place(*number).is_none()).collect();
+    /// Each target that was met has a place.
+    fn make_room(&mut self, targets: &mut Vec<TargetSeen>, numbers: impl Iterator<Item = u16>) {
+        let own = &targets[self.targets()];
+        let new: Vec<u16> = numbers.filter(|number| place(own, *number).is_none()).collect();
         if new.is_empty() {
             return;
         }
@@ -607,14 +627,21 @@ impl Seen {
             since: 0,
             requests_per_second: 0.0,
         });
-        let mut targets: Vec<TargetSeen> = self.targets.iter().copied().chain(new).collect();
-        targets.sort_by_key(|target| target.number);
-        targets.dedup_by_key(|target| target.number);
-        self.targets = targets.into();
+        let mut all: Vec<TargetSeen> = own.iter().copied().chain(new).collect();
+        all.sort_by_key(|target| target.number);
+        all.dedup_by_key(|target| target.number);
+        self.keep(targets, &all);
+    }
+
+    /// Puts its targets behind those that are there.
+    fn keep(&mut self, targets: &mut Vec<TargetSeen>, own: &[TargetSeen]) {
+        let number = |count: usize| u32::try_from(count).expect("a report has 16 MB at the most");
+        (self.first, self.count) = (number(targets.len()), number(own.len()));
+        targets.extend_from_slice(own);
     }
 
     /// What the traffic shows of the health of each target that was ever seen.
-    fn judge(&mut self, met: &Met, pool: Pool<'_>, loads: &[Load]) {
+    fn judge(&mut self, targets: &mut Vec<TargetSeen>, met: &Met, pool: Pool<'_>, loads: &[Load]) {
         let Some(serving) = self.serving.map(u32::from) else { return };
         let Pool { upstream, steering, .. } = pool;
         let is_led = steering.is_some_and(|steering| steering.first.is_some());
@@ -633,9 +660,9 @@ impl Seen {
         };
         if serving > 0 || in_tier().count() < peers {
             let missing = met.endpoints.iter().filter(|(target, _)| is_asked_for(&upstream.targets[*target]));
-            self.make_room(missing.map(|(_, number)| *number));
+            self.make_room(targets, missing.map(|(_, number)| *number));
         }
-        for target in &mut self.targets {
+        for target in &mut targets[self.targets()] {
             let load = loads.binary_search_by_key(&target.number, |load| load.number).ok();
             let health = match load.map(|load| &loads[load]) {
                 Some(load) if load.success > 0 => Some(true),
@@ -653,6 +680,11 @@ impl Seen {
             target.health = Health::now(is_healthy);
         }
     }
+}
+
+/// Where a target is among those of its upstream.
+fn place(targets: &[TargetSeen], number: u16) -> Option<usize> {
+    targets.binary_search_by_key(&number, |target| target.number).ok()
 }
 
 fn weight(target: &Target) -> u64 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Seen, target_of};
+use super::{Seen, TargetSeen, target_of};
 use crate::model::addresses::Addresses;
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
@@ -154,11 +154,16 @@ impl<'a> Drawing<'a> {
         self.now.duration_since(time_of(seconds)) <= FRESH + some_reports
     }
 
-    pub(super) fn add(&mut self, node: &Arc<str>, interval: f32, seen: &Seen, targets: &[Option<usize>]) {
+    pub(super) fn add(
+        &mut self,
+        (node, interval): (&Arc<str>, f32),
+        (seen, seen_targets): (&Seen, &[TargetSeen]),
+        targets: &[Option<usize>],
+    ) {
         let is_fresh = self.is_fresh(seen.last, interval);
         let mut requests_per_second = 0.0;
         let mut votes: Vec<Vote> = Vec::new();
-        for own in &seen.targets {
+        for own in seen_targets {
             let Some(target) = targets[usize::from(own.number)] else { continue };
             let drawing = self.targets[target].get_or_insert_default();
             let last = f64::from(own.requests_per_second);
