@@ -282,6 +282,9 @@ pub struct Start {
     pub steerings: Steerings,
 }
 
+/// After a start it is known what Envoys have that left before the last so many changes. Each is undone and built.
+const REMEMBERED: u64 = 100;
+
 /// Builds the first config and opens the door. With files that cannot be used, it starts from those that were
 /// accepted last, if there are any.
 ///
@@ -320,10 +323,17 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
     };
     let (inputs, build) = started;
     let cache = Arc::new(Cache::new(build.clone()));
-    // Envoys have what they were told before the files changed.
-    let before = last_files.clone().filter(|last_files| *last_files != inputs.files);
-    if let Some(Ok((_, before))) = before.map(&mut build_of) {
-        before.snapshots.values().for_each(|snapshot| cache.past().remember_snapshot(snapshot));
+    // Envoys have what they were told before the files changed, or before what was written since they left.
+    let last_accepted = match last_files.clone().filter(|last_files| *last_files != inputs.files) {
+        Some(last_files) => build_of(last_files).ok(),
+        None => Some((inputs.clone(), build.clone())),
+    };
+    if let Some(last_accepted) = last_accepted {
+        let last = revision.saturating_sub(REMEMBERED)..=revision;
+        let revisions = store.revisions(last).map_err(|error| WriteError::Store(Arc::new(error)))?;
+        for before in builds_before(&revisions, last_accepted).iter().rev() {
+            before.snapshots.values().for_each(|snapshot| cache.past().remember_snapshot(snapshot));
+        }
     }
     let (sender, watched) = watch::channel(Faults::default());
     let (named_files, watched_files) = watch::channel(inputs.named_files.keys().cloned().collect());
@@ -376,6 +386,24 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
         store,
     };
     Ok((control, cache))
+}
+
+/// The build of now and those before it, as far back as only the store changed: what files held is not kept.
+fn builds_before(revisions: &[Revision], (mut inputs, now): (Inputs, Arc<Build>)) -> Vec<Arc<Build>> {
+    let mut builds = vec![now.clone()];
+    let mut last = now;
+    for revision in revisions.iter().rev().filter(|revision| revision.error.is_none()) {
+        if revision.edits.iter().any(|edit| edit.file.is_some()) {
+            break;
+        }
+        for edit in revision.edits.iter().rev() {
+            put(&mut inputs, Change::undoing(edit.clone()));
+        }
+        let Ok(before) = pipeline::build(&inputs, Some(&last)) else { break };
+        last = Arc::new(before);
+        builds.push(last.clone());
+    }
+    builds
 }
 
 impl Control {
@@ -1058,11 +1086,22 @@ fn read_missing(mut known: NamedFiles, names: &BTreeSet<String>) -> NamedFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envoy::ResourceType;
+    use crate::model::name::Name;
 
-    async fn started(data: &std::path::Path) -> Control {
+    async fn started(data: &std::path::Path) -> (Control, Arc<Cache>) {
+        // Another may have just ended, and its thread with it.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let store = loop {
+            match Store::open(data) {
+                Ok(store) => break store,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::task::yield_now().await;
+        };
         let start = Start {
             files: Ok(Files::default()),
-            store: Store::open(data).expect("it is empty"),
+            store,
             steerings: Steerings::default(),
             resolver: Resolver::new(),
             events: Events::default(),
@@ -1071,7 +1110,7 @@ mod tests {
         };
         let runtime = tokio::runtime::Handle::current();
         let started = tokio::task::spawn_blocking(move || self::start(start, &runtime));
-        started.await.expect("it ends").expect("nothing is wrong").0
+        started.await.expect("it ends").expect("nothing is wrong")
     }
 
     fn terms() -> Terms {
@@ -1079,8 +1118,7 @@ mod tests {
         Terms { source: Source::Api, author, reason, idempotency, alone: false }
     }
 
-    fn decision(kind: Kind, name: &str, body: &serde_json::Value) -> Decision {
-        let change = Change::Put { kind, name: name.to_owned(), body: Arc::new(body.clone()) };
+    fn decision(change: Change) -> Decision {
         let answer = |now: Now<'_>| Answer {
             revision: None,
             status: 200,
@@ -1092,12 +1130,39 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_start_knows_what_envoys_have_that_left_before_the_last_writes() {
+        let data = tempfile::tempdir().expect("the temporary directory can be written");
+        let (control, cache) = started(data.path()).await;
+        let put = |name: &str| {
+            let body = serde_json::json!({ "name": name, "targets": [{ "target": "10.0.0.1:80" }] });
+            Change::Put { kind: Kind::Upstream, name: name.to_owned(), body: Arc::new(body) }
+        };
+        let delete = |name: &str| Change::Delete { kind: Kind::Upstream, name: name.to_owned() };
+        let mut told = Vec::new();
+        for change in [put("shop"), put("other"), delete("shop")] {
+            let decide = move |_: Now<'_>| -> Result<_, WriteError> { Ok(decision(change.clone())) };
+            control.write(terms(), decide).await.expect("it is accepted");
+            let snapshot = cache.build().snapshot(&Name::default_fleet());
+            told.push(Some(snapshot.set(ResourceType::Cluster).version()));
+        }
+        drop((control, cache));
+        let (_control, cache) = started(data.path()).await;
+        let recalled = told.iter().flatten().map(|version| Some(cache.past().recall(*version)?.0.version()));
+        assert_eq!(recalled.collect::<Vec<_>>(), told);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn of_writes_that_are_taken_together_each_is_told_what_is_its_own() {
         let data = tempfile::tempdir().expect("the temporary directory can be written");
-        let control = started(data.path()).await;
-        let write = |kind: Kind, name: &'static str, body: serde_json::Value| {
-            let control = control.clone();
-            let decide = move |_: Now<'_>| -> Result<_, WriteError> { Ok(decision(kind, name, &body)) };
+        let (control, _) = started(data.path()).await;
+        let put = |kind: Kind, name: &str, body: serde_json::Value| Change::Put {
+            kind,
+            name: name.to_owned(),
+            body: Arc::new(body),
+        };
+        let write = |kind: Kind, name: &str, body: serde_json::Value| {
+            let (control, change) = (control.clone(), put(kind, name, body));
+            let decide = move |_: Now<'_>| -> Result<_, WriteError> { Ok(decision(change.clone())) };
             async move { control.write(terms(), decide).await }
         };
         // While the first is being decided on, the others come.
@@ -1105,10 +1170,11 @@ mod tests {
         let wait = std::sync::Mutex::new(wait);
         let target = |address: &str| serde_json::json!([{ "target": address }]);
         let body = serde_json::json!({ "name": "first", "targets": target("10.0.0.1:80") });
+        let change = put(Kind::Upstream, "first", body);
         let first = control.write(terms(), move |_: Now<'_>| -> Result<_, WriteError> {
             // The others hang up when they have all come.
             let _ = wait.lock().expect("nobody panicked").recv();
-            Ok(decision(Kind::Upstream, "first", &body))
+            Ok(decision(change.clone()))
         });
         let twice = serde_json::json!([{ "target": "10.0.0.2:80" }, { "target": "10.0.0.2:80" }]);
         let good = write(
@@ -1143,7 +1209,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_fault_of_our_own_is_the_end_and_not_a_door_that_stays_shut() {
         let data = tempfile::tempdir().expect("the temporary directory can be written");
-        let control = started(data.path()).await;
+        let (control, _) = started(data.path()).await;
         let fault = |_: Now<'_>| -> Result<Decision, WriteError> { panic!("a fault, for the test") };
         assert!(matches!(control.write(terms(), fault).await, Err(WriteError::ShuttingDown)));
         tokio::time::timeout(std::time::Duration::from_secs(20), control.ended()).await.expect("it is told");

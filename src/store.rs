@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::access::Token;
 use crate::config::document::Kind;
 use crate::model::documents::Stored;
+use crate::plan::Edit;
 use crate::store::records::{Kept, Revision};
 
 /// How many bytes of the database are kept in memory. What is read often is in memory in another form.
@@ -73,6 +74,17 @@ pub enum Change {
         /// Of a target `upstream/host:port`.
         name: String,
     },
+}
+
+impl Change {
+    /// What puts back what an edit changed.
+    pub fn undoing(edit: Edit) -> Self {
+        let Edit { kind, name, before, .. } = edit;
+        match before {
+            Some(body) => Self::Put { kind, name, body },
+            None => Self::Delete { kind, name },
+        }
+    }
 }
 
 /// Texts by file name.

@@ -118,7 +118,7 @@ pub(crate) async fn rollback(
             return Err(files_differ(&in_files, number));
         }
         let before = now.revision;
-        let changes = by_rest.into_iter().map(undone).collect();
+        let changes = by_rest.into_iter().map(Change::undoing).collect();
         let answer = move |now: Now<'_>| rolled_back(number, before, now);
         Ok(Decision { changes, answer: Box::new(answer) })
     };
@@ -158,13 +158,6 @@ fn files_differ(edits: &[Edit], number: u64) -> Problem {
         places.join(", ")
     );
     Problem::new(StatusCode::CONFLICT, detail)
-}
-
-fn undone(edit: Edit) -> Change {
-    match edit.before {
-        Some(body) => Change::Put { kind: edit.kind, name: edit.name, body },
-        None => Change::Delete { kind: edit.kind, name: edit.name },
-    }
 }
 
 fn turned(edit: Edit, backwards: bool) -> Edit {
