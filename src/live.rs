@@ -133,6 +133,7 @@ struct NodeSeen {
     last: i64,
     /// How often it reports, in seconds.
     interval: f32,
+    /// In the order of their numbers.
     upstreams: Vec<Seen>,
     /// Those of all upstreams.
     targets: Vec<TargetSeen>,
