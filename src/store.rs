@@ -25,7 +25,7 @@ use crate::plan::Edit;
 use crate::store::records::{Kept, Revision};
 
 /// How many bytes of the database are kept in memory. What is read often is in memory in another form.
-const CACHE: usize = 16 << 20;
+const CACHE: usize = 4 << 20;
 
 /// Entities by kind (as in the API's path) and name.
 const ENTITIES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("entities");

@@ -106,7 +106,7 @@ fn way_of_asking(check: &HealthCheck) -> (&'static str, String, Option<u16>) {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Neighbours {
     /// Who has a target of this address.
-    having: imbl::HashMap<Address, Vec<Name>>,
+    having: imbl::HashMap<Address, Arc<[Name]>>,
     /// Of those that have any.
     neighbours: imbl::HashMap<Name, BTreeSet<Name>>,
 }
@@ -123,24 +123,26 @@ impl Neighbours {
         for Change { key: name, old, new } in changes(last, now) {
             touched.insert(name.clone());
             for target in old.iter().flat_map(|upstream| &upstream.targets) {
-                let Some(names) = having.get_mut(&target.address) else { continue };
-                names.retain(|other| other != name);
-                touched.extend(names.iter().cloned());
-                if names.is_empty() {
-                    having.remove(&target.address);
+                let Some(names) = having.remove(&target.address) else { continue };
+                let others: Arc<[Name]> = names.iter().filter(|other| *other != name).cloned().collect();
+                touched.extend(others.iter().cloned());
+                if !others.is_empty() {
+                    having.insert(target.address.clone(), others);
                 }
             }
             for target in new.iter().flat_map(|upstream| &upstream.targets) {
-                let names = having.entry(target.address.clone()).or_default();
-                touched.extend(names.iter().cloned());
-                if !names.contains(name) {
-                    names.push(name.clone());
+                let others = having.get(&target.address).map_or(&[][..], |names| names);
+                touched.extend(others.iter().cloned());
+                if !others.contains(name) {
+                    let names = others.iter().chain([name]).cloned().collect();
+                    having.insert(target.address.clone(), names);
                 }
             }
         }
         for name in &touched {
             let targets = now.get(name).into_iter().flat_map(|upstream| &upstream.targets);
-            let others = targets.flat_map(|target| &having[&target.address]).filter(|other| *other != name);
+            let others =
+                targets.flat_map(|target| having[&target.address].iter()).filter(|other| *other != name);
             let others: BTreeSet<Name> = others.cloned().collect();
             match others.is_empty() {
                 true => drop(neighbours.remove(name)),
