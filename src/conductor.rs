@@ -214,12 +214,12 @@ impl Conductor {
 
     /// What Envoys said of an upstream.
     pub fn picture(&self, build: &Build, upstream: &Upstream) -> Picture {
-        self.inner.live.picture(upstream, &build.addresses, Timestamp::now())
+        self.inner.live.picture(upstream, build, Timestamp::now())
     }
 
     /// The same without who said so: it takes a fraction of the time.
     pub fn outline(&self, build: &Build, upstream: &Upstream) -> Picture {
-        self.inner.live.outline(upstream, &build.addresses, Timestamp::now())
+        self.inner.live.outline(upstream, build, Timestamp::now())
     }
 
     /// Looks after orders until it is dropped.

@@ -307,23 +307,25 @@ impl Live {
             .map_or_else(Counted::default, |number| heard.met[number as usize].counted)
     }
 
-    /// What was seen of an upstream.
-    pub fn picture(&self, upstream: &Upstream, addresses: &Addresses, now: Timestamp) -> Picture {
-        self.draw(Drawing::new(upstream, addresses, now, true))
+    /// What was seen of an upstream of `build`.
+    pub fn picture(&self, upstream: &Upstream, build: &Build, now: Timestamp) -> Picture {
+        self.draw(Drawing::new(upstream, now, true), build)
     }
 
     /// The same without who says so: it takes a fraction of the time.
-    pub fn outline(&self, upstream: &Upstream, addresses: &Addresses, now: Timestamp) -> Picture {
-        self.draw(Drawing::new(upstream, addresses, now, false))
+    pub fn outline(&self, upstream: &Upstream, build: &Build, now: Timestamp) -> Picture {
+        self.draw(Drawing::new(upstream, now, false), build)
     }
 
-    fn draw(&self, mut drawing: Drawing<'_>) -> Picture {
-        let heard = self.heard();
-        if let Some(number) = heard.upstreams.find(&drawing.upstream.name) {
-            let targets = drawing.targets_of(&heard.met[number as usize].sockets.all);
+    fn draw(&self, mut drawing: Drawing<'_>, build: &Build) -> Picture {
+        let name = &drawing.upstream.name;
+        let mut heard = self.heard();
+        if let (Some(number), Some(pool)) = (heard.upstreams.find(name), Pool::of(name.as_str(), build)) {
+            heard.met[number as usize].follow(pool);
+            let targets = &heard.met[number as usize].targets;
             for (node, all) in &heard.nodes {
                 if let Some(seen) = all.find(number) {
-                    drawing.add((node, all.interval), seen, &targets);
+                    drawing.add((node, all.interval), seen, targets);
                 }
             }
         }

@@ -1,13 +1,11 @@
 //! What was seen of one upstream, by all Envoys together.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Seen, TargetSeen, target_of};
-use crate::model::addresses::Addresses;
+use super::{Seen, TargetSeen};
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
@@ -68,7 +66,6 @@ pub struct TargetPicture {
 /// A picture in the making.
 pub(super) struct Drawing<'a> {
     pub(super) upstream: &'a Upstream,
-    addresses: &'a Addresses,
     now: Timestamp,
     /// It should say who says so.
     has_names: bool,
@@ -125,15 +122,9 @@ fn time(millis: i64) -> Timestamp {
 }
 
 impl<'a> Drawing<'a> {
-    pub(super) fn new(
-        upstream: &'a Upstream,
-        addresses: &'a Addresses,
-        now: Timestamp,
-        has_names: bool,
-    ) -> Self {
+    pub(super) fn new(upstream: &'a Upstream, now: Timestamp, has_names: bool) -> Self {
         Self {
             upstream,
-            addresses,
             now,
             has_names,
             nodes: BTreeMap::new(),
@@ -142,11 +133,6 @@ impl<'a> Drawing<'a> {
             requests_per_second: 0.0,
             targets: upstream.targets.iter().map(|_| None).collect(),
         }
-    }
-
-    /// The targets that endpoints belong to, by their indexes.
-    pub(super) fn targets_of(&self, sockets: &[SocketAddr]) -> Vec<Option<usize>> {
-        sockets.iter().map(|socket| target_of(self.upstream, self.addresses, *socket)).collect()
     }
 
     fn is_fresh(&self, seconds: u32, interval: f32) -> bool {

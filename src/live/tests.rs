@@ -75,7 +75,7 @@ fn shifts(text: &str, seconds: &[&[(u8, u64, u64)]]) -> Vec<String> {
 }
 
 fn picture(live: &Live, build: &Build, second: i64) -> Picture {
-    live.picture(&build.model.upstreams["shop"], &build.addresses, at(second))
+    live.picture(&build.model.upstreams["shop"], build, at(second))
 }
 
 /// The health of the three targets, `+` good, `-` bad, `?` unknown, with `~` before what is old.
