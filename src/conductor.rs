@@ -27,7 +27,7 @@ use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 use crate::orders::decide::{Refusal, Scene};
 use crate::orders::drill::Seen;
-use crate::orders::hold::{Hold, Next, Phase};
+use crate::orders::hold::{Hold, Home, Next, Phase};
 use crate::orders::{Note, Orders};
 use crate::pipeline::Build;
 use crate::store::{self, Jotting, Store};
@@ -241,6 +241,10 @@ impl Conductor {
             let (now, live) = (Timestamp::now(), &self.inner.live);
             let shifts = match heard {
                 Heard::Load { node, report } => live.fold(&node, now, &report, &self.inner.cache.build()),
+                Heard::Checked { node, interval, findings } => {
+                    live.check(&node, now, interval, findings, &self.inner.cache.build());
+                    continue;
+                }
                 Heard::Gone { node } => live.gone(&node, now),
             };
             self.shifted(shifts, now).await;
@@ -516,10 +520,11 @@ impl Conductor {
                     Phase::Step { .. } => self.home_answers(build, upstream)?,
                     _ => Some(history.serving(&name) == Some(0)),
                 };
+                let home = |serves| Home { serves, is_healthy: self.home_is_healthy(build, upstream) };
                 let next = match home_serves {
                     // Without traffic nobody knows.
                     None if upstream.failback.holds() => Next::Hold(hold),
-                    home_serves => hold.next(now, &upstream.failback, home_serves.unwrap_or(false)),
+                    home_serves => hold.next(now, &upstream.failback, home(home_serves.unwrap_or(false))),
                 };
                 match next {
                     Next::Hold(hold) => Some((name, hold)),
@@ -539,6 +544,18 @@ impl Conductor {
         let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
         let mut seen = primaries.filter_map(|target| picture.targets.get(&target.address));
         Some(Some(seen.any(|seen| seen.requests_per_second > 0.0 && seen.is_healthy == Some(true))))
+    }
+
+    /// Whether a primary could serve; none when nobody checks them.
+    fn home_is_healthy(&self, build: &Build, upstream: &Upstream) -> Option<bool> {
+        let picture = self.outline(build, upstream);
+        if picture.checked_by.is_empty() {
+            return None;
+        }
+        let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
+        let seen = primaries.filter_map(|target| picture.targets.get(&target.address));
+        let known = seen.filter(|target| !target.is_stale).filter_map(|target| target.is_healthy);
+        known.reduce(|one, another| one || another)
     }
 
     /// Begins the scheduled drills that are due.

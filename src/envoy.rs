@@ -1,6 +1,7 @@
 //! Envoy's types: which of them are served, their JSON form, and one encoding for one value.
 
 pub mod canonical;
+pub mod checks;
 pub mod descriptors;
 pub mod fields;
 pub mod json;

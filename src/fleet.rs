@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::runtime::Handle;
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc;
 
 use crate::envoy::ResourceType;
+use crate::envoy::checks::Findings;
 use crate::envoy::loads::Report;
 use crate::events::{Event, Events};
 use crate::fleet::nodes::Nodes;
@@ -80,7 +82,7 @@ pub struct Presence {
     pub types: BTreeMap<ResourceType, Noted>,
 }
 
-/// What an Envoy says of its load.
+/// What an Envoy says of its load, and of targets that it checked on our behalf.
 #[derive(Debug)]
 pub enum Heard {
     /// What it sent to each cluster since its last report.
@@ -90,7 +92,16 @@ pub enum Heard {
         /// What it said.
         report: Report,
     },
-    /// It reports no more.
+    /// What it found when it checked targets.
+    Checked {
+        /// Its id.
+        node: String,
+        /// How often it says so.
+        interval: Duration,
+        /// What it found.
+        findings: Findings,
+    },
+    /// It reports its load no more.
     Gone {
         /// Its id.
         node: String,
@@ -167,6 +178,15 @@ impl Fleet {
         // A second one hears nothing, ever.
         let _ = self.listener.set(sender);
         receiver
+    }
+
+    /// Notes what a node found when it checked targets, which it says this often, and waits while others are being
+    /// looked at.
+    pub async fn found(&self, node: &str, interval: Duration, findings: Findings) {
+        if let Some(listener) = self.listener.get() {
+            // Nobody listens when we are shutting down.
+            let _ = listener.send(Heard::Checked { node: node.to_owned(), interval, findings }).await;
+        }
     }
 
     /// Notes that a node began to report its load, which it does until the guard is dropped.

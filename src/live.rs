@@ -3,7 +3,8 @@
 //! A report says of every endpoint that got requests how many there were and how they ended. What Envoy thinks of an
 //! endpoint that got none it does not say; so health is what the traffic shows. A target that answers is healthy. One
 //! that fails, or that gets nothing while its tier or a later one serves in its place, is not, even if it never got
-//! anything. Of all others nothing is known, and what was known before is old.
+//! anything. Of all others is known what those Envoys found that check on our behalf ([`checks`]); what was known before
+//! is old.
 //!
 //! Reports are folded as they come. What changed comes back as [`Shift`]s: nobody needs to look at everything to learn
 //! that something happened.
@@ -11,18 +12,22 @@
 //! A thousand Envoys that send to a thousand upstreams are a million pairs, so what is kept of a pair is small: 32 bytes
 //! and 12 for each target. Names and addresses have numbers here, and most times are whole seconds.
 
+mod checks;
 mod picture;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use self::checks::Checks;
 use self::picture::Drawing;
 pub use self::picture::{NodePicture, Picture, TargetPicture};
 use crate::config::document::{FailoverMode, LoadBalancer};
+use crate::envoy::checks::Findings;
 use crate::envoy::loads::{self, Report};
 use crate::model::addresses::Addresses;
 use crate::model::name::Name;
@@ -85,9 +90,10 @@ struct Heard {
     upstreams: Numbers<Name>,
     /// By the number of the upstream.
     met: Vec<Met>,
+    checks: Checks,
 }
 
-/// An upstream that got requests.
+/// An upstream that got requests, or was checked.
 #[derive(Debug, Default)]
 struct Met {
     /// Of the upstream.
@@ -262,6 +268,24 @@ impl Live {
         shifts
     }
 
+    /// Takes in what a node found when it checked targets, which it says this often. What is of no upstream of `build` is
+    /// left alone.
+    pub fn check(&self, node: &str, at: Timestamp, interval: Duration, findings: Findings, build: &Build) {
+        let mut heard = self.heard();
+        let mut found: HashMap<u32, Vec<(u16, bool)>> = HashMap::new();
+        for cluster in findings.clusters {
+            let Some(pool) = Pool::of(split(&cluster.name).0, build) else { continue };
+            let met = heard.met(pool);
+            let upstream = met.number;
+            let numbered = cluster.endpoints.into_iter().filter_map(|(socket, is_healthy)| {
+                let (number, _) = met.find(socket, pool, false)?;
+                Some((u16::try_from(number).ok()?, is_healthy))
+            });
+            found.entry(upstream).or_default().extend(numbered);
+        }
+        heard.checks.take(node, seconds_of(at), interval.as_secs_f32(), found);
+    }
+
     /// Notes that a node went: nothing serves there as far as is known.
     pub fn gone(&self, node: &str, at: Timestamp) -> Vec<Shift> {
         let mut heard = self.heard();
@@ -281,6 +305,7 @@ impl Live {
         let oldest = now.saturating_sub(MEMORY).unwrap_or(now).as_millisecond();
         let mut heard = self.heard();
         heard.nodes.retain(|_, seen| seen.is_here || seen.last >= oldest);
+        heard.checks.forget(u32::try_from(oldest / 1000).unwrap_or_default());
         heard.forget_endpoints(build);
     }
 
@@ -323,10 +348,14 @@ impl Live {
         if let (Some(number), Some(pool)) = (heard.upstreams.find(name), Pool::of(name.as_str(), build)) {
             heard.met[number as usize].follow(pool);
             let targets = &heard.met[number as usize].targets;
+            let mut checks = heard.checks.of(number);
             for (node, all) in &heard.nodes {
                 if let Some(seen) = all.find(number) {
-                    drawing.add((node, all.interval), seen, targets);
+                    drawing.add((node, all.interval), seen, checks.remove(node), targets);
                 }
+            }
+            for (node, found) in checks {
+                drawing.add_checks(node, found, targets);
             }
         }
         drop(heard);
@@ -446,6 +475,7 @@ impl Heard {
                 continue;
             }
             met.upstream = None;
+            self.checks.forget_endpoints(met.number, &gone);
             for node in self.nodes.values_mut() {
                 let Ok(place) = node.place(met.number) else { continue };
                 let seen = &mut node.upstreams[place];
@@ -488,14 +518,20 @@ impl Met {
     /// What a report says of an endpoint of the upstream, or of that part of it.
     fn located(&mut self, load: &loads::Load, pool: Pool<'_>, part: Option<u32>) -> Option<Load> {
         let loads::Load { socket, success, errors } = *load;
+        let (number, target) = self.find(socket, pool, part.is_some())?;
+        let target = target.map(|index| &pool.upstream.targets[index]);
+        let tier = target.map(|target| target.tier).or(part)?;
+        Some(Load { number: u16::try_from(number).ok()?, tier, success, errors })
+    }
+
+    /// The number of an endpoint, and the index of its target. A stranger has none, unless its tier is known.
+    fn find(&mut self, socket: SocketAddr, pool: Pool<'_>, has_tier: bool) -> Option<(u32, Option<usize>)> {
         let number = self.sockets.find(&socket).or_else(|| {
             let target = pool.target(socket);
             // A stranger is not remembered.
-            (target.is_some() || part.is_some()).then(|| self.learn(socket, target))
+            (target.is_some() || has_tier).then(|| self.learn(socket, target))
         })?;
-        let target = self.targets[number as usize].map(|index| &pool.upstream.targets[index]);
-        let tier = target.map(|target| target.tier).or(part)?;
-        Some(Load { number: u16::try_from(number).ok()?, tier, success, errors })
+        Some((number, self.targets[number as usize]))
     }
 
     fn learn(&mut self, socket: SocketAddr, target: Option<usize>) -> u32 {

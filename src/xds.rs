@@ -3,7 +3,8 @@
 //! A stream is a struct without a socket or a clock: requests and snapshots go in, responses come out. There
 //! are two, [`sotw`] and [`delta`], of one shape. The rules of order that keep a change from failing a request
 //! stand in [`order`]; sockets only in [`server`] and [`incoming`]. Beside discovery the port has load reports
-//! ([`load_report`]), the status of clients ([`client_status`]), health and reflection.
+//! ([`load_report`]), health checks on our behalf ([`health_discovery`]), the status of clients ([`client_status`]),
+//! health and reflection.
 //!
 //! Tests bear the number of the point of the protocol checklist that they show (`rule_19_…`): here on the streams,
 //! over sockets in `tests/xds.rs`, with a real Envoy in `tests/envoy/`. Points without one:
@@ -13,12 +14,12 @@
 //! - 37, 39 and 41 are about Envoy: what it does while it waits, and when there is too much. That no route names what is
 //!   missing is for [`model::validate`](crate::model::validate).
 //! - 47: nothing here has a time to live; Envoy 1.40 does not say that it could use one.
-//! - 57, health discovery, is a service that we do not offer.
 
 pub mod admission;
 pub mod client_status;
 pub mod delta;
 pub mod frame;
+pub mod health_discovery;
 pub mod identity;
 pub mod incoming;
 pub mod load_report;
@@ -31,6 +32,7 @@ pub mod quarantine;
 pub mod request;
 pub mod server;
 pub mod sotw;
+pub mod specifier;
 pub mod subscription;
 pub mod wire;
 #[cfg(test)]

@@ -132,6 +132,7 @@ const PURE: &[&str] = &[
     "xds/pace",
     "xds/quarantine",
     "xds/sotw",
+    "xds/specifier",
     "xds/frame",
     "xds/wire",
 ];

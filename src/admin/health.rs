@@ -1,5 +1,5 @@
-//! How the targets of an upstream fare: where they stand, what operators ordered, what the traffic of all Envoys shows,
-//! and what their names resolve to. What was seen too long ago is said to be stale.
+//! How the targets of an upstream fare: where they stand, what operators ordered, what the traffic of all Envoys and
+//! their checks show, and what their names resolve to. What was seen too long ago is said to be stale.
 
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ pub(crate) struct HealthView {
     nodes: Vec<NodeView>,
     /// Connected Envoys that do not report their load.
     not_reporting: Vec<String>,
+    /// Those that check its targets on our behalf, so that the health of one without traffic is known.
+    checked_by: Vec<String>,
     /// What is in force.
     pin: Option<Value>,
     hold: Option<Value>,
@@ -54,7 +56,7 @@ struct NodeView {
 struct TargetView {
     target: String,
     priority: u32,
-    /// `healthy` or `unhealthy`; null when no traffic ever showed it.
+    /// `healthy` or `unhealthy`; null when neither traffic nor checks ever showed it.
     health: Option<&'static str>,
     /// Since when.
     since: Option<String>,
@@ -145,6 +147,7 @@ pub(crate) async fn upstream(
         targets: targets.map(|target| TargetView::of(&admin, found, target, &seen, &book)).collect(),
         nodes: seen.nodes.iter().map(NodeView::of).collect(),
         not_reporting: not_reporting(&admin),
+        checked_by: seen.checked_by.iter().map(ToString::to_string).collect(),
         pin: book
             .orders
             .pins

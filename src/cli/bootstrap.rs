@@ -93,6 +93,11 @@ pub fn render(options: &Options) -> anyhow::Result<String> {
     ensure!(port > 0 && !host.is_empty(), "--xds {} is not host:port", options.xds);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let ads = json!({ "resource_api_version": "V3", "ads": {} });
+    let by_understudy = json!({
+        "api_type": "GRPC",
+        "transport_api_version": "V3",
+        "grpc_services": [{ "envoy_grpc": { "cluster_name": "understudy" } }],
+    });
     let mut bootstrap = json!({
         "node": { "id": options.node_id, "cluster": options.node_cluster },
         "dynamic_resources": {
@@ -110,11 +115,9 @@ pub fn render(options: &Options) -> anyhow::Result<String> {
             "lds_config": ads,
         },
         // Who serves is seen in what Envoys report of their load.
-        "cluster_manager": { "load_stats_config": {
-            "api_type": "GRPC",
-            "transport_api_version": "V3",
-            "grpc_services": [{ "envoy_grpc": { "cluster_name": "understudy" } }],
-        } },
+        "cluster_manager": { "load_stats_config": by_understudy },
+        // A few Envoys of each cluster are asked how targets without traffic are.
+        "hds_config": by_understudy,
         "static_resources": { "clusters": [xds_cluster(host, port)] },
     });
     if let Some(socket) = options.tls.socket(host) {

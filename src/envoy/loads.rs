@@ -4,11 +4,9 @@
 //! built with. So a report is walked once, and of each cluster is kept what it sent to which address: two lists and one
 //! text for a whole report, whatever its size.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
-
-use crate::envoy::fields::{self, ReadError, text};
+use crate::envoy::fields::{Field, ReadError, each_field, socket_of, text};
 
 /// What is read of a `LoadStatsRequest`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -56,13 +54,6 @@ pub struct Load {
     pub success: u64,
     /// `total_error_requests`.
     pub errors: u64,
-}
-
-/// A field of a message: its number, and what follows.
-#[derive(Debug, Clone, Copy)]
-enum Field<'a> {
-    Number(u32, u64),
-    Bytes(u32, &'a [u8]),
 }
 
 impl Report {
@@ -148,14 +139,7 @@ fn load(encoded: &[u8]) -> Result<Option<Load>, ReadError> {
     let (mut socket, mut success, mut errors) = (None, 0, 0);
     each_field(encoded, |field| {
         match field {
-            Field::Bytes(1, address) => {
-                each_field(address, |field| {
-                    if let Field::Bytes(1, address) = field {
-                        socket = socket_of(address)?;
-                    }
-                    Ok(())
-                })?;
-            }
+            Field::Bytes(1, address) => socket = socket_of(address)?,
             Field::Number(2, count) => success = count,
             Field::Number(4, count) => errors = count,
             _ => {}
@@ -163,20 +147,6 @@ fn load(encoded: &[u8]) -> Result<Option<Load>, ReadError> {
         Ok(())
     })?;
     Ok(socket.filter(|_| success > 0 || errors > 0).map(|socket| Load { socket, success, errors }))
-}
-
-/// Of a `SocketAddress`.
-fn socket_of(encoded: &[u8]) -> Result<Option<SocketAddr>, ReadError> {
-    let (mut ip, mut port) = (None, None);
-    each_field(encoded, |field| {
-        match field {
-            Field::Bytes(2, address) => ip = text(address)?.parse::<IpAddr>().ok(),
-            Field::Number(3, value) => port = u16::try_from(value).ok(),
-            _ => {}
-        }
-        Ok(())
-    })?;
-    Ok(ip.zip(port).map(SocketAddr::from))
 }
 
 /// The id and the cluster of a `Node`.
@@ -208,22 +178,6 @@ fn seconds_of(encoded: &[u8]) -> Result<f32, ReadError> {
     let seconds = if seconds > u64::from(u32::MAX) { 0 } else { seconds };
     let nanos = if nanos > 999_999_999 { 0 } else { nanos };
     Ok((seconds as f32 + nanos as f32 / 1e9).max(0.001))
-}
-
-/// Calls `each` with every field that is a varint or has a length; the others are passed over.
-fn each_field<'a>(
-    mut rest: &'a [u8],
-    mut each: impl FnMut(Field<'a>) -> Result<(), ReadError>,
-) -> Result<(), ReadError> {
-    while !rest.is_empty() {
-        let (number, wire_type) = decode_key(&mut rest)?;
-        match wire_type {
-            WireType::Varint => each(Field::Number(number, decode_varint(&mut rest)?))?,
-            WireType::LengthDelimited => each(Field::Bytes(number, fields::value(&mut rest)?))?,
-            other => skip_field(other, number, &mut rest, DecodeContext::default())?,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

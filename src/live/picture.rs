@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::checks::{Checked, NodeChecks};
 use super::{Seen, TargetSeen};
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
@@ -27,6 +28,8 @@ pub struct Picture {
     pub nodes: BTreeMap<Arc<str>, NodePicture>,
     /// By target.
     pub targets: BTreeMap<Address, TargetPicture>,
+    /// The nodes that check its targets on our behalf, and said so of late.
+    pub checked_by: Vec<Arc<str>>,
 }
 
 /// What was seen of an upstream by one Envoy.
@@ -77,7 +80,11 @@ pub(super) struct Drawing<'a> {
     requests_per_second: f64,
     /// By the index of the target.
     targets: Vec<Option<TargetDrawing>>,
+    checked_by: Vec<Arc<str>>,
 }
+
+/// What a node found of some endpoints.
+type Found<'a> = (&'a NodeChecks, &'a [Checked]);
 
 /// What all say of a target.
 #[derive(Default)]
@@ -108,8 +115,21 @@ impl Class {
 struct Vote {
     target: usize,
     is_fresh: bool,
+    /// The newest report of its requests shows it.
+    is_shown: bool,
     is_healthy: bool,
     since: u32,
+}
+
+impl Vote {
+    /// Stands beside what the node says of other targets. A name is as healthy as the healthiest of its addresses.
+    fn join(self, votes: &mut Vec<Self>) {
+        match votes.iter_mut().find(|known| known.target == self.target) {
+            Some(known) if (known.is_fresh, known.is_healthy) >= (self.is_fresh, self.is_healthy) => {}
+            Some(known) => *known = self,
+            None => votes.push(self),
+        }
+    }
 }
 
 /// What `live::seconds_of` was made of, without its fraction.
@@ -132,6 +152,7 @@ impl<'a> Drawing<'a> {
             serving: BTreeMap::new(),
             requests_per_second: 0.0,
             targets: upstream.targets.iter().map(|_| None).collect(),
+            checked_by: Vec::new(),
         }
     }
 
@@ -144,6 +165,7 @@ impl<'a> Drawing<'a> {
         &mut self,
         (node, interval): (&Arc<str>, f32),
         (seen, seen_targets): (&Seen, &[TargetSeen]),
+        found: Option<Found<'_>>,
         targets: &[Option<usize>],
     ) {
         let is_fresh = self.is_fresh(seen.last, interval);
@@ -159,23 +181,19 @@ impl<'a> Drawing<'a> {
             drawing.requests_per_second[1] += last;
             if let Some(is_healthy) = own.health.is_healthy() {
                 let is_fresh = self.is_fresh(seen.last.saturating_sub(own.health.age()), interval);
-                let vote = Vote { target, is_fresh, is_healthy, since: own.since };
-                // A name is as healthy as the healthiest of its addresses.
-                match votes.iter_mut().find(|known| known.target == target) {
-                    Some(known) if (known.is_fresh, known.is_healthy) >= (is_fresh, is_healthy) => {}
-                    Some(known) => *known = vote,
-                    None => votes.push(vote),
-                }
+                let is_shown = is_fresh && own.health.age() == 0;
+                Vote { target, is_fresh, is_shown, is_healthy, since: own.since }.join(&mut votes);
             }
         }
-        for Vote { target, is_fresh, is_healthy, since } in votes {
-            let votes = &mut self.targets[target].get_or_insert_default().votes;
-            let class = &mut votes[usize::from(is_fresh)][usize::from(is_healthy)];
-            class.add(i64::from(since) * 1000);
-            if self.has_names {
-                class.nodes.push(node.clone());
+        // Traffic shows more than checks do, as long as there is some.
+        for vote in found.map(|found| self.votes(node, found, targets)).unwrap_or_default() {
+            match votes.iter_mut().find(|known| known.target == vote.target) {
+                Some(known) if known.is_shown || !vote.is_fresh => {}
+                Some(known) => *known = vote,
+                None => votes.push(vote),
             }
         }
+        self.cast(node, votes);
         self.is_stale &= !is_fresh;
         self.requests_per_second += requests_per_second;
         let serving = seen.serving.map(u32::from);
@@ -189,8 +207,46 @@ impl<'a> Drawing<'a> {
         }
     }
 
+    /// What a node found that sent no requests to the upstream.
+    pub(super) fn add_checks(&mut self, node: &Arc<str>, found: Found<'_>, targets: &[Option<usize>]) {
+        let votes = self.votes(node, found, targets);
+        self.cast(node, votes);
+    }
+
+    /// What the checks of a node say of each target.
+    fn votes(
+        &mut self,
+        node: &Arc<str>,
+        (checks, endpoints): Found<'_>,
+        targets: &[Option<usize>],
+    ) -> Vec<Vote> {
+        let is_fresh = self.is_fresh(checks.at, checks.interval);
+        if is_fresh {
+            self.checked_by.push(node.clone());
+        }
+        let mut votes = Vec::new();
+        for Checked { number, is_healthy, since } in endpoints.iter().copied() {
+            let Some(target) = targets[usize::from(number)] else { continue };
+            Vote { target, is_fresh, is_shown: false, is_healthy, since }.join(&mut votes);
+        }
+        votes
+    }
+
+    fn cast(&mut self, node: &Arc<str>, votes: Vec<Vote>) {
+        for Vote { target, is_fresh, is_healthy, since, .. } in votes {
+            let votes = &mut self.targets[target].get_or_insert_default().votes;
+            let class = &mut votes[usize::from(is_fresh)][usize::from(is_healthy)];
+            class.add(i64::from(since) * 1000);
+            if self.has_names {
+                class.nodes.push(node.clone());
+            }
+        }
+    }
+
     pub(super) fn finish(self) -> Picture {
-        let Self { upstream, nodes, is_stale, serving, requests_per_second, targets, .. } = self;
+        let Self { upstream, nodes, is_stale, serving, requests_per_second, targets, mut checked_by, .. } =
+            self;
+        checked_by.sort();
         // Those that know, or, if nobody does of late, those that did.
         let counting = serving.iter().filter(|((is_fresh, _), _)| *is_fresh || is_stale);
         let most = counting.max_by_key(|((_, tier), class)| (class.count, u32::MAX - *tier));
@@ -199,7 +255,8 @@ impl<'a> Drawing<'a> {
         let drawn = upstream.targets.iter().zip(targets);
         let targets =
             drawn.filter_map(|(target, drawing)| Some((target.address.clone(), drawing?.finish(all))));
-        Picture { serving, since, is_stale, requests_per_second, nodes, targets: targets.collect() }
+        let targets = targets.collect();
+        Picture { serving, since, is_stale, requests_per_second, nodes, targets, checked_by }
     }
 }
 

@@ -301,3 +301,80 @@ fn how_long_a_request_takes_shows_in_how_many_are_under_way() {
     assert_eq!((recent.requests, recent.latency()), (200, None), "too few to tell");
     assert_eq!(live.recent(name, at(600)), Totals::default());
 }
+
+/// What an Envoy finds each second: which of the endpoints, by the last number of their address, are healthy.
+fn findings(endpoints: &[(u8, bool)]) -> Findings {
+    let socket = |host: u8| SocketAddr::from(([10, 0, 0, host], 80));
+    let endpoints = endpoints.iter().map(|(host, is_healthy)| (socket(*host), *is_healthy)).collect();
+    Findings { clusters: vec![crate::envoy::checks::Cluster { name: "shop".into(), endpoints }] }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn checks_tell_of_targets_without_traffic() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.check("a", at(1), SECOND, findings(&[(1, true), (2, true), (9, false)]), &build);
+    let seen = picture(&live, &build, 1);
+    assert_eq!(health(&seen), "++-");
+    assert_eq!(
+        (seen.serving, seen.is_stale, seen.nodes.len()),
+        (None, true, 0),
+        "that nobody serves is as true"
+    );
+    assert_eq!(seen.checked_by, ["a".into()]);
+    live.fold("a", at(2), &report(&[(1, 50, 0), (2, 0, 50)]), &build);
+    assert_eq!(health(&picture(&live, &build, 2)), "+--", "traffic shows more than checks do");
+    live.fold("a", at(3), &report(&[(1, 50, 0)]), &build);
+    assert_eq!(health(&picture(&live, &build, 3)), "+--", "it is due, and gets nothing");
+    live.check("a", at(4), SECOND, findings(&[(1, true), (2, true), (9, true)]), &build);
+    live.fold("a", at(4), &report(&[(1, 1, 0)]), &build);
+    assert_eq!(health(&picture(&live, &build, 4)), "+++", "as long as there is some");
+    let seen = picture(&live, &build, 60);
+    assert_eq!(health(&seen), "~+~-~+", "what traffic showed last is shown on");
+    assert!(seen.checked_by.is_empty());
+}
+
+#[test]
+fn what_was_found_counts_since_it_was_found_first() {
+    let (live, build) = (Live::default(), made(SHOP));
+    let since = |second| {
+        let seen = picture(&live, &build, second);
+        let address = Address::parse("10.0.0.9:80").expect("an address");
+        seen.targets[&address].since.expect("it is known").as_second()
+    };
+    for (second, is_healthy, expected) in
+        [(1, true, 1), (2, true, 1), (3, false, 3), (4, false, 3), (5, true, 5)]
+    {
+        live.check("a", at(second), SECOND, findings(&[(9, is_healthy)]), &build);
+        assert_eq!(since(second), expected, "at {second}");
+    }
+}
+
+#[test]
+fn each_who_checks_has_a_vote() {
+    let (live, build) = (Live::default(), made(SHOP));
+    for (node, is_healthy) in [("a", false), ("b", false), ("c", true)] {
+        live.check(node, at(1), SECOND, findings(&[(9, is_healthy)]), &build);
+    }
+    let seen = picture(&live, &build, 1);
+    let target = &seen.targets[&Address::parse("10.0.0.9:80").expect("an address")];
+    assert_eq!(
+        (target.is_healthy, &*target.reported_by, &*target.disagree),
+        (Some(false), &["a".into(), "b".into()][..], &["c".into()][..],)
+    );
+}
+
+#[test]
+fn what_was_found_of_strangers_and_of_those_who_went_is_forgotten() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.check("a", at(1), SECOND, findings(&[(1, false), (2, true), (7, true)]), &build);
+    let without = made(&SHOP.replace("{ target: 10.0.0.1:80 }, ", ""));
+    live.forget(at(2), &without);
+    let with = made(&SHOP.replace("10.0.0.1:80", "10.0.0.3:80"));
+    assert_eq!(health(&picture(&live, &with, 2)), "?+?", "nobody has its number");
+    let three = Address::parse("10.0.0.3:80").expect("an address");
+    assert_eq!(picture(&live, &with, 2).targets.get(&three), None);
+    live.forget(at(2) + MEMORY, &with);
+    assert_eq!(health(&picture(&live, &with, 2)), "???");
+}

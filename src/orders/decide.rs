@@ -210,7 +210,11 @@ impl<'a> Scene<'a> {
             return Err(Refusal::Conflict(format!("{unserved:.1} % of the requests would not be served")));
         }
         let is_dead = |target: &Target| (self.is_healthy)(upstream, target) == Some(false);
-        if let Some(dead) = left.iter().find(|target| is_dead(target)) {
+        let serves = |target: &&&Target| {
+            let shares = simulated.targets.iter().filter(|share| share.address == target.address);
+            shares.map(|share| share.share).sum::<f64>() > 0.0
+        };
+        if let Some(dead) = left.iter().filter(serves).find(|target| is_dead(target)) {
             let address = &dead.address;
             return Err(Refusal::Conflict(format!("`{address}`, which would have to serve, is not healthy")));
         }

@@ -3,7 +3,8 @@
 //! Envoys return by themselves as soon as they find the primaries healthy. To hold the standby its tier is put first,
 //! so that the primaries become what stands in for it: should it die, they serve.
 //!
-//! What Envoys think of primaries that get no traffic they do not tell. So a release is a try: the declared order is
+//! Whether primaries recovered that get no traffic is known from Envoys that check them, and then the time of a hold
+//! counts from there. Where none does, it counts from the failover. Either way a release is a try: the declared order is
 //! restored, and if the primaries do not serve soon after, they are not back yet, and the standby is held again.
 //! Steps need no try: the primaries stand beside the standby with the weight of the first step, of which Envoys make
 //! use when they are healthy, and the next step follows once they served for its time.
@@ -38,7 +39,7 @@ pub struct Hold {
 pub enum Phase {
     /// The standby alone serves.
     Held {
-        /// When it will be tried to return; none until an operator says so.
+        /// When it will be tried to return; none until an operator says so, or the primaries recover.
         until: Option<Timestamp>,
     },
     /// The declared order is restored for a try.
@@ -64,6 +65,15 @@ pub enum Next {
     Hold(Hold),
     /// The primaries have their traffic back.
     Over,
+}
+
+/// How the primaries of a held standby fare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
+    /// They serve.
+    pub serves: bool,
+    /// Whether enough of them to serve are healthy; none when nobody knows.
+    pub is_healthy: Option<bool>,
 }
 
 impl Hold {
@@ -93,6 +103,12 @@ impl Hold {
         }
     }
 
+    /// It is over some time after the primaries recover, which they have not yet.
+    pub fn waits_for_primaries(&self, failback: &Failback) -> bool {
+        let is_timed = matches!(failback.release, Release::After(_)) && !self.is_flapping;
+        is_timed && self.phase == Phase::Held { until: None }
+    }
+
     /// An operator releases it: the declared order counts again, whoever is healthy.
     pub fn released(&self, now: Timestamp, failback: &Failback) -> Next {
         match &failback.release {
@@ -105,14 +121,21 @@ impl Hold {
         }
     }
 
-    /// What becomes of it, when the upstream says `failback` and its `home` tier does or does not serve.
-    pub fn next(&self, now: Timestamp, failback: &Failback, home_serves: bool) -> Next {
+    /// What becomes of it, when the upstream says `failback` and its primaries fare like this.
+    pub fn next(&self, now: Timestamp, failback: &Failback, home: Home) -> Next {
         if !failback.holds() {
             return Next::Over;
         }
+        let home_serves = home.serves;
         let phase = match (&self.phase, &failback.release) {
             // The standby died, and Envoys returned for want of another.
             (Phase::Held { .. }, _) if home_serves => return Next::Over,
+            (Phase::Held { .. }, Release::After(_))
+                if !self.is_flapping && home.is_healthy == Some(false) =>
+            {
+                Phase::Held { until: None }
+            }
+            (Phase::Held { until: None }, Release::After(_)) => first_phase(now, failback, self.is_flapping),
             (Phase::Held { until: Some(until) }, _) if *until <= now => Phase::Trying { until: now + TRY },
             (Phase::Held { .. }, _) => return Next::Hold(self.clone()),
             (Phase::Trying { .. }, _) if home_serves => return Next::Over,
@@ -182,6 +205,9 @@ mod tests {
         Timestamp::from_second(second).expect("within the calendar")
     }
 
+    /// Primaries that do not serve, and nobody knows more.
+    const AWAY: Home = Home { serves: false, is_healthy: None };
+
     fn words(next: &Next) -> String {
         match next {
             Next::Over => "over".to_owned(),
@@ -202,7 +228,8 @@ mod tests {
         let failback = Failback { release, at_most: None };
         let mut hold = Hold::new(1, at(0), &failback, false);
         for (second, home_serves, expected) in seen {
-            let next = hold.next(at(*second), &failback, *home_serves);
+            let home = Home { serves: *home_serves, is_healthy: None };
+            let next = hold.next(at(*second), &failback, home);
             assert_eq!(words(&next), *expected, "at {second}");
             match next {
                 Next::Hold(next) => hold = next,
@@ -229,6 +256,38 @@ mod tests {
                 (605, true, "over"),
             ],
         );
+    }
+
+    #[test]
+    fn its_time_begins_when_the_primaries_are_known_to_have_recovered() {
+        let failback = Failback { release: Release::After(Duration::from_secs(300)), at_most: None };
+        let check = |is_flapping: bool, seen: &[(i64, Option<bool>, &str)]| {
+            let mut hold = Hold::new(1, at(0), &failback, is_flapping);
+            for (second, is_healthy, expected) in seen {
+                let home = Home { serves: false, is_healthy: *is_healthy };
+                let next = hold.next(at(*second), &failback, home);
+                assert_eq!(words(&next), *expected, "at {second}");
+                let Next::Hold(next) = next else { panic!("it is over at {second}") };
+                hold = next;
+            }
+        };
+        check(
+            false,
+            &[
+                (1, None, "held until 300"),
+                (2, Some(false), "held"),
+                (1_000, Some(false), "held"),
+                (1_001, Some(true), "held until 1301"),
+                (1_002, Some(true), "held until 1301"),
+                (1_003, Some(false), "held"),
+                (1_004, None, "held until 1304"),
+                (1_005, Some(true), "held until 1304"),
+                (1_304, Some(true), "trying until 1308"),
+                (1_308, Some(false), "held until 1608"),
+                (1_309, Some(false), "held"),
+            ],
+        );
+        check(true, &[(1, Some(false), "held"), (2, Some(true), "held"), (3, None, "held")]);
     }
 
     #[test]
@@ -262,14 +321,14 @@ mod tests {
     fn a_policy_that_holds_no_more_releases() {
         let manual = Failback { release: Release::Manual, at_most: None };
         let hold = Hold::new(1, at(0), &manual, false);
-        assert_eq!(hold.next(at(1), &Failback::default(), false), Next::Over);
+        assert_eq!(hold.next(at(1), &Failback::default(), AWAY), Next::Over);
     }
 
     #[test]
     fn flapping_is_held_whatever_the_policy_and_an_operator_releases_it() {
         let failback = Failback { release: Release::After(Duration::from_secs(5)), at_most: None };
         let hold = Hold::new(1, at(0), &failback, true);
-        assert_eq!(words(&hold.next(at(100), &failback, false)), "held");
+        assert_eq!(words(&hold.next(at(100), &failback, AWAY)), "held");
         assert_eq!(hold.released(at(100), &failback), Next::Over);
     }
 

@@ -77,9 +77,13 @@ pub fn parts(response: Response, variant: Variant, identifier: &str) -> Vec<Byte
 
 /// The gRPC message that carries `message`, which is a small one.
 pub fn whole(message: &impl Message) -> Bytes {
-    let encoded = message.encode_to_vec();
+    of(&message.encode_to_vec())
+}
+
+/// The gRPC message that carries an encoded message.
+pub fn of(encoded: &[u8]) -> Bytes {
     let mut open = begin(encoded.len(), encoded.len());
-    open.put_slice(&encoded);
+    open.put_slice(encoded);
     open.freeze()
 }
 

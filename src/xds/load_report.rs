@@ -5,15 +5,14 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsResponse;
 use envoy_types::pb::google::protobuf;
-use futures_util::{Stream, StreamExt as _};
-use http_body::Frame;
+use futures_util::Stream;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -24,7 +23,7 @@ use crate::xds::frame;
 use crate::xds::incoming::Peer;
 use crate::xds::pace::{Pace, Place};
 use crate::xds::request::Requests;
-use crate::xds::server::{self, Discovery, Frames, Limits};
+use crate::xds::server::{Discovery, Limits};
 
 const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
 
@@ -85,11 +84,7 @@ impl LoadReports {
     }
 
     /// What an Envoy that sends `requests` is asked for, until it goes.
-    fn asks(
-        self,
-        mut requests: Requests,
-        peer: Option<Peer>,
-    ) -> impl Stream<Item = Result<LoadStatsResponse, Status>> {
+    fn asks(self, mut requests: Requests, peer: Option<Peer>) -> impl Stream<Item = Result<Bytes, Status>> {
         let Self { fleet, limits, gate, pace } = self;
         async_stream::try_stream! {
             let first = tokio::time::timeout(limits.first_request, next(&mut requests)).await;
@@ -100,7 +95,7 @@ impl LoadReports {
             })?;
             gate.identify(peer.as_ref(), &id, &cluster)?;
             let (reporter, mut seat) = (fleet.reports(id), Seat::take(pace));
-            yield asked(seat.place.interval);
+            yield frame::whole(&asked(seat.place.interval));
             let end = limits.end();
             loop {
                 let report = tokio::time::timeout_at(end, next(&mut requests)).await;
@@ -109,7 +104,7 @@ impl LoadReports {
                 let interval = seat.reported(report.len());
                 reporter.report(report).await;
                 if let Some(interval) = interval {
-                    yield asked(interval);
+                    yield frame::whole(&asked(interval));
                 }
                 tokio::task::consume_budget().await;
             }
@@ -120,21 +115,6 @@ impl LoadReports {
 async fn next(requests: &mut Requests) -> Result<Option<Report>, Status> {
     let Some(encoded) = requests.message().await? else { return Ok(None) };
     Report::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
-}
-
-/// The body of the response: what is asked for, then the status.
-fn frames(asks: impl Stream<Item = Result<LoadStatsResponse, Status>>) -> impl Stream<Item = Frames> {
-    async_stream::stream! {
-        let mut asks = pin!(asks);
-        let status = loop {
-            match asks.next().await {
-                Some(Ok(asked)) => yield Ok(Frame::data(frame::whole(&asked))),
-                Some(Err(status)) => break status,
-                None => break Status::ok(""),
-            }
-        };
-        yield Ok(server::end(&status));
-    }
 }
 
 impl NamedService for LoadReports {
@@ -151,11 +131,7 @@ impl tower::Service<http::Request<Body>> for LoadReports {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != METHOD {
-            return ready(Ok(Status::unimplemented("there is no such method").into_http()));
-        }
-        let peer = request.extensions().get::<Peer>().cloned();
-        let requests = self.gate.requests(request.into_body());
-        ready(Ok(server::answer(frames(self.clone().asks(requests, peer)))))
+        let asks = |requests, peer| self.clone().asks(requests, peer);
+        ready(Ok(self.gate.bidirectional(METHOD, request, asks)))
     }
 }

@@ -13,13 +13,14 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
-use futures_util::Stream as FutureStream;
+use futures_util::{Stream as FutureStream, StreamExt as _};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -40,6 +41,7 @@ use crate::snapshot::Variant;
 use crate::tls::Incoming;
 use crate::xds::admission::{self, Admission, Rate};
 use crate::xds::client_status::ClientStatuses;
+use crate::xds::health_discovery::HealthDiscovery;
 use crate::xds::identity::Rule;
 use crate::xds::incoming::{self, Peer};
 use crate::xds::load_report::LoadReports;
@@ -118,10 +120,11 @@ const MAX_NODE: usize = 64 << 10;
 const MAX_NAMES: usize = 5_000_000;
 
 /// The services that reflection tells of.
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 10] = [
     "envoy.service.cluster.v3.ClusterDiscoveryService",
     "envoy.service.discovery.v3.AggregatedDiscoveryService",
     "envoy.service.endpoint.v3.EndpointDiscoveryService",
+    "envoy.service.health.v3.HealthDiscoveryService",
     "envoy.service.listener.v3.ListenerDiscoveryService",
     "envoy.service.load_stats.v3.LoadReportingService",
     "envoy.service.route.v3.RouteDiscoveryService",
@@ -188,6 +191,8 @@ pub async fn serve(
 async fn routes(discovery: Discovery) -> Routes {
     let Shared { cache, fleet, limits, .. } = &*discovery.shared;
     let load_reports = LoadReports::new(fleet.clone(), limits.clone(), discovery.clone());
+    let health_discovery =
+        HealthDiscovery::new(cache.clone(), fleet.clone(), limits.clone(), discovery.clone());
     let statuses = ClientStatuses { cache: cache.clone(), fleet: fleet.clone() };
     let statuses = ClientStatusDiscoveryServiceServer::new(statuses);
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -198,7 +203,11 @@ async fn routes(discovery: Discovery) -> Routes {
         .route("/grpc.reflection.v1.ServerReflection/{*rest}", axum::routing::any(reflect))
         .route("/grpc.reflection.v1alpha.ServerReflection/{*rest}", axum::routing::any(reflect))
         .fallback_service(discovery);
-    Routes::from(router).add_service(load_reports).add_service(statuses).add_service(health)
+    Routes::from(router)
+        .add_service(load_reports)
+        .add_service(health_discovery)
+        .add_service(statuses)
+        .add_service(health)
 }
 
 /// Reflection is made when somebody asks for the first time: it takes some MB, and few ever do.
@@ -350,11 +359,22 @@ where
     }
 }
 
+/// Refuses a node that is nobody, or too much to keep.
+pub(super) fn node(node: Node) -> Result<Node, Status> {
+    if node.id.is_empty() {
+        return Err(Status::invalid_argument("the first request of a stream must have a node with an id"));
+    }
+    if node.weight() > MAX_NODE {
+        return Err(Status::invalid_argument(format!("the node has more than {MAX_NODE} bytes of text")));
+    }
+    Ok(node)
+}
+
 /// What carries the messages and the status that a stream ends with.
-pub(super) type Frames = Result<Frame<Bytes>, Infallible>;
+type Frames = Result<Frame<Bytes>, Infallible>;
 
 /// An answer of gRPC with this body.
-pub(super) fn answer(body: impl FutureStream<Item = Frames> + Send + 'static) -> Response<Body> {
+fn answer(body: impl FutureStream<Item = Frames> + Send + 'static) -> Response<Body> {
     let mut response = Response::new(Body::new(StreamBody::new(body)));
     let grpc = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
@@ -367,8 +387,37 @@ impl Discovery {
         self.shared.identify(peer, id, cluster)
     }
 
+    /// Answers a call of the only method of a service with the framed messages that `asks` makes of what the client
+    /// sends, then the status.
+    pub(super) fn bidirectional<S>(
+        &self,
+        method: &str,
+        request: Request<Body>,
+        asks: impl FnOnce(Requests, Option<Peer>) -> S,
+    ) -> Response<Body>
+    where
+        S: FutureStream<Item = Result<Bytes, Status>> + Send + 'static,
+    {
+        if request.uri().path() != method {
+            return Status::unimplemented("there is no such method").into_http();
+        }
+        let peer = request.extensions().get::<Peer>().cloned();
+        let asks = asks(self.requests(request.into_body()), peer);
+        answer(async_stream::stream! {
+            let mut asks = pin!(asks);
+            let status = loop {
+                match asks.next().await {
+                    Some(Ok(message)) => yield Ok(Frame::data(message)),
+                    Some(Err(status)) => break status,
+                    None => break Status::ok(""),
+                }
+            };
+            yield Ok(end(&status));
+        })
+    }
+
     /// What a client sends. What is held of it counts as what is held of all.
-    pub(super) fn requests<B>(&self, body: B) -> Requests
+    fn requests<B>(&self, body: B) -> Requests
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -428,7 +477,7 @@ fn stream<P: Protocol>(
 }
 
 /// The last frame of a stream.
-pub(super) fn end(status: &Status) -> Frame<Bytes> {
+fn end(status: &Status) -> Frame<Bytes> {
     let mut trailers = HeaderMap::new();
     if status.add_header(&mut trailers).is_err() {
         trailers.insert(Status::GRPC_STATUS, HeaderValue::from(Code::Internal as i32));
@@ -461,15 +510,7 @@ impl<P: Protocol> Session<P> {
         let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
         let Some(mut first) = first else { return Ok(None) };
         // Those who wait for admission hold no more than this.
-        let node = Node::from(first.head.node().unwrap_or_default());
-        if node.id.is_empty() {
-            return Err(Status::invalid_argument(
-                "the first request of a stream must have a node with an id",
-            ));
-        }
-        if node.weight() > MAX_NODE {
-            return Err(Status::invalid_argument(format!("the node has more than {MAX_NODE} bytes of text")));
-        }
+        let node = node(Node::from(first.head.node().unwrap_or_default()))?;
         shared.identify(origin.peer.as_ref(), &node.id, &node.cluster)?;
         if let Some(wait) = shared.place()? {
             // Thousands may wait, and each began with a node of 60 KB.

@@ -1,0 +1,276 @@
+//! The health discovery service (HDS): has a few Envoys check targets on our behalf and passes on what they find.
+//!
+//! Load reports tell nothing of targets without traffic, and those are the ones that a failover is about. What checks
+//! find is seen by people and by drills; Envoys go by their own checks, as ever.
+//!
+//! A few Envoys of each cluster of nodes are enough, so that a thousand do not check everything twice: the first that
+//! come, and when one leaves, the next one.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::health::v3::HealthCheckRequestOrEndpointHealthResponse;
+use envoy_types::pb::envoy::service::health::v3::health_check_request_or_endpoint_health_response::RequestType;
+use futures_util::Stream;
+use prost::Message as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+
+use crate::cache::{Cache, Subscription};
+use crate::envoy::checks::Findings;
+use crate::fleet::Fleet;
+use crate::node::Node;
+use crate::xds::frame;
+use crate::xds::incoming::Peer;
+use crate::xds::request::Requests;
+use crate::xds::server::{self, Discovery, Limits};
+use crate::xds::specifier::{self, Check, Checks, checked_cluster};
+
+const METHOD: &str = "/envoy.service.health.v3.HealthDiscoveryService/StreamHealthCheck";
+
+/// How many Envoys with the same `node.cluster` check.
+const CHECKERS: usize = 5;
+
+/// How many check in all.
+const ALL_CHECKERS: usize = 50;
+
+/// How often an Envoy reports what it found, at the most.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// For how many endpoints a report each second is not too much. For more it comes the more rarely.
+const ENDPOINTS: usize = 2_000;
+
+/// How soon after one specifier another may follow: changes that come together are told together.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct HealthDiscovery {
+    cache: Arc<Cache>,
+    /// Where findings are noted.
+    fleet: Fleet,
+    /// How long streams may take.
+    limits: Limits,
+    /// Who knows which node a client may be.
+    gate: Discovery,
+    checks: Arc<Checks>,
+    places: Arc<Places>,
+}
+
+/// The places of those who check.
+#[derive(Debug)]
+struct Places {
+    all: Semaphore,
+    /// By `node.cluster`.
+    of_clusters: Mutex<HashMap<String, Weak<Semaphore>>>,
+}
+
+impl Places {
+    /// The places of a cluster of nodes.
+    fn of(&self, cluster: &str) -> Arc<Semaphore> {
+        let mut of_clusters = self.of_clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = of_clusters.get(cluster).and_then(Weak::upgrade) {
+            return places;
+        }
+        of_clusters.retain(|_, places| places.strong_count() > 0);
+        let places = Arc::new(Semaphore::new(CHECKERS));
+        of_clusters.insert(cluster.to_owned(), Arc::downgrade(&places));
+        places
+    }
+}
+
+/// Waits for one of them.
+async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, Status> {
+    places.acquire().await.map_err(|_| Status::unavailable("there are no places any more"))
+}
+
+/// What an Envoy was asked to check, and since when.
+#[derive(Debug, Default)]
+struct Asked {
+    checks: Vec<Arc<Check>>,
+    /// By cluster.
+    since: HashMap<Arc<str>, (Arc<Check>, Instant)>,
+}
+
+impl Asked {
+    /// Takes in what it should check from now on. False when that is as it was.
+    fn take(&mut self, checks: Vec<Arc<Check>>, now: Instant) -> bool {
+        if self.checks == checks {
+            return false;
+        }
+        let before = std::mem::take(&mut self.since);
+        let since = |check: &Arc<Check>| {
+            let before = before.get(&check.cluster).filter(|(before, _)| before == check);
+            (check.cluster.clone(), (check.clone(), before.map_or(now, |(_, since)| *since)))
+        };
+        self.since = checks.iter().map(since).collect();
+        self.checks = checks;
+        true
+    }
+
+    fn interval(&self) -> Duration {
+        let endpoints: usize = self.checks.iter().map(|check| check.endpoints).sum();
+        INTERVAL * u32::try_from(endpoints.div_ceil(ENDPOINTS).max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// What counts of the findings, under the names of the clusters. Until its first check an endpoint passes for
+    /// unhealthy with Envoy, so for as long as that may take no bad word counts.
+    fn count(&self, findings: Findings, now: Instant) -> Findings {
+        let clusters = findings.clusters.into_iter().filter_map(|mut cluster| {
+            let (check, since) = self.since.get(checked_cluster(&cluster.name))?;
+            let is_known = now.duration_since(*since) >= check.timeout + INTERVAL;
+            cluster.endpoints.retain(|(_, is_healthy)| *is_healthy || is_known);
+            check.cluster.as_ref().clone_into(&mut cluster.name);
+            Some(cluster)
+        });
+        Findings { clusters: clusters.collect() }
+    }
+}
+
+/// An Envoy that checks.
+struct Checker<'s> {
+    node: String,
+    snapshots: Subscription,
+    asked: Asked,
+    /// There may be something else to ask for.
+    is_due: bool,
+    /// When it may be asked for.
+    not_before: Instant,
+    ends_at: Instant,
+    _places: (SemaphorePermit<'s>, SemaphorePermit<'s>),
+}
+
+impl HealthDiscovery {
+    /// A service that asks for what `cache` holds, and passes findings on to `fleet`.
+    pub fn new(cache: Arc<Cache>, fleet: Fleet, limits: Limits, gate: Discovery) -> Self {
+        let places = Places { all: Semaphore::new(ALL_CHECKERS), of_clusters: Mutex::default() };
+        Self { cache, fleet, limits, gate, checks: Arc::default(), places: Arc::new(places) }
+    }
+
+    /// What an Envoy that sends `requests` is asked for, until it goes.
+    fn asks(self, mut requests: Requests, peer: Option<Peer>) -> impl Stream<Item = Result<Bytes, Status>> {
+        async_stream::try_stream! {
+            let Some(node) = self.node(&mut requests, peer).await? else { return };
+            let of_cluster = self.places.of(&node.cluster);
+            let Some(mut checker) = self.checker(node, &of_cluster, &mut requests).await? else { return };
+            while let Some(asked) = self.next(&mut checker, &mut requests).await? {
+                yield asked;
+            }
+        }
+    }
+
+    /// Who asks; none when nobody does.
+    async fn node(&self, requests: &mut Requests, peer: Option<Peer>) -> Result<Option<Node>, Status> {
+        let first = tokio::time::timeout(self.limits.first_request, requests.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
+        let Some(first) = first else { return Ok(None) };
+        let node = server::node(asked_by(&first)?)?;
+        self.gate.identify(peer.as_ref(), &node.id, &node.cluster)?;
+        Ok(Some(node))
+    }
+
+    /// Waits for a place among those that check; none when the node went before there was one.
+    async fn checker<'s>(
+        &'s self,
+        node: Node,
+        of_cluster: &'s Semaphore,
+        requests: &mut Requests,
+    ) -> Result<Option<Checker<'s>>, Status> {
+        let ends_at = self.limits.end();
+        let places = async { Ok::<_, Status>((place(of_cluster).await?, place(&self.places.all).await?)) };
+        let places = tokio::select! {
+            places = places => places?,
+            message = requests.message() => match message? {
+                Some(_) => return Err(Status::invalid_argument("nothing was asked for yet")),
+                None => return Ok(None),
+            },
+            () = tokio::time::sleep_until(ends_at) => return Err(aged()),
+        };
+        Ok(Some(Checker {
+            node: node.id.clone(),
+            snapshots: self.cache.subscribe(node),
+            asked: Asked::default(),
+            is_due: true,
+            not_before: Instant::now(),
+            ends_at,
+            _places: places,
+        }))
+    }
+
+    /// Takes in what a node finds until it is asked for something else; none when it is gone, or we are shutting down.
+    async fn next(
+        &self,
+        checker: &mut Checker<'_>,
+        requests: &mut Requests,
+    ) -> Result<Option<Bytes>, Status> {
+        let Checker { node, snapshots, asked, is_due, not_before, ends_at, .. } = checker;
+        loop {
+            let now = Instant::now();
+            if std::mem::take(is_due) && asked.take(self.checks.of(&snapshots.snapshot()), now) {
+                *not_before = now + PAUSE;
+                return Ok(Some(frame::of(&specifier::encode(&asked.checks, asked.interval()))));
+            }
+            let changed = async {
+                tokio::time::sleep_until(*not_before).await;
+                snapshots.changed().await
+            };
+            tokio::select! {
+                message = requests.message() => {
+                    let Some(message) = message? else { return Ok(None) };
+                    let findings = asked.count(read(&message)?, Instant::now());
+                    self.fleet.found(node, asked.interval(), findings).await;
+                }
+                is_open = changed => match is_open {
+                    true => *is_due = true,
+                    false => return Ok(None),
+                },
+                () = tokio::time::sleep_until(*ends_at) => return Err(aged()),
+            }
+            tokio::task::consume_budget().await;
+        }
+    }
+}
+
+fn aged() -> Status {
+    Status::unavailable("reconnect: the stream has come of age")
+}
+
+fn asked_by(first: &[u8]) -> Result<Node, Status> {
+    let first = HealthCheckRequestOrEndpointHealthResponse::decode(first);
+    let first = first.map_err(|error| Status::internal(error.to_string()))?;
+    match first.request_type {
+        Some(RequestType::HealthCheckRequest(request)) => Ok(request.node.unwrap_or_default().into()),
+        _ => Err(Status::invalid_argument("the first message of a stream must be a health check request")),
+    }
+}
+
+fn read(message: &[u8]) -> Result<Findings, Status> {
+    Findings::read(message).map_err(|error| Status::internal(error.to_string()))
+}
+
+impl NamedService for HealthDiscovery {
+    const NAME: &str = "envoy.service.health.v3.HealthDiscoveryService";
+}
+
+impl tower::Service<http::Request<Body>> for HealthDiscovery {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let asks = |requests, peer| self.clone().asks(requests, peer);
+        ready(Ok(self.gate.bidirectional(METHOD, request, asks)))
+    }
+}
