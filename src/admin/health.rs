@@ -181,18 +181,21 @@ pub(crate) fn not_reporting(admin: &Admin) -> Vec<String> {
     ids.into_iter().collect()
 }
 
-/// The standby that is held, and how long until it is tried to return.
+/// The standby that is held, and how long until it is tried to return: if that counts from the recovery of the primaries,
+/// and they did not recover yet, as long as it will take from then on.
 pub(crate) fn hold(book: &Book, upstream: &Upstream) -> Option<Value> {
-    let hold = book.orders.holds.get(&upstream.name)?;
-    let due = hold.due(&upstream.failback);
-    let left = due.map(|due| rounded(due.duration_since(Timestamp::now()).as_secs_f64().max(0.0)));
+    let (hold, failback) = (book.orders.holds.get(&upstream.name)?, &upstream.failback);
+    let due = hold.due(failback);
+    let waits = hold.waits_for_primaries(failback);
+    let left = due.map(|due| due.duration_since(Timestamp::now()).as_secs_f64().max(0.0));
     Some(json!({
         "priority": hold.tier,
         "since": hold.since.to_string(),
         "phase": hold.phase,
         "flapping": hold.is_flapping,
+        "waits_for_primaries": waits.is_some(),
         "due": due.map(|due| due.to_string()),
-        "seconds_left": left,
+        "seconds_left": left.or(waits.map(|after| after.as_secs_f64())).map(rounded),
     }))
 }
 

@@ -178,7 +178,7 @@ fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
     }
     let help = "The tier that serves an upstream at most Envoys; 0 is that of the primaries";
     gauges(registry, "upstream_serving_priority", help, serving);
-    gauges(registry, "upstream_targets", "Targets, by what the traffic shows of their health", targets);
+    gauges(registry, "upstream_targets", "Targets, by what traffic and checks show of their health", targets);
     let family = Family::<[(&str, String); 1], Gauge<f64, std::sync::atomic::AtomicU64>>::default();
     for (labels, rate) in rates {
         family.get_or_create(&labels).set(rate);

@@ -103,10 +103,14 @@ impl Hold {
         }
     }
 
-    /// It is over some time after the primaries recover, which they have not yet.
-    pub fn waits_for_primaries(&self, failback: &Failback) -> bool {
-        let is_timed = matches!(failback.release, Release::After(_)) && !self.is_flapping;
-        is_timed && self.phase == Phase::Held { until: None }
+    /// How long it lasts from the moment on when the primaries recover, while they have not.
+    pub fn waits_for_primaries(&self, failback: &Failback) -> Option<Duration> {
+        match failback.release {
+            Release::After(after) if !self.is_flapping && self.phase == (Phase::Held { until: None }) => {
+                Some(after)
+            }
+            _ => None,
+        }
     }
 
     /// An operator releases it: the declared order counts again, whoever is healthy.

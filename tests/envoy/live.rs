@@ -1,4 +1,4 @@
-//! Who serves, and since when, as load reports tell it.
+//! Who serves, and since when, as load reports tell it, and who could, as checks do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,8 +144,101 @@ async fn without_traffic_what_was_seen_last_is_old() {
         if health["stale"] == true { Ok(health) } else { Err(health.to_string()) }
     })
     .await;
-    assert_eq!(health["serving_priority"], 0, "{health}");
-    assert_eq!(health["targets"][0]["stale"], true, "{health}");
+    assert_eq!(
+        (&health["serving_priority"], &health["nodes"][0]["stale"]),
+        (&json!(0), &json!(true)),
+        "{health}"
+    );
+    assert_eq!(health["targets"][0]["stale"], false, "its checks go on: {health}");
+    let (status, answer) = edge.understudy.patch("/upstreams/checkout", json!({"health_check": "off"})).await;
+    assert_eq!(status, 200, "{answer}");
+    let health = eventually(PATIENCE, "nobody knows any more", async || {
+        let health = self::health(&edge).await;
+        if health["targets"][0]["stale"] == true { Ok(health) } else { Err(health.to_string()) }
+    })
+    .await;
+    assert_eq!(health["checked_by"], json!([]), "{health}");
+    let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
+    let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
+    assert!(status.contains("primaries (old)") && status.contains("0/2 0/1"), "{status}");
+}
+
+/// Waits until the last target of `checkout` is known to fare like this.
+async fn standby(edge: &Edge, word: &str) -> Value {
+    eventually(PATIENCE, &format!("the standby is {word}"), async || {
+        let health = health(edge).await;
+        let targets = health["targets"].as_array().cloned().unwrap_or_default();
+        match targets.last() {
+            Some(target) if target["health"] == word && target["stale"] == false => Ok(target.clone()),
+            _ => Err(health.to_string()),
+        }
+    })
+    .await
+}
+
+/// No request ever shows how it is. That it is dead is known all the same, and nobody leans on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_without_traffic_is_known_to_be_dead() {
+    let mut cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(100);
+    comes_to_rest(&load, &["A", "B"]).await;
+    standby(&edge, "healthy").await;
+    cast.failover.kill();
+    let target = standby(&edge, "unhealthy").await;
+    assert_eq!((&target["reported_by"], &target["share"]), (&json!(["edge-1"]), &json!(0.0)), "{target}");
+    assert_eq!(health(&edge).await["checked_by"], json!(["edge-1"]));
+    let drill = json!({"down": ["priority=0"], "for": "5s"});
+    let (status, answer) = edge.understudy.post("/upstreams/checkout/drill", drill.clone()).await;
+    assert_eq!(status, 409, "{answer}");
+    let words = format!("`{}`, which would have to serve, is not healthy", cast.failover.address());
+    assert!(answer["detail"].as_str().is_some_and(|detail| detail.contains(&words)), "{answer}");
+    let drained = json!({"state": "drained"});
+    let (status, answer) = edge.understudy.put("/upstreams/checkout/tiers/0/state", drained).await;
+    assert_eq!(status, 409, "{answer}");
+    let metrics = edge.understudy.request(reqwest::Method::GET, "/metrics").send().await;
+    let metrics = metrics.expect("it answers").text().await.expect("it is text");
+    let is_it = |line: &&str| line.starts_with("understudy_upstream_targets") && line.contains("unhealthy");
+    assert!(metrics.lines().any(|line| is_it(&line) && line.ends_with(" 1")), "{metrics}");
+    cast.failover.restart().await;
+    standby(&edge, "healthy").await;
+    let (status, answer) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
+    assert_eq!(status, 201, "{answer}");
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+/// Five check for all, and when one leaves the next one does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_envoys_check_for_all() {
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let mut others = Vec::new();
+    for number in 2..=7 {
+        others.push(Envoy::start(&edge.understudy, &format!("edge-{number}"), "edge", &[]).await);
+    }
+    let checked_by = async |is_wanted: &dyn Fn(&[String]) -> bool| {
+        eventually(PATIENCE, "five of them check", async || {
+            let health = health(&edge).await;
+            let nodes: Vec<String> = serde_json::from_value(health["checked_by"].clone()).unwrap_or_default();
+            let target = &health["targets"][2];
+            match nodes.len() == 5 && is_wanted(&nodes) && target["reported_by"] == health["checked_by"] {
+                true => Ok(nodes),
+                false => Err(health.to_string()),
+            }
+        })
+        .await
+    };
+    let first = checked_by(&|_| true).await;
+    let leaving = first.iter().find(|node| *node != "edge-1").cloned().expect("there are five");
+    let place = leaving.trim_start_matches("edge-").parse::<usize>().expect("a number") - 2;
+    drop(others.remove(place));
+    let then = checked_by(&|nodes| !nodes.contains(&leaving)).await;
+    assert!(
+        first.iter().filter(|node| **node != leaving).all(|node| then.contains(node)),
+        "{first:?} {then:?}"
+    );
 }
 
 /// A bootstrap of somebody else's making, which does not ask Envoy to report its load.

@@ -195,6 +195,15 @@ async fn held(edge: &Edge) -> Value {
 /// An upstream with this policy after its failover: the standby is held, in the words that are given, and both primaries
 /// are back.
 async fn failed_over(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
+    let (edge, load, hold) = lost(cast, failback).await;
+    for primary in cast.primaries() {
+        primary.restart().await;
+    }
+    (edge, load, hold)
+}
+
+/// The same while its primaries are dead.
+async fn lost(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
     let edge = with_failback(cast, failback).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
@@ -203,9 +212,6 @@ async fn failed_over(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
     }
     comes_to_rest(&load, &["FAILOVER"]).await;
     let hold = held(&edge).await;
-    for primary in cast.primaries() {
-        primary.restart().await;
-    }
     (edge, load, hold)
 }
 
@@ -248,6 +254,37 @@ async fn primaries_that_returned_get_their_traffic_after_the_time_of_the_hold() 
     let mut cast = Cast::start().await;
     let (_edge, load, hold) = failed_over(&mut cast, json!({"after": "3s"})).await;
     assert!(hold["seconds_left"].is_number());
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+/// However long they were dead: its time begins when they recover, not when they died.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_hold_begins_when_the_primaries_recover() {
+    let mut cast = Cast::start().await;
+    let (edge, load, _) = lost(&mut cast, json!({"after": "6s"})).await;
+    let hold = async |is_wanted: &dyn Fn(&Value) -> bool| {
+        eventually(PATIENCE, "the hold is as it should be", async || {
+            let hold = held(&edge).await;
+            if is_wanted(&hold) { Ok(hold) } else { Err(hold.to_string()) }
+        })
+        .await
+    };
+    let waiting = hold(&|hold| hold["waits_for_primaries"] == true).await;
+    assert_eq!((&waiting["seconds_left"], &waiting["due"]), (&json!(6.0), &Value::Null), "{waiting}");
+    let dead = window(&load, 300 * 10).await;
+    assert_eq!(dead.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{dead:?}");
+    hold(&|hold| hold["waits_for_primaries"] == true).await;
+    let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
+    let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
+    assert!(status.contains("6 s after primaries recover"), "{status}");
+    for primary in cast.primaries() {
+        primary.restart().await;
+    }
+    let recovered = hold(&|hold| hold["due"].is_string()).await;
+    assert_eq!(recovered["phase"]["held"]["until"], recovered["due"], "{recovered}");
+    let quiet = window(&load, 300 * 4).await;
+    assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
     comes_to_rest(&load, &["A", "B"]).await;
     faultless(load).await;
 }

@@ -82,6 +82,51 @@ async fn by_default_a_target_proves_the_name_or_the_address_by_which_it_was_name
     assert_eq!(address.seen().names.keys().collect::<Vec<_>>(), [""]);
 }
 
+/// What checks need is said where Envoy cannot fetch it: authorities, certificates and names.
+#[tokio::test(flavor = "multi_thread")]
+async fn standbys_without_traffic_are_checked_over_tls_too() {
+    let (authority, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let backend = Backend::start("A").await;
+    let of = |names: &'static [&str]| authority.issue(names);
+    let (address, name) = (of(&["127.0.0.1"]), of(&["localhost"]));
+    let (sni, wrong) = (of(&["sec.example"]), Authority::new("others").issue(&["127.0.0.1"]));
+    let first = Front::start(backend.address(), &address, Some(&clients)).await;
+    let by_name = Front::start(backend.address(), &name, Some(&clients)).await;
+    let by_sni = Front::start(backend.address(), &sni, Some(&clients)).await;
+    let stranger = Front::start(backend.address(), &wrong, Some(&clients)).await;
+    let plain = Backend::start("PLAIN").await;
+    let edge = Edge::by_rest(async |understudy| {
+        create(understudy, "/certificates", certificate("edge", &clients, &["edge"])).await;
+        let upstream = json!({
+            "name": "checkout",
+            "tls": {"ca": {"inline": authority.pem}, "client_certificate": "edge"},
+            "health_check": {"http": {"path": "/healthz"}},
+            "targets": [
+                {"target": first.address.to_string()},
+                {"target": format!("localhost:{}", by_name.address.port()), "failover": true},
+                {"target": by_sni.address.to_string(), "failover": true, "tls": {"sni": "sec.example"}},
+                {"target": stranger.address.to_string(), "failover": true},
+                {"target": plain.address().to_string(), "failover": true, "tls": false},
+            ],
+        });
+        create(understudy, "/upstreams", upstream).await;
+        create(understudy, "/services", json!({"name": "checkout", "upstream": "checkout"})).await;
+        create(understudy, "/routes", json!({"name": "checkout", "service": "checkout"})).await;
+    })
+    .await;
+    edge.serves("A", PATIENCE).await;
+    eventually(PATIENCE, "all are known", async || {
+        let (_, health) = edge.understudy.get("/upstreams/checkout/health").await;
+        let targets = health["targets"].as_array().cloned().unwrap_or_default();
+        let healths: Vec<&str> = targets.iter().filter_map(|target| target["health"].as_str()).collect();
+        match healths == ["healthy", "healthy", "healthy", "unhealthy", "healthy"] {
+            true => Ok(()),
+            false => Err(health.to_string()),
+        }
+    })
+    .await;
+}
+
 /// With `auto` each target is spoken to as it likes best, and one stands in for another all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn targets_of_different_protocols_stand_in_for_each_other() {

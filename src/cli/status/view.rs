@@ -202,12 +202,16 @@ fn upstream(upstream: &Value) -> Vec<String> {
     };
     let tiers = list(upstream, "tiers").iter().map(|tier| {
         let targets = list(tier, "targets");
-        let healthy = targets.iter().filter(|target| target["health"] == "healthy").count();
+        let is_healthy = |target: &&Value| target["health"] == "healthy" && target["stale"] != true;
+        let healthy = targets.iter().filter(is_healthy).count();
         format!("{healthy}/{}", targets.len())
     });
     let hold = &upstream["hold"];
     let held = match (hold.is_object(), hold["seconds_left"].as_f64()) {
         (false, _) => "-".to_owned(),
+        (true, Some(seconds)) if hold["waits_for_primaries"] == true => {
+            format!("{seconds:.0} s after primaries recover")
+        }
         (true, Some(seconds)) => format!("{seconds:.0} s left"),
         (true, None) if hold["flapping"] == true => "flapping: until released".to_owned(),
         (true, None) => "until released".to_owned(),
