@@ -19,7 +19,7 @@ use crate::control::Control;
 use crate::events::{Event, Events};
 use crate::fleet::Heard;
 use crate::history::{Cause, Change, Failover, History, Tallies};
-use crate::live::{Live, Picture, Shift, Totals};
+use crate::live::{Live, Picture, Shift, TargetPicture, Totals};
 use crate::model::failback::Failback;
 use crate::model::name::Name;
 use crate::model::part::Part;
@@ -203,6 +203,8 @@ impl Conductor {
     pub fn new(control: Control, cache: Arc<Cache>, live: Arc<Live>, events: Events, book: Book) -> Self {
         let store = control.store().clone();
         let shown = RwLock::new(Arc::new(book.clone()));
+        // Those who were on a standby may be gone for good.
+        book.history.all_away().for_each(|node| live.left(node, Timestamp::now()));
         let desk = Desk { book, drills: BTreeMap::new(), due: BTreeMap::new(), swept: Timestamp::UNIX_EPOCH };
         Self { inner: Arc::new(Inner { control, cache, live, store, desk: Mutex::new(desk), shown, events }) }
     }
@@ -245,7 +247,14 @@ impl Conductor {
                     live.check(&node, now, interval, findings, &self.inner.cache.build());
                     continue;
                 }
-                Heard::Gone { node } => live.gone(&node, now),
+                Heard::Here { node } => {
+                    live.here(&node);
+                    continue;
+                }
+                Heard::Left { node } => {
+                    live.left(&node, now);
+                    continue;
+                }
             };
             self.shifted(shifts, now).await;
         }
@@ -397,12 +406,28 @@ impl Conductor {
         }
     }
 
+    /// What it means that a node went: nothing serves there, not even what it said before a restart.
+    fn gone(&self, history: &History, node: &str, at: Timestamp) -> Vec<Shift> {
+        let mut shifts = self.inner.live.gone(node, at);
+        for upstream in history.away(node) {
+            if shifts.iter().all(|shift| shift.upstream != *upstream) {
+                let (node, upstream) = (node.to_owned(), upstream.clone());
+                shifts.push(Shift { node, upstream, from: None, to: None, at, errors: 0 });
+            }
+        }
+        shifts
+    }
+
     /// Takes in that other tiers serve.
     async fn shifted(&self, shifts: Vec<Shift>, now: Timestamp) {
         if shifts.is_empty() {
             return;
         }
         let mut desk = self.inner.desk.lock().await;
+        self.shift(&mut desk, shifts, now).await;
+    }
+
+    async fn shift(&self, desk: &mut Desk, shifts: Vec<Shift>, now: Timestamp) {
         let build = self.inner.cache.build();
         let mut orders = desk.book.orders.clone();
         let mut changes = Vec::new();
@@ -421,13 +446,13 @@ impl Conductor {
                 changes.push(change);
             }
         }
-        if let Err(error) = self.remember(&mut desk, &changes).await {
+        if let Err(error) = self.remember(desk, &changes).await {
             error!(error = &error as &dyn std::error::Error, "a failover was not stored");
         }
-        if let Err(error) = self.give(&mut desk, orders, &build).await {
+        if let Err(error) = self.give(desk, orders, &build).await {
             error!(error = &error as &dyn std::error::Error, "a standby is not held");
         }
-        self.show(&desk);
+        self.show(desk);
     }
 
     /// Makes failovers durable and tells of them.
@@ -455,8 +480,14 @@ impl Conductor {
     }
 
     async fn tick(&self, desk: &mut Desk, now: Timestamp) -> Result<(), Error> {
-        let build = self.inner.cache.build();
         let live = &self.inner.live;
+        let absent = live.absent(now);
+        let gone = absent.iter().flat_map(|(node, at)| self.gone(&desk.book.history, node, *at));
+        let gone: Vec<Shift> = gone.collect();
+        if !gone.is_empty() {
+            self.shift(desk, gone, now).await;
+        }
+        let build = self.inner.cache.build();
         desk.book.history.count(|name| live.totals(name));
         let gone = desk.book.history.without(now, |name| build.model.upstreams.contains_key(name));
         self.remember(desk, &gone).await?;
@@ -511,51 +542,21 @@ impl Conductor {
     }
 
     fn watch_holds(&self, desk: &Desk, orders: &mut Orders, build: &Build, now: Timestamp) {
-        let history = &desk.book.history;
-        orders.holds = std::mem::take(&mut orders.holds)
-            .into_iter()
-            .filter_map(|(name, hold)| {
-                let upstream = build.model.upstreams.get(&name)?;
-                let home_serves = match hold.phase {
-                    Phase::Step { .. } => self.home_answers(build, upstream)?,
-                    _ => Some(history.serving(&name) == Some(0)),
-                };
-                let home = |serves| Home { serves, is_healthy: self.home_is_healthy(build, upstream) };
-                let next = match home_serves {
-                    // Without traffic nobody knows.
-                    None if upstream.failback.holds() => Next::Hold(hold),
-                    home_serves => hold.next(now, &upstream.failback, home(home_serves.unwrap_or(false))),
-                };
-                match next {
-                    Next::Hold(hold) => Some((name, hold)),
-                    Next::Over => None,
-                }
-            })
-            .collect();
-    }
-
-    /// Whether primaries answer requests; the inner none when there are no requests.
-    #[expect(clippy::option_option, reason = "the outer one is that of an iterator")]
-    fn home_answers(&self, build: &Build, upstream: &Upstream) -> Option<Option<bool>> {
-        let picture = self.outline(build, upstream);
-        if picture.is_stale {
-            return Some(None);
-        }
-        let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
-        let mut seen = primaries.filter_map(|target| picture.targets.get(&target.address));
-        Some(Some(seen.any(|seen| seen.requests_per_second > 0.0 && seen.is_healthy == Some(true))))
-    }
-
-    /// Whether a primary could serve; none when nobody checks them.
-    fn home_is_healthy(&self, build: &Build, upstream: &Upstream) -> Option<bool> {
-        let picture = self.outline(build, upstream);
-        if picture.checked_by.is_empty() {
-            return None;
-        }
-        let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
-        let seen = primaries.filter_map(|target| picture.targets.get(&target.address));
-        let known = seen.filter(|target| !target.is_stale).filter_map(|target| target.is_healthy);
-        known.reduce(|one, another| one || another)
+        let next = |(name, hold): (Name, Hold)| {
+            let upstream = build.model.upstreams.get(&name)?;
+            let picture = self.outline(build, upstream);
+            let serves = match hold.phase {
+                Phase::Step { .. } => home_answers(upstream, &picture),
+                _ if desk.book.history.serving(&name) == Some(0) => Some(true),
+                _ => (picture.requests_per_second > 0.0).then_some(false),
+            };
+            let home = Home { serves, is_healthy: home_is_healthy(upstream, &picture) };
+            match hold.next(now, &upstream.failback, home) {
+                Next::Hold(hold) => Some((name, hold)),
+                Next::Over => None,
+            }
+        };
+        orders.holds = std::mem::take(&mut orders.holds).into_iter().filter_map(next).collect();
     }
 
     /// Begins the scheduled drills that are due.
@@ -614,6 +615,31 @@ impl Conductor {
     pub fn note(scene: &Scene<'_>, asking: &Asking) -> Note {
         asking.note(scene.now)
     }
+}
+
+/// What was seen of the primaries of an upstream.
+fn primaries<'p>(upstream: &'p Upstream, picture: &'p Picture) -> impl Iterator<Item = &'p TargetPicture> {
+    let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
+    primaries.filter_map(|target| picture.targets.get(&target.address))
+}
+
+/// Whether primaries answer requests; none when there are none to tell by.
+fn home_answers(upstream: &Upstream, picture: &Picture) -> Option<bool> {
+    let answers = |seen: &TargetPicture| seen.requests_per_second > 0.0 && seen.is_healthy == Some(true);
+    if primaries(upstream, picture).any(answers) {
+        return Some(true);
+    }
+    let known = primaries(upstream, picture).filter(|seen| !seen.is_stale && seen.is_healthy.is_some());
+    known.map(|seen| seen.is_healthy == Some(true)).reduce(|one, another| one || another).filter(|any| !any)
+}
+
+/// Whether a primary could serve; none when nobody checks them.
+fn home_is_healthy(upstream: &Upstream, picture: &Picture) -> Option<bool> {
+    if picture.checked_by.is_empty() {
+        return None;
+    }
+    let known = primaries(upstream, picture).filter(|target| !target.is_stale);
+    known.filter_map(|target| target.is_healthy).reduce(|one, another| one || another)
 }
 
 /// What an event says of a failover, beside its upstream.

@@ -101,8 +101,13 @@ pub enum Heard {
         /// What it found.
         findings: Findings,
     },
+    /// It reports its load from now on.
+    Here {
+        /// Its id.
+        node: String,
+    },
     /// It reports its load no more.
-    Gone {
+    Left {
         /// Its id.
         node: String,
     },
@@ -183,16 +188,22 @@ impl Fleet {
     /// Notes what a node found when it checked targets, which it says this often, and waits while others are being
     /// looked at.
     pub async fn found(&self, node: &str, interval: Duration, findings: Findings) {
+        self.tell(Heard::Checked { node: node.to_owned(), interval, findings }).await;
+    }
+
+    async fn tell(&self, heard: Heard) {
         if let Some(listener) = self.listener.get() {
             // Nobody listens when we are shutting down.
-            let _ = listener.send(Heard::Checked { node: node.to_owned(), interval, findings }).await;
+            let _ = listener.send(heard).await;
         }
     }
 
     /// Notes that a node began to report its load, which it does until the guard is dropped.
-    pub fn reports(&self, node: String) -> Reporter {
+    pub async fn reports(&self, node: String) -> Reporter {
         self.lock().begin_reports(&node);
-        Reporter { fleet: self.clone(), node }
+        let reporter = Reporter { fleet: self.clone(), node };
+        self.tell(Heard::Here { node: reporter.node.clone() }).await;
+        reporter
     }
 
     /// Every node: those that left, the longest ago first, then every stream, the oldest first.
@@ -299,10 +310,7 @@ impl Reporter {
         let totals = Totals { requests: report.requests, errors: report.errors };
         self.fleet.lock().report(&self.node, totals, Timestamp::now());
         self.fleet.stirred(false);
-        if let Some(listener) = self.fleet.listener.get() {
-            // Nobody listens when we are shutting down.
-            let _ = listener.send(Heard::Load { node: self.node.clone(), report }).await;
-        }
+        self.fleet.tell(Heard::Load { node: self.node.clone(), report }).await;
     }
 }
 
@@ -311,10 +319,9 @@ impl Drop for Reporter {
         if !self.fleet.lock().end_reports(&self.node) {
             return;
         }
-        let Some((listener, runtime)) = self.fleet.listener.get().zip(Handle::try_current().ok()) else {
-            return;
-        };
-        let (listener, node) = (listener.clone(), std::mem::take(&mut self.node));
-        runtime.spawn(async move { listener.send(Heard::Gone { node }).await });
+        if let Ok(runtime) = Handle::try_current() {
+            let (fleet, node) = (self.fleet.clone(), std::mem::take(&mut self.node));
+            runtime.spawn(async move { fleet.tell(Heard::Left { node }).await });
+        }
     }
 }

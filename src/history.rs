@@ -287,6 +287,12 @@ impl History {
         self.now.iter().filter(|(_, standing)| standing.away.contains(node)).map(|(name, _)| name).collect()
     }
 
+    /// The Envoys that another tier than the first serves of any upstream.
+    pub fn all_away(&self) -> impl Iterator<Item = &str> {
+        let nodes: BTreeSet<&String> = self.now.values().flat_map(|standing| &standing.away).collect();
+        nodes.into_iter().map(String::as_str)
+    }
+
     /// True when no failover lasts.
     pub fn is_quiet(&self) -> bool {
         self.now.values().all(|standing| standing.open.is_none())

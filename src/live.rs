@@ -15,7 +15,7 @@
 mod checks;
 mod picture;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +38,10 @@ use crate::pipeline::Build;
 
 /// How long what a node saw is kept after its last report.
 const MEMORY: SignedDuration = SignedDuration::from_hours(1);
+
+/// How long a node may be away before it counts as gone. Envoy opens a stream of load reports that ended again after 5 s,
+/// and every such stream ends now and then.
+const ABSENCE: SignedDuration = SignedDuration::from_secs(30);
 
 /// A standby serves when it answers so many percent of the requests: a few are retries.
 const SERVES: u64 = 30;
@@ -91,6 +95,8 @@ struct Heard {
     /// By the number of the upstream.
     met: Vec<Met>,
     checks: Checks,
+    /// The nodes that left, the first to leave first, and when, in milliseconds of the epoch.
+    left: VecDeque<(i64, Arc<str>)>,
 }
 
 /// An upstream that got requests, or was checked.
@@ -135,6 +141,8 @@ struct Numbers<T> {
 struct NodeSeen {
     /// Its stream is open.
     is_here: bool,
+    /// When its stream ended last, in milliseconds of the epoch.
+    left: i64,
     /// Milliseconds of the epoch.
     last: i64,
     /// How often it reports, in seconds.
@@ -286,12 +294,43 @@ impl Live {
         heard.checks.take(node, seconds_of(at), interval.as_secs_f32(), found);
     }
 
+    /// Notes that a node reports from now on.
+    pub fn here(&self, node: &str) {
+        let mut heard = self.heard();
+        match heard.nodes.get_mut(node) {
+            Some(seen) => seen.is_here = true,
+            None => drop(heard.nodes.insert(node.into(), NodeSeen { is_here: true, ..NodeSeen::default() })),
+        }
+    }
+
+    /// Notes that a node does not report any more. It may return: see [`Self::absent`].
+    pub fn left(&self, node: &str, at: Timestamp) {
+        let mut heard = self.heard();
+        let left = at.as_millisecond();
+        let (node, seen) =
+            heard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeSeen::default()));
+        heard.left.push_back((left, node.clone()));
+        heard.nodes.insert(node, NodeSeen { is_here: false, left, last: seen.last.max(left), ..seen });
+    }
+
+    /// The nodes that left and did not return in time, and when they left. Each is told of once.
+    pub fn absent(&self, now: Timestamp) -> Vec<(Arc<str>, Timestamp)> {
+        let latest = now.saturating_sub(ABSENCE).unwrap_or(now).as_millisecond();
+        let mut heard = self.heard();
+        let Heard { left, nodes, .. } = &mut *heard;
+        let due = left.partition_point(|(at, _)| *at <= latest);
+        let is_gone = |(at, node): &(i64, Arc<str>)| {
+            nodes.get(node).is_none_or(|seen| !seen.is_here && seen.left == *at)
+        };
+        let gone = left.drain(..due).filter(is_gone);
+        gone.map(|(at, node)| (node, Timestamp::from_millisecond(at).unwrap_or(now))).collect()
+    }
+
     /// Notes that a node went: nothing serves there as far as is known.
     pub fn gone(&self, node: &str, at: Timestamp) -> Vec<Shift> {
         let mut heard = self.heard();
         let Heard { nodes, upstreams, .. } = &mut *heard;
         let Some(seen) = nodes.get_mut(node) else { return Vec::new() };
-        seen.is_here = false;
         let shift = |seen: &mut Seen| {
             let from = Some(u32::from(seen.serving.take()?));
             let upstream = upstreams.all[seen.number as usize].clone();

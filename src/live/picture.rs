@@ -251,19 +251,21 @@ impl<'a> Drawing<'a> {
         let counting = serving.iter().filter(|((is_fresh, _), _)| *is_fresh || is_stale);
         let most = counting.max_by_key(|((_, tier), class)| (class.count, u32::MAX - *tier));
         let (serving, since) = most.map(|((_, tier), class)| (*tier, time(class.since))).unzip();
-        let all: f64 = targets.iter().flatten().map(|target| target.requests_per_second[1]).sum();
+        // As it is, or, if nobody sends anything, as it was last.
+        let which = usize::from(is_stale);
+        let all: f64 = targets.iter().flatten().map(|target| target.requests_per_second[which]).sum();
         let drawn = upstream.targets.iter().zip(targets);
         let targets =
-            drawn.filter_map(|(target, drawing)| Some((target.address.clone(), drawing?.finish(all))));
+            drawn.filter_map(|(target, drawing)| Some((target.address.clone(), drawing?.finish(which, all))));
         let targets = targets.collect();
         Picture { serving, since, is_stale, requests_per_second, nodes, targets, checked_by }
     }
 }
 
 impl TargetDrawing {
-    /// The picture, where all targets had so many requests in a second.
-    fn finish(self, all: f64) -> TargetPicture {
-        let [requests_per_second, last] = self.requests_per_second;
+    /// The picture, where all targets had so many requests in a second, as it is or as it was.
+    fn finish(self, which: usize, all: f64) -> TargetPicture {
+        let requests_per_second = self.requests_per_second;
         let [old, fresh] = self.votes;
         let is_stale = fresh.iter().all(|class| class.count == 0);
         let [unhealthy, healthy] = if is_stale { old } else { fresh };
@@ -276,8 +278,8 @@ impl TargetDrawing {
             is_healthy: is_known.then_some(is_healthy),
             since: is_known.then(|| time(most.since)),
             is_stale,
-            share: if all > 0.0 { 100.0 * last / all } else { 0.0 },
-            requests_per_second,
+            share: if all > 0.0 { 100.0 * requests_per_second[which] / all } else { 0.0 },
+            requests_per_second: requests_per_second[0],
             reported_by: most.nodes,
             disagree: others.nodes,
         }

@@ -222,6 +222,7 @@ fn shares_are_those_of_all_envoys_together() {
 fn an_envoy_that_goes_serves_nothing() {
     let (live, build) = (Live::default(), made(SHOP));
     live.fold("a", at(1), &report(&[(9, 100, 0)]), &build);
+    live.left("a", at(4));
     let gone = live.gone("a", at(5));
     assert_eq!((gone[0].from, gone[0].to), (Some(1), None));
     assert_eq!(live.gone("a", at(6)), []);
@@ -377,4 +378,39 @@ fn what_was_found_of_strangers_and_of_those_who_went_is_forgotten() {
     assert_eq!(picture(&live, &with, 2).targets.get(&three), None);
     live.forget(at(2) + MEMORY, &with);
     assert_eq!(health(&picture(&live, &with, 2)), "???");
+}
+
+#[test]
+fn who_leaves_counts_as_gone_after_half_a_minute_unless_it_returns() {
+    let (live, build) = (Live::default(), made(SHOP));
+    let absent = |second| {
+        let absent = live.absent(at(second)).into_iter();
+        absent.map(|(node, left)| format!("{node} {}", left.as_second())).collect::<Vec<_>>()
+    };
+    live.fold("a", at(1), &report(&[(1, 50, 0)]), &build);
+    live.left("a", at(2));
+    live.left("never seen", at(3));
+    assert_eq!(absent(31), [""; 0]);
+    live.here("a");
+    assert_eq!(absent(32), [""; 0], "it returned");
+    assert_eq!(absent(33), ["never seen 3"]);
+    live.left("a", at(40));
+    live.here("a");
+    live.left("a", at(50));
+    assert_eq!(absent(75), [""; 0], "it left again, and that is not so long ago");
+    assert_eq!(absent(80), ["a 50"]);
+    assert_eq!(absent(800), [""; 0], "each is told of once");
+}
+
+#[test]
+fn shares_are_of_those_who_send() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    live.fold("b", at(60), &report(&[(9, 100, 0)]), &build);
+    let shares = |second| {
+        let seen = picture(&live, &build, second);
+        seen.targets.values().map(|target| target.share).collect::<Vec<_>>()
+    };
+    assert_eq!(shares(60), [0.0, 0.0, 100.0]);
+    assert_eq!(shares(600), [25.0, 25.0, 50.0], "that is how it was last");
 }

@@ -70,8 +70,8 @@ pub enum Next {
 /// How the primaries of a held standby fare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Home {
-    /// They serve.
-    pub serves: bool,
+    /// Whether they serve; none when there are no requests to tell by.
+    pub serves: Option<bool>,
     /// Whether enough of them to serve are healthy; none when nobody knows.
     pub is_healthy: Option<bool>,
 }
@@ -130,7 +130,7 @@ impl Hold {
         if !failback.holds() {
             return Next::Over;
         }
-        let home_serves = home.serves;
+        let home_serves = home.serves == Some(true);
         let phase = match (&self.phase, &failback.release) {
             // The standby died, and Envoys returned for want of another.
             (Phase::Held { .. }, _) if home_serves => return Next::Over,
@@ -143,10 +143,15 @@ impl Hold {
             (Phase::Held { until: Some(until) }, _) if *until <= now => Phase::Trying { until: now + TRY },
             (Phase::Held { .. }, _) => return Next::Hold(self.clone()),
             (Phase::Trying { .. }, _) if home_serves => return Next::Over,
-            (Phase::Trying { until }, _) if *until <= now => first_phase(now, failback, self.is_flapping),
+            (Phase::Trying { until }, _) if *until <= now => match (home.serves, home.is_healthy) {
+                // Nobody asked, and they would answer.
+                (None, Some(true)) => return Next::Over,
+                (None, None) => return Next::Hold(self.clone()),
+                _ => first_phase(now, failback, self.is_flapping),
+            },
             (Phase::Trying { .. }, _) => return Next::Hold(self.clone()),
             (Phase::Step { index, .. }, Release::Steps { percents, every }) => {
-                match self.stepped(now, *index, percents, *every, home_serves) {
+                match self.stepped(now, *index, percents, *every, home.serves) {
                     Some(phase) => phase,
                     None => return Next::Over,
                 }
@@ -164,7 +169,7 @@ impl Hold {
         index: usize,
         percents: &[u32],
         every: Duration,
-        home_serves: bool,
+        home_serves: Option<bool>,
     ) -> Option<Phase> {
         let Phase::Step { percent, serving_since, .. } = self.phase else { return None };
         let at = |index: usize, serving_since| {
@@ -173,10 +178,12 @@ impl Hold {
         };
         match (serving_since, home_serves) {
             // Gone again: from the start.
-            (_, false) => Some(at(0, None)),
-            (None, true) => Some(Phase::Step { index, percent, serving_since: Some(now) }),
-            (Some(since), true) if later(since, every) > now => Some(self.phase.clone()),
-            (Some(_), true) => match percents.get(index + 1) {
+            (_, Some(false)) => Some(at(0, None)),
+            // A small share of few requests is none at times.
+            (_, None) => Some(self.phase.clone()),
+            (None, Some(true)) => Some(Phase::Step { index, percent, serving_since: Some(now) }),
+            (Some(since), Some(true)) if later(since, every) > now => Some(self.phase.clone()),
+            (Some(_), Some(true)) => match percents.get(index + 1) {
                 // With the whole share the declared order says the same.
                 Some(next) if *next < 100 => Some(at(index + 1, Some(now))),
                 _ => None,
@@ -210,7 +217,7 @@ mod tests {
     }
 
     /// Primaries that do not serve, and nobody knows more.
-    const AWAY: Home = Home { serves: false, is_healthy: None };
+    const AWAY: Home = Home { serves: Some(false), is_healthy: None };
 
     fn words(next: &Next) -> String {
         match next {
@@ -228,11 +235,11 @@ mod tests {
     }
 
     /// A hold from second 0 on, and what becomes of it at these seconds, at which the primaries serve or not.
-    fn check(release: Release, seen: &[(i64, bool, &str)]) {
+    fn check(release: Release, seen: &[(i64, impl Into<Option<bool>> + Copy, &str)]) {
         let failback = Failback { release, at_most: None };
         let mut hold = Hold::new(1, at(0), &failback, false);
         for (second, home_serves, expected) in seen {
-            let home = Home { serves: *home_serves, is_healthy: None };
+            let home = Home { serves: (*home_serves).into(), is_healthy: None };
             let next = hold.next(at(*second), &failback, home);
             assert_eq!(words(&next), *expected, "at {second}");
             match next {
@@ -268,7 +275,7 @@ mod tests {
         let check = |is_flapping: bool, seen: &[(i64, Option<bool>, &str)]| {
             let mut hold = Hold::new(1, at(0), &failback, is_flapping);
             for (second, is_healthy, expected) in seen {
-                let home = Home { serves: false, is_healthy: *is_healthy };
+                let home = Home { serves: Some(false), is_healthy: *is_healthy };
                 let next = hold.next(at(*second), &failback, home);
                 assert_eq!(words(&next), *expected, "at {second}");
                 let Next::Hold(next) = next else { panic!("it is over at {second}") };
@@ -319,6 +326,36 @@ mod tests {
                 (90, true, "10 % since 90"),
             ],
         );
+    }
+
+    #[test]
+    fn steps_wait_for_a_request_to_tell() {
+        check(
+            Release::Steps { percents: vec![10, 50], every: Duration::from_secs(60) },
+            &[
+                (1, None, "10 % offered"),
+                (2, Some(true), "10 % since 2"),
+                (3, None, "10 % since 2"),
+                (70, None, "10 % since 2"),
+                (71, Some(true), "50 % since 71"),
+                (140, None, "50 % since 71"),
+                (141, Some(true), "over"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_try_without_requests_ends_by_what_checks_say() {
+        let failback = Failback { release: Release::After(Duration::from_secs(9)), at_most: None };
+        let hold = Hold { phase: Phase::Trying { until: at(4) }, ..Hold::new(1, at(0), &failback, false) };
+        let check = |second, is_healthy, expected: &str| {
+            let next = hold.next(at(second), &failback, Home { serves: None, is_healthy });
+            assert_eq!(words(&next), expected, "{is_healthy:?} at {second}");
+        };
+        check(3, Some(true), "trying until 4");
+        check(4, Some(true), "over");
+        check(4, Some(false), "held until 13");
+        check(60, None, "trying until 4");
     }
 
     #[test]

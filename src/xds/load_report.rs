@@ -94,7 +94,7 @@ impl LoadReports {
                 Status::invalid_argument("the first request of a stream must have a node with an id")
             })?;
             gate.identify(peer.as_ref(), &id, &cluster)?;
-            let (reporter, mut seat) = (fleet.reports(id), Seat::take(pace));
+            let (reporter, mut seat) = (fleet.reports(id).await, Seat::take(pace));
             yield frame::whole(&asked(seat.place.interval));
             let end = limits.end();
             loop {
