@@ -25,7 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::checks::Checks;
 use self::picture::Drawing;
-pub use self::picture::{NodePicture, Picture, TargetPicture};
+pub use self::picture::{NodePicture, NodeTarget, Picture, TargetPicture};
 use crate::config::document::{FailoverMode, LoadBalancer};
 use crate::envoy::checks::Findings;
 use crate::envoy::loads::{self, Report};

@@ -13,13 +13,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use envoy_types::pb::envoy::admin::v3::ClientResourceStatus;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::config::core::v3::{HealthStatus, Node};
+use envoy_types::pb::envoy::config::endpoint::v3::Endpoint as Member;
 use envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use envoy_types::pb::envoy::service::endpoint::v3::endpoint_discovery_service_client::EndpointDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::health::v3 as hds;
+use envoy_types::pb::envoy::service::health::v3::HealthCheckRequestOrEndpointHealthResponse;
+use envoy_types::pb::envoy::service::health::v3::health_check_request_or_endpoint_health_response::RequestType;
+use envoy_types::pb::envoy::service::health::v3::health_discovery_service_client::HealthDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::listener::v3::listener_discovery_service_client::ListenerDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
 use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_client::LoadReportingServiceClient;
@@ -281,6 +286,74 @@ async fn rule_56_load_reports_are_asked_for_and_noted() {
         Err(status) => status,
     };
     assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+/// An unhealthy endpoint, as an Envoy says it, of a cluster by the name of its check.
+fn unhealthy(cluster: &str, endpoint: &Member) -> HealthCheckRequestOrEndpointHealthResponse {
+    let found = hds::EndpointHealth {
+        endpoint: Some(endpoint.clone()),
+        health_status: HealthStatus::Unhealthy.into(),
+        ..Default::default()
+    };
+    let locality = hds::LocalityEndpointsHealth { endpoints_health: vec![found], ..Default::default() };
+    let cluster = hds::ClusterEndpointsHealth {
+        cluster_name: cluster.to_owned(),
+        locality_endpoints_health: vec![locality],
+    };
+    let response =
+        hds::EndpointHealthResponse { cluster_endpoints_health: vec![cluster], ..Default::default() };
+    HealthCheckRequestOrEndpointHealthResponse {
+        request_type: Some(RequestType::EndpointHealthResponse(response)),
+    }
+}
+
+#[tokio::test]
+async fn rule_57_health_is_asked_for_and_what_is_found_is_noted() {
+    let understudy = understudy().await;
+    let channel = channel(understudy.xds).await;
+    let mut client = HealthDiscoveryServiceClient::new(channel.clone());
+    let (requests, outgoing) = mpsc::channel(4);
+    let request = hds::HealthCheckRequest { node: node("edge-1"), ..Default::default() };
+    let request = RequestType::HealthCheckRequest(request);
+    requests.send(HealthCheckRequestOrEndpointHealthResponse { request_type: Some(request) }).await.unwrap();
+    let mut responses = client.stream_health_check(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let asked = responses.message().await.unwrap().unwrap();
+    assert_eq!(asked.interval.unwrap().seconds, 1);
+    let [check] = asked.cluster_health_checks.as_slice() else { panic!("{asked:?}") };
+    assert_eq!((check.cluster_name.as_str(), check.health_checks.len()), ("a/health", 1));
+    let endpoint = &check.locality_endpoints[0].endpoints[0];
+
+    // Until it was checked for the first time it passes for unhealthy.
+    requests.send(unhealthy("nobody/health", endpoint)).await.unwrap();
+    requests.send(unhealthy("a/health", endpoint)).await.unwrap();
+    eventually(PATIENCE, "what was checked is noted", async || {
+        let (_, health) = understudy.get("/upstreams/a/health").await;
+        assert_eq!(health["targets"][0]["health"], Value::Null, "{health}");
+        if health["checked_by"] == json!(["edge-1"]) { Ok(()) } else { Err(health.to_string()) }
+    })
+    .await;
+    eventually(PATIENCE, "what is known is noted", async || {
+        requests.send(unhealthy("a/health", endpoint)).await.unwrap();
+        let (_, health) = understudy.get("/upstreams/a/health").await;
+        if health["targets"][0]["health"] == "unhealthy" { Ok(()) } else { Err(health.to_string()) }
+    })
+    .await;
+
+    // Another target is asked for soon, and a change that is about something else is not told of.
+    let route = json!({"name": "b", "paths": ["/b"], "service": "a"});
+    assert_eq!(understudy.post("/routes", route).await.0, 201);
+    assert_eq!(understudy.post("/upstreams/a/targets", json!({"target": "127.0.0.1:10"})).await.0, 201);
+    let asked = responses.message().await.unwrap().unwrap();
+    assert_eq!(asked.cluster_health_checks[0].locality_endpoints[0].endpoints.len(), 2);
+
+    for request in [HealthCheckRequestOrEndpointHealthResponse::default(), unhealthy("a/health", endpoint)] {
+        let refused = client.stream_health_check(futures_util::stream::iter([request])).await;
+        let status = match refused {
+            Ok(response) => response.into_inner().message().await.unwrap_err(),
+            Err(status) => status,
+        };
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
 }
 
 #[tokio::test]

@@ -13,9 +13,9 @@ use crate::admin::Admin;
 use crate::admin::orders::{drill_view, failover_view, state_view};
 use crate::admin::problem::Problem;
 use crate::conductor::Book;
-use crate::live::{NodePicture, Picture, TargetPicture};
+use crate::live::{NodePicture, NodeTarget, Picture, TargetPicture};
 use crate::model::name::Name;
-use crate::model::target::Target;
+use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 use crate::orders::drill;
 
@@ -50,6 +50,7 @@ struct NodeView {
     last_seen: String,
     stale: bool,
     requests_per_second: f64,
+    targets: Vec<Value>,
 }
 
 #[derive(Serialize)]
@@ -97,7 +98,7 @@ impl TargetView {
         Self {
             target: target.address.to_string(),
             priority: target.tier,
-            health: is_healthy.map(|is_healthy| if is_healthy { "healthy" } else { "unhealthy" }),
+            health: is_healthy.map(word),
             since: since.map(|at| at.to_string()),
             stale: is_stale && is_healthy.is_some(),
             state: state_of(book, upstream, target),
@@ -114,8 +115,20 @@ impl TargetView {
     }
 }
 
+fn word(is_healthy: bool) -> &'static str {
+    if is_healthy { "healthy" } else { "unhealthy" }
+}
+
 impl NodeView {
     fn of((id, seen): (&Arc<str>, &NodePicture)) -> Self {
+        let target = |(address, seen): (&Address, &NodeTarget)| {
+            json!({
+                "target": address.to_string(),
+                "health": seen.is_healthy.map(word),
+                "share": rounded(seen.share),
+                "requests_per_second": rounded(seen.requests_per_second),
+            })
+        };
         Self {
             id: id.to_string(),
             serving_priority: seen.serving,
@@ -123,6 +136,7 @@ impl NodeView {
             last_seen: seen.last.to_string(),
             stale: seen.is_stale,
             requests_per_second: rounded(seen.requests_per_second),
+            targets: seen.targets.iter().map(target).collect(),
         }
     }
 }

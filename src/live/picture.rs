@@ -45,6 +45,19 @@ pub struct NodePicture {
     pub is_stale: bool,
     /// Requests to targets, retries too.
     pub requests_per_second: f64,
+    /// What it sends to each target, and what it thinks of it.
+    pub targets: BTreeMap<Address, NodeTarget>,
+}
+
+/// What one Envoy sends to a target.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct NodeTarget {
+    /// None when it never knew.
+    pub is_healthy: Option<bool>,
+    /// Percent of its requests to the upstream.
+    pub share: f64,
+    /// Retries too.
+    pub requests_per_second: f64,
 }
 
 /// What was seen of a target, by all Envoys.
@@ -171,12 +184,14 @@ impl<'a> Drawing<'a> {
         let is_fresh = self.is_fresh(seen.last, interval);
         let mut requests_per_second = 0.0;
         let mut votes: Vec<Vote> = Vec::new();
+        let mut sent: Vec<(usize, f64)> = Vec::new();
         for own in seen_targets {
             let Some(target) = targets[usize::from(own.number)] else { continue };
             let drawing = self.targets[target].get_or_insert_default();
             let last = f64::from(own.requests_per_second);
             let rate = if is_fresh { last } else { 0.0 };
             requests_per_second += rate;
+            sent.push((target, last));
             drawing.requests_per_second[0] += rate;
             drawing.requests_per_second[1] += last;
             if let Some(is_healthy) = own.health.is_healthy() {
@@ -193,6 +208,7 @@ impl<'a> Drawing<'a> {
                 None => votes.push(vote),
             }
         }
+        let targets = self.has_names.then(|| self.sent(&sent, is_fresh, &votes)).unwrap_or_default();
         self.cast(node, votes);
         self.is_stale &= !is_fresh;
         self.requests_per_second += requests_per_second;
@@ -202,9 +218,27 @@ impl<'a> Drawing<'a> {
         }
         if self.has_names {
             let (since, last) = (time(seen.since), time_of(seen.last));
-            let told = NodePicture { serving, since, last, is_stale: !is_fresh, requests_per_second };
+            let told =
+                NodePicture { serving, since, last, is_stale: !is_fresh, requests_per_second, targets };
             self.nodes.insert(node.clone(), told);
         }
+    }
+
+    /// What a node sends to each target, or did last: so many requests a second.
+    fn sent(&self, sent: &[(usize, f64)], is_fresh: bool, votes: &[Vote]) -> BTreeMap<Address, NodeTarget> {
+        let all: f64 = sent.iter().map(|(_, rate)| rate).sum();
+        let mut targets: BTreeMap<usize, NodeTarget> = BTreeMap::new();
+        for (target, rate) in sent {
+            let own = targets.entry(*target).or_default();
+            own.share += if all > 0.0 { 100.0 * rate / all } else { 0.0 };
+            own.requests_per_second += if is_fresh { *rate } else { 0.0 };
+        }
+        for vote in votes {
+            targets.entry(vote.target).or_default().is_healthy = Some(vote.is_healthy);
+        }
+        let address =
+            |(target, own): (usize, NodeTarget)| (self.upstream.targets[target].address.clone(), own);
+        targets.into_iter().map(address).collect()
     }
 
     /// What a node found that sent no requests to the upstream.

@@ -414,3 +414,20 @@ fn shares_are_of_those_who_send() {
     assert_eq!(shares(60), [0.0, 0.0, 100.0]);
     assert_eq!(shares(600), [25.0, 25.0, 50.0], "that is how it was last");
 }
+
+#[test]
+fn each_envoy_has_shares_of_its_own() {
+    let (live, build) = (Live::default(), made(SHOP));
+    live.fold("a", at(1), &report(&[(1, 75, 0), (2, 25, 0)]), &build);
+    live.fold("b", at(1), &report(&[(1, 0, 10), (9, 40, 0)]), &build);
+    let seen = picture(&live, &build, 1);
+    let words = |node: &str| {
+        let of = |target: &NodeTarget| {
+            let health = target.is_healthy.map_or('?', |is_healthy| if is_healthy { '+' } else { '-' });
+            format!("{health} {} % {}", target.share, target.requests_per_second)
+        };
+        seen.nodes[node].targets.values().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(words("a"), ["+ 75 % 75", "+ 25 % 25"]);
+    assert_eq!(words("b"), ["- 20 % 10", "- 0 % 0", "+ 80 % 40"]);
+}
