@@ -1,8 +1,10 @@
 //! Envoys that report their load, as often as the server asks them to.
 //!
 //! Each has a connection of its own and sends, at its interval, what an Envoy says of some traffic to every cluster. The
-//! bytes are the same for all: a report is encoded once.
+//! bytes are the same for all: a report is encoded once. Each also offers to check targets, and finds those that it is
+//! asked about healthy.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,22 +16,25 @@ use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterStats, UpstreamEndpointStats, UpstreamLocalityStats,
 };
+use envoy_types::pb::envoy::service::health::v3 as hds;
+use envoy_types::pb::envoy::service::health::v3::health_check_request_or_endpoint_health_response::RequestType;
 use envoy_types::pb::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
 use envoy_types::pb::google::protobuf;
-use prost::Message as _;
+use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::report::{Budget, Row, Series};
 use crate::server;
 use crate::target::Target;
 
-const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
+const LOADS: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
+const CHECKS: &str = "/envoy.service.health.v3.HealthDiscoveryService/StreamHealthCheck";
 
 /// Endpoints of a cluster that got requests.
 const BUSY: usize = 3;
@@ -60,7 +65,9 @@ pub(crate) async fn measure(
         let (report, begun, heard) = (report.clone(), begun.clone(), heard.clone());
         envoys.spawn(async move {
             sleep(Duration::from_secs(1) * u32::try_from(number)? / RAMP).await;
-            envoy(url, first, report, begun, &heard).await
+            let channel = Endpoint::from_shared(url)?.connect().await?;
+            let checks = checks(channel.clone(), number, begun.clone());
+            tokio::try_join!(loads(channel, first, report, begun, &heard), checks).map(drop)
         });
     }
     sleep(Duration::from_secs(2) + Duration::from_secs(1) * u32::try_from(streams)? / RAMP).await;
@@ -95,21 +102,20 @@ pub(crate) async fn measure(
     ])
 }
 
-/// One Envoy: reports at the interval that it was told last.
-async fn envoy(
-    url: String,
+/// One Envoy's load: reports at the interval that it was told last.
+async fn loads(
+    channel: Channel,
     first: Bytes,
     report: Bytes,
     mut begun: watch::Receiver<bool>,
     heard: &AtomicU64,
 ) -> anyhow::Result<()> {
-    let channel = Endpoint::from_shared(url)?.connect().await?;
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await?;
     let (requests, outgoing) = mpsc::channel(1);
     requests.send(first).await?;
     let request = Request::new(ReceiverStream::new(outgoing));
-    let mut responses = grpc.streaming(request, METHOD.parse()?, Raw).await?.into_inner();
+    let mut responses = grpc.streaming(request, LOADS.parse()?, Raw::default()).await?.into_inner();
     let mut told: Option<LoadStatsResponse> = responses.message().await?;
     begun.wait_for(|begun| *begun).await?;
     loop {
@@ -128,6 +134,63 @@ async fn envoy(
             }
         }
     }
+}
+
+/// One Envoy's checks, if it is asked for any: all that it was told of last is healthy, at the interval that it was told.
+async fn checks(channel: Channel, number: usize, mut begun: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await?;
+    let (requests, outgoing) = mpsc::channel(1);
+    let request = hds::HealthCheckRequest { node: Some(node(number)), ..Default::default() };
+    requests.send(message(RequestType::HealthCheckRequest(request))).await?;
+    let request = Request::new(ReceiverStream::new(outgoing));
+    let mut responses = grpc.streaming(request, CHECKS.parse()?, Raw::default()).await?.into_inner();
+    let mut told: Option<hds::HealthCheckSpecifier> = responses.message().await?;
+    begun.wait_for(|begun| *begun).await?;
+    loop {
+        let asked = told.take().context("the server ended the stream")?;
+        let interval =
+            Duration::from_secs(u64::try_from(asked.interval.context("it says how often")?.seconds)?);
+        let found = healthy(asked.cluster_health_checks);
+        let mut due = Instant::now() + interval;
+        while told.is_none() {
+            tokio::select! {
+                response = responses.message() => told = Some(response?.context("the server ended the stream")?),
+                () = tokio::time::sleep_until(due) => {
+                    requests.send(found.clone()).await?;
+                    due += interval;
+                }
+            }
+        }
+    }
+}
+
+fn message(request_type: RequestType) -> Bytes {
+    let request_type = Some(request_type);
+    hds::HealthCheckRequestOrEndpointHealthResponse { request_type }.encode_to_vec().into()
+}
+
+/// What an Envoy says of all these, in the flat list and by cluster.
+fn healthy(checks: Vec<hds::ClusterHealthCheck>) -> Bytes {
+    let endpoint = |endpoint| hds::EndpointHealth {
+        endpoint: Some(endpoint),
+        health_status: core::HealthStatus::Healthy.into(),
+        ..Default::default()
+    };
+    let locality = |own: hds::LocalityEndpoints| hds::LocalityEndpointsHealth {
+        locality: own.locality,
+        endpoints_health: own.endpoints.into_iter().map(endpoint).collect(),
+    };
+    let cluster = |check: hds::ClusterHealthCheck| hds::ClusterEndpointsHealth {
+        cluster_name: check.cluster_name,
+        locality_endpoints_health: check.locality_endpoints.into_iter().map(locality).collect(),
+    };
+    let clusters: Vec<hds::ClusterEndpointsHealth> = checks.into_iter().map(cluster).collect();
+    let localities = clusters.iter().flat_map(|cluster| &cluster.locality_endpoints_health);
+    let flat = localities.flat_map(|locality| locality.endpoints_health.clone()).collect();
+    #[expect(deprecated, reason = "Envoy sends it")]
+    let response = hds::EndpointHealthResponse { endpoints_health: flat, cluster_endpoints_health: clusters };
+    message(RequestType::EndpointHealthResponse(response))
 }
 
 fn node(number: usize) -> core::Node {
@@ -163,26 +226,32 @@ fn report(clusters: usize) -> LoadStatsRequest {
     LoadStatsRequest { node: Some(node(0)), cluster_stats: (0..clusters).map(cluster).collect() }
 }
 
-/// Sends bytes as they are.
+/// Sends bytes as they are, and reads messages of one kind.
 #[derive(Debug, Clone, Copy)]
-struct Raw;
+struct Raw<M>(PhantomData<M>);
 
-impl Codec for Raw {
+impl<M> Default for Raw<M> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<M: Message + Default + 'static> Codec for Raw<M> {
     type Encode = Bytes;
-    type Decode = LoadStatsResponse;
+    type Decode = M;
     type Encoder = Self;
     type Decoder = Self;
 
     fn encoder(&mut self) -> Self {
-        Self
+        Self::default()
     }
 
     fn decoder(&mut self) -> Self {
-        Self
+        Self::default()
     }
 }
 
-impl Encoder for Raw {
+impl<M> Encoder for Raw<M> {
     type Item = Bytes;
     type Error = Status;
 
@@ -192,12 +261,12 @@ impl Encoder for Raw {
     }
 }
 
-impl Decoder for Raw {
-    type Item = LoadStatsResponse;
+impl<M: Message + Default> Decoder for Raw<M> {
+    type Item = M;
     type Error = Status;
 
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<LoadStatsResponse>, Status> {
-        let decoded = LoadStatsResponse::decode(buffer);
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
+        let decoded = M::decode(buffer);
         decoded.map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }

@@ -208,7 +208,7 @@ impl<'a> Drawing<'a> {
                 None => votes.push(vote),
             }
         }
-        let targets = self.has_names.then(|| self.sent(&sent, is_fresh, &votes)).unwrap_or_default();
+        let targets = self.has_names.then(|| self.sent(&sent, is_fresh, &votes));
         self.cast(node, votes);
         self.is_stale &= !is_fresh;
         self.requests_per_second += requests_per_second;
@@ -216,7 +216,7 @@ impl<'a> Drawing<'a> {
         if let Some(serving) = serving {
             self.serving.entry((is_fresh, serving)).or_default().add(seen.since);
         }
-        if self.has_names {
+        if let Some(targets) = targets {
             let (since, last) = (time(seen.since), time_of(seen.last));
             let told =
                 NodePicture { serving, since, last, is_stale: !is_fresh, requests_per_second, targets };

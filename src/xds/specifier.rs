@@ -16,9 +16,11 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::TransportSocketMatch;
 use envoy_types::pb::envoy::config::core::v3::health_check::HealthChecker;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
-use envoy_types::pb::envoy::config::core::v3::{Locality, TransportSocket, address};
+use envoy_types::pb::envoy::config::core::v3::{TransportSocket, address};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
-use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
+};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::service::health::v3::{
@@ -127,15 +129,14 @@ impl Check {
         }
         let timeouts = checks.iter().filter_map(|check| check.timeout.as_ref()).map(duration);
         let (mut fields, mut endpoints) = (Vec::new(), 0);
-        for (index, group) in groups(cluster, assignment).into_iter().enumerate() {
-            let Some(transport_socket_matches) = group.socket.matches(cluster, secret) else { continue };
+        for (index, (socket, localities)) in by_socket(cluster, assignment).into_iter().enumerate() {
+            let Some(transport_socket_matches) = socket.matches(cluster, secret) else { continue };
             let suffix = if index == 0 { String::new() } else { format!("-{index}") };
-            endpoints += group.localities.iter().map(|(_, endpoints)| endpoints.len()).sum::<usize>();
-            let locality = |(locality, endpoints)| LocalityEndpoints { locality, endpoints };
+            endpoints += localities.iter().map(|locality| locality.endpoints.len()).sum::<usize>();
             let check = ClusterHealthCheck {
                 cluster_name: format!("{}{SUFFIX}{suffix}", cluster.name),
                 health_checks: checks.clone(),
-                locality_endpoints: group.localities.into_iter().map(locality).collect(),
+                locality_endpoints: localities,
                 transport_socket_matches,
                 ..Default::default()
             };
@@ -164,32 +165,32 @@ struct Socket {
     host: Option<String>,
 }
 
-/// Endpoints that are spoken to by the same socket.
-struct Group {
-    socket: Socket,
-    localities: Vec<(Option<Locality>, Vec<Endpoint>)>,
-}
-
-/// The endpoints that are checked, each once, by their socket.
-fn groups(cluster: &Cluster, assignment: &ClusterLoadAssignment) -> Vec<Group> {
-    let mut groups: BTreeMap<Socket, Vec<(Option<Locality>, Vec<Endpoint>)>> = BTreeMap::new();
+/// The endpoints that are checked, each once, by the socket that they are spoken to by.
+fn by_socket(
+    cluster: &Cluster,
+    assignment: &ClusterLoadAssignment,
+) -> BTreeMap<Socket, Vec<LocalityEndpoints>> {
+    let mut by_socket: BTreeMap<Socket, Vec<LocalityEndpoints>> = BTreeMap::new();
     let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
-    for locality in &assignment.endpoints {
-        for own in &locality.lb_endpoints {
+    for LocalityLbEndpoints { locality, lb_endpoints, .. } in &assignment.endpoints {
+        for own in lb_endpoints {
             let Some(HostIdentifier::Endpoint(endpoint)) = &own.host_identifier else { continue };
             let is_off =
                 endpoint.health_check_config.as_ref().is_some_and(|own| own.disable_active_health_check);
             if is_off || !socket_address(endpoint).is_some_and(|socket| seen.insert(socket)) {
                 continue;
             }
-            let localities = groups.entry(Socket::of(cluster, own, endpoint)).or_default();
-            match localities.last_mut().filter(|(last, _)| *last == locality.locality) {
-                Some((_, endpoints)) => endpoints.push(endpoint.clone()),
-                None => localities.push((locality.locality.clone(), vec![endpoint.clone()])),
+            let localities = by_socket.entry(Socket::of(cluster, own, endpoint)).or_default();
+            match localities.last_mut().filter(|last| last.locality == *locality) {
+                Some(last) => last.endpoints.push(endpoint.clone()),
+                None => localities.push(LocalityEndpoints {
+                    locality: locality.clone(),
+                    endpoints: vec![endpoint.clone()],
+                }),
             }
         }
     }
-    groups.into_iter().map(|(socket, localities)| Group { socket, localities }).collect()
+    by_socket
 }
 
 fn socket_address(endpoint: &Endpoint) -> Option<SocketAddr> {
@@ -295,9 +296,9 @@ fn inline(
 mod tests {
     use envoy_types::pb::envoy::config::cluster::v3::cluster;
     use envoy_types::pb::envoy::config::core::v3::{
-        Address, DataSource, HealthCheck, HealthStatus, Metadata, SocketAddress, data_source, health_check,
+        Address, DataSource, HealthCheck, HealthStatus, Locality, Metadata, SocketAddress, data_source,
+        health_check,
     };
-    use envoy_types::pb::envoy::config::endpoint::v3::LocalityLbEndpoints;
     use envoy_types::pb::envoy::config::endpoint::v3::endpoint::HealthCheckConfig;
     use envoy_types::pb::google::protobuf::{Value, value};
     use tls::common_tls_context::CombinedCertificateValidationContext;
