@@ -23,10 +23,10 @@ use crate::live::{Live, Picture, Shift, TargetPicture, Totals};
 use crate::model::failback::Failback;
 use crate::model::name::Name;
 use crate::model::part::Part;
-use crate::model::target::Target;
+use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 use crate::orders::decide::{Refusal, Scene};
-use crate::orders::drill::Seen;
+use crate::orders::drill::{Drill, Seen};
 use crate::orders::hold::{Hold, Home, Next, Phase};
 use crate::orders::{Note, Orders};
 use crate::pipeline::Build;
@@ -37,6 +37,13 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// How often what is too old is forgotten.
 const SWEEP: SignedDuration = SignedDuration::from_mins(1);
+
+/// How often what is counted of failovers that last is stored.
+const NOTE: SignedDuration = SignedDuration::from_secs(5);
+
+/// How long the traffic may take to return when an order ends that moved it. If it does not, the primaries failed
+/// meanwhile.
+const RETURN: SignedDuration = SignedDuration::from_secs(5);
 
 /// The kinds of records in the store.
 const KINDS: [&str; 6] = ["state", "pin", "hold", "drill", "failover", "forgotten"];
@@ -171,6 +178,13 @@ struct Desk {
     drills: BTreeMap<u64, Totals>,
     /// When scheduled drills are due, with the schedule.
     due: BTreeMap<Name, (String, Option<Timestamp>)>,
+    /// Since when a standby serves that no order explains any more.
+    unexplained: BTreeMap<Name, Timestamp>,
+    /// When orders last left a held standby no target.
+    out_by_order: BTreeMap<Name, Timestamp>,
+    /// The requests of failovers that last, as they were stored, and when.
+    noted: BTreeMap<u64, u64>,
+    noted_at: Timestamp,
     swept: Timestamp,
 }
 
@@ -205,7 +219,16 @@ impl Conductor {
         let shown = RwLock::new(Arc::new(book.clone()));
         // Those who were on a standby may be gone for good.
         book.history.all_away().for_each(|node| live.left(node, Timestamp::now()));
-        let desk = Desk { book, drills: BTreeMap::new(), due: BTreeMap::new(), swept: Timestamp::UNIX_EPOCH };
+        let desk = Desk {
+            book,
+            drills: BTreeMap::new(),
+            due: BTreeMap::new(),
+            unexplained: BTreeMap::new(),
+            out_by_order: BTreeMap::new(),
+            noted: BTreeMap::new(),
+            noted_at: Timestamp::UNIX_EPOCH,
+            swept: Timestamp::UNIX_EPOCH,
+        };
         Self { inner: Arc::new(Inner { control, cache, live, store, desk: Mutex::new(desk), shown, events }) }
     }
 
@@ -275,8 +298,9 @@ impl Conductor {
         let now = Timestamp::now();
         let (orders, told) = {
             let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(&build, upstream, target);
-            let orders = &desk.book.orders;
-            decide(&Scene { build: &build, orders, is_healthy: &is_healthy, now, force })?
+            let Book { orders, history } = &desk.book;
+            let is_away = |name: &Name| history.open(name).is_some();
+            decide(&Scene { build: &build, orders, is_healthy: &is_healthy, is_away: &is_away, now, force })?
         };
         self.give(&mut desk, orders, &build).await?;
         Ok(told)
@@ -295,8 +319,9 @@ impl Conductor {
         let desk = self.inner.desk.lock().await;
         let build = self.inner.cache.build();
         let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(&build, upstream, target);
-        let (orders, now) = (&desk.book.orders, Timestamp::now());
-        let scene = Scene { build: &build, orders, is_healthy: &is_healthy, now, force };
+        let (Book { orders, history }, now) = (&desk.book, Timestamp::now());
+        let is_away = |name: &Name| history.open(name).is_some();
+        let scene = Scene { build: &build, orders, is_healthy: &is_healthy, is_away: &is_away, now, force };
         decide(&scene).map(|(_, told)| told).map_err(Error::Refused)
     }
 
@@ -461,7 +486,7 @@ impl Conductor {
         for change in changes {
             let (Change::Began(id) | Change::Spread(id) | Change::Ended(id)) = *change;
             let Some(failover) = desk.book.history.failovers.get(&id) else { continue };
-            let value = serde_json::to_value(failover).expect("records have nothing that JSON lacks");
+            let jotting = jotting(id, failover);
             let Failover { upstream, cause, from, to, nodes, .. } = failover;
             match change {
                 Change::Began(_) => {
@@ -474,7 +499,7 @@ impl Conductor {
                     self.tell(failback_event, upstream, told(id, failover));
                 }
             }
-            jottings.push(Jotting { kind: KINDS[4], key: id.to_string(), value: Some(value) });
+            jottings.push(jotting);
         }
         self.jot(jottings).await
     }
@@ -493,9 +518,15 @@ impl Conductor {
         self.remember(desk, &gone).await?;
         let mut orders = desk.book.orders.at(now);
         self.watch_drills(desk, &mut orders, &build, now);
+        let blamed = self.blame(desk, &mut orders, &build, now);
+        self.remember(desk, &blamed).await?;
         self.watch_holds(desk, &mut orders, &build, now);
         self.begin_drills(desk, &mut orders, &build, now);
         self.give(desk, orders, &build).await?;
+        if now.duration_since(desk.noted_at) > NOTE {
+            desk.noted_at = now;
+            self.note_open(desk).await?;
+        }
         if now.duration_since(desk.swept) > SWEEP {
             desk.swept = now;
             self.sweep(desk, now).await?;
@@ -506,6 +537,18 @@ impl Conductor {
             self.show(desk);
         }
         Ok(())
+    }
+
+    /// Makes what was counted of failovers that last durable.
+    async fn note_open(&self, desk: &mut Desk) -> Result<(), Error> {
+        let open = || desk.book.history.all_open();
+        let changed = open().filter(|(id, failover)| desk.noted.get(id) != Some(&failover.requests));
+        let jottings: Vec<Jotting> = changed.map(|(id, failover)| jotting(id, failover)).collect();
+        desk.noted = open().map(|(id, failover)| (id, failover.requests)).collect();
+        if jottings.is_empty() {
+            return Ok(());
+        }
+        self.jot(jottings).await
     }
 
     async fn sweep(&self, desk: &mut Desk, now: Timestamp) -> Result<(), Error> {
@@ -528,6 +571,9 @@ impl Conductor {
                 drill.abort(now, "the upstream is gone".to_owned());
                 continue;
             };
+            for node in self.without_drilled(build, upstream, drill) {
+                drill.shifted(&node, now);
+            }
             let before = desk.drills.get(id).copied().unwrap_or_default();
             let totals = self.inner.live.totals(&drill.upstream);
             let totals = totals.since(before);
@@ -541,13 +587,44 @@ impl Conductor {
         }
     }
 
-    fn watch_holds(&self, desk: &Desk, orders: &mut Orders, build: &Build, now: Timestamp) {
+    /// The Envoys that sent requests since a drill began, and none to what it takes down.
+    fn without_drilled(&self, build: &Build, upstream: &Upstream, drill: &Drill) -> Vec<String> {
+        if drill.nodes.iter().all(|node| drill.shift_seconds.contains_key(node)) {
+            return Vec::new();
+        }
+        let picture = self.picture(build, upstream);
+        let is_drilled = |address: &Address| {
+            let mut targets = upstream.targets.iter().filter(|target| target.address == *address);
+            targets.any(|target| drill.down.iter().any(|part| part.includes(target)))
+        };
+        let nodes = drill.nodes.iter().filter_map(|name| Some((name, picture.nodes.get(name.as_str())?)));
+        let moved = nodes.filter(|(_, node)| {
+            let sent = |is_wanted: bool| {
+                let targets = node.targets.iter().filter(|(address, _)| is_drilled(address) == is_wanted);
+                targets.map(|(_, target)| target.requests_per_second).sum::<f64>()
+            };
+            node.last > drill.started && sent(true) == 0.0 && sent(false) > 0.0
+        });
+        moved.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn watch_holds(&self, desk: &mut Desk, orders: &mut Orders, build: &Build, now: Timestamp) {
+        let Desk { book, out_by_order, .. } = desk;
         let next = |(name, hold): (Name, Hold)| {
             let upstream = build.model.upstreams.get(&name)?;
+            if is_out_by_order(&book.orders, upstream, hold.tier) {
+                out_by_order.insert(name.clone(), now);
+            }
+            // That primaries serve says nothing, until the standby had time to take over again.
+            let is_out = out_by_order.get(&name).is_some_and(|out| now.duration_since(*out) < RETURN);
+            if is_out && upstream.failback.holds() {
+                return Some((name, hold));
+            }
+            out_by_order.remove(&name);
             let picture = self.outline(build, upstream);
             let serves = match hold.phase {
                 Phase::Step { .. } => home_answers(upstream, &picture),
-                _ if desk.book.history.serving(&name) == Some(0) => Some(true),
+                _ if book.history.serving(&name) == Some(0) => Some(true),
                 _ => (picture.requests_per_second > 0.0).then_some(false),
             };
             let home = Home { serves, is_healthy: home_is_healthy(upstream, &picture) };
@@ -557,6 +634,38 @@ impl Conductor {
             }
         };
         orders.holds = std::mem::take(&mut orders.holds).into_iter().filter_map(next).collect();
+    }
+
+    /// An order moved the traffic and is over, but the traffic does not return: the primaries failed meanwhile. From now
+    /// on that is the cause, and the standby is held as for any other failure. Returns the failovers of which that is so.
+    fn blame(&self, desk: &mut Desk, orders: &mut Orders, build: &Build, now: Timestamp) -> Vec<Change> {
+        let ordered = desk.book.history.all_open().filter(|(_, failover)| !failover.cause.is_failure());
+        let causes = ordered.filter_map(|(id, failover)| {
+            let upstream = build.model.upstreams.get(&failover.upstream)?;
+            let cause = Cause::of(upstream, orders, 0);
+            cause.is_failure().then_some((id, upstream, cause))
+        });
+        let causes: Vec<_> = causes.collect();
+        desk.unexplained.retain(|name, _| causes.iter().any(|(_, upstream, _)| upstream.name == *name));
+        let mut blamed = Vec::new();
+        for (id, upstream, cause) in causes {
+            let since = *desk.unexplained.entry(upstream.name.clone()).or_insert(now);
+            if now.duration_since(since) < RETURN || !self.stays_away(build, upstream, since + RETURN / 2) {
+                continue;
+            }
+            desk.book.history.blame(id, cause);
+            blamed.push(Change::Spread(id));
+            hold_if_asked(orders, &mut desk.book.history, upstream, Change::Spread(id), now);
+        }
+        blamed
+    }
+
+    /// True when those Envoys that sent requests after that time are served by a standby, or most of them.
+    fn stays_away(&self, build: &Build, upstream: &Upstream, after: Timestamp) -> bool {
+        let picture = self.picture(build, upstream);
+        let told = picture.nodes.values().filter(|node| node.last > after);
+        let (away, home): (Vec<_>, Vec<_>) = told.partition(|node| node.serving.is_some_and(|tier| tier > 0));
+        away.len() > home.len()
     }
 
     /// Begins the scheduled drills that are due.
@@ -576,7 +685,9 @@ impl Conductor {
             }
             desk.due.insert(upstream.name.clone(), (drill.schedule.clone(), drill.next(now)));
             let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(build, upstream, target);
-            let scene = Scene { build, orders, is_healthy: &is_healthy, now, force: false };
+            let is_away = |name: &Name| desk.book.history.open(name).is_some();
+            let is_healthy = &is_healthy;
+            let scene = Scene { build, orders, is_healthy, is_away: &is_away, now, force: false };
             let parts: Result<Vec<Part>, _> = drill.down.iter().map(|it| Part::parse(it, upstream)).collect();
             let begun = parts.map_err(|(message, _)| Refusal::Invalid(message)).and_then(|parts| {
                 let until = later(now, drill.length);
@@ -617,6 +728,16 @@ impl Conductor {
     }
 }
 
+/// True when orders leave a tier no target: it is not that it died.
+fn is_out_by_order(orders: &Orders, upstream: &Upstream, tier: u32) -> bool {
+    let drill = orders.drill_of(&upstream.name).map(|(_, drill)| drill);
+    let is_out = |target: &Target| {
+        let is_drilled = drill.is_some_and(|drill| drill.down.iter().any(|part| part.includes(target)));
+        is_drilled || orders.state_of(upstream, target).is_some()
+    };
+    upstream.targets.iter().filter(|target| target.tier == tier).all(is_out)
+}
+
 /// What was seen of the primaries of an upstream.
 fn primaries<'p>(upstream: &'p Upstream, picture: &'p Picture) -> impl Iterator<Item = &'p TargetPicture> {
     let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
@@ -640,6 +761,12 @@ fn home_is_healthy(upstream: &Upstream, picture: &Picture) -> Option<bool> {
     }
     let known = primaries(upstream, picture).filter(|target| !target.is_stale);
     known.filter_map(|target| target.is_healthy).reduce(|one, another| one || another)
+}
+
+/// The record of a failover.
+fn jotting(id: u64, failover: &Failover) -> Jotting {
+    let value = serde_json::to_value(failover).expect("records have nothing that JSON lacks");
+    Jotting { kind: KINDS[4], key: id.to_string(), value: Some(value) }
 }
 
 /// What an event says of a failover, beside its upstream.
@@ -669,8 +796,16 @@ fn hold_if_asked(
     let Failback { at_most, .. } = &upstream.failback;
     let serving = history.serving(&upstream.name).filter(|tier| *tier != 0);
     let Some(failover) = history.failovers.get_mut(&id) else { return };
-    let Some(tier) = serving.filter(|_| failover.cause.is_failure() && !failover.was_held) else { return };
+    let Some(tier) = serving.filter(|_| failover.cause.is_failure()) else { return };
     if !upstream.failback.holds() {
+        return;
+    }
+    // The standby that is held died, and another one serves.
+    if let Some(hold) = orders.holds.get_mut(&upstream.name) {
+        hold.tier = tier;
+        return;
+    }
+    if failover.was_held {
         return;
     }
     failover.was_held = true;

@@ -159,8 +159,10 @@ struct Standing {
     away: BTreeSet<String>,
     /// The failover that lasts.
     open: Option<u64>,
-    /// When it began, less what was counted before.
+    /// What was counted of the upstream when it began, or when it was restored.
     began: Totals,
+    /// Requests and errors that were counted of it before it was restored.
+    before: (u64, u64),
 }
 
 impl History {
@@ -168,7 +170,8 @@ impl History {
     pub fn restored(failovers: BTreeMap<u64, Failover>, forgotten: BTreeMap<Name, Tallies>) -> Self {
         let open = failovers.iter().filter(|(_, failover)| failover.end.is_none());
         let standing = |(id, failover): (&u64, &Failover)| {
-            let standing = Standing { away: failover.nodes.clone(), open: Some(*id), ..Standing::default() };
+            let (away, before) = (failover.nodes.clone(), (failover.requests, failover.errors));
+            let standing = Standing { away, open: Some(*id), before, ..Standing::default() };
             (failover.upstream.clone(), standing)
         };
         let now = open.map(standing).collect();
@@ -185,7 +188,8 @@ impl History {
             (None, Some(to)) => {
                 // What failed just before is what it began with.
                 let errors = totals.errors.saturating_sub(shift.errors);
-                (standing.open, standing.began) = (Some(next), Totals { errors, ..totals });
+                (standing.open, standing.before) = (Some(next), (0, 0));
+                standing.began = Totals { errors, ..totals };
                 let failover = Failover {
                     upstream: shift.upstream.clone(),
                     start: shift.at,
@@ -203,8 +207,7 @@ impl History {
             }
             (Some(open), to) => {
                 let failover = self.failovers.get_mut(&open)?;
-                failover.requests = totals.requests.saturating_sub(standing.began.requests);
-                failover.errors = totals.errors.saturating_sub(standing.began.errors);
+                (failover.requests, failover.errors) = standing.counted(totals);
                 if let Some(to) = to {
                     failover.to = to;
                     failover.nodes.insert(shift.node.clone());
@@ -220,15 +223,20 @@ impl History {
         }
     }
 
+    /// Sets why a failover lasts.
+    pub fn blame(&mut self, id: u64, cause: Cause) {
+        if let Some(failover) = self.failovers.get_mut(&id) {
+            failover.cause = cause;
+        }
+    }
+
     /// Counts what came while failovers last.
     pub fn count(&mut self, totals: impl Fn(&Name) -> Totals) {
         for (name, standing) in &self.now {
             let Some(failover) = standing.open.and_then(|open| self.failovers.get_mut(&open)) else {
                 continue;
             };
-            let totals = totals(name);
-            failover.requests = totals.requests.saturating_sub(standing.began.requests);
-            failover.errors = totals.errors.saturating_sub(standing.began.errors);
+            (failover.requests, failover.errors) = standing.counted(totals(name));
         }
     }
 
@@ -282,6 +290,12 @@ impl History {
         Some((open, self.failovers.get(&open)?))
     }
 
+    /// All failovers that last.
+    pub fn all_open(&self) -> impl Iterator<Item = (u64, &Failover)> {
+        let open = self.now.values().filter_map(|standing| standing.open);
+        open.filter_map(|id| Some((id, self.failovers.get(&id)?)))
+    }
+
     /// The upstreams that another tier than the first serves at this Envoy.
     pub fn away(&self, node: &str) -> Vec<&Name> {
         self.now.iter().filter(|(_, standing)| standing.away.contains(node)).map(|(name, _)| name).collect()
@@ -318,6 +332,13 @@ impl Tally {
 }
 
 impl Standing {
+    /// Requests and errors since the failover that lasts began.
+    fn counted(&self, totals: Totals) -> (u64, u64) {
+        let since = totals.since(self.began);
+        let (requests, errors) = self.before;
+        (requests.saturating_add(since.requests), errors.saturating_add(since.errors))
+    }
+
     fn count(&mut self, shift: &Shift) {
         if let Some(count) = shift.from.and_then(|from| self.tally.get_mut(&from)) {
             *count = count.saturating_sub(1);
@@ -388,9 +409,17 @@ mod tests {
     fn what_lasted_at_a_restart_ends_when_its_envoys_say_so() {
         let mut history = History::default();
         take(&mut history, &shift("a", 5, 0, 1));
+        history.count(|_| Totals { requests: 900, errors: 9, ..Totals::default() });
         let mut history = History::restored(history.failovers, BTreeMap::new());
-        assert_eq!(take(&mut history, &shift("a", 30, None, 1)), Some(Change::Spread(1)));
-        assert_eq!(take(&mut history, &shift("a", 40, 1, 0)), Some(Change::Ended(1)));
+        let again = |second| Totals { requests: second, errors: 1, ..Totals::default() };
+        let mut say = |from, to, second| {
+            let shift = shift("a", second, from, to);
+            history.shift(&shift, || Cause::HealthCheck, again(second.unsigned_abs()))
+        };
+        assert_eq!(say(None, Some(1), 30), Some(Change::Spread(1)));
+        assert_eq!(say(Some(1), Some(0), 40), Some(Change::Ended(1)));
+        let failover = &history.failovers[&1];
+        assert_eq!((failover.requests, failover.errors), (400 + 40, 4 + 1), "what was counted before counts");
     }
 
     #[test]

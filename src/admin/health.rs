@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -187,10 +187,14 @@ pub(crate) fn state_of(book: &Book, upstream: &Upstream, target: &Target) -> &'s
     }
 }
 
+/// How long after its connection an Envoy may take to report its load. It tries every 5 s.
+const SILENCE: SignedDuration = SignedDuration::from_secs(12);
+
 /// The connected Envoys that never said anything of their load: their bootstrap has no `load_stats_config`.
 pub(crate) fn not_reporting(admin: &Admin) -> Vec<String> {
-    let silent = admin.fleet.nodes().into_iter();
+    let (silent, now) = (admin.fleet.nodes().into_iter(), Timestamp::now());
     let silent = silent.filter(|it| it.disconnected_at.is_none() && it.last_load_report.is_none());
+    let silent = silent.filter(|it| now.duration_since(it.connected_at) > SILENCE);
     let ids: std::collections::BTreeSet<String> = silent.map(|presence| presence.node.id).collect();
     ids.into_iter().collect()
 }

@@ -1,7 +1,7 @@
 //! What can be measured, in the format of Prometheus.
 //!
-//! Names and labels are a contract; the table of the README has all of them. The number of series is bounded by
-//! what the operator declared (fleets) and by words of ours (types, templates of paths, statuses).
+//! Names and labels are a contract. The number of series is bounded by what the operator declared (fleets, upstreams) and
+//! by words of ours (types, templates of paths, statuses).
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -166,6 +166,10 @@ fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
         let seen = admin.conductor.outline(build, upstream);
         serving.extend(seen.serving.map(|tier| ([of.clone()], i64::from(tier))));
         rates.push(([of.clone()], seen.requests_per_second));
+        // A series that is not there is not 0.
+        for health in ["healthy", "unhealthy", "unknown"] {
+            targets.insert([of.clone(), ("health", health.to_owned())], 0);
+        }
         for target in &upstream.targets {
             let seen = seen.targets.get(&target.address).filter(|seen| !seen.is_stale);
             let health = match seen.and_then(|seen| seen.is_healthy) {

@@ -16,6 +16,7 @@ use crate::conductor::{Asking, Conductor, Error};
 use crate::config::values;
 use crate::history::Failover;
 use crate::model::drill::{LENGTH, MAX_LENGTH};
+use crate::model::name::Name;
 use crate::model::part::Part;
 use crate::model::steering;
 use crate::orders::decide::{Refusal, Scene};
@@ -131,8 +132,13 @@ impl Admin {
         told.map_err(Problem::from)
     }
 
-    /// The part that a path names, which must be there.
+    /// The part that a path names, which must be there, or have a state from when it was.
     fn part(&self, upstream: &str, part: Part) -> Result<Part, Problem> {
+        let name = Name::parse(upstream);
+        let states = &self.conductor.book().orders.states;
+        if name.is_some_and(|name| states.contains_key(&(name, part.clone()))) {
+            return Ok(part);
+        }
         let build = self.cache.build();
         let found = build.model.upstreams.get(upstream);
         let Some(found) = found else {
@@ -155,6 +161,7 @@ impl Admin {
         let asking = asking(&mut write, body.reason, body.expires_in)?;
         let state = body.state.state();
         let order = self.order(write, asking.force, |scene| {
+            let Some(state) = state else { return Ok((scene.auto(upstream, &part), None)) };
             let upstream = scene.upstream(upstream)?;
             let orders = scene.state(upstream, &part, state, Conductor::note(scene, &asking))?;
             let given = orders.states.get(&(upstream.name.clone(), part.clone())).cloned();
@@ -166,10 +173,11 @@ impl Admin {
     async fn clear(&self, upstream: &str, part: Part, write: Write) -> Result<StatusCode, Problem> {
         let part = self.part(upstream, part)?;
         let order = self.order(write, true, |scene| {
-            let mut orders = scene.orders.clone();
-            let given = orders.states.remove(&(scene.upstream(upstream)?.name.clone(), part.clone()));
-            given.ok_or_else(|| Refusal::Unknown(format!("`{part}` has no state of its own")))?;
-            Ok((orders, ()))
+            let orders = scene.auto(upstream, &part);
+            match orders.states.len() < scene.orders.states.len() {
+                true => Ok((orders, ())),
+                false => Err(Refusal::Unknown(format!("`{part}` has no state of its own"))),
+            }
         });
         order.await.map(|()| StatusCode::NO_CONTENT)
     }
@@ -178,7 +186,7 @@ impl Admin {
         let part = self.part(upstream, part)?;
         let book = self.conductor.book();
         let of = |((name, of), _): &(&(_, Part), &StateOrder)| {
-            let name: &crate::model::name::Name = name;
+            let name: &Name = name;
             name.as_str() == upstream && *of == part
         };
         let order = book.orders.states.iter().find(of).map(|(_, order)| order);
@@ -354,7 +362,7 @@ pub(crate) async fn unpin(
     Path(upstream): Path<String>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    let unpin = admin.order(write, true, |scene| Ok((scene.unpin(scene.upstream(&upstream)?)?, ())));
+    let unpin = admin.order(write, true, |scene| Ok((scene.unpin(&upstream)?, ())));
     unpin.await.map(|()| StatusCode::NO_CONTENT)
 }
 

@@ -43,6 +43,8 @@ pub struct Scene<'a> {
     pub orders: &'a Orders,
     /// What Envoys think of a target, as far as they said of late.
     pub is_healthy: &'a dyn Fn(&Upstream, &Target) -> Option<bool>,
+    /// Whether a standby of an upstream serves.
+    pub is_away: &'a dyn Fn(&Name) -> bool,
     /// Now.
     pub now: Timestamp,
     /// Do it whatever harm it does.
@@ -60,7 +62,16 @@ impl<'a> Scene<'a> {
         found.map(AsRef::as_ref).ok_or_else(|| Refusal::Unknown(format!("no upstream is named `{name}`")))
     }
 
-    /// Gives a part of an upstream a state; none for what its health says.
+    /// Leaves a part of an upstream to what its health says. Neither needs to be there any more.
+    pub fn auto(&self, upstream: &str, part: &Part) -> Orders {
+        let mut orders = self.orders.clone();
+        if let Some(name) = Name::parse(upstream) {
+            orders.states.remove(&(name, part.clone()));
+        }
+        orders
+    }
+
+    /// Gives a part of an upstream a state.
     ///
     /// # Errors
     ///
@@ -69,17 +80,12 @@ impl<'a> Scene<'a> {
         &self,
         upstream: &Upstream,
         part: &Part,
-        state: Option<State>,
+        state: State,
         note: Note,
     ) -> Result<Orders, Refusal> {
-        let mut orders = self.orders.clone();
-        let key = (upstream.name.clone(), part.clone());
-        let Some(state) = state else {
-            orders.states.remove(&key);
-            return Ok(orders);
-        };
         self.reach(upstream, |target| part.includes(target))?;
-        orders.states.insert(key, StateOrder { state, note });
+        let mut orders = self.orders.clone();
+        orders.states.insert((upstream.name.clone(), part.clone()), StateOrder { state, note });
         if !self.force {
             self.leaves_some(upstream, &orders)?;
         }
@@ -131,17 +137,19 @@ impl<'a> Scene<'a> {
         Ok(orders)
     }
 
-    /// Takes the pin of an upstream away.
+    /// Takes the pin of an upstream away, which needs not be there any more.
     ///
     /// # Errors
     ///
     /// When there is none.
-    pub fn unpin(&self, upstream: &Upstream) -> Result<Orders, Refusal> {
+    pub fn unpin(&self, upstream: &str) -> Result<Orders, Refusal> {
         let mut orders = self.orders.clone();
-        match orders.pins.remove(&upstream.name) {
-            Some(_) => Ok(orders),
-            None => Err(Refusal::Unknown(format!("upstream `{}` has no pin", upstream.name))),
+        let pin = Name::parse(upstream).and_then(|name| orders.pins.remove(&name));
+        if pin.is_some() {
+            return Ok(orders);
         }
+        let name = &self.upstream(upstream)?.name;
+        Err(Refusal::Unknown(format!("upstream `{name}` has no pin")))
     }
 
     /// Lets the primaries of an upstream have their traffic back.
@@ -163,8 +171,8 @@ impl<'a> Scene<'a> {
     ///
     /// # Errors
     ///
-    /// When parts are not there or cannot be steered, another drill runs, the simulator would lose requests, or what
-    /// would serve is not healthy.
+    /// When parts are not there or cannot be steered, another drill runs, a standby serves already, the simulator would
+    /// lose requests, or what would serve is not healthy.
     pub fn drill(
         &self,
         upstream: &Upstream,
@@ -189,19 +197,26 @@ impl<'a> Scene<'a> {
         Ok(orders)
     }
 
-    /// Refuses what would lose requests by arithmetic, or lean on targets that are known to be dead.
+    /// Refuses what is no rehearsal, would lose requests by arithmetic, or leans on targets that are known to be dead.
     fn survives(
         &self,
         upstream: &Upstream,
         down: &[Part],
         is_meant: impl Fn(&Target) -> bool,
     ) -> Result<(), Refusal> {
-        let out = self.orders.states.keys().filter(|(name, _)| *name == upstream.name);
+        let name = &upstream.name;
+        if let Some(pin) = self.orders.pins.get(name) {
+            let priority = pin.priority;
+            return Err(Refusal::Conflict(format!("upstream `{name}` is pinned to priority {priority}")));
+        }
+        if self.orders.holds.contains_key(name) || (self.is_away)(name) {
+            return Err(Refusal::Conflict(format!("a standby of upstream `{name}` serves already")));
+        }
+        let out = self.orders.states.keys().filter(|(of, _)| of == name);
         let all: Vec<Part> = down.iter().cloned().chain(out.map(|(_, part)| part.clone())).collect();
         let is_out = |target: &Target| all.iter().any(|part| part.includes(target));
         let left: Vec<&Target> = upstream.targets.iter().filter(|target| !is_out(target)).collect();
         if left.is_empty() {
-            let name = &upstream.name;
             return Err(Refusal::Conflict(format!("upstream `{name}` would have no target left to serve")));
         }
         let simulated = simulate::simulate(upstream, &self.build.addresses, None, &all);

@@ -193,7 +193,11 @@ pub(super) fn list<'v>(status: &'v Value, key: &str) -> &'v [Value] {
 }
 
 fn upstream(upstream: &Value) -> Vec<String> {
+    let is_dead = |target: &Value| target["health"] == "unhealthy" && target["stale"] != true;
+    let mut targets = list(upstream, "tiers").iter().flat_map(|tier| list(tier, "targets")).peekable();
+    let are_all_dead = targets.peek().is_some() && targets.all(is_dead);
     let serving = match (upstream["serving_priority"].as_u64(), upstream["stale"] == true) {
+        (Some(_), false) if are_all_dead => "NONE ANSWERS".to_owned(),
         (None, _) => "unknown".to_owned(),
         (Some(priority), is_stale) => {
             let word = if priority == 0 { "primaries".to_owned() } else { format!("STANDBY {priority}") };
@@ -204,7 +208,11 @@ fn upstream(upstream: &Value) -> Vec<String> {
         let targets = list(tier, "targets");
         let is_healthy = |target: &&Value| target["health"] == "healthy" && target["stale"] != true;
         let healthy = targets.iter().filter(is_healthy).count();
-        format!("{healthy}/{}", targets.len())
+        let is_known = |target: &Value| target["health"].is_string() && target["stale"] != true;
+        match healthy == 0 && !targets.iter().any(is_known) {
+            true => format!("?/{}", targets.len()),
+            false => format!("{healthy}/{}", targets.len()),
+        }
     });
     let hold = &upstream["hold"];
     let held = match (hold.is_object(), hold["seconds_left"].as_f64()) {
