@@ -99,6 +99,48 @@ async fn failed_checks_are_told_from_failed_requests() {
     faultless(load).await;
 }
 
+/// It said that the standby serves, and then nothing any more, not even to the control plane that came after.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_that_never_returns_keeps_no_failover_open() {
+    let mut cast = Cast::start().await;
+    let mut edge = cast.edge(json!({})).await;
+    let second = Envoy::start(&edge.understudy, "edge-2", "edge", &[]).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..4).map(|_| tokio::spawn(ask_all(edge.url(), stop.clone()))).collect();
+    serving(&edge, 0).await;
+    for primary in cast.primaries() {
+        primary.kill();
+    }
+    eventually(PATIENCE, "both are on the standby", async || {
+        let told = failover(&edge).await;
+        if told["nodes"] == json!(["edge-1", "edge-2"]) { Ok(()) } else { Err(told.to_string()) }
+    })
+    .await;
+    eventually(PATIENCE, "its requests are stored", async || {
+        let told = failover(&edge).await;
+        if told["requests"].as_u64() > Some(500) { Ok(()) } else { Err(told.to_string()) }
+    })
+    .await;
+    edge.understudy.kill();
+    drop(second);
+    edge.understudy.restart().await;
+    let told = failover(&edge).await;
+    assert!(told["requests"].as_u64() > Some(100), "some seconds of them are lost at the most: {told}");
+    for primary in cast.primaries() {
+        primary.restart().await;
+    }
+    let told = eventually(Duration::from_secs(60), "it ends", async || {
+        let told = failover(&edge).await;
+        if told["end"].is_string() { Ok(told) } else { Err(told.to_string()) }
+    })
+    .await;
+    assert_eq!(told["nodes"], json!(["edge-1", "edge-2"]), "{told}");
+    stop.store(true, Ordering::Relaxed);
+    for asked in load {
+        asked.await.expect("it ends");
+    }
+}
+
 /// Its traffic goes to the standby, which stays one: it is no primary that the config does not call one.
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_that_are_taken_out_of_the_config_are_the_cause() {

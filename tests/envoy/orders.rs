@@ -333,6 +333,155 @@ async fn a_drill_moves_the_traffic_for_its_time_and_reports() {
     faultless(load).await;
 }
 
+/// Its tier goes on, so that no other tier tells of the shift: the target that gets nothing does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_of_one_target_tells_when_it_got_nothing_more() {
+    let cast = Cast::start().await;
+    let edge = cast.edge(json!({})).await;
+    let load = edge.load(200);
+    comes_to_rest(&load, &["A", "B"]).await;
+    serves_home(&edge).await;
+    let drill = json!({"down": [cast.a.address().to_string()], "for": "5s"});
+    let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
+    assert_eq!(status, 201, "{drill}");
+    comes_to_rest(&load, &["B"]).await;
+    let report = ended(&edge, &drill["id"]).await;
+    assert!(report["shift_seconds"]["edge-1"].as_f64().is_some_and(|seconds| seconds < 3.0), "{report}");
+    assert_eq!((&report["state"], &report["not_shifted"]), (&json!("done"), &json!([])), "{report}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+/// Waits until the primaries are seen to serve.
+async fn serves_home(edge: &Edge) {
+    eventually(PATIENCE, "the load is seen", async || {
+        let health = health(&edge.understudy).await;
+        if health["serving_priority"] == 0 { Ok(()) } else { Err(health.to_string()) }
+    })
+    .await;
+}
+
+/// The report of a drill, once it is over.
+async fn ended(edge: &Edge, id: &Value) -> Value {
+    let path = format!("/drills/{}", id.as_str().expect("an id"));
+    eventually(PATIENCE, "the drill ends", async || {
+        let (_, report) = edge.understudy.get(&path).await;
+        if report["state"] == "running" { Err(report.to_string()) } else { Ok(report) }
+    })
+    .await
+}
+
+/// What began as a drill is a failure by its end, and held as one.
+#[tokio::test(flavor = "multi_thread")]
+async fn primaries_that_die_in_a_drill_are_kept_away_as_after_any_failure() {
+    let mut cast = Cast::start().await;
+    let edge = with_failback(&cast, json!("manual")).await;
+    let load = edge.load(200);
+    comes_to_rest(&load, &["A", "B"]).await;
+    serves_home(&edge).await;
+    let drill = json!({"down": ["priority=0"], "for": "5s", "abort_if": {"error_rate": 50}});
+    let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
+    assert_eq!(status, 201, "{drill}");
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    for primary in cast.primaries() {
+        primary.kill();
+    }
+    assert_eq!(ended(&edge, &drill["id"]).await["state"], "done");
+    held(&edge).await;
+    let (_, failovers) = edge.understudy.get("/failovers").await;
+    let (cause, end) = (&failovers["items"][0]["cause"], &failovers["items"][0]["end"]);
+    assert_eq!((cause, end), (&json!("health_check"), &Value::Null), "{failovers}");
+    for primary in cast.primaries() {
+        primary.restart().await;
+    }
+    let quiet = window(&load, 200 * 16).await;
+    assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
+    let (status, answer) = edge.understudy.post("/upstreams/checkout/failback", json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    faultless(load).await;
+}
+
+/// While a standby serves there is nothing to rehearse. Who insists moves the traffic for a while, and the hold outlives it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_outlives_what_puts_its_standby_out() {
+    let mut cast = Cast::start().await;
+    let (edge, load, _) = failed_over(&mut cast, json!("manual")).await;
+    let quiet = window(&load, 300 * 16).await;
+    assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
+    let drill = json!({"down": ["priority=1"], "for": "3s"});
+    let (status, answer) = edge.understudy.post("/upstreams/checkout/drill", drill.clone()).await;
+    assert_eq!(status, 409, "{answer}");
+    let (status, drill) = edge.understudy.post("/upstreams/checkout/drill?force=true", drill).await;
+    assert_eq!(status, 201, "{drill}");
+    comes_to_rest(&load, &["A", "B"]).await;
+    ended(&edge, &drill["id"]).await;
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    put(&edge, &state_of(&cast.failover), json!({"state": "drained"})).await;
+    comes_to_rest(&load, &["A", "B"]).await;
+    put(&edge, &state_of(&cast.failover), json!({"state": "auto"})).await;
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    let quiet = window(&load, 300 * 7).await;
+    assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
+    held(&edge).await;
+    faultless(load).await;
+}
+
+/// The standby that is held dies, and the next one is held in its place, whatever the primaries do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_goes_on_to_the_next_standby() {
+    let (mut cast, last) = (Cast::start().await, Backend::start("LAST").await);
+    let edge = with_failback(&cast, json!("manual")).await;
+    let target = json!({"target": last.address().to_string(), "priority": 2});
+    create(&edge.understudy, "/upstreams/checkout/targets", target).await;
+    let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    for primary in cast.primaries() {
+        primary.kill();
+    }
+    comes_to_rest(&load, &["FAILOVER"]).await;
+    held(&edge).await;
+    cast.failover.kill();
+    comes_to_rest(&load, &["LAST"]).await;
+    eventually(PATIENCE, "the last one is held", async || {
+        let hold = held(&edge).await;
+        if hold["priority"] == 2 { Ok(()) } else { Err(hold.to_string()) }
+    })
+    .await;
+    for primary in cast.primaries() {
+        primary.restart().await;
+    }
+    let quiet = window(&load, 300 * 16).await;
+    assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["LAST"], "{quiet:?}");
+    faultless(load).await;
+}
+
+/// Orders about what is gone can be taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_of_an_upstream_that_is_gone_are_taken_back() {
+    let cast = Cast::start().await;
+    let understudy = Understudy::serve(&[]).await;
+    let targets = json!([{"target": cast.a.address().to_string()}, {"target": cast.b.address().to_string()}]);
+    create(&understudy, "/upstreams", json!({"name": "checkout", "targets": targets})).await;
+    for (path, body) in [
+        (state_of(&cast.a), json!({"state": "drained"})),
+        ("/upstreams/checkout/tiers/0/state".to_owned(), json!({"state": "drained"})),
+        ("/upstreams/checkout/pin".to_owned(), json!({"priority": 0})),
+    ] {
+        let (status, answer) = understudy.put(&format!("{path}?force=true"), body).await;
+        assert_eq!(status, 200, "{path}: {answer}");
+    }
+    assert_eq!(understudy.delete("/upstreams/checkout").await.0, 204);
+    let (status, answer) = understudy.put(&state_of(&cast.a), json!({"state": "auto"})).await;
+    assert_eq!((status, &answer["state"]), (200, &json!("auto")), "{answer}");
+    for path in ["/upstreams/checkout/tiers/0/state", "/upstreams/checkout/pin"] {
+        assert_eq!(understudy.delete(path).await.0, 204, "{path}");
+        assert_eq!(understudy.delete(path).await.0, 404, "{path}");
+    }
+    let (_, orders) = understudy.get("/orders").await;
+    assert_eq!((&orders["states"], &orders["pins"]), (&json!([]), &json!([])), "{orders}");
+}
+
 /// Envoy tells how many requests are under way, which is how many came while one took.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_tells_how_long_requests_took_before_and_during() {

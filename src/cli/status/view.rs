@@ -406,6 +406,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_known_is_not_shown_as_healthy() {
+        let row = |stale: bool, targets: &[(u64, &str, bool)]| {
+            let tier = |priority: u64| {
+                let own = targets.iter().filter(|(of, ..)| *of == priority);
+                let target = |(_, health, stale): &(u64, &str, bool)| {
+                    let health = Some(health).filter(|health| !health.is_empty());
+                    json!({ "target": "10.0.0.1:80", "health": health, "stale": stale })
+                };
+                json!({ "priority": priority, "targets": own.map(target).collect::<Vec<_>>() })
+            };
+            let row = upstream(&json!({ "name": "shop", "serving_priority": 1, "stale": stale,
+                "tiers": [tier(0), tier(1)], "hold": null }));
+            (row[1].clone(), row[4].clone())
+        };
+        let (good, bad) = ("healthy", "unhealthy");
+        for (stale, targets, expected) in [
+            (false, [(0, bad, false), (0, good, false), (1, good, false)], ("STANDBY 1", "1/2 1/1")),
+            (false, [(0, bad, false), (0, "", false), (1, "", false)], ("STANDBY 1", "0/2 ?/1")),
+            (true, [(0, good, true), (0, good, true), (1, good, false)], ("STANDBY 1 (old)", "?/2 1/1")),
+            (false, [(0, bad, false), (0, bad, false), (1, bad, false)], ("NONE ANSWERS", "0/2 0/1")),
+            (true, [(0, bad, false), (0, bad, false), (1, bad, false)], ("STANDBY 1 (old)", "0/2 0/1")),
+        ] {
+            let (serves, tiers) = row(stale, &targets);
+            assert_eq!((serves.as_str(), tiers.as_str()), expected);
+        }
+    }
+
+    #[test]
     fn many_rows_are_cut_where_they_say_the_least() {
         let lines = frame(&status(1000, 200), now(), (80, 24));
         assert_eq!(lines.len(), 24);
