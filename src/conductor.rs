@@ -270,8 +270,8 @@ impl Conductor {
                     live.check(&node, now, interval, findings, &self.inner.cache.build());
                     continue;
                 }
-                Heard::Here { node } => {
-                    live.here(&node);
+                Heard::Here { node, place } => {
+                    live.here(&node, place);
                     continue;
                 }
                 Heard::Left { node } => {
@@ -467,7 +467,8 @@ impl Conductor {
                 drill.shifted(&shift.node, shift.at);
             }
             if let Some(change) = change {
-                hold_if_asked(&mut orders, &mut desk.book.history, upstream, change, now);
+                let serving = self.serving(&desk.book.history, &build, upstream);
+                hold_if_asked(&mut orders, &mut desk.book.history, (upstream, serving), change, now);
                 changes.push(change);
             }
         }
@@ -624,7 +625,7 @@ impl Conductor {
             let picture = self.outline(build, upstream);
             let serves = match hold.phase {
                 Phase::Step { .. } => home_answers(upstream, &picture),
-                _ if book.history.serving(&name) == Some(0) => Some(true),
+                _ if self.serving(&book.history, build, upstream) == Some(0) => Some(true),
                 _ => (picture.requests_per_second > 0.0).then_some(false),
             };
             let home = Home { serves, is_healthy: home_is_healthy(upstream, &picture) };
@@ -655,7 +656,8 @@ impl Conductor {
             }
             desk.book.history.blame(id, cause);
             blamed.push(Change::Spread(id));
-            hold_if_asked(orders, &mut desk.book.history, upstream, Change::Spread(id), now);
+            let serving = self.serving(&desk.book.history, build, upstream);
+            hold_if_asked(orders, &mut desk.book.history, (upstream, serving), Change::Spread(id), now);
         }
         blamed
     }
@@ -666,6 +668,14 @@ impl Conductor {
         let told = picture.nodes.values().filter(|node| node.last > after);
         let (away, home): (Vec<_>, Vec<_>) = told.partition(|node| node.serving.is_some_and(|tier| tier > 0));
         away.len() > home.len()
+    }
+
+    /// The declared tier that serves: at most Envoys or, where it is another one for each of them, most requests.
+    fn serving(&self, history: &History, build: &Build, upstream: &Upstream) -> Option<u32> {
+        match upstream.failover.locality {
+            true => self.outline(build, upstream).busiest_tier(upstream),
+            false => history.serving(&upstream.name),
+        }
     }
 
     /// Begins the scheduled drills that are due.
@@ -788,13 +798,13 @@ fn told(id: u64, failover: &Failover) -> Value {
 fn hold_if_asked(
     orders: &mut Orders,
     history: &mut History,
-    upstream: &Upstream,
+    (upstream, serving): (&Upstream, Option<u32>),
     change: Change,
     now: Timestamp,
 ) {
     let (Change::Began(id) | Change::Spread(id)) = change else { return };
     let Failback { at_most, .. } = &upstream.failback;
-    let serving = history.serving(&upstream.name).filter(|tier| *tier != 0);
+    let serving = serving.filter(|tier| *tier != 0);
     let Some(failover) = history.failovers.get_mut(&id) else { return };
     let Some(tier) = serving.filter(|_| failover.cause.is_failure()) else { return };
     if !upstream.failback.holds() {

@@ -19,6 +19,7 @@ use crate::envoy::checks::Findings;
 use crate::envoy::loads::Report;
 use crate::events::{Event, Events};
 use crate::fleet::nodes::Nodes;
+use crate::node::Locality;
 use crate::node::Node;
 use crate::snapshot::Version;
 
@@ -105,6 +106,8 @@ pub enum Heard {
     Here {
         /// Its id.
         node: String,
+        /// Where it runs.
+        place: Locality,
     },
     /// It reports its load no more.
     Left {
@@ -198,11 +201,11 @@ impl Fleet {
         }
     }
 
-    /// Notes that a node began to report its load, which it does until the guard is dropped.
-    pub async fn reports(&self, node: String) -> Reporter {
+    /// Notes that a node at this place began to report its load, which it does until the guard is dropped.
+    pub async fn reports(&self, node: String, place: Locality) -> Reporter {
         self.lock().begin_reports(&node);
         let reporter = Reporter { fleet: self.clone(), node };
-        self.tell(Heard::Here { node: reporter.node.clone() }).await;
+        self.tell(Heard::Here { node: reporter.node.clone(), place }).await;
         reporter
     }
 

@@ -1,7 +1,7 @@
 //! When a standby served, why, and when its primaries came back.
 //!
 //! [`History`] takes in the shifts of single Envoys. A failover begins when the first Envoy leaves the declared first
-//! tier of an upstream, and ends when the last one is back.
+//! tier of an upstream, as that Envoy has them, and ends when the last one is back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,7 +77,8 @@ impl Cause {
         if primaries().any(is_drilled) {
             return Self::Drill;
         }
-        if primaries().all(is_out) {
+        // Where distance counts, one that is out may be all that an Envoy has near.
+        if primaries().all(is_out) || upstream.failover.locality && primaries().any(is_out) {
             return Self::Drained;
         }
         match (&upstream.health_check, &upstream.outlier_detection) {
@@ -356,6 +357,10 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::part::Part;
+    use crate::model::steering::State;
+    use crate::orders::{Note, StateOrder};
+    use crate::pipeline::{Inputs, build};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("within the calendar")
@@ -475,5 +480,28 @@ mod tests {
         let kept = serde_json::to_value(&history.forgotten).expect("JSON");
         let kept = serde_json::from_value(kept).expect("as it was");
         assert_eq!(tallies(&History::restored(history.failovers, kept)), before);
+    }
+
+    #[test]
+    fn a_zone_that_is_out_drains_those_who_are_near_it() {
+        let text = "upstreams: [{ name: shop, failover: { locality: true }, targets: [
+            { target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, zone: b }] }]";
+        let cause = |text: &str, out: &[&str]| {
+            let mut inputs = Inputs::default();
+            inputs.files.insert("shop.yaml".into(), text.into());
+            let build = build(&inputs, None).expect("it builds");
+            let mut orders = Orders::default();
+            for part in out {
+                let part = Part::read(part).expect("a part");
+                let note = Note { author: "ann".into(), reason: None, since: at(1), expires_at: None };
+                orders.states.insert((shop(), part), StateOrder { state: State::Drained, note });
+            }
+            Cause::of(&build.model.upstreams["shop"], &orders, 5)
+        };
+        assert_eq!(cause(text, &[]), Cause::OutlierDetection);
+        assert_eq!(cause(text, &["zone=a"]), Cause::Drained);
+        let far = text.replace("locality: true", "locality: false");
+        assert_eq!(cause(&far, &["zone=a"]), Cause::OutlierDetection, "the others of its tier are left");
+        assert_eq!(cause(&far, &["zone=a", "zone=b"]), Cause::Drained);
     }
 }

@@ -1,5 +1,8 @@
 //! What the load reports of all Envoys say together: which tier serves, what each target gets, and how it fares.
 //!
+//! A tier is here what it is for the Envoy that reports: the declared one or, where distance counts, one for each distance
+//! within it ([`Ranks`]). That another zone serves is a failover there.
+//!
 //! A report says of every endpoint that got requests how many there were and how they ended. What Envoy thinks of an
 //! endpoint that got none it does not say; so health is what the traffic shows. A target that answers is healthy. One
 //! that fails, or that gets nothing while its tier or a later one serves in its place, is not, even if it never got
@@ -30,10 +33,12 @@ use crate::config::document::{FailoverMode, LoadBalancer};
 use crate::envoy::checks::Findings;
 use crate::envoy::loads::{self, Report};
 use crate::model::addresses::Addresses;
+use crate::model::locality::Ranks;
 use crate::model::name::Name;
 use crate::model::steering::Steering;
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
+use crate::node::Locality;
 use crate::pipeline::Build;
 
 /// How long what a node saw is kept after its last report.
@@ -147,6 +152,8 @@ struct NodeSeen {
     last: i64,
     /// How often it reports, in seconds.
     interval: f32,
+    /// Where it runs, if it says so.
+    place: Option<Box<Locality>>,
     /// In the order of their numbers.
     upstreams: Vec<Seen>,
     /// Those of all upstreams.
@@ -252,9 +259,10 @@ impl Live {
         for cluster in report.clusters() {
             let (name, part) = split(cluster.name);
             let Some(pool) = Pool::of(name, build) else { continue };
+            let ranks = pool.upstream.ranks(seen.place.as_deref());
             let met = heard.met(pool);
             let spell = Spell { seconds: cluster.seconds, in_progress: cluster.in_progress };
-            let located = cluster.loads.iter().filter_map(|load| met.located(load, pool, part));
+            let located = cluster.loads.iter().filter_map(|load| met.located(load, (pool, &ranks), part));
             if part.is_some() {
                 let (of_all, loads) =
                     parts.entry(name).or_insert((Spell { in_progress: 0, ..spell }, Vec::new()));
@@ -294,13 +302,13 @@ impl Live {
         heard.checks.take(node, seconds_of(at), interval.as_secs_f32(), found);
     }
 
-    /// Notes that a node reports from now on.
-    pub fn here(&self, node: &str) {
+    /// Notes that a node at this place reports from now on.
+    pub fn here(&self, node: &str, place: Locality) {
         let mut heard = self.heard();
-        match heard.nodes.get_mut(node) {
-            Some(seen) => seen.is_here = true,
-            None => drop(heard.nodes.insert(node.into(), NodeSeen { is_here: true, ..NodeSeen::default() })),
-        }
+        let (node, seen) =
+            heard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeSeen::default()));
+        let place = (place != Locality::default()).then(|| Box::new(place));
+        heard.nodes.insert(node, NodeSeen { is_here: true, place, ..seen });
     }
 
     /// Notes that a node does not report any more. It may return: see [`Self::absent`].
@@ -555,11 +563,17 @@ impl Met {
     }
 
     /// What a report says of an endpoint of the upstream, or of that part of it.
-    fn located(&mut self, load: &loads::Load, pool: Pool<'_>, part: Option<u32>) -> Option<Load> {
+    fn located(
+        &mut self,
+        load: &loads::Load,
+        (pool, ranks): (Pool<'_>, &Ranks<'_>),
+        part: Option<u32>,
+    ) -> Option<Load> {
         let loads::Load { socket, success, errors } = *load;
+        // Where distance counts there are clusters without targets, so that the number of one is not that of its tier.
+        let part = part.filter(|_| !pool.upstream.failover.locality);
         let (number, target) = self.find(socket, pool, part.is_some())?;
-        let target = target.map(|index| &pool.upstream.targets[index]);
-        let tier = target.map(|target| target.tier).or(part)?;
+        let tier = target.map(|index| ranks.of(index)).or(part)?;
         Some(Load { number: u16::try_from(number).ok()?, tier, success, errors })
     }
 
@@ -594,10 +608,11 @@ impl Met {
         }
         loads.sort_unstable_by_key(|load| load.number);
         self.counted.count(at, spell, loads);
+        let ranks = pool.upstream.ranks(seen.place.as_deref());
         let (seen, targets) = seen.of(self.number, at.as_millisecond());
         let from = seen.serving.map(u32::from);
         seen.note(targets, at, serving(pool.upstream, loads), spell.seconds, loads);
-        seen.judge(targets, self, pool, loads);
+        seen.judge(targets, self, (pool, &ranks), loads);
         let of_first = |load: &&Load| load.tier == 0;
         let failed: u64 = loads.iter().filter(of_first).map(|load| load.errors).sum();
         let before = std::mem::replace(&mut seen.errors, u32::try_from(failed).unwrap_or(u32::MAX));
@@ -719,25 +734,32 @@ impl Seen {
     }
 
     /// What the traffic shows of the health of each target that was ever seen.
-    fn judge(&mut self, targets: &mut Vec<TargetSeen>, met: &Met, pool: Pool<'_>, loads: &[Load]) {
+    fn judge(
+        &mut self,
+        targets: &mut Vec<TargetSeen>,
+        met: &Met,
+        (pool, ranks): (Pool<'_>, &Ranks<'_>),
+        loads: &[Load],
+    ) {
         let Some(serving) = self.serving.map(u32::from) else { return };
         let Pool { upstream, steering, .. } = pool;
         let is_led = steering.is_some_and(|steering| steering.first.is_some());
-        let peers = upstream.targets.iter().filter(|target| target.tier == serving).count();
+        let peers = || upstream.targets.iter().enumerate().filter(|(index, _)| ranks.of(*index) == serving);
         let in_tier = || loads.iter().filter(|load| load.tier == serving);
         let answered = in_tier().fold(0, |sum: u64, load| sum.saturating_add(load.success));
-        let weights: u64 = upstream.targets.iter().filter(|it| it.tier == serving).map(weight).sum();
+        let weights: u64 = peers().map(|(_, target)| weight(target)).sum();
         let spreads = spreads(upstream);
         // Whether a target would get requests if it were healthy.
-        let is_asked_for = |declared: &Target| {
+        let is_asked_for = |index: usize| {
+            let (declared, rank) = (&upstream.targets[index], ranks.of(index));
             let is_out = steering.is_some_and(|it| it.state(declared).is_some());
-            let is_before = declared.tier < serving && !is_led;
-            let is_beside = declared.tier == serving && spreads;
+            let is_before = rank < serving && !is_led;
+            let is_beside = rank == serving && spreads;
             let is_due = || answered.saturating_mul(weight(declared)) >= ENOUGH * weights;
             !is_out && (is_before || (is_beside && is_due()))
         };
-        if serving > 0 || in_tier().count() < peers {
-            let missing = met.endpoints.iter().filter(|(target, _)| is_asked_for(&upstream.targets[*target]));
+        if serving > 0 || in_tier().count() < peers().count() {
+            let missing = met.endpoints.iter().filter(|(target, _)| is_asked_for(*target));
             self.make_room(targets, missing.map(|(_, number)| *number));
         }
         for target in &mut targets[self.targets()] {
@@ -747,8 +769,7 @@ impl Seen {
                 Some(load) if load.errors > 0 => Some(false),
                 _ => {
                     let declared = met.targets[usize::from(target.number)];
-                    let is_due = declared.is_some_and(|declared| is_asked_for(&upstream.targets[declared]));
-                    is_due.then_some(false)
+                    declared.is_some_and(is_asked_for).then_some(false)
                 }
             };
             let Some(is_healthy) = health else { continue };
@@ -769,14 +790,11 @@ fn weight(target: &Target) -> u64 {
     u64::from(target.weight)
 }
 
-/// True when each target of a tier gets its share from every Envoy, whoever asks and wherever they are.
+/// True when each target of a tier gets its share from every Envoy, whoever asks.
 fn spreads(upstream: &Upstream) -> bool {
     let is_by_key = matches!(upstream.load_balancer, LoadBalancer::RingHash | LoadBalancer::Maglev);
     let is_by_record = |target: &Target| matches!(target.address.host, Host::Service(_));
-    !is_by_key
-        && upstream.sticky.is_none()
-        && !upstream.failover.locality
-        && !upstream.targets.iter().any(is_by_record)
+    !is_by_key && upstream.sticky.is_none() && !upstream.targets.iter().any(is_by_record)
 }
 
 /// Seconds of the epoch; those before it and after the year 2106 are not met.

@@ -34,7 +34,8 @@ const LAYERS: [(&str, &[&str]); 31] = [
     ("source", &["config", "model"]),
     // What is in force, decided by the config and by the simulator.
     ("orders", &["model", "pipeline", "simulate"]),
-    ("live", &["config", "envoy", "model", "pipeline"]),
+    // `node` for where an Envoy runs: which tier a target is in may depend on it.
+    ("live", &["config", "envoy", "model", "node", "pipeline"]),
     ("history", &["live", "model", "orders"]),
     (
         "conductor",

@@ -65,13 +65,18 @@ fn of_upstream(admin: &Admin, build: &Build, book: &Book, upstream: &Upstream, s
             "zone": target.locality.zone,
         }));
     }
+    // Where distance counts, an Envoy has other tiers than were declared.
+    let by_distance = upstream.failover.locality;
+    let serving = if by_distance { seen.busiest_tier(upstream) } else { seen.serving };
+    let serving_at =
+        |node: &NodePicture| if by_distance { node.busiest_tier(upstream) } else { node.serving };
     let tiers = tiers.into_iter().map(|(priority, targets)| {
         let is_told =
-            |node: &NodePicture| node.serving == Some(priority) && (!node.is_stale || seen.is_stale);
+            |node: &NodePicture| serving_at(node) == Some(priority) && (!node.is_stale || seen.is_stale);
         let nodes = seen.nodes.iter().filter(|(_, node)| is_told(node));
         json!({
             "priority": priority,
-            "serving": seen.serving == Some(priority),
+            "serving": serving == Some(priority),
             "share": rounded(shares[&priority]),
             "nodes": nodes.map(|(id, _)| id.to_string()).collect::<Vec<_>>(),
             "targets": targets,

@@ -11,8 +11,8 @@ use crate::envoy::fields::{Field, ReadError, each_field, socket_of, text};
 /// What is read of a `LoadStatsRequest`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
-    /// Who reports: the `id` and the `cluster` of the node. Envoy repeats it in every report.
-    pub node: Option<(String, String)>,
+    /// Who reports. Envoy repeats it in every report.
+    pub node: Option<Sender>,
     /// Requests that ended, over all clusters, one way or the other.
     pub requests: u64,
     /// Of these, those that failed.
@@ -21,6 +21,17 @@ pub struct Report {
     names: String,
     clusters: Vec<Span>,
     loads: Vec<Load>,
+}
+
+/// What is read of a `Node`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// Its `id`.
+    pub id: String,
+    /// Its `cluster`.
+    pub cluster: String,
+    /// Its `locality`: the region, the zone and the sub-zone. What it does not say is empty.
+    pub place: [String; 3],
 }
 
 /// Where a cluster's name and loads end. They begin where those of the one before end.
@@ -149,18 +160,32 @@ fn load(encoded: &[u8]) -> Result<Option<Load>, ReadError> {
     Ok(socket.filter(|_| success > 0 || errors > 0).map(|socket| Load { socket, success, errors }))
 }
 
-/// The id and the cluster of a `Node`.
-fn node_of(encoded: &[u8]) -> Result<(String, String), ReadError> {
-    let mut node = (String::new(), String::new());
+/// Of a `Node`.
+fn node_of(encoded: &[u8]) -> Result<Sender, ReadError> {
+    let mut node = Sender::default();
     each_field(encoded, |field| {
         match field {
-            Field::Bytes(1, id) => text(id)?.clone_into(&mut node.0),
-            Field::Bytes(2, cluster) => text(cluster)?.clone_into(&mut node.1),
+            Field::Bytes(1, id) => text(id)?.clone_into(&mut node.id),
+            Field::Bytes(2, cluster) => text(cluster)?.clone_into(&mut node.cluster),
+            Field::Bytes(4, locality) => take_place(locality, &mut node.place)?,
             _ => {}
         }
         Ok(())
     })?;
     Ok(node)
+}
+
+/// Of a `Locality`.
+fn take_place(encoded: &[u8], [region, zone, sub_zone]: &mut [String; 3]) -> Result<(), ReadError> {
+    each_field(encoded, |field| {
+        match field {
+            Field::Bytes(1, name) => text(name)?.clone_into(region),
+            Field::Bytes(2, name) => text(name)?.clone_into(zone),
+            Field::Bytes(3, name) => text(name)?.clone_into(sub_zone),
+            _ => {}
+        }
+        Ok(())
+    })
 }
 
 /// Of a `Duration`. Nothing is shorter than a millisecond, so that a rate is a number.
@@ -183,7 +208,7 @@ fn seconds_of(encoded: &[u8]) -> Result<f32, ReadError> {
 #[cfg(test)]
 mod tests {
     use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
-    use envoy_types::pb::envoy::config::core::v3::{Address, Node, SocketAddress, address};
+    use envoy_types::pb::envoy::config::core::v3::{Address, Locality, Node, SocketAddress, address};
     use envoy_types::pb::envoy::config::endpoint::v3::{
         ClusterStats, UpstreamEndpointStats, UpstreamLocalityStats,
     };
@@ -243,7 +268,12 @@ mod tests {
     #[test]
     fn of_each_cluster_is_kept_what_it_sent_where() {
         let request = LoadStatsRequest {
-            node: Some(Node { id: "edge-1".into(), cluster: "edge".into(), ..Default::default() }),
+            node: Some(Node {
+                id: "edge-1".into(),
+                cluster: "edge".into(),
+                locality: Some(Locality { region: "eu".into(), zone: "a".into(), sub_zone: "".into() }),
+                ..Default::default()
+            }),
             cluster_stats: vec![
                 cluster("shop", vec![endpoint("10.0.0.1", 7, 1), endpoint("::1", 0, 2)]),
                 cluster("idle", vec![endpoint("10.0.0.2", 0, 0)]),
@@ -251,7 +281,8 @@ mod tests {
             ],
         };
         let report = read(&request);
-        assert_eq!(report.node, Some(("edge-1".into(), "edge".into())));
+        let place = ["eu", "a", ""].map(str::to_owned);
+        assert_eq!(report.node, Some(Sender { id: "edge-1".into(), cluster: "edge".into(), place }));
         assert_eq!((report.requests, report.errors, report.len()), (13, 3, 3));
         assert_eq!(
             words(&report),

@@ -16,7 +16,7 @@ const FRESH: SignedDuration = SignedDuration::from_millis(2_500);
 /// What was seen of an upstream, by all Envoys.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Picture {
-    /// The tier that serves at most Envoys that sent requests of late, or did last.
+    /// The tier that serves at most Envoys that sent requests of late, or did last: as they have them.
     pub serving: Option<u32>,
     /// Since when the first of these Envoys is served by it.
     pub since: Option<Timestamp>,
@@ -35,7 +35,7 @@ pub struct Picture {
 /// What was seen of an upstream by one Envoy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodePicture {
-    /// The tier that serves.
+    /// The tier that serves, as this Envoy has them.
     pub serving: Option<u32>,
     /// Since when.
     pub since: Timestamp,
@@ -77,6 +77,30 @@ pub struct TargetPicture {
     pub reported_by: Vec<Arc<str>>,
     /// The nodes that say otherwise.
     pub disagree: Vec<Arc<str>>,
+}
+
+impl Picture {
+    /// The declared tier that gets the most requests, or did last; none when nobody sent any. Where distance counts it may
+    /// be the first, while another tier serves each Envoy.
+    pub fn busiest_tier(&self, upstream: &Upstream) -> Option<u32> {
+        busiest_tier(upstream, |address| self.targets.get(address).map(|target| target.share))
+    }
+}
+
+impl NodePicture {
+    /// The declared tier to which it sends the most requests, or did last.
+    pub fn busiest_tier(&self, upstream: &Upstream) -> Option<u32> {
+        busiest_tier(upstream, |address| self.targets.get(address).map(|target| target.share))
+    }
+}
+
+fn busiest_tier(upstream: &Upstream, share: impl Fn(&Address) -> Option<f64>) -> Option<u32> {
+    let mut tiers: BTreeMap<u32, f64> = BTreeMap::new();
+    for target in &upstream.targets {
+        *tiers.entry(target.tier).or_default() += share(&target.address).unwrap_or_default();
+    }
+    let busy = tiers.into_iter().filter(|(_, share)| *share > 0.0);
+    busy.max_by(|(one, a), (other, b)| a.total_cmp(b).then(other.cmp(one))).map(|(tier, _)| tier)
 }
 
 /// A picture in the making.

@@ -64,7 +64,13 @@ fn stats(loads: &[(u8, u64, u64)]) -> Vec<endpoint::ClusterStats> {
 
 /// The shifts of one Envoy, as `second: from → to`, after it said this in each second.
 fn shifts(text: &str, seconds: &[&[(u8, u64, u64)]]) -> Vec<String> {
+    shifts_at("", text, seconds)
+}
+
+/// The same of one at this place.
+fn shifts_at(place: &str, text: &str, seconds: &[&[(u8, u64, u64)]]) -> Vec<String> {
     let (live, build) = (Live::default(), made(text));
+    live.here("a", place.parse().expect("a place"));
     let mut shifts = Vec::new();
     for (second, loads) in (1..).zip(seconds) {
         let found = live.fold("a", at(second), &report(loads), &build);
@@ -168,7 +174,8 @@ fn where_not_every_target_gets_a_share_one_without_requests_may_be_healthy() {
     };
     check("load_balancer: least_request", &[(2, 100, 0)], "-+?");
     check("load_balancer: random", &[(2, 39, 0)], "~++?");
-    for setting in ["load_balancer: maglev", "sticky: { header: x-route }", "failover: { locality: true }"] {
+    check("failover: { locality: true }", &[(2, 100, 0)], "-+?");
+    for setting in ["load_balancer: maglev", "sticky: { header: x-route }"] {
         check(setting, &[(2, 100, 0)], "~++?");
         check(setting, &[(9, 100, 0)], "--+");
     }
@@ -391,11 +398,11 @@ fn who_leaves_counts_as_gone_after_half_a_minute_unless_it_returns() {
     live.left("a", at(2));
     live.left("never seen", at(3));
     assert_eq!(absent(31), [""; 0]);
-    live.here("a");
+    live.here("a", Locality::default());
     assert_eq!(absent(32), [""; 0], "it returned");
     assert_eq!(absent(33), ["never seen 3"]);
     live.left("a", at(40));
-    live.here("a");
+    live.here("a", Locality::default());
     live.left("a", at(50));
     assert_eq!(absent(75), [""; 0], "it left again, and that is not so long ago");
     assert_eq!(absent(80), ["a 50"]);
@@ -430,4 +437,74 @@ fn each_envoy_has_shares_of_its_own() {
     };
     assert_eq!(words("a"), ["+ 75 % 75", "+ 25 % 25"]);
     assert_eq!(words("b"), ["- 20 % 10", "- 0 % 0", "+ 80 % 40"]);
+}
+
+/// A zone for each target, and the standby in another region.
+const ZONES: &str = "
+upstreams:
+  - name: shop
+    failover: { locality: true }
+    targets:
+      - { target: 10.0.0.1:80, region: eu, zone: a }
+      - { target: 10.0.0.2:80, region: eu, zone: b }
+      - { target: 10.0.0.9:80, region: us, zone: c, failover: true }
+";
+
+#[test]
+fn where_distance_counts_each_envoy_has_tiers_of_its_own() {
+    let seconds: [&[_]; 3] = [&[(1, 100, 0)], &[(2, 100, 0)], &[(9, 100, 0)]];
+    for (place, expected) in [
+        ("eu/a", ["1: ? → 0", "2: 0 → 1", "3: 1 → 2"].as_slice()),
+        ("eu/b", &["1: ? → 1", "2: 1 → 0", "3: 0 → 2"]),
+        ("us/c", &["1: ? → 0", "3: 0 → 1"]),
+        ("", &["1: ? → 0", "3: 0 → 1"]),
+    ] {
+        assert_eq!(shifts_at(place, ZONES, &seconds), expected, "from {place:?}");
+        assert_eq!(
+            shifts_at(place, &ZONES.replace("locality: true", "locality: false"), &seconds),
+            ["1: ? → 0", "3: 0 → 1"]
+        );
+    }
+    let gone = ZONES.replace("zone: a", "zone: a, weight: 0").replace("zone: b", "zone: b, weight: 0");
+    assert_eq!(shifts_at("eu/a", &gone, &seconds), ["3: ? → 1"], "a tier without traffic is one still");
+}
+
+#[test]
+fn a_zone_in_whose_place_another_serves_is_unhealthy() {
+    let check = |place: &str, loads: &[(u8, u64, u64)], expected: (&str, Option<u32>, Option<u32>)| {
+        let (live, build) = (Live::default(), made(ZONES));
+        live.here("a", place.parse().expect("a place"));
+        live.fold("a", at(1), &report(loads), &build);
+        let seen = picture(&live, &build, 1);
+        let tier = seen.busiest_tier(&build.model.upstreams["shop"]);
+        assert_eq!((health(&seen).as_str(), seen.serving, tier), expected, "from {place:?}: {loads:?}");
+    };
+    check("eu/a", &[(1, 100, 0)], ("+??", Some(0), Some(0)));
+    check("eu/a", &[(2, 100, 0)], ("-+?", Some(1), Some(0)));
+    check("eu/a", &[(1, 0, 5), (9, 100, 0)], ("--+", Some(2), Some(1)));
+    check("eu/b", &[(2, 100, 0)], ("?+?", Some(0), Some(0)));
+    check("us/c", &[(2, 100, 0)], ("-+?", Some(0), Some(0)));
+    check("us/c", &[(9, 100, 0)], ("--+", Some(1), Some(1)));
+    check("eu/a", &[], ("???", None, None));
+}
+
+#[test]
+fn errors_are_those_of_the_nearest() {
+    let (live, build) = (Live::default(), made(ZONES));
+    live.here("a", "eu/b".parse().expect("a place"));
+    live.fold("a", at(1), &report(&[(2, 100, 0)]), &build);
+    let shifts = live.fold("a", at(2), &report(&[(1, 90, 3), (2, 0, 7)]), &build);
+    assert_eq!((shifts.len(), shifts[0].to, shifts[0].errors), (1, Some(1), 7));
+}
+
+#[test]
+fn where_an_envoy_is_counts_in_clusters_of_one_tier_too() {
+    let hashed = ZONES.replace("targets:", "load_balancer: maglev\n    targets:");
+    let (live, build) = (Live::default(), made(&hashed));
+    live.here("a", "eu/a".parse().expect("a place"));
+    let mut stats = self::stats(&[(2, 90, 0), (7, 10, 0)]);
+    stats[0].cluster_name = "shop/p2".into();
+    let shifts = live.fold("a", at(1), &read(stats), &build);
+    assert_eq!((shifts.len(), shifts[0].to), (1, Some(1)));
+    assert_eq!(live.totals(&shifts[0].upstream).requests, 90, "what a stranger got is of no tier");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::target::Host;
+use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 use crate::node::Locality;
 
@@ -51,6 +51,22 @@ impl Upstream {
         }
     }
 
+    /// In which tier each target is for an Envoy at `from`.
+    pub fn ranks(&self, from: Option<&Locality>) -> Ranks<'_> {
+        Ranks { upstream: self, by_distance: self.failover.locality.then(|| self.ranks_by_distance(from)) }
+    }
+
+    fn ranks_by_distance(&self, from: Option<&Locality>) -> Vec<u32> {
+        let tier = |target: &Target| (target.tier, self.distance(from, &target.locality));
+        // A declared tier counts whether or not a target of it gets traffic: that its first one is not there shows.
+        let has_targets = |tier: u32| self.targets.iter().any(|target| target.tier == tier);
+        let empty = (0..self.tier_count).filter(|tier| !has_targets(*tier));
+        let tiers: BTreeSet<_> =
+            self.targets.iter().map(tier).chain(empty.map(|tier| (tier, Distance::Elsewhere))).collect();
+        let ranks: BTreeMap<_, u32> = tiers.into_iter().zip(0..).collect();
+        self.targets.iter().map(|target| ranks[&tier(target)]).collect()
+    }
+
     /// How many targets each tier has, from the first, for each Envoy that sees other tiers than the others do.
     /// One view, unless distance counts.
     ///
@@ -78,6 +94,26 @@ impl Upstream {
             }
         }
         tiers.into_values().collect()
+    }
+}
+
+/// In which tier the targets of an upstream are for one Envoy: the declared one or, where distance counts, one for each
+/// distance within it, counted without gaps. That is the priority which the Envoy is told of a target while nothing is
+/// steered; what DNS says of a service is left out.
+#[derive(Debug, Clone)]
+pub struct Ranks<'u> {
+    upstream: &'u Upstream,
+    /// By the index of the target, where distance counts.
+    by_distance: Option<Vec<u32>>,
+}
+
+impl Ranks<'_> {
+    /// The tier of the target with this index; 0 serves first.
+    pub fn of(&self, target: usize) -> u32 {
+        match &self.by_distance {
+            Some(ranks) => ranks[target],
+            None => self.upstream.targets[target].tier,
+        }
     }
 }
 

@@ -17,8 +17,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
-use crate::envoy::loads::Report;
+use crate::envoy::loads::{Report, Sender};
 use crate::fleet::Fleet;
+use crate::node::Locality;
 use crate::xds::frame;
 use crate::xds::incoming::Peer;
 use crate::xds::pace::{Pace, Place};
@@ -90,11 +91,13 @@ impl LoadReports {
             let first = tokio::time::timeout(limits.first_request, next(&mut requests)).await;
             let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
             let Some(first) = first else { return };
-            let (id, cluster) = first.node.filter(|(id, _)| !id.is_empty()).ok_or_else(|| {
+            let Sender { id, cluster, place } = first.node.filter(|node| !node.id.is_empty()).ok_or_else(|| {
                 Status::invalid_argument("the first request of a stream must have a node with an id")
             })?;
             gate.identify(peer.as_ref(), &id, &cluster)?;
-            let (reporter, mut seat) = (fleet.reports(id).await, Seat::take(pace));
+            let [region, zone, sub_zone] = place;
+            let reporter = fleet.reports(id, Locality { region, zone, sub_zone }).await;
+            let mut seat = Seat::take(pace);
             yield frame::whole(&asked(seat.place.interval));
             let end = limits.end();
             loop {

@@ -1,6 +1,6 @@
 //! Tiers by distance: three Envoys in three zones of two regions, each served by the nearest that lives.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, comes_to_rest, create, faultless, window};
@@ -30,6 +30,33 @@ async fn a_zone_that_dies_is_served_by_the_next_and_costs_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_balancer_by_hash_too() {
     zones_die("maglev").await;
+}
+
+/// Waits until the newest failover is as wanted.
+async fn failover(edge: &Edge, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+    eventually(PATIENCE, what, async || {
+        let (_, failovers) = edge.understudy.get("/failovers").await;
+        let newest = &failovers["items"][0];
+        if newest.is_object() && is_wanted(newest) { Ok(newest.clone()) } else { Err(failovers.to_string()) }
+    })
+    .await
+}
+
+/// Waits until these tiers serve the three Envoys, as each of them has them. Each is asked meanwhile: who gets no requests
+/// has nothing to tell.
+async fn tiers_serve(edge: &Edge, ports: [u16; 3], expected: [u32; 3]) -> Value {
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+    eventually(PATIENCE, &format!("tiers {expected:?} serve"), async || {
+        for port in ports {
+            let answer = client.get(format!("http://127.0.0.1:{port}/")).send().await;
+            answer.map_err(|error| format!("{error:?}"))?;
+        }
+        let (_, health) = edge.understudy.get("/upstreams/shop/health").await;
+        let nodes = health["nodes"].as_array().into_iter().flatten();
+        let serving: Vec<&Value> = nodes.map(|node| &node["serving_priority"]).collect();
+        if serving == expected { Ok(health) } else { Err(health.to_string()) }
+    })
+    .await
 }
 
 /// Each Envoy has a listener of its own, by a fleet of its own: they run on one machine.
@@ -65,12 +92,33 @@ async fn zones_die(load_balancer: &str) {
     }
     let load = edge.load(200);
     comes_to_rest(&load, &["EU-A"]).await;
+    tiers_serve(&edge, ports, [0, 0, 0]).await;
     let [eu_a, eu_b, _us_a] = &mut backends;
     eu_a.kill();
+    let told = failover(&edge, "a failover is told", |_| true).await;
+    assert_eq!((&told["upstream"], &told["nodes"]), (&json!("shop"), &json!(["edge-1"])), "{told}");
+    assert_eq!((&told["from"], &told["to"], &told["end"]), (&json!(0), &json!(1), &Value::Null), "{told}");
+    assert_eq!(told["cause"], "outlier_detection", "{told}");
     comes_to_rest(&load, &["EU-B"]).await;
+    tiers_serve(&edge, ports, [1, 0, 0]).await;
+    eventually(PATIENCE, "the zone that died is seen as such", async || {
+        let (_, health) = edge.understudy.get("/upstreams/shop/health").await;
+        let is_seen = health["serving_priority"] == 0 && health["targets"][0]["health"] == "unhealthy";
+        if is_seen { Ok(()) } else { Err(health.to_string()) }
+    })
+    .await;
     eu_b.kill();
     comes_to_rest(&load, &["US-A"]).await;
     serves(ports[1], "US-A").await;
+    tiers_serve(&edge, ports, [2, 2, 0]).await;
+    let (_, topology) = edge.understudy.get("/topology").await;
+    let tiers = topology["upstreams"][0]["tiers"].as_array().expect("tiers");
+    let [tier] = tiers.as_slice() else { panic!("one is declared: {topology}") };
+    assert_eq!(
+        (&tier["serving"], &tier["nodes"]),
+        (&json!(true), &json!(["edge-1", "edge-2", "edge-3"])),
+        "{topology}"
+    );
     eu_a.restart().await;
     eventually(PATIENCE, "the nearest serves again", async || {
         match window(&load, 50).await.served_by.keys().map(String::as_str).collect::<Vec<_>>().as_slice() {
@@ -79,6 +127,11 @@ async fn zones_die(load_balancer: &str) {
         }
     })
     .await;
+    eu_b.restart().await;
+    serves(ports[1], "EU-B").await;
+    tiers_serve(&edge, ports, [0, 0, 0]).await;
+    let told = failover(&edge, "its end is told", |told| told["end"].is_string()).await;
+    assert_eq!((&told["id"], &told["nodes"]), (&json!("1"), &json!(["edge-1", "edge-2"])), "{told}");
     faultless(load).await;
 
     let path = "/snapshots/eu-a?node_locality=us/us-a";

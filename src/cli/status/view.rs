@@ -236,7 +236,7 @@ fn disagreements(upstream: &Value) -> Vec<Vec<String>> {
         (!nodes.is_empty()).then(|| vec![text(&upstream["name"]), some(&nodes), says])
     };
     let of_tier = |tier: &Value| {
-        let is_other = tier["priority"] != upstream["serving_priority"];
+        let is_other = tier["serving"] != true;
         is_other.then(|| row(&tier["nodes"], format!("priority {} serves", tier["priority"]))).flatten()
     };
     let of_target = |target: &Value| {
@@ -464,6 +464,15 @@ mod tests {
             edge-1   edge   connected  clusters acked
         "#]];
         check(&lines, &expected);
+    }
+
+    #[test]
+    fn who_is_served_by_another_tier_than_most_says_so() {
+        let tier = |priority: u64, serving: bool, node: &str| json!({ "priority": priority, "serving": serving, "nodes": [node], "targets": [] });
+        let mut shop = serving("shop", 2);
+        // As each Envoy has its tiers by distance: priority 2 of most is the first that was declared.
+        shop["tiers"] = json!([tier(0, true, "edge-1"), tier(1, false, "edge-2")]);
+        assert_eq!(disagreements(&shop), [["shop", "edge-2", "priority 1 serves"]]);
     }
 
     #[test]
