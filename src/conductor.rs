@@ -729,7 +729,12 @@ impl Conductor {
     ) -> Result<Orders, Refusal> {
         let parts: Result<Vec<Part>, _> = down.iter().map(|text| Part::parse(text, upstream)).collect();
         let parts = parts.map_err(|(message, help)| Refusal::Invalid(format!("{message}; {help}")))?;
-        scene.drill(upstream, parts, later(scene.now, length), error_rate, asking.author.clone())
+        let until = later(scene.now, length);
+        let mut orders = scene.drill(upstream, parts, until, error_rate, asking.author.clone())?;
+        if let Some(mut begun) = orders.drills.last_entry() {
+            begun.get_mut().purpose.clone_from(&asking.reason);
+        }
+        Ok(orders)
     }
 
     /// The note of what is asked for now.

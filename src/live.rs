@@ -46,7 +46,7 @@ const MEMORY: SignedDuration = SignedDuration::from_hours(1);
 
 /// How long a node may be away before it counts as gone. Envoy opens a stream of load reports that ended again after 5 s,
 /// and every such stream ends now and then.
-const ABSENCE: SignedDuration = SignedDuration::from_secs(30);
+const ABSENCE: SignedDuration = SignedDuration::from_secs(20);
 
 /// A standby serves when it answers so many percent of the requests: a few are retries.
 const SERVES: u64 = 30;

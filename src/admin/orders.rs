@@ -433,6 +433,7 @@ pub(crate) fn drill_view(id: u64, drill: &Drill) -> Value {
         "state": drill.state.word(),
         "down": drill.down,
         "author": drill.author,
+        "purpose": drill.purpose,
         "started": drill.started.to_string(),
         "until": drill.until.to_string(),
         "ended": drill.ended.map(|at| at.to_string()),

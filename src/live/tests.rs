@@ -388,7 +388,7 @@ fn what_was_found_of_strangers_and_of_those_who_went_is_forgotten() {
 }
 
 #[test]
-fn who_leaves_counts_as_gone_after_half_a_minute_unless_it_returns() {
+fn who_leaves_counts_as_gone_after_twenty_seconds_unless_it_returns() {
     let (live, build) = (Live::default(), made(SHOP));
     let absent = |second| {
         let absent = live.absent(at(second)).into_iter();
@@ -397,15 +397,15 @@ fn who_leaves_counts_as_gone_after_half_a_minute_unless_it_returns() {
     live.fold("a", at(1), &report(&[(1, 50, 0)]), &build);
     live.left("a", at(2));
     live.left("never seen", at(3));
-    assert_eq!(absent(31), [""; 0]);
+    assert_eq!(absent(21), [""; 0]);
     live.here("a", Locality::default());
-    assert_eq!(absent(32), [""; 0], "it returned");
-    assert_eq!(absent(33), ["never seen 3"]);
+    assert_eq!(absent(22), [""; 0], "it returned");
+    assert_eq!(absent(23), ["never seen 3"]);
     live.left("a", at(40));
     live.here("a", Locality::default());
     live.left("a", at(50));
-    assert_eq!(absent(75), [""; 0], "it left again, and that is not so long ago");
-    assert_eq!(absent(80), ["a 50"]);
+    assert_eq!(absent(65), [""; 0], "it left again, and that is not so long ago");
+    assert_eq!(absent(70), ["a 50"]);
     assert_eq!(absent(800), [""; 0], "each is told of once");
 }
 

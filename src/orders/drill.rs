@@ -20,6 +20,9 @@ pub struct Drill {
     pub down: Vec<Part>,
     /// Who asked for it.
     pub author: String,
+    /// Why, if that was said.
+    #[serde(default)]
+    pub purpose: Option<String>,
     /// When it began.
     pub started: Timestamp,
     /// When it ends by itself.
@@ -105,6 +108,7 @@ impl Drill {
             upstream,
             down,
             author,
+            purpose: None,
             started,
             until,
             ended: None,
@@ -176,13 +180,16 @@ impl Drill {
             self.errors,
             self.error_rate,
         );
+        if let Some(purpose) = &self.purpose {
+            text += &format!("- Purpose: {purpose}\n");
+        }
         if let Some(reason) = &self.reason {
             text += &format!("- Reason: {reason}\n");
         }
         let latency = |of: Option<f64>| of.map_or_else(|| "not known".to_owned(), |of| format!("{of:.1} ms"));
         let (before, during) = (latency(self.latency_before), latency(self.latency));
         text += &format!("- A request took: {before} before, {during} during (mean)\n");
-        text += "\n| Envoy | traffic moved after |\n|---|---|\n";
+        text += "\n| Envoy | traffic had moved, by its report, after |\n|---|---|\n";
         for (node, seconds) in &self.shift_seconds {
             text += &format!("| {node} | {seconds:.2} s |\n");
         }

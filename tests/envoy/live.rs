@@ -135,6 +135,8 @@ async fn an_envoy_that_never_returns_keeps_no_failover_open() {
     })
     .await;
     assert_eq!(told["nodes"], json!(["edge-1", "edge-2"]), "{told}");
+    let (_, failovers) = edge.understudy.get("/failovers").await;
+    assert_eq!(failovers["items"].as_array().map(Vec::len), Some(1), "it was one: {failovers}");
     stop.store(true, Ordering::Relaxed);
     for asked in load {
         asked.await.expect("it ends");

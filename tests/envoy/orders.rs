@@ -9,6 +9,9 @@ use understudy::load::Load;
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, understudy};
 use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, window};
 
+/// In seconds: longer than an ejection lasts and three checks take, by which primaries that are not held would serve.
+const LONG: u64 = 9;
+
 async fn put(edge: &Edge, path: &str, body: Value) -> Value {
     let (status, answer) = edge.understudy.put(path, body.clone()).await;
     assert_eq!(status, 200, "PUT {path} {body}: {answer}");
@@ -173,9 +176,12 @@ async fn a_tier_of_an_aggregate_is_pinned_too() {
     faultless(load).await;
 }
 
+/// Ejections are short, so that it takes [`LONG`] until primaries that returned would serve again by themselves.
 async fn with_failback(cast: &Cast, failback: Value) -> Edge {
     let edge = cast.edge(json!({})).await;
-    let (status, answer) = edge.understudy.patch("/upstreams/checkout", json!({"failback": failback})).await;
+    let short = json!({"base_ejection_time": "2s", "max_ejection_time": "2s"});
+    let policy = json!({"failback": failback, "outlier_detection": short});
+    let (status, answer) = edge.understudy.patch("/upstreams/checkout", policy).await;
     assert_eq!(status, 200, "{answer}");
     edge
 }
@@ -219,8 +225,7 @@ async fn lost(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
 async fn a_held_standby_serves_until_it_is_released() {
     let mut cast = Cast::start().await;
     let (mut edge, load, _) = failed_over(&mut cast, json!("manual")).await;
-    // An ejection lasts 10 s, and three checks must pass: without the hold they would serve by then.
-    let quiet = window(&load, 300 * 16).await;
+    let quiet = window(&load, 300 * LONG).await;
     assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
     edge.understudy.kill();
     edge.understudy.restart().await;
@@ -237,7 +242,7 @@ async fn a_held_standby_serves_until_it_is_released() {
 async fn a_held_standby_that_dies_gives_the_traffic_back() {
     let mut cast = Cast::start().await;
     let (edge, load, _) = failed_over(&mut cast, json!("manual")).await;
-    let back = window(&load, 300 * 16).await;
+    let back = window(&load, 300 * LONG).await;
     assert_eq!(back.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{back:?}");
     cast.failover.kill();
     comes_to_rest(&load, &["A", "B"]).await;
@@ -341,13 +346,14 @@ async fn a_drill_of_one_target_tells_when_it_got_nothing_more() {
     let load = edge.load(200);
     comes_to_rest(&load, &["A", "B"]).await;
     serves_home(&edge).await;
-    let drill = json!({"down": [cast.a.address().to_string()], "for": "5s"});
+    let drill = json!({"down": [cast.a.address().to_string()], "for": "5s", "reason": "new disks"});
     let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
     assert_eq!(status, 201, "{drill}");
     comes_to_rest(&load, &["B"]).await;
     let report = ended(&edge, &drill["id"]).await;
     assert!(report["shift_seconds"]["edge-1"].as_f64().is_some_and(|seconds| seconds < 3.0), "{report}");
     assert_eq!((&report["state"], &report["not_shifted"]), (&json!("done"), &json!([])), "{report}");
+    assert_eq!(report["purpose"], "new disks", "{report}");
     comes_to_rest(&load, &["A", "B"]).await;
     faultless(load).await;
 }
@@ -394,7 +400,7 @@ async fn primaries_that_die_in_a_drill_are_kept_away_as_after_any_failure() {
     for primary in cast.primaries() {
         primary.restart().await;
     }
-    let quiet = window(&load, 200 * 16).await;
+    let quiet = window(&load, 200 * LONG).await;
     assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
     let (status, answer) = edge.understudy.post("/upstreams/checkout/failback", json!({})).await;
     assert_eq!(status, 200, "{answer}");
@@ -407,7 +413,7 @@ async fn primaries_that_die_in_a_drill_are_kept_away_as_after_any_failure() {
 async fn a_hold_outlives_what_puts_its_standby_out() {
     let mut cast = Cast::start().await;
     let (edge, load, _) = failed_over(&mut cast, json!("manual")).await;
-    let quiet = window(&load, 300 * 16).await;
+    let quiet = window(&load, 300 * LONG).await;
     assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
     let drill = json!({"down": ["priority=1"], "for": "3s"});
     let (status, answer) = edge.understudy.post("/upstreams/checkout/drill", drill.clone()).await;
@@ -451,7 +457,7 @@ async fn a_hold_goes_on_to_the_next_standby() {
     for primary in cast.primaries() {
         primary.restart().await;
     }
-    let quiet = window(&load, 300 * 16).await;
+    let quiet = window(&load, 300 * LONG).await;
     assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["LAST"], "{quiet:?}");
     faultless(load).await;
 }
@@ -638,8 +644,7 @@ async fn primaries_that_come_and_go_are_kept_away_until_an_operator_lets_them() 
             .await;
         }
     }
-    // Longer than an ejection lasts and checks take: by themselves they would be back.
-    let quiet = window(&load, 300 * 16).await;
+    let quiet = window(&load, 300 * LONG).await;
     assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
     let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
     let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
