@@ -6,8 +6,7 @@
 //! A report says of every endpoint that got requests how many there were and how they ended. What Envoy thinks of an
 //! endpoint that got none it does not say; so health is what the traffic shows. A target that answers is healthy. One
 //! that fails, or that gets nothing while its tier or a later one serves in its place, is not, even if it never got
-//! anything. Of all others is known what those Envoys found that check on our behalf ([`checks`]); what was known before
-//! is old.
+//! anything. Of all others is known what those Envoys found that check on our behalf; what was known before is old.
 //!
 //! Reports are folded as they come. What changed comes back as [`Shift`]s: nobody needs to look at everything to learn
 //! that something happened.

@@ -1,6 +1,6 @@
 //! The load reporting service (LRS): asks every Envoy for its load and passes on what comes.
 //!
-//! Written by hand as a tower service, as [`server`] is: a generated one would decode every report whole, and keep a
+//! Written by hand as a tower service, as [`crate::xds::server`] is: a generated one would decode every report whole, and keep a
 //! buffer as large as the largest for the life of its stream.
 
 use std::convert::Infallible;
