@@ -36,6 +36,7 @@ use crate::model::addresses::Addresses;
 use crate::model::listener::Listener;
 use crate::model::name::Name;
 use crate::model::reach::Reach;
+use crate::model::service::Service;
 use crate::model::steering::Steerings;
 use crate::model::subset::Subsets;
 use crate::node::Locality;
@@ -62,9 +63,9 @@ pub struct Config<'a> {
 pub struct Compiled {
     reach: Arc<Reach>,
     /// By upstream.
-    clusters: OrdMap<Name, Vec<Arc<Resource>>>,
+    clusters: Memo<Name, cluster::Input, Vec<Arc<Resource>>>,
     /// By service.
-    aggregates: OrdMap<Name, Vec<Arc<Resource>>>,
+    aggregates: Memo<Name, service::Input, Vec<Arc<Resource>>>,
     /// By upstream.
     endpoints: Memo<Name, endpoint::Input, Vec<Arc<Resource>>>,
     /// By fleet and listener.
@@ -98,13 +99,9 @@ impl Compiled {
         });
         let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), Shared(raw.clone())));
         Self {
-            clusters: follow(&self.clusters, (&before.upstreams, &model.upstreams), |upstream| {
-                shared(cluster::compile(upstream))
-            }),
-            aggregates: follow(&self.aggregates, (&before.services, &model.services), |service| {
-                shared(service::compile(service))
-            }),
-            endpoints: self.endpoints.with(asked(last, now), |input| shared(endpoint::compile(input))),
+            clusters: self.clusters.with(of_upstreams(last, now), |input| shared(cluster::compile(input))),
+            aggregates: self.aggregates.with(of_services(last, now), |input| shared(service::compile(input))),
+            endpoints: self.endpoints.with(assigned(last, now), |input| shared(endpoint::compile(input))),
             listeners: self.listeners.only(listeners, |input| Arc::new(listener::compile(input))),
             secrets: self.secrets.only(secrets, |input| Arc::new(secret::compile(input))),
             routes: self.routes(model, &parts),
@@ -149,7 +146,7 @@ impl Compiled {
     pub fn resources(&self, resource_type: ResourceType) -> Vec<&Arc<Resource>> {
         match resource_type {
             ResourceType::Cluster => {
-                self.clusters.values().chain(self.aggregates.values()).flatten().collect()
+                self.clusters.outputs().values().chain(self.aggregates.outputs().values()).flatten().collect()
             }
             ResourceType::Endpoints => self.endpoints.outputs().values().flatten().collect(),
             ResourceType::Listener => self.listeners.outputs().values().collect(),
@@ -176,8 +173,8 @@ impl Compiled {
         let is_here = |(of, _): &(Name, Name)| of == fleet;
         let mut differences: [Difference; ResourceType::ALL.len()] = Default::default();
         let of = &mut differences;
-        of[ResourceType::Cluster as usize].take(&last.clusters, &self.clusters, has);
-        of[ResourceType::Cluster as usize].take(&last.aggregates, &self.aggregates, serves);
+        of[ResourceType::Cluster as usize].take(last.clusters.outputs(), self.clusters.outputs(), has);
+        of[ResourceType::Cluster as usize].take(last.aggregates.outputs(), self.aggregates.outputs(), serves);
         of[ResourceType::Endpoints as usize].take(last.endpoints.outputs(), self.endpoints.outputs(), has);
         of[ResourceType::Listener as usize].take(last.listeners.outputs(), self.listeners.outputs(), is_here);
         of[ResourceType::Route as usize].take(last.routes.outputs(), self.routes.outputs(), is_here);
@@ -221,8 +218,54 @@ impl Compiled {
     }
 }
 
+/// The upstreams whose clusters may differ, with all that these depend on.
+fn of_upstreams<'a>(
+    last: Config<'a>,
+    now: Config<'a>,
+) -> impl Iterator<Item = (Name, Option<cluster::Input>)> + use<'a> {
+    let upstreams = &now.model.upstreams;
+    let mut asked: BTreeSet<&Name> =
+        changes(&last.model.upstreams, upstreams).map(|change| change.key).collect();
+    asked.extend(led(last, now));
+    asked.into_iter().map(move |name| {
+        let upstream = upstreams.get(name).cloned().map(Shared);
+        (name.clone(), upstream.map(|upstream| cluster::Input::new(upstream, now.steerings)))
+    })
+}
+
+/// The services whose aggregates may differ, with all that these depend on.
+fn of_services<'a>(
+    last: Config<'a>,
+    now: Config<'a>,
+) -> impl Iterator<Item = (Name, Option<service::Input>)> + use<'a> {
+    let services = &now.model.services;
+    let mut asked: BTreeSet<&Name> =
+        changes(&last.model.services, services).map(|change| change.key).collect();
+    let led: BTreeSet<&Name> = led(last, now).collect();
+    let is_led = |service: &Service| service.upstreams().any(|it| led.contains(&it.name));
+    if !led.is_empty() {
+        asked.extend(services.values().filter(|service| is_led(service)).map(|service| &service.name));
+    }
+    asked.into_iter().map(move |name| {
+        let service = services.get(name).cloned().map(Shared);
+        (name.clone(), service.map(|service| service::Input::new(service, now.steerings)))
+    })
+}
+
+/// The upstreams of which something else is asked than before.
+fn steered<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> {
+    let steered = last.steerings.keys().chain(now.steerings.keys());
+    steered.filter(move |name| last.steerings.get(*name) != now.steerings.get(*name))
+}
+
+/// Those of which another tier should serve first than before.
+fn led<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> {
+    let first = |of: &Steerings, name: &Name| of.get(name).and_then(|steering| steering.first);
+    steered(last, now).filter(move |name| first(last.steerings, name) != first(now.steerings, name))
+}
+
 /// The upstreams whose endpoints may differ, with all that these depend on.
-fn asked<'a>(
+fn assigned<'a>(
     last: Config<'a>,
     now: Config<'a>,
 ) -> impl Iterator<Item = (Name, Option<endpoint::Input>)> + use<'a> {
@@ -232,8 +275,7 @@ fn asked<'a>(
     if last.addresses != now.addresses {
         asked.extend(now.subsets.with_names.keys());
     }
-    let steered = last.steerings.keys().chain(now.steerings.keys());
-    asked.extend(steered.filter(|name| last.steerings.get(*name) != now.steerings.get(*name)));
+    asked.extend(steered(last, now));
     asked.into_iter().map(move |name| {
         let steering = now.steerings.get(name).cloned().map(Shared);
         let upstream = upstreams.get(name).cloned().map(Shared);

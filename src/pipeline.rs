@@ -272,6 +272,7 @@ mod tests {
     use crate::envoy::ResourceType;
     use crate::model::part::Part;
     use crate::model::steering::{First, State, Steering};
+    use crate::snapshot::Resource;
 
     const SHOP: &str = "
 upstreams:
@@ -322,16 +323,28 @@ routes:
         assert_eq!(changed.collect::<Vec<_>>(), [ResourceType::Endpoints]);
     }
 
-    /// What an upstream's endpoints say, as `priority address health` each, under this steering.
-    fn steered(text: &str, steering: Steering) -> Vec<String> {
+    /// What this is compiled to, before and under this steering.
+    fn led(text: &str, steering: Steering) -> [Arc<Snapshot>; 2] {
         let mut inputs = files(&[("shop.yaml", text)]);
         let before = build(&inputs, None).expect("it builds");
         inputs.steerings.insert(Name::parse("shop").expect("a name"), Arc::new(steering));
         let after = build(&inputs, Some(&before)).expect("it builds");
-        let (old, new) = (before.snapshot(&Name::default_fleet()), after.snapshot(&Name::default_fleet()));
-        let is_other = |kind: &ResourceType| !Arc::ptr_eq(old.set(*kind), new.set(*kind));
-        let changed: Vec<ResourceType> = ResourceType::ALL.into_iter().filter(is_other).collect();
-        assert_eq!(changed, [ResourceType::Endpoints], "nothing but endpoints");
+        let alone = build(&inputs, None).expect("it builds");
+        assert_eq!(after.snapshots, alone.snapshots, "whatever was before");
+        let released =
+            build(&Inputs { steerings: Steerings::new(), ..inputs }, Some(&after)).expect("it builds");
+        assert_eq!(released.snapshots, before.snapshots, "nothing is left of it");
+        [before, after].map(|build| build.snapshot(&Name::default_fleet()))
+    }
+
+    fn changed(old: &Snapshot, new: &Snapshot) -> Vec<ResourceType> {
+        ResourceType::ALL.into_iter().filter(|kind| !Arc::ptr_eq(old.set(*kind), new.set(*kind))).collect()
+    }
+
+    /// What an upstream's endpoints say, as `priority address health` each, under this steering.
+    fn steered(text: &str, steering: Steering) -> Vec<String> {
+        let [old, new] = led(text, steering);
+        assert_eq!(changed(&old, &new), [ResourceType::Endpoints], "nothing but endpoints");
         let told = new.to_json();
         let mut lines = Vec::new();
         for assignment in told["endpoints"].as_array().into_iter().flatten() {
@@ -367,10 +380,20 @@ routes:
     }
 
     #[test]
-    fn where_each_tier_is_a_cluster_those_before_the_first_stand_back() {
-        let hashed = SHOP.replace("targets:", "load_balancer: maglev, targets:");
+    fn where_each_tier_is_a_cluster_the_first_is_put_first_in_every_aggregate_and_nothing_else_changes() {
+        let hashed = SHOP.replace("targets:", "load_balancer: maglev, targets:").replace(
+            "services:",
+            "  - { name: far, targets: [{ target: 10.0.0.3:80 }] }
+services:
+  - { name: both, upstreams: [{ name: shop }, { name: far, failover: true }] }",
+        ) + "  - { name: both, service: both, paths: [/both] }";
         let first = Steering { first: Some(First { tier: 1, home: 0 }), ..Steering::default() };
-        assert_eq!(steered(&hashed, first), ["0 10.0.0.1 DEGRADED 100", "0 10.0.0.2 - 100"]);
+        let [old, new] = led(&hashed, first);
+        assert_eq!(changed(&old, &new), [ResourceType::Cluster]);
+        let is_new = |it: &&Arc<Resource>| old.set(ResourceType::Cluster).get(&it.name) != Some(it);
+        let members = |it: &Arc<Resource>| format!("{}: {}", it.name, it.clusters.join(" "));
+        let told: Vec<String> = new.set(ResourceType::Cluster).iter().filter(is_new).map(members).collect();
+        assert_eq!(told, ["service/both/shop: shop/p1 shop/p0 far", "shop: shop/p1 shop/p0"]);
     }
 
     #[test]

@@ -25,17 +25,36 @@ use envoy_types::pb::google::protobuf as wrappers;
 use crate::compile::pool::{self, Discovery, Pool};
 use crate::compile::{ads, any, duration, endpoint, health, tls, uint32, whole_response};
 use crate::config::document::{LoadBalancer, UpstreamProtocol, WhenAllDown};
+use crate::memo::Shared;
+use crate::model::steering::{First, Steerings};
 use crate::model::upstream::{Limits, Upstream, WholeResponse};
 use crate::snapshot::Resource;
 
 const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
+/// All that the clusters of an upstream depend on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    upstream: Shared<Upstream>,
+    /// The tier that serves first for now, where that is a matter of clusters.
+    first: Option<First>,
+}
+
+impl Input {
+    /// What the clusters of this upstream depend on.
+    pub fn new(upstream: Shared<Upstream>, steerings: &Steerings) -> Self {
+        let first = pool::first(&upstream.0, steerings);
+        Self { upstream, first }
+    }
+}
+
 /// The clusters of an upstream: one that holds all its targets, or an aggregate and one for each tier.
-pub fn compile(upstream: &Upstream) -> Vec<Resource> {
+pub fn compile(input: &Input) -> Vec<Resource> {
+    let upstream = &*input.upstream.0;
     let pools = pool::of(upstream).into_iter().map(|pool| holding(&pool, upstream));
     let over_tiers = upstream
         .has_cluster_for_each_tier()
-        .then(|| aggregate(upstream.name.as_str(), &[upstream], upstream));
+        .then(|| aggregate(upstream.name.as_str(), &pool::led(upstream, input.first), upstream));
     pools.chain(over_tiers).collect()
 }
 
@@ -103,11 +122,10 @@ fn by_dns(cluster: envoy::Cluster, pool: &Pool<'_>, upstream: &Upstream) -> Reso
     Resource::new(&cluster.name, &cluster)
 }
 
-/// The clusters of these upstreams one after the other, as a cluster with the settings of `first` where only the
-/// aggregate's own count: how much may be under way, what is tried when all are down, and filters.
-pub(super) fn aggregate(name: &str, upstreams: &[&Upstream], first: &Upstream) -> Resource {
-    let pools = upstreams.iter().flat_map(|upstream| pool::of(upstream));
-    let clusters: Vec<String> = pools.map(|pool| pool.name).collect();
+/// These clusters one after the other, as a cluster with the settings of `first` where only the aggregate's own count:
+/// how much may be under way, what is tried when all are down, and filters.
+pub(super) fn aggregate(name: &str, pools: &[Pool<'_>], first: &Upstream) -> Resource {
+    let clusters: Vec<String> = pools.iter().map(|pool| pool.name.clone()).collect();
     let cluster = envoy::Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(cluster_type(

@@ -126,20 +126,16 @@ fn members<'a>(pool: &Pool<'a>, input: &Input, seen: &mut BTreeSet<SocketAddr>) 
         host: place.host,
         address: socket_address(place.socket),
         weight: place.weight.unwrap_or(target.weight),
-        health: health_status(&input.upstream.0, steering, target),
+        health: health_status(steering, target),
     });
     shared(members.collect(), steering)
 }
 
 /// What is said of a target's health in place of waiting for what its checks say.
-fn health_status(upstream: &Upstream, steering: &Steering, target: &Target) -> core::HealthStatus {
+fn health_status(steering: &Steering, target: &Target) -> core::HealthStatus {
     match steering.state(target) {
         Some(State::Drained) => core::HealthStatus::Draining,
         Some(State::Down) => core::HealthStatus::Unhealthy,
-        // Degraded targets serve when no healthy one is left, in whatever cluster of the aggregate these are.
-        None if upstream.has_cluster_for_each_tier() && steering.is_behind(target.tier) => {
-            core::HealthStatus::Degraded
-        }
         None => core::HealthStatus::Unknown,
     }
 }

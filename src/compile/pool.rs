@@ -4,10 +4,12 @@
 //! retry move on to the next tier, and a cluster whose host names Envoy looks up itself is swapped as a whole
 //! when one of its targets changes. The names of these clusters count the tiers and never change, so that a
 //! new target changes nothing of any other tier. Where tiers go by distance there is one for each distance, empty
-//! or not: clusters are the same for all Envoys, and only what is in them differs. An aggregate with the upstream's name puts them in order.
+//! or not: clusters are the same for all Envoys, and only what is in them differs. An aggregate with the upstream's name
+//! puts them in order: as declared, or with the tier that should serve first before the others.
 
 use crate::config::document::Resolve;
 use crate::model::locality::Distance;
+use crate::model::steering::{First, Steerings};
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
@@ -16,6 +18,8 @@ pub struct Pool<'a> {
     /// The upstream's name; with `/p0`, `/p1` and so on behind it when it holds one tier. No name that is
     /// declared has a `/`.
     pub name: String,
+    /// The first tier that it holds.
+    pub tier: u32,
     /// By tier, then as declared.
     pub targets: &'a [Target],
     /// Only those of them that are so far from the Envoy, if distance counts.
@@ -33,11 +37,12 @@ pub enum Discovery {
     Dns,
 }
 
-/// The clusters that hold the targets of an upstream, in the order in which they serve.
+/// The clusters that hold the targets of an upstream, as declared.
 pub fn of(upstream: &Upstream) -> Vec<Pool<'_>> {
     if !upstream.has_cluster_for_each_tier() {
         let name = upstream.name.to_string();
-        return vec![Pool { name, targets: &upstream.targets, distance: None, discovery: Discovery::Eds }];
+        let (tier, targets) = (0, &*upstream.targets);
+        return vec![Pool { name, tier, targets, distance: None, discovery: Discovery::Eds }];
     }
     // One that has no target yet has a first tier all the same: an aggregate is one of something.
     let tiers = 0..upstream.tier_count.max(1);
@@ -51,9 +56,22 @@ pub fn of(upstream: &Upstream) -> Vec<Pool<'_>> {
         .map(|(number, (tier, distance))| {
             let targets = of_tier(&upstream.targets, tier);
             let discovery = discovery(upstream, targets);
-            Pool { name: format!("{}/p{number}", upstream.name), targets, distance, discovery }
+            Pool { name: format!("{}/p{number}", upstream.name), tier, targets, distance, discovery }
         })
         .collect()
+}
+
+/// The same in the order in which they serve, where this tier should be the first.
+pub fn led(upstream: &Upstream, first: Option<First>) -> Vec<Pool<'_>> {
+    let mut pools = of(upstream);
+    pools.sort_by_key(|pool| first.map_or(pool.tier, |first| first.rank(pool.tier)));
+    pools
+}
+
+/// The tier that should serve first, of an upstream of which that says something about its clusters.
+pub fn first(upstream: &Upstream, steerings: &Steerings) -> Option<First> {
+    let steering = upstream.has_cluster_for_each_tier().then(|| steerings.get(&upstream.name)).flatten();
+    steering.and_then(|steering| steering.first)
 }
 
 /// The targets of a tier, of targets that are sorted by tier.

@@ -8,15 +8,36 @@
 //! An aggregate has no connections and no health of its own; those stay with the clusters of the members.
 //! Members that are aggregates themselves are given by what they consist of.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::compile::{cluster, pool};
+use crate::memo::Shared;
+use crate::model::name::Name;
 use crate::model::service::{Member, Service};
+use crate::model::steering::{First, Steerings};
 use crate::model::upstream::Upstream;
 use crate::snapshot::Resource;
 
 /// Shares are told to Envoy in millionths before they are reduced.
 const WHOLE: f64 = 1_000_000.0;
+
+/// All that the aggregates of a service depend on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    service: Shared<Service>,
+    /// The tiers of its upstreams that serve first for now, where that is a matter of clusters.
+    firsts: BTreeMap<Name, First>,
+}
+
+impl Input {
+    /// What the aggregates of this service depend on.
+    pub fn new(service: Shared<Service>, steerings: &Steerings) -> Self {
+        let first = |upstream: &Upstream| Some((upstream.name.clone(), pool::first(upstream, steerings)?));
+        let firsts = service.0.upstreams().filter_map(|upstream| first(upstream)).collect();
+        Self { service, firsts }
+    }
+}
 
 /// An order in which the upstreams of a service are asked, and how often it is the one.
 pub struct Order<'a> {
@@ -67,9 +88,16 @@ pub fn orders(service: &Service) -> Vec<Order<'_>> {
 }
 
 /// The aggregates of a service; none where it has but one upstream.
-pub fn compile(service: &Service) -> Vec<Resource> {
+pub fn compile(input: &Input) -> Vec<Resource> {
+    let service = &*input.service.0;
     let several = orders(service).into_iter().filter(Order::is_aggregate);
-    several.map(|order| cluster::aggregate(&order.cluster, &order.upstreams, service.first())).collect()
+    several
+        .map(|order| {
+            let upstreams = order.upstreams.iter();
+            let pools = upstreams.flat_map(|it| pool::led(it, input.firsts.get(&it.name).copied()));
+            cluster::aggregate(&order.cluster, &pools.collect::<Vec<_>>(), service.first())
+        })
+        .collect()
 }
 
 /// All clusters that must be there before requests go to a service.

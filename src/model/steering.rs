@@ -1,7 +1,8 @@
 //! How the endpoints of an upstream differ for now from what is declared: what operators, drills and failback ask for.
 //!
-//! It is told in endpoints alone, so that it reaches Envoys within milliseconds and no cluster is swapped. What it
-//! says of parts that an upstream does not have says nothing.
+//! It is told in endpoints, so that it reaches Envoys within milliseconds and no cluster with targets is swapped. Where
+//! each tier is a cluster, the one that serves first is the first of their aggregate, which has neither connections nor
+//! health to lose. What it says of parts that an upstream does not have says nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,18 +62,20 @@ impl Steering {
         self.states.iter().filter(|(part, _)| part.includes(target)).map(|(_, state)| *state).max()
     }
 
-    /// In which place a tier of one cluster serves.
+    /// In which place a tier serves.
     pub fn rank(&self, tier: u32) -> u32 {
-        match self.first {
-            Some(first) if tier == first.tier || (tier == 0 && first.home > 0) => 0,
-            Some(first) if tier < first.tier => tier + 1,
+        self.first.map_or(tier, |first| first.rank(tier))
+    }
+}
+
+impl First {
+    /// In which place a tier serves, beside this one.
+    pub fn rank(self, tier: u32) -> u32 {
+        match tier {
+            _ if tier == self.tier || (tier == 0 && self.home > 0) => 0,
+            _ if tier < self.tier => tier + 1,
             _ => tier,
         }
-    }
-
-    /// True when a tier stands back behind one that is declared after it.
-    pub fn is_behind(&self, tier: u32) -> bool {
-        self.first.is_some_and(|first| tier < first.tier)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What operators order reaches Envoys as endpoints, at once, and costs no request: drained and dead targets, tiers and
+//! What operators order reaches Envoys at once and costs no request: drained and dead targets, tiers and
 //! zones, pins, held standbys, drills.
 
 use std::time::Duration;
@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use understudy::load::Load;
 
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, understudy};
-use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, window};
+use crate::stage::{
+    Cast, DELTA, Edge, STATE_OF_THE_WORLD, Variant, checkout, comes_to_rest, create, faultless, window,
+};
 
 /// In seconds: longer than an ejection lasts and three checks take, by which primaries that are not held would serve.
 const LONG: u64 = 9;
@@ -154,35 +156,50 @@ async fn a_pinned_tier_serves_while_it_is_healthy() {
     faultless(load).await;
 }
 
-/// With a hash balancer each tier is a cluster of its own under an aggregate.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tier_of_an_aggregate_is_pinned_too() {
-    let cast = Cast::start().await;
-    let edge = Edge::by_rest(async |understudy| {
-        checkout(understudy, json!({}), &[&cast.a]).await;
-        let standby = json!({"target": cast.failover.address().to_string(), "failover": true});
-        create(understudy, "/upstreams/checkout/targets", standby).await;
-        let (status, answer) =
-            understudy.patch("/upstreams/checkout", json!({"load_balancer": "maglev"})).await;
-        assert_eq!(status, 200, "{answer}");
-    })
-    .await;
-    edge.serves("A", PATIENCE).await;
+async fn with_settings(edge: &Edge, settings: Value) {
+    let (status, answer) = edge.understudy.patch("/upstreams/checkout", settings).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+/// With a hash balancer each tier is a cluster of its own under an aggregate, whose order is another then.
+async fn pins_a_tier_of_an_aggregate(variant: Variant, load_balancer: &str) {
+    let mut cast = Cast::start().await;
+    let edge = cast.edge_speaking(variant, json!({})).await;
+    with_settings(&edge, json!({"load_balancer": load_balancer})).await;
     let load = edge.load(300);
+    comes_to_rest(&load, &["A", "B"]).await;
+    for _ in 0..5 {
+        put(&edge, "/upstreams/checkout/pin", json!({"priority": 1})).await;
+        comes_to_rest(&load, &["FAILOVER"]).await;
+        edge.understudy.delete("/upstreams/checkout/pin").await;
+        comes_to_rest(&load, &["A", "B"]).await;
+    }
     put(&edge, "/upstreams/checkout/pin", json!({"priority": 1})).await;
     comes_to_rest(&load, &["FAILOVER"]).await;
+    cast.failover.kill();
+    comes_to_rest(&load, &["A", "B"]).await;
+    cast.failover.restart().await;
+    comes_to_rest(&load, &["FAILOVER"]).await;
     edge.understudy.delete("/upstreams/checkout/pin").await;
-    comes_to_rest(&load, &["A"]).await;
+    comes_to_rest(&load, &["A", "B"]).await;
     faultless(load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_tier_of_an_aggregate_serves_while_it_is_healthy() {
+    pins_a_tier_of_an_aggregate(STATE_OF_THE_WORLD, "maglev").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_tier_of_an_aggregate_serves_while_it_is_healthy_in_delta() {
+    pins_a_tier_of_an_aggregate(DELTA, "ring_hash").await;
 }
 
 /// Ejections are short, so that it takes [`LONG`] until primaries that returned would serve again by themselves.
 async fn with_failback(cast: &Cast, failback: Value) -> Edge {
     let edge = cast.edge(json!({})).await;
     let short = json!({"base_ejection_time": "2s", "max_ejection_time": "2s"});
-    let policy = json!({"failback": failback, "outlier_detection": short});
-    let (status, answer) = edge.understudy.patch("/upstreams/checkout", policy).await;
-    assert_eq!(status, 200, "{answer}");
+    with_settings(&edge, json!({"failback": failback, "outlier_detection": short})).await;
     edge
 }
 
@@ -211,14 +228,18 @@ async fn failed_over(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
 /// The same while its primaries are dead.
 async fn lost(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
     let edge = with_failback(cast, failback).await;
+    let (load, hold) = lose_primaries(cast, &edge).await;
+    (edge, load, hold)
+}
+
+async fn lose_primaries(cast: &mut Cast, edge: &Edge) -> (Load, Value) {
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     for primary in cast.primaries() {
         primary.kill();
     }
     comes_to_rest(&load, &["FAILOVER"]).await;
-    let hold = held(&edge).await;
-    (edge, load, hold)
+    (load, held(edge).await)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,8 +261,23 @@ async fn a_held_standby_serves_until_it_is_released() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_standby_that_dies_gives_the_traffic_back() {
+    a_held_standby_dies(json!({})).await;
+}
+
+/// The primaries of an aggregate are clusters behind the one that is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_standby_of_an_aggregate_that_dies_gives_the_traffic_back() {
+    a_held_standby_dies(json!({"load_balancer": "maglev"})).await;
+}
+
+async fn a_held_standby_dies(settings: Value) {
     let mut cast = Cast::start().await;
-    let (edge, load, _) = failed_over(&mut cast, json!("manual")).await;
+    let edge = with_failback(&cast, json!("manual")).await;
+    with_settings(&edge, settings).await;
+    let (load, _) = lose_primaries(&mut cast, &edge).await;
+    for primary in cast.primaries() {
+        primary.restart().await;
+    }
     let back = window(&load, 300 * LONG).await;
     assert_eq!(back.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{back:?}");
     cast.failover.kill();
