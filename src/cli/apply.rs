@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::cli::client::{Change, Refused};
+use crate::cli::client::{Change, Refused, segment};
 use crate::cli::entities;
 use crate::config::document::Kind;
 use crate::config::tree::{self, Entry, Node};
@@ -142,7 +142,7 @@ fn path_of(list: &str, node: &Node) -> anyhow::Result<String> {
     let kind = Kind::TOP.into_iter().find(|kind| kind.plural() == list);
     let what = kind.map_or("an entity", Kind::one);
     let name = text(node, "name").with_context(|| format!("{what} has no name"))?;
-    Ok(format!("/{list}/{name}"))
+    Ok(format!("/{list}/{}", segment(name)))
 }
 
 /// The path of one of `raw.resources` or of `raw.patches`.
@@ -152,12 +152,18 @@ fn raw_path(list: &str, node: &Node) -> anyhow::Result<String> {
             .and_then(ResourceType::from_word)
             .context("a patch needs a kind, such as cluster")?;
         let name = text(node, "name").context("a patch needs the name of what it changes")?;
-        return Ok(format!("/raw/{}/{of}/{name}", raw::PATCHES));
+        return Ok(format!("/raw/{}/{of}/{}", raw::PATCHES, segments(name)));
     }
     let of = text(node, raw::TYPE).and_then(ResourceType::from_type_url);
     let of = of.context("a raw resource needs its @type")?;
     let name = raw::named(node, of).unwrap_or_default();
-    Ok(format!("/raw/{of}/{name}"))
+    Ok(format!("/raw/{of}/{}", segments(name)))
+}
+
+/// The names of raw resources have slashes.
+fn segments(name: &str) -> String {
+    let escaped: Vec<String> = name.split('/').map(|part| segment(part).to_string()).collect();
+    escaped.join("/")
 }
 
 /// A PUT for each entity.

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::cli::connection::{Connection, Credentials};
@@ -48,6 +49,13 @@ impl Terms {
             query => format!("{path}{}{query}", if path.contains('?') { '&' } else { '?' }),
         }
     }
+}
+
+/// What somebody named, as one segment of a path.
+pub(crate) fn segment(name: &str) -> PercentEncode<'_> {
+    const ESCAPED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+    utf8_percent_encode(name, ESCAPED)
 }
 
 /// A question to a control plane.

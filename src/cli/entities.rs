@@ -6,7 +6,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::client::{Asking, Change, Client, Server, Terms};
+use crate::cli::client::{Asking, Change, Client, Server, Terms, segment};
 use crate::cli::output::{File, Format, Output, table};
 use crate::cli::{orders, plan, print};
 use crate::config::document::Kind;
@@ -155,13 +155,13 @@ fn query(tags: &[String]) -> String {
 pub(crate) async fn get(options: Get) -> anyhow::Result<ExitCode> {
     let client = options.asking.server.client()?;
     let path = match (&options.name, options.kind) {
-        (Some(upstream), Kind::Target) => format!("/upstreams/{upstream}/targets"),
+        (Some(upstream), Kind::Target) => format!("/upstreams/{}/targets", segment(upstream)),
         (None, Kind::Target) => {
             print::note("error: say of which upstream: understudy get targets checkout");
             return Ok(ExitCode::from(2));
         }
         (Some(name), kind) => {
-            let entity = client.get(&format!("/{}/{name}", kind.plural())).await?;
+            let entity = client.get(&format!("/{}/{}", kind.plural(), segment(name))).await?;
             let human = |entity: &Value| serde_yaml::to_string(entity).unwrap_or_default();
             options.asking.output.say(&entity, human)?;
             return Ok(ExitCode::SUCCESS);
@@ -207,7 +207,7 @@ pub(crate) async fn delete(options: Delete) -> anyhow::Result<ExitCode> {
     let Change { terms, asking } = options.change;
     let client = asking.server.client()?;
     let cascade = if options.cascade { "?cascade=true" } else { "" };
-    let path = format!("/{}/{}{cascade}", options.kind.plural(), options.name);
+    let path = format!("/{}/{}{cascade}", options.kind.plural(), segment(&options.name));
     let answer = client.send(Method::DELETE, &path, &Value::Null, &terms).await?;
     said(&answer, &terms, asking.output)
 }
@@ -219,6 +219,8 @@ pub(crate) async fn target(options: Target) -> anyhow::Result<ExitCode> {
         let answer = client.send(method, &path, &body, &change.terms).await?;
         said(&answer, &change.terms, change.asking.output)
     };
+    let targets = |upstream: &str| format!("/upstreams/{}/targets", segment(upstream));
+    let one = |upstream: &str, target: &str| format!("{}/{}", targets(upstream), segment(target));
     match options.command {
         TargetCommand::Add { upstream, target, weight, failover, priority, change } => {
             let mut body = json!({ "target": target });
@@ -231,17 +233,16 @@ pub(crate) async fn target(options: Target) -> anyhow::Result<ExitCode> {
             if failover {
                 body["failover"] = true.into();
             }
-            send(change, Method::POST, format!("/upstreams/{upstream}/targets"), body).await
+            send(change, Method::POST, targets(&upstream), body).await
         }
         TargetCommand::Drain(options) => orders::state(options, "drained").await,
         TargetCommand::Down(options) => orders::state(options, "down").await,
         TargetCommand::Auto(options) => orders::state(options, "auto").await,
         TargetCommand::Remove { upstream, target, change } => {
-            send(change, Method::DELETE, format!("/upstreams/{upstream}/targets/{target}"), Value::Null).await
+            send(change, Method::DELETE, one(&upstream, &target), Value::Null).await
         }
         TargetCommand::Weight { upstream, target, weight, change } => {
-            let path = format!("/upstreams/{upstream}/targets/{target}");
-            send(change, Method::PATCH, path, json!({ "weight": weight })).await
+            send(change, Method::PATCH, one(&upstream, &target), json!({ "weight": weight })).await
         }
     }
 }

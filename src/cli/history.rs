@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::client::{Asking, Change, Server};
+use crate::cli::client::{Asking, Change, Server, segment};
 use crate::cli::entities;
 use crate::cli::output::table;
 use crate::cli::print;
@@ -77,11 +77,11 @@ pub(crate) async fn revisions(options: Revisions) -> anyhow::Result<ExitCode> {
             })?;
         }
         Some(range) if range.contains("..") => {
-            let diff = client.get(&format!("/revisions/{range}/diff")).await?;
+            let diff = client.get(&format!("/revisions/{}/diff", segment(range))).await?;
             options.asking.output.say(&diff, changes)?;
         }
         Some(number) => {
-            let revision = client.get(&format!("/revisions/{number}")).await?;
+            let revision = client.get(&format!("/revisions/{}", segment(number))).await?;
             options.asking.output.say(&revision, |revision| {
                 let head = [
                     "number",

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::cli::client::{Asking, Client, Terms};
+use crate::cli::client::{Asking, Client, Terms, segment};
 use crate::cli::output::table;
 use crate::cli::print;
 
@@ -178,14 +178,14 @@ pub(crate) async fn state(options: State, state: &str) -> anyhow::Result<ExitCod
     let State { upstream, part, note, force, asking: Asking { output, server } } = options;
     let client: Client = server.client()?;
     let kind = match part.split_once('=') {
-        Some(("priority", priority)) => format!("tiers/{priority}"),
-        Some(("zone", zone)) => format!("zones/{zone}"),
+        Some(("priority", priority)) => format!("tiers/{}", segment(priority)),
+        Some(("zone", zone)) => format!("zones/{}", segment(zone)),
         Some((word, _)) => anyhow::bail!("`{word}` has no state; name a target, priority=N or zone=Z"),
-        None => format!("targets/{part}"),
+        None => format!("targets/{}", segment(&part)),
     };
     let force = if force { "?force=true" } else { "" };
     let body = note.in_body(json!({ "state": state }));
-    let path = format!("/upstreams/{upstream}/{kind}/state{force}");
+    let path = format!("/upstreams/{}/{kind}/state{force}", segment(&upstream));
     let answer = client.send(Method::PUT, &path, &body, &Terms::default()).await?;
     output.say(&answer, |answer| {
         let until = match answer["expires_at"].is_null() {
@@ -200,7 +200,7 @@ pub(crate) async fn state(options: State, state: &str) -> anyhow::Result<ExitCod
 /// Pins a tier, or takes the pin away.
 pub(crate) async fn pin(options: Pin) -> anyhow::Result<ExitCode> {
     let Pin { upstream, priority, off, note, asking: Asking { output, server } } = options;
-    let (client, path) = (server.client()?, format!("/upstreams/{upstream}/pin"));
+    let (client, path) = (server.client()?, format!("/upstreams/{}/pin", segment(&upstream)));
     if off {
         client.send(Method::DELETE, &path, &Value::Null, &Terms::default()).await?;
         output.say(&json!({ "priority": null }), |_| format!("{upstream} is pinned no more"))?;
@@ -217,7 +217,7 @@ pub(crate) async fn pin(options: Pin) -> anyhow::Result<ExitCode> {
 /// Releases a standby that is held.
 pub(crate) async fn failback(options: Failback) -> anyhow::Result<ExitCode> {
     let Failback { upstream, asking: Asking { output, server } } = options;
-    let path = format!("/upstreams/{upstream}/failback");
+    let path = format!("/upstreams/{}/failback", segment(&upstream));
     let answer = server.client()?.send(Method::POST, &path, &json!({}), &Terms::default()).await?;
     output.say(&answer, |_| format!("the standby of {upstream} is released"))?;
     Ok(ExitCode::SUCCESS)
@@ -233,7 +233,7 @@ pub(crate) async fn drill(options: Drill) -> anyhow::Result<ExitCode> {
         body["abort_if"] = json!({ "error_rate": rate });
     }
     let force = if force { "?force=true" } else { "" };
-    let path = format!("/upstreams/{upstream}/drill{force}");
+    let path = format!("/upstreams/{}/drill{force}", segment(&upstream));
     let mut drill = client.send(Method::POST, &path, &body, &Terms::default()).await?;
     let id = text(&drill["id"]);
     if !detach {
@@ -292,20 +292,21 @@ pub(crate) async fn drills(options: Drills) -> anyhow::Result<ExitCode> {
         })?;
         return Ok(ExitCode::SUCCESS);
     };
+    let path = format!("/drills/{}", segment(&id));
     if abort {
-        client.send(Method::DELETE, &format!("/drills/{id}"), &Value::Null, &Terms::default()).await?;
+        client.send(Method::DELETE, &path, &Value::Null, &Terms::default()).await?;
     }
     if let Some(file) = markdown {
-        let report = client.bytes(&format!("/drills/{id}?format=markdown")).await?;
+        let report = client.bytes(&format!("{path}?format=markdown")).await?;
         std::fs::write(&file, report).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    output.say(&client.get(&format!("/drills/{id}")).await?, report)?;
+    output.say(&client.get(&path).await?, report)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints when standbys served, and why.
 pub(crate) async fn failovers(options: Failovers) -> anyhow::Result<ExitCode> {
-    let query = options.upstream.map(|name| format!("?upstream={name}")).unwrap_or_default();
+    let query = options.upstream.map(|name| format!("?upstream={}", segment(&name))).unwrap_or_default();
     let failovers = Value::from(options.asking.server.client()?.list(&format!("/failovers{query}")).await?);
     options.asking.output.say(&failovers, |failovers| {
         let fields = ["upstream", "start", "end", "cause", "from", "to", "nodes", "requests", "errors"];

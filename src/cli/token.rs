@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::access::{Role, Token};
 use crate::admin::access::make;
-use crate::cli::client::{Asking, Server, Terms};
+use crate::cli::client::{Asking, Server, Terms, segment};
 use crate::cli::output::table;
 use crate::cli::print;
 use crate::store::Store;
@@ -113,7 +113,7 @@ async fn over_api(server: &Server, action: &Action) -> anyhow::Result<Value> {
         }
         Action::List { .. } => client.get("/tokens").await,
         Action::Revoke { name, .. } => {
-            client.send(Method::DELETE, &format!("/tokens/{name}"), &Value::Null, &terms).await
+            client.send(Method::DELETE, &format!("/tokens/{}", segment(name)), &Value::Null, &terms).await
         }
     }
 }

@@ -50,6 +50,23 @@ async fn a_target_of_a_file_is_drained_and_that_outlives_the_control_plane() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn zones_may_have_any_name() {
+    for zone in ["c d", "a/b", "100%", "?", "ü"] {
+        let (server, _directory) = serve(&SHOP.replace("zone: a", &format!("zone: \"{zone}\""))).await;
+        let part = format!("zone={zone}");
+        let drained = said(&server, &["target", "drain", "shop", &part]);
+        assert_eq!(drained, format!("{part} of shop is drained\n"));
+        let (_, orders) = server.get("/orders").await;
+        assert_eq!(orders["states"][0]["zone"], zone, "{orders}");
+        let (_, health) = server.get("/upstreams/shop/health").await;
+        assert_eq!(health["targets"][0]["state"], "drained", "{health}");
+        said(&server, &["target", "auto", "shop", &part]);
+        let (_, orders) = server.get("/orders").await;
+        assert_eq!(orders["states"], json!([]), "{orders}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_force_is_shown_by_status() {
     let (server, _directory) = serve(SHOP).await;
     said(&server, &["target", "down", "shop", "zone=a", "--expires", "10m"]);
