@@ -8,6 +8,7 @@
 //! What a rule claims of Envoy was measured on a real one; the figures stand in its reason.
 
 mod detection;
+mod drills;
 pub mod estimate;
 mod faults;
 mod levels;
@@ -68,8 +69,8 @@ enum Check {
     Route(fn(&RouteSubject, &mut Findings<'_>)),
 }
 
-const FAMILIES: [&[Rule]; 5] =
-    [detection::RULES, tiers::RULES, retries::RULES, routes::RULES, sharing::RULES];
+const FAMILIES: [&[Rule]; 6] =
+    [detection::RULES, tiers::RULES, retries::RULES, routes::RULES, sharing::RULES, drills::RULES];
 
 fn rules() -> impl Iterator<Item = &'static Rule> {
     FAMILIES.into_iter().flatten()

@@ -104,3 +104,33 @@ fn rules_are_levelled_for_all_or_for_one_with_a_reason() {
         assert_eq!(told.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{lint} {of_upstream}");
     }
 }
+
+#[test]
+fn each_part_of_a_drill_that_is_not_there_is_told_of_where_it_stands() {
+    let text = DEFAULTS.replace(
+        "name: shop, targets",
+        "name: shop, drill: { schedule: \"0 3 * * 1\", down: [DOWN] }, targets",
+    );
+    let check = |down: &str, expected: &[&str]| {
+        let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.replace("DOWN", down).into());
+        let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
+        let told = build.violations().into_iter().filter(|told| told.level == Level::Warning);
+        let told: Vec<String> = told.map(|it| format!("{} {}: {}", it.code, it.path, it.message)).collect();
+        assert_eq!(told, expected, "{down}");
+    };
+    check("priority=0", &[]);
+    check("10.0.0.1:80, 10.0.0.2:80", &[]);
+    check(
+        "zone=q, priority=0, 9.9.9.9:1, priority=7, zon=a",
+        &[
+            "US055 upstreams[0].drill.down[0]: upstream `shop` has no zone `q` with traffic: none of its targets has a zone",
+            "US055 upstreams[0].drill.down[2]: upstream `shop` has no target `9.9.9.9:1` with traffic: there is 10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80",
+            "US055 upstreams[0].drill.down[3]: upstream `shop` has no priority `7` with traffic: there is 0, 1",
+            "US055 upstreams[0].drill.down[4]: `zon` is nothing that can be down: did you mean `zone=`?",
+        ],
+    );
+    check(
+        "priority=0, 10.0.0.3:80",
+        &["US056 upstreams[0].drill.down: `priority=0`, `10.0.0.3:80` is all that serves"],
+    );
+}
