@@ -3,31 +3,31 @@
 //! Every decision is made by pure functions of [`crate::orders`] and [`crate::history`]; here they are made durable,
 //! told to Envoys by way of the [`Control`], and to people as events. A change is durable before it is told.
 
+mod book;
+mod watch;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
 use tracing::{error, info, warn};
 
+pub use self::book::Book;
+use self::watch::hold_if_asked;
 use crate::cache::Cache;
 use crate::control::Control;
 use crate::events::{Event, Events};
 use crate::fleet::Heard;
-use crate::history::{Cause, Change, Failover, History, Tallies};
-use crate::live::{Live, Picture, Shift, TargetPicture, Totals};
-use crate::model::failback::Failback;
+use crate::history::{Cause, Change, Failover, History};
+use crate::live::{Live, Picture, Shift, Totals};
 use crate::model::name::Name;
 use crate::model::part::Part;
-use crate::model::target::{Address, Target};
+use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 use crate::orders::decide::{Refusal, Scene};
-use crate::orders::drill::{Drill, Seen};
-use crate::orders::hold::{Hold, Home, Next, Phase};
 use crate::orders::{Note, Orders};
 use crate::pipeline::Build;
 use crate::store::{self, Jotting, Store};
@@ -44,9 +44,6 @@ const NOTE: SignedDuration = SignedDuration::from_secs(5);
 /// How long the traffic may take to return when an order ends that moved it. If it does not, the primaries failed
 /// meanwhile.
 const RETURN: SignedDuration = SignedDuration::from_secs(5);
-
-/// The kinds of records in the store.
-const KINDS: [&str; 6] = ["state", "pin", "hold", "drill", "failover", "forgotten"];
 
 /// Why an order was not given.
 #[derive(Debug, thiserror::Error)]
@@ -66,89 +63,6 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
-}
-
-/// What is in force, and what happened.
-#[derive(Debug, Clone, Default)]
-pub struct Book {
-    /// What is in force.
-    pub orders: Orders,
-    /// What happened.
-    pub history: History,
-}
-
-impl Book {
-    /// What the store remembers, and what of it is in force when a control plane starts.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be read.
-    pub fn open(store: &Store, now: Timestamp) -> Result<Self, store::Error> {
-        let mut orders = Orders::default();
-        let mut past = Past::default();
-        for (kind, key, value) in store.jottings()? {
-            read(&mut orders, &mut past, (&kind, &key), value)
-                .ok_or_else(|| store::Error::Damaged { key: format!("{kind}/{key}") })?;
-        }
-        let restarted = orders.restarted(now);
-        store.jot(&jottings(&orders, &restarted))?;
-        Ok(Self { orders: restarted, history: History::restored(past.failovers, past.forgotten) })
-    }
-}
-
-/// What the store remembers of what happened.
-#[derive(Default)]
-struct Past {
-    failovers: BTreeMap<u64, Failover>,
-    forgotten: BTreeMap<Name, Tallies>,
-}
-
-fn read(orders: &mut Orders, past: &mut Past, (kind, key): (&str, &str), value: Value) -> Option<()> {
-    fn record<T: DeserializeOwned>(value: Value) -> Option<T> {
-        serde_json::from_value(value).ok()
-    }
-    match kind {
-        "state" => {
-            let (upstream, part) = key.split_once('/')?;
-            let key = (Name::parse(upstream)?, Part::read(part).ok()?);
-            orders.states.insert(key, record(value)?);
-        }
-        "pin" => drop(orders.pins.insert(Name::parse(key)?, record(value)?)),
-        "hold" => drop(orders.holds.insert(Name::parse(key)?, record(value)?)),
-        "drill" => drop(orders.drills.insert(key.parse().ok()?, record(value)?)),
-        "failover" => drop(past.failovers.insert(key.parse().ok()?, record(value)?)),
-        "forgotten" => drop(past.forgotten.insert(Name::parse(key)?, record(value)?)),
-        // Of a newer version: none of ours.
-        _ => {}
-    }
-    Some(())
-}
-
-/// The records that differ.
-fn jottings(before: &Orders, after: &Orders) -> Vec<Jotting> {
-    let [state, pin, hold, drill, ..] = KINDS;
-    let states = differing(state, &before.states, &after.states, |(name, part)| format!("{name}/{part}"));
-    let pins = differing(pin, &before.pins, &after.pins, Name::to_string);
-    let holds = differing(hold, &before.holds, &after.holds, Name::to_string);
-    let drills = differing(drill, &before.drills, &after.drills, u64::to_string);
-    [states, pins, holds, drills].concat()
-}
-
-fn differing<K: Ord, V: PartialEq + Serialize>(
-    kind: &'static str,
-    before: &BTreeMap<K, V>,
-    after: &BTreeMap<K, V>,
-    key: impl Fn(&K) -> String,
-) -> Vec<Jotting> {
-    let changed = after.iter().filter(|(name, value)| before.get(name) != Some(*value));
-    let put = |(name, value): (&K, &V)| Jotting {
-        kind,
-        key: key(name),
-        value: Some(serde_json::to_value(value).expect("records have nothing that JSON lacks")),
-    };
-    let gone = before.keys().filter(|name| !after.contains_key(name));
-    let remove = |name: &K| Jotting { kind, key: key(name), value: None };
-    changed.map(put).chain(gone.map(remove)).collect()
 }
 
 /// Gives orders. Cheap to clone: clones share.
@@ -333,7 +247,7 @@ impl Conductor {
 
     /// Makes orders durable, and tells Envoys and people.
     async fn give(&self, desk: &mut Desk, orders: Orders, build: &Build) -> Result<(), Error> {
-        let changes = jottings(&desk.book.orders, &orders);
+        let changes = book::jottings(&desk.book.orders, &orders);
         if changes.is_empty() {
             return Ok(());
         }
@@ -487,7 +401,7 @@ impl Conductor {
         for change in changes {
             let (Change::Began(id) | Change::Spread(id) | Change::Ended(id)) = *change;
             let Some(failover) = desk.book.history.failovers.get(&id) else { continue };
-            let jotting = jotting(id, failover);
+            let jotting = book::jotting(id, failover);
             let Failover { upstream, cause, from, to, nodes, .. } = failover;
             match change {
                 Change::Began(_) => {
@@ -544,7 +458,7 @@ impl Conductor {
     async fn note_open(&self, desk: &mut Desk) -> Result<(), Error> {
         let open = || desk.book.history.all_open();
         let changed = open().filter(|(id, failover)| desk.noted.get(id) != Some(&failover.requests));
-        let jottings: Vec<Jotting> = changed.map(|(id, failover)| jotting(id, failover)).collect();
+        let jottings: Vec<Jotting> = changed.map(|(id, failover)| book::jotting(id, failover)).collect();
         desk.noted = open().map(|(id, failover)| (id, failover.requests)).collect();
         if jottings.is_empty() {
             return Ok(());
@@ -556,162 +470,11 @@ impl Conductor {
         self.inner.live.forget(now, &self.inner.cache.build());
         let before = desk.book.history.clone();
         desk.book.history.forget(now);
-        let after = &desk.book.history;
-        let failovers = differing(KINDS[4], &before.failovers, &after.failovers, u64::to_string);
-        let tallies = differing(KINDS[5], &before.forgotten, &after.forgotten, Name::to_string);
-        let changes = [failovers, tallies].concat();
+        let changes = book::history_jottings(&before, &desk.book.history);
         if changes.is_empty() {
             return Ok(());
         }
         self.jot(changes).await
-    }
-
-    fn watch_drills(&self, desk: &Desk, orders: &mut Orders, build: &Build, now: Timestamp) {
-        for (id, drill) in orders.drills.iter_mut().filter(|(_, drill)| drill.is_running()) {
-            let Some(upstream) = build.model.upstreams.get(&drill.upstream) else {
-                drill.abort(now, "the upstream is gone".to_owned());
-                continue;
-            };
-            for node in self.without_drilled(build, upstream, drill) {
-                drill.shifted(&node, now);
-            }
-            let before = desk.drills.get(id).copied().unwrap_or_default();
-            let totals = self.inner.live.totals(&drill.upstream);
-            let totals = totals.since(before);
-            let seen = Seen {
-                requests: totals.requests,
-                errors: totals.errors,
-                share: shares(&self.outline(build, upstream)),
-                latency: totals.latency().map(rounded),
-            };
-            drill.watch(now, seen);
-        }
-    }
-
-    /// The Envoys that sent requests since a drill began, and none to what it takes down.
-    fn without_drilled(&self, build: &Build, upstream: &Upstream, drill: &Drill) -> Vec<String> {
-        if drill.nodes.iter().all(|node| drill.shift_seconds.contains_key(node)) {
-            return Vec::new();
-        }
-        let picture = self.picture(build, upstream);
-        let is_drilled = |address: &Address| {
-            let mut targets = upstream.targets.iter().filter(|target| target.address == *address);
-            targets.any(|target| drill.down.iter().any(|part| part.includes(target)))
-        };
-        let nodes = drill.nodes.iter().filter_map(|name| Some((name, picture.nodes.get(name.as_str())?)));
-        let moved = nodes.filter(|(_, node)| {
-            let sent = |is_wanted: bool| {
-                let targets = node.targets.iter().filter(|(address, _)| is_drilled(address) == is_wanted);
-                targets.map(|(_, target)| target.requests_per_second).sum::<f64>()
-            };
-            node.last > drill.started && sent(true) == 0.0 && sent(false) > 0.0
-        });
-        moved.map(|(name, _)| name.clone()).collect()
-    }
-
-    fn watch_holds(&self, desk: &mut Desk, orders: &mut Orders, build: &Build, now: Timestamp) {
-        let Desk { book, out_by_order, .. } = desk;
-        let next = |(name, hold): (Name, Hold)| {
-            let upstream = build.model.upstreams.get(&name)?;
-            if is_out_by_order(&book.orders, upstream, hold.tier) {
-                out_by_order.insert(name.clone(), now);
-            }
-            // That primaries serve says nothing, until the standby had time to take over again.
-            let is_out = out_by_order.get(&name).is_some_and(|out| now.duration_since(*out) < RETURN);
-            if is_out && upstream.failback.holds() {
-                return Some((name, hold));
-            }
-            out_by_order.remove(&name);
-            let picture = self.outline(build, upstream);
-            let serves = match hold.phase {
-                Phase::Step { .. } => home_answers(upstream, &picture),
-                _ if self.serving(&book.history, build, upstream) == Some(0) => Some(true),
-                _ => (picture.requests_per_second > 0.0).then_some(false),
-            };
-            let home = Home { serves, is_healthy: home_is_healthy(upstream, &picture) };
-            match hold.next(now, &upstream.failback, home) {
-                Next::Hold(hold) => Some((name, hold)),
-                Next::Over => None,
-            }
-        };
-        orders.holds = std::mem::take(&mut orders.holds).into_iter().filter_map(next).collect();
-    }
-
-    /// An order moved the traffic and is over, but the traffic does not return: the primaries failed meanwhile. From now
-    /// on that is the cause, and the standby is held as for any other failure. Returns the failovers of which that is so.
-    fn blame(&self, desk: &mut Desk, orders: &mut Orders, build: &Build, now: Timestamp) -> Vec<Change> {
-        let ordered = desk.book.history.all_open().filter(|(_, failover)| !failover.cause.is_failure());
-        let causes = ordered.filter_map(|(id, failover)| {
-            let upstream = build.model.upstreams.get(&failover.upstream)?;
-            let cause = Cause::of(upstream, orders, 0);
-            cause.is_failure().then_some((id, upstream, cause))
-        });
-        let causes: Vec<_> = causes.collect();
-        desk.unexplained.retain(|name, _| causes.iter().any(|(_, upstream, _)| upstream.name == *name));
-        let mut blamed = Vec::new();
-        for (id, upstream, cause) in causes {
-            let since = *desk.unexplained.entry(upstream.name.clone()).or_insert(now);
-            if now.duration_since(since) < RETURN || !self.stays_away(build, upstream, since + RETURN / 2) {
-                continue;
-            }
-            desk.book.history.blame(id, cause);
-            blamed.push(Change::Spread(id));
-            let serving = self.serving(&desk.book.history, build, upstream);
-            hold_if_asked(orders, &mut desk.book.history, (upstream, serving), Change::Spread(id), now);
-        }
-        blamed
-    }
-
-    /// True when those Envoys that sent requests after that time are served by a standby, or most of them.
-    fn stays_away(&self, build: &Build, upstream: &Upstream, after: Timestamp) -> bool {
-        let picture = self.picture(build, upstream);
-        let told = picture.nodes.values().filter(|node| node.last > after);
-        let (away, home): (Vec<_>, Vec<_>) = told.partition(|node| node.serving.is_some_and(|tier| tier > 0));
-        away.len() > home.len()
-    }
-
-    /// The declared tier that serves: at most Envoys or, where it is another one for each of them, most requests.
-    fn serving(&self, history: &History, build: &Build, upstream: &Upstream) -> Option<u32> {
-        match upstream.failover.locality {
-            true => self.outline(build, upstream).busiest_tier(upstream),
-            false => history.serving(&upstream.name),
-        }
-    }
-
-    /// Begins the scheduled drills that are due.
-    fn begin_drills(&self, desk: &mut Desk, orders: &mut Orders, build: &Build, now: Timestamp) {
-        for (upstream, drill) in build.drilled() {
-            let entry = desk.due.get(&upstream.name).filter(|(schedule, _)| *schedule == drill.schedule);
-            let due = match entry {
-                Some((_, due)) => *due,
-                None => {
-                    let next = (drill.schedule.clone(), drill.next(now));
-                    desk.due.insert(upstream.name.clone(), next);
-                    continue;
-                }
-            };
-            if due.is_none_or(|due| due > now) {
-                continue;
-            }
-            desk.due.insert(upstream.name.clone(), (drill.schedule.clone(), drill.next(now)));
-            let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(build, upstream, target);
-            let is_away = |name: &Name| desk.book.history.open(name).is_some();
-            let is_healthy = &is_healthy;
-            let scene = Scene { build, orders, is_healthy, is_away: &is_away, now, force: false };
-            let parts: Result<Vec<Part>, _> = drill.down.iter().map(|it| Part::parse(it, upstream)).collect();
-            let begun = parts.map_err(|(message, _)| Refusal::Invalid(message)).and_then(|parts| {
-                let until = later(now, drill.length);
-                scene.drill(upstream, parts, until, Some(drill.error_rate), "schedule".to_owned())
-            });
-            match begun {
-                Ok(begun) => *orders = begun,
-                Err(refusal) => {
-                    warn!(upstream = %upstream.name, reason = %refusal, "a scheduled drill was left out");
-                    let what = json!({ "state": "refused", "reason": refusal.to_string() });
-                    self.tell(drill_event, &upstream.name, what);
-                }
-            }
-        }
     }
 
     /// Begins a drill.
@@ -743,47 +506,6 @@ impl Conductor {
     }
 }
 
-/// True when orders leave a tier no target: it is not that it died.
-fn is_out_by_order(orders: &Orders, upstream: &Upstream, tier: u32) -> bool {
-    let drill = orders.drill_of(&upstream.name).map(|(_, drill)| drill);
-    let is_out = |target: &Target| {
-        let is_drilled = drill.is_some_and(|drill| drill.down.iter().any(|part| part.includes(target)));
-        is_drilled || orders.state_of(upstream, target).is_some()
-    };
-    upstream.targets.iter().filter(|target| target.tier == tier).all(is_out)
-}
-
-/// What was seen of the primaries of an upstream.
-fn primaries<'p>(upstream: &'p Upstream, picture: &'p Picture) -> impl Iterator<Item = &'p TargetPicture> {
-    let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
-    primaries.filter_map(|target| picture.targets.get(&target.address))
-}
-
-/// Whether primaries answer requests; none when there are none to tell by.
-fn home_answers(upstream: &Upstream, picture: &Picture) -> Option<bool> {
-    let answers = |seen: &TargetPicture| seen.requests_per_second > 0.0 && seen.is_healthy == Some(true);
-    if primaries(upstream, picture).any(answers) {
-        return Some(true);
-    }
-    let known = primaries(upstream, picture).filter(|seen| !seen.is_stale && seen.is_healthy.is_some());
-    known.map(|seen| seen.is_healthy == Some(true)).reduce(|one, another| one || another).filter(|any| !any)
-}
-
-/// Whether a primary could serve; none when nobody checks them.
-fn home_is_healthy(upstream: &Upstream, picture: &Picture) -> Option<bool> {
-    if picture.checked_by.is_empty() {
-        return None;
-    }
-    let known = primaries(upstream, picture).filter(|target| !target.is_stale);
-    known.filter_map(|target| target.is_healthy).reduce(|one, another| one || another)
-}
-
-/// The record of a failover.
-fn jotting(id: u64, failover: &Failover) -> Jotting {
-    let value = serde_json::to_value(failover).expect("records have nothing that JSON lacks");
-    Jotting { kind: KINDS[4], key: id.to_string(), value: Some(value) }
-}
-
 /// What an event says of a failover, beside its upstream.
 fn told(id: u64, failover: &Failover) -> Value {
     json!({
@@ -797,41 +519,6 @@ fn told(id: u64, failover: &Failover) -> Value {
         "requests": failover.requests,
         "errors": failover.errors,
     })
-}
-
-/// Holds the standby of an upstream that asks for it, once it serves most Envoys because the primaries failed.
-fn hold_if_asked(
-    orders: &mut Orders,
-    history: &mut History,
-    (upstream, serving): (&Upstream, Option<u32>),
-    change: Change,
-    now: Timestamp,
-) {
-    let (Change::Began(id) | Change::Spread(id)) = change else { return };
-    let Failback { at_most, .. } = &upstream.failback;
-    let serving = serving.filter(|tier| *tier != 0);
-    let Some(failover) = history.failovers.get_mut(&id) else { return };
-    let Some(tier) = serving.filter(|_| failover.cause.is_failure()) else { return };
-    if !upstream.failback.holds() {
-        return;
-    }
-    // The standby that is held died, and another one serves.
-    if let Some(hold) = orders.holds.get_mut(&upstream.name) {
-        hold.tier = tier;
-        return;
-    }
-    if failover.was_held {
-        return;
-    }
-    failover.was_held = true;
-    let is_flapping = at_most.is_some_and(|at_most| history.is_flapping(&upstream.name, now, at_most));
-    if is_flapping {
-        warn!(upstream = %upstream.name, "failbacks come too often: the standby is held until it is released");
-    }
-    if is_flapping || upstream.failback.release != crate::model::failback::Release::Auto {
-        let hold = Hold::new(tier, now, &upstream.failback, is_flapping);
-        orders.holds.insert(upstream.name.clone(), hold);
-    }
 }
 
 fn failover_event(upstream: String, what: Value) -> Event {
