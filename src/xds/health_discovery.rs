@@ -28,6 +28,7 @@ use crate::cache::{Cache, Subscription};
 use crate::envoy::checks::Findings;
 use crate::fleet::Fleet;
 use crate::node::Node;
+use crate::snapshot::Snapshot;
 use crate::xds::frame;
 use crate::xds::incoming::Peer;
 use crate::xds::request::Requests;
@@ -205,6 +206,13 @@ impl HealthDiscovery {
         }))
     }
 
+    /// What there is to check. To make it anew for thousands of clusters takes a while.
+    async fn checks_of(&self, snapshot: Arc<Snapshot>) -> Result<Vec<Arc<Check>>, Status> {
+        let checks = self.checks.clone();
+        let made = tokio::task::spawn_blocking(move || checks.of(&snapshot)).await;
+        made.map_err(|error| Status::internal(error.to_string()))
+    }
+
     /// Takes in what a node finds until it is asked for something else; none when it is gone, or we are shutting down.
     async fn next(
         &self,
@@ -213,10 +221,12 @@ impl HealthDiscovery {
     ) -> Result<Option<Bytes>, Status> {
         let Checker { node, snapshots, asked, is_due, not_before, ends_at, .. } = checker;
         loop {
-            let now = Instant::now();
-            if std::mem::take(is_due) && asked.take(self.checks.of(&snapshots.snapshot()), now) {
+            if std::mem::take(is_due) {
+                let (checks, now) = (self.checks_of(snapshots.snapshot()).await?, Instant::now());
                 *not_before = now + PAUSE;
-                return Ok(Some(frame::of(&specifier::encode(&asked.checks, asked.interval()))));
+                if asked.take(checks, now) {
+                    return Ok(Some(frame::of(&specifier::encode(&asked.checks, asked.interval()))));
+                }
             }
             let changed = async {
                 tokio::time::sleep_until(*not_before).await;

@@ -220,6 +220,9 @@ fn upstream(upstream: &Value) -> Vec<String> {
         (true, Some(seconds)) if hold["waits_for_primaries"] == true => {
             format!("{seconds:.0} s after primaries recover")
         }
+        (true, Some(seconds)) if hold["phase"]["trying"].is_object() => {
+            format!("primaries are tried, {seconds:.0} s")
+        }
         (true, Some(seconds)) => format!("{seconds:.0} s left"),
         (true, None) if hold["flapping"] == true => "flapping: until released".to_owned(),
         (true, None) => "until released".to_owned(),
