@@ -82,7 +82,10 @@ impl Orders {
         }
         for drill in self.drills.values().filter(|drill| drill.is_running()) {
             let steering = steerings.entry(drill.upstream.clone()).or_default();
-            steering.states.extend(drill.down.iter().map(|part| (part.clone(), State::Down)));
+            for part in &drill.down {
+                // What an operator said of it is more.
+                steering.states.entry(part.clone()).or_insert(State::Rehearsed);
+            }
         }
         for (upstream, hold) in &self.holds {
             steerings.entry(upstream.clone()).or_default().first = hold.first();
@@ -185,7 +188,9 @@ mod tests {
         let mut orders = Orders::default();
         let part = Part::Priority(0);
         orders.drills.insert(1, Drill::begin(shop(), vec![part.clone()], at(0), at(60), 1.0, "ann".into()));
-        assert_eq!(orders.steerings()["shop"].states[&part], State::Down);
+        assert_eq!(orders.steerings()["shop"].states[&part], State::Rehearsed);
+        drained(&mut orders, "priority=0", Some(5));
+        assert_eq!(orders.steerings()["shop"].states[&part], State::Drained, "an operator's word stands");
         let restarted = orders.restarted(at(5));
         assert!(restarted.steerings().is_empty());
         assert_eq!(restarted.drills[&1].state.word(), "reverted");

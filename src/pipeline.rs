@@ -373,6 +373,28 @@ routes:
     }
 
     #[test]
+    fn what_a_drill_takes_down_stands_by_where_that_keeps_requests_away() {
+        let check = |settings: &str, health: &str| {
+            let states = [(Part::Priority(0), State::Rehearsed)].into();
+            let text = SHOP.replace("targets:", &format!("{settings}targets:"));
+            let told = steered(&text, Steering { states, first: None });
+            assert_eq!(told[0], format!("0 10.0.0.1 {health} 100"), "{settings}");
+        };
+        check("", "DEGRADED");
+        check("load_balancer: least_request, failover: { mode: spill }, ", "DEGRADED");
+        check("load_balancer: ring_hash, ", "UNHEALTHY");
+        check("load_balancer: weighted_random, ", "UNHEALTHY");
+        check("sticky: { header: x-seat }, ", "UNHEALTHY");
+        let tcp = "
+upstreams: [{ name: shop, protocol: tcp, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]
+services: [{ name: shop, upstream: shop }]
+listeners: [{ name: db, address: \"127.0.0.1:7000\", protocol: tcp, service: shop }]
+";
+        let states = [(Part::Priority(0), State::Rehearsed)].into();
+        assert_eq!(steered(tcp, Steering { states, first: None })[0], "0 10.0.0.1 UNHEALTHY 100");
+    }
+
+    #[test]
     fn a_tier_that_serves_first_becomes_the_first_priority() {
         let first = |home| Steering { first: Some(First { tier: 1, home }), ..Steering::default() };
         assert_eq!(steered(SHOP, first(0)), ["0 10.0.0.2 - 100", "1 10.0.0.1 - 100"]);

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 
 use crate::compile::pool::{self, Discovery, Pool};
 use crate::compile::{health, tls, uint32};
-use crate::config::document::FailoverMode;
+use crate::config::document::{FailoverMode, UpstreamProtocol};
 use crate::memo::Shared;
 use crate::model::addresses::Addresses;
 use crate::model::locality::Distance;
@@ -126,18 +126,29 @@ fn members<'a>(pool: &Pool<'a>, input: &Input, seen: &mut BTreeSet<SocketAddr>) 
         host: place.host,
         address: socket_address(place.socket),
         weight: place.weight.unwrap_or(target.weight),
-        health: health_status(steering, target),
+        health: health_status(&input.upstream.0, steering, target),
     });
     shared(members.collect(), steering)
 }
 
 /// What is said of a target's health in place of waiting for what its checks say.
-fn health_status(steering: &Steering, target: &Target) -> core::HealthStatus {
+fn health_status(upstream: &Upstream, steering: &Steering, target: &Target) -> core::HealthStatus {
     match steering.state(target) {
         Some(State::Drained) => core::HealthStatus::Draining,
-        Some(State::Down) => core::HealthStatus::Unhealthy,
+        Some(State::Rehearsed) if can_stand_by(upstream) => core::HealthStatus::Degraded,
+        Some(State::Rehearsed | State::Down) => core::HealthStatus::Unhealthy,
         None => core::HealthStatus::Unknown,
     }
+}
+
+/// Whether degraded targets get no request until all others failed, and then those that are tried again.
+///
+/// The tables of hash balancers leave them out for good. Connections of TCP stay with them, and so do clients that are led
+/// to the target that served them before.
+fn can_stand_by(upstream: &Upstream) -> bool {
+    !upstream.load_balancer.is_by_hash()
+        && upstream.protocol != UpstreamProtocol::Tcp
+        && upstream.sticky.is_none()
 }
 
 /// Gives tiers that serve together the shares that they should have, whatever the weights of their targets.

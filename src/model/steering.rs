@@ -18,10 +18,12 @@ use crate::model::upstream::Upstream;
 /// What is asked for, by upstream; those of which nothing is asked are not there.
 pub type Steerings = BTreeMap<Name, Arc<Steering>>;
 
-/// A state that an operator gave to a target, worse than what its health says.
+/// A state that an operator or a drill gave to a target, worse than what its health says. From the mildest to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
+    /// Down for a drill: it serves only where nothing else can, so that a standby which fails in it costs no request.
+    Rehearsed,
     /// No new requests; those under way end in peace.
     Drained,
     /// As if its health check had failed.
@@ -33,7 +35,7 @@ impl State {
     pub fn word(self) -> &'static str {
         match self {
             Self::Drained => "drained",
-            Self::Down => "down",
+            Self::Rehearsed | Self::Down => "down",
         }
     }
 }
