@@ -378,7 +378,14 @@ impl Conductor {
             if let (Some(id), Some(_)) = (orders.drill_of(&upstream.name).map(|(id, _)| id), shift.from)
                 && let Some(drill) = orders.drills.get_mut(&id)
             {
-                drill.shifted(&shift.node, shift.at);
+                match shift.to {
+                    // Before it had moved the traffic was there.
+                    Some(tier) if drill.moved(&shift.node) && drill.takes_down(upstream, tier) => {
+                        let reason = "what stood in for it failed: requests go to what is down";
+                        drill.abort(now, reason.to_owned());
+                    }
+                    _ => drill.shifted(&shift.node, shift.at),
+                }
             }
             if let Some(change) = change {
                 let serving = self.serving(&desk.book.history, &build, upstream);

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::name::Name;
 use crate::model::part::Part;
+use crate::model::target::Target;
+use crate::model::upstream::Upstream;
 
 /// So many requests must have been seen before their errors end a drill.
 const FEW: u64 = 20;
@@ -135,6 +137,18 @@ impl Drill {
     pub fn shifted(&mut self, node: &str, at: Timestamp) {
         let seconds = at.duration_since(self.started).as_secs_f64().max(0.0);
         self.shift_seconds.entry(node.to_owned()).or_insert((seconds * 100.0).round() / 100.0);
+    }
+
+    /// True when the traffic of an Envoy has moved.
+    pub fn moved(&self, node: &str) -> bool {
+        self.shift_seconds.contains_key(node)
+    }
+
+    /// True when it takes all targets of a tier down. Where distance counts, Envoys have other tiers than were declared.
+    pub fn takes_down(&self, upstream: &Upstream, tier: u32) -> bool {
+        let of_tier = || upstream.targets.iter().filter(|target| target.tier == tier);
+        let is_down = |target: &Target| self.down.iter().any(|part| part.includes(target));
+        !upstream.failover.locality && of_tier().next().is_some() && of_tier().all(is_down)
     }
 
     /// Takes in what was seen, and ends when there are too many errors or the time is over.
