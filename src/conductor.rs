@@ -213,8 +213,15 @@ impl Conductor {
         let (orders, told) = {
             let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(&build, upstream, target);
             let Book { orders, history } = &desk.book;
-            let is_away = |name: &Name| history.open(name).is_some();
-            decide(&Scene { build: &build, orders, is_healthy: &is_healthy, is_away: &is_away, now, force })?
+            let has_failed = |name: &Name| history.has_failed(name);
+            decide(&Scene {
+                build: &build,
+                orders,
+                is_healthy: &is_healthy,
+                has_failed: &has_failed,
+                now,
+                force,
+            })?
         };
         self.give(&mut desk, orders, &build).await?;
         Ok(told)
@@ -234,8 +241,9 @@ impl Conductor {
         let build = self.inner.cache.build();
         let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(&build, upstream, target);
         let (Book { orders, history }, now) = (&desk.book, Timestamp::now());
-        let is_away = |name: &Name| history.open(name).is_some();
-        let scene = Scene { build: &build, orders, is_healthy: &is_healthy, is_away: &is_away, now, force };
+        let has_failed = |name: &Name| history.has_failed(name);
+        let scene =
+            Scene { build: &build, orders, is_healthy: &is_healthy, has_failed: &has_failed, now, force };
         decide(&scene).map(|(_, told)| told).map_err(Error::Refused)
     }
 

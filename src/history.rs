@@ -291,6 +291,11 @@ impl History {
         Some((open, self.failovers.get(&open)?))
     }
 
+    /// True while a standby serves because the primaries failed.
+    pub fn has_failed(&self, upstream: &Name) -> bool {
+        self.open(upstream).is_some_and(|(_, failover)| failover.cause.is_failure())
+    }
+
     /// All failovers that last.
     pub fn all_open(&self) -> impl Iterator<Item = (u64, &Failover)> {
         let open = self.now.values().filter_map(|standing| standing.open);

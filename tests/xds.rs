@@ -312,13 +312,13 @@ async fn rule_57_health_is_asked_for_and_what_is_found_is_noted() {
     let understudy = understudy().await;
     let channel = channel(understudy.xds).await;
     let mut client = HealthDiscoveryServiceClient::new(channel.clone());
-    let (requests, outgoing) = mpsc::channel(4);
-    let request = hds::HealthCheckRequest { node: node("edge-1"), ..Default::default() };
-    let request = RequestType::HealthCheckRequest(request);
-    requests.send(HealthCheckRequestOrEndpointHealthResponse { request_type: Some(request) }).await.unwrap();
-    let mut responses = client.stream_health_check(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let (requests, mut responses) = offer(&channel, "edge-1").await;
     let asked = responses.message().await.unwrap().unwrap();
     assert_eq!(asked.interval.unwrap().seconds, 1);
+    assert!(asked.cluster_health_checks.is_empty(), "nobody stands by: {asked:?}");
+    let standby = json!({"target": "127.0.0.1:8", "failover": true});
+    assert_eq!(understudy.post("/upstreams/a/targets", standby).await.0, 201);
+    let asked = responses.message().await.unwrap().unwrap();
     let [check] = asked.cluster_health_checks.as_slice() else { panic!("{asked:?}") };
     assert_eq!((check.cluster_name.as_str(), check.health_checks.len()), ("a/health", 1));
     let endpoint = &check.locality_endpoints[0].endpoints[0];
@@ -344,7 +344,8 @@ async fn rule_57_health_is_asked_for_and_what_is_found_is_noted() {
     assert_eq!(understudy.post("/routes", route).await.0, 201);
     assert_eq!(understudy.post("/upstreams/a/targets", json!({"target": "127.0.0.1:10"})).await.0, 201);
     let asked = responses.message().await.unwrap().unwrap();
-    assert_eq!(asked.cluster_health_checks[0].locality_endpoints[0].endpoints.len(), 2);
+    let endpoints = asked.cluster_health_checks[0].locality_endpoints.iter();
+    assert_eq!(endpoints.map(|locality| locality.endpoints.len()).sum::<usize>(), 3);
 
     for request in [HealthCheckRequestOrEndpointHealthResponse::default(), unhealthy("a/health", endpoint)] {
         let refused = client.stream_health_check(futures_util::stream::iter([request])).await;
@@ -354,6 +355,42 @@ async fn rule_57_health_is_asked_for_and_what_is_found_is_noted() {
         };
         assert_eq!(status.code(), Code::InvalidArgument);
     }
+}
+
+/// An Envoy that offers to check targets: what keeps its stream open, and what it is asked for.
+async fn offer(
+    channel: &Channel,
+    id: &str,
+) -> (mpsc::Sender<HealthCheckRequestOrEndpointHealthResponse>, Streaming<hds::HealthCheckSpecifier>) {
+    let (requests, outgoing) = mpsc::channel(4);
+    let request = hds::HealthCheckRequest { node: node(id), ..Default::default() };
+    let request_type = Some(RequestType::HealthCheckRequest(request));
+    requests.send(HealthCheckRequestOrEndpointHealthResponse { request_type }).await.unwrap();
+    let mut client = HealthDiscoveryServiceClient::new(channel.clone());
+    let responses = client.stream_health_check(ReceiverStream::new(outgoing)).await.unwrap();
+    (requests, responses.into_inner())
+}
+
+#[tokio::test]
+async fn rule_57_those_who_should_not_check_are_told_so_until_they_should() {
+    let understudy = understudy().await;
+    let standby = json!({"target": "127.0.0.1:8", "failover": true});
+    assert_eq!(understudy.post("/upstreams/a/targets", standby).await.0, 201);
+    let channel = channel(understudy.xds).await;
+    let mut offers = Vec::new();
+    for number in 0..6 {
+        let (requests, mut responses) = offer(&channel, &format!("edge-{number}")).await;
+        let asked = responses.message().await.unwrap().unwrap();
+        assert_eq!(asked.cluster_health_checks.len(), usize::from(number < 5), "{number}: {asked:?}");
+        offers.push((requests, responses));
+    }
+    let (requests, mut last) = offers.pop().unwrap();
+    let nothing = hds::EndpointHealthResponse::default();
+    let request_type = Some(RequestType::EndpointHealthResponse(nothing));
+    requests.send(HealthCheckRequestOrEndpointHealthResponse { request_type }).await.unwrap();
+    drop(offers.remove(0));
+    let asked = timeout(PATIENCE, last.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(asked.cluster_health_checks.len(), 1, "{asked:?}");
 }
 
 #[tokio::test]

@@ -76,8 +76,10 @@ pub(crate) fn address(upstream: usize, target: usize) -> String {
     format!("127.{}.{}.{}:8080", 1 + upstream / 250, upstream % 250, 1 + target)
 }
 
-/// An upstream with so many targets.
+/// An upstream with so many targets, the last of which stands by.
 pub(crate) fn upstream(number: usize, targets: usize) -> serde_json::Value {
-    let targets = (0..targets).map(|target| json!({ "target": address(number, target) }));
+    let is_standby = |target: usize| target > 0 && target + 1 == targets;
+    let targets = (0..targets)
+        .map(|target| json!({ "target": address(number, target), "failover": is_standby(target) }));
     json!({ "name": name(number), "targets": targets.collect::<Vec<_>>() })
 }

@@ -155,12 +155,17 @@ fn of_names(admin: &Admin, build: &Build, registry: &mut Registry) {
     gauge(registry, "dns_oldest_answer_age_seconds", help, oldest.as_secs_f64());
 }
 
+/// Up to so many targets have a series of their own.
+const NAMED_TARGETS: usize = 10_000;
+
 /// Who serves each upstream, as its Envoys say, and how often that changed.
 fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
     let book = admin.conductor.book();
     let mut serving: Vec<([(&str, String); 1], i64)> = Vec::new();
     let mut rates = Vec::new();
     let mut targets: HashMap<[(&str, String); 2], i64> = HashMap::new();
+    let mut healths = Vec::new();
+    let all = build.model.upstreams.values().map(|upstream| upstream.targets.len()).sum::<usize>();
     for upstream in build.model.upstreams.values() {
         let of = ("upstream", upstream.name.to_string());
         let seen = admin.conductor.outline(build, upstream);
@@ -178,11 +183,17 @@ fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
                 None => "unknown",
             };
             *targets.entry([of.clone(), ("health", health.to_owned())]).or_default() += 1;
+            if all <= NAMED_TARGETS && health != "unknown" {
+                let labels = [of.clone(), ("target", target.address.to_string())];
+                healths.push((labels, i64::from(health == "healthy")));
+            }
         }
     }
     let help = "The tier that serves an upstream at most Envoys; 0 is that of the primaries";
     gauges(registry, "upstream_serving_priority", help, serving);
     gauges(registry, "upstream_targets", "Targets, by what traffic and checks show of their health", targets);
+    let help = "1 for a healthy target, 0 for an unhealthy one; of unknown ones, and of more than 10000, there is none";
+    gauges(registry, "target_healthy", help, healths);
     let family = Family::<[(&str, String); 1], Gauge<f64, std::sync::atomic::AtomicU64>>::default();
     for (labels, rate) in rates {
         family.get_or_create(&labels).set(rate);

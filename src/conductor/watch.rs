@@ -155,9 +155,9 @@ impl Conductor {
             }
             desk.due.insert(upstream.name.clone(), (drill.schedule.clone(), drill.next(now)));
             let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(build, upstream, target);
-            let is_away = |name: &Name| desk.book.history.open(name).is_some();
+            let has_failed = |name: &Name| desk.book.history.has_failed(name);
             let is_healthy = &is_healthy;
-            let scene = Scene { build, orders, is_healthy, is_away: &is_away, now, force: false };
+            let scene = Scene { build, orders, is_healthy, has_failed: &has_failed, now, force: false };
             let parts: Result<Vec<Part>, _> = drill.down.iter().map(|it| Part::parse(it, upstream)).collect();
             let begun = parts.map_err(|(message, _)| Refusal::Invalid(message)).and_then(|parts| {
                 let until = later(now, drill.length);

@@ -43,8 +43,8 @@ pub struct Scene<'a> {
     pub orders: &'a Orders,
     /// What Envoys think of a target, as far as they said of late.
     pub is_healthy: &'a dyn Fn(&Upstream, &Target) -> Option<bool>,
-    /// Whether a standby of an upstream serves.
-    pub is_away: &'a dyn Fn(&Name) -> bool,
+    /// Whether a standby of an upstream serves because its primaries failed.
+    pub has_failed: &'a dyn Fn(&Name) -> bool,
     /// Now.
     pub now: Timestamp,
     /// Do it whatever harm it does.
@@ -209,7 +209,7 @@ impl<'a> Scene<'a> {
             let priority = pin.priority;
             return Err(Refusal::Conflict(format!("upstream `{name}` is pinned to priority {priority}")));
         }
-        if self.orders.holds.contains_key(name) || (self.is_away)(name) {
+        if self.orders.holds.contains_key(name) || (self.has_failed)(name) {
             return Err(Refusal::Conflict(format!("a standby of upstream `{name}` serves already")));
         }
         let out = self.orders.states.keys().filter(|(of, _)| of == name);

@@ -49,6 +49,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// For how many endpoints a report each second is not too much. For more it comes the more rarely.
 const ENDPOINTS: usize = 2_000;
 
+/// How often an Envoy says that it checks nothing, which is as rarely as can be.
+const NEVER: Duration = Duration::from_hours(24);
+
 /// How soon after one specifier another may follow: changes that come together are told together.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -96,7 +99,8 @@ async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, Status> {
 /// What an Envoy was asked to check, and since when.
 #[derive(Debug, Default)]
 struct Asked {
-    checks: Vec<Arc<Check>>,
+    /// None until it was asked: from an earlier stream it may check something still.
+    checks: Option<Vec<Arc<Check>>>,
     /// By cluster.
     since: HashMap<Arc<str>, (Arc<Check>, Instant)>,
 }
@@ -104,7 +108,7 @@ struct Asked {
 impl Asked {
     /// Takes in what it should check from now on. False when that is as it was.
     fn take(&mut self, checks: Vec<Arc<Check>>, now: Instant) -> bool {
-        if self.checks == checks {
+        if self.checks.as_ref() == Some(&checks) {
             return false;
         }
         let before = std::mem::take(&mut self.since);
@@ -113,12 +117,16 @@ impl Asked {
             (check.cluster.clone(), (check.clone(), before.map_or(now, |(_, since)| *since)))
         };
         self.since = checks.iter().map(since).collect();
-        self.checks = checks;
+        self.checks = Some(checks);
         true
     }
 
+    fn checks(&self) -> &[Arc<Check>] {
+        self.checks.as_deref().unwrap_or_default()
+    }
+
     fn interval(&self) -> Duration {
-        let endpoints: usize = self.checks.iter().map(|check| check.endpoints).sum();
+        let endpoints: usize = self.checks().iter().map(|check| check.endpoints).sum();
         INTERVAL * u32::try_from(endpoints.div_ceil(ENDPOINTS).max(1)).unwrap_or(u32::MAX)
     }
 
@@ -161,6 +169,10 @@ impl HealthDiscovery {
         async_stream::try_stream! {
             let Some(node) = self.node(&mut requests, peer).await? else { return };
             let of_cluster = self.places.of(&node.cluster);
+            if !self.has_place(&of_cluster) {
+                // On an earlier stream it may have been asked for something.
+                yield frame::of(&specifier::encode(&[], NEVER));
+            }
             let Some(mut checker) = self.checker(node, &of_cluster, &mut requests).await? else { return };
             while let Some(asked) = self.next(&mut checker, &mut requests).await? {
                 yield asked;
@@ -178,6 +190,10 @@ impl HealthDiscovery {
         Ok(Some(node))
     }
 
+    fn has_place(&self, of_cluster: &Semaphore) -> bool {
+        of_cluster.available_permits() > 0 && self.places.all.available_permits() > 0
+    }
+
     /// Waits for a place among those that check; none when the node went before there was one.
     async fn checker<'s>(
         &'s self,
@@ -187,13 +203,17 @@ impl HealthDiscovery {
     ) -> Result<Option<Checker<'s>>, Status> {
         let ends_at = self.limits.end();
         let places = async { Ok::<_, Status>((place(of_cluster).await?, place(&self.places.all).await?)) };
-        let places = tokio::select! {
-            places = places => places?,
-            message = requests.message() => match message? {
-                Some(_) => return Err(Status::invalid_argument("nothing was asked for yet")),
-                None => return Ok(None),
-            },
-            () = tokio::time::sleep_until(ends_at) => return Err(aged()),
+        tokio::pin!(places);
+        let places = loop {
+            tokio::select! {
+                places = &mut places => break places?,
+                // That it found nothing is nothing new.
+                message = requests.message() => if message?.is_none() {
+                    return Ok(None);
+                },
+                () = tokio::time::sleep_until(ends_at) => return Err(aged()),
+            }
+            tokio::task::consume_budget().await;
         };
         Ok(Some(Checker {
             node: node.id.clone(),
@@ -225,7 +245,7 @@ impl HealthDiscovery {
                 let (checks, now) = (self.checks_of(snapshots.snapshot()).await?, Instant::now());
                 *not_before = now + PAUSE;
                 if asked.take(checks, now) {
-                    return Ok(Some(frame::of(&specifier::encode(&asked.checks, asked.interval()))));
+                    return Ok(Some(frame::of(&specifier::encode(asked.checks(), asked.interval()))));
                 }
             }
             let changed = async {

@@ -1,11 +1,11 @@
-//! What Envoys are asked to check on our behalf (HDS): the endpoints of every cluster with a check over HTTP or TCP, as
-//! the cluster itself checks them.
+//! What Envoys are asked to check on our behalf (HDS): the endpoints of every cluster with standbys, or that is one, and a
+//! check over HTTP or TCP, as the cluster itself checks them. Where nobody stands by, traffic tells.
 //!
 //! Two things differ from what a cluster says. Secrets stand in line, because Envoy's health discovery fetches none by
 //! SDS. And its checks go to clusters of their own, one for each transport socket, since there an endpoint cannot say by
 //! which of several it is spoken to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -53,6 +53,8 @@ pub struct Check {
     pub timeout: Duration,
     /// How many endpoints it has.
     pub endpoints: usize,
+    /// Some of these stand by.
+    has_standbys: bool,
     /// The fields `cluster_health_checks` of a specifier.
     fields: Bytes,
 }
@@ -86,6 +88,9 @@ impl Checks {
         let [clusters, endpoints, secrets] =
             [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Secret].map(|it| snapshot.set(it));
         let secret = |name: &str| tls::Secret::decode(secrets.get(name)?.message()).ok();
+        // Which of them serve is a matter of the aggregate.
+        let members: HashSet<&Arc<str>> = clusters.iter().flat_map(|cluster| &cluster.clusters).collect();
+        let is_wanted = |check: &Check| check.has_standbys || members.contains(&check.cluster);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let mut checks = Vec::new();
         for cluster in clusters.iter() {
@@ -106,7 +111,9 @@ impl Checks {
                 checks.push(check);
             }
         }
-        if made.len() > 2 * checks.len() + 64 {
+        let all = checks.len();
+        checks.retain(|check: &Arc<Check>| is_wanted(check));
+        if made.len() > 2 * all + 64 {
             made.retain(|_, check| check.strong_count() > 0);
         }
         checks
@@ -147,6 +154,7 @@ impl Check {
             cluster: cluster.name.as_str().into(),
             timeout: timeouts.max().unwrap_or(TIMEOUT),
             endpoints,
+            has_standbys: assignment.endpoints.iter().any(|locality| locality.priority > 0),
             fields: fields.into(),
         })
     }
@@ -533,24 +541,39 @@ mod tests {
         assert_eq!(checked_cluster("shop/p0/health"), "shop/p0");
     }
 
+    /// A snapshot of the cluster with two targets, the second of which has this address, priority and health.
+    fn snapshot(ip: &str, priority: u32, health: HealthStatus, others: &[Resource]) -> Snapshot {
+        let target = LbEndpoint { health_status: health.into(), ..own(endpoint(ip)) };
+        let mut assignment = assignment(&[("", vec![own(endpoint("10.0.0.9"))]), ("", vec![target])]);
+        assignment.endpoints[1].priority = priority;
+        let cluster = Resource::encoded(ResourceType::Cluster, "shop", &cluster(tcp()).encode_to_vec());
+        Snapshot::new(|of| match of {
+            ResourceType::Cluster => others.iter().cloned().chain([cluster.clone()]).map(Arc::new).collect(),
+            ResourceType::Endpoints => vec![Arc::new(Resource::new("shop", &assignment))],
+            _ => Vec::new(),
+        })
+    }
+
     #[test]
     fn what_is_as_it_was_is_not_made_again() {
-        let snapshot = |ip: &str, health: HealthStatus| {
-            let target = LbEndpoint { health_status: health.into(), ..own(endpoint(ip)) };
-            let assignment = assignment(&[("", vec![target])]);
-            let cluster = Resource::encoded(ResourceType::Cluster, "shop", &cluster(tcp()).encode_to_vec());
-            Snapshot::new(|of| match of {
-                ResourceType::Cluster => vec![Arc::new(cluster.clone())],
-                ResourceType::Endpoints => vec![Arc::new(Resource::new("shop", &assignment))],
-                _ => Vec::new(),
-            })
-        };
+        let snapshot = |ip: &str, health| snapshot(ip, 1, health, &[]);
         let checks = Checks::default();
         let first = checks.of(&snapshot("10.0.0.1", HealthStatus::Unknown));
-        assert_eq!((first.len(), first[0].endpoints, first[0].timeout), (1, 1, Duration::from_millis(500)));
+        assert_eq!((first.len(), first[0].endpoints, first[0].timeout), (1, 2, Duration::from_millis(500)));
         let again = checks.of(&snapshot("10.0.0.1", HealthStatus::Unknown));
         assert!(Arc::ptr_eq(&first[0], &again[0]));
         assert_eq!(first, checks.of(&snapshot("10.0.0.1", HealthStatus::Draining)), "that is not asked for");
         assert_ne!(first, checks.of(&snapshot("10.0.0.2", HealthStatus::Unknown)));
+    }
+
+    #[test]
+    fn where_nobody_stands_by_nothing_is_checked() {
+        let checks = |priority, others: &[Resource]| {
+            Checks::default().of(&snapshot("10.0.0.1", priority, HealthStatus::Unknown, others)).len()
+        };
+        assert_eq!((checks(0, &[]), checks(1, &[])), (0, 1));
+        let mut aggregate = Resource::new("all", &Cluster::default());
+        aggregate.clusters = vec!["shop".into()];
+        assert_eq!(checks(0, &[aggregate]), 1, "one member stands by for another");
     }
 }

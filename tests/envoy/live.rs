@@ -244,6 +244,9 @@ async fn a_standby_without_traffic_is_known_to_be_dead() {
     let metrics = metrics.expect("it answers").text().await.expect("it is text");
     let is_it = |line: &&str| line.starts_with("understudy_upstream_targets") && line.contains("unhealthy");
     assert!(metrics.lines().any(|line| is_it(&line) && line.ends_with(" 1")), "{metrics}");
+    let address = format!("{:?}", cast.failover.address().to_string());
+    let is_it = |line: &&str| line.starts_with("understudy_target_healthy") && line.contains(&address);
+    assert!(metrics.lines().any(|line| is_it(&line) && line.ends_with(" 0")), "{metrics}");
     cast.failover.restart().await;
     standby(&edge, "healthy").await;
     let (status, answer) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
