@@ -19,8 +19,7 @@ use crate::envoy::checks::Findings;
 use crate::envoy::loads::Report;
 use crate::events::{Event, Events};
 use crate::fleet::nodes::Nodes;
-use crate::node::Locality;
-use crate::node::Node;
+use crate::node::{Locality, Node};
 use crate::snapshot::Version;
 
 /// What became of the last response of a type.

@@ -64,17 +64,13 @@ impl Cause {
     pub fn of(upstream: &Upstream, orders: &Orders, errors: u64) -> Self {
         let primaries = || upstream.targets.iter().filter(|target| target.tier == HOME);
         let is_out = |target: &Target| orders.state_of(upstream, target).is_some();
-        let is_drilled = |target: &Target| {
-            let drill = orders.drill_of(&upstream.name);
-            drill.is_some_and(|(_, drill)| drill.down.iter().any(|part| part.includes(target)))
-        };
         if primaries().next().is_none() {
             return Self::Removed;
         }
         if orders.pins.get(&upstream.name).is_some_and(|pin| pin.priority != HOME) {
             return Self::Pin;
         }
-        if primaries().any(is_drilled) {
+        if primaries().any(|target| orders.is_drilled(upstream, target)) {
             return Self::Drill;
         }
         // Where distance counts, one that is out may be all that an Envoy has near.

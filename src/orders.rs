@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::name::Name;
 use crate::model::part::Part;
 use crate::model::steering::{First, State, Steering, Steerings};
+use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 use crate::orders::drill::Drill;
 use crate::orders::hold::Hold;
@@ -124,11 +125,16 @@ impl Orders {
         running.find(|(_, drill)| drill.upstream == *upstream).map(|(id, drill)| (*id, drill))
     }
 
+    /// True when a drill that runs takes a target of an upstream down.
+    pub fn is_drilled(&self, upstream: &Upstream, target: &Target) -> bool {
+        self.drill_of(&upstream.name).is_some_and(|(_, drill)| drill.includes(target))
+    }
+
     /// The order that puts a target of an upstream out, itself or with others.
     pub fn state_of<'a>(
         &'a self,
         upstream: &'a Upstream,
-        target: &'a crate::model::target::Target,
+        target: &'a Target,
     ) -> Option<(&'a Part, &'a StateOrder)> {
         let of = self
             .states

@@ -115,7 +115,8 @@ impl TargetView {
     }
 }
 
-fn word(is_healthy: bool) -> &'static str {
+/// The word for the health of a target.
+pub(crate) fn word(is_healthy: bool) -> &'static str {
     if is_healthy { "healthy" } else { "unhealthy" }
 }
 
@@ -178,10 +179,8 @@ pub(crate) async fn upstream(
 
 /// What is in force for a target: a drill counts as `down`.
 pub(crate) fn state_of(book: &Book, upstream: &Upstream, target: &Target) -> &'static str {
-    let drill = book.orders.drill_of(&upstream.name);
-    let is_drilled = drill.is_some_and(|(_, drill)| drill.down.iter().any(|part| part.includes(target)));
     match book.orders.state_of(upstream, target) {
-        _ if is_drilled => "down",
+        _ if book.orders.is_drilled(upstream, target) => "down",
         Some((_, order)) => order.state.word(),
         None => "auto",
     }

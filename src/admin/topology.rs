@@ -7,7 +7,7 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
-use crate::admin::health::{hold, not_reporting, rounded, state_of};
+use crate::admin::health::{hold, not_reporting, rounded, state_of, word};
 use crate::conductor::Book;
 use crate::live::NodePicture;
 use crate::model::name::Name;
@@ -52,7 +52,7 @@ fn of_upstream(admin: &Admin, build: &Build, book: &Book, upstream: &Upstream, s
         let own = seen.targets.get(&target.address);
         let share = own.map_or(0.0, |own| own.share);
         *shares.entry(target.tier).or_default() += share;
-        let health = own.and_then(|own| own.is_healthy).map(|it| if it { "healthy" } else { "unhealthy" });
+        let health = own.and_then(|own| own.is_healthy).map(word);
         let disagree = own.map(|own| own.disagree.iter().map(ToString::to_string).collect::<Vec<_>>());
         tiers.entry(target.tier).or_default().push(json!({
             "target": target.address.to_string(),

@@ -50,7 +50,7 @@ impl Conductor {
         let picture = self.picture(build, upstream);
         let is_drilled = |address: &Address| {
             let mut targets = upstream.targets.iter().filter(|target| target.address == *address);
-            targets.any(|target| drill.down.iter().any(|part| part.includes(target)))
+            targets.any(|target| drill.includes(target))
         };
         let nodes = drill.nodes.iter().filter_map(|name| Some((name, picture.nodes.get(name.as_str())?)));
         let moved = nodes.filter(|(_, node)| {
@@ -177,11 +177,8 @@ impl Conductor {
 
 /// True when orders leave a tier no target: it is not that it died.
 fn is_out_by_order(orders: &Orders, upstream: &Upstream, tier: u32) -> bool {
-    let drill = orders.drill_of(&upstream.name).map(|(_, drill)| drill);
-    let is_out = |target: &Target| {
-        let is_drilled = drill.is_some_and(|drill| drill.down.iter().any(|part| part.includes(target)));
-        is_drilled || orders.state_of(upstream, target).is_some()
-    };
+    let is_out =
+        |target: &Target| orders.is_drilled(upstream, target) || orders.state_of(upstream, target).is_some();
     upstream.targets.iter().filter(|target| target.tier == tier).all(is_out)
 }
 

@@ -144,11 +144,15 @@ impl Drill {
         self.shift_seconds.contains_key(node)
     }
 
+    /// True when it takes a target down.
+    pub fn includes(&self, target: &Target) -> bool {
+        self.down.iter().any(|part| part.includes(target))
+    }
+
     /// True when it takes all targets of a tier down. Where distance counts, Envoys have other tiers than were declared.
     pub fn takes_down(&self, upstream: &Upstream, tier: u32) -> bool {
         let of_tier = || upstream.targets.iter().filter(|target| target.tier == tier);
-        let is_down = |target: &Target| self.down.iter().any(|part| part.includes(target));
-        !upstream.failover.locality && of_tier().next().is_some() && of_tier().all(is_down)
+        !upstream.failover.locality && of_tier().next().is_some() && of_tier().all(|it| self.includes(it))
     }
 
     /// Takes in what was seen, and ends when there are too many errors or the time is over.

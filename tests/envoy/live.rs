@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Envoy, PATIENCE, eventually, understudy};
-use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless};
+use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, printed_status};
 
 /// The newest failover, once there is one.
 async fn failover(edge: &Edge) -> Value {
@@ -202,8 +202,7 @@ async fn without_traffic_what_was_seen_last_is_old() {
     })
     .await;
     assert_eq!(health["checked_by"], json!([]), "{health}");
-    let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
-    let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
+    let status = printed_status(&edge.understudy);
     assert!(status.contains("primaries (old)") && status.contains("?/2 ?/1"), "{status}");
 }
 
@@ -307,8 +306,7 @@ async fn an_envoy_that_does_not_report_its_load_is_named() {
     })
     .await;
     assert_eq!(health["targets"][0]["state"], "auto", "what is known is told all the same: {health}");
-    let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
-    let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
+    let status = printed_status(&edge.understudy);
     assert!(status.contains("load_stats_config"), "{status}");
 }
 
@@ -448,8 +446,7 @@ async fn an_envoy_that_cannot_reach_a_target_disagrees() {
     .await;
     assert_eq!(health["serving_priority"], 0, "that is what most say: {health}");
     assert_eq!(failover(&edge).await["nodes"], json!(["edge-2"]));
-    let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
-    let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
+    let status = printed_status(&edge.understudy);
     let told: Vec<Vec<&str>> = status.lines().map(|line| line.split_whitespace().collect()).collect();
     for row in ["checkout edge-2 priority 1 serves".to_owned(), format!("checkout edge-2 {a} is unhealthy")] {
         let row: Vec<&str> = row.split(' ').collect();

@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use understudy::load::Load;
 
-use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, understudy};
+use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually};
 use crate::stage::{
-    Cast, DELTA, Edge, STATE_OF_THE_WORLD, Variant, checkout, comes_to_rest, create, faultless, window,
+    Cast, DELTA, Edge, STATE_OF_THE_WORLD, Variant, checkout, comes_to_rest, create, faultless,
+    printed_status, window,
 };
 
 /// In seconds: longer than an ejection lasts and three checks take, by which primaries that are not held would serve.
@@ -316,8 +317,7 @@ async fn the_time_of_a_hold_begins_when_the_primaries_recover() {
     let dead = window(&load, 300 * 10).await;
     assert_eq!(dead.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{dead:?}");
     hold(&|hold| hold["waits_for_primaries"] == true).await;
-    let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
-    let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
+    let status = printed_status(&edge.understudy);
     assert!(status.contains("6 s after primaries recover"), "{status}");
     for primary in cast.primaries() {
         primary.restart().await;
@@ -350,21 +350,13 @@ async fn a_drill_moves_the_traffic_for_its_time_and_reports() {
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     // The prechecks know who serves once it was reported.
-    eventually(PATIENCE, "the load is seen", async || {
-        let health = health(&edge.understudy).await;
-        if health["serving_priority"] == 0 { Ok(()) } else { Err(health.to_string()) }
-    })
-    .await;
+    serves_home(&edge).await;
     let drill = json!({"down": ["priority=0"], "for": "6s", "abort_if": {"error_rate": 1.0}});
     let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
     assert_eq!((status, &drill["state"]), (201, &json!("running")), "{drill}");
     comes_to_rest(&load, &["FAILOVER"]).await;
-    let path = format!("/drills/{}", drill["id"].as_str().expect("an id"));
-    let report = eventually(PATIENCE, "the drill ends", async || {
-        let (_, report) = edge.understudy.get(&path).await;
-        if report["state"] == "done" { Ok(report) } else { Err(report.to_string()) }
-    })
-    .await;
+    let report = ended(&edge, &drill["id"]).await;
+    assert_eq!(report["state"], "done", "{report}");
     assert!(report["shift_seconds"]["edge-1"].as_f64().is_some_and(|seconds| seconds < 3.0), "{report}");
     assert_eq!(report["errors"], 0, "{report}");
     assert_eq!(report["share"][cast.failover.address().to_string()], 100.0, "{report}");
@@ -581,11 +573,7 @@ async fn a_drill_ends_early_when_requests_fail() {
     assert_eq!(status, 201, "{drill}");
     comes_to_rest(&load, &["FAILOVER"]).await;
     cast.failover.mode("status 503").await;
-    let ended = eventually(PATIENCE, "the drill ends", async || {
-        let (_, drill) = edge.understudy.get("/drills/1").await;
-        if drill["state"] == "running" { Err(drill.to_string()) } else { Ok(drill) }
-    })
-    .await;
+    let ended = ended(&edge, &drill["id"]).await;
     assert_eq!(ended["state"], "aborted", "{ended}");
     comes_to_rest(&load, &["A", "B"]).await;
     // In panic, until it ended, each of the drilled primaries answered what the standby could not.
@@ -728,8 +716,7 @@ async fn primaries_that_come_and_go_are_kept_away_until_an_operator_lets_them() 
     }
     let quiet = window(&load, 300 * LONG).await;
     assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
-    let status = understudy(&["status", "--admin", &edge.understudy.admin.to_string()]).output();
-    let status = String::from_utf8(status.expect("it runs").stdout).expect("it is text");
+    let status = printed_status(&edge.understudy);
     assert!(status.contains("flapping: until released"), "{status}");
     let (status, answer) = edge.understudy.post("/upstreams/checkout/failback", json!({})).await;
     assert_eq!(status, 200, "{answer}");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 use understudy::load::{Load, Options, Outcome, Window};
 
-use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port};
+use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port, understudy};
 
 /// How long until traffic must have come to rest after a fault: a frozen target costs two tries of 5 s.
 const REST: Duration = Duration::from_secs(30);
@@ -132,6 +132,12 @@ pub(crate) async fn snapshot(understudy: &Understudy) -> Value {
     let (status, snapshot) = understudy.get("/snapshots/default").await;
     assert_eq!(status, 200, "{snapshot}");
     snapshot
+}
+
+/// What `understudy status` prints.
+pub(crate) fn printed_status(control_plane: &Understudy) -> String {
+    let output = understudy(&["status", "--admin", &control_plane.admin.to_string()]).output();
+    String::from_utf8(output.expect("it runs").stdout).expect("it is text")
 }
 
 /// POSTs what must be accepted, and gives it as it was stored.
