@@ -39,19 +39,19 @@ use tower_http::normalize_path::NormalizePath;
 
 use crate::admin::access::Access;
 use crate::admin::problem::Problem;
+use crate::build::Build;
 use crate::cache::Cache;
-use crate::conductor::Conductor;
 use crate::config::Violation;
 use crate::config::document::Kind;
 use crate::control::Control;
-use crate::events::Events;
-use crate::fleet::Fleet;
-use crate::metrics::Metrics;
+use crate::envoy::node::Locality;
+use crate::failover::supervisor::Supervisor;
 use crate::model::name::Name;
-use crate::node::Locality;
-use crate::notify::Notifier;
-use crate::pipeline::Build;
+use crate::nodes::Nodes;
 use crate::source::files;
+use crate::telemetry::events::Events;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::webhooks::Notifier;
 
 /// The largest body that is read.
 const MAX_BODY: usize = 16 << 20;
@@ -64,11 +64,11 @@ pub struct Admin {
     /// For reads.
     pub cache: Arc<Cache>,
     /// For orders, and for what came of them.
-    pub conductor: Conductor,
+    pub supervisor: Supervisor,
     /// Tells receivers of events.
     pub notifier: Notifier,
     /// Who is connected.
-    pub fleet: Fleet,
+    pub nodes: Nodes,
     /// What happens, for those who follow.
     pub events: Events,
     /// What is counted.
@@ -261,7 +261,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "xds": admin.addresses.xds,
         "admin": admin.addresses.admin,
-        "nodes": admin.fleet.connected(),
+        "nodes": admin.nodes.connected(),
         "routes": build.model.routes.len(),
         "services": build.model.services.len(),
         "upstreams": build.model.upstreams.len(),

@@ -13,23 +13,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::access::identity::Rule;
+use crate::access::tls::{self, Incoming, Tls};
 use crate::admin::access::{Access, Peer, Policy};
 use crate::admin::gate::Gate;
 use crate::admin::{self, Admin};
-use crate::conductor::{Book, Conductor};
 use crate::config::Violation;
 use crate::control::{self, Control, WriteError};
-use crate::events::Events;
-use crate::fleet::{Fleet, Heard};
-use crate::live::Live;
-use crate::metrics::Metrics;
-use crate::notify::Notifier;
+use crate::failover::ledger::Ledger;
+use crate::failover::supervisor::Supervisor;
+use crate::failover::traffic::Live;
+use crate::nodes::{NodeReport, Nodes};
 use crate::source::files::{self, Files};
 use crate::source::resolve::Resolver;
 use crate::source::watch as watcher;
 use crate::store::Store;
-use crate::tls::{self, Incoming, Tls};
-use crate::xds::identity::Rule;
+use crate::telemetry::events::Events;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::webhooks::Notifier;
 use crate::xds::server::{self, Discovery, Limits};
 
 /// How many connections may wait to be accepted: after a restart the whole fleet comes at once.
@@ -166,27 +167,27 @@ impl App {
         let last = read.clone().unwrap_or_default();
         let runtime = tokio::runtime::Handle::current();
         let (events, metrics) = (Events::default(), Metrics::default());
-        let fleet = Fleet::new(events.clone());
-        let known = fleet.clone();
+        let nodes = Nodes::new(events.clone());
+        let known = nodes.clone();
         let telling = (events.clone(), metrics.clone());
         let start = move || {
             let failed = |error| WriteError::Store(Arc::new(error));
             let store = Store::open(&options.data).map_err(failed)?;
-            let book = Book::open(&store, Timestamp::now()).map_err(failed)?;
+            let ledger = Ledger::open(&store, Timestamp::now()).map_err(failed)?;
             let start = control::Start {
                 files: read,
                 store,
                 resolver: Resolver::new(),
-                steerings: book.orders.steerings(),
+                overrides: ledger.orders.overrides(),
                 events: telling.0,
                 metrics: telling.1,
-                fleet: known,
+                nodes: known,
             };
             let started = control::start(start, &runtime)?;
-            Ok((started, book, options.paths, options.require_if_match))
+            Ok((started, ledger, options.paths, options.require_if_match))
         };
         let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
-        let ((control, cache), book, paths, require_if_match) = started.map_err(|error| match error {
+        let ((control, cache), ledger, paths, require_if_match) = started.map_err(|error| match error {
             WriteError::Refused(violations) => Error::Config(violations),
             WriteError::Store(error) => Error::Other(anyhow::Error::new(error)),
             error => Error::Other(error.into()),
@@ -196,20 +197,20 @@ impl App {
         let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         tokio::spawn(reload_on(hangup, control.clone(), paths.clone()));
         let door = control.clone();
-        let loads = fleet.loads();
-        let discovery = Discovery::new(cache.clone(), fleet.clone(), &identifier(), Limits::default());
+        let loads = nodes.loads();
+        let discovery = Discovery::new(cache.clone(), nodes.clone(), &identifier(), Limits::default());
         let discovery = discovery.with_metrics(metrics.clone()).with_identity(identity);
         let access = Access::new(policy, control.store().clone()).context("cannot read the tokens")?;
         let live = Arc::new(Live::default());
         let notifier = Notifier::default();
         let telling = (notifier.clone(), events.clone(), cache.clone());
-        let conductor = Conductor::new(control.clone(), cache.clone(), live, events.clone(), book);
+        let supervisor = Supervisor::new(control.clone(), cache.clone(), live, events.clone(), ledger);
         let admin = Admin {
             control,
             cache,
-            conductor: conductor.clone(),
+            supervisor: supervisor.clone(),
             notifier: notifier.clone(),
-            fleet,
+            nodes,
             events,
             metrics,
             started: Timestamp::now(),
@@ -219,7 +220,7 @@ impl App {
             require_if_match,
         };
         let mut servers = JoinSet::new();
-        servers.spawn(conduct(conductor, loads));
+        servers.spawn(conduct(supervisor, loads));
         servers.spawn(async move { telling.0.run(&telling.1, &telling.2).await });
         servers.spawn(serve_xds(Incoming::new(xds, xds_tls), discovery, stop));
         gate.open(admin);
@@ -329,8 +330,8 @@ async fn serve_xds(
     server::serve(incoming, discovery, stopped(stop)).await.context("xDS failed")
 }
 
-async fn conduct(conductor: Conductor, loads: mpsc::Receiver<Heard>) -> anyhow::Result<()> {
-    tokio::join!(conductor.run(), conductor.listen(loads));
+async fn conduct(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> anyhow::Result<()> {
+    tokio::join!(supervisor.run(), supervisor.listen(loads));
     Ok(())
 }
 

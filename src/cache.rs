@@ -2,19 +2,17 @@
 //!
 //! A tokio watch channel carries it: the newest wins, and a slow Envoy delays nobody. Each stream picks the
 //! snapshot of its node's fleet, so that a change of the fleets themselves needs nothing special. While a change
-//! is on its way ([`rollout`]) some Envoys run another build than the others.
-
-pub mod rollout;
+//! is on its way (`control::rollout`) some Envoys run another build than the others.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::node::Node;
-use crate::pipeline::Build;
-use crate::snapshot::Snapshot;
-use crate::snapshot::past::Past;
+use crate::build::Build;
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::past::Past;
+use crate::envoy::node::Node;
 
 /// What is desired, and what is run meanwhile.
 #[derive(Debug, Clone)]
@@ -59,7 +57,7 @@ pub struct Cache {
 /// What is served, and the how manieth that is since the start.
 #[derive(Debug, Clone)]
 struct Published {
-    publication: u64,
+    generation: u64,
     serving: Serving,
 }
 
@@ -67,7 +65,7 @@ impl Cache {
     /// A cache that already has a build: nobody is ever told of an empty one by mistake.
     pub fn new(build: Arc<Build>) -> Self {
         let serving = Serving::everywhere(build);
-        Self { current: watch::Sender::new(Published { publication: 1, serving }), past: Past::default() }
+        Self { current: watch::Sender::new(Published { generation: 1, serving }), past: Past::default() }
     }
 
     /// What clients were told before, also by those who served before us.
@@ -75,20 +73,20 @@ impl Cache {
         &self.past
     }
 
-    /// Makes this current and wakes those who follow. Returns the number of this publication, which those who
+    /// Makes this current and wakes those who follow. Returns the number of this generation, which those who
     /// follow say they have seen.
     pub fn publish(&self, serving: Serving) -> u64 {
-        let mut publication = 0;
+        let mut generation = 0;
         self.current.send_modify(|current| {
-            publication = current.publication + 1;
-            *current = Published { publication, serving };
+            generation = current.generation + 1;
+            *current = Published { generation, serving };
         });
-        publication
+        generation
     }
 
-    /// The number of the current publication.
-    pub fn publication(&self) -> u64 {
-        self.current.borrow().publication
+    /// The number of the current generation.
+    pub fn generation(&self) -> u64 {
+        self.current.borrow().generation
     }
 
     /// The newest build that was accepted: what an operator sees as the config.
@@ -123,12 +121,12 @@ pub struct Subscription {
 impl Subscription {
     /// The newest snapshot; it counts as seen.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
-        let Published { publication, serving } = self.builds.borrow_and_update().clone();
-        self.seen = publication;
+        let Published { generation, serving } = self.builds.borrow_and_update().clone();
+        self.seen = generation;
         serving.snapshot_for(&self.node)
     }
 
-    /// The publication that the newest seen snapshot is of.
+    /// The generation that the newest seen snapshot is of.
     pub fn seen(&self) -> u64 {
         self.seen
     }

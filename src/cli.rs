@@ -2,31 +2,20 @@
 //!
 //! Exit codes: 0 done, 1 violations or a failed operation, 2 wrong usage, 3 changes (`plan --exit-code`).
 
-pub mod apply;
-pub mod backend;
-pub mod bootstrap;
-pub mod check;
-mod client;
-pub mod compile;
-mod connection;
 pub mod demo;
-pub mod entities;
-pub mod envoy;
-pub mod explain;
-pub mod history;
-pub mod orders;
+pub mod load;
+pub mod offline;
+pub mod online;
 mod output;
-pub mod plan;
-mod schema;
+mod print;
 pub mod serve;
-pub mod show;
-pub mod simulate;
-pub mod status;
-pub mod token;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::cli::offline::{backend, bootstrap, check, compile, envoy, explain, plan, schema, show, simulate};
+use crate::cli::online::{apply, entities, history, orders, status, token};
 
 /// The failover control plane for Envoy
 #[derive(Debug, Parser)]
@@ -165,49 +154,4 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 fn on_runtime(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     tokio::runtime::Runtime::new()?.block_on(command)
-}
-
-/// The one place that writes to the terminal.
-pub(crate) mod print {
-    use std::io::{self, IsTerminal as _, Write as _};
-
-    use anyhow::Context as _;
-
-    /// A line on standard output.
-    pub(crate) fn line(text: &str) -> anyhow::Result<()> {
-        writeln!(io::stdout(), "{text}").context("cannot write to standard output")
-    }
-
-    /// Text as it is, at once: a frame of a table that lives.
-    pub(crate) fn raw(text: &str) -> anyhow::Result<()> {
-        let mut stdout = io::stdout().lock();
-        stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush())
-            .context("cannot write to standard output")
-    }
-
-    /// A line on standard error, for a person; that nobody reads it is no fault.
-    pub(crate) fn note(text: &str) {
-        let _ = writeln!(io::stderr(), "{text}");
-    }
-
-    /// True when standard error is read by a person who has not asked for no colours.
-    pub(crate) fn colour() -> bool {
-        io::stderr().is_terminal() && wants_colour()
-    }
-
-    /// The same of standard output.
-    pub(crate) fn stdout_colour() -> bool {
-        io::stdout().is_terminal() && wants_colour()
-    }
-
-    fn wants_colour() -> bool {
-        std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-    }
-
-    /// True when standard output is a terminal that can go back and draw over what it shows.
-    pub(crate) fn live() -> bool {
-        io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
-    }
 }

@@ -19,22 +19,22 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{Span, error, info, info_span, warn};
 
+use crate::build::{self, Build, Inputs};
 use crate::cache::Cache;
 use crate::config::document::Kind;
 use crate::config::material::NamedFiles;
 use crate::config::{Violation, render};
 use crate::control::rollout::{Accepted, Point, Progress, Rejected, Step, Trial};
-use crate::events::{Event, Events};
-use crate::fleet::Fleet;
-use crate::metrics::Metrics;
-use crate::model::steering::Steerings;
+use crate::inspect::plan::{self, Edit, Plan};
+use crate::model::overrides::OverridesByUpstream;
 use crate::model::target::Host;
-use crate::pipeline::{self, Build, Inputs};
-use crate::plan::{self, Edit, Plan};
+use crate::nodes::Nodes;
 use crate::source::files::{self, Files};
 use crate::source::resolve::{Names, Resolver};
 use crate::store::records::{Answer, Kept, Revision, Source};
 use crate::store::{self, Change, Commit, Store};
+use crate::telemetry::events::{Event, Events};
+use crate::telemetry::metrics::Metrics;
 
 /// How many writes become durable together at most.
 const GROUP: usize = 256;
@@ -101,8 +101,8 @@ pub struct Written {
     pub before: Arc<Build>,
     /// The config with it.
     pub build: Arc<Build>,
-    /// The publication that has it; see [`Cache::publish`].
-    pub publication: u64,
+    /// The generation that has it; see [`Cache::publish`].
+    pub generation: u64,
 }
 
 /// What would be, for [`Control::plan`].
@@ -118,7 +118,7 @@ pub struct Proposal {
 enum Task {
     Files(Result<Files, Vec<Violation>>),
     Reload(Result<Files, Vec<Violation>>, oneshot::Sender<()>),
-    Steer(Steerings, oneshot::Sender<()>),
+    Steer(OverridesByUpstream, oneshot::Sender<()>),
     Plan(Box<dyn FnOnce(&State) + Send>),
     Write(Box<dyn Write>),
 }
@@ -127,7 +127,7 @@ enum Task {
 enum Wake {
     Task(Task),
     Addresses,
-    Fleet,
+    Nodes,
     Clock,
     End,
 }
@@ -181,7 +181,7 @@ where
     fn finish(self: Box<Self>, stored: Result<u64, Arc<store::Error>>) {
         let outcome = self.outcome.unwrap_or_else(|| Err(WriteError::ShuttingDown.into()));
         let outcome = outcome.and_then(|written| match stored {
-            Ok(publication) => Ok(Written { publication, ..written }),
+            Ok(generation) => Ok(Written { generation, ..written }),
             Err(error) => Err(WriteError::Store(error).into()),
         });
         // Whoever asked may have hung up; the change stands all the same.
@@ -227,11 +227,11 @@ struct State {
     /// Those since that were taken back.
     rejected: BTreeSet<u64>,
     last_rejected: Option<Rejected>,
-    /// Since the start, the publications by which all Envoys were told of a revision, and which that was.
-    publications: VecDeque<(u64, u64)>,
+    /// Since the start, the generations by which all Envoys were told of a revision, and which that was.
+    generations: VecDeque<(u64, u64)>,
     progress: watch::Sender<Progress>,
     cache: Arc<Cache>,
-    fleet: Fleet,
+    nodes: Nodes,
     store: Arc<Store>,
     resolver: Resolver,
     runtime: tokio::runtime::Handle,
@@ -277,9 +277,9 @@ pub struct Start {
     /// Where it is counted.
     pub metrics: Metrics,
     /// Who is connected.
-    pub fleet: Fleet,
+    pub nodes: Nodes,
     /// What is asked of the endpoints.
-    pub steerings: Steerings,
+    pub overrides: OverridesByUpstream,
 }
 
 /// After a start it is known what Envoys have that left before the last so many changes. Each is undone and built.
@@ -292,12 +292,12 @@ const REMEMBERED: u64 = 100;
 ///
 /// When the store cannot be read, or with all that is wrong with the config.
 pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control, Arc<Cache>), WriteError> {
-    let Start { files, store, mut resolver, steerings, events, metrics, fleet } = start;
+    let Start { files, store, mut resolver, overrides, events, metrics, nodes } = start;
     let store::State { stored, files: last_files, refused_files, revision } =
         store.load().map_err(|error| WriteError::Store(Arc::new(error)))?;
     let mut build_of = |files: Files| {
-        let (stored, steerings) = (stored.clone(), steerings.clone());
-        let mut inputs = Inputs { files, stored, steerings, ..Inputs::default() };
+        let (stored, overrides) = (stored.clone(), overrides.clone());
+        let mut inputs = Inputs { files, stored, overrides, ..Inputs::default() };
         match build(&mut inputs, None, Reading::Anew, &mut resolver, runtime) {
             Ok(build) => Ok((inputs, Arc::new(build))),
             Err(violations) => Err((Some(Box::new(inputs)), violations)),
@@ -349,10 +349,10 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
         first: 0,
         rejected: BTreeSet::new(),
         last_rejected: None,
-        publications: VecDeque::new(),
+        generations: VecDeque::new(),
         progress,
         cache: cache.clone(),
-        fleet,
+        nodes,
         store: store.clone(),
         resolver,
         runtime: runtime.clone(),
@@ -373,7 +373,7 @@ pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Control,
     }
     state.first =
         last_in_effect(&state.store, state.revision).map_err(|error| WriteError::Store(Arc::new(error)))?;
-    state.publications.push_back((state.cache.publication(), state.first));
+    state.generations.push_back((state.cache.generation(), state.first));
     state.tell_progress();
     let (tasks, queue) = mpsc::unbounded_channel();
     std::thread::spawn(move || state.run(queue));
@@ -399,7 +399,7 @@ fn builds_before(revisions: &[Revision], (mut inputs, now): (Inputs, Arc<Build>)
         for edit in revision.edits.iter().rev() {
             put(&mut inputs, Change::undoing(edit.clone()));
         }
-        let Ok(before) = pipeline::build(&inputs, Some(&last)) else { break };
+        let Ok(before) = build::build(&inputs, Some(&last)) else { break };
         last = Arc::new(before);
         builds.push(last.clone());
     }
@@ -426,9 +426,9 @@ impl Control {
     }
 
     /// Tells Envoys what operators, drills and failback ask of the endpoints. False when we are shutting down.
-    pub async fn steer(&self, steerings: Steerings) -> bool {
+    pub async fn set_overrides(&self, overrides: OverridesByUpstream) -> bool {
         let (done, receiver) = oneshot::channel();
-        self.tasks.send(Task::Steer(steerings, done)).is_ok() && receiver.await.is_ok()
+        self.tasks.send(Task::Steer(overrides, done)).is_ok() && receiver.await.is_ok()
     }
 
     /// The files that the config names, and those that one names which was refused: they want to be watched too.
@@ -533,8 +533,8 @@ impl State {
                     tokio::select! {
                         task = queue.recv() => task.map_or(Wake::End, Wake::Task),
                         () = self.resolver.changed() => Wake::Addresses,
-                        () = self.fleet.stirs() => Wake::Fleet,
-                        () = due(until) => Wake::Fleet,
+                        () = self.nodes.stirs() => Wake::Nodes,
+                        () = due(until) => Wake::Nodes,
                         () = passed(self.build.until) => Wake::Clock,
                     }
                 }),
@@ -547,11 +547,11 @@ impl State {
                     // Whoever asked may have hung up.
                     let _ = done.send(());
                 }
-                Wake::Task(Task::Steer(steerings, done)) => self.take_steerings(steerings, done),
+                Wake::Task(Task::Steer(overrides, done)) => self.take_steerings(overrides, done),
                 Wake::Task(Task::Plan(plan)) => plan(&self),
                 Wake::Task(Task::Write(write)) => next = self.take_writes(write, &mut queue),
                 Wake::Addresses => self.take_addresses(),
-                Wake::Fleet => self.look(),
+                Wake::Nodes => self.look(),
                 Wake::Clock => self.take_time(),
                 Wake::End => return,
             }
@@ -597,7 +597,7 @@ impl State {
             false => self.commit(&staged).map_err(Arc::new),
         };
         let outcome = match outcome {
-            Ok(()) if staged.revisions.is_empty() => Ok(self.cache.publication()),
+            Ok(()) if staged.revisions.is_empty() => Ok(self.cache.generation()),
             Ok(()) => {
                 let steps = std::mem::take(&mut self.steps);
                 Ok(self.publish(Source::Api.word(), Point { inputs, build }, steps))
@@ -706,7 +706,7 @@ impl State {
         let build = self.build.clone();
         let written = |answer, is_repeated| {
             let (before, build) = (build.clone(), build.clone());
-            Written { answer, is_repeated, before, build, publication: 0 }
+            Written { answer, is_repeated, before, build, generation: 0 }
         };
         if let Some((key, request)) = &terms.idempotency
             && let Some(kept) = self.kept(key)?
@@ -935,8 +935,8 @@ impl State {
         }
     }
 
-    fn take_steerings(&mut self, steerings: Steerings, done: oneshot::Sender<()>) {
-        let mut inputs = Inputs { steerings, ..self.inputs.clone() };
+    fn take_steerings(&mut self, overrides: OverridesByUpstream, done: oneshot::Sender<()>) {
+        let mut inputs = Inputs { overrides, ..self.inputs.clone() };
         match build_here(&mut inputs, Some(&self.build), Reading::Missing) {
             Ok(build) => {
                 (self.inputs, self.build) = (inputs, Arc::new(build));
@@ -953,10 +953,10 @@ impl State {
     fn publish(&mut self, source: &str, before: Point, steps: Vec<Step>) -> u64 {
         let changed = before.build.snapshots != self.build.snapshots;
         self.build.warnings_since(&before.build).into_iter().for_each(warn);
-        let publication = self.roll_out(before, steps);
+        let generation = self.roll_out(before, steps);
         let upstreams = self.build.model.upstreams.len();
         info!(source, changed, revision = self.revision, upstreams, "config accepted");
-        publication
+        generation
     }
 }
 
@@ -1063,14 +1063,14 @@ fn build(
         return Ok(build);
     }
     inputs.addresses = addresses;
-    pipeline::build(inputs, last)
+    build::build(inputs, last)
 }
 
 /// Builds with the addresses that are known.
 fn build_here(inputs: &mut Inputs, last: Option<&Build>, reading: Reading) -> Result<Build, Vec<Violation>> {
     let known = std::mem::take(&mut inputs.named_files);
     inputs.now = Some(Timestamp::now());
-    pipeline::build_reading(inputs, last, |names| match reading {
+    build::build_reading(inputs, last, |names| match reading {
         Reading::Anew => files::read_named(names),
         Reading::Missing => read_missing(known, names),
     })
@@ -1102,11 +1102,11 @@ mod tests {
         let start = Start {
             files: Ok(Files::default()),
             store,
-            steerings: Steerings::default(),
+            overrides: OverridesByUpstream::default(),
             resolver: Resolver::new(),
             events: Events::default(),
             metrics: Metrics::default(),
-            fleet: Fleet::default(),
+            nodes: Nodes::default(),
         };
         let runtime = tokio::runtime::Handle::current();
         let started = tokio::task::spawn_blocking(move || self::start(start, &runtime));

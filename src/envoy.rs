@@ -7,6 +7,7 @@ pub mod fields;
 pub mod json;
 pub mod loads;
 pub mod merge;
+pub mod node;
 pub mod shapes;
 
 use std::fmt;

@@ -17,12 +17,13 @@ pub mod failback;
 pub mod fleet;
 pub mod header;
 pub mod health;
+pub mod index;
 pub mod listener;
 pub mod locality;
 pub mod matching;
 pub mod name;
 pub mod notify;
-pub mod part;
+pub mod overrides;
 pub mod passthrough;
 pub mod place;
 mod raw;
@@ -30,9 +31,8 @@ pub mod reach;
 pub mod resolver;
 pub mod rollout;
 pub mod route;
+pub mod selector;
 pub mod service;
-pub mod steering;
-pub mod subset;
 pub mod target;
 pub mod tls;
 pub mod upstream;
@@ -44,6 +44,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::config::raw::Resource;
+use crate::envoy::node::Node;
 use crate::model::certificate::Certificate;
 use crate::model::fleet::Fleet;
 use crate::model::listener::Listener;
@@ -55,7 +56,6 @@ use crate::model::rollout::Rollout;
 use crate::model::route::Route;
 use crate::model::service::Service;
 use crate::model::upstream::Upstream;
-use crate::node::Node;
 
 /// The whole desired config, resolved.
 ///

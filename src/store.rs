@@ -18,10 +18,10 @@ use redb::{
 };
 use serde_json::Value;
 
-use crate::access::Token;
+use crate::access::tokens::Token;
 use crate::config::document::Kind;
+use crate::inspect::plan::Edit;
 use crate::model::documents::Stored;
-use crate::plan::Edit;
 use crate::store::records::{Kept, Revision};
 
 /// How many bytes of the database are kept in memory. What is read often is in memory in another form.
@@ -109,7 +109,7 @@ pub struct Commit {
 
 /// A record of what is in force beside the config, or of what happened.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Jotting {
+pub struct Record {
     /// What it is.
     pub kind: &'static str,
     /// Unique within the kind.
@@ -313,7 +313,7 @@ impl Store {
     /// # Errors
     ///
     /// When the database cannot be read, or a record is damaged.
-    pub fn jottings(&self) -> Result<Vec<(String, String, Value)>, Error> {
+    pub fn records(&self) -> Result<Vec<(String, String, Value)>, Error> {
         let records = self.reading(|transaction| {
             let mut records = Vec::new();
             for entry in transaction.open_table(JOTTINGS)?.iter()? {
@@ -336,15 +336,15 @@ impl Store {
     /// # Errors
     ///
     /// When the database cannot be written.
-    pub fn jot(&self, jottings: &[Jotting]) -> Result<(), Error> {
-        if jottings.is_empty() {
+    pub fn put_records(&self, records: &[Record]) -> Result<(), Error> {
+        if records.is_empty() {
             return Ok(());
         }
         let write = |database: &Database| -> Result<(), redb::Error> {
             let transaction = database.begin_write()?;
             {
                 let mut table = transaction.open_table(JOTTINGS)?;
-                for Jotting { kind, key, value } in jottings {
+                for Record { kind, key, value } in records {
                     match value {
                         Some(value) => drop(table.insert((*kind, key.as_str()), value.to_string().as_str())?),
                         None => drop(table.remove((*kind, key.as_str()))?),

@@ -20,7 +20,6 @@ pub mod client_status;
 pub mod delta;
 pub mod frame;
 pub mod health_discovery;
-pub mod identity;
 pub mod incoming;
 pub mod load_report;
 pub mod meter;
@@ -40,10 +39,10 @@ mod words;
 
 use std::sync::Arc;
 
+use crate::build::snapshot::past::Past;
+use crate::build::snapshot::{Snapshot, Variant};
 use crate::envoy::ResourceType;
-use crate::fleet::TypeStatus;
-use crate::snapshot::past::Past;
-use crate::snapshot::{Snapshot, Variant};
+use crate::nodes::TypeStatus;
 use crate::xds::frame::Response;
 use crate::xds::subscription::NameTable;
 use crate::xds::wire::{Head, Request};

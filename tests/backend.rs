@@ -10,7 +10,7 @@ use harness::{Backend, Envoy, Process, eventually, free_port, understudy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use understudy::load::{Load, Options};
+use understudy::cli::load::{Load, Options};
 
 /// How long nothing must come before it counts as silence.
 const SILENCE: Duration = Duration::from_millis(300);

@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use expect_test::expect_file;
 use serde_json::{Map, Value, json};
+use understudy::build::lint::explanations;
+use understudy::build::snapshot::Snapshot;
+use understudy::build::{self, Build, Inputs};
 use understudy::config::render;
-use understudy::lint::explanations;
+use understudy::envoy::node::Locality;
 use understudy::model::addresses::Addresses;
 use understudy::model::name::Name;
-use understudy::node::Locality;
-use understudy::pipeline::{self, Build, Inputs};
-use understudy::snapshot::Snapshot;
 use understudy::source::files;
 
 fn root() -> PathBuf {
@@ -48,7 +48,7 @@ fn addresses() -> Addresses {
 fn build(path: &Path) -> Build {
     let files = files::read(&[path.to_owned()]).unwrap();
     let mut inputs = Inputs { files, addresses: addresses(), ..Inputs::default() };
-    let build = pipeline::build_reading(&mut inputs, None, files::read_named);
+    let build = build::build_reading(&mut inputs, None, files::read_named);
     build.unwrap_or_else(|faults| panic!("{}", render::human(&faults, &|_| None, false)))
 }
 
@@ -126,8 +126,8 @@ fn every_case_compiles_to_the_json_beside_it() {
 
 #[test]
 fn a_real_envoy_accepts_every_example_and_every_case() {
-    let envoy =
-        understudy::cli::envoy::locate(&|line| eprintln!("{line}")).unwrap_or_else(|error| panic!("{error}"));
+    let envoy = understudy::cli::offline::envoy::locate(&|line| eprintln!("{line}"))
+        .unwrap_or_else(|error| panic!("{error}"));
     let directory = tempfile::tempdir().unwrap();
     let validate = |(name, told): &(String, Told)| {
         for (fleet, snapshot) in told {
@@ -206,7 +206,7 @@ fn every_invalid_file_is_refused_with_the_faults_beside_it() {
             let read = |name: &String| files::read_named(&[path(name)].into()).into_values().next();
             names.iter().filter_map(|name| Some((name.clone(), read(name)?))).collect()
         };
-        let faults = pipeline::build_reading(&mut inputs, None, read).expect_err(&name(config));
+        let faults = build::build_reading(&mut inputs, None, read).expect_err(&name(config));
         let told = render::human(&faults, &|_| Some(text.clone()), false);
         expect_file![config.with_extension("txt")].assert_eq(&format!("{}\n", told.trim_end()));
         expect_file![config.with_extension("json")].assert_eq(&pretty(&json!(faults)));
@@ -240,8 +240,8 @@ fn every_fault_has_an_invalid_file() {
 
 #[test]
 fn the_bootstraps_are_what_the_command_prints_and_a_real_envoy_accepts_them() {
-    let envoy =
-        understudy::cli::envoy::locate(&|line| eprintln!("{line}")).unwrap_or_else(|error| panic!("{error}"));
+    let envoy = understudy::cli::offline::envoy::locate(&|line| eprintln!("{line}"))
+        .unwrap_or_else(|error| panic!("{error}"));
     for file in entries(&root().join("envoy-bootstrap")) {
         let text = fs::read_to_string(&file).unwrap();
         let command =

@@ -2,131 +2,73 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What a module of the crate may use of the others. A new arrow is a change to this table, with a reason.
-const LAYERS: [(&str, &[&str]); 31] = [
+/// The rooms of the crate, from the ground up, and the rooms each may use. A new arrow is a change to this table,
+/// with a reason; an arrow that nothing uses any more is a fault.
+const ROOMS: [(&str, &[&str]); 18] = [
     ("envoy", &[]),
-    ("node", &[]),
-    ("load", &[]),
     ("memo", &[]),
-    ("events", &[]),
-    ("access", &[]),
-    // `source` to hear of changed files.
-    ("tls", &["source"]),
-    ("metrics", &[]),
     // `envoy` for the descriptors by which raw resources are judged, each fault with its place.
     ("config", &["envoy"]),
-    // `envoy` for the types of raw resources.
-    ("model", &["config", "envoy", "memo", "node"]),
-    ("snapshot", &["envoy", "memo"]),
-    // `config` for the enums of a document that mean the same in the model.
-    ("compile", &["model", "node", "snapshot", "envoy", "config", "memo"]),
-    // `compile` for what is derived of tries.
-    ("lint", &["compile", "config", "memo", "model"]),
-    ("pipeline", &["compile", "config", "envoy", "lint", "memo", "model", "node", "snapshot"]),
-    // `config` for near words, and for the enums of a document that mean the same in the model.
-    ("simulate", &["config", "model", "node"]),
-    ("show", &["compile", "config", "model", "pipeline"]),
-    ("plan", &["config", "envoy", "model", "pipeline", "snapshot"]),
+    ("model", &["config", "envoy", "memo"]),
+    ("build", &["config", "envoy", "memo", "model"]),
+    ("inspect", &["build", "config", "envoy", "model"]),
     // `model` for the addresses that names resolve to.
     ("source", &["config", "model"]),
-    // What is in force, decided by the config and by the simulator.
-    ("orders", &["model", "pipeline", "simulate"]),
-    // `node` for where an Envoy runs: which tier a target is in may depend on it.
-    ("live", &["config", "envoy", "model", "node", "pipeline"]),
-    ("history", &["live", "model", "orders"]),
-    (
-        "conductor",
-        &["cache", "control", "events", "fleet", "history", "live", "model", "orders", "pipeline", "store"],
-    ),
+    // `source` to hear of changed files.
+    ("access", &["source"]),
+    // `inspect` for the edits of a revision.
+    ("store", &["access", "config", "inspect", "model"]),
+    ("cache", &["build", "envoy"]),
     // `cache` for the receivers of the newest config.
-    ("notify", &["cache", "config", "events", "model"]),
-    // `plan` for the edits of a revision.
-    ("store", &["access", "config", "model", "plan"]),
-    ("cache", &["node", "pipeline", "snapshot"]),
+    ("telemetry", &["cache", "config", "model"]),
+    ("nodes", &["build", "envoy", "telemetry"]),
+    ("control", &["build", "cache", "config", "inspect", "model", "nodes", "source", "store", "telemetry"]),
     (
-        "control",
-        &["cache", "config", "events", "fleet", "metrics", "model", "pipeline", "plan", "source", "store"],
+        "failover",
+        &["build", "cache", "config", "control", "envoy", "inspect", "model", "nodes", "store", "telemetry"],
     ),
-    ("fleet", &["envoy", "events", "node", "snapshot"]),
-    ("xds", &["cache", "envoy", "events", "fleet", "metrics", "node", "snapshot", "tls"]),
+    ("xds", &["access", "build", "cache", "envoy", "nodes", "telemetry"]),
     (
         "admin",
         &[
             "access",
+            "build",
             "cache",
-            "conductor",
             "config",
             "control",
             "envoy",
-            "events",
-            "fleet",
-            "history",
-            "live",
-            "metrics",
+            "failover",
+            "inspect",
             "model",
-            "node",
-            "notify",
-            "orders",
-            "pipeline",
-            "plan",
-            "simulate",
-            "snapshot",
+            "nodes",
             "source",
             "store",
-            "tls",
-            "xds",
+            "telemetry",
         ],
     ),
     (
         "app",
-        &[
-            "admin",
-            "cache",
-            "conductor",
-            "config",
-            "control",
-            "events",
-            "fleet",
-            "live",
-            "metrics",
-            "notify",
-            "source",
-            "store",
-            "tls",
-            "xds",
-        ],
+        &["access", "admin", "config", "control", "failover", "nodes", "source", "store", "telemetry", "xds"],
     ),
-    (
-        "cli",
-        &[
-            "access", "admin", "app", "cache", "compile", "config", "control", "envoy", "fleet", "lint",
-            "load", "model", "node", "pipeline", "plan", "show", "simulate", "snapshot", "source", "store",
-            "tls", "xds",
-        ],
-    ),
+    ("cli", &["access", "admin", "app", "build", "config", "envoy", "inspect", "model", "source", "store"]),
 ];
 
 /// Modules that are functions of what goes in: no sockets, no files, no clock.
 const PURE: &[&str] = &[
     "envoy",
-    "node",
     "memo",
     "config",
     "model",
-    "snapshot",
-    "compile",
-    "lint",
-    "pipeline",
-    "simulate",
-    "show",
-    "plan",
-    "cache/rollout",
-    "orders",
-    "live",
-    "history",
+    "build",
+    "inspect",
+    "control/rollout/canary",
+    "failover/orders",
+    "failover/traffic",
+    "failover/history",
     "xds/admission",
     "xds/subscription",
     "xds/order",
@@ -179,29 +121,51 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.trim_start().starts_with("//"))
 }
 
+/// The names that a line of code takes from the crate: the first segment of each path after `crate::`.
+fn used_rooms(line: &str) -> impl Iterator<Item = &str> {
+    let names = line.split("crate::").skip(1);
+    names.map(|path| path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap())
+}
+
 #[test]
-fn modules_use_only_what_their_layer_may() {
-    let mut faults = Vec::new();
+fn rooms_use_only_what_their_row_allows_and_every_arrow_is_used() {
+    let (mut faults, mut used) = (Vec::new(), BTreeSet::new());
     for (file, text) in sources() {
-        let module = file.split('/').next().unwrap();
+        let room = file.split('/').next().unwrap();
         // Tests may have what they test made by the whole program.
-        if matches!(module, "lib" | "main") || file.ends_with("/tests") {
+        if matches!(room, "lib" | "main") || file.ends_with("/tests") || file.ends_with("/properties") {
             continue;
         }
-        let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == module) else {
-            faults.push(format!("src/{file}.rs: `{module}` has no row in the table of layers"));
+        let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
+            faults.push(format!("src/{file}.rs: `{room}` has no row in the table of rooms"));
             continue;
         };
         for line in code(&text) {
-            for used in line.split("crate::").skip(1) {
-                let used = used.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
-                if used != module && !allowed.contains(&used) {
-                    faults.push(format!("src/{file}.rs: `{module}` may not use `{used}`: {}", line.trim()));
+            for other in used_rooms(line).filter(|other| *other != room) {
+                used.insert((room.to_owned(), other.to_owned()));
+                if !allowed.contains(&other) {
+                    faults.push(format!("src/{file}.rs: `{room}` may not use `{other}`: {}", line.trim()));
                 }
             }
         }
     }
+    for (room, allowed) in ROOMS {
+        let stale = allowed.iter().filter(|other| !used.contains(&(room.to_owned(), (**other).to_owned())));
+        faults
+            .extend(stale.map(|other| format!("`{room}` does not use `{other}` any more: delete the arrow")));
+    }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn there_are_at_most_twenty_rooms_and_their_arrows_point_down() {
+    assert!(ROOMS.len() <= 20, "{} rooms", ROOMS.len());
+    for (index, (room, allowed)) in ROOMS.iter().enumerate() {
+        for other in *allowed {
+            let is_below = ROOMS[..index].iter().any(|(name, _)| name == other);
+            assert!(is_below, "`{room}` stands above `{other}` in the table, or `{other}` has no row");
+        }
+    }
 }
 
 #[test]

@@ -46,9 +46,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tower::Service as _;
+use understudy::build;
 use understudy::cache::Cache;
-use understudy::fleet::Fleet;
-use understudy::pipeline;
+use understudy::nodes::Nodes;
 use understudy::xds::admission::Rate;
 use understudy::xds::server::{self, Discovery, Limits};
 
@@ -743,12 +743,12 @@ async fn rule_50_a_stuck_reader_costs_nothing_and_harms_nobody() {
 async fn limited(limits: Limits) -> SocketAddr {
     let text = r#"upstreams: [{ name: a, targets: [{ target: "127.0.0.1:9" }] }]"#;
     let inputs =
-        pipeline::Inputs { files: imbl::OrdMap::unit("a.yaml".into(), text.into()), ..Default::default() };
-    let build = pipeline::build(&inputs, None).unwrap();
+        build::Inputs { files: imbl::OrdMap::unit("a.yaml".into(), text.into()), ..Default::default() };
+    let build = build::build(&inputs, None).unwrap();
     let cache = Arc::new(Cache::new(Arc::new(build)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let discovery = Discovery::new(cache, Fleet::default(), "test", limits);
+    let discovery = Discovery::new(cache, Nodes::default(), "test", limits);
     tokio::spawn(server::serve(listener, discovery, std::future::pending()));
     address
 }

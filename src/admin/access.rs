@@ -21,13 +21,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{Instrument as _, info, info_span, warn};
 
-use crate::access::{self, Role, Secret, Token};
+use crate::access::tls::Incoming;
+use crate::access::tokens::{self, Role, Secret, Token};
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::admin::request::{Object, decoded};
 use crate::admin::revisions::reading;
 use crate::store::{self, Store};
-use crate::tls::Incoming;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -162,7 +162,7 @@ impl Access {
             let detail = "pages of another origin may not use this API";
             return Err(Refusal::new("origin", StatusCode::FORBIDDEN, detail));
         }
-        let Some(needed) = access::needed(request.method().as_str(), route) else {
+        let Some(needed) = tokens::needed(request.method().as_str(), route) else {
             return Ok(Identity::anonymous());
         };
         let identity = self.identify(request.headers()).inspect_err(|_| drop(self.spend("")))?;
@@ -187,7 +187,7 @@ impl Access {
         let sent = sent.to_str().unwrap_or_default().split_once(' ');
         let secret = sent.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let secret = Secret::from_text(secret.map(|(_, text)| text).unwrap_or_default());
-        match access::find(&self.tokens(), &secret) {
+        match tokens::find(&self.tokens(), &secret) {
             Some(token) => Ok(Identity { name: token.name.clone(), role: token.role }),
             None => {
                 let challenge = "Bearer realm=\"understudy\", error=\"invalid_token\"";
@@ -416,7 +416,7 @@ pub enum MakeError {
 ///
 /// When the name cannot be used or the store fails.
 pub fn make(store: &Store, name: &str, role: Role) -> Result<(Token, Secret), MakeError> {
-    if !access::is_name(name) {
+    if !tokens::is_name(name) {
         return Err(MakeError::Name);
     }
     let secret = new_secret();

@@ -10,11 +10,11 @@ use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::admin::request::Write;
 use crate::admin::revisions;
+use crate::build::Build;
 use crate::config::render;
 use crate::control::rollout::CanaryProgress;
 use crate::control::{Decision, Now, Proposal, Written};
-use crate::fleet::{Presence, State};
-use crate::pipeline::Build;
+use crate::nodes::{Presence, State};
 use crate::store::records::Answer;
 
 /// How often it is looked who has acknowledged.
@@ -71,12 +71,12 @@ impl Admin {
             }
             self.refuse_rejected(revision).await?;
         }
-        let publication = self.cache.publication();
+        let generation = self.cache.generation();
         let is_affected =
             |presence: &Presence| before.snapshot_for(&presence.node) != build.snapshot_for(&presence.node);
-        let waits = |presence: &Presence| !has_all(presence, publication) && is_affected(presence);
+        let waits = |presence: &Presence| !has_all(presence, generation) && is_affected(presence);
         loop {
-            let missing = self.fleet.select(waits);
+            let missing = self.nodes.select(waits);
             if missing.is_empty() || Instant::now() >= deadline {
                 return Ok(missing.iter().map(|presence| told(presence, build)).collect());
             }
@@ -106,10 +106,10 @@ impl Admin {
     }
 }
 
-/// True when an Envoy has acknowledged all that it asked for of this publication or a later one.
-fn has_all(presence: &Presence, publication: u64) -> bool {
-    let is_acked = |noted: &crate::fleet::Noted| noted.current && noted.state == State::Acked;
-    presence.seen >= publication && presence.types.values().all(is_acked)
+/// True when an Envoy has acknowledged all that it asked for of this generation or a later one.
+fn has_all(presence: &Presence, generation: u64) -> bool {
+    let is_acked = |noted: &crate::nodes::Noted| noted.current && noted.state == State::Acked;
+    presence.seen >= generation && presence.types.values().all(is_acked)
 }
 
 fn told(presence: &Presence, build: &Build) -> Value {

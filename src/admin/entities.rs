@@ -13,10 +13,10 @@ use crate::admin::operation::{self, Decided, Operation, Slot, Verb, absent, enco
 use crate::admin::problem::Problem;
 use crate::admin::request::{Parameters, Write};
 use crate::admin::view::{self, Desired};
+use crate::build::{self, Inputs};
 use crate::config::Violation;
 use crate::config::document::Kind;
 use crate::control::{Decision, Now};
-use crate::pipeline::{self, Inputs};
 use crate::store::Change;
 use crate::store::records::Answer;
 
@@ -207,7 +207,7 @@ fn cascaded(mut changes: Vec<Change>, now: Now<'_>) -> Result<Decision, Problem>
             }
         }
         applied = changes.len();
-        let Err(violations) = pipeline::build(&inputs, Some(now.build)) else { break };
+        let Err(violations) = build::build(&inputs, Some(now.build)) else { break };
         let referrers: BTreeSet<(Kind, String)> =
             violations.iter().filter_map(|violation| stored_at(&violation.path, &inputs)).collect();
         // What a file declares, or what is at fault for another reason, stands in the way.

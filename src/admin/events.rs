@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
-use crate::events::{Events, Follower, Next};
+use crate::telemetry::events::{Events, Follower, Next};
 
 /// How many may follow at once.
 const MAX_FOLLOWERS: usize = 256;

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
-use crate::conductor::Book;
-use crate::fleet::{Noted, Presence};
+use crate::build::Build;
+use crate::failover::ledger::Ledger;
 use crate::model::name::Name;
-use crate::pipeline::Build;
+use crate::nodes::{Noted, Presence};
 
 #[derive(Serialize)]
 pub(crate) struct NodeView {
@@ -42,7 +42,7 @@ struct TypeView {
 
 impl TypeView {
     fn of(noted: &Noted) -> Self {
-        use crate::fleet::State;
+        use crate::nodes::State;
         let (last_error, last_error_at) = noted.last_error.clone().unzip();
         Self {
             state: match noted.state {
@@ -60,7 +60,7 @@ impl TypeView {
 }
 
 impl NodeView {
-    fn of(presence: &Presence, build: &Build, book: &Book) -> Self {
+    fn of(presence: &Presence, build: &Build, ledger: &Ledger) -> Self {
         let types = presence.types.iter().map(|(kind, noted)| (kind.plural(), TypeView::of(noted)));
         Self {
             id: presence.node.id.clone(),
@@ -74,7 +74,7 @@ impl NodeView {
             envoy_version: presence.node.version.clone(),
             on_standby: presence
                 .last_load_report
-                .map(|_| book.history.away(&presence.node.id).into_iter().cloned().collect()),
+                .map(|_| ledger.history.away(&presence.node.id).into_iter().cloned().collect()),
             types: types.collect(),
         }
     }
@@ -82,9 +82,9 @@ impl NodeView {
 
 /// `GET /fleet`
 pub(crate) async fn nodes(State(admin): State<Admin>) -> Json<Value> {
-    let (build, book) = (admin.cache.live(), admin.conductor.book());
-    let nodes = admin.fleet.nodes();
-    let nodes: Vec<NodeView> = nodes.iter().map(|presence| NodeView::of(presence, &build, &book)).collect();
+    let (build, ledger) = (admin.cache.live(), admin.supervisor.ledger());
+    let nodes = admin.nodes.nodes();
+    let nodes: Vec<NodeView> = nodes.iter().map(|presence| NodeView::of(presence, &build, &ledger)).collect();
     Json(json!({ "nodes": nodes }))
 }
 
@@ -93,8 +93,8 @@ pub(crate) async fn node(
     State(admin): State<Admin>,
     Path(id): Path<String>,
 ) -> Result<Json<NodeView>, Problem> {
-    match admin.fleet.node(&id) {
-        Some(presence) => Ok(Json(NodeView::of(&presence, &admin.cache.live(), &admin.conductor.book()))),
+    match admin.nodes.node(&id) {
+        Some(presence) => Ok(Json(NodeView::of(&presence, &admin.cache.live(), &admin.supervisor.ledger()))),
         None => Err(Problem::not_found(&format!("no node `{id}` is connected or was within the last hour"))),
     }
 }

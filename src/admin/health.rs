@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use crate::admin::Admin;
 use crate::admin::orders::{drill_view, failover_view, state_view};
 use crate::admin::problem::Problem;
-use crate::conductor::Book;
-use crate::live::{NodePicture, NodeTarget, Picture, TargetPicture};
+use crate::failover::ledger::Ledger;
+use crate::failover::orders::drill;
+use crate::failover::traffic::{NodePicture, NodeTarget, Picture, TargetPicture};
 use crate::model::name::Name;
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
-use crate::orders::drill;
 
 #[derive(Serialize)]
 pub(crate) struct HealthView {
@@ -90,8 +90,8 @@ pub(crate) fn rounded(value: f64) -> f64 {
 }
 
 impl TargetView {
-    fn of(admin: &Admin, upstream: &Upstream, target: &Target, seen: &Picture, book: &Book) -> Self {
-        let order = book.orders.state_of(upstream, target);
+    fn of(admin: &Admin, upstream: &Upstream, target: &Target, seen: &Picture, ledger: &Ledger) -> Self {
+        let order = ledger.orders.state_of(upstream, target);
         let is_known = !seen.nodes.is_empty();
         let TargetPicture { is_healthy, since, is_stale, share, requests_per_second, reported_by, disagree } =
             seen.targets.get(&target.address).cloned().unwrap_or_default();
@@ -101,7 +101,7 @@ impl TargetView {
             health: is_healthy.map(word),
             since: since.map(|at| at.to_string()),
             stale: is_stale && is_healthy.is_some(),
-            state: state_of(book, upstream, target),
+            state: state_of(ledger, upstream, target),
             order: order.map(|(part, order)| state_view(part, Some(order))),
             share: is_known.then_some(rounded(share)),
             requests_per_second: is_known.then_some(rounded(requests_per_second)),
@@ -152,35 +152,35 @@ pub(crate) async fn upstream(
     let Some(found) = found else {
         return Err(Problem::not_found(&format!("no upstream is named `{upstream}`")));
     };
-    let (book, seen) = (admin.conductor.book(), admin.conductor.picture(&build, found));
+    let (ledger, seen) = (admin.supervisor.ledger(), admin.supervisor.picture(&build, found));
     let targets = found.targets.iter();
     Ok(Json(HealthView {
         serving_priority: seen.serving,
         since: seen.since.map(|at| at.to_string()),
         stale: seen.is_stale,
         requests_per_second: rounded(seen.requests_per_second),
-        targets: targets.map(|target| TargetView::of(&admin, found, target, &seen, &book)).collect(),
+        targets: targets.map(|target| TargetView::of(&admin, found, target, &seen, &ledger)).collect(),
         nodes: seen.nodes.iter().map(NodeView::of).collect(),
         not_reporting: not_reporting(&admin),
         checked_by: seen.checked_by.iter().map(ToString::to_string).collect(),
-        pin: book
+        pin: ledger
             .orders
             .pins
             .get(&found.name)
             .map(|pin| json!({ "priority": pin.priority, "note": pin.note })),
-        hold: hold(&book, found),
-        drill: book
+        hold: hold(&ledger, found),
+        drill: ledger
             .orders
             .drill_of(&found.name)
             .map(|(id, drill): (u64, &drill::Drill)| drill_view(id, drill)),
-        failover: failover(&book, &found.name),
+        failover: failover(&ledger, &found.name),
     }))
 }
 
 /// What is in force for a target: a drill counts as `down`.
-pub(crate) fn state_of(book: &Book, upstream: &Upstream, target: &Target) -> &'static str {
-    match book.orders.state_of(upstream, target) {
-        _ if book.orders.is_drilled(upstream, target) => "down",
+pub(crate) fn state_of(ledger: &Ledger, upstream: &Upstream, target: &Target) -> &'static str {
+    match ledger.orders.state_of(upstream, target) {
+        _ if ledger.orders.is_drilled(upstream, target) => "down",
         Some((_, order)) => order.state.word(),
         None => "auto",
     }
@@ -191,7 +191,7 @@ const SILENCE: SignedDuration = SignedDuration::from_secs(12);
 
 /// The connected Envoys that never said anything of their load: their bootstrap has no `load_stats_config`.
 pub(crate) fn not_reporting(admin: &Admin) -> Vec<String> {
-    let (silent, now) = (admin.fleet.nodes().into_iter(), Timestamp::now());
+    let (silent, now) = (admin.nodes.nodes().into_iter(), Timestamp::now());
     let silent = silent.filter(|it| it.disconnected_at.is_none() && it.last_load_report.is_none());
     let silent = silent.filter(|it| now.duration_since(it.connected_at) > SILENCE);
     let ids: std::collections::BTreeSet<String> = silent.map(|presence| presence.node.id).collect();
@@ -200,8 +200,8 @@ pub(crate) fn not_reporting(admin: &Admin) -> Vec<String> {
 
 /// The standby that is held, and how long until it is tried to return: if that counts from the recovery of the primaries,
 /// and they did not recover yet, as long as it will take from then on.
-pub(crate) fn hold(book: &Book, upstream: &Upstream) -> Option<Value> {
-    let (hold, failback) = (book.orders.holds.get(&upstream.name)?, &upstream.failback);
+pub(crate) fn hold(ledger: &Ledger, upstream: &Upstream) -> Option<Value> {
+    let (hold, failback) = (ledger.orders.holds.get(&upstream.name)?, &upstream.failback);
     let due = hold.due(failback);
     let waits = hold.waits_for_primaries(failback);
     let left = due.map(|due| due.duration_since(Timestamp::now()).as_secs_f64().max(0.0));
@@ -216,9 +216,9 @@ pub(crate) fn hold(book: &Book, upstream: &Upstream) -> Option<Value> {
     }))
 }
 
-fn failover(book: &Book, upstream: &Name) -> Option<Value> {
-    let open = book.history.open(upstream);
-    let mut all = book.history.failovers.iter().rev();
+fn failover(ledger: &Ledger, upstream: &Name) -> Option<Value> {
+    let open = ledger.history.open(upstream);
+    let mut all = ledger.history.failovers.iter().rev();
     let last = || all.find(|(_, failover)| failover.upstream == *upstream).map(|(id, it)| (*id, it));
     open.or_else(last).map(|(id, failover)| failover_view(id, failover))
 }

@@ -18,9 +18,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::admin::Admin;
-use crate::fleet::{Fleet, State as TypeState};
-use crate::history::History;
-use crate::pipeline::Build;
+use crate::build::Build;
+use crate::failover::history::History;
+use crate::nodes::{Nodes, State as TypeState};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -57,7 +57,7 @@ fn registry(admin: &Admin) -> Registry {
     let build = admin.cache.build();
     of_program(admin, &mut registry);
     of_config(admin, &build, &mut registry);
-    of_fleet(&admin.fleet, &build, &mut registry);
+    of_fleet(&admin.nodes, &build, &mut registry);
     of_names(admin, &build, &mut registry);
     of_upstreams(admin, &build, &mut registry);
     admin.metrics.register(&mut registry);
@@ -116,15 +116,15 @@ fn of_config(admin: &Admin, build: &Build, registry: &mut Registry) {
     gauge(registry, "lint_violations", "What the rules tell of the config that is served", warnings);
 }
 
-fn of_fleet(fleet: &Fleet, build: &Build, registry: &mut Registry) {
-    let mut nodes: HashMap<[(&str, String); 1], i64> =
+fn of_fleet(nodes: &Nodes, build: &Build, registry: &mut Registry) {
+    let mut connected: HashMap<[(&str, String); 1], i64> =
         build.snapshots.keys().map(|fleet| ([("fleet", fleet.to_string())], 0)).collect();
     let mut types: HashMap<[(&str, String); 3], i64> = HashMap::new();
-    let presences = fleet.select(|_| true);
+    let presences = nodes.select(|_| true);
     for id in
         presences.iter().map(|presence| (&presence.node.id, presence)).collect::<HashMap<_, _>>().values()
     {
-        *nodes.entry([("fleet", build.fleet_of(&id.node).to_string())]).or_default() += 1;
+        *connected.entry([("fleet", build.fleet_of(&id.node).to_string())]).or_default() += 1;
     }
     for presence in &presences {
         let fleet = build.fleet_of(&presence.node).to_string();
@@ -138,7 +138,7 @@ fn of_fleet(fleet: &Fleet, build: &Build, registry: &mut Registry) {
             *types.entry([("fleet", fleet.clone()), of_type, ("state", state.to_owned())]).or_default() += 1;
         }
     }
-    gauges(registry, "connected_nodes", "Envoys that are connected, by fleet", nodes);
+    gauges(registry, "connected_nodes", "Envoys that are connected, by fleet", connected);
     gauge(registry, "xds_streams", "Streams of Envoys that are open", presences.len() as f64);
     let help = "Streams of Envoys, by fleet, type of resource, and what became of the last response";
     gauges(registry, "node_types", help, types);
@@ -160,7 +160,7 @@ const NAMED_TARGETS: usize = 10_000;
 
 /// Who serves each upstream, as its Envoys say, and how often that changed.
 fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
-    let book = admin.conductor.book();
+    let ledger = admin.supervisor.ledger();
     let mut serving: Vec<([(&str, String); 1], i64)> = Vec::new();
     let mut rates = Vec::new();
     let mut targets: HashMap<[(&str, String); 2], i64> = HashMap::new();
@@ -168,7 +168,7 @@ fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
     let all = build.model.upstreams.values().map(|upstream| upstream.targets.len()).sum::<usize>();
     for upstream in build.model.upstreams.values() {
         let of = ("upstream", upstream.name.to_string());
-        let seen = admin.conductor.outline(build, upstream);
+        let seen = admin.supervisor.outline(build, upstream);
         serving.extend(seen.serving.map(|tier| ([of.clone()], i64::from(tier))));
         rates.push(([of.clone()], seen.requests_per_second));
         // A series that is not there is not 0.
@@ -200,7 +200,7 @@ fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
     }
     let help = "Requests to the targets of an upstream, retries too, as Envoys report them";
     registry.register("upstream_requests_per_second", help, family);
-    of_failovers(&book.history, registry);
+    of_failovers(&ledger.history, registry);
 }
 
 /// With those that were forgotten: counters do not fall.
@@ -240,7 +240,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::telemetry::metrics::Metrics;
 
     #[test]
     fn counters_have_one_name_in_the_older_format() {

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use axum::response::Json;
 use serde_json::{Map, Value, json};
 
-use crate::access;
+use crate::access::tokens;
 use crate::config::document::Kind;
 
 /// One method of one path.
@@ -357,7 +357,7 @@ pub(crate) async fn document() -> Json<&'static Value> {
 fn described(operation: &Operation) -> Value {
     let Operation { method, path, summary, body, answer, statuses, .. } = operation;
     let route = path.replace("{type}/{name}", "{type}/{*name}");
-    let role = access::needed(&method.to_uppercase(), &route);
+    let role = tokens::needed(&method.to_uppercase(), &route);
     let mut described = json!({
         "summary": summary,
         "operationId": operation_id(method, path),

@@ -12,16 +12,16 @@ use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::admin::request::{Parameters, Write, decoded};
 use crate::admin::view::Desired;
-use crate::conductor::{Asking, Conductor, Error};
 use crate::config::values;
-use crate::history::Failover;
+use crate::failover::history::Failover;
+use crate::failover::orders::decide::{Refusal, Scene};
+use crate::failover::orders::drill::Drill;
+use crate::failover::orders::{Orders, StateOrder};
+use crate::failover::supervisor::{Asking, Error, Supervisor};
 use crate::model::drill::{LENGTH, MAX_LENGTH};
 use crate::model::name::Name;
-use crate::model::part::Part;
-use crate::model::steering;
-use crate::orders::decide::{Refusal, Scene};
-use crate::orders::drill::Drill;
-use crate::orders::{Orders, StateOrder};
+use crate::model::overrides;
+use crate::model::selector::Part;
 
 /// How many failovers or drills a page has unless told otherwise, and at most.
 const PAGE: (usize, usize) = (100, 1000);
@@ -61,11 +61,11 @@ enum StateWord {
 }
 
 impl StateWord {
-    fn state(self) -> Option<steering::State> {
+    fn state(self) -> Option<overrides::State> {
         match self {
             Self::Auto => None,
-            Self::Drained => Some(steering::State::Drained),
-            Self::Down => Some(steering::State::Down),
+            Self::Drained => Some(overrides::State::Drained),
+            Self::Down => Some(overrides::State::Down),
         }
     }
 }
@@ -126,8 +126,8 @@ impl Admin {
     ) -> Result<T, Problem> {
         write.query.end()?;
         let told = match write.dry_run {
-            true => self.conductor.propose(force, decide).await,
-            false => self.conductor.order(force, decide).await,
+            true => self.supervisor.propose(force, decide).await,
+            false => self.supervisor.order(force, decide).await,
         };
         told.map_err(Problem::from)
     }
@@ -135,7 +135,7 @@ impl Admin {
     /// The part that a path names, which must be there, or have a state from when it was.
     fn part(&self, upstream: &str, part: Part) -> Result<Part, Problem> {
         let name = Name::parse(upstream);
-        let states = &self.conductor.book().orders.states;
+        let states = &self.supervisor.ledger().orders.states;
         if name.is_some_and(|name| states.contains_key(&(name, part.clone()))) {
             return Ok(part);
         }
@@ -163,7 +163,7 @@ impl Admin {
         let order = self.order(write, asking.force, |scene| {
             let Some(state) = state else { return Ok((scene.auto(upstream, &part), None)) };
             let upstream = scene.upstream(upstream)?;
-            let orders = scene.state(upstream, &part, state, Conductor::note(scene, &asking))?;
+            let orders = scene.state(upstream, &part, state, Supervisor::note(scene, &asking))?;
             let given = orders.states.get(&(upstream.name.clone(), part.clone())).cloned();
             Ok((orders, given))
         });
@@ -184,12 +184,12 @@ impl Admin {
 
     fn shown(&self, upstream: &str, part: Part) -> Result<Json<Value>, Problem> {
         let part = self.part(upstream, part)?;
-        let book = self.conductor.book();
+        let ledger = self.supervisor.ledger();
         let of = |((name, of), _): &(&(_, Part), &StateOrder)| {
             let name: &Name = name;
             name.as_str() == upstream && *of == part
         };
-        let order = book.orders.states.iter().find(of).map(|(_, order)| order);
+        let order = ledger.orders.states.iter().find(of).map(|(_, order)| order);
         Ok(Json(state_view(&part, order)))
     }
 }
@@ -303,8 +303,8 @@ pub(crate) async fn clear_zone_state(
 
 /// `GET /orders`: all that is in force beside the config.
 pub(crate) async fn list(State(admin): State<Admin>) -> Json<Value> {
-    let book = admin.conductor.book();
-    let orders = &book.orders;
+    let ledger = admin.supervisor.ledger();
+    let orders = &ledger.orders;
     let states = orders.states.iter().map(|((upstream, part), order)| {
         let mut view = state_view(part, Some(order));
         view["upstream"] = json!(upstream);
@@ -342,7 +342,7 @@ pub(crate) async fn pin(
     let asking = asking(&mut write, body.reason, body.expires_in)?;
     let pin = admin.order(write, asking.force, |scene| {
         let upstream = scene.upstream(&upstream)?;
-        let orders = scene.pin(upstream, body.priority, Conductor::note(scene, &asking))?;
+        let orders = scene.pin(upstream, body.priority, Supervisor::note(scene, &asking))?;
         let pin = orders.pins[&upstream.name].clone();
         Ok((orders, pin))
     });
@@ -405,7 +405,7 @@ pub(crate) async fn drill(
     let asking = asking(&mut write, body.reason, None)?;
     let begun = admin.order(write, asking.force, |scene| {
         let upstream = scene.upstream(&upstream)?;
-        let orders = Conductor::begin(scene, upstream, &body.down, length, error_rate, &asking)?;
+        let orders = Supervisor::begin(scene, upstream, &body.down, length, error_rate, &asking)?;
         let (id, drill) = orders.drills.last_key_value().expect("it was added");
         let view = (*id, drill.clone());
         Ok((orders, view))
@@ -484,8 +484,8 @@ pub(crate) async fn drills(
     State(admin): State<Admin>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
-    let book = admin.conductor.book();
-    page(query.as_deref(), "/drills", &book.orders.drills, drill_view, |query| {
+    let ledger = admin.supervisor.ledger();
+    page(query.as_deref(), "/drills", &ledger.orders.drills, drill_view, |query| {
         let upstream = query.take("upstream")?;
         Ok(Box::new(move |drill| upstream.as_ref().is_none_or(|name| drill.upstream.as_str() == name)))
     })
@@ -501,9 +501,9 @@ pub(crate) async fn one_drill(
     let mut query = Parameters::parse(query.as_deref());
     let format = query.take("format")?;
     query.end()?;
-    let book = admin.conductor.book();
+    let ledger = admin.supervisor.ledger();
     let number = id.parse::<u64>().ok();
-    let found = number.and_then(|id| Some((id, book.orders.drills.get(&id)?)));
+    let found = number.and_then(|id| Some((id, ledger.orders.drills.get(&id)?)));
     let (id, drill) = found.ok_or_else(|| Problem::not_found(&format!("there is no drill `{id}`")))?;
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     match format.as_deref() {
@@ -562,8 +562,8 @@ pub(crate) async fn failovers(
     State(admin): State<Admin>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
-    let book = admin.conductor.book();
-    page(query.as_deref(), "/failovers", &book.history.failovers, failover_view, |query| {
+    let ledger = admin.supervisor.ledger();
+    page(query.as_deref(), "/failovers", &ledger.history.failovers, failover_view, |query| {
         let upstream = query.take("upstream")?;
         Ok(Box::new(move |failover| upstream.as_ref().is_none_or(|name| failover.upstream.as_str() == name)))
     })

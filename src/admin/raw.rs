@@ -15,12 +15,12 @@ use crate::admin::operation::{self, Place, Slot, etag, resource_type};
 use crate::admin::problem::Problem;
 use crate::admin::request::{Write, in_body};
 use crate::admin::view::{self, DeclaredBy, Desired};
+use crate::build::Build;
 use crate::config::document::Kind;
 use crate::config::raw::{self, Resource};
 use crate::config::tree::Node;
 use crate::control::{Decision, Now};
 use crate::envoy::ResourceType;
-use crate::pipeline::Build;
 use crate::store::Change;
 use crate::store::records::Answer;
 

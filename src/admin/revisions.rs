@@ -15,7 +15,7 @@ use crate::admin::view;
 use crate::config::document::Kind;
 use crate::control::rollout::Progress;
 use crate::control::{Decision, Now};
-use crate::plan::Edit;
+use crate::inspect::plan::Edit;
 use crate::store::records::{Answer, Revision, Source};
 use crate::store::{Change, KEPT_REVISIONS, Store};
 

@@ -10,15 +10,15 @@ use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::admin::request::{Object, decoded, in_body};
 use crate::admin::view;
+use crate::build::Build;
 use crate::config::tree::Fault;
 use crate::config::{Path, near};
+use crate::envoy::node::Locality;
+use crate::inspect::simulate;
 use crate::model::name::Name;
-use crate::model::part::Part;
 use crate::model::place::code;
+use crate::model::selector::Part;
 use crate::model::upstream::Upstream;
-use crate::node::Locality;
-use crate::pipeline::Build;
-use crate::simulate;
 
 /// The body of `POST /simulate`, or one of its `cases`.
 #[derive(Debug, Deserialize)]

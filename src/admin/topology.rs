@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::admin::health::{hold, not_reporting, rounded, state_of, word};
-use crate::conductor::Book;
-use crate::live::NodePicture;
+use crate::build::Build;
+use crate::failover::ledger::Ledger;
+use crate::failover::traffic::NodePicture;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;
-use crate::pipeline::Build;
 
 /// `GET /topology`
 pub(crate) async fn show(State(admin): State<Admin>) -> Json<Value> {
-    let (build, book) = (admin.cache.build(), admin.conductor.book());
+    let (build, ledger) = (admin.cache.build(), admin.supervisor.ledger());
     let mut users: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
     for service in build.model.services.values() {
         for upstream in service.upstreams() {
@@ -25,7 +25,7 @@ pub(crate) async fn show(State(admin): State<Admin>) -> Json<Value> {
     }
     let upstreams = build.model.upstreams.values().map(|upstream| {
         let services = users.get(&upstream.name).cloned().unwrap_or_default();
-        of_upstream(&admin, &build, &book, upstream, &services)
+        of_upstream(&admin, &build, &ledger, upstream, &services)
     });
     let routes = build.model.routes.values().map(|route| {
         let service = route.forward().map(|forward| forward.service.name.clone());
@@ -44,8 +44,14 @@ pub(crate) async fn show(State(admin): State<Admin>) -> Json<Value> {
     }))
 }
 
-fn of_upstream(admin: &Admin, build: &Build, book: &Book, upstream: &Upstream, services: &[&Name]) -> Value {
-    let seen = admin.conductor.picture(build, upstream);
+fn of_upstream(
+    admin: &Admin,
+    build: &Build,
+    ledger: &Ledger,
+    upstream: &Upstream,
+    services: &[&Name],
+) -> Value {
+    let seen = admin.supervisor.picture(build, upstream);
     let mut tiers: BTreeMap<u32, Vec<Value>> = BTreeMap::new();
     let mut shares: BTreeMap<u32, f64> = BTreeMap::new();
     for target in &upstream.targets {
@@ -59,7 +65,7 @@ fn of_upstream(admin: &Admin, build: &Build, book: &Book, upstream: &Upstream, s
             "health": health,
             "stale": own.is_some_and(|own| own.is_stale && own.is_healthy.is_some()),
             "disagree": disagree.unwrap_or_default(),
-            "state": state_of(book, upstream, target),
+            "state": state_of(ledger, upstream, target),
             "share": rounded(share),
             "region": target.locality.region,
             "zone": target.locality.zone,
@@ -89,8 +95,8 @@ fn of_upstream(admin: &Admin, build: &Build, book: &Book, upstream: &Upstream, s
         "since": seen.since.map(|at| at.to_string()),
         "stale": seen.is_stale,
         "requests_per_second": rounded(seen.requests_per_second),
-        "hold": hold(book, upstream),
-        "pin": book.orders.pins.get(&upstream.name).map(|pin| pin.priority),
+        "hold": hold(ledger, upstream),
+        "pin": ledger.orders.pins.get(&upstream.name).map(|pin| pin.priority),
         "tiers": tiers.collect::<Vec<_>>(),
     })
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::build::Build;
 use crate::config::document::{Document, Kind, Origin};
 use crate::config::{Path, secret};
 use crate::control::Now;
+use crate::inspect::simulate::{Simulation, TargetShare};
 use crate::model::documents::Stored;
 use crate::model::target::Address;
-use crate::pipeline::Build;
-use crate::simulate::{Simulation, TargetShare};
 
 /// An entity and who declared it.
 #[derive(Debug, Clone, PartialEq)]

@@ -18,8 +18,10 @@ use anyhow::Context as _;
 use crate::cli::demo::screen::Screen;
 use crate::cli::demo::show::{End, Show};
 use crate::cli::demo::stage::Stage;
+use crate::cli::offline::envoy;
 use crate::cli::output::{Format, Output};
-use crate::cli::{envoy, print, serve};
+use crate::cli::print;
+use crate::cli::serve;
 
 /// How long to stay, and what to print.
 #[derive(Debug, clap::Args)]

@@ -15,12 +15,12 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+use crate::access::identity::Rule;
+use crate::access::tls;
 use crate::app::{self, App, Error};
-use crate::cli::check;
+use crate::cli::offline::check;
 use crate::cli::print;
 use crate::config::values::Duration;
-use crate::tls;
-use crate::xds::identity::Rule;
 
 /// Where to serve what.
 #[derive(Debug, clap::Args)]

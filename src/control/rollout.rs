@@ -8,6 +8,8 @@
 //! is taken back for another's fault. One that was refused alone is taken back: what came after it is built again
 //! without it, and what cannot be is taken back too.
 
+pub mod canary;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,17 +20,17 @@ use serde::Serialize;
 use tracing::{error, info, warn};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::cache::rollout::{self, Load, Phase, Policy, Refusal, Rollout, Sighting, View};
+use crate::build::{Build, Inputs};
 use crate::cache::{Canaries, Serving};
 use crate::config::document::Kind;
 use crate::config::{Level, Violation};
+use crate::control::rollout::canary::{Load, Phase, Policy, Refusal, Rollout, Sighting, View};
 use crate::control::{Reading, State, build_here, edits, put};
-use crate::events::Event;
-use crate::fleet::{self, Fleet, Presence};
-use crate::pipeline::{Build, Inputs};
-use crate::plan;
+use crate::inspect::plan;
+use crate::nodes::{self, Nodes, Presence};
 use crate::store::records::Revision;
 use crate::store::{Change, Commit};
+use crate::telemetry::events::Event;
 
 /// The code of files that an Envoy refused.
 const REFUSED_BY_ENVOY: &str = "US190";
@@ -36,7 +38,7 @@ const REFUSED_BY_ENVOY: &str = "US190";
 /// How many Envoys a revision remembers that refused it.
 const MAX_REFUSED_BY: usize = 100;
 
-/// How many publications are remembered, each with its revision.
+/// How many generations are remembered, each with its revision.
 const MAX_PUBLICATIONS: usize = 1_000;
 
 /// A config with what was made of it.
@@ -119,8 +121,8 @@ pub struct CanaryProgress {
 impl Step {
     /// The same change made to another config.
     fn made_to(&self, point: &Point, newest: &Inputs) -> Result<Point, Vec<Violation>> {
-        let Inputs { addresses, steerings, .. } = newest.clone();
-        let mut inputs = Inputs { addresses, steerings, ..point.inputs.clone() };
+        let Inputs { addresses, overrides, .. } = newest.clone();
+        let mut inputs = Inputs { addresses, overrides, ..point.inputs.clone() };
         match &self.change {
             Accepted::Written(changes) => changes.iter().for_each(|change| put(&mut inputs, change.clone())),
             Accepted::Saved(saved) => {
@@ -134,21 +136,21 @@ impl Step {
 }
 
 impl State {
-    /// Brings what was accepted since `before` to the fleets. Returns the publication that has it.
+    /// Brings what was accepted since `before` to the fleets. Returns the generation that has it.
     pub(super) fn roll_out(&mut self, before: Point, steps: Vec<Step>) -> u64 {
         match self.trial.take() {
             Some(trial) => self.join(trial, steps),
             None => self.advance(before, steps, 0),
         }
-        self.cache.publication()
+        self.cache.generation()
     }
 
     /// Brings new addresses and orders to the fleets, about which nobody needs to be asked.
     pub(super) fn tell_endpoints(&mut self) {
         let Some(mut trial) = self.trial.take() else { return self.settle() };
         for point in [&mut trial.live, &mut trial.candidate] {
-            let Inputs { addresses, steerings, .. } = self.inputs.clone();
-            let mut inputs = Inputs { addresses, steerings, ..point.inputs.clone() };
+            let Inputs { addresses, overrides, .. } = self.inputs.clone();
+            let mut inputs = Inputs { addresses, overrides, ..point.inputs.clone() };
             match build_here(&mut inputs, Some(&point.build), Reading::Missing) {
                 Ok(build) => *point = Point { inputs, build: Arc::new(build) },
                 Err(violations) => {
@@ -176,7 +178,7 @@ impl State {
                 let (until, since) = (Instant::now(), Timestamp::now());
                 let trial =
                     Trial { live, candidate, steps: queue, queue: rest, singly, rollout, until, since };
-                self.fleet.follow_closely(true);
+                self.nodes.follow_closely(true);
                 return self.watch(trial, None);
             }
             (live, queue) = (candidate, rest);
@@ -187,11 +189,11 @@ impl State {
     /// Everybody runs what is desired.
     fn settle(&mut self) {
         self.resolver.retain(&self.build.host_names());
-        self.fleet.follow_closely(false);
-        let publication = self.cache.publish(Serving::everywhere(self.build.clone()));
-        self.publications.push_back((publication, self.in_effect()));
-        if self.publications.len() > MAX_PUBLICATIONS {
-            self.publications.pop_front();
+        self.nodes.follow_closely(false);
+        let generation = self.cache.publish(Serving::everywhere(self.build.clone()));
+        self.generations.push_back((generation, self.in_effect()));
+        if self.generations.len() > MAX_PUBLICATIONS {
+            self.generations.pop_front();
         }
         self.tell_progress();
     }
@@ -207,14 +209,14 @@ impl State {
     }
 
     fn with_view<T>(&self, live: &Build, candidate: &Build, with: impl FnOnce(View<'_>) -> T) -> T {
-        let one = |id: &str| sighting(&self.fleet, id, candidate);
+        let one = |id: &str| sighting(&self.nodes, id, candidate);
         let affected = || {
             let changes = |presence: &Presence| !candidate.is_alike_for(live, &presence.node);
-            let nodes = self.fleet.select(changes).into_iter().map(|presence| presence.node.id);
+            let nodes = self.nodes.select(changes).into_iter().map(|presence| presence.node.id);
             nodes.collect::<BTreeSet<String>>().iter().filter_map(|id| one(id)).collect()
         };
-        let (now, publication) = (Instant::now(), self.cache.publication());
-        with(View { now, publication, affected: &affected, one: &one })
+        let (now, generation) = (Instant::now(), self.cache.generation());
+        with(View { now, generation, affected: &affected, one: &one })
     }
 
     /// What was accepted while a rollout is under way: endpoints alone change everywhere, the rest waits.
@@ -245,7 +247,7 @@ impl State {
         let step = self.with_view(&trial.live.build, &trial.candidate.build, |view| trial.rollout.look(view));
         let revisions: Vec<u64> = trial.steps.iter().filter_map(|step| step.revision).collect();
         match step {
-            rollout::Step::Wait(until) => {
+            canary::Step::Wait(until) => {
                 trial.until = until;
                 let canaries = trial.rollout.canaries();
                 if told.as_ref() == Some(&canaries) {
@@ -256,11 +258,11 @@ impl State {
                     self.ask(trial);
                 }
             }
-            rollout::Step::Accepted => {
+            canary::Step::Accepted => {
                 info!(?revisions, "the canaries took the change; all follow");
                 self.advance(trial.candidate, trial.queue, trial.singly);
             }
-            rollout::Step::Rejected(refusal) => {
+            canary::Step::Rejected(refusal) => {
                 let Refusal { by, error } = &refusal;
                 warn!(?revisions, ?by, error, "the change was refused; no other Envoy gets it");
                 self.reject(trial, &refusal);
@@ -372,8 +374,8 @@ impl State {
     fn note_refusals(&mut self) {
         let canaries = self.trial.as_ref().map(|trial| trial.rollout.canaries()).unwrap_or_default();
         let mut amended: Vec<Revision> = Vec::new();
-        for fleet::Refused { node, seen } in self.fleet.take_refusals() {
-            let known = self.publications.iter().rev().find(|(publication, _)| *publication <= seen);
+        for nodes::Refused { node, seen } in self.nodes.take_refusals() {
+            let known = self.generations.iter().rev().find(|(generation, _)| *generation <= seen);
             let Some((_, number)) = known.filter(|_| !canaries.contains(&node)) else { continue };
             if !amended.iter().any(|revision| revision.number == *number) {
                 amended.extend(self.revision(*number));
@@ -444,11 +446,11 @@ fn word(phase: Phase) -> &'static str {
 }
 
 /// A node by all of its streams; none when it has none.
-fn sighting(fleet: &Fleet, id: &str, candidate: &Build) -> Option<Sighting> {
-    let streams = fleet.streams(id);
+fn sighting(nodes: &Nodes, id: &str, candidate: &Build) -> Option<Sighting> {
+    let streams = nodes.streams(id);
     let types = || streams.iter().flat_map(|presence| presence.types.values());
-    let is_pending = |noted: &fleet::Noted| !noted.current || noted.state == fleet::State::Pending;
-    let fleet::Totals { requests, errors } = fleet.totals(id);
+    let is_pending = |noted: &nodes::Noted| !noted.current || noted.state == nodes::State::Pending;
+    let nodes::Totals { requests, errors } = nodes.totals(id);
     Some(Sighting {
         id: id.to_owned(),
         fleet: candidate.fleet_of(&streams.first()?.node).to_string(),

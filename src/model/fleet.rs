@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use crate::config::document::{self, Declared};
+use crate::envoy::node::Node;
 use crate::model::matching::StringMatch;
 use crate::model::name::Name;
 use crate::model::place::{Faults, Place};
-use crate::node::Node;
 
 /// A group of Envoys.
 #[derive(Debug, Clone, PartialEq)]

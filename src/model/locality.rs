@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::envoy::node::Locality;
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
-use crate::node::Locality;
 
 /// How far something is; the nearest is the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,10 +4,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::config::document;
+use crate::envoy::node::Locality;
 use crate::model::health::{self, TargetCheck};
 use crate::model::place::{Faults, Place, code};
 use crate::model::tls::OfTarget;
-use crate::node::Locality;
 
 /// The largest weight of one target; Envoy adds them up in 32 bits.
 pub const MAX_WEIGHT: u32 = 65_535;

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use prost::Message;
 use serde_json::Value;
 
-use crate::access::Token;
+use crate::access::tokens::Token;
 use crate::config::document::Kind;
-use crate::plan::Edit;
+use crate::inspect::plan::Edit;
 
 #[expect(unreachable_pub, reason = "generated; proto/understudy/store/v1/store.proto has the comments")]
 mod messages {

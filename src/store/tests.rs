@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::plan::Edit;
+use crate::inspect::plan::Edit;
 use crate::store::records::{Answer, Source};
 
 fn put(name: &str, body: Value) -> Change {

@@ -19,10 +19,10 @@ use status::client_status_discovery_service_server::ClientStatusDiscoveryService
 use status::{ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::build::snapshot::{ResourceSet, Snapshot};
 use crate::cache::Cache;
 use crate::envoy::ResourceType;
-use crate::fleet::{Fleet, Noted, Presence, State};
-use crate::snapshot::{ResourceSet, Snapshot};
+use crate::nodes::{Nodes, Noted, Presence, State};
 
 /// All of it goes into one message, for every node and resource: more than these are not worked out.
 const MAX_CONFIGS: usize = 200_000;
@@ -33,7 +33,7 @@ pub struct ClientStatuses {
     /// What each node should run.
     pub cache: Arc<Cache>,
     /// What each node said.
-    pub fleet: Fleet,
+    pub nodes: Nodes,
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<ClientStatusResponse, Status>> + Send>>;
@@ -46,7 +46,7 @@ impl ClientStatusDiscoveryService for ClientStatuses {
         &self,
         request: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let service = Self { cache: self.cache.clone(), fleet: self.fleet.clone() };
+        let service = Self { cache: self.cache.clone(), nodes: self.nodes.clone() };
         let mut requests = request.into_inner();
         let responses = async_stream::try_stream! {
             while let Some(request) = requests.message().await? {
@@ -69,7 +69,7 @@ impl ClientStatuses {
     fn answer(&self, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
         let wanted: Vec<&str> = request.node_matchers.iter().map(exact_id).collect::<Result<_, _>>()?;
         let serving = self.cache.serving();
-        let mut nodes = self.fleet.nodes();
+        let mut nodes = self.nodes.nodes();
         nodes.retain(|presence| {
             presence.disconnected_at.is_none()
                 && (wanted.is_empty() || wanted.contains(&presence.node.id.as_str()))

@@ -9,9 +9,9 @@ use std::sync::{Arc, LazyLock};
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
+use crate::build::snapshot::{MAX_PIECE, Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::envoy::ResourceType;
-use crate::fleet::{State, TypeStatus};
-use crate::snapshot::{MAX_PIECE, Resource, ResourceSet, Snapshot, Variant, Version};
+use crate::nodes::{State, TypeStatus};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, Standing, Standings};
 use crate::xds::quarantine::Quarantine;

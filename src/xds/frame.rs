@@ -9,8 +9,8 @@ use envoy_types::pb::envoy::config::core::v3::ControlPlane;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use prost::Message;
 
+use crate::build::snapshot::Variant;
 use crate::envoy::ResourceType;
-use crate::snapshot::Variant;
 
 /// A response, not framed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,7 @@ mod tests {
     use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 
     use super::*;
-    use crate::snapshot::Resource;
+    use crate::build::snapshot::Resource;
 
     fn response(variant: Variant, names: &[&str], size: usize) -> Response {
         let resource = |name: &str| {

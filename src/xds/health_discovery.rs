@@ -24,11 +24,11 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
+use crate::build::snapshot::Snapshot;
 use crate::cache::{Cache, Subscription};
 use crate::envoy::checks::Findings;
-use crate::fleet::Fleet;
-use crate::node::Node;
-use crate::snapshot::Snapshot;
+use crate::envoy::node::Node;
+use crate::nodes::Nodes;
 use crate::xds::frame;
 use crate::xds::incoming::Peer;
 use crate::xds::request::Requests;
@@ -60,7 +60,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct HealthDiscovery {
     cache: Arc<Cache>,
     /// Where findings are noted.
-    fleet: Fleet,
+    nodes: Nodes,
     /// How long streams may take.
     limits: Limits,
     /// Who knows which node a client may be.
@@ -159,9 +159,9 @@ struct Checker<'s> {
 
 impl HealthDiscovery {
     /// A service that asks for what `cache` holds, and passes findings on to `fleet`.
-    pub fn new(cache: Arc<Cache>, fleet: Fleet, limits: Limits, gate: Discovery) -> Self {
+    pub fn new(cache: Arc<Cache>, nodes: Nodes, limits: Limits, gate: Discovery) -> Self {
         let places = Places { all: Semaphore::new(ALL_CHECKERS), of_clusters: Mutex::default() };
-        Self { cache, fleet, limits, gate, checks: Arc::default(), places: Arc::new(places) }
+        Self { cache, nodes, limits, gate, checks: Arc::default(), places: Arc::new(places) }
     }
 
     /// What an Envoy that sends `requests` is asked for, until it goes.
@@ -256,7 +256,7 @@ impl HealthDiscovery {
                 message = requests.message() => {
                     let Some(message) = message? else { return Ok(None) };
                     let findings = asked.count(read(&message)?, Instant::now());
-                    self.fleet.found(node, asked.interval(), findings).await;
+                    self.nodes.found(node, asked.interval(), findings).await;
                 }
                 is_open = changed => match is_open {
                     true => *is_due = true,

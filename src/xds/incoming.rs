@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
-use crate::tls::{Incoming, Names, Socket};
+use crate::access::tls::{Incoming, Names, Socket};
 
 /// The first bytes of a client of HTTP/2: `PRI * HTTP/2.0` and more.
 const PREFACE: usize = 24;

@@ -18,8 +18,8 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 
 use crate::envoy::loads::{Report, Sender};
-use crate::fleet::Fleet;
-use crate::node::Locality;
+use crate::envoy::node::Locality;
+use crate::nodes::Nodes;
 use crate::xds::frame;
 use crate::xds::incoming::Peer;
 use crate::xds::pace::{Pace, Place};
@@ -32,7 +32,7 @@ const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLo
 #[derive(Debug, Clone)]
 pub struct LoadReports {
     /// Where reports are noted.
-    fleet: Fleet,
+    nodes: Nodes,
     /// How long streams may take.
     limits: Limits,
     /// Who knows which node a client may be.
@@ -80,13 +80,13 @@ fn asked(interval: Duration) -> LoadStatsResponse {
 
 impl LoadReports {
     /// A service that passes reports on to `fleet`.
-    pub fn new(fleet: Fleet, limits: Limits, gate: Discovery) -> Self {
-        Self { fleet, limits, gate, pace: Arc::default() }
+    pub fn new(nodes: Nodes, limits: Limits, gate: Discovery) -> Self {
+        Self { nodes, limits, gate, pace: Arc::default() }
     }
 
     /// What an Envoy that sends `requests` is asked for, until it goes.
     fn asks(self, mut requests: Requests, peer: Option<Peer>) -> impl Stream<Item = Result<Bytes, Status>> {
-        let Self { fleet, limits, gate, pace } = self;
+        let Self { nodes, limits, gate, pace } = self;
         async_stream::try_stream! {
             let first = tokio::time::timeout(limits.first_request, next(&mut requests)).await;
             let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
@@ -96,7 +96,7 @@ impl LoadReports {
             })?;
             gate.identify(peer.as_ref(), &id, &cluster)?;
             let [region, zone, sub_zone] = place;
-            let reporter = fleet.reports(id, Locality { region, zone, sub_zone }).await;
+            let reporter = nodes.reports(id, Locality { region, zone, sub_zone }).await;
             let mut seat = Seat::take(pace);
             yield frame::whole(&asked(seat.place.interval));
             let end = limits.end();

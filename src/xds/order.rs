@@ -13,9 +13,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::build::snapshot::{Resource, ResourceSet};
 use crate::envoy::ResourceType;
-use crate::fleet::State;
-use crate::snapshot::{Resource, ResourceSet};
+use crate::nodes::State;
 
 /// How long listeners and routes wait for the clusters' acknowledgement. Envoy itself stops waiting for the
 /// endpoints of a cluster after 15 s at the latest.

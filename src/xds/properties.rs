@@ -15,8 +15,8 @@ use envoy_types::pb::google::rpc::Status;
 use proptest::prelude::*;
 use prost::Message as _;
 
+use crate::build::snapshot::{Snapshot, Variant};
 use crate::envoy::ResourceType;
-use crate::snapshot::{Snapshot, Variant};
 use crate::xds::Protocol;
 use crate::xds::frame::{self, Response};
 use crate::xds::words::{describe, snapshot};

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::snapshot::{Resource, ResourceSet, Version};
+use crate::build::snapshot::{Resource, ResourceSet, Version};
 
 /// What a client refused of one type.
 #[derive(Debug, Default)]

@@ -31,18 +31,18 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 use tracing::{info, warn};
 
+use crate::access::identity::Rule;
+use crate::access::tls::Incoming;
+use crate::build::snapshot::Variant;
 use crate::cache::{Cache, Subscription};
+use crate::envoy::node::Node;
 use crate::envoy::{ResourceType, descriptors};
-use crate::events::Event;
-use crate::fleet::{Connection, Fleet};
-use crate::metrics::Metrics;
-use crate::node::Node;
-use crate::snapshot::Variant;
-use crate::tls::Incoming;
+use crate::nodes::{Connection, Nodes};
+use crate::telemetry::events::Event;
+use crate::telemetry::metrics::Metrics;
 use crate::xds::admission::{self, Admission, Rate};
 use crate::xds::client_status::ClientStatuses;
 use crate::xds::health_discovery::HealthDiscovery;
-use crate::xds::identity::Rule;
 use crate::xds::incoming::{self, Peer};
 use crate::xds::load_report::LoadReports;
 use crate::xds::meter::Meter;
@@ -189,11 +189,11 @@ pub async fn serve(
 
 /// Discovery and what stands beside it.
 async fn routes(discovery: Discovery) -> Routes {
-    let Shared { cache, fleet, limits, .. } = &*discovery.shared;
-    let load_reports = LoadReports::new(fleet.clone(), limits.clone(), discovery.clone());
+    let Shared { cache, nodes, limits, .. } = &*discovery.shared;
+    let load_reports = LoadReports::new(nodes.clone(), limits.clone(), discovery.clone());
     let health_discovery =
-        HealthDiscovery::new(cache.clone(), fleet.clone(), limits.clone(), discovery.clone());
-    let statuses = ClientStatuses { cache: cache.clone(), fleet: fleet.clone() };
+        HealthDiscovery::new(cache.clone(), nodes.clone(), limits.clone(), discovery.clone());
+    let statuses = ClientStatuses { cache: cache.clone(), nodes: nodes.clone() };
     let statuses = ClientStatusDiscoveryServiceServer::new(statuses);
     let (reporter, health) = tonic_health::server::health_reporter();
     for service in SERVICES {
@@ -239,7 +239,7 @@ pub struct Discovery {
 #[derive(Debug)]
 struct Shared {
     cache: Arc<Cache>,
-    fleet: Fleet,
+    nodes: Nodes,
     common: Common,
     identifier: Arc<str>,
     limits: Limits,
@@ -260,12 +260,12 @@ struct Gate {
 impl Discovery {
     /// A service that tells clients what `cache` holds and notes in `fleet` what they answer. `identifier`
     /// names this control plane to them.
-    pub fn new(cache: Arc<Cache>, fleet: Fleet, identifier: &str, limits: Limits) -> Self {
+    pub fn new(cache: Arc<Cache>, nodes: Nodes, identifier: &str, limits: Limits) -> Self {
         let gate = Gate { admission: Admission::new(limits.rate), said_at: None, refused: 0 };
         let common = Common { past: cache.past().clone(), ..Common::default() };
         let shared = Shared {
             cache,
-            fleet,
+            nodes,
             common,
             identifier: identifier.into(),
             limits,
@@ -485,7 +485,7 @@ fn end(status: &Status) -> Frame<Bytes> {
     Frame::trailers(trailers)
 }
 
-/// One client: its protocol state, its place in the fleet, and the snapshots it follows.
+/// One client: its protocol state, its place in the nodes, and the snapshots it follows.
 struct Session<P> {
     stream: P,
     node: String,
@@ -522,7 +522,7 @@ impl<P: Protocol> Session<P> {
         let mut session = Box::new(Self {
             stream: P::new(snapshots.snapshot(), &shared.common),
             node: node.id.clone(),
-            connection: shared.fleet.connect(node, origin.peer.map(|peer| peer.address)),
+            connection: shared.nodes.connect(node, origin.peer.map(|peer| peer.address)),
             snapshots,
             resource_type: origin.resource_type,
             shared: shared.clone(),
@@ -590,7 +590,7 @@ impl<P: Protocol> Session<P> {
             warn!(node = self.node, r#type = %resource_type, version, held_back, error, "refused; its last good config stays");
             let (node, resource_type) = (self.node.clone(), resource_type.plural());
             self.shared.metrics.nacked(resource_type);
-            self.shared.fleet.events().publish(&Event::Nack { node, resource_type, version, names, error });
+            self.shared.nodes.events().publish(&Event::Nack { node, resource_type, version, names, error });
         }
         self.connection.note(self.snapshots.seen(), self.stream.statuses());
         self.impatient_at = match (self.stream.is_waiting(), self.impatient_at) {

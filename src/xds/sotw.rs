@@ -10,9 +10,9 @@ use std::sync::{Arc, LazyLock};
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::google::rpc::Status;
 
+use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::envoy::ResourceType;
-use crate::fleet::{State, TypeStatus};
-use crate::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
+use crate::nodes::{State, TypeStatus};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, GATED, Standing, Standings};
 use crate::xds::quarantine::Quarantine;

@@ -29,8 +29,8 @@ use envoy_types::pb::envoy::service::health::v3::{
 use envoy_types::pb::google::protobuf::{self, Any, Struct};
 use prost::{Message as _, Name as _};
 
+use crate::build::snapshot::{Snapshot, Version};
 use crate::envoy::ResourceType;
-use crate::snapshot::{Snapshot, Version};
 
 /// What stands behind the name of a cluster in the name of its check: by the same name Envoy would count both in the same
 /// statistics.
@@ -312,7 +312,7 @@ mod tests {
     use tls::common_tls_context::CombinedCertificateValidationContext;
 
     use super::*;
-    use crate::snapshot::Resource;
+    use crate::build::snapshot::Resource;
 
     fn cluster(checker: HealthChecker) -> Cluster {
         Cluster {

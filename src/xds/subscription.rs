@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::snapshot::{ResourceSet, Version};
+use crate::build::snapshot::{ResourceSet, Version};
 use crate::xds::wire;
 
 /// A set of names and its hash, which does not depend on the order in which they came.

@@ -12,8 +12,8 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, check_wire_type, decode_key, skip_field};
 
+use crate::build::snapshot::inventory;
 use crate::envoy::fields::{self, ReadError, text};
-use crate::snapshot::inventory;
 
 /// The numbers of the fields that are lists. Both variants have the names in the same one.
 const NAMES: u32 = 3;
@@ -172,7 +172,7 @@ impl Versions {
         self.0.encoded.is_empty()
     }
 
-    /// As [`ResourceSet::inventory`](crate::snapshot::ResourceSet::inventory).
+    /// As [`ResourceSet::inventory`](crate::build::snapshot::ResourceSet::inventory).
     pub fn inventory(&self) -> u128 {
         inventory(self.0.values())
     }
@@ -231,8 +231,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::build::snapshot::Resource;
     use crate::envoy::ResourceType;
-    use crate::snapshot::Resource;
     use crate::xds::words::snapshot;
 
     /// The request with its lists where a decoder would put them.

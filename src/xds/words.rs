@@ -8,8 +8,8 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use prost::Message as _;
 
+use crate::build::snapshot::{Resource, Snapshot};
 use crate::envoy::ResourceType;
-use crate::snapshot::{Resource, Snapshot};
 
 /// A snapshot from words such as `cds:a cds:b@2 eds:a lds:web rds:web@b`: a type, a name, and what differs;
 /// of routes that is the cluster that they send requests to, of an aggregate `/member/member`, and a cluster `=e` has

@@ -117,7 +117,7 @@ async fn receivers_are_told_of_drills_and_can_tell_who_said_it() {
     assert_eq!(status, 201, "{drill}");
     let [test, drill] = told.await.unwrap();
     for (body, signature) in [&test, &drill] {
-        assert_eq!(*signature, ::understudy::notify::signature("s3cret", body));
+        assert_eq!(*signature, ::understudy::telemetry::webhooks::signature("s3cret", body));
     }
     assert!(test.0.contains("\"event\":\"test\""), "{test:?}");
     let drill: Value = serde_json::from_str(&drill.0).unwrap();

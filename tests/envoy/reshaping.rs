@@ -2,7 +2,7 @@
 //! leads to it, and what is old goes when nothing does.
 
 use serde_json::{Value, json};
-use understudy::load::Load;
+use understudy::cli::load::Load;
 
 use crate::harness::PATIENCE;
 use crate::stage::{

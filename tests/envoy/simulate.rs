@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use understudy::build::{self, Build, Inputs};
+use understudy::inspect::simulate::{self, Simulation};
 use understudy::model::addresses::Addresses;
 use understudy::model::name::Name;
-use understudy::model::part::Part;
-use understudy::pipeline::{self, Build, Inputs};
-use understudy::simulate::{self, Simulation};
+use understudy::model::selector::Part;
 
 use crate::harness::{PATIENCE, Understudy, free_port};
 use crate::stage::{Edge, all_acked};
@@ -138,7 +138,7 @@ fn config(topologies: &[Topology], servers: &[SocketAddr], port: u16) -> Value {
 
 fn build(config: &Value) -> Build {
     let files = imbl::OrdMap::unit("cases.json".to_owned(), Arc::from(config.to_string()));
-    let build = pipeline::build(&Inputs { files, ..Inputs::default() }, None);
+    let build = build::build(&Inputs { files, ..Inputs::default() }, None);
     build.unwrap_or_else(|faults| panic!("{faults:?}"))
 }
 

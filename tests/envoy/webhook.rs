@@ -71,7 +71,7 @@ async fn a_failover_is_told_over_https_signed_and_again_until_it_is_heard() {
     assert_eq!(statuses, [200, 503, 200], "the test, the refused event, the same again");
     assert_eq!(told[1].0, told[2].0);
     for (body, signature, _) in &told {
-        assert_eq!(*signature, ::understudy::notify::signature("s3cret", body));
+        assert_eq!(*signature, ::understudy::telemetry::webhooks::signature("s3cret", body));
     }
     let event: Value = serde_json::from_str(&told[2].0).expect("JSON");
     assert_eq!(

@@ -352,7 +352,7 @@ fn envoy_path() -> &'static Path {
     PATH.get_or_init(|| {
         // Past the capture of the test harness: a fetch takes seconds and should be seen.
         let progress = |line: &str| drop(writeln!(std::io::stderr(), "{line}"));
-        understudy::cli::envoy::locate(&progress)
+        understudy::cli::offline::envoy::locate(&progress)
             .unwrap_or_else(|error| panic!("there is no Envoy: {:#}", anyhow::Error::from(error)))
     })
 }

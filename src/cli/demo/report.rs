@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::load::Window;
+use crate::cli::load::Window;
 
 /// The summary. It is printed as it is here: scripts rely on the shape.
 #[derive(Debug, Serialize)]

@@ -11,7 +11,7 @@ use crate::cli::demo::ports::Ports;
 use crate::cli::demo::report::{Phase, Report};
 use crate::cli::demo::screen::{Actor, Row, Scenery, Screen};
 use crate::cli::demo::stage::{BACKENDS, FAILOVER, PRIMARY_1, PRIMARY_2, Stage};
-use crate::load::{Load, Options, Window, WindowId};
+use crate::cli::load::{Load, Options, Window, WindowId};
 
 const REQUESTS_PER_SECOND: u32 = 200;
 

@@ -14,7 +14,9 @@ use tokio::time::{Instant, sleep};
 use crate::app::{self, App};
 use crate::cli::demo::ports::Ports;
 use crate::cli::demo::processes::{Backend, Envoy};
-use crate::cli::{bootstrap, check, print};
+use crate::cli::offline::bootstrap;
+use crate::cli::offline::check;
+use crate::cli::print;
 
 pub(crate) const PRIMARY_1: &str = "PRIMARY-1";
 pub(crate) const PRIMARY_2: &str = "PRIMARY-2";

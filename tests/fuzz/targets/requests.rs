@@ -19,7 +19,7 @@ use http_body_util::StreamBody;
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use understudy::envoy::ResourceType;
-use understudy::snapshot::{Resource, Snapshot, Variant};
+use understudy::build::snapshot::{Resource, Snapshot, Variant};
 use understudy::xds::meter::Meter;
 use understudy::xds::request::Requests;
 use understudy::xds::wire::{Head as _, Request};

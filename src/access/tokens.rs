@@ -1,0 +1,186 @@
+//! Who may do what over the admin API: tokens, their roles, and which requests need which.
+//!
+//! A token is random, so that its plain hash says nothing about it: the store keeps the hash, and the text is
+//! told once, to whoever made it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+
+/// What somebody may do. Each role may do what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Role {
+    /// See everything but secrets.
+    Read,
+    /// Also move traffic: drain, drill, fail back, pin, reload.
+    Operate,
+    /// Also change the config, make tokens and take backups.
+    Write,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Read, Self::Operate, Self::Write];
+
+    /// Its word in the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Write => "write",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|role| role.word() == word);
+        found.ok_or_else(|| format!("`{word}` is no role; the roles are `read`, `operate` and `write`"))
+    }
+}
+
+/// How much of a token begins it, so that it is known for what it is where it leaks.
+const PREFIX: &str = "understudy_";
+
+/// The text of a token. It is not shown by `{:?}`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[a token]")
+    }
+}
+
+impl Secret {
+    /// A token of these random bytes.
+    pub fn new(random: [u8; 32]) -> Self {
+        Self(random.iter().fold(PREFIX.to_owned(), |text, byte| text + &format!("{byte:02x}")))
+    }
+
+    /// What somebody sent.
+    pub fn from_text(text: &str) -> Self {
+        Self(text.trim().to_owned())
+    }
+
+    /// The text, to be told once or sent.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// What is kept of it.
+    pub fn hash(&self) -> blake3::Hash {
+        blake3::hash(self.0.as_bytes())
+    }
+}
+
+/// What is kept of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Who it is for: the author of the revisions that it makes.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Of its text.
+    pub hash: blake3::Hash,
+}
+
+/// True when a token may have this name: it is shown in revisions, logs and metrics.
+pub fn is_name(name: &str) -> bool {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | ':');
+    (1..=63).contains(&name.len()) && name.chars().all(is_fine)
+}
+
+/// The token of this text. It takes the same time whichever it is, and however much of a wrong one is right: the
+/// comparison of hashes does, and none is left out.
+pub fn find<'t>(tokens: &'t [Token], secret: &Secret) -> Option<&'t Token> {
+    let hash = secret.hash();
+    tokens.iter().fold(None, |found, token| if token.hash == hash { Some(token) } else { found })
+}
+
+/// What a request needs, by its method and the template of its path. None for what everybody may ask: whether
+/// the program lives.
+pub fn needed(method: &str, route: &str) -> Option<Role> {
+    let is_read = matches!(method, "GET" | "HEAD" | "OPTIONS");
+    let last = route.rsplit('/').find(|segment| !segment.starts_with('{')).unwrap_or_default();
+    match route {
+        "/livez" | "/readyz" => None,
+        "/backup" | "/tokens" | "/tokens/{name}" => Some(Role::Write),
+        "/simulate" | "/plan" => Some(Role::Read),
+        "/notify/test" => Some(Role::Operate),
+        _ if is_read => Some(Role::Read),
+        _ if route.starts_with("/raw/") => Some(Role::Write),
+        _ if matches!(last, "state" | "drill" | "drills" | "failback" | "pin" | "reload") => {
+            Some(Role::Operate)
+        }
+        _ => Some(Role::Write),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_needs_a_role() {
+        let cases = [
+            ("GET", "/upstreams", Some(Role::Read)),
+            ("HEAD", "/upstreams/{name}", Some(Role::Read)),
+            ("POST", "/upstreams", Some(Role::Write)),
+            ("PATCH", "/config", Some(Role::Write)),
+            ("POST", "/revisions/{number}/rollback", Some(Role::Write)),
+            ("POST", "/simulate", Some(Role::Read)),
+            ("POST", "/plan", Some(Role::Read)),
+            ("PUT", "/upstreams/{name}/targets/{target}/state", Some(Role::Operate)),
+            ("PUT", "/upstreams/{name}/targets/{target}", Some(Role::Write)),
+            ("POST", "/upstreams/{name}/drill", Some(Role::Operate)),
+            ("DELETE", "/drills/{id}", Some(Role::Operate)),
+            ("POST", "/upstreams/{name}/failback", Some(Role::Operate)),
+            ("DELETE", "/upstreams/{name}/pin", Some(Role::Operate)),
+            ("POST", "/reload", Some(Role::Operate)),
+            ("PUT", "/raw/{type}/{*name}", Some(Role::Write)),
+            ("GET", "/backup", Some(Role::Write)),
+            ("GET", "/tokens", Some(Role::Write)),
+            ("GET", "/livez", None),
+            ("GET", "/readyz", None),
+            ("GET", "/metrics", Some(Role::Read)),
+            // What there is not is not told to strangers.
+            ("GET", "other", Some(Role::Read)),
+            ("BREW", "other", Some(Role::Write)),
+        ];
+        for (method, route, role) in cases {
+            assert_eq!(needed(method, route), role, "{method} {route}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_found_by_its_text_alone_and_shows_nothing_of_it() {
+        let secrets = [1, 2, 3].map(|byte| Secret::new([byte; 32]));
+        let token = |secret: &Secret| Token {
+            name: "ci".to_owned(),
+            role: Role::Write,
+            created: Timestamp::UNIX_EPOCH,
+            hash: secret.hash(),
+        };
+        let tokens = [token(&secrets[0]), token(&secrets[1])];
+        assert_eq!(find(&tokens, &secrets[1]), Some(&tokens[1]));
+        assert_eq!(find(&tokens, &secrets[2]), None);
+        assert_eq!(find(&tokens, &Secret::from_text("")), None);
+        assert!(!format!("{:?} {:?}", secrets[0], tokens).contains("0101"), "{tokens:?}");
+        assert_eq!(Secret::from_text(&format!(" {}\n", secrets[0].reveal())), secrets[0]);
+    }
+
+    #[test]
+    fn a_name_can_be_shown_anywhere() {
+        for (name, fine) in
+            [("ci", true), ("eve@example.com", true), ("", false), ("a b", false), ("a\n", false)]
+        {
+            assert_eq!(is_name(name), fine, "{name:?}");
+        }
+        assert!(!is_name(&"x".repeat(64)));
+    }
+}

@@ -1,0 +1,372 @@
+//! A model to snapshots: what each fleet's Envoys should run.
+//!
+//! Total: nothing under here can fail. What could was refused by validation and is impossible by type.
+//!
+//! Each resource is a function of one value, its input, which holds all that the resource depends on: so it is
+//! compiled again when something in that value changed, and only then ([`crate::memo`]).
+
+mod access_log;
+pub mod cluster;
+mod connection;
+pub mod endpoint;
+pub mod health;
+pub mod listener;
+pub mod pool;
+pub mod route;
+pub mod secret;
+pub mod service;
+mod tls;
+mod whole_response;
+
+use std::collections::BTreeSet;
+use std::slice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::google::protobuf as wrappers;
+use imbl::OrdMap;
+use prost::Message;
+
+use crate::build::snapshot::{Resource, Snapshot};
+use crate::config::raw;
+use crate::envoy::ResourceType;
+use crate::envoy::node::Locality;
+use crate::memo::{Memo, Output, Shared, changes, follow};
+use crate::model::Model;
+use crate::model::addresses::Addresses;
+use crate::model::index::Subsets;
+use crate::model::listener::Listener;
+use crate::model::name::Name;
+use crate::model::overrides::OverridesByUpstream;
+use crate::model::reach::Reach;
+use crate::model::service::Service;
+
+/// The filter by which clients return to the target that served them before.
+const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
+
+/// A config to be compiled.
+#[derive(Debug, Clone, Copy)]
+pub struct Config<'a> {
+    /// What is desired.
+    pub model: &'a Model,
+    /// Its upstreams, by what is so of them.
+    pub subsets: &'a Subsets,
+    /// What host names resolve to.
+    pub addresses: &'a Addresses,
+    /// What operators, drills and failback ask for.
+    pub overrides: &'a OverridesByUpstream,
+}
+
+/// Everything that a model is compiled to, by the entity that it is compiled from, with all that it depends on.
+#[derive(Debug, Clone, Default)]
+pub struct Compiled {
+    reach: Arc<Reach>,
+    /// By upstream.
+    clusters: Memo<Name, cluster::Input, Vec<Arc<Resource>>>,
+    /// By service.
+    aggregates: Memo<Name, service::Input, Vec<Arc<Resource>>>,
+    /// By upstream.
+    endpoints: Memo<Name, endpoint::Input, Vec<Arc<Resource>>>,
+    /// By fleet and listener.
+    listeners: Memo<(Name, Name), listener::Input, Arc<Resource>>,
+    /// By route.
+    parts: OrdMap<Name, Arc<route::Part>>,
+    /// By fleet and listener.
+    routes: Memo<(Name, Name), route::Input, Arc<Resource>>,
+    /// By fleet and secret.
+    secrets: Memo<(Name, Arc<str>), secret::Input, Arc<Resource>>,
+    raw: Memo<(ResourceType, Arc<str>), Shared<raw::Resource>, Arc<Resource>>,
+}
+
+impl Compiled {
+    /// Compiles a config. What depends on nothing that differs from `last`, which was compiled to this, is as it is
+    /// here.
+    #[must_use]
+    pub fn updated(&self, last: Config<'_>, now: Config<'_>) -> Self {
+        let (before, model) = (last.model, now.model);
+        let reach = self.reach.updated(before, model);
+        let parts =
+            follow(&self.parts, (&before.routes, &model.routes), |route| Arc::new(route::Part::new(route)));
+        let fleets = model.fleet_names();
+        let listeners = fleets.iter().flat_map(|fleet| {
+            let input = |listener: &Listener| listener::Input::new(model, fleet, listener);
+            model.listeners_of(fleet).map(move |it| ((fleet.clone(), it.name.clone()), input(it)))
+        });
+        let secrets = fleets.iter().flat_map(|fleet| {
+            let upstreams = now.subsets.in_tls.values().filter(|it| reach.has_upstream(fleet, &it.name));
+            secret::needed(model, fleet, upstreams).into_iter().map(|(name, it)| ((fleet.clone(), name), it))
+        });
+        let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), Shared(raw.clone())));
+        Self {
+            clusters: self.clusters.with(of_upstreams(last, now), |input| shared(cluster::compile(input))),
+            aggregates: self.aggregates.with(of_services(last, now), |input| shared(service::compile(input))),
+            endpoints: self.endpoints.with(assigned(last, now), |input| shared(endpoint::compile(input))),
+            listeners: self.listeners.only(listeners, |input| Arc::new(listener::compile(input))),
+            secrets: self.secrets.only(secrets, |input| Arc::new(secret::compile(input))),
+            routes: self.routes(model, &parts),
+            raw: self.raw.only(raw, |Shared(raw)| {
+                Arc::new(Resource::encoded(raw.resource_type, raw.name(), &raw.message))
+            }),
+            parts,
+            reach,
+        }
+    }
+
+    /// The route configurations of these parts.
+    fn routes(
+        &self,
+        model: &Model,
+        parts: &OrdMap<Name, Arc<route::Part>>,
+    ) -> Memo<(Name, Name), route::Input, Arc<Resource>> {
+        let fleets = model.fleet_names();
+        let serving = fleets.iter().flat_map(|fleet| {
+            let listeners = model.listeners_of(fleet).filter(|listener| listener.is_http());
+            listeners.map(|listener| (fleet.clone(), listener.name.clone()))
+        });
+        let serving: BTreeSet<(Name, Name)> = serving.collect();
+        if parts.ptr_eq(&self.parts) && serving.iter().eq(self.routes.outputs().keys()) {
+            return self.routes.clone();
+        }
+        let input = |(fleet, listener): (Name, Name)| {
+            let served = parts.values().filter(|part| part.is_served(&fleet, &listener));
+            let parts = served.cloned().map(Shared).collect();
+            let input = route::Input { listener: listener.clone(), parts };
+            ((fleet, listener), input)
+        };
+        self.routes.only(serving.into_iter().map(input), |input| Arc::new(route::compile(input)))
+    }
+
+    /// Whether a fleet has an upstream.
+    pub fn has(&self, fleet: &Name, upstream: &Name) -> bool {
+        self.reach.has_upstream(fleet, upstream)
+    }
+
+    /// Every compiled resource of a type: raw ones are none.
+    pub fn resources(&self, resource_type: ResourceType) -> Vec<&Arc<Resource>> {
+        match resource_type {
+            ResourceType::Cluster => {
+                self.clusters.outputs().values().chain(self.aggregates.outputs().values()).flatten().collect()
+            }
+            ResourceType::Endpoints => self.endpoints.outputs().values().flatten().collect(),
+            ResourceType::Listener => self.listeners.outputs().values().collect(),
+            ResourceType::Route => self.routes.outputs().values().collect(),
+            ResourceType::Secret => self.secrets.outputs().values().collect(),
+            // Nothing in the model has one.
+            _ => Vec::new(),
+        }
+    }
+
+    /// What the nodes of `fleet` should run: what is compiled, each as `amend` returns it, and the raw resources.
+    /// It is made of what they should run by `last`, if that is the same but for what was compiled.
+    pub fn snapshot(
+        &self,
+        fleet: &Name,
+        last: Option<(&Self, &Snapshot)>,
+        amend: impl Fn(ResourceType, &Arc<Resource>) -> Arc<Resource>,
+    ) -> Snapshot {
+        let (nothing, none) = (Self::default(), Snapshot::default());
+        let leads_there = |(last, _): &(&Self, _)| Arc::ptr_eq(&last.reach, &self.reach);
+        let (last, snapshot) = last.filter(leads_there).unwrap_or((&nothing, &none));
+        let has = |upstream: &Name| self.reach.has_upstream(fleet, upstream);
+        let serves = |service: &Name| self.reach.has_service(fleet, service);
+        let is_here = |(of, _): &(Name, Name)| of == fleet;
+        let mut differences: [Difference; ResourceType::ALL.len()] = Default::default();
+        let of = &mut differences;
+        of[ResourceType::Cluster as usize].take(last.clusters.outputs(), self.clusters.outputs(), has);
+        of[ResourceType::Cluster as usize].take(last.aggregates.outputs(), self.aggregates.outputs(), serves);
+        of[ResourceType::Endpoints as usize].take(last.endpoints.outputs(), self.endpoints.outputs(), has);
+        of[ResourceType::Listener as usize].take(last.listeners.outputs(), self.listeners.outputs(), is_here);
+        of[ResourceType::Route as usize].take(last.routes.outputs(), self.routes.outputs(), is_here);
+        of[ResourceType::Secret as usize]
+            .take(last.secrets.outputs(), self.secrets.outputs(), |(of, _)| of == fleet);
+        for resource_type in ResourceType::ALL {
+            let new = &mut differences[resource_type as usize].new;
+            new.iter_mut().for_each(|resource| *resource = amend(resource_type, resource));
+        }
+        for change in changes(last.raw.outputs(), self.raw.outputs()) {
+            differences[change.key.0 as usize].add(change.old, change.new);
+        }
+        let differences = ResourceType::ALL.into_iter().zip(differences).filter(|(_, it)| !it.is_empty());
+        differences.fold(snapshot.clone(), |snapshot, (resource_type, Difference { gone, new })| {
+            snapshot.with(resource_type, snapshot.set(resource_type).changed(&gone, new))
+        })
+    }
+
+    /// `base`, which is the snapshot of `fleet`, for an Envoy at `place`: endpoints whose tiers depend on that are
+    /// compiled for it, and what is as in `last` is taken from there.
+    pub fn snapshot_at<'u>(
+        &self,
+        (fleet, place): (&Name, &Locality),
+        upstreams: impl Iterator<Item = &'u Name>,
+        (base, last): (&Snapshot, Option<&Snapshot>),
+        amend: impl Fn(ResourceType, Arc<Resource>) -> Arc<Resource>,
+    ) -> Snapshot {
+        let here = upstreams.filter(|upstream| self.reach.has_upstream(fleet, upstream));
+        let inputs = here.filter_map(|upstream| self.endpoints.input(upstream)?.from(place));
+        let resources = inputs.flat_map(|input| shared(endpoint::compile(&input))).map(|resource| {
+            let resource = amend(ResourceType::Endpoints, resource);
+            let known = last.and_then(|last| last.set(ResourceType::Endpoints).get(&resource.name));
+            known.map_or_else(|| resource.clone(), |known| resource.clone().keeping(known))
+        });
+        let set = base.set(ResourceType::Endpoints).changed(&[], resources);
+        let snapshot = base.with(ResourceType::Endpoints, set);
+        match last {
+            Some(last) => snapshot.keeping(last),
+            None => snapshot,
+        }
+    }
+}
+
+/// The upstreams whose clusters may differ, with all that these depend on.
+fn of_upstreams<'a>(
+    last: Config<'a>,
+    now: Config<'a>,
+) -> impl Iterator<Item = (Name, Option<cluster::Input>)> + use<'a> {
+    let upstreams = &now.model.upstreams;
+    let mut asked: BTreeSet<&Name> =
+        changes(&last.model.upstreams, upstreams).map(|change| change.key).collect();
+    asked.extend(led(last, now));
+    asked.into_iter().map(move |name| {
+        let upstream = upstreams.get(name).cloned().map(Shared);
+        (name.clone(), upstream.map(|upstream| cluster::Input::new(upstream, now.overrides)))
+    })
+}
+
+/// The services whose aggregates may differ, with all that these depend on.
+fn of_services<'a>(
+    last: Config<'a>,
+    now: Config<'a>,
+) -> impl Iterator<Item = (Name, Option<service::Input>)> + use<'a> {
+    let services = &now.model.services;
+    let mut asked: BTreeSet<&Name> =
+        changes(&last.model.services, services).map(|change| change.key).collect();
+    let led: BTreeSet<&Name> = led(last, now).collect();
+    let is_led = |service: &Service| service.upstreams().any(|it| led.contains(&it.name));
+    if !led.is_empty() {
+        asked.extend(services.values().filter(|service| is_led(service)).map(|service| &service.name));
+    }
+    asked.into_iter().map(move |name| {
+        let service = services.get(name).cloned().map(Shared);
+        (name.clone(), service.map(|service| service::Input::new(service, now.overrides)))
+    })
+}
+
+/// The upstreams of which something else is asked than before.
+fn steered<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> {
+    let steered = last.overrides.keys().chain(now.overrides.keys());
+    steered.filter(move |name| last.overrides.get(*name) != now.overrides.get(*name))
+}
+
+/// Those of which another tier should serve first than before.
+fn led<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> {
+    let first = |of: &OverridesByUpstream, name: &Name| {
+        of.get(name).and_then(|endpoint_overrides| endpoint_overrides.first)
+    };
+    steered(last, now).filter(move |name| first(last.overrides, name) != first(now.overrides, name))
+}
+
+/// The upstreams whose endpoints may differ, with all that these depend on.
+fn assigned<'a>(
+    last: Config<'a>,
+    now: Config<'a>,
+) -> impl Iterator<Item = (Name, Option<endpoint::Input>)> + use<'a> {
+    let upstreams = &now.model.upstreams;
+    let mut asked: BTreeSet<&Name> =
+        changes(&last.model.upstreams, upstreams).map(|change| change.key).collect();
+    if last.addresses != now.addresses {
+        asked.extend(now.subsets.with_names.keys());
+    }
+    asked.extend(steered(last, now));
+    asked.into_iter().map(move |name| {
+        let endpoint_overrides = now.overrides.get(name).cloned().map(Shared);
+        let upstream = upstreams.get(name).cloned().map(Shared);
+        (
+            name.clone(),
+            upstream.map(|upstream| endpoint::Input::new(upstream, now.addresses, endpoint_overrides)),
+        )
+    })
+}
+
+/// What differs of the resources of one type.
+#[derive(Debug, Default)]
+struct Difference {
+    /// The names of those that were there, also of those that are there again.
+    gone: Vec<Arc<str>>,
+    new: Vec<Arc<Resource>>,
+}
+
+impl Difference {
+    /// Takes what differs between two outcomes, of the keys for which `is_in`.
+    fn take<K: Ord, O: AsResources + PartialEq>(
+        &mut self,
+        last: &OrdMap<K, O>,
+        now: &OrdMap<K, O>,
+        is_in: impl Fn(&K) -> bool,
+    ) {
+        for change in changes(last, now).filter(|change| is_in(change.key)) {
+            self.add(change.old, change.new);
+        }
+    }
+
+    fn add<O: AsResources>(&mut self, old: Option<&O>, new: Option<&O>) {
+        let old = old.into_iter().flat_map(AsResources::resources);
+        self.gone.extend(old.map(|resource| resource.name.clone()));
+        self.new.extend(new.into_iter().flat_map(AsResources::resources).cloned());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.new.is_empty()
+    }
+}
+
+/// One resource or several.
+trait AsResources {
+    fn resources(&self) -> &[Arc<Resource>];
+}
+
+impl AsResources for Arc<Resource> {
+    fn resources(&self) -> &[Arc<Resource>] {
+        slice::from_ref(self)
+    }
+}
+
+impl AsResources for Vec<Arc<Resource>> {
+    fn resources(&self) -> &[Arc<Resource>] {
+        self
+    }
+}
+
+fn shared(resources: Vec<Resource>) -> Vec<Arc<Resource>> {
+    resources.into_iter().map(Arc::new).collect()
+}
+
+/// Where Envoy gets a resource that this one names: from the stream on which it got this one.
+///
+/// An answer is waited for at most 2 s (Envoy's default is 15): by then Envoy goes on with what it has.
+fn ads() -> core::ConfigSource {
+    core::ConfigSource {
+        resource_api_version: core::ApiVersion::V3.into(),
+        initial_fetch_timeout: Some(duration(Duration::from_secs(2))),
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
+            core::AggregatedConfigSource {},
+        )),
+        ..Default::default()
+    }
+}
+
+fn duration(value: Duration) -> wrappers::Duration {
+    wrappers::Duration {
+        seconds: i64::try_from(value.as_secs()).expect("durations are bounded where they are read"),
+        nanos: i32::try_from(value.subsec_nanos())
+            .expect("below a second there are fewer than 2^31 nanoseconds"),
+    }
+}
+
+fn uint32(value: u32) -> wrappers::UInt32Value {
+    wrappers::UInt32Value { value }
+}
+
+fn any<M: Message + prost::Name>(message: &M) -> wrappers::Any {
+    wrappers::Any { type_url: M::type_url(), value: message.encode_to_vec() }
+}

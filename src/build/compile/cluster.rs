@@ -1,0 +1,276 @@
+//! An upstream as a cluster, or as several under an aggregate.
+//!
+//! By EDS wherever it can be: a cluster must not change when a target does, since Envoy swaps a changed cluster
+//! as a whole and forgets what it knew of health and ejections. Health checks, ejections, the balancer, the
+//! protocol and TLS belong to the clusters that hold targets; what may be under way, and filters, to the one
+//! that a route names. The limits are on both, since Envoy asks now the one and now the other for its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::cluster::v3 as envoy;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds};
+use envoy_types::pb::envoy::config::cluster::v3::cluster;
+use envoy_types::pb::envoy::config::cluster::v3::load_balancing_policy::Policy;
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig;
+use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::dns_cluster::RefreshRate;
+use envoy_types::pb::envoy::extensions::load_balancing_policies as policies;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
+use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::google::protobuf as wrappers;
+
+use crate::build::compile::pool::{self, Discovery, Pool};
+use crate::build::compile::{ads, any, duration, endpoint, health, tls, uint32, whole_response};
+use crate::build::snapshot::Resource;
+use crate::config::document::{LoadBalancer, UpstreamProtocol, WhenAllDown};
+use crate::memo::Shared;
+use crate::model::overrides::{First, OverridesByUpstream};
+use crate::model::upstream::{Limits, Upstream, WholeResponse};
+
+const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// All that the clusters of an upstream depend on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    upstream: Shared<Upstream>,
+    /// The tier that serves first for now, where that is a matter of clusters.
+    first: Option<First>,
+}
+
+impl Input {
+    /// What the clusters of this upstream depend on.
+    pub fn new(upstream: Shared<Upstream>, overrides: &OverridesByUpstream) -> Self {
+        let first = pool::first(&upstream.0, overrides);
+        Self { upstream, first }
+    }
+}
+
+/// The clusters of an upstream: one that holds all its targets, or an aggregate and one for each tier.
+pub fn compile(input: &Input) -> Vec<Resource> {
+    let upstream = &*input.upstream.0;
+    let pools = pool::of(upstream).into_iter().map(|pool| holding(&pool, upstream));
+    let over_tiers = upstream
+        .has_cluster_for_each_tier()
+        .then(|| aggregate(upstream.name.as_str(), &pool::led(upstream, input.first), upstream));
+    pools.chain(over_tiers).collect()
+}
+
+/// A cluster with targets.
+fn holding(pool: &Pool<'_>, upstream: &Upstream) -> Resource {
+    // Upstream filters are those of the cluster that a route names.
+    let whole_response = upstream.whole_response.as_ref().filter(|_| !upstream.has_cluster_for_each_tier());
+    let (transport_socket, transport_socket_matches) = tls::to_targets(upstream, pool.targets);
+    let cluster = envoy::Cluster {
+        name: pool.name.clone(),
+        connect_timeout: Some(duration(upstream.connect_timeout)),
+        // Else a removed target keeps serving for as long as its health check passes.
+        ignore_health_on_host_removal: true,
+        common_lb_config: Some(common_lb_config(upstream)),
+        load_balancing_policy: Some(load_balancing_policy(upstream)),
+        circuit_breakers: Some(circuit_breakers(&upstream.limits)),
+        health_checks: upstream
+            .health_check
+            .iter()
+            .map(|check| health::health_check(check, upstream))
+            .collect(),
+        outlier_detection: upstream.outlier_detection.as_ref().map(health::outlier_detection),
+        typed_extension_protocol_options: protocol_options(upstream, whole_response),
+        transport_socket,
+        transport_socket_matches,
+        // Requests are tried elsewhere; a connection to a frozen target would be stuck for ever.
+        close_connections_on_host_health_failure: upstream.protocol == UpstreamProtocol::Tcp,
+        ..Default::default()
+    };
+    match pool.discovery {
+        Discovery::Eds => by_eds(cluster),
+        Discovery::Dns => by_dns(cluster, pool, upstream),
+    }
+}
+
+fn by_eds(cluster: envoy::Cluster) -> Resource {
+    let cluster = envoy::Cluster {
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(cluster::EdsClusterConfig { eds_config: Some(ads()), ..Default::default() }),
+        ..cluster
+    };
+    let mut resource = Resource::new(&cluster.name, &cluster);
+    resource.endpoints = Some(resource.name.clone());
+    resource
+}
+
+/// Answers are used for as long as their TTL says. When the server fails or is mute Envoy keeps the last one; an
+/// answer without addresses empties the tier, so that the next one serves.
+fn by_dns(cluster: envoy::Cluster, pool: &Pool<'_>, upstream: &Upstream) -> Resource {
+    let every = Some(duration(std::time::Duration::from_secs(1)));
+    let dns = DnsCluster {
+        // Of answers whose TTL is 0.
+        dns_refresh_rate: every,
+        dns_failure_refresh_rate: Some(RefreshRate { base_interval: every, max_interval: every }),
+        respect_dns_ttl: true,
+        // A and AAAA records both are targets, as they are when we look them up.
+        dns_lookup_family: DnsLookupFamily::All.into(),
+        ..Default::default()
+    };
+    let cluster = envoy::Cluster {
+        cluster_discovery_type: Some(cluster_type("envoy.cluster.dns", &dns)),
+        load_assignment: Some(endpoint::by_name(pool, upstream)),
+        ..cluster
+    };
+    Resource::new(&cluster.name, &cluster)
+}
+
+/// These clusters one after the other, as a cluster with the settings of `first` where only the aggregate's own count:
+/// how much may be under way, what is tried when all are down, and filters.
+pub(super) fn aggregate(name: &str, pools: &[Pool<'_>], first: &Upstream) -> Resource {
+    let clusters: Vec<String> = pools.iter().map(|pool| pool.name.clone()).collect();
+    let cluster = envoy::Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(cluster_type(
+            "envoy.clusters.aggregate",
+            &ClusterConfig { clusters: clusters.clone() },
+        )),
+        lb_policy: cluster::LbPolicy::ClusterProvided.into(),
+        connect_timeout: Some(duration(first.connect_timeout)),
+        common_lb_config: Some(common_lb_config(first)),
+        circuit_breakers: Some(circuit_breakers(&first.limits)),
+        typed_extension_protocol_options: first
+            .whole_response
+            .as_ref()
+            .map(filters_alone)
+            .unwrap_or_default(),
+        ..Default::default()
+    };
+    let mut resource = Resource::new(name, &cluster);
+    resource.clusters = clusters.into_iter().map(Arc::from).collect();
+    resource
+}
+
+fn cluster_type<M: prost::Message + prost::Name>(name: &str, config: &M) -> cluster::ClusterDiscoveryType {
+    cluster::ClusterDiscoveryType::ClusterType(cluster::CustomClusterType {
+        name: name.to_owned(),
+        typed_config: Some(any(config)),
+    })
+}
+
+fn common_lb_config(upstream: &Upstream) -> cluster::CommonLbConfig {
+    let panic = match upstream.failover.when_all_down {
+        // Any value above 0 acts alike: with standby's factor a tier is either fully available or not at all.
+        WhenAllDown::TryAll => 1.0,
+        WhenAllDown::Fail => 0.0,
+    };
+    cluster::CommonLbConfig {
+        healthy_panic_threshold: Some(Percent { value: panic }),
+        // Envoy's default of 1 s holds back the news that the last primary has died.
+        update_merge_window: Some(duration(std::time::Duration::ZERO)),
+        override_host_status: upstream.sticky.is_some().then(sessions_finish_on_draining_targets),
+        ..Default::default()
+    }
+}
+
+/// The states in which a target keeps the clients that are led to it. Envoy's default leaves out draining ones.
+fn sessions_finish_on_draining_targets() -> core::HealthStatusSet {
+    use core::HealthStatus::{Degraded, Draining, Healthy, Unknown};
+    core::HealthStatusSet { statuses: [Unknown, Healthy, Degraded, Draining].map(i32::from).to_vec() }
+}
+
+fn load_balancing_policy(upstream: &Upstream) -> envoy::LoadBalancingPolicy {
+    let slow_start = (!upstream.slow_start.is_zero()).then(|| policies::common::v3::SlowStartConfig {
+        slow_start_window: Some(duration(upstream.slow_start)),
+        ..Default::default()
+    });
+    let (name, config) = match upstream.load_balancer {
+        LoadBalancer::RoundRobin => {
+            let policy =
+                policies::round_robin::v3::RoundRobin { slow_start_config: slow_start, ..Default::default() };
+            ("round_robin", any(&policy))
+        }
+        LoadBalancer::LeastRequest => {
+            let policy = policies::least_request::v3::LeastRequest {
+                slow_start_config: slow_start,
+                ..Default::default()
+            };
+            ("least_request", any(&policy))
+        }
+        LoadBalancer::Random => ("random", any(&policies::random::v3::Random::default())),
+        // Envoy's own random knows no weights; a table that is asked with a random number does.
+        LoadBalancer::WeightedRandom | LoadBalancer::Maglev => {
+            ("maglev", any(&policies::maglev::v3::Maglev::default()))
+        }
+        LoadBalancer::RingHash => ("ring_hash", any(&policies::ring_hash::v3::RingHash::default())),
+    };
+    let extension = core::TypedExtensionConfig {
+        name: format!("envoy.load_balancing_policies.{name}"),
+        typed_config: Some(config),
+    };
+    envoy::LoadBalancingPolicy { policies: vec![Policy { typed_extension_config: Some(extension) }] }
+}
+
+fn circuit_breakers(limits: &Limits) -> envoy::CircuitBreakers {
+    let retry_budget = limits.retry_budget.as_ref().map(|budget| thresholds::RetryBudget {
+        budget_percent: Some(Percent { value: budget.percent }),
+        min_retry_concurrency: Some(uint32(budget.at_least)),
+        ..Default::default()
+    });
+    let thresholds = Thresholds {
+        max_connections: Some(uint32(limits.connections)),
+        max_pending_requests: Some(uint32(limits.pending_requests)),
+        max_requests: Some(uint32(limits.requests)),
+        // Envoy's default of 3 at a time fails requests in the very moment that retries are for.
+        max_retries: retry_budget.is_none().then(|| uint32(limits.retries)),
+        retry_budget,
+        ..Default::default()
+    };
+    envoy::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
+}
+
+/// None where there are no requests.
+fn protocol_options(
+    upstream: &Upstream,
+    whole_response: Option<&WholeResponse>,
+) -> HashMap<String, wrappers::Any> {
+    let Some(protocol) = protocol(upstream.protocol) else { return HashMap::new() };
+    let requests = upstream.limits.requests_per_connection;
+    let options = http::HttpProtocolOptions {
+        common_http_protocol_options: Some(core::HttpProtocolOptions {
+            idle_timeout: Some(duration(upstream.idle_timeout)),
+            max_requests_per_connection: (requests > 0).then(|| uint32(requests)),
+            ..Default::default()
+        }),
+        upstream_protocol_options: Some(protocol),
+        http_filters: whole_response.map(whole_response::filters).unwrap_or_default(),
+        ..Default::default()
+    };
+    [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&options))].into()
+}
+
+/// The options of an aggregate, which asks its members for the protocol and takes filters from its own.
+fn filters_alone(whole_response: &WholeResponse) -> HashMap<String, wrappers::Any> {
+    let options = http::HttpProtocolOptions {
+        upstream_protocol_options: protocol(UpstreamProtocol::Http1),
+        http_filters: whole_response::filters(whole_response),
+        ..Default::default()
+    };
+    [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&options))].into()
+}
+
+fn protocol(protocol: UpstreamProtocol) -> Option<http::http_protocol_options::UpstreamProtocolOptions> {
+    use http::http_protocol_options::explicit_http_config::ProtocolConfig;
+    use http::http_protocol_options::{AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions};
+
+    let explicit = |config| {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) })
+    };
+    Some(match protocol {
+        UpstreamProtocol::Http1 => {
+            explicit(ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default()))
+        }
+        UpstreamProtocol::Http2 => {
+            explicit(ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default()))
+        }
+        UpstreamProtocol::Auto => UpstreamProtocolOptions::AutoConfig(AutoHttpConfig::default()),
+        UpstreamProtocol::Tcp => return None,
+    })
+}

@@ -1,0 +1,115 @@
+//! A listener of ours as a listener of Envoy's: for requests, with its routes by RDS, or for connections.
+
+use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::config::listener::v3 as envoy;
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as http;
+use envoy_types::pb::google::protobuf::BoolValue;
+
+use crate::build::compile::endpoint::socket_address;
+use crate::build::compile::{STATEFUL_SESSION, access_log, ads, any, connection, duration, tls};
+use crate::build::snapshot::Resource;
+use crate::model::Model;
+use crate::model::listener::{Listener, Protocol, Termination};
+use crate::model::name::Name;
+use crate::model::passthrough::Passthrough;
+
+const HTTP_CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
+
+/// All that a listener depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    listener: Listener,
+    /// The routes by SNI that a fleet serves on it.
+    passthroughs: Vec<Passthrough>,
+    /// Of a gateway: the upstreams that can be asked for.
+    upstreams: Vec<Name>,
+}
+
+impl Input {
+    /// What the listener of a fleet depends on.
+    pub fn new(model: &Model, fleet: &Name, listener: &Listener) -> Self {
+        let upstreams = match listener.protocol {
+            Protocol::FailoverGateway(_) => model.upstreams.keys().cloned().collect(),
+            _ => Vec::new(),
+        };
+        let passthroughs = model.passthroughs_of(fleet, &listener.name).cloned().collect();
+        Self { listener: listener.clone(), passthroughs, upstreams }
+    }
+}
+
+/// The Envoy listener of a listener.
+pub fn compile(input: &Input) -> Resource {
+    let Input { listener, passthroughs, upstreams } = input;
+    let name = listener.name.as_str();
+    let (filter_chains, by_sni) = match &listener.protocol {
+        Protocol::Http => (vec![requests(listener, None)], false),
+        Protocol::Https(termination) => (vec![requests(listener, Some(termination))], false),
+        Protocol::Tcp(service) => (vec![connection::to_service(listener, service)], false),
+        Protocol::TlsPassthrough => {
+            (passthroughs.iter().map(|route| connection::by_sni(listener, route)).collect(), true)
+        }
+        Protocol::FailoverGateway(termination) => {
+            let chain = |upstream| connection::to_upstream(listener, upstream, termination.as_ref());
+            (upstreams.iter().map(chain).collect(), true)
+        }
+    };
+    let envoy = envoy::Listener {
+        name: name.to_owned(),
+        address: Some(socket_address(listener.address)),
+        listener_filters: by_sni.then(connection::tls_inspector).into_iter().collect(),
+        filter_chains,
+        ..Default::default()
+    };
+    Resource::new(name, &envoy)
+}
+
+/// The chain for connections with requests in them.
+fn requests(listener: &Listener, termination: Option<&Termination>) -> envoy::FilterChain {
+    let filter = envoy::Filter {
+        name: HTTP_CONNECTION_MANAGER.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(&http_connection_manager(listener)))),
+    };
+    envoy::FilterChain {
+        filters: vec![filter],
+        transport_socket: termination.map(|it| tls::downstream(it, &["h2", "http/1.1"])),
+        ..Default::default()
+    }
+}
+
+fn http_connection_manager(listener: &Listener) -> http::HttpConnectionManager {
+    use http::http_connection_manager::{RouteSpecifier, UpgradeConfig};
+
+    // Routes to sticky upstreams switch it on.
+    let stateful_session = http::HttpFilter {
+        name: STATEFUL_SESSION.to_owned(),
+        config_type: Some(http::http_filter::ConfigType::TypedConfig(any(&StatefulSession::default()))),
+        disabled: true,
+        ..Default::default()
+    };
+    let router = http::HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http::http_filter::ConfigType::TypedConfig(any(&Router::default()))),
+        ..Default::default()
+    };
+    http::HttpConnectionManager {
+        stat_prefix: listener.name.to_string(),
+        route_specifier: Some(RouteSpecifier::Rds(http::Rds {
+            config_source: Some(ads()),
+            route_config_name: listener.name.to_string(),
+        })),
+        http_filters: vec![stateful_session, router],
+        access_log: access_log::compile(listener),
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: Some(duration(listener.idle_timeout)),
+            ..Default::default()
+        }),
+        // We are the edge: what a client claims to be its address is appended to, not believed.
+        use_remote_address: Some(BoolValue { value: true }),
+        normalize_path: Some(BoolValue { value: true }),
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
+        ..Default::default()
+    }
+}

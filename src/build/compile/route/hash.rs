@@ -1,0 +1,37 @@
+//! What balancers that hash go by.
+
+use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
+use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
+    ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
+
+use crate::build::compile::duration;
+use crate::build::compile::route::matching::regex;
+use crate::model::service::hash::HashBy;
+
+/// One of several: it ends the search where a request has it.
+pub(super) fn policy(by: &HashBy) -> HashPolicy {
+    let specifier = match by {
+        HashBy::Header(name) => header(name, None),
+        // To Envoy the query is a part of the path.
+        HashBy::Path => header(":path", Some((r"^([^?]*)\?.*$", r"\1"))),
+        HashBy::Cookie(cookie) => PolicySpecifier::Cookie(Cookie {
+            name: cookie.name.clone(),
+            ttl: cookie.ttl.map(duration),
+            path: cookie.path.clone(),
+            ..Default::default()
+        }),
+        HashBy::Query(name) => PolicySpecifier::QueryParameter(QueryParameter { name: name.clone() }),
+        HashBy::SourceIp => PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true }),
+    };
+    HashPolicy { terminal: true, policy_specifier: Some(specifier) }
+}
+
+fn header(name: &str, rewrite: Option<(&str, &str)>) -> PolicySpecifier {
+    let regex_rewrite = rewrite.map(|(pattern, substitution)| RegexMatchAndSubstitute {
+        pattern: Some(regex(pattern)),
+        substitution: substitution.to_owned(),
+    });
+    PolicySpecifier::Header(Header { header_name: name.to_owned(), regex_rewrite })
+}

@@ -1,0 +1,107 @@
+//! Certificates with their keys, and those who are believed, as secrets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as envoy;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type;
+
+use crate::build::snapshot::Resource;
+use crate::model::Model;
+use crate::model::certificate::{Authority, Certificate, Pem};
+use crate::model::listener::{Listener, Termination};
+use crate::model::name::Name;
+use crate::model::tls::{OfTarget, Tls, Trust};
+use crate::model::upstream::Upstream;
+
+/// All that a secret depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Shown to others.
+    Certificate(Arc<Certificate>),
+    /// Held against others.
+    Authority(Authority),
+}
+
+/// What the Envoys of a fleet need, which has these upstreams that speak TLS, by the names of the secrets: a key goes
+/// to nobody else.
+pub fn needed<'u>(
+    model: &Model,
+    fleet: &Name,
+    upstreams: impl Iterator<Item = &'u Arc<Upstream>>,
+) -> BTreeMap<Arc<str>, Input> {
+    let mut needed = Needed::default();
+    model.listeners_of(fleet).filter_map(Listener::termination).for_each(|it| needed.by_listener(it));
+    upstreams.for_each(|upstream| needed.by_upstream(upstream));
+    needed.by_raw_resources(model);
+    needed.0
+}
+
+/// The secret.
+pub fn compile(input: &Input) -> Resource {
+    let (name, secret) = match input {
+        Input::Certificate(certificate) => {
+            let certificate_and_key = envoy::TlsCertificate {
+                certificate_chain: Some(inline(&certificate.chain)),
+                private_key: Some(inline(&certificate.key)),
+                ..Default::default()
+            };
+            (certificate.name.as_str(), Type::TlsCertificate(certificate_and_key))
+        }
+        Input::Authority(authority) => {
+            let trusted_ca = Some(inline(&authority.pem));
+            let context = envoy::CertificateValidationContext { trusted_ca, ..Default::default() };
+            (&*authority.secret, Type::ValidationContext(context))
+        }
+    };
+    Resource::new(name, &envoy::Secret { name: name.to_owned(), r#type: Some(secret) })
+}
+
+#[derive(Default)]
+struct Needed(BTreeMap<Arc<str>, Input>);
+
+impl Needed {
+    fn by_listener(&mut self, termination: &Termination) {
+        termination.certificates.iter().for_each(|certificate| self.certificate(certificate));
+        termination.client_ca.iter().for_each(|authority| self.authority(authority));
+    }
+
+    fn by_upstream(&mut self, upstream: &Upstream) {
+        upstream.tls.iter().for_each(|tls| self.tls(tls));
+        for target in &upstream.targets {
+            if let OfTarget::Own(tls) = &target.tls {
+                self.tls(tls);
+            }
+        }
+    }
+
+    fn by_raw_resources(&mut self, model: &Model) {
+        let named = model.raw.iter().flat_map(|raw| &raw.references).map(|reference| &reference.name);
+        for certificate in named.filter_map(|name| model.certificates.get(&Name::parse(name)?)) {
+            self.certificate(certificate);
+        }
+    }
+
+    fn tls(&mut self, tls: &Tls) {
+        tls.client_certificate.iter().for_each(|certificate| self.certificate(certificate));
+        if let Trust::Authority(authority) = &tls.trust {
+            self.authority(authority);
+        }
+    }
+
+    fn certificate(&mut self, certificate: &Arc<Certificate>) {
+        self.0.insert(certificate.name.as_str().into(), Input::Certificate(certificate.clone()));
+    }
+
+    fn authority(&mut self, authority: &Authority) {
+        self.0.insert(authority.secret.clone(), Input::Authority(authority.clone()));
+    }
+}
+
+fn inline(pem: &Pem) -> DataSource {
+    DataSource {
+        specifier: Some(data_source::Specifier::InlineString(pem.as_str().to_owned())),
+        ..Default::default()
+    }
+}

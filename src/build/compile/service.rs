@@ -1,0 +1,262 @@
+//! Where the requests of a service go: to the cluster of its upstream, or by weight to aggregates of several.
+//!
+//! A split whose members stand in for each other is compiled to one aggregate for each order in which they may
+//! be asked, chosen by weight for each request: who is first by the weights, who is second by those of the
+//! others, and the rest by falling weight. So the share of a dead member goes to the others in proportion to
+//! their weights. Envoy chooses the aggregate once and retries within it: no request is lost with a member.
+//!
+//! An aggregate has no connections and no health of its own; those stay with the clusters of the members.
+//! Members that are aggregates themselves are given by what they consist of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::build::compile::{cluster, pool};
+use crate::build::snapshot::Resource;
+use crate::memo::Shared;
+use crate::model::name::Name;
+use crate::model::overrides::{First, OverridesByUpstream};
+use crate::model::service::{Member, Service};
+use crate::model::upstream::Upstream;
+
+/// Shares are told to Envoy in millionths before they are reduced.
+const WHOLE: f64 = 1_000_000.0;
+
+/// All that the aggregates of a service depend on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    service: Shared<Service>,
+    /// The tiers of its upstreams that serve first for now, where that is a matter of clusters.
+    firsts: BTreeMap<Name, First>,
+}
+
+impl Input {
+    /// What the aggregates of this service depend on.
+    pub fn new(service: Shared<Service>, overrides: &OverridesByUpstream) -> Self {
+        let first = |upstream: &Upstream| Some((upstream.name.clone(), pool::first(upstream, overrides)?));
+        let firsts = service.0.upstreams().filter_map(|upstream| first(upstream)).collect();
+        Self { service, firsts }
+    }
+}
+
+/// An order in which the upstreams of a service are asked, and how often it is the one.
+pub struct Order<'a> {
+    /// The cluster that asks them in this order.
+    pub cluster: String,
+    /// To be seen beside those of the service's other orders.
+    pub weight: u32,
+    /// At least one.
+    pub upstreams: Vec<&'a Upstream>,
+}
+
+impl Order<'_> {
+    /// How many targets there are, over all upstreams.
+    pub fn targets(&self) -> usize {
+        self.upstreams.iter().map(|upstream| upstream.most_targets()).sum()
+    }
+
+    /// How many tiers there are, over all upstreams, for the Envoy that sees most.
+    pub fn most_tiers(&self) -> usize {
+        self.upstreams.iter().map(|upstream| upstream.views().iter().map(Vec::len).max().unwrap_or(0)).sum()
+    }
+
+    /// True when some Envoy sees a tier of one target that is not the last.
+    pub fn has_a_single_before_the_last(&self) -> bool {
+        let is_single = |targets: &usize| *targets < 2;
+        let mut views = self.upstreams.iter().filter(|it| !it.targets.is_empty()).map(|it| it.views());
+        let Some(last) = views.next_back() else { return false };
+        last.iter().filter_map(|tiers| tiers.split_last()).any(|(_, before)| before.iter().any(is_single))
+            || views.any(|views| views.iter().flatten().any(is_single))
+    }
+
+    /// True when it has a cluster of its own. An upstream alone has one already.
+    fn is_aggregate(&self) -> bool {
+        self.upstreams.len() > 1
+    }
+}
+
+/// The orders in which the upstreams of a service are asked, at least one. Those are the clusters to which a
+/// route, or a TCP listener, sends by weight.
+pub fn orders(service: &Service) -> Vec<Order<'_>> {
+    let members: Vec<&Member> = service.members.iter().filter(|member| member.weight > 0).collect();
+    let tiers = members.chunk_by(|one, next| one.tier == next.tier);
+    let ways = tiers.fold(vec![Way { share: 1.0, members: Vec::new(), parts: Vec::new() }], |ways, tier| {
+        ways.iter().flat_map(|way| ways_of(tier).into_iter().map(move |next| way.then(next))).collect()
+    });
+    let weights = weights(&ways.iter().map(|way| way.share).collect::<Vec<_>>());
+    ways.iter().zip(weights).map(|(way, weight)| way.order(service, weight)).collect()
+}
+
+/// The aggregates of a service; none where it has but one upstream.
+pub fn compile(input: &Input) -> Vec<Resource> {
+    let service = &*input.service.0;
+    let several = orders(service).into_iter().filter(Order::is_aggregate);
+    several
+        .map(|order| {
+            let upstreams = order.upstreams.iter();
+            let pools = upstreams.flat_map(|it| pool::led(it, input.firsts.get(&it.name).copied()));
+            cluster::aggregate(&order.cluster, &pools.collect::<Vec<_>>(), service.first())
+        })
+        .collect()
+}
+
+/// All clusters that must be there before requests go to a service.
+pub fn clusters(service: &Service) -> Vec<Arc<str>> {
+    let of_upstream = |upstream: &Upstream| {
+        let pools = pool::of(upstream).into_iter().map(|pool| pool.name);
+        pools.chain([upstream.name.to_string()]).collect::<Vec<_>>()
+    };
+    let upstreams = service.upstreams().flat_map(|upstream| of_upstream(upstream));
+    let orders = orders(service).into_iter().map(|order| order.cluster);
+    upstreams.chain(orders).map(Arc::from).collect()
+}
+
+/// Members one after the other.
+struct Way<'a> {
+    share: f64,
+    members: Vec<&'a Member>,
+    /// Those whose places tell it from the other ways.
+    parts: Vec<&'a Member>,
+}
+
+impl<'a> Way<'a> {
+    fn then(&self, next: Way<'a>) -> Self {
+        Self {
+            share: self.share * next.share,
+            members: [self.members.as_slice(), &next.members].concat(),
+            parts: [self.parts.as_slice(), &next.parts].concat(),
+        }
+    }
+
+    fn order(&self, service: &Service, weight: u32) -> Order<'a> {
+        let upstreams = self.members.iter().map(|member| &*member.upstream).collect();
+        Order { cluster: self.cluster(service), weight, upstreams }
+    }
+
+    /// The name of an upstream alone; else one of three parts or more, so that no tier of an upstream has it.
+    fn cluster(&self, service: &Service) -> String {
+        let parts = if self.parts.is_empty() { &self.members[..1] } else { &self.parts };
+        match self.members.as_slice() {
+            [alone] => alone.upstream.name.to_string(),
+            _ => parts.iter().fold(format!("service/{}", service.name), |name, part| {
+                format!("{name}/{}", part.upstream.name)
+            }),
+        }
+    }
+}
+
+/// In which orders the members of a tier are asked: any first, any other second, the rest by weight.
+fn ways_of<'a>(tier: &[&'a Member]) -> Vec<Way<'a>> {
+    if let [alone] = tier {
+        return vec![Way { share: 1.0, members: vec![alone], parts: Vec::new() }];
+    }
+    let total: f64 = tier.iter().map(|member| f64::from(member.weight)).sum();
+    let mut by_weight = tier.to_vec();
+    by_weight.sort_by_key(|member| std::cmp::Reverse(member.weight));
+    let name = |member: &Member| member.upstream.name.clone();
+    let pairs = tier.iter().flat_map(|first| tier.iter().map(move |second| (*first, *second)));
+    let pairs = pairs.filter(|(first, second)| name(first) != name(second));
+    pairs
+        .map(|(first, second)| {
+            let (one, two) = (f64::from(first.weight), f64::from(second.weight));
+            let rest = by_weight.iter().filter(|it| name(it) != name(first) && name(it) != name(second));
+            Way {
+                share: one / total * (two / (total - one)),
+                members: [first, second].into_iter().chain(rest.copied()).collect(),
+                parts: vec![first, second],
+            }
+        })
+        .collect()
+}
+
+/// Shares of a whole as small whole numbers, none of them 0.
+fn weights(shares: &[f64]) -> Vec<u32> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share is from 0 to 1")]
+    let weights = shares.iter().map(|share| ((share * WHOLE).round() as u32).max(1));
+    let weights: Vec<u32> = weights.collect();
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    weights.into_iter().map(|weight| weight / divisor).collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::build::{Inputs, build};
+
+    use super::*;
+
+    /// The orders of a service in these members, each as `weight cluster: upstreams`.
+    fn check(members: &str, expected: &[&str]) {
+        let upstreams: String = ["a", "b", "c", "d", "dr"]
+            .map(|name| format!("  - {{ name: {name}, targets: [{{ target: 10.0.0.1:80 }}] }}\n"))
+            .concat();
+        let text = format!("upstreams:\n{upstreams}services: [{{ name: s, upstreams: [{members}] }}]\n");
+        let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
+        let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
+        let service = build.model.services.values().next().expect("there is one");
+        let orders = orders(service).into_iter().map(|order| {
+            let upstreams: Vec<&str> =
+                order.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+            format!("{} {}: {}", order.weight, order.cluster, upstreams.join(" "))
+        });
+        assert_eq!(orders.collect::<Vec<_>>(), expected, "{members}");
+    }
+
+    #[test]
+    fn two_members_stand_in_for_each_other() {
+        check(
+            "{ name: a, weight: 90 }, { name: b, weight: 10 }",
+            &["9 service/s/a/b: a b", "1 service/s/b/a: b a"],
+        );
+    }
+
+    #[test]
+    fn the_share_of_a_dead_one_of_three_goes_to_the_others_by_their_weights() {
+        check(
+            "{ name: a, weight: 60 }, { name: b, weight: 20 }, { name: c, weight: 20 }",
+            &[
+                "6 service/s/a/b: a b c",
+                "6 service/s/a/c: a c b",
+                "3 service/s/b/a: b a c",
+                "1 service/s/b/c: b c a",
+                "3 service/s/c/a: c a b",
+                "1 service/s/c/b: c b a",
+            ],
+        );
+    }
+
+    #[test]
+    fn failover_members_come_after_all_others_by_tier() {
+        check("{ name: a }, { name: dr, failover: true }", &["1 service/s/a: a dr"]);
+        check(
+            "{ name: dr, priority: 7 }, { name: a }, { name: b }, { name: c, failover: true }",
+            &["1 service/s/a/b: a b c dr", "1 service/s/b/a: b a c dr"],
+        );
+    }
+
+    #[test]
+    fn several_failover_members_share_too() {
+        check(
+            "{ name: a }, { name: c, failover: true, weight: 30 }, { name: d, failover: true, weight: 10 }",
+            &["3 service/s/c/d: a c d", "1 service/s/d/c: a d c"],
+        );
+    }
+
+    #[test]
+    fn a_member_without_weight_gets_nothing_and_one_alone_needs_no_aggregate() {
+        check("{ name: a }, { name: b, weight: 0 }", &["1 a: a"]);
+        check("{ name: a, weight: 0 }, { name: dr, failover: true }", &["1 dr: dr"]);
+        check("{ name: a }", &["1 a: a"]);
+    }
+
+    #[test]
+    fn shares_are_whole_numbers_that_keep_the_ratio() {
+        assert_eq!(weights(&[1.0]), [1]);
+        assert_eq!(weights(&[0.5, 0.5]), [1, 1]);
+        assert_eq!(weights(&[1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0]), [1, 1, 1]);
+        assert_eq!(weights(&[0.999_999_9, 0.000_000_1]), [1_000_000, 1]);
+    }
+}

@@ -1,0 +1,77 @@
+//! How loud each rule is: by default, by the config, by one entity.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::build::lint::{self, Explanation};
+use crate::config::document::{Document, LintSetting};
+use crate::config::{Level, Violation, near, tree};
+use crate::model::documents::Documents;
+use crate::model::place::{Faults, Place};
+
+/// The levels that differ from the rules' own, by code; none for off.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Levels(BTreeMap<String, Option<Level>>);
+
+impl Levels {
+    /// The level of a rule, unless it is off.
+    pub(super) fn of(&self, rule: &Explanation) -> Option<Level> {
+        self.0.get(rule.code).copied().unwrap_or(Some(rule.level))
+    }
+
+    /// These with what an entity says of itself.
+    pub(super) fn over(&self, own: Option<&BTreeMap<String, LintSetting>>) -> Self {
+        let own = own.into_iter().flatten().map(|(code, setting)| (code.clone(), setting.level()));
+        Self(self.0.clone().into_iter().chain(own).collect())
+    }
+}
+
+/// What the documents say of all entities.
+pub(super) fn of(documents: &Documents) -> Levels {
+    let settings =
+        documents.of_files().flat_map(|document| &document.lint).flat_map(|declared| &declared.entity);
+    Levels(settings.map(|(code, setting)| (code.clone(), setting.level())).collect())
+}
+
+/// What is wrong with what the documents say of all entities or of one.
+pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
+    let mut faults = Faults::default();
+    for document in documents {
+        for declared in &document.lint {
+            let place = Place::new(document, &declared.path);
+            for (code, setting) in &declared.entity {
+                check(&place, code, setting, false, &mut faults);
+            }
+        }
+        let upstreams = document.upstreams.iter().map(|it| (&it.path, it.entity.lint.as_ref()));
+        let services = document.services.iter().map(|it| (&it.path, it.entity.lint.as_ref()));
+        let routes = document.routes.iter().map(|it| (&it.path, it.entity.lint.as_ref()));
+        let settings = upstreams.chain(services).chain(routes);
+        for (path, settings) in settings.filter_map(|(path, settings)| Some((path, settings?))) {
+            let place = Place::new(document, path).key("lint");
+            for (code, setting) in settings {
+                check(&place, code, setting, true, &mut faults);
+            }
+        }
+    }
+    faults.violations
+}
+
+/// A setting of one entity needs a reason: it outlives whoever wrote it.
+fn check(place: &Place<'_>, code: &str, setting: &LintSetting, needs_reason: bool, faults: &mut Faults) {
+    let codes = || lint::rules().map(|rule| rule.explanation.code);
+    if !codes().any(|known| known == code) {
+        let help = match near(code, codes()).first() {
+            _ if lint::faults::FAULTS.iter().any(|fault| fault.code == code) => {
+                "a fault is no rule, and has no level".to_owned()
+            }
+            Some(word) => format!("did you mean `{word}`?"),
+            None => "`understudy explain` lists the rules".to_owned(),
+        };
+        faults.error(&place.key(code), tree::UNKNOWN_FIELD, format!("no rule has the code `{code}`"), help);
+    }
+    if needs_reason && setting.reason().is_none_or(|reason| reason.trim().is_empty()) {
+        let help = format!("say why, as in `{code}: {{ level: off, reason: \"…\" }}`");
+        faults.missing(&place.key(code).key("reason"), "`reason`", &help);
+    }
+}

@@ -1,0 +1,159 @@
+//! Do upstreams that have a target in common agree about it?
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use crate::build::lint::{Check, Explanation, Rule};
+use crate::config::Level;
+use crate::memo::{Change, changes};
+use crate::model::health::{HealthCheck, Probe};
+use crate::model::name::Name;
+use crate::model::target::Address;
+use crate::model::upstream::Upstream;
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        explanation: Explanation {
+            code: "US052",
+            level: Level::Warning,
+            title: "a target that is checked in one upstream and not in another",
+            why: "Each upstream has its own opinion of a target's health: one leaves a dead target, and the other goes on sending to it.",
+            fix: "check the target alike in both, or use one upstream for both services",
+            bad: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: old, health_check: off, targets: [{ target: 10.0.0.1:80 }] }",
+            good: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: old, targets: [{ target: 10.0.0.1:80 }] }",
+        },
+        check: Check::Upstream(|subject, findings| {
+            let upstream = subject.upstream();
+            if upstream.health_check.is_some() {
+                return;
+            }
+            if let Some((other, address)) = subject
+                .neighbours()
+                .filter(|other| other.health_check.is_some())
+                .find_map(|other| Some((other, common(upstream, other)?)))
+            {
+                let message = format!("{address} is checked in upstream `{}` and not here", other.name);
+                findings.tell(&subject.place().key("health_check"), message);
+            }
+        }),
+    },
+    Rule {
+        explanation: Explanation {
+            code: "US053",
+            level: Level::Info,
+            title: "one target is asked for its health in two ways",
+            why: "Two upstreams check the same host and port by different paths or protocols: they may come to different opinions, and a path that belongs to another service answers for that one.",
+            fix: "check by the same path where one process serves both",
+            bad: "upstreams:\n  - { name: shop, health_check: { http: { path: /shop } }, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: cart, health_check: { http: { path: /cart } }, targets: [{ target: 10.0.0.1:80 }] }",
+            good: "upstreams:\n  - { name: shop, health_check: { http: { path: /healthz } }, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: cart, health_check: { http: { path: /healthz } }, targets: [{ target: 10.0.0.1:80 }] }",
+        },
+        check: Check::Upstream(|subject, findings| {
+            let upstream = subject.upstream();
+            let Some(asked) = upstream.health_check.as_ref().map(way_of_asking) else { return };
+            let differs = |other: &&Upstream| {
+                other.health_check.as_ref().map(way_of_asking).is_some_and(|other| other != asked)
+            };
+            if let Some((other, address)) =
+                subject.neighbours().filter(differs).find_map(|other| Some((other, common(upstream, other)?)))
+            {
+                let message = format!("{address} is checked in another way by upstream `{}`", other.name);
+                findings.tell(&subject.place().key("health_check"), message);
+            }
+        }),
+    },
+    Rule {
+        explanation: Explanation {
+            code: "US054",
+            level: Level::Info,
+            title: "the standby is busy with another upstream's load",
+            why: "A standby that is a primary elsewhere carries both loads when it is needed.",
+            fix: "leave room for both, or give the standby `limits`",
+            bad: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }\n  - { name: cart, targets: [{ target: 10.0.0.2:80 }] }",
+            good: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }\n  - { name: cart, targets: [{ target: 10.0.0.3:80 }] }",
+        },
+        check: Check::Upstream(|subject, findings| {
+            for target in subject.upstream().targets.iter().filter(|target| target.tier > 0) {
+                let is_primary = |other: &&Upstream| {
+                    other.targets.iter().any(|own| own.tier == 0 && own.address == target.address)
+                };
+                if let Some(other) = subject.neighbours().find(is_primary) {
+                    let message = format!("{} is a primary of upstream `{}` too", target.address, other.name);
+                    findings.tell(&subject.place_of(&target.address), message);
+                }
+            }
+        }),
+    },
+];
+
+/// A target that both have.
+fn common<'u>(upstream: &'u Upstream, other: &Upstream) -> Option<&'u Address> {
+    let own = upstream.targets.iter().map(|target| &target.address);
+    own.into_iter().find(|address| other.targets.iter().any(|target| target.address == **address))
+}
+
+/// What is asked on which port, however often.
+fn way_of_asking(check: &HealthCheck) -> (&'static str, String, Option<u16>) {
+    match &check.probe {
+        Probe::Tcp { .. } => ("tcp", String::new(), check.port),
+        Probe::Http { path, .. } => ("http", path.clone(), check.port),
+        Probe::Grpc { service, .. } => ("grpc", service.clone(), check.port),
+    }
+}
+
+/// Which upstreams have a target in common. What did not change is not looked at again.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Neighbours {
+    /// Who has a target of this address.
+    having: imbl::HashMap<Address, Arc<[Name]>>,
+    /// Of those that have any.
+    neighbours: imbl::HashMap<Name, BTreeSet<Name>>,
+}
+
+impl Neighbours {
+    /// Takes the upstreams as they are now, and tells which of them changed or have a neighbour that did.
+    pub(super) fn update(
+        &mut self,
+        last: &OrdMap<Name, Arc<Upstream>>,
+        now: &OrdMap<Name, Arc<Upstream>>,
+    ) -> BTreeSet<Name> {
+        let Self { having, neighbours } = self;
+        let mut touched: BTreeSet<Name> = BTreeSet::new();
+        for Change { key: name, old, new } in changes(last, now) {
+            touched.insert(name.clone());
+            for target in old.iter().flat_map(|upstream| &upstream.targets) {
+                let Some(names) = having.remove(&target.address) else { continue };
+                let others: Arc<[Name]> = names.iter().filter(|other| *other != name).cloned().collect();
+                touched.extend(others.iter().cloned());
+                if !others.is_empty() {
+                    having.insert(target.address.clone(), others);
+                }
+            }
+            for target in new.iter().flat_map(|upstream| &upstream.targets) {
+                let others = having.get(&target.address).map_or(&[][..], |names| names);
+                touched.extend(others.iter().cloned());
+                if !others.contains(name) {
+                    let names = others.iter().chain([name]).cloned().collect();
+                    having.insert(target.address.clone(), names);
+                }
+            }
+        }
+        for name in &touched {
+            let targets = now.get(name).into_iter().flat_map(|upstream| &upstream.targets);
+            let others =
+                targets.flat_map(|target| having[&target.address].iter()).filter(|other| *other != name);
+            let others: BTreeSet<Name> = others.cloned().collect();
+            match others.is_empty() {
+                true => drop(neighbours.remove(name)),
+                false => drop(neighbours.insert(name.clone(), others)),
+            }
+        }
+        touched
+    }
+
+    /// The upstreams that have a target with this one in common, ascending by name.
+    pub(super) fn of(&self, upstream: &Name) -> impl Iterator<Item = &Name> {
+        self.neighbours.get(upstream).into_iter().flatten()
+    }
+}

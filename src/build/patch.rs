@@ -1,0 +1,197 @@
+//! Patches to compiled resources.
+//!
+//! Whether one fits is known only when the resource is there that it changes, so it is told here and not by
+//! validation: nothing under `compile` can fail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::build::compile::Compiled;
+use crate::build::snapshot::{Resource, Version};
+use crate::config::document::{Declared, Document, Kind};
+use crate::config::raw::Patch;
+use crate::config::{Level, Path, Violation, near};
+use crate::envoy::{ResourceType, descriptors, json, merge};
+use crate::memo::{Memo, Same, Shared};
+use crate::model::Model;
+use crate::model::documents::Documents;
+use crate::model::place::code;
+
+/// The resources that have patches, by what they were compiled to, and how that went.
+pub(super) type Patched = Memo<Key, Input, Arc<Outcome>>;
+
+/// Several fleets may have a resource of one name, each its own.
+type Key = (ResourceType, Arc<str>, Version);
+
+/// All that a patched resource depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Input {
+    resource_type: ResourceType,
+    resource: Shared<Resource>,
+    /// In the order of the documents.
+    patches: Vec<Written>,
+}
+
+/// A resource as its patches leave it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Outcome {
+    resource: Arc<Resource>,
+    violations: Vec<Violation>,
+}
+
+/// A patch, and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+struct Written {
+    document: Same<Document>,
+    index: usize,
+}
+
+/// Applies all patches of a config to what they name.
+///
+/// # Errors
+///
+/// The patches that name nothing or do not fit.
+pub(super) fn apply(
+    documents: &Documents,
+    model: &Model,
+    compiled: &Compiled,
+    last: &Patched,
+) -> Result<Patched, Vec<Violation>> {
+    let patches = by_resource(documents);
+    let mut violations = Vec::new();
+    let mut inputs = BTreeMap::new();
+    for ((resource_type, name), patches) in &patches {
+        let all = compiled.resources(*resource_type);
+        let mut named = all.iter().filter(|resource| *resource.name == **name).peekable();
+        if named.peek().is_none() {
+            let names = || all.iter().map(|resource| &*resource.name);
+            violations.extend(patches.iter().map(|patch| patch.of_nothing(model, names())));
+        }
+        for resource in named {
+            let key = (*resource_type, resource.name.clone(), resource.version);
+            let resource = Shared(Arc::clone(resource));
+            let patches = patches.clone();
+            inputs.insert(key, Input { resource_type: *resource_type, resource, patches });
+        }
+    }
+    let patched = last.only(inputs, |input| Arc::new(input.outcome()));
+    // Several fleets may have the resource, each at fault alike.
+    for violation in patched.outputs().values().flat_map(|outcome| &outcome.violations) {
+        if !violations.contains(violation) {
+            violations.push(violation.clone());
+        }
+    }
+    if violations.is_empty() { Ok(patched) } else { Err(violations) }
+}
+
+/// The resource as its patches leave it, if it has any.
+pub(super) fn amended(
+    patched: &Patched,
+    resource_type: ResourceType,
+    resource: &Arc<Resource>,
+) -> Arc<Resource> {
+    if patched.outputs().is_empty() {
+        return resource.clone();
+    }
+    let key = (resource_type, resource.name.clone(), resource.version);
+    patched.get(&key).map_or(resource, |outcome| &outcome.resource).clone()
+}
+
+/// The patches of a config, for resources that are made after it was built.
+pub(super) struct Patches<'a>(BTreeMap<(ResourceType, &'a str), Vec<Written>>);
+
+impl<'a> Patches<'a> {
+    /// Those that stand in these documents.
+    pub(super) fn of(documents: &'a Documents) -> Self {
+        Self(by_resource(documents))
+    }
+
+    /// A resource as its patches leave it. One that does not fit this form of the resource, though it fits the one
+    /// that was built, is left out.
+    pub(super) fn applied(&self, resource_type: ResourceType, resource: Arc<Resource>) -> Arc<Resource> {
+        match self.0.get(&(resource_type, &*resource.name)).cloned() {
+            None => resource,
+            Some(patches) => {
+                let input = Input { resource_type, resource: Shared(resource), patches };
+                input.outcome().resource
+            }
+        }
+    }
+}
+
+fn by_resource(documents: &Documents) -> BTreeMap<(ResourceType, &str), Vec<Written>> {
+    let mut patches: BTreeMap<_, Vec<Written>> = BTreeMap::new();
+    for document in documents.of(Kind::Raw) {
+        for (index, Declared { entity, .. }) in document.patches.iter().enumerate() {
+            let written = Written { document: Same(document.clone()), index };
+            patches.entry((entity.resource_type, entity.name.as_str())).or_default().push(written);
+        }
+    }
+    patches
+}
+
+impl Input {
+    fn outcome(&self) -> Outcome {
+        let mut outcome = Outcome { resource: self.resource.0.clone(), violations: Vec::new() };
+        for patch in &self.patches {
+            match patch.applied(self.resource_type, &outcome.resource) {
+                Ok(resource) => outcome.resource = Arc::new(resource),
+                Err(violation) => outcome.violations.push(violation),
+            }
+        }
+        outcome
+    }
+}
+
+impl Written {
+    fn declared(&self) -> &Declared<Patch> {
+        &self.document.0.patches[self.index]
+    }
+
+    #[expect(clippy::result_large_err, reason = "one a patch at most")]
+    fn applied(&self, resource_type: ResourceType, resource: &Resource) -> Result<Resource, Violation> {
+        let declared = self.declared();
+        let descriptor = descriptors::served(resource_type);
+        let merge_path = declared.path.key("merge");
+        let unfit =
+            |path: &Path, message| self.document.0.violation(code::PATCH_UNFIT, Level::Error, path, message);
+        let mut body = resource.to_json(resource_type);
+        merge::merge(&mut body, &declared.entity.merge, &descriptor).map_err(|unknown| {
+            let path = unknown.keys.iter().fold(merge_path.clone(), |path, key| path.key(key));
+            let key = unknown.keys.last().map(String::as_str).unwrap_or_default();
+            let violation = unfit(&path, format!("`{key}` is not a field of {}", unknown.message));
+            let fields: Vec<String> = descriptors::message(&unknown.message)
+                .iter()
+                .flat_map(|message| message.fields().map(|field| field.name().to_owned()).collect::<Vec<_>>())
+                .collect();
+            let word = near(key, fields.iter().map(String::as_str)).first().copied();
+            Violation { help: word.map(|word| format!("did you mean `{word}`?")), ..violation }
+        })?;
+        let name = body[resource_type.name_field()].as_str().unwrap_or_default();
+        if name != &*resource.name {
+            let message = format!("a patch cannot change the name of a {}", resource_type.singular());
+            return Err(unfit(&merge_path.key(resource_type.name_field()), message));
+        }
+        let body = json::to_bytes(body, &descriptor).map_err(|error| {
+            let message = format!("with this the {} is none any more: {error}", resource_type.singular());
+            unfit(&merge_path, message)
+        })?;
+        let mut patched = Resource::encoded(resource_type, &resource.name, &body);
+        patched.clusters.clone_from(&resource.clusters);
+        Ok(patched)
+    }
+
+    fn of_nothing<'n>(&self, model: &Model, names: impl Iterator<Item = &'n str>) -> Violation {
+        let Declared { path, entity: Patch { resource_type, name, .. } } = self.declared();
+        let is_raw = model.raw.iter().any(|raw| raw.resource_type == *resource_type && raw.name() == name);
+        let help = match near(name, names).first() {
+            _ if is_raw => "it is a raw one: change that itself".to_owned(),
+            Some(word) => format!("did you mean `{word}`?"),
+            None => "`understudy compile` prints what there is".to_owned(),
+        };
+        let message = format!("no compiled {} is named `{name}`", resource_type.singular());
+        let violation =
+            self.document.0.violation(code::PATCH_OF_NOTHING, Level::Error, &path.key("name"), message);
+        Violation { help: Some(help), ..violation }
+    }
+}

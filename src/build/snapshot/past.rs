@@ -1,0 +1,111 @@
+//! Sets that clients were told before, by version.
+//!
+//! A SotW client that returns says no more of what it has than the version of the last response that it took. With
+//! the set of that version at hand, what changed while it was away can be told in the order that breaks nothing.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::build::snapshot::{ResourceSet, Snapshot, Version};
+use crate::envoy::ResourceType;
+
+/// How many sets are kept. They share the resources that did not change.
+const KEPT: usize = 32;
+
+/// The sets that were told last, of all fleets and types that are told whole. Cheap to clone: clones share.
+#[derive(Debug, Clone, Default)]
+pub struct Past {
+    /// The last one first.
+    sets: Arc<Mutex<VecDeque<Known>>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    set: Arc<ResourceSet>,
+    /// Somebody refused what came after it. Of that it may have taken some, and still says this version.
+    doubtful: bool,
+}
+
+impl Past {
+    /// Notes that clients are told `set`.
+    pub fn remember(&self, set: &ResourceSet) {
+        self.with(|sets| {
+            match sets.iter().position(|known| known.set.version == set.version) {
+                Some(0) => {}
+                Some(at) => {
+                    let known = sets.remove(at);
+                    known.into_iter().for_each(|known| sets.push_front(known));
+                }
+                None => {
+                    sets.truncate(KEPT - 1);
+                    // Without what was made of it to be sent.
+                    let set = Arc::new(ResourceSet::from(set.by_name.clone(), set.version));
+                    sets.push_front(Known { set, doubtful: false });
+                }
+            }
+        });
+    }
+
+    /// Notes that clients have the clusters and listeners of `snapshot`.
+    pub fn remember_snapshot(&self, snapshot: &Snapshot) {
+        for resource_type in [ResourceType::Listener, ResourceType::Cluster] {
+            self.remember(snapshot.set(resource_type));
+        }
+    }
+
+    /// Notes that a client refused what came after the set of this version.
+    pub fn doubt(&self, version: Version) {
+        self.with(|sets| {
+            let known = sets.iter_mut().find(|known| known.set.version == version);
+            known.into_iter().for_each(|known| known.doubtful = true);
+        });
+    }
+
+    /// The set of this version, and whether a client that says it may have more than that.
+    pub fn recall(&self, version: Version) -> Option<(Arc<ResourceSet>, bool)> {
+        self.with(|sets| {
+            let known = sets.iter().find(|known| known.set.version == version)?;
+            Some((known.set.clone(), known.doubtful))
+        })
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut VecDeque<Known>) -> R) -> R {
+        work(&mut self.sets.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+
+    use super::*;
+    use crate::build::snapshot::Resource;
+
+    fn set(content: usize) -> ResourceSet {
+        let cluster = Cluster { name: content.to_string(), ..Default::default() };
+        ResourceSet::new(vec![Arc::new(Resource::new("a", &cluster))])
+    }
+
+    #[test]
+    fn those_that_were_told_last_are_known_by_their_version() {
+        let past = Past::default();
+        let knows = |content| past.recall(set(content).version()).is_some_and(|(it, _)| *it == set(content));
+        for content in 0..KEPT {
+            past.remember(&set(content));
+        }
+        past.remember(&set(0));
+        past.remember(&set(KEPT));
+        assert_eq!([0, 1, 2, KEPT, KEPT + 1].map(knows), [true, false, true, true, false]);
+    }
+
+    #[test]
+    fn a_set_is_doubtful_once_what_came_after_it_was_refused() {
+        let past = Past::default();
+        past.remember(&set(1));
+        let is_doubtful = || past.recall(set(1).version()).map(|(_, doubtful)| doubtful);
+        assert_eq!(is_doubtful(), Some(false));
+        past.doubt(set(1).version());
+        past.remember(&set(1));
+        assert_eq!(is_doubtful(), Some(true));
+    }
+}

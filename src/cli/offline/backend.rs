@@ -1,0 +1,426 @@
+//! A small backend whose faults can be chosen while it runs.
+//!
+//! Failover is proven by counting what clients see when targets die, and they die in many ways: the demo,
+//! docker-compose and the tests need a target that is killed as a process, or told to fail in one certain
+//! way. It speaks HTTP/1.1 and, to those who begin with it, HTTP/2. Commands come as lines on stdin, and each
+//! is answered by one line on stdout once it holds for every later request:
+//!
+//! | command | answer | effect |
+//! | --- | --- | --- |
+//! | `mode ok` | `ok` | 200, the name as body |
+//! | `mode status 503` | `ok` | that status, the name as body |
+//! | `mode slow 2s` | `ok` | 200, that much later |
+//! | `mode hang` | `ok` | the request is read and never answered |
+//! | `mode reset`, `mode close` | `ok` | the request is read, then the connection ends by RST, or by FIN |
+//! | `mode cut`, `mode cut fin` | `ok` | 200 with `content-length`, half of the body, then RST, or FIN |
+//! | `mode cut chunked` | `ok` | 200 without `content-length`, half of the body, then RST |
+//! | `mode stall` | `ok` | 200 with `content-length`, half of the body, then nothing |
+//! | `health ok`, `health same` | `ok` | `/healthz` is always answered 200 (a grey failure), or like the rest |
+//! | `listener open` | `ok` | connections are accepted |
+//! | `listener closed` | `ok` | nobody listens; connections stay, and are served |
+//! | `listener reset` | `ok` | a new connection is accepted and ends by RST; the others stay |
+//! | `listener mute` | `ok` | a new connection comes to no answer at all, as if packets were dropped; the others stay |
+//! | `count` | `{"GET": 3}` | none: the requests so far by method, those for `/healthz` under `/healthz` |
+//! | `connections` | `{"accepted": 2, "open": 1}` | none |
+//!
+//! Anything else is answered by a line that begins with `error`.
+
+mod door;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io::{self, BufRead, Write};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cli::offline::backend::door::{Door, Listening};
+use crate::cli::offline::backend::socket::{Ending, Socket};
+
+/// What `understudy backend` is told.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The address to answer on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// What it answers, in the body and in the header `x-backend`
+    #[arg(long, default_value = "backend")]
+    pub name: String,
+    /// End when stdin ends, so that it does not outlive the program that started it
+    #[arg(long)]
+    pub exit_with_stdin: bool,
+    /// Write a line on stderr for each request, before anything is done about it
+    #[arg(long)]
+    pub log_requests: bool,
+}
+
+/// Prints `listening ADDRESS` once it can be reached, then answers requests on the one side and commands on
+/// the other until it is told to end: by SIGTERM or SIGINT (as process 1 of a container it would not be
+/// ended by them otherwise), or by the end of its input if so asked.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let backend = Arc::new(Backend::new(&options.name, options.log_requests)?);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let (orders, ordered) = mpsc::channel(1);
+    let door = Door::open(options.listen, ordered).await?;
+    say(&format!("listening {}", door.address()))?;
+    let end_of_input = obey(backend.clone(), orders);
+    let welcome = move |stream| drop(tokio::spawn(converse(stream, backend.clone())));
+    tokio::select! {
+        never = door.keep(welcome) => match never {},
+        _ = end_of_input, if options.exit_with_stdin => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for SIGINT"),
+    }
+}
+
+/// Flushed, since the reader waits for this line.
+fn say(line: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to stdout")
+}
+
+/// The receiver ends with the input. A thread, because a blocked read of stdin would hold up the end of a
+/// tokio runtime; this one is simply left behind.
+fn obey(backend: Arc<Backend>, orders: mpsc::Sender<door::Order>) -> oneshot::Receiver<Infallible> {
+    let (alive, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _alive = alive;
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            let answer = match line.trim().strip_prefix("listener ") {
+                Some(listening) => listening.parse().and_then(|listening| order(&orders, listening)),
+                None => backend.command(&line),
+            };
+            if say(&answer.unwrap_or_else(|fault| format!("error {fault}"))).is_err() {
+                return; // Nobody listens any more.
+            }
+        }
+    });
+    end
+}
+
+/// Returns once it is so.
+fn order(orders: &mpsc::Sender<door::Order>, listening: Listening) -> Result<String, String> {
+    let (done, outcome) = oneshot::channel();
+    orders.blocking_send((listening, done)).map_err(|_| "the backend is about to end".to_owned())?;
+    let outcome = outcome.blocking_recv().map_err(|_| "the backend is about to end".to_owned())?;
+    outcome.map(|()| "ok".to_owned()).map_err(|error| format!("{error:#}"))
+}
+
+/// An answer that asks for an end of the connection says so through a channel. The connection is polled first:
+/// what was written before is then on its way.
+async fn converse(stream: TcpStream, backend: Arc<Backend>) {
+    let _open = Open::new(&backend);
+    let (ender, mut endings) = mpsc::channel(1);
+    let service = service_fn(|request| {
+        let (backend, ender) = (backend.clone(), ender.clone());
+        async move { Ok::<_, Infallible>(backend.answer(request, ender).await) }
+    });
+    let socket = Socket::new(stream);
+    let ended = socket.ending();
+    let server = auto::Builder::new(TokioExecutor::new());
+    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(socket), service));
+    tokio::select! {
+        biased;
+        _ = &mut connection => {} // The client hung up, or was wrong: ordinary.
+        Some(ending) = endings.recv() => ended.set(ending),
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Open<'a>(&'a Backend);
+
+impl<'a> Open<'a> {
+    fn new(backend: &'a Backend) -> Self {
+        backend.accepted.fetch_add(1, Ordering::Relaxed);
+        backend.open.fetch_add(1, Ordering::Relaxed);
+        Self(backend)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Ok,
+    Status(StatusCode),
+    Slow(Duration),
+    Hang,
+    Reset,
+    Close,
+    Cut(Cut),
+    Stall,
+}
+
+/// How an answer breaks off in the middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cut {
+    ending: Ending,
+    /// Its length was not announced.
+    chunked: bool,
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (word, argument) = text.split_once(' ').unwrap_or((text, ""));
+        Ok(match (word, argument) {
+            ("ok", "") => Self::Ok,
+            ("status", code) => Self::Status(status(code)?),
+            ("slow", length) => Self::Slow(duration(length)?),
+            ("hang", "") => Self::Hang,
+            ("reset", "") => Self::Reset,
+            ("close", "") => Self::Close,
+            ("cut", "") => Self::Cut(Cut { ending: Ending::Rst, chunked: false }),
+            ("cut", "fin") => Self::Cut(Cut { ending: Ending::Fin, chunked: false }),
+            ("cut", "chunked") => Self::Cut(Cut { ending: Ending::Rst, chunked: true }),
+            ("stall", "") => Self::Stall,
+            _ => {
+                return Err(format!(
+                    "unknown mode `{text}`; there are ok, status CODE, slow DURATION, hang, reset, close, cut [fin|chunked], stall"
+                ));
+            }
+        })
+    }
+}
+
+/// A 1xx is no answer: the client would wait for another.
+fn status(code: &str) -> Result<StatusCode, String> {
+    code.parse()
+        .ok()
+        .filter(|status: &StatusCode| !status.is_informational())
+        .ok_or_else(|| format!("`{code}` is no status between 200 and 999"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| format!("`{text}` is no duration such as `2s` or `150ms`"))
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Behaviour {
+    mode: Mode,
+    /// The grey failure: fine for whoever checks, broken for whoever uses it.
+    healthy_for_checks: bool,
+}
+
+struct Backend {
+    name: HeaderValue,
+    body: Bytes,
+    behaviour: Mutex<Behaviour>,
+    counts: Mutex<BTreeMap<String, u64>>,
+    requests: AtomicU64,
+    accepted: AtomicU64,
+    open: AtomicU64,
+    log_requests: bool,
+}
+
+impl Backend {
+    fn new(name: &str, log_requests: bool) -> anyhow::Result<Self> {
+        Ok(Self {
+            name: HeaderValue::try_from(name)
+                .with_context(|| format!("the name {name:?} cannot stand in a header"))?,
+            body: Bytes::from(format!("{name}\n")),
+            behaviour: Mutex::new(Behaviour { mode: Mode::Ok, healthy_for_checks: false }),
+            counts: Mutex::default(),
+            requests: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            log_requests,
+        })
+    }
+
+    fn command(&self, line: &str) -> Result<String, String> {
+        match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
+            ("mode", mode) => {
+                let mode = mode.parse()?;
+                self.change(|behaviour| behaviour.mode = mode)
+            }
+            ("health", "ok") => self.change(|behaviour| behaviour.healthy_for_checks = true),
+            ("health", "same") => self.change(|behaviour| behaviour.healthy_for_checks = false),
+            ("count", "") => {
+                Ok(serde_json::json!(*self.counts.lock().unwrap_or_else(PoisonError::into_inner)).to_string())
+            }
+            ("connections", "") => Ok(serde_json::json!({
+                "accepted": self.accepted.load(Ordering::Relaxed),
+                "open": self.open.load(Ordering::Relaxed),
+            })
+            .to_string()),
+            _ => Err(format!(
+                "unknown command `{line}`; there are mode MODE, health ok|same, listener open|closed|reset|mute, count, connections"
+            )),
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Behaviour)) -> Result<String, String> {
+        change(&mut self.behaviour.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok("ok".to_owned())
+    }
+
+    /// The mode is the one that holds when the request has been read. The body of a request is always read
+    /// to its end, else closing the socket would send RST where FIN was asked for.
+    async fn answer(&self, request: Request<Incoming>, ender: mpsc::Sender<Ending>) -> Response<Answer> {
+        let (head, body) = request.into_parts();
+        let _ = body.collect().await; // A client that left half-way is hyper's to notice.
+        if self.log_requests {
+            log(&head);
+        }
+        let check = head.uri.path() == "/healthz";
+        let number = self.count(if check { "/healthz" } else { head.method.as_str() });
+        let behaviour = *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
+        let mode = if check && behaviour.healthy_for_checks { Mode::Ok } else { behaviour.mode };
+        match mode {
+            Mode::Ok => self.response(StatusCode::OK, number, After::End),
+            Mode::Status(status) => self.response(status, number, After::End),
+            Mode::Slow(duration) => {
+                tokio::time::sleep(duration).await;
+                self.response(StatusCode::OK, number, After::End)
+            }
+            Mode::Hang => std::future::pending().await,
+            Mode::Reset => end(&ender, Ending::Rst).await,
+            Mode::Close => end(&ender, Ending::Fin).await,
+            Mode::Cut(cut) => self.response(StatusCode::OK, number, After::Half(Some((ender, cut)))),
+            Mode::Stall => self.response(StatusCode::OK, number, After::Half(None)),
+        }
+    }
+
+    fn count(&self, kind: &str) -> u64 {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(kind.to_owned()).or_default() += 1;
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn response(&self, status: StatusCode, number: u64, after: After) -> Response<Answer> {
+        let length = self.body.len();
+        let sent = match after {
+            After::End => length,
+            After::Half(_) => length / 2,
+        };
+        let body = Answer { unsent: Some(self.body.slice(..sent)), length: length as u64, after };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        response.headers_mut().insert("x-backend", self.name.clone());
+        response.headers_mut().insert("x-request-count", HeaderValue::from(number));
+        response
+    }
+}
+
+/// `request POST /orders 5f0c…`: what a proxy calls the request stays the same when it tries again. In one
+/// write, so that the line is there even when the process is killed right after.
+fn log(request: &http::request::Parts) {
+    let id = request.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or("-");
+    let line = format!("request {} {} {id}\n", request.method, request.uri.path());
+    let _ = io::stderr().write_all(line.as_bytes()); // Whoever asked for it reads it.
+}
+
+async fn end(ender: &mpsc::Sender<Ending>, ending: Ending) -> ! {
+    let _ = ender.try_send(ending); // Full only when the end was asked for already.
+    std::future::pending().await
+}
+
+/// A body that promises its whole length and may keep only half of the promise.
+struct Answer {
+    unsent: Option<Bytes>,
+    length: u64,
+    after: After,
+}
+
+/// What follows the bytes of an [`Answer`].
+enum After {
+    End,
+    /// An end with a channel, silence without.
+    Half(Option<(mpsc::Sender<Ending>, Cut)>),
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    /// Silence needs no waker: only the end of the connection can follow it.
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(bytes) = self.unsent.take() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        match &self.after {
+            After::End => Poll::Ready(None),
+            After::Half(ender) => {
+                if let Some((ender, cut)) = ender {
+                    let _ = ender.try_send(cut.ending);
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// What is promised, sent or not: hyper announces it as `content-length`.
+    fn size_hint(&self) -> SizeHint {
+        match &self.after {
+            After::Half(Some((_, cut))) if cut.chunked => SizeHint::default(),
+            _ => SizeHint::with_exact(self.length),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(command: &str, expected: &str) {
+        let backend = Backend::new("A", false).unwrap();
+        let answer = backend.command(command).unwrap_or_else(|fault| format!("error {fault}"));
+        assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn commands_are_understood_or_refused_with_the_known_ones() {
+        check("mode ok", "ok");
+        check("mode status 503 ", "ok");
+        check("mode slow 150ms", "ok");
+        check("health same", "ok");
+        check("count", "{}");
+        check("connections", r#"{"accepted":0,"open":0}"#);
+        check("mode status 100", "error `100` is no status between 200 and 999");
+        check("mode slow -2s", "error `-2s` is no duration such as `2s` or `150ms`");
+        check(
+            "mode sleepy",
+            "error unknown mode `sleepy`; there are ok, status CODE, slow DURATION, hang, reset, close, cut [fin|chunked], stall",
+        );
+        check(
+            "stop",
+            "error unknown command `stop`; there are mode MODE, health ok|same, listener open|closed|reset|mute, count, connections",
+        );
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_sent_is_refused() {
+        assert!(Backend::new("two\nlines", false).is_err());
+    }
+}

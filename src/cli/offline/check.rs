@@ -1,0 +1,73 @@
+//! `understudy check`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::build::{self, Build, Inputs};
+use crate::cli::output::{Notation, Output};
+use crate::cli::print;
+use crate::config::{Level, Violation, render};
+use crate::source::files;
+
+/// What to check.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Config files and directories
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    output: Output<Format>,
+}
+
+/// For people, for programs, or as annotations of a GitHub workflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+    Github,
+}
+
+impl Notation for Format {
+    const JSON: Self = Self::Json;
+}
+
+/// Prints every fault; the exit code is 1 if one is an error.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let mut violations = files::empty(&options.paths);
+    violations.extend(match build(&options.paths) {
+        Ok(build) => {
+            let violations = build.violations();
+            // The process ends: to take a large config apart first would be to make people wait.
+            std::mem::forget(build);
+            violations
+        }
+        Err(violations) => violations,
+    });
+    let ok = violations.iter().all(|violation| violation.level != Level::Error);
+    match options.output.format() {
+        Format::Json => {
+            print::line(&serde_json::to_string_pretty(&json!({ "ok": ok, "violations": violations }))?)?
+        }
+        Format::Github => print::line(render::github(&violations).trim_end())?,
+        Format::Human if violations.is_empty() => print::line("no faults")?,
+        Format::Human => print::line(human(&violations).trim_end())?,
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What `serve` would make of these paths.
+pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
+    let now = Some(Timestamp::now());
+    let mut inputs = Inputs { files: files::read(paths)?, now, ..Inputs::default() };
+    build::build_reading(&mut inputs, None, files::read_named)
+}
+
+/// The violations with the lines that they are about.
+pub(crate) fn human(violations: &[Violation]) -> String {
+    let source = |file: &str| std::fs::read_to_string(file).ok().map(Arc::from);
+    render::human(violations, &source, print::colour())
+}

@@ -1,0 +1,101 @@
+//! `understudy compile`
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::build::{self, Inputs};
+use crate::cli::offline::check;
+use crate::cli::output::{Output, Text};
+use crate::cli::print;
+use crate::envoy::node::Locality;
+use crate::model::addresses::Addresses;
+use crate::model::name::Name;
+use crate::model::resolver;
+use crate::model::target::Host;
+use crate::source::files;
+use crate::source::resolve::Resolver;
+
+/// What to compile, for whom.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Config files and directories
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Whose Envoys; needed when there are several fleets
+    #[arg(long, value_name = "FLEET")]
+    fleet: Option<String>,
+    /// Where the Envoy is that asks, as REGION/ZONE/SUB_ZONE, for tiers by distance
+    #[arg(long, value_name = "LOCALITY")]
+    node_locality: Option<Locality>,
+    /// A file with what host names resolve to (name to list of IPs, service to list of host:port, YAML or JSON),
+    /// in place of DNS
+    #[arg(long, value_name = "FILE")]
+    addresses: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output<Text>,
+}
+
+/// Prints what the Envoys of a fleet would be told.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let refuse = |violations: &[_]| {
+        print::note(check::human(violations).trim_end());
+        Ok(ExitCode::FAILURE)
+    };
+    let files = match files::read(&options.paths) {
+        Ok(files) => files,
+        Err(violations) => return refuse(&violations),
+    };
+    let mut inputs = Inputs { files, ..Inputs::default() };
+    let build = match build::build_reading(&mut inputs, None, files::read_named) {
+        Ok(build) => build,
+        Err(violations) => return refuse(&violations),
+    };
+    let fleet = match &options.fleet {
+        Some(fleet) => Name::parse(fleet).filter(|fleet| build.snapshots.contains_key(fleet)),
+        None if build.model.fleets.len() > 1 => {
+            print::note("error: there are several fleets; name one with --fleet");
+            return Ok(ExitCode::from(2));
+        }
+        None => Some(build.model.fleets.first().map_or_else(Name::default_fleet, |fleet| fleet.name.clone())),
+    };
+    let Some(fleet) = fleet else {
+        let names: Vec<&str> = build.snapshots.keys().map(Name::as_str).collect();
+        print::note(&format!("error: there is no such fleet; there are {}", names.join(", ")));
+        return Ok(ExitCode::from(2));
+    };
+    inputs.addresses = match &options.addresses {
+        Some(file) => read_addresses(file)?,
+        None => resolve(&build.host_names(), &build.model.resolver)?,
+    };
+    let build = match build::build(&inputs, Some(&build)) {
+        Ok(build) => build,
+        Err(violations) => return refuse(&violations),
+    };
+    let place = options.node_locality.clone().unwrap_or_default();
+    options.output.format().say(&build.snapshot_at(&fleet, &place).to_json())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn read_addresses(file: &PathBuf) -> anyhow::Result<Addresses> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_yaml::from_str(&text).with_context(|| format!("{} is no map of names to addresses", file.display()))
+}
+
+fn resolve(names: &BTreeSet<Host>, settings: &resolver::Resolver) -> anyhow::Result<Addresses> {
+    if names.is_empty() {
+        return Ok(Addresses::default());
+    }
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let mut resolver = Resolver::new();
+        resolver.configure(settings);
+        resolver.learn(names).await;
+        let addresses = resolver.addresses();
+        for name in names.iter().filter(|name| !addresses.knows(name)) {
+            print::note(&format!("warning: `{name}` does not resolve; its targets are left out"));
+        }
+        Ok(addresses)
+    })
+}

@@ -1,0 +1,76 @@
+//! `understudy explain`
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::build::lint::{self, Explanation};
+use crate::cli::print;
+use crate::config::near;
+
+/// Which code.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Such as US012; without one all are listed
+    code: Option<String>,
+    /// For people or for programs
+    #[arg(long, default_value = "human", value_name = "FORMAT")]
+    format: Format,
+    /// Short for --format json
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+/// Prints what a code means. The exit code is 2 if there is none such.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let all = lint::explanations();
+    let as_json = options.json || options.format == Format::Json;
+    let Some(code) = options.code.as_ref().map(|code| code.to_ascii_uppercase()) else {
+        let text = if as_json {
+            serde_json::to_string_pretty(&all.into_iter().map(view).collect::<Vec<_>>())?
+        } else {
+            all.into_iter().map(line).collect::<Vec<_>>().join("\n")
+        };
+        return print::line(&text).map(|()| ExitCode::SUCCESS);
+    };
+    let Some(explanation) = all.iter().find(|explanation| explanation.code == code) else {
+        let help = match near(&code, all.iter().map(|explanation| explanation.code)).as_slice() {
+            [] => "`understudy explain` lists them".to_owned(),
+            words => format!("did you mean `{}`?", words.join("` or `")),
+        };
+        print::note(&format!("error: there is no code `{code}`; {help}"));
+        return Ok(ExitCode::from(2));
+    };
+    print::line(&match as_json {
+        true => serde_json::to_string_pretty(&view(explanation))?,
+        false => page(explanation),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line(explanation: &Explanation) -> String {
+    format!("{}  {:7}  {}", explanation.code, explanation.level.to_string(), explanation.title)
+}
+
+fn view(explanation: &Explanation) -> Value {
+    let Explanation { code, level, title, why, fix, bad, good } = explanation;
+    json!({ "code": code, "level": level, "title": title, "why": why, "fix": fix, "bad": bad, "good": good })
+}
+
+fn page(explanation: &Explanation) -> String {
+    let Explanation { code, level, title, why, fix, bad, good } = explanation;
+    let mut text = format!("{code} ({level}): {title}\n\n{why}\n\nTo do: {fix}.\n");
+    for (word, example) in [("Instead of", bad), ("write", good)] {
+        if !example.is_empty() {
+            let example: String = example.lines().map(|line| format!("\n    {line}")).collect();
+            text += &format!("\n{word}\n{example}\n");
+        }
+    }
+    text.trim_end().to_owned()
+}

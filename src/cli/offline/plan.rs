@@ -1,0 +1,129 @@
+//! `understudy plan`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::build::Build;
+use crate::cli::offline::check;
+use crate::cli::online::client::{Asking, Terms};
+use crate::cli::online::connection::Unreachable;
+use crate::cli::output::{Format, Output};
+use crate::cli::print;
+use crate::config::Violation;
+use crate::inspect::plan::{self, Plan};
+use crate::source::files;
+
+/// Which files, against which control plane.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Config files and directories, in place of those that are served
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Compare with these files and directories, not with what is served; several times for several
+    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
+    against: Vec<PathBuf>,
+    /// Exit with 3 when there are changes
+    #[arg(long)]
+    exit_code: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Prints what these files would change and what that means. Where no control plane was named and none runs on
+/// this machine, they are compared with an empty config.
+pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    // Faults of the files are best told with their lines, which are here.
+    let build = match check::build(&options.paths) {
+        Ok(build) => Some(build),
+        Err(violations) if violations.iter().any(|violation| violation.code != "US111") => {
+            print::note(check::human(&violations).trim_end());
+            return Ok(ExitCode::FAILURE);
+        }
+        // What REST declared may be what they refer to.
+        Err(_) => None,
+    };
+    if !options.against.is_empty() {
+        return against(&options, build);
+    }
+    let texts: BTreeMap<_, _> = files::read(&options.paths).unwrap_or_default().into_iter().collect();
+    let body = json!({ "files": texts });
+    let client = options.asking.server.client()?;
+    let plan = match client.send(Method::POST, "/plan", &body, &Terms::default()).await {
+        Err(error) if error.is::<Unreachable>() && !options.asking.server.is_named() => {
+            print::note(&format!("{error}"));
+            print::note("compared with an empty config:");
+            let build = build.ok_or(error)?;
+            let nothing = Build::default();
+            let plan = Plan::new(&plan::file_edits(&nothing, &build), &nothing, &build);
+            serde_json::to_value(plan)?
+        }
+        plan => plan?,
+    };
+    done(&plan, &options)
+}
+
+/// Compares the files with others.
+fn against(options: &Options, build: Option<Build>) -> anyhow::Result<ExitCode> {
+    let told = |violations: &[Violation]| {
+        print::note(check::human(violations).trim_end());
+        Ok(ExitCode::FAILURE)
+    };
+    let Some(build) = build else {
+        return told(&check::build(&options.paths).err().unwrap_or_default());
+    };
+    match check::build(&options.against) {
+        Ok(base) => {
+            let plan = Plan::new(&plan::file_edits(&base, &build), &base, &build);
+            done(&serde_json::to_value(plan)?, options)
+        }
+        Err(violations) => told(&violations),
+    }
+}
+
+fn done(plan: &Value, options: &Options) -> anyhow::Result<ExitCode> {
+    said(plan, options.asking.output)?;
+    let changes = plan["changes"].as_array().is_some_and(|changes| !changes.is_empty());
+    let envoy = plan["envoy"].as_object().into_iter().flatten();
+    let differs = changes
+        || envoy
+            .flat_map(|(_, names)| names.as_object())
+            .any(|names| names.values().any(|names| names.as_array().is_some_and(|names| !names.is_empty())));
+    Ok(if options.exit_code && differs { ExitCode::from(3) } else { ExitCode::SUCCESS })
+}
+
+/// Prints a plan.
+pub(crate) fn said(plan: &Value, output: Output<Format>) -> anyhow::Result<()> {
+    output.say(plan, human)
+}
+
+fn human(plan: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut lines = String::new();
+    for change in plan["changes"].as_array().into_iter().flatten() {
+        let mark = match change["action"].as_str() {
+            Some("create") => '+',
+            Some("delete") => '-',
+            _ => '~',
+        };
+        let level = if change["level"] == "warning" { "  (warning)" } else { "" };
+        lines += &format!("{mark} {}{level}\n", text(&change["summary"]));
+    }
+    let mut told = String::new();
+    for (of, names) in plan["envoy"].as_object().into_iter().flatten() {
+        for (what, mark) in [("added", '+'), ("changed", '~'), ("removed", '-')] {
+            let names: Vec<String> = names[what].as_array().into_iter().flatten().map(text).collect();
+            if !names.is_empty() {
+                told += &format!("  {mark} {of}: {}\n", names.join(", "));
+            }
+        }
+    }
+    match (lines.is_empty(), told.is_empty()) {
+        (true, true) => "nothing changes".to_owned(),
+        (_, true) => format!("{lines}Envoys are told nothing new\n"),
+        _ => format!("{lines}Envoys are told:\n{told}"),
+    }
+}

@@ -1,0 +1,77 @@
+//! `understudy show`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::cli::offline::check;
+use crate::cli::output::{Format, Output};
+use crate::cli::print;
+use crate::config::near;
+use crate::inspect::settings::{self, Origin, Setting};
+use crate::model::name::Name;
+
+/// Which upstream to show.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Config files and directories
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// The upstream
+    #[arg(long, value_name = "UPSTREAM")]
+    upstream: String,
+    #[command(flatten)]
+    output: Output<Format>,
+}
+
+/// Prints every effective setting of an upstream, and where it came from.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let build = match check::build(&options.paths) {
+        Ok(build) => build,
+        Err(violations) => {
+            print::note(check::human(&violations).trim_end());
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let settings = Name::parse(&options.upstream).and_then(|name| settings::upstream(&build, &name));
+    let Some(settings) = settings else {
+        let names = near(&options.upstream, build.model.upstreams.keys().map(Name::as_str));
+        let help = names.first().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+        print::note(&format!("error: no upstream is named `{}`{help}", options.upstream));
+        return Ok(ExitCode::from(2));
+    };
+    let shown = json!({ "upstream": options.upstream, "settings": settings });
+    options.output.say(&shown, |_| table(&settings))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As lines of YAML would be, with the origin as a comment.
+fn table(settings: &[Setting]) -> String {
+    let lines: Vec<(String, String)> = settings
+        .iter()
+        .map(|Setting { path, value, origin }| (format!("{path}: {}", text(value)), comment(origin)))
+        .collect();
+    let widest = lines.iter().map(|(said, _)| said.chars().count()).filter(|width| *width <= 60).max();
+    let width = widest.unwrap_or(0);
+    lines.iter().map(|(said, comment)| format!("{said:<width$}  # {comment}\n")).collect()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) if !text.is_empty() => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn comment(origin: &Origin) -> String {
+    match origin {
+        Origin::Default => "default".to_owned(),
+        Origin::Stored => "written over REST".to_owned(),
+        Origin::Derived { because } => format!("derived: {because}"),
+        Origin::File { file, line, .. } => match line {
+            Some(line) => format!("{file}:{line}"),
+            None => file.clone(),
+        },
+    }
+}

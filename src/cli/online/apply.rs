@@ -1,0 +1,212 @@
+//! `understudy apply`: what files declare, over the admin API.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use crate::cli::online::client::{Change, Refused, segment};
+use crate::cli::online::entities;
+use crate::config::document::Kind;
+use crate::config::tree::{self, Entry, Node};
+use crate::config::{Position, Step, raw};
+use crate::envoy::ResourceType;
+
+/// What to apply.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Config files in the native shape; - for standard input
+    #[arg(short, long, required = true, value_name = "FILE")]
+    file: Vec<PathBuf>,
+    /// Make what has this tag equal to the files: what they declare gets it, what they lack goes
+    #[arg(long, value_name = "TAG")]
+    tag: Option<String>,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Declares what files say, in one revision.
+pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let Change { terms, asking } = options.change;
+    let client = asking.server.client()?;
+    let mut declared = Vec::new();
+    for file in &options.file {
+        for root in read(file)? {
+            declared.extend(Declared::all_of(&file.display().to_string(), root)?);
+        }
+    }
+    let (method, path, body) = match &options.tag {
+        Some(tag) => tagged(tag, &mut declared)?,
+        None => (Method::PATCH, "/config".to_owned(), steps(&mut declared)),
+    };
+    let answer = client.send(method, &path, &body, &terms).await;
+    let answer = answer.map_err(|error| match error.downcast::<Refused>() {
+        Ok(refused) => refused.at(|pointer| place(&declared, pointer)).into(),
+        Err(error) => error,
+    })?;
+    entities::said(&answer, &terms, asking.output)
+}
+
+/// An entity of a file.
+struct Declared {
+    file: String,
+    /// The list that it stands in, such as `upstreams`.
+    list: String,
+    /// Its path in the API.
+    path: String,
+    node: Node,
+    /// Where it stands in the body that is sent.
+    pointer: String,
+}
+
+impl Declared {
+    fn all_of(file: &str, root: Node) -> anyhow::Result<Vec<Self>> {
+        let at = |node: &Node| format!("{file}{}", line(node.span.map(|span| span.start)));
+        let lists = match root.value {
+            tree::Value::Mapping(lists) => lists,
+            _ => anyhow::bail!("{}: a config is a mapping of lists", at(&root)),
+        };
+        let mut all = Vec::new();
+        for Entry { key, value, key_span } in lists {
+            let place = format!("{file}{}", line(key_span.map(|span| span.start)));
+            let is_raw = key == Kind::Raw.plural();
+            let is_known = is_raw || Kind::TOP.into_iter().any(|kind| kind.plural() == key);
+            anyhow::ensure!(
+                is_known,
+                "{place}: `{key}` cannot be written over REST: it stands in the files that `serve` reads"
+            );
+            for (list, node) in if is_raw { lists_of_raw(value) } else { elements(&key, value) } {
+                let path = if is_raw { raw_path(&list, &node) } else { path_of(&key, &node) };
+                let path = path.with_context(|| at(&node))?;
+                all.push(Self { file: file.to_owned(), list, path, node, pointer: String::new() });
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn line(position: Option<Position>) -> String {
+    position.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default()
+}
+
+/// The documents of a file.
+fn read(file: &Path) -> anyhow::Result<Vec<Node>> {
+    let text = match file.as_os_str() == "-" {
+        true => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            text
+        }
+        false => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    let (roots, faults) = tree::yaml(&text);
+    let told = faults.iter().map(|fault| {
+        let help = fault.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+        format!("{}{}: {}{help}", file.display(), line(fault.span.map(|span| span.start)), fault.message)
+    });
+    let told: Vec<String> = told.collect();
+    anyhow::ensure!(told.is_empty(), "{}", told.join("\n  "));
+    Ok(roots)
+}
+
+/// The elements of a list. What is no list is sent as if it were one, and told of by the server.
+fn elements(list: &str, node: Node) -> Vec<(String, Node)> {
+    let nodes = match node.value {
+        tree::Value::Sequence(nodes) => nodes,
+        tree::Value::Null => Vec::new(),
+        _ => vec![node],
+    };
+    nodes.into_iter().map(|node| (list.to_owned(), node)).collect()
+}
+
+fn lists_of_raw(node: Node) -> Vec<(String, Node)> {
+    match node.value {
+        tree::Value::Mapping(lists) => {
+            lists.into_iter().flat_map(|entry| elements(&entry.key, entry.value)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn text<'n>(node: &'n Node, key: &str) -> Option<&'n str> {
+    match &node.get(&crate::config::Path::default().key(key))?.value {
+        tree::Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn path_of(list: &str, node: &Node) -> anyhow::Result<String> {
+    let kind = Kind::TOP.into_iter().find(|kind| kind.plural() == list);
+    let what = kind.map_or("an entity", Kind::one);
+    let name = text(node, "name").with_context(|| format!("{what} has no name"))?;
+    Ok(format!("/{list}/{}", segment(name)))
+}
+
+/// The path of one of `raw.resources` or of `raw.patches`.
+fn raw_path(list: &str, node: &Node) -> anyhow::Result<String> {
+    if list == raw::PATCHES {
+        let of = text(node, "kind")
+            .and_then(ResourceType::from_word)
+            .context("a patch needs a kind, such as cluster")?;
+        let name = text(node, "name").context("a patch needs the name of what it changes")?;
+        return Ok(format!("/raw/{}/{of}/{}", raw::PATCHES, segments(name)));
+    }
+    let of = text(node, raw::TYPE).and_then(ResourceType::from_type_url);
+    let of = of.context("a raw resource needs its @type")?;
+    let name = raw::named(node, of).unwrap_or_default();
+    Ok(format!("/raw/{of}/{}", segments(name)))
+}
+
+/// The names of raw resources have slashes.
+fn segments(name: &str) -> String {
+    let escaped: Vec<String> = name.split('/').map(|part| segment(part).to_string()).collect();
+    escaped.join("/")
+}
+
+/// A PUT for each entity.
+fn steps(declared: &mut [Declared]) -> Value {
+    let step = |(index, declared): (usize, &mut Declared)| {
+        declared.pointer = format!("/changes/{index}/body");
+        json!({ "method": "PUT", "path": declared.path, "body": declared.node.to_json() })
+    };
+    json!({ "changes": declared.iter_mut().enumerate().map(step).collect::<Vec<_>>() })
+}
+
+/// The whole of what has a tag.
+fn tagged(tag: &str, declared: &mut [Declared]) -> anyhow::Result<(Method, String, Value)> {
+    let mut lists: Map<String, Value> = Map::new();
+    for declared in declared {
+        anyhow::ensure!(!declared.path.starts_with("/raw/"), "{}: raw resources have no tags", declared.file);
+        let list = lists.entry(declared.list.clone()).or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            declared.pointer = format!("/{}/{}", declared.list, list.len());
+            list.push(declared.node.to_json());
+        }
+    }
+    let query = form_urlencoded::Serializer::new(String::new()).append_pair("tag", tag).finish();
+    Ok((Method::PUT, format!("/config?{query}"), Value::Object(lists)))
+}
+
+/// Where in a file stands what the server points at.
+fn place(declared: &[Declared], pointer: &str) -> Option<String> {
+    let found = declared.iter().find_map(|declared| {
+        let rest = pointer.strip_prefix(&declared.pointer)?;
+        (rest.is_empty() || rest.starts_with('/')).then_some((declared, rest))
+    });
+    let (declared, rest) = found?;
+    let mut node = &declared.node;
+    let mut span = node.span;
+    for word in rest.split('/').skip(1) {
+        let word = word.replace("~1", "/").replace("~0", "~");
+        let step = match &node.value {
+            tree::Value::Sequence(_) => Step::Index(word.parse().ok()?),
+            _ => Step::Key(word),
+        };
+        let Some(child) = node.get(&crate::config::Path(vec![step])) else { break };
+        (node, span) = (child, child.span.or(span));
+    }
+    Some(format!("{}{}", declared.file, line(span.map(|span| span.start))))
+}

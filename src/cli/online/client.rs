@@ -1,0 +1,191 @@
+//! The admin API as the commands use it.
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::Full;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use serde_json::Value;
+
+use crate::cli::online::connection::{Connection, Credentials};
+use crate::cli::output::{Format, Output};
+
+/// Which control plane.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Server {
+    /// The admin API of a running control plane, as host:port or URL [default: 127.0.0.1:8001]
+    #[arg(long, env = "UNDERSTUDY_ADMIN", value_name = "ADDRESS")]
+    admin: Option<String>,
+    #[command(flatten)]
+    credentials: Credentials,
+}
+
+/// How a change is to be made.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Terms {
+    /// Why, for those who read the revisions later
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Only say what would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Wait until every Envoy that it affects has acknowledged it, for at most this long
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "5s")]
+    wait: Option<String>,
+}
+
+impl Terms {
+    /// The path with what the terms say in its query.
+    fn in_query(&self, path: &str) -> String {
+        let mut pairs = form_urlencoded::Serializer::new(String::new());
+        if self.dry_run {
+            pairs.append_pair("dry_run", "true");
+        }
+        if let Some(timeout) = &self.wait {
+            pairs.append_pair("wait", "acked").append_pair("timeout", timeout);
+        }
+        match pairs.finish() {
+            query if query.is_empty() => path.to_owned(),
+            query => format!("{path}{}{query}", if path.contains('?') { '&' } else { '?' }),
+        }
+    }
+}
+
+/// What somebody named, as one segment of a path.
+pub(crate) fn segment(name: &str) -> PercentEncode<'_> {
+    const ESCAPED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+    utf8_percent_encode(name, ESCAPED)
+}
+
+/// A question to a control plane.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Asking {
+    #[command(flatten)]
+    pub(crate) output: Output<Format>,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+/// A change of what a control plane serves.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Change {
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+    #[command(flatten)]
+    pub(crate) asking: Asking,
+}
+
+/// Speaks to one control plane.
+#[derive(Debug)]
+pub(crate) struct Client(Connection);
+
+impl Server {
+    /// True when somebody said which.
+    pub(crate) fn is_named(&self) -> bool {
+        self.admin.is_some()
+    }
+
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        let address = self.admin.as_deref().unwrap_or("127.0.0.1:8001");
+        Ok(Client(Connection::new(address, &self.credentials)?))
+    }
+}
+
+impl Client {
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        value(&self.bytes(path).await?)
+    }
+
+    /// The body as it is.
+    pub(crate) async fn bytes(&self, path: &str) -> anyhow::Result<Bytes> {
+        self.answer(Request::get(path).body(Full::default())?).await
+    }
+
+    /// All items of a list, page by page.
+    pub(crate) async fn list(&self, path: &str) -> anyhow::Result<Vec<Value>> {
+        let (mut items, mut next) = (Vec::new(), Some(path.to_owned()));
+        while let Some(path) = next {
+            let page = self.get(&path).await?;
+            items.extend(page["items"].as_array().cloned().unwrap_or_default());
+            next = page["next"].as_str().map(str::to_owned);
+        }
+        Ok(items)
+    }
+
+    /// Sends a change; null is no body.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        terms: &Terms,
+    ) -> anyhow::Result<Value> {
+        let mut request = Request::builder().method(method).uri(terms.in_query(path));
+        if let Some(reason) = &terms.reason {
+            request = request.header("x-reason", HeaderValue::from_bytes(reason.as_bytes())?);
+        }
+        let request = match body {
+            Value::Null => request.body(Full::default())?,
+            body => {
+                let json = request.header(header::CONTENT_TYPE, "application/json");
+                json.body(Full::from(serde_json::to_vec(body)?))?
+            }
+        };
+        value(&self.answer(request).await?)
+    }
+
+    /// The body of the answer, or what is wrong in the server's words.
+    async fn answer(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
+        let response = self.0.exchange(request).await?;
+        if response.status().is_success() {
+            return Ok(response.into_body());
+        }
+        let problem = serde_json::from_slice(response.body()).unwrap_or_default();
+        Err(Refused { status: response.status(), problem }.into())
+    }
+}
+
+/// What the server did not do, in its words.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", told(*status, problem))]
+pub(crate) struct Refused {
+    status: StatusCode,
+    problem: Value,
+}
+
+impl Refused {
+    /// The same with places in files, where `place` knows them, for pointers into what was sent.
+    pub(crate) fn at(mut self, place: impl Fn(&str) -> Option<String>) -> Self {
+        for violation in self.problem["violations"].as_array_mut().into_iter().flatten() {
+            let place = violation["pointer"].as_str().and_then(&place);
+            violation["pointer"] = place.map_or_else(|| violation["pointer"].take(), Value::from);
+        }
+        self
+    }
+}
+
+fn value(body: &[u8]) -> anyhow::Result<Value> {
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(body).context("the answer is not JSON; is this understudy's admin API?")
+}
+
+/// A problem with each of its violations in a line.
+fn told(status: StatusCode, problem: &Value) -> String {
+    let mut text = problem["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
+    let violations = problem["violations"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for violation in violations {
+        let field = |key: &str| violation[key].as_str().unwrap_or_default();
+        let line = violation["line"].as_u64().map(|line| format!("{line}: ")).unwrap_or_default();
+        let place = match (field("file"), field("pointer")) {
+            ("", "") => format!("{}: ", field("path")),
+            ("", pointer) => format!("{pointer}: "),
+            (file, _) => format!("{file}:{line}"),
+        };
+        let help = if field("help").is_empty() { String::new() } else { format!("; {}", field("help")) };
+        text += &format!("\n  {place}{} [{}]{help}", field("message"), field("code"));
+    }
+    text
+}

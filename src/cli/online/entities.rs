@@ -1,0 +1,292 @@
+//! `understudy get`, `delete`, `target` and `config`: entities over the admin API.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::cli::offline::plan;
+use crate::cli::online::client::{Asking, Change, Client, Server, Terms, segment};
+use crate::cli::online::orders;
+use crate::cli::output::{File, Format, Output, table};
+use crate::cli::print;
+use crate::config::document::Kind;
+
+/// What to show.
+#[derive(Debug, clap::Args)]
+pub struct Get {
+    /// upstreams, services, routes, listeners, fleets, …, or the targets of an upstream
+    #[arg(value_parser = kind_or_targets)]
+    kind: Kind,
+    /// One of them; of targets the upstream
+    name: Option<String>,
+    /// Only those with this tag; several times for several, a,b for either
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// What goes.
+#[derive(Debug, clap::Args)]
+pub struct Delete {
+    /// upstream, service, route, listener, fleet, …
+    #[arg(value_parser = kind)]
+    kind: Kind,
+    /// Which one
+    name: String,
+    /// What refers to it goes too
+    #[arg(long)]
+    cascade: bool,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// What becomes of which target.
+#[derive(Debug, clap::Args)]
+pub struct Target {
+    #[command(subcommand)]
+    command: TargetCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TargetCommand {
+    /// Add a target to an upstream, also to one that a file declares
+    Add {
+        upstream: String,
+        /// host:port
+        target: String,
+        /// Its share among those of its tier, from 0
+        #[arg(long)]
+        weight: Option<u32>,
+        /// A standby: it serves when no primary can
+        #[arg(long, conflicts_with = "priority")]
+        failover: bool,
+        /// Its tier, from 0
+        #[arg(long)]
+        priority: Option<u32>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Take a target away
+    Remove {
+        upstream: String,
+        /// host:port
+        target: String,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Send a target, a tier or a zone no new requests
+    Drain(orders::State),
+    /// Let a target, a tier or a zone count as down
+    Down(orders::State),
+    /// Let its health decide again
+    Auto(orders::State),
+    /// Give a target another weight
+    Weight {
+        upstream: String,
+        /// host:port
+        target: String,
+        /// From 0; 0 sends it nothing
+        weight: u32,
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+/// The whole config.
+#[derive(Debug, clap::Args)]
+pub struct Config {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print everything that files and REST declare as one file; secrets by their hash
+    Export {
+        /// Only what has this tag
+        #[arg(long, value_name = "TAG")]
+        tag: Option<String>,
+        #[command(flatten)]
+        output: Output<File>,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+/// The kind that a word means, in the singular or plural.
+fn kind(word: &str) -> Result<Kind, String> {
+    let kinds = || Kind::TOP.into_iter();
+    kinds().find(|kind| [kind.singular(), kind.plural()].contains(&word)).ok_or_else(|| {
+        let words: Vec<&str> = kinds().map(Kind::plural).collect();
+        format!("there are {}", words.join(", "))
+    })
+}
+
+fn kind_or_targets(word: &str) -> Result<Kind, String> {
+    match word {
+        "target" | "targets" => Ok(Kind::Target),
+        word => kind(word).map_err(|there| format!("{there}, targets")),
+    }
+}
+
+fn list(value: &Value) -> String {
+    let items = value.as_array().into_iter().flatten();
+    let words: Vec<String> = items.map(scalar).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(",") }
+}
+
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(_) => list(value),
+        other => other.to_string(),
+    }
+}
+
+fn query(tags: &[String]) -> String {
+    let tags = tags.iter().map(|tag| ("tag", tag));
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(tags).finish();
+    if query.is_empty() { query } else { format!("?{query}") }
+}
+
+/// Prints a list, or one entity.
+pub(crate) async fn get(options: Get) -> anyhow::Result<ExitCode> {
+    let client = options.asking.server.client()?;
+    let path = match (&options.name, options.kind) {
+        (Some(upstream), Kind::Target) => format!("/upstreams/{}/targets", segment(upstream)),
+        (None, Kind::Target) => {
+            print::note("error: say of which upstream: understudy get targets checkout");
+            return Ok(ExitCode::from(2));
+        }
+        (Some(name), kind) => {
+            let entity = client.get(&format!("/{}/{}", kind.plural(), segment(name))).await?;
+            let human = |entity: &Value| serde_yaml::to_string(entity).unwrap_or_default();
+            options.asking.output.say(&entity, human)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        (None, kind) => format!("/{}", kind.plural()),
+    };
+    let items = Value::from(client.list(&format!("{path}{}", query(&options.tag))).await?);
+    options.asking.output.say(&items, |items| rows(options.kind, items))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rows(kind: Kind, items: &Value) -> String {
+    let fields: &[&str] = match kind {
+        Kind::Fleet => &["name", "select", "tags"],
+        Kind::Listener => &["name", "address", "fleets", "tags"],
+        Kind::Route => &["name", "hosts", "paths", "service", "tags"],
+        Kind::Service => &["name", "upstream", "timeout", "tags"],
+        Kind::Upstream => &["name", "primaries", "standbys", "tags"],
+        Kind::Target => &["target", "weight", "failover", "priority", "tags"],
+        _ => &["name", "tags"],
+    };
+    let is_standby = |target: &&Value| {
+        target["failover"] == true || target["priority"].as_u64().is_some_and(|priority| priority > 0)
+    };
+    let cell = |item: &Value, field: &str| match field {
+        "primaries" | "standbys" => {
+            let targets = item["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let standbys = targets.iter().filter(is_standby).count();
+            if field == "standbys" { standbys.to_string() } else { (targets.len() - standbys).to_string() }
+        }
+        field => scalar(&item[field]),
+    };
+    let items = item_list(items);
+    table(fields, items.iter().map(|item| fields.iter().map(|field| cell(item, field)).collect()))
+}
+
+fn item_list(items: &Value) -> &[Value] {
+    items.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Removes an entity.
+pub(crate) async fn delete(options: Delete) -> anyhow::Result<ExitCode> {
+    let Change { terms, asking } = options.change;
+    let client = asking.server.client()?;
+    let cascade = if options.cascade { "?cascade=true" } else { "" };
+    let path = format!("/{}/{}{cascade}", options.kind.plural(), segment(&options.name));
+    let answer = client.send(Method::DELETE, &path, &Value::Null, &terms).await?;
+    said(&answer, &terms, asking.output)
+}
+
+/// Changes a target.
+pub(crate) async fn target(options: Target) -> anyhow::Result<ExitCode> {
+    let send = async |change: Change, method: Method, path: String, body: Value| {
+        let client: Client = change.asking.server.client()?;
+        let answer = client.send(method, &path, &body, &change.terms).await?;
+        said(&answer, &change.terms, change.asking.output)
+    };
+    let targets = |upstream: &str| format!("/upstreams/{}/targets", segment(upstream));
+    let one = |upstream: &str, target: &str| format!("{}/{}", targets(upstream), segment(target));
+    match options.command {
+        TargetCommand::Add { upstream, target, weight, failover, priority, change } => {
+            let mut body = json!({ "target": target });
+            if let Some(weight) = weight {
+                body["weight"] = weight.into();
+            }
+            if let Some(priority) = priority {
+                body["priority"] = priority.into();
+            }
+            if failover {
+                body["failover"] = true.into();
+            }
+            send(change, Method::POST, targets(&upstream), body).await
+        }
+        TargetCommand::Drain(options) => orders::state(options, "drained").await,
+        TargetCommand::Down(options) => orders::state(options, "down").await,
+        TargetCommand::Auto(options) => orders::state(options, "auto").await,
+        TargetCommand::Remove { upstream, target, change } => {
+            send(change, Method::DELETE, one(&upstream, &target), Value::Null).await
+        }
+        TargetCommand::Weight { upstream, target, weight, change } => {
+            send(change, Method::PATCH, one(&upstream, &target), json!({ "weight": weight })).await
+        }
+    }
+}
+
+/// Prints the whole config.
+pub(crate) async fn config(options: Config) -> anyhow::Result<ExitCode> {
+    let ConfigCommand::Export { tag, output, server } = options.command;
+    let tags: Vec<String> = tag.into_iter().collect();
+    let config = server.client()?.get(&format!("/config{}", query(&tags))).await?;
+    crate::cli::output::Text::from(output.format()).say(&config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what became of a change. Envoys that have not acknowledged it in time make the exit code 1.
+pub(crate) fn said(answer: &Value, terms: &Terms, output: Output<Format>) -> anyhow::Result<ExitCode> {
+    if terms.dry_run {
+        return plan::said(answer, output).map(|()| ExitCode::SUCCESS);
+    }
+    for warning in item_list(&answer["warnings"]) {
+        print::note(&format!("warning: {}", scalar(&warning["message"])));
+    }
+    output.say(answer, human)?;
+    Ok(if answer["waiting_for"].is_array() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn human(answer: &Value) -> String {
+    if let Some(waiting) = answer["waiting_for"].as_array() {
+        let nodes: Vec<String> = waiting.iter().map(|one| scalar(&one["node"])).collect();
+        return format!("done, and not yet acknowledged by {}", nodes.join(", "));
+    }
+    let lines = ["created", "updated", "deleted"].map(|what| {
+        let paths = item_list(&answer[what]).iter();
+        paths.map(|path| format!("{what} {}\n", scalar(path))).collect::<String>()
+    });
+    let changes = item_list(&answer["changes"])
+        .iter()
+        .map(|change| format!("{} {}\n", scalar(&change["action"]), scalar(&change["path"])));
+    let lines = lines.concat() + &changes.collect::<String>();
+    match (answer, lines.as_str()) {
+        (_, lines) if !lines.is_empty() => lines.to_owned(),
+        (Value::Null, _) => "deleted".to_owned(),
+        (answer, _) if answer.get("unchanged").is_some() => "nothing changes".to_owned(),
+        (answer, _) => serde_yaml::to_string(answer).unwrap_or_default(),
+    }
+}

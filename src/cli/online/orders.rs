@@ -1,0 +1,332 @@
+//! `understudy target drain|down|auto`, `pin`, `failback`, `drill`, `drills` and `failovers`: orders over the admin API.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::cli::online::client::{Asking, Client, Terms, segment};
+use crate::cli::output::table;
+use crate::cli::print;
+
+/// How often a drill that is waited for is looked at.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// A part of an upstream, and what becomes of it.
+#[derive(Debug, clap::Args)]
+pub struct State {
+    upstream: String,
+    /// A target as host:port, priority=N for a tier, or zone=Z
+    part: String,
+    #[command(flatten)]
+    note: Note,
+    /// Also when it leaves nothing usable
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Debug, clap::Args)]
+struct Note {
+    /// Why, for those who see it later
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// It ends by itself after this time, such as 10m
+    #[arg(long, value_name = "TIME")]
+    expires: Option<String>,
+}
+
+impl Note {
+    fn in_body(&self, mut body: Value) -> Value {
+        if let Some(reason) = &self.reason {
+            body["reason"] = json!(reason);
+        }
+        if let Some(expires) = &self.expires {
+            body["expires_in"] = json!(expires);
+        }
+        body
+    }
+}
+
+/// A tier that serves while it is healthy.
+#[derive(Debug, clap::Args)]
+pub struct Pin {
+    upstream: String,
+    /// The tier, from 0
+    #[arg(long, required_unless_present = "off")]
+    priority: Option<u32>,
+    /// Take the pin away
+    #[arg(long, conflicts_with = "priority")]
+    off: bool,
+    #[command(flatten)]
+    note: Note,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Whose primaries get their traffic back.
+#[derive(Debug, clap::Args)]
+pub struct Failback {
+    upstream: String,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// What is rehearsed.
+#[derive(Debug, clap::Args)]
+pub struct Drill {
+    upstream: String,
+    /// What counts as down: a target as host:port, priority=N, zone=Z or region=R; several times for several
+    #[arg(long, value_name = "WHAT", default_value = "priority=0")]
+    down: Vec<String>,
+    /// For how long
+    #[arg(long = "for", value_name = "TIME", default_value = "60s")]
+    length: String,
+    /// End it when more than this percentage of the requests fails
+    #[arg(long, value_name = "PERCENT")]
+    abort_error_rate: Option<f64>,
+    /// Also when it would do harm
+    #[arg(long)]
+    force: bool,
+    /// Do not wait for its end
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Which drills.
+#[derive(Debug, clap::Args)]
+pub struct Drills {
+    /// One of them; all without
+    id: Option<String>,
+    /// Write its report in Markdown to a file
+    #[arg(long, value_name = "FILE", requires = "id")]
+    markdown: Option<PathBuf>,
+    /// End it
+    #[arg(long, requires = "id", conflicts_with = "markdown")]
+    abort: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Which failovers.
+#[derive(Debug, clap::Args)]
+pub struct Failovers {
+    /// Of this upstream; of all without
+    upstream: Option<String>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Who is told of events.
+#[derive(Debug, clap::Args)]
+pub struct Notify {
+    #[command(subcommand)]
+    command: NotifyCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum NotifyCommand {
+    /// Tell each of them once that this is a test
+    Test {
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+/// Tells all receivers that this is a test. The exit code is 1 when one of them could not be told.
+pub(crate) async fn notify(options: Notify) -> anyhow::Result<ExitCode> {
+    let NotifyCommand::Test { asking: Asking { output, server } } = options.command;
+    let answer = server.client()?.send(Method::POST, "/notify/test", &json!({}), &Terms::default()).await?;
+    output.say(&answer, |answer| {
+        let receivers = item_list(&answer["receivers"]);
+        let row = |one: &Value| match one["error"].as_str() {
+            None => vec![text(&one["url"]), "told".to_owned()],
+            Some(error) => vec![text(&one["url"]), error.to_owned()],
+        };
+        match receivers {
+            [] => "`notify` names nobody".to_owned(),
+            receivers => table(&["receiver", "outcome"], receivers.iter().map(row)),
+        }
+    })?;
+    let is_failed = item_list(&answer["receivers"]).iter().any(|one| !one["error"].is_null());
+    Ok(if is_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+pub(crate) fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+/// A time to the second.
+pub(crate) fn time(value: &Value) -> String {
+    let parsed = value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    parsed.map_or_else(|| text(value), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+/// Gives a part of an upstream a state.
+pub(crate) async fn state(options: State, state: &str) -> anyhow::Result<ExitCode> {
+    let State { upstream, part, note, force, asking: Asking { output, server } } = options;
+    let client: Client = server.client()?;
+    let kind = match part.split_once('=') {
+        Some(("priority", priority)) => format!("tiers/{}", segment(priority)),
+        Some(("zone", zone)) => format!("zones/{}", segment(zone)),
+        Some((word, _)) => anyhow::bail!("`{word}` has no state; name a target, priority=N or zone=Z"),
+        None => format!("targets/{}", segment(&part)),
+    };
+    let force = if force { "?force=true" } else { "" };
+    let body = note.in_body(json!({ "state": state }));
+    let path = format!("/upstreams/{}/{kind}/state{force}", segment(&upstream));
+    let answer = client.send(Method::PUT, &path, &body, &Terms::default()).await?;
+    output.say(&answer, |answer| {
+        let until = match answer["expires_at"].is_null() {
+            true => String::new(),
+            false => format!(" until {}", time(&answer["expires_at"])),
+        };
+        format!("{part} of {upstream} is {}{until}", text(&answer["state"]))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pins a tier, or takes the pin away.
+pub(crate) async fn pin(options: Pin) -> anyhow::Result<ExitCode> {
+    let Pin { upstream, priority, off, note, asking: Asking { output, server } } = options;
+    let (client, path) = (server.client()?, format!("/upstreams/{}/pin", segment(&upstream)));
+    if off {
+        client.send(Method::DELETE, &path, &Value::Null, &Terms::default()).await?;
+        output.say(&json!({ "priority": null }), |_| format!("{upstream} is pinned no more"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let body = note.in_body(json!({ "priority": priority }));
+    let answer = client.send(Method::PUT, &path, &body, &Terms::default()).await?;
+    output.say(&answer, |answer| {
+        format!("{upstream} is pinned to priority {} while that is healthy", answer["priority"])
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Releases a standby that is held.
+pub(crate) async fn failback(options: Failback) -> anyhow::Result<ExitCode> {
+    let Failback { upstream, asking: Asking { output, server } } = options;
+    let path = format!("/upstreams/{}/failback", segment(&upstream));
+    let answer = server.client()?.send(Method::POST, &path, &json!({}), &Terms::default()).await?;
+    output.say(&answer, |_| format!("the standby of {upstream} is released"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Begins a drill and waits for its end. The exit code is 1 when it ended early.
+pub(crate) async fn drill(options: Drill) -> anyhow::Result<ExitCode> {
+    let Drill { upstream, down, length, abort_error_rate, force, detach, asking: Asking { output, server } } =
+        options;
+    let client = server.client()?;
+    let mut body = json!({ "down": down, "for": length });
+    if let Some(rate) = abort_error_rate {
+        body["abort_if"] = json!({ "error_rate": rate });
+    }
+    let force = if force { "?force=true" } else { "" };
+    let path = format!("/upstreams/{}/drill{force}", segment(&upstream));
+    let mut drill = client.send(Method::POST, &path, &body, &Terms::default()).await?;
+    let id = text(&drill["id"]);
+    if !detach {
+        print::note(&format!("drill {id} runs until {}", time(&drill["until"])));
+        while drill["state"] == "running" {
+            tokio::time::sleep(GLANCE).await;
+            drill = client.get(&format!("/drills/{id}")).await?;
+        }
+    }
+    output.say(&drill, report)?;
+    let is_fine = matches!(drill["state"].as_str(), Some("running" | "done"));
+    Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn report(drill: &Value) -> String {
+    let reason = match drill["reason"].is_null() {
+        true => String::new(),
+        false => format!(": {}", text(&drill["reason"])),
+    };
+    let mut lines = format!(
+        "drill {} of {}: {}{reason}\n{} requests, {} errors\n",
+        text(&drill["id"]),
+        text(&drill["upstream"]),
+        text(&drill["state"]),
+        drill["requests"],
+        drill["errors"],
+    );
+    let shifts = drill["shift_seconds"].as_object().into_iter().flatten();
+    for (node, seconds) in shifts {
+        lines += &format!("{node} moved after {seconds} s\n");
+    }
+    let latency = |of: &str| match drill["latency_ms"][of].as_f64() {
+        Some(milliseconds) => format!("{milliseconds} ms"),
+        None => "not known".to_owned(),
+    };
+    lines += &format!("a request took {} before, {} during\n", latency("before"), latency("during"));
+    let shares = drill["share"].as_object().into_iter().flatten();
+    let before = |target: &str| text(&drill["share_before"][target]);
+    let rows: Vec<Vec<String>> =
+        shares.map(|(target, share)| vec![target.clone(), before(target), text(share)]).collect();
+    if !rows.is_empty() {
+        lines += &format!("\n{}", table(&["target", "share before", "share during"], rows));
+    }
+    lines
+}
+
+/// Prints drills, ends one, or keeps its report.
+pub(crate) async fn drills(options: Drills) -> anyhow::Result<ExitCode> {
+    let Drills { id, markdown, abort, asking: Asking { output, server } } = options;
+    let client = server.client()?;
+    let Some(id) = id else {
+        let drills = Value::from(client.list("/drills").await?);
+        output.say(&drills, |drills| {
+            let fields = ["id", "upstream", "state", "down", "started", "requests", "errors", "reason"];
+            rows(drills, &fields)
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let path = format!("/drills/{}", segment(&id));
+    if abort {
+        client.send(Method::DELETE, &path, &Value::Null, &Terms::default()).await?;
+    }
+    if let Some(file) = markdown {
+        let report = client.bytes(&format!("{path}?format=markdown")).await?;
+        std::fs::write(&file, report).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    output.say(&client.get(&path).await?, report)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints when standbys served, and why.
+pub(crate) async fn failovers(options: Failovers) -> anyhow::Result<ExitCode> {
+    let query = options.upstream.map(|name| format!("?upstream={}", segment(&name))).unwrap_or_default();
+    let failovers = Value::from(options.asking.server.client()?.list(&format!("/failovers{query}")).await?);
+    options.asking.output.say(&failovers, |failovers| {
+        let fields = ["upstream", "start", "end", "cause", "from", "to", "nodes", "requests", "errors"];
+        rows(failovers, &fields)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rows(items: &Value, fields: &[&str]) -> String {
+    let cell = |item: &Value, field: &str| match field {
+        "start" | "end" | "started" => time(&item[field]),
+        field => text(&item[field]),
+    };
+    let items = item_list(items);
+    match items {
+        [] => "none".to_owned(),
+        items => table(fields, items.iter().map(|item| fields.iter().map(|it| cell(item, it)).collect())),
+    }
+}
+
+pub(crate) fn item_list(items: &Value) -> &[Value] {
+    items.as_array().map(Vec::as_slice).unwrap_or_default()
+}

@@ -1,0 +1,110 @@
+//! `understudy status`
+
+mod view;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::cli::online::client::{Asking, Client};
+use crate::cli::output::Format;
+use crate::cli::print;
+
+/// How often `--watch` looks again.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// Of a terminal that does not say how large it is.
+const SIZE: (usize, usize) = (80, 24);
+
+/// Of which control plane.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Look again every second, until interrupted
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Prints what is served, who serves it, and what each Envoy took of it. The exit code is 1 while files are refused or an
+/// Envoy refuses something.
+pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let client = options.asking.server.client()?;
+    let status = gathered(&client).await?;
+    let is_human = options.asking.output.format() == Format::Human;
+    if options.watch && is_human && print::live() {
+        tokio::select! {
+            watched = watch(&client, status) => watched?,
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut status = status;
+    loop {
+        options.asking.output.say(&status, |status| view::whole(status, Timestamp::now()))?;
+        if !options.watch {
+            let fleet = view::list(&status, "fleet");
+            let is_bad = status["violations"] != json!(0) || fleet.iter().any(view::is_refused);
+            return Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        }
+        tokio::time::sleep(GLANCE).await;
+        status = gathered(&client).await?;
+    }
+}
+
+/// A screen of its own, as long as this lives: what was on the terminal is there again afterwards.
+struct Screen;
+
+impl Screen {
+    fn open() -> anyhow::Result<Self> {
+        // The other buffer, without a cursor and without lines that go on in the next.
+        print::raw("\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l")?;
+        Ok(Self)
+    }
+
+    /// Draws over the last frame, line by line, so that nothing flickers.
+    fn draw(&self, lines: &[String]) -> anyhow::Result<()> {
+        let lines: Vec<String> = lines.iter().map(|line| format!("{line}\u{1b}[K")).collect();
+        print::raw(&format!("\u{1b}[H{}\u{1b}[J", lines.join("\r\n")))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no repair.
+        let _ = print::raw("\u{1b}[?7h\u{1b}[?25h\u{1b}[?1049l");
+    }
+}
+
+/// Draws what there is each second. A control plane that is away is waited for.
+async fn watch(client: &Client, mut status: Value) -> anyhow::Result<()> {
+    let screen = Screen::open()?;
+    loop {
+        screen.draw(&view::frame(&status, Timestamp::now(), size()))?;
+        tokio::time::sleep(GLANCE).await;
+        match gathered(client).await {
+            Ok(newer) => status = newer,
+            Err(error) => status["away"] = json!(format!("{error:#}")),
+        }
+    }
+}
+
+fn size() -> (usize, usize) {
+    let size = terminal_size::terminal_size();
+    size.map_or(SIZE, |(columns, rows)| (usize::from(columns.0), usize::from(rows.0)))
+}
+
+async fn gathered(client: &Client) -> anyhow::Result<Value> {
+    let mut status = client.get("/status").await?;
+    status["fleet"] = client.get("/fleet").await?["nodes"].clone();
+    let topology = client.get("/topology").await?;
+    let mut serving = topology["upstreams"].as_array().cloned().unwrap_or_default();
+    // Upstreams on standby first.
+    serving.sort_by_key(|upstream| (!view::is_away(upstream), upstream["name"].as_str().map(str::to_owned)));
+    status["serving"] = Value::from(serving);
+    status["not_reporting"] = topology["not_reporting"].clone();
+    status["orders"] = client.get("/orders").await?;
+    Ok(status)
+}

@@ -1,0 +1,502 @@
+//! What `status` shows, as text: all of it, or as much as a terminal has room for.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::cli::online::orders::{item_list, text, time};
+use crate::cli::output::table;
+
+/// Of those who are named in one line.
+const NAMED: usize = 3;
+
+/// To how few rows a table is cut that has no room.
+const FEW: usize = 3;
+
+/// Rows under a head.
+struct Table {
+    head: &'static str,
+    rows: Vec<Vec<String>>,
+    /// What a row is about, when rows may be left out for want of room.
+    of: Option<&'static str>,
+}
+
+impl Table {
+    fn new(head: &'static str, rows: impl Iterator<Item = Vec<String>>) -> Self {
+        Self { head, rows: rows.collect(), of: None }
+    }
+
+    /// The same, of whose many rows the first ones say the most.
+    fn of_many(self, of: &'static str) -> Self {
+        Self { of: Some(of), ..self }
+    }
+
+    /// Its lines after an empty one, with so many rows at most; none without rows.
+    fn lines(&self, most: usize) -> Vec<String> {
+        if self.rows.is_empty() {
+            return Vec::new();
+        }
+        let head: Vec<&str> = self.head.split(',').collect();
+        let printed = table(&head, self.rows.iter().take(most).cloned());
+        let mut lines = vec![String::new()];
+        lines.extend(printed.lines().map(str::to_owned));
+        if let Some(left) = self.rows.len().checked_sub(most).filter(|left| *left > 0) {
+            lines.push(format!("… and {left} more {}", self.of.unwrap_or("rows")));
+        }
+        lines
+    }
+}
+
+/// All of it.
+pub(super) fn whole(status: &Value, now: Timestamp) -> String {
+    let fields = ["version", "revision", "routes", "services", "upstreams", "violations", "nodes"];
+    let mut lines: Vec<String> =
+        fields.iter().map(|field| format!("{field}: {}", text(&status[*field]))).collect();
+    lines.extend(alarms(status));
+    lines.extend(tables(status, now).iter().flat_map(|table| table.lines(usize::MAX)));
+    lines.extend(silent(status));
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// As much of it as fits into so many columns and rows: each line whole or cut, never broken.
+pub(super) fn frame(status: &Value, now: Timestamp, (columns, rows): (usize, usize)) -> Vec<String> {
+    let mut lines = vec![head(status, now)];
+    lines.extend(alarms(status));
+    let (tables, silent) = (tables(status, now), silent(status));
+    let mut most: Vec<usize> = tables.iter().map(|table| table.rows.len()).collect();
+    let height = |most: &[usize]| -> usize {
+        lines.len()
+            + silent.len()
+            + tables.iter().zip(most).map(|(table, most)| table.lines(*most).len()).sum::<usize>()
+    };
+    // The last tables say the least.
+    for at in (0..tables.len()).rev().filter(|at| tables[*at].of.is_some()) {
+        // One line says how many are left out.
+        let excess = height(&most).saturating_sub(rows);
+        if excess > 0 && most[at] > FEW {
+            most[at] = (most[at] - 1).saturating_sub(excess).max(FEW);
+        }
+    }
+    lines.extend(tables.iter().zip(&most).flat_map(|(table, most)| table.lines(*most)));
+    lines.extend(silent);
+    lines.truncate(rows);
+    lines.into_iter().map(|line| cut(&line, columns)).collect()
+}
+
+/// What others said may hold anything: a character that moves the cursor is none of a line.
+fn cut(line: &str, columns: usize) -> String {
+    let shown = line.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
+    match line.chars().count() <= columns {
+        true => shown.collect(),
+        false => shown.take(columns.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+fn head(status: &Value, now: Timestamp) -> String {
+    let away = list(status, "serving").iter().filter(|upstream| is_away(upstream)).count();
+    let nodes = list(status, "fleet").iter().filter(|node| node["state"] == "connected").count();
+    format!(
+        "understudy {}  revision {}  upstreams {}, on standby {away}  Envoys {nodes}  {} UTC",
+        text(&status["version"]),
+        text(&status["revision"]),
+        text(&status["upstreams"]),
+        now.strftime("%H:%M:%S"),
+    )
+}
+
+/// What somebody should look at first.
+fn alarms(status: &Value) -> Vec<String> {
+    let mut lines = rollout(&status["rollout"]);
+    if let Some(error) = status["away"].as_str() {
+        lines.push(format!("the control plane does not answer; this is what it said last: {error}"));
+    }
+    if status["violations"] != json!(0) {
+        lines.push(String::new());
+        let since = time(&status["files_stale_since"]);
+        lines.push(format!(
+            "the files were refused, and the last good config serves since {since}: see `understudy check`"
+        ));
+    }
+    for node in list(status, "fleet").iter().filter(|node| is_refused(node)) {
+        let types = node["types"].as_object().into_iter().flatten();
+        for (of, noted) in types.filter(|(_, noted)| noted["state"] == "nacked") {
+            lines.push(String::new());
+            lines.push(format!("{} refuses {of}: {}", text(&node["id"]), text(&noted["error"])));
+        }
+    }
+    lines
+}
+
+fn tables(status: &Value, now: Timestamp) -> Vec<Table> {
+    let (serving, orders, fleet) = (list(status, "serving"), &status["orders"], list(status, "fleet"));
+    let mut states: Vec<&Value> = list(orders, "states").iter().collect();
+    // Those that end soonest first, those without an end last.
+    states.sort_by_key(|order| (order["expires_at"].is_null(), text(&order["expires_at"])));
+    let mut nodes: Vec<&Value> = fleet.iter().collect();
+    nodes.sort_by_key(|node| (!is_refused(node), node["state"] == "connected", text(&node["id"])));
+    let until = |order: &Value, field: &str| until(&order[field], now);
+    vec![
+        Table::new("upstream,serves,since,requests/s,tiers,held", serving.iter().map(upstream))
+            .of_many("upstreams"),
+        Table::new("upstream,envoy,says otherwise", serving.iter().flat_map(disagreements))
+            .of_many("disagreements"),
+        Table::new(
+            "upstream,part,state,until,author,reason",
+            states.into_iter().map(|order| state(order, until(order, "expires_at"))),
+        ),
+        Table::new(
+            "upstream,pinned to,until,author,reason",
+            list(orders, "pins").iter().map(|order| pin(order, until(order, "expires_at"))),
+        ),
+        Table::new(
+            "drill,upstream,down,until,requests,errors",
+            list(orders, "drills").iter().map(|order| drill(order, until(order, "until"))),
+        ),
+        Table::new("fleet,envoys,on standby,refusing,pending", fleets(fleet)).of_many("fleets"),
+        Table::new("node,fleet,state,types", nodes.into_iter().map(node)).of_many("Envoys"),
+    ]
+}
+
+fn silent(status: &Value) -> Vec<String> {
+    let silent = list(status, "not_reporting");
+    if silent.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<String> = silent.iter().map(text).collect();
+    vec![
+        String::new(),
+        format!("not reporting their load, so that nobody knows who serves there: {}", some(&names)),
+        "(their bootstrap lacks `cluster_manager.load_stats_config`; `understudy bootstrap` has it)"
+            .to_owned(),
+    ]
+}
+
+/// The first few, and how many more.
+fn some(names: &[String]) -> String {
+    match names.len().checked_sub(NAMED) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..NAMED].join(", ")),
+    }
+}
+
+pub(super) fn is_refused(node: &Value) -> bool {
+    node["types"].as_object().is_some_and(|types| types.values().any(|of| of["state"] == "nacked"))
+}
+
+pub(super) fn is_away(upstream: &Value) -> bool {
+    upstream["serving_priority"].as_u64().is_some_and(|priority| priority > 0)
+}
+
+pub(super) fn list<'v>(status: &'v Value, key: &str) -> &'v [Value] {
+    item_list(&status[key])
+}
+
+fn upstream(upstream: &Value) -> Vec<String> {
+    let is_dead = |target: &Value| target["health"] == "unhealthy" && target["stale"] != true;
+    let mut targets = list(upstream, "tiers").iter().flat_map(|tier| list(tier, "targets")).peekable();
+    let are_all_dead = targets.peek().is_some() && targets.all(is_dead);
+    let serving = match (upstream["serving_priority"].as_u64(), upstream["stale"] == true) {
+        (Some(_), false) if are_all_dead => "NONE ANSWERS".to_owned(),
+        (None, _) => "unknown".to_owned(),
+        (Some(priority), is_stale) => {
+            let word = if priority == 0 { "primaries".to_owned() } else { format!("STANDBY {priority}") };
+            if is_stale { format!("{word} (old)") } else { word }
+        }
+    };
+    let tiers = list(upstream, "tiers").iter().map(|tier| {
+        let targets = list(tier, "targets");
+        let is_healthy = |target: &&Value| target["health"] == "healthy" && target["stale"] != true;
+        let healthy = targets.iter().filter(is_healthy).count();
+        let is_known = |target: &Value| target["health"].is_string() && target["stale"] != true;
+        match healthy == 0 && !targets.iter().any(is_known) {
+            true => format!("?/{}", targets.len()),
+            false => format!("{healthy}/{}", targets.len()),
+        }
+    });
+    let hold = &upstream["hold"];
+    let held = match (hold.is_object(), hold["seconds_left"].as_f64()) {
+        (false, _) => "-".to_owned(),
+        (true, Some(seconds)) if hold["waits_for_primaries"] == true => {
+            format!("{seconds:.0} s after primaries recover")
+        }
+        (true, Some(seconds)) if hold["phase"]["trying"].is_object() => {
+            format!("primaries are tried, {seconds:.0} s")
+        }
+        (true, Some(seconds)) => format!("{seconds:.0} s left"),
+        (true, None) if hold["flapping"] == true => "flapping: until released".to_owned(),
+        (true, None) => "until released".to_owned(),
+    };
+    let rate = upstream["requests_per_second"].as_f64().unwrap_or_default();
+    let tiers = tiers.collect::<Vec<_>>().join(" ");
+    vec![text(&upstream["name"]), serving, time(&upstream["since"]), format!("{rate:.1}"), tiers, held]
+}
+
+/// The Envoys that another tier serves than most, and those that see a target otherwise.
+fn disagreements(upstream: &Value) -> Vec<Vec<String>> {
+    let row = |nodes: &Value, says: String| {
+        let nodes: Vec<String> = item_list(nodes).iter().map(text).collect();
+        (!nodes.is_empty()).then(|| vec![text(&upstream["name"]), some(&nodes), says])
+    };
+    let of_tier = |tier: &Value| {
+        let is_other = tier["serving"] != true;
+        is_other.then(|| row(&tier["nodes"], format!("priority {} serves", tier["priority"]))).flatten()
+    };
+    let of_target = |target: &Value| {
+        let other = if target["health"] == "healthy" { "unhealthy" } else { "healthy" };
+        row(&target["disagree"], format!("{} is {other}", text(&target["target"])))
+    };
+    let tiers = list(upstream, "tiers");
+    let targets = tiers.iter().flat_map(|tier| list(tier, "targets"));
+    tiers.iter().filter_map(of_tier).chain(targets.filter_map(of_target)).collect()
+}
+
+fn part_of(order: &Value) -> String {
+    match (order["target"].as_str(), order["priority"].as_u64(), order["zone"].as_str()) {
+        (Some(target), ..) => target.to_owned(),
+        (_, Some(priority), _) => format!("priority={priority}"),
+        (_, _, Some(zone)) => format!("zone={zone}"),
+        _ => text(&order["part"]),
+    }
+}
+
+/// When something ends, and how soon that is.
+fn until(end: &Value, now: Timestamp) -> String {
+    let Some(at) = end.as_str().and_then(|text| text.parse::<Timestamp>().ok()) else { return text(end) };
+    let seconds = at.duration_since(now).as_secs().max(0);
+    let left = match (seconds / 3600, seconds / 60) {
+        (0, 0) => format!("{seconds} s"),
+        (0, minutes) => format!("{minutes} min"),
+        (hours, _) => format!("{hours} h"),
+    };
+    format!("{} ({left})", time(end))
+}
+
+fn state(order: &Value, until: String) -> Vec<String> {
+    let cells = [text(&order["upstream"]), part_of(order), text(&order["state"]), until];
+    cells.into_iter().chain([text(&order["author"]), text(&order["reason"])]).collect()
+}
+
+fn pin(pin: &Value, until: String) -> Vec<String> {
+    let cells = [text(&pin["upstream"]), text(&pin["priority"]), until];
+    cells.into_iter().chain([text(&pin["author"]), text(&pin["reason"])]).collect()
+}
+
+fn drill(drill: &Value, until: String) -> Vec<String> {
+    let cells = [text(&drill["id"]), text(&drill["upstream"]), text(&drill["down"]), until];
+    cells.into_iter().chain([text(&drill["requests"]), text(&drill["errors"])]).collect()
+}
+
+/// A row for each fleet that somebody is connected of.
+fn fleets(nodes: &[Value]) -> impl Iterator<Item = Vec<String>> {
+    let has = |node: &Value, state: &str| {
+        node["types"].as_object().is_some_and(|types| types.values().any(|of| of["state"] == state))
+    };
+    let mut fleets: BTreeMap<String, [usize; 4]> = BTreeMap::new();
+    for node in nodes.iter().filter(|node| node["state"] == "connected") {
+        let counts = fleets.entry(text(&node["fleet"])).or_default();
+        let is_away = !list(node, "on_standby").is_empty();
+        for (count, is_one) in
+            counts.iter_mut().zip([true, is_away, has(node, "nacked"), has(node, "pending")])
+        {
+            *count += usize::from(is_one);
+        }
+    }
+    let row = |(name, counts): (String, [usize; 4])| {
+        std::iter::once(name).chain(counts.map(|count| count.to_string())).collect()
+    };
+    fleets.into_iter().map(row)
+}
+
+fn node(node: &Value) -> Vec<String> {
+    let types = node["types"].as_object().into_iter().flatten();
+    let states: Vec<String> = types.map(|(of, noted)| format!("{of} {}", text(&noted["state"]))).collect();
+    let mut row: Vec<String> = ["id", "fleet", "state"].iter().map(|field| text(&node[*field])).collect();
+    row.push(states.join(", "));
+    row
+}
+
+/// A line for each canary that is being asked.
+fn rollout(rollout: &Value) -> Vec<String> {
+    let canaries = rollout["canaries"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or("nobody yet").to_owned();
+    let line = |canary: &Value| {
+        let [fleet, node, phase] = ["fleet", "node", "phase"].map(|field| text(&canary[field]));
+        format!("rolling out {}: fleet {fleet}, canary {node}, {phase}", rollout["rolling_out"])
+    };
+    let mut lines: Vec<String> = canaries.map(line).collect();
+    let rejected = &rollout["rejected"];
+    if !rejected.is_null() {
+        let [revisions, by] = ["revisions", "refused_by"].map(|field| rejected[field].to_string());
+        let error = text(&rejected["error"]);
+        lines.push(format!("taken back: revisions {revisions}, refused by {by}: {error}"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-11-21T12:00:00Z".parse().expect("a time")
+    }
+
+    fn serving(name: &str, priority: u64) -> Value {
+        let target = |priority: u64, disagree: &[&str]| json!({ "target": format!("10.0.0.{priority}:80"), "health": "healthy", "disagree": disagree });
+        json!({
+            "name": name, "serving_priority": priority, "stale": name == "quiet",
+            "since": "2026-11-21T11:00:00.5Z", "requests_per_second": 12.34, "hold": null,
+            "tiers": [
+                { "priority": 0, "nodes": [], "targets": [target(1, &[])] },
+                { "priority": 1, "nodes": [], "targets": [target(9, &["edge-2"][..usize::from(priority > 0)])] },
+            ],
+        })
+    }
+
+    fn node(id: &str, state: &str) -> Value {
+        json!({ "id": id, "fleet": "edge", "state": "connected", "on_standby": ["shop"],
+            "types": { "clusters": { "state": state, "error": "no such thing" } } })
+    }
+
+    /// A control plane of so many upstreams and Envoys, the last of which refuses clusters.
+    fn status(upstreams: usize, nodes: usize) -> Value {
+        let mut fleet: Vec<Value> =
+            (1..nodes).map(|number| node(&format!("edge-{number}"), "acked")).collect();
+        fleet.push(node("late", "nacked"));
+        let others = (1..upstreams).map(|number| serving(&format!("u-{number:04}"), 0));
+        let drained = json!({ "upstream": "shop", "target": "10.0.0.1:80", "state": "drained",
+            "expires_at": "2026-11-21T12:09:30Z", "author": "ann", "reason": "disks" });
+        json!({
+            "version": "1.0.0", "revision": 7, "routes": 1, "services": 1, "upstreams": upstreams,
+            "violations": 2, "files_stale_since": "2026-11-21T11:59:00Z", "nodes": nodes, "rollout": { "canaries": [], "rejected": null }, "fleet": fleet,
+            "serving": std::iter::once(serving("shop", 1)).chain(others).collect::<Vec<_>>(),
+            "not_reporting": [], "orders": { "states": [drained], "pins": [], "drills": [] },
+        })
+    }
+
+    fn check(lines: &[String], expected: &expect_test::Expect) {
+        expected.assert_eq(&lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+    }
+
+    #[test]
+    fn what_matters_comes_first() {
+        let lines = frame(&status(1, 2), now(), (100, 40));
+        let expected = expect_test::expect![[r#"
+            understudy 1.0.0  revision 7  upstreams 1, on standby 1  Envoys 2  12:00:00 UTC
+
+            the files were refused, and the last good config serves since 2026-11-21 11:59:00: see `understudy …
+
+            late refuses clusters: no such thing
+
+            UPSTREAM  SERVES     SINCE                REQUESTS/S  TIERS    HELD
+            shop      STANDBY 1  2026-11-21 11:00:00  12.3        1/1 1/1  -
+
+            UPSTREAM  ENVOY   SAYS OTHERWISE
+            shop      edge-2  10.0.0.9:80 is unhealthy
+
+            UPSTREAM  PART         STATE    UNTIL                        AUTHOR  REASON
+            shop      10.0.0.1:80  drained  2026-11-21 12:09:30 (9 min)  ann     disks
+
+            FLEET  ENVOYS  ON STANDBY  REFUSING  PENDING
+            edge   2       2           1         0
+
+            NODE    FLEET  STATE      TYPES
+            late    edge   connected  clusters nacked
+            edge-1  edge   connected  clusters acked
+        "#]];
+        check(&lines, &expected);
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_shown_as_healthy() {
+        let row = |stale: bool, targets: &[(u64, &str, bool)]| {
+            let tier = |priority: u64| {
+                let own = targets.iter().filter(|(of, ..)| *of == priority);
+                let target = |(_, health, stale): &(u64, &str, bool)| {
+                    let health = Some(health).filter(|health| !health.is_empty());
+                    json!({ "target": "10.0.0.1:80", "health": health, "stale": stale })
+                };
+                json!({ "priority": priority, "targets": own.map(target).collect::<Vec<_>>() })
+            };
+            let row = upstream(&json!({ "name": "shop", "serving_priority": 1, "stale": stale,
+                "tiers": [tier(0), tier(1)], "hold": null }));
+            (row[1].clone(), row[4].clone())
+        };
+        let (good, bad) = ("healthy", "unhealthy");
+        for (stale, targets, expected) in [
+            (false, [(0, bad, false), (0, good, false), (1, good, false)], ("STANDBY 1", "1/2 1/1")),
+            (false, [(0, bad, false), (0, "", false), (1, "", false)], ("STANDBY 1", "0/2 ?/1")),
+            (true, [(0, good, true), (0, good, true), (1, good, false)], ("STANDBY 1 (old)", "?/2 1/1")),
+            (false, [(0, bad, false), (0, bad, false), (1, bad, false)], ("NONE ANSWERS", "0/2 0/1")),
+            (true, [(0, bad, false), (0, bad, false), (1, bad, false)], ("STANDBY 1 (old)", "0/2 0/1")),
+        ] {
+            let (serves, tiers) = row(stale, &targets);
+            assert_eq!((serves.as_str(), tiers.as_str()), expected);
+        }
+    }
+
+    #[test]
+    fn many_rows_are_cut_where_they_say_the_least() {
+        let lines = frame(&status(1000, 200), now(), (80, 24));
+        assert_eq!(lines.len(), 24);
+        let expected = expect_test::expect![[r#"
+            understudy 1.0.0  revision 7  upstreams 1000, on standby 1  Envoys 200  12:00:0…
+
+            the files were refused, and the last good config serves since 2026-11-21 11:59:…
+
+            late refuses clusters: no such thing
+
+            UPSTREAM  SERVES     SINCE                REQUESTS/S  TIERS    HELD
+            shop      STANDBY 1  2026-11-21 11:00:00  12.3        1/1 1/1  -
+            u-0001    primaries  2026-11-21 11:00:00  12.3        1/1 1/1  -
+            u-0002    primaries  2026-11-21 11:00:00  12.3        1/1 1/1  -
+            … and 997 more upstreams
+
+            UPSTREAM  ENVOY   SAYS OTHERWISE
+            shop      edge-2  10.0.0.9:80 is unhealthy
+
+            UPSTREAM  PART         STATE    UNTIL                        AUTHOR  REASON
+            shop      10.0.0.1:80  drained  2026-11-21 12:09:30 (9 min)  ann     disks
+
+            FLEET  ENVOYS  ON STANDBY  REFUSING  PENDING
+            edge   200     200         1         0
+
+            NODE     FLEET  STATE      TYPES
+            late     edge   connected  clusters nacked
+            edge-1   edge   connected  clusters acked
+        "#]];
+        check(&lines, &expected);
+    }
+
+    #[test]
+    fn who_is_served_by_another_tier_than_most_says_so() {
+        let tier = |priority: u64, serving: bool, node: &str| json!({ "priority": priority, "serving": serving, "nodes": [node], "targets": [] });
+        let mut shop = serving("shop", 2);
+        // As each Envoy has its tiers by distance: priority 2 of most is the first that was declared.
+        shop["tiers"] = json!([tier(0, true, "edge-1"), tier(1, false, "edge-2")]);
+        assert_eq!(disagreements(&shop), [["shop", "edge-2", "priority 1 serves"]]);
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_terminal_nor_are_there_more() {
+        for size in [(20, 5), (1, 1), (40, 10), (80, 24), (200, 60), (10, 0)] {
+            let lines = frame(&status(1000, 200), now(), size);
+            assert!(
+                lines.len() <= size.1 && lines.iter().all(|line| line.chars().count() <= size.0),
+                "{size:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_an_envoy_says_draws_nothing_of_its_own() {
+        assert_eq!(cut("refused:\n\u{1b}[2Jgone", 80), "refused:  [2Jgone");
+    }
+
+    #[test]
+    fn all_of_it_leaves_nothing_out() {
+        let whole = whole(&status(1000, 200), now());
+        assert!(whole.contains("u-0999") && whole.contains("edge-199") && !whole.contains('…'));
+    }
+}

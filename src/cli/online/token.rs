@@ -1,0 +1,119 @@
+//! `understudy token`: who may use the admin API.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::access::tokens::{Role, Token};
+use crate::admin::access::make;
+use crate::cli::online::client::{Asking, Server, Terms, segment};
+use crate::cli::output::table;
+use crate::cli::print;
+use crate::store::Store;
+
+/// Which token, and what becomes of it.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make a token and print it, once
+    Create {
+        /// Who it is for: the author of the revisions that it makes
+        name: String,
+        /// What it may do
+        #[arg(long, default_value = "write")]
+        role: Role,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show which tokens there are
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Make a token worthless
+    Revoke {
+        /// Whose
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Where the tokens are, and how they are shown.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The data directory of a control plane that does not run: so the first token is made
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Does it, over the API or in the data directory.
+pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let action = options.action;
+    let (Action::Create { place, .. } | Action::List { place } | Action::Revoke { place, .. }) = &action;
+    let outcome = match &place.data {
+        Some(data) => in_directory(&Store::open(data)?, &action)?,
+        None => over_api(&place.asking.server, &action).await?,
+    };
+    let token = |made: &Value| made["token"].as_str().unwrap_or_default().to_owned();
+    match &action {
+        Action::Create { .. } => place.asking.output.say(&outcome, token)?,
+        Action::List { .. } => place.asking.output.say(&outcome, human)?,
+        Action::Revoke { name, .. } => print::note(&format!("the token `{name}` is worthless now")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn human(list: &Value) -> String {
+    let row = |token: &Value| {
+        ["name", "role", "created"].map(|field| token[field].as_str().unwrap_or_default().to_owned()).to_vec()
+    };
+    let tokens = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    table(&["name", "role", "created"], tokens.iter().map(row))
+}
+
+fn shown(token: &Token) -> Value {
+    json!({ "name": token.name, "role": token.role.word(), "created": token.created.to_string() })
+}
+
+fn in_directory(store: &Store, action: &Action) -> anyhow::Result<Value> {
+    match action {
+        Action::Create { name, role, .. } => {
+            let (token, secret) = make(store, name, *role)?;
+            let mut made = shown(&token);
+            made["token"] = secret.reveal().into();
+            Ok(made)
+        }
+        Action::List { .. } => {
+            let items: Vec<Value> = store.tokens()?.iter().map(shown).collect();
+            Ok(json!({ "items": items, "next": null }))
+        }
+        Action::Revoke { name, .. } => {
+            anyhow::ensure!(store.remove_token(name)?, "no token is named `{name}`");
+            Ok(Value::Null)
+        }
+    }
+}
+
+async fn over_api(server: &Server, action: &Action) -> anyhow::Result<Value> {
+    let (client, terms) = (server.client()?, Terms::default());
+    match action {
+        Action::Create { name, role, .. } => {
+            let body = json!({ "name": name, "role": role.word() });
+            client.send(Method::POST, "/tokens", &body, &terms).await
+        }
+        Action::List { .. } => client.get("/tokens").await,
+        Action::Revoke { name, .. } => {
+            client.send(Method::DELETE, &format!("/tokens/{}", segment(name)), &Value::Null, &terms).await
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Rollouts over fleets whose Envoys take, refuse, hang or leave, with a clock moved by hand.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What an Envoy does with the new build.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Nature {
+    Takes,
+    Refuses,
+    Hangs,
+    Leaves,
+}
+
+use Nature::{Hangs, Leaves, Refuses, Takes};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Runs {
+    Old,
+    New,
+}
+
+#[derive(Debug, Clone)]
+struct Envoy {
+    nature: Nature,
+    is_connected: bool,
+    runs: Runs,
+    refused: bool,
+    sighting: Sighting,
+}
+
+/// A fleet for each list of natures, and a build on its way to them.
+struct World {
+    now: Instant,
+    generation: u64,
+    envoys: Vec<Envoy>,
+    canaries: BTreeSet<String>,
+    rollout: Option<Rollout>,
+    policy: Policy,
+    outcome: Option<Result<(), Refusal>>,
+}
+
+const AT_ONCE: Policy = Policy { bake: Duration::ZERO, error_rate: Some(5.0) };
+
+impl World {
+    fn new(policy: Policy, fleets: &[&[Nature]]) -> Self {
+        let envoy = |fleet: usize, number: usize, nature: Nature| {
+            let (id, fleet) = (format!("{fleet}-{number}"), fleet.to_string());
+            let sighting = Sighting { id, fleet, seen: 1, ..Sighting::default() };
+            Envoy { nature, is_connected: true, runs: Runs::Old, refused: false, sighting }
+        };
+        let of = |(fleet, natures): (usize, &&[Nature])| {
+            let numbered = natures.iter().enumerate();
+            numbered.map(|(number, nature)| envoy(fleet, number, *nature)).collect::<Vec<_>>()
+        };
+        Self {
+            now: Instant::now(),
+            generation: 1,
+            envoys: fleets.iter().enumerate().flat_map(of).collect(),
+            canaries: BTreeSet::new(),
+            rollout: None,
+            policy,
+            outcome: None,
+        }
+    }
+
+    fn begin(mut self) -> Self {
+        self.rollout = self.with_view(|view| Rollout::begin(self.policy, view));
+        if self.rollout.is_none() {
+            self.outcome = Some(Ok(()));
+        }
+        self.look();
+        self
+    }
+
+    fn with_view<T>(&self, with: impl FnOnce(View<'_>) -> T) -> T {
+        let connected = || self.envoys.iter().filter(|envoy| envoy.is_connected).map(|it| &it.sighting);
+        let (now, generation) = (self.now, self.generation);
+        let affected = || connected().cloned().collect();
+        let one = |id: &str| connected().find(|sighting| sighting.id == id).cloned();
+        with(View { now, generation, affected: &affected, one: &one })
+    }
+
+    fn look(&mut self) {
+        let Some(mut rollout) = self.rollout.take() else { return };
+        match self.with_view(|view| rollout.look(view)) {
+            Step::Wait(_) if rollout.canaries() == self.canaries => {}
+            Step::Wait(_) => {
+                self.canaries = rollout.canaries();
+                self.generation += 1;
+            }
+            Step::Accepted => self.end(Ok(())),
+            Step::Rejected(refusal) => self.end(Err(refusal)),
+        }
+        if self.outcome.is_none() {
+            self.rollout = Some(rollout);
+        }
+    }
+
+    fn end(&mut self, outcome: Result<(), Refusal>) {
+        self.outcome = Some(outcome);
+        self.canaries.clear();
+        self.generation += 1;
+    }
+
+    /// The Envoy hears of the newest generation and does what it does.
+    fn hear(&mut self, index: usize) {
+        let envoy = &mut self.envoys[index];
+        if !envoy.is_connected {
+            return;
+        }
+        let is_new = match &self.outcome {
+            None => self.canaries.contains(&envoy.sighting.id),
+            Some(outcome) => outcome.is_ok(),
+        };
+        envoy.sighting.seen = self.generation;
+        match (is_new, envoy.nature) {
+            (true, Takes) => {
+                envoy.runs = Runs::New;
+                envoy.sighting.is_pending = false;
+            }
+            (true, Refuses) => {
+                envoy.refused = true;
+                envoy.sighting.errors.insert("no".into());
+            }
+            (true, Hangs) => envoy.sighting.is_pending = true,
+            (true, Leaves) => envoy.is_connected = false,
+            (false, _) => {
+                envoy.runs = Runs::Old;
+                envoy.sighting.is_pending = false;
+                envoy.sighting.errors.remove("no");
+            }
+        }
+    }
+
+    fn hear_all(&mut self) {
+        (0..self.envoys.len()).for_each(|index| self.hear(index));
+    }
+
+    /// Everybody hears and it is looked, second by second, until there is an outcome.
+    fn run(mut self) -> Self {
+        for _ in 0..600 {
+            if self.outcome.is_some() {
+                return self;
+            }
+            self.hear_all();
+            self.look();
+            self.now += Duration::from_secs(1);
+        }
+        panic!("no outcome within ten minutes");
+    }
+
+    /// `accepted`, or why not.
+    fn told(&self) -> String {
+        match &self.outcome {
+            None => "waits".to_owned(),
+            Some(Ok(())) => "accepted".to_owned(),
+            Some(Err(refusal)) => format!("{}: {}", refusal.by.join(" "), refusal.error),
+        }
+    }
+}
+
+/// What becomes of a build in fleets of these Envoys.
+fn check(fleets: &[&[Nature]], expected: &str) {
+    assert_eq!(World::new(AT_ONCE, fleets).begin().run().told(), expected, "{fleets:?}");
+}
+
+#[test]
+fn what_the_canary_takes_goes_to_all_and_what_it_refuses_to_nobody() {
+    check(&[&[Takes, Takes, Takes]], "accepted");
+    check(&[&[Takes, Refuses, Refuses]], "accepted");
+    check(&[&[Refuses, Takes, Takes]], "0-0: no");
+    check(&[&[Refuses]], "0-0: no");
+}
+
+#[test]
+fn with_nobody_connected_there_is_nothing_to_wait_for() {
+    check(&[&[]], "accepted");
+}
+
+#[test]
+fn each_fleet_has_a_canary_and_one_refusal_is_enough() {
+    check(&[&[Takes, Refuses], &[Takes], &[Takes, Takes]], "accepted");
+    check(&[&[Takes, Takes], &[Refuses, Takes]], "1-0: no");
+    let world = World::new(AT_ONCE, &[&[Hangs, Takes], &[Hangs, Takes]]).begin();
+    assert_eq!(world.canaries, ["0-0", "1-0"].map(str::to_owned).into());
+}
+
+#[test]
+fn after_a_canary_that_hangs_the_next_is_asked_and_several_are_a_refusal() {
+    check(&[&[Hangs, Takes, Takes]], "accepted");
+    check(&[&[Hangs, Hangs, Takes]], "accepted");
+    check(&[&[Hangs, Refuses, Takes]], "0-1: no");
+    check(&[&[Hangs, Hangs, Hangs, Takes]], "0-0 0-1 0-2: 0-0, 0-1, 0-2 did not answer within 30s");
+    check(&[&[Hangs, Hangs]], "0-0 0-1: 0-0, 0-1 did not answer within 30s");
+}
+
+#[test]
+fn one_envoy_alone_that_hangs_holds_nobody_up() {
+    check(&[&[Hangs]], "accepted");
+}
+
+#[test]
+fn after_a_canary_that_leaves_the_next_is_asked_and_several_are_a_refusal() {
+    check(&[&[Leaves, Takes]], "accepted");
+    check(&[&[Leaves, Leaves, Leaves, Takes]], "0-0 0-1 0-2: 0-0, 0-1, 0-2 left while they had it");
+    check(&[&[Leaves]], "accepted");
+}
+
+#[test]
+fn an_envoy_that_ends_and_returns_again_and_again_is_a_refusal() {
+    let mut world = World::new(AT_ONCE, &[&[Leaves]]).begin();
+    for _ in 0..9 {
+        world.hear_all();
+        world.look();
+        world.envoys[0].is_connected = true;
+        world.envoys[0].sighting.seen = world.generation;
+        world.look();
+    }
+    assert_eq!(world.told(), "0-0 0-0 0-0: 0-0, 0-0, 0-0 left while they had it");
+}
+
+#[test]
+fn what_it_refused_before_is_not_about_this_build() {
+    let mut world = World::new(AT_ONCE, &[&[Takes]]);
+    world.envoys[0].sighting.errors.insert("a port of its own".into());
+    assert_eq!(world.begin().run().told(), "accepted");
+}
+
+#[test]
+fn nobody_is_asked_before_it_has_settled() {
+    let mut world = World::new(AT_ONCE, &[&[Takes, Takes]]);
+    world.envoys[0].sighting.is_pending = true;
+    world.envoys[1].sighting.is_pending = true;
+    let mut world = world.begin();
+    assert!(world.canaries.is_empty());
+    world.envoys[1].sighting.is_pending = false;
+    world.look();
+    assert_eq!(world.canaries, ["0-1".to_owned()].into());
+    assert_eq!(world.run().told(), "accepted");
+}
+
+#[test]
+fn a_canary_that_refuses_nothing_is_preferred() {
+    let mut world = World::new(AT_ONCE, &[&[Takes, Takes]]);
+    world.envoys[0].sighting.errors.insert("a port of its own".into());
+    assert_eq!(world.begin().canaries, ["0-1".to_owned()].into());
+}
+
+/// What becomes of a build whose canary reports this load in each of the ten seconds that it is watched.
+fn bake(error_rate: Option<f64>, requests: u64, errors: u64) -> (String, Duration) {
+    let policy = Policy { bake: Duration::from_secs(10), error_rate };
+    let mut world = World::new(policy, &[&[Takes, Takes]]);
+    world.envoys[0].sighting.load = Load { requests: 1000, errors: 1000 };
+    let mut world = world.begin();
+    let began = world.now;
+    while world.outcome.is_none() {
+        world.hear_all();
+        world.look();
+        world.now += Duration::from_secs(1);
+        let load = &mut world.envoys[0].sighting.load;
+        *load = Load { requests: load.requests + requests, errors: load.errors + errors };
+    }
+    (world.told(), world.now - began)
+}
+
+#[test]
+fn while_it_bakes_too_many_errors_are_a_refusal() {
+    let seconds = Duration::from_secs;
+    assert_eq!(bake(Some(5.0), 100, 4), ("accepted".to_owned(), seconds(11)));
+    let (told, after) = bake(Some(5.0), 100, 6);
+    assert_eq!(told, "0-0: 6 of 100 requests failed (6.0 %) while it was watched");
+    assert!(after < seconds(5), "{after:?}");
+    assert_eq!(bake(None, 100, 100).0, "accepted");
+    assert_eq!(bake(Some(5.0), 1, 1).0, "accepted", "a few requests say nothing");
+}
+
+#[test]
+fn leaving_while_it_bakes_begins_anew_with_another() {
+    let mut world =
+        World::new(Policy { bake: Duration::from_secs(10), ..AT_ONCE }, &[&[Takes, Takes]]).begin();
+    world.hear_all();
+    world.look();
+    world.envoys[0].is_connected = false;
+    world.now += Duration::from_secs(9);
+    world.look();
+    assert_eq!(world.canaries, ["0-1".to_owned()].into());
+    world.now += Duration::from_secs(2);
+    world.hear_all();
+    world.look();
+    assert_eq!(world.told(), "waits");
+    assert_eq!(world.run().told(), "accepted");
+}
+
+/// What may happen, to the Envoy of that number.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Hears(usize),
+    Leaves(usize),
+    Returns(usize),
+    Seconds(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => any::<usize>().prop_map(Event::Hears),
+        1 => any::<usize>().prop_map(Event::Leaves),
+        1 => any::<usize>().prop_map(Event::Returns),
+        1 => (0..40u64).prop_map(Event::Seconds),
+    ]
+}
+
+fn fleets() -> impl Strategy<Value = Vec<Vec<Nature>>> {
+    let nature = prop_oneof![3 => Just(Takes), 2 => Just(Refuses), 1 => Just(Hangs), 1 => Just(Leaves)];
+    prop::collection::vec(prop::collection::vec(nature, 1..4), 1..4)
+}
+
+proptest! {
+    /// Whatever happens in whatever order: nobody but a canary runs a build that is not accepted, none is accepted
+    /// that a canary refused, and in the end each is accepted or rejected.
+    #[test]
+    fn the_fleet_never_runs_what_its_canary_refused(
+        fleets in fleets(),
+        bake in 0..20u64,
+        events in prop::collection::vec(event(), 0..60),
+    ) {
+        let natures: Vec<&[Nature]> = fleets.iter().map(Vec::as_slice).collect();
+        let policy = Policy { bake: Duration::from_secs(bake), ..AT_ONCE };
+        let mut world = World::new(policy, &natures).begin();
+        let many = world.envoys.len();
+        let mut were_canaries = world.canaries.clone();
+        for event in events {
+            match event {
+                Event::Hears(index) => world.hear(index % many),
+                Event::Leaves(index) => world.envoys[index % many].is_connected = false,
+                Event::Returns(index) => world.envoys[index % many].is_connected = true,
+                Event::Seconds(seconds) => world.now += Duration::from_secs(seconds),
+            }
+            if world.outcome.is_none() {
+                let early = world.envoys.iter().find(|it| it.runs == Runs::New && !were_canaries.contains(&it.sighting.id));
+                prop_assert!(early.is_none(), "{early:?}");
+                // Those who refused and left before anybody looked have told nobody.
+                let refused = world.envoys.iter().any(|it| {
+                    it.refused && it.is_connected && world.canaries.contains(&it.sighting.id)
+                });
+                world.look();
+                prop_assert!(!refused || world.outcome.as_ref().is_some_and(Result::is_err), "{}", world.told());
+                were_canaries.extend(world.canaries.iter().cloned());
+            }
+        }
+        let world = world.run();
+        prop_assert!(world.outcome.is_some());
+    }
+}

@@ -1,0 +1,508 @@
+//! When a standby served, why, and when its primaries came back.
+//!
+//! [`History`] takes in the shifts of single Envoys. A failover begins when the first Envoy leaves the declared first
+//! tier of an upstream, as that Envoy has them, and ends when the last one is back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::failover::orders::Orders;
+use crate::failover::traffic::{Shift, Totals};
+use crate::model::failback::Damping;
+use crate::model::name::Name;
+use crate::model::target::Target;
+use crate::model::upstream::Upstream;
+
+/// The tier that should serve.
+const HOME: u32 = 0;
+
+/// How long a failover is remembered after it ended.
+pub const MEMORY: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// And how many at most.
+const MOST: usize = 10_000;
+
+/// Why a standby serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The health checks of the primaries failed.
+    HealthCheck,
+    /// The primaries failed requests and were ejected.
+    OutlierDetection,
+    /// An operator took the primaries out.
+    Drained,
+    /// A drill did.
+    Drill,
+    /// There are no primaries with traffic.
+    Removed,
+    /// An operator pinned the standby.
+    Pin,
+}
+
+impl Cause {
+    /// Its word in the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::HealthCheck => "health_check",
+            Self::OutlierDetection => "outlier_detection",
+            Self::Drained => "drained",
+            Self::Drill => "drill",
+            Self::Removed => "removed",
+            Self::Pin => "pin",
+        }
+    }
+
+    /// True when the primaries failed by themselves: only then a standby is held.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::HealthCheck | Self::OutlierDetection)
+    }
+
+    /// Why an upstream left its first tier, by what is in force and what was seen just before.
+    pub fn of(upstream: &Upstream, orders: &Orders, errors: u64) -> Self {
+        let primaries = || upstream.targets.iter().filter(|target| target.tier == HOME);
+        let is_out = |target: &Target| orders.state_of(upstream, target).is_some();
+        if primaries().next().is_none() {
+            return Self::Removed;
+        }
+        if orders.pins.get(&upstream.name).is_some_and(|pin| pin.priority != HOME) {
+            return Self::Pin;
+        }
+        if primaries().any(|target| orders.is_drilled(upstream, target)) {
+            return Self::Drill;
+        }
+        // Where distance counts, one that is out may be all that an Envoy has near.
+        if primaries().all(is_out) || upstream.failover.locality && primaries().any(is_out) {
+            return Self::Drained;
+        }
+        match (&upstream.health_check, &upstream.outlier_detection) {
+            (None, Some(_)) => Self::OutlierDetection,
+            (Some(_), Some(detection)) => {
+                let threshold = detection.consecutive_5xx.min(detection.consecutive_gateway_failure);
+                if errors >= u64::from(threshold) { Self::OutlierDetection } else { Self::HealthCheck }
+            }
+            (_, None) => Self::HealthCheck,
+        }
+    }
+}
+
+/// A time in which a standby served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failover {
+    /// Of which upstream.
+    pub upstream: Name,
+    /// When the first Envoy left the primaries.
+    pub start: Timestamp,
+    /// When the last was back; none while it lasts.
+    pub end: Option<Timestamp>,
+    /// Why it began.
+    pub cause: Cause,
+    /// The tier that served before.
+    pub from: u32,
+    /// The tier that served last.
+    pub to: u32,
+    /// The Envoys that were served by the standby.
+    pub nodes: BTreeSet<String>,
+    /// To targets while it lasted, retries too.
+    pub requests: u64,
+    /// Those of them that a target failed to answer; most of these were tried again elsewhere.
+    pub errors: u64,
+    /// The standby was held after it; it is not a second time.
+    #[serde(default)]
+    pub was_held: bool,
+}
+
+/// What is kept of failovers that were forgotten: counters must not fall.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    /// How many there were.
+    pub count: u64,
+    /// For how long standbys served in them.
+    pub seconds: f64,
+}
+
+/// By cause.
+pub type Tallies = BTreeMap<Cause, Tally>;
+
+/// What a shift means for its upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A failover began; its number.
+    Began(u64),
+    /// It goes on, at other Envoys too or to another tier.
+    Spread(u64),
+    /// It ended.
+    Ended(u64),
+}
+
+/// All failovers that are remembered, and how upstreams stand.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct History {
+    /// By number, from 1.
+    pub failovers: BTreeMap<u64, Failover>,
+    /// Of those that were forgotten, by upstream.
+    pub forgotten: BTreeMap<Name, Tallies>,
+    now: BTreeMap<Name, Standing>,
+}
+
+/// How an upstream stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Standing {
+    /// How many Envoys each tier serves.
+    tally: BTreeMap<u32, u32>,
+    /// The Envoys that another tier than the first serves.
+    away: BTreeSet<String>,
+    /// The failover that lasts.
+    open: Option<u64>,
+    /// What was counted of the upstream when it began, or when it was restored.
+    began: Totals,
+    /// Requests and errors that were counted of it before it was restored.
+    before: (u64, u64),
+}
+
+impl History {
+    /// What is remembered after a restart. What lasted then lasts until Envoys say otherwise.
+    pub fn restored(failovers: BTreeMap<u64, Failover>, forgotten: BTreeMap<Name, Tallies>) -> Self {
+        let open = failovers.iter().filter(|(_, failover)| failover.end.is_none());
+        let standing = |(id, failover): (&u64, &Failover)| {
+            let (away, before) = (failover.nodes.clone(), (failover.requests, failover.errors));
+            let standing = Standing { away, open: Some(*id), before, ..Standing::default() };
+            (failover.upstream.clone(), standing)
+        };
+        let now = open.map(standing).collect();
+        Self { failovers, forgotten, now }
+    }
+
+    /// Takes in the shift of one Envoy. `totals` is what was counted of the upstream so far.
+    pub fn shift(&mut self, shift: &Shift, cause: impl FnOnce() -> Cause, totals: Totals) -> Option<Change> {
+        let next = self.failovers.last_key_value().map_or(1, |(last, _)| last + 1);
+        let standing = self.now.entry(shift.upstream.clone()).or_default();
+        standing.count(shift);
+        match (standing.open, shift.to.filter(|to| *to != HOME)) {
+            (None, None) => None,
+            (None, Some(to)) => {
+                // What failed just before is what it began with.
+                let errors = totals.errors.saturating_sub(shift.errors);
+                (standing.open, standing.before) = (Some(next), (0, 0));
+                standing.began = Totals { errors, ..totals };
+                let failover = Failover {
+                    upstream: shift.upstream.clone(),
+                    start: shift.at,
+                    end: None,
+                    cause: cause(),
+                    from: shift.from.unwrap_or(HOME),
+                    to,
+                    nodes: [shift.node.clone()].into(),
+                    requests: 0,
+                    errors: shift.errors,
+                    was_held: false,
+                };
+                self.failovers.insert(next, failover);
+                Some(Change::Began(next))
+            }
+            (Some(open), to) => {
+                let failover = self.failovers.get_mut(&open)?;
+                (failover.requests, failover.errors) = standing.counted(totals);
+                if let Some(to) = to {
+                    failover.to = to;
+                    failover.nodes.insert(shift.node.clone());
+                    return Some(Change::Spread(open));
+                }
+                if !standing.away.is_empty() {
+                    return None;
+                }
+                standing.open = None;
+                failover.end = Some(shift.at);
+                Some(Change::Ended(open))
+            }
+        }
+    }
+
+    /// Sets why a failover lasts.
+    pub fn blame(&mut self, id: u64, cause: Cause) {
+        if let Some(failover) = self.failovers.get_mut(&id) {
+            failover.cause = cause;
+        }
+    }
+
+    /// Counts what came while failovers last.
+    pub fn count(&mut self, totals: impl Fn(&Name) -> Totals) {
+        for (name, standing) in &self.now {
+            let Some(failover) = standing.open.and_then(|open| self.failovers.get_mut(&open)) else {
+                continue;
+            };
+            (failover.requests, failover.errors) = standing.counted(totals(name));
+        }
+    }
+
+    /// Ends the failovers of upstreams that are not there any more.
+    pub fn without(&mut self, now: Timestamp, is_there: impl Fn(&Name) -> bool) -> Vec<Change> {
+        let gone: Vec<Name> = self.now.keys().filter(|name| !is_there(name)).cloned().collect();
+        let mut ended = Vec::new();
+        for name in gone {
+            let open = self.now.remove(&name).and_then(|standing| standing.open);
+            let Some(open) = open else { continue };
+            if let Some(failover) = self.failovers.get_mut(&open) {
+                failover.end = Some(now);
+                ended.push(Change::Ended(open));
+            }
+        }
+        ended
+    }
+
+    /// Forgets what ended too long ago, but for how often it happened and how long it took.
+    pub fn forget(&mut self, now: Timestamp) {
+        let is_old = |failover: &Failover| failover.end.is_some_and(|end| now.duration_since(end) >= MEMORY);
+        let too_many = self.failovers.len().saturating_sub(MOST);
+        let mut first = self.failovers.keys().copied().take(too_many).collect::<BTreeSet<u64>>();
+        first.extend(self.failovers.iter().filter(|(_, failover)| is_old(failover)).map(|(id, _)| *id));
+        for failover in first.iter().filter_map(|id| self.failovers.remove(id)) {
+            let tally = self.forgotten.entry(failover.upstream.clone()).or_default();
+            tally.entry(failover.cause).or_default().add(&failover, now);
+        }
+    }
+
+    /// How often each upstream failed over and for how long its standbys served, ever, by cause.
+    pub fn tallies(&self, now: Timestamp) -> BTreeMap<Name, Tallies> {
+        let mut tallies = self.forgotten.clone();
+        for failover in self.failovers.values() {
+            let tally = tallies.entry(failover.upstream.clone()).or_default();
+            tally.entry(failover.cause).or_default().add(failover, now);
+        }
+        tallies
+    }
+
+    /// The tier that serves an upstream at most Envoys; none when no Envoy said.
+    pub fn serving(&self, upstream: &Name) -> Option<u32> {
+        let tally = &self.now.get(upstream)?.tally;
+        let most = tally.iter().filter(|(_, count)| **count > 0);
+        most.max_by_key(|(tier, count)| (**count, u32::MAX - **tier)).map(|(tier, _)| *tier)
+    }
+
+    /// The failover of an upstream that lasts.
+    pub fn open(&self, upstream: &Name) -> Option<(u64, &Failover)> {
+        let open = self.now.get(upstream)?.open?;
+        Some((open, self.failovers.get(&open)?))
+    }
+
+    /// True while a standby serves because the primaries failed.
+    pub fn has_failed(&self, upstream: &Name) -> bool {
+        self.open(upstream).is_some_and(|(_, failover)| failover.cause.is_failure())
+    }
+
+    /// All failovers that last.
+    pub fn all_open(&self) -> impl Iterator<Item = (u64, &Failover)> {
+        let open = self.now.values().filter_map(|standing| standing.open);
+        open.filter_map(|id| Some((id, self.failovers.get(&id)?)))
+    }
+
+    /// The upstreams that another tier than the first serves at this Envoy.
+    pub fn away(&self, node: &str) -> Vec<&Name> {
+        self.now.iter().filter(|(_, standing)| standing.away.contains(node)).map(|(name, _)| name).collect()
+    }
+
+    /// The Envoys that another tier than the first serves of any upstream.
+    pub fn all_away(&self) -> impl Iterator<Item = &str> {
+        let nodes: BTreeSet<&String> = self.now.values().flat_map(|standing| &standing.away).collect();
+        nodes.into_iter().map(String::as_str)
+    }
+
+    /// True when no failover lasts.
+    pub fn is_quiet(&self) -> bool {
+        self.now.values().all(|standing| standing.open.is_none())
+    }
+
+    /// True when failures of an upstream's primaries ended more often than that of late.
+    pub fn is_flapping(&self, upstream: &Name, now: Timestamp, at_most: Damping) -> bool {
+        let is_recent = |end: Timestamp| {
+            now.duration_since(end) <= SignedDuration::try_from(at_most.per).unwrap_or(SignedDuration::MAX)
+        };
+        let of = self.failovers.values().filter(|failover| failover.upstream == *upstream);
+        let failures =
+            of.filter(|failover| failover.cause.is_failure() && failover.end.is_some_and(is_recent));
+        failures.count() >= usize::try_from(at_most.count).unwrap_or(usize::MAX)
+    }
+}
+
+impl Tally {
+    fn add(&mut self, failover: &Failover, now: Timestamp) {
+        self.count += 1;
+        self.seconds += failover.end.unwrap_or(now).duration_since(failover.start).as_secs_f64().max(0.0);
+    }
+}
+
+impl Standing {
+    /// Requests and errors since the failover that lasts began.
+    fn counted(&self, totals: Totals) -> (u64, u64) {
+        let since = totals.since(self.began);
+        let (requests, errors) = self.before;
+        (requests.saturating_add(since.requests), errors.saturating_add(since.errors))
+    }
+
+    fn count(&mut self, shift: &Shift) {
+        if let Some(count) = shift.from.and_then(|from| self.tally.get_mut(&from)) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(to) = shift.to {
+            *self.tally.entry(to).or_default() += 1;
+        }
+        match shift.to {
+            Some(to) if to != HOME => drop(self.away.insert(shift.node.clone())),
+            _ => drop(self.away.remove(&shift.node)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::{Inputs, build};
+    use crate::failover::orders::{Note, StateOrder};
+    use crate::model::overrides::State;
+    use crate::model::selector::Part;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("within the calendar")
+    }
+
+    fn shop() -> Name {
+        Name::parse("shop").expect("a name")
+    }
+
+    fn shift(node: &str, second: i64, from: impl Into<Option<u32>>, to: impl Into<Option<u32>>) -> Shift {
+        let (from, to) = (from.into(), to.into());
+        Shift { node: node.into(), upstream: shop(), from, to, at: at(second), errors: 0 }
+    }
+
+    fn take(history: &mut History, shift: &Shift) -> Option<Change> {
+        let seconds = u64::try_from(shift.at.as_second()).expect("after 1970");
+        let totals = Totals { requests: seconds * 100, errors: seconds, ..Totals::default() };
+        history.shift(shift, || Cause::HealthCheck, totals)
+    }
+
+    #[test]
+    fn a_failover_lasts_from_the_first_envoy_that_leaves_to_the_last_that_is_back() {
+        let mut history = History::default();
+        let changes = [
+            shift("a", 1, None, 0),
+            shift("b", 1, None, 0),
+            shift("a", 5, 0, 1),
+            shift("b", 6, 0, 1),
+            shift("a", 20, 1, 0),
+            shift("b", 25, 1, 0),
+        ]
+        .map(|shift| take(&mut history, &shift));
+        let expected =
+            [None, None, Some(Change::Began(1)), Some(Change::Spread(1)), None, Some(Change::Ended(1))];
+        assert_eq!(changes, expected);
+        let failover = &history.failovers[&1];
+        assert_eq!((failover.start, failover.end), (at(5), Some(at(25))));
+        assert_eq!((failover.from, failover.to, failover.nodes.len()), (0, 1, 2));
+        assert_eq!((failover.requests, failover.errors), (2000, 20));
+    }
+
+    #[test]
+    fn an_envoy_that_goes_counts_as_back() {
+        let mut history = History::default();
+        take(&mut history, &shift("a", 5, 0, 1));
+        assert_eq!(take(&mut history, &shift("a", 9, 1, None)), Some(Change::Ended(1)));
+        assert_eq!(history.serving(&shop()), None);
+    }
+
+    #[test]
+    fn what_lasted_at_a_restart_ends_when_its_envoys_say_so() {
+        let mut history = History::default();
+        take(&mut history, &shift("a", 5, 0, 1));
+        history.count(|_| Totals { requests: 900, errors: 9, ..Totals::default() });
+        let mut history = History::restored(history.failovers, BTreeMap::new());
+        let again = |second| Totals { requests: second, errors: 1, ..Totals::default() };
+        let mut say = |from, to, second| {
+            let shift = shift("a", second, from, to);
+            history.shift(&shift, || Cause::HealthCheck, again(second.unsigned_abs()))
+        };
+        assert_eq!(say(None, Some(1), 30), Some(Change::Spread(1)));
+        assert_eq!(say(Some(1), Some(0), 40), Some(Change::Ended(1)));
+        let failover = &history.failovers[&1];
+        assert_eq!((failover.requests, failover.errors), (400 + 40, 4 + 1), "what was counted before counts");
+    }
+
+    #[test]
+    fn most_envoys_say_which_tier_serves() {
+        let mut history = History::default();
+        for (node, tier) in [("a", 0), ("b", 1), ("c", 1)] {
+            take(&mut history, &shift(node, 1, None, tier));
+        }
+        assert_eq!(history.serving(&shop()), Some(1));
+        take(&mut history, &shift("b", 2, 1, 0));
+        assert_eq!(history.serving(&shop()), Some(0));
+    }
+
+    #[test]
+    fn failures_that_ended_of_late_are_flaps() {
+        let mut history = History::default();
+        for round in 0..3 {
+            take(&mut history, &shift("a", round * 10, 0, 1));
+            take(&mut history, &shift("a", round * 10 + 5, 1, 0));
+        }
+        let flaps = |now, count| {
+            let at_most = Damping { count, per: std::time::Duration::from_secs(20) };
+            history.is_flapping(&shop(), at(now), at_most)
+        };
+        assert_eq!([flaps(25, 3), flaps(25, 4), flaps(26, 3)], [true, false, false]);
+    }
+
+    #[test]
+    fn failovers_are_forgotten_after_thirty_days() {
+        let mut history = History::default();
+        take(&mut history, &shift("a", 5, 0, 1));
+        take(&mut history, &shift("a", 6, 1, 0));
+        let month = 30 * 24 * 3600;
+        history.forget(at(month));
+        assert_eq!(history.failovers.len(), 1);
+        history.forget(at(6 + month));
+        assert_eq!(history.failovers.len(), 0);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_counted_still() {
+        let mut history = History::default();
+        for second in [5, 1000] {
+            take(&mut history, &shift("a", second, 0, 1));
+            take(&mut history, &shift("a", second + 7, 1, 0));
+        }
+        let tallies = |history: &History| history.tallies(at(2000))[&shop()][&Cause::HealthCheck];
+        let before = tallies(&history);
+        assert_eq!(before, Tally { count: 2, seconds: 14.0 });
+        history.forget(at(30 * 24 * 3600 + 100));
+        assert_eq!(history.failovers.len(), 1);
+        assert_eq!(tallies(&history), before);
+        let kept = serde_json::to_value(&history.forgotten).expect("JSON");
+        let kept = serde_json::from_value(kept).expect("as it was");
+        assert_eq!(tallies(&History::restored(history.failovers, kept)), before);
+    }
+
+    #[test]
+    fn a_zone_that_is_out_drains_those_who_are_near_it() {
+        let text = "upstreams: [{ name: shop, failover: { locality: true }, targets: [
+            { target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, zone: b }] }]";
+        let cause = |text: &str, out: &[&str]| {
+            let mut inputs = Inputs::default();
+            inputs.files.insert("shop.yaml".into(), text.into());
+            let build = build(&inputs, None).expect("it builds");
+            let mut orders = Orders::default();
+            for part in out {
+                let part = Part::read(part).expect("a part");
+                let note = Note { author: "ann".into(), reason: None, since: at(1), expires_at: None };
+                orders.states.insert((shop(), part), StateOrder { state: State::Drained, note });
+            }
+            Cause::of(&build.model.upstreams["shop"], &orders, 5)
+        };
+        assert_eq!(cause(text, &[]), Cause::OutlierDetection);
+        assert_eq!(cause(text, &["zone=a"]), Cause::Drained);
+        let far = text.replace("locality: true", "locality: false");
+        assert_eq!(cause(&far, &["zone=a"]), Cause::OutlierDetection, "the others of its tier are left");
+        assert_eq!(cause(&far, &["zone=a", "zone=b"]), Cause::Drained);
+    }
+}

@@ -1,0 +1,281 @@
+//! A failover that is rehearsed: some targets count as down for a while, and what comes of it is written down.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::model::name::Name;
+use crate::model::selector::Part;
+use crate::model::target::Target;
+use crate::model::upstream::Upstream;
+
+/// So many requests must have been seen before their errors end a drill.
+const FEW: u64 = 20;
+
+/// A drill, running or over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Drill {
+    /// Of which upstream.
+    pub upstream: Name,
+    /// What counts as down.
+    pub down: Vec<Part>,
+    /// Who asked for it.
+    pub author: String,
+    /// Why, if that was said.
+    #[serde(default)]
+    pub purpose: Option<String>,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ends by itself.
+    pub until: Timestamp,
+    /// When it ended; none while it runs.
+    pub ended: Option<Timestamp>,
+    /// How it stands.
+    pub state: State,
+    /// Why it ended, if that was not its time.
+    pub reason: Option<String>,
+    /// It ends with more errors than this, in percent of the requests.
+    pub error_rate: f64,
+    /// How long it took until an Envoy's traffic had moved, in seconds, by node.
+    pub shift_seconds: BTreeMap<String, f64>,
+    /// The Envoys that sent traffic when it began.
+    pub nodes: Vec<String>,
+    /// Since it began.
+    pub requests: u64,
+    /// Those of them that a target failed to answer.
+    pub errors: u64,
+    /// Percent of the requests, by target, seen last.
+    pub share: BTreeMap<String, f64>,
+    /// The same before it began.
+    pub share_before: BTreeMap<String, f64>,
+    /// How long a try took since it began, on average, in milliseconds; none where that is not known.
+    #[serde(default)]
+    pub latency: Option<f64>,
+    /// The same in the minute or two before it.
+    #[serde(default)]
+    pub latency_before: Option<f64>,
+}
+
+/// How a drill stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its targets count as down.
+    Running,
+    /// It ran its time.
+    Done,
+    /// It ended early, for errors or because somebody said so.
+    Aborted,
+    /// It ended without anybody watching.
+    Reverted,
+}
+
+impl State {
+    /// Its word in the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Aborted => "aborted",
+            Self::Reverted => "reverted",
+        }
+    }
+}
+
+/// What was seen of an upstream since a drill began.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    /// Requests to its targets.
+    pub requests: u64,
+    /// Those of them that failed.
+    pub errors: u64,
+    /// Percent of the requests, by target, of late.
+    pub share: BTreeMap<String, f64>,
+    /// How long a try took, in milliseconds.
+    pub latency: Option<f64>,
+}
+
+impl Drill {
+    /// A drill that begins now.
+    pub fn begin(
+        upstream: Name,
+        down: Vec<Part>,
+        started: Timestamp,
+        until: Timestamp,
+        error_rate: f64,
+        author: String,
+    ) -> Self {
+        Self {
+            upstream,
+            down,
+            author,
+            purpose: None,
+            started,
+            until,
+            ended: None,
+            state: State::Running,
+            reason: None,
+            error_rate,
+            shift_seconds: BTreeMap::new(),
+            nodes: Vec::new(),
+            requests: 0,
+            errors: 0,
+            share: BTreeMap::new(),
+            share_before: BTreeMap::new(),
+            latency: None,
+            latency_before: None,
+        }
+    }
+
+    /// True until it ends.
+    pub fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    /// Notes that the traffic of an Envoy moved.
+    pub fn shifted(&mut self, node: &str, at: Timestamp) {
+        let seconds = at.duration_since(self.started).as_secs_f64().max(0.0);
+        self.shift_seconds.entry(node.to_owned()).or_insert((seconds * 100.0).round() / 100.0);
+    }
+
+    /// True when the traffic of an Envoy has moved.
+    pub fn moved(&self, node: &str) -> bool {
+        self.shift_seconds.contains_key(node)
+    }
+
+    /// True when it takes a target down.
+    pub fn includes(&self, target: &Target) -> bool {
+        self.down.iter().any(|part| part.includes(target))
+    }
+
+    /// True when it takes all targets of a tier down. Where distance counts, Envoys have other tiers than were declared.
+    pub fn takes_down(&self, upstream: &Upstream, tier: u32) -> bool {
+        let of_tier = || upstream.targets.iter().filter(|target| target.tier == tier);
+        !upstream.failover.locality && of_tier().next().is_some() && of_tier().all(|it| self.includes(it))
+    }
+
+    /// Takes in what was seen, and ends when there are too many errors or the time is over.
+    pub fn watch(&mut self, now: Timestamp, seen: Seen) {
+        let Seen { requests, errors, share, latency } = seen;
+        (self.requests, self.errors, self.latency) = (requests, errors, latency);
+        if !share.is_empty() {
+            self.share = share;
+        }
+        let percent = |part: u64, whole: u64| 100.0 * to_f64(part) / to_f64(whole.max(1));
+        if requests >= FEW && percent(errors, requests) > self.error_rate {
+            let reason = format!("{errors} of {requests} requests failed");
+            self.end(now, State::Aborted, Some(reason));
+        } else if now >= self.until {
+            self.end(now, State::Done, None);
+        }
+    }
+
+    /// Ends it because somebody said so.
+    pub fn abort(&mut self, now: Timestamp, reason: String) {
+        self.end(now, State::Aborted, Some(reason));
+    }
+
+    /// Ends it because nobody watched.
+    pub fn revert(&mut self, now: Timestamp, reason: &str) {
+        self.end(now, State::Reverted, Some(reason.to_owned()));
+    }
+
+    /// The report, to be kept.
+    pub fn markdown(&self, id: u64) -> String {
+        let parts: Vec<String> = self.down.iter().map(ToString::to_string).collect();
+        let ended = self.ended.map_or_else(|| "it runs".to_owned(), |at| at.to_string());
+        let mut text = format!(
+            "# Drill {id} of `{}`\n\n\
+             - State: {}\n- Down: {}\n- Started: {} by {}\n- Ended: {ended}\n\
+             - Requests: {}, of which failed: {} (limit {} %)\n",
+            self.upstream,
+            self.state.word(),
+            parts.join(", "),
+            self.started,
+            self.author,
+            self.requests,
+            self.errors,
+            self.error_rate,
+        );
+        if let Some(purpose) = &self.purpose {
+            text += &format!("- Purpose: {purpose}\n");
+        }
+        if let Some(reason) = &self.reason {
+            text += &format!("- Reason: {reason}\n");
+        }
+        let latency = |of: Option<f64>| of.map_or_else(|| "not known".to_owned(), |of| format!("{of:.1} ms"));
+        let (before, during) = (latency(self.latency_before), latency(self.latency));
+        text += &format!("- A request took: {before} before, {during} during (mean)\n");
+        text += "\n| Envoy | traffic had moved, by its report, after |\n|---|---|\n";
+        for (node, seconds) in &self.shift_seconds {
+            text += &format!("| {node} | {seconds:.2} s |\n");
+        }
+        for node in self.nodes.iter().filter(|node| !self.shift_seconds.contains_key(*node)) {
+            text += &format!("| {node} | not seen |\n");
+        }
+        text += "\n| Target | share before | share during |\n|---|---|---|\n";
+        let targets: BTreeSet<&String> = self.share_before.keys().chain(self.share.keys()).collect();
+        for target in targets {
+            let share = |shares: &BTreeMap<String, f64>| shares.get(target).copied().unwrap_or_default();
+            text +=
+                &format!("| {target} | {:.1} % | {:.1} % |\n", share(&self.share_before), share(&self.share));
+        }
+        text
+    }
+
+    fn end(&mut self, now: Timestamp, state: State, reason: Option<String>) {
+        (self.state, self.ended, self.reason) = (state, Some(now), reason);
+    }
+}
+
+fn to_f64(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("within the calendar")
+    }
+
+    /// A drill of a minute that 1 % of errors ends, and how it stands after this was seen.
+    fn check(second: i64, requests: u64, errors: u64, expected: &str) {
+        let name = Name::parse("shop").expect("a name");
+        let mut drill = Drill::begin(name, vec![Part::Priority(0)], at(0), at(60), 1.0, "ann".into());
+        drill.watch(at(second), Seen { requests, errors, ..Seen::default() });
+        let told = format!("{} {}", drill.state.word(), drill.reason.unwrap_or_default());
+        assert_eq!(told.trim(), expected);
+    }
+
+    #[test]
+    fn it_ends_when_its_time_is_over() {
+        check(59, 1000, 0, "running");
+        check(60, 1000, 0, "done");
+        check(60, 0, 0, "done");
+    }
+
+    #[test]
+    fn it_ends_early_when_too_much_fails() {
+        check(5, 1000, 10, "running");
+        check(5, 1000, 11, "aborted 11 of 1000 requests failed");
+        check(60, 1000, 11, "aborted 11 of 1000 requests failed");
+    }
+
+    #[test]
+    fn a_few_requests_prove_nothing() {
+        check(5, 19, 19, "running");
+        check(5, 20, 20, "aborted 20 of 20 requests failed");
+    }
+
+    #[test]
+    fn an_envoy_shifts_once() {
+        let name = Name::parse("shop").expect("a name");
+        let mut drill = Drill::begin(name, Vec::new(), at(0), at(60), 1.0, "ann".into());
+        drill.shifted("edge-1", at(1));
+        drill.shifted("edge-1", at(9));
+        assert_eq!(drill.shift_seconds["edge-1"], 1.0);
+    }
+}

@@ -1,0 +1,383 @@
+//! A standby that keeps the traffic after its primaries recovered, until the upstream's policy returns it.
+//!
+//! Envoys return by themselves as soon as they find the primaries healthy. To hold the standby its tier is put first,
+//! so that the primaries become what stands in for it: should it die, they serve.
+//!
+//! Whether primaries recovered that get no traffic is known from Envoys that check them, and then the time of a hold
+//! counts from there. Where none does, it counts from the failover. Either way a release is a try: the declared order is
+//! restored, and if the primaries do not serve soon after, they are not back yet, and the standby is held again.
+//! Steps need no try: the primaries stand beside the standby with the weight of the first step, of which Envoys make
+//! use when they are healthy, and the next step follows once they served for its time.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::model::failback::{Failback, Release};
+use crate::model::overrides::First;
+
+/// How soon after a release the primaries must serve, or they are not back.
+pub const TRY: SignedDuration = SignedDuration::from_secs(4);
+
+/// A standby that is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The tier of the standby.
+    pub tier: u32,
+    /// Since when.
+    pub since: Timestamp,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Failbacks came too often: only an operator releases it.
+    pub is_flapping: bool,
+}
+
+/// Where a hold stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The standby alone serves.
+    Held {
+        /// When it will be tried to return; none until an operator says so, or the primaries recover.
+        until: Option<Timestamp>,
+    },
+    /// The declared order is restored for a try.
+    Trying {
+        /// When the primaries must serve.
+        until: Timestamp,
+    },
+    /// The primaries have a share.
+    Step {
+        /// Which step, from 0.
+        index: usize,
+        /// Their share in percent.
+        percent: u32,
+        /// Since when they serve in this step; none before they do.
+        serving_since: Option<Timestamp>,
+    },
+}
+
+/// What becomes of a hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// It goes on, perhaps as another.
+    Hold(Hold),
+    /// The primaries have their traffic back.
+    Over,
+}
+
+/// How the primaries of a held standby fare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
+    /// Whether they serve; none when there are no requests to tell by.
+    pub serves: Option<bool>,
+    /// Whether enough of them to serve are healthy; none when nobody knows.
+    pub is_healthy: Option<bool>,
+}
+
+impl Hold {
+    /// Holds the standby of this tier.
+    pub fn new(tier: u32, now: Timestamp, failback: &Failback, is_flapping: bool) -> Self {
+        Self { tier, since: now, phase: first_phase(now, failback, is_flapping), is_flapping }
+    }
+
+    /// The tier that serves first while this holds.
+    pub fn first(&self) -> Option<First> {
+        match self.phase {
+            Phase::Held { .. } => Some(First { tier: self.tier, home: 0 }),
+            Phase::Trying { .. } => None,
+            Phase::Step { percent, .. } => Some(First { tier: self.tier, home: percent }),
+        }
+    }
+
+    /// When something will happen by itself.
+    pub fn due(&self, failback: &Failback) -> Option<Timestamp> {
+        match (&self.phase, &failback.release) {
+            (Phase::Held { until }, _) => *until,
+            (Phase::Trying { until }, _) => Some(*until),
+            (Phase::Step { serving_since, .. }, Release::Steps { every, .. }) => {
+                serving_since.map(|since| later(since, *every))
+            }
+            (Phase::Step { .. }, _) => None,
+        }
+    }
+
+    /// How long it lasts from the moment on when the primaries recover, while they have not.
+    pub fn waits_for_primaries(&self, failback: &Failback) -> Option<Duration> {
+        match failback.release {
+            Release::After(after) if !self.is_flapping && self.phase == (Phase::Held { until: None }) => {
+                Some(after)
+            }
+            _ => None,
+        }
+    }
+
+    /// An operator releases it: the declared order counts again, whoever is healthy.
+    pub fn released(&self, now: Timestamp, failback: &Failback) -> Next {
+        match &failback.release {
+            Release::Steps { percents, .. } if !matches!(self.phase, Phase::Step { .. }) => {
+                let percent = percents.first().copied().unwrap_or(100);
+                let phase = Phase::Step { index: 0, percent, serving_since: None };
+                Next::Hold(Self { phase, is_flapping: false, since: now, ..self.clone() })
+            }
+            _ => Next::Over,
+        }
+    }
+
+    /// What becomes of it, when the upstream says `failback` and its primaries fare like this.
+    pub fn next(&self, now: Timestamp, failback: &Failback, home: Home) -> Next {
+        if !failback.holds() {
+            return Next::Over;
+        }
+        let home_serves = home.serves == Some(true);
+        let phase = match (&self.phase, &failback.release) {
+            // The standby died, and Envoys returned for want of another.
+            (Phase::Held { .. }, _) if home_serves => return Next::Over,
+            (Phase::Held { .. }, Release::After(_))
+                if !self.is_flapping && home.is_healthy == Some(false) =>
+            {
+                Phase::Held { until: None }
+            }
+            (Phase::Held { until: None }, Release::After(_)) => first_phase(now, failback, self.is_flapping),
+            (Phase::Held { until: Some(until) }, _) if *until <= now => Phase::Trying { until: now + TRY },
+            (Phase::Held { .. }, _) => return Next::Hold(self.clone()),
+            (Phase::Trying { .. }, _) if home_serves => return Next::Over,
+            (Phase::Trying { until }, _) if *until <= now => match (home.serves, home.is_healthy) {
+                // Nobody asked, and they would answer.
+                (None, Some(true)) => return Next::Over,
+                (None, None) => return Next::Hold(self.clone()),
+                _ => first_phase(now, failback, self.is_flapping),
+            },
+            (Phase::Trying { .. }, _) => return Next::Hold(self.clone()),
+            (Phase::Step { index, .. }, Release::Steps { percents, every }) => {
+                match self.stepped(now, *index, percents, *every, home.serves) {
+                    Some(phase) => phase,
+                    None => return Next::Over,
+                }
+            }
+            // The policy is another by now.
+            (Phase::Step { .. }, _) => first_phase(now, failback, self.is_flapping),
+        };
+        Next::Hold(Self { phase, ..self.clone() })
+    }
+
+    /// The next phase of a return in steps; none when it is complete.
+    fn stepped(
+        &self,
+        now: Timestamp,
+        index: usize,
+        percents: &[u32],
+        every: Duration,
+        home_serves: Option<bool>,
+    ) -> Option<Phase> {
+        let Phase::Step { percent, serving_since, .. } = self.phase else { return None };
+        let at = |index: usize, serving_since| {
+            let percent = percents.get(index).copied().unwrap_or(100);
+            Phase::Step { index, percent, serving_since }
+        };
+        match (serving_since, home_serves) {
+            // Gone again: from the start.
+            (_, Some(false)) => Some(at(0, None)),
+            // A small share of few requests is none at times.
+            (_, None) => Some(self.phase.clone()),
+            (None, Some(true)) => Some(Phase::Step { index, percent, serving_since: Some(now) }),
+            (Some(since), Some(true)) if later(since, every) > now => Some(self.phase.clone()),
+            (Some(_), Some(true)) => match percents.get(index + 1) {
+                // With the whole share the declared order says the same.
+                Some(next) if *next < 100 => Some(at(index + 1, Some(now))),
+                _ => None,
+            },
+        }
+    }
+}
+
+fn first_phase(now: Timestamp, failback: &Failback, is_flapping: bool) -> Phase {
+    match &failback.release {
+        _ if is_flapping => Phase::Held { until: None },
+        Release::Auto | Release::Manual => Phase::Held { until: None },
+        Release::After(after) => Phase::Held { until: Some(later(now, *after)) },
+        Release::Steps { percents, .. } => {
+            let percent = percents.first().copied().unwrap_or(100);
+            Phase::Step { index: 0, percent, serving_since: None }
+        }
+    }
+}
+
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| time.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("within the calendar")
+    }
+
+    /// Primaries that do not serve, and nobody knows more.
+    const AWAY: Home = Home { serves: Some(false), is_healthy: None };
+
+    fn words(next: &Next) -> String {
+        match next {
+            Next::Over => "over".to_owned(),
+            Next::Hold(hold) => match &hold.phase {
+                Phase::Held { until: None } => "held".to_owned(),
+                Phase::Held { until: Some(until) } => format!("held until {}", until.as_second()),
+                Phase::Trying { until } => format!("trying until {}", until.as_second()),
+                Phase::Step { percent, serving_since: None, .. } => format!("{percent} % offered"),
+                Phase::Step { percent, serving_since: Some(since), .. } => {
+                    format!("{percent} % since {}", since.as_second())
+                }
+            },
+        }
+    }
+
+    /// A hold from second 0 on, and what becomes of it at these seconds, at which the primaries serve or not.
+    fn check(release: Release, seen: &[(i64, impl Into<Option<bool>> + Copy, &str)]) {
+        let failback = Failback { release, at_most: None };
+        let mut hold = Hold::new(1, at(0), &failback, false);
+        for (second, home_serves, expected) in seen {
+            let home = Home { serves: (*home_serves).into(), is_healthy: None };
+            let next = hold.next(at(*second), &failback, home);
+            assert_eq!(words(&next), *expected, "at {second}");
+            match next {
+                Next::Hold(next) => hold = next,
+                Next::Over => return,
+            }
+        }
+    }
+
+    #[test]
+    fn a_manual_failback_waits_for_an_operator_or_for_the_standby_to_die() {
+        check(Release::Manual, &[(1, false, "held"), (86_400, false, "held"), (86_401, true, "over")]);
+    }
+
+    #[test]
+    fn after_its_time_the_primaries_are_tried_and_if_they_do_not_serve_held_again() {
+        check(
+            Release::After(Duration::from_secs(300)),
+            &[
+                (299, false, "held until 300"),
+                (300, false, "trying until 304"),
+                (303, false, "trying until 304"),
+                (304, false, "held until 604"),
+                (604, false, "trying until 608"),
+                (605, true, "over"),
+            ],
+        );
+    }
+
+    #[test]
+    fn its_time_begins_when_the_primaries_are_known_to_have_recovered() {
+        let failback = Failback { release: Release::After(Duration::from_secs(300)), at_most: None };
+        let check = |is_flapping: bool, seen: &[(i64, Option<bool>, &str)]| {
+            let mut hold = Hold::new(1, at(0), &failback, is_flapping);
+            for (second, is_healthy, expected) in seen {
+                let home = Home { serves: Some(false), is_healthy: *is_healthy };
+                let next = hold.next(at(*second), &failback, home);
+                assert_eq!(words(&next), *expected, "at {second}");
+                let Next::Hold(next) = next else { panic!("it is over at {second}") };
+                hold = next;
+            }
+        };
+        check(
+            false,
+            &[
+                (1, None, "held until 300"),
+                (2, Some(false), "held"),
+                (1_000, Some(false), "held"),
+                (1_001, Some(true), "held until 1301"),
+                (1_002, Some(true), "held until 1301"),
+                (1_003, Some(false), "held"),
+                (1_004, None, "held until 1304"),
+                (1_005, Some(true), "held until 1304"),
+                (1_304, Some(true), "trying until 1308"),
+                (1_308, Some(false), "held until 1608"),
+                (1_309, Some(false), "held"),
+            ],
+        );
+        check(true, &[(1, Some(false), "held"), (2, Some(true), "held"), (3, None, "held")]);
+    }
+
+    #[test]
+    fn steps_follow_once_the_primaries_served_for_the_time_of_each() {
+        check(
+            Release::Steps { percents: vec![10, 50, 100], every: Duration::from_secs(60) },
+            &[
+                (500, false, "10 % offered"),
+                (501, true, "10 % since 501"),
+                (560, true, "10 % since 501"),
+                (561, true, "50 % since 561"),
+                (621, true, "over"),
+            ],
+        );
+    }
+
+    #[test]
+    fn primaries_that_fail_within_the_steps_begin_anew() {
+        check(
+            Release::Steps { percents: vec![10, 50, 100], every: Duration::from_secs(60) },
+            &[
+                (1, true, "10 % since 1"),
+                (61, true, "50 % since 61"),
+                (70, false, "10 % offered"),
+                (90, true, "10 % since 90"),
+            ],
+        );
+    }
+
+    #[test]
+    fn steps_wait_for_a_request_to_tell() {
+        check(
+            Release::Steps { percents: vec![10, 50], every: Duration::from_secs(60) },
+            &[
+                (1, None, "10 % offered"),
+                (2, Some(true), "10 % since 2"),
+                (3, None, "10 % since 2"),
+                (70, None, "10 % since 2"),
+                (71, Some(true), "50 % since 71"),
+                (140, None, "50 % since 71"),
+                (141, Some(true), "over"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_try_without_requests_ends_by_what_checks_say() {
+        let failback = Failback { release: Release::After(Duration::from_secs(9)), at_most: None };
+        let hold = Hold { phase: Phase::Trying { until: at(4) }, ..Hold::new(1, at(0), &failback, false) };
+        let check = |second, is_healthy, expected: &str| {
+            let next = hold.next(at(second), &failback, Home { serves: None, is_healthy });
+            assert_eq!(words(&next), expected, "{is_healthy:?} at {second}");
+        };
+        check(3, Some(true), "trying until 4");
+        check(4, Some(true), "over");
+        check(4, Some(false), "held until 13");
+        check(60, None, "trying until 4");
+    }
+
+    #[test]
+    fn a_policy_that_holds_no_more_releases() {
+        let manual = Failback { release: Release::Manual, at_most: None };
+        let hold = Hold::new(1, at(0), &manual, false);
+        assert_eq!(hold.next(at(1), &Failback::default(), AWAY), Next::Over);
+    }
+
+    #[test]
+    fn flapping_is_held_whatever_the_policy_and_an_operator_releases_it() {
+        let failback = Failback { release: Release::After(Duration::from_secs(5)), at_most: None };
+        let hold = Hold::new(1, at(0), &failback, true);
+        assert_eq!(words(&hold.next(at(100), &failback, AWAY)), "held");
+        assert_eq!(hold.released(at(100), &failback), Next::Over);
+    }
+
+    #[test]
+    fn an_operator_who_releases_steps_begins_them() {
+        let steps = Release::Steps { percents: vec![10, 100], every: Duration::from_secs(60) };
+        let failback = Failback { release: steps, at_most: None };
+        let hold = Hold::new(1, at(0), &failback, true);
+        assert_eq!(words(&hold.released(at(9), &failback)), "10 % offered");
+    }
+}

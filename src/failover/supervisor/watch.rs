@@ -1,0 +1,271 @@
+//! What becomes of orders as time goes by and Envoys say how targets fare: drills that end or begin, standbys that are held
+//! or released.
+
+use jiff::Timestamp;
+use serde_json::json;
+use tracing::warn;
+
+use super::{RETURN, Supervision, Supervisor, drill_event, later, rounded, shares};
+use crate::build::Build;
+use crate::failover::history::{Cause, Change, History};
+use crate::failover::orders::Orders;
+use crate::failover::orders::decide::{Refusal, Scene};
+use crate::failover::orders::drill::{Drill, Seen};
+use crate::failover::orders::hold::{Hold, Home, Next, Phase};
+use crate::failover::traffic::{Picture, TargetPicture};
+use crate::model::failback::Failback;
+use crate::model::name::Name;
+use crate::model::selector::Part;
+use crate::model::target::{Address, Target};
+use crate::model::upstream::Upstream;
+
+impl Supervisor {
+    pub(super) fn watch_drills(
+        &self,
+        supervision: &Supervision,
+        orders: &mut Orders,
+        build: &Build,
+        now: Timestamp,
+    ) {
+        for (id, drill) in orders.drills.iter_mut().filter(|(_, drill)| drill.is_running()) {
+            let Some(upstream) = build.model.upstreams.get(&drill.upstream) else {
+                drill.abort(now, "the upstream is gone".to_owned());
+                continue;
+            };
+            for node in self.without_drilled(build, upstream, drill) {
+                drill.shifted(&node, now);
+            }
+            let before = supervision.drills.get(id).copied().unwrap_or_default();
+            let totals = self.inner.live.totals(&drill.upstream);
+            let totals = totals.since(before);
+            let seen = Seen {
+                requests: totals.requests,
+                errors: totals.errors,
+                share: shares(&self.outline(build, upstream)),
+                latency: totals.latency().map(rounded),
+            };
+            drill.watch(now, seen);
+        }
+    }
+
+    /// The Envoys that sent requests since a drill began, and none to what it takes down.
+    fn without_drilled(&self, build: &Build, upstream: &Upstream, drill: &Drill) -> Vec<String> {
+        if drill.nodes.iter().all(|node| drill.shift_seconds.contains_key(node)) {
+            return Vec::new();
+        }
+        let picture = self.picture(build, upstream);
+        let is_drilled = |address: &Address| {
+            let mut targets = upstream.targets.iter().filter(|target| target.address == *address);
+            targets.any(|target| drill.includes(target))
+        };
+        let nodes = drill.nodes.iter().filter_map(|name| Some((name, picture.nodes.get(name.as_str())?)));
+        let moved = nodes.filter(|(_, node)| {
+            let sent = |is_wanted: bool| {
+                let targets = node.targets.iter().filter(|(address, _)| is_drilled(address) == is_wanted);
+                targets.map(|(_, target)| target.requests_per_second).sum::<f64>()
+            };
+            node.last > drill.started && sent(true) == 0.0 && sent(false) > 0.0
+        });
+        moved.map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) fn watch_holds(
+        &self,
+        supervision: &mut Supervision,
+        orders: &mut Orders,
+        build: &Build,
+        now: Timestamp,
+    ) {
+        let Supervision { ledger, out_by_order, .. } = supervision;
+        let next = |(name, hold): (Name, Hold)| {
+            let upstream = build.model.upstreams.get(&name)?;
+            if is_out_by_order(&ledger.orders, upstream, hold.tier) {
+                out_by_order.insert(name.clone(), now);
+            }
+            // That primaries serve says nothing, until the standby had time to take over again.
+            let is_out = out_by_order.get(&name).is_some_and(|out| now.duration_since(*out) < RETURN);
+            if is_out && upstream.failback.holds() {
+                return Some((name, hold));
+            }
+            out_by_order.remove(&name);
+            let picture = self.outline(build, upstream);
+            let serves = match hold.phase {
+                Phase::Step { .. } => home_answers(upstream, &picture),
+                _ if self.serving(&ledger.history, build, upstream) == Some(0) => Some(true),
+                _ => (picture.requests_per_second > 0.0).then_some(false),
+            };
+            let home = Home { serves, is_healthy: home_is_healthy(upstream, &picture) };
+            match hold.next(now, &upstream.failback, home) {
+                Next::Hold(hold) => Some((name, hold)),
+                Next::Over => None,
+            }
+        };
+        orders.holds = std::mem::take(&mut orders.holds).into_iter().filter_map(next).collect();
+    }
+
+    /// An order moved the traffic and is over, but the traffic does not return: the primaries failed meanwhile. From now
+    /// on that is the cause, and the standby is held as for any other failure. Returns the failovers of which that is so.
+    pub(super) fn blame(
+        &self,
+        supervision: &mut Supervision,
+        orders: &mut Orders,
+        build: &Build,
+        now: Timestamp,
+    ) -> Vec<Change> {
+        let ordered =
+            supervision.ledger.history.all_open().filter(|(_, failover)| !failover.cause.is_failure());
+        let causes = ordered.filter_map(|(id, failover)| {
+            let upstream = build.model.upstreams.get(&failover.upstream)?;
+            let cause = Cause::of(upstream, orders, 0);
+            cause.is_failure().then_some((id, upstream, cause))
+        });
+        let causes: Vec<_> = causes.collect();
+        supervision
+            .unexplained
+            .retain(|name, _| causes.iter().any(|(_, upstream, _)| upstream.name == *name));
+        let mut blamed = Vec::new();
+        for (id, upstream, cause) in causes {
+            let since = *supervision.unexplained.entry(upstream.name.clone()).or_insert(now);
+            if now.duration_since(since) < RETURN || !self.stays_away(build, upstream, since + RETURN / 2) {
+                continue;
+            }
+            supervision.ledger.history.blame(id, cause);
+            blamed.push(Change::Spread(id));
+            let serving = self.serving(&supervision.ledger.history, build, upstream);
+            hold_if_asked(
+                orders,
+                &mut supervision.ledger.history,
+                (upstream, serving),
+                Change::Spread(id),
+                now,
+            );
+        }
+        blamed
+    }
+
+    /// True when those Envoys that sent requests after that time are served by a standby, or most of them.
+    fn stays_away(&self, build: &Build, upstream: &Upstream, after: Timestamp) -> bool {
+        let picture = self.picture(build, upstream);
+        let told = picture.nodes.values().filter(|node| node.last > after);
+        let (away, home): (Vec<_>, Vec<_>) = told.partition(|node| node.serving.is_some_and(|tier| tier > 0));
+        away.len() > home.len()
+    }
+
+    /// The declared tier that serves: at most Envoys or, where it is another one for each of them, most requests.
+    pub(super) fn serving(&self, history: &History, build: &Build, upstream: &Upstream) -> Option<u32> {
+        match upstream.failover.locality {
+            true => self.outline(build, upstream).busiest_tier(upstream),
+            false => history.serving(&upstream.name),
+        }
+    }
+
+    /// Begins the scheduled drills that are due.
+    pub(super) fn begin_drills(
+        &self,
+        supervision: &mut Supervision,
+        orders: &mut Orders,
+        build: &Build,
+        now: Timestamp,
+    ) {
+        for (upstream, drill) in build.drilled() {
+            let entry =
+                supervision.due.get(&upstream.name).filter(|(schedule, _)| *schedule == drill.schedule);
+            let due = match entry {
+                Some((_, due)) => *due,
+                None => {
+                    let next = (drill.schedule.clone(), drill.next(now));
+                    supervision.due.insert(upstream.name.clone(), next);
+                    continue;
+                }
+            };
+            if due.is_none_or(|due| due > now) {
+                continue;
+            }
+            supervision.due.insert(upstream.name.clone(), (drill.schedule.clone(), drill.next(now)));
+            let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(build, upstream, target);
+            let has_failed = |name: &Name| supervision.ledger.history.has_failed(name);
+            let is_healthy = &is_healthy;
+            let scene = Scene { build, orders, is_healthy, has_failed: &has_failed, now, force: false };
+            let parts: Result<Vec<Part>, _> = drill.down.iter().map(|it| Part::parse(it, upstream)).collect();
+            let begun = parts.map_err(|(message, _)| Refusal::Invalid(message)).and_then(|parts| {
+                let until = later(now, drill.length);
+                scene.drill(upstream, parts, until, Some(drill.error_rate), "schedule".to_owned())
+            });
+            match begun {
+                Ok(begun) => *orders = begun,
+                Err(refusal) => {
+                    warn!(upstream = %upstream.name, reason = %refusal, "a scheduled drill was left out");
+                    let what = json!({ "state": "refused", "reason": refusal.to_string() });
+                    self.tell(drill_event, &upstream.name, what);
+                }
+            }
+        }
+    }
+}
+
+/// True when orders leave a tier no target: it is not that it died.
+fn is_out_by_order(orders: &Orders, upstream: &Upstream, tier: u32) -> bool {
+    let is_out =
+        |target: &Target| orders.is_drilled(upstream, target) || orders.state_of(upstream, target).is_some();
+    upstream.targets.iter().filter(|target| target.tier == tier).all(is_out)
+}
+
+/// What was seen of the primaries of an upstream.
+fn primaries<'p>(upstream: &'p Upstream, picture: &'p Picture) -> impl Iterator<Item = &'p TargetPicture> {
+    let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
+    primaries.filter_map(|target| picture.targets.get(&target.address))
+}
+
+/// Whether primaries answer requests; none when there are none to tell by.
+fn home_answers(upstream: &Upstream, picture: &Picture) -> Option<bool> {
+    let answers = |seen: &TargetPicture| seen.requests_per_second > 0.0 && seen.is_healthy == Some(true);
+    if primaries(upstream, picture).any(answers) {
+        return Some(true);
+    }
+    let known = primaries(upstream, picture).filter(|seen| !seen.is_stale && seen.is_healthy.is_some());
+    known.map(|seen| seen.is_healthy == Some(true)).reduce(|one, another| one || another).filter(|any| !any)
+}
+
+/// Whether a primary could serve; none when nobody checks them.
+fn home_is_healthy(upstream: &Upstream, picture: &Picture) -> Option<bool> {
+    if picture.checked_by.is_empty() {
+        return None;
+    }
+    let known = primaries(upstream, picture).filter(|target| !target.is_stale);
+    known.filter_map(|target| target.is_healthy).reduce(|one, another| one || another)
+}
+
+/// Holds the standby of an upstream that asks for it, once it serves most Envoys because the primaries failed.
+pub(super) fn hold_if_asked(
+    orders: &mut Orders,
+    history: &mut History,
+    (upstream, serving): (&Upstream, Option<u32>),
+    change: Change,
+    now: Timestamp,
+) {
+    let (Change::Began(id) | Change::Spread(id)) = change else { return };
+    let Failback { at_most, .. } = &upstream.failback;
+    let serving = serving.filter(|tier| *tier != 0);
+    let Some(failover) = history.failovers.get_mut(&id) else { return };
+    let Some(tier) = serving.filter(|_| failover.cause.is_failure()) else { return };
+    if !upstream.failback.holds() {
+        return;
+    }
+    // The standby that is held died, and another one serves.
+    if let Some(hold) = orders.holds.get_mut(&upstream.name) {
+        hold.tier = tier;
+        return;
+    }
+    if failover.was_held {
+        return;
+    }
+    failover.was_held = true;
+    let is_flapping = at_most.is_some_and(|at_most| history.is_flapping(&upstream.name, now, at_most));
+    if is_flapping {
+        warn!(upstream = %upstream.name, "failbacks come too often: the standby is held until it is released");
+    }
+    if is_flapping || upstream.failback.release != crate::model::failback::Release::Auto {
+        let hold = Hold::new(tier, now, &upstream.failback, is_flapping);
+        orders.holds.insert(upstream.name.clone(), hold);
+    }
+}

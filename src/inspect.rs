@@ -1,0 +1,7 @@
+//! Questions about a [`Build`](crate::build::Build): effective settings, the plan of a change, a simulation.
+//!
+//! Pure: nothing here changes what is served.
+
+pub mod plan;
+pub mod settings;
+pub mod simulate;

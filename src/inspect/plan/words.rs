@@ -1,0 +1,212 @@
+//! One edit in words: what it does to a failover rather than which bytes differ.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::config::Level;
+use crate::config::document::Kind;
+use crate::inspect::plan::{Action, Change, Edit};
+use crate::model::Model;
+use crate::model::name::Name;
+use crate::model::upstream::Upstream;
+
+/// What is said of one, what is said of several, and how much it matters.
+struct Words {
+    of_one: String,
+    of_many: String,
+    level: Level,
+}
+
+impl Words {
+    fn plain(of_one: &str, of_many: &str) -> Self {
+        Self { of_one: of_one.to_owned(), of_many: of_many.to_owned(), level: Level::Info }
+    }
+}
+
+/// What an edit means; none when it changes nothing. What becomes of an upstream's tiers is said once, with the
+/// first of its edits: `told` has the upstreams of which it was.
+pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<String>) -> Option<Change> {
+    let action = edit.action()?;
+    let (kind, name) = (edit.kind.singular(), edit.name.clone());
+    let words = match (action, &edit.before, &edit.after) {
+        (Action::Update, Some(before), Some(after)) => updated(edit.kind, before, after),
+        (Action::Delete, ..) => Words::plain("goes", "go"),
+        _ => Words::plain("is new", "are new"),
+    };
+    let upstream = match edit.kind {
+        Kind::Upstream => Some(name.as_str()),
+        Kind::Target => name.split_once('/').map(|(upstream, _)| upstream),
+        _ => None,
+    };
+    let effects = upstream
+        .filter(|upstream| told.insert((*upstream).to_owned()))
+        .map(|upstream| of_upstream(upstream, old, new))
+        .unwrap_or_default();
+    let level = effects.iter().map(|(_, level)| *level).max().unwrap_or(words.level).max(words.level);
+    let effects: Vec<String> = effects.into_iter().map(|(text, _)| text).collect();
+    let summary = match (edit.kind, upstream, name.split_once('/')) {
+        (Kind::Target, Some(upstream), Some((_, address))) => {
+            let effects = effects.iter().fold(String::new(), |mut text, effect| {
+                let _ = write!(text, "upstream {upstream} {effect}; ");
+                text
+            });
+            format!("{effects}target {address} of upstream {upstream} {}", words.of_one)
+        }
+        // What it means says more than that a field differs.
+        _ if action == Action::Update && words.of_one.is_empty() => {
+            let meaning = if effects.is_empty() { "changes".to_owned() } else { effects.join(" and ") };
+            format!("{kind} {name} {meaning}")
+        }
+        _ if effects.is_empty() => format!("{kind} {name} {}", words.of_one),
+        _ => {
+            let fields = words.of_one.strip_prefix("changes ").unwrap_or(&words.of_one);
+            format!("{kind} {name} {} ({fields})", effects.join(" and "))
+        }
+    };
+    let of_many = match effects.is_empty() {
+        true => words.of_many,
+        false => format!("{}: {}", words.of_many, effects.join(", ")),
+    };
+    Some(Change { kind, name, action, summary, level, of_many })
+}
+
+/// What differs between two bodies of an entity.
+fn updated(kind: Kind, before: &Value, after: &Value) -> Words {
+    let reference = match kind {
+        Kind::Route => "service",
+        Kind::Service => "upstream",
+        _ => "",
+    };
+    let mut moves = None;
+    let mut fields = Vec::new();
+    for key in keys(before, after) {
+        let (was, is) = (&before[key], &after[key]);
+        match (was, is) {
+            (was, is) if was == is => {}
+            (Value::String(was), Value::String(is)) if key == reference => moves = Some((was, is)),
+            // An upstream's targets are told by what becomes of its tiers, and one by one.
+            (was, is) if key == "targets" => fields.extend(of_targets(was, is)),
+            (was, is) => fields.push(of_field(kind, key, was, is)),
+        }
+    }
+    let fields = fields.join(", ");
+    match (moves, fields.as_str()) {
+        (Some((was, is)), "") => {
+            Words::plain(&format!("moves from {was} to {is}"), &format!("move from {was} to {is}"))
+        }
+        (Some((was, is)), fields) => Words::plain(
+            &format!("moves from {was} to {is}, {fields}"),
+            &format!("move from {was} to {is}, {fields}"),
+        ),
+        (None, "") => Words::plain("", "change"),
+        (None, fields) => Words::plain(&format!("changes {fields}"), &format!("change {fields}")),
+    }
+}
+
+fn keys<'a>(before: &'a Value, after: &'a Value) -> BTreeSet<&'a str> {
+    let of = |value: &'a Value| value.as_object().into_iter().flat_map(|fields| fields.keys());
+    of(before).chain(of(after)).map(String::as_str).collect()
+}
+
+/// Values are shown where they are short, and only of kinds that hold no secrets.
+fn of_field(kind: Kind, key: &str, was: &Value, is: &Value) -> String {
+    let is_open = matches!(
+        kind,
+        Kind::Fleet | Kind::Listener | Kind::Route | Kind::Service | Kind::Upstream | Kind::Target
+    );
+    let short = |value: &Value| match value {
+        Value::Null => Some("its default".to_owned()),
+        Value::Bool(value) => Some(value.to_string()),
+        Value::Number(value) => Some(value.to_string()),
+        Value::String(text) if text.len() <= 40 => Some(text.clone()),
+        _ => None,
+    };
+    match (short(was), short(is)) {
+        (Some(was), Some(is)) if is_open => format!("{key} from {was} to {is}"),
+        _ => key.to_owned(),
+    }
+}
+
+fn of_targets(was: &Value, is: &Value) -> Vec<String> {
+    let addresses = |list: &Value| -> BTreeSet<String> {
+        let targets = list.as_array().into_iter().flatten();
+        targets.filter_map(|target| target["target"].as_str().map(str::to_owned)).collect()
+    };
+    let (was_at, is_at) = (addresses(was), addresses(is));
+    let told = |what: &str, names: Vec<&String>| match names.as_slice() {
+        [] => None,
+        [one] => Some(format!("{what} target {one}")),
+        several => Some(format!("{what} {} targets", several.len())),
+    };
+    let mut text: Vec<String> = told("new", is_at.difference(&was_at).collect()).into_iter().collect();
+    text.extend(told("without", was_at.difference(&is_at).collect()));
+    if text.is_empty() {
+        text.push("targets".to_owned());
+    }
+    text
+}
+
+/// What becomes of the tiers and of the detection of an upstream that was there and stays.
+fn of_upstream(name: &str, old: &Model, new: &Model) -> Vec<(String, Level)> {
+    let Some(name) = Name::parse(name) else { return Vec::new() };
+    let (Some(old), Some(new)) = (old.upstreams.get(&name), new.upstreams.get(&name)) else {
+        return Vec::new();
+    };
+    let mut effects: Vec<(String, Level)> = of_tiers(old, new).into_iter().collect();
+    if old.health_check.is_some() && new.health_check.is_none() {
+        effects.push(("is no longer health-checked".to_owned(), Level::Warning));
+    }
+    if old.outlier_detection.is_some() && new.outlier_detection.is_none() {
+        effects.push(("no longer ejects targets that fail".to_owned(), Level::Warning));
+    }
+    effects
+}
+
+fn counted(number: usize, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
+fn of_tiers(old: &Upstream, new: &Upstream) -> Option<(String, Level)> {
+    let count = |upstream: &Upstream| {
+        let primaries = upstream.targets.iter().filter(|target| target.tier == 0).count();
+        (primaries, upstream.targets.len() - primaries)
+    };
+    let mut primaries = old.targets.iter().filter(|target| target.tier == 0);
+    let stays = |address| new.targets.iter().any(|target| target.address == address && target.tier == 0);
+    let loses_primaries =
+        !old.targets.is_empty() && !primaries.clone().any(|target| stays(target.address.clone()));
+    let is_standby = |address| old.targets.iter().any(|target| target.address == address && target.tier > 0);
+    // Targets are sorted by tier.
+    let serving = new.targets.first().map(|target| target.tier);
+    let mut now_first = new.targets.iter().filter(|target| Some(target.tier) == serving);
+    let standbys_serve = now_first.any(|target| is_standby(target.address.clone()));
+    let ((old_primaries, old_standbys), (new_primaries, new_standbys)) = (count(old), count(new));
+    let warning = |text: String| Some((text, Level::Warning));
+    let info = |text: String| Some((text, Level::Info));
+    match () {
+        () if new.targets.is_empty() && !old.targets.is_empty() => {
+            warning("loses its last target: its requests will be answered 503".to_owned())
+        }
+        () if loses_primaries && standbys_serve && primaries.next().is_some() => {
+            warning("loses all of its primaries: its standbys serve".to_owned())
+        }
+        () if old_standbys == 1 && new_standbys == 0 => warning("loses its only standby".to_owned()),
+        () if old_standbys > 1 && new_standbys == 0 => {
+            warning(format!("loses all of its {old_standbys} standbys"))
+        }
+        () if old_primaries > 1 && new_primaries == 1 && new_standbys == 0 => {
+            warning("is left with one target and no standby".to_owned())
+        }
+        () if old_standbys == 0 && new_standbys == 1 => info("gets a standby".to_owned()),
+        () if old_standbys == 0 && new_standbys > 1 => info(format!("gets {new_standbys} standbys")),
+        () if old_primaries != new_primaries => {
+            info(format!("has {} instead of {old_primaries}", counted(new_primaries, "primary", "primaries")))
+        }
+        () if old_standbys != new_standbys => {
+            info(format!("has {} instead of {old_standbys}", counted(new_standbys, "standby", "standbys")))
+        }
+        () => None,
+    }
+}

@@ -1,0 +1,344 @@
+//! What is known of all nodes, without a clock: who is connected, and who was until lately.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Noted, Presence, Refused, Totals, TypeStatus};
+use crate::envoy::ResourceType;
+use crate::envoy::node::Node;
+
+/// How long a node that left is remembered.
+const MEMORY: SignedDuration = SignedDuration::from_hours(1);
+
+/// How many nodes that left are remembered, and how many bytes of what they said: clients choose both.
+const MAX_DEPARTED: usize = 50_000;
+const MAX_DEPARTED_BYTES: usize = 64 << 20;
+
+/// How many refusals wait to be taken at most. More than that are one incident.
+const MAX_REFUSALS: usize = 1_000;
+
+/// All that is known of them.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    /// Of the next stream or departure.
+    next: u64,
+    pub(super) connected: BTreeMap<u64, Presence>,
+    /// By the order in which they left. Also of nodes that have other streams still: they come to light when
+    /// the last of these ends.
+    departed: BTreeMap<u64, Presence>,
+    departed_bytes: usize,
+    pub(super) refusals: Vec<Refused>,
+    /// By node id; as long as anything is known of it.
+    pub(super) by_id: HashMap<String, Known>,
+}
+
+/// What belongs to a node rather than to one of its streams.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Its newest stream is the last.
+    pub(super) streams: Vec<u64>,
+    departed: Option<u64>,
+    /// Streams of load reports.
+    reporters: usize,
+    last_load_report: Option<Timestamp>,
+    pub(super) totals: Totals,
+}
+
+impl Presence {
+    /// About how much memory depends on what the client said.
+    fn weight(&self) -> usize {
+        let length = |error: &String| error.len();
+        let errors = self.types.values().map(|noted| {
+            noted.error.as_ref().map_or(0, length)
+                + noted.last_error.as_ref().map_or(0, |(error, _)| error.len())
+        });
+        self.node.weight() + errors.sum::<usize>()
+    }
+}
+
+impl Registry {
+    pub(super) fn connect(&mut self, node: Node, address: Option<SocketAddr>, now: Timestamp) -> u64 {
+        let stream = self.number();
+        let known = self.by_id.entry(node.id.clone()).or_default();
+        known.streams.push(stream);
+        if let Some(departed) = known.departed.take() {
+            self.forget(departed);
+        }
+        let presence = Presence {
+            node,
+            address,
+            connected_at: now,
+            disconnected_at: None,
+            last_load_report: None,
+            seen: 0,
+            types: BTreeMap::new(),
+        };
+        self.connected.insert(stream, presence);
+        stream
+    }
+
+    pub(super) fn note<'a>(
+        &mut self,
+        stream: u64,
+        seen: u64,
+        statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>,
+        now: Timestamp,
+    ) {
+        let Some(presence) = self.connected.get_mut(&stream) else { return };
+        presence.seen = seen;
+        for (resource_type, status) in statuses {
+            let TypeStatus { state, version, current, error } = status;
+            let known = presence.types.get(&resource_type);
+            if known.is_some_and(|known| {
+                (known.state, known.version, known.current, known.error.as_deref())
+                    == (state, version, current, error)
+            }) {
+                continue;
+            }
+            let since = known.filter(|known| known.state == state).map_or(now, |known| known.since);
+            let is_new = known.is_none_or(|known| known.error.as_deref() != error);
+            let last_error = known.and_then(|known| known.last_error.clone());
+            let error = error.map(str::to_owned);
+            if is_new && error.is_some() && self.refusals.len() < MAX_REFUSALS {
+                self.refusals.push(Refused { node: presence.node.id.clone(), seen });
+            }
+            let last_error = error.clone().filter(|_| is_new).map(|error| (error, now)).or(last_error);
+            let noted = Noted { state, since, version, current, error, last_error };
+            presence.types.insert(resource_type, noted);
+        }
+    }
+
+    /// The stream becomes what is remembered of its node, with the types of streams that ended before: a
+    /// client with a stream for each type loses all of them one after the other.
+    pub(super) fn disconnect(&mut self, stream: u64, now: Timestamp) {
+        let Some(mut presence) = self.connected.remove(&stream) else { return };
+        let departure = self.number();
+        let Some(known) = self.by_id.get_mut(&presence.node.id) else { return };
+        known.streams.retain(|other| *other != stream);
+        let earlier = known.departed.replace(departure);
+        if let Some(earlier) = earlier.and_then(|earlier| self.forget(earlier)) {
+            for (resource_type, noted) in earlier.types {
+                presence.types.entry(resource_type).or_insert(noted);
+            }
+        }
+        presence.disconnected_at = Some(now);
+        self.departed_bytes += presence.weight();
+        self.departed.insert(departure, presence);
+        self.expire(now);
+    }
+
+    /// How many streams a node has.
+    pub(super) fn streams(&self, id: &str) -> usize {
+        self.by_id.get(id).map_or(0, |known| known.streams.len())
+    }
+
+    pub(super) fn begin_reports(&mut self, id: &str) {
+        self.by_id.entry(id.to_owned()).or_default().reporters += 1;
+    }
+
+    pub(super) fn report(&mut self, id: &str, totals: Totals, now: Timestamp) {
+        if let Some(known) = self.by_id.get_mut(id) {
+            known.last_load_report = Some(now);
+            known.totals.requests += totals.requests;
+            known.totals.errors += totals.errors;
+        }
+    }
+
+    /// True when this was the last stream of reports of the node.
+    pub(super) fn end_reports(&mut self, id: &str) -> bool {
+        let left = self.by_id.get_mut(id).map(|known| {
+            known.reporters -= 1;
+            known.reporters
+        });
+        self.tidy(id);
+        left == Some(0)
+    }
+
+    pub(super) fn list(&mut self, now: Timestamp) -> Vec<Presence> {
+        self.expire(now);
+        let departed = self.departed.values().filter(|presence| {
+            self.by_id.get(&presence.node.id).is_none_or(|known| known.streams.is_empty())
+        });
+        departed.chain(self.connected.values()).map(|presence| self.told(presence)).collect()
+    }
+
+    pub(super) fn find(&mut self, id: &str, now: Timestamp) -> Option<Presence> {
+        self.expire(now);
+        let known = self.by_id.get(id)?;
+        let newest = known.streams.last().and_then(|stream| self.connected.get(stream));
+        let departed = known.departed.and_then(|departed| self.departed.get(&departed));
+        newest.or(departed).map(|presence| self.told(presence))
+    }
+
+    fn told(&self, presence: &Presence) -> Presence {
+        let known = self.by_id.get(&presence.node.id);
+        Presence { last_load_report: known.and_then(|known| known.last_load_report), ..presence.clone() }
+    }
+
+    /// Forgets those who left too long ago, and the first of them when they are too many.
+    fn expire(&mut self, now: Timestamp) {
+        while let Some((departure, presence)) = self.departed.first_key_value() {
+            let is_old = presence.disconnected_at.is_some_and(|left| now.duration_since(left) > MEMORY);
+            let are_many = self.departed.len() > MAX_DEPARTED || self.departed_bytes > MAX_DEPARTED_BYTES;
+            if !is_old && !are_many {
+                return;
+            }
+            let (departure, id) = (*departure, presence.node.id.clone());
+            self.forget(departure);
+            if let Some(known) = self.by_id.get_mut(&id) {
+                known.departed = None;
+            }
+            self.tidy(&id);
+        }
+    }
+
+    fn forget(&mut self, departure: u64) -> Option<Presence> {
+        let presence = self.departed.remove(&departure)?;
+        self.departed_bytes -= presence.weight();
+        Some(presence)
+    }
+
+    fn tidy(&mut self, id: &str) {
+        let is_nobody =
+            |known: &Known| known.streams.is_empty() && known.departed.is_none() && known.reporters == 0;
+        if self.by_id.get(id).is_some_and(is_nobody) {
+            self.by_id.remove(id);
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodes::State;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).expect("within the calendar")
+    }
+
+    fn node(id: &str) -> Node {
+        Node { id: id.into(), ..Node::default() }
+    }
+
+    fn acked(resource_type: ResourceType) -> [(ResourceType, TypeStatus<'static>); 1] {
+        [(resource_type, TypeStatus { state: State::Acked, version: None, current: true, error: None })]
+    }
+
+    /// What is listed at `now`, each `id` with when it left and its types.
+    fn listed(nodes: &mut Registry, now: i64) -> Vec<String> {
+        let words = |presence: Presence| {
+            let types: Vec<&str> = presence.types.keys().map(|kind| kind.plural()).collect();
+            let left = presence.disconnected_at.map(|at| format!(" left {}", at.as_second()));
+            format!("{}{} {}", presence.node.id, left.unwrap_or_default(), types.join(","))
+        };
+        nodes.list(at(now)).into_iter().map(words).collect()
+    }
+
+    #[test]
+    fn a_node_that_left_is_remembered_for_an_hour() {
+        let mut nodes = Registry::default();
+        let stream = nodes.connect(node("a"), None, at(0));
+        nodes.note(stream, 1, acked(ResourceType::Cluster), at(1));
+        nodes.disconnect(stream, at(10));
+        assert_eq!(listed(&mut nodes, 3610), ["a left 10 clusters"]);
+        assert_eq!(listed(&mut nodes, 3611), Vec::<String>::new());
+        assert!(nodes.by_id.is_empty());
+        assert_eq!(nodes.departed_bytes, 0);
+    }
+
+    #[test]
+    fn a_node_that_returns_is_not_listed_as_gone() {
+        let mut nodes = Registry::default();
+        let stream = nodes.connect(node("a"), None, at(0));
+        nodes.disconnect(stream, at(10));
+        let stream = nodes.connect(node("a"), None, at(11));
+        assert_eq!(listed(&mut nodes, 12), ["a "]);
+        nodes.disconnect(stream, at(20));
+        assert_eq!(listed(&mut nodes, 21), ["a left 20 "]);
+    }
+
+    #[test]
+    fn a_stream_that_overlaps_with_the_next_leaves_the_node_connected() {
+        let mut nodes = Registry::default();
+        let old = nodes.connect(node("a"), None, at(0));
+        let new = nodes.connect(node("a"), None, at(5));
+        nodes.note(new, 1, acked(ResourceType::Listener), at(5));
+        nodes.disconnect(old, at(6));
+        assert_eq!(listed(&mut nodes, 7), ["a listeners"]);
+        assert_eq!(nodes.find("a", at(7)).and_then(|presence| presence.disconnected_at), None);
+    }
+
+    #[test]
+    fn streams_of_one_type_each_are_remembered_together() {
+        let mut nodes = Registry::default();
+        let clusters = nodes.connect(node("a"), None, at(0));
+        let listeners = nodes.connect(node("a"), None, at(0));
+        nodes.note(clusters, 1, acked(ResourceType::Cluster), at(1));
+        nodes.note(listeners, 1, acked(ResourceType::Listener), at(1));
+        nodes.disconnect(clusters, at(10));
+        nodes.disconnect(listeners, at(11));
+        assert_eq!(listed(&mut nodes, 12), ["a left 11 clusters,listeners"]);
+    }
+
+    #[test]
+    fn only_so_many_are_remembered() {
+        let mut nodes = Registry::default();
+        for number in 0..=MAX_DEPARTED {
+            let stream = nodes.connect(node(&number.to_string()), None, at(0));
+            nodes.disconnect(stream, at(0));
+        }
+        assert_eq!((nodes.departed.len(), nodes.by_id.len()), (MAX_DEPARTED, MAX_DEPARTED));
+        assert!(nodes.find("0", at(0)).is_none(), "the first to leave is the first to be forgotten");
+    }
+
+    #[test]
+    fn only_so_much_is_remembered() {
+        let mut nodes = Registry::default();
+        let long = "x".repeat(MAX_DEPARTED_BYTES / 4);
+        for number in 0..6 {
+            let stream = nodes.connect(node(&format!("{number}{long}")), None, at(0));
+            nodes.disconnect(stream, at(0));
+        }
+        assert!(nodes.departed_bytes <= MAX_DEPARTED_BYTES);
+        assert_eq!(nodes.departed.len(), 3);
+    }
+
+    #[test]
+    fn the_last_load_report_outlives_its_stream() {
+        let mut nodes = Registry::default();
+        let report = |nodes: &mut Registry| nodes.find("a", at(6)).and_then(|node| node.last_load_report);
+        let stream = nodes.connect(node("a"), None, at(0));
+        nodes.begin_reports("a");
+        assert_eq!(report(&mut nodes), None);
+        nodes.report("a", Totals::default(), at(5));
+        nodes.end_reports("a");
+        assert_eq!(report(&mut nodes), Some(at(5)));
+        nodes.disconnect(stream, at(6));
+        assert_eq!(report(&mut nodes), Some(at(5)));
+        nodes.begin_reports("stranger");
+        nodes.end_reports("stranger");
+        assert_eq!(nodes.by_id.len(), 1);
+    }
+
+    #[test]
+    fn an_error_keeps_the_time_at_which_it_came() {
+        let mut nodes = Registry::default();
+        let stream = nodes.connect(node("a"), None, at(0));
+        let refused = |current| {
+            let status = TypeStatus { state: State::Nacked, version: None, current, error: Some("no") };
+            [(ResourceType::Cluster, status)]
+        };
+        nodes.note(stream, 1, refused(false), at(1));
+        nodes.note(stream, 1, refused(true), at(2));
+        let noted = nodes.find("a", at(3)).map(|mut presence| presence.types.remove(&ResourceType::Cluster));
+        let noted = noted.flatten().expect("it was noted");
+        assert_eq!((noted.since, noted.last_error), (at(1), Some(("no".to_owned(), at(1)))));
+    }
+}
