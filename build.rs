@@ -1,8 +1,8 @@
-//! Two things are made at build time, from crates alone: nothing has to be installed.
+//! Generation of two things at build time, from crates alone: nothing has to be installed.
 //!
 //! - Envoy's descriptors: the `envoy-types` package ships the descriptor set that its types were generated
-//!   from. Without source info it is small enough to embed. Beside it, where messages stand in messages: what is
-//!   needed of them all the time.
+//!   from. Without source info it is small enough to embed. A table beside it lists the message-typed fields
+//!   of every message: the only part of the descriptors that is needed all the time.
 //! - Our own records under `proto/`, compiled with a protobuf compiler written in Rust.
 
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The descriptor set of `envoy-types`, without comments and positions (3.4 MB become 0.6 MB).
+/// Reads the descriptor set of `envoy-types`, without comments and positions (3.4 MB become 0.6 MB).
 fn envoy_descriptors() -> Result<FileDescriptorSet, Box<dyn Error>> {
     let path = envoy_types_package()?.join("src/generated/types.bin");
     let mut files = FileDescriptorSet::decode(&*fs::read(path)?)?;
@@ -39,7 +39,7 @@ fn envoy_descriptors() -> Result<FileDescriptorSet, Box<dyn Error>> {
     Ok(files)
 }
 
-/// The Rust of a table of all messages, sorted by name: `Shape`s of `src/envoy/shapes.rs`.
+/// Generates the Rust source of a table of all messages, sorted by name: `Shape`s of `src/envoy/shapes.rs`.
 fn shapes(files: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
     let mut messages = BTreeMap::new();
     for file in &files.file {
@@ -64,7 +64,7 @@ fn shapes(files: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
     Ok(table + "]")
 }
 
-/// The messages in `scope`, and those in them, by full name.
+/// Collects the messages in `scope`, and the messages nested in them, by full name.
 fn collect<'a>(
     scope: &str,
     messages: &'a [DescriptorProto],
@@ -80,7 +80,8 @@ fn collect<'a>(
 fn envoy_types_package() -> Result<PathBuf, Box<dyn Error>> {
     let metadata = cargo_metadata::MetadataCommand::new()
         .manifest_path(Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml"))
-        // Not `--offline`: what only tests need may not have been downloaded yet, and metadata wants it too.
+        // Not `--offline`: dependencies of tests alone may not have been downloaded yet, and metadata needs
+        // them too.
         .other_options(["--locked".to_owned(), "--filter-platform".to_owned(), env::var("TARGET")?])
         .exec()?;
     let package = metadata

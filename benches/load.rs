@@ -1,4 +1,4 @@
-//! A fleet of clients for any ADS server, and what the server spends on them.
+//! Fleet of clients for any ADS server, and measurement of the server's cost.
 //!
 //! `cargo bench --bench load -- all` measures understudy; `benches/README.md` has the other commands. The
 //! server and the load are two processes, and only the server's processor time and memory are counted.
@@ -39,62 +39,63 @@ use crate::scenario::{
 use crate::target::{Size, Target};
 use crate::wire::Variant;
 
-/// Aims a fleet of xDS clients at a server and measures the server.
+/// Aim a fleet of xDS clients at a server and measure the server
 #[derive(Debug, Clone, Parser)]
 #[command(name = "load")]
 struct Options {
     #[arg(value_enum)]
     scenario: Scenario,
-    /// The server; without it an understudy is started with a config of --upstreams × --targets
+    /// Address of the server; without it an understudy is started with a config of --upstreams × --targets
     #[arg(long, value_name = "ADDRESS", requires = "pid")]
     xds: Option<SocketAddr>,
-    /// The process of the server, to read its processor time and memory
+    /// Process id of the server, to read its processor time and memory
     #[arg(long)]
     pid: Option<u32>,
-    /// Run by `sh -c` to change the config of --xds; $WHAT is `cluster` or `endpoints`, $STEP a number
+    /// Command run by `sh -c` to change the config of --xds; $WHAT is `cluster` or `endpoints`, $STEP a
+    /// number
     #[arg(long, value_name = "COMMAND", requires = "xds")]
     change_command: Option<String>,
-    /// The cluster that --change-command changes; without it any news counts
+    /// Cluster that --change-command changes; without it any news counts
     #[arg(long, value_name = "NAME", requires = "xds")]
     changed: Option<String>,
-    /// The understudy to start
+    /// Executable of the understudy to start
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_understudy"))]
     binary: PathBuf,
-    /// Streams, each on a connection of its own [default: 1000; 10000 for idle and reconnect]
+    /// Number of streams, each on a connection of its own [default: 1000; 10000 for idle and reconnect]
     #[arg(long)]
     streams: Option<usize>,
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Of every hundred streams so many stop reading
+    /// Number of streams in every hundred that stop reading
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..100))]
     stuck: u64,
-    /// Of first, memory, idle and watch; without it both
+    /// Variant for first, memory, idle and watch; without it both
     #[arg(long, value_enum)]
     variant: Option<VariantName>,
     #[arg(long, default_value_t = 1000)]
     upstreams: usize,
     #[arg(long, default_value_t = 10)]
     targets: usize,
-    /// How long to watch
+    /// Seconds to watch
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Threads of the load itself
+    /// Number of threads of the load itself
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// JSON in place of a table
+    /// Print JSON in place of a table
     #[arg(long)]
     json: bool,
-    /// Of broadcast
+    /// Number of bytes for broadcast
     #[arg(long, hide = true, default_value_t = 0)]
     bytes: usize,
-    /// Cargo says so
+    /// Set by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scenario {
-    /// Every one of the following
+    /// All of the following
     All,
     /// (a) endpoints change, delta
     EndpointsDelta,
@@ -118,7 +119,7 @@ enum Scenario {
     Stuck,
     /// (i) a fleet that reports its load
     Reports,
-    /// Only look on, for --seconds
+    /// Watch only, for --seconds
     Watch,
     #[value(hide = true)]
     Broadcast,
@@ -135,7 +136,7 @@ fn main() -> anyhow::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX).context("cannot raise the limit of open files")?;
     let broadcasts = options.scenario == Scenario::Broadcast;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // The broadcaster has what a server has.
+        // The broadcaster gets as many threads as a server.
         .worker_threads(if broadcasts {
             std::thread::available_parallelism()?.get()
         } else {
@@ -159,7 +160,7 @@ fn main() -> anyhow::Result<()> {
 async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     if options.scenario == Scenario::All {
-        // What one server has been through by the end of (e) is part of (e).
+        // One server runs all of these: (e) measures it after everything that came before.
         let mut target = start(options).await?;
         for scenario in [
             Scenario::EndpointsDelta,
@@ -182,7 +183,7 @@ async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The others are measured all the same.
+/// Turns a failure into a row, so that the other scenarios are still measured.
 fn whatever(scenario: Scenario, outcome: anyhow::Result<Vec<Row>>) -> Vec<Row> {
     outcome.unwrap_or_else(|error| {
         vec![Row { scenario: format!("{scenario:?}"), note: format!("failed: {error:#}"), ..Row::default() }]

@@ -1,4 +1,4 @@
-//! What the pure parts cost: no socket, no file, no clock but the bench's own.
+//! Benchmarks of the pure modules: no socket, no file, no clock but the bench's own.
 //!
 //! `cargo bench --bench pure`; `benches/README.md` has figures.
 
@@ -49,7 +49,8 @@ fn upstream(number: usize, weight: u64) -> Value {
     json!({ "name": name(number), "targets": (0..TARGETS).map(target).collect::<Vec<_>>() })
 }
 
-/// As many upstreams, the one in the middle stored over REST, its first target of this weight.
+/// Returns a config with as many upstreams. The one in the middle is stored over REST, and its first target
+/// has this weight.
 fn inputs(upstreams: usize, weight: u64) -> Inputs {
     let changing = upstreams / 2;
     let others = (0..upstreams).filter(|number| *number != changing).map(|number| upstream(number, 100));
@@ -79,7 +80,7 @@ fn builds(criterion: &mut Criterion) {
             bench.iter(|| built(&old, None));
         });
         let last = built(&old, None);
-        // As the store does it: what did not change is the same text in memory.
+        // Unchanged files share their text in memory, as in the store.
         let new = Inputs { files: old.files.clone(), ..new };
         group.bench_function(BenchmarkId::new("one target changed", upstreams), |bench| {
             bench.iter(|| built(&new, Some(&last)));
@@ -88,7 +89,7 @@ fn builds(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A file as people write it: ten upstreams of ten targets, each with a service and a route.
+/// Returns a file as people write it: ten upstreams of ten targets, each with a service and a route.
 fn file(number: usize, weight: u64) -> Arc<str> {
     let mut text = String::from("routes:\n");
     let numbers = || (0..10).map(|of_file| 10 * number + of_file);
@@ -114,7 +115,7 @@ fn file(number: usize, weight: u64) -> Arc<str> {
     text.into()
 }
 
-/// What `understudy check` does after reading: parse, resolve, lint and compile.
+/// Benchmarks the work of `understudy check` after reading: parse, resolve, lint and compile.
 fn checks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("files");
     group.sample_size(10).measurement_time(Duration::from_secs(10));
@@ -132,7 +133,7 @@ fn checks(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One answer to "what if the first half of the targets is down", in an upstream of two tiers.
+/// Benchmarks one simulation of an upstream of two tiers with the first half of the targets down.
 fn simulations(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("simulate");
     for targets in [10, 100, 1_000] {
@@ -196,7 +197,7 @@ fn request(of: ResourceType, names: &[String], answers: Option<&Response>) -> Di
     }
 }
 
-/// A client that has all clusters, and the endpoints of all of them by name.
+/// Returns a client that has all clusters, and the endpoints of all of them by name.
 fn subscribed(snapshot: &Arc<Snapshot>, names: &[String]) -> Stream {
     let mut stream = Stream::new(snapshot.clone(), &Common::default());
     for (of, names) in [(ResourceType::Cluster, &[][..]), (ResourceType::Endpoints, names)] {
@@ -218,7 +219,7 @@ fn streams(criterion: &mut Criterion) {
 
     let mut stream = subscribed(&snapshots[0], &names);
     let mut step = 0;
-    // Returns what telling and what the answer took.
+    // Returns the times that publishing and acknowledging took.
     let mut change = || {
         step += 1;
         let snapshot = snapshots[step % 2].clone();
@@ -257,7 +258,7 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What an Envoy says of a second of traffic to each of `upstreams`.
+/// Returns the load report of an Envoy for a second of traffic to each of `upstreams`.
 fn report(upstreams: usize) -> LoadStatsRequest {
     let endpoint = |number: usize, target: usize| UpstreamEndpointStats {
         address: Some(core::Address {
@@ -282,8 +283,8 @@ fn report(upstreams: usize) -> LoadStatsRequest {
     LoadStatsRequest { cluster_stats: (0..upstreams).map(cluster).collect(), ..Default::default() }
 }
 
-/// A report of one Envoy with traffic to a thousand upstreams, three targets each. However many such Envoys there are,
-/// forty of these come in a second: see `xds::pace`.
+/// Benchmarks a report of one Envoy with traffic to a thousand upstreams, three targets each. Forty of these
+/// come in a second, however many such Envoys there are: see `xds::pace`.
 fn folds(criterion: &mut Criterion) {
     let build = built(&inputs(1_000, 100), None);
     let bytes = report(1_000).encode_to_vec();

@@ -1,7 +1,8 @@
-//! What writes over REST cost: how many a second, from one writer and from many, and how a store of a hundred
+//! Cost of writes over REST: how many a second, from one writer and from many, and how a store of a hundred
 //! thousand targets starts.
 //!
-//! `cargo bench --bench writes`; `benches/README.md` has figures. When a write is on the wire, `load` tells.
+//! `cargo bench --bench writes`; `benches/README.md` has figures. `load` measures the time until a write is
+//! on the wire.
 
 #![expect(clippy::print_stdout, reason = "a table is what it is for")]
 
@@ -18,17 +19,17 @@ mod server;
 
 use crate::server::{Server, name, rss, upstream};
 
-/// Writes over REST to an understudy that it starts.
+/// Write over REST to an understudy that this starts
 #[derive(Debug, Parser)]
 #[command(name = "writes")]
 struct Options {
-    /// The understudy to start
+    /// Executable of the understudy to start
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_understudy"))]
     binary: PathBuf,
-    /// For how long each number of writers writes
+    /// Seconds for each number of writers
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Cargo says so
+    /// Set by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -78,7 +79,7 @@ async fn fill(server: &Server, upstreams: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds targets, each writer one after the other, and says how long each took.
+/// Adds targets, each writer one after the other, and returns the durations of the writes.
 async fn write(
     server: &Server,
     upstreams: usize,
@@ -94,7 +95,7 @@ async fn write(
             while Instant::now() < end {
                 let added = delays.len();
                 let upstream = name((writer * 131 + added * 37) % upstreams);
-                // Beside those that it has: 127.200 and above.
+                // An address beside those of the upstream: 127.200 and above.
                 let (high, middle, low) = (200 + added / 60_000, added / 250 % 250, 1 + added % 250);
                 let own = format!("127.{high}.{middle}.{low}:{}", 1_000 + writer + 64 * writers);
                 let since = Instant::now();
@@ -113,7 +114,7 @@ async fn write(
     Ok(delays)
 }
 
-/// The resident memory of a server, in megabytes.
+/// Returns the resident memory of a server, in megabytes.
 fn megabytes(server: &Server) -> anyhow::Result<u64> {
     Ok(rss(server.child.id().context("it runs")?)? / 1_000_000)
 }

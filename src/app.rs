@@ -1,4 +1,4 @@
-//! The wiring: sockets, the door to the config, the watched files, and the end of it all.
+//! Wiring of the control plane: sockets, admin API, watched files, xDS server, shutdown.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,43 +33,44 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::webhooks::Notifier;
 use crate::xds::server::{self, Discovery, Limits};
 
-/// How many connections may wait to be accepted: after a restart the whole fleet comes at once.
+/// Maximum number of connections waiting to be accepted. After a restart the whole fleet reconnects at once.
 const BACKLOG: u32 = 4096;
 
-/// For how long requests that are under way at the end are waited for, and then for the last bytes of their answers.
+/// Time limits at shutdown: for requests under way, then for the last bytes of their responses.
 const GRACE: Duration = Duration::from_secs(10);
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
-/// What to serve, where. The default is what `serve` does unless told otherwise.
+/// Settings of the control plane. The default has the values that `serve` uses without options.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Files and directories; none for REST only.
+    /// Config files and directories; empty for REST only.
     pub paths: Vec<PathBuf>,
-    /// Where Envoys connect.
+    /// Listen address of the xDS server.
     pub xds: SocketAddr,
-    /// Where the admin API answers.
+    /// Listen address of the admin API.
     pub admin: SocketAddr,
-    /// How often files are read without an event.
+    /// Interval at which files are read without a file event.
     pub poll: Duration,
-    /// The data directory.
+    /// Data directory.
     pub data: PathBuf,
-    /// Other addresses than loopback are fine without TLS.
+    /// True if addresses other than loopback are allowed without TLS.
     pub insecure: bool,
-    /// What is there changes over REST only with `If-Match`.
+    /// True if existing entities are changed over REST only with `If-Match`.
     pub require_if_match: bool,
-    /// How Envoys' port is encrypted.
+    /// TLS files of the xDS port; none for plain text.
     pub xds_tls: Option<tls::Files>,
-    /// Which node an Envoy's certificate lets it be.
+    /// Rule for the node that an Envoy's certificate permits. Applies only if clients must show a
+    /// certificate.
     pub node_identity: Rule,
-    /// How the admin API is encrypted.
+    /// TLS files of the admin API; none for plain text.
     pub admin_tls: Option<tls::Files>,
-    /// On loopback too nobody uses the admin API without a token.
+    /// True if the admin API requires a token on loopback too.
     pub require_token: bool,
-    /// How many requests a second each token may make.
+    /// Maximum number of requests per second for each token.
     pub requests_per_second: u32,
 }
 
-/// See [`Options::requests_per_second`].
+/// Default of [`Options::requests_per_second`].
 pub const REQUESTS_PER_SECOND: u32 = 10_000;
 
 impl Default for Options {
@@ -92,18 +93,18 @@ impl Default for Options {
     }
 }
 
-/// Why serving did not start.
+/// Reason why serving did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The files, or the entities in the data directory, have faults.
+    /// Faults of the files or of the entities in the data directory.
     #[error("the config has {} faults", .0.len())]
     Config(Vec<Violation>),
-    /// Anything else.
+    /// Any other failure.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
 
-/// A control plane that serves. Dropping it ends it at once.
+/// Running control plane. Dropping it stops it at once.
 #[derive(Debug)]
 pub struct App {
     control: Control,
@@ -119,7 +120,7 @@ impl App {
     ///
     /// # Errors
     ///
-    /// With all that is wrong with the config, or why an address or the data directory cannot be used.
+    /// Fails with all faults of the config, or if an address or the data directory cannot be used.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let ports = [("xds", options.xds, &options.xds_tls), ("admin", options.admin, &options.admin_tls)];
         for (name, address, tls) in ports {
@@ -148,7 +149,8 @@ impl App {
             true => options.node_identity.clone(),
             false => Rule::Any,
         };
-        // Bound first: nothing is written or served by a second understudy.
+        // Bound before the store is opened, so that a second understudy fails here and writes or serves
+        // nothing.
         let xds = bind(options.xds).context("cannot serve xDS")?;
         let admin = bind(options.admin).context("cannot serve the admin API")?;
         let addresses = admin::Addresses {
@@ -228,16 +230,16 @@ impl App {
         Ok(Self { control: door, addresses, gate, shutdown, admin: api, servers })
     }
 
-    /// The addresses that were bound.
+    /// Returns the bound addresses.
     pub fn addresses(&self) -> admin::Addresses {
         self.addresses
     }
 
-    /// Serves until `stop` resolves or a server fails. Envoys keep what they have.
+    /// Serves until `stop` resolves or a server fails. Envoys keep the config they have.
     ///
     /// # Errors
     ///
-    /// When a server fails.
+    /// Fails if a server fails, or if the thread that makes changes ends.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         tokio::select! {
             () = stop => {}
@@ -251,15 +253,16 @@ impl App {
         info!("shutting down");
         self.gate.close(GRACE).await;
         self.shutdown.send_replace(true);
-        // Those who follow the events would stay for ever.
+        // Followers of the event stream do not disconnect by themselves.
         let _ = tokio::time::timeout(LAST_BYTES, self.admin.join_next()).await;
-        // Streams of Envoys are long: they are cut, and Envoy connects again when there is somebody.
+        // xDS streams do not end by themselves: they are cut. Envoy reconnects once a control plane listens
+        // again.
         self.servers.shutdown().await;
         Ok(())
     }
 }
 
-/// Tells the control of every change of the config paths, and of the files that the config names.
+/// Passes every change of the config paths, and of the files that the config names, to the control.
 fn follow(control: Control, poll: Duration, paths: Vec<PathBuf>, mut last: Files) {
     let mut named = control.named_files();
     let watched = {
@@ -281,7 +284,7 @@ fn follow(control: Control, poll: Duration, paths: Vec<PathBuf>, mut last: Files
     });
 }
 
-/// Reads the config paths at every such signal.
+/// Reloads the config paths at every signal.
 async fn reload_on(mut signals: Signal, control: Control, paths: Vec<PathBuf>) -> anyhow::Result<()> {
     while signals.recv().await.is_some() {
         let paths = paths.clone();
@@ -292,7 +295,8 @@ async fn reload_on(mut signals: Signal, control: Control, paths: Vec<PathBuf>) -
     Ok(())
 }
 
-/// Anyone who reaches an address may read all and write all; only this machine may by default.
+/// Refuses an address other than loopback unless `is_fine`. Without TLS, any client that reaches the port may
+/// read and write everything.
 fn guard(name: &str, address: SocketAddr, is_fine: bool) -> anyhow::Result<()> {
     anyhow::ensure!(
         is_fine || address.ip().is_loopback(),
@@ -312,13 +316,13 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on {address}"))
 }
 
-/// How this control plane names itself to Envoys, which show it in their statistics.
+/// Returns the identifier of this control plane in xDS responses. Envoy shows it in its statistics.
 fn identifier() -> String {
     format!("understudy {} ({})", env!("CARGO_PKG_VERSION"), std::process::id())
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
-    // The sender going away is the end too.
+    // A dropped sender means stop too.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 

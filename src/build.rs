@@ -1,9 +1,9 @@
-//! The program as one pure function: everything that may change what an Envoy is told goes in, what every
-//! fleet should run comes out.
+//! Build pipeline as one pure function: its inputs are everything that may change what an Envoy is sent, its
+//! output is the snapshot of every fleet.
 //!
-//! `serve`, `check`, `compile`, a write over REST and a golden test call the same [`build`], so they agree by
-//! construction. It is incremental by content: a text that did not change is not parsed again, and a resource
-//! that did not change keeps its bytes.
+//! `serve`, `check`, `compile`, a write over REST and the golden tests call the same [`build`], so they agree
+//! by construction. It is incremental by content: an unchanged text is not parsed again, and an unchanged
+//! resource keeps its bytes.
 
 pub mod compile;
 pub mod lint;
@@ -37,41 +37,44 @@ use crate::model::target::Host;
 use crate::model::upstream::Upstream;
 use crate::model::validate::{self, Meaning, Resolved};
 
-/// Everything that may change what an Envoy is told, as one value.
+/// Inputs of a build: everything that may change what an Envoy is sent, as one value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Inputs {
-    /// Texts by file name.
+    /// Config texts, by file name.
     pub files: Files,
-    /// What was written over REST.
+    /// Entities written over REST.
     pub stored: Stored,
-    /// What host names resolve to.
+    /// Resolved addresses of host names.
     pub addresses: Addresses,
-    /// What the files hold that the documents name. Which those are, [`build_reading`] knows.
+    /// Contents of the files that the documents name; [`build_reading`] determines their names and reads
+    /// them.
     pub named_files: NamedFiles,
-    /// What operators, drills and failback ask for.
+    /// Overrides by operators, drills and failback, by upstream.
     pub overrides: OverridesByUpstream,
-    /// When they were read, since certificates expire; none: nothing is taken to have expired.
+    /// Time at which the inputs were read, against which certificates are checked; none: validity periods are
+    /// not checked.
     pub now: Option<Timestamp>,
 }
 
-/// An accepted config with all that was made of it.
+/// Accepted config with everything that was made of it.
 #[derive(Debug, Default)]
 pub struct Build {
-    /// What the documents mean.
+    /// Validated entities of the documents.
     pub model: Model,
-    /// What host names resolve to.
+    /// Resolved addresses of host names.
     pub addresses: Addresses,
-    /// What operators, drills and failback ask for.
+    /// Overrides by operators, drills and failback, by upstream.
     pub overrides: OverridesByUpstream,
-    /// What each fleet should run, where distances do not count.
+    /// Snapshots by fleet, for Envoys to which distances do not matter.
     pub snapshots: BTreeMap<Name, Arc<Snapshot>>,
-    /// What is valid and was noticed all the same; [`Self::violations`] has what is good to know too.
+    /// Warnings, by file and position; [`Self::violations`] returns the infos as well.
     pub warnings: Vec<Violation>,
-    /// When there will be other warnings, though nothing else changed: certificates expire.
+    /// Time at which the warnings change although no other input does, since a certificate becomes valid, is
+    /// about to expire or expires; none if they do not.
     pub until: Option<Timestamp>,
-    /// The documents.
+    /// Parsed documents, of files and of entities written over REST.
     pub documents: Documents,
-    /// What was written over REST, as it was built.
+    /// Entities written over REST, as in the inputs of this build.
     pub stored: Stored,
     subsets: Subsets,
     lints: Lints,
@@ -82,17 +85,19 @@ pub struct Build {
 }
 
 impl Build {
-    /// What the nodes of a fleet should run that do not say where they are. A fleet that does not exist runs nothing.
+    /// Returns the snapshot for the nodes of a fleet that do not report a locality. That of an unknown fleet
+    /// is empty.
     pub fn snapshot(&self, fleet: &Name) -> Arc<Snapshot> {
         self.snapshots.get(fleet).cloned().unwrap_or_default()
     }
 
-    /// The files that the documents name, with keys and certificates in them.
+    /// Returns the names of the files that the documents name, which contain keys and certificates.
     pub fn named_files(&self) -> BTreeSet<String> {
         self.documents.named_files()
     }
 
-    /// What the nodes of a fleet at one place should run: tiers by distance where an upstream asks for them.
+    /// Returns the snapshot for the nodes of a fleet at one place, with tiers by distance for the upstreams
+    /// that ask for them.
     pub fn snapshot_at(&self, fleet: &Name, place: &Locality) -> Arc<Snapshot> {
         self.variants.snapshot(fleet, place, self.snapshot(fleet), |base, last| {
             let patches = patch::Patches::of(&self.documents);
@@ -102,23 +107,23 @@ impl Build {
         })
     }
 
-    /// What a node should run.
+    /// Returns the snapshot for a node, by its fleet and locality.
     pub fn snapshot_for(&self, node: &Node) -> Arc<Snapshot> {
         self.snapshot_at(&self.fleet_of(node), &node.locality)
     }
 
-    /// The documents of the files.
+    /// Returns the documents of the files, without those of entities written over REST.
     pub fn file_documents(&self) -> impl Iterator<Item = &Arc<Document>> {
         self.documents.of_files()
     }
 
-    /// All that was noticed, in order: warnings, and what is good to know.
+    /// Returns warnings and infos together, by file and position.
     pub fn violations(&self) -> Vec<Violation> {
         let infos = self.lints.violations().filter(|told| told.level == Level::Info);
         in_order(self.warnings.iter().chain(infos).cloned().collect())
     }
 
-    /// The warnings that the build before did not have.
+    /// Returns the warnings that the build `before` does not have.
     pub fn warnings_since(&self, before: &Self) -> Vec<&Violation> {
         type Key<'k> = (&'k str, &'k str, Option<&'k str>, &'k str);
         fn key(warning: &Violation) -> Key<'_> {
@@ -128,31 +133,33 @@ impl Build {
         self.warnings.iter().filter(|warning| !known.contains(&key(warning))).collect()
     }
 
-    /// True when no Envoy is told of anything but other endpoints, whichever of the two builds it runs.
+    /// Returns true if the snapshots of all fleets differ in nothing but endpoints, and the fleets select the
+    /// same nodes.
     pub fn is_alike(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.snapshots, &other.snapshots);
         let are_alike = |fleet| self.snapshot(fleet).is_alike(&other.snapshot(fleet));
         self.model.fleets == other.model.fleets && ours.keys().chain(theirs.keys()).all(are_alike)
     }
 
-    /// The same of one Envoy.
+    /// Returns true if the snapshots of the node's fleets differ in nothing but endpoints.
     pub fn is_alike_for(&self, other: &Self, node: &Node) -> bool {
         self.snapshot(&self.fleet_of(node)).is_alike(&other.snapshot(&other.fleet_of(node)))
     }
 
-    /// The fleet of a node.
+    /// Returns the fleet of a node.
     pub fn fleet_of(&self, node: &Node) -> Name {
         self.model.fleet_of(node)
     }
 
-    /// The names and services among the targets, to be resolved; not those that Envoys look up themselves.
+    /// Returns the host names and services among the targets that the control plane resolves, without those
+    /// that Envoy resolves itself.
     pub fn host_names(&self) -> BTreeSet<Host> {
         let targets = self.subsets.with_names.values().flat_map(|upstream| &upstream.targets);
         let hosts = targets.map(|target| &target.address.host);
         hosts.filter(|host| !matches!(host, Host::Ip(_))).cloned().collect()
     }
 
-    /// The upstreams whose failover is rehearsed on a schedule.
+    /// Returns the upstreams that have a scheduled drill, each with its drill.
     pub fn drilled(&self) -> impl Iterator<Item = (&Upstream, &Drill)> {
         self.subsets.drilled.values().filter_map(|upstream| Some((&**upstream, upstream.drill.as_ref()?)))
     }
@@ -167,22 +174,24 @@ impl Build {
     }
 }
 
-/// Builds what every fleet should run. What did not change is taken from `last`.
+/// Builds the snapshots of all fleets. Whatever did not change is taken from `last`.
 ///
 /// # Errors
 ///
-/// Every fault of every document at once.
+/// Returns all faults of all documents at once. Without faults: the findings of rules at level error, or else
+/// the patches that do not apply.
 pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violation>> {
     let nothing = Build::default();
     let last = last.unwrap_or(&nothing);
     build_parsed(last.documents.updated(&inputs.files, &inputs.stored), inputs, last)
 }
 
-/// The same, after `read` has given the files that the documents name.
+/// Builds like [`build`], after `read` has returned the contents of the files that the documents name. Stores
+/// them in `inputs`.
 ///
 /// # Errors
 ///
-/// As [`build`].
+/// Fails as [`build`] does.
 pub fn build_reading(
     inputs: &mut Inputs,
     last: Option<&Build>,
@@ -235,7 +244,7 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
     Ok(Build { snapshots, warnings, lints, compiled, patched, variants, ..build })
 }
 
-/// The violations by file, then by place.
+/// Sorts violations: errors first, then by file and position.
 fn in_order(mut violations: Vec<Violation>) -> Vec<Violation> {
     violations
         .sort_by(|a, b| (&a.file, a.line, a.column, &a.path).cmp(&(&b.file, b.line, b.column, &b.path)));
@@ -300,7 +309,7 @@ routes:
         upstream.targets.iter().map(|target| format!("{} {}", target.tier, target.address)).collect()
     }
 
-    /// The faults as `code path message`, a line each.
+    /// Returns the faults as `code path: message`, one per line.
     fn refused(inputs: &Inputs) -> String {
         let faults = build(inputs, None).expect_err("it should be refused");
         let lines = faults.iter().map(|fault| format!("{} {}: {}", fault.code, fault.path, fault.message));
@@ -326,7 +335,8 @@ routes:
         assert_eq!(changed.collect::<Vec<_>>(), [ResourceType::Endpoints]);
     }
 
-    /// What this is compiled to, before and under this endpoint_overrides.
+    /// Returns the snapshots without and with an override of the upstream `shop`. Asserts that the build
+    /// history does not matter, and that nothing remains of the override once it is removed.
     fn led(text: &str, endpoint_overrides: EndpointOverrides) -> [Arc<Snapshot>; 2] {
         let mut inputs = files(&[("shop.yaml", text)]);
         let before = build(&inputs, None).expect("it builds");
@@ -344,7 +354,8 @@ routes:
         ResourceType::ALL.into_iter().filter(|kind| !Arc::ptr_eq(old.set(*kind), new.set(*kind))).collect()
     }
 
-    /// What an upstream's endpoints say, as `priority address health` each, under this endpoint_overrides.
+    /// Returns the endpoints under an override, each as `priority address health weight`. Asserts that
+    /// nothing but endpoints changes.
     fn steered(text: &str, endpoint_overrides: EndpointOverrides) -> Vec<String> {
         let [old, new] = led(text, endpoint_overrides);
         assert_eq!(changed(&old, &new), [ResourceType::Endpoints], "nothing but endpoints");
@@ -703,7 +714,7 @@ raw:
         assert!(Arc::ptr_eq(&get(&first, "a"), &get(&second, "a")));
         assert_ne!(get(&first, "b").version, get(&second, "b").version);
         assert!(Arc::ptr_eq(&first.model.raw[0], &second.model.raw[0]));
-        // Another spelling of the same is the same.
+        // A different spelling of the same message is no change.
         stored(&mut inputs, Kind::Raw, "clusters/b", json!({ "lb_policy": "RANDOM", "name": "b" }));
         let third = build(&inputs, Some(&second)).expect("it builds");
         assert!(Arc::ptr_eq(&get(&second, "b"), &get(&third, "b")));

@@ -1,4 +1,4 @@
-//! What every Envoy should run, published atomically.
+//! The config that each Envoy should run, published atomically.
 //!
 //! A tokio watch channel carries it: the newest wins, and a slow Envoy delays nobody. Each stream picks the
 //! snapshot of its node's fleet, so that a change of the fleets themselves needs nothing special. While a change
@@ -14,47 +14,47 @@ use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::past::Past;
 use crate::envoy::node::Node;
 
-/// What is desired, and what is run meanwhile.
+/// Builds that Envoys should run, now and at the end of the rollout.
 #[derive(Debug, Clone)]
 pub struct Serving {
-    /// The newest config that was accepted. It differs from what is live while changes are on their way.
+    /// Newest accepted build. It differs from `live` while a rollout is under way.
     pub desired: Arc<Build>,
-    /// What Envoys should run,
+    /// Build for all Envoys except the canaries.
     pub live: Arc<Build>,
-    /// but for these.
+    /// Canaries and their build; none while no build is on trial.
     pub canaries: Option<Canaries>,
 }
 
-/// The Envoys that get a build first, by node id.
+/// Envoys that get a build first.
 #[derive(Debug, Clone)]
 pub struct Canaries {
-    /// Which they are.
+    /// Node ids of the canaries.
     pub nodes: BTreeSet<String>,
-    /// What they should run.
+    /// Build that they should run.
     pub build: Arc<Build>,
 }
 
 impl Serving {
-    /// Everybody should run what is desired.
+    /// Serves one build to all Envoys.
     pub fn everywhere(build: Arc<Build>) -> Self {
         Self { desired: build.clone(), live: build, canaries: None }
     }
 
-    /// What a node should run.
+    /// Returns the snapshot that a node should run.
     pub fn snapshot_for(&self, node: &Node) -> Arc<Snapshot> {
         let canaries = self.canaries.as_ref().filter(|canaries| canaries.nodes.contains(&node.id));
         canaries.map_or(&self.live, |canaries| &canaries.build).snapshot_for(node)
     }
 }
 
-/// Holds what is served.
+/// Publisher of the config that is served.
 #[derive(Debug)]
 pub struct Cache {
     current: watch::Sender<Published>,
     past: Past,
 }
 
-/// What is served, and the how manieth that is since the start.
+/// A generation with its number, counted from 1 at the start of the process.
 #[derive(Debug, Clone)]
 struct Published {
     generation: u64,
@@ -62,19 +62,19 @@ struct Published {
 }
 
 impl Cache {
-    /// A cache that already has a build: nobody is ever told of an empty one by mistake.
+    /// Creates a cache with its first build, so that an empty config is never served by mistake.
     pub fn new(build: Arc<Build>) -> Self {
         let serving = Serving::everywhere(build);
         Self { current: watch::Sender::new(Published { generation: 1, serving }), past: Past::default() }
     }
 
-    /// What clients were told before, also by those who served before us.
+    /// Returns the sets that clients were sent earlier, also by an earlier process.
     pub fn past(&self) -> &Past {
         &self.past
     }
 
-    /// Makes this current and wakes those who follow. Returns the number of this generation, which those who
-    /// follow say they have seen.
+    /// Publishes a new state and wakes all subscribers. Returns the number of the generation, which
+    /// [`Subscription::seen`] reports later.
     pub fn publish(&self, serving: Serving) -> u64 {
         let mut generation = 0;
         self.current.send_modify(|current| {
@@ -84,33 +84,33 @@ impl Cache {
         generation
     }
 
-    /// The number of the current generation.
+    /// Returns the number of the current generation.
     pub fn generation(&self) -> u64 {
         self.current.borrow().generation
     }
 
-    /// The newest build that was accepted: what an operator sees as the config.
+    /// Returns the newest accepted build, which an operator sees as the config.
     pub fn build(&self) -> Arc<Build> {
         self.current.borrow().serving.desired.clone()
     }
 
-    /// What Envoys run that are no canaries.
+    /// Returns the build for all Envoys except the canaries.
     pub fn live(&self) -> Arc<Build> {
         self.current.borrow().serving.live.clone()
     }
 
-    /// Who should run what.
+    /// Returns the current state.
     pub fn serving(&self) -> Serving {
         self.current.borrow().serving.clone()
     }
 
-    /// Follows what `node` should run.
+    /// Subscribes to the snapshots that `node` should run.
     pub fn subscribe(&self, node: Node) -> Subscription {
         Subscription { node, builds: self.current.subscribe(), seen: 0 }
     }
 }
 
-/// What one node should run, now and from now on.
+/// Snapshots that one node should run, now and from now on.
 #[derive(Debug)]
 pub struct Subscription {
     node: Node,
@@ -119,19 +119,20 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The newest snapshot; it counts as seen.
+    /// Returns the newest snapshot and marks it as seen.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
         let Published { generation, serving } = self.builds.borrow_and_update().clone();
         self.seen = generation;
         serving.snapshot_for(&self.node)
     }
 
-    /// The generation that the newest seen snapshot is of.
+    /// Returns the number of the generation that was seen last; 0 before the first.
     pub fn seen(&self) -> u64 {
         self.seen
     }
 
-    /// Waits for a build that was not seen yet. False when there will be none: we are shutting down.
+    /// Waits for a generation that was not seen yet. Returns false if there will be none because the server
+    /// shuts down.
     pub async fn changed(&mut self) -> bool {
         self.builds.changed().await.is_ok()
     }

@@ -1,4 +1,4 @@
-//! The commands: each one call and one printer.
+//! Commands of the program: each is one call and one printer.
 //!
 //! Exit codes: 0 done, 1 violations or a failed operation, 2 wrong usage, 3 changes (`plan --exit-code`).
 
@@ -29,79 +29,79 @@ pub struct Arguments {
 enum Command {
     /// Serve a config from files and REST to Envoys
     Serve(serve::Options),
-    /// Say what is wrong with a config
+    /// Check a config and print its faults
     Check(check::Options),
-    /// Say what a code means, why it hurts and what to do
+    /// Explain a code: what it means, why it hurts and what to do
     Explain(explain::Options),
     /// Print the JSON Schema of config files, for editors
     Schema,
-    /// Print what Envoys would be told, in Envoy's JSON
+    /// Print the resources that Envoys would get, in Envoy's JSON
     Compile(compile::Options),
-    /// Say where requests go when some targets are down
+    /// Simulate where requests go when some targets are down
     Simulate(simulate::Options),
-    /// Print the effective settings of an upstream, and where each came from
+    /// Print the effective settings of an upstream, and the source of each
     Show(show::Options),
-    /// Say what files would change of what is served, and what that means
+    /// Show what files would change in the served config, and the effects
     Plan(plan::Options),
     /// Show entities
     Get(entities::Get),
-    /// Declare over REST what files say
+    /// Apply config files over REST
     Apply(apply::Options),
     /// Remove an entity
     Delete(entities::Delete),
-    /// Add, remove or weigh a target, or take it out for a while
+    /// Add, remove or weigh a target, or set its state
     Target(entities::Target),
-    /// The whole config
+    /// Export the whole config
     Config(entities::Config),
-    /// Show what changed, when, by whom and why
+    /// Show the revisions: what changed, when, by whom and why
     Revisions(history::Revisions),
-    /// Put back the config of a revision
+    /// Restore the config of a revision
     Rollback(history::Rollback),
-    /// Keep the traffic of an upstream on one of its tiers while that is healthy
+    /// Keep the traffic of an upstream on one of its tiers while that tier is healthy
     Pin(orders::Pin),
-    /// Give primaries that recovered their traffic back
+    /// Give recovered primaries their traffic back
     Failback(orders::Failback),
-    /// Rehearse a failover, and see what came of it
+    /// Rehearse a failover, and print its report
     Drill(orders::Drill),
-    /// Show drills, end one, or keep its report
+    /// Show drills, end one, or save its report
     Drills(orders::Drills),
-    /// Show when standbys served, and why
+    /// Show the failovers: when standbys served, and why
     Failovers(orders::Failovers),
-    /// Tell the receivers of events that this is a test
+    /// Send a test event to the receivers of events
     Notify(orders::Notify),
-    /// Say what is served, who serves it, and what each Envoy took of it
+    /// Show what is served, which tiers serve, and what each Envoy accepted
     Status(status::Options),
-    /// Say who may use the admin API
+    /// Manage the tokens of the admin API
     Token(token::Options),
-    /// Copy everything that is durable to a file
+    /// Copy all durable state to a file
     Backup(history::Backup),
-    /// Put a backup in the place of a data directory
+    /// Replace a data directory with a backup
     Restore(history::Restore),
     /// Print an Envoy bootstrap for this control plane
     Bootstrap(bootstrap::Options),
-    /// Print the path of an Envoy, fetching the pinned release when it is missing
+    /// Print the path of an Envoy, fetching the pinned release if it is missing
     Envoy {
-        /// Another pinned release than the newest, whatever ENVOY_BIN says
+        /// Take this pinned release instead of the newest, whatever ENVOY_BIN says
         #[arg(long, value_name = "VERSION")]
         release: Option<String>,
     },
-    /// Print what lets a shell complete these commands
+    /// Print the script that completes these commands in a shell
     Completions {
-        /// Which shell
+        /// Shell to complete in
         shell: clap_complete::Shell,
     },
-    /// Watch a failover on this machine: three backends, an Envoy, and load
+    /// Show a failover on this machine: three backends, an Envoy, and load
     Demo(demo::Options),
-    /// A small backend whose faults can be chosen
+    /// Run a small backend with selectable faults
     #[command(hide = true)]
     Backend(backend::Options),
 }
 
-/// Runs the command. What is printed for a machine goes to standard output, the rest to standard error.
+/// Runs the command. Machine-readable output goes to standard output, the rest to standard error.
 ///
 /// # Errors
 ///
-/// When the command could not do its work.
+/// Fails if the command could not do its work.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Serve(options) => on_runtime(serve::run(options)),

@@ -1,8 +1,9 @@
-//! What the operator wrote, and what is wrong with it.
+//! Documents that operators write, and the faults in them.
 //!
-//! Text becomes a spanned [`tree`], the tree becomes [`document::Document`]s: strict, all strings and
-//! options, nothing resolved. Every fault is a [`Violation`] with a place, and a faulty document does
-//! not hide the others: parsing always yields what could be understood beside what could not.
+//! A text is parsed to a [`tree`] with positions, and the tree is decoded to [`document::Document`]s: strict
+//! types of strings and options, in which nothing is resolved yet. Every fault is a [`Violation`] with a
+//! place. A faulty document does not hide the faults of others: parsing always returns the valid content
+//! together with the faults.
 
 pub mod document;
 pub mod material;
@@ -18,15 +19,15 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// How bad a [`Violation`] is. Only errors refuse a config.
+/// Severity of a [`Violation`]. Only errors reject a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// Worth knowing; nothing is wrong.
+    /// Information; nothing is wrong.
     Info,
-    /// Valid, and will hurt.
+    /// Warning: valid, but likely to cause harm.
     Warning,
-    /// Refused: the config as a whole changes nothing.
+    /// Error: the config is rejected as a whole and changes nothing.
     Error,
 }
 
@@ -40,35 +41,35 @@ impl fmt::Display for Level {
     }
 }
 
-/// A place in a text: line and column, both from 1, columns counted in characters.
+/// Position in a text: line and column, both from 1, columns counted in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// From 1.
+    /// Line, from 1.
     pub line: u32,
-    /// From 1, in characters.
+    /// Column, from 1, in characters.
     pub column: u32,
 }
 
-/// One step of a [`Path`].
+/// Step of a [`Path`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    /// A key of a mapping.
+    /// Key of a mapping.
     Key(String),
-    /// An index into a sequence, from 0.
+    /// Index into a sequence, from 0.
     Index(usize),
 }
 
-/// A way through a document, written `upstreams[2].targets[0].target`.
+/// Path in a document, written `upstreams[2].targets[0].target`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path(pub Vec<Step>);
 
 impl Path {
-    /// This path and one key more.
+    /// Returns this path extended by a key.
     pub fn key(&self, key: impl Into<String>) -> Self {
         self.with(Step::Key(key.into()))
     }
 
-    /// This path and one index more.
+    /// Returns this path extended by an index.
     pub fn index(&self, index: usize) -> Self {
         self.with(Step::Index(index))
     }
@@ -79,12 +80,12 @@ impl Path {
         Self(steps)
     }
 
-    /// True when `other` is this path or lies below it.
+    /// True if `other` is this path or lies below it.
     pub fn contains(&self, other: &Self) -> bool {
         other.0.starts_with(&self.0)
     }
 
-    /// This path as a JSON pointer (RFC 6901).
+    /// Returns this path as a JSON pointer (RFC 6901).
     pub fn pointer(&self) -> String {
         self.0
             .iter()
@@ -109,7 +110,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// The near word for a mistyped one, if there is one: at most two of `candidates`, nearest first.
+/// Returns candidates similar to a mistyped word: at most two, the most similar first.
 pub fn near<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut scored: Vec<(f64, &str)> = candidates
         .into_iter()
@@ -120,36 +121,36 @@ pub fn near<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Ve
     scored.into_iter().take(2).map(|(_, candidate)| candidate).collect()
 }
 
-/// A fault in what the operator wrote, or a warning about it, with its place.
+/// Fault in a document, or a warning about it, with its place.
 ///
-/// In JSON: `{"code", "level", "message", "help", "file", "line", "column", "path"}` with `related` where
-/// another place explains it. Of a body sent by REST it has `pointer` in place of file and line.
+/// JSON form: `{"code", "level", "message", "help", "file", "line", "column", "path"}`, with `related` if
+/// other places explain it. For a REST request body, it has `pointer` in place of file and line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Violation {
-    /// Stable, such as `US101`.
+    /// Stable code, such as `US101`.
     pub code: &'static str,
-    /// Only errors refuse.
+    /// Severity; only errors reject a config.
     pub level: Level,
-    /// What is wrong, in one sentence without a full stop.
+    /// Description of the fault, in one sentence without a full stop.
     pub message: String,
-    /// What would be right.
+    /// Suggested correction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
-    /// As the operator named it; none for what came by REST.
+    /// File name as the operator gave it; `None` for a REST request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// From 1.
+    /// Line, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// From 1, in characters.
+    /// Column, from 1, in characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<u32>,
-    /// In the document, such as `upstreams[2].targets[0]`.
+    /// Path in the document, such as `upstreams[2].targets[0]`.
     pub path: String,
-    /// In the body of the request, such as `/targets/0`.
+    /// JSON pointer in the request body, such as `/targets/0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pointer: Option<String>,
-    /// Other places that explain it ("first declared here").
+    /// Other places that explain the fault ("first declared here").
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub related: Vec<Related>,
 }
@@ -157,15 +158,15 @@ pub struct Violation {
 /// Another place that explains a [`Violation`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Related {
-    /// Why the place matters.
+    /// Relevance of the place.
     pub message: String,
-    /// As the operator named it.
+    /// File name as the operator gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// From 1.
+    /// Line, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// From 1, in characters.
+    /// Column, from 1, in characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<u32>,
 }

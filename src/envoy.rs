@@ -1,4 +1,4 @@
-//! Envoy's types: which of them are served, their JSON form, and one encoding for one value.
+//! Envoy's types: served resource types, their JSON form, and one encoding for equal values.
 
 pub mod canonical;
 pub mod checks;
@@ -15,32 +15,32 @@ use std::fmt;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use prost::Message as _;
 
-/// The resource types of xDS that are served, in the order in which a change is pushed so that nothing is
-/// referred to before it is there (xDS protocol, "Eventual consistency considerations").
+/// Resource types of xDS that are served, in the order in which a change is pushed so that no resource is
+/// referred to before it exists (xDS protocol, "Eventual consistency considerations").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceType {
-    /// `envoy.config.cluster.v3.Cluster`, CDS.
+    /// CDS: `envoy.config.cluster.v3.Cluster`.
     Cluster,
-    /// `envoy.config.endpoint.v3.ClusterLoadAssignment`, EDS.
+    /// EDS: `envoy.config.endpoint.v3.ClusterLoadAssignment`.
     Endpoints,
-    /// `envoy.config.listener.v3.Listener`, LDS.
+    /// LDS: `envoy.config.listener.v3.Listener`.
     Listener,
-    /// `envoy.config.route.v3.RouteConfiguration`, RDS.
+    /// RDS: `envoy.config.route.v3.RouteConfiguration`.
     Route,
-    /// `envoy.extensions.transport_sockets.tls.v3.Secret`, SDS.
+    /// SDS: `envoy.extensions.transport_sockets.tls.v3.Secret`.
     Secret,
-    /// `envoy.config.route.v3.ScopedRouteConfiguration`, SRDS.
+    /// SRDS: `envoy.config.route.v3.ScopedRouteConfiguration`.
     ScopedRoute,
-    /// `envoy.config.route.v3.VirtualHost`, VHDS.
+    /// VHDS: `envoy.config.route.v3.VirtualHost`.
     VirtualHost,
-    /// `envoy.config.core.v3.TypedExtensionConfig`, ECDS.
+    /// ECDS: `envoy.config.core.v3.TypedExtensionConfig`.
     ExtensionConfig,
-    /// `envoy.service.runtime.v3.Runtime`, RTDS.
+    /// RTDS: `envoy.service.runtime.v3.Runtime`.
     Runtime,
 }
 
 impl ResourceType {
-    /// All of them, in push order; [`Self::FURTHER`] are the last.
+    /// All types, in push order; [`Self::FURTHER`] are the last.
     pub const ALL: [Self; 9] = [
         Self::Cluster,
         Self::Endpoints,
@@ -53,16 +53,16 @@ impl ResourceType {
         Self::Runtime,
     ];
 
-    /// Those that nothing is compiled to: only raw resources are of them.
+    /// Types that no entity is compiled to: only raw resources have them.
     pub const FURTHER: [Self; 4] =
         [Self::ScopedRoute, Self::VirtualHost, Self::ExtensionConfig, Self::Runtime];
 
-    /// The full name of the message.
+    /// Returns the full name of the message.
     pub fn message(self) -> &'static str {
         self.type_url().trim_start_matches("type.googleapis.com/")
     }
 
-    /// As it stands in `DiscoveryRequest.type_url` and in `Any`.
+    /// Returns the type URL, as in `DiscoveryRequest.type_url` and in `Any`.
     pub fn type_url(self) -> &'static str {
         match self {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -77,12 +77,12 @@ impl ResourceType {
         }
     }
 
-    /// The type that `type_url` names, if it is served.
+    /// Returns the type that `type_url` names, if it is served.
     pub fn from_type_url(type_url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|resource_type| resource_type.type_url() == type_url)
     }
 
-    /// The word for many of them in the API, the CLI and the fleet's view.
+    /// Returns the plural word in the API, the CLI and the fleet view.
     pub fn plural(self) -> &'static str {
         match self {
             Self::Cluster => "clusters",
@@ -97,7 +97,7 @@ impl ResourceType {
         }
     }
 
-    /// The word for one of them.
+    /// Returns the singular word; that of endpoints is their plural.
     pub fn singular(self) -> &'static str {
         match self {
             Self::Endpoints => self.plural(),
@@ -105,12 +105,12 @@ impl ResourceType {
         }
     }
 
-    /// The type that a word stands for, be it for one or for many.
+    /// Returns the type of a singular or plural word.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|it| it.plural() == word || it.singular() == word)
     }
 
-    /// The field of the message by which clients ask for it.
+    /// Returns the field of the message that holds the resource name.
     pub fn name_field(self) -> &'static str {
         match self {
             Self::Endpoints => "cluster_name",
@@ -119,7 +119,8 @@ impl ResourceType {
     }
 }
 
-/// The endpoints that an encoded cluster waits for before it serves, if it gets them by EDS.
+/// Returns the name of the EDS resource that an encoded cluster waits for before it serves; `None` if it does
+/// not use EDS.
 pub fn awaited_endpoints(cluster: &[u8]) -> Option<String> {
     let cluster = Cluster::decode(cluster).ok()?;
     let eds = cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds.into());

@@ -1,4 +1,4 @@
-//! The command line: parse, run, print the error chain, choose the exit code.
+//! Entry point: parses the arguments, runs the command, prints the error chain and sets the exit code.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use understudy::cli::{self, Arguments};
 
-/// Thousands of streams come and go, and the system's allocator keeps what they took.
+/// Allocator of the process: jemalloc. The system's allocator keeps the memory of streams that are long
+/// closed.
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
     match cli::run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
-            // There is nobody left to tell if this fails.
+            // A failure to write the error cannot be reported anywhere.
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }

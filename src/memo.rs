@@ -1,30 +1,31 @@
-//! Functions that are not called again with what they were called with before.
+//! Memoization of pure functions by key.
 //!
-//! A build is a function of its inputs, and most of it is a function of one entity and the few that it names. A
-//! [`Memo`] keeps, for each of these, what went in beside what came out. Nothing can be forgotten in what went in:
-//! the function is a plain `fn`, which sees its input and nothing else. And nothing can be out of date: an input is
-//! compared as a whole, by pointer where that suffices and by value where not.
+//! A build is a function of its inputs, and most of it is a function of one entity and the few that it names.
+//! For each of these functions, a [`Memo`] keeps the inputs and the outputs. No input can be missed: the
+//! function is a plain `fn`, which sees its input and nothing else. No output can be stale: an input is
+//! compared as a whole, by pointer where that suffices and otherwise by value.
 //!
-//! What is kept is kept in persistent maps. A build has a copy of those of the build before, which shares all that
-//! did not change, and what differs between two of them is found without a look at the rest. So a stage asks again
-//! only for the keys that what it is made of has changed for, and a change costs what changes and not what exists.
+//! Inputs and outputs are kept in persistent maps. A build copies the maps of the previous build, which
+//! shares all entries that did not change, and two maps are compared without a scan of their common entries.
+//! So a stage recomputes only the keys whose inputs changed, and the cost of a change depends on its size and
+//! not on that of the config.
 
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-/// What a function returned, by key, each beside what it was given.
+/// Inputs and outputs of a function by key.
 #[derive(Debug, Clone)]
 pub struct Memo<K: Ord, I, O> {
     inputs: OrdMap<K, I>,
     outputs: OrdMap<K, O>,
 }
 
-/// What is kept of a function.
+/// Output of a memoized function.
 pub trait Output: Clone + PartialEq {
-    /// This output, or the last one for the key where they are the same: what did not change stays the same
-    /// allocation, so that whoever is given it next need not compare more than pointers.
+    /// Returns this output, or the last one of the key if they are equal: an unchanged output keeps its
+    /// allocation, so that later stages compare only pointers.
     #[must_use]
     fn keeping(self, last: &Self) -> Self;
 }
@@ -49,7 +50,8 @@ impl<K: Ord, I, O> Default for Memo<K, I, O> {
 }
 
 impl<K: Ord + Clone, I: PartialEq + Clone, O: Output> Memo<K, I, O> {
-    /// Has the output of `function` for `input`, or nothing for this key any more. True when that is not what it was.
+    /// Replaces the input of a key and computes its output if the input changed; `None` removes the key. True
+    /// if the output changed.
     pub fn put(&mut self, key: K, input: Option<I>, function: fn(&I) -> O) -> bool {
         let Some(input) = input else {
             self.inputs.remove(&key);
@@ -63,7 +65,7 @@ impl<K: Ord + Clone, I: PartialEq + Clone, O: Output> Memo<K, I, O> {
         put(&mut self.outputs, key, Some(output))
     }
 
-    /// The same for every key in these. Those that are not among them stay as they are.
+    /// Returns a copy with these inputs replaced. Other keys stay unchanged.
     #[must_use]
     pub fn with(&self, inputs: impl IntoIterator<Item = (K, Option<I>)>, function: fn(&I) -> O) -> Self {
         let mut next = self.clone();
@@ -73,7 +75,7 @@ impl<K: Ord + Clone, I: PartialEq + Clone, O: Output> Memo<K, I, O> {
         next
     }
 
-    /// Only the outputs for these inputs; what is not asked for any more is forgotten.
+    /// Returns a memo of these inputs only; all other keys are dropped.
     #[must_use]
     pub fn only(&self, inputs: impl IntoIterator<Item = (K, I)>, function: fn(&I) -> O) -> Self {
         let mut next = Self::default();
@@ -87,30 +89,30 @@ impl<K: Ord + Clone, I: PartialEq + Clone, O: Output> Memo<K, I, O> {
         next
     }
 
-    /// The output for a key.
+    /// Returns the output of a key.
     pub fn get(&self, key: &K) -> Option<&O> {
         self.outputs.get(key)
     }
 
-    /// What the function was given for a key.
+    /// Returns the input of a key.
     pub fn input(&self, key: &K) -> Option<&I> {
         self.inputs.get(key)
     }
 }
 
 impl<K: Ord, I, O> Memo<K, I, O> {
-    /// All outputs.
+    /// Returns all outputs.
     pub fn outputs(&self) -> &OrdMap<K, O> {
         &self.outputs
     }
 
-    /// All that the function was given.
+    /// Returns all inputs.
     pub fn inputs(&self) -> &OrdMap<K, I> {
         &self.inputs
     }
 }
 
-/// `last`, which is `function` of every value of `before`, as the same of every value of `now`.
+/// Updates `last`, the map of `function` over the values of `before`, to the values of `now`.
 pub fn follow<K: Ord + Clone, V: PartialEq, O: Output>(
     last: &OrdMap<K, O>,
     (before, now): (&OrdMap<K, V>, &OrdMap<K, V>),
@@ -123,7 +125,7 @@ pub fn follow<K: Ord + Clone, V: PartialEq, O: Output>(
     next
 }
 
-/// Puts a value in its place, or removes it. True when what is there is not what it was.
+/// Sets or removes the value of a key. True if the value changed.
 pub fn put<K: Ord + Clone, O: Output>(map: &mut OrdMap<K, O>, key: K, value: Option<O>) -> bool {
     match (value, map.get(&key)) {
         (None, None) => false,
@@ -137,18 +139,18 @@ pub fn put<K: Ord + Clone, O: Output>(map: &mut OrdMap<K, O>, key: K, value: Opt
     }
 }
 
-/// What of a key is not what it was.
+/// Change of the value of a key.
 #[derive(Debug, Clone, Copy)]
 pub struct Change<'a, K, V> {
-    /// Of what.
+    /// Key whose value changed.
     pub key: &'a K,
-    /// None where it is new.
+    /// Previous value; `None` if the key is new.
     pub old: Option<&'a V>,
-    /// None where it went.
+    /// New value; `None` if the key was removed.
     pub new: Option<&'a V>,
 }
 
-/// Every key whose value differs. What two maps share is not looked at.
+/// Iterates over the keys whose values differ. Skips everything that the two maps share.
 pub fn changes<'a, K: Ord, V: PartialEq>(
     last: &'a OrdMap<K, V>,
     now: &'a OrdMap<K, V>,
@@ -160,8 +162,8 @@ pub fn changes<'a, K: Ord, V: PartialEq>(
     })
 }
 
-/// A value that is compared by pointer and by nothing else: where what is equal is also the same, or where to
-/// compare costs more than to go on as if it had changed.
+/// Value that is compared by pointer only. Used where equal values share one allocation, or where a
+/// comparison costs more than a needless recomputation.
 #[derive(Debug)]
 pub struct Same<T>(pub Arc<T>);
 
@@ -177,7 +179,8 @@ impl<T> PartialEq for Same<T> {
     }
 }
 
-/// A value that is compared by pointer first: among entities that did not change this is all there is to do.
+/// Value that is compared by pointer first: for entities that did not change, this is all that a comparison
+/// costs.
 #[derive(Debug)]
 pub struct Shared<T>(pub Arc<T>);
 

@@ -1,12 +1,12 @@
-//! What the documents mean together.
+//! Validated configuration: the combined meaning of all documents.
 //!
 //! [`validate::validate`] alone makes a [`Model`]: every reference in it is resolved, every value is in its
-//! range and every default is filled in, so that the stages after it need no error path.
+//! range and every default is filled in, so that the later stages need no error path.
 //!
-//! A *route* says which requests go to a *service* (or how they are answered without one), a service says how
-//! they are served by *upstreams*, and an upstream is a pool of *targets* with its policy. One upstream is one
-//! Envoy cluster (or one for each of its tiers) whatever the number of services and routes that use it: health
-//! and ejection state must not split.
+//! A *route* selects requests and sends them to a *service* (or answers them without one). A service serves
+//! requests by *upstreams*, and an upstream is a pool of *targets* with its policy. One upstream is one Envoy
+//! cluster (or one cluster per tier), however many services and routes use it: its health and ejection state
+//! must not be split.
 
 pub mod addresses;
 pub mod certificate;
@@ -57,38 +57,41 @@ use crate::model::route::Route;
 use crate::model::service::Service;
 use crate::model::upstream::Upstream;
 
-/// The whole desired config, resolved.
+/// Whole desired configuration, with all references resolved.
 ///
-/// Every reference names something that exists, no two routes ask for exactly the same, and no two listeners
-/// of a fleet share an address.
+/// Every reference names an existing entity, no two routes match exactly the same requests, and no two
+/// listeners of a fleet share an address.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
-    /// As declared; a node belongs to the first that selects it, else to the default one.
+    /// Declared fleets, in declaration order. A node belongs to the first that selects it, else to the
+    /// default fleet.
     pub fleets: Vec<Fleet>,
-    /// By name. None is declared: the default one, unless raw resources stand alone.
+    /// Listeners, sorted by name. If none is declared, the default listener, unless there are only raw
+    /// resources and no routes.
     pub listeners: Vec<Listener>,
-    /// By name.
+    /// Routes for requests, by name.
     pub routes: OrdMap<Name, Arc<Route>>,
-    /// By name.
+    /// Routes for TLS connections, sorted by name.
     pub passthroughs: Vec<Passthrough>,
-    /// By name.
+    /// Certificates, by name.
     pub certificates: BTreeMap<Name, Arc<Certificate>>,
-    /// By name.
+    /// Services, by name.
     pub services: OrdMap<Name, Arc<Service>>,
-    /// By name.
+    /// Upstreams, by name.
     pub upstreams: OrdMap<Name, Arc<Upstream>>,
-    /// How host names are resolved.
+    /// Settings of the resolution of host names.
     pub resolver: Resolver,
-    /// Which Envoys get a change first.
+    /// Settings of the rollout of a change: canaries, and the conditions to abort.
     pub rollout: Rollout,
-    /// Who is told of events.
+    /// Receivers of event notifications.
     pub notify: Vec<Receiver>,
-    /// Envoy's own resources, taken at their word: every fleet gets them. None has the name of a compiled one.
+    /// Raw Envoy resources, passed on unchecked to every fleet. None has the name of a compiled resource.
     pub raw: Vec<Arc<Resource>>,
 }
 
 impl Model {
-    /// The names of all fleets: the declared ones and the default one, to which unselected nodes belong.
+    /// Returns the names of all fleets: the declared ones and the default one, to which unselected nodes
+    /// belong.
     pub fn fleet_names(&self) -> Vec<Name> {
         let mut names: Vec<Name> = self.fleets.iter().map(|fleet| fleet.name.clone()).collect();
         if !names.contains(&Name::default_fleet()) {
@@ -97,18 +100,18 @@ impl Model {
         names
     }
 
-    /// The fleet that a node belongs to.
+    /// Returns the name of the fleet that a node belongs to.
     pub fn fleet_of(&self, node: &Node) -> Name {
         let selected = self.fleets.iter().find(|fleet| fleet.selects(node));
         selected.map_or_else(Name::default_fleet, |fleet| fleet.name.clone())
     }
 
-    /// The listeners that a fleet opens.
+    /// Iterates over the listeners that a fleet opens.
     pub fn listeners_of<'a>(&'a self, fleet: &'a Name) -> impl Iterator<Item = &'a Listener> {
         self.listeners.iter().filter(move |listener| listener.fleets.includes(fleet))
     }
 
-    /// The routes by SNI that a fleet serves on one of its listeners.
+    /// Iterates over the SNI routes that a fleet serves on one of its listeners.
     pub fn passthroughs_of<'a>(
         &'a self,
         fleet: &'a Name,

@@ -1,5 +1,5 @@
-//! What connected Envoys said: who they are, and of each type which version they took or refused. Of those
-//! that left, for an hour, what they said last.
+//! Status of the connected Envoys: their identity, and the version of each type that they acknowledged or
+//! refused. The last status of an Envoy is kept for an hour after it disconnects.
 
 mod registry;
 
@@ -22,151 +22,151 @@ use crate::envoy::node::{Locality, Node};
 use crate::nodes::registry::Registry;
 use crate::telemetry::events::{Event, Events};
 
-/// What became of the last response of a type.
+/// Outcome of the last response of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// The client has not answered yet; a cluster that warms withholds the answer.
+    /// No answer yet; Envoy does not answer while a cluster is warming.
     Pending,
-    /// The client took it.
+    /// Acknowledged.
     Acked,
-    /// The client refused it and keeps what it had.
+    /// Refused; the client keeps its earlier config.
     Nacked,
 }
 
-/// How a stream stands with one type.
+/// Status of one type on a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TypeStatus<'a> {
-    /// Of the last response.
+    /// Outcome of the last response.
     pub state: State,
-    /// Acknowledged last; none before the first ACK.
+    /// Version of the last acknowledged response; none before the first ACK.
     pub version: Option<Version>,
-    /// It was told all that it asked for of the newest snapshot.
+    /// True if the client was sent everything that it asked for from the newest snapshot.
     pub current: bool,
-    /// The client's words, while it refuses.
+    /// Error text of the client, while it refuses.
     pub error: Option<&'a str>,
 }
 
-/// The same with times, as they were noted.
+/// Status of one type on a stream, with times, as it was recorded.
 #[derive(Debug, Clone)]
 pub struct Noted {
-    /// Of the last response.
+    /// Outcome of the last response.
     pub state: State,
-    /// When that began.
+    /// Time since which the type has this outcome.
     pub since: Timestamp,
-    /// Acknowledged last; none before the first ACK.
+    /// Version of the last acknowledged response; none before the first ACK.
     pub version: Option<Version>,
-    /// It was told all that it asked for of the newest snapshot.
+    /// True if the client was sent everything that it asked for from the newest snapshot.
     pub current: bool,
-    /// The client's words, while it refuses.
+    /// Error text of the client, while it refuses.
     pub error: Option<String>,
-    /// The last refusal and its time, kept after the client recovered.
+    /// Text and time of the last refusal, kept after the client has recovered.
     pub last_error: Option<(String, Timestamp)>,
 }
 
-/// A stream of an Envoy, or what is remembered of an Envoy that left.
+/// A stream of an Envoy, or the last status of an Envoy that disconnected.
 #[derive(Debug, Clone)]
 pub struct Presence {
-    /// Who it is.
+    /// Identity of the Envoy.
     pub node: Node,
-    /// Its end of the connection, where known.
+    /// Remote address of the connection, if known.
     pub address: Option<SocketAddr>,
-    /// When the stream began.
+    /// Time at which the stream began.
     pub connected_at: Timestamp,
-    /// When its last stream ended; none while it is connected.
+    /// Time at which its last stream ended; none while it is connected.
     pub disconnected_at: Option<Timestamp>,
-    /// When its last load report came.
+    /// Time of its last load report; none before the first.
     pub last_load_report: Option<Timestamp>,
-    /// The newest generation that its types are compared with.
+    /// Newest generation that its types were compared with.
     pub seen: u64,
-    /// The types that it asked for.
+    /// Status of the types that it asked for.
     pub types: BTreeMap<ResourceType, Noted>,
 }
 
-/// What an Envoy says of its load, and of targets that it checked on our behalf.
+/// A message about the load of an Envoy, or about the targets that it checked for the control plane.
 #[derive(Debug)]
 pub enum NodeReport {
-    /// What it sent to each cluster since its last report.
+    /// Load that the Envoy sent to each cluster since its last report.
     Load {
-        /// Its id.
+        /// Node id.
         node: String,
-        /// What it said.
+        /// Content of the report.
         report: Report,
     },
-    /// What it found when it checked targets.
+    /// Results of the health checks that the Envoy runs for the control plane.
     Checked {
-        /// Its id.
+        /// Node id.
         node: String,
-        /// How often it says so.
+        /// Interval at which it reports them.
         interval: Duration,
-        /// What it found.
+        /// Health of the endpoints.
         findings: Findings,
     },
-    /// It reports its load from now on.
+    /// Start of load reports.
     Here {
-        /// Its id.
+        /// Node id.
         node: String,
-        /// Where it runs.
+        /// Locality of the Envoy.
         place: Locality,
     },
-    /// It reports its load no more.
+    /// End of load reports.
     Left {
-        /// Its id.
+        /// Node id.
         node: String,
     },
 }
 
-/// How many reports may wait to be looked at; then those who report wait.
+/// Number of reports that are queued; further reporters wait.
 const REPORTS: usize = 64;
 
-/// All Envoys. Cheap to clone: clones share.
+/// Status of all Envoys. Cheap to clone: clones share.
 ///
-/// The mutex is a plain one: it is held for the copying of a few fields and never across an await.
+/// The mutex is a blocking one: it is held while a few fields are copied and never across an await.
 #[derive(Debug, Clone, Default)]
 pub struct Nodes {
     nodes: Arc<Mutex<Registry>>,
     events: Events,
     signal: Arc<Signal>,
-    /// Who listens to what Envoys say of their load.
+    /// Channel to the single consumer of load reports; unset before [`Nodes::loads`].
     listener: Arc<OnceLock<mpsc::Sender<NodeReport>>>,
 }
 
-/// Wakes the one who follows.
+/// Wakes the task that waits in [`Nodes::stirs`].
 #[derive(Debug, Default)]
 struct Signal {
     notify: Notify,
     is_close: AtomicBool,
 }
 
-/// An Envoy began to refuse something.
+/// Start of a refusal by an Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Its node id.
+    /// Node id.
     pub node: String,
-    /// The newest generation that it was told of.
+    /// Newest generation that it was sent.
     pub seen: u64,
 }
 
 /// Requests that an Envoy sent to targets, by its load reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// That ended, one way or the other.
+    /// Completed requests, successful or not.
     pub requests: u64,
-    /// Of these, those that failed.
+    /// Failed requests among them.
     pub errors: u64,
 }
 
 impl Nodes {
-    /// Nobody yet. It is told in `events` who comes and goes.
+    /// Creates an empty fleet that publishes connections and disconnections in `events`.
     pub fn new(events: Events) -> Self {
         Self { events, ..Self::default() }
     }
 
-    /// Where it is told what happens to Envoys.
+    /// Returns the publisher of events about Envoys.
     pub fn events(&self) -> &Events {
         &self.events
     }
 
-    /// Notes a new stream; it counts as connected until the guard is dropped.
+    /// Records a new stream; it counts as connected until the guard is dropped.
     pub fn connect(&self, node: Node, address: Option<SocketAddr>) -> Connection {
         let (id, cluster) = (node.id.clone(), node.cluster.clone());
         let mut nodes = self.lock();
@@ -179,28 +179,29 @@ impl Nodes {
         Connection { nodes: self.clone(), stream }
     }
 
-    /// What Envoys say of their load from now on. Only the first who asks hears it.
+    /// Returns the channel of load reports and check results from now on. Only the first call gets them.
     pub fn loads(&self) -> mpsc::Receiver<NodeReport> {
         let (sender, receiver) = mpsc::channel(REPORTS);
-        // A second one hears nothing, ever.
+        // A second receiver is closed at once.
         let _ = self.listener.set(sender);
         receiver
     }
 
-    /// Notes what a node found when it checked targets, which it says this often, and waits while others are being
-    /// looked at.
+    /// Queues the check results of a node, which reports them at this interval; waits while the queue is
+    /// full.
     pub async fn found(&self, node: &str, interval: Duration, findings: Findings) {
         self.tell(NodeReport::Checked { node: node.to_owned(), interval, findings }).await;
     }
 
     async fn tell(&self, heard: NodeReport) {
         if let Some(listener) = self.listener.get() {
-            // Nobody listens when we are shutting down.
+            // The receiver is gone when the server shuts down.
             let _ = listener.send(heard).await;
         }
     }
 
-    /// Notes that a node at this place began to report its load, which it does until the guard is dropped.
+    /// Records that a node at this locality began to report its load, which it does until the guard is
+    /// dropped.
     pub async fn reports(&self, node: String, place: Locality) -> Reporter {
         self.lock().begin_reports(&node);
         let reporter = Reporter { nodes: self.clone(), node };
@@ -208,40 +209,41 @@ impl Nodes {
         reporter
     }
 
-    /// Every node: those that left, the longest ago first, then every stream, the oldest first.
+    /// Lists every node: first the disconnected ones by time of departure, then every stream by age, oldest
+    /// first.
     pub fn nodes(&self) -> Vec<Presence> {
         self.lock().list(Timestamp::now())
     }
 
-    /// The newest stream of a node, or what is remembered of it.
+    /// Returns the newest stream of a node, or its last status if it disconnected.
     pub fn node(&self, id: &str) -> Option<Presence> {
         self.lock().find(id, Timestamp::now())
     }
 
-    /// The streams of a node, the oldest first.
+    /// Returns the streams of a node, oldest first.
     pub fn streams(&self, id: &str) -> Vec<Presence> {
         let nodes = self.lock();
         let streams = nodes.by_id.get(id).map(|known| known.streams.as_slice()).unwrap_or_default();
         streams.iter().filter_map(|stream| nodes.connected.get(stream).cloned()).collect()
     }
 
-    /// What a node reported of its requests since it first did.
+    /// Returns the sum of the load reports of a node.
     pub fn totals(&self, id: &str) -> Totals {
         self.lock().by_id.get(id).map(|known| known.totals).unwrap_or_default()
     }
 
-    /// Waits until an Envoy refuses something; while somebody follows closely, also until one comes, leaves or
-    /// answers. There is one who waits.
+    /// Waits until an Envoy refuses something; in close mode ([`Self::follow_closely`]) also until one
+    /// connects, disconnects, answers or reports its load. Only one task may wait.
     pub async fn stirs(&self) {
         self.signal.notify.notified().await;
     }
 
-    /// From now on [`Self::stirs`] is about everything that happens, or no longer.
+    /// Switches the close mode of [`Self::stirs`], in which all events wake it, on or off.
     pub fn follow_closely(&self, is_close: bool) {
         self.signal.is_close.store(is_close, Ordering::Relaxed);
     }
 
-    /// The refusals since this was asked last.
+    /// Takes the refusals since the last call.
     pub fn take_refusals(&self) -> Vec<Refused> {
         std::mem::take(&mut self.lock().refusals)
     }
@@ -252,12 +254,12 @@ impl Nodes {
         }
     }
 
-    /// The streams that are as wanted, the oldest first.
+    /// Returns the streams for which `is_wanted` is true, oldest first.
     pub fn select(&self, is_wanted: impl Fn(&Presence) -> bool) -> Vec<Presence> {
         self.lock().connected.values().filter(|presence| is_wanted(presence)).cloned().collect()
     }
 
-    /// How many streams there are.
+    /// Returns the number of streams.
     pub fn connected(&self) -> usize {
         self.lock().connected.len()
     }
@@ -267,7 +269,7 @@ impl Nodes {
     }
 }
 
-/// The presence of one stream in the [`Nodes`].
+/// Guard of one stream in the [`Nodes`].
 #[derive(Debug)]
 pub struct Connection {
     nodes: Nodes,
@@ -275,7 +277,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Notes how the stream stands with the newest generation that it has seen. Unchanged types keep their time.
+    /// Records the status of the stream with the newest generation that it has seen. The time of an
+    /// unchanged status is kept.
     pub fn note<'a>(&self, seen: u64, statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>) {
         let refusals = {
             let mut nodes = self.nodes.lock();
@@ -299,7 +302,7 @@ impl Drop for Connection {
     }
 }
 
-/// One node's stream of load reports.
+/// Guard of a node's stream of load reports.
 #[derive(Debug)]
 pub struct Reporter {
     nodes: Nodes,
@@ -307,7 +310,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Notes a report, and waits while others are being looked at.
+    /// Records a report and queues it; waits while the queue is full.
     pub async fn report(&self, report: Report) {
         let totals = Totals { requests: report.requests, errors: report.errors };
         self.nodes.lock().report(&self.node, totals, Timestamp::now());

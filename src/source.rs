@@ -1,4 +1,4 @@
-//! What comes from outside besides REST: files, and the addresses of host names.
+//! Sources of input besides REST: config files, and DNS.
 
 pub mod files;
 pub mod resolve;

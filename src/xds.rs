@@ -1,19 +1,20 @@
-//! The protocol: what a client is told, and when.
+//! The xDS protocol: the responses that a client is sent, and their order.
 //!
 //! A stream is a struct without a socket or a clock: requests and snapshots go in, responses come out. There
-//! are two, [`sotw`] and [`delta`], of one shape. The rules of order that keep a change from failing a request
-//! stand in [`order`]; sockets only in [`server`] and [`incoming`]. Beside discovery the port has load reports
-//! ([`load_report`]), health checks on our behalf ([`health_discovery`]), the status of clients ([`client_status`]),
-//! health and reflection.
+//! are two, [`sotw`] and [`delta`], with the same interface ([`Protocol`]). The ordering rules that keep a
+//! change from failing a request are in [`order`]; sockets are only in [`server`] and [`incoming`]. Besides
+//! discovery, the port serves load reports ([`load_report`]), health checks by Envoys ([`health_discovery`]),
+//! the status of clients ([`client_status`]), gRPC health and reflection.
 //!
-//! Tests bear the number of the point of the protocol checklist that they show (`rule_19_…`): here on the streams,
-//! over sockets in `tests/xds.rs`, with a real Envoy in `tests/envoy/`. Points without one:
+//! The name of a test carries the number of the rule of the protocol checklist that it shows (`rule_19_…`):
+//! on the streams in this module, over sockets in `tests/xds.rs`, with a real Envoy in `tests/envoy/`. Rules
+//! without a test of their own:
 //!
-//! - 12 is within 11: the words of a refusal are a hint, and the culprit is found without them.
+//! - 12 is covered by 11: the error text of a NACK is a hint only, and the bad resource is found without it.
 //! - 26 holds by construction: a [`cache`](crate::cache) cannot be made without a build.
-//! - 37, 39 and 41 are about Envoy: what it does while it waits, and when there is too much. That no route names what is
-//!   missing is for [`model::validate`](crate::model::validate).
-//! - 47: nothing here has a time to live; Envoy 1.40 does not say that it could use one.
+//! - 37, 39 and 41 are about Envoy: its behaviour while it waits and when it is overloaded.
+//!   [`model::validate`](crate::model::validate) ensures that no route names a missing cluster.
+//! - 47: no resource has a TTL; Envoy 1.40 does not announce support for it.
 
 pub mod admission;
 pub mod client_status;
@@ -47,95 +48,96 @@ use crate::xds::frame::Response;
 use crate::xds::subscription::NameTable;
 use crate::xds::wire::{Head, Request};
 
-/// What all streams share. Cheap to clone: clones share.
+/// State that all streams share. Cheap to clone: clones share.
 #[derive(Debug, Clone, Default)]
 pub struct Common {
-    /// The names that they ask for.
+    /// Resource names that clients subscribe to.
     pub names: NameTable,
-    /// What they were told before.
+    /// Sets of resources that clients were sent earlier, by version.
     pub past: Past,
 }
 
-/// A stream of one variant: what happened goes in, what to send comes out, in order.
+/// A stream of one variant of the protocol: events go in, the responses to send come out, in order.
 ///
-/// Requests and snapshots come in any order. [`Self::on_impatience`] is due when [`Self::is_waiting`] has lasted
-/// [`order::PATIENCE`]. The rest reads and changes nothing.
+/// Requests and snapshots come in any order. [`Self::on_impatience`] is due when [`Self::is_waiting`] has
+/// lasted [`order::PATIENCE`]. The other methods do not send anything.
 pub trait Protocol: Sized + Send + Sync + 'static {
-    /// How responses are framed.
+    /// Variant by which responses are framed.
     const VARIANT: Variant;
-    /// What clients send.
+    /// Message that clients send.
     type Head: Head;
 
-    /// A stream whose client should come to run `target`.
+    /// Creates a stream whose client should come to run `target`.
     fn new(target: Arc<Snapshot>, common: &Common) -> Self;
 
-    /// Takes a request and returns what to send now.
+    /// Takes a request and returns the responses to send now.
     ///
     /// # Errors
     ///
-    /// When the request breaks the protocol; the stream should end.
+    /// Fails if the request breaks the protocol; the stream should end then.
     fn on_request(&mut self, request: Request<Self::Head>) -> Result<Vec<Response>, ProtocolError>;
 
-    /// Takes a new snapshot and returns what to send now.
+    /// Takes a new snapshot and returns the responses to send now.
     fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response>;
 
-    /// Stops waiting for the clusters and returns what to send now.
+    /// Stops waiting for the clusters and returns the responses to send now.
     fn on_impatience(&mut self) -> Vec<Response>;
 
-    /// True while listeners or routes wait for the answer to clusters.
+    /// True while listeners or routes wait until the client acknowledges its clusters.
     fn is_waiting(&self) -> bool;
 
-    /// True when everything that was sent is answered: a good moment for the stream to end.
+    /// True when every response is acknowledged or refused and no search for a bad resource is under way: a
+    /// good moment to end the stream.
     fn is_idle(&self) -> bool;
 
-    /// What was refused since this was asked last.
+    /// Takes the refusals since the last call.
     fn take_refusals(&mut self) -> Vec<Refusal>;
 
-    /// How the stream stands with each type that the client asked for.
+    /// Status of each type that the client has asked for.
     fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)>;
 }
 
 /// A request that breaks the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// On the aggregated stream every request names its type.
+    /// Request on the aggregated stream without a type.
     #[error("a request on an aggregated stream must have a type_url")]
     NoType,
-    /// A service of one type serves that type alone.
+    /// Request for another type than that of a single-type service.
     #[error("this service has {expected}, and the request asks for {found}")]
     OtherType {
-        /// The type URL of the service.
+        /// Type URL of the service.
         expected: &'static str,
-        /// The type URL of the request.
+        /// Type URL of the request.
         found: String,
     },
 }
 
-/// A refusal, to be logged.
+/// A NACK, to be logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// What was refused.
+    /// Type of the refused resources.
     pub resource_type: ResourceType,
-    /// The version that was sent.
+    /// Version of the refused response.
     pub version: String,
-    /// The client's words.
+    /// Error text of the client.
     pub error: String,
-    /// The resources that are now held back; none while it is not known which they are.
+    /// Names of the resources that are held back from now on; empty while the bad ones are not known yet.
     pub names: Vec<String>,
 }
 
-/// What there is to say of each type that a client asked for. Most ask for a few of them, and there are thousands of
-/// clients.
+/// State for each type that a client has asked for. Boxed and created on demand: most clients ask for a few
+/// types, and there are thousands of clients.
 #[derive(Debug, Default)]
 struct Types<T>([Option<Box<T>>; ResourceType::ALL.len()]);
 
 impl<T: Default> Types<T> {
-    /// None when the client asked for nothing of this type.
+    /// Returns the state of a type; none if the client has not asked for it.
     fn get(&self, resource_type: ResourceType) -> Option<&T> {
         self.0[resource_type as usize].as_deref()
     }
 
-    /// The same to be changed: from now on there is something.
+    /// Returns the state of a type for modification; creates it if it is missing.
     fn get_mut(&mut self, resource_type: ResourceType) -> &mut T {
         self.0[resource_type as usize].get_or_insert_default()
     }
@@ -150,8 +152,8 @@ impl<T: Default> Types<T> {
     }
 }
 
-/// The type that a request is about. None where it is not served here: the client may be newer than we are, and
-/// the stream goes on.
+/// Returns the type that a request is about; none if the type is not served here: the client may be newer
+/// than this server, and the stream goes on.
 fn requested_type(type_url: &str) -> Result<Option<ResourceType>, ProtocolError> {
     if type_url.is_empty() {
         return Err(ProtocolError::NoType);
@@ -159,23 +161,25 @@ fn requested_type(type_url: &str) -> Result<Option<ResourceType>, ProtocolError>
     Ok(ResourceType::from_type_url(type_url))
 }
 
-/// Clusters and listeners: a SotW response carries all of them, and what it leaves out is deleted (xDS
-/// protocol, "Grouping Resources into Responses"). They alone know the legacy wildcard. Scoped routes are not
-/// in that text, and Envoy treats them so: it asks for all by no name and drops what an answer leaves out.
+/// True for clusters and listeners: a SotW response carries all of them, and Envoy deletes the ones that it
+/// leaves out (xDS protocol, "Grouping Resources into Responses"). In SotW only these types have the legacy
+/// wildcard. True for scoped routes too: that text does not mention them, but Envoy asks for all of them
+/// without a name and drops the ones that a response leaves out.
 fn is_sent_whole(resource_type: ResourceType) -> bool {
     matches!(resource_type, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute)
 }
 
-/// These a client asks for by an empty first request and means all: those that are sent whole, and virtual hosts, which
-/// Envoy asks for by name only when a request needs one that it does not know (VHDS, "Subscribing to Resources").
+/// True for the types whose legacy wildcard is an empty first request: the types that are sent whole, and
+/// virtual hosts, which Envoy asks for by name only when a request needs one that it does not have (VHDS,
+/// "Subscribing to Resources").
 fn has_legacy_wildcard(resource_type: ResourceType) -> bool {
     is_sent_whole(resource_type) || resource_type == ResourceType::VirtualHost
 }
 
-/// The longest error that is kept. Envoy's own are cut at some KB.
+/// Longest error text that is kept, in bytes. Envoy cuts its own at some KB.
 const MAX_ERROR: usize = 8 << 10;
 
-/// A client's words, but no more of them than can be kept.
+/// Cuts a client's error text to at most [`MAX_ERROR`] bytes, at a character boundary.
 fn shorten(mut error: String) -> String {
     if error.len() > MAX_ERROR {
         error.truncate(error.floor_char_boundary(MAX_ERROR));

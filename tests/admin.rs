@@ -1,4 +1,4 @@
-//! The admin API with the real program: every status, races between writers, revisions, and what a restart finds.
+//! Tests of the admin API with the real program: every status, races between writers, revisions, restarts.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 

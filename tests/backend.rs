@@ -1,4 +1,4 @@
-//! The backend whose faults can be chosen: each fault as a client sees it on the wire.
+//! Tests of the backend whose faults can be chosen: each fault as a client sees it on the wire.
 
 mod harness;
 
@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use understudy::cli::load::{Load, Options};
 
-/// How long nothing must come before it counts as silence.
+/// Time without data after which an exchange counts as silent.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// How an exchange ended for the client.
+/// End of an exchange, as the client sees it.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// With all that `content-length` promised.
+    /// Complete body, as long as `content-length` announced.
     Whole,
     Fin,
     Rst,
@@ -26,7 +26,7 @@ enum End {
     Refused,
 }
 
-/// A client that shows what a better one would hide.
+/// Raw client that shows what a better one would hide.
 struct Client(TcpStream);
 
 impl Client {
@@ -63,14 +63,14 @@ impl Client {
     }
 }
 
-/// How many bytes of the body are still to come, once the head is there.
+/// Returns the number of bytes of the body that are still to come; none before the head is complete.
 fn missing(text: &str) -> Option<usize> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?;
     length.parse::<usize>().ok()?.checked_sub(body.len())
 }
 
-/// What one GET sees in `mode`: the status, the body, the end.
+/// Checks the result of one GET in `mode`: the status, the body, the end.
 async fn check(mode: &str, status: &str, body: &str, end: End) {
     let mut backend = Backend::start("PRIMARY").await;
     backend.mode(mode).await;
@@ -94,7 +94,7 @@ async fn every_mode_is_seen_as_it_is_named() {
     check("stall", "200", "PRIM", End::Silence).await;
 }
 
-/// What becomes of a new connection, and of one that was there before, in `listener`.
+/// Checks the end of a new connection, and of one that was open before, in the state `listener`.
 async fn check_listener(listener: &str, new: End, old: End) {
     let mut backend = Backend::start("A").await;
     let mut before = Client::connect(backend.address()).await;
@@ -241,8 +241,8 @@ async fn it_ends_with_its_input_only_when_asked() {
     assert!(stays.ended().await.success());
 }
 
-/// A target behind an Envoy without any recipe: what the harness starts fits together, and faults reach
-/// the clients of an Envoy.
+/// Checks a target behind an Envoy with a plain bootstrap: the processes of the harness fit together, and
+/// faults reach the clients of an Envoy.
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_and_load_see_the_faults_too() {
     let mut backend = Backend::start("A").await;

@@ -1,4 +1,4 @@
-//! The demo is a promise: a primary that dies costs no request.
+//! Test of the demo's promise: a primary that dies costs no request.
 
 mod harness;
 
@@ -10,9 +10,9 @@ const PHASES: [&str; 4] =
 
 #[test]
 fn both_primaries_die_and_no_client_sees_an_error() {
-    // Whoever had it before: the demo must find ports that are free.
+    // Occupies the default port: the demo must find ports that are free.
     let _taken = std::net::TcpListener::bind("127.0.0.1:8000");
-    // It ends by itself in any case: each of its steps has a deadline.
+    // The demo ends by itself in any case: each of its steps has a deadline.
     let output = understudy(&["demo", "--once", "--format", "json"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -33,7 +33,7 @@ fn both_primaries_die_and_no_client_sees_an_error() {
         assert_eq!(served_by.values().map(count).sum::<u64>(), count(&phase["requests"]), "{report:#}");
     }
     let served = |phase: usize, name: &str| phases[phase]["served_by"].get(name).map_or(0, count);
-    // Who should serve does so; on a busy machine a check that comes late may lend some to another.
+    // Expected servers get most requests; on a busy machine a late check may shift some to another target.
     let shares = [(0, "PRIMARY-1", 25), (0, "PRIMARY-2", 25), (1, "PRIMARY-2", 75), (2, "FAILOVER", 75)];
     for (phase, name, percent) in shares {
         let least = count(&phases[phase]["requests"]) * percent / 100;

@@ -1,6 +1,6 @@
-//! The compiler's golden files: every directory of `examples/` against `tests/golden/<example>/<fleet>.json`,
-//! every case of `tests/golden/cases/` against the JSON beside it, and every file of `tests/invalid/` against
-//! the faults beside it. `UPDATE_EXPECT=1` rewrites them.
+//! Golden files of the compiler: every directory of `examples/` against
+//! `tests/golden/<example>/<fleet>.json`, every case of `tests/golden/cases/` against the JSON beside it, and
+//! every file of `tests/invalid/` against the faults beside it. `UPDATE_EXPECT=1` rewrites them.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
@@ -39,7 +39,7 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// What host names resolve to in examples and cases.
+/// Returns the addresses of host names in examples and cases.
 fn addresses() -> Addresses {
     let text = fs::read_to_string(root().join("tests/golden/addresses.yaml")).unwrap();
     serde_yaml::from_str(&text).unwrap()
@@ -52,10 +52,10 @@ fn build(path: &Path) -> Build {
     build.unwrap_or_else(|faults| panic!("{}", render::human(&faults, &|_| None, false)))
 }
 
-/// What each fleet is told.
+/// Snapshot of each fleet.
 type Told = BTreeMap<Name, Arc<Snapshot>>;
 
-/// The directories of `examples/`, built.
+/// Builds the directories of `examples/`.
 fn examples() -> Vec<(String, Told)> {
     let directories = entries(&root().join("examples")).into_iter().filter(|path| path.is_dir());
     let build = |directory: PathBuf| {
@@ -66,8 +66,8 @@ fn examples() -> Vec<(String, Told)> {
     directories.map(build).collect()
 }
 
-/// The files of `tests/golden/cases/`, built. Each shows one thing, which its name says. One that begins with
-/// `# told to an Envoy at eu/a` shows it to an Envoy that says it is there.
+/// Builds the files of `tests/golden/cases/`. Each shows one feature, given by its name. A file that begins
+/// with `# told to an Envoy at eu/a` is compiled for an Envoy at that locality.
 fn cases() -> Vec<(String, Told)> {
     let files = entries(&root().join("tests/golden/cases")).into_iter();
     let files = files.filter(|path| path.extension().is_some_and(|it| it == "yaml"));
@@ -148,7 +148,8 @@ fn a_real_envoy_accepts_every_example_and_every_case() {
     });
 }
 
-/// The snapshot as a bootstrap: what Envoy would ask for is put in its place, so that it is looked at too.
+/// Turns the snapshot into a bootstrap. Resources that Envoy would ask for are inlined, so that Envoy
+/// validates them too.
 fn bootstrap(snapshot: Value) -> Value {
     let by_name = |kind: &str, key: &str| -> BTreeMap<String, Value> {
         let resources = snapshot[kind].as_array().unwrap().iter();
@@ -176,7 +177,7 @@ fn bootstrap(snapshot: Value) -> Value {
     json!({ "static_resources": resources })
 }
 
-/// Puts routes and secrets in the place of the question for them.
+/// Replaces references to routes and secrets by the resources themselves.
 fn inline(value: &mut Value, routes: &BTreeMap<String, Value>) {
     match value {
         Value::Object(object) => {
@@ -217,8 +218,8 @@ fn every_invalid_file_is_refused_with_the_faults_beside_it() {
     }
 }
 
-/// The codes that take more than a text to come about (files that cannot be read, or that an Envoy refuses; time),
-/// and those that are warnings.
+/// Codes that need more than a text to occur (files that cannot be read or that an Envoy refuses; time), and
+/// codes that are warnings.
 const NOT_OF_TEXTS: [&str; 7] = ["US107", "US108", "US116", "US130", "US143", "US145", "US190"];
 
 #[test]

@@ -1,4 +1,4 @@
-//! The rules of the code that can be checked by reading it. The layers of `src/lib.rs` are held here, as data.
+//! Rules of the code that can be checked by reading it. The layers of `src/lib.rs` are listed here, as data.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: [(&str, &[&str]); 18] = [
     ("envoy", &[]),
     ("memo", &[]),
-    // `envoy` for the descriptors by which raw resources are judged, each fault with its place.
+    // `envoy` for the descriptors by which raw resources are checked, each fault with its place.
     ("config", &["envoy"]),
     ("model", &["config", "envoy", "memo"]),
     ("build", &["config", "envoy", "memo", "model"]),
@@ -57,7 +57,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("cli", &["access", "admin", "app", "build", "config", "envoy", "inspect", "model", "source", "store"]),
 ];
 
-/// Modules that are functions of what goes in: no sockets, no files, no clock.
+/// Modules that are pure functions of their input: no sockets, no files, no clock.
 const PURE: &[&str] = &[
     "envoy",
     "memo",
@@ -80,7 +80,7 @@ const PURE: &[&str] = &[
     "xds/wire",
 ];
 
-/// What a pure module never mentions.
+/// Words that a pure module never contains.
 const IMPURE: [&str; 8] = [
     "tokio",
     "async ",
@@ -92,7 +92,7 @@ const IMPURE: [&str; 8] = [
     "std::env::var",
 ];
 
-/// Every source file: its path under `src/` without the ending, and its text.
+/// Returns every source file: its path under `src/` without the extension, and its text.
 fn sources() -> Vec<(String, String)> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -115,7 +115,7 @@ fn sources() -> Vec<(String, String)> {
     found.into_iter().map(read).collect()
 }
 
-/// The code of a file, without comments and without the tests at its foot.
+/// Returns the code of a file, without comments and without the tests at its end.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
     text.lines().filter(|line| !line.trim_start().starts_with("//"))
@@ -132,7 +132,7 @@ fn rooms_use_only_what_their_row_allows_and_every_arrow_is_used() {
     let (mut faults, mut used) = (Vec::new(), BTreeSet::new());
     for (file, text) in sources() {
         let room = file.split('/').next().unwrap();
-        // Tests may have what they test made by the whole program.
+        // Tests may use the whole program to build their input.
         if matches!(room, "lib" | "main") || file.ends_with("/tests") || file.ends_with("/properties") {
             continue;
         }
@@ -173,7 +173,7 @@ fn pure_modules_do_no_io_and_see_no_clock() {
     let mut faults = Vec::new();
     for (file, text) in sources() {
         let is_pure = |pure: &str| file == *pure || file.starts_with(&format!("{pure}/"));
-        // Tests may bound how long they wait for a refusal.
+        // Tests may use the clock to limit a wait.
         if !PURE.iter().any(|pure| is_pure(pure)) || file.ends_with("/tests") {
             continue;
         }

@@ -1,6 +1,7 @@
-//! The xDS port with plain clients: what else it serves beside discovery, and what clients cannot do to it.
+//! Tests of the xDS port with plain clients: its services beside discovery, and its limits against hostile
+//! clients.
 //!
-//! How Envoy fares is in `tests/envoy`.
+//! Tests with Envoys are in `tests/envoy`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
@@ -60,7 +61,7 @@ const LISTENERS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
-/// Upstreams `a` and, for routes and listeners, all that leads to it.
+/// Starts a control plane with an upstream `a`, and a service and a route to it.
 async fn understudy() -> Understudy {
     let understudy = Understudy::serve(&[]).await;
     let upstream = json!({"name": "a", "targets": [{"target": "127.0.0.1:9"}]});
@@ -87,7 +88,7 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
-/// A request and its responses, as far as tests speak of them.
+/// Requests and responses of one variant of the protocol, as far as the tests use them.
 trait Words: Send + 'static {
     type Response: Send + 'static;
     fn ask(id: &str, type_url: &str, subscribe: &[&str]) -> Self;
@@ -133,7 +134,7 @@ impl Words for DeltaDiscoveryRequest {
     }
 }
 
-/// One discovery stream.
+/// Open discovery stream.
 struct Stream<R: Words> {
     requests: mpsc::Sender<R>,
     responses: Streaming<R::Response>,
@@ -144,14 +145,14 @@ impl<R: Words> Stream<R> {
         self.requests.send(request).await.unwrap();
     }
 
-    /// The next response, or how the stream ended.
+    /// Returns the next response, or the status with which the stream ended.
     async fn next(&mut self) -> Result<R::Response, Status> {
         let message = timeout(PATIENCE, self.responses.message()).await.expect("an answer in time")?;
         Ok(message.expect("a stream ends with an error only"))
     }
 }
 
-/// Opens a stream: the request stream goes into the call, what comes back into a [`Stream`].
+/// Opens a stream: the call gets the stream of requests; its result is a [`Stream`].
 macro_rules! open {
     ($client:expr, $method:ident, $first:expr) => {{
         let (requests, outgoing) = mpsc::channel(64);
@@ -161,7 +162,7 @@ macro_rules! open {
     }};
 }
 
-/// A well-behaved SotW client of all clusters.
+/// Well-behaved SotW client of all clusters.
 struct Good {
     stream: Stream<DiscoveryRequest>,
 }
@@ -189,7 +190,7 @@ impl Good {
         }
     }
 
-    /// A change arrives, promptly.
+    /// Checks that a change arrives promptly.
     async fn goes_on(&mut self, understudy: &Understudy, milliseconds: i32) {
         let began = Instant::now();
         change(understudy, milliseconds).await;
@@ -288,7 +289,8 @@ async fn rule_56_load_reports_are_asked_for_and_noted() {
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 
-/// An unhealthy endpoint, as an Envoy says it, of a cluster by the name of its check.
+/// Returns the report that an endpoint is unhealthy, in the form of Envoy's; `cluster` is the name of its
+/// check.
 fn unhealthy(cluster: &str, endpoint: &Member) -> HealthCheckRequestOrEndpointHealthResponse {
     let found = hds::EndpointHealth {
         endpoint: Some(endpoint.clone()),
@@ -323,7 +325,7 @@ async fn rule_57_health_is_asked_for_and_what_is_found_is_noted() {
     assert_eq!((check.cluster_name.as_str(), check.health_checks.len()), ("a/health", 1));
     let endpoint = &check.locality_endpoints[0].endpoints[0];
 
-    // Until it was checked for the first time it passes for unhealthy.
+    // Envoy reports endpoints as unhealthy until their first check, so this report is not counted.
     requests.send(unhealthy("nobody/health", endpoint)).await.unwrap();
     requests.send(unhealthy("a/health", endpoint)).await.unwrap();
     eventually(PATIENCE, "what was checked is noted", async || {
@@ -339,7 +341,7 @@ async fn rule_57_health_is_asked_for_and_what_is_found_is_noted() {
     })
     .await;
 
-    // Another target is asked for soon, and a change that is about something else is not told of.
+    // A new target is soon asked for; a change that concerns no target is not sent.
     let route = json!({"name": "b", "paths": ["/b"], "service": "a"});
     assert_eq!(understudy.post("/routes", route).await.0, 201);
     assert_eq!(understudy.post("/upstreams/a/targets", json!({"target": "127.0.0.1:10"})).await.0, 201);
@@ -357,7 +359,8 @@ async fn rule_57_health_is_asked_for_and_what_is_found_is_noted() {
     }
 }
 
-/// An Envoy that offers to check targets: what keeps its stream open, and what it is asked for.
+/// Offers to check targets as an Envoy does. Returns the sender that keeps the stream open, and the requested
+/// checks.
 async fn offer(
     channel: &Channel,
     id: &str,
@@ -404,7 +407,7 @@ async fn rule_55_client_status_tells_who_holds_what() {
     let answer = DiscoveryRequest::answer(CLUSTERS, &response);
     other.stream.send(DiscoveryRequest { error_detail: Some(refusal), ..answer }).await;
 
-    // Of a node: each cluster's config status and client status, and the error.
+    // Config status and client status of each cluster of a node, and the error.
     let mut status = async |id: &str| {
         let matcher = StringMatcher {
             match_pattern: Some(MatchPattern::Exact(id.to_owned())),
@@ -448,7 +451,7 @@ async fn rule_1_each_type_has_services_of_its_own_in_both_variants() {
     let mut listeners = ListenerDiscoveryServiceClient::new(channel.clone());
     let mut routes = RouteDiscoveryServiceClient::new(channel.clone());
 
-    // The type goes without saying. What is learnt from one answers the next.
+    // The type URL is implied by the service. Names from one response are used in the next request.
     let ask = |names: &[&str]| DiscoveryRequest::ask("typed", "", names);
     let cds = open!(clusters, stream_clusters, ask(&[])).next().await.unwrap();
     let lds = open!(listeners, stream_listeners, ask(&[])).next().await.unwrap();
@@ -529,7 +532,7 @@ async fn a_node_that_left_is_still_listed() {
     assert_eq!(nodes["nodes"].as_array().unwrap().len(), 1, "{nodes}");
 }
 
-/// Sends `body` as the requests of an ADS stream, and says how the call ended.
+/// Sends `body` as the requests of an ADS stream, and returns the status of the call.
 async fn raw(address: SocketAddr, body: impl Iterator<Item = Bytes> + Send + 'static, ends: bool) -> Code {
     let frames = futures_util::stream::iter(body.map(|part| Ok::<_, Status>(http_body::Frame::data(part))));
     let tail = futures_util::stream::poll_fn(move |_| match ends {
@@ -562,7 +565,7 @@ fn message_of(length: u32) -> Bytes {
     head.into()
 }
 
-/// Connects, writes what `next` gives and returns when the server has hung up.
+/// Connects, writes the bytes from `next`, and returns when the server has hung up.
 async fn hung_up(address: SocketAddr, mut next: impl FnMut() -> Option<Vec<u8>>) {
     let socket = TcpStream::connect(address).await.unwrap();
     let (mut reads, mut writes) = socket.into_split();
@@ -584,7 +587,7 @@ async fn hung_up(address: SocketAddr, mut next: impl FnMut() -> Option<Vec<u8>>)
     timeout(PATIENCE, either).await.expect("the server hangs up in time");
 }
 
-/// A frame of HTTP/2.
+/// Returns an HTTP/2 frame.
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
@@ -597,7 +600,7 @@ async fn hostile_peers_get_an_error_and_the_rest_go_on() {
     let mut good = Good::connect(address, "good").await;
     good.goes_on(&understudy, 101).await;
 
-    // Not HTTP/2.
+    // Bytes that are not HTTP/2.
     hung_up(address, || Some(vec![0xA5; 1 << 16])).await;
     hung_up(address, || Some(b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec())).await;
     good.goes_on(&understudy, 102).await;
@@ -624,7 +627,7 @@ async fn hostile_peers_get_an_error_and_the_rest_go_on() {
     assert_eq!(raw(address, garbage.into_iter(), true).await, Code::Internal);
     good.goes_on(&understudy, 104).await;
 
-    // Many large requests that do not end: some are refused, and are asked for as many as it takes.
+    // Many large requests that do not end: some are refused, and the test sends as many as that takes.
     let unfinished = || std::iter::once(message_of(16 << 20)).chain(mb(15));
     let mut streams: Vec<_> = (0..40).map(|_| tokio::spawn(raw(address, unfinished(), false))).collect();
     let (first, _, rest) = futures_util::future::select_all(streams.drain(..)).await;
@@ -647,7 +650,7 @@ async fn rule_48_who_asks_for_100_000_names_is_answered_in_pieces_and_the_rest_g
     let many: Vec<String> =
         (0..100_000).map(|number| format!("a-cluster-with-a-long-name-{number:032}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).chain(["a"]).collect();
-    // Which takes no response of more than 4 MiB, and the names have 6.
+    // The client takes no response of more than 4 MiB, and the names alone have 6 MiB.
     let mut ads = AggregatedDiscoveryServiceClient::new(channel(address).await);
     let began = Instant::now();
     let request = DeltaDiscoveryRequest::ask("delta", ENDPOINTS, &many);
@@ -678,7 +681,7 @@ async fn rule_51_a_flood_of_requests_starves_nobody() {
     let mut ads = AggregatedDiscoveryServiceClient::new(channel(understudy.xds).await);
     let flood = open!(ads, stream_aggregated_resources, DiscoveryRequest::ask("flood", CLUSTERS, &[]));
     let Stream { requests, mut responses } = flood;
-    // Taken as they come, so that nothing but the server slows the flood down.
+    // Responses are taken as they come, so that only the server slows the flood down.
     let taken = tokio::spawn(async move { while let Ok(Some(_)) = responses.message().await {} });
     let flooded = tokio::spawn(async move {
         for number in 0..10_000 {
@@ -720,7 +723,7 @@ async fn rule_50_a_stuck_reader_costs_nothing_and_harms_nobody() {
         let first = DiscoveryRequest::ask(&format!("stuck-{number}"), CLUSTERS, &[]);
         stuck.push(open!(ads, stream_aggregated_resources, first));
     }
-    // Their requests are taken all the same once, and their answer is larger than what they let through.
+    // The request of a stuck client is still taken, once. Its response exceeds its flow-control windows.
     for milliseconds in 100..120 {
         good.goes_on(&understudy, milliseconds).await;
     }
@@ -732,14 +735,14 @@ async fn rule_50_a_stuck_reader_costs_nothing_and_harms_nobody() {
     }
     let (after, _) = understudy.process().memory();
     assert!(after <= before + 20, "{before} MiB before, {after} MiB after");
-    // Who reads again gets what is newest, not what it missed.
+    // A client that reads again gets the newest config, not the changes that it missed.
     let mut late = Good { stream: stuck.remove(0) };
     let response = late.stream.next().await.unwrap();
     late.stream.send(DiscoveryRequest::answer(CLUSTERS, &response)).await;
     late.sees("a", 319).await;
 }
 
-/// A server of this process, for limits that a test can wait for.
+/// Starts a server in this process, with limits that a test can reach.
 async fn limited(limits: Limits) -> SocketAddr {
     let text = r#"upstreams: [{ name: a, targets: [{ target: "127.0.0.1:9" }] }]"#;
     let inputs =
@@ -775,7 +778,8 @@ async fn rule_45_more_than_20_000_do_not_wait_and_the_log_says_so() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    // For all threads: one that logs without a subscriber meanwhile would decide for all that nobody listens.
+    // Global for all threads: a thread that logs without a subscriber would cache for the whole process that
+    // none is interested.
     tracing::subscriber::set_global_default(subscriber).expect("no other test has one");
     let rate = Rate { per_second: 1, burst: 1, ..Limits::default().rate };
     let address = limited(Limits { rate, ..Limits::default() }).await;
@@ -787,17 +791,17 @@ async fn rule_45_more_than_20_000_do_not_wait_and_the_log_says_so() {
             tokio::spawn(async move {
                 let ask = DiscoveryRequest::ask(&format!("edge-{connection}-{stream}"), CLUSTERS, &[]);
                 let mut stream = open!(ads, stream_aggregated_resources, ask);
-                // One that begins hears of clusters; one that waits, nothing for as long as this lasts.
+                // A stream that begins gets clusters; a stream that waits gets nothing during the test.
                 while let Some(next) = stream.responses.message().await.transpose() {
                     if let Err(status) = next {
-                        let _ = ended.send(status); // Nobody counts any more.
+                        let _ = ended.send(status); // The test may have stopped counting.
                         break;
                     }
                 }
             });
         }
     }
-    // One begins, 20,000 wait, and a few find the places of those who began meanwhile.
+    // One stream begins, 20,000 wait, and a few get the places of streams that began meanwhile.
     for _ in 0..900 {
         let status = timeout(Duration::from_secs(60), ends.recv()).await.expect("they are refused at once");
         let status = status.expect("the others wait");
@@ -811,7 +815,7 @@ async fn rule_45_more_than_20_000_do_not_wait_and_the_log_says_so() {
     assert!(lines < 60, "it is said once a second: {lines}");
 }
 
-/// What was logged.
+/// Captured log.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 

@@ -1,7 +1,7 @@
-//! The least that it costs to write the same bytes to many sockets: what servers are compared with.
+//! Lower bound of the cost to write the same bytes to many sockets, with which servers are compared.
 //!
 //! A process of its own holds one shared buffer and plain sockets, without a protocol. Its processor time is
-//! read as that of a server is.
+//! read in the same way as that of a server.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -20,11 +20,11 @@ use tokio::task::JoinSet;
 
 use crate::process::Gauge;
 
-/// How long a broadcast may take.
+/// Time limit of a broadcast.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The child: takes connections and writes `bytes` to all of them for every line on standard input, until that
-/// ends.
+/// Runs the child process: takes connections, and writes `bytes` to all of them for every line on standard
+/// input, until that ends.
 pub(crate) async fn serve(bytes: usize) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
@@ -56,7 +56,7 @@ async fn write(mut socket: TcpStream, payload: Bytes, mut round: watch::Receiver
     }
 }
 
-/// Broadcasts `bytes` to `clients` sockets `rounds` times and returns the processor time of each.
+/// Broadcasts `bytes` to `clients` sockets `rounds` times, and returns the processor time of each.
 pub(crate) async fn measure(bytes: u64, clients: usize, rounds: usize) -> anyhow::Result<Vec<Duration>> {
     let (mut child, address) = start(bytes).await?;
     let mut stdin = child.stdin.take().context("the child has a standard input")?;
@@ -69,7 +69,7 @@ pub(crate) async fn measure(bytes: u64, clients: usize, rounds: usize) -> anyhow
         readers.spawn(read(socket, received.clone()));
     }
     let mut costs = Vec::new();
-    // The first one is not counted: buffers have yet to grow.
+    // The first round is not counted: buffers have yet to grow.
     for round in 0..=rounds {
         let cost = broadcast(&mut gauge, &mut stdin, &received, bytes * clients as u64).await?;
         if round > 0 {

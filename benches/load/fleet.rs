@@ -1,4 +1,4 @@
-//! Many streams that are told the same, and what came to each of them.
+//! Fleet of streams that get the same resources, and the responses to each of them.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,80 +13,80 @@ use tokio::task::JoinSet;
 use crate::stream::{self, Manner};
 use crate::wire::{Resource, Response, Type, Variant};
 
-/// How long a stream may go without the change before it counts as deaf.
+/// Time without the change after which a stream counts as deaf.
 pub(crate) const DEAF_AFTER: Duration = Duration::from_secs(10);
 
-/// How many streams may be waiting for their first answers, where all at once is not what is measured.
+/// Number of streams that may wait for their first responses, unless all at once is measured.
 pub(crate) const RAMP: usize = 100;
 
-/// What all streams of a fleet say.
+/// Behaviour of all streams of a fleet.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
-    /// The server.
+    /// Address of the server.
     pub(crate) address: SocketAddr,
-    /// How to speak.
+    /// Variant of the protocol.
     pub(crate) variant: Variant,
-    /// What to ask for, in this order.
+    /// Types to ask for, in this order.
     pub(crate) types: &'static [Type],
-    /// The names, and what is held, in the first request of each type.
+    /// Names, and held resources, in the first request of each type.
     pub(crate) first: [Bytes; 2],
-    /// How many resources make the first answers complete.
+    /// Number of resources that make the first responses complete, by type.
     pub(crate) expected: [u64; 2],
-    /// Ask for all types at once.
+    /// True to ask for all types at once.
     pub(crate) at_once: bool,
-    /// The resource that is going to change; none if it is not known.
+    /// Resource that is going to change; none if it is not known.
     pub(crate) changed: Option<String>,
-    /// Look into large responses too, and keep what they hold.
+    /// True to decode large responses too, and keep their resources.
     pub(crate) scout: bool,
 }
 
-/// Told to all streams.
+/// Phase of a fleet, sent to all streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Connect, and wait.
     Connect,
-    /// Ask.
+    /// Send the first requests.
     Ask,
-    /// Those that are to be stuck are stuck from now on.
+    /// Stop reading, in the streams that are to be stuck.
     Freeze,
 }
 
-/// What the streams and their fleet share.
+/// State shared by the streams and their fleet.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// What to say.
+    /// Behaviour of the streams.
     pub(crate) script: Arc<Script>,
-    /// One for each stream.
+    /// State of each stream.
     pub(crate) slots: Vec<Slot>,
     began: Instant,
     found: Mutex<[Vec<Resource>; 2]>,
 }
 
-/// What came to one stream.
+/// Responses to one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
-    /// The connection stands.
+    /// True once the connection stands.
     pub(crate) connected: AtomicBool,
-    /// In all.
+    /// Number of bytes received in total.
     pub(crate) bytes: AtomicU64,
     responses: AtomicU64,
     resources: [AtomicU64; 2],
     removed: AtomicU64,
-    /// When the change came, by type, in nanoseconds since the fleet began; 0 while it has not.
+    /// Arrival of the change, by type, in nanoseconds since the fleet began; 0 before it arrives.
     arrived: [AtomicU64; 2],
     ended: AtomicBool,
     stuck: AtomicBool,
 }
 
 impl Shared {
-    /// Notes a response.
+    /// Records a response.
     pub(crate) fn note(&self, index: usize, of: Type, response: Response) {
         let slot = &self.slots[index];
         let of_type = of as usize;
         slot.responses.fetch_add(1, Relaxed);
         slot.resources[of_type].fetch_add(response.resources, Relaxed);
         slot.removed.fetch_add(response.removed, Relaxed);
-        // A response that is too large to be looked into tells of a change by having come.
+        // A response that is too large to be decoded counts as news of the change.
         let told = match (&self.script.changed, &response.inside) {
             (Some(name), Some(inside)) => inside.iter().any(|resource| resource.name == *name),
             _ => response.resources > 0,
@@ -101,7 +101,7 @@ impl Shared {
         }
     }
 
-    /// True when the first answers to this stream are complete.
+    /// Returns true if the first responses to this stream are complete.
     pub(crate) fn has_all(&self, index: usize) -> bool {
         let slot = &self.slots[index];
         self.script.types.iter().all(|of| {
@@ -111,12 +111,12 @@ impl Shared {
     }
 }
 
-/// Streams that were not told of a change.
+/// Numbers of streams that did not get a change.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Deaf {
-    /// Not within [`DEAF_AFTER`].
+    /// Streams without it within [`DEAF_AFTER`].
     pub(crate) at_first: usize,
-    /// Not when nothing came any more.
+    /// Streams without it when no more responses came.
     pub(crate) for_good: usize,
 }
 
@@ -133,13 +133,13 @@ pub(crate) struct Fleet {
     shared: Arc<Shared>,
     phase: watch::Sender<Phase>,
     streams: JoinSet<()>,
-    /// The first reason for which a stream ended.
+    /// First reason for which a stream ended.
     trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl Fleet {
-    /// Starts `count` streams that connect and wait. Of every hundred the last `stuck` will stop reading, in
-    /// turn the one way and the other. At most `ramp` are without their first answers at a time.
+    /// Starts `count` streams that connect and wait. Of every hundred the last `stuck` will stop reading,
+    /// alternating between the two ways. At most `ramp` are without their first responses at a time.
     pub(crate) fn start(script: Script, count: usize, stuck: usize, ramp: Option<usize>) -> Self {
         let slots = (0..count).map(|_| Slot::default()).collect();
         let shared = Arc::new(Shared {
@@ -186,31 +186,31 @@ impl Fleet {
         Ok(())
     }
 
-    /// Tells all to go on.
+    /// Sends a phase to all streams.
     pub(crate) fn tell(&self, phase: Phase) {
         self.phase.send_replace(phase);
     }
 
-    /// Waits until the first answers are complete, and returns how many streams have not got theirs.
+    /// Waits until the first responses are complete, and returns the number of streams without them.
     pub(crate) async fn answered(&self, patience: Duration) -> Deaf {
         let missing = self.wait(patience, self.all(), |index, _| self.shared.has_all(index)).await;
         Deaf { at_first: missing, for_good: missing }
     }
 
-    /// Forgets what arrived: the next change is the one to wait for.
+    /// Forgets past arrivals, before the next change.
     pub(crate) fn listen(&self) {
         for arrived in self.shared.slots.iter().flat_map(|slot| &slot.arrived) {
             arrived.store(0, Relaxed);
         }
     }
 
-    /// Waits until news of `of` came to all, and says to how many it did not.
+    /// Waits until news of `of` came to all streams, and returns the number of streams without it.
     pub(crate) async fn heard(&self, of: Type) -> Deaf {
         let at_first = self.missing(of).await;
         if at_first == 0 {
             return Deaf::default();
         }
-        // Late is not lost, and which of them it is tells where to look.
+        // A late change is not lost: whether it comes at all tells where to look for the cause.
         let mut last = self.bytes();
         for _ in 0..30 {
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -227,7 +227,7 @@ impl Fleet {
         self.wait(DEAF_AFTER, self.readers(), |_, slot| slot.arrived[of as usize].load(Relaxed) != 0).await
     }
 
-    /// How long after `since` the news came to each stream that got it, in order.
+    /// Returns the time from `since` until the news came, for each stream that got it, in ascending order.
     pub(crate) fn delays(&self, of: Type, since: Instant) -> Vec<Duration> {
         let since = since.duration_since(self.shared.began);
         let arrived = self.readers().map(|(_, slot)| slot.arrived[of as usize].load(Relaxed));
@@ -237,7 +237,8 @@ impl Fleet {
         delays
     }
 
-    /// Waits until `done` of each of these streams, and returns of how many it is not.
+    /// Waits until `done` holds for each of these streams, and returns the number of those for which it does
+    /// not.
     async fn wait<'a>(
         &'a self,
         patience: Duration,
@@ -261,22 +262,22 @@ impl Fleet {
         self.shared.slots.iter().enumerate()
     }
 
-    /// Those that are not to be stuck.
+    /// Returns the streams that are not to be stuck.
     fn readers(&self) -> impl Iterator<Item = (usize, &Slot)> + Clone {
         self.all().filter(|(_, slot)| !slot.stuck.load(Relaxed))
     }
 
-    /// How many streams there are.
+    /// Returns the number of streams.
     pub(crate) fn len(&self) -> usize {
         self.shared.slots.len()
     }
 
-    /// All bytes that came so far.
+    /// Returns the number of bytes received so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.shared.slots.iter().map(|slot| slot.bytes.load(Relaxed)).sum()
     }
 
-    /// All resources that came so far, and all that were taken back.
+    /// Returns the number of resources received so far, removals included.
     pub(crate) fn resources(&self) -> u64 {
         let of = |slot: &Slot| {
             slot.resources.iter().map(|it| it.load(Relaxed)).sum::<u64>() + slot.removed.load(Relaxed)
@@ -284,23 +285,23 @@ impl Fleet {
         self.shared.slots.iter().map(of).sum()
     }
 
-    /// How many streams that read have ended.
+    /// Returns the number of reading streams that have ended.
     pub(crate) fn ended(&self) -> usize {
         self.readers().filter(|(_, slot)| slot.ended.load(Relaxed)).count()
     }
 
-    /// Why the first of them did.
+    /// Returns the reason for which the first stream ended.
     pub(crate) fn trouble(&self) -> String {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         trouble.clone().unwrap_or_else(|| "no reason is known".to_owned())
     }
 
-    /// What a scout found, by type.
+    /// Returns the resources that a scout found, by type.
     pub(crate) fn found(&self) -> [Vec<Resource>; 2] {
         self.shared.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Closes all connections, and returns when they are.
+    /// Closes all connections, and returns when they are closed.
     pub(crate) async fn close(mut self) {
         self.streams.shutdown().await;
     }

@@ -1,4 +1,4 @@
-//! What a process costs, from `/proc`.
+//! Cost of a process, from `/proc`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,27 +8,27 @@ use anyhow::Context as _;
 
 use crate::server;
 
-/// `USER_HZ`, which Linux has fixed for all that it tells of in ticks.
+/// Duration of a tick: `USER_HZ`, which Linux has fixed for everything that it reports in ticks.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Reads the processor time and the memory of one process.
+/// Reader of the processor time and the memory of one process.
 #[derive(Debug)]
 pub(crate) struct Gauge {
     pid: u32,
-    /// What each thread had used when it was seen last; one that ended keeps its place.
+    /// Time of each thread when it was last seen; a thread that ended keeps its entry.
     threads: BTreeMap<u32, Duration>,
-    /// Of threads whose number was given to another one.
+    /// Time of threads whose id was given to another thread.
     ended: Duration,
 }
 
 impl Gauge {
-    /// A gauge of the process `pid`.
+    /// Creates a gauge of the process `pid`.
     pub(crate) fn new(pid: u32) -> Self {
         Self { pid, threads: BTreeMap::new(), ended: Duration::ZERO }
     }
 
-    /// The processor time that the process has used, to the nanosecond where the kernel tells it. It includes
-    /// what the kernel did for it.
+    /// Returns the processor time that the process has used, to the nanosecond if the kernel reports it. The
+    /// time that the kernel spent for the process is included.
     pub(crate) fn cpu(&mut self) -> anyhow::Result<Duration> {
         let tasks = format!("/proc/{}/task", self.pid);
         let tasks = fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))?;
@@ -54,7 +54,7 @@ impl Gauge {
         Ok(self.ended + self.threads.values().sum::<Duration>())
     }
 
-    /// The same in ticks of 10 ms.
+    /// Returns the processor time in ticks of 10 ms.
     fn ticks(&self) -> anyhow::Result<Duration> {
         let stat = self.read("stat")?;
         // The name before it may contain anything.
@@ -63,7 +63,7 @@ impl Gauge {
         Ok(TICK * ticks)
     }
 
-    /// Resident memory, in bytes.
+    /// Returns the resident memory, in bytes.
     pub(crate) fn rss(&self) -> anyhow::Result<u64> {
         server::rss(self.pid)
     }

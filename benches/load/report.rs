@@ -1,4 +1,4 @@
-//! What was measured, as a table for `benches/README.md` or as JSON.
+//! Report of the measurements, as a table for `benches/README.md` or as JSON.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 
 use crate::fleet::Deaf;
 
-/// One figure, measured several times.
+/// Figure that was measured several times, in ascending order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Series(Vec<f64>);
 
 impl Series {
-    /// In milliseconds.
+    /// Collects durations, in milliseconds.
     pub(crate) fn of(durations: impl IntoIterator<Item = Duration>) -> Self {
         let mut values: Vec<f64> = durations.into_iter().map(|it| it.as_secs_f64() * 1e3).collect();
         values.sort_by(f64::total_cmp);
         Self(values)
     }
 
-    /// The one in the middle.
+    /// Returns the median; NaN without values.
     pub(crate) fn median(&self) -> f64 {
         match self.0.len() {
             0 => f64::NAN,
@@ -44,56 +44,56 @@ impl Series {
     }
 }
 
-/// A line of the table.
+/// Line of the table.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Row {
-    /// What was done.
+    /// Scenario.
     pub(crate) scenario: String,
-    /// To how many.
+    /// Number of streams.
     pub(crate) streams: usize,
     /// Processor time of the server, in milliseconds.
     pub(crate) cpu: Series,
-    /// The same without any stream.
+    /// Processor time of the same without any stream.
     pub(crate) alone: Option<Series>,
-    /// What the raw broadcast of as many bytes costs.
+    /// Cost of the raw broadcast of as many bytes.
     pub(crate) raw: Option<Series>,
-    /// The delays to the stream in the middle, to the slowest of 99 in a hundred, and to the last.
+    /// Delays, in milliseconds: of the median stream, of the 99th percentile, and of the last stream.
     pub(crate) delays: Option<[f64; 3]>,
-    /// What came to each stream.
+    /// Number of bytes received by each stream.
     pub(crate) bytes_per_stream: Option<u64>,
     /// Resident memory of the server, in bytes.
     pub(crate) rss: Option<u64>,
-    /// Streams that were not told within ten seconds, over all rounds.
+    /// Streams without the change within ten seconds, over all rounds.
     pub(crate) deaf: Deaf,
-    /// What is asked for.
+    /// Required bound.
     pub(crate) budget: Option<Budget>,
-    /// Anything else.
+    /// Any other note.
     pub(crate) note: String,
 }
 
-/// A bound and what it is compared with.
+/// Bound, and the value that is compared with it.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
-    /// In words.
+    /// Bound in words.
     pub(crate) text: String,
-    /// What was measured, in the same unit.
+    /// Measured value, in the same unit.
     pub(crate) value: f64,
-    /// At most so much.
+    /// Maximum.
     pub(crate) at_most: f64,
 }
 
 impl Budget {
-    /// At most so many milliseconds of processor time.
+    /// Returns a bound of so many milliseconds of processor time.
     pub(crate) fn cpu(cpu: &Series, at_most: f64) -> Option<Self> {
         Some(Self { text: format!("≤ {at_most} ms"), value: cpu.median(), at_most })
     }
 
-    /// At most so many times the raw broadcast.
+    /// Returns a bound of so many times the raw broadcast.
     pub(crate) fn times(cpu: &Series, raw: &Series, at_most: f64) -> Option<Self> {
         Some(Self { text: format!("≤ {at_most} × raw"), value: cpu.median() / raw.median(), at_most })
     }
 
-    /// At most so many megabytes.
+    /// Returns a bound of so many megabytes.
     pub(crate) fn megabytes(bytes: f64, at_most: f64) -> Option<Self> {
         Some(Self { text: format!("≤ {at_most} MB"), value: bytes / 1e6, at_most })
     }
@@ -108,7 +108,7 @@ const HEAD: &str = "\
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 ";
 
-/// The rows as a Markdown table.
+/// Formats the rows as a Markdown table.
 pub(crate) fn markdown(rows: &[Row]) -> String {
     rows.iter().fold(HEAD.to_owned(), |mut table, row| {
         let delays = row.delays.map(|delays| delays.map(number).join(" / "));
@@ -134,7 +134,7 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
     })
 }
 
-/// The rows as JSON.
+/// Formats the rows as JSON.
 pub(crate) fn json(rows: &[Row]) -> Value {
     let row = |row: &Row| {
         json!({
@@ -164,7 +164,7 @@ fn deaf(deaf: Deaf) -> String {
     }
 }
 
-/// Three digits are as many as repeat.
+/// Formats a number with three digits: more do not repeat between runs.
 fn number(value: f64) -> String {
     match value.abs() {
         it if it >= 100.0 => format!("{value:.0}"),

@@ -1,8 +1,8 @@
-//! Envoys that report their load, as often as the server asks them to.
+//! Load reports of Envoys, sent as often as the server asks for them.
 //!
-//! Each has a connection of its own and sends, at its interval, what an Envoy says of some traffic to every cluster. The
-//! bytes are the same for all: a report is encoded once. Each also offers to check targets, and finds those that it is
-//! asked about healthy.
+//! Each Envoy has a connection of its own and sends, at its interval, the report of some traffic to every
+//! cluster. The bytes are the same for all: a report is encoded once. Each also offers to check targets, and
+//! reports those that it is asked about as healthy.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -36,19 +36,19 @@ use crate::target::Target;
 const LOADS: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
 const CHECKS: &str = "/envoy.service.health.v3.HealthDiscoveryService/StreamHealthCheck";
 
-/// Endpoints of a cluster that got requests.
+/// Number of endpoints of a cluster that get requests.
 const BUSY: usize = 3;
 
-/// How many connect in a second: their reports should not all fall on the same moment.
+/// Number of Envoys that connect in a second, so that their reports do not all fall on the same moment.
 const RAMP: u32 = 200;
 
-/// Until each has reported at least once, and until then the pace is found.
+/// Time until each Envoy has reported at least once; by then the server has found its pace.
 const SETTLING: Duration = Duration::from_secs(100);
 
-/// Over which is measured: the longest interval at this size.
+/// Time of the measurement: the longest interval at this size.
 const MEASURED: Duration = Duration::from_secs(80);
 
-/// (i): what listening costs in a second, and how much memory what was heard takes.
+/// Measures (i): the cost of receiving reports in a second, and the memory that their contents take.
 pub(crate) async fn measure(
     target: &mut Target,
     streams: usize,
@@ -102,7 +102,7 @@ pub(crate) async fn measure(
     ])
 }
 
-/// One Envoy's load: reports at the interval that it was told last.
+/// Sends the load reports of one Envoy, at the interval that the server set last.
 async fn loads(
     channel: Channel,
     first: Bytes,
@@ -136,7 +136,8 @@ async fn loads(
     }
 }
 
-/// One Envoy's checks, if it is asked for any: all that it was told of last is healthy, at the interval that it was told.
+/// Answers the health checks that one Envoy is asked for, if any: everything in the last request is healthy,
+/// at its interval.
 async fn checks(channel: Channel, number: usize, mut begun: watch::Receiver<bool>) -> anyhow::Result<()> {
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await?;
@@ -170,7 +171,7 @@ fn message(request_type: RequestType) -> Bytes {
     hds::HealthCheckRequestOrEndpointHealthResponse { request_type }.encode_to_vec().into()
 }
 
-/// What an Envoy says of all these, in the flat list and by cluster.
+/// Returns a report that all these targets are healthy, in the flat list and by cluster.
 fn healthy(checks: Vec<hds::ClusterHealthCheck>) -> Bytes {
     let endpoint = |endpoint| hds::EndpointHealth {
         endpoint: Some(endpoint),
@@ -197,7 +198,7 @@ fn node(number: usize) -> core::Node {
     core::Node { id: format!("edge-{number}"), cluster: "edge".to_owned(), ..Default::default() }
 }
 
-/// A second of traffic to every cluster, with the node that Envoy repeats in each report.
+/// Returns a report of a second of traffic to every cluster, with the node that Envoy repeats in each report.
 fn report(clusters: usize) -> LoadStatsRequest {
     let endpoint = |number: usize, index: usize| {
         let address: std::net::SocketAddr = server::address(number, index).parse().expect("it is one");
@@ -226,7 +227,7 @@ fn report(clusters: usize) -> LoadStatsRequest {
     LoadStatsRequest { node: Some(node(0)), cluster_stats: (0..clusters).map(cluster).collect() }
 }
 
-/// Sends bytes as they are, and reads messages of one kind.
+/// Codec that sends bytes unchanged, and reads messages of one type.
 #[derive(Debug, Clone, Copy)]
 struct Raw<M>(PhantomData<M>);
 

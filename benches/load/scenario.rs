@@ -1,4 +1,4 @@
-//! What is done to a server, and what is asked of it.
+//! Scenarios: the load on a server, and its required bounds.
 
 use std::time::{Duration, Instant};
 
@@ -11,34 +11,34 @@ use crate::report::{Budget, Row, Series};
 use crate::target::{Target, What};
 use crate::wire::{self, Resource, Type, Variant};
 
-/// How long first answers may take: thousands of streams want a megabyte each.
+/// Time limit for first responses: thousands of streams want a megabyte each.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const BOTH: &[Type] = &Type::ALL;
 const CLUSTERS: &[Type] = &[Type::Clusters];
 
-/// How large and how often.
+/// Size of a scenario, and its number of rounds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
-    /// Connections.
+    /// Number of connections.
     pub(crate) streams: usize,
-    /// How often a change is made.
+    /// Number of changes.
     pub(crate) rounds: usize,
-    /// Of every hundred streams so many stop reading.
+    /// Number of streams in every hundred that stop reading.
     pub(crate) stuck: usize,
 }
 
-/// A change and who is told.
+/// Change, and the streams that get it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Case {
-    /// For the table.
+    /// Name in the table.
     pub(crate) name: &'static str,
     variant: Variant,
     what: What,
     types: &'static [Type],
-    /// Milliseconds of processor time.
+    /// Bound, in milliseconds of processor time.
     at_most: Option<f64>,
-    /// Times the raw broadcast.
+    /// Bound, in times the raw broadcast.
     at_most_times: Option<f64>,
 }
 
@@ -51,15 +51,15 @@ const CASE: Case = Case {
     at_most_times: None,
 };
 
-/// (a)
+/// Case (a).
 pub(crate) const ENDPOINTS_DELTA: Case =
     Case { name: "a: endpoints change, delta", at_most: Some(40.0), ..CASE };
 
-/// (b)
+/// Case (b).
 pub(crate) const CLUSTER_DELTA: Case =
     Case { name: "b: a cluster changes, delta", what: What::Cluster, at_most: Some(50.0), ..CASE };
 
-/// (c)
+/// Case (c).
 pub(crate) const CLUSTER_SOTW: Case = Case {
     name: "c: a cluster changes, SotW",
     variant: Variant::Sotw,
@@ -69,7 +69,7 @@ pub(crate) const CLUSTER_SOTW: Case = Case {
     ..CASE
 };
 
-/// (c) as Envoys have it, who want endpoints too.
+/// Case (c) with endpoints, as Envoys subscribe to them.
 pub(crate) const CLUSTER_SOTW_FOLLOWED: Case = Case {
     name: "a cluster changes, SotW, endpoints follow",
     types: BOTH,
@@ -77,11 +77,11 @@ pub(crate) const CLUSTER_SOTW_FOLLOWED: Case = Case {
     ..CLUSTER_SOTW
 };
 
-/// (a) in the other variant.
+/// Case (a) in the other variant.
 pub(crate) const ENDPOINTS_SOTW: Case =
     Case { name: "endpoints change, SotW", variant: Variant::Sotw, at_most: None, ..ENDPOINTS_DELTA };
 
-/// What a server serves.
+/// Resources of a server.
 #[derive(Debug, Default)]
 struct Known {
     clusters: Vec<Resource>,
@@ -89,7 +89,7 @@ struct Known {
 }
 
 impl Known {
-    /// Asks one stream's worth.
+    /// Asks for all resources on one stream.
     async fn ask(target: &mut Target, variant: Variant) -> anyhow::Result<Self> {
         let mut known = Self::default();
         let script = known.script(target, variant, CLUSTERS);
@@ -113,7 +113,7 @@ impl Known {
         }
     }
 
-    /// As [`Self::script`], of a client that had all of this already.
+    /// Returns [`Self::script`] of a client that had all of this already.
     fn reconnect(&self, target: &Target) -> Script {
         let script = self.script(target, Variant::Delta, BOTH);
         let held = |resources: &[Resource]| {
@@ -128,7 +128,7 @@ async fn found(target: &mut Target, script: Script) -> anyhow::Result<[Vec<Resou
     let scout = Fleet::start(Script { scout: true, ..script }, 1, 0, None);
     scout.tell(Phase::Ask);
     scout.connected(PATIENCE).await?;
-    // How much comes is what is to be found out: it is over when nothing more does.
+    // The expected number is unknown yet: the scout ends when no more bytes come.
     let (mut last, mut calm) = (0, 0);
     let end = Instant::now() + PATIENCE;
     while calm < 5 && scout.ended() == 0 && Instant::now() < end {
@@ -144,11 +144,11 @@ async fn found(target: &mut Target, script: Script) -> anyhow::Result<[Vec<Resou
     Ok(found)
 }
 
-/// What one change cost and when it came.
+/// Cost of one change, and its arrival.
 struct Outcome {
     cpu: Duration,
     delays: Vec<Duration>,
-    /// Bytes to all streams.
+    /// Number of bytes to all streams.
     bytes: u64,
     deaf: Deaf,
 }
@@ -175,7 +175,7 @@ async fn change(target: &mut Target, fleet: Option<&Fleet>, case: Case) -> anyho
     Ok(outcome)
 }
 
-/// The news that a change makes, the last one last: after a cluster come its endpoints.
+/// Returns the types of the responses to a change, in order: endpoints follow after a cluster.
 fn awaited(case: Case) -> &'static [Type] {
     match case.what {
         What::Cluster => case.types,
@@ -183,7 +183,7 @@ fn awaited(case: Case) -> &'static [Type] {
     }
 }
 
-/// Connects `streams` that have their first answers.
+/// Connects `streams`, and waits for their first responses.
 async fn settled(
     target: &mut Target,
     script: Script,
@@ -199,7 +199,7 @@ async fn settled(
     Ok((fleet, deaf))
 }
 
-/// (a), (b), (c): one change, many streams.
+/// Measures (a), (b), (c): one change, many streams.
 pub(crate) async fn changes(target: &mut Target, scale: Scale, case: Case) -> anyhow::Result<Vec<Row>> {
     let known = Known::ask(target, case.variant).await?;
     let mut alone = Vec::new();
@@ -208,7 +208,7 @@ pub(crate) async fn changes(target: &mut Target, scale: Scale, case: Case) -> an
     }
     let script = known.script(target, case.variant, case.types);
     let (fleet, mut deaf) = settled(target, script, scale.streams, scale.stuck).await?;
-    // The first one is not counted: buffers have yet to grow.
+    // The first change is not counted: buffers have yet to grow.
     deaf += change(target, Some(&fleet), case).await?.deaf;
     eprintln!("{}: {} streams are connected", case.name, scale.streams);
     let mut outcomes = Vec::new();
@@ -262,7 +262,7 @@ fn median(values: impl Iterator<Item = u64>) -> u64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// (d): the first full answers to streams that stand already.
+/// Measures (d): the first full responses to streams that are connected already.
 pub(crate) async fn first(target: &mut Target, scale: Scale, variant: Variant) -> anyhow::Result<Vec<Row>> {
     let known = Known::ask(target, variant).await?;
     let (mut costs, mut walls, mut bytes, mut deaf, mut rss) =
@@ -298,7 +298,7 @@ pub(crate) async fn first(target: &mut Target, scale: Scale, variant: Variant) -
     }])
 }
 
-/// (e): what is held with streams connected, and whether changes make it grow.
+/// Measures (e): memory with streams connected, and its growth over changes.
 pub(crate) async fn memory(target: &mut Target, scale: Scale, variant: Variant) -> anyhow::Result<Vec<Row>> {
     const CHANGES: usize = 100;
     let known = Known::ask(target, variant).await?;
@@ -328,14 +328,14 @@ pub(crate) async fn memory(target: &mut Target, scale: Scale, variant: Variant) 
         },
         Row {
             scenario: format!("e: growth over {CHANGES} changes, {}", word(variant)),
-            // What is below a megabyte is the allocator's.
+            // Differences below a megabyte are the allocator's.
             budget: Budget::megabytes(growth, 1.0),
             ..row
         },
     ])
 }
 
-/// (f): what thousands of idle streams hold.
+/// Measures (f): memory of thousands of idle streams.
 pub(crate) async fn idle(target: &mut Target, scale: Scale, variant: Variant) -> anyhow::Result<Vec<Row>> {
     let known = Known::ask(target, variant).await?;
     let before = target.cpu()?;
@@ -355,7 +355,7 @@ pub(crate) async fn idle(target: &mut Target, scale: Scale, variant: Variant) ->
     }])
 }
 
-/// (g): everybody comes back at once with what the server told before.
+/// Measures (g): all streams reconnect at once with the resources that they had before.
 pub(crate) async fn reconnect(target: &mut Target, scale: Scale) -> anyhow::Result<Vec<Row>> {
     let known = Known::ask(target, Variant::Delta).await?;
     let (mut costs, mut walls, mut resent, mut rss, mut ended) = (Vec::new(), Vec::new(), 0, 0, 0);
@@ -389,7 +389,8 @@ pub(crate) async fn reconnect(target: &mut Target, scale: Scale) -> anyhow::Resu
     }])
 }
 
-/// (h): the same changes with some streams that do not read; `calm` is the server without any.
+/// Measures (h): the same changes with some streams that do not read. `calm` is the server without any of
+/// these.
 pub(crate) async fn stuck(calm: &mut Target, stuck: &mut Target, scale: Scale) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for case in [ENDPOINTS_DELTA, CLUSTER_DELTA, CLUSTER_SOTW_FOLLOWED] {
@@ -407,7 +408,7 @@ pub(crate) async fn stuck(calm: &mut Target, stuck: &mut Target, scale: Scale) -
     Ok(rows)
 }
 
-/// Follows a server whose config somebody else changes, and says what came, every second.
+/// Follows a server whose config is changed from outside, and reports the received bytes every second.
 pub(crate) async fn watch(
     target: &mut Target,
     scale: Scale,

@@ -1,4 +1,4 @@
-//! An understudy that is started here, what it is filled with, and how much memory it has.
+//! Understudy that is started here, its config, and its memory.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,19 +11,20 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-/// An understudy that ends when this is dropped.
+/// Running understudy, ended when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) child: Child,
-    /// Where it serves xDS.
+    /// Address of the xDS server.
     pub(crate) xds: SocketAddr,
-    /// Where its API is.
+    /// Address of the admin API.
     pub(crate) admin: SocketAddr,
     _stdout: Lines<BufReader<ChildStdout>>,
 }
 
 impl Server {
-    /// Starts `binary`, on ports of its own, with its log and its store in `directory`. Returns when it is ready.
+    /// Starts `binary` on ports of its own, with its log and its store in `directory`. Returns when it is
+    /// ready.
     pub(crate) async fn start(
         binary: &Path,
         config: Option<&Path>,
@@ -57,7 +58,7 @@ impl Server {
     }
 }
 
-/// The resident memory of a process, in bytes.
+/// Returns the resident memory of a process, in bytes.
 pub(crate) fn rss(pid: u32) -> anyhow::Result<u64> {
     let file = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
@@ -66,17 +67,17 @@ pub(crate) fn rss(pid: u32) -> anyhow::Result<u64> {
     Ok(kilobytes.with_context(|| format!("{file} has no VmRSS"))? << 10)
 }
 
-/// The name of an upstream.
+/// Returns the name of an upstream.
 pub(crate) fn name(number: usize) -> String {
     format!("u-{number:05}")
 }
 
-/// Nobody connects to it; it is on this machine all the same.
+/// Returns the address of a target. It is on this machine, although no requests are sent to it.
 pub(crate) fn address(upstream: usize, target: usize) -> String {
     format!("127.{}.{}.{}:8080", 1 + upstream / 250, upstream % 250, 1 + target)
 }
 
-/// An upstream with so many targets, the last of which stands by.
+/// Returns an upstream with so many targets, the last of which is a standby.
 pub(crate) fn upstream(number: usize, targets: usize) -> serde_json::Value {
     let is_standby = |target: usize| target > 0 && target + 1 == targets;
     let targets = (0..targets)

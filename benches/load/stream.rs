@@ -1,4 +1,4 @@
-//! One stream on a connection of its own, as an Envoy has it: asks, acknowledges, notes when news came.
+//! Stream on a connection of its own, as Envoy has it: asks, acknowledges, and records when news came.
 
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
@@ -16,18 +16,18 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use crate::fleet::{Phase, Shared};
 use crate::wire::{self, Decoder, Head, Response, Type, Variant};
 
-/// How a stream reads.
+/// Manner in which a stream reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// All, at once.
+    /// Reads everything, at once.
     Reads,
-    /// From [`Phase::Freeze`] on not a byte, as a process that was stopped.
+    /// Reads not a byte from [`Phase::Freeze`] on, as a process that was stopped.
     Frozen,
-    /// From then on it answers pings and takes nothing: its window stays shut.
+    /// Answers pings from then on and takes nothing: its window stays shut.
     Windowless,
 }
 
-/// Envoy's windows.
+/// Flow-control windows of Envoy.
 const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 24 << 20;
 
@@ -37,10 +37,10 @@ struct Stream {
     requests: SendStream<Bytes>,
     answer: Answer,
     decoder: Decoder,
-    /// What to send with the first request.
+    /// Node id for the first request.
     node: Option<String>,
     asked: [bool; 2],
-    /// Held until everything that was asked for came.
+    /// Permit that is held until all requested resources came.
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -49,7 +49,8 @@ enum Answer {
     Begun(RecvStream),
 }
 
-/// Connects, waits to be told to ask, and goes on until the other side ends it or the task is aborted.
+/// Connects, waits for the phase to ask, and runs until the other side ends the stream or the task is
+/// aborted.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     index: usize,
@@ -90,7 +91,7 @@ async fn connect(
     let script = &shared.script;
     let socket = TcpStream::connect(script.address).await.context("cannot connect")?;
     socket.set_nodelay(true)?;
-    // Thousands that leave at once would otherwise keep their ports for a minute.
+    // Thousands of streams that end at once would otherwise keep their ports for a minute.
     socket.set_zero_linger()?;
     let mut builder = h2::client::Builder::new();
     builder.enable_push(false);
@@ -146,7 +147,8 @@ impl Stream {
         }
     }
 
-    /// Envoy asks for clusters first and for endpoints when it knows them; when it comes back it asks for all.
+    /// Sends the first requests. Envoy asks for clusters first and for endpoints when it knows them; when it
+    /// comes back it asks for all.
     fn ask_first(&mut self) -> anyhow::Result<()> {
         let script = self.shared.script.clone();
         for of in script.types {
@@ -191,7 +193,7 @@ impl Stream {
         Ok(())
     }
 
-    /// SotW repeats all names in every answer, delta none.
+    /// Acknowledges a response. SotW repeats all names in every request, delta none.
     fn acknowledge(&mut self, of: Type, response: &Response) -> anyhow::Result<()> {
         let script = self.shared.script.clone();
         let head = Head { node: None, version: &response.version, nonce: &response.nonce };
@@ -201,7 +203,7 @@ impl Stream {
     }
 }
 
-/// A stream that is refused at once has its status in place of trailers.
+/// Fails if the stream was refused: a stream that is refused at once has its status in place of trailers.
 fn refused(response: &http::Response<RecvStream>) -> anyhow::Result<()> {
     anyhow::ensure!(response.status() == http::StatusCode::OK, "the answer is {}", response.status());
     if let Some(status) = response.headers().get("grpc-status") {

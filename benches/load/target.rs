@@ -1,4 +1,4 @@
-//! The server that is measured, and how its config is changed.
+//! Server under measurement, and the changes of its config.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,27 +13,27 @@ use tokio::process::Command;
 use crate::process::Gauge;
 use crate::server::{Server, address, name, upstream};
 
-/// What is changed in a round.
+/// Subject of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
-    /// The weight of one target.
+    /// Weight of one target.
     Endpoints,
-    /// The connect timeout of one upstream.
+    /// Connect timeout of one upstream.
     Cluster,
 }
 
-/// A server to aim at.
+/// Server under measurement.
 #[derive(Debug)]
 pub(crate) struct Target {
-    /// Where it serves xDS.
+    /// Address of the xDS server.
     pub(crate) xds: SocketAddr,
-    /// The name of the cluster, and of its endpoints, that is going to change.
+    /// Name of the cluster, and of its endpoints, that is going to change.
     pub(crate) changed: Option<String>,
     gauge: Option<Gauge>,
     change: Change,
-    /// Different for every change.
+    /// Number of the change, different for every change.
     step: u64,
-    /// Kept while the server runs.
+    /// Understudy that was started here; none for a foreign server.
     _own: Option<Own>,
 }
 
@@ -44,24 +44,24 @@ enum Change {
     Nobody,
 }
 
-/// An understudy that was started here and ends when this is dropped.
+/// Understudy that was started here, ended when this is dropped.
 #[derive(Debug)]
 struct Own {
     _server: Server,
     _directory: TempDir,
 }
 
-/// How large a config to make.
+/// Size of a config.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
-    /// Clusters.
+    /// Number of clusters.
     pub(crate) upstreams: usize,
-    /// Endpoints of each.
+    /// Number of endpoints of each cluster.
     pub(crate) targets: usize,
 }
 
 impl Target {
-    /// Someone else's server.
+    /// Creates the target for a foreign server.
     pub(crate) fn foreign(
         xds: SocketAddr,
         pid: Option<u32>,
@@ -105,17 +105,17 @@ impl Target {
         })
     }
 
-    /// The processor time that it has used, where it is known.
+    /// Returns the processor time that the server has used; zero if its process is not known.
     pub(crate) fn cpu(&mut self) -> anyhow::Result<Duration> {
         self.gauge.as_mut().map_or(Ok(Duration::ZERO), Gauge::cpu)
     }
 
-    /// Its resident memory, in bytes.
+    /// Returns the resident memory, in bytes; 0 if the process is not known.
     pub(crate) fn rss(&self) -> anyhow::Result<u64> {
         self.gauge.as_ref().map_or(Ok(0), Gauge::rss)
     }
 
-    /// Makes one change, and returns when it was asked for.
+    /// Makes one change, and returns the time of its request.
     pub(crate) async fn make(&mut self, what: What) -> anyhow::Result<Instant> {
         self.step += 1;
         let step = self.step % 100;
@@ -153,14 +153,14 @@ impl Target {
         Ok(since)
     }
 
-    /// Waits until it has nothing more to do for `streams` streams.
+    /// Waits until the server has nothing more to do for `streams` streams.
     ///
     /// # Errors
     ///
-    /// When it is still busy after a minute.
+    /// Fails if the server is still busy after a minute.
     pub(crate) async fn quiet(&mut self, streams: usize) -> anyhow::Result<()> {
         const WINDOW: Duration = Duration::from_millis(20);
-        // Streams that idle are pinged now and then.
+        // Idle streams are pinged now and then.
         let idle = Duration::from_micros(500) + Duration::from_nanos(200) * u32::try_from(streams)?;
         let end = Instant::now() + Duration::from_secs(60);
         let (mut calm, mut last) = (0, self.cpu()?);
@@ -177,7 +177,8 @@ impl Target {
 
 const ROLLOUT: &str = "rollout: { canary: false }\n";
 
-/// The budgets are those of the protocol, without a canary. An understudy that has none does not know the word.
+/// Returns true if this understudy knows `rollout`. The bounds are those of the protocol, without a canary;
+/// older versions do not know the word.
 async fn accepts_rollout(binary: &Path, directory: &Path) -> anyhow::Result<bool> {
     let probe: PathBuf = directory.join("probe.yaml");
     std::fs::write(&probe, ROLLOUT)?;

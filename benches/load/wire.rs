@@ -1,37 +1,38 @@
 //! gRPC framing, and as much of the discovery protocol's protobuf as a load generator needs.
 //!
-//! The load side must cost less than what it measures. So requests are put together from parts that all
-//! streams share, and responses are read as they arrive, without keeping them: of a large one only the fields
-//! around its resources and their number. Small ones, and all that the scout reads, are looked into.
+//! The load must cost less than the server that it measures. Requests are therefore put together from parts
+//! that all streams share, and responses are read as they arrive, without keeping them: of a large one only
+//! the fields around its resources and their number. Small responses, and all responses of the scout, are
+//! decoded.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Responses up to this size are looked into.
+/// Maximum size of a response that is decoded.
 pub(crate) const SMALL: usize = 16 << 10;
 
-/// The two ways to speak the protocol.
+/// Variants of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Variant {
     /// State of the world.
     Sotw,
-    /// Incremental.
+    /// Incremental (delta).
     Delta,
 }
 
-/// The types that are asked for.
+/// Types that are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Type {
-    /// All of them, by the legacy wildcard.
+    /// Clusters: all of them, by the legacy wildcard.
     Clusters,
-    /// By name.
+    /// Endpoints, by name.
     Endpoints,
 }
 
 impl Type {
-    /// Both, in the order in which they are asked for.
+    /// Both types, in the order in which they are asked for.
     pub(crate) const ALL: [Self; 2] = [Self::Clusters, Self::Endpoints];
 
-    /// As it stands in messages.
+    /// Returns the type URL.
     pub(crate) fn url(self) -> &'static str {
         match self {
             Self::Clusters => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -44,20 +45,20 @@ impl Type {
     }
 }
 
-/// A request without its tail: what differs from stream to stream.
+/// Head of a request: the fields that differ from stream to stream.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Head<'a> {
-    /// The id of the node, in the first request of a stream.
+    /// Node id, in the first request of a stream.
     pub(crate) node: Option<&'a str>,
-    /// SotW only: the version that is acknowledged.
+    /// Acknowledged version; SotW only.
     pub(crate) version: &'a [u8],
-    /// The response that is answered.
+    /// Nonce of the acknowledged response.
     pub(crate) nonce: &'a [u8],
 }
 
-/// A gRPC message with a request, in two parts: a head and `tail`, fields that all streams share.
+/// Encodes a gRPC message with a request, in two parts: the head, and `tail`, fields that all streams share.
 pub(crate) fn request(variant: Variant, of: Type, head: Head<'_>, tail: &Bytes) -> [Bytes; 2] {
-    // In which fields the variants keep the node, the type and the nonce.
+    // Field numbers of the node, the type and the nonce.
     let (node, type_url, nonce) = match variant {
         Variant::Sotw => (2, 4, 5),
         Variant::Delta => (1, 2, 6),
@@ -82,7 +83,7 @@ pub(crate) fn request(variant: Variant, of: Type, head: Head<'_>, tail: &Bytes) 
     [message.freeze(), tail.clone()]
 }
 
-/// The names to subscribe to: field 3 of a request in either variant.
+/// Encodes the names to subscribe to: field 3 of a request in either variant.
 pub(crate) fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Bytes {
     let mut fields = BytesMut::new();
     for name in names {
@@ -91,7 +92,7 @@ pub(crate) fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Bytes {
     fields.freeze()
 }
 
-/// What a delta client holds: field 5 of its first request, names with versions.
+/// Encodes the resources that a delta client holds: field 5 of its first request, names with versions.
 pub(crate) fn held<'a>(resources: impl IntoIterator<Item = (&'a str, &'a str)>) -> Bytes {
     let mut fields = BytesMut::new();
     for (name, version) in resources {
@@ -114,41 +115,41 @@ fn put_field(number: u8, value: &[u8], out: &mut BytesMut) {
     out.put_slice(value);
 }
 
-/// What was read of a response.
+/// Fields that were read of a response.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Response {
-    /// None for a type that was not asked for.
+    /// Type; none for a type that was not asked for.
     pub(crate) of: Option<Type>,
-    /// Of the whole response.
+    /// Version of the whole response.
     pub(crate) version: Vec<u8>,
-    /// To be sent back.
+    /// Nonce, to be sent back.
     pub(crate) nonce: Vec<u8>,
-    /// How many resources it carries.
+    /// Number of resources.
     pub(crate) resources: u64,
-    /// How many it takes back.
+    /// Number of removed resources.
     pub(crate) removed: u64,
-    /// None when it was too large to be looked into.
+    /// Decoded resources; none if the response was too large to be decoded.
     pub(crate) inside: Option<Vec<Resource>>,
 }
 
-/// A resource that was looked into.
+/// Decoded resource.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Resource {
-    /// Its name.
+    /// Name.
     pub(crate) name: String,
-    /// Delta only.
+    /// Version; delta only.
     pub(crate) version: String,
-    /// Of a cluster: the name of its endpoints.
+    /// Name of the endpoints; clusters only.
     pub(crate) endpoints: String,
 }
 
-/// Reads responses out of chunks however they are cut.
+/// Decoder of responses out of chunks, however they are cut.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     variant: Variant,
     look_into_all: bool,
     step: Step,
-    /// What is left of the message.
+    /// Number of bytes left of the message.
     left: usize,
     response: Response,
     raw: Vec<Vec<u8>>,
@@ -159,11 +160,11 @@ pub(crate) struct Decoder {
 enum Step {
     /// The five bytes before a message.
     Prefix { have: u8, length: u32 },
-    /// A number that says which field comes, how it is written or how long it is.
+    /// Varint: the key of a field, its value or its length.
     Number { of: Number, value: u64, shift: u8 },
-    /// So many bytes that do not matter.
+    /// Number of bytes to skip.
     Skip(usize),
-    /// So many bytes that do.
+    /// Bytes of a field that is kept, and the number of missing ones.
     Keep { field: u64, left: usize, bytes: Vec<u8> },
 }
 
@@ -177,12 +178,12 @@ enum Number {
 const PREFIX: Step = Step::Prefix { have: 0, length: 0 };
 const KEY: Step = Step::Number { of: Number::Key, value: 0, shift: 0 };
 
-/// The peer did not send what a discovery server sends.
+/// Error: the peer did not send a discovery response.
 #[derive(Debug)]
 pub(crate) struct Malformed;
 
 impl Decoder {
-    /// A decoder for the responses of one stream.
+    /// Creates a decoder for the responses of one stream.
     pub(crate) fn new(variant: Variant, look_into_all: bool) -> Self {
         Self {
             variant,
@@ -195,11 +196,11 @@ impl Decoder {
         }
     }
 
-    /// Takes the next chunk and returns the responses that are complete with it.
+    /// Takes the next chunk, and returns the responses that are complete with it.
     ///
     /// # Errors
     ///
-    /// When this is no discovery response; the stream is of no use any more.
+    /// Fails if this is no discovery response; the stream is then of no use any more.
     pub(crate) fn feed(&mut self, mut chunk: &[u8]) -> Result<Vec<Response>, Malformed> {
         let mut complete = Vec::new();
         while !chunk.is_empty() {
@@ -213,7 +214,7 @@ impl Decoder {
         Ok(complete)
     }
 
-    /// Takes some bytes of a chunk and says how many.
+    /// Takes some bytes of a chunk, and returns their number.
     fn step(&mut self, chunk: &[u8]) -> Result<usize, Malformed> {
         match &mut self.step {
             Step::Prefix { have, length } => {
@@ -272,7 +273,7 @@ impl Decoder {
         Ok(taken)
     }
 
-    /// What comes after a number.
+    /// Returns the step after a number.
     fn after(&mut self, of: Number, value: u64) -> Result<Step, Malformed> {
         match of {
             Number::Plain => Ok(KEY),
@@ -332,7 +333,7 @@ impl Decoder {
     }
 }
 
-/// Looks into a field `resources`.
+/// Decodes a field `resources`.
 fn resource(variant: Variant, of: Type, bytes: &[u8]) -> Result<Resource, Malformed> {
     let mut found = Resource::default();
     let any = match variant {
@@ -345,7 +346,7 @@ fn resource(variant: Variant, of: Type, bytes: &[u8]) -> Result<Resource, Malfor
     };
     let message = field(any, 2)?;
     if variant == Variant::Sotw {
-        // Both types keep their name in field 1.
+        // Both types have their name in field 1.
         found.name = text(field(message, 1)?);
     }
     if of == Type::Clusters {
@@ -359,7 +360,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The value of a field that is a text or a message; empty when it is absent.
+/// Returns the value of a field that is a text or a message; empty if it is absent.
 fn field(mut message: &[u8], wanted: u64) -> Result<&[u8], Malformed> {
     let mut found: &[u8] = &[];
     while !message.is_empty() {

@@ -1,20 +1,20 @@
-//! Which node a client's certificate lets it say it is.
+//! Verification of a client's node identity against its certificate.
 //!
-//! A node says of itself who it is, and what it is told depends on that. Where clients show certificates, one of
-//! the subject alternative names must be the one that the rule makes of the node: otherwise any Envoy could ask
-//! for the config, and the keys, of any other.
+//! A node states its own id and cluster, and the config that it gets depends on them. Where clients present
+//! certificates, one of the subject alternative names must be the name that the rule derives from the node:
+//! otherwise any Envoy could ask for the config, and the keys, of any other.
 
 use std::convert::Infallible;
 use std::str::FromStr;
 
 use crate::access::tls::Names;
 
-/// The name that a node's certificate must have.
+/// Rule for the name that a node's certificate must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
-    /// Any: the authority alone decides who may connect.
+    /// Any name: the certificate authority alone decides which clients may connect.
     Any,
-    /// This one, with the node's id in the place of `{id}` and its cluster in that of `{cluster}`.
+    /// This name, with `{id}` replaced by the node's id and `{cluster}` by its cluster.
     Pattern(String),
 }
 
@@ -32,14 +32,14 @@ impl FromStr for Rule {
 }
 
 impl Rule {
-    /// Why a client whose certificate is for `names` may not be this node.
+    /// Checks that a client whose certificate has these `names` may be this node.
     ///
     /// # Errors
     ///
-    /// With the reason, for the client and the log.
+    /// Returns the reason of the refusal, for the client and the log.
     pub fn check(&self, names: Option<&Names>, id: &str, cluster: &str) -> Result<(), String> {
         let Self::Pattern(pattern) = self else { return Ok(()) };
-        // In one go: an id that holds `{cluster}` is not looked at again.
+        // Split first, so that an id that contains `{cluster}` is not expanded.
         let parts = pattern.split("{id}").map(|part| part.replace("{cluster}", cluster));
         let wanted = parts.collect::<Vec<_>>().join(id);
         match names {
@@ -82,7 +82,7 @@ mod tests {
                 .to_owned())
         );
         assert!(rule.check(None, "b", "edge").is_err());
-        // An id cannot reach into the pattern.
+        // A placeholder in an id is not expanded.
         let rule = Rule::Pattern("{id}/{cluster}".to_owned());
         assert!(rule.check(Some(&Names::from_iter(["edge/edge".to_owned()])), "{cluster}", "edge").is_err());
     }

@@ -1,7 +1,8 @@
-//! TLS of our own two ports: certificates from files, read again when those change.
+//! TLS for the two ports of the control plane: certificates from files, which are reloaded when they change.
 //!
-//! What is read is used by connections from then on; those that stand keep what they began with. Files that do
-//! not fit together (a certificate whose key has not been written yet) leave what was there, with a warning.
+//! New connections use the reloaded files; existing ones keep the config with which they began. If the files
+//! do not fit together (a certificate whose key is not written yet), the old config stays, and a warning is
+//! logged.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,40 +26,40 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 
 use crate::source::watch as watcher;
 
-/// How long a client may take for its part of the handshake.
+/// Time within which a client must complete the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// The files of one port, PEM each.
+/// PEM files of one port.
 #[derive(Debug, Clone)]
 pub struct Files {
-    /// The certificate, and those between it and its authority.
+    /// Certificate chain of the server.
     pub certificate: PathBuf,
-    /// Its key.
+    /// Private key of the certificate.
     pub key: PathBuf,
-    /// The authorities of clients; none when clients need no certificate.
+    /// Certificate authorities of clients; none if clients need no certificate.
     pub client_ca: Option<PathBuf>,
 }
 
-/// Why files cannot be used.
+/// Reason for which files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// One cannot be read, or holds something else.
+    /// A file cannot be read, or holds something else.
     #[error("cannot read {what} from {}", path.display())]
     Read {
-        /// Such as `a certificate`.
+        /// Expected content, such as `a certificate`.
         what: &'static str,
-        /// As the operator named it.
+        /// Path as the operator gave it.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Cause of the failure.
         #[source]
         source: rustls::pki_types::pem::Error,
     },
-    /// They do not fit together, or an authority is no certificate.
+    /// The files do not fit together, or an authority is not a certificate.
     #[error("cannot serve TLS with {}", path.display())]
     Use {
-        /// The certificate, or the authorities of clients.
+        /// File of the certificate, or of the client authorities.
         path: PathBuf,
-        /// Why not.
+        /// Cause of the failure.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -69,7 +70,7 @@ impl Files {
         [&self.certificate, &self.key].into_iter().chain(&self.client_ca).cloned().collect()
     }
 
-    /// The texts of all of them, to see whether they changed.
+    /// Reads all files, to detect changes; none for a file that cannot be read.
     fn texts(&self) -> Vec<Option<Vec<u8>>> {
         self.paths().iter().map(|path| std::fs::read(path).ok()).collect()
     }
@@ -109,11 +110,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     read().map_err(|source| Error::Read { what: "a certificate", path: path.to_owned(), source })
 }
 
-/// The authorities in a file.
+/// Reads the certificate authorities in a file.
 ///
 /// # Errors
 ///
-/// When it cannot be read, or holds something that is no certificate.
+/// Fails if the file cannot be read, or holds something that is not a certificate.
 pub fn roots(path: &Path) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
@@ -123,19 +124,19 @@ pub fn roots(path: &Path) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// What a port shows its clients now. Cheap to clone: clones share.
+/// Current TLS config of a port. Cheap to clone: clones share.
 #[derive(Debug, Clone)]
 pub struct Tls {
     config: Arc<Mutex<Arc<ServerConfig>>>,
 }
 
 impl Tls {
-    /// Reads the files, and again when they change. `port` is for the log, and `protocols` are those that clients
-    /// may choose from.
+    /// Reads the files, and again when they change. `port` names the port in the log, and `protocols` are
+    /// offered to clients by ALPN.
     ///
     /// # Errors
     ///
-    /// When the files cannot be used now.
+    /// Fails if the files cannot be used now.
     pub fn watch(
         files: Files,
         port: &'static str,
@@ -175,12 +176,12 @@ impl Tls {
     }
 }
 
-/// Whom a certificate is for: its alternative names, as text.
+/// Subject alternative names of a certificate, as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names(Vec<String>);
 
 impl Names {
-    /// Of a certificate; none when it has no alternative names.
+    /// Reads the names of a certificate; empty if it has none or cannot be parsed.
     fn of(certificate: &CertificateDer<'_>) -> Self {
         let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
             return Self(Vec::new());
@@ -200,7 +201,7 @@ impl Names {
         Self(names.flatten().filter_map(text).collect())
     }
 
-    /// True when one of them is this one.
+    /// True if `name` is among them.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|own| own == name)
     }
@@ -232,12 +233,12 @@ impl FromIterator<String> for Names {
 pub enum Socket {
     /// Not encrypted.
     Plain(TcpStream),
-    /// After its handshake.
+    /// Encrypted, after the handshake.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Socket {
-    /// Whom the client's certificate is for; none when it showed none.
+    /// Returns the names in the client's certificate; none if it presented no certificate.
     pub fn names(&self) -> Option<Names> {
         match self {
             Self::Plain(_) => None,
@@ -245,7 +246,7 @@ impl Socket {
         }
     }
 
-    /// Our end of it.
+    /// Returns the local address of the connection.
     pub fn local_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Plain(stream) => stream.local_addr().ok(),
@@ -254,8 +255,8 @@ impl Socket {
     }
 }
 
-/// Accepts connections, after their handshake where there is one. Handshakes go on beside each other: a client
-/// that does not finish its own keeps nobody waiting.
+/// Accepts connections, and performs the TLS handshake if there is a config. Handshakes run concurrently: a
+/// client that does not finish its own delays no other.
 #[derive(Debug)]
 pub struct Incoming {
     listener: TcpListener,
@@ -265,13 +266,14 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Of this listener; without `tls` as they come.
+    /// Accepts from this listener; without `tls` connections are not encrypted.
     pub fn new(listener: TcpListener, tls: Option<Tls>) -> Self {
         let (done, ready) = mpsc::channel(1024);
         Self { listener, tls, ready, done }
     }
 
-    /// The next one. When the system has no socket left, it tries again later instead of at once.
+    /// Waits for the next connection. If accepting fails, for instance because the system is out of sockets,
+    /// it tries again after 100 ms.
     pub async fn next(&mut self) -> (Socket, SocketAddr) {
         loop {
             let accepted = tokio::select! {
@@ -280,8 +282,9 @@ impl Incoming {
             };
             match (accepted, &self.tls) {
                 (Ok((socket, peer)), tls) => {
-                    // An answer of some bytes must not wait for the acknowledgement of the one before. It can
-                    // fail only when the client has gone already, which reading tells.
+                    // Nagle's algorithm is off: a small response must not wait for the acknowledgement of the
+                    // previous one. The call can fail only when the client has disconnected, which the next
+                    // read reports.
                     let _ = socket.set_nodelay(true);
                     match tls {
                         None => return (Socket::Plain(socket), peer),
@@ -298,11 +301,11 @@ impl Incoming {
         }
     }
 
-    /// The address that it listens on.
+    /// Returns the address that it listens on.
     ///
     /// # Errors
     ///
-    /// When the system does not know it.
+    /// Fails if the system does not know it.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -315,7 +318,7 @@ async fn shake(
     done: mpsc::Sender<(Socket, SocketAddr)>,
 ) {
     match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
-        // The receiver is gone when we are shutting down.
+        // The receiver is gone when the server shuts down.
         Ok(Ok(stream)) => drop(done.send((Socket::Tls(Box::new(stream)), peer)).await),
         Ok(Err(error)) => warn!(%peer, %error, "a TLS handshake failed"),
         Err(_) => debug!(%peer, "a TLS handshake was not finished in time"),

@@ -1,17 +1,17 @@
-//! Who may do what over the admin API: tokens, their roles, and which requests need which.
+//! Access control of the admin API: tokens, their roles, and the role that each request needs.
 //!
-//! A token is random, so that its plain hash says nothing about it: the store keeps the hash, and the text is
-//! told once, to whoever made it.
+//! A token is random, so its plain hash reveals nothing about it: the store keeps only the hash, and the text
+//! is shown once, when the token is made.
 
 use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
 
-/// What somebody may do. Each role may do what those before it may.
+/// Permissions of a token. Each role includes the permissions of those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Role {
-    /// See everything but secrets.
+    /// Read everything but secrets.
     Read,
     /// Also move traffic: drain, drill, fail back, pin, reload.
     Operate,
@@ -22,7 +22,7 @@ pub enum Role {
 impl Role {
     const ALL: [Self; 3] = [Self::Read, Self::Operate, Self::Write];
 
-    /// Its word in the API.
+    /// Returns the name of the role in the API.
     pub fn word(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -41,10 +41,10 @@ impl FromStr for Role {
     }
 }
 
-/// How much of a token begins it, so that it is known for what it is where it leaks.
+/// Prefix of every token, so that a leaked token is recognized.
 const PREFIX: &str = "understudy_";
 
-/// The text of a token. It is not shown by `{:?}`.
+/// Text of a token. It is not shown by `{:?}`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -55,55 +55,56 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// A token of these random bytes.
+    /// Creates a token from random bytes.
     pub fn new(random: [u8; 32]) -> Self {
         Self(random.iter().fold(PREFIX.to_owned(), |text, byte| text + &format!("{byte:02x}")))
     }
 
-    /// What somebody sent.
+    /// Takes the text that a client sent, without surrounding whitespace.
     pub fn from_text(text: &str) -> Self {
         Self(text.trim().to_owned())
     }
 
-    /// The text, to be told once or sent.
+    /// Returns the text, to be shown once or sent.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// What is kept of it.
+    /// Returns the hash that is kept of the token.
     pub fn hash(&self) -> blake3::Hash {
         blake3::hash(self.0.as_bytes())
     }
 }
 
-/// What is kept of a token.
+/// Stored record of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Who it is for: the author of the revisions that it makes.
+    /// Name of its owner, which becomes the author of the revisions made with it.
     pub name: String,
-    /// What it may do.
+    /// Permissions.
     pub role: Role,
-    /// When it was made.
+    /// Time of creation.
     pub created: Timestamp,
-    /// Of its text.
+    /// Hash of its text.
     pub hash: blake3::Hash,
 }
 
-/// True when a token may have this name: it is shown in revisions, logs and metrics.
+/// True if a token may have this name: 1 to 63 ASCII letters, digits and `-_.@:`, since it is shown in
+/// revisions, logs and metrics.
 pub fn is_name(name: &str) -> bool {
     let is_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | ':');
     (1..=63).contains(&name.len()) && name.chars().all(is_fine)
 }
 
-/// The token of this text. It takes the same time whichever it is, and however much of a wrong one is right: the
-/// comparison of hashes does, and none is left out.
+/// Finds the token with this text. The time does not depend on which token matches or how much of a wrong
+/// text is right: hashes are compared in constant time, and always all of them.
 pub fn find<'t>(tokens: &'t [Token], secret: &Secret) -> Option<&'t Token> {
     let hash = secret.hash();
     tokens.iter().fold(None, |found, token| if token.hash == hash { Some(token) } else { found })
 }
 
-/// What a request needs, by its method and the template of its path. None for what everybody may ask: whether
-/// the program lives.
+/// Returns the role that a request needs, by its method and the template of its path; none for liveness and
+/// readiness, which need no token.
 pub fn needed(method: &str, route: &str) -> Option<Role> {
     let is_read = matches!(method, "GET" | "HEAD" | "OPTIONS");
     let last = route.rsplit('/').find(|segment| !segment.starts_with('{')).unwrap_or_default();
@@ -148,7 +149,8 @@ mod tests {
             ("GET", "/livez", None),
             ("GET", "/readyz", None),
             ("GET", "/metrics", Some(Role::Read)),
-            // What there is not is not told to strangers.
+            // Unknown paths need a role too, so that a client without a token cannot find out which paths
+            // exist.
             ("GET", "other", Some(Role::Read)),
             ("BREW", "other", Some(Role::Write)),
         ];

@@ -1,9 +1,10 @@
-//! A model to snapshots: what each fleet's Envoys should run.
+//! Compiler from the model to snapshots: the Envoy resources of each fleet.
 //!
-//! Total: nothing under here can fail. What could was refused by validation and is impossible by type.
+//! Compilation is total: nothing in this module can fail. Faulty configs are refused by validation, or
+//! impossible by type.
 //!
-//! Each resource is a function of one value, its input, which holds all that the resource depends on: so it is
-//! compiled again when something in that value changed, and only then ([`crate::memo`]).
+//! Each resource is a function of one value, its input, which holds everything that the resource depends on.
+//! It is compiled again if and only if something in that value changed ([`crate::memo`]).
 
 mod access_log;
 pub mod cluster;
@@ -42,46 +43,47 @@ use crate::model::overrides::OverridesByUpstream;
 use crate::model::reach::Reach;
 use crate::model::service::Service;
 
-/// The filter by which clients return to the target that served them before.
+/// Name of the HTTP filter for stickiness: a client returns to the target that served it before.
 const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
 
-/// A config to be compiled.
+/// Config to be compiled, as resolved by the earlier stages of a build.
 #[derive(Debug, Clone, Copy)]
 pub struct Config<'a> {
-    /// What is desired.
+    /// Validated entities.
     pub model: &'a Model,
-    /// Its upstreams, by what is so of them.
+    /// Upstreams of the model by rare trait, so that a search does not scan all of them.
     pub subsets: &'a Subsets,
-    /// What host names resolve to.
+    /// Resolved addresses of host names.
     pub addresses: &'a Addresses,
-    /// What operators, drills and failback ask for.
+    /// Overrides by operators, drills and failback, by upstream.
     pub overrides: &'a OverridesByUpstream,
 }
 
-/// Everything that a model is compiled to, by the entity that it is compiled from, with all that it depends on.
+/// Resources that a model is compiled to, by the entity that they are compiled from, each with the input that
+/// it depends on.
 #[derive(Debug, Clone, Default)]
 pub struct Compiled {
     reach: Arc<Reach>,
-    /// By upstream.
+    /// Clusters that hold targets and aggregates over their tiers, by upstream.
     clusters: Memo<Name, cluster::Input, Vec<Arc<Resource>>>,
-    /// By service.
+    /// Aggregate clusters over several upstreams, by service.
     aggregates: Memo<Name, service::Input, Vec<Arc<Resource>>>,
-    /// By upstream.
+    /// Load assignments, by upstream.
     endpoints: Memo<Name, endpoint::Input, Vec<Arc<Resource>>>,
-    /// By fleet and listener.
+    /// Listeners, by fleet and listener.
     listeners: Memo<(Name, Name), listener::Input, Arc<Resource>>,
-    /// By route.
+    /// Contributions to route configurations, by route.
     parts: OrdMap<Name, Arc<route::Part>>,
-    /// By fleet and listener.
+    /// Route configurations, by fleet and listener.
     routes: Memo<(Name, Name), route::Input, Arc<Resource>>,
-    /// By fleet and secret.
+    /// Secrets, by fleet and secret.
     secrets: Memo<(Name, Arc<str>), secret::Input, Arc<Resource>>,
     raw: Memo<(ResourceType, Arc<str>), Shared<raw::Resource>, Arc<Resource>>,
 }
 
 impl Compiled {
-    /// Compiles a config. What depends on nothing that differs from `last`, which was compiled to this, is as it is
-    /// here.
+    /// Compiles `now`. Resources that depend on nothing that differs from `last`, the config that `self` was
+    /// compiled from, are taken over from `self`.
     #[must_use]
     pub fn updated(&self, last: Config<'_>, now: Config<'_>) -> Self {
         let (before, model) = (last.model, now.model);
@@ -113,7 +115,8 @@ impl Compiled {
         }
     }
 
-    /// The route configurations of these parts.
+    /// Returns the route configurations made of `parts`; those of `self` if neither parts nor listeners
+    /// changed.
     fn routes(
         &self,
         model: &Model,
@@ -137,12 +140,12 @@ impl Compiled {
         self.routes.only(serving.into_iter().map(input), |input| Arc::new(route::compile(input)))
     }
 
-    /// Whether a fleet has an upstream.
+    /// Returns true if `fleet` has the clusters of `upstream`.
     pub fn has(&self, fleet: &Name, upstream: &Name) -> bool {
         self.reach.has_upstream(fleet, upstream)
     }
 
-    /// Every compiled resource of a type: raw ones are none.
+    /// Returns every compiled resource of a type. Raw resources are not compiled and not included.
     pub fn resources(&self, resource_type: ResourceType) -> Vec<&Arc<Resource>> {
         match resource_type {
             ResourceType::Cluster => {
@@ -152,13 +155,17 @@ impl Compiled {
             ResourceType::Listener => self.listeners.outputs().values().collect(),
             ResourceType::Route => self.routes.outputs().values().collect(),
             ResourceType::Secret => self.secrets.outputs().values().collect(),
-            // Nothing in the model has one.
+            // The model has no entity that compiles to any other type.
             _ => Vec::new(),
         }
     }
 
-    /// What the nodes of `fleet` should run: what is compiled, each as `amend` returns it, and the raw resources.
-    /// It is made of what they should run by `last`, if that is the same but for what was compiled.
+    /// Returns the snapshot of `fleet`: the compiled resources, each as `amend` returns it, and the raw
+    /// resources.
+    ///
+    /// `last` is an earlier compilation with the snapshot made of it. The new snapshot is derived from it at
+    /// the cost of what differs, provided that fleets still reach the same upstreams and services; otherwise,
+    /// or without `last`, it is made from nothing. `amend` must return the same as it did for `last`.
     pub fn snapshot(
         &self,
         fleet: &Name,
@@ -193,8 +200,9 @@ impl Compiled {
         })
     }
 
-    /// `base`, which is the snapshot of `fleet`, for an Envoy at `place`: endpoints whose tiers depend on that are
-    /// compiled for it, and what is as in `last` is taken from there.
+    /// Returns `base`, the snapshot of `fleet`, adapted to an Envoy at `place`: the endpoints of those
+    /// `upstreams` whose tiers depend on distance are compiled for that place. Resources that are equal to
+    /// those in `last` keep their allocation.
     pub fn snapshot_at<'u>(
         &self,
         (fleet, place): (&Name, &Locality),
@@ -218,7 +226,8 @@ impl Compiled {
     }
 }
 
-/// The upstreams whose clusters may differ, with all that these depend on.
+/// Returns the upstreams whose clusters may differ, each with the input of its clusters; none for a removed
+/// upstream.
 fn of_upstreams<'a>(
     last: Config<'a>,
     now: Config<'a>,
@@ -233,7 +242,8 @@ fn of_upstreams<'a>(
     })
 }
 
-/// The services whose aggregates may differ, with all that these depend on.
+/// Returns the services whose aggregates may differ, each with the input of its aggregates; none for a
+/// removed service.
 fn of_services<'a>(
     last: Config<'a>,
     now: Config<'a>,
@@ -252,13 +262,13 @@ fn of_services<'a>(
     })
 }
 
-/// The upstreams of which something else is asked than before.
+/// Returns the upstreams whose overrides differ between the two configs.
 fn steered<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> {
     let steered = last.overrides.keys().chain(now.overrides.keys());
     steered.filter(move |name| last.overrides.get(*name) != now.overrides.get(*name))
 }
 
-/// Those of which another tier should serve first than before.
+/// Returns the upstreams whose overrides put another tier first than before.
 fn led<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> {
     let first = |of: &OverridesByUpstream, name: &Name| {
         of.get(name).and_then(|endpoint_overrides| endpoint_overrides.first)
@@ -266,7 +276,8 @@ fn led<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> 
     steered(last, now).filter(move |name| first(last.overrides, name) != first(now.overrides, name))
 }
 
-/// The upstreams whose endpoints may differ, with all that these depend on.
+/// Returns the upstreams whose endpoints may differ, each with the input of its endpoints; none for a removed
+/// upstream.
 fn assigned<'a>(
     last: Config<'a>,
     now: Config<'a>,
@@ -288,16 +299,16 @@ fn assigned<'a>(
     })
 }
 
-/// What differs of the resources of one type.
+/// Difference between two states of the resources of one type.
 #[derive(Debug, Default)]
 struct Difference {
-    /// The names of those that were there, also of those that are there again.
+    /// Names of the old resources, including those that `new` replaces.
     gone: Vec<Arc<str>>,
     new: Vec<Arc<Resource>>,
 }
 
 impl Difference {
-    /// Takes what differs between two outcomes, of the keys for which `is_in`.
+    /// Adds what differs between two outputs, for the keys that satisfy `is_in`.
     fn take<K: Ord, O: AsResources + PartialEq>(
         &mut self,
         last: &OrdMap<K, O>,
@@ -320,7 +331,7 @@ impl Difference {
     }
 }
 
-/// One resource or several.
+/// Output of a memoized function that is one resource or several.
 trait AsResources {
     fn resources(&self) -> &[Arc<Resource>];
 }
@@ -341,9 +352,10 @@ fn shared(resources: Vec<Resource>) -> Vec<Arc<Resource>> {
     resources.into_iter().map(Arc::new).collect()
 }
 
-/// Where Envoy gets a resource that this one names: from the stream on which it got this one.
+/// Returns the config source for a resource that another resource names: the ADS stream on which that other
+/// resource came.
 ///
-/// An answer is waited for at most 2 s (Envoy's default is 15): by then Envoy goes on with what it has.
+/// Envoy waits at most 2 s for the response (its default is 15 s); after that it goes on without it.
 fn ads() -> core::ConfigSource {
     core::ConfigSource {
         resource_api_version: core::ApiVersion::V3.into(),

@@ -1,11 +1,11 @@
-//! What is valid and will hurt all the same: will it ever fail over?
+//! Lint rules for configs that are valid but harmful, above all for failover that would not happen.
 //!
-//! A rule is a pure function of one subject: an upstream, a way to it (a service, or a route that says otherwise
-//! than its service) or a route, each with what must be known around it. So what it told is kept for as long as
-//! the subject does not change. Rules are levelled by the config, for all or for one entity with a reason; those of level
-//! error refuse.
+//! A rule is a pure function of one subject: an upstream, a way to an upstream (a service, or a route that
+//! overrides its service) or a route, each with what must be known around it. Findings are kept for as long
+//! as the subject does not change. The config sets the level of a rule for all entities, or for one entity
+//! with a reason. A finding of level error refuses the config.
 //!
-//! What a rule claims of Envoy was measured on a real one; the figures stand in its reason.
+//! Claims of rules about Envoy were measured on a real one; the figures are in the rule's `why`.
 
 mod detection;
 mod drills;
@@ -37,32 +37,33 @@ use crate::model::name::Name;
 use crate::model::place::Place;
 use crate::model::validate::Resolved;
 
-/// What a code means, why it hurts and what to do about it.
+/// Explanation of a code: its meaning, the harm and the remedy.
 #[derive(Debug, Clone, Copy)]
 pub struct Explanation {
-    /// Stable, such as `US012`.
+    /// Stable code, such as `US012`.
     pub code: &'static str,
-    /// Unless the config says otherwise; faults are always errors, or always warnings.
+    /// Default level, which the config can override for a rule. The level of a fault is fixed: error for
+    /// most, warning for some.
     pub level: Level,
-    /// What is so, in one line.
+    /// Summary in one line.
     pub title: &'static str,
-    /// Why that hurts.
+    /// Harm that results.
     pub why: &'static str,
-    /// What to do.
+    /// Remedy.
     pub fix: &'static str,
-    /// A config that it is told of.
+    /// Example config that has the finding; empty if it takes more than a line to show.
     pub bad: &'static str,
-    /// The same without it.
+    /// Example config without the finding; empty if `bad` is.
     pub good: &'static str,
 }
 
-/// A rule: what it means, and when it is told.
+/// Lint rule: its explanation and its check.
 struct Rule {
     explanation: Explanation,
     check: Check,
 }
 
-/// When a rule is told, by what it looks at.
+/// Check of a rule, by the kind of its subject.
 enum Check {
     Upstream(fn(&UpstreamSubject, &mut Findings<'_>)),
     Way(fn(&WaySubject, &mut Findings<'_>)),
@@ -76,12 +77,12 @@ fn rules() -> impl Iterator<Item = &'static Rule> {
     FAMILIES.into_iter().flatten()
 }
 
-/// Every code that this program tells, rules first.
+/// Returns the explanation of every code of this program, rules first.
 pub fn explanations() -> Vec<&'static Explanation> {
     rules().map(|rule| &rule.explanation).chain(faults::FAULTS).collect()
 }
 
-/// What one rule found in one subject.
+/// Findings of one rule in one subject.
 struct Findings<'a> {
     rule: &'static Explanation,
     level: Level,
@@ -89,7 +90,7 @@ struct Findings<'a> {
 }
 
 impl Findings<'_> {
-    /// Tells what is so at `place`.
+    /// Reports a finding at `place`.
     fn tell(&mut self, place: &Place<'_>, message: String) {
         self.tell_with(place, message, Vec::new());
     }
@@ -102,18 +103,18 @@ impl Findings<'_> {
 
 type Told = Arc<Vec<Violation>>;
 
-/// A config that is looked at: what it means, and where that is declared.
+/// Config to lint: its meaning, and the places where it is declared.
 #[derive(Debug, Clone, Copy)]
 pub struct Config<'a> {
-    /// What it means.
+    /// Validated entities.
     pub model: &'a Model,
-    /// Of what that was made.
+    /// Results of validation, each with everything that it was made of.
     pub resolved: &'a Resolved,
-    /// Where it stands.
+    /// Documents that declare the entities.
     pub documents: &'a Documents,
 }
 
-/// What the rules told of a model, by subject.
+/// Findings of all rules in a model, by subject.
 #[derive(Debug, Clone, Default)]
 pub struct Lints {
     upstreams: Kept<Name, UpstreamSubject>,
@@ -124,14 +125,15 @@ pub struct Lints {
     levels: Arc<Levels>,
 }
 
-/// A service, and a route to it that may say otherwise.
+/// Key of a way: a service, and a route to it that may override its policy; without a route the service
+/// itself.
 type WayKey = (Name, Option<Name>);
 
-/// What was told of each subject of a kind.
+/// Findings in the subjects of one kind.
 #[derive(Debug, Clone)]
 struct Kept<K: Ord, S> {
     memo: Memo<K, S, Told>,
-    /// Of those of which more was told than what is good to know.
+    /// Findings of the subjects that have at least one above level info.
     loud: OrdMap<K, Told>,
 }
 
@@ -157,8 +159,8 @@ impl<K: Ord + Clone, S: PartialEq + Clone> Kept<K, S> {
 }
 
 impl Lints {
-    /// What the rules tell of a config. Subjects that are as in `last`, of which these lints are, are not looked at
-    /// again.
+    /// Lints `now`. Subjects that are unchanged since `last`, the config that `self` is of, keep their
+    /// findings and are not checked again.
     #[must_use]
     pub fn updated(&self, last: Config<'_>, now: Config<'_>) -> Self {
         let levels = Arc::new(levels::of(now.documents));
@@ -186,19 +188,19 @@ impl Lints {
         next
     }
 
-    /// All that was told.
+    /// Returns all findings.
     pub fn violations(&self) -> impl Iterator<Item = &Violation> {
         self.upstreams.told(false).chain(self.ways.told(false)).chain(self.routes.told(false))
     }
 
-    /// What was told of this level, which is more than what is good to know.
+    /// Returns the findings of a level, which must be above info.
     pub fn loud(&self, level: Level) -> impl Iterator<Item = &Violation> {
         let loud = self.upstreams.told(true).chain(self.ways.told(true)).chain(self.routes.told(true));
         loud.filter(move |told| told.level == level)
     }
 }
 
-/// What is wrong with what these documents say of rules.
+/// Returns the faults in the lint settings of these documents.
 pub fn faults_of_levels(documents: &[Arc<Document>]) -> Vec<Violation> {
     levels::faults(documents)
 }

@@ -1,7 +1,7 @@
 //! Patches to compiled resources.
 //!
-//! Whether one fits is known only when the resource is there that it changes, so it is told here and not by
-//! validation: nothing under `compile` can fail.
+//! A patch can only be checked against the compiled resource that it changes. Its faults are therefore
+//! reported here, and not by validation: nothing in `compile` can fail.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,40 +17,40 @@ use crate::model::Model;
 use crate::model::documents::Documents;
 use crate::model::place::code;
 
-/// The resources that have patches, by what they were compiled to, and how that went.
+/// Patched resources with their outcomes, by the compiled resource.
 pub(super) type Patched = Memo<Key, Input, Arc<Outcome>>;
 
-/// Several fleets may have a resource of one name, each its own.
+/// Key of a compiled resource. Fleets may have different resources of one name, which differ in version.
 type Key = (ResourceType, Arc<str>, Version);
 
-/// All that a patched resource depends on.
+/// Everything that a patched resource depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Input {
     resource_type: ResourceType,
     resource: Shared<Resource>,
-    /// In the order of the documents.
+    /// Patches of the resource, in the order of the documents.
     patches: Vec<Written>,
 }
 
-/// A resource as its patches leave it.
+/// Resource after its patches, with the faults of those that do not apply.
 #[derive(Debug, PartialEq)]
 pub(super) struct Outcome {
     resource: Arc<Resource>,
     violations: Vec<Violation>,
 }
 
-/// A patch, and where it stands.
+/// Patch, by its document and its index in that.
 #[derive(Debug, Clone, PartialEq)]
 struct Written {
     document: Same<Document>,
     index: usize,
 }
 
-/// Applies all patches of a config to what they name.
+/// Applies all patches of a config to the resources that they name.
 ///
 /// # Errors
 ///
-/// The patches that name nothing or do not fit.
+/// Returns the faults of patches that name no compiled resource or do not apply.
 pub(super) fn apply(
     documents: &Documents,
     model: &Model,
@@ -75,7 +75,7 @@ pub(super) fn apply(
         }
     }
     let patched = last.only(inputs, |input| Arc::new(input.outcome()));
-    // Several fleets may have the resource, each at fault alike.
+    // Several fleets may have a variant of the resource, each with the same fault, which is reported once.
     for violation in patched.outputs().values().flat_map(|outcome| &outcome.violations) {
         if !violations.contains(violation) {
             violations.push(violation.clone());
@@ -84,7 +84,7 @@ pub(super) fn apply(
     if violations.is_empty() { Ok(patched) } else { Err(violations) }
 }
 
-/// The resource as its patches leave it, if it has any.
+/// Returns a resource after its patches; the resource itself if it has none.
 pub(super) fn amended(
     patched: &Patched,
     resource_type: ResourceType,
@@ -97,17 +97,17 @@ pub(super) fn amended(
     patched.get(&key).map_or(resource, |outcome| &outcome.resource).clone()
 }
 
-/// The patches of a config, for resources that are made after it was built.
+/// Patches of a config, for resources that are compiled after the build.
 pub(super) struct Patches<'a>(BTreeMap<(ResourceType, &'a str), Vec<Written>>);
 
 impl<'a> Patches<'a> {
-    /// Those that stand in these documents.
+    /// Collects the patches of the documents.
     pub(super) fn of(documents: &'a Documents) -> Self {
         Self(by_resource(documents))
     }
 
-    /// A resource as its patches leave it. One that does not fit this form of the resource, though it fits the one
-    /// that was built, is left out.
+    /// Returns a resource after its patches. A patch that does not apply to this variant of the resource,
+    /// though it does to the one in the build, is skipped.
     pub(super) fn applied(&self, resource_type: ResourceType, resource: Arc<Resource>) -> Arc<Resource> {
         match self.0.get(&(resource_type, &*resource.name)).cloned() {
             None => resource,

@@ -1,5 +1,5 @@
-//! What is built from what was built before is what is built from nothing: whatever changes, in whatever order,
-//! accepted or refused.
+//! Property test: an incremental build equals a build from nothing, after any sequence of changes, accepted
+//! or refused.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::envoy::ResourceType;
 use crate::envoy::node::Locality;
 use crate::model::addresses::Addresses;
 
-/// One change of the inputs.
+/// Change of the inputs.
 #[derive(Debug, Clone)]
 enum Change {
-    /// A file with these entities, by kind.
+    /// File with these entities, by kind.
     File(usize, Vec<(&'static str, Value)>),
-    /// A file with a text that may be none.
+    /// File with a text that may not parse.
     Text(usize, &'static str),
     NoFile(usize),
     Stored(Kind, String, Value),
     NotStored(Kind, String),
-    /// What `one.test` and `two.test` resolve to.
+    /// Addresses of `one.test` and `two.test`.
     Names(u8, u8),
 }
 
@@ -35,7 +35,7 @@ fn address() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["10.0.0.1:80", "10.0.0.2:80", "one.test:80", "two.test:80", "10.0.0.300:80"])
 }
 
-/// One of these values, or the field is not there.
+/// Generates one of the values for a field, or leaves the field out.
 fn field(key: &'static str, values: Vec<Value>) -> impl Strategy<Value = Option<(&'static str, Value)>> {
     prop_oneof![2 => Just(None), 1 => prop::sample::select(values).prop_map(move |value| Some((key, value)))]
 }
@@ -196,7 +196,8 @@ impl Change {
     }
 }
 
-/// All that a build says, as it can be compared: what stands in it, and what each fleet is told, to the byte.
+/// Returns everything that a build results in, in comparable form: its model and warnings, and the bytes of
+/// what each fleet is sent.
 fn said(build: &Build) -> (impl PartialEq + std::fmt::Debug + use<>, Vec<String>) {
     let told = build.snapshots.iter().flat_map(|(fleet, snapshot)| {
         let place = Locality { zone: "x".to_owned(), ..Locality::default() };
@@ -212,7 +213,7 @@ fn said(build: &Build) -> (impl PartialEq + std::fmt::Debug + use<>, Vec<String>
     ((build.model.clone(), build.warnings.clone(), build.host_names(), build.named_files()), told)
 }
 
-/// A resource with all that streams look at.
+/// Returns a resource as text, with all fields that xDS streams depend on.
 fn dump(resource: &crate::build::snapshot::Resource) -> String {
     let crate::build::snapshot::Resource { name, version, endpoints, clusters, .. } = resource;
     format!("{name} {version} {endpoints:?} {clusters:?} {:?}", resource.message())
@@ -228,7 +229,7 @@ proptest! {
         let mut inputs = Inputs::default();
         let mut last = build(&inputs, None).expect("nothing is fine");
         for change in changes {
-            // What is refused is undone half of the time, as REST does it; the files keep their faults.
+            // A refused write over REST is undone, as the API does; a refused file stays, with its faults.
             let before = inputs.clone();
             change.clone().apply(&mut inputs);
             match (build(&inputs, Some(&last)), build(&inputs, None)) {

@@ -1,5 +1,5 @@
-//! Addresses that two targets of an upstream lead to. Those that are written twice are told by validation; these
-//! show only when names are resolved.
+//! Warnings about two targets of an upstream that resolve to one address. Validation reports addresses that
+//! are declared twice; the ones here show only after resolution.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::model::place::code;
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
-/// A warning for each target of which an address is left out, because another target leads to it too.
+/// Returns a warning for each target that lost an address because another target resolves to it too.
 pub(super) fn warnings(subsets: &Subsets, addresses: &Addresses, documents: &Documents) -> Vec<Violation> {
     if *addresses == Addresses::default() {
         return Vec::new();
@@ -43,7 +43,7 @@ fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &Documents
     warnings
 }
 
-/// Where a target is declared: in its upstream, or on its own.
+/// Returns the place where a target is declared: in its upstream, or on its own over REST.
 fn declared<'d>(
     upstream: &Upstream,
     address: &Address,

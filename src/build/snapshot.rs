@@ -1,7 +1,8 @@
-//! What one fleet should run: resources encoded and versioned once.
+//! The config that one fleet should run: resources, encoded and versioned once.
 //!
-//! A version is the hash of what is sent. Hence equal input makes equal versions on any replica and after any
-//! restart, recompiling the same files sends nothing, and an unchanged resource keeps its bytes in memory.
+//! A version is the hash of the content that is sent. So equal input gives equal versions on any replica and
+//! after any restart, compiling the same files again sends nothing, and an unchanged resource keeps its bytes
+//! in memory.
 
 pub mod past;
 
@@ -22,7 +23,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use crate::envoy::{self, ResourceType, canonical, descriptors, json};
 use crate::memo::{Change, Same, changes};
 
-/// The hash of some content (XXH3, 128 bits), written as 32 hex digits.
+/// Hash of some content (XXH3, 128 bits), written as 32 hex digits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(u128);
 
@@ -36,7 +37,8 @@ impl Version {
         Self(hash.digest128())
     }
 
-    /// The version of a set is the sum over its resources, so that it costs what differs.
+    /// Adds a resource to the version of a set, which is the sum over its resources, so that an update costs
+    /// only the difference.
     fn learn(&mut self, resource: &Resource) {
         self.0 = self.0.wrapping_add(resource.digest());
     }
@@ -46,7 +48,7 @@ impl Version {
     }
 }
 
-/// How many digits a version has in writing.
+/// Number of digits in the text of a version.
 const VERSION_DIGITS: usize = 32;
 
 impl FromStr for Version {
@@ -70,13 +72,15 @@ impl fmt::Display for Version {
 /// what delta sends.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Resource {
-    /// As clients ask for it.
+    /// Name by which clients ask for it.
     pub name: Arc<str>,
-    /// The hash of its type and bytes.
+    /// Hash of its type and bytes.
     pub version: Version,
-    /// Of a cluster: the endpoints that it waits for before it serves (`EdsClusterConfig.service_name`).
+    /// Endpoints that a cluster waits for before it serves (`EdsClusterConfig.service_name`); none for other
+    /// types.
     pub endpoints: Option<Arc<str>>,
-    /// Of a listener, a route configuration or an aggregate: the clusters that it sends requests to.
+    /// Clusters that a listener, a route configuration or an aggregate cluster sends requests to; empty
+    /// otherwise.
     pub clusters: Vec<Arc<str>>,
     delta: Bytes,
     state_of_the_world: usize,
@@ -89,7 +93,7 @@ impl Resource {
         Self::framed(name, &M::type_url(), &canonical::encode(message))
     }
 
-    /// The resource `name` whose canonical encoding is `body`.
+    /// Wraps `body`, the canonical encoding of a message, as the resource `name`.
     pub fn encoded(resource_type: ResourceType, name: &str, body: &[u8]) -> Self {
         let endpoints = match resource_type {
             ResourceType::Cluster => envoy::awaited_endpoints(body).map(Arc::from),
@@ -126,8 +130,8 @@ impl Resource {
         }
     }
 
-    /// What is told of a name that somebody waits for and nothing has: a `Resource` with the name as its alias and
-    /// without a body (VHDS, "Virtual Host Naming Convention"). In delta alone.
+    /// Builds the answer for a name that a client waits for and that does not exist: a `Resource` with the
+    /// name as its alias and without a body (VHDS, "Virtual Host Naming Convention"). For delta only.
     pub fn absent(name: &str) -> Self {
         let resource = field_len(3, name.len()) + field_len(4, name.len());
         let mut buffer = BytesMut::with_capacity(field_len(2, resource));
@@ -140,7 +144,7 @@ impl Resource {
         Self { name: name.into(), version, endpoints, clusters, delta, state_of_the_world, message }
     }
 
-    /// The field `resources` of a response with this resource.
+    /// Returns the encoded field `resources` of a response with this resource.
     pub fn field(&self, variant: Variant) -> Bytes {
         match variant {
             Variant::StateOfTheWorld => self.delta.slice(self.state_of_the_world..),
@@ -148,23 +152,23 @@ impl Resource {
         }
     }
 
-    /// The hash of its name and version.
+    /// Hashes its name and version.
     fn digest(&self) -> u128 {
         Version::of(&[self.name.as_bytes(), &self.version.0.to_le_bytes()]).0
     }
 
-    /// The version as clients are told it.
+    /// Returns the text of the version as clients get it.
     pub fn version_text(&self) -> &[u8] {
-        // The last thing before the `Any`.
+        // The version is the last field before the `Any`.
         &self.delta[self.state_of_the_world - VERSION_DIGITS..self.state_of_the_world]
     }
 
-    /// The message in Envoy's JSON.
+    /// Converts the message to Envoy's JSON.
     pub fn to_json(&self, resource_type: ResourceType) -> Value {
         json::from_bytes(self.message(), descriptors::served(resource_type))
     }
 
-    /// The encoded message itself.
+    /// Returns the encoded message itself.
     pub fn message(&self) -> &[u8] {
         &self.delta[self.message..]
     }
@@ -192,10 +196,11 @@ fn put_field(number: u32, value: &[u8], buffer: &mut BytesMut) {
 
 /// All resources of one type, sorted by name.
 ///
-/// Sets share what they have in common, and one is made of another at the cost of what differs.
+/// Sets share the resources that they have in common, and a set is derived from another at the cost of the
+/// difference.
 ///
-/// What many streams would work out alike is worked out once and kept here: all resources in one piece, where
-/// each of them is, and the difference to the sets that clients have.
+/// Results that many streams need are computed once and kept here: all resources in one buffer, the position
+/// of each, and the differences to the sets that clients have.
 #[derive(Debug)]
 pub struct ResourceSet {
     by_name: OrdMap<Arc<str>, Same<Resource>>,
@@ -209,34 +214,35 @@ pub struct ResourceSet {
     variations: Recent<Arc<Self>>,
 }
 
-/// What was worked out of a set and a few others, by the version of the other.
+/// Results of comparing or combining a set with a few others, by the version of the other set.
 type Recent<T> = Mutex<Vec<(Version, T)>>;
 
-/// Some resources that stand one after the other, as what a delta client is told.
+/// Consecutive resources of a set that a delta client is sent in one response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// Which they are.
+    /// Positions of the resources in the set.
     pub range: Range<usize>,
-    /// Their fields `resources`.
+    /// Their encoded fields `resources`.
     pub fields: Bytes,
 }
 
-/// Names of resources, which streams share.
+/// Names of resources, shared between streams.
 pub type Names = Arc<[Arc<str>]>;
 
 /// The two variants of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
-    /// A response repeats what is as it was.
+    /// State of the world: a response repeats unchanged resources.
     StateOfTheWorld,
-    /// A response says what changed.
+    /// Incremental: a response has the changes only.
     Delta,
 }
 
-/// For how many other sets something is kept. Nearly all clients have the one before.
+/// Number of other sets for which results are kept. Nearly all clients have the previous set.
 const RECENT: usize = 4;
 
-/// A piece ends where it would grow beyond this: some clients take no more than 4 MiB.
+/// Size in bytes that a piece does not exceed unless it has a single resource: some clients accept at most 4
+/// MiB.
 pub const MAX_PIECE: usize = 1 << 20;
 
 impl PartialEq for ResourceSet {
@@ -254,12 +260,13 @@ impl Default for ResourceSet {
 }
 
 impl ResourceSet {
-    /// The set of these resources, whose names differ.
+    /// Creates a set of resources with distinct names.
     pub fn new(resources: impl IntoIterator<Item = Arc<Resource>>) -> Self {
         Self::default().changed(&[], resources)
     }
 
-    /// This set without the resources of these names, and with these, each in place of its own of that name.
+    /// Derives a set without the names in `gone` and with the resources in `new`, which replace resources of
+    /// the same name.
     pub fn changed(&self, gone: &[Arc<str>], new: impl IntoIterator<Item = Arc<Resource>>) -> Self {
         let (mut by_name, mut version) = (self.by_name.clone(), self.version);
         for name in gone {
@@ -286,46 +293,45 @@ impl ResourceSet {
         }
     }
 
-    /// The hash of every name and version in it.
+    /// Returns the hash of all names and versions in the set.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The resource of this name.
+    /// Returns the resource of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
         self.by_name.get(name).map(|Same(resource)| resource)
     }
 
-    /// The resource of this name and which of all it is. For those who ask for many: it takes an index, which is
-    /// made for the first of them.
+    /// Returns the resource of this name and its position. For callers that look up many: the first call
+    /// builds an index.
     pub fn find(&self, name: &str) -> Option<(usize, &Arc<Resource>)> {
         let make = || self.iter().enumerate().map(|(at, own)| (own.name.clone(), at)).collect();
         let at = *self.index.get_or_init(make).get(name)?;
         Some((at, &self.in_order()[at]))
     }
 
-    /// All, sorted by name.
+    /// Iterates over all resources, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
         self.by_name.values().map(|Same(resource)| resource)
     }
 
-    /// The same, to be asked for one by its place. For those who ask for nearly all: the list is made for the first
-    /// of them.
+    /// Returns all resources as a slice, for access by position. The first call builds the list.
     fn in_order(&self) -> &[Arc<Resource>] {
         self.in_order.get_or_init(|| self.iter().cloned().collect())
     }
 
-    /// How many there are.
+    /// Number of resources.
     pub fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    /// True when there are none.
+    /// True if there are no resources.
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
     }
 
-    /// The fields `resources` of a response with all of them.
+    /// Returns the encoded fields `resources` of a response with all resources.
     pub fn whole(&self, variant: Variant) -> Bytes {
         let concatenate = || {
             let fields = || self.iter().map(|resource| resource.field(variant));
@@ -338,7 +344,7 @@ impl ResourceSet {
         self.whole[variant as usize].get_or_init(|| concatenate().freeze()).clone()
     }
 
-    /// The [`inventory`] that a client gives who holds all of this and nothing else.
+    /// Returns the [`inventory`] of a client that holds exactly this set.
     pub fn inventory(&self) -> u128 {
         *self.inventory.get_or_init(|| {
             let mut entry = BytesMut::new();
@@ -352,8 +358,8 @@ impl ResourceSet {
         })
     }
 
-    /// All resources in pieces of at most [`MAX_PIECE`] bytes, but of at least one resource each; of an empty set one
-    /// empty piece.
+    /// Splits all resources into pieces of at most [`MAX_PIECE`] bytes, but of at least one resource each; an
+    /// empty set has one empty piece.
     pub fn pieces(&self) -> &[Piece] {
         self.pieces.get_or_init(|| {
             let whole = self.whole(Variant::Delta);
@@ -371,12 +377,12 @@ impl ResourceSet {
         })
     }
 
-    /// These resources.
+    /// Returns the resources at these positions.
     pub fn range(&self, range: Range<usize>) -> &[Arc<Resource>] {
         &self.in_order()[range]
     }
 
-    /// The names that are new, changed or gone since `old`.
+    /// Returns the names that are new, changed or gone since `old`.
     pub fn changed_since(&self, old: &Self) -> Names {
         if self.version == old.version {
             return Names::default();
@@ -384,8 +390,8 @@ impl ResourceSet {
         recent(&self.changes, old.version, || self.compare(old))
     }
 
-    /// This set with these resources, each in place of its own of that name, and without those of the names `left_out`.
-    /// What many ask for is made once.
+    /// Derives a set with the resources in `others`, which replace resources of the same name, and without
+    /// the names in `left_out`. Recent results are kept, so that streams share them.
     pub fn with(self: &Arc<Self>, others: Vec<Arc<Resource>>, left_out: &BTreeSet<Arc<str>>) -> Arc<Self> {
         if others.is_empty() && left_out.is_empty() {
             return self.clone();
@@ -411,14 +417,15 @@ impl ResourceSet {
     }
 }
 
-/// One number for the entries of a map from names to versions, encoded, in whatever order they come.
+/// Sums the hashes of the encoded entries of a map from names to versions: one number for all, whatever their
+/// order.
 ///
-/// A client that makes up entries whose number is that of others deceives itself alone.
+/// A client that forges entries with the same sum only harms itself.
 pub fn inventory<'a>(entries: impl Iterator<Item = &'a [u8]>) -> u128 {
     entries.map(xxh3_128).fold(0, u128::wrapping_add)
 }
 
-/// What is kept for `version`; made if it is not.
+/// Returns the result kept for `version`; makes and keeps it if there is none.
 fn recent<T: Clone>(kept: &Recent<T>, version: Version, make: impl FnOnce() -> T) -> T {
     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, known)) = kept.iter().find(|(known, _)| *known == version) {
@@ -430,19 +437,19 @@ fn recent<T: Clone>(kept: &Recent<T>, version: Version, make: impl FnOnce() -> T
     made
 }
 
-/// Everything one fleet should run.
+/// All resources that one fleet should run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     sets: [Arc<ResourceSet>; ResourceType::ALL.len()],
 }
 
 impl Snapshot {
-    /// A snapshot of these resources.
+    /// Creates a snapshot of these resources, by type.
     pub fn new(mut resources: impl FnMut(ResourceType) -> Vec<Arc<Resource>>) -> Self {
         Self { sets: ResourceType::ALL.map(|it| Arc::new(ResourceSet::new(resources(it)))) }
     }
 
-    /// This snapshot with other resources of one type.
+    /// Derives a snapshot with other resources of one type.
     #[must_use]
     pub fn with(&self, resource_type: ResourceType, set: ResourceSet) -> Self {
         let mut sets = self.sets.clone();
@@ -450,8 +457,8 @@ impl Snapshot {
         Self { sets }
     }
 
-    /// The same, but a set that is as in `last` is the one of `last`: to find that nothing changed is then to compare
-    /// pointers.
+    /// Replaces each set that equals the one in `last` by that one, so that comparing pointers is enough to
+    /// find that nothing changed.
     #[must_use]
     pub fn keeping(mut self, last: &Self) -> Self {
         for (set, last) in self.sets.iter_mut().zip(&last.sets).filter(|(set, last)| *set == *last) {
@@ -460,7 +467,8 @@ impl Snapshot {
         self
     }
 
-    /// Everything in Envoy's JSON, by the plural of each type; of [`ResourceType::FURTHER`] those that there are.
+    /// Converts everything to Envoy's JSON, by the plural of each type. A type in [`ResourceType::FURTHER`]
+    /// is left out if it has no resources.
     pub fn to_json(&self) -> Value {
         let list = |resource_type: ResourceType| {
             let resources = self.set(resource_type).iter();
@@ -474,12 +482,12 @@ impl Snapshot {
             .into()
     }
 
-    /// All resources of a type.
+    /// Returns all resources of a type.
     pub fn set(&self, resource_type: ResourceType) -> &Arc<ResourceSet> {
         &self.sets[resource_type as usize]
     }
 
-    /// True when at most endpoints differ.
+    /// True if nothing but endpoints differs.
     pub fn is_alike(&self, other: &Self) -> bool {
         let mut others = ResourceType::ALL.into_iter().filter(|it| *it != ResourceType::Endpoints);
         others.all(|it| self.set(it) == other.set(it))

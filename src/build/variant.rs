@@ -1,8 +1,8 @@
-//! Snapshots that differ by where an Envoy is.
+//! Variants of a snapshot by the locality of an Envoy.
 //!
-//! Where an upstream says `failover.locality`, its endpoints have other tiers for each distance of an Envoy to its
-//! targets. What an Envoy far from all of them is told is compiled with the build; the rest when the first Envoy
-//! of its kind asks, once for all that see the same distances.
+//! With `failover.locality`, the tiers of an upstream depend on the distances between the Envoy and the
+//! targets. The snapshot for an Envoy that is equally far from all targets is compiled with the build. Any
+//! other is compiled when the first Envoy requests it, once for all Envoys with the same distances.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,21 +15,21 @@ use crate::model::index::Subsets;
 use crate::model::locality::Distance;
 use crate::model::name::Name;
 
-/// A fleet, and how far each of its places is.
+/// Key of a variant: a fleet, and the distance to each of its places.
 type Key = (Name, Vec<Distance>);
 
-/// The snapshots of one build that were asked for.
+/// Variants of the snapshots of one build, as far as they were requested.
 #[derive(Debug, Default)]
 pub(super) struct Variants {
-    /// Where the targets are whose distance counts, by fleet; nothing of a fleet where none does.
+    /// Localities of the targets whose distance counts, by fleet; none for a fleet without such targets.
     places: BTreeMap<Name, Vec<Locality>>,
     made: Mutex<BTreeMap<Key, Arc<Snapshot>>>,
-    /// Those of the build before, for what did not change.
+    /// Variants of the previous build, from which unchanged resources are taken.
     last: BTreeMap<Key, Arc<Snapshot>>,
 }
 
 impl Variants {
-    /// None yet.
+    /// Creates an empty set of variants that takes unchanged resources from `last`.
     pub(super) fn new(model: &Model, subsets: &Subsets, compiled: &Compiled, last: &Self) -> Self {
         let upstreams = &subsets.by_distance;
         let fleets = if upstreams.is_empty() { Vec::new() } else { model.fleet_names() };
@@ -43,8 +43,8 @@ impl Variants {
         Self { places: places.collect(), made: Mutex::default(), last }
     }
 
-    /// What an Envoy of this fleet at this place is told: `base`, or what `make` makes of it and of what such an
-    /// Envoy was told before.
+    /// Returns the snapshot for an Envoy of `fleet` at `place`: `base` if distances make no difference, else
+    /// the variant that `make` returns, given `base` and the corresponding variant of the previous build.
     pub(super) fn snapshot(
         &self,
         fleet: &Name,
@@ -54,7 +54,7 @@ impl Variants {
     ) -> Arc<Snapshot> {
         let places = self.places.get(fleet).map(Vec::as_slice).unwrap_or_default();
         let distances: Vec<Distance> = places.iter().map(|to| Distance::between(place, to)).collect();
-        // Whoever is equally far from all sees the declared tiers.
+        // An Envoy that is equally far from all targets gets the declared tiers.
         if distances.windows(2).all(|pair| pair[0] == pair[1]) {
             return base;
         }

@@ -1,8 +1,8 @@
 //! `understudy demo`: a failover on this machine, as clients see it.
 //!
-//! Nothing is staged but the order of events: the control plane and Envoy are what production would run, the
-//! backends are processes that are killed with SIGKILL, and the load counts every answer. What the demo
-//! claims it also checks, so a run that ends with exit code 0 is a proof for this machine.
+//! Only the order of events is scripted: the control plane and Envoy are the ones that production would run,
+//! the backends are processes that are killed with SIGKILL, and the load counts every response. The demo also
+//! checks what it claims, so a run that ends with exit code 0 is a proof for this machine.
 
 mod ports;
 mod processes;
@@ -23,22 +23,22 @@ use crate::cli::output::{Format, Output};
 use crate::cli::print;
 use crate::cli::serve;
 
-/// How long to stay, and what to print.
+/// Options of `understudy demo`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// End after the story
+    /// Exit after the last phase, in place of running on
     #[arg(long)]
     once: bool,
-    // Unless it is for people, what happens meanwhile goes to standard error.
+    // Progress goes to standard error unless the format is for people.
     #[command(flatten)]
     output: Output<Format>,
 }
 
-/// Plays the story; the exit code is 1 if a client saw an error.
+/// Plays the demo; the exit code is 1 if a client saw an error.
 ///
 /// # Errors
 ///
-/// When the demo cannot be set up, or what was to be shown did not happen.
+/// Fails if the demo cannot be set up, or if a phase does not end as expected.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let is_human = options.output.format() == Format::Human;
     let screen = if is_human { Screen::stdout() } else { Screen::notes() };

@@ -1,12 +1,12 @@
-//! Steady load, and what a client of it saw.
+//! Constant load, and its outcomes as a client sees them.
 //!
-//! The load is open: requests go out on a fixed schedule whether or not earlier ones were answered, as
-//! those of many independent users do. A client that waits for each answer would send the fewest requests
-//! exactly when things are broken, and count few errors for it. For the same reason a latency runs from the
-//! time at which the request was due, not from when the machine got round to sending it.
+//! The load is open: requests go out on a fixed schedule whether or not earlier ones were answered, as those
+//! of many independent users do. A client that waits for each response would send the fewest requests exactly
+//! when things are broken, and count too few errors. For the same reason a latency runs from the time at
+//! which the request was due, not from when the machine sent it.
 //!
-//! Requests are counted in windows, one after another: [`Load::cut`] ends the current one. A request belongs
-//! to the window in which it was started, even when its answer comes during a later one.
+//! Requests are counted in consecutive windows: [`Load::cut`] ends the current one. A request belongs to the
+//! window in which it was started, even if its response comes during a later one.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -20,29 +20,29 @@ use reqwest::redirect::Policy;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// How many texts of errors a window keeps: the first ones tell the story.
+/// Number of error texts that a window keeps: the first ones.
 const KEPT_ERRORS: usize = 5;
 
-/// How much of an answer's body goes into the text of an error.
+/// Number of bytes of a response body that the text of an error contains.
 const KEPT_BODY: usize = 120;
 
-/// What is sent, and how often.
+/// Requests to send, and their rate.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Plain HTTP.
+    /// URL of the requests, in plain HTTP.
     pub url: Url,
-    /// Evenly spaced; at least 1.
+    /// Rate, evenly spaced; at least 1.
     pub requests_per_second: u32,
-    /// Whether it is idempotent decides what an Envoy may retry.
+    /// Method. Its idempotence decides what an Envoy may retry.
     pub method: Method,
-    /// Sent with every request; none when empty.
+    /// Body of every request; empty for none.
     pub body: Bytes,
-    /// How long the client waits for the whole answer before it counts an error.
+    /// Time limit for the complete response, after which the request counts as an error.
     pub timeout: Duration,
 }
 
 impl Options {
-    /// GET without a body, from a client with 30 s of patience.
+    /// Options for GET without a body, with a timeout of 30 s.
     pub fn get(url: Url, requests_per_second: u32) -> Self {
         Self {
             url,
@@ -53,47 +53,47 @@ impl Options {
         }
     }
 
-    /// The same as POST with a body.
+    /// Options for POST with a body, otherwise those of [`Self::get`].
     pub fn post(url: Url, requests_per_second: u32, body: impl Into<Bytes>) -> Self {
         Self { method: Method::POST, body: body.into(), ..Self::get(url, requests_per_second) }
     }
 }
 
-/// A whole answer with a status below 500.
+/// Complete response with a status below 500.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Redirects are not followed.
+    /// Status code. Redirects are not followed.
     pub status: u16,
-    /// The header `x-backend`.
+    /// Value of the header `x-backend`, if there is one.
     pub served_by: Option<String>,
 }
 
-/// One request and what came of it.
+/// Outcome of one request.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// When it was sent. That decides its window.
+    /// Time at which the request was sent. It decides the request's window.
     pub started: Instant,
-    /// From when it was due until the last byte of the answer, or the error.
+    /// Time from when the request was due until the last byte of the response, or the error.
     pub latency: Duration,
-    /// The error is what a user would call one: no connection, no whole answer in time, or a status of 500
-    /// and above. It then begins with that status: `503: no healthy upstream`.
+    /// Response, or the text of an error: no connection, no complete response in time, or a status of 500 and
+    /// above. The text of the last begins with the status: `503: no healthy upstream`.
     pub result: Result<Answer, String>,
 }
 
-/// The requests of one stretch of time, counted.
+/// Counts of the requests that were started within one stretch of time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Window {
-    /// All that were started in it, with those that are not answered yet.
+    /// Number of requests started, including those without a response yet.
     pub requests: u64,
-    /// Those not answered yet. The counts below are final when it is 0.
+    /// Number of requests without a response yet. The counts below are final when it is 0.
     pub pending: u64,
-    /// See [`Outcome::result`].
+    /// Number of failed requests; see [`Outcome::result`].
     pub errors: u64,
-    /// Good answers by the backend that gave them; those that name none are not in here.
+    /// Good responses by the backend that gave them. Responses that name no backend are not counted.
     pub served_by: BTreeMap<String, u64>,
-    /// The longest latency, of errors too.
+    /// Longest latency, errors included.
     pub slowest: Duration,
-    /// The texts of the first few errors.
+    /// Texts of the first few errors.
     pub first_errors: Vec<String>,
 }
 
@@ -127,21 +127,22 @@ impl Window {
     }
 }
 
-/// Names a window that [`Load::cut`] ended.
+/// Identifier of a window that [`Load::cut`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowId(usize);
 
-/// A std mutex: it is held for a few additions and never across an `await`.
+/// State shared by a load and its requests. A std mutex, since it is held for a few additions and never
+/// across an `await`.
 #[derive(Debug)]
 struct Record {
     state: Mutex<State>,
-    /// Says that something was answered.
+    /// Notification that a request has ended.
     answered: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The last one is the current one.
+    /// All windows; the last one is the current one.
     windows: Vec<Window>,
     outcomes: Vec<Outcome>,
 }
@@ -151,8 +152,8 @@ impl Record {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request into the current window. The time is taken under the lock, so that windows and
-    /// times tell the same.
+    /// Counts a request into the current window. The time is taken under the lock, so that windows and times
+    /// agree.
     fn start(&self) -> (Instant, WindowId) {
         let mut state = self.lock();
         let current = state.windows.len() - 1;
@@ -170,11 +171,11 @@ impl Record {
     }
 }
 
-/// Load that runs until it is stopped. Dropping it ends it at once, answered or not.
+/// Load that runs until it is stopped. Dropping it ends it at once, without waiting for responses.
 #[derive(Debug)]
 pub struct Load {
     record: Arc<Record>,
-    /// Dropped to stop.
+    /// Sender whose drop ends the schedule.
     running: watch::Sender<()>,
     schedule: AbortOnDrop,
 }
@@ -189,7 +190,7 @@ impl Drop for AbortOnDrop {
 }
 
 impl Load {
-    /// Starts to send at once. Must be called within a tokio runtime.
+    /// Starts sending at once. Must be called within a tokio runtime.
     pub fn start(options: Options) -> Self {
         let record = Arc::new(Record {
             state: Mutex::new(State { windows: vec![Window::default()], ..State::default() }),
@@ -200,7 +201,7 @@ impl Load {
         Self { record, running, schedule }
     }
 
-    /// All windows added up, as known now.
+    /// Returns the sum of all windows, as known now.
     pub fn totals(&self) -> Window {
         let mut totals = Window::default();
         for window in &self.record.lock().windows {
@@ -209,25 +210,25 @@ impl Load {
         totals
     }
 
-    /// Ends the current window and begins the next. The ended one may still wait for answers.
+    /// Ends the current window and begins the next. The ended one may still wait for responses.
     pub fn cut(&self) -> WindowId {
         let windows = &mut self.record.lock().windows;
         windows.push(Window::default());
         WindowId(windows.len() - 2)
     }
 
-    /// The current window, as known now.
+    /// Returns the current window, as known now.
     pub fn current(&self) -> Window {
         self.record.lock().windows.last().cloned().expect("a load begins with one window and only gains more")
     }
 
-    /// An ended window, as known now.
+    /// Returns an ended window, as known now.
     pub fn window(&self, id: WindowId) -> Window {
         self.record.lock().windows[id.0].clone()
     }
 
-    /// An ended window once every request of it has its answer, or its error: at the latest when the
-    /// client's patience ends.
+    /// Returns an ended window once every request of it has its response or its error: at the latest after
+    /// the client's timeout.
     pub async fn settled(&self, id: WindowId) -> Window {
         let mut answered = self.record.answered.subscribe();
         loop {
@@ -240,19 +241,19 @@ impl Load {
         }
     }
 
-    /// What came of every request that was sent at `since` or later and is answered by now.
+    /// Returns the outcomes of all requests that were sent at `since` or later and have ended by now.
     pub fn since(&self, since: Instant) -> Vec<Outcome> {
         self.record.lock().outcomes.iter().filter(|outcome| outcome.started >= since).cloned().collect()
     }
 
-    /// Drops the outcomes of requests that were sent before, which nobody will ask for: a load that runs for
-    /// days would fill the memory with them. The windows keep their counts.
+    /// Drops the outcomes of requests that were sent before `before`. A load that runs for days would fill
+    /// the memory with them. The windows keep their counts.
     pub fn forget(&self, before: Instant) {
         self.record.lock().outcomes.retain(|outcome| outcome.started >= before);
     }
 
-    /// Sends no more, waits for the answers that are due, and gives all outcomes (but the forgotten) in the
-    /// order in which they were started.
+    /// Sends no more, waits for outstanding responses, and returns all outcomes except the forgotten ones, in
+    /// the order in which the requests were started.
     pub async fn stop(mut self) -> Vec<Outcome> {
         drop(self.running);
         if let Err(error) = (&mut self.schedule.0).await
@@ -266,8 +267,8 @@ impl Load {
     }
 }
 
-/// One task a request. Ticks that were missed are made up for at once: the schedule holds on average, and
-/// a stall of this machine does not pass for a rest of the users.
+/// Sends requests on schedule, each in a task of its own. Missed ticks are made up for at once: the rate
+/// holds on average, and a stall of this machine does not count as a pause of the users.
 async fn send(options: Options, record: Arc<Record>, mut stopped: watch::Receiver<()>) {
     let client = client(options.timeout);
     let period = Duration::from_secs(1) / options.requests_per_second.max(1);
@@ -294,7 +295,7 @@ async fn send(options: Options, record: Arc<Record>, mut stopped: watch::Receive
     requests.join_all().await;
 }
 
-/// Nothing between us and the server may hide an error: no proxy, no redirect, no retry.
+/// Builds a client without proxy, redirects and retries, each of which could hide an error.
 fn client(timeout: Duration) -> reqwest::Client {
     reqwest::Client::builder()
         .no_proxy()
@@ -318,7 +319,7 @@ async fn exchange(request: reqwest::RequestBuilder) -> Result<Answer, String> {
     Ok(Answer { status: status.as_u16(), served_by })
 }
 
-/// The cause is what tells one error from another, so the whole chain.
+/// Formats the whole chain of an error, since only the cause distinguishes one error from another.
 fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
@@ -341,7 +342,7 @@ mod tests {
 
     use super::*;
 
-    /// A server on a free port, and the address of one of its paths.
+    /// Starts a server on a free port, and returns the URL of one of its paths.
     async fn serve(path: &str) -> Url {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}{path}", listener.local_addr().unwrap()).parse().unwrap();
@@ -361,7 +362,7 @@ mod tests {
         url
     }
 
-    /// The pause sends the half on its way before the end.
+    /// Sends half of a body and breaks off. The pause puts the half on the wire before the end.
     async fn cut() -> Response {
         let pieces = [Ok(Bytes::from("half")), Err(std::io::Error::other("gone"))];
         let paused = futures_util::stream::iter(pieces).then(async |piece| {
@@ -377,7 +378,7 @@ mod tests {
         }
     }
 
-    /// The texts of the first errors of some requests to `path`, all of which must fail.
+    /// Returns the first error text of some requests to `path`, all of which must fail.
     async fn errors(path: &str) -> String {
         let load = Load::start(Options {
             timeout: Duration::from_millis(200),

@@ -1,4 +1,4 @@
-//! How commands print: tables for people, JSON or YAML for programs.
+//! Output of commands: tables for people, JSON or YAML for programs.
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use crate::cli::print;
 
-/// `--format` and `--json`, with the notations of a command.
+/// Options `--format` and `--json`, over the formats of a command.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Output<F: Notation> {
-    /// How it is printed [default: the first of them]
-    // Not a default value of clap's: it keeps one for all types that stand for `F`.
+    /// Output format [default: the first of them]
+    // Not a default value of clap's: clap keeps one for all types that stand for `F`.
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<F>,
     /// Short for --format json
@@ -18,21 +18,21 @@ pub(crate) struct Output<F: Notation> {
     json: bool,
 }
 
-/// The notations that a command has; the first is taken unless told otherwise.
+/// Output formats of a command; the first is the default.
 pub(crate) trait Notation: ValueEnum + Copy + Send + Sync + 'static {
-    /// What `--json` is short for.
+    /// Format that `--json` selects.
     const JSON: Self;
 }
 
 impl<F: Notation> Output<F> {
-    /// What was asked for.
+    /// Returns the requested format.
     pub(crate) fn format(&self) -> F {
         let asked = if self.json { Some(F::JSON) } else { self.format };
         asked.unwrap_or(F::value_variants()[0])
     }
 }
 
-/// For people or for programs.
+/// Formats for people and for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     Human,
@@ -44,7 +44,7 @@ impl Notation for Format {
     const JSON: Self = Self::Json;
 }
 
-/// For programs.
+/// Formats for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Text {
     Json,
@@ -55,7 +55,7 @@ impl Notation for Text {
     const JSON: Self = Self::Json;
 }
 
-/// The same, for what people may want to keep in a file.
+/// Formats of output that people may want to keep in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum File {
     Yaml,
@@ -76,7 +76,7 @@ impl From<File> for Text {
 }
 
 impl Text {
-    /// Prints a value in this notation.
+    /// Prints a value in this format.
     pub(crate) fn say(self, value: &Value) -> anyhow::Result<()> {
         let text = match self {
             Self::Json => serde_json::to_string_pretty(value)?,
@@ -87,7 +87,7 @@ impl Text {
 }
 
 impl Output<Format> {
-    /// Prints a value, for people by `human`.
+    /// Prints a value. `human` renders it for people.
     pub(crate) fn say(self, value: &Value, human: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
         match self.format() {
             Format::Human => print::line(human(value).trim_end()),
@@ -97,7 +97,7 @@ impl Output<Format> {
     }
 }
 
-/// Rows under a head, without lines: to be read, and to be cut up by other programs.
+/// Formats rows under a header, without lines: for people to read, and for programs to split.
 pub(crate) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head.iter().map(|word| word.to_uppercase()));

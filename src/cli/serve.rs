@@ -1,4 +1,4 @@
-//! `understudy serve`
+//! `understudy serve`: runs the control plane.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,62 +22,62 @@ use crate::cli::offline::check;
 use crate::cli::print;
 use crate::config::values::Duration;
 
-/// Where to serve what.
+/// Options of `understudy serve`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Config files and directories; none for REST only
     paths: Vec<PathBuf>,
-    /// Where Envoys connect
+    /// Listen address of the xDS server
     #[arg(long, env = "UNDERSTUDY_XDS", default_value = "127.0.0.1:18000", value_name = "ADDRESS")]
     xds: SocketAddr,
-    /// Where the admin API answers
+    /// Listen address of the admin API
     #[arg(long, env = "UNDERSTUDY_ADMIN", default_value = "127.0.0.1:8001", value_name = "ADDRESS")]
     admin: SocketAddr,
-    /// How often files are read without an event, for file systems that tell of none
+    /// Interval at which files are read without an event, for file systems that have none
     #[arg(long, env = "UNDERSTUDY_POLL", default_value = "30s", value_name = "TIME", value_parser = interval)]
     poll: std::time::Duration,
-    /// Where REST state is kept
+    /// Data directory of the REST state
     #[arg(long, env = "UNDERSTUDY_DATA", default_value = "./understudy-data", value_name = "DIR")]
     data: PathBuf,
-    /// Serve on addresses that others reach without TLS, and while there is no token without one
+    /// Allow other addresses than loopback without TLS, and without a token while there is none
     #[arg(long, env = "UNDERSTUDY_INSECURE")]
     insecure: bool,
-    /// Let REST change what is there only with If-Match, so that no writer undoes another unseen
+    /// Require If-Match for changes of existing entities over REST, so that no writer undoes another unseen
     #[arg(long, env = "UNDERSTUDY_REQUIRE_IF_MATCH")]
     require_if_match: bool,
-    /// Ask for a token on loopback too
+    /// Require a token on loopback too
     #[arg(long, env = "UNDERSTUDY_REQUIRE_TOKEN")]
     require_token: bool,
-    /// How many requests a second each token may make of the admin API
+    /// Maximum number of requests per second of each token to the admin API
     #[arg(long, env = "UNDERSTUDY_RATE_LIMIT", default_value_t = app::REQUESTS_PER_SECOND, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate_limit: u32,
     #[command(flatten)]
     tls: Tls,
-    /// What is logged: error, warn, info, debug, or a filter such as understudy::xds=debug
+    /// Log filter: error, warn, info, debug, or one such as understudy::xds=debug
     #[arg(long, env = "UNDERSTUDY_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
-    /// How it is logged
+    /// Format of the log
     #[arg(long, env = "UNDERSTUDY_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
     log_format: LogFormat,
-    /// Where traces go: the http:// URL of an OpenTelemetry collector that takes OTLP over gRPC
+    /// Destination of traces: the http:// URL of an OpenTelemetry collector that takes OTLP over gRPC
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     otlp: Option<String>,
 }
 
-/// How the ports are encrypted; the files are read again when they change.
+/// TLS of the ports. The files are read again when they change.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "TLS")]
 struct Tls {
-    /// The certificate that Envoys are shown, with those between it and its authority, in PEM
+    /// Certificate for Envoys and its intermediates, in PEM
     #[arg(long, env = "UNDERSTUDY_XDS_TLS_CERT", value_name = "FILE", requires = "xds_tls_key")]
     xds_tls_cert: Option<PathBuf>,
-    /// Its key
+    /// Key of the certificate for Envoys
     #[arg(long, env = "UNDERSTUDY_XDS_TLS_KEY", value_name = "FILE", requires = "xds_tls_cert")]
     xds_tls_key: Option<PathBuf>,
-    /// The authorities whose certificates Envoys must show
+    /// CA file for the certificates that Envoys must show
     #[arg(long, env = "UNDERSTUDY_XDS_CLIENT_CA", value_name = "FILE", requires = "xds_tls_cert")]
     xds_client_ca: Option<PathBuf>,
-    /// The subject alternative name that an Envoy's certificate must have: san-equals-node-id,
+    /// Subject alternative name that an Envoy's certificate must have: san-equals-node-id,
     /// san-equals-node-cluster, any, or a pattern such as spiffe://example.org/{cluster}/{id}
     #[arg(
         long,
@@ -86,13 +86,13 @@ struct Tls {
         default_value = "san-equals-node-id"
     )]
     xds_node_identity: Rule,
-    /// The certificate that users of the admin API are shown
+    /// Certificate for clients of the admin API
     #[arg(long, env = "UNDERSTUDY_ADMIN_TLS_CERT", value_name = "FILE", requires = "admin_tls_key")]
     admin_tls_cert: Option<PathBuf>,
-    /// Its key
+    /// Key of the certificate for clients of the admin API
     #[arg(long, env = "UNDERSTUDY_ADMIN_TLS_KEY", value_name = "FILE", requires = "admin_tls_cert")]
     admin_tls_key: Option<PathBuf>,
-    /// The authorities whose certificates they must show, beside a token
+    /// CA file for the certificates that clients of the admin API must show, beside a token
     #[arg(long, env = "UNDERSTUDY_ADMIN_CLIENT_CA", value_name = "FILE", requires = "admin_tls_cert")]
     admin_client_ca: Option<PathBuf>,
 }
@@ -102,7 +102,7 @@ fn interval(text: &str) -> Result<std::time::Duration, String> {
     time.ok_or_else(|| "write a time such as 250ms, 1s or 5m".to_owned())
 }
 
-/// The files of a port, if it has a certificate.
+/// Returns the TLS files of a port, if it has a certificate.
 fn files(
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
@@ -143,19 +143,19 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         }
         Err(Error::Other(error)) => return Err(error),
     };
-    // For scripts, and for those who asked for port 0.
+    // Output for scripts, and for callers that asked for port 0.
     print::line(&format!("xds {}", app.addresses().xds))?;
     print::line(&format!("admin {}", app.addresses().admin))?;
     print::line("ready")?;
     let outcome = app.run(told_to_stop()?).await;
     if let Some(traces) = traces {
-        // What was not sent yet is; a collector that is gone is no reason to fail.
+        // Sends the remaining spans. A collector that is gone is no reason to fail.
         let _ = tokio::task::spawn_blocking(move || traces.shutdown()).await;
     }
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// Events go to standard error, and spans to a collector if there is one.
+/// Starts logging: events go to standard error, and spans to a collector if there is one.
 fn start_log(options: &Options) -> anyhow::Result<Option<SdkTracerProvider>> {
     let filter = EnvFilter::try_new(&options.log)?;
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -178,7 +178,8 @@ fn traces(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// Resolves at SIGINT or SIGTERM, which from now on do not end the program by themselves.
+/// Returns a future that resolves at SIGINT or SIGTERM, which from now on do not end the program by
+/// themselves.
 pub(crate) fn told_to_stop() -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -1,6 +1,6 @@
-//! Keys and certificates as a document has them: in a file beside it, or in line.
+//! Keys and certificates in documents: in a separate file, or inline.
 //!
-//! What stands in line may be a private key. So nothing here quotes what it found, and no debug output shows it.
+//! An inline value may be a private key. So nothing here quotes the value, and debug output hides it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +11,11 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-/// What the files hold that documents name, by path, or why they cannot be read.
+/// Contents of the files that documents name, by path, or the reasons why they cannot be read.
 pub type NamedFiles = BTreeMap<String, Result<Arc<str>, String>>;
 
-/// The path of a file that the document `file` names. None where there is nothing to be relative to.
+/// Returns the path of a file named in the document `file`. `None` for a relative path in a document without
+/// a file.
 pub fn path_of(named: &str, file: Option<&str>) -> Option<String> {
     let named = Path::new(named);
     let path = match file {
@@ -35,21 +36,21 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// `{ file: shop.pem }` or `{ inline: "-----BEGIN…" }`.
+/// Source of PEM text: `{ file: shop.pem }` or `{ inline: "-----BEGIN…" }`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Material {
-    /// Relative to the file that says so.
+    /// Path, relative to the document's file.
     pub file: Option<String>,
-    /// The PEM itself.
+    /// PEM text.
     pub inline: Option<Secret>,
 }
 
-/// Whose signature makes a certificate good.
+/// Certificate authorities that verify certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ca {
-    /// The bundle of the machine on which Envoy runs.
+    /// System trust store of the machine on which Envoy runs.
     System,
-    /// These.
+    /// Declared CA certificates.
     Pem(Material),
 }
 
@@ -66,7 +67,7 @@ impl Material {
     }
 }
 
-/// Reads a mapping, or one of these words.
+/// Visitor of a mapping, or of a word that `word` accepts.
 struct FileOrInline<T> {
     expected: &'static str,
     word: fn(&str) -> Option<T>,

@@ -1,5 +1,5 @@
-//! Envoy's own resources and patches, as `raw` takes them: judged by Envoy's descriptors, with a place for
-//! every fault, and encoded once for as long as their text stays.
+//! Raw Envoy resources and patches: validated with Envoy's descriptors, with a place for every fault, and
+//! encoded again only if their text changes.
 
 mod fit;
 
@@ -13,85 +13,87 @@ use crate::config::{Path, near};
 use crate::envoy::{self, ResourceType, descriptors, json};
 use fit::Fit;
 
-/// The key that says which message a mapping is.
+/// Key that names the message type of a mapping.
 pub const TYPE: &str = "@type";
 
-/// The word for patches, where else the word of a type stands.
+/// Word for patches, in positions that otherwise have the word of a type.
 pub const PATCHES: &str = "patches";
 
-/// A resource in Envoy's own words, taken at its word.
+/// Resource in Envoy's own format, passed on unchanged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resource {
-    /// What it is.
+    /// Type of the resource.
     pub resource_type: ResourceType,
     /// Type and name, such as `clusters/checkout`.
     pub key: Arc<str>,
-    /// Its canonical encoding.
+    /// Canonical encoding.
     pub message: Arc<[u8]>,
-    /// The resources that it names.
+    /// Other resources that it refers to.
     pub references: Vec<Reference>,
 }
 
 impl Resource {
-    /// As clients ask for it.
+    /// Returns the name by which clients request it.
     pub fn name(&self) -> &str {
         &self.key[self.resource_type.plural().len() + 1..]
     }
 }
 
-/// A resource that another one names.
+/// Reference to another resource.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reference {
-    /// Where in the document it is named.
+    /// Path of the reference in the document.
     pub path: Path,
-    /// What should be there.
+    /// Type of the resource referred to.
     pub resource_type: ResourceType,
-    /// Its name.
+    /// Name of the resource referred to.
     pub name: String,
 }
 
-/// `raw.patches[]`: what to change in a compiled resource.
+/// Patch of a compiled resource, an element of `raw.patches`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patch {
-    /// Of what.
+    /// Type of the patched resource.
     pub resource_type: ResourceType,
-    /// The resource's name.
+    /// Name of the patched resource.
     pub name: String,
-    /// Merged into the resource's JSON form: lists are replaced, null removes.
+    /// JSON that is merged into the resource's JSON form: lists are replaced, null removes.
     pub merge: serde_json::Value,
 }
 
-/// The key of a resource among all raw ones.
+/// Returns the key of a raw resource, which is unique among them.
 pub fn key(resource_type: ResourceType, name: &str) -> String {
     format!("{resource_type}/{name}")
 }
 
-/// The type and name in a [`key`].
+/// Splits a [`key`] into type and name.
 pub fn split(key: &str) -> Option<(ResourceType, &str)> {
     let (word, name) = key.split_once('/')?;
     Some((ResourceType::ALL.into_iter().find(|it| it.plural() == word)?, name))
 }
 
-/// The key of a patch that was written over REST, among all raw entities: one for each resource.
+/// Returns the key of a patch written over REST, unique among all raw entities: there is one patch per
+/// resource.
 pub fn patch_key(resource_type: ResourceType, name: &str) -> String {
     format!("{PATCHES}/{resource_type}/{name}")
 }
 
-/// The type and name in a [`patch_key`].
+/// Splits a [`patch_key`] into type and name.
 pub fn patched(key: &str) -> Option<(ResourceType, &str)> {
     split(key.strip_prefix(PATCHES)?.strip_prefix('/')?)
 }
 
-/// The types by their words, for a help.
+/// Lists the words of all types, for a help message.
 pub fn type_words() -> String {
     ResourceType::ALL.map(|it| format!("`{it}`")).join(", ")
 }
 
-/// The resource that `node` is, which stands at `path`. Where its place does not tell the type, `@type` does.
+/// Converts `node`, which is at `path`, to a resource. Its type is `expected`, or that of `@type` if none is
+/// expected.
 ///
 /// # Errors
 ///
-/// Every fault in it.
+/// Returns every fault in it.
 pub fn resource(node: &Node, path: &Path, expected: Option<ResourceType>) -> Result<Resource, Vec<Fault>> {
     let Value::Mapping(entries) = &node.value else {
         let message = format!("expected one of Envoy's resources, found {}", node.value.found());
@@ -131,7 +133,7 @@ pub fn resource(node: &Node, path: &Path, expected: Option<ResourceType>) -> Res
     Ok(Resource { resource_type, key: key(resource_type, &name).into(), message, references })
 }
 
-/// The name of a resource, if it has one.
+/// Returns the name of a resource, if it has one.
 pub fn named(node: &Node, resource_type: ResourceType) -> Option<&str> {
     let spelling = |text: &str| match resource_type {
         ResourceType::Endpoints => matches!(text, "cluster_name" | "clusterName"),
@@ -144,7 +146,7 @@ pub fn named(node: &Node, resource_type: ResourceType) -> Option<&str> {
     }
 }
 
-/// Where a cluster's endpoints come from: from us, as far as can be seen.
+/// True if a cluster gets its endpoints by ADS, and so from this control plane, as far as its fields show.
 fn is_by_ads(cluster: &Node) -> bool {
     let child = |node: &Node, snake: &str, camel: &str| match &node.value {
         Value::Mapping(entries) => {
@@ -192,7 +194,8 @@ struct Written {
     merge: Option<IgnoredAny>,
 }
 
-/// The patch that `node` is, as far as it can be judged without the resource that it is for; and what is wrong.
+/// Converts `node` to a patch, validated as far as possible without the patched resource. Returns its faults
+/// too.
 pub(super) fn patch(node: &Node, path: &Path) -> (Option<Patch>, Vec<Fault>) {
     let (written, mut faults) = tree::decode::<Written>(node, path);
     let Some(Written { kind, name, merge }) = written else { return (None, faults) };
@@ -237,11 +240,11 @@ pub(super) fn patch(node: &Node, path: &Path) -> (Option<Patch>, Vec<Fault>) {
     }
 }
 
-/// The set of raw resources that the body of one request is, by its types' words.
+/// Converts the request body of a complete set of raw resources, as lists by type.
 ///
 /// # Errors
 ///
-/// Every fault in it.
+/// Returns every fault in it.
 pub fn set(root: &Node) -> Result<Vec<(ResourceType, Vec<Resource>)>, Vec<Fault>> {
     let Value::Mapping(entries) = &root.value else {
         let message = format!("expected lists by type, found {}", root.value.found());

@@ -1,4 +1,4 @@
-//! Violations as text: for people, for logs, and for GitHub.
+//! Rendering of violations: for people, for logs, and for GitHub.
 
 mod blank;
 
@@ -13,10 +13,10 @@ use annotate_snippets::{
 
 use crate::config::{Level, Violation};
 
-/// A block for each violation, with its line and what there is to help, and a last line that counts them.
+/// Renders a block for each violation, with its source line and its help, and a last line with their number.
 ///
-/// `source` gives the text of a file by the name that the violation has; without it there is only the place. What
-/// may be a key in it is not shown.
+/// `source` returns the text of a file by the name in the violation; without it, only the place is shown.
+/// Possible secrets in the text are blanked.
 pub fn human(violations: &[Violation], source: &dyn Fn(&str) -> Option<Arc<str>>, colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let files: BTreeSet<&str> = violations.iter().flat_map(places).map(|place| place.file).collect();
@@ -34,7 +34,7 @@ pub fn human(violations: &[Violation], source: &dyn Fn(&str) -> Option<Arc<str>>
     text
 }
 
-/// One line, for logs and for `grep`.
+/// Renders a violation in one line, for logs and for `grep`.
 pub fn line(violation: &Violation) -> String {
     let mut text = String::new();
     if let Some(file) = &violation.file {
@@ -53,7 +53,7 @@ pub fn line(violation: &Violation) -> String {
     text.replace(char::is_control, " ")
 }
 
-/// Workflow commands, by which GitHub shows a violation at its line of a pull request.
+/// Renders workflow commands, by which GitHub shows violations at their lines in a pull request.
 pub fn github(violations: &[Violation]) -> String {
     let mut text = String::new();
     for violation in violations {
@@ -104,13 +104,13 @@ fn count(violations: &[Violation]) -> String {
     counts.join(", ")
 }
 
-/// Files by name.
+/// Texts by file name.
 type Texts<'a> = BTreeMap<&'a str, Text>;
 
-/// A file without the secrets in it.
+/// Text of a file with its secrets blanked.
 struct Text {
     text: String,
-    /// Where each line begins, and where the last one ends.
+    /// Start offset of each line, and the end of the text.
     lines: Vec<usize>,
 }
 
@@ -125,14 +125,15 @@ impl Text {
         Self { text, lines }
     }
 
-    /// Lines from 1, those that there are. A large file is not rendered for the sake of one line.
+    /// Returns a range of lines, numbered from 1, as far as they exist. It avoids rendering a large file for
+    /// one line.
     fn excerpt(&self, first: u32, last: u32) -> String {
         let start_of = |line: u32| self.lines.get(line as usize).copied().unwrap_or(self.text.len());
         self.text[start_of(first.saturating_sub(1))..start_of(last)].to_owned()
     }
 }
 
-/// A place that a block shows, and what to say at it.
+/// Place shown in a block, with its label.
 struct Place<'a> {
     file: &'a str,
     line: Option<u32>,
@@ -164,7 +165,8 @@ fn block<'a>(violation: &'a Violation, texts: &'a Texts<'_>) -> Group<'a> {
     group
 }
 
-/// Its own place first; related ones without a file are in the file of the violation.
+/// Returns the places of a violation, its own first. A related place without a file is in the file of the
+/// violation.
 fn places(violation: &Violation) -> Vec<Place<'_>> {
     let own = violation.file.as_deref();
     let first =
@@ -178,7 +180,8 @@ fn places(violation: &Violation) -> Vec<Place<'_>> {
     std::iter::once(first).chain(related).filter(|place| !place.file.is_empty()).collect()
 }
 
-/// All the places in one file: the lines from the first to the last, or their names when there is no text.
+/// Returns the elements for all places in one file: the lines from the first place to the last, or only the
+/// positions without a text.
 fn shown<'a>(file: &'a str, places: &[Place<'a>], text: Option<&Text>) -> Vec<Element<'a>> {
     let lines = places.iter().filter_map(|place| place.line);
     match (text, lines.clone().min(), lines.max()) {
@@ -216,10 +219,10 @@ fn annotation<'a>(place: &Place<'a>, excerpt: &str, first: u32) -> Option<Annota
     Some(AnnotationKind::Context.span(span).label(Cow::Owned(normalize_untrusted_str(label))))
 }
 
-/// The key or value that begins at a column, in bytes of its line.
+/// Returns the byte range of the key or value that begins at a column of a line.
 ///
-/// A violation knows only where it begins. So this ends where YAML most often would end it, and is right about
-/// keys, numbers, quoted text, and words, which is what most violations point at.
+/// A violation has only a start. So this ends where YAML usually ends the token, which is right for keys,
+/// numbers, quoted text and words, the targets of most violations.
 fn token(line: &str, column: u32) -> Range<usize> {
     let skipped = (column as usize).saturating_sub(1);
     let start = line.char_indices().nth(skipped).map_or(line.len(), |(start, _)| start);

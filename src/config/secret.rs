@@ -1,12 +1,12 @@
-//! Where secrets stand in what people write: what is told of such places is that something stands there.
+//! Positions of secrets in documents. A message about such a position says only that a value is there.
 
 use std::borrow::Cow;
 
 use crate::config::tree::Fault;
 use crate::config::{Path, Step};
 
-/// Below these a value that stands in line (see [`is_inline`]) is a secret: keys of certificates, and what Envoy's
-/// descriptors call sensitive.
+/// Keys below which an inline value (see [`is_inline`]) is a secret: private keys of certificates, and fields
+/// that Envoy's descriptors mark as sensitive.
 const DATA_SOURCES: [&str; 21] = [
     "key",
     "private_key",
@@ -31,7 +31,7 @@ const DATA_SOURCES: [&str; 21] = [
     "credentials_data_source",
 ];
 
-/// All text below these is a secret.
+/// Keys below which all text is secret.
 const TEXTS: [&str; 10] = [
     "secret",
     "secret_access_key",
@@ -45,10 +45,10 @@ const TEXTS: [&str; 10] = [
     "private_key_provider",
 ];
 
-/// How it is said that a value stands there itself and not in a file.
+/// Keys of inline values, as opposed to values in files.
 const INLINE: [&str; 3] = ["inline", "inline_string", "inline_bytes"];
 
-/// How Envoy spells it that writes `inlineString`.
+/// Converts the JSON spelling of a key, such as `inlineString`, to snake case.
 fn snake(key: &str) -> Cow<'_, str> {
     if !key.contains(|c: char| c.is_ascii_uppercase()) {
         return key.into();
@@ -63,27 +63,27 @@ fn snake(key: &str) -> Cow<'_, str> {
     snake.into()
 }
 
-/// True for the key of a value that stands there itself and not in a file.
+/// True for the key of an inline value.
 pub fn is_inline(key: &str) -> bool {
     INLINE.contains(&&*snake(key))
 }
 
-/// True where values that stand in line below this key are secrets.
+/// True if inline values below this key are secrets.
 pub fn is_data_source(key: &str) -> bool {
     DATA_SOURCES.contains(&&*snake(key))
 }
 
-/// True where all text below this key is secret.
+/// True if all text below this key is secret.
 pub fn is_text(key: &str) -> bool {
     TEXTS.contains(&&*snake(key))
 }
 
-/// All keys behind which a line of source may hold a secret, in both spellings.
+/// Iterates over the keys that may be followed by a secret in a source line, in both spellings.
 pub(super) fn keys() -> impl Iterator<Item = String> {
     INLINE.into_iter().chain(TEXTS).flat_map(spellings)
 }
 
-/// The same of those behind which a mapping should stand.
+/// Iterates over the keys that should be followed by a mapping with a data source, in both spellings.
 pub(super) fn data_sources() -> impl Iterator<Item = String> {
     DATA_SOURCES.into_iter().flat_map(spellings)
 }
@@ -94,7 +94,7 @@ fn spellings(key: &str) -> [String; 2] {
     [key.to_owned(), words.fold(first, |key, word| key + &word[..1].to_ascii_uppercase() + &word[1..])]
 }
 
-/// True where a text that stands there, whether it belongs there or not, may be a secret.
+/// True if a text at this path may be a secret, even a misplaced one.
 pub fn may_be_at(path: &Path) -> bool {
     path.0.iter().any(|step| match step {
         Step::Key(key) => is_inline(key) || is_data_source(key) || is_text(key),
@@ -102,13 +102,13 @@ pub fn may_be_at(path: &Path) -> bool {
     })
 }
 
-/// The fault without what was found, where that may be a secret.
+/// Removes the found value from the message of a fault if it may be a secret.
 pub(super) fn discreet(mut fault: Fault) -> Fault {
     if may_be_at(&fault.path)
         && let Some((expected, found)) = fault.message.split_once(", found ")
         && (found.starts_with('`') || found.starts_with("the "))
     {
-        // It says which text or number it is, and not only what kind of value.
+        // The message contains the text or number itself, not only its type.
         fault.message = format!("{expected}, found something else");
         fault.help = fault.help.filter(|help| !help.contains("quote"));
     }

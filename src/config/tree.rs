@@ -1,8 +1,9 @@
-//! From text to values, with every fault and its place.
+//! Parsing of text to typed values, with every fault and its place.
 //!
-//! A text becomes a tree of [`Node`]s that know where they stood ([`yaml`]) or a tree without places ([`json`],
-//! what came by REST); [`decode`] makes typed values of a tree. The types need no help for that: serde gives up
-//! at the first fault, so the faulty part is taken out and decoding is tried again, until what is left is right.
+//! A YAML text is parsed to a tree of [`Node`]s with positions ([`yaml()`]), and a REST request body to a tree
+//! without ([`json()`]); [`decode()`] then turns a tree into typed values. The types need no special support:
+//! serde stops at the first fault, so the faulty subtree is removed and decoding is repeated until the rest
+//! is valid.
 
 mod decode;
 mod json;
@@ -20,93 +21,94 @@ use serde::de::DeserializeOwned;
 
 use crate::config::{Path, Position, Step, secret};
 
-/// The text cannot be read from here on.
+/// Text that cannot be parsed from here on.
 pub const SYNTAX: &str = "US100";
-/// A key that means nothing there.
+/// Unknown key.
 pub const UNKNOWN_FIELD: &str = "US101";
-/// A list where a string belongs.
+/// Value of the wrong type, such as a list instead of a string.
 pub const WRONG_TYPE: &str = "US102";
-/// The right type, and not a value that is taken.
+/// Value of the right type that is not accepted.
 pub const WRONG_VALUE: &str = "US103";
-/// The same key twice in a mapping.
+/// Key that occurs twice in a mapping.
 pub const DUPLICATE_KEY: &str = "US104";
-/// A key that has to be there is not.
+/// Required key that is missing.
 pub const MISSING_FIELD: &str = "US105";
-/// Too deep, or grown too large by aliases.
+/// Text that is nested too deep, or too large after the expansion of its aliases.
 pub const LIMIT: &str = "US106";
 
-/// Two of a kind share a name; here, where that is told before there are entities.
+/// Duplicate name among entities of a kind; defined here for faults found before there are entities.
 pub const DUPLICATE_NAME: &str = "US110";
 
-/// A document inside a document, and so on: what nests deeper is refused, so that recursion over a tree is safe.
+/// Maximum depth of nesting, so that recursion over a tree is safe.
 const MAX_DEPTH: usize = 128;
 
-/// From a place up to, and not including, another.
+/// Half-open range of positions.
 ///
-/// The end is where the parser stood when it was sure that the value was over, which may be past a comment.
+/// The end is the position at which the parser recognized the end of the value, which may be after a comment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
-    /// Of the first character.
+    /// Position of the first character.
     pub start: Position,
-    /// Behind the last one.
+    /// Position after the last character.
     pub end: Position,
 }
 
-/// A value and where it stood.
+/// Value with its position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// None in the body of a request. An alias has its own place, and the parts of what it names have theirs.
+    /// Range in the text; `None` in a request body. A node copied by an alias has the range of the alias, but
+    /// the nodes below it keep those of the original.
     pub span: Option<Span>,
-    /// What stood there.
+    /// Value.
     pub value: Value,
 }
 
-/// What a text can say, in YAML or JSON.
+/// Value in YAML or JSON.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// `null`, or nothing at all.
+    /// Null: `null`, or an empty value.
     Null,
-    /// `true` or `false`; not `yes`, nor `off`.
+    /// Boolean: `true` or `false`, but not `yes` or `off`.
     Bool(bool),
-    /// A whole number.
+    /// Integer.
     Integer(i64),
-    /// A whole number above those; what is too large for it too becomes a `Float`.
+    /// Integer above the range of `i64`; one above that of `u64` becomes a `Float`.
     Large(u64),
     /// Any other number.
     Float(f64),
-    /// Anything else, and whatever is quoted.
+    /// Any other text, and any quoted text.
     String(String),
-    /// A list.
+    /// List.
     Sequence(Vec<Node>),
-    /// Keys are unique, and in the order of the text; merged ones (`<<`) come after those.
+    /// Mapping. Keys are unique and in the order of the text; merged ones (`<<`) come last.
     Mapping(Vec<Entry>),
 }
 
-/// A key of a mapping and its value.
+/// Entry of a mapping.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The text of the key, even if that looks like a number.
+    /// Text of the key, even if it looks like a number.
     pub key: String,
-    /// Where the key stood.
+    /// Range of the key.
     pub key_span: Option<Span>,
-    /// What it stands for.
+    /// Value of the key.
     pub value: Node,
 }
 
-/// Something wrong in a text. The caller knows the file, and makes a [`Violation`](crate::config::Violation) of it.
+/// Fault in a text. The caller knows the file, and turns it into a [`Violation`](crate::config::Violation).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// One of the codes of this module.
+    /// Code, one of the constants of this module.
     pub code: &'static str,
-    /// The way to the place; empty for [`SYNTAX`] and [`LIMIT`].
+    /// Path of the fault; empty for [`SYNTAX`] and [`LIMIT`].
     pub path: Path,
-    /// The place; none in the body of a request, unless its syntax is wrong.
+    /// Range of the fault; `None` in a request body, except for a syntax error.
     pub span: Option<Span>,
-    /// What is wrong, without a full stop.
+    /// Description of the fault, without a full stop.
     pub message: String,
-    /// What would be right.
+    /// Suggested correction.
     pub help: Option<String>,
-    /// Other places that explain it.
+    /// Other places that explain the fault.
     pub related: Vec<(String, Option<Span>)>,
 }
 
@@ -131,38 +133,41 @@ impl Fault {
     }
 }
 
-/// The documents of a text, each not empty, and what is wrong with them.
+/// Parses the documents of a text. Returns those that are not empty, and the faults.
 ///
-/// A fault of [`SYNTAX`] or [`LIMIT`] ended the reading there: the documents before it are whole, that one and
-/// those after it are missing. With any other fault the tree is there, without the faulty part.
+/// A fault of [`SYNTAX`] or [`LIMIT`] ends the parsing: the documents before it are complete, that one and
+/// the later ones are missing. For any other fault the tree is returned without the faulty subtree.
 pub fn yaml(text: &str) -> (Vec<Node>, Vec<Fault>) {
     yaml::read(text)
 }
 
-/// The body of a request, which is strict JSON: the tree and its duplicate keys, or why it is none.
+/// Parses a request body, which is strict JSON. Returns the tree and its duplicate keys, or the fault that
+/// ends the parsing.
 #[expect(clippy::result_large_err, reason = "one a request at most")]
 pub fn json(bytes: &[u8]) -> Result<(Node, Vec<Fault>), Fault> {
     json::read(bytes)
 }
 
-/// A typed value of `node`, which stands at `path`, and every fault on the way, in the order of the text.
+/// Decodes `node`, which is at `path`, to a typed value. Returns all faults in the order of the text.
 ///
-/// A faulty field counts as absent and a faulty element as not in the list, so that the rest of an entity, such as
-/// its name, survives. There is no value when the fault is in `node` itself, or there are more than 100.
+/// A faulty field counts as absent and a faulty element is left out of its list, so that the rest of an
+/// entity, such as its name, is kept. There is no value if the fault is in `node` itself, or if there are
+/// more than 100 faults.
 ///
-/// `null` is `None` where the type has that, and absent otherwise; `{}` is neither.
+/// `null` is `None` if the type is optional, and absent otherwise; `{}` is neither.
 pub fn decode<T: DeserializeOwned>(node: &Node, path: &Path) -> (Option<T>, Vec<Fault>) {
     let (decoded, faults) = decode::decode(node, path);
     (decoded, faults.into_iter().map(secret::discreet).collect())
 }
 
 impl Node {
-    /// What stands at `path` below this node.
+    /// Returns the node at `path` below this one.
     pub fn get(&self, path: &Path) -> Option<&Self> {
         path.0.iter().try_fold(self, |node, step| node.child(step))
     }
 
-    /// Where the deepest node on the way stood that is there: the best place for what is missing below it.
+    /// Returns the range of the deepest existing node along `path`: the best place for a fault about
+    /// something missing.
     pub fn span_of(&self, path: &Path) -> Option<Span> {
         let mut node = self;
         let mut span = self.span;
@@ -184,7 +189,7 @@ impl Node {
         }
     }
 
-    /// The tree of a value that never was text.
+    /// Converts a JSON value, without positions.
     pub fn from_json(value: &serde_json::Value) -> Self {
         let value = match value {
             serde_json::Value::Null => Value::Null,
@@ -212,7 +217,8 @@ impl Node {
         Self { span: None, value }
     }
 
-    /// The same as JSON, without places. `.inf` and `.nan`, which JSON cannot say, become null.
+    /// Converts the node to JSON, without positions. `.inf` and `.nan`, which JSON cannot express, become
+    /// null.
     pub fn to_json(&self) -> serde_json::Value {
         match &self.value {
             Value::Null => serde_json::Value::Null,
@@ -230,7 +236,7 @@ impl Node {
 }
 
 impl Value {
-    /// What it is, as a sentence says it: "expected a string, found …".
+    /// Describes the value for a message such as "expected a string, found …".
     pub(super) fn found(&self) -> String {
         match self {
             Self::Null => "null".to_owned(),
@@ -245,9 +251,9 @@ impl Value {
     }
 }
 
-/// A key that stood in the mapping before: which one and which.
+/// Finds duplicate keys. Returns the indices of the first entry and the repeated one.
 ///
-/// Mappings are small, so comparing all with all is the fast way; a large one gets an index.
+/// Most mappings are small, and comparing all pairs is fastest for them; a large one is indexed.
 fn duplicates(entries: &[Entry]) -> Vec<(usize, usize)> {
     if entries.len() <= 16 {
         let first = |second: usize| (0..second).find(|first| entries[*first].key == entries[second].key);
@@ -266,7 +272,8 @@ fn duplicates(entries: &[Entry]) -> Vec<(usize, usize)> {
     found
 }
 
-/// Takes the duplicate keys out of a mapping: the first stays. `path` is the mapping's.
+/// Removes duplicate keys from a mapping and keeps the first. Returns a fault for each; `path` is that of the
+/// mapping.
 fn settle(entries: &mut Vec<Entry>, path: impl Fn() -> Path) -> Vec<Fault> {
     let duplicates = duplicates(entries);
     if duplicates.is_empty() {
@@ -280,7 +287,7 @@ fn settle(entries: &mut Vec<Entry>, path: impl Fn() -> Path) -> Vec<Fault> {
     faults
 }
 
-/// Takes out what stands at `positions`, which ascend.
+/// Removes the entries at `positions`, which ascend.
 fn remove(entries: &mut Vec<Entry>, positions: impl Iterator<Item = usize>) {
     let mut positions = positions.peekable();
     let mut position = 0;

@@ -1,4 +1,4 @@
-//! The small values that stand in many fields: durations, sizes, and what can be switched off.
+//! Value types of many fields: durations, sizes, status ranges and switches.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,14 +6,14 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-/// A length of time, written `250ms`, `1s`, `5m` or `1h`; several parts add up (`1m30s`).
+/// Duration, written `250ms`, `1s`, `5m` or `1h`; several parts add up (`1m30s`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(pub std::time::Duration);
 
 const A_DURATION: &str = "a duration such as 250ms, 1s, 5m or 1h";
 
 impl Duration {
-    /// Reads `250ms`, `1.5s`, `1m30s`; `0` needs a unit too.
+    /// Parses `250ms`, `1.5s` or `1m30s`; `0` needs a unit too.
     pub fn parse(text: &str) -> Option<Self> {
         let mut total = std::time::Duration::ZERO;
         let mut rest = text;
@@ -35,7 +35,8 @@ impl Duration {
             total = total.checked_add(std::time::Duration::try_from_secs_f64(seconds).ok()?)?;
             rest = after;
         }
-        // Envoy takes no more than some 290 years, and whole nanoseconds below a millisecond are noise.
+        // The limit is ten years; Envoy accepts at most some 290 years. Rounding to microseconds removes the
+        // noise of the floating-point conversion.
         let millis = u64::try_from((total + std::time::Duration::from_nanos(500)).as_micros()).ok()?;
         (total.as_secs() < 315_576_000).then_some(Self(std::time::Duration::from_micros(millis)))
     }
@@ -75,7 +76,7 @@ impl<'de> Deserialize<'de> for Duration {
     }
 }
 
-/// An amount of bytes, written `64KiB`, `8MiB` or as a whole number.
+/// Size in bytes, written `64KiB`, `8MiB` or as an integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(pub u64);
 
@@ -128,7 +129,7 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// A range of HTTP statuses, both ends in it, written `"200-299"`, or as one status.
+/// Inclusive range of HTTP statuses, written `"200-299"`, or as one status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Statuses(pub u16, pub u16);
 
@@ -168,9 +169,9 @@ impl<'de> Deserialize<'de> for Statuses {
 /// Settings that can be switched off as a whole: `off` or `false`, or the settings.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Switch<T> {
-    /// `off` or `false`.
+    /// Off, written `off` or `false`.
     Off,
-    /// The settings.
+    /// Declared settings.
     On(T),
 }
 
@@ -204,7 +205,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Switch<T> {
     }
 }
 
-/// `true` or `on`, `false` or `off`.
+/// Boolean, written `true` or `on`, `false` or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OnOff(pub bool);
 
@@ -234,17 +235,17 @@ impl<'de> Deserialize<'de> for OnOff {
     }
 }
 
-/// Settings that are on or off as a whole: `true` stands for their defaults.
+/// Settings that are on or off as a whole: `true` means their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Toggle<T> {
-    /// `off` or `false`.
+    /// Off, written `off` or `false`.
     Off,
-    /// `on`, `true` or the settings.
+    /// On, written `on` or `true`, or the declared settings.
     On(T),
 }
 
 impl<T> Toggle<T> {
-    /// The settings, if they are on.
+    /// Returns the settings, if they are on.
     pub fn settings(&self) -> Option<&T> {
         match self {
             Self::Off => None,

@@ -1,9 +1,9 @@
-//! One encoding for one value.
+//! Canonical encoding: one encoding for equal values.
 //!
-//! Protobuf leaves the order of map entries open and prost keeps maps in hash maps, so that the same
-//! message encodes differently from run to run. Versions are hashes of what is sent; hence the entries are
-//! sorted here, everywhere in the message and inside every `Any` whose type is known. All else that prost
-//! writes is already in one order.
+//! Protobuf leaves the order of map entries open and prost keeps maps in hash maps, so that the same message
+//! encodes differently from run to run. Versions are hashes of the encoding; hence the entries are sorted
+//! here, everywhere in the message and inside every `Any` whose type is known. prost writes everything else
+//! in a fixed order.
 
 use prost::encoding::{DecodeContext, WireType, decode_key, encode_key, encode_varint, skip_field};
 use prost::{Message, Name};
@@ -11,7 +11,7 @@ use prost::{Message, Name};
 use crate::envoy::fields::{self, ReadError};
 use crate::envoy::shapes::{self, Shape};
 
-/// The canonical encoding of `message`.
+/// Returns the canonical encoding of `message`.
 pub fn encode<M: Message + Name>(message: &M) -> Vec<u8> {
     let bytes = message.encode_to_vec();
     match shapes::of(&M::full_name()) {
@@ -20,17 +20,17 @@ pub fn encode<M: Message + Name>(message: &M) -> Vec<u8> {
     }
 }
 
-/// The canonical form of an encoded message of this shape.
+/// Returns the canonical form of an encoded message of this shape.
 ///
 /// # Errors
 ///
-/// When `bytes` are not an encoding of a message.
+/// Returns an error if `bytes` are no encoding of a message.
 pub fn canonicalize(bytes: &[u8], shape: &Shape) -> Result<Vec<u8>, ReadError> {
     if shape.name == "google.protobuf.Any" {
         return canonicalize_any(bytes);
     }
     let mut out = Vec::with_capacity(bytes.len());
-    // Entries of one map stand together: they wait here until a field with another number comes.
+    // Entries of one map are adjacent: they are collected until a field with another number follows.
     let mut entries: (u32, Vec<Vec<u8>>) = (0, Vec::new());
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// A message whose maps have many orders: a fresh `HashMap` each time has a fresh seed.
+    /// Returns a message whose maps have many possible orders: each new `HashMap` has a new seed.
     fn with_maps() -> LbEndpoint {
         let fields: HashMap<String, Value> = (0..8)
             .map(|n| (format!("key-{n}"), Value { kind: Some(value::Kind::NumberValue(f64::from(n))) }))

@@ -1,38 +1,39 @@
-//! What Envoys find when they check targets on our behalf, read without what nobody asks for.
+//! Reader of the results of health checks that Envoys run for the control plane (HDS). Skips all unused
+//! fields.
 
 use std::net::SocketAddr;
 
 use crate::envoy::fields::{Field, ReadError, each_field, socket_of, text};
 
-/// `HealthStatus.HEALTHY`: all others are ways to be unhealthy.
+/// Value of `HealthStatus.HEALTHY`; all other statuses count as unhealthy.
 const HEALTHY: u64 = 1;
 
-/// What is read of an `EndpointHealthResponse`.
+/// Contents of an `EndpointHealthResponse`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// By cluster, in the order in which they came.
+    /// Results by cluster, in the order of the message.
     pub clusters: Vec<Cluster>,
 }
 
-/// What was found of a cluster.
+/// Results of one cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cluster {
-    /// The name by which its check was asked for.
+    /// Name under which its check was requested.
     pub name: String,
-    /// Each endpoint, and whether it is healthy.
+    /// Endpoints; true for a healthy one.
     pub endpoints: Vec<(SocketAddr, bool)>,
 }
 
 impl Findings {
-    /// Reads a `HealthCheckRequestOrEndpointHealthResponse`. Of a request nothing is found.
+    /// Reads a `HealthCheckRequestOrEndpointHealthResponse`. A request yields no clusters.
     ///
     /// # Errors
     ///
-    /// When it is not one.
+    /// Returns an error if the bytes are not such a message.
     pub fn read(encoded: &[u8]) -> Result<Self, ReadError> {
         let mut findings = Self::default();
         each_field(encoded, |field| match field {
-            // The flat list in field 1 repeats them without their clusters.
+            // The flat list in field 1 repeats the endpoints without their clusters.
             Field::Bytes(2, response) => each_field(response, |field| match field {
                 Field::Bytes(2, cluster) => {
                     findings.clusters.push(Cluster::read(cluster)?);
@@ -47,7 +48,7 @@ impl Findings {
 }
 
 impl Cluster {
-    /// Of a `ClusterEndpointsHealth`.
+    /// Reads a `ClusterEndpointsHealth`.
     fn read(encoded: &[u8]) -> Result<Self, ReadError> {
         let mut cluster = Self::default();
         each_field(encoded, |field| match field {
@@ -67,7 +68,7 @@ impl Cluster {
     }
 }
 
-/// Of an `EndpointHealth`; none when it has no address of IP.
+/// Reads an `EndpointHealth`; `None` if its address is not an IP address.
 fn found(encoded: &[u8]) -> Result<Option<(SocketAddr, bool)>, ReadError> {
     let (mut socket, mut status) = (None, 0);
     each_field(encoded, |field| match field {

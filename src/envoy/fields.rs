@@ -1,4 +1,4 @@
-//! The fields of encoded messages, for those that look into one without decoding it.
+//! Fields of encoded messages, for readers that do not decode the whole message.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::Utf8Error;
@@ -6,34 +6,34 @@ use std::str::Utf8Error;
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-/// What was read is no encoding of its message.
+/// Error for bytes that are no encoding of the expected message.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// It does not decode.
+    /// Malformed encoding.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// A text is none.
+    /// Text that is not UTF-8.
     #[error("a text is not UTF-8")]
     NotText(#[from] Utf8Error),
-    /// It ends within a field.
+    /// Field that is longer than the rest of its message.
     #[error("a field is longer than its message")]
     Cut,
 }
 
-/// A field of a message: its number, and what follows.
+/// Field of a message: its number and its value.
 #[derive(Debug, Clone, Copy)]
 pub enum Field<'a> {
-    /// A varint.
+    /// Varint.
     Number(u32, u64),
-    /// What has a length: a text or a message.
+    /// Length-delimited value: text, bytes or a message.
     Bytes(u32, &'a [u8]),
 }
 
-/// The value at the front of `rest`, which begins with its length. It is taken off.
+/// Takes a length-delimited value off the front of `rest`.
 ///
 /// # Errors
 ///
-/// When there is none, or less of it than it says.
+/// Returns an error if the length is malformed, or larger than what follows.
 pub fn value<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], ReadError> {
     let length = usize::try_from(decode_varint(rest)?).map_err(|_| ReadError::Cut)?;
     let (value, after) = rest.split_at_checked(length).ok_or(ReadError::Cut)?;
@@ -41,20 +41,20 @@ pub fn value<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], ReadError> {
     Ok(value)
 }
 
-/// A value that is text.
+/// Converts a value to text.
 ///
 /// # Errors
 ///
-/// When it is none.
+/// Returns an error if it is not UTF-8.
 pub fn text(value: &[u8]) -> Result<&str, ReadError> {
     Ok(std::str::from_utf8(value)?)
 }
 
-/// Calls `each` with every field that is a varint or has a length; the others are passed over.
+/// Calls `each` with every field that is a varint or length-delimited, and skips the others.
 ///
 /// # Errors
 ///
-/// When it is no message, or as `each` says.
+/// Returns an error if the bytes are no message, or if `each` does.
 pub fn each_field<'a>(
     mut rest: &'a [u8],
     mut each: impl FnMut(Field<'a>) -> Result<(), ReadError>,
@@ -70,11 +70,11 @@ pub fn each_field<'a>(
     Ok(())
 }
 
-/// Of an `Address`; none when it is not one of IP.
+/// Reads an `Address`; `None` if it is not an IP address with a port.
 ///
 /// # Errors
 ///
-/// When it is no message.
+/// Returns an error if the bytes are no message.
 pub fn socket_of(address: &[u8]) -> Result<Option<SocketAddr>, ReadError> {
     let (mut ip, mut port) = (None, None);
     each_field(address, |field| {

@@ -1,4 +1,4 @@
-//! Envoy's messages as proto3 JSON with the proto's own field names, as Envoy itself reads it.
+//! JSON form of Envoy's messages: proto3 JSON with proto field names, the form that Envoy itself reads.
 
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, SerializeOptions};
@@ -7,11 +7,11 @@ use serde_json::Value;
 use crate::envoy::canonical;
 use crate::envoy::shapes;
 
-/// The JSON form of an encoded message.
+/// Returns the JSON form of an encoded message.
 ///
 /// # Panics
 ///
-/// Never for bytes that [`crate::envoy::canonical`] made.
+/// Never panics for bytes encoded by [`crate::envoy::canonical`].
 pub fn from_bytes(bytes: &[u8], descriptor: MessageDescriptor) -> Value {
     let message = DynamicMessage::decode(descriptor, bytes).expect("our own encoding can be read again");
     let options = SerializeOptions::new().use_proto_field_name(true);
@@ -20,11 +20,11 @@ pub fn from_bytes(bytes: &[u8], descriptor: MessageDescriptor) -> Value {
         .expect("every extension that we pack is among the descriptors")
 }
 
-/// The canonical encoding of a message in its JSON form, or why it is none.
+/// Returns the canonical encoding of a message in JSON form.
 ///
 /// # Errors
 ///
-/// What is wrong, in words.
+/// Returns the reason in words if the value is no such message.
 pub fn to_bytes(value: Value, descriptor: &MessageDescriptor) -> Result<Vec<u8>, String> {
     let message =
         DynamicMessage::deserialize(descriptor.clone(), value).map_err(|error| error.to_string())?;
@@ -33,12 +33,12 @@ pub fn to_bytes(value: Value, descriptor: &MessageDescriptor) -> Result<Vec<u8>,
     canonical::canonicalize(&bytes, shape).map_err(|error| error.to_string())
 }
 
-/// The field that a key stands for, by the proto's own name or by its JSON name.
+/// Returns the field of a key, which is its proto name or its JSON name.
 pub fn field_of(descriptor: &MessageDescriptor, key: &str) -> Option<FieldDescriptor> {
     descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key))
 }
 
-/// Messages whose JSON is not a mapping of their fields.
+/// True for messages whose JSON form is not a mapping of their fields.
 pub fn is_special(name: &str) -> bool {
     name.strip_prefix("google.protobuf.").is_some_and(|name| {
         name.ends_with("Value") || matches!(name, "Duration" | "Timestamp" | "FieldMask" | "Struct")

@@ -1,40 +1,40 @@
-//! Load reports as Envoys send them, read without what nobody asks for.
+//! Reader of load reports from Envoys (LRS). Skips all unused fields.
 //!
-//! Hundreds of Envoys report thousands of clusters a second, and each report repeats who the Envoy is and what it was
-//! built with. So a report is walked once, and of each cluster is kept what it sent to which address: two lists and one
-//! text for a whole report, whatever its size.
+//! Hundreds of Envoys report thousands of clusters per second, and each report repeats the node and its build
+//! information. So a report is read in one pass that keeps only the loads by cluster and address: two lists
+//! and one text per report, whatever its size.
 
 use std::net::SocketAddr;
 
 use crate::envoy::fields::{Field, ReadError, each_field, socket_of, text};
 
-/// What is read of a `LoadStatsRequest`.
+/// Contents of a `LoadStatsRequest`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
-    /// Who reports. Envoy repeats it in every report.
+    /// Node that reports. Envoy repeats it in every report.
     pub node: Option<Sender>,
-    /// Requests that ended, over all clusters, one way or the other.
+    /// Number of requests that ended, successful or not, over all clusters.
     pub requests: u64,
-    /// Of these, those that failed.
+    /// Number of these that failed.
     pub errors: u64,
-    /// The names of all clusters, one after the other.
+    /// Concatenated names of all clusters.
     names: String,
     clusters: Vec<Span>,
     loads: Vec<Load>,
 }
 
-/// What is read of a `Node`.
+/// Contents of a `Node`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sender {
-    /// Its `id`.
+    /// Field `id`.
     pub id: String,
-    /// Its `cluster`.
+    /// Field `cluster`.
     pub cluster: String,
-    /// Its `locality`: the region, the zone and the sub-zone. What it does not say is empty.
+    /// Field `locality`: region, zone and sub-zone. Unset ones are empty.
     pub place: [String; 3],
 }
 
-/// Where a cluster's name and loads end. They begin where those of the one before end.
+/// End of a cluster's name and loads. They begin at the end of the previous cluster.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Span {
     name: usize,
@@ -43,36 +43,36 @@ struct Span {
     in_progress: u64,
 }
 
-/// What was sent to a cluster since the last report.
+/// Load of a cluster since the last report.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cluster<'r> {
-    /// Its name.
+    /// Name of the cluster.
     pub name: &'r str,
-    /// How long that is, in seconds; 1 when the Envoy does not say.
+    /// Length of the interval in seconds; 1 if the Envoy does not report it.
     pub seconds: f32,
-    /// How many requests had not ended when it was reported.
+    /// Number of requests in progress at the time of the report.
     pub in_progress: u64,
-    /// By endpoint.
+    /// Loads by endpoint.
     pub loads: &'r [Load],
 }
 
-/// What was sent to an endpoint, and answered or not.
+/// Requests to one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
-    /// Where it is.
+    /// Address of the endpoint.
     pub socket: SocketAddr,
-    /// `total_successful_requests`.
+    /// Value of `total_successful_requests`.
     pub success: u64,
-    /// `total_error_requests`.
+    /// Value of `total_error_requests`.
     pub errors: u64,
 }
 
 impl Report {
-    /// Reads a report.
+    /// Reads an encoded `LoadStatsRequest`.
     ///
     /// # Errors
     ///
-    /// When it is not one.
+    /// Returns an error if the bytes are not such a message.
     pub fn read(encoded: &[u8]) -> Result<Self, ReadError> {
         let mut report = Self::default();
         each_field(encoded, |field| match field {
@@ -86,7 +86,7 @@ impl Report {
         Ok(report)
     }
 
-    /// The clusters with requests, in the order in which they came.
+    /// Iterates over the clusters, in the order of the report.
     pub fn clusters(&self) -> impl Iterator<Item = Cluster<'_>> {
         let starts = std::iter::once((0, 0)).chain(self.clusters.iter().map(|span| (span.name, span.loads)));
         starts.zip(&self.clusters).map(|((name, loads), span)| Cluster {
@@ -97,17 +97,17 @@ impl Report {
         })
     }
 
-    /// How many clusters it tells of.
+    /// Returns the number of clusters.
     pub fn len(&self) -> usize {
         self.clusters.len()
     }
 
-    /// True when there were no requests.
+    /// True if there are no clusters.
     pub fn is_empty(&self) -> bool {
         self.clusters.is_empty()
     }
 
-    /// Takes in a `ClusterStats`.
+    /// Appends a `ClusterStats`.
     fn take(&mut self, encoded: &[u8]) -> Result<(), ReadError> {
         let (mut seconds, mut in_progress) = (1.0, 0);
         each_field(encoded, |field| match field {
@@ -127,7 +127,7 @@ impl Report {
         Ok(())
     }
 
-    /// Takes in an `UpstreamLocalityStats`.
+    /// Appends an `UpstreamLocalityStats`.
     fn take_locality(&mut self, encoded: &[u8], in_progress: &mut u64) -> Result<(), ReadError> {
         each_field(encoded, |field| {
             match field {
@@ -145,7 +145,7 @@ impl Report {
     }
 }
 
-/// Of an `UpstreamEndpointStats`; none when nothing ended there, or when it has no address of IP.
+/// Reads an `UpstreamEndpointStats`; `None` if no request ended, or if its address is not an IP address.
 fn load(encoded: &[u8]) -> Result<Option<Load>, ReadError> {
     let (mut socket, mut success, mut errors) = (None, 0, 0);
     each_field(encoded, |field| {
@@ -160,7 +160,7 @@ fn load(encoded: &[u8]) -> Result<Option<Load>, ReadError> {
     Ok(socket.filter(|_| success > 0 || errors > 0).map(|socket| Load { socket, success, errors }))
 }
 
-/// Of a `Node`.
+/// Reads a `Node`.
 fn node_of(encoded: &[u8]) -> Result<Sender, ReadError> {
     let mut node = Sender::default();
     each_field(encoded, |field| {
@@ -175,7 +175,7 @@ fn node_of(encoded: &[u8]) -> Result<Sender, ReadError> {
     Ok(node)
 }
 
-/// Of a `Locality`.
+/// Reads a `Locality`.
 fn take_place(encoded: &[u8], [region, zone, sub_zone]: &mut [String; 3]) -> Result<(), ReadError> {
     each_field(encoded, |field| {
         match field {
@@ -188,7 +188,7 @@ fn take_place(encoded: &[u8], [region, zone, sub_zone]: &mut [String; 3]) -> Res
     })
 }
 
-/// Of a `Duration`. Nothing is shorter than a millisecond, so that a rate is a number.
+/// Reads a `Duration` in seconds. The result is at least a millisecond, so that rates stay finite.
 fn seconds_of(encoded: &[u8]) -> Result<f32, ReadError> {
     let (mut seconds, mut nanos) = (0, 0);
     each_field(encoded, |field| {
@@ -199,7 +199,7 @@ fn seconds_of(encoded: &[u8]) -> Result<f32, ReadError> {
         }
         Ok(())
     })?;
-    // Negative ones are large here.
+    // Negative numbers are read as large ones.
     let seconds = if seconds > u64::from(u32::MAX) { 0 } else { seconds };
     let nanos = if nanos > 999_999_999 { 0 } else { nanos };
     Ok((seconds as f32 + nanos as f32 / 1e9).max(0.001))

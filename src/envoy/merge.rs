@@ -1,4 +1,5 @@
-//! A part of a message's JSON form laid over the whole: deep by field, lists replaced, null removes.
+//! Merge of a partial message into a whole one, in JSON form: recursive by field, lists are replaced, null
+//! removes.
 
 use prost_reflect::{Kind, MessageDescriptor};
 use serde_json::{Map, Value};
@@ -8,21 +9,21 @@ use crate::envoy::json::{field_of, is_special};
 
 const TYPE: &str = "@type";
 
-/// A key of the part that is no field where it stands, by the way to it.
+/// Key of the partial message that is no field of its message, with its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unknown {
-    /// From the top.
+    /// Keys from the top down to it.
     pub keys: Vec<String>,
-    /// The message that it should be a field of.
+    /// Full name of the message that lacks the field.
     pub message: String,
 }
 
-/// Lays `part` over `whole`, which is in the form of [`crate::envoy::json::from_bytes`]. Keys may be in either
-/// spelling.
+/// Merges `part` into `whole`, which is in the form of [`crate::envoy::json::from_bytes`]. Keys of `part` may
+/// be proto field names or JSON names.
 ///
 /// # Errors
 ///
-/// The first key that is no field; `whole` is then as far merged as it came.
+/// Returns the first key that is no field; `whole` is then partly merged.
 pub fn merge(whole: &mut Value, part: &Value, descriptor: &MessageDescriptor) -> Result<(), Unknown> {
     let Value::Object(part) = part else {
         *whole = part.clone();
@@ -68,7 +69,7 @@ impl Unknown {
     }
 }
 
-/// The entries of a map field, by their keys.
+/// Merges the entries of a map field by key.
 fn entries(whole: &mut Value, part: &Map<String, Value>, entry: &MessageDescriptor) -> Result<(), Unknown> {
     let fields = object(whole);
     for (key, value) in part {
@@ -84,7 +85,8 @@ fn entries(whole: &mut Value, part: &Map<String, Value>, entry: &MessageDescript
     Ok(())
 }
 
-/// A packed message keeps its type unless the part says another, and then it begins anew.
+/// Merges into a packed message. It keeps its type unless `part` states another one, which replaces the whole
+/// message.
 fn any(whole: &mut Value, part: &Map<String, Value>) -> Result<(), Unknown> {
     let name = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let (stated, own) = (name(part.get(TYPE)), name(whole.get(TYPE)));
@@ -101,7 +103,7 @@ fn any(whole: &mut Value, part: &Map<String, Value>) -> Result<(), Unknown> {
     }
 }
 
-/// RFC 7396, for what has no fields.
+/// Merges by RFC 7396, for messages whose JSON form has no fields.
 fn overlay(whole: &mut Value, part: &Map<String, Value>) {
     let fields = object(whole);
     for (key, value) in part {

@@ -1,8 +1,8 @@
-//! Who an Envoy is.
+//! Identity of an Envoy.
 //!
-//! Envoy says it in the first request of a stream and may leave it out afterwards (xDS protocol, "Basic
-//! Protocol Overview"), so what is needed is taken then. The rest of that message, some 60 KB of extension
-//! names, is dropped at once.
+//! Envoy sends its node in the first request of a stream and may omit it afterwards (xDS protocol, "Basic
+//! Protocol Overview"), so the needed fields are copied then. The rest of that message, some 60 KB of
+//! extension names, is dropped at once.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -10,36 +10,36 @@ use std::str::FromStr;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::google::protobuf::value::Kind;
 
-/// An Envoy's identity, as it tells it.
+/// Identity of an Envoy, as it reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
-    /// `node.id`.
+    /// Field `node.id`.
     pub id: String,
-    /// `node.cluster`.
+    /// Field `node.cluster`.
     pub cluster: String,
-    /// Where it runs.
+    /// Locality in which it runs.
     pub locality: Locality,
-    /// The string values at the top of `node.metadata`.
+    /// String values at the top level of `node.metadata`.
     pub metadata: BTreeMap<String, String>,
-    /// Such as `1.40.0`; empty when it does not say.
+    /// Version, such as `1.40.0`; empty if it is not reported.
     pub version: String,
 }
 
-/// Where something runs; empty parts are unknown.
+/// Location of a node or a target; empty levels are unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Locality {
-    /// The largest.
+    /// Largest level.
     pub region: String,
-    /// Within the region.
+    /// Zone within the region.
     pub zone: String,
-    /// Within the zone.
+    /// Sub-zone within the zone.
     pub sub_zone: String,
 }
 
 impl FromStr for Locality {
     type Err = String;
 
-    /// Reads `region`, `region/zone` or `region/zone/sub_zone`; parts may be empty.
+    /// Parses `region`, `region/zone` or `region/zone/sub_zone`; levels may be empty.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut parts = text.split('/').map(str::to_owned);
         let mut part = || parts.next().unwrap_or_default();
@@ -52,7 +52,7 @@ impl FromStr for Locality {
 }
 
 impl Node {
-    /// How many bytes of text it is.
+    /// Returns its size in bytes of text.
     pub fn weight(&self) -> usize {
         let Locality { region, zone, sub_zone } = &self.locality;
         let words = [&self.id, &self.cluster, region, zone, sub_zone, &self.version];

@@ -1,36 +1,36 @@
-//! Where messages stand in messages.
+//! Nesting of messages: the fields of each message that are messages themselves.
 //!
-//! That is all that one encoding for one value needs of the descriptors, and it is made at build time: the
-//! descriptors themselves take 15 MB in memory, which a server spends only when somebody asks for JSON or gives
-//! resources in it.
+//! The canonical encoding needs nothing else of the descriptors, and this is generated at build time. The
+//! descriptors themselves take 15 MB of memory, which a server spends only when JSON is requested or raw
+//! resources are given in it.
 
-/// The fields of a message that are messages themselves.
+/// Fields of a message that are messages themselves.
 #[derive(Debug)]
 pub struct Shape {
-    /// The full name, such as `envoy.config.cluster.v3.Cluster`.
+    /// Full name, such as `envoy.config.cluster.v3.Cluster`.
     pub name: &'static str,
-    /// It is an entry of a map, of which the order means nothing.
+    /// True for an entry of a map, whose order has no meaning.
     pub is_map_entry: bool,
-    /// The number of each such field, ascending, with the place of its message among all.
+    /// Numbers of these fields, ascending, each with the index of its message in `SHAPES`.
     messages: &'static [(u32, u16)],
 }
 
-/// Sorted by name.
+/// All shapes, sorted by name.
 static SHAPES: &[Shape] = &include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 
-/// Of the message with this full name.
+/// Returns the shape of the message with this full name.
 pub fn of(full_name: &str) -> Option<&'static Shape> {
     let at = SHAPES.binary_search_by(|shape| shape.name.cmp(full_name)).ok()?;
     Some(&SHAPES[at])
 }
 
-/// Of the message that a type URL names.
+/// Returns the shape of the message that a type URL names.
 pub fn of_type_url(type_url: &str) -> Option<&'static Shape> {
     of(type_url.rsplit('/').next()?)
 }
 
 impl Shape {
-    /// Of the messages in this field; none when it has none.
+    /// Returns the shape of the messages in this field; `None` if it holds no message.
     pub fn field(&self, number: u32) -> Option<&'static Shape> {
         let at = self.messages.binary_search_by_key(&number, |(number, _)| *number).ok()?;
         Some(&SHAPES[usize::from(self.messages[at].1)])

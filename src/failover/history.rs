@@ -1,7 +1,7 @@
-//! When a standby served, why, and when its primaries came back.
+//! History of failovers: start, end and cause.
 //!
-//! [`History`] takes in the shifts of single Envoys. A failover begins when the first Envoy leaves the declared first
-//! tier of an upstream, as that Envoy has them, and ends when the last one is back.
+//! [`History`] takes in the shifts of single Envoys. A failover begins when the first Envoy leaves the first
+//! tier of an upstream, as that Envoy counts tiers, and ends when the last Envoy is back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,35 +15,35 @@ use crate::model::name::Name;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
-/// The tier that should serve.
+/// Tier of the primaries.
 const HOME: u32 = 0;
 
-/// How long a failover is remembered after it ended.
+/// Retention of a failover after its end.
 pub const MEMORY: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// And how many at most.
+/// Maximum number of failovers that are kept.
 const MOST: usize = 10_000;
 
-/// Why a standby serves.
+/// Cause of a failover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// The health checks of the primaries failed.
+    /// Health checks of the primaries failed.
     HealthCheck,
-    /// The primaries failed requests and were ejected.
+    /// Requests to the primaries failed, and outlier detection ejected them.
     OutlierDetection,
-    /// An operator took the primaries out.
+    /// An operator took the primaries out of rotation.
     Drained,
-    /// A drill did.
+    /// A drill took a primary down.
     Drill,
-    /// There are no primaries with traffic.
+    /// The first tier has no target with traffic.
     Removed,
     /// An operator pinned the standby.
     Pin,
 }
 
 impl Cause {
-    /// Its word in the API.
+    /// Returns the word of the cause in the API.
     pub fn word(self) -> &'static str {
         match self {
             Self::HealthCheck => "health_check",
@@ -55,12 +55,13 @@ impl Cause {
         }
     }
 
-    /// True when the primaries failed by themselves: only then a standby is held.
+    /// True if the primaries failed by themselves. Only then is a standby held.
     pub fn is_failure(self) -> bool {
         matches!(self, Self::HealthCheck | Self::OutlierDetection)
     }
 
-    /// Why an upstream left its first tier, by what is in force and what was seen just before.
+    /// Returns the cause for which an upstream left its first tier. `errors` is the number of requests that
+    /// the first tier failed just before.
     pub fn of(upstream: &Upstream, orders: &Orders, errors: u64) -> Self {
         let primaries = || upstream.targets.iter().filter(|target| target.tier == HOME);
         let is_out = |target: &Target| orders.state_of(upstream, target).is_some();
@@ -73,7 +74,7 @@ impl Cause {
         if primaries().any(|target| orders.is_drilled(upstream, target)) {
             return Self::Drill;
         }
-        // Where distance counts, one that is out may be all that an Envoy has near.
+        // A single primary may be all that an Envoy has nearby, with locality failover.
         if primaries().all(is_out) || upstream.failover.locality && primaries().any(is_out) {
             return Self::Drained;
         }
@@ -88,82 +89,82 @@ impl Cause {
     }
 }
 
-/// A time in which a standby served.
+/// Period in which a standby served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failover {
-    /// Of which upstream.
+    /// Name of the upstream.
     pub upstream: Name,
-    /// When the first Envoy left the primaries.
+    /// Time at which the first Envoy left the primaries.
     pub start: Timestamp,
-    /// When the last was back; none while it lasts.
+    /// Time at which the last Envoy was back; none while the failover lasts.
     pub end: Option<Timestamp>,
-    /// Why it began.
+    /// Cause of the failover.
     pub cause: Cause,
-    /// The tier that served before.
+    /// Tier that served before.
     pub from: u32,
-    /// The tier that served last.
+    /// Tier that served last.
     pub to: u32,
-    /// The Envoys that were served by the standby.
+    /// Ids of the Envoys that were served by a standby.
     pub nodes: BTreeSet<String>,
-    /// To targets while it lasted, retries too.
+    /// Requests to targets while it lasted, including retries.
     pub requests: u64,
-    /// Those of them that a target failed to answer; most of these were tried again elsewhere.
+    /// Requests that a target failed. Most of them were retried elsewhere.
     pub errors: u64,
-    /// The standby was held after it; it is not a second time.
+    /// True once a hold began for this failover; no second one follows.
     #[serde(default)]
     pub was_held: bool,
 }
 
-/// What is kept of failovers that were forgotten: counters must not fall.
+/// Totals of failovers that are no longer kept, since counters must not decrease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
-    /// How many there were.
+    /// Number of failovers.
     pub count: u64,
-    /// For how long standbys served in them.
+    /// Total duration in seconds.
     pub seconds: f64,
 }
 
-/// By cause.
+/// Totals by cause.
 pub type Tallies = BTreeMap<Cause, Tally>;
 
-/// What a shift means for its upstream.
+/// Effect of a shift on the failovers of its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// A failover began; its number.
+    /// A failover with this number began.
     Began(u64),
-    /// It goes on, at other Envoys too or to another tier.
+    /// The failover with this number goes on, at more Envoys or with another tier or cause.
     Spread(u64),
-    /// It ended.
+    /// The failover with this number ended.
     Ended(u64),
 }
 
-/// All failovers that are remembered, and how upstreams stand.
+/// Failovers that are kept, and the current state of each upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
-    /// By number, from 1.
+    /// Failovers by number, from 1.
     pub failovers: BTreeMap<u64, Failover>,
-    /// Of those that were forgotten, by upstream.
+    /// Totals of failovers that are no longer kept, by upstream.
     pub forgotten: BTreeMap<Name, Tallies>,
     now: BTreeMap<Name, Standing>,
 }
 
-/// How an upstream stands.
+/// Current state of an upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Standing {
-    /// How many Envoys each tier serves.
+    /// Number of Envoys that each tier serves.
     tally: BTreeMap<u32, u32>,
-    /// The Envoys that another tier than the first serves.
+    /// Ids of the Envoys that another tier than the first serves.
     away: BTreeSet<String>,
-    /// The failover that lasts.
+    /// Number of the failover that lasts, if any.
     open: Option<u64>,
-    /// What was counted of the upstream when it began, or when it was restored.
+    /// Counters of the upstream at the beginning of that failover; zero if it was restored.
     began: Totals,
-    /// Requests and errors that were counted of it before it was restored.
+    /// Requests and errors of that failover before the restart.
     before: (u64, u64),
 }
 
 impl History {
-    /// What is remembered after a restart. What lasted then lasts until Envoys say otherwise.
+    /// Restores the history after a restart. Open failovers last until their Envoys are back or gone.
     pub fn restored(failovers: BTreeMap<u64, Failover>, forgotten: BTreeMap<Name, Tallies>) -> Self {
         let open = failovers.iter().filter(|(_, failover)| failover.end.is_none());
         let standing = |(id, failover): (&u64, &Failover)| {
@@ -175,7 +176,8 @@ impl History {
         Self { failovers, forgotten, now }
     }
 
-    /// Takes in the shift of one Envoy. `totals` is what was counted of the upstream so far.
+    /// Takes in the shift of one Envoy. `totals` are the current counters of the upstream, and `cause` is
+    /// asked for when a failover begins.
     pub fn shift(&mut self, shift: &Shift, cause: impl FnOnce() -> Cause, totals: Totals) -> Option<Change> {
         let next = self.failovers.last_key_value().map_or(1, |(last, _)| last + 1);
         let standing = self.now.entry(shift.upstream.clone()).or_default();
@@ -183,7 +185,7 @@ impl History {
         match (standing.open, shift.to.filter(|to| *to != HOME)) {
             (None, None) => None,
             (None, Some(to)) => {
-                // What failed just before is what it began with.
+                // Errors just before the shift count as errors of the failover.
                 let errors = totals.errors.saturating_sub(shift.errors);
                 (standing.open, standing.before) = (Some(next), (0, 0));
                 standing.began = Totals { errors, ..totals };
@@ -220,14 +222,14 @@ impl History {
         }
     }
 
-    /// Sets why a failover lasts.
+    /// Sets the cause of a failover.
     pub fn blame(&mut self, id: u64, cause: Cause) {
         if let Some(failover) = self.failovers.get_mut(&id) {
             failover.cause = cause;
         }
     }
 
-    /// Counts what came while failovers last.
+    /// Updates the requests and errors of open failovers.
     pub fn count(&mut self, totals: impl Fn(&Name) -> Totals) {
         for (name, standing) in &self.now {
             let Some(failover) = standing.open.and_then(|open| self.failovers.get_mut(&open)) else {
@@ -237,7 +239,7 @@ impl History {
         }
     }
 
-    /// Ends the failovers of upstreams that are not there any more.
+    /// Ends the failovers of upstreams that do not exist any more.
     pub fn without(&mut self, now: Timestamp, is_there: impl Fn(&Name) -> bool) -> Vec<Change> {
         let gone: Vec<Name> = self.now.keys().filter(|name| !is_there(name)).cloned().collect();
         let mut ended = Vec::new();
@@ -252,7 +254,8 @@ impl History {
         ended
     }
 
-    /// Forgets what ended too long ago, but for how often it happened and how long it took.
+    /// Drops failovers that ended 30 days ago, and the first ones beyond the maximum. They go on to count in
+    /// the totals.
     pub fn forget(&mut self, now: Timestamp) {
         let is_old = |failover: &Failover| failover.end.is_some_and(|end| now.duration_since(end) >= MEMORY);
         let too_many = self.failovers.len().saturating_sub(MOST);
@@ -264,7 +267,8 @@ impl History {
         }
     }
 
-    /// How often each upstream failed over and for how long its standbys served, ever, by cause.
+    /// Returns the number and total duration of all failovers, by upstream and cause, including dropped and
+    /// open ones.
     pub fn tallies(&self, now: Timestamp) -> BTreeMap<Name, Tallies> {
         let mut tallies = self.forgotten.clone();
         for failover in self.failovers.values() {
@@ -274,14 +278,14 @@ impl History {
         tallies
     }
 
-    /// The tier that serves an upstream at most Envoys; none when no Envoy said.
+    /// Returns the tier that serves an upstream at most Envoys; none if no Envoy reported any.
     pub fn serving(&self, upstream: &Name) -> Option<u32> {
         let tally = &self.now.get(upstream)?.tally;
         let most = tally.iter().filter(|(_, count)| **count > 0);
         most.max_by_key(|(tier, count)| (**count, u32::MAX - **tier)).map(|(tier, _)| *tier)
     }
 
-    /// The failover of an upstream that lasts.
+    /// Returns the open failover of an upstream and its number.
     pub fn open(&self, upstream: &Name) -> Option<(u64, &Failover)> {
         let open = self.now.get(upstream)?.open?;
         Some((open, self.failovers.get(&open)?))
@@ -292,29 +296,30 @@ impl History {
         self.open(upstream).is_some_and(|(_, failover)| failover.cause.is_failure())
     }
 
-    /// All failovers that last.
+    /// Returns all open failovers with their numbers.
     pub fn all_open(&self) -> impl Iterator<Item = (u64, &Failover)> {
         let open = self.now.values().filter_map(|standing| standing.open);
         open.filter_map(|id| Some((id, self.failovers.get(&id)?)))
     }
 
-    /// The upstreams that another tier than the first serves at this Envoy.
+    /// Returns the upstreams that another tier than the first serves at this Envoy.
     pub fn away(&self, node: &str) -> Vec<&Name> {
         self.now.iter().filter(|(_, standing)| standing.away.contains(node)).map(|(name, _)| name).collect()
     }
 
-    /// The Envoys that another tier than the first serves of any upstream.
+    /// Returns the Envoys at which another tier than the first serves any upstream.
     pub fn all_away(&self) -> impl Iterator<Item = &str> {
         let nodes: BTreeSet<&String> = self.now.values().flat_map(|standing| &standing.away).collect();
         nodes.into_iter().map(String::as_str)
     }
 
-    /// True when no failover lasts.
+    /// True if no failover is open.
     pub fn is_quiet(&self) -> bool {
         self.now.values().all(|standing| standing.open.is_none())
     }
 
-    /// True when failures of an upstream's primaries ended more often than that of late.
+    /// True if at least `at_most.count` failovers of the upstream that failures caused have ended within the
+    /// last `at_most.per`.
     pub fn is_flapping(&self, upstream: &Name, now: Timestamp, at_most: Damping) -> bool {
         let is_recent = |end: Timestamp| {
             now.duration_since(end) <= SignedDuration::try_from(at_most.per).unwrap_or(SignedDuration::MAX)
@@ -334,7 +339,7 @@ impl Tally {
 }
 
 impl Standing {
-    /// Requests and errors since the failover that lasts began.
+    /// Returns requests and errors since the open failover began.
     fn counted(&self, totals: Totals) -> (u64, u64) {
         let since = totals.since(self.began);
         let (requests, errors) = self.before;

@@ -1,4 +1,4 @@
-//! What is in force and what happened, and how the store remembers it.
+//! Ledger of the orders in force and the history, and its records in the store.
 
 use std::collections::BTreeMap;
 
@@ -13,24 +13,25 @@ use crate::model::name::Name;
 use crate::model::selector::Part;
 use crate::store::{self, Record, Store};
 
-/// The kinds of records in the store.
+/// Kinds of records in the store.
 const KINDS: [&str; 6] = ["state", "pin", "hold", "drill", "failover", "forgotten"];
 
-/// What is in force, and what happened.
+/// Orders in force, and the history of failovers.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    /// What is in force.
+    /// Orders in force.
     pub orders: Orders,
-    /// What happened.
+    /// History of failovers.
     pub history: History,
 }
 
 impl Ledger {
-    /// What the store remembers, and what of it is in force when a control plane starts.
+    /// Reads the ledger from the store after a restart. Expired orders are removed and running drills
+    /// reverted, also in the store.
     ///
     /// # Errors
     ///
-    /// When the store cannot be read.
+    /// Fails if the store cannot be read or written, or if a record is damaged.
     pub fn open(store: &Store, now: Timestamp) -> Result<Self, store::Error> {
         let mut orders = Orders::default();
         let mut past = Past::default();
@@ -44,7 +45,7 @@ impl Ledger {
     }
 }
 
-/// What the store remembers of what happened.
+/// Failovers in the store, and the totals of those that were dropped.
 #[derive(Default)]
 struct Past {
     failovers: BTreeMap<u64, Failover>,
@@ -66,13 +67,13 @@ fn read(orders: &mut Orders, past: &mut Past, (kind, key): (&str, &str), value: 
         "drill" => drop(orders.drills.insert(key.parse().ok()?, record(value)?)),
         "failover" => drop(past.failovers.insert(key.parse().ok()?, record(value)?)),
         "forgotten" => drop(past.forgotten.insert(Name::parse(key)?, record(value)?)),
-        // Of a newer version: none of ours.
+        // Kind of a newer version: skipped.
         _ => {}
     }
     Some(())
 }
 
-/// The records that differ.
+/// Returns the records of orders that differ.
 pub(super) fn records(before: &Orders, after: &Orders) -> Vec<Record> {
     let [state, pin, hold, drill, ..] = KINDS;
     let states = differing(state, &before.states, &after.states, |(name, part)| format!("{name}/{part}"));
@@ -82,7 +83,7 @@ pub(super) fn records(before: &Orders, after: &Orders) -> Vec<Record> {
     [states, pins, holds, drills].concat()
 }
 
-/// The records of what happened that differ.
+/// Returns the records of the history that differ.
 pub(super) fn history_records(before: &History, after: &History) -> Vec<Record> {
     let [.., failover, forgotten] = KINDS;
     let failovers = differing(failover, &before.failovers, &after.failovers, u64::to_string);
@@ -107,7 +108,7 @@ fn differing<K: Ord, V: PartialEq + Serialize>(
     changed.map(put).chain(gone.map(remove)).collect()
 }
 
-/// The record of a failover.
+/// Returns the record of a failover.
 pub(super) fn failover_record(id: u64, failover: &Failover) -> Record {
     let value = serde_json::to_value(failover).expect("records have nothing that JSON lacks");
     Record { kind: KINDS[4], key: id.to_string(), value: Some(value) }

@@ -1,7 +1,8 @@
-//! What is in force beside the config: drained targets, pins, standbys that are held, drills.
+//! Orders in force beside the config: drained targets, pins, held standbys, drills.
 //!
-//! Orders are values: each function makes the next orders of the last ones, the newest config and the time. What they
-//! ask of the endpoints is [`Orders::overrides`]; whoever holds them makes them durable before Envoys are told.
+//! Orders are values. Each function derives the next orders from the current ones, the newest config and the
+//! time. [`Orders::overrides`] turns them into overrides of endpoints. The supervisor makes orders durable
+//! before it publishes them to Envoys.
 
 pub mod decide;
 pub mod drill;
@@ -21,16 +22,16 @@ use crate::model::selector::Part;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
-/// Who asked for something, why, and until when.
+/// Author, reason and lifetime of an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
-    /// Who.
+    /// Name of the client that gave the order.
     pub author: String,
-    /// Why, if that was said.
+    /// Reason, if the author gave one.
     pub reason: Option<String>,
-    /// Since when.
+    /// Time at which the order was given.
     pub since: Timestamp,
-    /// When it ends by itself; none for never.
+    /// Time at which it expires; none if it never does.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -40,41 +41,41 @@ impl Note {
     }
 }
 
-/// A part of an upstream that is out.
+/// Order that takes targets of an upstream out of rotation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateOrder {
-    /// How.
+    /// State of the targets.
     pub state: State,
-    /// Why.
+    /// Author, reason and lifetime.
     #[serde(flatten)]
     pub note: Note,
 }
 
-/// A tier that serves while it is healthy.
+/// Order that a tier serves before all others while it is healthy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
-    /// From 0.
+    /// Number of the tier, from 0.
     pub priority: u32,
-    /// Why.
+    /// Author, reason and lifetime.
     #[serde(flatten)]
     pub note: Note,
 }
 
-/// All orders that are in force, and the drills that were.
+/// Orders in force, with all drills, running and ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Orders {
-    /// By upstream and part.
+    /// States by upstream and selected targets.
     pub states: BTreeMap<(Name, Part), StateOrder>,
-    /// By upstream.
+    /// Pins by upstream.
     pub pins: BTreeMap<Name, Pin>,
-    /// By upstream.
+    /// Holds by upstream.
     pub holds: BTreeMap<Name, Hold>,
-    /// By number, from 1; those that ended too.
+    /// Drills by number, from 1, including those that ended.
     pub drills: BTreeMap<u64, Drill>,
 }
 
 impl Orders {
-    /// What is asked of the endpoints.
+    /// Returns the overrides of endpoints that the orders amount to. An upstream without one has no entry.
     pub fn overrides(&self) -> OverridesByUpstream {
         let mut overrides: BTreeMap<Name, EndpointOverrides> = BTreeMap::new();
         for ((upstream, part), order) in &self.states {
@@ -84,7 +85,7 @@ impl Orders {
         for drill in self.drills.values().filter(|drill| drill.is_running()) {
             let endpoint_overrides = overrides.entry(drill.upstream.clone()).or_default();
             for part in &drill.down {
-                // What an operator said of it is more.
+                // A state that an operator gave takes precedence.
                 endpoint_overrides.states.entry(part.clone()).or_insert(State::Rehearsed);
             }
         }
@@ -105,7 +106,7 @@ impl Orders {
             .collect()
     }
 
-    /// Without those whose time is over.
+    /// Returns the orders without expired states and pins.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> Self {
         let mut orders = self.clone();
@@ -114,8 +115,8 @@ impl Orders {
         orders
     }
 
-    /// As they are when a control plane starts: without those whose time was over before, and without drills, which
-    /// nobody watched meanwhile.
+    /// Returns the orders as a restarted control plane has them: without expired states and pins, and with
+    /// running drills reverted, since nothing watched them meanwhile.
     #[must_use]
     pub fn restarted(&self, now: Timestamp) -> Self {
         let mut orders = self.at(now);
@@ -125,18 +126,19 @@ impl Orders {
         orders
     }
 
-    /// The running drill of an upstream.
+    /// Returns the running drill of an upstream and its number.
     pub fn drill_of(&self, upstream: &Name) -> Option<(u64, &Drill)> {
         let mut running = self.drills.iter().filter(|(_, drill)| drill.is_running());
         running.find(|(_, drill)| drill.upstream == *upstream).map(|(id, drill)| (*id, drill))
     }
 
-    /// True when a drill that runs takes a target of an upstream down.
+    /// True if a running drill takes the target down.
     pub fn is_drilled(&self, upstream: &Upstream, target: &Target) -> bool {
         self.drill_of(&upstream.name).is_some_and(|(_, drill)| drill.includes(target))
     }
 
-    /// The order that puts a target of an upstream out, itself or with others.
+    /// Returns the order that takes a target out of rotation, alone or with others; the worst state if there
+    /// are several.
     pub fn state_of<'a>(
         &'a self,
         upstream: &'a Upstream,

@@ -1,7 +1,9 @@
-//! Gives orders and sees what comes of them: the one who holds what is in force, and what happened.
+//! Supervisor of orders: owns the orders in force and the history of failovers, and acts as time passes and
+//! Envoys report.
 //!
-//! Every decision is made by pure functions of [`crate::failover::orders`] and [`crate::failover::history`]; here they are made durable,
-//! told to Envoys by way of the [`Control`], and to people as events. A change is durable before it is told.
+//! Decisions are made by pure functions of [`crate::failover::orders`] and [`crate::failover::history`]. This module makes their
+//! results durable and publishes them: to Envoys through the [`Control`], to clients as events. Orders are
+//! durable before they are published.
 
 mod watch;
 
@@ -31,29 +33,29 @@ use crate::nodes::NodeReport;
 use crate::store::{self, Record, Store};
 use crate::telemetry::events::{Event, Events};
 
-/// How often it is looked whose time is over.
+/// Interval of supervision.
 const TICK: Duration = Duration::from_millis(200);
 
-/// How often what is too old is forgotten.
+/// Interval at which old observations and failovers are dropped.
 const SWEEP: SignedDuration = SignedDuration::from_mins(1);
 
-/// How often what is counted of failovers that last is stored.
+/// Interval at which the counters of open failovers are stored.
 const NOTE: SignedDuration = SignedDuration::from_secs(5);
 
-/// How long the traffic may take to return when an order ends that moved it. If it does not, the primaries failed
-/// meanwhile.
+/// Time for the traffic to return after the end of an order that moved it. If it does not return, the
+/// primaries failed meanwhile.
 const RETURN: SignedDuration = SignedDuration::from_secs(5);
 
-/// Why an order was not given.
+/// Reason why an order is not in force.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It would be wrong.
+    /// The order was refused.
     #[error("{0}")]
     Refused(Refusal),
-    /// It could not be made durable.
+    /// The order could not be made durable.
     #[error("the order could not be stored")]
     Store(#[source] store::Error),
-    /// We are shutting down.
+    /// The control plane is shutting down.
     #[error("understudy is shutting down")]
     ShuttingDown,
 }
@@ -64,7 +66,7 @@ impl From<Refusal> for Error {
     }
 }
 
-/// Gives orders. Cheap to clone: clones share.
+/// Supervisor of orders. Cheap to clone: clones share their state.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     inner: Arc<Inner>,
@@ -76,41 +78,41 @@ struct Inner {
     cache: Arc<Cache>,
     live: Arc<Live>,
     store: Arc<Store>,
-    /// Held while orders change.
+    /// Locked while orders change.
     supervision: Mutex<Supervision>,
-    /// What the supervision held last, for those who read.
+    /// Copy of the ledger as of the last change, so that readers need not wait for the lock.
     shown: RwLock<Arc<Ledger>>,
     events: Events,
 }
 
-/// What one at a time may change.
+/// State that one task at a time may change.
 #[derive(Debug)]
 struct Supervision {
     ledger: Ledger,
-    /// What had been counted when a drill began, by its number.
+    /// Counters of the upstream at the beginning of each drill, by number of the drill.
     drills: BTreeMap<u64, Totals>,
-    /// When scheduled drills are due, with the schedule.
+    /// Next start of each scheduled drill, by upstream, with the schedule it was derived from.
     due: BTreeMap<Name, (String, Option<Timestamp>)>,
-    /// Since when a standby serves that no order explains any more.
+    /// Time since which a standby serves although no order explains it any more, by upstream.
     unexplained: BTreeMap<Name, Timestamp>,
-    /// When orders last left a held standby no target.
+    /// Time at which orders last left the tier of a held standby without targets, by upstream.
     out_by_order: BTreeMap<Name, Timestamp>,
-    /// The requests of failovers that last, as they were stored, and when.
+    /// Requests of open failovers as last stored, by number, and the time of that.
     noted: BTreeMap<u64, u64>,
     noted_at: Timestamp,
     swept: Timestamp,
 }
 
-/// Who asks for something, why, and for how long.
+/// Author, reason and duration of an order that a client asks for.
 #[derive(Debug, Clone)]
 pub struct Asking {
-    /// Who.
+    /// Name of the client.
     pub author: String,
-    /// Why.
+    /// Reason, if one was given.
     pub reason: Option<String>,
-    /// For how long; none for good.
+    /// Duration of the order; none if it does not expire.
     pub expires_in: Option<Duration>,
-    /// Whatever harm it does.
+    /// True to skip the checks that protect traffic.
     pub force: bool,
 }
 
@@ -126,11 +128,11 @@ fn later(time: Timestamp, by: Duration) -> Timestamp {
 }
 
 impl Supervisor {
-    /// Goes on from this ledger, which the control was started with.
+    /// Returns a supervisor that continues from this ledger. The control already publishes its overrides.
     pub fn new(control: Control, cache: Arc<Cache>, live: Arc<Live>, events: Events, ledger: Ledger) -> Self {
         let store = control.store().clone();
         let shown = RwLock::new(Arc::new(ledger.clone()));
-        // Those who were on a standby may be gone for good.
+        // Nodes that were on a standby may never return: they count as gone unless they report in time.
         ledger.history.all_away().for_each(|node| live.left(node, Timestamp::now()));
         let supervision = Supervision {
             ledger,
@@ -155,22 +157,22 @@ impl Supervisor {
         }
     }
 
-    /// What is in force and what happened, as of the last change.
+    /// Returns the orders in force and the history, as of the last change.
     pub fn ledger(&self) -> Arc<Ledger> {
         self.inner.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What Envoys said of an upstream.
+    /// Returns the summary of what Envoys observe of an upstream.
     pub fn picture(&self, build: &Build, upstream: &Upstream) -> Picture {
         self.inner.live.picture(upstream, build, Timestamp::now())
     }
 
-    /// The same without who said so: it takes a fraction of the time.
+    /// Returns the summary without node names, which takes a fraction of the time.
     pub fn outline(&self, build: &Build, upstream: &Upstream) -> Picture {
         self.inner.live.outline(upstream, build, Timestamp::now())
     }
 
-    /// Looks after orders until it is dropped.
+    /// Supervises orders until the future is dropped.
     pub async fn run(&self) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -183,7 +185,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes in what Envoys say of their load, until nobody says anything more.
+    /// Folds the reports of Envoys until the channel is closed.
     pub async fn listen(&self, mut heard: mpsc::Receiver<NodeReport>) {
         while let Some(heard) = heard.recv().await {
             let (now, live) = (Timestamp::now(), &self.inner.live);
@@ -208,11 +210,11 @@ impl Supervisor {
         }
     }
 
-    /// Decides on orders by `decide` and gives them. What it returns beside them is returned.
+    /// Puts the orders that `decide` returns into force, and returns its second value.
     ///
     /// # Errors
     ///
-    /// Why they were refused, or could not be stored.
+    /// Fails if the orders are refused or cannot be stored, or if the control plane is shutting down.
     pub async fn order<T>(
         &self,
         force: bool,
@@ -238,11 +240,11 @@ impl Supervisor {
         Ok(told)
     }
 
-    /// What would be ordered; nothing changes.
+    /// Evaluates `decide` and returns its second value, without changing anything.
     ///
     /// # Errors
     ///
-    /// Why it would be refused.
+    /// Fails if the orders would be refused.
     pub async fn propose<T>(
         &self,
         force: bool,
@@ -264,7 +266,7 @@ impl Supervisor {
         target.is_healthy.filter(|_| !target.is_stale)
     }
 
-    /// Makes orders durable, and tells Envoys and people.
+    /// Makes orders durable, then publishes them to Envoys and as events.
     async fn give(&self, supervision: &mut Supervision, orders: Orders, build: &Build) -> Result<(), Error> {
         let changes = ledger::records(&supervision.ledger.orders, &orders);
         if changes.is_empty() {
@@ -302,7 +304,7 @@ impl Supervisor {
         self.inner.events.publish(&event(upstream.to_string(), what));
     }
 
-    /// Notes who sends traffic when a drill begins.
+    /// Records in each new drill the Envoys that send traffic, the shares and the latency.
     fn tell_drills(&self, supervision: &mut Supervision, before: &Orders, build: &Build) {
         for (id, drill) in &mut supervision.ledger.orders.drills {
             let Some(upstream) = build.model.upstreams.get(&drill.upstream) else { continue };
@@ -364,7 +366,8 @@ impl Supervisor {
         }
     }
 
-    /// What it means that a node went: nothing serves there, not even what it said before a restart.
+    /// Returns the shifts of a node that is gone: no tier serves it any more, also for upstreams that it last
+    /// reported before a restart.
     fn gone(&self, history: &History, node: &str, at: Timestamp) -> Vec<Shift> {
         let mut shifts = self.inner.live.gone(node, at);
         for upstream in history.away(node) {
@@ -376,7 +379,7 @@ impl Supervisor {
         shifts
     }
 
-    /// Takes in that other tiers serve.
+    /// Takes in shifts of the serving tier.
     async fn shifted(&self, shifts: Vec<Shift>, now: Timestamp) {
         if shifts.is_empty() {
             return;
@@ -398,7 +401,8 @@ impl Supervisor {
                 && let Some(drill) = orders.drills.get_mut(&id)
             {
                 match shift.to {
-                    // Before it had moved the traffic was there.
+                    // Until its traffic had moved, the Envoy was still served by the targets that the drill
+                    // takes down.
                     Some(tier) if drill.moved(&shift.node) && drill.takes_down(upstream, tier) => {
                         let reason = "what stood in for it failed: requests go to what is down";
                         drill.abort(now, reason.to_owned());
@@ -421,7 +425,7 @@ impl Supervisor {
         self.show(supervision);
     }
 
-    /// Makes failovers durable and tells of them.
+    /// Publishes the beginning and end of failovers as events, and makes the failovers durable.
     async fn remember(&self, supervision: &mut Supervision, changes: &[Change]) -> Result<(), Error> {
         let mut records = Vec::new();
         for change in changes {
@@ -473,14 +477,14 @@ impl Supervisor {
             self.sweep(supervision, now).await?;
             self.show(supervision);
         }
-        // What is being counted goes on while a failover lasts.
+        // The counters of open failovers go on, so readers get a new copy.
         if !gone.is_empty() || !supervision.ledger.history.is_quiet() {
             self.show(supervision);
         }
         Ok(())
     }
 
-    /// Makes what was counted of failovers that last durable.
+    /// Stores the counters of open failovers that changed.
     async fn note_open(&self, supervision: &mut Supervision) -> Result<(), Error> {
         let open = || supervision.ledger.history.all_open();
         let changed = open().filter(|(id, failover)| supervision.noted.get(id) != Some(&failover.requests));
@@ -504,11 +508,11 @@ impl Supervisor {
         self.put_records(changes).await
     }
 
-    /// Begins a drill.
+    /// Begins a drill. `length` is its duration; `down` names targets, tiers, zones or regions.
     ///
     /// # Errors
     ///
-    /// As [`Scene::drill`], or when a part is not there.
+    /// Fails as [`Scene::drill`] does, or if an entry of `down` matches no target.
     pub fn begin(
         scene: &Scene<'_>,
         upstream: &Upstream,
@@ -527,13 +531,13 @@ impl Supervisor {
         Ok(orders)
     }
 
-    /// The note of what is asked for now.
+    /// Returns the author, reason and lifetime of an order given now.
     pub fn note(scene: &Scene<'_>, asking: &Asking) -> Note {
         asking.note(scene.now)
     }
 }
 
-/// What an event says of a failover, beside its upstream.
+/// Returns the fields of an event about a failover, except its upstream.
 fn told(id: u64, failover: &Failover) -> Value {
     json!({
         "id": id.to_string(),
@@ -579,7 +583,7 @@ fn shares(picture: &Picture) -> BTreeMap<String, f64> {
     picture.targets.iter().map(|(address, target)| (address.to_string(), rounded(target.share))).collect()
 }
 
-/// To one digit.
+/// Rounds to one decimal place.
 fn rounded(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }

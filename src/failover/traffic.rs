@@ -1,18 +1,22 @@
-//! What the load reports of all Envoys say together: which tier serves, what each target gets, and how it fares.
+//! Traffic of all Envoys, folded from their load reports: serving tier, requests and health of each target.
 //!
-//! A tier is here what it is for the Envoy that reports: the declared one or, where distance counts, one for each distance
-//! within it ([`Ranks`]). That another zone serves is a failover there.
+//! A tier is counted as the reporting Envoy has it: the declared tier or, with locality failover, one tier
+//! for each distance within a declared tier ([`Ranks`]). With locality failover, a shift to another zone is
+//! therefore a failover.
 //!
-//! A report says of every endpoint that got requests how many there were and how they ended. What Envoy thinks of an
-//! endpoint that got none it does not say; so health is what the traffic shows. A target that answers is healthy. One
-//! that fails, or that gets nothing while its tier or a later one serves in its place, is not, even if it never got
-//! anything. Of all others is known what those Envoys found that check on our behalf; what was known before is old.
+//! A load report holds, for each endpoint that got requests, the number of requests and their outcome. It
+//! says nothing about the health of endpoints without requests, so health is derived from traffic. A target
+//! that answers is healthy. A target is unhealthy if it fails requests, or if it gets none while its tier or
+//! a later one serves in its place, even if it never got any. The health of all other targets is known from
+//! Envoys that run health checks for the control plane (HDS); health that neither source confirms becomes
+//! stale.
 //!
-//! Reports are folded as they come. What changed comes back as [`Shift`]s: nobody needs to look at everything to learn
-//! that something happened.
+//! Reports are folded as they arrive. Changes are returned as [`Shift`]s, so that callers need no scan to
+//! find them.
 //!
-//! A thousand Envoys that send to a thousand upstreams are a million pairs, so what is kept of a pair is small: 32 bytes
-//! and 12 for each target. Names and addresses have numbers here, and most times are whole seconds.
+//! A thousand Envoys with a thousand upstreams each make a million pairs, so the state of a pair is small: 32
+//! bytes, and 12 bytes for each target. Names and addresses are interned as numbers, and most times are whole
+//! seconds.
 
 mod checks;
 mod summary;
@@ -40,53 +44,54 @@ use crate::model::overrides::EndpointOverrides;
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
-/// How long what a node saw is kept after its last report.
+/// Retention of a node's observations after its last report.
 const MEMORY: SignedDuration = SignedDuration::from_hours(1);
 
-/// How long a node may be away before it counts as gone. Envoy opens a stream of load reports that ended again after 5 s,
-/// and every such stream ends now and then.
+/// Time without a stream after which a node counts as gone. Envoy reopens a load report stream 5 s after it
+/// ended, and every such stream ends now and then.
 const ABSENCE: SignedDuration = SignedDuration::from_secs(20);
 
-/// A standby serves when it answers so many percent of the requests: a few are retries.
+/// Percentage of the answered requests from which a standby counts as serving. A smaller share is retries.
 const SERVES: u64 = 30;
 
-/// So many of the requests that a tier answered should have been a target's before one without any counts as out of it.
+/// Number of requests that a target should have got, by its weight, before a target without any counts as
+/// unhealthy.
 const ENOUGH: u64 = 20;
 
-/// So many requests must have been met under way before it is said how long one takes: within a fifth or so.
+/// Minimum sum of requests in progress for a latency estimate, which is then accurate to about a fifth.
 const MET: u64 = 20;
 
-/// Another tier serves an upstream at one Envoy.
+/// Change of the tier that serves an upstream at one Envoy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shift {
-    /// Where.
+    /// Id of the node.
     pub node: String,
-    /// Of which upstream.
+    /// Name of the upstream.
     pub upstream: Name,
-    /// What served before; none when nothing was known.
+    /// Tier that served before; none if unknown.
     pub from: Option<u32>,
-    /// What serves now; none when the node went.
+    /// Tier that serves now; none if the node is gone.
     pub to: Option<u32>,
-    /// When it was reported.
+    /// Time of the report, or of the end of the node's stream if the node is gone.
     pub at: Timestamp,
-    /// How many requests the first tier failed to answer just before.
+    /// Number of requests that the first tier failed in this report and the one before it.
     pub errors: u64,
 }
 
-/// How many requests there were, since the start.
+/// Request counters of an upstream, since the start of the process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// To targets, retries too.
+    /// Requests to targets, including retries.
     pub requests: u64,
-    /// Those of them that a target failed to answer.
+    /// Requests that a target failed.
     pub errors: u64,
-    /// Requests under way, summed over all reports.
+    /// Requests in progress at the end of a report, summed over all reports.
     pub in_progress: u64,
-    /// The same for as long as each report is about, in milliseconds.
+    /// Requests in progress times the interval of the report in milliseconds, summed over all reports.
     pub busy: u64,
 }
 
-/// The loads of all Envoys.
+/// Traffic of all Envoys, from load reports and health checks.
 #[derive(Debug, Default)]
 pub struct Live {
     heard: Mutex<Heard>,
@@ -96,99 +101,99 @@ pub struct Live {
 struct Heard {
     nodes: HashMap<Arc<str>, NodeSeen>,
     upstreams: Numbers<Name>,
-    /// By the number of the upstream.
+    /// State of each upstream, by its number.
     met: Vec<Met>,
     checks: Checks,
-    /// The nodes that left, the first to leave first, and when, in milliseconds of the epoch.
+    /// Nodes that left, with the time in milliseconds since the epoch, in order of departure.
     left: VecDeque<(i64, Arc<str>)>,
 }
 
-/// An upstream that got requests, or was checked.
+/// State of an upstream that got requests or was checked.
 #[derive(Debug, Default)]
 struct Met {
-    /// Of the upstream.
+    /// Number of the upstream.
     number: u32,
     counted: Counted,
-    /// As it was when the last report came.
+    /// Upstream from which `targets` and `endpoints` were derived; none to derive them again.
     upstream: Option<Arc<Upstream>>,
-    /// What the names among its targets led to then.
+    /// Addresses of its host names from which they were derived.
     addresses: Addresses,
-    /// Its endpoints.
+    /// Numbers of its endpoints.
     sockets: Numbers<SocketAddr>,
-    /// By the number of the endpoint: the index of its target.
+    /// Index of the target of each endpoint, by the number of the endpoint; none if it belongs to no target.
     targets: Vec<Option<usize>>,
-    /// The endpoints of the targets: the index of the target, and the number.
+    /// Endpoints of the declared targets: index of the target, number of the endpoint.
     endpoints: Vec<(usize, u16)>,
 }
 
-/// What was counted of an upstream, and what had been a minute or two ago.
+/// Counters of an upstream, with their values one or two minutes ago.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counted {
     totals: Totals,
-    /// Of the epoch.
+    /// Minute of the newest report, since the epoch.
     minute: i64,
-    /// At the beginning of that minute, and of the one before it.
+    /// Counters at the beginning of that minute, and of the minute before it.
     marks: [Totals; 2],
 }
 
-/// What has a number.
+/// Interner: assigns small numbers to values and reuses those that were released.
 #[derive(Debug)]
 struct Numbers<T> {
     numbers: HashMap<T, u32>,
-    /// By number.
+    /// Values by number.
     all: Vec<T>,
-    /// Numbers that were given back.
+    /// Released numbers.
     free: Vec<u32>,
 }
 
 #[derive(Debug, Default)]
 struct NodeSeen {
-    /// Its stream is open.
+    /// True while its load report stream is open.
     is_here: bool,
-    /// When its stream ended last, in milliseconds of the epoch.
+    /// Time at which its stream last ended, in milliseconds since the epoch.
     left: i64,
-    /// Milliseconds of the epoch.
+    /// Time of its last report or departure, in milliseconds since the epoch.
     last: i64,
-    /// How often it reports, in seconds.
+    /// Interval of its reports, in seconds.
     interval: f32,
-    /// Where it runs, if it says so.
+    /// Locality of the node, if known.
     place: Option<Box<Locality>>,
-    /// In the order of their numbers.
+    /// Upstreams the node sends to, sorted by number.
     upstreams: Vec<Seen>,
-    /// Those of all upstreams.
+    /// Targets of all its upstreams; each upstream owns a range.
     targets: Vec<TargetSeen>,
 }
 
-/// What a node sees of an upstream.
+/// Observations of one node about one upstream.
 #[derive(Debug)]
 struct Seen {
-    /// Of the upstream.
+    /// Number of the upstream.
     number: u32,
     serving: Option<u8>,
-    /// Milliseconds of the epoch.
+    /// Time since which that tier serves, in milliseconds since the epoch.
     since: i64,
-    /// Seconds of the epoch.
+    /// Time of the last report, in seconds since the epoch.
     last: u32,
-    /// Of the first tier, in the report before.
+    /// Errors of the first tier in the last report.
     errors: u32,
-    /// Where its targets begin among those of the node, and how many there are. They are in the order of their numbers.
+    /// Start and length of its range in `NodeSeen::targets`. The range is sorted by endpoint number.
     first: u32,
     count: u32,
 }
 
-/// What a node sees of a target.
+/// Observations of one node about one endpoint.
 #[derive(Debug, Clone, Copy)]
 struct TargetSeen {
-    /// Of its endpoint.
+    /// Number of the endpoint.
     number: u16,
     health: Health,
-    /// Its health is that since; seconds of the epoch.
+    /// Time since which the health is the same, in seconds since the epoch.
     since: u32,
     requests_per_second: f32,
 }
 
-/// Whether a target is healthy, and how long that was not known again when the last report came: two bits, and seconds,
-/// four hours at the most.
+/// Health of an endpoint, and its age: the time from its last confirmation to the last report. Two bits, and
+/// 14 bits of seconds, which saturate at 16,383 (4.5 hours).
 #[derive(Debug, Clone, Copy, Default)]
 struct Health(u16);
 
@@ -197,7 +202,7 @@ impl Health {
     const IS_HEALTHY: u16 = 2;
     const SECOND: u16 = 4;
 
-    /// As it is known now.
+    /// Returns health that was confirmed just now.
     fn now(is_healthy: bool) -> Self {
         Self(Self::IS_KNOWN | if is_healthy { Self::IS_HEALTHY } else { 0 })
     }
@@ -206,19 +211,19 @@ impl Health {
         (self.0 & Self::IS_KNOWN != 0).then_some(self.0 & Self::IS_HEALTHY != 0)
     }
 
-    /// In seconds.
+    /// Returns the age in seconds.
     fn age(self) -> u32 {
         u32::from(self.0 / Self::SECOND)
     }
 
-    /// The same, so many seconds later.
+    /// Returns the same health with its age increased by `seconds`.
     fn later(self, seconds: u32) -> Self {
         let age = self.age().saturating_add(seconds).min(u32::from(u16::MAX / Self::SECOND));
         Self(self.0 % Self::SECOND + age as u16 * Self::SECOND)
     }
 }
 
-/// What a report says of one endpoint.
+/// Load of one endpoint in a report.
 #[derive(Debug, Clone, Copy)]
 struct Load {
     number: u16,
@@ -227,15 +232,15 @@ struct Load {
     errors: u64,
 }
 
-/// What a report is about.
+/// Interval of a report.
 #[derive(Debug, Clone, Copy)]
 struct Spell {
     seconds: f32,
-    /// At its end.
+    /// Requests in progress at its end.
     in_progress: u64,
 }
 
-/// An upstream, and all that says which target an endpoint is and what is asked of it.
+/// Upstream with the addresses that map endpoints to its targets, and the overrides in force.
 #[derive(Clone, Copy)]
 struct Pool<'b> {
     upstream: &'b Arc<Upstream>,
@@ -244,7 +249,7 @@ struct Pool<'b> {
 }
 
 impl Live {
-    /// Takes in a report. What it says of clusters that `build` does not have is left alone.
+    /// Folds a load report. Clusters that are not in `build` are ignored.
     pub fn fold(&self, node: &str, at: Timestamp, report: &Report, build: &Build) -> Vec<Shift> {
         let mut heard = self.heard();
         let (node, mut seen) =
@@ -253,7 +258,7 @@ impl Live {
         seen.interval = report.clusters().map(|it| it.seconds).reduce(f32::max).unwrap_or(seen.interval);
         let mut shifts = Vec::new();
         let mut loads = Vec::new();
-        // The clusters of an aggregate are one upstream.
+        // Clusters of an aggregate are folded as one upstream.
         let mut parts: BTreeMap<&str, (Spell, Vec<Load>)> = BTreeMap::new();
         for cluster in report.clusters() {
             let (name, part) = split(cluster.name);
@@ -283,8 +288,8 @@ impl Live {
         shifts
     }
 
-    /// Takes in what a node found when it checked targets, which it says this often. What is of no upstream of `build` is
-    /// left alone.
+    /// Takes in the health check results of a node, which it sends every `interval`. Clusters that are not in
+    /// `build` are ignored.
     pub fn check(&self, node: &str, at: Timestamp, interval: Duration, findings: Findings, build: &Build) {
         let mut heard = self.heard();
         let mut found: HashMap<u32, Vec<(u16, bool)>> = HashMap::new();
@@ -301,7 +306,7 @@ impl Live {
         heard.checks.take(node, seconds_of(at), interval.as_secs_f32(), found);
     }
 
-    /// Notes that a node at this place reports from now on.
+    /// Records that a node in this locality has begun to report.
     pub fn here(&self, node: &str, place: Locality) {
         let mut heard = self.heard();
         let (node, seen) =
@@ -310,7 +315,7 @@ impl Live {
         heard.nodes.insert(node, NodeSeen { is_here: true, place, ..seen });
     }
 
-    /// Notes that a node does not report any more. It may return: see [`Self::absent`].
+    /// Records that the stream of a node ended. The node may return: see [`Self::absent`].
     pub fn left(&self, node: &str, at: Timestamp) {
         let mut heard = self.heard();
         let left = at.as_millisecond();
@@ -320,7 +325,8 @@ impl Live {
         heard.nodes.insert(node, NodeSeen { is_here: false, left, last: seen.last.max(left), ..seen });
     }
 
-    /// The nodes that left and did not return in time, and when they left. Each is told of once.
+    /// Returns the nodes that left and did not return in time, with the time of departure. Each departure is
+    /// returned once.
     pub fn absent(&self, now: Timestamp) -> Vec<(Arc<str>, Timestamp)> {
         let latest = now.saturating_sub(ABSENCE).unwrap_or(now).as_millisecond();
         let mut heard = self.heard();
@@ -333,7 +339,7 @@ impl Live {
         gone.map(|(at, node)| (node, Timestamp::from_millisecond(at).unwrap_or(now))).collect()
     }
 
-    /// Notes that a node went: nothing serves there as far as is known.
+    /// Records that a node is gone: returns a shift to no tier for each upstream it served.
     pub fn gone(&self, node: &str, at: Timestamp) -> Vec<Shift> {
         let mut heard = self.heard();
         let Heard { nodes, upstreams, .. } = &mut *heard;
@@ -346,7 +352,8 @@ impl Live {
         seen.upstreams.iter_mut().filter_map(shift).collect()
     }
 
-    /// Forgets what was seen too long ago.
+    /// Drops old observations: nodes without a stream and without a report for an hour, old check results,
+    /// and endpoints that belong to no target of `build`.
     pub fn forget(&self, now: Timestamp, build: &Build) {
         let oldest = now.saturating_sub(MEMORY).unwrap_or(now).as_millisecond();
         let mut heard = self.heard();
@@ -355,12 +362,12 @@ impl Live {
         heard.forget_endpoints(build);
     }
 
-    /// How many requests there were to an upstream.
+    /// Returns the counters of an upstream since the start of the process.
     pub fn totals(&self, upstream: &Name) -> Totals {
         self.counted(upstream).totals
     }
 
-    /// The same within the last minute or two.
+    /// Returns the counters of the last minute or two.
     pub fn recent(&self, upstream: &Name, now: Timestamp) -> Totals {
         let counted = self.counted(upstream);
         match now.as_second() / 60 - counted.minute {
@@ -378,12 +385,12 @@ impl Live {
             .map_or_else(Counted::default, |number| heard.met[number as usize].counted)
     }
 
-    /// What was seen of an upstream of `build`.
+    /// Returns the summary of an upstream of `build`.
     pub fn picture(&self, upstream: &Upstream, build: &Build, now: Timestamp) -> Picture {
         self.draw(Drawing::new(upstream, now, true), build)
     }
 
-    /// The same without who says so: it takes a fraction of the time.
+    /// Returns the summary without node names, which takes a fraction of the time.
     pub fn outline(&self, upstream: &Upstream, build: &Build, now: Timestamp) -> Picture {
         self.draw(Drawing::new(upstream, now, false), build)
     }
@@ -442,7 +449,7 @@ impl<T: Clone + Eq + std::hash::Hash> Numbers<T> {
         number
     }
 
-    /// Those who are not as wanted give their numbers back, which are returned.
+    /// Releases the numbers of values that are not wanted, and returns these numbers.
     fn retain(&mut self, is_wanted: impl Fn(&T) -> bool) -> Vec<u32> {
         let unwanted: Vec<u32> =
             self.numbers.extract_if(|one, _| !is_wanted(one)).map(|(_, number)| number).collect();
@@ -458,25 +465,26 @@ impl<'b> Pool<'b> {
         Some(Self { upstream, addresses: &build.addresses, endpoint_overrides })
     }
 
-    /// The index of the target that an endpoint belongs to.
+    /// Returns the index of the target that an endpoint belongs to.
     fn target(&self, socket: SocketAddr) -> Option<usize> {
         target_of(self.upstream, self.addresses, socket)
     }
 }
 
 impl NodeSeen {
-    /// Where an upstream is, or would be.
+    /// Returns the position of an upstream, or the position at which to insert it.
     fn place(&self, number: u32) -> Result<usize, usize> {
         self.upstreams.binary_search_by_key(&number, |seen| seen.number)
     }
 
-    /// What it sees of an upstream, and of its targets.
+    /// Returns the observations of an upstream and its targets.
     fn find(&self, number: u32) -> Option<(&Seen, &[TargetSeen])> {
         let seen = &self.upstreams[self.place(number).ok()?];
         Some((seen, &self.targets[seen.targets()]))
     }
 
-    /// What it sees of an upstream, and the targets among which those of the upstream are.
+    /// Returns the observations of an upstream, which are created if missing, and the targets of all
+    /// upstreams.
     fn of(&mut self, number: u32, now: i64) -> (&mut Seen, &mut Vec<TargetSeen>) {
         let place = self.place(number).unwrap_or_else(|place| {
             self.upstreams.insert(place, Seen::new(number, now));
@@ -485,7 +493,7 @@ impl NodeSeen {
         (&mut self.upstreams[place], &mut self.targets)
     }
 
-    /// Leaves no room that is not used.
+    /// Compacts the storage: drops targets in no range, and spare capacity.
     fn settle(&mut self) {
         self.upstreams.shrink_to_fit();
         let count: usize = self.upstreams.iter().map(|seen| seen.targets().len()).sum();
@@ -500,7 +508,7 @@ impl NodeSeen {
 }
 
 impl Heard {
-    /// What is known of an upstream, as it is now.
+    /// Returns the state of an upstream, brought up to date with its config.
     fn met(&mut self, pool: Pool<'_>) -> &mut Met {
         let number = self.upstreams.of(&pool.upstream.name);
         if self.met.len() == number as usize {
@@ -511,7 +519,8 @@ impl Heard {
         met
     }
 
-    /// What was said of endpoints that are of no target any more goes, so that their numbers are free.
+    /// Drops the observations of endpoints that belong to no target any more, so that their numbers can be
+    /// reused.
     fn forget_endpoints(&mut self, build: &Build) {
         for (upstream, met) in self.upstreams.all.iter().zip(&mut self.met) {
             let pool = Pool::of(upstream.as_str(), build);
@@ -536,7 +545,7 @@ impl Heard {
 }
 
 impl Met {
-    /// Learns which targets the endpoints are of, unless that is as it was.
+    /// Derives the targets of the endpoints again if the upstream or its addresses changed.
     fn follow(&mut self, pool: Pool<'_>) {
         let addresses = pool.addresses.of(pool.upstream.targets.iter().map(|target| &target.address.host));
         let is_same = self.upstream.as_ref().is_some_and(|last| Arc::ptr_eq(last, pool.upstream));
@@ -550,7 +559,7 @@ impl Met {
             for socket in pool.addresses.sockets(&target.address) {
                 let number = self.sockets.of(&socket);
                 targets.entry(number).or_insert(index);
-                // There are not more endpoints than that in an upstream.
+                // An upstream never has more endpoints than fit in a `u16`.
                 self.endpoints.extend(u16::try_from(number).map(|number| (index, number)));
             }
         }
@@ -561,7 +570,8 @@ impl Met {
         self.targets = all.map(index).collect();
     }
 
-    /// What a report says of an endpoint of the upstream, or of that part of it.
+    /// Returns the load of an endpoint with its tier. `part` is the number of the cluster, if the upstream
+    /// has several; none is returned for an endpoint of unknown tier.
     fn located(
         &mut self,
         load: &loads::Load,
@@ -569,18 +579,19 @@ impl Met {
         part: Option<u32>,
     ) -> Option<Load> {
         let loads::Load { socket, success, errors } = *load;
-        // Where distance counts there are clusters without targets, so that the number of one is not that of its tier.
+        // The number of a cluster is not its tier with locality failover: some clusters have no targets then.
         let part = part.filter(|_| !pool.upstream.failover.locality);
         let (number, target) = self.find(socket, pool, part.is_some())?;
         let tier = target.map(|index| ranks.of(index)).or(part)?;
         Some(Load { number: u16::try_from(number).ok()?, tier, success, errors })
     }
 
-    /// The number of an endpoint, and the index of its target. A stranger has none, unless its tier is known.
+    /// Returns the number of an endpoint and the index of its target. An unknown endpoint of no target gets a
+    /// number only if its tier is known.
     fn find(&mut self, socket: SocketAddr, pool: Pool<'_>, has_tier: bool) -> Option<(u32, Option<usize>)> {
         let number = self.sockets.find(&socket).or_else(|| {
             let target = pool.target(socket);
-            // A stranger is not remembered.
+            // An endpoint of no target and unknown tier is not interned.
             (target.is_some() || has_tier).then(|| self.learn(socket, target))
         })?;
         Some((number, self.targets[number as usize]))
@@ -593,7 +604,7 @@ impl Met {
         number
     }
 
-    /// Takes in what a report says of the upstream.
+    /// Takes in the loads of the upstream in a report. Returns the shift of the serving tier, if it changed.
     fn take(
         &mut self,
         (node, seen): (&str, &mut NodeSeen),
@@ -647,7 +658,7 @@ impl Totals {
         }
     }
 
-    /// What came since it was `before`.
+    /// Returns the difference to the earlier counters `before`.
     #[must_use]
     pub fn since(self, before: Self) -> Self {
         Self {
@@ -658,8 +669,8 @@ impl Totals {
         }
     }
 
-    /// How long a try took, on average, in milliseconds: by Little's law as many are under way as come in that time.
-    /// None where too few were met under way to tell.
+    /// Returns the mean duration of a try in milliseconds, by Little's law: requests in progress are the
+    /// arrival rate times the duration. None if too few requests in progress were seen for an estimate.
     pub fn latency(self) -> Option<f64> {
         let is_known = self.in_progress >= MET && self.requests > 0;
         is_known.then(|| self.busy as f64 / self.requests as f64)
@@ -671,12 +682,12 @@ impl Seen {
         Self { number, serving: None, since: now, last: 0, errors: 0, first: 0, count: 0 }
     }
 
-    /// Where its targets are among those of the node.
+    /// Returns its range in `NodeSeen::targets`.
     fn targets(&self) -> Range<usize> {
         self.first as usize..(self.first + self.count) as usize
     }
 
-    /// What each target got, and which tier serves.
+    /// Records the serving tier and the request rate of each target, and ages their health.
     fn note(
         &mut self,
         targets: &mut Vec<TargetSeen>,
@@ -687,7 +698,7 @@ impl Seen {
     ) {
         let passed = seconds_of(at).saturating_sub(self.last);
         self.last = seconds_of(at);
-        // Envoy has 128 tiers at the most.
+        // Envoy has at most 128 tiers.
         let serving = serving.and_then(|serving| u8::try_from(serving).ok());
         if serving.is_some() && serving != self.serving {
             (self.serving, self.since) = (serving, at.as_millisecond());
@@ -706,7 +717,7 @@ impl Seen {
         }
     }
 
-    /// Each target that was met has a place.
+    /// Ensures an entry for each of these endpoints.
     fn make_room(&mut self, targets: &mut Vec<TargetSeen>, numbers: impl Iterator<Item = u16>) {
         let own = &targets[self.targets()];
         let new: Vec<u16> = numbers.filter(|number| place(own, *number).is_none()).collect();
@@ -725,14 +736,15 @@ impl Seen {
         self.keep(targets, &all);
     }
 
-    /// Puts its targets behind those that are there.
+    /// Appends its entries to `targets` and points its range there. The old range is unused until the next
+    /// compaction.
     fn keep(&mut self, targets: &mut Vec<TargetSeen>, own: &[TargetSeen]) {
         let number = |count: usize| u32::try_from(count).expect("a report has 16 MB at the most");
         (self.first, self.count) = (number(targets.len()), number(own.len()));
         targets.extend_from_slice(own);
     }
 
-    /// What the traffic shows of the health of each target that was ever seen.
+    /// Derives the health of each known target from the traffic.
     fn judge(
         &mut self,
         targets: &mut Vec<TargetSeen>,
@@ -748,7 +760,7 @@ impl Seen {
         let answered = in_tier().fold(0, |sum: u64, load| sum.saturating_add(load.success));
         let weights: u64 = peers().map(|(_, target)| weight(target)).sum();
         let spreads = spreads(upstream);
-        // Whether a target would get requests if it were healthy.
+        // True if the target would get requests if it were healthy.
         let is_asked_for = |index: usize| {
             let (declared, rank) = (&upstream.targets[index], ranks.of(index));
             let is_out = endpoint_overrides.is_some_and(|it| it.state(declared).is_some());
@@ -780,7 +792,7 @@ impl Seen {
     }
 }
 
-/// Where a target is among those of its upstream.
+/// Returns the position of an endpoint among those of its upstream.
 fn place(targets: &[TargetSeen], number: u16) -> Option<usize> {
     targets.binary_search_by_key(&number, |target| target.number).ok()
 }
@@ -789,19 +801,20 @@ fn weight(target: &Target) -> u64 {
     u64::from(target.weight)
 }
 
-/// True when each target of a tier gets its share from every Envoy, whoever asks.
+/// True if every Envoy sends each target of a tier its share, whatever the key of the requests.
 fn spreads(upstream: &Upstream) -> bool {
     let is_by_key = matches!(upstream.load_balancer, LoadBalancer::RingHash | LoadBalancer::Maglev);
     let is_by_record = |target: &Target| matches!(target.address.host, Host::Service(_));
     !is_by_key && upstream.sticky.is_none() && !upstream.targets.iter().any(is_by_record)
 }
 
-/// Seconds of the epoch; those before it and after the year 2106 are not met.
+/// Returns seconds since the epoch; 0 before 1970 and after 2106.
 fn seconds_of(at: Timestamp) -> u32 {
     u32::try_from(at.as_second()).unwrap_or_default()
 }
 
-/// The tier that answers. None when nothing was answered.
+/// Returns the tier that serves, by answered requests. In standby mode it is the last tier with at least
+/// [`SERVES`] percent of them, in spill mode the tier with the most. None if no tier qualifies.
 fn serving(upstream: &Upstream, loads: &[Load]) -> Option<u32> {
     let mut tiers: BTreeMap<u32, u64> = BTreeMap::new();
     for load in loads.iter().filter(|load| load.success > 0) {
@@ -818,7 +831,7 @@ fn serving(upstream: &Upstream, loads: &[Load]) -> Option<u32> {
     }
 }
 
-/// The upstream of a cluster, and which of its clusters that is, if it has several.
+/// Splits a cluster name into the upstream and the number of its cluster, if the upstream has several.
 fn split(cluster: &str) -> (&str, Option<u32>) {
     match cluster.split_once("/p") {
         Some((upstream, number)) => (upstream, number.parse().ok()),
@@ -826,7 +839,7 @@ fn split(cluster: &str) -> (&str, Option<u32>) {
     }
 }
 
-/// The target that an endpoint belongs to, by its index.
+/// Returns the index of the target that an endpoint belongs to.
 fn target_of(upstream: &Upstream, addresses: &Addresses, socket: SocketAddr) -> Option<usize> {
     let is_it = |target: &Target| match &target.address.host {
         Host::Ip(ip) => SocketAddr::new(*ip, target.address.port) == socket,
@@ -838,7 +851,7 @@ fn target_of(upstream: &Upstream, addresses: &Addresses, socket: SocketAddr) -> 
             addresses.services.get(name).is_some_and(|places| places.iter().any(|it| it.socket == socket))
         }
     };
-    // What Envoy looked up is known by its port alone.
+    // A name that Envoy resolves itself is matched by its port alone.
     let may_be = |target: &Target| {
         matches!(target.address.host, Host::Name(_))
             && target.address.port == socket.port()

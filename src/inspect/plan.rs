@@ -1,7 +1,7 @@
-//! What changes between two builds, and what that means for those who are served.
+//! Plans: the difference between two builds, and its effect on clients.
 //!
-//! A change is seen twice: entity by entity, as people wrote it, in words that say what it does to a failover;
-//! and resource by resource, as Envoys will be told.
+//! A change is described twice: by entity, as it was written, in words that state its effect on failover; and
+//! by resource, as it is sent to Envoys.
 
 mod words;
 
@@ -18,52 +18,53 @@ use crate::config::document::{Document, Kind};
 use crate::config::raw;
 use crate::envoy::ResourceType;
 
-/// An entity as it was and as it became.
+/// Edit of one entity, with the entity before and after.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Edit {
-    /// What it is.
+    /// Kind of the entity.
     pub kind: Kind,
-    /// Of a target `upstream/host:port`, of a raw resource `type/name`.
+    /// Name of the entity: `upstream/host:port` for a target, `type/name` for a raw resource.
     pub name: String,
-    /// None when it was not there.
+    /// Entity before the edit; none if it did not exist.
     pub before: Option<Arc<Value>>,
-    /// None when it went.
+    /// Entity after the edit; none if it is deleted.
     pub after: Option<Arc<Value>>,
-    /// The file that declares it, or did; none for what was written over REST.
+    /// File that declares the entity, or did; none for an entity written over REST.
     pub file: Option<Arc<str>>,
 }
 
-/// What becomes of an entity.
+/// Action of an edit on its entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// It is new.
+    /// Creation of a new entity.
     Create,
-    /// It is there and differs.
+    /// Change of an existing entity.
     Update,
-    /// It goes.
+    /// Deletion of an entity.
     Delete,
 }
 
-/// What an edit means.
+/// Meaning of an edit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// In the singular.
+    /// Kind of the entity, in the singular.
     pub kind: &'static str,
-    /// Of a target `upstream/host:port`.
+    /// Name of the entity: `upstream/host:port` for a target.
     pub name: String,
-    /// What becomes of it.
+    /// Action on the entity.
     pub action: Action,
-    /// A sentence without a full stop: `upstream checkout loses its only standby`.
+    /// Sentence without a full stop: `upstream checkout loses its only standby`.
     pub summary: String,
-    /// A warning where clients may come to feel it.
+    /// Level of the change: a warning if clients may notice it, else an info.
     pub level: Level,
-    /// The same sentence of several: `move from blue to green`.
+    /// Predicate of the sentence in the plural, for several entities with the same change: `move from blue to
+    /// green`.
     #[serde(skip)]
     pub(crate) of_many: String,
 }
 
-/// The resources of one type that differ, by name.
+/// Names of the resources of one type that differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the fields say it")]
 pub struct Names {
@@ -72,17 +73,17 @@ pub struct Names {
     pub removed: BTreeSet<Arc<str>>,
 }
 
-/// All that changes.
+/// Plan: all changes between two builds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Plan {
-    /// By entity.
+    /// Changes by entity.
     pub changes: Vec<Change>,
-    /// By the plural of Envoy's types, over all fleets.
+    /// Changed resources over all fleets, by the plural of their type.
     pub envoy: BTreeMap<&'static str, Names>,
 }
 
 impl Edit {
-    /// What becomes of the entity; none when it stays as it is.
+    /// Returns the action on the entity; none if it stays the same.
     pub fn action(&self) -> Option<Action> {
         match (&self.before, &self.after) {
             (None, Some(_)) => Some(Action::Create),
@@ -94,23 +95,23 @@ impl Edit {
 }
 
 impl Plan {
-    /// What these edits, which made `new` of `old`, mean.
+    /// Describes the edits that led from `old` to `new`.
     pub fn new(edits: &[Edit], old: &Build, new: &Build) -> Self {
         Self { changes: changes(edits, old, new), envoy: resources(old, new) }
     }
 }
 
-/// What these edits mean, entity by entity.
+/// Describes the edits, entity by entity. An edit that changes nothing is left out.
 pub fn changes(edits: &[Edit], old: &Build, new: &Build) -> Vec<Change> {
     let mut told = BTreeSet::new();
     edits.iter().filter_map(|edit| words::change(edit, &old.model, &new.model, &mut told)).collect()
 }
 
-/// How many sentences a summary has at most, and how many names a sentence.
+/// Maximum number of sentences in a summary; `NAMES` is that of names in a sentence.
 const SENTENCES: usize = 8;
 const NAMES: usize = 8;
 
-/// Everything in one line, with the names; what happens to several alike is said once.
+/// Summarizes changes in one line with their names. Entities with the same change share a sentence.
 pub fn summary(changes: &[Change]) -> String {
     let mut groups: Vec<Vec<&Change>> = Vec::new();
     for change in changes {
@@ -141,7 +142,7 @@ pub fn summary(changes: &[Change]) -> String {
     sentences.join("; ")
 }
 
-/// What the files declare that `new` was built from, against what those of `old` did.
+/// Returns the edits between the files of `old` and those of `new`, by kind and name.
 pub fn file_edits(old: &Build, new: &Build) -> Vec<Edit> {
     let (mut before, after) = (declared(old, new), declared(new, old));
     let mut edits = Vec::new();
@@ -164,7 +165,8 @@ pub fn file_edits(old: &Build, new: &Build) -> Vec<Edit> {
 
 type Declared = BTreeMap<(Kind, String), (Arc<str>, Arc<Value>)>;
 
-/// What the files of `build` declare, without the documents that `other` has too.
+/// Returns the entities that the files of `build` declare, by kind and name, without the documents that
+/// `other` shares.
 fn declared(build: &Build, other: &Build) -> Declared {
     let shared: BTreeSet<*const Document> = other.file_documents().map(Arc::as_ptr).collect();
     let own = build.file_documents().filter(|document| !shared.contains(&Arc::as_ptr(document)));
@@ -180,7 +182,7 @@ fn declared(build: &Build, other: &Build) -> Declared {
         for patch in &document.patches {
             let of = raw::key(patch.entity.resource_type, &patch.entity.name);
             let body = Arc::new(document.json(&patch.path));
-            // Several may patch one resource, each by itself.
+            // Several patches may apply to one resource; they are numbered from 1.
             let name = (1..).map(|number| format!("patches/{of}#{number}"));
             let free = name.map(|name| (Kind::Raw, name)).find(|key| !declared.contains_key(key));
             declared.extend(free.map(|key| (key, (file.clone(), body))));
@@ -189,7 +191,7 @@ fn declared(build: &Build, other: &Build) -> Declared {
     declared
 }
 
-/// The resources that differ, over all fleets.
+/// Returns the resources that differ in any fleet, by the plural of their type.
 fn resources(old: &Build, new: &Build) -> BTreeMap<&'static str, Names> {
     let nothing = Arc::new(Snapshot::default());
     let fleets: BTreeSet<_> = old.snapshots.keys().chain(new.snapshots.keys()).collect();

@@ -1,6 +1,7 @@
-//! The effective settings of one upstream and of the services that use it, and where each came from.
+//! Effective settings of one upstream and of the services that use it, with the origin of each.
 //!
-//! Every field of the model is looked at by name here, so that none can be added and not be shown.
+//! The fields of the model are destructured by name here, so that a new field cannot be added without being
+//! shown.
 
 use std::time::Duration;
 
@@ -24,44 +25,44 @@ use crate::model::target::{Address, Target};
 use crate::model::tls::{OfTarget, Sni, Tls, Trust, Verify};
 use crate::model::upstream::{Failover, Limits, Sticky, Upstream, WholeResponse};
 
-/// One value and where it came from.
+/// Effective value of one setting, with its origin.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Setting {
-    /// Within the upstream, such as `health_check.interval`; of a target `targets[10.0.0.1:8080].weight`, of a
-    /// service `services[checkout].timeout`, and `envoy.…` for what only Envoy has a word for.
+    /// Path within the upstream, such as `health_check.interval`; `targets[10.0.0.1:8080].weight` for a
+    /// target, `services[checkout].timeout` for a service, and `envoy.…` for a setting that only Envoy has.
     pub path: String,
-    /// As the config would say it.
+    /// Value as the config would write it.
     pub value: Value,
-    /// Who says so.
+    /// Origin of the value.
     #[serde(flatten)]
     pub origin: Origin,
 }
 
-/// Where a value came from.
+/// Origin of a value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "origin", rename_all = "snake_case")]
 pub enum Origin {
-    /// Nobody said anything, and it is always so.
+    /// Fixed default; nothing is declared.
     Default,
-    /// A file says so.
+    /// Declaration in a file.
     File {
-        /// As it was named on the command line.
+        /// Name of the file, as given on the command line.
         file: String,
-        /// From 1.
+        /// Line, from 1.
         line: Option<u32>,
-        /// From 1.
+        /// Column, from 1.
         column: Option<u32>,
     },
-    /// It was written over REST.
+    /// Entity written over REST.
     Stored,
-    /// Nobody said anything, and it follows from something else.
+    /// Derivation from other settings; nothing is declared.
     Derived {
-        /// From what, in words.
+        /// Reason, in words.
         because: String,
     },
 }
 
-/// The settings of an upstream, its targets and its services; none if there is no such upstream.
+/// Returns the settings of an upstream, its targets and its services; none if there is no such upstream.
 pub fn upstream(build: &Build, name: &Name) -> Option<Vec<Setting>> {
     let upstream = build.model.upstreams.get(name)?;
     let mut settings = of_upstream(upstream, build);
@@ -75,7 +76,7 @@ pub fn upstream(build: &Build, name: &Name) -> Option<Vec<Setting>> {
     Some(settings)
 }
 
-/// Where an entity was declared.
+/// Declaration of an entity: its document and its path in that.
 type Source<'a> = Option<(&'a Document, Path)>;
 
 fn source<'a>(build: &'a Build, kind: Kind, name: &Name) -> Source<'a> {
@@ -83,9 +84,9 @@ fn source<'a>(build: &'a Build, kind: Kind, name: &Name) -> Source<'a> {
     Some((document, path.clone()))
 }
 
-/// Settings of one entity, gathered.
+/// Collector of the settings of one entity.
 struct Settings<'a> {
-    /// What their paths begin with.
+    /// Prefix of all paths.
     prefix: String,
     source: Source<'a>,
     found: Vec<Setting>,
@@ -96,12 +97,12 @@ impl<'a> Settings<'a> {
         Self { prefix: prefix.into(), source, found: Vec::new() }
     }
 
-    /// `value` is at `keys`, with dots between them, by default.
+    /// Adds a setting with a fixed default. `keys` are separated by dots.
     fn add(&mut self, keys: &str, value: impl Into<Value>) {
         self.push(keys, value.into(), Origin::Default);
     }
 
-    /// `value` is at `keys`; unless it was said, it follows from something.
+    /// Adds a setting that is derived from others unless it is declared.
     fn derived(&mut self, keys: &str, value: impl Into<Value>, because: impl Into<String>) {
         self.push(keys, value.into(), Origin::Derived { because: because.into() });
     }
@@ -111,7 +112,7 @@ impl<'a> Settings<'a> {
         self.found.push(Setting { path: format!("{}{keys}", self.prefix), value, origin });
     }
 
-    /// Where it was said, if it was.
+    /// Returns the place of the declaration; none if nothing is declared.
     fn said(&self, keys: &str) -> Option<Origin> {
         let (document, entity) = self.source.as_ref()?;
         let path = keys.split('.').fold(entity.clone(), |path, key| path.key(key));
@@ -133,7 +134,7 @@ fn size(bytes: impl Into<u64>) -> Value {
     Size(bytes.into()).to_string().into()
 }
 
-/// A value that has a word in the config.
+/// Serializes a value to the keyword that the config has for it.
 fn word(value: impl Serialize) -> Value {
     serde_json::to_value(value).expect("it is a word")
 }
@@ -228,7 +229,8 @@ fn of_drill(drill: Option<&Drill>, settings: &mut Settings<'_>) {
     settings.add("drill.abort_if.error_rate", *error_rate);
 }
 
-/// `otherwise` is why a value is as it is that was not said; none if that is the default.
+/// Adds the TLS settings. `otherwise` is the reason of values that are not declared; none if they are
+/// defaults.
 fn of_tls(tls: &Tls, otherwise: Option<&str>, settings: &mut Settings<'_>) {
     let Tls { sni, trust, verify, client_certificate } = tls;
     let mut add = |key: &str, value: Value| match otherwise {
@@ -239,7 +241,7 @@ fn of_tls(tls: &Tls, otherwise: Option<&str>, settings: &mut Settings<'_>) {
     add("insecure", json!(*trust == Trust::Anything));
     match trust {
         Trust::System => add("ca", json!("system")),
-        // The certificates themselves are in a secret of this name.
+        // Name of the secret that has the certificates of the authority.
         Trust::Authority(authority) => add("ca", json!(&*authority.secret)),
         Trust::Anything => {}
     }
@@ -432,7 +434,7 @@ fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> Vec<Setting
     settings.found
 }
 
-/// The first place that lists the target: in its upstream, or added over REST.
+/// Returns the first declaration of a target: in its upstream, or added over REST.
 fn target_source<'a>(address: &Address, upstream: &Name, build: &'a Build) -> Source<'a> {
     let is_it = |target: &crate::config::document::Target| {
         target.target.as_deref().and_then(|text| Address::parse(text).ok()).as_ref() == Some(address)
@@ -479,7 +481,7 @@ fn of_service(service: &Service, build: &Build) -> Vec<Setting> {
     settings.found
 }
 
-/// What no field of ours sets.
+/// Returns the Envoy settings that no config field sets directly.
 fn of_envoy(upstream: &Upstream) -> Vec<Setting> {
     let mut settings = Settings::new("envoy.", None);
     let because = match upstream.failover.mode {
@@ -513,7 +515,7 @@ mod tests {
 
     use super::*;
 
-    /// What is shown of the upstream `shop` and begins with one of `paths`, a line each.
+    /// Asserts the settings of the upstream `shop` whose paths begin with one of `paths`, one per line.
     fn check(text: &str, paths: &[&str], expected: &Expect) {
         let files = imbl::OrdMap::unit("shop.yaml".to_owned(), text.into());
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");

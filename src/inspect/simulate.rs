@@ -1,12 +1,14 @@
-//! Where requests go when some targets are down: Envoy's arithmetic of priorities and weights.
+//! Simulation of the distribution of requests while some targets are down: Envoy's arithmetic of priorities
+//! and weights.
 //!
-//! A tier is as available as the share of its usable targets times the overprovisioning factor, at most
-//! 100 %. The tiers are filled from the first until 100 % is given away; while they cannot take 100 % together, each has its part
-//! of what they can. When no tier has enough usable targets, health counts no more ("panic") and the targets
-//! of all tiers share alike. All of it is whole percents, rounded down, and what rounding leaves goes to the
-//! first tier that takes any.
+//! The availability of a tier is the share of its usable targets times the overprovisioning factor, at most
+//! 100 %. Load is assigned from the first tier on until 100 % is assigned. If all tiers together have less
+//! than 100 %, load is assigned in proportion to their availability. If no tier has enough usable targets,
+//! health is ignored ("panic") and all targets of all tiers share the load. All numbers are whole percents,
+//! rounded down; the remainder goes to the first tier that has any load.
 //!
-//! This is `LoadBalancerBase` of Envoy's `load_balancer_impl.cc`, and `tests/envoy/simulate.rs` holds it against a real one.
+//! The algorithm is that of `LoadBalancerBase` in Envoy's `load_balancer_impl.cc`; `tests/envoy/simulate.rs`
+//! compares it with a real Envoy.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,49 +22,49 @@ use crate::model::selector::Part;
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 
-/// What Envoy knows of an endpoint's health.
+/// Health of an endpoint, as Envoy sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// It gets requests.
+    /// Endpoint that gets requests.
     Healthy,
-    /// It gets requests where healthy ones cannot take them all.
+    /// Endpoint that gets requests if healthy ones cannot take them all.
     Degraded,
-    /// It gets requests in panic only.
+    /// Endpoint that gets requests in panic only.
     Down,
 }
 
-/// An endpoint as Envoy's load balancer sees it.
+/// Endpoint as Envoy's load balancer sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// From 0; the index of its tier.
+    /// Priority, from 0: the index of its tier.
     pub priority: usize,
-    /// From 1.
+    /// Weight, from 1.
     pub weight: u32,
-    /// Usable or not.
+    /// Health status.
     pub health: Health,
 }
 
-/// How load is spread over endpoints.
+/// Settings of the distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// In percent, 100 or more.
+    /// Overprovisioning factor in percent, 100 or more.
     pub overprovisioning_factor: u32,
-    /// In percent: a tier with fewer usable endpoints panics. Zero for never.
+    /// Panic threshold in percent: a tier with a smaller share of usable endpoints panics. Zero for never.
     pub panic_threshold: u32,
-    /// Within a tier requests are spread by weight, else evenly.
+    /// True if requests are spread by weight within a tier, false if evenly.
     pub by_weight: bool,
 }
 
-/// Where requests go, in percent of all.
+/// Distribution of requests, in percent of all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shares {
-    /// Of each endpoint, in the order in which they were given.
+    /// Percentage of each endpoint, in the order of the input.
     pub endpoints: Vec<f64>,
-    /// Answered 503 by Envoy itself, since there is no usable endpoint.
+    /// Percentage that Envoy itself answers with 503, since there is no usable endpoint.
     pub unserved: f64,
 }
 
-/// One tier, counted.
+/// Numbers of endpoints in a tier.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tier {
     endpoints: u64,
@@ -70,16 +72,16 @@ struct Tier {
     degraded: u64,
 }
 
-/// What each tier takes, in whole percents: of healthy endpoints, and of degraded ones.
+/// Load of each tier in whole percents, for healthy and for degraded endpoints.
 struct Load {
     healthy: Vec<u64>,
     degraded: Vec<u64>,
 }
 
-/// Which endpoints of a tier are meant.
+/// Predicate on health that selects endpoints of a tier.
 type Among = fn(Health) -> bool;
 
-/// Where the requests to these endpoints go.
+/// Returns the distribution of requests over the endpoints.
 pub fn shares(endpoints: &[Endpoint], policy: Policy) -> Shares {
     let tiers = tiers(endpoints);
     let availability = |usable: u64, all: u64| -> u64 {
@@ -127,7 +129,7 @@ fn tiers(endpoints: &[Endpoint]) -> Vec<Tier> {
     tiers
 }
 
-/// `isHostSetInPanic`
+/// Returns true if a tier panics (Envoy's `isHostSetInPanic`).
 fn panics(tier: Tier, threshold: u32) -> bool {
     match tier.endpoints {
         0 => threshold > 0,
@@ -135,7 +137,8 @@ fn panics(tier: Tier, threshold: u32) -> bool {
     }
 }
 
-/// `recalculatePerPriorityState`, once what is available is known to be more than nothing.
+/// Returns the load of each tier outside total panic (Envoy's `recalculatePerPriorityState`). `available`,
+/// the availability of all tiers together, must be above 0.
 fn load(healthy: &[u64], degraded: &[u64], available: u64) -> Load {
     let mut rest = 100;
     let mut take = |availability: &[u64]| -> Vec<u64> {
@@ -156,7 +159,8 @@ fn load(healthy: &[u64], degraded: &[u64], available: u64) -> Load {
     load
 }
 
-/// `recalculateLoadInTotalPanic`
+/// Returns the load of each tier in total panic, in proportion to its size (Envoy's
+/// `recalculateLoadInTotalPanic`).
 fn load_in_panic(tiers: &[Tier]) -> Load {
     let all: u64 = tiers.iter().map(|tier| tier.endpoints).sum();
     let mut healthy: Vec<u64> = tiers.iter().map(|tier| 100 * tier.endpoints / all).collect();
@@ -167,7 +171,7 @@ fn load_in_panic(tiers: &[Tier]) -> Load {
     Load { healthy, degraded: vec![0; tiers.len()] }
 }
 
-/// Spreads what a tier takes over those of its endpoints that are meant; if there are none, nobody answers.
+/// Spreads the load of a tier over the endpoints that `among` selects. Without any, the load is unserved.
 fn spread(
     shares: &mut Shares,
     endpoints: &[Endpoint],
@@ -191,34 +195,35 @@ fn spread(
     }
 }
 
-/// Where the requests to an upstream go.
+/// Distribution of the requests to an upstream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Simulation {
-    /// Which upstream.
+    /// Name of the upstream.
     pub upstream: Name,
-    /// By tier, then as declared.
+    /// Shares of the targets, by tier, then as declared.
     pub targets: Vec<TargetShare>,
-    /// Percent of all requests that Envoy itself answers 503, since no target is usable.
+    /// Percentage of all requests that Envoy itself answers with 503, since no target is usable.
     pub unserved: f64,
 }
 
-/// A target's part of the requests.
+/// Share of a target in the requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TargetShare {
-    /// Which one.
+    /// Address of the target.
     pub address: Address,
-    /// Its tier.
+    /// Tier of the target, from 0.
     pub tier: u32,
-    /// It is down.
+    /// True if the target is down.
     pub down: bool,
-    /// In percent of all requests, over all its addresses.
+    /// Percentage of all requests, over all addresses of the target.
     pub share: f64,
 }
 
-/// What becomes of the requests to an upstream while these are down, at an Envoy that is at `from`, where it says so
-/// and distance counts.
+/// Simulates the distribution of requests to an upstream while the targets in `down` are down. `from` is the
+/// locality of the Envoy, which matters if distance counts; none if unknown.
 ///
-/// A host name counts as many endpoints as it has addresses; one that is not in `addresses` counts as one.
+/// A host name counts as one endpoint for each of its addresses; one that is not in `addresses` counts as one
+/// endpoint.
 pub fn simulate(
     upstream: &Upstream,
     addresses: &Addresses,
@@ -227,7 +232,7 @@ pub fn simulate(
 ) -> Simulation {
     let is_down = |target: &Target| down.iter().any(|down| down.includes(target));
     let places = places_of(upstream, addresses, from);
-    // Tiers whose names did not resolve are left out of what Envoy gets.
+    // Tiers whose names did not resolve are skipped, as in what Envoy is sent.
     let tiers: BTreeSet<Tiering> = places.iter().map(|place| place.tier).collect();
     let endpoint = |place: &EndpointOf| {
         let target = &upstream.targets[place.target];
@@ -255,7 +260,7 @@ pub fn simulate(
     Simulation { upstream: upstream.name.clone(), targets, unserved: shares.unserved }
 }
 
-/// As `compile` has it.
+/// Returns the policy that `compile` sets for an upstream.
 fn policy(upstream: &Upstream) -> Policy {
     Policy {
         overprovisioning_factor: match upstream.failover.mode {
@@ -266,23 +271,25 @@ fn policy(upstream: &Upstream) -> Policy {
             WhenAllDown::TryAll => 1,
             WhenAllDown::Fail => 0,
         },
-        // The hash balancers do so over all keys, as far as keys are many.
+        // Hash balancers respect weights over the distribution of keys, provided that there are many keys.
         by_weight: upstream.load_balancer != LoadBalancer::Random,
     }
 }
 
-/// An endpoint, and the target that made it.
+/// Endpoint of a target.
 struct EndpointOf {
-    /// Its index in the upstream.
+    /// Index of the target in the upstream.
     target: usize,
     tier: Tiering,
     weight: u32,
 }
 
-/// The declared tier, then the distance to the Envoy, then what DNS says of a service.
+/// Sort key of tiers: the declared tier, then the distance to the Envoy, then the priority of a DNS SRV
+/// record.
 type Tiering = (u32, Distance, u16);
 
-/// The endpoints that the targets make. An address that came before is kept once, as `compile` and Envoy do.
+/// Returns the endpoints of the targets. An address that several targets resolve to is kept once, with the
+/// first, as `compile` and Envoy do.
 fn places_of(upstream: &Upstream, addresses: &Addresses, from: Option<&Locality>) -> Vec<EndpointOf> {
     let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
     let mut endpoints = Vec::new();

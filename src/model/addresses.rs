@@ -1,4 +1,4 @@
-//! What host names stand for, as DNS or the operator says.
+//! Addresses of host names, from DNS or from the operator.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -8,34 +8,34 @@ use serde::Deserialize;
 
 use crate::model::target::{Address, Host};
 
-/// What the host names among the targets resolve to. A name that is not here never resolved.
+/// Addresses that the host names of targets resolve to. A name without an entry has never been resolved.
 ///
-/// In a file: a name to its IPs; the name of a service, with or without `srv:`, to `host:port`s, whose hosts are
-/// IPs or names of the file.
+/// A file maps a name to its IPs, and the name of a service, with or without `srv:`, to a list of
+/// `host:port`, whose hosts are IPs or names of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "BTreeMap<String, Vec<String>>")]
 pub struct Addresses {
-    /// The A and AAAA records of a name.
+    /// A and AAAA records of a name.
     pub names: OrdMap<String, Vec<IpAddr>>,
-    /// Where the SRV records of a service lead.
+    /// Places that the SRV records of a service lead to.
     pub services: OrdMap<String, Vec<Place>>,
 }
 
-/// Where a target can be reached.
+/// Socket address of a target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// Of the SRV record that led there, the lowest first; zero without one.
+    /// Priority of the SRV record that led here, the lowest first; zero without one.
     pub priority: u16,
-    /// There.
+    /// IP address and port.
     pub socket: SocketAddr,
-    /// What it is called: an IP address that was named as such, or a name. Never a service.
+    /// Host that was resolved: an IP address that was given as such, or a name. Never a service.
     pub host: Host,
-    /// Of the SRV record, from 1; none without one.
+    /// Weight of the SRV record, from 1; `None` without one.
     pub weight: Option<u32>,
 }
 
 impl Addresses {
-    /// Where `address` leads: nowhere when it does not resolve, else to each of its IPs.
+    /// Returns the places of `address`: one per IP, or none if it is not resolved.
     pub fn places(&self, address: &Address) -> Vec<Place> {
         let ips = match &address.host {
             Host::Service(name) => return self.services.get(name).cloned().unwrap_or_default(),
@@ -51,7 +51,7 @@ impl Addresses {
         ips.iter().map(place).collect()
     }
 
-    /// The addresses that `address` leads to.
+    /// Returns the socket addresses of `address`.
     pub fn sockets(&self, address: &Address) -> Vec<SocketAddr> {
         match &address.host {
             Host::Ip(ip) => vec![SocketAddr::new(*ip, address.port)],
@@ -61,7 +61,7 @@ impl Addresses {
         }
     }
 
-    /// What of it is about `hosts`.
+    /// Returns the entries of `hosts` only.
     pub fn of<'h>(&self, hosts: impl Iterator<Item = &'h Host>) -> Self {
         let mut of = Self::default();
         if self.names.is_empty() && self.services.is_empty() {
@@ -83,7 +83,7 @@ impl Addresses {
         of
     }
 
-    /// True when `host` needs no resolving or did resolve.
+    /// True if `host` needs no resolution or has been resolved.
     pub fn knows(&self, host: &Host) -> bool {
         match host {
             Host::Ip(_) => true,

@@ -1,7 +1,7 @@
-//! What Envoys prove themselves with, and whom they believe.
+//! Certificates of Envoys, and authorities that verify those of their peers.
 //!
 //! The control plane reads the files, so that a renewed certificate reaches every Envoy at once, and one that
-//! does not fit its key reaches none.
+//! does not match its key reaches none.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,12 +19,12 @@ use crate::config::material::{Material, NamedFiles, path_of};
 use crate::model::name::Name;
 use crate::model::place::{Faults, Place, code};
 
-/// PEM, which debug output does not show: it may be a key.
+/// PEM text, hidden in debug output because it may be a key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pem(Arc<str>);
 
 impl Pem {
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -36,38 +36,39 @@ impl fmt::Debug for Pem {
     }
 }
 
-/// A certificate with its key, which fit each other.
+/// Certificate with its matching key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     /// Unique among certificates; also the name of its Envoy secret.
     pub name: Name,
-    /// The certificate itself, then those that vouch for it.
+    /// Certificate itself, followed by the intermediate ones.
     pub chain: Pem,
-    /// Its private key.
+    /// Private key.
     pub key: Pem,
 }
 
-/// Whose signature makes a certificate good.
+/// Certificate authority that verifies certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
-    /// The name of its Envoy secret: where it was declared, which no name of a certificate can be.
+    /// Name of its Envoy secret: the place of its declaration, which contains `/` and so differs from every
+    /// name of a certificate.
     pub secret: Arc<str>,
-    /// One or more certificates.
+    /// One or more CA certificates.
     pub pem: Pem,
 }
 
-/// Certificates by name; none for one that is at fault.
+/// Certificates by name; `None` for one with a fault.
 pub(crate) type Certificates = BTreeMap<Name, Option<Arc<Certificate>>>;
 
-/// What there is to read certificates from.
+/// Input of the reading of certificates.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sources<'a> {
     pub(crate) files: &'a NamedFiles,
-    /// None: nothing is taken to have expired.
+    /// Current time; without it, no certificate counts as expired.
     pub(crate) now: Option<Timestamp>,
 }
 
-/// Understands a declared certificate whose name is already known.
+/// Resolves a declared certificate whose name is already resolved.
 pub(crate) fn resolve(
     name: Name,
     place: &Place<'_>,
@@ -93,7 +94,7 @@ pub(crate) fn resolve(
     Some(Certificate { name, chain, key })
 }
 
-/// Understands the certificates of those who are believed.
+/// Resolves the certificates of an authority.
 pub(crate) fn authority(
     secret: String,
     place: &Place<'_>,
@@ -123,7 +124,7 @@ fn field<'p>(
     }
 }
 
-/// The text and where it was named.
+/// Returns the text with the place where it was named.
 fn text<'p>(
     place: &Place<'p>,
     declared: &Material,
@@ -166,7 +167,7 @@ fn read(place: &Place<'_>, file: &str, sources: Sources<'_>, faults: &mut Faults
     None
 }
 
-/// The certificates of a text, and the first of them decoded.
+/// Parses the certificates of a text. Returns them as PEM, and the first one decoded.
 fn certificates(
     place: &Place<'_>,
     text: &str,
@@ -225,13 +226,14 @@ fn validity(place: &Place<'_>, all: &[(i64, i64)], sources: Sources<'_>, faults:
     faults.hold_until(borders.filter_map(|second| Timestamp::from_second(second).ok()));
 }
 
-/// From when on it is said that a certificate expires: two weeks before, or when a third of a short life is left.
+/// Returns the second from which expiry is reported: two weeks before the end, or a third of the lifetime if
+/// that is shorter.
 fn soon((start, end): (i64, i64)) -> i64 {
     const TWO_WEEKS: i64 = 14 * 24 * 60 * 60;
     end.saturating_sub((end.saturating_sub(start) / 3).min(TWO_WEEKS))
 }
 
-/// The first private key of a text, and the public key that belongs to it.
+/// Parses the first private key of a text. Returns it with its public key.
 fn private_key(place: &Place<'_>, text: &str, faults: &mut Faults) -> Option<(Pem, Vec<u8>)> {
     let mut bad = |message: &str, help: &str| {
         faults.error(place, code::NOT_PEM, message.to_owned(), help.to_owned());
@@ -253,7 +255,7 @@ fn private_key(place: &Place<'_>, text: &str, faults: &mut Faults) -> Option<(Pe
     Some((kept, public))
 }
 
-/// The sections of a PEM text whose kind is wanted, without what stands between them.
+/// Returns the sections of a PEM text whose kind is wanted, without the text between them.
 fn sections(text: &str, mut wanted: impl FnMut(&str) -> bool) -> Pem {
     let mut kept = String::new();
     let mut keeping = false;

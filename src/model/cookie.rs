@@ -5,14 +5,14 @@ use std::time::Duration;
 use crate::config::document;
 use crate::model::place::{Faults, Place};
 
-/// A cookie.
+/// Cookie of a sticky upstream or of a hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cookie {
-    /// A token.
+    /// Name; an HTTP token.
     pub name: String,
-    /// How long a browser keeps it: whole seconds; zero for as long as it runs. None if nothing was said.
+    /// Lifetime in whole seconds; zero for a session cookie. `None` if it is not declared.
     pub ttl: Option<Duration>,
-    /// Below which a browser sends it; begins with `/`.
+    /// Path below which a browser sends it; begins with `/`.
     pub path: String,
 }
 

@@ -1,7 +1,7 @@
-//! The documents of a config, each parsed once for as long as its text stays.
+//! Documents of a config. Each is parsed again only when its text changes.
 //!
-//! What came over REST may be a hundred thousand entities, so their maps are persistent: a copy shares all that did
-//! not change, and what differs between two of them is found without looking at the rest.
+//! A hundred thousand entities may be written over REST, so their maps are persistent: a copy shares all
+//! entries that did not change, and two copies are compared without a scan of the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
@@ -20,62 +20,62 @@ use crate::model::name::Name;
 /// Texts by file name.
 pub type Files = OrdMap<String, Arc<str>>;
 
-/// Entities that were written over REST, by kind and name. A target's name is `upstream/host:port`, and an
-/// upstream stands here without its targets; a raw resource's name is `type/name`.
+/// Entities written over REST, by kind and name. The name of a target is `upstream/host:port`, and its
+/// upstream is stored without its targets. The name of a raw resource is `type/name`.
 pub type Stored = OrdMap<(Kind, String), Arc<Value>>;
 
-/// The targets that were added to one upstream over REST, in the order of their names.
+/// Targets added to one upstream over REST, sorted by name.
 pub type Added = Vec<Arc<Document>>;
 
-/// All documents, beside what they were parsed from.
+/// All documents, with the texts and bodies that they were parsed from.
 #[derive(Debug, Clone, Default)]
 pub struct Documents {
     texts: Files,
     bodies: Stored,
     files: OrdMap<String, Vec<Arc<Document>>>,
-    /// Without the targets.
+    /// Documents of entities written over REST, except targets.
     stored: OrdMap<(Kind, String), Arc<Document>>,
-    /// By upstream.
+    /// Documents of targets added over REST, by upstream.
     targets: OrdMap<Name, Same<Added>>,
-    /// The files that documents name, with keys and certificates in them. Nearly all documents name none.
+    /// Names of files with keys and certificates, by the document that names them. Nearly all documents name
+    /// none.
     named_files: OrdMap<Origin, BTreeSet<String>>,
     entities: BTreeMap<Kind, Entities>,
 }
 
-/// The entities of a kind.
+/// Entities of one kind.
 #[derive(Debug, Clone, Default)]
 struct Entities {
-    /// Those that have a name that can be one, in the order in which they are declared. Of what is right, each name
-    /// stands for one.
+    /// Entities with a valid name, in order of precedence. In a valid config each name has one entity.
     by_name: OrdMap<Name, Vec<Site>>,
-    /// The others.
+    /// Entities without a valid name.
     unnamed: Vec<Site>,
     count: usize,
 }
 
-/// Where an entity is declared. Another text is another site, even where it says the same.
+/// Place of the declaration of an entity. A changed text is another site, even if it declares the same.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
-    /// In which document.
+    /// Document that declares it.
     pub document: Same<Document>,
-    /// In its list of the kind.
+    /// Index in the document's list of the kind.
     pub index: usize,
 }
 
-/// Documents with what was found to be wrong on the way.
+/// Documents with the faults found while parsing.
 #[derive(Debug)]
 pub struct Parsed {
-    /// All of them.
+    /// All documents, parsed before or now.
     pub documents: Documents,
-    /// Those that were not there before.
+    /// Documents that were parsed now.
     pub new: Vec<Arc<Document>>,
-    /// The faults of these.
+    /// Faults of the documents that were parsed now.
     pub violations: Vec<Violation>,
 }
 
 impl Documents {
-    /// Parses what is not in these documents, and forgets what is gone. It is for the caller to go on only with
-    /// documents that have no faults.
+    /// Parses the texts and bodies that changed, and removes the documents of those that are gone. Documents
+    /// with faults are included; the caller must check the violations before it uses them.
     pub fn updated(&self, files: &Files, stored: &Stored) -> Parsed {
         let documents = Self { texts: files.clone(), bodies: stored.clone(), ..self.clone() };
         let mut parsed = Parsed { documents, new: Vec::new(), violations: Vec::new() };
@@ -131,7 +131,8 @@ impl Documents {
         }
     }
 
-    /// Puts documents in the place of those of the same origin, and gives these back. Of targets nobody asks.
+    /// Replaces the documents of an origin and returns the previous ones. For targets it returns none,
+    /// because no caller needs them.
     fn put(&mut self, origin: &Origin, documents: Vec<Arc<Document>>) -> Vec<Arc<Document>> {
         match origin {
             Origin::File(name) if documents.is_empty() => self.files.remove(&**name).unwrap_or_default(),
@@ -151,7 +152,7 @@ impl Documents {
         }
     }
 
-    /// A target is a part of its upstream's.
+    /// Replaces the document of a target in the list of its upstream.
     fn put_target(&mut self, name: &str, document: Option<Arc<Document>>) {
         let Some(upstream) = name.split('/').next().and_then(Name::parse) else { return };
         let known = self.targets.get(&upstream).map(|added| added.0.as_slice()).unwrap_or_default();
@@ -166,23 +167,23 @@ impl Documents {
         }
     }
 
-    /// The files that the documents name, with keys and certificates in them.
+    /// Returns the names of files with keys and certificates that the documents refer to.
     pub fn named_files(&self) -> BTreeSet<String> {
         self.named_files.values().flatten().cloned().collect()
     }
 
-    /// Where each entity of a kind is declared, by name; of several of one name the first.
+    /// Iterates over the sites of the entities of a kind, by name; for a duplicate name, the first.
     pub fn sites(&self, kind: Kind) -> impl Iterator<Item = (&Name, &Site)> {
         let entities = self.entities.get(&kind).map(|entities| &entities.by_name);
         entities.into_iter().flatten().filter_map(|(name, sites)| Some((name, sites.first()?)))
     }
 
-    /// Where the entity of this name is declared; of several the first.
+    /// Returns the site of the entity with this name; for a duplicate name, the first.
     pub fn site(&self, kind: Kind, name: &str) -> Option<&Site> {
         self.entities.get(&kind)?.by_name.get(name)?.first()
     }
 
-    /// The entities that have the name of another one, or none that can be one: of what is right there are none.
+    /// Returns the sites of entities with a duplicate or invalid name. A valid config has none.
     pub fn odd(&self, kind: Kind) -> Vec<&Site> {
         let Some(Entities { by_name, unnamed, count }) = self.entities.get(&kind) else { return Vec::new() };
         if by_name.len() == *count {
@@ -191,7 +192,7 @@ impl Documents {
         by_name.values().flat_map(|sites| &sites[1..]).chain(unnamed).collect()
     }
 
-    /// The names of which not the same is declared in both.
+    /// Returns the names whose declarations differ between the two.
     pub fn changed<'d>(&'d self, kind: Kind, last: &'d Self) -> Vec<&'d Name> {
         let [last, now] = [last, self].map(|documents| documents.entities.get(&kind).map(|it| &it.by_name));
         match (last, now) {
@@ -200,28 +201,30 @@ impl Documents {
         }
     }
 
-    /// The upstreams to which not the same targets were added over REST in both.
+    /// Returns the upstreams whose targets added over REST differ between the two.
     pub fn changed_targets<'d>(&'d self, last: &'d Self) -> impl Iterator<Item = &'d Name> {
         changes(&last.targets, &self.targets).map(|change| change.key)
     }
 
-    /// Those that may declare entities of a kind, those of the store first: where a file and the store name the
-    /// same, the file is told. Targets that were added over REST are not among them: see [`Self::added`].
+    /// Iterates over the documents that may declare entities of a kind. Stored ones come first, so that a
+    /// name declared twice is reported in the file. Targets added over REST are not included: see
+    /// [`Self::added`].
     pub fn of(&self, kind: Kind) -> impl Iterator<Item = &Arc<Document>> {
         let from = (kind, String::new());
         let stored = self.stored.range(from..).take_while(move |((of, _), _)| *of == kind);
         stored.map(|(_, document)| document).chain(self.of_files())
     }
 
-    /// Those of the files.
+    /// Iterates over the documents of the files.
     pub fn of_files(&self) -> impl Iterator<Item = &Arc<Document>> {
         self.files.values().flatten()
     }
 
-    /// The entity of a name: the document that declares it, and where it stands there.
+    /// Returns the document that declares the entity of this name, and its path there.
     pub fn find(&self, kind: Kind, name: &str) -> Option<(&Arc<Document>, &Path)> {
         if kind == Kind::Raw {
-            // Their names have their type in front: they are not among those that entities may have.
+            // Names of raw resources include their type, so they are not valid names of entities and have no
+            // site.
             return self.of(kind).find_map(|document| {
                 let (_, path) = document.named(kind).into_iter().find(|(own, _)| *own == name)?;
                 Some((document, path))
@@ -231,24 +234,26 @@ impl Documents {
         Some((document, document.path_of(kind, *index)?))
     }
 
-    /// The targets that were added to an upstream over REST.
+    /// Returns the targets added to an upstream over REST.
     pub fn added(&self, upstream: &str) -> &[Arc<Document>] {
         self.targets.get(upstream).map(|added| added.0.as_slice()).unwrap_or_default()
     }
 
-    /// The same as one value, by which it is told whether any of them changed.
+    /// Returns the targets added to an upstream over REST as one value, which shows by its pointer if any of
+    /// them changed.
     pub(crate) fn added_together(&self, upstream: &str) -> Option<Same<Added>> {
         self.targets.get(upstream).cloned()
     }
 }
 
-/// What a file says now; none when it is gone.
+/// Parses the new text of a file; `None` if the file is gone.
 fn parse(change: &Change<'_, String, Arc<str>>) -> Option<(Vec<Arc<Document>>, Vec<Violation>)> {
     let (documents, violations) = document::parse_file(change.key, change.new?);
     Some((documents.into_iter().map(Arc::new).collect(), violations))
 }
 
-/// The function of each item, in their order, on as many threads as there is work for.
+/// Applies a function to each item and keeps the order. Uses one thread for every 64 items or more, up to the
+/// available parallelism.
 fn in_parallel<T: Sync, R: Send>(items: &[T], function: fn(&T) -> R) -> Vec<R> {
     const WORTH_A_THREAD: usize = 64;
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
@@ -265,7 +270,7 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], function: fn(&T) -> R) -> Vec<R> {
 }
 
 impl Parsed {
-    /// Takes what an origin says now; none when it is gone.
+    /// Replaces the documents of an origin; `None` if it is gone.
     fn take(&mut self, origin: &Origin, parsed: Option<(Vec<Arc<Document>>, Vec<Violation>)>) {
         let (documents, violations) = parsed.unwrap_or_default();
         self.documents.note_files(origin, &documents);
@@ -278,14 +283,14 @@ impl Parsed {
 }
 
 impl Site {
-    /// Before which others of its name it stands: those of the store first, then by file.
+    /// Returns the key of precedence among sites of one name: stored ones first, then by file.
     fn rank(&self) -> (bool, &Origin) {
         let origin = &self.document.0.origin;
         (matches!(origin, Origin::File(_)), origin)
     }
 }
 
-/// The entities that documents declare, with their names where these can be names.
+/// Iterates over the entities that documents declare; names that are not valid are `None`.
 fn entities(documents: &[Arc<Document>]) -> impl Iterator<Item = (Kind, Option<Name>, Site)> {
     documents.iter().flat_map(|document| {
         Kind::TOP.into_iter().flat_map(move |kind| {

@@ -1,4 +1,4 @@
-//! A failover that is rehearsed on a schedule.
+//! Scheduled drills: rehearsals of a failover.
 
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -10,31 +10,32 @@ use jiff::tz::TimeZone;
 use crate::config::document::{self, AbortIf};
 use crate::model::place::{Faults, Place};
 
-/// How long a drill lasts unless that is said.
+/// Default duration of a drill.
 pub const LENGTH: Duration = Duration::from_secs(60);
-/// The longest drill.
+/// Maximum duration of a drill.
 pub const MAX_LENGTH: Duration = Duration::from_secs(24 * 3600);
-/// The share of errors, in percent, that ends a drill unless another is said.
+/// Default share of errors, in percent, that aborts a drill.
 pub const ERROR_RATE: f64 = 1.0;
 
-/// A drill and when it is due.
+/// Drill and its schedule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drill {
-    /// As cron has it, in UTC.
+    /// Cron expression, in UTC.
     pub schedule: String,
-    /// What is taken out, as `simulate` has it: targets, `priority=0`, `zone=a`.
+    /// Targets that are taken down, in the syntax of `simulate`: targets, `priority=0`, `zone=a`.
     pub down: Vec<String>,
-    /// For how long.
+    /// Duration of the drill.
     pub length: Duration,
-    /// It ends at once with more errors than this, in percent of the requests.
+    /// Share of failed requests, in percent, above which the drill is aborted.
     pub error_rate: f64,
 }
 
-// A rate is a number: what is none is refused where it is read.
+// `error_rate` is never NaN: a value that is not a number is refused when it is read.
 impl Eq for Drill {}
 
 impl Drill {
-    /// When it is due next after this time; none when its schedule names no day that comes.
+    /// Returns the next time of the drill after this one; `None` if the schedule matches no day in the
+    /// future.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let cron = Cron::from_str(&self.schedule).ok()?;
         let after = after.to_zoned(TimeZone::UTC);
@@ -42,7 +43,7 @@ impl Drill {
     }
 }
 
-/// Understands the scheduled drill of an upstream.
+/// Resolves the scheduled drill of an upstream.
 pub(crate) fn resolve(
     place: &Place<'_>,
     upstream: &document::Upstream,

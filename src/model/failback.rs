@@ -1,4 +1,4 @@
-//! When the primaries get their traffic back.
+//! Failback: the return of traffic to recovered primaries.
 
 use std::time::Duration;
 
@@ -7,42 +7,43 @@ use crate::config::operation::{self, FailbackMode, FailbackSettings};
 use crate::config::values;
 use crate::model::place::{Faults, Place, code};
 
-/// How long a step lasts unless that is said.
+/// Default duration of a step.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// When the primaries get their traffic back, and how often at most.
+/// Conditions and rate limit of failbacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failback {
-    /// What must have happened before.
+    /// Condition for a failback.
     pub release: Release,
-    /// More often than this is flapping: then the standby is held until an operator releases it.
+    /// Maximum rate of failbacks. A higher rate is flapping: the standby is then held until an operator
+    /// releases it.
     pub at_most: Option<Damping>,
 }
 
-/// What must have happened before primaries that recovered get traffic.
+/// Condition under which recovered primaries get traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Release {
-    /// Envoys find them healthy.
+    /// Health of the primaries, as found by Envoys.
     Auto,
-    /// An operator said so.
+    /// Release by an operator.
     Manual,
-    /// They have been healthy for so long.
+    /// Uninterrupted health for this long.
     After(Duration),
-    /// Nothing; but they get it in steps.
+    /// No condition; but the traffic returns in steps.
     Steps {
-        /// Their share in each step: ascending, the last is 100.
+        /// Share of the primaries in each step, in percent: ascending, the last is 100.
         percents: Vec<u32>,
-        /// How long each step lasts.
+        /// Duration of each step.
         every: Duration,
     },
 }
 
-/// So many within such a time.
+/// Maximum number of failbacks in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damping {
-    /// At least one.
+    /// Number of failbacks, at least one.
     pub count: u32,
-    /// The time that is looked back on.
+    /// Length of the period before now.
     pub per: Duration,
 }
 
@@ -68,13 +69,13 @@ impl Default for Failback {
 }
 
 impl Failback {
-    /// True when the control plane has a part in it: Envoys alone return at once.
+    /// True if the control plane takes action on failback. Without it, Envoys return at once.
     pub fn holds(&self) -> bool {
         self.release != Release::Auto || self.at_most.is_some()
     }
 }
 
-/// Understands the failback of an upstream.
+/// Resolves the failback of an upstream.
 pub(crate) fn resolve(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Faults) -> Failback {
     let failback = match upstream.failback.as_ref() {
         None | Some(operation::Failback::Word(FailbackMode::Auto)) => Failback::default(),

@@ -1,6 +1,6 @@
-//! Which Envoys share a configuration.
+//! Fleets: groups of Envoys that share a configuration.
 //!
-//! A fleet is chosen from what Envoy says of itself in the first request of a stream.
+//! A fleet is selected by the node that Envoy sends in the first request of a stream.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use crate::model::matching::StringMatch;
 use crate::model::name::Name;
 use crate::model::place::{Faults, Place};
 
-/// A group of Envoys.
+/// Group of Envoys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fleet {
     /// Unique among fleets.
     pub name: Name,
-    /// All must match; none match every node.
+    /// Conditions, all of which must match; without any, every node matches.
     select: BTreeMap<Field, StringMatch>,
 }
 
-/// What a fleet may look at.
+/// Field of a node that a fleet may match.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Field {
     Cluster,
@@ -30,7 +30,7 @@ enum Field {
 }
 
 impl Fleet {
-    /// True when the node belongs to this fleet, unless one declared earlier selects it too.
+    /// True if the node matches this fleet. It belongs to it unless a fleet declared earlier selects it too.
     pub fn selects(&self, node: &Node) -> bool {
         let given = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
         self.select.iter().all(|(field, expected)| {
@@ -46,7 +46,7 @@ impl Fleet {
     }
 }
 
-/// Understands a declared fleet whose name is already known.
+/// Resolves a declared fleet whose name is already resolved.
 pub(crate) fn resolve(
     name: Name,
     place: &Place<'_>,

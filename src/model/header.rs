@@ -1,4 +1,4 @@
-//! Names and values of headers, and what is done to them on their way.
+//! Names and values of headers, and changes to them.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,18 @@ use crate::config::document;
 use crate::config::tree;
 use crate::model::place::{Faults, Place};
 
-/// What Envoy takes is twice as much; a `%` is written to it as two.
+/// Maximum length in bytes. Envoy accepts twice as much, but each `%` is written to its config as two.
 const LONGEST: usize = 8192;
 
-/// What is done to the headers of a request or of an answer: removed first, then set, then added. Names are in
-/// lower case; values are taken as they are.
+/// Changes to the headers of a request or of a response: removals first, then `set`, then `add`. Names are in
+/// lower case; values are literal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
-    /// Whatever was there before.
+    /// Headers that replace existing ones of the name.
     pub set: BTreeMap<String, String>,
-    /// Beside what was there before.
+    /// Headers that are added to existing ones of the name.
     pub add: BTreeMap<String, String>,
-    /// All of the name.
+    /// Names of headers that are removed, with all their values.
     pub remove: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ impl HeaderChanges {
     }
 }
 
-/// Headers to be written, by name in lower case.
+/// Resolves headers to be written, by name in lower case.
 pub(crate) fn values(
     place: &Place<'_>,
     declared: &BTreeMap<String, String>,
@@ -54,7 +54,7 @@ pub(crate) fn values(
     by_lower_case(place, declared, faults)
 }
 
-/// Headers have no case, so two names that differ in nothing else are one.
+/// Changes the keys to lower case. Header names ignore case, so two that differ only in case are a fault.
 pub(crate) fn by_lower_case<V: Clone>(
     place: &Place<'_>,
     declared: &BTreeMap<String, V>,
@@ -71,14 +71,14 @@ pub(crate) fn by_lower_case<V: Clone>(
     lower
 }
 
-/// Tells of what is not the name of a header.
+/// Reports a text that is no valid header name.
 pub(crate) fn name(place: &Place<'_>, text: &str, faults: &mut Faults) {
     if http::HeaderName::from_bytes(text.as_bytes()).is_err() || text.len() > LONGEST {
         faults.wrong(place, format!("`{text}` is not the name of a header"), None);
     }
 }
 
-/// Envoy has other means for the host, and refuses to change it by these.
+/// Reports headers that cannot be changed. Envoy changes the host by other settings and refuses it here.
 fn changeable(place: &Place<'_>, text: &str, faults: &mut Faults) {
     if text.eq_ignore_ascii_case("host") {
         let help = "the service's `host_header` says which host targets are told".to_owned();

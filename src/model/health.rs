@@ -1,4 +1,4 @@
-//! How it is found out that a target is dead: by asking it, and by looking at what it answers to clients.
+//! Detection of failed targets: active health checks, and outlier detection on the responses to clients.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::config::document::{self, UpstreamProtocol};
 use crate::config::values::{self, Switch};
 use crate::model::place::{Faults, Place, code};
 
-/// Active detection.
+/// Active health check of the targets of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct HealthCheck {
     pub probe: Probe,
-    /// Of the probe; none for the target's own.
+    /// Port that is checked; `None` for the target's own.
     pub port: Option<u16>,
     pub interval: Duration,
     pub timeout: Duration,
@@ -23,47 +23,49 @@ pub struct HealthCheck {
     pub healthy_threshold: u32,
     pub unhealthy_interval: Duration,
     pub idle_interval: Duration,
-    /// Percent of the interval.
+    /// Jitter in percent of the interval.
     pub jitter: u32,
 }
 
-/// What is asked of a target, and what is a good answer.
+/// Request of a health check, and the response that it expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// A connection comes up, and where bytes are given the right ones come back.
+    /// Passes if a connection opens and, if `receive` is set, the expected bytes come back.
     Tcp {
-        /// Sent after connecting.
+        /// Bytes sent after connecting.
         send: Option<String>,
-        /// Must occur in the answer.
+        /// Text that must occur in the response.
         receive: Option<String>,
     },
-    /// A request is answered with an expected status.
+    /// Passes if an HTTP request is answered with an expected status.
     Http {
-        /// Begins with `/`.
+        /// Path of the request; begins with `/`.
         path: String,
-        /// In capitals.
+        /// Method in capitals.
         method: String,
-        /// None for the target's host.
+        /// Host header; `None` for the target's host.
         host: Option<String>,
-        /// Added to the request.
+        /// Headers added to the request.
         headers: BTreeMap<String, String>,
-        /// Inclusive ranges, at least one.
+        /// Expected statuses as inclusive ranges; at least one.
         expected: Vec<(u16, u16)>,
-        /// Must occur in the answer. An answer without it is the end of the target at once, whatever its status:
-        /// Envoy looks at the body first, and its thresholds are for statuses and for answers that do not come.
+        /// Text that must occur in the response body. A response without it makes the target unhealthy at
+        /// once, whatever its status: Envoy checks the body first, and its thresholds apply only to statuses
+        /// and to missing responses.
         body: Option<String>,
     },
-    /// `grpc.health.v1.Health/Check` answers `SERVING`. Any other answer is the end of the target at once.
+    /// Passes if `grpc.health.v1.Health/Check` answers `SERVING`. Any other answer makes the target unhealthy
+    /// at once.
     Grpc {
-        /// Empty for the server as a whole.
+        /// Name of the gRPC service; empty for the server as a whole.
         service: String,
-        /// None for the target's host.
+        /// Authority of the request; `None` for the target's host.
         authority: Option<String>,
     },
 }
 
 impl Probe {
-    /// True when the probe says a host name to the target and nobody said which: the target's own then.
+    /// True if the probe sends a host name and none is configured, so that the target's own is sent.
     pub fn names_the_target(&self) -> bool {
         match self {
             Self::Tcp { .. } => false,
@@ -73,21 +75,21 @@ impl Probe {
     }
 }
 
-/// How one target is checked, as far as that differs from the others of its upstream.
+/// Health check of one target, as far as it differs from that of its upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetCheck {
-    /// Never: it counts as healthy until traffic says otherwise.
+    /// No checks: the target counts as healthy until traffic says otherwise.
     Off,
-    /// As the upstream says, but for this.
+    /// Checks as declared by the upstream, with these differences.
     On {
-        /// None for the upstream's.
+        /// Port that is checked; `None` for the upstream's.
         port: Option<u16>,
-        /// None for the upstream's.
+        /// Host that is sent; `None` for the upstream's.
         host: Option<String>,
     },
 }
 
-/// Passive detection; the words are Envoy's.
+/// Passive health check; the field names are Envoy's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct OutlierDetection {
@@ -104,29 +106,29 @@ pub struct OutlierDetection {
     pub health_check_returns_ejected: bool,
 }
 
-/// A target is ejected whose share of successes in an interval is far below that of its peers.
+/// Ejection of a target whose success rate in an interval is far below that of its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SuccessRate {
-    /// With fewer that have the volume nobody is judged.
+    /// Minimum number of targets with the request volume; with fewer, no target is judged.
     pub minimum_hosts: u32,
-    /// Requests in an interval below which a target is not judged.
+    /// Requests per interval below which a target is not judged.
     pub request_volume: u32,
-    /// How many standard deviations below the mean, in thousandths.
+    /// Allowed distance below the mean, in thousandths of a standard deviation.
     pub stdev_factor: u32,
 }
 
-/// A target is ejected whose share of failures in an interval reaches the threshold.
+/// Ejection of a target whose share of failures in an interval reaches the threshold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailurePercentage {
-    /// In percent.
+    /// Share of failures, in percent.
     pub threshold: u32,
-    /// With fewer that have the volume nobody is judged.
+    /// Minimum number of targets with the request volume; with fewer, no target is judged.
     pub minimum_hosts: u32,
-    /// Requests in an interval below which a target is not judged.
+    /// Requests per interval below which a target is not judged.
     pub request_volume: u32,
 }
 
-/// Understands `health_check` of an upstream that speaks `protocol`.
+/// Resolves `health_check` of an upstream that speaks `protocol`.
 pub(crate) fn check(
     place: &Place<'_>,
     declared: Option<&Switch<document::HealthCheck>>,
@@ -164,7 +166,7 @@ pub(crate) fn check(
     })
 }
 
-/// Understands `health_check` of a target, whose upstream has `upstream` for all of them.
+/// Resolves `health_check` of a target; `upstream` is the declaration of its upstream.
 pub(crate) fn target_check(
     place: &Place<'_>,
     declared: Option<&Switch<document::TargetHealthCheck>>,
@@ -289,7 +291,8 @@ fn headers(place: &Place<'_>, headers: &BTreeMap<String, String>, faults: &mut F
     }
 }
 
-/// `*` would go out as it stands, and no server knows that one.
+/// Reports a host that is no valid authority. `*` is refused too: it would be sent literally, and no server
+/// knows such a host.
 fn host_name(host: &str, place: &Place<'_>, faults: &mut Faults) {
     if host.contains('*') || host.parse::<http::uri::Authority>().is_err() {
         let help = "a name such as app.example.com; without it, the target's own is said".to_owned();
@@ -304,7 +307,7 @@ fn not_empty(text: Option<&str>, place: &Place<'_>, faults: &mut Faults) {
     }
 }
 
-/// Understands `outlier_detection` of an upstream.
+/// Resolves `outlier_detection` of an upstream.
 pub(crate) fn outlier_detection(
     place: &Place<'_>,
     declared: Option<&Switch<document::OutlierDetection>>,
@@ -370,7 +373,8 @@ fn success_rate(
     })
 }
 
-/// Out of range was told; here it is only kept from wrapping.
+/// Converts to thousandths. A factor out of range has been reported already; clamping only prevents an
+/// overflow.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
 fn thousandths(factor: f64) -> u32 {
     (factor * 1_000.0).round().clamp(1.0, 1_000_000.0) as u32

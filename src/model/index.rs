@@ -1,4 +1,4 @@
-//! The upstreams of which something is so that is so of few: whoever looks for them need not look at all.
+//! Upstreams by rare trait, so that a search does not scan all of them.
 
 use std::sync::Arc;
 
@@ -13,21 +13,21 @@ use crate::model::upstream::Upstream;
 
 type Upstreams = OrdMap<Name, Arc<Upstream>>;
 
-/// Upstreams by what is so of them.
+/// Upstreams by trait.
 #[derive(Debug, Clone, Default)]
 pub struct Subsets {
-    /// TLS is spoken to a target.
+    /// Upstreams with a target that is reached over TLS.
     pub in_tls: Upstreams,
-    /// The control plane resolves names among the targets.
+    /// Upstreams with names that the control plane resolves.
     pub with_names: Upstreams,
-    /// Tiers depend on where an Envoy is.
+    /// Upstreams whose tiers depend on the locality of the Envoy.
     pub by_distance: Upstreams,
-    /// A failover is rehearsed on a schedule.
+    /// Upstreams with a scheduled drill.
     pub drilled: Upstreams,
 }
 
 impl Subsets {
-    /// Those of `now`, where these are those of `last`.
+    /// Returns the subsets of `now`, given that `self` holds those of `last`.
     #[must_use]
     pub fn updated(&self, last: &Upstreams, now: &Upstreams) -> Self {
         let mut subsets = self.clone();

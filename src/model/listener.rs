@@ -1,4 +1,4 @@
-//! Where Envoys listen, and for what.
+//! Listeners of Envoys, and their protocols.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,63 +12,65 @@ use crate::model::place::{Faults, Place, code};
 use crate::model::service::Service;
 use crate::model::tls::{self, Known};
 
-/// The name of the listener that is there when none is declared.
+/// Name of the listener that is added if none is declared.
 pub const DEFAULT: &str = "default";
 
-/// An address on which Envoys accept connections.
+/// Address on which Envoys accept connections.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Unique among listeners; also the name of its Envoy route configuration.
     pub name: Name,
-    /// Never port 0.
+    /// Address and port; the port is never 0.
     pub address: SocketAddr,
-    /// What is spoken there.
+    /// Protocol of the connections.
     pub protocol: Protocol,
-    /// Which fleets open it.
+    /// Fleets that open it.
     pub fleets: Scope,
-    /// How long a connection on which nothing happens is kept; zero for ever.
+    /// Time after which an idle connection is closed; zero for never.
     pub idle_timeout: Duration,
-    /// Where each request, or each connection, is noted.
+    /// Access log of the requests, or of the connections for protocols without requests.
     pub access_log: Option<AccessLog>,
 }
 
-/// What is spoken on a listener.
+/// Protocol of a listener.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Protocol {
     /// HTTP/1 and HTTP/2 in plain text.
     Http,
-    /// The same in TLS.
+    /// HTTP/1 and HTTP/2 over TLS.
     Https(Termination),
-    /// Anything: connections go to this service.
+    /// Any protocol: connections are forwarded to this service.
     Tcp(Arc<Service>),
-    /// TLS that is not ended here.
+    /// TLS that is not terminated here.
     TlsPassthrough,
-    /// Connections for the upstream whose name is their SNI. Without certificates their TLS is not ended here.
+    /// Connections for the upstream whose name is their SNI. Without certificates their TLS is not terminated
+    /// here.
     FailoverGateway(Option<Termination>),
 }
 
-/// How TLS is ended.
+/// Settings of the termination of TLS.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Termination {
-    /// At least one: chosen by SNI, the first is the fallback.
+    /// Certificates, at least one: chosen by SNI, with the first as the fallback.
     pub certificates: Vec<Arc<Certificate>>,
-    /// Clients must show a certificate of one of these.
+    /// CA that must have signed the certificate of a client; `None` if clients need none.
     pub client_ca: Option<Authority>,
 }
 
-/// Where requests are noted.
+/// Access log of a listener.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AccessLog {
-    /// On the machine of the Envoy.
+    /// Path of the file on the machine of the Envoy.
     pub path: String,
-    /// What a line looks like.
+    /// Format of a line.
     pub format: LogFormat,
 }
 
 impl Listener {
     const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-    /// HTTP on port 8000 of every address, for all fleets.
+    /// Returns the listener that is added if none is declared: HTTP on port 8000 of all IPv4 addresses, for
+    /// all fleets.
     pub fn default_listener() -> Self {
         Self {
             name: Name::parse(DEFAULT).expect("`default` is a name"),
@@ -80,12 +82,12 @@ impl Listener {
         }
     }
 
-    /// True when routes choose by requests here.
+    /// True if requests are routed here, not connections.
     pub fn is_http(&self) -> bool {
         matches!(self.protocol, Protocol::Http | Protocol::Https(_))
     }
 
-    /// Where every connection goes, if that is one place.
+    /// Returns the service that gets all connections of a TCP listener.
     pub fn service(&self) -> Option<&Arc<Service>> {
         match &self.protocol {
             Protocol::Tcp(service) => Some(service),
@@ -93,7 +95,7 @@ impl Listener {
         }
     }
 
-    /// How TLS is ended here, if it is.
+    /// Returns the settings of the termination of TLS, if TLS is terminated here.
     pub fn termination(&self) -> Option<&Termination> {
         match &self.protocol {
             Protocol::Https(termination) | Protocol::FailoverGateway(Some(termination)) => Some(termination),
@@ -102,8 +104,8 @@ impl Listener {
     }
 }
 
-/// Understands a declared listener whose name, fleets and service are already known. The service of one for TCP
-/// is none when that was a fault.
+/// Resolves a declared listener whose name, fleets and service are already resolved. `service` is `None` for
+/// a TCP listener whose service was at fault.
 pub(crate) fn resolve(
     name: Name,
     fleets: Scope,
@@ -131,7 +133,7 @@ pub(crate) fn resolve(
     Some(Listener { name, address, protocol: protocol?, fleets, idle_timeout, access_log })
 }
 
-/// The word for a protocol, as it stands in the config.
+/// Returns the word for a protocol in the config.
 pub(crate) fn word(protocol: ListenerProtocol) -> &'static str {
     match protocol {
         ListenerProtocol::Http => "http",
@@ -181,7 +183,7 @@ fn protocol(
     }
 }
 
-/// Fields that are for other protocols.
+/// Reports fields that belong to other protocols.
 fn meaningless(
     protocol: ListenerProtocol,
     place: &Place<'_>,
@@ -208,7 +210,7 @@ fn meaningless(
     }
 }
 
-/// None without a usable certificate.
+/// Resolves the termination of TLS; `None` without a usable certificate.
 fn termination(
     name: &Name,
     place: &Place<'_>,

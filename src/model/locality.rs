@@ -1,4 +1,4 @@
-//! How far a target is from the Envoy that asks, and which tiers come of it.
+//! Distance from an Envoy to a target, and the tiers that follow from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,28 +6,28 @@ use crate::envoy::node::Locality;
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
-/// How far something is; the nearest is the smallest.
+/// Distance between two localities; the nearest is the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Distance {
-    /// The same zone, and the same sub-zone where both say one.
+    /// Same zone, and same sub-zone if both have one.
     Here,
     /// Another sub-zone of the zone.
     SameZone,
     /// Another zone of the region.
     SameRegion,
-    /// Another region, or a place that nobody said.
+    /// Another region, or an unknown locality.
     Elsewhere,
 }
 
 impl Distance {
-    /// All, the nearest first.
+    /// All distances, the nearest first.
     pub const ALL: [Self; 4] = [Self::Here, Self::SameZone, Self::SameRegion, Self::Elsewhere];
 
-    /// From one place to another.
+    /// Returns the distance from one locality to another.
     pub fn between(from: &Locality, to: &Locality) -> Self {
         let same = |a: &str, b: &str| !a.is_empty() && a == b;
         let may_be_same = |a: &str, b: &str| a.is_empty() || b.is_empty() || a == b;
-        // Zones have names of their own in most places: who says the zone alone is understood.
+        // Zone names are unique across regions in most clouds: a locality with a zone alone is enough.
         if same(&from.zone, &to.zone) && may_be_same(&from.region, &to.region) {
             match may_be_same(&from.sub_zone, &to.sub_zone) {
                 true => Self::Here,
@@ -42,8 +42,8 @@ impl Distance {
 }
 
 impl Upstream {
-    /// How far a target at `place` is for an Envoy at `from`: the same for all targets where distance does not
-    /// count, and for an Envoy that does not say where it is.
+    /// Returns the distance from an Envoy at `from` to a target at `place`. It is [`Distance::Elsewhere`] for
+    /// all targets if the upstream ignores distance or the locality of the Envoy is unknown.
     pub fn distance(&self, from: Option<&Locality>, place: &Locality) -> Distance {
         match from {
             Some(from) if self.failover.locality => Distance::between(from, place),
@@ -51,14 +51,15 @@ impl Upstream {
         }
     }
 
-    /// In which tier each target is for an Envoy at `from`.
+    /// Returns the tier of each target as seen by an Envoy at `from`.
     pub fn ranks(&self, from: Option<&Locality>) -> Ranks<'_> {
         Ranks { upstream: self, by_distance: self.failover.locality.then(|| self.ranks_by_distance(from)) }
     }
 
     fn ranks_by_distance(&self, from: Option<&Locality>) -> Vec<u32> {
         let tier = |target: &Target| (target.tier, self.distance(from, &target.locality));
-        // A declared tier counts whether or not a target of it gets traffic: that its first one is not there shows.
+        // A declared tier counts even if none of its targets gets traffic, so that the absence of the first
+        // tier shows.
         let has_targets = |tier: u32| self.targets.iter().any(|target| target.tier == tier);
         let empty = (0..self.tier_count).filter(|tier| !has_targets(*tier));
         let tiers: BTreeSet<_> =
@@ -67,17 +68,18 @@ impl Upstream {
         self.targets.iter().map(|target| ranks[&tier(target)]).collect()
     }
 
-    /// How many targets each tier has, from the first, for each Envoy that sees other tiers than the others do.
-    /// One view, unless distance counts.
+    /// Returns the number of targets of each tier, first tier first, for each distinct view that an Envoy can
+    /// have. There is one view unless the upstream uses distance.
     ///
-    /// What DNS has for a service is not known here: it counts as two tiers of one target.
+    /// The DNS records of a service are not known here: it counts as two tiers of one target.
     pub fn views(&self) -> BTreeSet<Vec<usize>> {
         let targets = self.targets.iter().filter(|_| self.failover.locality);
         let froms = targets.flat_map(|target| seen_from(&target.locality)).map(Some).chain([None]);
         froms.collect::<BTreeSet<_>>().iter().map(|from| self.view(from.as_ref())).collect()
     }
 
-    /// How many targets there are at least; of what a service leads to only DNS knows, so as many as count.
+    /// Returns the minimum number of targets. The number behind a service is known only to DNS, so it counts
+    /// as ten.
     pub fn most_targets(&self) -> usize {
         const MANY: usize = 10;
         let count = |host: &Host| if matches!(host, Host::Service(_)) { MANY } else { 1 };
@@ -97,18 +99,18 @@ impl Upstream {
     }
 }
 
-/// In which tier the targets of an upstream are for one Envoy: the declared one or, where distance counts, one for each
-/// distance within it, counted without gaps. That is the priority which the Envoy is told of a target while nothing is
-/// steered; what DNS says of a service is left out.
+/// Tier of each target of an upstream as seen by one Envoy: the declared one or, if the upstream uses
+/// distance, one per distance within it, numbered without gaps. It is the priority that the Envoy gets for
+/// the target as long as nothing is steered; SRV priorities are left out.
 #[derive(Debug, Clone)]
 pub struct Ranks<'u> {
     upstream: &'u Upstream,
-    /// By the index of the target, where distance counts.
+    /// Tiers by index of the target, if the upstream uses distance.
     by_distance: Option<Vec<u32>>,
 }
 
 impl Ranks<'_> {
-    /// The tier of the target with this index; 0 serves first.
+    /// Returns the tier of the target with this index; 0 serves first.
     pub fn of(&self, target: usize) -> u32 {
         match &self.by_distance {
             Some(ranks) => ranks[target],
@@ -117,7 +119,7 @@ impl Ranks<'_> {
     }
 }
 
-/// The places at whose distances from `place` an Envoy may be, but for elsewhere.
+/// Returns one locality for each distance from `place` at which an Envoy may be, except elsewhere.
 fn seen_from(place: &Locality) -> [Locality; 3] {
     let zone = Locality { sub_zone: String::new(), ..place.clone() };
     let region = Locality { zone: String::new(), ..zone.clone() };

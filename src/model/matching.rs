@@ -1,26 +1,26 @@
-//! Strings that match: `x` is equal, `~x` a regex that matches the whole, `*` anything present, `!` absent.
+//! String matchers: `x` is equality, `~x` a regex over the whole string, `*` any value, `!` no value.
 
 use regex::Regex;
 
-/// How one string is matched.
+/// Matcher of one string.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StringMatch {
-    /// `x`
+    /// Equality, written `x`.
     Exact(String),
-    /// `~x`: the whole string, in RE2's syntax.
+    /// Regex over the whole string in RE2's syntax, written `~x`.
     Regex(String),
-    /// `*`
+    /// Any value, written `*`.
     Present,
-    /// `!`
+    /// No value, written `!`.
     Absent,
 }
 
 impl StringMatch {
-    /// Reads the notation.
+    /// Parses the notation.
     ///
     /// # Errors
     ///
-    /// What is wrong with the regex.
+    /// Returns the reason if the regex is not valid.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text {
             "*" => Ok(Self::Present),
@@ -32,7 +32,7 @@ impl StringMatch {
         }
     }
 
-    /// True when `value`, or its absence, matches.
+    /// True if `value` matches; `None` stands for an absent one.
     pub fn matches(&self, value: Option<&str>) -> bool {
         match self {
             Self::Exact(text) => value == Some(text),
@@ -46,14 +46,14 @@ impl StringMatch {
     }
 }
 
-/// The regex that matches only a whole string, as Envoy's `safe_regex` does.
+/// Compiles a regex that matches only a whole string, as Envoy's `safe_regex` does.
 ///
 /// # Errors
 ///
-/// What is wrong with the pattern, in one line.
+/// Returns one line with the reason if the pattern is not valid.
 pub fn whole(pattern: &str) -> Result<Regex, String> {
     if pattern.is_empty() {
-        return Err("it is empty".to_owned()); // Envoy refuses it.
+        return Err("it is empty".to_owned()); // Envoy refuses an empty one.
     }
     Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
         let text = error.to_string();

@@ -1,4 +1,4 @@
-//! The names of entities.
+//! Names of entities.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -7,16 +7,16 @@ use std::sync::Arc;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The name of an entity: letters, digits, `.`, `_` and `-`, at most 200 of them, so that it can stand in a
-/// path, in a metric and in an Envoy resource as it is.
+/// Name of an entity: letters, digits, `.`, `_` and `-`, at most 200 of them, so that it needs no escaping in
+/// a path, in a metric or in an Envoy resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// What a name may be, in words.
+    /// Rule for names, in words.
     pub const RULE: &str = "letters, digits, `.`, `_` and `-`, at most 200";
 
-    /// The name, unless it breaks [`Self::RULE`].
+    /// Returns the name, unless it breaks [`Self::RULE`].
     pub fn parse(text: &str) -> Option<Self> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let allowed =
@@ -24,17 +24,17 @@ impl Name {
         allowed.then(|| Self(text.into()))
     }
 
-    /// Stands in for a name that is missing or wrong, while the rest of its entity is looked at.
+    /// Returns a placeholder for a missing or invalid name, so that the rest of its entity can be checked.
     pub(crate) fn unnamed() -> Self {
         Self("".into())
     }
 
-    /// The fleet of the nodes that no fleet selects.
+    /// Returns the name of the fleet of nodes that no declared fleet selects.
     pub fn default_fleet() -> Self {
         Self("default".into())
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -65,18 +65,18 @@ impl fmt::Display for Name {
     }
 }
 
-/// Which of several entities something applies to.
+/// Set of entities that something applies to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Scope {
-    /// Nothing was named, so all.
+    /// All entities, because none was named.
     #[default]
     All,
-    /// These, at least one.
+    /// Named entities only.
     Only(Vec<Name>),
 }
 
 impl Scope {
-    /// True when `name` is one of them.
+    /// True if the scope includes `name`.
     pub fn includes(&self, name: &Name) -> bool {
         match self {
             Self::All => true,
@@ -84,7 +84,7 @@ impl Scope {
         }
     }
 
-    /// True when something could be in both.
+    /// True if some entity could be in both scopes.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Only(names), Self::Only(others)) => names.iter().any(|name| others.contains(name)),

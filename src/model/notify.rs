@@ -1,4 +1,4 @@
-//! Who is told of events.
+//! Receivers of event notifications.
 
 use std::fmt;
 
@@ -8,14 +8,14 @@ use crate::config::operation::NotifyEvent;
 use crate::model::documents::Documents;
 use crate::model::place::{Faults, Place};
 
-/// One who is told, by a POST.
+/// Receiver of events, each sent by HTTP POST.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Receiver {
-    /// Where.
+    /// URL that is posted to; `http` or `https`.
     pub url: String,
-    /// Of what.
+    /// Events that it receives.
     pub events: Vec<NotifyEvent>,
-    /// What the body is signed with, if it is.
+    /// Secret that signs the body, if it is signed.
     pub secret: Option<String>,
 }
 
@@ -27,7 +27,7 @@ impl fmt::Debug for Receiver {
     }
 }
 
-/// All receivers that the documents declare.
+/// Resolves all receivers that the documents declare.
 pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Vec<Receiver> {
     let mut receivers = Vec::new();
     for document in documents.of_files() {

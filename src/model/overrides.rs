@@ -1,8 +1,10 @@
-//! How the endpoints of an upstream differ for now from what is declared: what operators, drills and failback ask for.
+//! Temporary differences between the endpoints of an upstream and its declaration, requested by operators,
+//! drills and failback.
 //!
-//! It is told in endpoints, so that it reaches Envoys within milliseconds and no cluster with targets is swapped. Where
-//! each tier is a cluster, the one that serves first is the first of their aggregate, which has neither connections nor
-//! health to lose. What it says of parts that an upstream does not have says nothing.
+//! They are expressed in endpoints, so that they reach Envoys within milliseconds and no cluster with targets
+//! is replaced. If each tier is a cluster, the tier that serves first is moved to the front of the aggregate
+//! cluster, which has neither connections nor health state to lose. Entries for targets that an upstream does
+//! not have are ignored.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,23 +17,25 @@ use crate::model::selector::Part;
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
-/// What is asked for, by upstream; those of which nothing is asked are not there.
+/// Overrides by upstream; an upstream without any has no entry.
 pub type OverridesByUpstream = BTreeMap<Name, Arc<EndpointOverrides>>;
 
-/// A state that an operator or a drill gave to a target, worse than what its health says. From the mildest to the worst.
+/// State that an operator or a drill gave to a target, worse than its own health. Variants are ordered from
+/// the mildest to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Down for a drill: it serves only where nothing else can, so that a standby which fails in it costs no request.
+    /// Down for a drill: the target serves only if no other target can, so that a standby which fails during
+    /// the drill costs no request.
     Rehearsed,
-    /// No new requests; those under way end in peace.
+    /// No new requests; requests in progress end normally.
     Drained,
-    /// As if its health check had failed.
+    /// Treated as if its health check had failed.
     Down,
 }
 
 impl State {
-    /// Its word in the API.
+    /// Returns its word in the API.
     pub fn word(self) -> &'static str {
         match self {
             Self::Drained => "drained",
@@ -40,38 +44,40 @@ impl State {
     }
 }
 
-/// What is asked for of one upstream.
+/// Overrides of one upstream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EndpointOverrides {
-    /// The parts that are out.
+    /// States of selected targets.
     pub states: BTreeMap<Part, State>,
-    /// The tier that serves before all others, while it can.
+    /// Tier that serves before all others, as long as it can.
     pub first: Option<First>,
 }
 
-/// The tier that serves before all others, while it can.
+/// Tier that serves before all others, as long as it can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct First {
-    /// Which one, from 0.
+    /// Index of the tier, from 0.
     pub tier: u32,
-    /// How many percent of the requests the first declared tier gets beside it.
+    /// Share of the requests that declared tier 0 gets at the same time, in percent.
     pub home: u32,
 }
 
 impl EndpointOverrides {
-    /// The state that a target was given, itself or with its tier or zone; of several the worst.
+    /// Returns the state given to a target, directly or through its tier, zone or region; the worst of
+    /// several.
     pub fn state(&self, target: &Target) -> Option<State> {
         self.states.iter().filter(|(part, _)| part.includes(target)).map(|(_, state)| *state).max()
     }
 
-    /// In which place a tier serves.
+    /// Returns the position at which a tier serves; 0 serves first.
     pub fn rank(&self, tier: u32) -> u32 {
         self.first.map_or(tier, |first| first.rank(tier))
     }
 }
 
 impl First {
-    /// In which place a tier serves, beside this one.
+    /// Returns the position of `tier` while this tier serves first. Tier 0 shares position 0 if it has a
+    /// share.
     pub fn rank(self, tier: u32) -> u32 {
         match tier {
             _ if tier == self.tier || (tier == 0 && self.home > 0) => 0,
@@ -82,8 +88,8 @@ impl First {
 }
 
 impl Upstream {
-    /// The targets of these parts that cannot be steered: what Envoy looks up stands in its cluster, which would be
-    /// swapped.
+    /// Returns a selected target that cannot be steered, if there is one: if Envoy resolves names, the
+    /// endpoints of such a tier are in the cluster itself, which would have to be replaced.
     pub fn beyond_reach(&self, is_meant: impl Fn(&Target) -> bool) -> Option<&Target> {
         let by_name = |tier: u32| {
             let is_name = |target: &&Target| matches!(target.address.host, Host::Name(_));
@@ -94,9 +100,10 @@ impl Upstream {
     }
 }
 
-/// The weights of endpoints, in parts of a million for each percent of their tier's share.
+/// Weight of an endpoint whose tier shares the traffic with another, in millionths of the whole.
 ///
-/// Tiers that serve together get what they should however many targets they have and whatever these weigh.
+/// The weights of a tier add up to 10,000 per percent of its share, however many targets it has and whatever
+/// their declared weights are (`of_tier` is their sum).
 pub(crate) fn shared_weight(weight: u32, of_tier: u64, percent: u32) -> u32 {
     const ONE_PERCENT: u64 = 10_000;
     let weight = u64::from(weight) * u64::from(percent) * ONE_PERCENT / of_tier.max(1);

@@ -1,4 +1,4 @@
-//! Which TLS connections go to which service, by the name that the client asks for.
+//! Routes for TLS connections: they choose a service by SNI and do not terminate TLS.
 
 use std::sync::Arc;
 
@@ -6,20 +6,20 @@ use crate::model::name::{Name, Scope};
 use crate::model::route::HostMatch;
 use crate::model::service::Service;
 
-/// What a route may say for connections; the rest is about requests, which cannot be seen.
+/// Fields of a route that apply to connections; the others apply to requests, which are encrypted.
 pub(crate) const FIELDS: [&str; 6] = ["name", "listeners", "fleets", "hosts", "service", "tags"];
 
-/// TLS connections, and the service that they go to as they are.
+/// Route that forwards TLS connections to a service unchanged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Passthrough {
     /// Unique among routes.
     pub name: Name,
-    /// At least one, each of TLS that is not ended there.
+    /// Names of its listeners, at least one; each of protocol `tls_passthrough`.
     pub listeners: Vec<Name>,
-    /// In which fleets.
+    /// Fleets that serve it.
     pub fleets: Scope,
-    /// The SNI: any of these; at least one.
+    /// SNI names, any of which must match; at least one.
     pub hosts: Vec<HostMatch>,
-    /// Where they go.
+    /// Service that gets the connections.
     pub service: Arc<Service>,
 }

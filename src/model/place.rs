@@ -1,11 +1,11 @@
-//! Where a fault is told: a path in a document, and the list that gathers them all.
+//! Places of faults, as paths in documents, and the list that collects all faults.
 
 use jiff::Timestamp;
 
 use crate::config::document::Document;
 use crate::config::{Level, Path, Related, Violation, near, tree};
 
-/// Stable codes of what validation tells. Those of decoding stand in `config::tree`.
+/// Stable codes of the faults that validation reports. Those of decoding are in `config::tree`.
 pub mod code {
     /// Two entities of a kind share a name.
     pub const DUPLICATE_NAME: &str = crate::config::tree::DUPLICATE_NAME;
@@ -15,7 +15,7 @@ pub mod code {
     pub const NO_TARGETS: &str = "US112";
     /// Two fields that contradict each other.
     pub const CONFLICT: &str = "US113";
-    /// Two routes that ask for exactly the same requests.
+    /// Two routes that match exactly the same requests.
     pub const SAME_REQUESTS: &str = "US114";
     /// Two listeners on one address.
     pub const SAME_ADDRESS: &str = "US115";
@@ -23,93 +23,94 @@ pub mod code {
     pub const SAME_TARGET: &str = "US116";
     /// Priorities with a gap, which were moved together.
     pub const PRIORITY_GAP: &str = "US117";
-    /// A route that does two things.
+    /// A route with two actions.
     pub const ONE_ACTION: &str = "US150";
-    /// A field of a route to a service, in a route that is none.
+    /// A field that needs a service, in a route that answers without one.
     pub const NEEDS_SERVICE: &str = "US151";
-    /// Stickiness where Envoy would not heed it.
+    /// Stickiness in a form that Envoy would ignore.
     pub const STICKY_AGGREGATE: &str = "US152";
     /// An upstream that is a member of a service twice.
     pub const SAME_MEMBER: &str = "US160";
-    /// A service none of whose members gets traffic.
+    /// A service of which no member gets traffic.
     pub const NO_SHARE: &str = "US161";
-    /// A service with more ways through its members than an Envoy should hold.
+    /// A service whose members can be combined in more orders than an Envoy should hold.
     pub const TOO_MANY_MEMBERS: &str = "US162";
-    /// A path on which one target alone should be checked.
+    /// A health check path of a single target, which Envoy does not support.
     pub const TARGET_CHECK_PATH: &str = "US170";
-    /// A gRPC check of targets that do not speak HTTP/2.
+    /// A gRPC health check of targets that do not speak HTTP/2.
     pub const GRPC_WITHOUT_HTTP2: &str = "US171";
-    /// What can be declared once, declared a second time.
+    /// A second declaration of a setting that can be declared only once.
     pub const DECLARED_TWICE: &str = "US172";
-    /// A raw resource that names one that is not there.
+    /// A raw resource that refers to one that does not exist.
     pub const RAW_DANGLING: &str = "US130";
     /// A raw resource with the name of a compiled one.
     pub const RAW_CONFLICT: &str = "US131";
-    /// A patch of a resource that is not there.
+    /// A patch of a resource that does not exist.
     pub const PATCH_OF_NOTHING: &str = "US132";
-    /// A patch that leaves something that is no resource any more.
+    /// A patch whose result is not a valid resource.
     pub const PATCH_UNFIT: &str = "US133";
     /// A file with a key or certificates that cannot be read.
     pub const UNREADABLE: &str = "US140";
-    /// A text that is not the key or the certificates that it should be.
+    /// A text that is not the expected key or certificates.
     pub const NOT_PEM: &str = "US141";
     /// A key that does not belong to its certificate.
     pub const WRONG_KEY: &str = "US142";
-    /// A certificate that has expired, or is not valid yet.
+    /// A certificate that has expired or is not valid yet.
     pub const NOT_VALID_NOW: &str = "US143";
-    /// Things that speak different protocols and are to work together.
+    /// Two things that have to work together but speak different protocols.
     pub const PROTOCOL: &str = "US144";
-    /// A certificate that will expire.
+    /// A certificate that expires soon.
     pub const EXPIRES_SOON: &str = "US145";
 }
 
-/// A path in a document.
+/// Path in a document.
 #[derive(Debug, Clone)]
 pub struct Place<'a> {
-    /// Which document.
+    /// Document.
     pub document: &'a Document,
-    /// Where in it.
+    /// Path within the document.
     pub path: Path,
 }
 
 impl<'a> Place<'a> {
-    /// The top of an entity.
+    /// Returns the place at this path, such as the top of an entity.
     pub fn new(document: &'a Document, path: &Path) -> Self {
         Self { document, path: path.clone() }
     }
 
-    /// One key deeper.
+    /// Returns the place of this key below.
     pub fn key(&self, key: &str) -> Self {
         Self { document: self.document, path: self.path.key(key) }
     }
 
-    /// One element deeper.
+    /// Returns the place of this element below.
     pub fn index(&self, index: usize) -> Self {
         Self { document: self.document, path: self.path.index(index) }
     }
 
-    /// This place as the explanation of a fault elsewhere.
+    /// Returns this place as the explanation of a fault elsewhere.
     pub fn related(&self, message: &str) -> Related {
         self.document.related(&self.path, message)
     }
 }
 
-/// Every fault that was found so far.
+/// Faults found so far.
 #[derive(Debug, Default)]
 pub struct Faults {
-    /// In the order in which they were found.
+    /// Faults in the order in which they were found.
     pub violations: Vec<Violation>,
-    /// When there will be others, though nothing else changed: certificates expire.
+    /// Time at which the faults change although no input changed, because certificates expire; `None` if they
+    /// do not.
     pub until: Option<Timestamp>,
 }
 
 impl Faults {
-    /// Notes that they are these until then, at the latest.
+    /// Limits the time until which the faults hold to the earliest of these.
     pub fn hold_until(&mut self, at: impl IntoIterator<Item = Timestamp>) {
         self.until = at.into_iter().chain(self.until).min();
     }
 
-    /// Adds what is wrong at `place` and what would be right, unless decoding already told of the place.
+    /// Adds an error at `place` with a suggestion, unless decoding has already reported the place.
     pub fn error(
         &mut self,
         place: &Place<'_>,
@@ -120,7 +121,7 @@ impl Faults {
         self.add(place, code, Level::Error, message, help.into(), Vec::new());
     }
 
-    /// The same, with other places that explain it.
+    /// Adds an error with other places that explain it; otherwise like [`Self::error`].
     pub fn error_with(
         &mut self,
         place: &Place<'_>,
@@ -132,22 +133,22 @@ impl Faults {
         self.add(place, code, Level::Error, message, help.into(), related);
     }
 
-    /// Adds what is valid and not what was meant.
+    /// Adds a warning: valid, but probably not what was meant.
     pub fn warning(&mut self, place: &Place<'_>, code: &'static str, message: String, help: String) {
         self.add(place, code, Level::Warning, message, Some(help), Vec::new());
     }
 
-    /// A value that cannot be.
+    /// Adds an error for an invalid value.
     pub fn wrong(&mut self, place: &Place<'_>, message: String, help: impl Into<Option<String>>) {
         self.error(place, tree::WRONG_VALUE, message, help);
     }
 
-    /// A field that must be there.
+    /// Adds an error for a missing field.
     pub fn missing(&mut self, place: &Place<'_>, what: &str, help: &str) {
         self.error(place, tree::MISSING_FIELD, format!("{what} is missing"), help.to_owned());
     }
 
-    /// A reference that leads nowhere, with the near word if there is one.
+    /// Adds an error for a reference to something that does not exist, with similar names if there are any.
     pub fn dangling<'n>(
         &mut self,
         place: &Place<'_>,

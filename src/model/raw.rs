@@ -1,7 +1,7 @@
-//! Envoy's own resources beside those that are compiled: no two of one type and name.
+//! Raw Envoy resources beside the compiled ones: no two of one type and name.
 //!
-//! They are taken at their word. That one names another which is not there is worth a warning and no more: it
-//! may be in the bootstrap, or come with the next request.
+//! They are passed on unchecked. A reference to a resource that does not exist is only a warning: the
+//! resource may be in the bootstrap, or be added by a later request.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,18 +14,19 @@ use crate::model::documents::Documents;
 use crate::model::listener::Listener;
 use crate::model::place::{Faults, Place, code};
 
-/// How many references to nothing are told one by one.
+/// Maximum number of dangling references that are reported one by one.
 const MAX_TOLD: usize = 20;
 
-/// Every name that something may refer to or that is taken.
+/// Names that may be referred to or that are taken.
 struct Names<'a> {
-    /// The first raw resource of each key, and where it stands.
+    /// First raw resource of each key, with its document.
     raw: HashMap<&'a str, (&'a Document, &'a Declared<Arc<Resource>>)>,
-    /// The entities that are compiled, and where they were declared; the default listener is nowhere.
+    /// Compiled entities, with the places of their declarations; the default listener has none.
     compiled: HashMap<(Kind, &'a str), Option<(&'a Document, &'a Path)>>,
 }
 
-/// The raw resources, sorted by type and name. `whole` is false while names may exist that no document shows.
+/// Resolves the raw resources, sorted by type and name. `whole` is false if names may exist that no document
+/// shows.
 pub(super) fn resolve(
     documents: &Documents,
     listeners: &[Listener],
@@ -55,7 +56,7 @@ fn all(documents: &Documents) -> impl Iterator<Item = (&Document, &Declared<Arc<
         .flat_map(|document| document.raw.iter().map(move |declared| (&**document, declared)))
 }
 
-/// The kind whose entities become resources of this type and of their own name.
+/// Returns the kind whose entities are compiled to resources of this type with their own name.
 fn compiled_from(resource_type: ResourceType) -> Option<Kind> {
     match resource_type {
         ResourceType::Cluster | ResourceType::Endpoints => Some(Kind::Upstream),
@@ -65,8 +66,8 @@ fn compiled_from(resource_type: ResourceType) -> Option<Kind> {
     }
 }
 
-/// What a resource of this type and name would be compiled from: the name itself, and of clusters also the
-/// upstream of `checkout/p0` and the service of `service/checkout/blue`.
+/// Returns the entity that a resource of this type and name would be compiled from. Usually it has the same
+/// name; for clusters also the upstream of `checkout/p0` and the service of `service/checkout/blue`.
 fn maker(resource_type: ResourceType, name: &str) -> Option<(Kind, &str)> {
     let kind = compiled_from(resource_type)?;
     let Some((first, rest)) = name.split_once('/').filter(|_| kind == Kind::Upstream) else {

@@ -1,4 +1,5 @@
-//! What each fleet reaches: by its routes and listeners to services, and by these to upstreams.
+//! Entities that each fleet uses: services through its routes and listeners, and upstreams through these
+//! services.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -10,19 +11,19 @@ use crate::model::name::{Name, Scope};
 use crate::model::route::Route;
 use crate::model::service::Service;
 
-/// What the fleets of a model reach.
+/// Services and upstreams by the fleets of a model that use them.
 #[derive(Debug, Default)]
 pub struct Reach(BTreeMap<Name, OfFleet>);
 
 #[derive(Debug, Default)]
 struct OfFleet {
     services: HashSet<Name>,
-    /// The upstreams that other fleets reach and this one does not.
+    /// Upstreams that other fleets use and this one does not.
     only_elsewhere: HashSet<Name>,
 }
 
 impl Reach {
-    /// That of this model.
+    /// Computes the reach of a model.
     fn new(model: &Model) -> Self {
         Self(
             model
@@ -33,7 +34,7 @@ impl Reach {
         )
     }
 
-    /// That of `now`, which is the same one where nothing leads elsewhere than in `last`.
+    /// Returns the reach of `now`, sharing this value if no reference differs from that in `last`.
     #[must_use]
     pub fn updated(self: &Arc<Self>, last: &Model, now: &Model) -> Arc<Self> {
         let leads = |route: &Arc<Route>| {
@@ -53,23 +54,24 @@ impl Reach {
         }
     }
 
-    /// Whether a fleet has the aggregates of a service: of those that its routes and listeners reach.
+    /// True if a fleet has the aggregate clusters of a service: its routes or listeners use the service.
     pub fn has_service(&self, fleet: &Name, service: &Name) -> bool {
         self.0.get(fleet).is_some_and(|of| of.services.contains(service))
     }
 
-    /// Whether a fleet has an upstream: those that its routes and listeners reach, and those that nothing of any
-    /// fleet reaches. These are compiled everywhere, so that they are warm when the first route comes. A failover
-    /// gateway reaches all.
+    /// True if a fleet has an upstream. A fleet has the upstreams that its routes and listeners use, and
+    /// those that no fleet uses. The latter are compiled for all fleets, so that they are warm when the first
+    /// route is added. A fleet with a failover gateway has all upstreams.
     pub fn has_upstream(&self, fleet: &Name, upstream: &Name) -> bool {
         self.0.get(fleet).is_some_and(|of| !of.only_elsewhere.contains(upstream))
     }
 }
 
-/// From which fleets, to which service, and whether that is a gateway to all.
+/// Fleets and service of a listener or an SNI route, and true for a failover gateway, which uses all
+/// upstreams.
 type WayIn<'m> = (&'m Scope, Option<&'m Name>, bool);
 
-/// The fleets, and what leads in but for the routes for requests, which are many.
+/// Returns the fleets, and all references to services except those of routes for requests, which are many.
 fn ways_in(model: &Model) -> (Vec<Name>, Vec<WayIn<'_>>) {
     let passthroughs = model.passthroughs.iter().map(|it| (&it.fleets, Some(&it.service.name), false));
     let listeners = model.listeners.iter().map(|it| {
@@ -99,7 +101,7 @@ impl OfFleet {
     }
 }
 
-/// What leads to a service: in which fleets, and to which.
+/// Iterates over all references to services, as the fleets and the service of each.
 fn uses(model: &Model) -> impl Iterator<Item = (&Scope, &Arc<Service>)> {
     let routes = model.routes.values().filter_map(|it| Some((&it.fleets, &it.forward()?.service)));
     let passthroughs = model.passthroughs.iter().map(|it| (&it.fleets, &it.service));

@@ -1,4 +1,4 @@
-//! How the control plane resolves host names.
+//! Settings of the control plane's resolution of host names.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -7,19 +7,19 @@ use crate::config::document::{self, Declared};
 use crate::model::documents::Documents;
 use crate::model::place::{Faults, Place, code};
 
-/// The port of DNS.
+/// Default port of DNS.
 const DNS: u16 = 53;
 
-/// How the control plane resolves host names.
+/// Settings of the control plane's resolution of host names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolver {
-    /// Who is asked; none for those of the system.
+    /// DNS servers; empty for those of the system.
     pub servers: Vec<SocketAddr>,
-    /// How long an answer is used at least, whatever its TTL says.
+    /// Minimum time for which an answer is used, whatever its TTL.
     pub min_ttl: Duration,
-    /// And at most.
+    /// Maximum time for which an answer is used, whatever its TTL.
     pub max_ttl: Duration,
-    /// How soon a look-up that failed is tried again.
+    /// Delay before a failed look-up is repeated.
     pub retry: Duration,
 }
 
@@ -34,7 +34,7 @@ impl Default for Resolver {
     }
 }
 
-/// The resolver that the documents declare, at most one.
+/// Resolves the resolver that the documents declare. A second declaration is a fault.
 pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Resolver {
     let mut declared =
         documents.of_files().filter_map(|document| Some((document, document.resolver.as_ref()?)));
@@ -70,7 +70,7 @@ fn understand(place: &Place<'_>, declared: &document::Resolver, faults: &mut Fau
         faults.error(&place.key("max_ttl"), code::CONFLICT, message, None);
     }
     let retry = declared.retry.map_or(default.retry, |time| time.0);
-    // Servers are not ours: without a pause they would be flooded.
+    // The servers may belong to third parties, and would be flooded without a minimum pause.
     for (key, time) in [("min_ttl", min_ttl), ("max_ttl", max_ttl), ("retry", retry)] {
         if time < Duration::from_millis(10) {
             let help = "10ms or more".to_owned();

@@ -1,4 +1,4 @@
-//! Which Envoys get a change first, and what they must show before the others follow.
+//! Rollout of a change: canary Envoys get it first, and their results decide if the others follow.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use crate::config::values::Switch;
 use crate::model::documents::Documents;
 use crate::model::place::{Faults, Place, code};
 
-/// Which Envoys get a change first.
+/// Settings of the rollout of a change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rollout {
-    /// One Envoy of each fleet gets a change before the others.
+    /// True if one Envoy of each fleet gets a change before the others.
     pub canary: bool,
-    /// How long it is watched after it has acknowledged.
+    /// Time for which a canary is observed after its acknowledgement.
     pub bake: Duration,
-    /// The change is taken back if more of the canary's requests fail while it is watched, in percent; none when
-    /// they do not count.
+    /// Share of failed requests of the canary, in percent, above which the change is reverted during the
+    /// observation. `None` if failures do not count.
     pub error_rate: Option<f64>,
 }
 
@@ -25,7 +25,7 @@ impl Default for Rollout {
     }
 }
 
-/// The rollout that the documents declare, at most one.
+/// Resolves the rollout that the documents declare. A second declaration is a fault.
 pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Rollout {
     let mut declared =
         documents.of_files().filter_map(|document| Some((document, document.rollout.as_ref()?)));

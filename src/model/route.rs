@@ -1,4 +1,4 @@
-//! Which requests, and what becomes of them.
+//! Routes for requests: matchers and an action.
 
 pub mod action;
 pub mod rewrite;
@@ -15,40 +15,40 @@ use crate::model::place::{Faults, Place};
 use crate::model::route::action::{Action, Forward};
 use crate::model::service::Service;
 
-/// Requests, and what becomes of them.
+/// Matcher of requests, and the action on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Unique among routes.
     pub name: Name,
-    /// On which listeners.
+    /// Listeners that serve it.
     pub listeners: Scope,
-    /// In which fleets.
+    /// Fleets that serve it.
     pub fleets: Scope,
-    /// Any of these; at least one.
+    /// Hosts, any of which must match; at least one.
     pub hosts: Vec<HostMatch>,
-    /// Any of these; at least one.
+    /// Paths, any of which must match; at least one.
     pub paths: Vec<PathMatch>,
-    /// Any of these; any method when empty.
+    /// Methods, any of which must match; empty for any method.
     pub methods: Vec<String>,
-    /// All of these, by name in lower case.
+    /// Headers, all of which must match, by name in lower case.
     pub headers: BTreeMap<String, StringMatch>,
-    /// All of these, by name.
+    /// Query parameters, all of which must match, by name.
     pub query: BTreeMap<String, StringMatch>,
-    /// What becomes of them.
+    /// Action on matching requests.
     pub action: Action,
-    /// Of the answers, whoever gave them.
+    /// Changes to the headers of responses, both of targets and of Envoy itself.
     pub response_headers: HeaderChanges,
 }
 
 impl Route {
-    /// True when this one and the other ask for the same requests.
+    /// True if both routes match the same requests on the same listeners and fleets.
     pub fn asks_for_the_same(&self, other: &Self) -> bool {
         (&self.hosts, &self.paths) == (&other.hosts, &other.paths)
             && (&self.methods, &self.headers, &self.query) == (&other.methods, &other.headers, &other.query)
             && (&self.listeners, &self.fleets) == (&other.listeners, &other.fleets)
     }
 
-    /// Who gets the requests, if a service does.
+    /// Returns the forwarding, if the route uses a service.
     pub fn forward(&self) -> Option<&Forward> {
         match &self.action {
             Action::Forward(forward) => Some(forward),
@@ -57,25 +57,26 @@ impl Route {
     }
 }
 
-/// The host of a request; variants in the order in which they win.
+/// Matcher of the host of a request; variants in order of precedence.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HostMatch {
-    /// Exactly this, in lower case.
+    /// Exact host, in lower case.
     Exact(String),
-    /// `*.example.com`, kept as `.example.com`.
+    /// Suffix: `*.example.com`, stored as `.example.com`.
     Suffix(String),
-    /// Any.
+    /// Any host.
     Any,
 }
 
-/// The path of a request; variants in the order in which they win.
+/// Matcher of the path of a request; variants in order of precedence.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PathMatch {
-    /// `=/exact`
+    /// Exact path, written `=/exact`.
     Exact(String),
-    /// `/prefix` on segment boundaries, without a slash at its end; empty for every path.
+    /// Prefix on segment boundaries, written `/prefix`; stored without a trailing slash, empty for every
+    /// path.
     Prefix(String),
-    /// `~regex` over the whole path.
+    /// Regex over the whole path, written `~regex`.
     Regex(String),
 }
 
@@ -100,7 +101,7 @@ impl HostMatch {
         }
     }
 
-    /// All that a request for this host may be for too: itself, then the wider ones.
+    /// Returns all matchers that cover this host: itself, then the wider ones.
     pub fn covering(&self) -> Vec<Self> {
         let (Self::Exact(host) | Self::Suffix(host)) = self else { return vec![Self::Any] };
         let suffixes = host.match_indices('.').map(|(dot, _)| Self::Suffix(host[dot..].to_owned()));
@@ -119,7 +120,7 @@ impl fmt::Display for HostMatch {
     }
 }
 
-/// True for `host` and `host:port`, as a request names its host.
+/// True for `host` and `host:port`, the form of the host in a request.
 pub(crate) fn is_authority(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -154,7 +155,7 @@ impl PathMatch {
         })
     }
 
-    /// How specific it is among its kind.
+    /// Returns the length of the text, which orders matchers of one kind by specificity.
     pub fn length(&self) -> usize {
         match self {
             Self::Exact(text) | Self::Prefix(text) | Self::Regex(text) => text.len(),
@@ -173,17 +174,17 @@ impl fmt::Display for PathMatch {
     }
 }
 
-/// What is known of a route before its own fields are read.
+/// Resolved references of a route, available before its own fields are resolved.
 pub(crate) struct References {
     pub(crate) name: Name,
     pub(crate) listeners: Scope,
     pub(crate) fleets: Scope,
-    /// None when there is none, or that was a fault.
+    /// Service; `None` if the route has none or names it wrongly.
     pub(crate) service: Option<Arc<Service>>,
 }
 
-/// Understands a declared route whose references are resolved. Nothing comes of one that does nothing, but its
-/// other faults are told.
+/// Resolves a declared route whose references are resolved. Returns `None` for a route without an action, but
+/// reports its other faults.
 pub(crate) fn resolve(
     references: References,
     place: &Place<'_>,

@@ -1,4 +1,4 @@
-//! Some of the targets of an upstream, as operators name them.
+//! Selections of targets of an upstream, as operators write them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,30 +7,30 @@ use crate::config::near;
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 
-/// Some targets of an upstream: `10.0.0.1:8080`, `region=R`, `zone=Z`, `sub_zone=S` or `priority=N`.
+/// Selection of targets of an upstream: `10.0.0.1:8080`, `region=R`, `zone=Z`, `sub_zone=S` or `priority=N`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
-    /// One target.
+    /// Single target.
     Target(Address),
-    /// All of a region.
+    /// All targets of a region.
     Region(String),
-    /// All of a zone.
+    /// All targets of a zone.
     Zone(String),
-    /// All of a sub-zone.
+    /// All targets of a sub-zone.
     SubZone(String),
-    /// All of a tier.
+    /// All targets of a tier.
     Priority(u32),
 }
 
-/// Why a text names no part of an upstream: what is wrong, and what would be right.
+/// Message and suggestion for a text that selects nothing.
 pub type NoPart = (String, String);
 
 impl Part {
-    /// Reads what is meant, which must be something that the upstream has.
+    /// Parses a selection that must match a target of the upstream.
     ///
     /// # Errors
     ///
-    /// What is wrong with the text, or that the upstream has no such target.
+    /// Returns a message and a suggestion if the text is not valid or matches no target of the upstream.
     pub fn parse(text: &str, upstream: &Upstream) -> Result<Self, NoPart> {
         let part = Self::read(text)?;
         match upstream.targets.iter().any(|target| part.includes(target)) {
@@ -39,11 +39,11 @@ impl Part {
         }
     }
 
-    /// Reads what is meant, whether an upstream has it or not.
+    /// Parses a selection without a check against an upstream.
     ///
     /// # Errors
     ///
-    /// What is wrong with the text.
+    /// Returns a message and a suggestion if the text is not valid.
     pub fn read(text: &str) -> Result<Self, NoPart> {
         let part = match text.split_once('=') {
             Some(("region", name)) => Self::Region(name.to_owned()),
@@ -66,7 +66,7 @@ impl Part {
         Ok(part)
     }
 
-    /// True when this target is one of those.
+    /// True if the selection includes this target.
     pub fn includes(&self, target: &Target) -> bool {
         match self {
             Self::Target(address) => target.address == *address,

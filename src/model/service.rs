@@ -1,4 +1,4 @@
-//! How requests are served: by which upstreams, how long they may take, and what is tried again.
+//! Services: the upstreams that serve requests, time limits and retries.
 
 pub mod hash;
 
@@ -16,55 +16,55 @@ use crate::model::service::hash::HashBy;
 use crate::model::target;
 use crate::model::upstream::Upstream;
 
-/// How requests are served.
+/// Upstreams that serve requests, and the policy of the requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Unique among services.
     pub name: Name,
-    /// Where its requests go: at least one, by tier, then as declared.
+    /// Upstreams that serve its requests: at least one, by tier, then in declaration order.
     pub members: Vec<Member>,
-    /// Times and retries; a route may override them.
+    /// Timeouts and retries; a route may override them.
     pub policy: Policy,
-    /// The host that targets are told.
+    /// Host header that targets get.
     pub host_header: HostHeader,
-    /// What a balancer that hashes goes by: the first that a request has.
+    /// Hash keys for a hashing balancer, in order of precedence: the first that a request has is used.
     pub hash_by: Vec<HashBy>,
-    /// Connections may be upgraded to WebSocket.
+    /// True if connections may be upgraded to WebSocket.
     pub websocket: bool,
 }
 
 impl Service {
-    /// The upstream whose settings count where there can be only one.
+    /// Returns the upstream whose settings apply where there can be only one.
     pub fn first(&self) -> &Upstream {
         &self.members[0].upstream
     }
 
-    /// All its upstreams, those without traffic too.
+    /// Iterates over all upstreams, including those without traffic.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.members.iter().map(|member| &member.upstream)
     }
 }
 
-/// An upstream of a service.
+/// Upstream of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Only once in a service.
+    /// Upstream, at most once in a service.
     pub upstream: Arc<Upstream>,
-    /// Its share of the requests of its tier. With 0 it gets none and stands in for nobody.
+    /// Share of the requests of its tier. With 0 it gets none, even if the other members fail.
     pub weight: u32,
-    /// From 0 and without gaps: it serves when no member of the tiers before it can.
+    /// Tier, from 0 and without gaps: a member serves if no member of the tiers before it can.
     pub tier: u32,
 }
 
-/// The host that targets are told.
+/// Host header that targets get.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum HostHeader {
-    /// The client's.
+    /// Host header of the client.
     #[default]
     Keep,
-    /// The target's name, or its IP address where it has no name; without a port.
+    /// Name of the target, or its IP address if it has no name; without a port.
     Target,
-    /// This, with a port if there is one to say.
+    /// Fixed host, with a port if there is one.
     Value(String),
 }
 
@@ -84,48 +84,49 @@ impl HostHeader {
     }
 }
 
-/// The times and retries of a request. What is `None` is derived from the upstreams' tiers when compiled.
+/// Timeouts and retries of a request. A `None` value is derived from the tiers of the upstreams during
+/// compilation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// The whole request, all tries; zero for no limit.
+    /// Timeout of the whole request, over all tries; zero for no limit.
     pub timeout: Duration,
-    /// One try of an idempotent request; zero for no limit.
+    /// Timeout of one try of an idempotent request; zero for no limit.
     pub try_timeout: Option<Duration>,
-    /// What is tried again. None if that is off or comes to nothing: the one try may take the whole timeout then.
+    /// Retries. `None` if they are off or empty: a single try may take the whole timeout then.
     pub retries: Option<Retries>,
 }
 
-/// What is tried again.
+/// Conditions and limits of retries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retries {
-    /// After the first.
+    /// Number of tries after the first.
     pub attempts: Option<u32>,
-    /// Envoy's words, with `-`.
+    /// Conditions for a retry, in Envoy's spelling with `-`.
     pub retry_on: Vec<String>,
-    /// Further statuses that are tried again.
+    /// Additional statuses that are retried.
     pub statuses: Vec<u32>,
-    /// Of methods that are not idempotent.
+    /// Retries of methods that are not idempotent.
     pub methods_once: MethodsOnce,
-    /// How long to wait before the first retry.
+    /// Delay before the first retry.
     pub back_off_base: Duration,
-    /// How long at most.
+    /// Maximum delay between tries.
     pub back_off_max: Duration,
-    /// The largest request body that is kept for a retry, in bytes.
+    /// Maximum size of a request body that is kept for a retry, in bytes.
     pub body: u64,
 }
 
 impl Retries {
-    /// False when there is nothing to try again, or no further try.
+    /// True if there is a condition for a retry, and a try after the first is allowed.
     fn are_any(&self) -> bool {
         self.attempts != Some(0) && !(self.retry_on.is_empty() && self.statuses.is_empty())
     }
 }
 
-/// The conditions for a retry that are statuses of gRPC.
+/// Conditions for a retry that are gRPC statuses.
 pub const GRPC_STATUSES: [&str; 5] =
     ["cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"];
 
-/// Envoy's conditions for a retry, HTTP's and gRPC's, as they stand in the config.
+/// Envoy's conditions for a retry, for HTTP and gRPC, in the spelling of the config.
 const RETRY_ON: [&str; 16] = [
     "5xx",
     "gateway_error",
@@ -145,12 +146,13 @@ const RETRY_ON: [&str; 16] = [
     "unavailable",
 ];
 
-/// Each is a cluster, if one without a thread or a connection of its own, and an entry in every route.
+/// Maximum number of orders of the members. Each order is a cluster (without a thread or a connection of its
+/// own) and an entry in every route.
 const MAX_WAYS: usize = 90;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a service or a route says of times and retries.
+/// Timeouts and retries that a service or a route declares.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Declared<'a> {
     pub(crate) timeout: Option<crate::config::values::Duration>,
@@ -158,7 +160,7 @@ pub(crate) struct Declared<'a> {
     pub(crate) retries: Option<&'a Switch<document::Retries>>,
 }
 
-/// The policy of a service, or of a route over its service's.
+/// Resolves the policy of a service, or that of a route over its service's.
 pub(crate) fn resolve(
     place: &Place<'_>,
     declared: Declared<'_>,
@@ -207,13 +209,13 @@ impl Default for Retries {
     }
 }
 
-/// The weight and the priority that a member of a service is declared with.
+/// Resolves the weight and the priority of a member of a service.
 pub(crate) fn share(place: &Place<'_>, declared: &document::Member, faults: &mut Faults) -> (u32, u32) {
     let weight = target::weight(place, declared.weight, faults);
     (weight, target::priority(place, declared.priority, declared.failover, "member", faults))
 }
 
-/// Looks at the members of a service together. Their priorities become tiers.
+/// Checks the members of a service together, and turns their priorities into tiers.
 pub(crate) fn members(place: &Place<'_>, mut members: Vec<Member>, faults: &mut Faults) -> Vec<Member> {
     if !members.is_empty() && members.iter().all(|member| member.weight == 0) {
         let help = "let at least one of them have a weight above 0".to_owned();
@@ -241,7 +243,8 @@ pub(crate) fn members(place: &Place<'_>, mut members: Vec<Member>, faults: &mut 
     members
 }
 
-/// In how many orders the members may be asked: of each tier any may be the first, and any other the second.
+/// Returns the number of orders in which the members may be tried: in each tier any weighted member may be
+/// the first, and any other the second.
 fn ways(members: &[Member]) -> usize {
     let weighted = members.iter().filter(|member| member.weight > 0).collect::<Vec<_>>();
     let tiers = weighted.chunk_by(|one, next| one.tier == next.tier);

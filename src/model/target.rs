@@ -1,4 +1,4 @@
-//! One member of an upstream.
+//! Targets: the members of an upstream.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,19 +9,19 @@ use crate::model::health::{self, TargetCheck};
 use crate::model::place::{Faults, Place, code};
 use crate::model::tls::OfTarget;
 
-/// The largest weight of one target; Envoy adds them up in 32 bits.
+/// Maximum weight of one target. Envoy adds up weights in 32 bits.
 pub const MAX_WEIGHT: u32 = 65_535;
-/// The largest priority that Envoy accepts.
+/// Maximum priority that Envoy accepts.
 pub const MAX_PRIORITY: u32 = 127;
 
-/// The host part of a target.
+/// Host of a target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
-    /// An address as it is.
+    /// Literal IP address.
     Ip(IpAddr),
-    /// A name that the control plane resolves, in lower case.
+    /// Host name, in lower case; resolved by the control plane or, with `resolve: envoy`, by Envoy.
     Name(String),
-    /// A name whose SRV records say hosts and ports, in lower case.
+    /// Name whose SRV records give hosts and ports, in lower case.
     Service(String),
 }
 
@@ -35,15 +35,15 @@ impl fmt::Display for Host {
     }
 }
 
-/// What stands in front of the name of a service.
+/// Prefix of the name of a service.
 const SERVICE: &str = "srv:";
 
-/// `host:port` or a service, the identity of a target within its upstream.
+/// `host:port` or the name of a service; identifies a target within its upstream.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
-    /// An IP address or a name.
+    /// IP address, name or service.
     pub host: Host,
-    /// From 1; zero for a service, whose records have the ports.
+    /// Port, from 1; zero for a service, whose records have the ports.
     pub port: u16,
 }
 
@@ -57,15 +57,15 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a text is not `host:port`: what is wrong, and what would be right.
+/// Message and suggestion for a text that is no address.
 pub type NotAnAddress = (String, &'static str);
 
 impl Address {
-    /// Reads `10.0.0.1:8080`, `[::1]:8080`, `name:8080` or `srv:_http._tcp.name`.
+    /// Parses `10.0.0.1:8080`, `[::1]:8080`, `name:8080` or `srv:_http._tcp.name`.
     ///
     /// # Errors
     ///
-    /// What is wrong with the text.
+    /// Returns a message and a suggestion if the text is no address.
     pub fn parse(text: &str) -> Result<Self, NotAnAddress> {
         if let Some(name) = text.strip_prefix(SERVICE) {
             return parse_service(name);
@@ -118,25 +118,25 @@ fn parse_host(text: &str) -> Option<Host> {
     valid.then_some(Host::Name(name))
 }
 
-/// A member of an upstream that gets traffic.
+/// Member of an upstream that gets traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Unique within the upstream.
+    /// Address, unique within the upstream.
     pub address: Address,
-    /// From 1. What a service leads to has the weights of its records.
+    /// Weight, from 1. The places of a service have the weights of their SRV records.
     pub weight: u32,
-    /// Its tier, from 0. Tiers are counted with the targets that are declared and get no traffic, so that one
-    /// may be empty: the last primary may be disabled without its standby becoming another.
+    /// Tier, from 0. Declared targets without traffic count, so that a tier may be empty: the last primary
+    /// may be disabled without promoting its standby to tier 0.
     pub tier: u32,
-    /// Where it runs, as far as that was said.
+    /// Locality in which it runs; unknown levels are empty.
     pub locality: Locality,
-    /// How it is checked, if its upstream has checks.
+    /// Health check, as far as its upstream has checks.
     pub health_check: TargetCheck,
-    /// How it is spoken to.
+    /// TLS settings of the connections to it.
     pub tls: OfTarget,
 }
 
-/// A target as it was declared, before the tiers of its upstream were moved together.
+/// Declared target, before the priorities of its upstream are turned into tiers.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate<'a> {
     pub(crate) place: Place<'a>,
@@ -150,13 +150,13 @@ pub(crate) struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// True when it gets traffic.
+    /// True if it gets traffic.
     pub(crate) fn is_used(&self) -> bool {
         self.enabled && self.weight > 0
     }
 }
 
-/// Understands one declared target of `upstream`.
+/// Resolves one declared target of `upstream`.
 pub(crate) fn resolve<'a>(
     place: Place<'a>,
     target: &document::Target,
@@ -200,7 +200,7 @@ pub(crate) fn resolve<'a>(
     })
 }
 
-/// The weight of a target, or of a member of a service.
+/// Resolves the weight of a target, or of a member of a service. The default is 100.
 pub(crate) fn weight(place: &Place<'_>, declared: Option<u32>, faults: &mut Faults) -> u32 {
     let weight = declared.unwrap_or(100);
     if weight > MAX_WEIGHT {
@@ -210,7 +210,7 @@ pub(crate) fn weight(place: &Place<'_>, declared: Option<u32>, faults: &mut Faul
     weight
 }
 
-/// The priority of a target, or of a member of a service: `what` it is.
+/// Resolves the priority of a target, or of a member of a service; `what` is the word for it in messages.
 pub(crate) fn priority(
     place: &Place<'_>,
     priority: Option<u32>,
@@ -219,7 +219,7 @@ pub(crate) fn priority(
     faults: &mut Faults,
 ) -> u32 {
     match (priority, failover) {
-        // It is no word on the tier where it does not say that there is a first one only.
+        // `failover: false` beside `priority: 0` contradicts nothing.
         (Some(0), Some(false)) => 0,
         (Some(_), Some(_)) => {
             let help = "`failover: true` is short for `priority: 1`; leave one of them out".to_owned();

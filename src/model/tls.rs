@@ -1,6 +1,6 @@
-//! TLS to targets: what is said, what is believed, what is shown.
+//! TLS to targets: SNI, trusted authorities, verified names and client certificates.
 //!
-//! Whatever is not said is strict: a target must prove the name, or the address, by which it was named.
+//! The defaults are strict: a target must prove the name, or the address, under which it is declared.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,58 +14,58 @@ use crate::model::name::Name;
 use crate::model::place::{Faults, Place, code};
 use crate::model::target::Host;
 
-/// TLS to targets.
+/// TLS settings of connections to targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// The name that is asked for.
+    /// Server name that is requested.
     pub sni: Sni,
-    /// Whose certificates are believed.
+    /// Authorities whose certificates are accepted.
     pub trust: Trust,
-    /// Which names a certificate must have.
+    /// Names that a certificate must have.
     pub verify: Verify,
-    /// What is shown to a target that asks.
+    /// Certificate that is presented to a target that requests one.
     pub client_certificate: Option<Arc<Certificate>>,
 }
 
-/// The name that is asked for.
+/// Server name that is requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sni {
-    /// The target's host name.
+    /// Host name of the target.
     Host,
-    /// This.
+    /// Fixed name.
     Name(String),
-    /// None: the target is an address (RFC 6066, section 3).
+    /// No server name: the target is an address (RFC 6066, section 3).
     None,
 }
 
-/// Whose certificates are believed.
+/// Authorities whose certificates are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// Those that the machine believes on which Envoy runs.
+    /// System trust store of the machine on which Envoy runs.
     System,
-    /// These.
+    /// Declared authority.
     Authority(Authority),
-    /// Anybody's.
+    /// Any certificate, without verification.
     Anything,
 }
 
-/// Which names a certificate must have.
+/// Names that a certificate must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verify {
-    /// The one that was asked for.
+    /// Requested server name.
     Sni,
-    /// Any of these.
+    /// Any of these names.
     Names(Vec<SubjectName>),
 }
 
-/// A name in a certificate.
+/// Subject alternative name of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubjectName {
-    /// A host name.
+    /// Host name.
     Dns(String),
-    /// An address.
+    /// IP address.
     Ip(IpAddr),
-    /// Such as `spiffe://example.com/shop`.
+    /// URI, such as `spiffe://example.com/shop`.
     Uri(String),
 }
 
@@ -78,28 +78,29 @@ impl fmt::Display for SubjectName {
     }
 }
 
-/// How one target is spoken to.
+/// TLS settings of one target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum OfTarget {
-    /// As its upstream says.
+    /// Settings of its upstream.
     #[default]
     AsUpstream,
-    /// In TLS of its own.
+    /// TLS with settings of its own.
     Own(Arc<Tls>),
-    /// In plain text, while its upstream has TLS.
+    /// Plain text, although its upstream has TLS.
     Plain,
 }
 
-/// What can be referred to.
+/// Certificates that `tls` may refer to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known<'a> {
     pub(crate) certificates: &'a Certificates,
-    /// False while names may exist that no document shows.
+    /// False if names may exist that no document shows, because a text could not be read.
     pub(crate) all_are_known: bool,
     pub(crate) sources: Sources<'a>,
 }
 
-/// Understands `tls` of an upstream, or that of a target over its upstream's. `owner` names the secret of a CA.
+/// Resolves `tls` of an upstream, or that of a target over its upstream's. `owner` is the prefix of the name
+/// of a CA's secret.
 pub(crate) fn resolve(
     owner: &str,
     place: &Place<'_>,
@@ -124,7 +125,7 @@ pub(crate) fn resolve(
     Tls { sni, trust: trust(owner, place, declared, base, known, faults), verify, client_certificate }
 }
 
-/// What a target says of its own.
+/// Resolves the TLS settings of a target.
 pub(crate) fn of_target(
     owner: &str,
     place: &Place<'_>,
@@ -144,7 +145,8 @@ pub(crate) fn of_target(
     if upstream == Some(&own) { OfTarget::AsUpstream } else { OfTarget::Own(Arc::new(own)) }
 }
 
-/// An address is not asked for by name, whatever else it is called; it is looked for among those of the certificate.
+/// Adapts the settings to a target that is an IP address: it requests no server name, and the certificate
+/// must have the address unless other names are declared or nothing is verified.
 fn of_host(tls: Tls, host: &Host) -> Tls {
     match host {
         Host::Ip(ip) if tls.sni == Sni::Host => {
@@ -210,7 +212,7 @@ fn trust(
     }
 }
 
-/// The certificate of this name.
+/// Returns the certificate of this name.
 pub(crate) fn certificate_named(
     name: &str,
     place: &Place<'_>,

@@ -1,7 +1,7 @@
-//! A pool of targets and its policy.
+//! Upstreams: pools of targets with a policy.
 //!
-//! The defaults are measured: together with the retries of a service they lose no idempotent request when a
-//! target dies, freezes, refuses or answers 503, and they need to know nothing about the service.
+//! The defaults are measured: together with the retries of a service, no idempotent request is lost when a
+//! target dies, freezes, refuses connections or answers 503. They need no knowledge of the service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,83 +20,85 @@ use crate::model::place::{Faults, Place, code};
 use crate::model::target::Target;
 use crate::model::tls::{OfTarget, Tls};
 
-/// A pool of targets and its policy; one Envoy cluster, or an aggregate of one for each tier.
+/// Pool of targets and its policy; one Envoy cluster, or an aggregate of one cluster per tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// Unique among upstreams; also the name of its Envoy cluster.
     pub name: Name,
-    /// What is spoken to the targets.
+    /// Protocol of the connections to targets.
     pub protocol: UpstreamProtocol,
-    /// None for plain text. A target may differ.
+    /// TLS to targets; `None` for plain text. A target may have its own settings.
     pub tls: Option<Arc<Tls>>,
-    /// How long a connection may take to come up. While it does, no try timeout runs; hence never longer
-    /// than the shortest one, unless the operator says so.
+    /// Time limit for opening a connection. The try timeout does not run meanwhile; hence the default never
+    /// exceeds the shortest try timeout.
     pub connect_timeout: Duration,
-    /// How long an unused connection is kept; zero for ever.
+    /// Time after which an unused connection is closed; zero for never.
     pub idle_timeout: Duration,
-    /// Who is next within a tier.
+    /// Choice of a target within a tier.
     pub load_balancer: LoadBalancer,
-    /// How a client is led to the target that served it before.
+    /// Stickiness of clients to the target that served them before.
     pub sticky: Option<Sticky>,
-    /// Over how long a returning target gets its full share; zero for at once.
+    /// Time over which a returning target ramps up to its full share; zero for none.
     pub slow_start: Duration,
-    /// What one Envoy may have under way.
+    /// Limits on the load of one Envoy.
     pub limits: Limits,
-    /// Active detection, if it is on.
+    /// Active health check, if it is on.
     pub health_check: Option<HealthCheck>,
-    /// Passive detection, if it is on.
+    /// Passive health check, if it is on.
     pub outlier_detection: Option<OutlierDetection>,
-    /// When the next tier serves.
+    /// Conditions under which the next tier serves.
     pub failover: Failover,
-    /// When the primaries get their traffic back.
+    /// Conditions under which the primaries get their traffic back.
     pub failback: Failback,
-    /// A failover that is rehearsed on a schedule.
+    /// Scheduled drill of a failover.
     pub drill: Option<Drill>,
-    /// Who looks host names up.
+    /// Resolver of host names: the control plane or Envoy.
     pub resolve: Resolve,
-    /// Answers are held until they are whole, if that is on.
+    /// Buffering of responses until they are complete, if it is on.
     pub whole_response: Option<WholeResponse>,
-    /// Requests tell each target its own name as the host: one without a name needs its address for that.
+    /// True if a service sends each target its own name as the host. A target without a name then needs its
+    /// address as the host.
     pub by_name: bool,
-    /// Those that get traffic, by tier, then as declared.
+    /// Targets that get traffic, by tier, then in declaration order.
     pub targets: Vec<Target>,
-    /// How many tiers are declared, with those whose targets get no traffic.
+    /// Number of declared tiers, including those whose targets get no traffic.
     pub tier_count: u32,
 }
 
 impl Upstream {
-    /// True when each tier is an Envoy cluster of its own, under an aggregate that has the upstream's name.
+    /// True if each tier is an Envoy cluster of its own, under an aggregate cluster that has the upstream's
+    /// name.
     ///
-    /// That follows from the settings and never from the targets, so that the first standby can be added, or a
-    /// host name, without changing the cluster that serves.
+    /// This depends on the settings and never on the targets, so that the first standby, or a host name, can
+    /// be added without a change to the cluster that serves.
     pub fn has_cluster_for_each_tier(&self) -> bool {
-        // Within one cluster the hash balancers do not let a retry move on to the next tier.
+        // Within one cluster, hash balancers do not let a retry move on to the next tier.
         self.load_balancer.is_by_hash() || self.resolve == Resolve::Envoy
     }
 
-    /// True when a target is spoken to in TLS.
+    /// True if any target is reached over TLS.
     pub fn is_tls(&self) -> bool {
         self.tls.is_some() || self.targets.iter().any(|target| matches!(target.tls, OfTarget::Own(_)))
     }
 
-    /// True when no target, and none that is added without saying more, is spoken to in plain text.
+    /// True if no target, nor one added without settings of its own, is reached in plain text.
     pub fn is_tls_throughout(&self) -> bool {
         self.tls.is_some() && self.targets.iter().all(|target| target.tls != OfTarget::Plain)
     }
 }
 
-/// How a client is led to the target that served it before, for as long as that is usable. Then another serves,
-/// and the client is led to that one: also to a standby, which it does not leave when a primary returns. (A hash
-/// balancer has no memory, and returns at once.)
+/// Stickiness of a client to the target that served it before, as long as that one is usable. Otherwise
+/// another target serves, and the client sticks to that one, even to a standby: it stays there when a primary
+/// returns. (A hash balancer has no memory, and returns at once.)
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sticky {
-    /// A cookie that Envoy sets.
+    /// Cookie that Envoy sets.
     Cookie(Cookie),
-    /// A header of answers that the client sends back, by its name in lower case.
+    /// Response header that the client sends back, by its name in lower case.
     Header(String),
 }
 
-/// What one Envoy may have under way to an upstream, all targets together.
+/// Limits on the load of one Envoy on an upstream, over all targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the config's reference")]
 pub struct Limits {
@@ -104,60 +106,60 @@ pub struct Limits {
     pub pending_requests: u32,
     pub requests: u32,
     pub retries: u32,
-    /// Zero for any number.
+    /// Maximum number of requests per connection; zero for no limit.
     pub requests_per_connection: u32,
-    /// In place of `retries`.
+    /// Retry budget, which replaces `retries`.
     pub retry_budget: Option<RetryBudget>,
 }
 
-/// Retries as a share of the requests under way.
+/// Retries as a share of the active requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryBudget {
-    /// From 0 to 100.
+    /// Share in percent, from 0 to 100.
     pub percent: f64,
-    /// So many are always allowed.
+    /// Number of concurrent retries that is always allowed.
     pub at_least: u32,
 }
 
-// A percentage is a number: what is none is refused where it is read.
+// `percent` is never NaN: a value that is not a number is refused when it is read.
 impl Eq for RetryBudget {}
 
-/// When the next tier serves.
+/// Conditions under which the next tier serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failover {
-    /// Standby or spill.
+    /// Mode: standby or spill.
     pub mode: FailoverMode,
-    /// Of spill, in percent: 100 or more.
+    /// Overprovisioning factor of spill, in percent: 100 or more.
     pub factor: u32,
-    /// When no target is usable.
+    /// Behaviour if no target is usable.
     pub when_all_down: WhenAllDown,
-    /// Within a declared tier, the nearest to the Envoy that asks come first.
+    /// True if the targets nearest to the Envoy come first within a declared tier.
     pub locality: bool,
-    /// How soon traffic should have left a failed target; only the rules care.
+    /// Time within which traffic should have left a failed target; used by lint rules only.
     pub objective: Option<Duration>,
 }
 
-/// Answers that are held until they are whole, so that one that is cut can be tried again.
+/// Buffering of responses until they are complete, so that a truncated one can be retried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WholeResponse {
-    /// Longer ones are passed on as they come, in bytes.
+    /// Maximum length in bytes; longer responses are streamed.
     pub max: u32,
-    /// What becomes of those that do not say their length.
+    /// Handling of responses without a declared length.
     pub chunked: Chunked,
 }
 
 impl WholeResponse {
-    /// What an Envoy can hold: the default of a listener's `per_connection_buffer_limit_bytes`.
+    /// Maximum that an Envoy can hold: the default of a listener's `per_connection_buffer_limit_bytes`.
     pub const LARGEST: u32 = 1 << 20;
 }
 
 impl LoadBalancer {
-    /// True of those that choose by a hash, be it of the request or of a random number.
+    /// True for balancers that choose by a hash, either of the request or of a random number.
     pub fn is_by_hash(self) -> bool {
         self.is_by_request() || self == Self::WeightedRandom
     }
 
-    /// True of those that send equal requests to the same target.
+    /// True for balancers that send equal requests to the same target.
     pub fn is_by_request(self) -> bool {
         matches!(self, Self::RingHash | Self::Maglev)
     }
@@ -166,16 +168,16 @@ impl LoadBalancer {
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// What the services and routes that use an upstream ask of it.
+/// Requirements of the services and routes that use an upstream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Uses {
-    /// The shortest try timeout.
+    /// Shortest try timeout.
     pub(crate) shortest_try: Option<Duration>,
     /// See [`Upstream::by_name`].
     pub(crate) by_name: bool,
 }
 
-/// Understands an upstream whose name and targets are already known.
+/// Resolves an upstream whose name and targets are already resolved.
 pub(crate) fn resolve(
     name: Name,
     (targets, tier_count): (Vec<Target>, u32),
@@ -241,7 +243,8 @@ fn sticky(
 ) -> Sticky {
     let by_hash = upstream.load_balancer.is_some_and(LoadBalancer::is_by_hash);
     if by_hash || upstream.resolve == Some(Resolve::Envoy) {
-        // Its tiers are clusters of their own then, and an aggregate of clusters does not know their targets.
+        // The tiers are clusters of their own in these cases, and an aggregate of clusters does not know
+        // their targets.
         let message = "Envoy would not lead clients to their target here".to_owned();
         let help =
             "let the load balancer be round_robin, least_request or random, and resolve be control_plane";

@@ -1,7 +1,7 @@
-//! Documents in, a [`Model`] out, or every fault at once.
+//! Validation: turns documents into a [`Model`], or returns all faults at once.
 //!
-//! A fault in an entity does not hide its name from references, and what decoding already told is not told
-//! again. While a file cannot be parsed, names that it might declare are not reported as dangling.
+//! An entity with a fault can still be referred to by its name, and a fault reported by decoding is not
+//! reported again. If a file cannot be parsed, names that it might declare are not reported as dangling.
 
 mod connections;
 mod reuse;
@@ -40,25 +40,25 @@ use crate::model::validate::reuse::{Material, RouteInput, Scopes, ServiceInput, 
 
 pub use reuse::Resolved;
 
-/// What documents mean together.
+/// Result of a validation without errors.
 #[derive(Debug)]
 pub struct Meaning {
-    /// The entities.
+    /// Resolved configuration.
     pub model: Model,
-    /// What is valid and was noticed all the same.
+    /// Warnings: valid settings that are probably not meant.
     pub warnings: Vec<Violation>,
-    /// When that is no longer all, though nothing else changed: certificates expire.
+    /// Time at which the warnings change although no input changed, because certificates expire.
     pub until: Option<Timestamp>,
-    /// For the next time.
+    /// Cache for the next validation.
     pub resolved: Resolved,
 }
 
-/// The meaning of all documents together. `named_files` are those that hold keys and certificates; none of these has
-/// expired when no time is given. Entities that depend on nothing that changed are those of `last`.
+/// Validates all documents together. `named_files` hold keys and certificates; without `now`, no certificate
+/// counts as expired. An entity whose inputs did not change is reused from `last`.
 ///
 /// # Errors
 ///
-/// Every fault of validation. Faults of decoding are the caller's to add.
+/// Returns every fault of validation. The caller adds those of decoding.
 pub fn validate(
     documents: &Documents,
     named_files: &NamedFiles,
@@ -82,23 +82,23 @@ pub fn validate(
 
 struct Validation<'a> {
     documents: &'a Documents,
-    /// No names exist that no document shows: every text could be read to its end.
+    /// True if every text could be read to its end, so that all names are known.
     whole: bool,
     sources: Sources<'a>,
-    /// Known once they were looked at.
+    /// Resolved certificates; empty until they are validated.
     certificates: Arc<Certificates>,
     faults: Faults,
 }
 
-/// An entity with its name and place.
+/// Entity with its name and place.
 struct Named<'a, T> {
-    /// As declared; a stand-in if that is at fault.
+    /// Declared name; a placeholder if it is missing or invalid.
     name: Name,
-    /// The first of its name. What does not count is looked at for its other faults only.
+    /// True for the first entity of its name. Others are only checked for further faults.
     counts: bool,
     declared: &'a Declared<T>,
     document: &'a Arc<Document>,
-    /// In the document's list of its kind.
+    /// Index in the document's list of its kind.
     index: usize,
 }
 
@@ -158,7 +158,7 @@ impl<'a> Validation<'a> {
         (model, resolved)
     }
 
-    /// The entities of a kind, sorted by name. A second one of a name is a fault.
+    /// Returns the entities of a kind, sorted by name. Reports a duplicate name as a fault.
     fn named<T>(
         &mut self,
         kind: Kind,
@@ -171,7 +171,7 @@ impl<'a> Validation<'a> {
         all
     }
 
-    /// The entity of a kind that has a name; of several the first.
+    /// Returns the entity of a kind with this name; for a duplicate name, the first.
     fn one<T>(
         &self,
         kind: Kind,
@@ -182,7 +182,7 @@ impl<'a> Validation<'a> {
         Some(first_of(name, site, list))
     }
 
-    /// The entities of a kind that are not the first of their name, or have none. Each is a fault.
+    /// Returns the entities of a kind with a duplicate, missing or invalid name. Reports each as a fault.
     fn odd<T>(
         &mut self,
         kind: Kind,
@@ -235,7 +235,7 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// `list`, with every name in it known. Only the known ones are kept.
+    /// Resolves `list` to a scope of known names. Unknown names are reported and left out.
     fn scope<'n>(
         &mut self,
         place: &Place<'_>,
@@ -261,8 +261,8 @@ impl<'a> Validation<'a> {
         Scope::Only(names)
     }
 
-    /// True when there are raw resources and no route that the default listener could serve: nothing is added to
-    /// what is taken at its word.
+    /// True if there are raw resources and no route that the default listener could serve. The default
+    /// listener is not added then.
     fn is_raw_alone(&self) -> bool {
         let has_raw = self.documents.of(Kind::Raw).any(|document| !document.raw.is_empty());
         has_raw && self.documents.of(Kind::Route).all(|document| document.routes.is_empty())
@@ -314,7 +314,7 @@ impl<'a> Validation<'a> {
         listeners.into_iter().map(|(_, listener)| listener).collect()
     }
 
-    /// The fleets in the order in which they were declared: the first that selects a node gets it.
+    /// Resolves the fleets in declaration order: a node belongs to the first that selects it.
     fn fleets_in_order(&mut self, mut declared: Vec<Named<'a, document::Fleet>>) -> Vec<Fleet> {
         declared.sort_by(|a, b| {
             (a.document.file(), &a.declared.path).cmp(&(b.document.file(), &b.declared.path))
@@ -329,14 +329,14 @@ impl<'a> Validation<'a> {
         fleets
     }
 
-    /// `names` are those that are declared; the default one is there in any case.
+    /// Resolves a scope of fleets. `names` are the declared ones; the default fleet always exists.
     fn fleets(&mut self, place: &Place<'_>, list: &[String], names: &[Name]) -> Scope {
         let default = Name::default_fleet();
         self.scope(&place.key("fleets"), Kind::Fleet, list, || names.iter().chain([&default]).collect())
     }
 
-    /// Resolves again the upstreams that have changed, that something else is asked of, or that new keys and
-    /// certificates may be for.
+    /// Resolves again the upstreams that changed, whose users require something else of them, or whose keys
+    /// and certificates may have changed.
     fn upstreams(&mut self, last: &Resolved, resolved: &mut Resolved) {
         const KIND: Kind = Kind::Upstream;
         fn list(document: &Document) -> &Vec<Declared<document::Upstream>> {
@@ -362,7 +362,7 @@ impl<'a> Validation<'a> {
             let used = last.uses.keys().chain(resolved.uses.keys());
             asked.extend(used.filter(|name| last.uses.get(*name) != resolved.uses.get(*name)).cloned());
         }
-        // Time alone changes nothing for those of which nothing has expired since.
+        // The passing of time affects only the upstreams of which a certificate has expired since.
         let known = last.material.clone().filter(|known| known.0.is_alike(&material.0));
         let has_passed = |until: Timestamp| self.sources.now.is_some_and(|now| until <= now);
         let is_due = |name: &&Name| known.is_none() || last.upstreams.until(name).is_some_and(has_passed);
@@ -412,8 +412,8 @@ impl<'a> Validation<'a> {
         upstream
     }
 
-    /// The targets that get traffic (those of the upstream itself, then those added over REST), and how many
-    /// tiers there are.
+    /// Resolves the targets that get traffic (those of the upstream itself, then those added over REST).
+    /// Returns them with the number of tiers.
     fn targets<'p>(
         &mut self,
         name: &Name,
@@ -446,7 +446,8 @@ impl<'a> Validation<'a> {
         self.tiers(candidates)
     }
 
-    /// Envoy keeps an address once, in its lowest priority; so do we, and say it.
+    /// Merges a target that is listed twice, with a warning. Envoy keeps an address once, in its lowest
+    /// priority; this does the same.
     fn same_target<'p>(&mut self, first: &mut Candidate<'p>, second: Candidate<'p>) {
         let message = format!("target `{}` is listed twice; it is kept once", second.address);
         let help = "remove one of them, or add up their weights".to_owned();
@@ -458,8 +459,9 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// Tiers are the declared priorities, moved together: Envoy's documentation asks for no gaps. The first is that of
-    /// priority 0 even when no target has it, so that a standby stays one when the last primary is removed.
+    /// Turns the declared priorities into tiers without gaps, as Envoy's documentation requires. Tier 0 is
+    /// that of priority 0 even if no target has it, so that a standby stays one when the last primary is
+    /// removed.
     fn tiers(&mut self, candidates: Vec<Candidate<'_>>) -> (Vec<Target>, u32) {
         let declared = candidates.iter().map(|candidate| candidate.priority);
         let priorities: BTreeSet<u32> = declared.chain([0]).collect();
@@ -485,13 +487,13 @@ impl<'a> Validation<'a> {
                 tls: candidate.tls,
             })
             .collect();
-        // They were collected in the place of the candidates, which are larger.
+        // The vector reuses the allocation of the candidates, which are larger.
         targets.shrink_to_fit();
         targets.sort_by_key(|target| target.tier);
         (targets, tier(u32::MAX))
     }
 
-    /// Resolves again the services that have changed, or whose upstreams have.
+    /// Resolves again the services that changed, or whose upstreams changed.
     fn services(&mut self, last: &Resolved, resolved: &mut Resolved) {
         const KIND: Kind = Kind::Service;
         fn list(document: &Document) -> &Vec<Declared<document::Service>> {
@@ -557,7 +559,7 @@ impl<'a> Validation<'a> {
         is_served.then(|| Service { name: name.clone(), members, policy, host_header, hash_by, websocket })
     }
 
-    /// The upstreams of a service; none where nothing that is right names one.
+    /// Resolves the members of a service; empty if no valid upstream is named.
     fn members(
         &mut self,
         place: &Place<'_>,
@@ -593,7 +595,7 @@ impl<'a> Validation<'a> {
         service::members(&several, members, &mut self.faults)
     }
 
-    /// The upstream of this name. That there is none was told.
+    /// Returns the upstream of this name. A dangling name has been reported already.
     fn upstream(
         &mut self,
         place: &Place<'_>,
@@ -624,7 +626,7 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// Resolves again the routes that have changed, or whose services have. Those of connections are few, and
+    /// Resolves again the routes that changed, or whose services changed. SNI routes are few, and are
     /// resolved each time.
     fn routes(&mut self, last: &Resolved, resolved: &mut Resolved) -> Vec<Passthrough> {
         const KIND: Kind = Kind::Route;
@@ -704,7 +706,8 @@ impl<'a> Validation<'a> {
         route::resolve(references, place, declared, &mut self.faults)
     }
 
-    /// Two routes that ask for exactly the same: which one serves would be decided by nothing.
+    /// Reports two routes that match exactly the same requests: the precedence between them would be
+    /// undefined.
     fn same_requests(&mut self, routes: &OrdMap<Name, Arc<Route>>) {
         let place = |name| self.one(Kind::Route, |document| &document.routes, name).map(|it| it.place());
         let routes = routes.iter().filter_map(|(name, route)| Some((place(name)?, route)));
@@ -744,7 +747,7 @@ type Asked<'r> = (
     &'r BTreeMap<String, StringMatch>,
 );
 
-/// The first entity of a name.
+/// Returns the first entity of a name.
 fn first_of<'a, T>(
     name: &Name,
     Site { document: Same(document), index }: &'a Site,
@@ -754,7 +757,7 @@ fn first_of<'a, T>(
     Named { name: name.clone(), counts: true, declared, document, index: *index }
 }
 
-/// What services and routes ask of each upstream.
+/// Returns the requirements of services and routes on each upstream.
 fn uses(documents: &Documents) -> BTreeMap<Name, upstream::Uses> {
     let services = || {
         let sites = documents.sites(Kind::Service);

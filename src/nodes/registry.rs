@@ -1,4 +1,4 @@
-//! What is known of all nodes, without a clock: who is connected, and who was until lately.
+//! State of all nodes, without a clock: those that are connected, and those that disconnected lately.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -9,45 +9,46 @@ use super::{Noted, Presence, Refused, Totals, TypeStatus};
 use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
 
-/// How long a node that left is remembered.
+/// Time for which a disconnected node is remembered.
 const MEMORY: SignedDuration = SignedDuration::from_hours(1);
 
-/// How many nodes that left are remembered, and how many bytes of what they said: clients choose both.
+/// Limits on the disconnected nodes that are remembered: their number, and the bytes that they sent. Clients
+/// determine both.
 const MAX_DEPARTED: usize = 50_000;
 const MAX_DEPARTED_BYTES: usize = 64 << 20;
 
-/// How many refusals wait to be taken at most. More than that are one incident.
+/// Limit on the refusals that wait to be taken. More than that belong to one incident.
 const MAX_REFUSALS: usize = 1_000;
 
-/// All that is known of them.
+/// State of all nodes.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    /// Of the next stream or departure.
+    /// Number of the last stream or departure.
     next: u64,
     pub(super) connected: BTreeMap<u64, Presence>,
-    /// By the order in which they left. Also of nodes that have other streams still: they come to light when
-    /// the last of these ends.
+    /// Disconnected streams in the order of their departure. Also of nodes that still have other streams:
+    /// those entries are hidden until the last of these streams ends.
     departed: BTreeMap<u64, Presence>,
     departed_bytes: usize,
     pub(super) refusals: Vec<Refused>,
-    /// By node id; as long as anything is known of it.
+    /// State by node id, for as long as anything is known of the node.
     pub(super) by_id: HashMap<String, Known>,
 }
 
-/// What belongs to a node rather than to one of its streams.
+/// State of a node that does not belong to one of its streams.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Its newest stream is the last.
+    /// Numbers of its streams, the newest last.
     pub(super) streams: Vec<u64>,
     departed: Option<u64>,
-    /// Streams of load reports.
+    /// Number of its load report streams.
     reporters: usize,
     last_load_report: Option<Timestamp>,
     pub(super) totals: Totals,
 }
 
 impl Presence {
-    /// About how much memory depends on what the client said.
+    /// Estimates the memory, in bytes, that depends on data from the client.
     fn weight(&self) -> usize {
         let length = |error: &String| error.len();
         let errors = self.types.values().map(|noted| {
@@ -110,8 +111,8 @@ impl Registry {
         }
     }
 
-    /// The stream becomes what is remembered of its node, with the types of streams that ended before: a
-    /// client with a stream for each type loses all of them one after the other.
+    /// Turns a stream into the last status of its node, merged with the types of streams that ended before: a
+    /// client with a stream for each type loses them one after the other.
     pub(super) fn disconnect(&mut self, stream: u64, now: Timestamp) {
         let Some(mut presence) = self.connected.remove(&stream) else { return };
         let departure = self.number();
@@ -129,7 +130,7 @@ impl Registry {
         self.expire(now);
     }
 
-    /// How many streams a node has.
+    /// Returns the number of streams of a node.
     pub(super) fn streams(&self, id: &str) -> usize {
         self.by_id.get(id).map_or(0, |known| known.streams.len())
     }
@@ -146,7 +147,7 @@ impl Registry {
         }
     }
 
-    /// True when this was the last stream of reports of the node.
+    /// Returns true if this was the last load report stream of the node.
     pub(super) fn end_reports(&mut self, id: &str) -> bool {
         let left = self.by_id.get_mut(id).map(|known| {
             known.reporters -= 1;
@@ -177,7 +178,7 @@ impl Registry {
         Presence { last_load_report: known.and_then(|known| known.last_load_report), ..presence.clone() }
     }
 
-    /// Forgets those who left too long ago, and the first of them when they are too many.
+    /// Forgets nodes that disconnected too long ago, and the oldest ones if there are too many.
     fn expire(&mut self, now: Timestamp) {
         while let Some((departure, presence)) = self.departed.first_key_value() {
             let is_old = presence.disconnected_at.is_some_and(|left| now.duration_since(left) > MEMORY);
@@ -231,7 +232,7 @@ mod tests {
         [(resource_type, TypeStatus { state: State::Acked, version: None, current: true, error: None })]
     }
 
-    /// What is listed at `now`, each `id` with when it left and its types.
+    /// Formats the list at `now`: each `id` with the time of its departure and its types.
     fn listed(nodes: &mut Registry, now: i64) -> Vec<String> {
         let words = |presence: Presence| {
             let types: Vec<&str> = presence.types.keys().map(|kind| kind.plural()).collect();

@@ -1,4 +1,4 @@
-//! Reads config paths, whole or not at all.
+//! Reader of config paths. All files are read, or none.
 //!
 //! A path is a file or a directory. A directory is the sum of its `*.yaml`, `*.yml` and `*.json`, not
 //! recursive; names that begin with `.` are ignored, so that a mounted config map is not read twice.
@@ -15,26 +15,27 @@ use crate::config::{Level, Violation};
 /// Texts by file name.
 pub use crate::model::documents::Files;
 
-/// How long a file may stay blank between being truncated and being written.
+/// Time that a file may stay blank between being truncated and being written.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How soon it is read again.
+/// Interval at which a blank file is read again.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// The code of a file that cannot be read, or is no text.
+/// Code of a path that cannot be read or is not UTF-8.
 const UNREADABLE: &str = "US107";
-/// The code of a directory without config files.
+/// Code of a directory without config files.
 const EMPTY: &str = "US108";
 
-/// Every config file under `paths`.
+/// Reads every config file under `paths`.
 ///
 /// # Errors
 ///
-/// Every path that cannot be read and every file that is not UTF-8.
+/// One violation for each path that cannot be read and for each file that is not UTF-8.
 pub fn read(paths: &[PathBuf]) -> Result<Files, Vec<Violation>> {
     read_again(paths, &Files::new())
 }
 
-/// The same, of which `last` is what was there before: what has not changed is shared with it.
+/// Reads every config file under `paths`. Texts that equal those of `last`, the previous result, are shared
+/// with it.
 fn read_again(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> {
     let mut files = last.clone();
     let mut found = BTreeSet::new();
@@ -61,8 +62,9 @@ fn read_again(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> 
     if violations.is_empty() { Ok(files) } else { Err(violations) }
 }
 
-/// The same, with patience for files that are being written: one that had text and is blank now was truncated
-/// to be written anew. It is read again until it has text, or for a second: then blank is meant.
+/// Reads every config file under `paths`, and waits for files that are being written. A file that had text in
+/// `last` and is blank now was probably truncated to be rewritten. It is read again until it has text, or for
+/// a second at most; then it is taken to be blank on purpose.
 ///
 /// # Errors
 ///
@@ -80,7 +82,7 @@ pub fn read_settled(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violat
     }
 }
 
-/// A warning for each directory among the paths that holds no config file.
+/// Returns a warning for each directory among the paths that holds no config file.
 pub fn empty(paths: &[PathBuf]) -> Vec<Violation> {
     let is_empty = |path: &&PathBuf| path.is_dir() && list(path).is_ok_and(|files| files.is_empty());
     let warning = |path: &PathBuf| Violation {
@@ -94,7 +96,7 @@ pub fn empty(paths: &[PathBuf]) -> Vec<Violation> {
     paths.iter().filter(is_empty).map(warning).collect()
 }
 
-/// What the files hold that a config names, or why they cannot be read.
+/// Reads the files that a config names. An entry is the text, or the reason why it cannot be read.
 pub fn read_named(names: &BTreeSet<String>) -> NamedFiles {
     let read = |name: &String| match std::fs::read(name).map(String::from_utf8) {
         Ok(Ok(text)) => Ok(text.into()),
@@ -104,12 +106,12 @@ pub fn read_named(names: &BTreeSet<String>) -> NamedFiles {
     names.iter().map(|name| (name.clone(), read(name))).collect()
 }
 
-/// As the operator named it.
+/// Returns the name of a file, with the path as the operator gave it.
 fn name(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// The files of a path: itself, or what a directory holds.
+/// Returns the config files of a path: the file itself, or those in the directory.
 fn list(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !path.metadata()?.is_dir() {
         return Ok(vec![path.to_owned()]);

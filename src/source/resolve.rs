@@ -1,8 +1,8 @@
-//! Host names to addresses.
+//! DNS resolution of host names.
 //!
-//! Look-ups run beside everything else: who changes the config waits for names that were never looked up, a second
-//! at most, and never for others. Names are looked up again when their answer expires. The last good answer stays
-//! in use while look-ups fail: a DNS outage must not empty an upstream.
+//! Look-ups run in the background. A config change waits only for names that were never looked up, for a
+//! second at most. Names are looked up again when their answer expires. The last good answer stays in use
+//! while look-ups fail: a DNS outage must not empty an upstream.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -26,43 +26,43 @@ use crate::model::addresses::{Addresses, Place};
 use crate::model::resolver::Resolver as Settings;
 use crate::model::target::Host;
 
-/// How long a server may be mute before the look-up counts as failed, and a change of the config waits.
+/// Time after which a look-up without a response fails, and for which a config change waits at most.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many look-ups are under way at once.
+/// Maximum number of concurrent look-ups.
 const AT_ONCE: usize = 256;
 
-/// Looks names up and remembers the answers.
+/// Resolver that remembers the answers.
 #[derive(Debug)]
 pub struct Resolver {
     settings: Settings,
     dns: Option<TokioResolver>,
     names: Names,
-    /// When the next look-up of a name is due; nothing while one is under way.
+    /// Next look-up of each name. A name has no entry while its look-up is under way.
     due: BTreeSet<(Instant, Host)>,
     lookups: JoinSet<(Host, Result<Answer, String>)>,
     permits: Arc<Semaphore>,
 }
 
-/// What is known of each name, for others to look at. Cheap to clone: clones share.
+/// Shared view of the resolved names. Cheap to clone: clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct Names(Arc<Mutex<BTreeMap<Host, Known>>>);
 
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// The last good answer; none when there never was one.
+    /// Last good answer; none if there never was one.
     found: Option<Found>,
-    /// When that came.
+    /// Time of that answer.
     answered_at: Option<Instant>,
-    /// Why the newest look-up failed, if it did.
+    /// Reason why the newest look-up failed, if it did.
     error: Option<String>,
-    /// No look-up has ended yet.
+    /// True until the first look-up has ended.
     is_new: bool,
-    /// When it is looked up again; none while a look-up is under way.
+    /// Time of the next look-up; none while one is under way.
     due: Option<Instant>,
 }
 
-/// A good answer: not empty.
+/// Good answer: it has at least one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Found {
     Ips(Vec<IpAddr>),
@@ -75,12 +75,12 @@ struct Answer {
     valid_until: Instant,
 }
 
-/// What can be said of a name.
+/// State of a name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resolved {
-    /// How old the answer in use is; none when there never was one.
+    /// Age of the answer in use; none if there never was one.
     pub age: Option<Duration>,
-    /// Why the newest look-up failed, if it did.
+    /// Reason why the newest look-up failed, if it did.
     pub error: Option<String>,
 }
 
@@ -89,7 +89,7 @@ impl Names {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What can be said of a name; none of one that is not resolved here.
+    /// Returns the state of a name; none if it is not resolved here.
     pub fn resolved(&self, host: &Host) -> Option<Resolved> {
         self.lock().get(host).map(|known| Resolved {
             age: known.answered_at.map(|at| at.elapsed()),
@@ -99,7 +99,7 @@ impl Names {
 }
 
 impl Resolver {
-    /// A resolver as the system is configured, until it is told otherwise.
+    /// Returns a resolver with default settings, which uses the DNS servers of the system.
     pub fn new() -> Self {
         let settings = Settings::default();
         Self {
@@ -112,13 +112,13 @@ impl Resolver {
         }
     }
 
-    /// What is known of each name.
+    /// Returns the shared view of the resolved names.
     pub fn names(&self) -> Names {
         self.names.clone()
     }
 
-    /// From now on asks as `settings` say. Other servers are asked for everything at once; until they have
-    /// answered, the last good answers stay.
+    /// Applies these settings. If the servers change, all names are looked up again at once; the last good
+    /// answers stay in use until then.
     pub fn configure(&mut self, settings: &Settings) {
         if self.settings.servers != settings.servers {
             self.dns = dns(&settings.servers);
@@ -131,7 +131,7 @@ impl Resolver {
         self.settings = settings.clone();
     }
 
-    /// Looks up what of `hosts` was never looked up, and waits for that, but no longer than a second.
+    /// Looks up those of `hosts` that were never looked up, and waits for the answers, for a second at most.
     pub async fn learn(&mut self, hosts: &BTreeSet<Host>) {
         let deadline = Instant::now() + PATIENCE;
         let new: Vec<Host> = {
@@ -155,14 +155,13 @@ impl Resolver {
         }
     }
 
-    /// Forgets all but `hosts`.
+    /// Forgets all names but `hosts`.
     pub fn retain(&mut self, hosts: &BTreeSet<Host>) {
         self.names.lock().retain(|host, _| hosts.contains(host));
         self.due.retain(|(_, host)| hosts.contains(host));
     }
 
-    /// Looks names up again as their answers expire, until there is another answer for one of them. May be dropped
-    /// at any time without loss.
+    /// Looks names up again as their answers expire, and returns when an answer differs. Cancel-safe.
     pub async fn changed(&mut self) {
         loop {
             let next = self.due.first().map(|(due, _)| *due);
@@ -185,7 +184,7 @@ impl Resolver {
                     changed |= ended.is_ok_and(|(host, answer)| self.note(&host, answer));
                 }
             }
-            // What came at the same time makes one change.
+            // Answers that arrived at the same time make one change.
             while let Some(ended) = self.lookups.try_join_next() {
                 changed |= ended.is_ok_and(|(host, answer)| self.note(&host, answer));
             }
@@ -195,7 +194,7 @@ impl Resolver {
         }
     }
 
-    /// The addresses of every name that ever resolved.
+    /// Returns the addresses of every name that has a good answer.
     pub fn addresses(&self) -> Addresses {
         let mut addresses = Addresses::default();
         for (host, known) in self.names.lock().iter() {
@@ -228,7 +227,7 @@ impl Resolver {
         });
     }
 
-    /// Remembers an answer and when to ask again. True when it is another one.
+    /// Records an answer and schedules the next look-up. True if the addresses differ.
     fn note(&mut self, host: &Host, answer: Result<Answer, String>) -> bool {
         let now = Instant::now();
         let mut names = self.names.lock();
@@ -275,12 +274,13 @@ impl Default for Resolver {
     }
 }
 
-/// A client of these servers, or of the system's.
+/// Returns a DNS client for these servers or, if there are none, for those of the system. None if the DNS
+/// settings are unusable.
 fn dns(servers: &[SocketAddr]) -> Option<TokioResolver> {
     let adjust = |options: &mut ResolverOpts| {
         options.timeout = PATIENCE;
         options.attempts = 1;
-        // Expiry is watched here.
+        // The resolver tracks expiry itself, so the client must not cache.
         options.cache_size = 0;
     };
     let built = match servers {
@@ -293,7 +293,7 @@ fn dns(servers: &[SocketAddr]) -> Option<TokioResolver> {
             let config = ResolverConfig::from_parts(None, Vec::new(), servers);
             let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
             adjust(builder.options_mut());
-            // Who names servers wants to hear those.
+            // Names are answered by the configured servers alone, not by the hosts file.
             builder.options_mut().use_hosts_file = ResolveHosts::Never;
             builder.build()
         }
@@ -309,7 +309,7 @@ fn name_server(server: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(server.ip(), true, connections.into())
 }
 
-/// Asks for one name. `last` is the last good answer.
+/// Looks up one name. `last` is the last good answer.
 async fn look_up(dns: &TokioResolver, host: &Host, last: Option<Found>) -> Result<Answer, String> {
     match host {
         Host::Name(name) => {
@@ -331,8 +331,8 @@ async fn look_up(dns: &TokioResolver, host: &Host, last: Option<Found>) -> Resul
     }
 }
 
-/// The A and AAAA records of a name, in order. Where one kind is there and the other fails, what `last` had of that
-/// kind stays.
+/// Looks up the A and AAAA records of a name; the addresses are sorted. If one record type resolves and the
+/// other fails, the addresses of the failed type are kept from `last`.
 async fn ips(dns: &TokioResolver, name: &str, last: &[IpAddr]) -> Result<(Vec<IpAddr>, Instant), String> {
     let (v4, v6) = join(records(dns, name, RecordType::A), records(dns, name, RecordType::AAAA)).await;
     if let (Err(error), Err(_)) | (Err(error), Ok(None)) | (Ok(None), Err(error)) = (&v4, &v6) {
@@ -356,7 +356,8 @@ async fn ips(dns: &TokioResolver, name: &str, last: &[IpAddr]) -> Result<(Vec<Ip
     }
 }
 
-/// Where the SRV records of a service lead, in order. A host among them that fails keeps what `last` had of it.
+/// Looks up the SRV records of a service and the addresses of their hosts; the result is sorted. If a host
+/// fails, its addresses are kept from `last`.
 async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answer, String> {
     let found = records(dns, name, RecordType::SRV).await?;
     let (found, mut valid_until) = found.ok_or_else(|| "the service has no record".to_owned())?;
@@ -399,7 +400,8 @@ async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answe
             priority: record.priority,
             socket: SocketAddr::new(ip, record.port),
             host: host.clone(),
-            // Those of weight 0 have a small chance beside others (RFC 2782), and an even one among themselves.
+            // SRV records of weight 0 have a small chance beside others (RFC 2782) and equal chances among
+            // themselves, so they count as weight 1.
             weight: Some(u32::from(record.weight.max(1))),
         }));
     }
@@ -411,13 +413,13 @@ async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answe
     }
 }
 
-/// What DNS has of one kind, and until when that holds; none when it says that there is nothing.
+/// Returns the records of one type and the time at which they expire; none if DNS says that there are none.
 async fn records(
     dns: &TokioResolver,
     name: &str,
     kind: RecordType,
 ) -> Result<Option<(Vec<RData>, Instant)>, String> {
-    // The dot at the end keeps search domains out of it.
+    // The trailing dot prevents the use of search domains.
     match timeout(PATIENCE, dns.lookup(format!("{name}."), kind)).await {
         Ok(Ok(lookup)) => {
             let until = lookup.valid_until().into();

@@ -1,9 +1,9 @@
-//! Says when config paths may have changed.
+//! Watcher of the config paths.
 //!
 //! Directories are watched, never files: a watch on a file goes silent after the first atomic rename or the
-//! swap of a mounted config map. Any event means "read all again"; after each one the watches are made anew,
-//! so that a directory that was replaced is followed too. File systems that send no events are read now
-//! and then all the same.
+//! swap of a mounted config map. Any event means that all files are read again. After each event the watches
+//! are set up anew, so that a replaced directory is followed too. For file systems that send no events, the
+//! files are also read at an interval.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,27 +14,28 @@ use notify::event::ModifyKind;
 use notify::{EventKind, RecursiveMode, Watcher};
 use tracing::warn;
 
-/// A change is over when nothing happened for so long,
+/// Time without events after which a change counts as complete.
 const QUIET: Duration = Duration::from_millis(50);
-/// or when it has gone on for so long.
+/// Maximum time to wait for that.
 const AT_MOST: Duration = Duration::from_secs(2);
-/// How often paths are read without any event, unless told otherwise.
+/// Default interval at which files are read without any event.
 pub const POLL: Duration = Duration::from_secs(30);
 
-/// Makes a watcher look at once, at other paths perhaps.
+/// Handle that triggers a read at once, possibly of other paths.
 #[derive(Debug, Clone)]
 pub struct Nudge(Sender<()>);
 
 impl Nudge {
-    /// As if something had changed.
+    /// Triggers a read, as a file event does.
     pub fn nudge(&self) {
-        // The watcher has ended: so has the program.
+        // Fails only after the watcher has ended, and with it the program.
         let _ = self.0.send(());
     }
 }
 
-/// Calls `changed` once at the start, whenever one of `paths` may have changed, and when nothing was heard for as long
-/// as `poll`; on a thread of its own, until it returns false. Which paths there are is asked each time.
+/// Calls `changed` once at the start, whenever one of `paths` may have changed, and when there was no event
+/// for as long as `poll`. Runs on a thread of its own until `changed` returns false. `paths` is called each
+/// time.
 pub fn watch(
     poll: Duration,
     paths: impl Fn() -> Vec<PathBuf> + Send + 'static,
@@ -44,7 +45,7 @@ pub fn watch(
     let nudge = Nudge(sender.clone());
     std::thread::spawn(move || {
         loop {
-            // The watches stand before the paths are read, so that nothing falls between the two.
+            // The watches are set up before the paths are read, so that no change in between is missed.
             let _watcher = listen(poll, &paths(), sender.clone());
             if !changed() {
                 return;
@@ -55,7 +56,7 @@ pub fn watch(
     nudge
 }
 
-/// Waits until something happened and it is over, or it is time to look anyway.
+/// Waits for an event and for the end of the change, or until `poll` is over.
 fn wait(poll: Duration, events: &Receiver<()>) {
     if events.recv_timeout(poll).is_err() {
         return;
@@ -68,9 +69,9 @@ fn listen(poll: Duration, paths: &[PathBuf], sender: Sender<()>) -> Option<notif
     let holding: BTreeSet<PathBuf> = paths.iter().flat_map(|path| holding(path)).collect();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let counts = match event {
-            // Reading a file is an event too; to follow those would be to go in circles.
+            // Reading a file is an event too; to follow it would be an endless loop.
             Ok(notify::Event { kind: EventKind::Access(_), .. }) => false,
-            // In the directories above only names count: what is written there may be our own log.
+            // Writes to files in the parent directories do not count: they may be our own log.
             Ok(notify::Event {
                 kind: EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)),
                 paths,
@@ -79,7 +80,7 @@ fn listen(poll: Duration, paths: &[PathBuf], sender: Sender<()>) -> Option<notif
             Ok(_) | Err(_) => true,
         };
         if counts {
-            // Nobody listens any more: the watcher has ended.
+            // Fails only after the watcher has ended.
             let _ = sender.send(());
         }
     });
@@ -98,8 +99,9 @@ fn listen(poll: Duration, paths: &[PathBuf], sender: Sender<()>) -> Option<notif
     Some(watcher)
 }
 
-/// The directories in which a change of `path` shows: where it lies and what it links to, the parents of both,
-/// in which they may be replaced, and those of all links on the way, which may be swapped.
+/// Returns the directories in which a change of `path` shows: the path itself and the one it links to, each
+/// with its two parents, in which it may be replaced; the parents of all links on the way, which may be
+/// swapped; and the directories of its files.
 fn directories(path: &Path) -> BTreeSet<PathBuf> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut directories = BTreeSet::new();
@@ -112,10 +114,10 @@ fn directories(path: &Path) -> BTreeSet<PathBuf> {
     directories
 }
 
-/// The directories whose files are read for `path`, also those that its files link to.
+/// Returns the directories whose files are read for `path`, including those that its files link to.
 fn holding(path: &Path) -> BTreeSet<PathBuf> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    // The files of a mounted config map are links into a directory that is swapped.
+    // Files of a mounted config map are links into a directory that is swapped.
     let links = |directory: &Path| {
         let entries = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
         let targets = entries.filter(|entry| entry.is_symlink()).filter_map(|link| link.canonicalize().ok());
@@ -141,7 +143,8 @@ mod tests {
     #[test]
     fn what_is_written_beside_the_config_directory_is_not_followed_and_what_is_in_it_is() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        // One further down, or names that others make beside our temporary directory would count.
+        // The config is one level further down: files of other programs beside the temporary directory would
+        // count.
         let (config, log) =
             (directory.path().join("server/config"), directory.path().join("server/server.log"));
         std::fs::create_dir_all(&config).expect("makes directories");

@@ -1,10 +1,10 @@
-//! What happens, as those hear of it who follow `GET /events`.
+//! Events of the control plane, as `GET /events` streams them.
 //!
-//! One [`Events`] is shared by all who have something to tell: they [`publish`](Events::publish) and go on. The
-//! last events are kept in one ring, and whoever follows it reads there at a pace of its own. So no queue stands
-//! between the two: a reader that is too slow finds that what it wants is no longer kept, and is told so.
+//! All publishers share one [`Events`]; [`publish`](Events::publish) never waits for a reader. The last
+//! events are kept in a ring, which each follower reads at its own pace. There is no queue per follower: one
+//! that is too slow finds that its next event was dropped, and gets [`Next::TooSlow`].
 //!
-//! To tell of something new, add a variant to [`Event`] and its word to [`Event::word`].
+//! A new kind of event needs a variant of [`Event`] and its word in [`Event::word`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,121 +14,121 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
-/// How many events are kept, and how many bytes of text that others chose.
+/// Maximum number of events that are kept, and maximum bytes of their JSON, which contains texts of clients.
 const KEPT: usize = 4_096;
 const KEPT_BYTES: usize = 8 << 20;
 
-/// Something that happened. Its fields are the fields of the JSON that followers get.
+/// Event of the control plane. Its fields are the fields of the JSON that followers get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Event {
     /// A change was accepted; it is durable and published.
     Revision {
-        /// From 1, without gaps.
+        /// Number of the revision, from 1, without gaps.
         number: u64,
-        /// `files`, `api` or `rollback`.
+        /// Source of the change: `files`, `api` or `rollback`.
         source: &'static str,
-        /// The files, or who wrote over REST.
+        /// Author of the change: the files, or the REST client.
         author: String,
-        /// What the author gave as reason.
+        /// Reason that the author gave.
         reason: Option<String>,
-        /// What changed, in words.
+        /// Description of the change, in words.
         summary: String,
     },
-    /// What a canary refused was taken back.
+    /// A change that a canary refused was rolled back.
     Rejected {
-        /// The revisions that are not in effect.
+        /// Numbers of the revisions that are not in effect.
         revisions: Vec<u64>,
-        /// The canaries that refused it, by node id.
+        /// Ids of the canary nodes that refused it.
         by: Vec<String>,
-        /// Their words.
+        /// Error message of the canaries.
         error: String,
     },
-    /// An Envoy refused something and keeps what it had.
+    /// An Envoy refused resources and keeps the previous ones.
     Nack {
-        /// The id of the Envoy.
+        /// Id of the node.
         node: String,
-        /// Such as `clusters`.
+        /// Type of the resources, such as `clusters`.
         #[serde(rename = "type")]
         resource_type: &'static str,
-        /// The version that was sent.
+        /// Version of the refused response.
         version: String,
-        /// The resources that are now held back; none while it is not known which they are.
+        /// Names of the resources that are now held back; empty while it is unknown which are at fault.
         names: Vec<String>,
-        /// Envoy's words.
+        /// Error message of the Envoy.
         error: String,
     },
     /// The first stream of an Envoy began.
     Connected {
-        /// The id of the Envoy.
+        /// Id of the node.
         node: String,
-        /// As it says of itself.
+        /// Cluster that the node names for itself.
         cluster: String,
     },
     /// The last stream of an Envoy ended.
     Disconnected {
-        /// The id of the Envoy.
+        /// Id of the node.
         node: String,
     },
     /// The files have faults; the last good config keeps serving.
     FilesRefused {
-        /// How many; `GET /violations` has them.
+        /// Number of violations; `GET /violations` lists them.
         violations: usize,
     },
-    /// What the files say is what is served again.
+    /// The files are without faults again, and are what is served.
     FilesRecovered {},
     /// A standby serves.
     Failover {
-        /// Of which upstream.
+        /// Name of the upstream.
         upstream: String,
-        /// What there is to say of it.
+        /// Further fields.
         #[serde(flatten)]
         what: Value,
     },
     /// The primaries serve again.
     Failback {
-        /// Of which upstream.
+        /// Name of the upstream.
         upstream: String,
-        /// What there is to say of it.
+        /// Further fields.
         #[serde(flatten)]
         what: Value,
     },
-    /// A target, a tier or a zone was taken out, or is back.
+    /// Targets (one, or all of a tier, zone or region) were taken out of rotation or are back.
     TargetState {
-        /// Of which upstream.
+        /// Name of the upstream.
         upstream: String,
-        /// What there is to say of it.
+        /// Further fields.
         #[serde(flatten)]
         what: Value,
     },
-    /// A tier was pinned, or is no more.
+    /// A tier was pinned, or its pin was removed.
     Pin {
-        /// Of which upstream.
+        /// Name of the upstream.
         upstream: String,
-        /// What there is to say of it.
+        /// Further fields.
         #[serde(flatten)]
         what: Value,
     },
-    /// A standby is held, or is no more.
+    /// A standby is held, its hold changed, or it was released.
     Hold {
-        /// Of which upstream.
+        /// Name of the upstream.
         upstream: String,
-        /// What there is to say of it.
+        /// Further fields.
         #[serde(flatten)]
         what: Value,
     },
-    /// A drill began, ended, or was left out.
+    /// A drill began, ended, or was skipped.
     Drill {
-        /// Of which upstream.
+        /// Name of the upstream.
         upstream: String,
-        /// What there is to say of it.
+        /// Further fields.
         #[serde(flatten)]
         what: Value,
     },
 }
 
 impl Event {
-    /// The word of its kind: the `event` of the stream.
+    /// Returns the word of its kind: the `event` field of the stream.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Revision { .. } => "revision",
@@ -148,18 +148,18 @@ impl Event {
     }
 }
 
-/// An event as it is told.
+/// Published event.
 #[derive(Debug)]
 pub struct Told {
-    /// How many were told before it since the start, and one.
+    /// Number of the event since the start of the process, from 1.
     pub number: u64,
-    /// The word of its kind.
+    /// Word of its kind.
     pub word: &'static str,
-    /// The event and its `time`, in JSON.
+    /// JSON of the event and its `time`.
     pub json: String,
 }
 
-/// The event with when it happened.
+/// Event with the time of its generation.
 #[derive(Serialize)]
 struct Timed<'a> {
     time: String,
@@ -167,10 +167,10 @@ struct Timed<'a> {
     event: &'a Event,
 }
 
-/// The last events. Cheap to clone: clones share.
+/// Publisher and ring of the last events. Cheap to clone: clones share their state.
 #[derive(Debug, Clone)]
 pub struct Events {
-    /// Tells this run of the program from others, whose numbers mean nothing here.
+    /// Id of this run of the process. Event numbers of other runs are unknown here.
     run: Arc<str>,
     ring: Arc<Mutex<Ring>>,
     newest: watch::Sender<u64>,
@@ -184,17 +184,18 @@ impl Default for Events {
 }
 
 impl Events {
-    /// Tells everyone who follows, and those who will ask what they missed.
+    /// Publishes an event to all followers, and keeps it for those that will resume.
     pub fn publish(&self, event: &Event) {
         let timed = Timed { time: Timestamp::now().to_string(), event };
         let json = serde_json::to_string(&timed).expect("an event is texts and numbers");
-        // Under the lock, so that nobody is woken for a number before an earlier one is there.
+        // Numbers are announced under the lock, so that no follower wakes up before an earlier event is
+        // there.
         let mut ring = self.lock();
         let number = ring.push(event.word(), json);
         self.newest.send_replace(number);
     }
 
-    /// Follows from now on or, given the id of an event, from the one after it.
+    /// Returns a follower of the events from now on or, with the id of an event, from the one after it.
     pub fn follow(&self, last: Option<&str>) -> Follower {
         let newest = self.newest.subscribe();
         let (position, is_known) = {
@@ -210,12 +211,12 @@ impl Events {
         Follower { events: self.clone(), newest, position, is_known }
     }
 
-    /// The id of an event, for those who come back for what they missed.
+    /// Returns the id of an event, with which a client resumes.
     pub fn id(&self, number: u64) -> String {
         format!("{}-{number}", self.run)
     }
 
-    /// How many follow.
+    /// Returns the number of followers.
     pub fn followers(&self) -> usize {
         self.newest.receiver_count()
     }
@@ -230,7 +231,7 @@ impl Events {
     }
 }
 
-/// One who follows.
+/// Reader of the events, with a position of its own.
 #[derive(Debug)]
 pub struct Follower {
     events: Events,
@@ -239,14 +240,14 @@ pub struct Follower {
     is_known: bool,
 }
 
-/// What a follower gets next.
+/// Outcome of waiting for the next event.
 #[derive(Debug)]
 pub enum Next {
     /// The next event.
     Event(Arc<Told>),
-    /// The event that was asked for is not kept any more: what comes next is the oldest that is.
+    /// The requested event is no longer kept; the oldest event that is kept follows.
     Missed,
-    /// The follower was so slow that the next event is not kept any more. It should begin anew.
+    /// The follower was too slow: its next event is no longer kept. It should follow anew.
     TooSlow,
 }
 
@@ -266,16 +267,16 @@ impl Follower {
                 Found::Gone => return Next::TooSlow,
                 Found::NotYet => {}
             }
-            // It cannot fail: this follower holds a sender itself.
+            // Cannot fail: the follower holds a sender itself.
             let _ = self.newest.changed().await;
         }
     }
 }
 
-/// The last events in their order.
+/// Ring of the last events, in order.
 #[derive(Debug)]
 struct Ring {
-    /// The number of the next.
+    /// Number of the next event.
     next: u64,
     events: VecDeque<Arc<Told>>,
     bytes: usize,
@@ -287,7 +288,7 @@ impl Default for Ring {
     }
 }
 
-/// What the ring has under a number.
+/// Content of the ring at a number.
 enum Found {
     Event(Arc<Told>),
     NotYet,
@@ -311,7 +312,7 @@ impl Ring {
         self.next - self.events.len() as u64
     }
 
-    /// True when no event from this number on is missing.
+    /// True if no event from this number on was dropped.
     fn holds(&self, number: u64) -> bool {
         (self.oldest()..=self.next).contains(&number)
     }

@@ -1,8 +1,8 @@
-//! What is counted and timed while it happens, for `GET /metrics`.
+//! Counters and timers of `GET /metrics`.
 //!
-//! What can be read off the state when somebody asks (who is connected, what is served) is not kept here:
-//! `admin::metrics` reads it then. Labels are words of ours and templates of paths, never what a caller chose, so
-//! that there are only so many series.
+//! Metrics that can be derived from the state at the time of a request (connected nodes, served resources)
+//! are not kept here; `admin::metrics` derives them. Labels are fixed words and path templates, never values
+//! of a client, so the number of series is bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use prometheus_client::registry::{Registry, Unit};
 /// One label: its name and its value.
 pub type Label = [(&'static str, &'static str); 1];
 
-/// A request to the admin API.
+/// Labels of a request to the admin API: method, route and status.
 type Request = [(&'static str, String); 3];
 type Route = [(&'static str, String); 2];
 
-/// All of them. Cheap to clone: clones share.
+/// All counters and timers. Cheap to clone: clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics(Arc<Live>);
 
@@ -36,7 +36,7 @@ struct Live {
     refusals: Family<Label, Counter>,
 }
 
-/// From 0.5 ms to 8 s.
+/// Returns a histogram with buckets from 0.5 ms to 8 s.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 15))
 }
@@ -58,34 +58,34 @@ impl Default for Live {
 }
 
 impl Metrics {
-    /// A build was made, or refused for what it was to be made of.
+    /// Counts a build of the config and its duration. `accepted` is false if its input was refused.
     pub fn built(&self, took: Duration, accepted: bool) {
         let outcome = if accepted { "accepted" } else { "refused" };
         self.0.builds.get_or_create(&[("outcome", outcome)]).inc();
         self.0.build_seconds.observe(took.as_secs_f64());
     }
 
-    /// Changes became durable.
+    /// Records the duration of a commit to the store.
     pub fn committed(&self, took: Duration) {
         self.0.commit_seconds.observe(took.as_secs_f64());
     }
 
-    /// A change was accepted.
+    /// Counts an accepted change.
     pub fn accepted(&self, source: &'static str) {
         self.0.revisions.get_or_create(&[("source", source)]).inc();
     }
 
-    /// A change was taken back that a canary refused.
+    /// Counts a change that was rolled back because a canary refused it.
     pub fn rejected(&self) {
         self.0.rejected.inc();
     }
 
-    /// An Envoy refused something of this type.
+    /// Counts a NACK for this resource type.
     pub fn nacked(&self, resource_type: &'static str) {
         self.0.nacks.get_or_create(&[("type", resource_type)]).inc();
     }
 
-    /// A request to the admin API was answered. `route` is the template of its path.
+    /// Counts a response of the admin API and its duration. `route` is the template of the path.
     pub fn answered(&self, method: &str, route: &str, status: u16, took: Duration) {
         let (method, route) = (("method", method.to_owned()), ("route", route.to_owned()));
         let status = ("status", status.to_string());
@@ -93,12 +93,12 @@ impl Metrics {
         self.0.request_seconds.get_or_create(&[method, route]).observe(took.as_secs_f64());
     }
 
-    /// Somebody was refused: who they are, or what they may do, was not as it must be.
+    /// Counts a client that was refused, because of its identity or its permissions.
     pub fn refused(&self, why: &'static str) {
         self.0.refusals.get_or_create(&[("reason", why)]).inc();
     }
 
-    /// Names all of them in `registry`.
+    /// Registers all metrics in `registry`.
     pub fn register(&self, registry: &mut Registry) {
         let Live {
             builds,

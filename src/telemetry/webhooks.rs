@@ -1,9 +1,10 @@
-//! Tells receivers of what happens, by a POST each.
+//! Webhooks: one POST per event and receiver.
 //!
-//! The body is the event as `GET /events` has it, with its kind as `event`. With a secret it is signed: the header
-//! `x-understudy-signature` is `sha256=` and the HMAC-SHA256 of the body, in hex. A receiver that does not answer 2xx is
-//! told again, after 1 s, 5 s and 30 s; then it is given up and logged. Nobody waits for a receiver: neither Envoys nor
-//! the other receivers.
+//! The body is the event as in `GET /events`, with its kind as `event`. With a secret it is signed: the
+//! header `x-understudy-signature` is `sha256=` and the HMAC-SHA256 of the body, in hex. After a response
+//! other than 2xx the POST is repeated after 1 s, 5 s and 30 s; then it is given up and logged. Deliveries
+//! run concurrently, so that neither Envoys nor other receivers wait for a slow receiver; at most 64 run at
+//! once, including those that wait to repeat a POST.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,29 +26,29 @@ use crate::config::operation::NotifyEvent;
 use crate::model::notify::Receiver;
 use crate::telemetry::events::{Events, Next, Told};
 
-/// How long a receiver may take.
+/// Timeout of a POST.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// After how long a receiver that failed is told again.
+/// Waits before each repetition of a failed POST.
 const AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
-/// How many deliveries may be under way.
+/// Maximum number of concurrent deliveries.
 const AT_ONCE: usize = 64;
 
-/// Tells receivers. Cheap to clone: clones share.
+/// Sender of webhooks. Cheap to clone: clones share their state.
 #[derive(Debug, Clone)]
 pub struct Notifier {
-    /// None when the system has no certificates to trust.
+    /// HTTP client; none if the system has no trusted certificates.
     client: Option<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
     slots: Arc<Semaphore>,
 }
 
-/// What became of a test.
+/// Result of a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tested {
-    /// Who was told.
+    /// Scheme and host of the receiver.
     pub url: String,
-    /// Why that failed; none when it did not.
+    /// Reason of the failure; none if the test succeeded.
     pub error: Option<String>,
 }
 
@@ -64,11 +65,11 @@ impl Default for Notifier {
 }
 
 impl Notifier {
-    /// Tells the receivers of the newest config of what happens from now on.
+    /// Sends events from now on to the receivers of the newest config.
     ///
     /// # Errors
     ///
-    /// Never: it goes on until it is dropped.
+    /// Returns no error: it runs until it is dropped.
     pub async fn run(&self, events: &Events, cache: &Cache) -> anyhow::Result<()> {
         let mut follower = events.follow(None);
         loop {
@@ -91,7 +92,7 @@ impl Notifier {
         }
     }
 
-    /// Tells all of these once that this is a test.
+    /// Sends a test event once to each of these receivers.
     pub async fn test(&self, receivers: &[Receiver]) -> Vec<Tested> {
         let body = json!({ "event": "test", "time": jiff::Timestamp::now().to_string() }).to_string();
         let told = receivers.iter().map(async |receiver| Tested {
@@ -133,7 +134,7 @@ impl Notifier {
     }
 }
 
-/// Which kind of event a word of the stream is, as far as receivers may ask for it.
+/// Returns the kind of an event word, if receivers can select it.
 fn kind(word: &str) -> Option<NotifyEvent> {
     match word {
         "failover" => Some(NotifyEvent::Failover),
@@ -151,7 +152,7 @@ fn body(told: &Told) -> String {
     body.to_string()
 }
 
-/// Who said it: the body's HMAC.
+/// Returns the signature of a body: `sha256=` and its HMAC-SHA256, in hex.
 pub fn signature(secret: &str, body: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     let tag = hmac::sign(&key, body.as_bytes());
@@ -159,14 +160,13 @@ pub fn signature(secret: &str, body: &str) -> String {
     format!("sha256={hex}")
 }
 
-/// An address without what may be secret in it: its host.
+/// Returns the scheme and host of a URL, without the rest, which may be secret.
 fn shown(url: &str) -> String {
     let parsed = url.parse::<http::Uri>().ok();
     let host = parsed.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?.host())));
     host.map_or_else(|| "a receiver".to_owned(), |(scheme, host)| format!("{scheme}://{host}"))
 }
 
-/// Every event that receivers may ask for has a word in the stream.
 #[cfg(test)]
 mod tests {
     use super::*;

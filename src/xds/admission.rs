@@ -1,46 +1,48 @@
-//! When a stream may begin: after a restart the whole fleet comes at once, and each stream costs its first answer.
+//! Admission of streams: after a restart the whole fleet connects at once, and each stream costs a first
+//! response.
 //!
-//! A token bucket without tokens: what is kept is the moment at which the next stream may begin. A stream that
-//! has to wait is told for how long and has its place then, so that there is no queue and those who came first
-//! are first. The place of one that hung up meanwhile stays empty.
+//! A token bucket that stores a time instead of tokens: the time at which the bucket would be full again. A
+//! stream that has to wait gets its delay at once, and with it its position, so that no queue is needed and
+//! streams begin in the order in which they asked. The position of a stream that disconnects meanwhile stays
+//! unused.
 
 use std::time::{Duration, Instant};
 
-/// How many streams may begin.
+/// Limits on the number of streams that begin.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
-    /// In a second.
+    /// Streams per second.
     pub per_second: u32,
-    /// At once, after a pause.
+    /// Streams at once, after a pause.
     pub burst: u32,
-    /// More than these do not wait: they are refused.
+    /// Streams that may wait; further ones are refused.
     pub waiting: u32,
 }
 
-/// What became of a stream that asked.
+/// Decision about a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// It may begin after that time, which may be none.
+    /// Begin after this delay, which may be zero.
     After(Duration),
-    /// Too many wait.
+    /// Refused, because too many streams wait.
     Refused,
 }
 
-/// The places of streams in time.
+/// Schedule of the streams that are admitted.
 #[derive(Debug)]
 pub struct Admission {
     rate: Rate,
-    /// When the bucket would be full again.
+    /// Time at which the bucket would be full again; none before the first stream.
     full_at: Option<Instant>,
 }
 
 impl Admission {
-    /// A full bucket.
+    /// Creates a full bucket.
     pub fn new(rate: Rate) -> Self {
         Self { rate, full_at: None }
     }
 
-    /// Gives a stream its place, if there is one.
+    /// Assigns a stream its start time, or refuses it.
     pub fn ask(&mut self, now: Instant) -> Answer {
         let Rate { per_second, burst, waiting } = self.rate;
         let share = Duration::from_secs(1) / per_second.max(1);
@@ -60,7 +62,7 @@ mod tests {
 
     const RATE: Rate = Rate { per_second: 10, burst: 2, waiting: 3 };
 
-    /// Lets streams ask at these milliseconds, and compares after how many each may begin; `no` if refused.
+    /// Lets streams ask at these times, in ms, and compares the delay of each, in ms; `no` if refused.
     fn check(asked: &[u64], expected: &str) {
         let start = Instant::now();
         let mut admission = Admission::new(RATE);

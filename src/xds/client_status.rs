@@ -1,7 +1,7 @@
-//! The client status discovery service (CSDS): which Envoy holds which resource.
+//! The client status discovery service (CSDS): the resources that each Envoy holds.
 //!
-//! Worked out when somebody asks, from what is known of each type and from the snapshot of the node's fleet: no
-//! stream keeps a map of names for it. Hence it tells of a resource what holds for its type.
+//! The answer is computed on request, from the status of each type and the snapshot of the node: no stream
+//! keeps a map of names for it. Hence every resource has the status of its type.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,15 +24,16 @@ use crate::cache::Cache;
 use crate::envoy::ResourceType;
 use crate::nodes::{Nodes, Noted, Presence, State};
 
-/// All of it goes into one message, for every node and resource: more than these are not worked out.
+/// Upper bound on the resources in one answer, over all nodes: they all go into one message. A larger answer
+/// is refused.
 const MAX_CONFIGS: usize = 200_000;
 
-/// The service.
+/// Implementation of the service.
 #[derive(Debug)]
 pub struct ClientStatuses {
-    /// What each node should run.
+    /// Source of the snapshot of each node.
     pub cache: Arc<Cache>,
-    /// What each node said.
+    /// Source of the status of each node.
     pub nodes: Nodes,
 }
 
@@ -89,7 +90,7 @@ impl ClientStatuses {
     }
 }
 
-/// The node id that a matcher wants.
+/// Returns the node id that a matcher asks for.
 fn exact_id(matcher: &NodeMatcher) -> Result<&str, Status> {
     match matcher {
         NodeMatcher {
@@ -128,7 +129,7 @@ fn resources(
 ) -> impl Iterator<Item = GenericXdsConfig> {
     let (config, client) = match noted.state {
         State::Acked if noted.current => (ConfigStatus::Synced, ClientResourceStatus::Acked),
-        // It took what it was told; what is newer waits for other types.
+        // The client acknowledged its last response; newer content waits for other types.
         State::Acked => (ConfigStatus::NotSent, ClientResourceStatus::Acked),
         State::Pending => (ConfigStatus::Stale, ClientResourceStatus::Requested),
         State::Nacked => (ConfigStatus::Error, ClientResourceStatus::Nacked),

@@ -1,7 +1,8 @@
-//! One delta stream.
+//! State of one delta (incremental) stream.
 //!
-//! Of the same shape as [`crate::xds::sotw::Stream`]: events in, responses out, level-triggered. What a client
-//! holds is kept as a set that all streams share, and the few names in which this client differs from it.
+//! Same interface as [`crate::xds::sotw::Stream`]: events in, responses out, level-triggered. The resources
+//! that a client holds are kept as a set that all streams share, plus the few names for which this client
+//! differs from the set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -21,7 +22,7 @@ use crate::xds::{
     Common, Protocol, ProtocolError, Refusal, Types, has_legacy_wildcard, requested_type, shorten,
 };
 
-/// What one client was told and answered.
+/// Everything that one client was sent and answered.
 #[derive(Debug)]
 pub struct Stream {
     target: Arc<Snapshot>,
@@ -29,46 +30,46 @@ pub struct Stream {
     common: Common,
     last_nonce: u64,
     impatient: bool,
-    /// The client came with clusters of an earlier stream. Its listeners and routes may refer to those, and until
-    /// it has told of them, nothing is taken away.
+    /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
+    /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
     refusals: Vec<Refusal>,
 }
 
-/// What a client has under a name in which it differs from the set it was told.
+/// State of a name for which the client differs from the set that it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
     Nothing,
-    /// Something that we do not know: of another control plane, or of a response that it refused.
+    /// Content that is not known here: from another control plane, or after a refused response.
     Unknown,
     Version(Version),
 }
 
-/// How the client stands with one type.
+/// State of one type.
 #[derive(Debug, Default)]
 struct Told {
-    /// None until the client asks.
+    /// Subscription; none until the client asks for the type.
     subscription: Option<Subscription>,
-    /// What it was last told, as if it had taken it. Only the names that are subscribed to count.
+    /// Set that the client was sent last, as if it had accepted all of it. Only subscribed names count.
     set: Arc<ResourceSet>,
-    /// Where it holds something else.
+    /// Names for which the client holds something else than `set` has.
     exceptions: BTreeMap<Arc<str>, Held>,
-    /// Names to answer though nothing changed.
+    /// Names that must be sent although they did not change.
     owed: BTreeSet<Arc<str>>,
-    /// These cannot wait for the answer to the responses before.
+    /// True if the owed names cannot wait until the earlier responses are answered.
     urgent: bool,
-    /// Responses that are not answered yet.
+    /// Responses that are not acknowledged or refused yet.
     in_flight: Vec<InFlight>,
     quarantine: Quarantine,
-    /// Something was sent, if only nothing.
+    /// True after the first response, even an empty one, or if the client resumed with versions of its own.
     answered: bool,
-    /// The version whose last response was acknowledged.
+    /// Version of the last acknowledged response.
     acked: Option<Version>,
-    /// What the client last refused, in its words.
+    /// Error text of the last NACK.
     error: Option<String>,
 }
 
-/// Of a type that the client did not ask for.
+/// State of a type that the client did not ask for.
 static BLANK: LazyLock<Told> = LazyLock::new(Told::default);
 
 #[derive(Debug)]
@@ -78,17 +79,17 @@ struct InFlight {
     carried: Carried,
 }
 
-/// What a response told.
+/// Content of a response.
 #[derive(Debug)]
 enum Carried {
     /// One of the pieces of a set, which streams share.
     Piece(Arc<ResourceSet>, Range<usize>),
-    /// Some of it.
+    /// A selection of resources, and the names of removed ones.
     Part { resources: Vec<Arc<Resource>>, removed: Vec<Arc<str>> },
 }
 
 impl Carried {
-    /// Each name with the version that was sent; none for what was taken away.
+    /// Returns each name with the version that was sent; none for a removed resource.
     fn names(&self) -> Vec<(Arc<str>, Option<Version>)> {
         let sent = |resource: &Arc<Resource>| (resource.name.clone(), Some(resource.version));
         match self {
@@ -109,7 +110,7 @@ impl Told {
         self.subscription.as_ref().is_some_and(|subscription| subscription.covers(set))
     }
 
-    /// True when the client has nothing and nothing is special about any name.
+    /// True when the client holds nothing and no name has a special state.
     fn is_blank(&self) -> bool {
         let Self { set, exceptions, owed, quarantine, .. } = self;
         set.is_empty() && exceptions.is_empty() && owed.is_empty() && quarantine.is_empty()
@@ -122,7 +123,7 @@ impl Told {
         }
     }
 
-    /// The last word on this type: pending while anything is unanswered, refused while anything is held back.
+    /// Status of this type: NACK while a resource is held back, pending while a response is unanswered.
     fn state(&self) -> State {
         if !self.quarantine.is_empty() {
             State::Nacked
@@ -158,7 +159,7 @@ impl Protocol for Stream {
         let Some(resource_type) = requested_type(&head.type_url)? else { return Ok(Vec::new()) };
         let error = head.error_detail.take().map(|error| shorten(error.message));
         self.take_answer(resource_type, &head.response_nonce, error.as_deref());
-        // Subscriptions count whatever the nonce says (xDS protocol, "Incremental xDS").
+        // Subscriptions count regardless of the nonce (xDS protocol, "Incremental xDS").
         self.subscribe(resource_type, &request);
         Ok(self.advance())
     }
@@ -203,7 +204,7 @@ impl Protocol for Stream {
 }
 
 impl Stream {
-    /// Notes an ACK or a NACK. A nonce that is not known answers nothing of this stream.
+    /// Records an ACK or a NACK. A request with an unknown nonce answers no response of this stream.
     fn take_answer(&mut self, resource_type: ResourceType, nonce: &str, error: Option<&str>) {
         let told = self.types.get_mut(resource_type);
         let is_answered = |nonce: u64| told.in_flight.iter().position(|sent| sent.nonce == nonce);
@@ -213,7 +214,7 @@ impl Stream {
             told.acked = Some(answered.version);
             return;
         };
-        // It is not known what it holds of any.
+        // After a NACK it is unknown which version the client holds of any of these.
         let names = answered.carried.names();
         for (name, _) in &names {
             told.exceptions.insert(name.clone(), Held::Unknown);
@@ -246,12 +247,12 @@ impl Stream {
         }
     }
 
-    /// Everything that can be sent now, in the order in which the client can take it.
+    /// Returns everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
         let may_remove = |stream: &Self| stream.standings().may_remove(ResourceType::Cluster);
         let could_remove = may_remove(self);
         let mut responses = self.offer_all();
-        // Nothing may have been left to say of the routes, which settles them without a response.
+        // The routes may have settled without a response, if nothing of them was left to send.
         if !could_remove && may_remove(self) {
             responses.extend(self.offer_all());
         }
@@ -297,15 +298,16 @@ impl Stream {
         let told = self.told(resource_type);
         told.subscription.as_ref()?;
         let target = self.target.set(resource_type);
-        // What is gone and may not be taken away yet is among the exceptions. What was refused is not owed, nor an
-        // aggregate that the client cannot have because it refused a member.
+        // Removed resources that the client still holds are among the exceptions and do not count here.
+        // Neither do refused resources, nor an aggregate cluster that is held back because the client refused
+        // one of its members.
         let Told { quarantine, .. } = told;
         let is_held_back = |own: &Resource| quarantine.holds(own) || quarantine.holds_what_is_led_to(own);
         let owes = |name: &Arc<str>| target.get(name).is_some_and(|own| !is_held_back(own));
         let behind = target.changed_since(&told.set).iter().any(|name| told.wants(name));
         let current = !behind && !told.exceptions.keys().any(owes) && !quarantine.is_searching();
         let last = match resource_type {
-            // What it refused is known by name, so that what refers to it can wait and the rest need not.
+            // Refused clusters are known by name: only resources that refer to them wait, the others go on.
             ResourceType::Cluster if told.in_flight.is_empty() && !quarantine.is_searching() => State::Acked,
             ResourceType::Cluster => State::Pending,
             _ => told.state(),
@@ -336,10 +338,10 @@ impl Stream {
         told.rebase(&target, &resources, &removed);
         told.urgent = false;
         let first = !std::mem::replace(&mut told.answered, true);
-        // A wildcard is answered even if there is nothing (Envoy waits for it when it starts).
+        // A wildcard is answered even if there is nothing to send (Envoy waits for it at startup).
         let greets = first && told.subscription.as_ref().is_some_and(Subscription::is_wildcard);
         if resources.is_empty() && removed.is_empty() && !greets {
-            // A part of what was refused may have gone since; then the next one is due.
+            // This part of the refused resources may be gone since; then the next part is due.
             return if retries { self.offer(resource_type, may_remove) } else { Vec::new() };
         }
         if resource_type == ResourceType::Cluster {
@@ -353,8 +355,9 @@ impl Stream {
         parts.into_iter().map(|part| self.respond(resource_type, &target, part)).collect()
     }
 
-    /// What the client does not have as the target has it. After a refusal: the next part of it alone. What sends
-    /// requests to a cluster that the client refused stays as the client has it.
+    /// Returns the difference between the target and the state of the client. While a bad resource is
+    /// searched for, only the next part of the search. A resource that sends requests to a refused cluster is
+    /// left as the client has it.
     fn news(&mut self, resource_type: ResourceType, may_remove: bool) -> News {
         let target = self.target.set(resource_type);
         let told = self.types.get_mut(resource_type);
@@ -368,12 +371,12 @@ impl Stream {
             None => names.extend(changed.iter().chain(told.exceptions.keys()).chain(&told.owed)),
         }
         let clusters = self.told(ResourceType::Cluster);
-        // Of clusters that stay as they are for a while the endpoints stay too.
+        // Endpoints stay for as long as their cluster stays.
         let stays = |name: &str| {
             let held = clusters.exceptions.get(name);
             resource_type == ResourceType::Endpoints && held.is_some_and(|held| *held != Held::Nothing)
         };
-        // A request waits for a host that was asked for, until it is told that there is none.
+        // Envoy holds back a request for a subscribed host until it learns that the host does not exist.
         let is_host = resource_type == ResourceType::VirtualHost;
         let mut news = News { resources: Vec::new(), removed: Vec::new() };
         for name in names.into_iter().filter(|name| told.wants(name)) {
@@ -392,7 +395,7 @@ impl Stream {
         news
     }
 
-    /// All that there is, to a client that wants all of it and has nothing: as most do when they connect.
+    /// Sends the whole set to a client that wants all of it and holds nothing, as most do when they connect.
     fn offer_pieces(&mut self, resource_type: ResourceType, target: &Arc<ResourceSet>) -> Vec<Response> {
         let told = self.types.get_mut(resource_type);
         told.set = target.clone();
@@ -403,10 +406,10 @@ impl Stream {
         pieces(target).into_iter().map(|piece| self.respond(resource_type, target, piece)).collect()
     }
 
-    /// The endpoints of changed clusters go out at once, changed or not.
+    /// Marks the endpoints of changed clusters as owed, whether they changed or not.
     fn follow(&mut self, clusters: &[Arc<Resource>]) {
         self.impatient = false;
-        // As most when they connect, it may not have asked for any yet.
+        // Most clients have not asked for endpoints yet when they get their first clusters.
         if self.types.get(ResourceType::Endpoints).is_none() {
             return;
         }
@@ -438,13 +441,13 @@ impl Stream {
 }
 
 impl Told {
-    /// The client reconnects: what it proves to hold is not sent again.
+    /// Resumes after a reconnection: resources that the client proves to hold are not sent again.
     fn resume(&mut self, target: &Arc<ResourceSet>, versions: &Versions) {
         self.set = target.clone();
         self.answered = true;
         let Some(subscription) = &self.subscription else { return };
         if subscription.covers(target) && versions.inventory() == target.inventory() {
-            return; // As nearly all do: it holds what is right, and all of it.
+            return; // Nearly all clients hold exactly the target.
         }
         let mut is_held = vec![false; target.len()];
         for (name, version) in versions.iter() {
@@ -464,8 +467,8 @@ impl Told {
         self.exceptions.extend(missing.map(|(own, _)| (own.name.clone(), Held::Nothing)));
     }
 
-    /// To a new stream what exists is new. What does not, it is told to be gone; what it holds of that, it is told
-    /// when the time has come.
+    /// Marks the subscribed names that do not exist as owed: a new stream is told at once that they are
+    /// absent. Names that the client still holds are removed later, when nothing refers to them.
     fn owe_unmet(&mut self, target: &ResourceSet) {
         let unmet = self.subscription.as_ref().map(|subscription| subscription.unmet(target));
         let unmet = unmet.iter().flat_map(|names| names.iter());
@@ -473,19 +476,20 @@ impl Told {
     }
 }
 
-/// What to tell a client.
+/// Resources to send and names to remove.
 struct News {
     resources: Vec<Arc<Resource>>,
     removed: Vec<Arc<str>>,
 }
 
 impl Told {
-    /// Takes out of news of clusters what would leave an aggregate without its members: one that replaces a cluster
-    /// goes when the client has what it leads to, and what is gone goes when no aggregate leads to it any more.
+    /// Takes out of a change of clusters the steps that would leave an aggregate cluster without members: an
+    /// aggregate that replaces a cluster waits until the client has all members, and a cluster is removed
+    /// only when no aggregate leads to it any more.
     fn wait_for_members(&self, target: &Arc<ResourceSet>, news: &mut News) {
         let has = |name: &str| self.held(name) != Held::Nothing;
         let offered = news.resources.len();
-        // What it refused last it may have, or not.
+        // A cluster that was refused may or may not be there.
         let has_for_sure = |name: &str| matches!(self.held(name), Held::Version(_));
         news.resources.retain(|own| !has(&own.name) || !order::waits_for_members(own, has_for_sure));
         let changes_aggregates = news.resources.len() < offered
@@ -497,7 +501,8 @@ impl Told {
         news.removed.retain(may_go);
     }
 
-    /// Notes that the client was told of the target, but for what was left out: that it holds as before.
+    /// Records that the client was sent the target, except for the names that were left out: those keep their
+    /// earlier state.
     fn rebase(&mut self, target: &Arc<ResourceSet>, sent: &[Arc<Resource>], removed: &[Arc<str>]) {
         let mut exceptions = std::mem::take(&mut self.exceptions);
         for name in target.changed_since(&self.set).iter().filter(|name| self.wants(name)) {
@@ -521,19 +526,19 @@ impl Told {
     }
 }
 
-/// All of a set.
+/// Splits a whole set into its shared pieces.
 fn pieces(set: &Arc<ResourceSet>) -> Vec<Carried> {
     set.pieces().iter().map(|piece| Carried::Piece(set.clone(), piece.range.clone())).collect()
 }
 
-/// What is new and what is gone, in parts of at most [`MAX_PIECE`] bytes, but of at least one name each. There is one
-/// even if there is nothing to tell.
+/// Splits new and removed resources into parts of at most [`MAX_PIECE`] bytes, but of at least one name each.
+/// Returns one part even if there is nothing to send.
 fn cut(resources: Vec<Arc<Resource>>, removed: Vec<Arc<str>>) -> Vec<Carried> {
     let mut parts = Vec::new();
     let (mut part, mut size) = ((Vec::new(), Vec::new()), 0);
     let resources =
         resources.into_iter().map(|resource| (resource.field(Variant::Delta).len(), Ok(resource)));
-    // The key and the length of a name take no more than this.
+    // The key and the length of a name take at most 6 bytes.
     let removed = removed.into_iter().map(|name| (name.len() + 6, Err(name)));
     for (length, item) in resources.chain(removed) {
         if size + length > MAX_PIECE && size > 0 {

@@ -1,8 +1,8 @@
-//! A response as the bytes of a gRPC message: a small head of this stream's own, then shared resources.
+//! Responses as the bytes of a gRPC message: a small head for this stream, then shared resources.
 //!
-//! Protobuf fields may be concatenated in any order, so a response need not be encoded as a whole: memory does
-//! not grow with clients times bytes. tonic's codec would copy every response into a buffer that each stream
-//! keeps for its life.
+//! Protobuf fields may be concatenated in any order, so a response need not be encoded as a whole: memory
+//! does not grow with clients times bytes. tonic's codec would copy every response into a buffer that each
+//! stream keeps for its life.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use envoy_types::pb::envoy::config::core::v3::ControlPlane;
@@ -12,25 +12,25 @@ use prost::Message;
 use crate::build::snapshot::Variant;
 use crate::envoy::ResourceType;
 
-/// A response, not framed yet.
+/// A response before framing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// What it is about.
+    /// Type of the resources.
     pub resource_type: ResourceType,
-    /// Of the set that it is taken from.
+    /// Version of the set that the resources are taken from.
     pub version: String,
-    /// Unique on the stream.
+    /// Nonce, unique on the stream.
     pub nonce: String,
-    /// The fields `resources`, encoded; shared by all streams.
+    /// Encoded fields `resources`; shared by all streams.
     pub resources: Vec<Bytes>,
-    /// Names that are gone; of a SotW response none.
+    /// Names of removed resources; always empty in SotW.
     pub removed: Vec<String>,
 }
 
-/// Resources smaller than this are copied together: a frame of its own would cost more than the copy.
+/// Size in bytes below which resources are copied together: a frame for each would cost more than the copy.
 const SMALL: usize = 16 << 10;
 
-/// The parts of the gRPC message that carries `response`, to be written one after the other.
+/// Returns the parts of the gRPC message that carries `response`, to be written one after the other.
 pub fn parts(response: Response, variant: Variant, identifier: &str) -> Vec<Bytes> {
     let Response { resource_type, version, nonce, resources, removed } = response;
     let type_url = resource_type.type_url().to_owned();
@@ -75,19 +75,19 @@ pub fn parts(response: Response, variant: Variant, identifier: &str) -> Vec<Byte
     parts
 }
 
-/// The gRPC message that carries `message`, which is a small one.
+/// Encodes `message`, which should be small, as a gRPC message.
 pub fn whole(message: &impl Message) -> Bytes {
     of(&message.encode_to_vec())
 }
 
-/// The gRPC message that carries an encoded message.
+/// Frames an encoded message as a gRPC message.
 pub fn of(encoded: &[u8]) -> Bytes {
     let mut open = begin(encoded.len(), encoded.len());
     open.put_slice(encoded);
     open.freeze()
 }
 
-/// The prefix of a gRPC message, not compressed and of this length, with room for what follows at first.
+/// Begins an uncompressed gRPC message of this length: its prefix, with `room` bytes of capacity after it.
 fn begin(length: usize, room: usize) -> BytesMut {
     let mut open = BytesMut::with_capacity(5 + room);
     open.put_u8(0);

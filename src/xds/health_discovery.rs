@@ -1,10 +1,11 @@
-//! The health discovery service (HDS): has a few Envoys check targets on our behalf and passes on what they find.
+//! The health discovery service (HDS): has a few Envoys check targets for the control plane and passes on the
+//! results.
 //!
-//! Load reports tell nothing of targets without traffic, and those are the ones that a failover is about. What checks
-//! find is seen by people and by drills; Envoys go by their own checks, as ever.
+//! Load reports tell nothing about targets without traffic, and failover is about those. The results are
+//! shown to operators and used by drills; Envoys route by their own checks.
 //!
-//! A few Envoys of each cluster of nodes are enough, so that a thousand do not check everything twice: the first that
-//! come, and when one leaves, the next one.
+//! A few Envoys of each `node.cluster` are enough, so that a thousand Envoys do not check everything twice:
+//! the first ones that connect. When one leaves, the next one takes its place.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -37,48 +38,48 @@ use crate::xds::specifier::{self, Check, Checks, checked_cluster};
 
 const METHOD: &str = "/envoy.service.health.v3.HealthDiscoveryService/StreamHealthCheck";
 
-/// How many Envoys with the same `node.cluster` check.
+/// Envoys with the same `node.cluster` that check.
 const CHECKERS: usize = 5;
 
-/// How many check in all.
+/// Envoys that check in all.
 const ALL_CHECKERS: usize = 50;
 
-/// How often an Envoy reports what it found, at the most.
+/// Shortest interval at which an Envoy reports results.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// For how many endpoints a report each second is not too much. For more it comes the more rarely.
+/// Endpoints for which a report each second is affordable. The interval grows in proportion for more.
 const ENDPOINTS: usize = 2_000;
 
-/// How often an Envoy says that it checks nothing, which is as rarely as can be.
+/// Report interval of an Envoy that checks nothing: as long as possible.
 const NEVER: Duration = Duration::from_hours(24);
 
-/// How soon after one specifier another may follow: changes that come together are told together.
+/// Shortest time between two specifiers, so that changes in quick succession are sent as one.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The service.
+/// Implementation of the service.
 #[derive(Debug, Clone)]
 pub struct HealthDiscovery {
     cache: Arc<Cache>,
-    /// Where findings are noted.
+    /// Receiver of the results.
     nodes: Nodes,
-    /// How long streams may take.
+    /// Limits on the duration of streams.
     limits: Limits,
-    /// Who knows which node a client may be.
+    /// Verifier of the node identity of clients.
     gate: Discovery,
     checks: Arc<Checks>,
     places: Arc<Places>,
 }
 
-/// The places of those who check.
+/// Permits for the Envoys that check.
 #[derive(Debug)]
 struct Places {
     all: Semaphore,
-    /// By `node.cluster`.
+    /// Permits by `node.cluster`.
     of_clusters: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
 impl Places {
-    /// The places of a cluster of nodes.
+    /// Returns the permits of a `node.cluster`.
     fn of(&self, cluster: &str) -> Arc<Semaphore> {
         let mut of_clusters = self.of_clusters.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(places) = of_clusters.get(cluster).and_then(Weak::upgrade) {
@@ -91,22 +92,23 @@ impl Places {
     }
 }
 
-/// Waits for one of them.
+/// Waits for a permit.
 async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, Status> {
     places.acquire().await.map_err(|_| Status::unavailable("there are no places any more"))
 }
 
-/// What an Envoy was asked to check, and since when.
+/// Checks that an Envoy was asked for, and the time since which it runs each.
 #[derive(Debug, Default)]
 struct Asked {
-    /// None until it was asked: from an earlier stream it may check something still.
+    /// Current checks; none before the first specifier, since the Envoy may still run checks of an earlier
+    /// stream.
     checks: Option<Vec<Arc<Check>>>,
-    /// By cluster.
+    /// Check and its start time, by cluster.
     since: HashMap<Arc<str>, (Arc<Check>, Instant)>,
 }
 
 impl Asked {
-    /// Takes in what it should check from now on. False when that is as it was.
+    /// Replaces the checks. Returns false if they did not change.
     fn take(&mut self, checks: Vec<Arc<Check>>, now: Instant) -> bool {
         if self.checks.as_ref() == Some(&checks) {
             return false;
@@ -130,8 +132,9 @@ impl Asked {
         INTERVAL * u32::try_from(endpoints.div_ceil(ENDPOINTS).max(1)).unwrap_or(u32::MAX)
     }
 
-    /// What counts of the findings, under the names of the clusters. Until its first check an endpoint passes for
-    /// unhealthy with Envoy, so for as long as that may take no bad word counts.
+    /// Returns the results that count, under the names of the clusters. Envoy reports an endpoint as
+    /// unhealthy until its first check is done, so unhealthy results are dropped for as long as a first check
+    /// may take.
     fn count(&self, findings: Findings, now: Instant) -> Findings {
         let clusters = findings.clusters.into_iter().filter_map(|mut cluster| {
             let (check, since) = self.since.get(checked_cluster(&cluster.name))?;
@@ -144,33 +147,33 @@ impl Asked {
     }
 }
 
-/// An Envoy that checks.
+/// Session of an Envoy that checks.
 struct Checker<'s> {
     node: String,
     snapshots: Subscription,
     asked: Asked,
-    /// There may be something else to ask for.
+    /// True if the checks may have changed since the last specifier.
     is_due: bool,
-    /// When it may be asked for.
+    /// Earliest time of the next specifier.
     not_before: Instant,
     ends_at: Instant,
     _places: (SemaphorePermit<'s>, SemaphorePermit<'s>),
 }
 
 impl HealthDiscovery {
-    /// A service that asks for what `cache` holds, and passes findings on to `fleet`.
+    /// Creates a service that asks for checks of the config in `cache` and passes results on to `fleet`.
     pub fn new(cache: Arc<Cache>, nodes: Nodes, limits: Limits, gate: Discovery) -> Self {
         let places = Places { all: Semaphore::new(ALL_CHECKERS), of_clusters: Mutex::default() };
         Self { cache, nodes, limits, gate, checks: Arc::default(), places: Arc::new(places) }
     }
 
-    /// What an Envoy that sends `requests` is asked for, until it goes.
+    /// Yields the specifiers for the Envoy that sends `requests`, until it disconnects.
     fn asks(self, mut requests: Requests, peer: Option<Peer>) -> impl Stream<Item = Result<Bytes, Status>> {
         async_stream::try_stream! {
             let Some(node) = self.node(&mut requests, peer).await? else { return };
             let of_cluster = self.places.of(&node.cluster);
             if !self.has_place(&of_cluster) {
-                // On an earlier stream it may have been asked for something.
+                // The Envoy may still run checks of an earlier stream.
                 yield frame::of(&specifier::encode(&[], NEVER));
             }
             let Some(mut checker) = self.checker(node, &of_cluster, &mut requests).await? else { return };
@@ -180,7 +183,7 @@ impl HealthDiscovery {
         }
     }
 
-    /// Who asks; none when nobody does.
+    /// Returns the node of the first request; none if the client disconnects before it.
     async fn node(&self, requests: &mut Requests, peer: Option<Peer>) -> Result<Option<Node>, Status> {
         let first = tokio::time::timeout(self.limits.first_request, requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
@@ -194,7 +197,7 @@ impl HealthDiscovery {
         of_cluster.available_permits() > 0 && self.places.all.available_permits() > 0
     }
 
-    /// Waits for a place among those that check; none when the node went before there was one.
+    /// Waits for a permit to check; none if the node disconnects first.
     async fn checker<'s>(
         &'s self,
         node: Node,
@@ -207,7 +210,7 @@ impl HealthDiscovery {
         let places = loop {
             tokio::select! {
                 places = &mut places => break places?,
-                // That it found nothing is nothing new.
+                // A report without checks carries no news.
                 message = requests.message() => if message?.is_none() {
                     return Ok(None);
                 },
@@ -226,14 +229,16 @@ impl HealthDiscovery {
         }))
     }
 
-    /// What there is to check. To make it anew for thousands of clusters takes a while.
+    /// Returns the checks for a snapshot, computed off the async threads: for thousands of clusters it takes
+    /// a while.
     async fn checks_of(&self, snapshot: Arc<Snapshot>) -> Result<Vec<Arc<Check>>, Status> {
         let checks = self.checks.clone();
         let made = tokio::task::spawn_blocking(move || checks.of(&snapshot)).await;
         made.map_err(|error| Status::internal(error.to_string()))
     }
 
-    /// Takes in what a node finds until it is asked for something else; none when it is gone, or we are shutting down.
+    /// Takes in results until the checks change and returns the new specifier; none when the node disconnects
+    /// or the server shuts down.
     async fn next(
         &self,
         checker: &mut Checker<'_>,

@@ -1,10 +1,11 @@
-//! Connections as they come in.
+//! Incoming connections.
 //!
-//! HTTP/2 keepalive watches a connection once it speaks HTTP/2; until then nobody would, and a client that
-//! connects and says nothing would hold a socket for good.
+//! HTTP/2 keepalive watches a connection once it speaks HTTP/2. Until then a deadline is needed: a client
+//! that connects and sends nothing would hold a socket forever.
 //!
-//! What is large leaves in few segments: HTTP/2 gives it to the socket in frames of 16 KB, one at a time, and each
-//! would be sent for itself. The kernel gathers them instead, which takes no memory of ours.
+//! Large responses leave in few TCP segments: HTTP/2 writes them to the socket in frames of 16 KB, one at a
+//! time, and each would be sent separately. The kernel collects them instead (`MSG_MORE`), which takes no
+//! memory of this process.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,10 +23,10 @@ use tonic::transport::server::Connected;
 
 use crate::access::tls::{Incoming, Names, Socket};
 
-/// The first bytes of a client of HTTP/2: `PRI * HTTP/2.0` and more.
+/// Length in bytes of the HTTP/2 client preface (`PRI * HTTP/2.0` and more).
 const PREFACE: usize = 24;
 
-/// Accepts for good; a client has `patience` to begin.
+/// Yields connections forever; a client must send the HTTP/2 preface within `patience`.
 pub fn connections(mut incoming: Incoming, patience: Duration) -> impl Stream<Item = io::Result<Connection>> {
     async_stream::stream! {
         loop {
@@ -35,25 +36,25 @@ pub fn connections(mut incoming: Incoming, patience: Duration) -> impl Stream<It
     }
 }
 
-/// The other end of a connection.
+/// Remote end of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// Its address.
+    /// Socket address of the client.
     pub address: SocketAddr,
-    /// Whom its certificate is for; none when it showed none.
+    /// Subject alternative names of its certificate; none if it presented no certificate.
     pub names: Option<Arc<Names>>,
 }
 
-/// The largest frame that clients take unless they say so. After one of this size there is mostly another.
+/// Default limit of the frame size in HTTP/2, in bytes. A frame of this size is usually followed by another.
 const FRAME: usize = 16 << 10;
 
-/// A socket that fails to be read when the client does not begin to speak HTTP/2.
+/// A socket whose reads fail if the client does not begin to speak HTTP/2 in time.
 #[derive(Debug)]
 pub struct Connection {
     socket: Socket,
     peer: Peer,
     greeting: Option<Greeting>,
-    /// The kernel was told that there is more to come, and nothing came yet.
+    /// True if the kernel was told to expect more data, and none was written since.
     held_back: bool,
 }
 
@@ -70,18 +71,19 @@ impl Connection {
         Self { socket, peer, greeting: Some(Greeting { missing: PREFACE, deadline }), held_back: false }
     }
 
-    /// Sends what was held back for something that did not come.
+    /// Flushes data that the kernel holds back for a further write.
     fn release(&mut self) {
         if std::mem::take(&mut self.held_back)
             && let Socket::Plain(stream) = &self.socket
         {
-            // Saying so again sends what is there. It can fail only when the client has gone, which reading tells.
+            // Setting the option again flushes the socket. It can fail only when the client has disconnected,
+            // which the next read reports.
             let _ = stream.set_nodelay(true);
         }
     }
 }
 
-/// Sends these bytes with the next ones, or when they make a segment.
+/// Writes bytes that the kernel may hold back until the next write or until they fill a segment.
 #[cfg(target_os = "linux")]
 fn send_with_more(
     stream: &TcpStream,
@@ -104,7 +106,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // A connection is read before it is written to, whenever it is woken.
+        // A connection is polled for reading before it is polled for writing, whenever it is woken.
         self.release();
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
@@ -191,14 +193,14 @@ mod tests {
         let mut connection = Connection::new(Socket::Plain(socket), peer, Duration::from_secs(30));
         let (head, large, small) = (vec![1; 9], vec![2; FRAME], vec![3; 100]);
 
-        // Followed by a small one, as the end of a response is.
+        // A large frame followed by a small one, as at the end of a response.
         let frame = [IoSlice::new(&head), IoSlice::new(&large)];
         assert_eq!(connection.write_vectored(&frame).await.expect("there is room"), 9 + FRAME);
         assert!(connection.held_back);
         let sent = connection.write_vectored(&[IoSlice::new(&small)]).await.expect("there is room");
         assert_eq!((sent, connection.held_back), (100, false));
 
-        // Followed by nothing.
+        // A large frame followed by nothing.
         assert_eq!(connection.write_vectored(&frame).await.expect("there is room"), 9 + FRAME);
         assert!(connection.held_back);
         assert!(connection.read_u8().now_or_never().is_none(), "the client says nothing");

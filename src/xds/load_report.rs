@@ -1,7 +1,7 @@
-//! The load reporting service (LRS): asks every Envoy for its load and passes on what comes.
+//! The load reporting service (LRS): asks every Envoy for its load and passes on the reports.
 //!
-//! Written by hand as a tower service, as [`crate::xds::server`] is: a generated one would decode every report whole, and keep a
-//! buffer as large as the largest for the life of its stream.
+//! Written by hand as a tower service, as [`crate::xds::server`] is: a generated one would decode every
+//! report whole, and keep a buffer as large as the largest report for the life of its stream.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -28,19 +28,19 @@ use crate::xds::server::{Discovery, Limits};
 
 const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
 
-/// The service.
+/// Implementation of the service.
 #[derive(Debug, Clone)]
 pub struct LoadReports {
-    /// Where reports are noted.
+    /// Receiver of the reports.
     nodes: Nodes,
-    /// How long streams may take.
+    /// Limits on the duration of streams.
     limits: Limits,
-    /// Who knows which node a client may be.
+    /// Verifier of the node identity of clients.
     gate: Discovery,
     pace: Arc<Mutex<Pace>>,
 }
 
-/// The pace of one Envoy, as long as it reports.
+/// Share of one Envoy in the report budget, given back on drop.
 #[derive(Debug)]
 struct Seat {
     pace: Arc<Mutex<Pace>>,
@@ -53,7 +53,8 @@ impl Seat {
         Self { pace, place }
     }
 
-    /// Takes in a report. How often it should report from now on, when that is another time than so far.
+    /// Takes in a report on this many clusters. Returns the new report interval if it differs from the
+    /// current one.
     fn reported(&mut self, clusters: usize) -> Option<Duration> {
         let before = self.place.interval;
         self.pace.lock().unwrap_or_else(PoisonError::into_inner).reported(&mut self.place, clusters);
@@ -67,7 +68,7 @@ impl Drop for Seat {
     }
 }
 
-/// Asks for everything, that often.
+/// Builds a response that asks for the load of all clusters at this interval.
 fn asked(interval: Duration) -> LoadStatsResponse {
     let seconds = i64::try_from(interval.as_secs()).unwrap_or(i64::MAX);
     LoadStatsResponse {
@@ -79,12 +80,12 @@ fn asked(interval: Duration) -> LoadStatsResponse {
 }
 
 impl LoadReports {
-    /// A service that passes reports on to `fleet`.
+    /// Creates a service that passes reports on to `fleet`.
     pub fn new(nodes: Nodes, limits: Limits, gate: Discovery) -> Self {
         Self { nodes, limits, gate, pace: Arc::default() }
     }
 
-    /// What an Envoy that sends `requests` is asked for, until it goes.
+    /// Yields the responses for the Envoy that sends `requests`, until it disconnects.
     fn asks(self, mut requests: Requests, peer: Option<Peer>) -> impl Stream<Item = Result<Bytes, Status>> {
         let Self { nodes, limits, gate, pace } = self;
         async_stream::try_stream! {

@@ -1,24 +1,24 @@
-//! How much memory unfinished requests take, over all streams.
+//! Limit on the memory that unfinished requests take, over all streams.
 //!
-//! A request is decoded when it is there as a whole, and may have 16 MB. A client can begin many and finish
-//! none, so what is held of them all is counted, and beyond a bound large ones are refused.
+//! A request is decoded once it is complete, and may have 16 MB. A client can begin many requests and finish
+//! none, so the bytes held for all streams are counted, and large requests beyond the limit are refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What each stream may hold whatever the others do: twice the first request of an Envoy.
+/// Bytes that each stream may hold regardless of the others: twice the first request of an Envoy.
 const FREE: usize = 128 << 10;
 
-/// How much all streams may hold together.
+/// Bytes that all streams may hold together, beyond which only [`FREE`] is left to each.
 const LIMIT: usize = 256 << 20;
 
-/// The sum over all streams. Cheap to clone: clones share.
+/// Sum over all streams. Cheap to clone: clones share.
 #[derive(Debug, Clone, Default)]
 pub struct Meter {
     held: Arc<AtomicUsize>,
 }
 
-/// The share of one stream; given back when it is dropped.
+/// Bytes held by one stream; given back on drop.
 #[derive(Debug)]
 pub struct Share {
     all: Meter,
@@ -26,21 +26,21 @@ pub struct Share {
 }
 
 impl Meter {
-    /// The share of a new stream.
+    /// Creates the share of a new stream.
     pub fn share(&self) -> Share {
         Share { all: self.clone(), own: 0 }
     }
 }
 
 impl Share {
-    /// Counts bytes that came. False when they are too many.
+    /// Counts received bytes. Returns false if the limit is exceeded.
     pub fn take(&mut self, bytes: usize) -> bool {
         self.own += bytes;
         let all = self.all.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.own <= FREE || all <= LIMIT
     }
 
-    /// These bytes are held no more.
+    /// Subtracts bytes that are no longer held.
     pub fn give_back(&mut self, bytes: usize) {
         self.own -= bytes;
         self.all.held.fetch_sub(bytes, Ordering::Relaxed);

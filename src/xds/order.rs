@@ -1,13 +1,14 @@
-//! Make before break: the rules by which a change reaches a client without failing a request.
+//! Make before break: the ordering rules by which a change reaches a client without failing a request.
 //!
-//! - Clusters and their endpoints go out ungated; endpoints follow a changed cluster at once, changed or not,
-//!   since Envoy warms the cluster on their arrival.
-//! - Listeners and routes follow when the client acknowledged the clusters: Envoy does so when all are warm
-//!   (xDS protocol, "Eventual consistency considerations"), or when it was waited for long enough.
-//! - An aggregate that replaces a cluster waits in the same way for the clusters that it leads to: Envoy takes it
-//!   at once, whether they are warm or not.
-//! - What went stays with the client until nothing refers to it: routes until the listeners, clusters and
-//!   endpoints until aggregates, listeners and routes are acknowledged without it.
+//! - Clusters and their endpoints are sent without waiting. The endpoints of a changed cluster follow at
+//!   once, whether they changed or not, since Envoy warms the cluster when they arrive.
+//! - Listeners and routes are sent after the client has acknowledged the clusters, which Envoy does when all
+//!   of them are warm (xDS protocol, "Eventual consistency considerations"), or after [`PATIENCE`].
+//! - An aggregate cluster that replaces a cluster waits in the same way for its members: Envoy takes it into
+//!   use at once, whether they are warm or not.
+//! - A removed resource stays with the client until nothing refers to it: a route until the listeners are
+//!   acknowledged without it; a cluster and its endpoints until the aggregate clusters, listeners and routes
+//!   are.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,30 +18,30 @@ use crate::build::snapshot::{Resource, ResourceSet};
 use crate::envoy::ResourceType;
 use crate::nodes::State;
 
-/// How long listeners and routes wait for the clusters' acknowledgement. Envoy itself stops waiting for the
-/// endpoints of a cluster after 15 s at the latest.
+/// Time for which listeners and routes wait for the acknowledgement of the clusters. Envoy itself stops
+/// waiting for the endpoints of a cluster after at most 15 s.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The types that wait for the clusters that they may name.
+/// Types that wait for the clusters that they may name.
 pub const GATED: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
 
-/// How a client stands with one type.
+/// Progress of a client with one type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Of its last response; none before the first.
+    /// Status of the last response; none before the first.
     pub last: Option<State>,
-    /// It was told all that the newest snapshot has and adds or changes.
+    /// True if everything that is new or changed in the newest snapshot was sent.
     pub current: bool,
 }
 
 impl Standing {
-    /// It was told everything and took it.
+    /// True if everything was sent and acknowledged.
     pub fn is_settled(self) -> bool {
         self.current && self.last == Some(State::Acked)
     }
 }
 
-/// How a client stands with the types that depend on each other; none where it did not ask.
+/// Progress of a client with the types that depend on each other; none for a type that it has not asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Standings {
     /// Clusters.
@@ -52,7 +53,7 @@ pub struct Standings {
 }
 
 impl Standings {
-    /// True when what is new and changed of this type may be sent. `impatient` when the wait is over.
+    /// True if new and changed resources of this type may be sent. `impatient` is true when the wait is over.
     pub fn may_add(&self, resource_type: ResourceType, impatient: bool) -> bool {
         let own = match resource_type {
             ResourceType::Listener => self.listeners,
@@ -62,13 +63,14 @@ impl Standings {
         match self.clusters {
             None => true,
             Some(_) if impatient => true,
-            // Its last good config stays, unless it has none: then what can be served should be.
+            // Keeps the last good config after refused clusters. A client that has no config yet gets as much
+            // as possible.
             Some(Standing { last: Some(State::Nacked), .. }) => own.is_none_or(|own| own.last.is_none()),
             Some(clusters) => clusters.is_settled(),
         }
     }
 
-    /// True when what is gone of this type may be taken away.
+    /// True if removed resources of this type may be removed from the client.
     pub fn may_remove(&self, resource_type: ResourceType) -> bool {
         let settled = |standing: Option<Standing>| standing.is_none_or(Standing::is_settled);
         match resource_type {
@@ -80,7 +82,7 @@ impl Standings {
         }
     }
 
-    /// True while something waits for the answer to clusters.
+    /// True while listeners or routes wait for the acknowledgement of clusters.
     pub fn is_waiting(&self) -> bool {
         let waits = |standing: Option<Standing>| standing.is_some_and(|standing| !standing.current);
         self.clusters.is_some_and(|clusters| clusters.last == Some(State::Pending))
@@ -88,8 +90,9 @@ impl Standings {
     }
 }
 
-/// The clusters to tell a SotW client that has `told` and should come to run `target`: all of `target`, but for
-/// aggregates that must wait for their members, and what may still be referred to until that is over.
+/// Returns the clusters for a SotW client that was sent `told` and should come to run `target`: all of
+/// `target`, except that an aggregate cluster that must wait for its members keeps its old form, and that
+/// clusters that are still referred to stay.
 pub fn clusters(
     told: &ResourceSet,
     target: &Arc<ResourceSet>,
@@ -111,19 +114,21 @@ pub fn clusters(
     target.with(target.changed_since(told).iter().filter_map(staying).collect(), &BTreeSet::new())
 }
 
-/// True when an aggregate led to this cluster in what a client was told last, and may do so until it has `target`.
+/// True if an aggregate cluster that the client was sent leads to this cluster, and continues to exist in
+/// `target`: the client may use this cluster until it has the new form of the aggregate.
 pub fn is_member(told: &ResourceSet, target: &ResourceSet, cluster: &str) -> bool {
     let mut aggregates = told.iter().filter(|known| known.clusters.iter().any(|member| **member == *cluster));
     aggregates.any(|aggregate| target.get(&aggregate.name).is_some())
 }
 
-/// True when an aggregate that replaces a cluster leads to one that the client has not: Envoy would swap it at
-/// once and have nobody to send requests to until the member is warm.
+/// True if the aggregate cluster has a member that the client does not have. If it replaced a cluster now,
+/// Envoy would swap it at once and have no endpoint for requests until the member is warm.
 pub fn waits_for_members(aggregate: &Resource, has: impl Fn(&str) -> bool) -> bool {
     aggregate.clusters.iter().any(|member| !has(member))
 }
 
-/// The endpoints that must follow when a client that has `told` is sent the clusters `offered`.
+/// Returns the names of the endpoints that must follow when a client that has `told` is sent the clusters
+/// `offered`.
 pub fn endpoints_to_follow(told: &ResourceSet, offered: &ResourceSet) -> Vec<Arc<str>> {
     let changed = offered.changed_since(told);
     let clusters = changed.iter().filter_map(|name| offered.get(name));

@@ -1,49 +1,50 @@
-//! How often each Envoy is asked to report its load, so that listening costs the same however many there are.
+//! Intervals at which Envoys report their load, chosen so that the cost of all reports is bounded however
+//! many Envoys there are.
 //!
-//! What a report costs grows with the clusters that it tells of. There is a budget of clusters a second: half of it goes to
-//! Envoys that are watched closely, each second, as many as fit; all others share the other half, and report the more
-//! rarely the more they are. To see that something happens takes a few Envoys; to see it at each of a thousand may take
-//! a minute.
+//! The cost of a report grows with the number of clusters in it. There is a budget of clusters per second.
+//! One half goes to Envoys that report each second, as many as fit. All others share the other half: the more
+//! they are, the longer their interval. A few Envoys are enough to notice a failover within a second; to see
+//! it at each of a thousand may take a minute.
 //!
-//! An Envoy with a steady load keeps its place. What it costs is learned from its reports, and its place changes only when
-//! there is clearly too much, or clearly room.
+//! The cost of an Envoy is learned from its reports. An Envoy with a steady load keeps its place, which
+//! changes only when the budget is clearly exceeded or has clearly room.
 
 use std::time::Duration;
 
-/// How often those report that are watched closely: failover should be seen as it happens.
+/// Report interval of Envoys that are watched closely, short enough to see a failover as it happens.
 pub const OFTEN: Duration = Duration::from_secs(1);
 
-/// How often all others do, at the least.
+/// Shortest report interval of all other Envoys.
 const RARELY: Duration = Duration::from_secs(10);
 
-/// How many clusters a second each half is worth.
+/// Budget of each half, in clusters per second.
 const BUDGET: u64 = 20_000;
 
-/// What a report costs beside its clusters, in clusters.
+/// Fixed cost of a report, in clusters.
 const HEAD: u64 = 50;
 
-/// What an Envoy that has not reported yet is taken to cost.
+/// Assumed cost of an Envoy before its first report, in clusters.
 const UNKNOWN: u64 = 1_000;
 
-/// All Envoys that report.
+/// Budget of all Envoys that report.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// What a report of each costs, summed over those that are watched and over the others.
+    /// Sums of the cost of one report of each Envoy: of those that are watched closely, and of the others.
     watched: u64,
     others: u64,
 }
 
-/// The place of one of them.
+/// Share of one Envoy in the budget.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
     cost: u64,
     is_watched: bool,
-    /// How often it was asked to report.
+    /// Interval at which the Envoy should report.
     pub interval: Duration,
 }
 
 impl Pace {
-    /// A place for one that begins to report.
+    /// Adds an Envoy.
     pub fn join(&mut self) -> Place {
         let is_watched = self.watched + UNKNOWN <= BUDGET;
         let mut place = Place { cost: UNKNOWN, is_watched, interval: OFTEN };
@@ -52,20 +53,21 @@ impl Pace {
         place
     }
 
-    /// Takes in that it reported so many clusters. The interval of the place is how often it should report from now on.
+    /// Updates the cost of an Envoy that has reported this many clusters, and with it the interval of its
+    /// place.
     pub fn reported(&mut self, place: &mut Place, clusters: usize) {
         *self.half(place.is_watched) -= place.cost;
         place.cost = HEAD + clusters as u64;
         place.is_watched = match place.is_watched {
             true => self.watched + place.cost <= BUDGET,
-            // With some room to spare, so that none comes and goes.
+            // Some room is left, so that an Envoy does not alternate between the halves.
             false => self.watched + place.cost <= BUDGET * 3 / 4,
         };
         *self.half(place.is_watched) += place.cost;
         place.interval = self.interval(place);
     }
 
-    /// It reports no more.
+    /// Removes an Envoy.
     pub fn leave(&mut self, place: &Place) {
         *self.half(place.is_watched) -= place.cost;
     }
@@ -74,7 +76,8 @@ impl Pace {
         if is_watched { &mut self.watched } else { &mut self.others }
     }
 
-    /// Those that are not watched report every 10, 20, 40, … s: a step that is not taken each time one comes.
+    /// Returns the interval of a place: 1 s if it is watched, else 10, 20, 40, … s. The steps keep the
+    /// interval from changing each time an Envoy joins.
     fn interval(&self, place: &Place) -> Duration {
         if place.is_watched {
             return OFTEN;
@@ -91,7 +94,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// A fleet of Envoys that send to so many clusters each, after they reported some times.
+    /// Creates a fleet of this many Envoys, with this many clusters each, after three reports of each.
     fn fleet(envoys: usize, clusters: usize) -> (Pace, Vec<Place>) {
         let mut pace = Pace::default();
         let mut places: Vec<Place> = (0..envoys).map(|_| pace.join()).collect();
@@ -103,7 +106,8 @@ mod tests {
         (pace, places)
     }
 
-    /// How many are watched, how often the others report in seconds, and what all cost a second.
+    /// Returns the number of watched Envoys, the longest interval of the others in s, and the cost of all per
+    /// second.
     fn told(places: &[Place]) -> (usize, u64, u64) {
         let others = places.iter().filter(|place| !place.is_watched);
         let slowest = others.map(|place| place.interval.as_secs()).max().unwrap_or_default();

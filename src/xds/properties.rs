@@ -1,9 +1,10 @@
-//! What holds for every order of events: changes, deliveries, acknowledgements, refusals, reconnections.
+//! Properties that hold for every order of events: changes, deliveries, acknowledgements, refusals,
+//! reconnections.
 //!
-//! The client is as Envoy is: it takes responses in their order, asks for the endpoints of the clusters it has
-//! and for the routes of its listeners, acknowledges clusters only when they are warm. If one resource in a response is
-//! bad, it drops the response as a whole, or that resource alone: Envoy does the one where a resource does not decode,
-//! the other where it makes no sense.
+//! The client behaves like Envoy: it takes responses in order, asks for the endpoints of the clusters it has
+//! and for the routes of its listeners, and acknowledges clusters only when they are warm. If one resource in
+//! a response is bad, it drops either the whole response or that resource alone: Envoy does the former if a
+//! resource does not decode, the latter if a resource is invalid.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::xds::frame::{self, Response};
 use crate::xds::words::{describe, snapshot};
 use crate::xds::{Common, delta, sotw};
 
-/// A cluster with this content is refused.
+/// Content of a cluster that the client refuses.
 const BAD: &str = "bad";
 
 const TYPES: [ResourceType; 4] =
@@ -36,7 +37,8 @@ enum Event {
     Reconnect,
 }
 
-/// Clusters by name with their content, their endpoints' content, and to which of them the route goes.
+/// A config: each cluster with its content and that of its endpoints, and the index of the cluster that the
+/// route leads to.
 #[derive(Debug, Clone, Default)]
 struct Config {
     clusters: BTreeMap<char, (u8, u8)>,
@@ -44,7 +46,7 @@ struct Config {
 }
 
 impl Config {
-    /// In the words of `snapshot`. The route goes to a cluster that is there.
+    /// Formats the config for `snapshot`. The route leads to a cluster that exists.
     fn text(&self) -> String {
         let content = |content: u8| if content == 3 { BAD.to_owned() } else { content.to_string() };
         let mut words: Vec<String> = Vec::new();
@@ -77,7 +79,7 @@ fn events(bad: bool, reconnect: bool) -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 0..60)
 }
 
-/// A response, decoded: resources by name with their content, and names that are gone.
+/// A decoded response: resources by name with their content and version, and names that were removed.
 #[derive(Debug)]
 struct Delivery {
     resource_type: ResourceType,
@@ -87,12 +89,13 @@ struct Delivery {
     removed: Vec<String>,
 }
 
-/// What a variant makes of a client's wishes and answers.
+/// Messages and client state of one variant of the protocol.
 trait Wire: Protocol {
     fn decode(response: Response) -> Delivery;
-    /// A request for a type: names that are new, names that went, all names; an answer, or what is held.
+    /// Builds a request for a type: new names, dropped names, all names; and an answer, or the resources
+    /// already held.
     fn request(ask: &Ask<'_>) -> Self::Head;
-    /// What a response leaves the client with.
+    /// Applies a response to the resources that the client holds.
     fn apply(held: &mut BTreeMap<String, (String, String)>, delivery: &Delivery);
 }
 
@@ -104,7 +107,7 @@ struct Ask<'a> {
     nonce: String,
     version: String,
     refused: bool,
-    /// On the first request of a stream.
+    /// Resources already held; only on the first request of a stream.
     held: Option<&'a BTreeMap<String, (String, String)>>,
 }
 
@@ -198,7 +201,7 @@ impl Wire for sotw::Stream {
     }
 }
 
-/// The last response of a type, and what is wanted of it.
+/// Nonce and version of the last response of a type, and the names that the client wants.
 #[derive(Debug, Default)]
 struct Asked {
     names: BTreeSet<String>,
@@ -209,21 +212,22 @@ struct Asked {
 struct Client<P> {
     stream: P,
     common: Common,
-    /// Of a response with something bad in it the client takes what is good.
+    /// True if the client applies the good resources of a response that has a bad one.
     takes_the_good: bool,
     target: Arc<Snapshot>,
     queue: VecDeque<Response>,
     held: [BTreeMap<String, (String, String)>; TYPES.len()],
-    /// What it had when it last acknowledged, which is all that the stream knows.
+    /// Resources at the last acknowledgement, which is all that the stream knows of.
     acknowledged: [BTreeMap<String, (String, String)>; TYPES.len()],
     asked: [Asked; TYPES.len()],
-    /// Clusters that are not warm: their response is not acknowledged yet.
+    /// Nonce of the response whose clusters are not warm, and which is not acknowledged yet.
     warming: Option<String>,
-    /// Refused alone, with its content: not to be seen again on this stream.
+    /// Clusters that were refused on their own, with their content: they must not come again on this stream.
     refused: BTreeSet<(String, String)>,
-    /// Something of the type was refused or asked for again, so that what is held may come again.
+    /// Types of which a resource was refused, or asked for again, so that resources already held may come
+    /// again.
     doubted: BTreeSet<ResourceType>,
-    /// What was ever asked for on this stream.
+    /// Names that were ever asked for on this stream.
     ever_asked: BTreeSet<(ResourceType, String)>,
 }
 
@@ -255,7 +259,7 @@ impl<P: Wire> Client<P> {
         self.refused.clear();
         self.doubted.clear();
         if P::VARIANT == Variant::StateOfTheWorld {
-            // Of what is asked for by name it cannot say what it has.
+            // A SotW client cannot tell which of these it already has.
             self.doubted.extend([ResourceType::Endpoints, ResourceType::Route]);
         }
         self.ever_asked.clear();
@@ -291,7 +295,7 @@ impl<P: Wire> Client<P> {
         match event {
             Event::Change(config) => {
                 self.target = snapshot(&config.text());
-                // What changed and changes back has changed.
+                // A bad cluster that changed and changed back counts as changed.
                 let refused = std::mem::take(&mut self.refused);
                 self.refused = refused.into_iter().filter(|(name, _)| self.is_bad(name)).collect();
                 let responses = self.stream.on_snapshot(self.target.clone());
@@ -313,7 +317,7 @@ impl<P: Wire> Client<P> {
         if is_bad {
             self.doubted.insert(resource_type);
             if let Some((name, content)) = self.culprit(&delivery) {
-                // What has gone meanwhile and returns later has changed.
+                // A bad cluster that is gone by now counts as changed if it returns.
                 if self.is_bad(&name) {
                     self.refused.insert((name, content));
                 }
@@ -327,7 +331,7 @@ impl<P: Wire> Client<P> {
         let held = &mut self.held[resource_type as usize];
         P::apply(held, &delivery);
         if !is_whole(resource_type) {
-            // What was on its way when the client lost interest is ignored.
+            // The client ignores resources that it dropped while the response was on its way.
             held.retain(|name, _| self.asked[resource_type as usize].names.contains(name));
         }
         self.acknowledged[resource_type as usize].clone_from(held);
@@ -344,7 +348,8 @@ impl<P: Wire> Client<P> {
         }
     }
 
-    /// What a client refuses on its own, if there is one: nothing else is new in the response, and nothing is gone.
+    /// Returns the resource that the client refuses on its own, if there is one: nothing else in the response
+    /// is new, and nothing is removed.
     fn culprit(&self, delivery: &Delivery) -> Option<(String, String)> {
         let held = &self.acknowledged[delivery.resource_type as usize];
         let repeats = P::VARIANT == Variant::StateOfTheWorld && is_whole(delivery.resource_type);
@@ -373,7 +378,7 @@ impl<P: Wire> Client<P> {
         }
     }
 
-    /// Asks for what resources of one type refer to, and no longer for what none does.
+    /// Subscribes to the names that the resources of one type refer to, and unsubscribes from all others.
     fn follow(&mut self, from: ResourceType, to: ResourceType) {
         let wanted: BTreeSet<String> = self.held[from as usize].keys().cloned().collect();
         let asked = &mut self.asked[to as usize];
@@ -389,7 +394,7 @@ impl<P: Wire> Client<P> {
         }
         self.held[to as usize].retain(|name, _| wanted.contains(name));
         asked.names = wanted;
-        // A spontaneous request repeats the last nonce in SotW and has none in delta; both are legal in both.
+        // A spontaneous request may repeat the last nonce or have none, in both variants of the protocol.
         self.send(to, subscribe, unsubscribe, false, None);
     }
 
@@ -399,7 +404,7 @@ impl<P: Wire> Client<P> {
         }
     }
 
-    /// Delivers and acknowledges until nothing is left to do.
+    /// Delivers and acknowledges responses until none are left.
     fn settle(&mut self) {
         for _ in 0..1_000 {
             if self.queue.is_empty() && self.warming.is_none() {
@@ -414,7 +419,8 @@ impl<P: Wire> Client<P> {
         panic!("it never ends");
     }
 
-    /// What the client has is not sent again, and what it refused is not offered again.
+    /// Asserts that resources that the client holds are not sent again, and refused ones are not offered
+    /// again.
     fn no_repetition(&self, delivery: &Delivery) {
         let resource_type = delivery.resource_type;
         for (name, (content, _)) in &delivery.resources {
@@ -425,7 +431,7 @@ impl<P: Wire> Client<P> {
         }
         let is_whole = P::VARIANT == Variant::StateOfTheWorld
             && matches!(resource_type, ResourceType::Cluster | ResourceType::Listener);
-        // Endpoints follow their clusters.
+        // Endpoints are sent again whenever their cluster changes.
         if is_whole || resource_type == ResourceType::Endpoints || self.doubted.contains(&resource_type) {
             return;
         }
@@ -439,7 +445,7 @@ impl<P: Wire> Client<P> {
         }
     }
 
-    /// No route leads to a cluster that is not there.
+    /// Asserts that no route leads to a missing cluster.
     fn nothing_is_broken(&self) {
         for (route, (cluster, _)) in &self.held[ResourceType::Route as usize] {
             let clusters = &self.held[ResourceType::Cluster as usize];
@@ -450,7 +456,8 @@ impl<P: Wire> Client<P> {
         }
     }
 
-    /// The client holds exactly the newest of what it asked for, but for what it refused.
+    /// Asserts that the client holds exactly the newest version of everything it asked for, except for
+    /// refused resources.
     fn holds_the_target(&self) {
         for resource_type in TYPES {
             let expected =

@@ -1,26 +1,26 @@
-//! What a client refused, and the search for the culprit.
+//! Refused resources, and the search for the bad ones among them.
 //!
-//! The client may have dropped the good ones with the bad (Envoy drops all when one does not decode), so what was
-//! refused together is offered again in parts, until the bad ones are alone. Those are held back until they change;
-//! the client keeps what it had of them.
+//! The client may have dropped the good resources with the bad (Envoy drops a whole response if one resource
+//! does not decode). So resources that were refused together are offered again in parts, until the bad ones
+//! are alone. Those are held back until they change; the client keeps its earlier version of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::build::snapshot::{Resource, ResourceSet, Version};
 
-/// What a client refused of one type.
+/// Refused resources of one type, for one client.
 #[derive(Debug, Default)]
 pub struct Quarantine {
-    /// Parts of what was refused together, to be offered one after the other.
+    /// Parts of a refused response, to be offered one after the other.
     parts: VecDeque<Vec<Arc<str>>>,
-    /// What was refused on its own.
+    /// Resources that were refused on their own, with the refused version.
     refused: BTreeMap<Arc<str>, Version>,
 }
 
 impl Quarantine {
-    /// Takes what was refused together: names with the version that was told, none for what was taken away. Returns
-    /// which are held back now.
+    /// Records that these names were refused together, each with the version that was sent, or none for a
+    /// removed resource. Returns the names that are held back from now on.
     pub fn take(&mut self, names: &[(Arc<str>, Option<Version>)], error: &str) -> Vec<String> {
         match names {
             [] => Vec::new(),
@@ -36,49 +36,50 @@ impl Quarantine {
         }
     }
 
-    /// True when nothing is held back and nothing looked for.
+    /// True if no resource is held back and no search is under way.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty() && self.refused.is_empty()
     }
 
-    /// True while parts are to be offered.
+    /// True while parts are left to offer.
     pub fn is_searching(&self) -> bool {
         !self.parts.is_empty()
     }
 
-    /// Takes out the part that is to be offered next.
+    /// Takes out the part to offer next.
     pub fn next_part(&mut self) -> Option<Vec<Arc<str>>> {
         self.parts.pop_front()
     }
 
-    /// The names of the parts.
+    /// Returns the names in all parts.
     pub fn suspects(&self) -> BTreeSet<&str> {
         self.parts.iter().flatten().map(|name| &**name).collect()
     }
 
-    /// True when this was refused, as it is.
+    /// True if this version of the resource was refused on its own.
     pub fn holds(&self, own: &Resource) -> bool {
         self.refused.get(&own.name).is_some_and(|version| *version == own.version)
     }
 
-    /// True when what this leads to was refused; said of the clusters.
+    /// True if the resource leads to a cluster that was refused on its own; for the quarantine of the
+    /// clusters only.
     pub fn holds_what_is_led_to(&self, own: &Resource) -> bool {
         !self.refused.is_empty() && own.clusters.iter().any(|name| self.refused.contains_key(name))
     }
 
-    /// The client is not interested any more.
+    /// Drops a name that the client is no longer subscribed to.
     pub fn forget(&mut self, name: &str) {
         self.refused.remove(name);
     }
 
-    /// What was refused and has changed since may be offered again.
+    /// Drops resources that have changed since they were refused, so that they are offered again.
     pub fn forget_changed(&mut self, target: &ResourceSet) {
         self.refused.retain(|name, version| target.get(name).is_some_and(|own| own.version == *version));
     }
 }
 
-/// What was refused in two parts: those that the client's words mention and the others, else halves. The words
-/// are a hint only; whatever they say, the parts are offered on their own.
+/// Splits a refused response in two: the names that occur in the error text and the others; if one of these
+/// is empty, two halves. The error text is a hint only: both parts are offered in any case.
 fn suspects_apart(names: Vec<Arc<str>>, error: &str) -> [Vec<Arc<str>>; 2] {
     let is_apart = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-' | '/');
     let words: BTreeSet<&str> = error.split(is_apart).collect();

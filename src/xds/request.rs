@@ -1,7 +1,7 @@
-//! The requests of a stream, out of the frames in which they come.
+//! Decoder of the requests of a stream, from HTTP/2 frames.
 //!
-//! By hand, because tonic's decoder keeps a buffer as large as the largest request that came, for the life of the
-//! stream: 60 KB for the first request of every Envoy, and more for its load reports.
+//! Written by hand, because tonic's decoder keeps a buffer as large as the largest request for the life of
+//! the stream: 60 KB for the first request of every Envoy, and more for its load reports.
 
 use std::error::Error;
 
@@ -14,16 +14,17 @@ use tonic::Status;
 use crate::xds::meter::Share;
 use crate::xds::wire::{Head, Request};
 
-/// Envoy's first request is some 60 KB, and a client that names 100,000 resources needs a few MB.
+/// Largest request, in bytes. Envoy's first request has some 60 KB, and a client that names 100,000 resources
+/// needs a few MB.
 pub const MAX_REQUEST: usize = 16 << 20;
 
-/// Room for so much is made when a client says that it will send it; for more when it comes.
+/// Largest buffer that is reserved when a client announces a request; more is allocated as the data comes.
 const MAX_RESERVED: usize = 128 << 10;
 
-/// Before each message: whether it is compressed, and its length.
+/// Length of the prefix of each message: a compression flag and the length of the message.
 const PREFIX: usize = 5;
 
-/// What a client sends.
+/// Requests of one stream.
 #[derive(Debug)]
 pub struct Requests {
     body: UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>,
@@ -33,7 +34,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// The requests in `body`; what is held of them is counted in `share`.
+    /// Reads the requests in `body`; the bytes that are buffered are counted in `share`.
     pub fn new<B>(body: B, share: Share) -> Self
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -43,27 +44,27 @@ impl Requests {
         Self { body, buffer: BytesMut::new(), share, last: 0 }
     }
 
-    /// How many bytes the last request had.
+    /// Length of the last request, in bytes.
     pub fn last(&self) -> usize {
         self.last
     }
 
-    /// The next request of discovery, as [`Requests::message`] is the next of any kind.
+    /// Returns the next discovery request, like [`Requests::message`] for messages of any kind.
     ///
     /// # Errors
     ///
-    /// When what comes is no request, or too large a one.
+    /// Fails if the client sends something else than a request, or too large a request.
     pub async fn next<H: Head>(&mut self) -> Result<Option<Request<H>>, Status> {
         let Some(encoded) = self.message().await? else { return Ok(None) };
         Request::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 
-    /// The next request, encoded; none when the client hung up, or the connection broke: there is nobody to tell. May
-    /// be dropped while it waits: nothing is lost.
+    /// Returns the next request, still encoded; none when the client disconnects or the connection breaks,
+    /// since no error could be delivered then. Cancel safe: no data is lost if the future is dropped.
     ///
     /// # Errors
     ///
-    /// When what comes is no message, or too large a one.
+    /// Fails if the client sends something else than a message, or too large a message.
     pub async fn message(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = self.take()? {
@@ -78,7 +79,7 @@ impl Requests {
         }
     }
 
-    /// The first request in the buffer, if it is whole.
+    /// Takes the first request out of the buffer, if it is complete.
     fn take(&mut self) -> Result<Option<Bytes>, Status> {
         let Some((prefix, rest)) = self.buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
         let [compressed, length @ ..] = *prefix;
@@ -117,7 +118,8 @@ mod tests {
     use super::*;
     use crate::xds::meter::Meter;
 
-    /// The version of each request in `bytes`, which come in frames of this size, and how it ends.
+    /// Returns the version in each request in `bytes`, which come in frames of this size, and the final
+    /// error.
     fn read(bytes: &[u8], size: usize) -> (Vec<String>, Option<tonic::Code>) {
         let frames: Vec<_> = bytes
             .chunks(size)

@@ -1,13 +1,14 @@
 //! The gRPC services: sockets and time around [`sotw::Stream`] and [`delta::Stream`].
 //!
 //! Written by hand as a tower service, because a generated one would encode every response for every client.
-//! No task of ours is spawned for a stream: its body is polled by the connection, and waits for a request, for a
-//! new snapshot or for a deadline, whichever comes first. It is polled only while the client takes what was
-//! produced, so that one that does not read costs what it was sent last and nothing more.
+//! No task is spawned for a stream: its body is polled by the connection, and waits for a request, for a new
+//! snapshot or for a deadline, whichever comes first. It is polled only while the client takes the data that
+//! was produced, so that a client that does not read costs no more than the last response.
 //!
-//! What a client may do to the others is bounded here: how many streams begin at once ([`admission`]), how much
-//! is held of requests that are not whole ([`Meter`]) and of names that were asked for ([`NameTable`](crate::xds::subscription::NameTable)), how long
-//! a stream may say nothing at first, how large requests, headers and nodes may be.
+//! The effect that a client can have on others is bounded here: the number of streams that begin at once
+//! ([`admission`]), the bytes held for incomplete requests ([`Meter`]), the number of names that are asked
+//! for ([`NameTable`](crate::xds::subscription::NameTable)), the time until the first request, and the sizes
+//! of requests, headers and nodes.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -50,7 +51,7 @@ use crate::xds::request::Requests;
 use crate::xds::wire::{self, Head as _};
 use crate::xds::{Common, Protocol, ProtocolError, Refusal, delta, frame, order, sotw};
 
-/// The methods that are served: the path, the variant, and the type of a service that has just one.
+/// Methods that are served: the path, the variant, and the type if the service has just one.
 const METHODS: [(&str, Variant, Option<ResourceType>); 19] = {
     use ResourceType::{
         Cluster, Endpoints, ExtensionConfig, Listener, Route, Runtime, ScopedRoute, Secret, VirtualHost,
@@ -87,7 +88,7 @@ const METHODS: [(&str, Variant, Option<ResourceType>); 19] = {
             Some(ScopedRoute),
         ),
         ("/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes", Delta, Some(ScopedRoute)),
-        // Virtual hosts are served as differences alone (VirtualHostDiscoveryService has no other method).
+        // Virtual hosts are served in delta only (VirtualHostDiscoveryService has no other method).
         ("/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts", Delta, Some(VirtualHost)),
         (
             "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs",
@@ -104,22 +105,24 @@ const METHODS: [(&str, Variant, Option<ResourceType>); 19] = {
     ]
 };
 
-/// A request that takes some time.
+/// Size in bytes from which handling a request takes noticeable time.
 const LARGE: usize = 256 << 10;
 
-/// Headers of a request. Those of Envoy are some hundred bytes.
+/// Limit on the headers of a request, in bytes. Those of Envoy have some hundred bytes.
 const MAX_HEADERS: u32 = 16 << 10;
 
-/// Streams of one connection. Envoy opens a few, and one for each secret that it fetches over SDS alone.
+/// Limit on the streams of one connection. Envoy opens a few, and one for each secret if it fetches them over
+/// non-aggregated SDS.
 const MAX_STREAMS: u32 = 1_000;
 
-/// What is kept of a node, in bytes of text.
+/// Limit on the text that is kept of a node, in bytes.
 const MAX_NODE: usize = 64 << 10;
 
-/// The names that clients may ask for, over all streams. Those who ask for the same share them.
+/// Limit on the names that clients ask for, over all streams. Streams that ask for the same set of names
+/// share it.
 const MAX_NAMES: usize = 5_000_000;
 
-/// The services that reflection tells of.
+/// Services that reflection and the health service list.
 const SERVICES: [&str; 10] = [
     "envoy.service.cluster.v3.ClusterDiscoveryService",
     "envoy.service.discovery.v3.AggregatedDiscoveryService",
@@ -133,15 +136,16 @@ const SERVICES: [&str; 10] = [
     "grpc.health.v1.Health",
 ];
 
-/// How long streams may take and how many may begin.
+/// Limits on the duration and number of streams.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// How many streams may begin.
+    /// Rate at which streams may begin.
     pub rate: Rate,
-    /// How long a client may take to speak HTTP/2, and on a stream for its first request.
+    /// Time within which a client must speak HTTP/2, and send the first request of a stream.
     pub first_request: Duration,
-    /// How long streams live, so that Envoys spread over control planes that were added. Each has its own age,
-    /// so that they do not all return at once. A connection takes no new streams from the least age on.
+    /// Lifetime of streams, limited so that Envoys spread over control planes that were added. Each stream
+    /// gets a random one in this range, so that they do not all return at once. A connection takes no new
+    /// streams once it has the lowest age.
     pub age: Range<Duration>,
 }
 
@@ -157,19 +161,19 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// When a stream that begins now should end.
+    /// Returns the time at which a stream that begins now should end.
     pub(crate) fn end(&self) -> Instant {
-        // Every `RandomState` has keys of its own.
+        // Every `RandomState` has random keys of its own.
         let part = (RandomState::new().hash_one(()) % 1024) as u32;
         Instant::now() + self.age.start + (self.age.end - self.age.start) * part / 1024
     }
 }
 
-/// Serves xDS to those who come in until `shutdown` resolves.
+/// Serves xDS to the connections in `incoming` until `shutdown` resolves.
 ///
 /// # Errors
 ///
-/// When the socket fails.
+/// Fails if the socket fails.
 pub async fn serve(
     incoming: impl Into<Incoming>,
     discovery: Discovery,
@@ -187,7 +191,7 @@ pub async fn serve(
     server.add_routes(routes).serve_with_incoming_shutdown(connections, shutdown).await
 }
 
-/// Discovery and what stands beside it.
+/// Builds the routes of discovery and of the services beside it.
 async fn routes(discovery: Discovery) -> Routes {
     let Shared { cache, nodes, limits, .. } = &*discovery.shared;
     let load_reports = LoadReports::new(nodes.clone(), limits.clone(), discovery.clone());
@@ -210,7 +214,7 @@ async fn routes(discovery: Discovery) -> Routes {
         .add_service(health)
 }
 
-/// Reflection is made when somebody asks for the first time: it takes some MB, and few ever do.
+/// Serves reflection. Its state is built on the first call: it takes some MB, and is rarely used.
 async fn reflect(request: axum::extract::Request) -> axum::response::Response {
     static SERVICES: LazyLock<axum::Router> = LazyLock::new(|| {
         let whole = "the descriptor sets that the types were generated from are whole";
@@ -235,7 +239,7 @@ pub struct Discovery {
     shared: Arc<Shared>,
 }
 
-/// What all streams share.
+/// State that all streams share.
 #[derive(Debug)]
 struct Shared {
     cache: Arc<Cache>,
@@ -249,7 +253,7 @@ struct Shared {
     identity: Rule,
 }
 
-/// Who is let in, and when it was last said that somebody was not.
+/// Admission of streams, and the log of refused ones.
 #[derive(Debug)]
 struct Gate {
     admission: Admission,
@@ -258,8 +262,8 @@ struct Gate {
 }
 
 impl Discovery {
-    /// A service that tells clients what `cache` holds and notes in `fleet` what they answer. `identifier`
-    /// names this control plane to them.
+    /// Creates a service that serves the config in `cache` and records in `fleet` the answers of clients.
+    /// `identifier` names this control plane to clients.
     pub fn new(cache: Arc<Cache>, nodes: Nodes, identifier: &str, limits: Limits) -> Self {
         let gate = Gate { admission: Admission::new(limits.rate), said_at: None, refused: 0 };
         let common = Common { past: cache.past().clone(), ..Common::default() };
@@ -277,21 +281,22 @@ impl Discovery {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The same, that lets a client be the node which this rule makes of its certificate.
+    /// Sets the rule by which a client's certificate must match its node; any certificate is accepted
+    /// otherwise.
     ///
     /// # Panics
     ///
-    /// When it is serving already.
+    /// Panics if it is serving already.
     pub fn with_identity(mut self, identity: Rule) -> Self {
         Arc::get_mut(&mut self.shared).expect("it is not serving yet").identity = identity;
         self
     }
 
-    /// The same, that counts in `metrics` what clients refuse.
+    /// Sets the metrics that count refusals.
     ///
     /// # Panics
     ///
-    /// When it is serving already.
+    /// Panics if it is serving already.
     pub fn with_metrics(mut self, metrics: Metrics) -> Self {
         Arc::get_mut(&mut self.shared).expect("it is not serving yet").metrics = metrics;
         self
@@ -299,7 +304,7 @@ impl Discovery {
 }
 
 impl Shared {
-    /// Refuses a client that says it is a node which its certificate is not for.
+    /// Refuses a client whose certificate is not for the node that it claims to be.
     fn identify(&self, peer: Option<&Peer>, id: &str, cluster: &str) -> Result<(), Status> {
         let names = peer.and_then(|peer| peer.names.as_deref());
         self.identity.check(names, id, cluster).map_err(|reason| {
@@ -315,7 +320,7 @@ impl Shared {
         })
     }
 
-    /// How long a stream must wait before it may begin; none when it may at once.
+    /// Returns the time for which a stream must wait before it may begin; none if it may begin at once.
     fn place(&self) -> Result<Option<Duration>, Status> {
         let mut gate = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -324,7 +329,7 @@ impl Shared {
             admission::Answer::After(wait) => return Ok((!wait.is_zero()).then_some(wait)),
             admission::Answer::Refused => gate.refused += 1,
         }
-        // Once a second says it; once for each would be part of the problem.
+        // Logged at most once a second: a line for each refusal would add to the overload.
         if gate.said_at.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
             let (waiting, refused) = (self.limits.rate.waiting, gate.refused);
             warn!(waiting, refused, "too many Envoys connect at once; more are refused until fewer wait");
@@ -359,7 +364,7 @@ where
     }
 }
 
-/// Refuses a node that is nobody, or too much to keep.
+/// Refuses a node without an id, or with too much text.
 pub(super) fn node(node: Node) -> Result<Node, Status> {
     if node.id.is_empty() {
         return Err(Status::invalid_argument("the first request of a stream must have a node with an id"));
@@ -370,10 +375,10 @@ pub(super) fn node(node: Node) -> Result<Node, Status> {
     Ok(node)
 }
 
-/// What carries the messages and the status that a stream ends with.
+/// A frame with messages, or with the status at the end of a stream.
 type Frames = Result<Frame<Bytes>, Infallible>;
 
-/// An answer of gRPC with this body.
+/// Builds a gRPC response with this body.
 fn answer(body: impl FutureStream<Item = Frames> + Send + 'static) -> Response<Body> {
     let mut response = Response::new(Body::new(StreamBody::new(body)));
     let grpc = HeaderValue::from_static("application/grpc");
@@ -382,13 +387,13 @@ fn answer(body: impl FutureStream<Item = Frames> + Send + 'static) -> Response<B
 }
 
 impl Discovery {
-    /// Refuses a client that says it is a node which its certificate is not for.
+    /// Refuses a client whose certificate is not for the node that it claims to be.
     pub(crate) fn identify(&self, peer: Option<&Peer>, id: &str, cluster: &str) -> Result<(), Status> {
         self.shared.identify(peer, id, cluster)
     }
 
-    /// Answers a call of the only method of a service with the framed messages that `asks` makes of what the client
-    /// sends, then the status.
+    /// Answers a call of the only method of a service. `asks` maps the client's messages to framed messages;
+    /// the status follows them.
     pub(super) fn bidirectional<S>(
         &self,
         method: &str,
@@ -416,7 +421,7 @@ impl Discovery {
         })
     }
 
-    /// What a client sends. What is held of it counts as what is held of all.
+    /// Decodes the body of a call; the bytes that are buffered count towards the common limit.
     fn requests<B>(&self, body: B) -> Requests
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -437,21 +442,22 @@ impl Discovery {
     }
 }
 
-/// Where a stream comes from: the client's address, and the type of the service if it has just one.
+/// Origin of a stream: the client's address, and the type of the service if it has just one.
 #[derive(Clone)]
 struct Origin {
     peer: Option<Peer>,
     resource_type: Option<ResourceType>,
 }
 
-/// The body of the response: frames of data until the stream ends, then its status.
+/// Yields the body of the response: data frames until the stream ends, then its status.
 fn stream<P: Protocol>(
     shared: Arc<Shared>,
     mut requests: Requests,
     origin: Origin,
 ) -> impl FutureStream<Item = Frames> {
     async_stream::stream! {
-        // In a box, or the future of the stream would have room for its beginning as long as it lives.
+        // Boxed, since the future of the stream would otherwise reserve space for this step for its whole
+        // life.
         let status = match Box::pin(Session::<P>::begin(&shared, &mut requests, origin)).await {
             Ok(None) => Status::ok(""),
             Err(status) => status,
@@ -476,7 +482,7 @@ fn stream<P: Protocol>(
     }
 }
 
-/// The last frame of a stream.
+/// Builds the last frame of a stream, with its status.
 fn end(status: &Status) -> Frame<Bytes> {
     let mut trailers = HeaderMap::new();
     if status.add_header(&mut trailers).is_err() {
@@ -485,7 +491,7 @@ fn end(status: &Status) -> Frame<Bytes> {
     Frame::trailers(trailers)
 }
 
-/// One client: its protocol state, its place in the nodes, and the snapshots it follows.
+/// One client: its protocol state, its connection in the nodes, and its subscription to snapshots.
 struct Session<P> {
     stream: P,
     node: String,
@@ -493,14 +499,14 @@ struct Session<P> {
     snapshots: Subscription,
     resource_type: Option<ResourceType>,
     shared: Arc<Shared>,
-    /// When the wait for clusters is over.
+    /// Deadline of the wait for clusters; none while nothing waits.
     impatient_at: Option<Instant>,
-    /// When the stream should end, at the next moment at which nothing is under way.
+    /// Time at which the stream should end, or later, as soon as it is idle.
     ends_at: Instant,
 }
 
 impl<P: Protocol> Session<P> {
-    /// Waits for the first request, which alone must say who the client is, and for admission.
+    /// Waits for the first request, the only one that must identify the client, and for admission.
     async fn begin(
         shared: &Arc<Shared>,
         requests: &mut Requests,
@@ -509,16 +515,16 @@ impl<P: Protocol> Session<P> {
         let first = tokio::time::timeout(shared.limits.first_request, requests.next::<P::Head>()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
         let Some(mut first) = first else { return Ok(None) };
-        // Those who wait for admission hold no more than this.
+        // Only this is kept of the node while the stream waits for admission.
         let node = node(Node::from(first.head.node().unwrap_or_default()))?;
         shared.identify(origin.peer.as_ref(), &node.id, &node.cluster)?;
         if let Some(wait) = shared.place()? {
-            // Thousands may wait, and each began with a node of 60 KB.
+            // Thousands of streams may wait, and each began with a node of 60 KB.
             first.pack();
             tokio::time::sleep(wait).await;
         }
         let mut snapshots = shared.cache.subscribe(node.clone());
-        // In a box, or the future of the stream would have room for it several times over.
+        // Boxed, since the future of the stream would otherwise reserve space for it several times over.
         let mut session = Box::new(Self {
             stream: P::new(snapshots.snapshot(), &shared.common),
             node: node.id.clone(),
@@ -533,10 +539,11 @@ impl<P: Protocol> Session<P> {
         session.take(first).map(|responses| Some((session, responses)))
     }
 
-    /// Waits for something to happen and returns what to send then; none when the client hung up or we are
-    /// shutting down.
+    /// Waits for the next event and returns the responses to send; none when the client disconnects or the
+    /// server shuts down.
     async fn next(&mut self, requests: &mut Requests) -> Result<Option<Vec<frame::Response>>, Status> {
-        // Whoever sends without a pause gives way to others now and then, and after a large request at once.
+        // A client that sends without a pause yields to others now and then, and after a large request at
+        // once.
         match requests.last() {
             LARGE.. => tokio::task::yield_now().await,
             _ => tokio::task::consume_budget().await,
@@ -566,7 +573,7 @@ impl<P: Protocol> Session<P> {
     fn take(&mut self, mut request: wire::Request<P::Head>) -> Result<Vec<frame::Response>, Status> {
         let refuse = |error: ProtocolError| Status::invalid_argument(error.to_string());
         if let Some(resource_type) = self.resource_type {
-            // On a service of one type it goes without saying.
+            // A request to a single-type service may omit its type.
             let (type_url, expected) = (request.head.type_url(), resource_type.type_url());
             if type_url.is_empty() {
                 expected.clone_into(type_url);
@@ -583,7 +590,7 @@ impl<P: Protocol> Session<P> {
         Ok(responses)
     }
 
-    /// Notes what the client answered and whether something waits.
+    /// Records the client's answers and whether something waits.
     fn settle(&mut self) {
         for Refusal { resource_type, version, error, names } in self.stream.take_refusals() {
             let held_back = names.join(", ");
@@ -605,7 +612,7 @@ impl<P: Protocol> Session<P> {
     }
 }
 
-/// Resolves at that time, if there is one.
+/// Resolves at that time; never if there is none.
 async fn due(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -623,14 +630,14 @@ impl<P> Drop for Session<P> {
 mod tests {
     use super::*;
 
-    /// Of what a function returns.
+    /// Returns the size of the value that a function returns.
     fn size<A, B, C, R>(_: impl Fn(A, B, C) -> R) -> usize {
         size_of::<R>()
     }
 
     #[test]
     fn a_stream_that_waits_takes_little() {
-        // There are thousands of them, and each is as large as its largest moment.
+        // There are thousands of streams, and each future is as large as its largest state.
         let futures = [size(stream::<sotw::Stream>), size(stream::<delta::Stream>)];
         assert!(futures.iter().all(|size| *size < 3 << 10), "{futures:?}");
         let sessions = [size_of::<Session<sotw::Stream>>(), size_of::<Session<delta::Stream>>()];

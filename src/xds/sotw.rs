@@ -1,8 +1,8 @@
-//! One state-of-the-world stream.
+//! State of one state-of-the-world (SotW) stream.
 //!
-//! No socket, no clock, no `async`: what happened goes in, what to send comes out, in order. It is level-triggered: only
-//! the newest snapshot is kept, and what to send is always the difference between that and what the client was
-//! told last, so that nothing queues up behind a slow client.
+//! No socket, no clock, no `async`: events go in, the responses to send come out, in order. It is
+//! level-triggered: only the newest snapshot is kept, and a response is always the difference between it and
+//! what the client was sent last, so that nothing queues up behind a slow client.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
@@ -20,7 +20,7 @@ use crate::xds::subscription::Subscription;
 use crate::xds::wire::{Names, Request};
 use crate::xds::{Common, Protocol, ProtocolError, Refusal, Types, is_sent_whole, requested_type, shorten};
 
-/// What one client was told and answered.
+/// Everything that one client was sent and answered.
 #[derive(Debug)]
 pub struct Stream {
     target: Arc<Snapshot>,
@@ -28,49 +28,52 @@ pub struct Stream {
     common: Common,
     last_nonce: u64,
     impatient: bool,
-    /// The client came with clusters of an earlier stream. Its listeners and routes may refer to those, and until
-    /// it has told of them, nothing is taken away.
+    /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
+    /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
     refusals: Vec<Refusal>,
 }
 
-/// How the client stands with one type.
+/// State of one type.
 #[derive(Debug, Default)]
 struct Told {
-    /// None until the client asks.
+    /// Subscription; none until the client asks for the type.
     subscription: Option<Subscription>,
-    /// What it was last told, as if it had taken it. Of types that are sent by name only the names that are
-    /// subscribed to count.
+    /// Set that the client was sent last, as if it had accepted all of it. For types that are sent by name,
+    /// only subscribed names count.
     set: Arc<ResourceSet>,
-    /// Of types that are sent whole: what it took last. None while it holds something that we do not know.
+    /// Set that the client accepted last, for types that are sent whole; none while it holds something that
+    /// is not known here.
     held: Option<Arc<ResourceSet>>,
-    /// It refused the last response, and what it holds is not known: it keeps all as it is.
+    /// True if the last response was refused and it is unknown what the client holds: nothing is removed and
+    /// aggregate clusters are not replaced.
     keeps_all: bool,
-    /// It may have taken more than is noted, so that what it should have is sent in any case.
+    /// True if the client may have accepted a part of a refused response, so that the whole set is sent even
+    /// if it equals `set`.
     doubtful: bool,
-    /// Names to send though `set` has them, once they exist.
+    /// Names to send although `set` has them, as soon as they exist.
     owed: BTreeSet<Arc<str>>,
-    /// These cannot wait for the answer to the response before.
+    /// True if the owed names cannot wait until the last response is answered.
     urgent: bool,
-    /// The last response.
+    /// Last response; none before the first.
     sent: Option<Sent>,
-    /// The version that was acknowledged last.
+    /// Version of the last acknowledged response.
     acked: Option<Version>,
-    /// What the client last refused, in its words.
+    /// Error text of the last NACK.
     error: Option<String>,
     quarantine: Quarantine,
 }
 
-/// Of a type that the client did not ask for.
+/// State of a type that the client did not ask for.
 static BLANK: LazyLock<Told> = LazyLock::new(Told::default);
 
 #[derive(Debug)]
 struct Sent {
-    /// Zero when the client proved that it holds the version, and nothing was sent.
+    /// Nonce; zero if nothing was sent because the client proved that it holds the version.
     nonce: u64,
     version: Version,
     state: State,
-    /// The names that were told; none for all of the set.
+    /// Names in the response; none for all of the set.
     names: Option<Box<[Arc<str>]>>,
 }
 
@@ -87,14 +90,14 @@ impl Told {
         self.subscription.as_ref().is_some_and(Subscription::is_wildcard)
     }
 
-    /// True when the client has nothing and wants all of `set`: as most do when they connect.
+    /// True if the client holds nothing and wants all of `set`, as most do when they connect.
     fn lacks_all_of(&self, set: &ResourceSet) -> bool {
         let covers = |subscription: &Subscription| subscription.covers(set);
         let has_nothing = self.set.is_empty() && self.owed.is_empty() && self.quarantine.is_empty();
         has_nothing && !set.is_empty() && self.subscription.as_ref().is_some_and(covers)
     }
 
-    /// What of `target` the client asked for; for a wildcard the set itself.
+    /// Returns the resources of `target` that the client asked for; for a wildcard the set itself.
     fn wanted(&self, target: &Arc<ResourceSet>) -> Arc<ResourceSet> {
         match &self.subscription {
             Some(subscription) if subscription.is_wildcard() => target.clone(),
@@ -102,7 +105,7 @@ impl Told {
         }
     }
 
-    /// The last word on this type: refused while anything is held back.
+    /// Returns the status of this type: NACK while a resource is held back.
     fn state(&self) -> Option<State> {
         let sent = self.sent.as_ref()?;
         Some(match sent.state {
@@ -120,7 +123,7 @@ impl Told {
         self.held = Some(self.set.clone());
     }
 
-    /// Returns the names that are held back now.
+    /// Records a NACK of the last response and returns the names that are held back from now on.
     fn refuse(&mut self, resource_type: ResourceType, error: &str) -> Vec<String> {
         let Some(sent) = &mut self.sent else { return Vec::new() };
         sent.state = State::Nacked;
@@ -133,7 +136,8 @@ impl Told {
             };
             return self.quarantine.take(&sent, error);
         }
-        // What a response leaves out is deleted, so that without what the client holds nothing can be held back alone.
+        // A SotW response deletes the resources that it leaves out, so a single resource can be held back
+        // only if it is known what the client holds.
         let held = self.held.clone();
         let changed = held.as_ref().map(|held| self.set.changed_since(held)).unwrap_or_default();
         let news = self.versions(&changed);
@@ -144,7 +148,7 @@ impl Told {
         self.quarantine.take(&news, error)
     }
 
-    /// Those of the names that were told to be there, and are wanted, with their versions.
+    /// Returns the names that are in `set` and subscribed to, with their versions.
     fn versions(&self, names: &[Arc<str>]) -> Vec<(Arc<str>, Option<Version>)> {
         let told = names.iter().filter_map(|name| self.set.get(name)).filter(|own| self.wants(&own.name));
         told.map(|own| (own.name.clone(), Some(own.version))).collect()
@@ -171,12 +175,12 @@ impl Protocol for Stream {
         let Request { head: request, names, .. } = request;
         let Some(resource_type) = requested_type(&request.type_url)? else { return Ok(Vec::new()) };
         match &self.told(resource_type).sent {
-            // Stale: it answers a response that a newer one has overtaken. Its names come again with the answer to
-            // that one (xDS protocol, "Resource updates").
+            // Stale: the request answers a response that a newer one has overtaken. Its names come again with
+            // the answer to the newer one (xDS protocol, "Resource updates").
             Some(sent) if sent.nonce > 0 && request.response_nonce.parse() != Ok(sent.nonce) => {
                 return Ok(Vec::new());
             }
-            // Later ones of the same nonce only change the names.
+            // Further requests with the same nonce only change the names.
             Some(sent) if sent.state == State::Pending => {
                 self.take_answer(resource_type, request.error_detail)
             }
@@ -226,7 +230,7 @@ impl Protocol for Stream {
 }
 
 impl Stream {
-    /// Notes an ACK or a NACK of the last response.
+    /// Records an ACK or a NACK of the last response.
     fn take_answer(&mut self, resource_type: ResourceType, error: Option<Status>) {
         let told = self.types.get_mut(resource_type);
         let Some(error) = error else { return told.acknowledge() };
@@ -239,14 +243,15 @@ impl Stream {
         self.refusals.push(Refusal { resource_type, version, error, names });
     }
 
-    /// Notes which names the client wants. New ones are owed, also those that left and returned.
+    /// Updates the names that the client wants. New ones become owed, also names that were dropped and
+    /// return.
     fn subscribe(&mut self, resource_type: ResourceType, names: &Names, version_info: &str) {
         let told = self.types.get_mut(resource_type);
         let first = told.subscription.is_none();
         let subscription = told.subscription.get_or_insert_with(|| Subscription::new(&self.common.names));
         let added = subscription.replace(names, is_sent_whole(resource_type));
         if !is_sent_whole(resource_type) {
-            // What a set that was never told has is sent as what is new; beyond that names are owed.
+            // Everything counts as new while `set` is empty. Later, added names are owed.
             if !told.set.is_empty() {
                 told.owed.extend(added);
             }
@@ -255,7 +260,8 @@ impl Stream {
         }
     }
 
-    /// What a client proves by the version to hold, it is sent nothing of.
+    /// Resumes from the version of the client: if the set of that version is known, only the changes since
+    /// are sent.
     fn resume(&mut self, resource_type: ResourceType, version_info: &str) {
         let told = self.types.get_mut(resource_type);
         if version_info.is_empty() {
@@ -272,7 +278,7 @@ impl Stream {
         told.sent = Some(Sent { nonce: 0, version, state: State::Acked, names: None });
     }
 
-    /// Everything that can be sent now, in the order in which the client can take it.
+    /// Returns everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
         for (resource_type, told) in self.types.iter_mut() {
             told.quarantine.forget_changed(self.target.set(resource_type));
@@ -315,25 +321,27 @@ impl Stream {
         told.subscription.as_ref()?;
         let current = self.is_current(resource_type);
         let last = match (resource_type, told.state()) {
-            // Of what is sent by name there may be nothing to send, and then nothing is answered.
+            // A type that is sent by name may have nothing to send, and then there is no response to
+            // acknowledge.
             (ResourceType::Route, None) if current => Some(State::Acked),
             (ResourceType::Cluster, Some(_)) if told.is_pending() || told.quarantine.is_searching() => {
                 Some(State::Pending)
             }
-            // What it refused is known by name, so that what refers to it can wait and the rest need not.
+            // Refused clusters are known by name: only resources that refer to them wait, the others go on.
             (ResourceType::Cluster, Some(_)) if !told.quarantine.is_empty() => Some(State::Acked),
             (_, state) => state,
         };
         Some(Standing { last, current })
     }
 
-    /// True when the client was told of all that the target has of this type, whatever else it has.
+    /// True if the client was sent everything that the target has of this type; further resources that it
+    /// holds do not count.
     fn is_current(&self, resource_type: ResourceType) -> bool {
         let told = self.told(resource_type);
         let target = self.target.set(resource_type);
         let clusters = &self.told(ResourceType::Cluster).quarantine;
         let is_news = |name: &Arc<str>| match target.get(name) {
-            // What such a listener leads to is still in use.
+            // The resources that a removed listener leads to are still in use.
             None => resource_type == ResourceType::Listener,
             Some(own) if resource_type == ResourceType::Cluster => {
                 !clusters.holds(own) && !clusters.holds_what_is_led_to(own)
@@ -347,7 +355,7 @@ impl Stream {
             && !changed.iter().any(|name| told.wants(name) && is_news(name))
     }
 
-    /// All of a type that is sent whole, as the client may have it now.
+    /// Returns the full set of a type that is sent whole, in the form in which the client may have it now.
     fn whole(&self, resource_type: ResourceType) -> Arc<ResourceSet> {
         let told = self.told(resource_type);
         let target = self.without_refused(told, told.wanted(self.target.set(resource_type)));
@@ -358,7 +366,8 @@ impl Stream {
         order::clusters(&told.set, &target, may_remove, told.keeps_all)
     }
 
-    /// Of what the client refused, and of what leads to clusters that it refused, it keeps what it holds.
+    /// Replaces refused resources, and resources that lead to refused clusters, by the versions that the
+    /// client holds.
     fn without_refused(&self, told: &Told, target: Arc<ResourceSet>) -> Arc<ResourceSet> {
         let clusters = &self.told(ResourceType::Cluster).quarantine;
         let Some(held) = &told.held else { return target };
@@ -379,7 +388,7 @@ impl Stream {
         target.with(kept, &left_out)
     }
 
-    /// Listeners, clusters and scoped routes: the full set each time, whatever changed in it.
+    /// Sends listeners, clusters or scoped routes: the full set each time, whatever changed in it.
     fn offer_whole(&mut self, resource_type: ResourceType) -> Option<Response> {
         let told = self.told(resource_type);
         if told.subscription.is_none() || told.is_pending() {
@@ -392,7 +401,7 @@ impl Stream {
             if told.sent.is_none() || told.doubtful || told.set.version() != set.version() {
                 break set;
             }
-            // A part may have gone since; then the next one is due.
+            // This part of the refused resources may be gone since; then the next part is due.
             if !searches {
                 return None;
             }
@@ -407,12 +416,12 @@ impl Stream {
         Some(self.respond(resource_type, set, resources, None))
     }
 
-    /// The endpoints of changed clusters go out at once, changed or not.
+    /// Marks the endpoints of changed clusters as owed, whether they changed or not.
     fn follow(&mut self, offered: &ResourceSet) {
         self.impatient = false;
         let clusters = self.told(ResourceType::Cluster);
         let endpoints = self.told(ResourceType::Endpoints);
-        // As most when they connect, it may not have asked for any yet.
+        // Most clients have not asked for endpoints yet when they get their first clusters.
         if endpoints.subscription.is_none() {
             return;
         }
@@ -423,7 +432,7 @@ impl Stream {
         endpoints.owed.extend(follow);
     }
 
-    /// All other types: what changed of the names that are subscribed to.
+    /// Sends a type that is not sent whole: the changes of the subscribed names.
     fn offer_by_name(&mut self, resource_type: ResourceType) -> Option<Response> {
         let target = self.target.set(resource_type).clone();
         let told = self.told(resource_type);
@@ -451,8 +460,8 @@ impl Stream {
         Some(self.respond(resource_type, target, resources, Some(names)))
     }
 
-    /// What is to be told of a type that is sent by name. After a refusal: the next part of it alone. What sends
-    /// requests to a cluster that the client refused stays owed.
+    /// Returns the resources of a type that is sent by name that are due. While a bad resource is searched
+    /// for, only the next part of the search. A resource that sends requests to a refused cluster stays owed.
     fn news(&mut self, resource_type: ResourceType) -> Vec<Arc<Resource>> {
         let target = self.target.set(resource_type).clone();
         let told = self.types.get_mut(resource_type);
@@ -477,7 +486,7 @@ impl Stream {
             let told = self.types.get_mut(resource_type);
             told.owed.extend(later.iter().map(|own| own.name.clone()));
             now.iter().for_each(|own| _ = told.owed.remove(&own.name));
-            // A part may have gone since; then the next one is due.
+            // This part of the refused resources may be gone since; then the next part is due.
             if part.is_none() || !now.is_empty() {
                 return now;
             }

@@ -1,9 +1,11 @@
-//! What Envoys are asked to check on our behalf (HDS): the endpoints of every cluster with standbys, or that is one, and a
-//! check over HTTP or TCP, as the cluster itself checks them. Where nobody stands by, traffic tells.
+//! Health check specifiers (HDS): the checks that Envoys run for the control plane. They cover the endpoints
+//! of every cluster that has standbys or is a member of an aggregate cluster, if it has HTTP or TCP checks
+//! only, with the checks of the cluster itself. Clusters without standbys are not checked: load reports cover
+//! them.
 //!
-//! Two things differ from what a cluster says. Secrets stand in line, because Envoy's health discovery fetches none by
-//! SDS. And its checks go to clusters of their own, one for each transport socket, since there an endpoint cannot say by
-//! which of several it is spoken to.
+//! A specifier differs from the config of a cluster in two ways. Secrets are inline, because Envoy's health
+//! discovery does not fetch them over SDS. And the checks are split into clusters of their own, one for each
+//! transport socket, since an endpoint in a specifier cannot select one of several transport sockets.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -32,48 +34,50 @@ use prost::{Message as _, Name as _};
 use crate::build::snapshot::{Snapshot, Version};
 use crate::envoy::ResourceType;
 
-/// What stands behind the name of a cluster in the name of its check: by the same name Envoy would count both in the same
-/// statistics.
+/// Suffix of the name of a check, after the name of the cluster: with the same name, Envoy would count both
+/// in the same statistics.
 const SUFFIX: &str = "/health";
 
-/// The metadata of an endpoint by which its socket is chosen.
+/// Endpoint metadata that selects a transport socket.
 const MATCH: &str = "envoy.transport_socket_match";
 
 const RAW_BUFFER: &str = "envoy.transport_sockets.raw_buffer";
 
-/// How long a check without a timeout may take: Envoy requires one, so that there is none.
+/// Timeout of a check that states none. Envoy requires one, so this is not used in practice.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How one cluster is checked.
+/// Checks of one cluster.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Check {
-    /// The cluster.
+    /// Name of the cluster.
     pub cluster: Arc<str>,
-    /// How long until an endpoint that does not answer is known to be dead.
+    /// Time after which an endpoint that does not answer is known to be unhealthy: the longest timeout of the
+    /// checks.
     pub timeout: Duration,
-    /// How many endpoints it has.
+    /// Number of endpoints.
     pub endpoints: usize,
-    /// Some of these stand by.
+    /// True if some endpoints have a priority above 0.
     has_standbys: bool,
-    /// The fields `cluster_health_checks` of a specifier.
+    /// Encoded fields `cluster_health_checks` of a specifier.
     fields: Bytes,
 }
 
-/// The checks of snapshots. What is as it was is not made again.
+/// Cache of checks, so that unchanged ones are not built again.
 #[derive(Debug, Default)]
 pub struct Checks {
     made: Mutex<HashMap<Key, Weak<Check>>>,
 }
 
-/// All that the check of a cluster depends on: the versions of the cluster, its endpoints and all secrets.
+/// Everything that the checks of a cluster depend on: its name, and the versions of the cluster, its
+/// endpoints and all secrets.
 type Key = (Arc<str>, [Version; 3]);
 
-/// The cluster that a check is of, by the name of the check.
+/// Returns the name of the cluster of a check, from the name of the check.
 pub fn checked_cluster(check: &str) -> &str {
     check.rsplit_once(SUFFIX).map_or(check, |(cluster, _)| cluster)
 }
 
-/// The encoded specifier: what to check, and how often to report it.
+/// Encodes a specifier with these checks, to be reported at this interval.
 pub fn encode(checks: &[Arc<Check>], interval: Duration) -> Vec<u8> {
     let seconds = i64::try_from(interval.as_secs()).unwrap_or(i64::MAX);
     let interval = Some(protobuf::Duration { seconds, nanos: 0 });
@@ -83,12 +87,12 @@ pub fn encode(checks: &[Arc<Check>], interval: Duration) -> Vec<u8> {
 }
 
 impl Checks {
-    /// The checks of what a node should run, in the order of their clusters.
+    /// Returns the checks for a snapshot, in the order of their clusters.
     pub fn of(&self, snapshot: &Snapshot) -> Vec<Arc<Check>> {
         let [clusters, endpoints, secrets] =
             [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Secret].map(|it| snapshot.set(it));
         let secret = |name: &str| tls::Secret::decode(secrets.get(name)?.message()).ok();
-        // Which of them serve is a matter of the aggregate.
+        // The members of an aggregate cluster stand by for each other.
         let members: HashSet<&Arc<str>> = clusters.iter().flat_map(|cluster| &cluster.clusters).collect();
         let is_wanted = |check: &Check| check.has_standbys || members.contains(&check.cluster);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +125,8 @@ impl Checks {
 }
 
 impl Check {
-    /// None when there is nothing to check, or Envoy could not do it for us.
+    /// Builds the checks of a cluster; none if there is nothing to check, or if Envoy cannot run them over
+    /// HDS.
     fn new(
         cluster: &Cluster,
         assignment: &ClusterLoadAssignment,
@@ -164,16 +169,16 @@ fn duration(of: &protobuf::Duration) -> Duration {
     Duration::new(of.seconds.try_into().unwrap_or_default(), of.nanos.try_into().unwrap_or_default())
 }
 
-/// Which socket some endpoints are spoken to by.
+/// Transport socket over which endpoints are reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Socket {
-    /// Among the `transport_socket_matches` of the cluster; none for its own.
+    /// Index in the `transport_socket_matches` of the cluster; none for its default socket.
     index: Option<usize>,
-    /// The SNI, where it is that of the endpoint.
+    /// SNI, if it is the hostname of the endpoint.
     host: Option<String>,
 }
 
-/// The endpoints that are checked, each once, by the socket that they are spoken to by.
+/// Groups the endpoints to check, each once, by the transport socket over which they are reached.
 fn by_socket(
     cluster: &Cluster,
     assignment: &ClusterLoadAssignment,
@@ -228,7 +233,8 @@ impl Socket {
         }
     }
 
-    /// What makes Envoy use this socket for all endpoints of a check; none when it cannot be said.
+    /// Returns the matches that make Envoy use this socket for all endpoints of a check; none if that cannot
+    /// be expressed.
     fn matches(
         &self,
         cluster: &Cluster,
@@ -267,7 +273,7 @@ fn tls_context(socket: &TransportSocket) -> Option<tls::UpstreamTlsContext> {
     is_tls.then(|| tls::UpstreamTlsContext::decode(&*config.value).ok()).flatten()
 }
 
-/// The same with every secret in place of its name; none when one is not there.
+/// Replaces the name of every secret by the secret itself; none if a secret is missing.
 fn inline(
     mut context: tls::CommonTlsContext,
     secret: &dyn Fn(&str) -> Option<tls::Secret>,
@@ -287,7 +293,7 @@ fn inline(
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
             let mut validation = combined.default_validation_context.unwrap_or_default();
             if let Some(named) = &combined.validation_context_sds_secret_config {
-                // Fields that come twice are merged, as Envoy does it.
+                // Fields in both are merged, as Envoy does.
                 validation.merge(&*authority(named)?.encode_to_vec()).ok()?;
             }
             Some(validation)
@@ -347,7 +353,7 @@ mod tests {
         LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() }
     }
 
-    /// An endpoint that says by which socket it is spoken to.
+    /// Builds an endpoint whose metadata selects this transport socket.
     fn by(socket: &str, endpoint: Endpoint) -> LbEndpoint {
         let metadata =
             Metadata { filter_metadata: [(MATCH.to_owned(), key(socket))].into(), ..Default::default() };
@@ -401,7 +407,8 @@ mod tests {
         tls::SdsSecretConfig { name: name.to_owned(), ..Default::default() }
     }
 
-    /// A context that trusts this authority, shows this certificate, and wants this name to be proven.
+    /// Builds a context that trusts this authority, presents this certificate, and requires a subject
+    /// alternative name.
     fn context(authority: &str, certificate: &str) -> tls::UpstreamTlsContext {
         let names = tls::CertificateValidationContext {
             match_typed_subject_alt_names: vec![tls::SubjectAltNameMatcher::default()],
@@ -422,14 +429,14 @@ mod tests {
         }
     }
 
-    /// What an Envoy reads.
+    /// Returns the checks that an Envoy decodes.
     fn asked(cluster: &Cluster, assignment: &ClusterLoadAssignment) -> Vec<ClusterHealthCheck> {
         let check = Check::new(cluster, assignment, &secrets).map(Arc::new);
         let encoded = encode(check.as_slice(), Duration::from_secs(1));
         HealthCheckSpecifier::decode(&*encoded).expect("it is one").cluster_health_checks
     }
 
-    /// The name of each check, the zones and addresses of its endpoints, and the SNI of its socket.
+    /// Formats each check: its name, the zones and addresses of its endpoints, and the SNI of its socket.
     fn words(checks: &[ClusterHealthCheck]) -> Vec<String> {
         let ip = |endpoint: &Endpoint| {
             socket_address(endpoint).map(|it| format!(" {}", it.ip())).unwrap_or_default()
@@ -541,7 +548,7 @@ mod tests {
         assert_eq!(checked_cluster("shop/p0/health"), "shop/p0");
     }
 
-    /// A snapshot of the cluster with two targets, the second of which has this address, priority and health.
+    /// Builds a snapshot of the cluster with two targets, the second with this address, priority and health.
     fn snapshot(ip: &str, priority: u32, health: HealthStatus, others: &[Resource]) -> Snapshot {
         let target = LbEndpoint { health_status: health.into(), ..own(endpoint(ip)) };
         let mut assignment = assignment(&[("", vec![own(endpoint("10.0.0.9"))]), ("", vec![target])]);

@@ -1,7 +1,8 @@
-//! Which resources of a type a client asked for.
+//! Subscriptions: the resources of a type that a client asked for.
 //!
 //! A wildcard has two forms (xDS protocol, "How the client specifies what resources to return"): the legacy
-//! one, where listeners or clusters were never named on this stream and the list is empty, and the name `*`.
+//! form, an empty list on a stream that has never named a resource of the type, for types that have it; and
+//! the name `*`.
 //!
 //! Thousands of Envoys ask for the same thousands of names, so sets of names are shared between streams.
 
@@ -13,31 +14,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::build::snapshot::{ResourceSet, Version};
 use crate::xds::wire;
 
-/// A set of names and its hash, which does not depend on the order in which they came.
+/// A set of names and its hash, which does not depend on their order.
 #[derive(Debug, Default)]
 struct Names {
     hash: u128,
     names: BTreeSet<Arc<str>>,
-    /// Against the sets of resources that it was compared with last.
+    /// Comparisons with the last few sets of resources.
     fits: Mutex<Vec<(Version, Arc<Fit>)>>,
-    /// The count of the table that it is in.
+    /// Total number of names in the table, shared with it.
     count: Arc<AtomicUsize>,
 }
 
-/// For how many sets of resources a [`Fit`] is kept. Of some types the names are the same.
+/// Number of [`Fit`] results kept for a set of names. Several, since types such as clusters and endpoints
+/// often have the same names.
 const KEPT_FITS: usize = 4;
 
-/// How names and a set of resources fit.
+/// Result of a comparison of names with a set of resources.
 #[derive(Debug)]
 struct Fit {
-    /// Every resource is named.
+    /// True if every resource is named.
     covers: bool,
-    /// The names that no resource has.
+    /// Names without a resource.
     unmet: Arc<[Arc<str>]>,
 }
 
 impl Names {
-    /// Streams ask this about the same names and the same set, one after the other.
+    /// Compares the names with a set of resources. The result is kept, since many streams ask with the same
+    /// names and the same set in turn.
     fn fit(&self, set: &ResourceSet) -> Arc<Fit> {
         let mut fits = self.fits.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, fit)) = fits.iter().find(|(version, _)| *version == set.version()) {
@@ -57,31 +60,31 @@ impl Drop for Names {
     }
 }
 
-/// The sets of names that streams hold. Cheap to clone: clones share.
+/// Sets of names that streams hold. Cheap to clone: clones share.
 #[derive(Debug, Clone, Default)]
 pub struct NameTable {
     sets: Arc<Mutex<Sets>>,
     count: Arc<AtomicUsize>,
-    /// Keys that no client knows: it cannot make two sets of names that pass for one.
+    /// Random hash keys, unknown to clients, so that no client can make two sets of names with the same hash.
     keys: [RandomState; 2],
 }
 
 #[derive(Debug, Default)]
 struct Sets {
-    /// By their hash.
+    /// Sets by their hash.
     named: HashMap<u128, Weak<Names>>,
-    /// By the hash of the bytes in which they came, with whether the star was among them: those who send the same
-    /// bytes need not be read.
+    /// Sets by the hash of the encoded list, with true if the list has a `*`: an identical list need not be
+    /// decoded again.
     encoded: HashMap<u128, (Weak<Names>, bool)>,
 }
 
 impl NameTable {
-    /// How many names the sets hold together.
+    /// Returns the total number of names in the sets.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// True when no stream asks for a name.
+    /// True if no stream asks for a name.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -91,7 +94,7 @@ impl NameTable {
         high << 64 | low
     }
 
-    /// The names in a list, and whether the star is among them.
+    /// Returns the names in a list, and true if `*` is among them.
     fn read(&self, list: &wire::Names) -> (Arc<Names>, bool) {
         let encoded = self.hash(list.encoded());
         let known =
@@ -111,12 +114,13 @@ impl NameTable {
         (names, star)
     }
 
-    /// The set with this hash; made only if no stream holds it.
+    /// Returns the set with this hash; made only if no stream holds it.
     fn intern(&self, hash: u128, make: impl FnOnce() -> BTreeSet<Arc<str>>) -> Arc<Names> {
         if let Some(names) = self.lock().named.get(&hash).and_then(Weak::upgrade) {
             return names;
         }
-        // Without the lock, since a client may ask for very many. Another may make the same meanwhile.
+        // Made without the lock, since a client may ask for very many names. Another stream may make the same
+        // set meanwhile.
         let names = Names { hash, names: make(), fits: Mutex::default(), count: self.count.clone() };
         let names = Arc::new(names);
         self.count.fetch_add(names.names.len(), Ordering::Relaxed);
@@ -136,12 +140,13 @@ impl NameTable {
     }
 }
 
-/// Making a set is rare, so that is the time to forget what nobody holds any more.
+/// True at sizes at which sets that no stream holds any more are dropped: powers of two from 64 on, so that
+/// the cost per insertion stays constant.
 fn is_time_to_tidy(sets: usize) -> bool {
     sets >= 64 && sets.is_power_of_two()
 }
 
-/// What a client asked for, of one type.
+/// Resources of one type that a client asked for.
 #[derive(Debug, Clone)]
 pub struct Subscription {
     wildcard: bool,
@@ -151,16 +156,16 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// A subscription to nothing yet.
+    /// Creates a subscription to nothing.
     pub fn new(table: &NameTable) -> Self {
         let names = table.intern(0, BTreeSet::new);
         Self { wildcard: false, names, named_once: false, table: table.clone() }
     }
 
-    /// Replaces what is asked for by the names of a SotW request, and returns those that are new.
+    /// Replaces the subscription by the names of a SotW request, and returns the new ones.
     ///
-    /// `legacy_wildcard` says whether the type knows the legacy form: Envoy sends an empty list for endpoints
-    /// when its last cluster has gone, and wants nothing by it.
+    /// `legacy_wildcard` is true if the type has the legacy form of the wildcard. Endpoints do not: Envoy
+    /// sends an empty list for them when its last cluster is gone, and wants nothing.
     pub fn replace(&mut self, list: &wire::Names, legacy_wildcard: bool) -> Vec<Arc<str>> {
         self.named_once |= !list.is_empty();
         let (names, star) = self.table.read(list);
@@ -172,17 +177,17 @@ impl Subscription {
         self.names.names.difference(&old.names).cloned().collect()
     }
 
-    /// Applies the first delta request of a stream. All names are to be answered then.
+    /// Applies the first delta request of a stream. All subscribed names must be answered then.
     pub fn begin(&mut self, subscribe: &wire::Names, unsubscribe: &wire::Names, legacy_wildcard: bool) {
         self.replace(subscribe, legacy_wildcard);
         self.update(&wire::Names::default(), unsubscribe);
     }
 
-    /// Applies a delta request, subscriptions first, and returns the names that must be answered: all that are
-    /// subscribed to, known or not, and those that a wildcard keeps though they were unsubscribed from (xDS
-    /// protocol, "Unsubscribing From Resources").
+    /// Applies a delta request, subscriptions first, and returns the names that must be answered: names in
+    /// `subscribe`, known or not, that are not in `unsubscribe` too; and names in `unsubscribe` that a
+    /// wildcard still covers (xDS protocol, "Unsubscribing From Resources").
     ///
-    /// From now on an empty list means nothing, but a wildcard that stands, stands.
+    /// An empty list does not create a wildcard any more, but an existing wildcard stays.
     pub fn update(&mut self, subscribe: &wire::Names, unsubscribe: &wire::Names) -> Vec<Arc<str>> {
         let mut owed = BTreeSet::new();
         let mut names = Changing { names: &self.names, added: BTreeSet::new(), removed: BTreeSet::new() };
@@ -197,7 +202,7 @@ impl Subscription {
             if name == "*" {
                 self.wildcard = false;
             } else if let Some(name) = names.remove(name) {
-                // In the wildcard it still is, or it would be gone without a word.
+                // The wildcard still covers the name; without an answer the client would lose the resource.
                 if self.wildcard {
                     owed.insert(name)
                 } else {
@@ -209,28 +214,28 @@ impl Subscription {
         owed.into_iter().collect()
     }
 
-    /// True when the client asked for this resource.
+    /// True if the client asked for this resource.
     pub fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.names.contains(name)
     }
 
-    /// True when the client asked for every resource there is.
+    /// True if the client asked for all resources.
     pub fn is_wildcard(&self) -> bool {
         self.wildcard
     }
 
-    /// True when the client asked for every resource of `set`.
+    /// True if the client asked for every resource of `set`.
     pub fn covers(&self, set: &ResourceSet) -> bool {
         self.wildcard || self.names.fit(set).covers
     }
 
-    /// The names that the client asked for and `set` has not.
+    /// Returns the names that the client asked for and `set` lacks.
     pub fn unmet(&self, set: &ResourceSet) -> Arc<[Arc<str>]> {
         self.names.fit(set).unmet.clone()
     }
 }
 
-/// A set on its way to the next one.
+/// Changes to a set of names, collected before the new set is made.
 struct Changing<'a> {
     names: &'a Arc<Names>,
     added: BTreeSet<Arc<str>>,
@@ -248,7 +253,7 @@ impl Changing<'_> {
         name
     }
 
-    /// The name, if it was in the set.
+    /// Removes a name and returns it, if it was in the set.
     fn remove(&mut self, name: &str) -> Option<Arc<str>> {
         if let Some(name) = self.added.take(name) {
             return Some(name);
@@ -283,7 +288,7 @@ mod tests {
         names.collect::<Vec<_>>().join(" ")
     }
 
-    /// Feeds SotW requests one after the other, each the names in it, and says what is wanted in the end.
+    /// Applies SotW requests, each a list of names, and compares the names that are wanted in the end.
     fn check(legacy_wildcard: bool, requests: &[&str], expected: &str) {
         let mut subscription = Subscription::new(&NameTable::default());
         for request in requests {
@@ -292,7 +297,8 @@ mod tests {
         assert_eq!(wanted(&subscription), expected, "{requests:?}");
     }
 
-    /// Feeds delta requests, each as `+name -name`, and says what the last one is owed and what is wanted.
+    /// Applies delta requests, each as `+name -name`, and compares the names that the last one must be
+    /// answered with, and the names that are wanted in the end.
     fn check_delta(legacy_wildcard: bool, requests: &[&str], owed: &str, expected: &str) {
         let mut subscription = Subscription::new(&NameTable::default());
         let mut last = Vec::new();

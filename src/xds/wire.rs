@@ -1,8 +1,9 @@
-//! Requests, read without a copy of what is long in them.
+//! Decoder of discovery requests that does not copy their long lists.
 //!
-//! A client that returns says of thousands of resources which version it holds, and thousands of clients return at
-//! once. So the lists in a request stay in the bytes in which they came, checked, and are walked there. All else is
-//! decoded as usual: a message may be decoded piece by piece (protobuf encoding, "Last One Wins").
+//! A client that reconnects states the versions of thousands of resources, and thousands of clients reconnect
+//! at once. So the lists in a request stay in the bytes in which they came, validated, and are decoded on
+//! iteration. All other fields are decoded as usual: a message may be decoded piece by piece (protobuf
+//! encoding, "Last One Wins").
 
 use std::ops::Range;
 
@@ -15,20 +16,20 @@ use prost::encoding::{DecodeContext, WireType, check_wire_type, decode_key, skip
 use crate::build::snapshot::inventory;
 use crate::envoy::fields::{self, ReadError, text};
 
-/// The numbers of the fields that are lists. Both variants have the names in the same one.
+/// Numbers of the fields that are lists. Both variants have the names in the same field.
 const NAMES: u32 = 3;
 const UNSUBSCRIBED: u32 = 4;
 const VERSIONS: u32 = 5;
 
 /// A request of one variant without its lists.
 pub trait Head: Message + Default + 'static {
-    /// Which fields are lists.
+    /// Numbers of the fields that are lists.
     const LISTS: &[u32];
 
-    /// Who the client says it is; taken out of the request.
+    /// Takes the node out of the request; none if the client did not send it.
     fn node(&mut self) -> Option<core::Node>;
 
-    /// The type that the request is about.
+    /// Returns the type URL that the request is about, for modification.
     fn type_url(&mut self) -> &mut String;
 }
 
@@ -56,10 +57,10 @@ impl Head for DeltaDiscoveryRequest {
     }
 }
 
-/// A request: everything but its lists, and the lists.
+/// A request: its lists, and everything else.
 #[derive(Debug, Clone, Default)]
 pub struct Request<H> {
-    /// Its own fields for the lists are empty.
+    /// All other fields; its own list fields are empty.
     pub head: H,
     /// `resource_names`; of a delta request `resource_names_subscribe`.
     pub names: Names,
@@ -77,10 +78,10 @@ pub struct Names(List);
 #[derive(Debug, Clone, Default)]
 pub struct Versions(List);
 
-/// A repeated field in the bytes in which it came, with what stood in between.
+/// A repeated field in the bytes in which it came, including other fields between its items.
 #[derive(Debug, Clone, Default)]
 struct List {
-    /// The fields of the request that are lists: others of them may stand in between.
+    /// List fields of the request: items of other lists may be in between.
     lists: &'static [u32],
     field: u32,
     encoded: Bytes,
@@ -91,7 +92,7 @@ impl<H: Head> Request<H> {
     ///
     /// # Errors
     ///
-    /// In the cases in which decoding all of it would fail.
+    /// Fails if decoding the whole message would fail.
     pub fn read(encoded: &Bytes) -> Result<Self, ReadError> {
         let mut head = H::default();
         let mut lists = [const { 0..0 }; 3];
@@ -122,7 +123,7 @@ impl<H: Head> Request<H> {
         })
     }
 
-    /// Lets go of the bytes that it came in, but for the lists.
+    /// Copies the lists, so that the bytes of the whole request can be freed.
     pub fn pack(&mut self) {
         for list in [&mut self.names.0, &mut self.unsubscribed.0, &mut self.versions.0] {
             list.encoded = Bytes::copy_from_slice(&list.encoded);
@@ -130,7 +131,7 @@ impl<H: Head> Request<H> {
     }
 }
 
-/// As if it had been sent.
+/// Conversion as if the request had been sent: it is encoded and read.
 impl<H: Head> From<H> for Request<H> {
     fn from(request: H) -> Self {
         Self::read(&request.encode_to_vec().into()).expect("what was encoded can be read")
@@ -138,17 +139,17 @@ impl<H: Head> From<H> for Request<H> {
 }
 
 impl Names {
-    /// All of them.
+    /// Iterates over the names.
     pub fn iter(&self) -> impl Iterator<Item = &str> + Clone {
         self.0.values().map(|value| text(value).expect("it was checked when it was read"))
     }
 
-    /// True when there are none.
+    /// True if there are no names.
     pub fn is_empty(&self) -> bool {
         self.0.encoded.is_empty()
     }
 
-    /// The bytes in which they came: when those of two lists are equal, the lists are.
+    /// Returns the list in the bytes in which it came: if the bytes of two lists are equal, so are the lists.
     pub fn encoded(&self) -> &[u8] {
         &self.0.encoded
     }
@@ -162,17 +163,18 @@ impl<'a> FromIterator<&'a str> for Names {
 }
 
 impl Versions {
-    /// All of them: a name, and the version that the client has. Of a name that comes twice, the last one counts.
+    /// Iterates over the names and the versions that the client holds. If a name occurs twice, the last one
+    /// counts.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.values().map(|value| entry(value).expect("it was checked when it was read"))
     }
 
-    /// True when there are none.
+    /// True if there are no versions.
     pub fn is_empty(&self) -> bool {
         self.0.encoded.is_empty()
     }
 
-    /// As [`ResourceSet::inventory`](crate::build::snapshot::ResourceSet::inventory).
+    /// Computes the same number as [`ResourceSet::inventory`](crate::build::snapshot::ResourceSet::inventory).
     pub fn inventory(&self) -> u128 {
         inventory(self.0.values())
     }
@@ -194,10 +196,10 @@ impl List {
     }
 }
 
-/// Takes off a field: its number, and its value if it is one of `lists`.
+/// Takes the next field off `rest`: returns its number, and its value if it is one of `lists`.
 fn next<'a>(rest: &mut &'a [u8], lists: &[u32]) -> Result<(u32, Option<&'a [u8]>), ReadError> {
     let (field, wire_type) = decode_key(rest)?;
-    // As prost does, which takes a map for one whatever its wire type.
+    // Like prost, which decodes a map field regardless of its wire type.
     let is_list = wire_type == WireType::LengthDelimited || field == VERSIONS;
     if is_list && lists.contains(&field) {
         return Ok((field, Some(fields::value(rest)?)));
@@ -206,7 +208,7 @@ fn next<'a>(rest: &mut &'a [u8], lists: &[u32]) -> Result<(u32, Option<&'a [u8]>
     Ok((field, None))
 }
 
-/// An entry of a map from text to text.
+/// Decodes an entry of a map from text to text.
 fn entry(mut rest: &[u8]) -> Result<(&str, &str), ReadError> {
     let mut entry = ["", ""];
     while !rest.is_empty() {
@@ -235,7 +237,7 @@ mod tests {
     use crate::envoy::ResourceType;
     use crate::xds::words::snapshot;
 
-    /// The request with its lists where a decoder would put them.
+    /// Rebuilds the request, with its lists in the fields where a decoder puts them.
     fn whole(request: Request<DeltaDiscoveryRequest>) -> DeltaDiscoveryRequest {
         let owned = |names: &Names| names.iter().map(str::to_owned).collect();
         let versions = request.versions.iter().map(|(name, version)| (name.to_owned(), version.to_owned()));
@@ -328,7 +330,7 @@ mod tests {
             for wire_type in 0..=7 {
                 check(field(number, wire_type));
                 check(field(number, wire_type)[..6].to_vec());
-                // Between two names of a list.
+                // The field between two names of a list.
                 for list in 3..=4 {
                     let name = vec![list << 3 | 2, 1, b'x'];
                     check([name.clone(), field(number, wire_type), name.clone()].concat());
@@ -347,7 +349,7 @@ mod tests {
                 let entry = HashMap::from([(own.name.to_string(), own.version.to_string())]);
                 DeltaDiscoveryRequest { initial_resource_versions: entry, ..Default::default() }
             };
-            // A map has no order of its own: an entry at a time.
+            // A map has no order, so each entry is encoded on its own.
             let entries = text.split_whitespace().map(|word| entry(set(word).iter().next().expect("one")));
             let encoded: Vec<u8> = entries.flat_map(|request| request.encode_to_vec()).collect();
             Request::<DeltaDiscoveryRequest>::read(&encoded.into()).expect("it is one").versions.inventory()

@@ -1,4 +1,4 @@
-//! The words in which the tests of both variants speak of snapshots and responses.
+//! Notation in which the tests of both variants write snapshots and responses.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use prost::Message as _;
 use crate::build::snapshot::{Resource, Snapshot};
 use crate::envoy::ResourceType;
 
-/// A snapshot from words such as `cds:a cds:b@2 eds:a lds:web rds:web@b`: a type, a name, and what differs;
-/// of routes that is the cluster that they send requests to, of an aggregate `/member/member`, and a cluster `=e` has
-/// endpoints of another name.
+/// Parses a snapshot from words such as `cds:a cds:b@2 eds:a lds:web rds:web@b`: a type, a name, and after
+/// `@` the content. For a route the content is the cluster that it sends requests to, for an aggregate
+/// cluster `/member/member`, and a cluster with `=e` has the endpoints named `e`.
 pub(crate) fn snapshot(text: &str) -> Arc<Snapshot> {
     let of = |wanted| {
         let words = text.split_whitespace().filter_map(|word| {
@@ -88,7 +88,7 @@ pub(crate) fn resource(resource_type: ResourceType, name: &str, content: &str) -
     }
 }
 
-/// The name and content of what `resource` made.
+/// Returns the name and content of an encoded resource that [`resource`] made.
 pub(crate) fn describe(resource_type: ResourceType, bytes: &[u8]) -> String {
     let (name, content) = match resource_type {
         ResourceType::Cluster => {

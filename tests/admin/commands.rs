@@ -1,4 +1,4 @@
-//! The commands as people and scripts use them: what they print, and their exit codes.
+//! Tests of the commands as people and scripts use them: their output and exit codes.
 
 use std::fs;
 use std::io::Write as _;
@@ -21,7 +21,7 @@ fn said(output: Output) -> Said {
     Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// Runs it in a directory, so that files have short names.
+/// Runs a command in a directory, so that files have short names.
 fn run(directory: &Path, arguments: &[&str]) -> Said {
     said(understudy(arguments).current_dir(directory).output().unwrap())
 }
@@ -88,7 +88,7 @@ fn completions_are_what_a_shell_takes() {
             assert!(told.out.contains(word), "{shell} does not complete {word}");
         }
         for option in options {
-            // Fish has the dashes apart.
+            // Fish completions have the dashes apart from the name.
             assert!(told.out.contains(option.trim_start_matches('-')), "{shell} does not complete {option}");
         }
     }

@@ -1,4 +1,4 @@
-//! What was answered is there after any end, and nothing is there by half.
+//! Tests of durability: acknowledged writes survive any end, and no write is there by half.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,25 +9,25 @@ use serde_json::{Value, json};
 use crate::harness::{PATIENCE, Process, Understudy, eventually, understudy};
 use crate::stage::shop;
 
-/// How often it is killed; `UNDERSTUDY_KILLS=2000 cargo test --test admin kill` does it more often.
+/// Returns the number of kills; `UNDERSTUDY_KILLS=2000 cargo test --test admin kill` raises it.
 fn kills() -> usize {
     std::env::var("UNDERSTUDY_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(200)
 }
 
-/// Writers, each with its own pairs of upstreams: both of a pair are written at once, or neither.
+/// Number of writers, each with its own pairs of upstreams. Both of a pair are written at once, or neither.
 const WRITERS: usize = 4;
 
 #[derive(Default)]
 struct Seen {
-    /// Pairs whose write was answered with success.
+    /// Pairs whose creation was acknowledged.
     answered: Mutex<BTreeSet<String>>,
-    /// Those of them that somebody began to take away.
+    /// Acknowledged pairs whose deletion has begun.
     doubtful: Mutex<BTreeSet<String>>,
-    /// Those whose end was answered with success.
+    /// Pairs whose deletion was acknowledged.
     gone: Mutex<BTreeSet<String>>,
 }
 
-/// Writes pairs, and takes every third away again, until the control plane is gone.
+/// Writes pairs, and deletes every third again, until the control plane is gone.
 async fn write(client: reqwest::Client, admin: String, life: usize, writer: usize, seen: Arc<Seen>) {
     for number in 0.. {
         let pair = format!("l{life}w{writer}n{number}");
@@ -95,12 +95,12 @@ async fn after_200_kills_each_write_that_was_answered_is_there_and_none_by_half(
         }
         total += answered.len();
         let revision = understudy.get("/status").await.1["revision"].as_u64().unwrap();
-        // Whether the last end that nobody was told of came about shows in what is there.
+        // An unacknowledged deletion may have been made; the remaining upstreams show whether it was.
         let there = |pair: &&String| names.contains(&*format!("{pair}a"));
         let ended = doubtful.len() - doubtful.iter().filter(there).count();
         let created = names.len() / 2 + ended;
         assert_eq!(revision - last, (created + ended) as u64, "one revision a write, without gaps");
-        // The next life begins small, so that all of this stays quick.
+        // The next life begins empty, so that all of this stays quick.
         let gone: Vec<Value> = names
             .iter()
             .map(|name| json!({"method": "DELETE", "path": format!("/upstreams/{name}")}))
@@ -112,7 +112,7 @@ async fn after_200_kills_each_write_that_was_answered_is_there_and_none_by_half(
     assert!(total >= kills(), "{total}");
 }
 
-/// A limit for the size of files is the full disk that needs no rights to make.
+/// Tests a full disk by a limit for the size of files, which needs no rights to set.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_the_write_keeps_serving_and_is_over_when_it_is_over() {
     let data = tempfile::tempdir().unwrap();
@@ -197,7 +197,7 @@ async fn a_backup_is_taken_while_writes_go_on_and_is_restored() {
     let upstreams = source.get("/upstreams?size=1000").await.1["items"].as_array().unwrap().len() as u64;
     assert_eq!(upstreams, revision, "each revision made one");
     assert_eq!(source.get("/services/shop").await.0, 200);
-    // And nobody may do that while it serves.
+    // A restore is refused while the control plane serves.
     let data = source.data().display().to_string();
     let in_use = understudy(&["restore", &file, "--data", &data, "--force"]).output().unwrap();
     assert!(String::from_utf8_lossy(&in_use.stderr).contains("in use by another understudy"));
@@ -216,7 +216,7 @@ fn what_cannot_be_used_is_told_with_what_to_do() {
     std::fs::write(&file, "this was a database once, before somebody edited it").unwrap();
     let told = serve(directory.path());
     assert!(told.contains("is damaged; restore a backup"), "{told}");
-    // Where permissions do not stop anybody, a directory in the place of the file does.
+    // A directory in place of the file fails even if permissions stop nothing, as for root.
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
     let told = serve(directory.path());

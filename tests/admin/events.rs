@@ -1,4 +1,4 @@
-//! What happens is told to those who follow, and to those who come back.
+//! Tests of events: clients that follow get them, and so do clients that reconnect.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use crate::harness::{PATIENCE, Understudy};
 use crate::stage::{send, shop};
 
-/// One who follows `GET /events`.
+/// Client that follows `GET /events`.
 struct Follower {
     response: reqwest::Response,
     text: String,
 }
 
-/// An event: its kind, its id, and what it says.
+/// Event: its kind, its id, and its data.
 #[derive(Debug)]
 struct Event {
     word: String,
@@ -44,7 +44,7 @@ impl Follower {
                     data: serde_json::from_str(&field("data")).unwrap_or_default(),
                 };
                 self.text = rest.to_owned();
-                // What has no kind is a comment.
+                // A message without a kind is a comment.
                 if !event.word.is_empty() {
                     return event;
                 }
@@ -103,7 +103,7 @@ async fn files_that_are_refused_are_told_until_they_are_good_again() {
     assert_eq!(metric(&understudy, "understudy_files_stale_since_seconds").await, 0.0);
 }
 
-/// The value of the series that is written like this.
+/// Returns the value of the series with this name and these labels.
 async fn metric(understudy: &Understudy, series: &str) -> f64 {
     let response = understudy.request(Method::GET, "/metrics").send().await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");

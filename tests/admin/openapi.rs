@@ -1,4 +1,4 @@
-//! The description of the API against the API: methods, and what is answered when something is wrong.
+//! Tests of the API's description against the API: methods, and the responses to faulty requests.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::Understudy;
 use crate::stage::{Answer, answer, send, shop};
 
-/// A method of a path of the description.
+/// Method of a path of the description.
 struct Operation<'a> {
     method: Method,
     path: &'a str,
@@ -20,7 +20,7 @@ impl Operation<'_> {
         ["/livez", "/readyz"].contains(&self.path)
     }
 
-    /// The path with names that nothing has, of types that there are.
+    /// Returns the path with names that do not exist, of types that do.
     fn of_nothing(&self) -> String {
         let words = [
             ("{target}", "10.0.0.9:80"),
@@ -98,7 +98,7 @@ async fn what_is_described_is_what_the_paths_know() {
     }
 }
 
-/// What is wrong with a request, and the status that says so.
+/// Sends faulty requests, and returns each response with the fault and the expected status.
 async fn provoked(understudy: &Understudy, operation: &Operation<'_>) -> Vec<(u16, &'static str, Answer)> {
     let admin = understudy.admin.to_string();
     let mut answers = vec![
@@ -114,7 +114,7 @@ async fn provoked(understudy: &Understudy, operation: &Operation<'_>) -> Vec<(u1
         ),
         (421, "another name", ask(understudy, operation, &[("host", "evil.example.com")]).await),
     ];
-    // Others would make what has the name.
+    // Other operations would create the missing entity.
     if operation.has(404) {
         answers.push((404, "names that nothing has", ask(understudy, operation, &[]).await));
     }
@@ -142,7 +142,7 @@ async fn what_is_answered_to_what_is_wrong_is_described_and_the_other_way_round(
     let mut wrong = Vec::new();
     for operation in operations(&document).iter().filter(|operation| !operation.is_probe()) {
         if operation.path == "/events" {
-            // Its answer has no end.
+            // The response of `/events` has no end.
             continue;
         }
         let what = format!("{} {}", operation.method, operation.path);

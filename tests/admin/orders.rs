@@ -1,4 +1,4 @@
-//! What operators order is durable, listed, and told to those who ask for it, without any Envoy.
+//! Tests of operators' orders without any Envoy: they are durable, listed, and in the responses.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ upstreams:
       - { target: 10.0.0.9:80, failover: true }
 ";
 
-/// A control plane with this config in a file.
+/// Starts a control plane with this config in a file.
 async fn serve(config: &str) -> (Understudy, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("shop.yaml");
@@ -25,7 +25,7 @@ async fn serve(config: &str) -> (Understudy, tempfile::TempDir) {
     (Understudy::serve(&[file.to_str().unwrap()]).await, directory)
 }
 
-/// What a command prints, which must succeed.
+/// Returns the output of a command, which must succeed.
 fn said(server: &Understudy, arguments: &[&str]) -> String {
     let output = understudy(arguments).arg("--admin").arg(server.admin.to_string()).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -109,7 +109,7 @@ async fn receivers_are_told_of_drills_and_can_tell_who_said_it() {
     let url = format!("http://{}/hook", receiver.local_addr().unwrap());
     let notify = format!("notify: [{{ url: \"{url}\", events: [drill], secret: s3cret }}]\n{SHOP}");
     let (server, _directory) = serve(&notify).await;
-    // Both are answered in turn: the test, and the drill that begins.
+    // The receiver answers both in turn: the test event, and that of the drill that begins.
     let told = tokio::task::spawn_blocking(move || [heard(&receiver), heard(&receiver)]);
     assert!(said(&server, &["notify", "test"]).contains("told"));
     let (status, drill) =
@@ -127,7 +127,7 @@ async fn receivers_are_told_of_drills_and_can_tell_who_said_it() {
     );
 }
 
-/// The body of the next request, and its signature.
+/// Returns the body of the next request, and its signature.
 fn heard(receiver: &TcpListener) -> (String, String) {
     receiver.set_nonblocking(true).unwrap();
     let end = Instant::now() + PATIENCE;

@@ -1,4 +1,4 @@
-//! What would change: told before it does, and by the command line too.
+//! Tests of plans: changes are reported before they are made, also by the command line.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Writers at the same time: nothing is lost, nothing is done twice, and revisions have no gaps.
+//! Tests of concurrent writers: nothing is lost, nothing is done twice, and revisions have no gaps.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::stage::{send, shop};
 
 const WRITERS: usize = 64;
 
-/// The numbers of all revisions, the newest first.
+/// Returns the numbers of all revisions, the newest first.
 async fn numbers(understudy: &Understudy) -> Vec<u64> {
     let (_, page) = understudy.get("/revisions?size=1000").await;
     page["items"].as_array().unwrap().iter().map(|it| it["number"].as_u64().unwrap()).collect()
@@ -86,7 +86,7 @@ async fn a_request_that_is_repeated_is_done_once() {
     let repeated = answers.iter().filter(|answer| answer.header("idempotency-replayed") == "true").count();
     assert_eq!(repeated, WRITERS - 1);
     assert_eq!(has_no_gaps(&understudy).await, 2);
-    // Another body is another request, and what failed is not remembered.
+    // Another body is another request, and failures are not remembered.
     assert_eq!(post(&understudy, "k1", "10.0.0.8:80").await.status, 422);
     assert_eq!(post(&understudy, "k2", "10.0.0.9:80").await.status, 409);
     assert_eq!(post(&understudy, "k2", "10.0.0.7:80").await.status, 201);

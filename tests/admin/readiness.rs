@@ -1,4 +1,4 @@
-//! When it says that it is ready: from the first build that is served until the end begins.
+//! Tests of readiness: from the first build that is served until the shutdown begins.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::{PATIENCE, Process, Understudy, eventually, free_port, understudy};
 
-/// Asks on a connection of its own; the status, and the body.
+/// Sends a GET on a connection of its own, and returns the status and the body.
 async fn ask(address: &str, path: &str) -> Result<(u16, String), String> {
     let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
     let response = client.get(format!("http://{address}{path}")).send().await;
@@ -20,7 +20,7 @@ async fn ask(address: &str, path: &str) -> Result<(u16, String), String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_not_ready_before_the_first_build_is_served() {
     let directory = tempfile::tempdir().unwrap();
-    // Who looks a name up here waits for an answer that does not come, and gives up after a second.
+    // Lookups at this server get no response, and give up after a second.
     let mute = UdpSocket::bind("127.0.0.1:0").unwrap();
     let server = mute.local_addr().unwrap();
     let file = directory.path().join("a.yaml");
@@ -48,7 +48,7 @@ async fn it_is_not_ready_before_the_first_build_is_served() {
 async fn at_the_end_what_is_under_way_is_answered_and_nobody_else_is_sent_there() {
     let mut server = Understudy::serve(&[]).await;
     let admin = server.admin.to_string();
-    // Somebody who follows the events would stay for ever.
+    // A follower of the events does not disconnect by itself.
     let events = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut follower = events.get(format!("http://{admin}/events")).send().await.unwrap();
     assert!(follower.chunk().await.unwrap().is_some());

@@ -1,4 +1,5 @@
-//! Files that change under a running control plane, without an Envoy: when they are read again, and what is told.
+//! Tests of files that change under a running control plane, without an Envoy: when they are read again, and
+//! what is reported.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{PATIENCE, Understudy, eventually};
 use crate::tls::{Authority, Pair};
 
-/// How long 5,000 files may take to be written and read, on a machine that is busy.
+/// Time limit for writing and reading 5,000 files, on a machine that is busy.
 const STORM: Duration = Duration::from_secs(120);
 
 fn upstream(name: &str) -> String {
@@ -24,7 +25,7 @@ async fn upstreams(understudy: &Understudy) -> Value {
     understudy.get("/status").await.1["upstreams"].clone()
 }
 
-/// Waits until so many upstreams are there.
+/// Waits until there are this many upstreams.
 async fn become_many(understudy: &Understudy, many: usize, deadline: Duration) {
     eventually(deadline, &format!("there are {many} upstreams"), async || {
         match upstreams(understudy).await {
@@ -45,7 +46,7 @@ async fn files_are_read_at_once_when_that_is_asked_for() {
     assert_eq!((status, &answer["revision"]), (200, &json!(2)), "{answer}");
     assert_eq!(upstreams(&understudy).await, json!(2));
 
-    // What is broken is answered with its faults, and changes nothing.
+    // A broken file is answered with its faults, and changes nothing.
     fs::write(directory.path().join("b.yaml"), "upstreams: [{ nmae: b }]").unwrap();
     let (status, problem) = understudy.post("/reload", json!({})).await;
     assert_eq!(status, 422, "{problem}");
@@ -77,8 +78,8 @@ async fn a_hangup_reads_the_files_and_ends_nothing() {
     .await;
 }
 
-/// What is written through another link to a file is an event of that other place: the directory that is watched tells
-/// of nothing, as on file systems that have no events.
+/// Tests a write through another link to a file: it is an event of that other place. The watched directory
+/// reports nothing, as on file systems that have no events.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_event_tells_of_is_found_all_the_same() {
     let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -87,7 +88,7 @@ async fn what_no_event_tells_of_is_found_all_the_same() {
     fs::write(config.join("a.yaml"), upstream("a")).unwrap();
     let link = elsewhere.path().join("a.yaml");
     fs::hard_link(config.join("a.yaml"), &link).unwrap();
-    // Whether it is really so is seen with a watcher that does not read by itself.
+    // A watcher that does not poll proves that there is no event.
     let config_path = config.display().to_string();
     let deaf = Understudy::serve(&["--poll", "1h", &config_path]).await;
     let understudy = Understudy::serve(&["--poll", "250ms", &config_path]).await;
@@ -109,7 +110,7 @@ async fn a_storm_of_files_is_a_few_changes() {
     }
     become_many(&understudy, 5_000, STORM).await;
     let revisions = understudy.get("/status").await.1["revision"].as_u64().unwrap();
-    // One at the end of it, and one every two seconds while it lasts.
+    // One revision at the end of the storm, and one every two seconds while it lasts.
     let most = 2 + began.elapsed().as_secs() / 2;
     assert!(revisions <= most, "{revisions} revisions in {:?}", began.elapsed());
     for number in 0..5_000 {

@@ -1,4 +1,4 @@
-//! Every accepted change is a revision: seen, compared, undone.
+//! Tests of revisions: every accepted change is one, and can be read, compared and undone.
 
 use std::fs;
 
@@ -32,7 +32,7 @@ async fn a_write_is_a_revision_with_author_reason_and_words() {
     assert_eq!(second["reason"], "the standby moves");
     assert!(second["time"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{second}");
     assert_eq!(revision(&understudy, 1).await["state"], "superseded");
-    // What changes nothing is none.
+    // A write that changes nothing makes no revision.
     assert_eq!(understudy.patch("/services/shop", json!({})).await.0, 200);
     let (_, page) = understudy.get("/revisions?size=1").await;
     assert_eq!(
@@ -75,7 +75,7 @@ async fn revisions_are_compared_and_rolled_back() {
     assert_eq!(understudy.get("/revisions/1..5/diff").await.1["changes"], json!([]));
     let (status, _) = understudy.post("/revisions/5/rollback", json!({})).await;
     assert_eq!(status, 200, "there is nothing to do");
-    // To before the first, and back.
+    // Rollback to before the first revision, and back.
     assert_eq!(understudy.post("/revisions/0/rollback", json!({})).await.0, 201);
     assert_eq!(understudy.get("/config").await.1["upstreams"], json!([]));
     assert_eq!(understudy.post("/revisions/5/rollback", json!({})).await.0, 201);
@@ -114,7 +114,7 @@ async fn a_saved_file_is_a_revision_and_stands_in_the_way_of_a_rollback() {
     assert_eq!(understudy.get("/upstreams/last").await.0, 404);
     assert_eq!(understudy.post("/revisions/3/rollback", json!({})).await.0, 200, "there it was not yet");
 
-    // What changed while nobody looked is a revision too, and what did not is none.
+    // A change while the control plane was down is a revision too; no change is none.
     understudy.kill();
     fs::write(&file, SHOP).unwrap();
     understudy.restart().await;
@@ -140,7 +140,7 @@ async fn a_restart_with_broken_files_goes_on_with_those_that_were_accepted_last(
     assert_eq!(understudy.get("/config").await.1, before);
     assert!(understudy.log().contains("accepted last"), "{}", understudy.log());
     assert_eq!(understudy.get("/violations").await.1[0]["code"], "US100");
-    // It is tried again when it is saved.
+    // The file is tried again when it is saved.
     fs::write(&file, SHOP.replace("10.0.0.1", "10.0.0.2")).unwrap();
     eventually(PATIENCE, "the file is taken", async || match understudy.get("/violations").await.1 {
         told if told == json!([]) => Ok(()),
@@ -149,7 +149,7 @@ async fn a_restart_with_broken_files_goes_on_with_those_that_were_accepted_last(
     .await;
     let (_, targets) = understudy.get("/upstreams/shop/targets").await;
     assert_eq!(targets["items"][0]["target"], "10.0.0.2:80");
-    // Unreadable ones too.
+    // The last good files serve too if the file cannot be read.
     understudy.kill();
     fs::remove_file(&file).unwrap();
     understudy.restart().await;

@@ -1,5 +1,5 @@
-//! A property: a secret that somebody writes, at any place where one can stand, rightly or wrongly, comes back in no
-//! answer, log line, event, revision, dump or metric.
+//! Property test: a secret written at any place that can hold one, rightly or wrongly, comes back in no
+//! response, log line, event, revision, dump or metric.
 
 use std::fs;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use crate::harness::{PATIENCE, Understudy, eventually};
 use crate::stage::{Answer, send, shop};
 use crate::tls::{Authority, Pair};
 
-/// Base64 without a crate: of what is looked for only.
+/// Base64 encoder without a crate, only to search for encoded secrets.
 mod base64_lite {
     pub(super) fn encode(bytes: &[u8]) -> String {
         const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -33,7 +33,7 @@ mod base64_lite {
     }
 }
 
-/// A request with a secret in it: method, path and body around what stands at the place of the secret.
+/// Request with a secret in it: method, path and body around the value at the place of the secret.
 type Place = Box<dyn Fn(Value) -> (Method, String, Value)>;
 
 fn place(path: &str, body: impl Fn(Value) -> Value + 'static) -> Place {
@@ -41,7 +41,7 @@ fn place(path: &str, body: impl Fn(Value) -> Value + 'static) -> Place {
     Box::new(move |leaf| (Method::PUT, path.clone(), body(leaf)))
 }
 
-/// A raw listener with a filter of HTTP in front of a router.
+/// Returns a place in a raw listener: an HTTP filter in front of a router.
 fn filter(name: &'static str, url: &'static str, fields: impl Fn(Value) -> Value + 'static) -> Place {
     place(&format!("/raw/listeners/{name}"), move |leaf| {
         let mut config = fields(leaf);
@@ -57,7 +57,7 @@ fn filter(name: &'static str, url: &'static str, fields: impl Fn(Value) -> Value
     })
 }
 
-/// Every place at which a secret can stand in what is written over REST.
+/// Returns every place that can hold a secret in a write over REST.
 fn places(pair: &Pair) -> Vec<Place> {
     let chain = pair.chain.clone();
     let tls = |private_key: Value| {
@@ -103,7 +103,7 @@ fn places(pair: &Pair) -> Vec<Place> {
     ]
 }
 
-/// What somebody might have written there.
+/// Returns the values that a client might write at such a place.
 fn leaves(secret: &str) -> Vec<Value> {
     vec![
         json!(secret),
@@ -114,7 +114,7 @@ fn leaves(secret: &str) -> Vec<Value> {
     ]
 }
 
-/// Everything that was told to anybody, by what it was.
+/// Every text that left the program, each with its source.
 #[derive(Default)]
 struct Told(Vec<(String, String)>);
 
@@ -133,7 +133,7 @@ impl Told {
     }
 }
 
-/// Follows the events into a text.
+/// Collects the events in a text.
 fn follow(understudy: &Understudy) -> Arc<Mutex<String>> {
     let told = Arc::new(Mutex::new(String::new()));
     let (sink, url) = (told.clone(), format!("http://{}/events", understudy.admin));
@@ -147,7 +147,7 @@ fn follow(understudy: &Understudy) -> Arc<Mutex<String>> {
     told
 }
 
-/// What GET answers at every path of the description, and at those that the writes made.
+/// Reads every path of the description with GET, and the paths that the writes made.
 async fn read_all(understudy: &Understudy, told: &mut Told, more: &[String]) {
     let (_, document) = understudy.get("/openapi.json").await;
     let item = |(path, item): (&String, &Value)| {
@@ -190,7 +190,7 @@ async fn a_secret_that_is_written_anywhere_over_rest_is_told_nowhere() {
                 assert!(answer.status < 500, "{what}: {}", answer.body);
                 accepted += usize::from(answer.status < 300);
                 told.note(what, &answer);
-                // With a fault beside it, by several at once, and by a plan.
+                // Further writes of the secret: with a fault beside it, in a batch of changes, and in a plan.
                 body["nothing"] = json!(1);
                 let steps = json!({"changes": [{"method": "PUT", "path": path, "body": body}]});
                 for (method, path, body) in [
@@ -207,7 +207,7 @@ async fn a_secret_that_is_written_anywhere_over_rest_is_told_nowhere() {
         }
     }
     assert!(accepted >= 20, "{accepted} of the writes were right: the property is about those too");
-    // Tokens: those that are made, and those that are none.
+    // Tokens that are made, and texts that are none.
     let (_, made) = understudy.post("/tokens", json!({"name": "ci", "role": "write"})).await;
     secrets.push(made["token"].as_str().unwrap().to_owned());
     for scheme in ["Bearer", "Basic", "bearer  "] {
@@ -235,11 +235,11 @@ async fn a_secret_that_is_written_anywhere_over_rest_is_told_nowhere() {
     read_all(&understudy, &mut told, &paths).await;
     assert!(secrets.len() > 100 && told.0.len() > 400, "{} {}", secrets.len(), told.0.len());
     told.nothing_of(&secrets);
-    // Of what is told nothing would be found if it were looked for wrongly.
+    // A check of the search itself: hashes must be found where secrets were replaced.
     assert!(told.0.iter().any(|(_, text)| text.contains("[hash ")), "hashes stand in their places");
 }
 
-/// A config file around a secret.
+/// Returns config files around a secret.
 fn files(secret: &str) -> Vec<String> {
     let upstream = "upstreams: [{ name: a, targets: [{ target: 10.0.0.1:80 }] }]\n";
     vec![

@@ -1,4 +1,5 @@
-//! Who is let in, who is refused and how, and that nothing tells a secret.
+//! Tests of access: the clients that are let in, the ones that are refused and how, and that secrets never
+//! leak.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -15,7 +16,7 @@ const POST: Method = Method::POST;
 const PUT: Method = Method::PUT;
 const DELETE: Method = Method::DELETE;
 
-/// Makes a token over the API.
+/// Makes a token over the API, and returns it.
 async fn token(understudy: &Understudy, name: &str, role: &str) -> String {
     let (status, made) = understudy.post("/tokens", json!({"name": name, "role": role})).await;
     assert_eq!(status, 201, "{made}");
@@ -82,7 +83,7 @@ async fn tokens_are_made_once_listed_without_their_text_and_revoked() {
     let (_, list) = understudy.get("/tokens").await;
     assert_eq!((&list["items"][0]["name"], &list["items"][0]["role"]), (&json!("ci"), &json!("write")));
     assert!(!list.to_string().contains(&secret), "{list}");
-    // It is a hash that is kept.
+    // Only a hash is stored.
     let stored = std::fs::read(understudy.data().join("understudy.redb")).unwrap();
     assert!(!stored.windows(secret.len()).any(|window| window == secret.as_bytes()));
     assert_eq!(with(&understudy, &secret, GET, "/upstreams", Value::Null).await.status, 200);
@@ -91,7 +92,7 @@ async fn tokens_are_made_once_listed_without_their_text_and_revoked() {
     assert_eq!(with(&understudy, &secret, GET, "/upstreams", Value::Null).await.status, 401);
 }
 
-/// `understudy` with these arguments, which must succeed.
+/// Runs `understudy` with these arguments, which must succeed, and returns its output.
 fn run(arguments: &[&str]) -> String {
     let Output { status, stdout, stderr } = understudy(arguments).output().unwrap();
     assert!(status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
@@ -124,7 +125,7 @@ async fn the_first_token_is_made_beside_the_data_and_then_nobody_gets_in_without
     let words = String::from_utf8_lossy(&kept.stderr).into_owned();
     assert!(words.contains("the last token with the role `write`"), "{words}");
     assert!(!process.log().contains(secret.trim()));
-    // Whether the program lives is no secret.
+    // Liveness needs no token.
     let alive = reqwest::get(format!("http://{admin}/livez")).await.unwrap();
     assert_eq!(alive.status(), 200);
     let stranger = reqwest::get(format!("http://{admin}/upstreams")).await.unwrap();
@@ -271,7 +272,7 @@ async fn an_address_that_others_reach_wants_tls_or_the_word_and_then_a_token_onc
     assert!(secret.trim().starts_with("understudy_"), "{secret}");
 }
 
-/// What is marked must not be told by anybody.
+/// Mark in secrets, which must not appear in any output.
 const MARK: &str = "zq7SECRETzq7";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,11 +283,11 @@ async fn nothing_tells_a_secret() {
     let marked_key = format!("-----BEGIN PRIVATE KEY-----\n{MARK}\n-----END PRIVATE KEY-----\n");
     let reason = [("x-reason", "renew")];
     let certificate = |key: &str| json!({"certificate": {"inline": pair.chain}, "key": {"inline": key}});
-    // A key that cannot be used is refused, with words that do not repeat it.
+    // An unusable key is refused, in words that do not repeat it.
     let answer = send(&understudy, PUT, "/certificates/web", &reason, certificate(&marked_key)).await;
     assert_eq!(answer.status, 422, "{}", answer.body);
     assert!(!answer.body.to_string().contains(MARK), "{}", answer.body);
-    // A good key, of which a line is the mark.
+    // A good key, one line of which is the mark.
     let answer = send(&understudy, PUT, "/certificates/web", &reason, certificate(&pair.key)).await;
     assert_eq!(answer.status, 201, "{}", answer.body);
     let mark = pair.key.lines().nth(1).unwrap().to_owned();
@@ -295,7 +296,7 @@ async fn nothing_tells_a_secret() {
     let answer = send(&understudy, PUT, "/raw/secrets/token", &[], resource(MARK)).await;
     assert_eq!(answer.status, 201, "{}", answer.body);
     send(&understudy, PUT, "/raw/secrets/token", &[], resource(&format!("{MARK}2"))).await;
-    // Writes that are refused, and those that are only planned.
+    // Writes that are refused, and writes that are only planned.
     for body in [json!({"secret": MARK}), json!({"generic_secret": {"secrte": {"inline_string": MARK}}})] {
         let answer = send(&understudy, PUT, "/raw/secrets/other", &[], body).await;
         assert_eq!(answer.status, 422, "{}", answer.body);
@@ -330,7 +331,7 @@ async fn nothing_tells_a_secret() {
             assert!(!answer.body.to_string().contains(secret), "{path} tells {secret}: {}", answer.body);
         }
     }
-    // A restart logs what it reads.
+    // A restart logs the state that it reads.
     let mut understudy = understudy;
     let log = understudy.log();
     understudy.restart().await;

@@ -1,4 +1,4 @@
-//! What the tests of this binary have in common: requests with headers, and answers with theirs.
+//! Helpers of this binary's tests: requests with headers, and responses with theirs.
 
 use http::Method;
 use reqwest::header::HeaderMap;
@@ -6,23 +6,23 @@ use serde_json::{Value, json};
 
 use crate::harness::Understudy;
 
-/// What was answered.
+/// Response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
-    /// Null for none.
+    /// Body; null for none.
     pub(crate) body: Value,
 }
 
 impl Answer {
-    /// A header as text; empty when it is not there.
+    /// Returns a header as text; empty if it is absent.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
     }
 }
 
-/// Sends a request with these headers; a body that is null is none.
+/// Sends a request with these headers; a null body is none.
 pub(crate) async fn send(
     understudy: &Understudy,
     method: Method,
@@ -48,7 +48,7 @@ pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Answer {
     Answer { status, headers, body }
 }
 
-/// A control plane without files, with an upstream, a service and a route named `shop`.
+/// Starts a control plane without files, with an upstream, a service and a route named `shop`.
 pub(crate) async fn shop(arguments: &[&str]) -> Understudy {
     let understudy = Understudy::serve(arguments).await;
     let targets = json!([{"target": "10.0.0.1:80"}, {"target": "10.0.0.2:80", "failover": true}]);

@@ -1,4 +1,4 @@
-//! Each status that the API answers, as an HTTP person expects it.
+//! Tests of the statuses of the API: each as HTTP defines it.
 
 use std::fs;
 
@@ -92,7 +92,7 @@ async fn every_request_has_the_status_that_http_gives_it() {
         (DELETE, "/upstreams/two", Value::Null, 404),
         (DELETE, "/raw/clusters/with/slashes", Value::Null, 204),
         (DELETE, "/upstreams/new?cascade=true", Value::Null, 200),
-        // The whole.
+        // Whole config.
         (GET, "/config", Value::Null, 200),
         (PUT, "/config", json!({}), 400),
         (PUT, "/config?tag=none", json!({"targets": []}), 422),
@@ -254,7 +254,7 @@ async fn what_a_file_declares_is_changed_in_the_file() {
     assert_eq!(status, 201, "targets may be added");
     let (status, _) = understudy.post("/services", json!({"name": "shop", "upstream": "shop"})).await;
     assert_eq!(status, 201, "and be referred to");
-    // What the file takes away leaves its added targets behind.
+    // An upstream that leaves the file leaves its added targets behind.
     assert_eq!(understudy.delete("/services/shop").await.0, 204);
     fs::write(&file, "").unwrap();
     crate::harness::eventually(crate::harness::PATIENCE, "the target is orphaned", async || {
@@ -302,14 +302,14 @@ async fn a_fault_of_one_of_several_changes_refuses_all_and_has_its_place() {
     let violations = problem["violations"].as_array().unwrap();
     let places: Vec<_> = violations.iter().map(|it| (&it["path"], &it["pointer"])).collect();
     let expected = [
-        // The route that is left is none of what was sent.
+        // The route that is left is not part of the request.
         (&json!("routes.shop.service"), &Value::Null),
         (&json!("upstreams.bad.targets[0].target"), &json!("/changes/1/body/targets/0/target")),
     ];
     assert_eq!(places, expected, "{problem}");
     assert_eq!(understudy.get("/upstreams/fine").await.0, 404);
 
-    // Each change is made on what the ones before it made, and only the outcome must make sense.
+    // Each change is applied to the result of the ones before it, and only the outcome must be valid.
     let changes = json!({"changes": [
         {"method": "DELETE", "path": "/upstreams/shop"},
         {"method": "POST", "path": "/upstreams", "body": {"name": "shop"}},
@@ -348,7 +348,7 @@ async fn the_tagged_part_becomes_what_is_declared() {
     let both = json!({"upstreams": [{"name": "one"}, {"name": "two"}], "services": [{"name": "one", "upstream": "one"}]});
     assert_eq!(sync(both.clone()).await, r#"["/services/one","/upstreams/one","/upstreams/two"] [] []0"#);
     assert_eq!(sync(both).await, "[] [] []3");
-    // A target that an autoscaler added is none of the declaration's business.
+    // A target that an autoscaler added does not belong to the declaration.
     assert_eq!(understudy.post("/upstreams/one/targets", json!({"target": "10.0.0.1:80"})).await.0, 201);
     let less = json!({"upstreams": [{"name": "one", "connect_timeout": "1s"}]});
     let synced = sync(less.clone()).await;

@@ -1,4 +1,4 @@
-//! Spans, as a collector of OpenTelemetry gets them.
+//! Tests of spans, as an OpenTelemetry collector gets them.
 
 use std::convert::Infallible;
 
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::harness::{PATIENCE, Understudy};
 
-/// The parts of `opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest` that are looked at.
+/// Fields of `opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest` that the tests read.
 #[derive(Message)]
 struct Export {
     #[prost(message, repeated, tag = "1")]
@@ -69,7 +69,7 @@ fn text(attributes: &[Attribute], key: &str) -> String {
     found.and_then(|found| found.value.clone()).map(|value| value.text).unwrap_or_default()
 }
 
-/// A collector: gRPC over HTTP/2 without TLS, whose answer is the empty message.
+/// Starts a collector: gRPC over HTTP/2 without TLS, whose response is the empty message.
 async fn collector() -> (String, mpsc::UnboundedReceiver<Export>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

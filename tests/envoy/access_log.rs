@@ -1,4 +1,5 @@
-//! What Envoys note of each request and connection: who served, and how often it was tried.
+//! Tests of access logs: Envoys log for each request and connection which target served, and how often it was
+//! tried.
 
 use std::fs;
 
@@ -8,11 +9,11 @@ use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, create};
 use crate::tls;
 
-/// The lines of a log in JSON, of which there must be one that `fits`.
+/// Waits for a line of a log in JSON that `fits`, and returns it.
 async fn line(path: &std::path::Path, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
     eventually(PATIENCE, what, async || {
         let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-        // The last one may be half written.
+        // The last line may be half written.
         let mut lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
         lines.find(&fits).ok_or(text)
     })

@@ -1,4 +1,4 @@
-//! `?wait=acked`: the answer to a write says who has it.
+//! Tests of `?wait=acked`: the response to a write says which Envoys have it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{PATIENCE, eventually, free_port};
 use crate::stage::{Cast, DELTA, Edge, STATE_OF_THE_WORLD, Variant, all_acked};
 
-/// The weight that Envoy has for a target now.
+/// Returns the weight that Envoy has for a target now.
 async fn weight(edge: &Edge, target: &str) -> Value {
     let clusters = edge.envoy.clusters().await;
     let (address, port) = target.rsplit_once(':').expect("it has a port");
@@ -36,7 +36,7 @@ async fn an_answer_waits_for_the_envoy_or_names_it(variant: Variant) {
     let target = "127.0.0.1:9";
     let path = format!("/upstreams/checkout/targets/{target}");
 
-    // No polling: what was answered is so.
+    // No polling: the response must be true when it arrives.
     let create = json!({"target": target, "weight": 7, "failover": true});
     let (status, answer) =
         edge.understudy.post("/upstreams/checkout/targets?wait=acked&timeout=30s", create).await;
@@ -68,7 +68,7 @@ async fn an_answer_waits_for_the_envoy_or_names_it(variant: Variant) {
     assert_eq!(waiting.as_array().map(Vec::len), Some(1));
     assert!(answer["revision"].is_u64(), "{answer}");
     assert_eq!(edge.understudy.get(&path).await.1["weight"], 19, "it is done all the same");
-    // What changes nothing for anybody waits for nobody.
+    // A write that affects no Envoy waits for none.
     let (status, answer) =
         edge.understudy.patch(&format!("{path}?wait=acked&timeout=30s"), json!({"tags": ["a"]})).await;
     assert_eq!(status, 200, "{answer}");
@@ -95,7 +95,7 @@ async fn who_refuses_is_named_with_its_words() {
     let cast = Cast::start().await;
     let edge = cast.edge_without_canary(STATE_OF_THE_WORLD).await;
     all_acked(&edge.understudy, PATIENCE).await;
-    // RFC 5737: nobody has this address.
+    // An address of no machine (RFC 5737).
     let listener = json!({"name": "bad", "address": format!("192.0.2.1:{}", free_port())});
     let (status, answer) = edge.understudy.post("/listeners?wait=acked&timeout=2s", listener).await;
     assert_eq!(status, 202, "{answer}");

@@ -1,4 +1,5 @@
-//! Every balancer lets the standby serve when it should: within one cluster, or over the tiers of an aggregate.
+//! Tests of every balancer: the standby serves when it should, within one cluster or over the tiers of an
+//! aggregate.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use crate::stage::{Cast, Edge, comes_to_rest, create, faultless, window};
 const BALANCERS: [&str; 6] =
     ["round_robin", "least_request", "random", "weighted_random", "ring_hash", "maglev"];
 
-/// An upstream with these settings, and all that makes the path of its name go there.
+/// Creates an upstream with these settings, and a service and a route from the path of its name.
 async fn upstream(understudy: &Understudy, name: &str, settings: Value, targets: Value) {
     let mut body = json!({"name": name, "targets": targets});
     for (key, value) in settings.as_object().expect("settings are a mapping") {
@@ -36,7 +37,7 @@ fn url(edge: &Edge, name: &str) -> Url {
     edge.url().join(name).expect("a name is a path")
 }
 
-/// One Envoy with an upstream for each balancer, all of the same targets.
+/// Starts one Envoy with an upstream for each balancer, all of the same targets.
 async fn all_balancers(cast: &Cast) -> Edge {
     let edge = Edge::by_rest(async |understudy| {
         for balancer in BALANCERS {
@@ -52,12 +53,12 @@ async fn all_balancers(cast: &Cast) -> Edge {
     edge
 }
 
-/// Light enough that six of them at once are not too much.
+/// Starts load for each balancer, light enough that six of them at once are not too much.
 fn loads(edge: &Edge) -> Vec<Load> {
     BALANCERS.iter().map(|balancer| Load::start(Options::get(url(edge, balancer), 50))).collect()
 }
 
-/// Which backend answers a GET, with a key to be hashed or without.
+/// Returns the backend that answers a GET, with a key to be hashed or without.
 async fn answer(edge: &Edge, name: &str, key: Option<&str>) -> Result<String, String> {
     let request = edge.request(Method::GET, "127.0.0.1", &format!("/{name}"));
     let request = match key {
@@ -71,7 +72,7 @@ async fn answer(edge: &Edge, name: &str, key: Option<&str>) -> Result<String, St
     name.filter(|_| status == 200).ok_or_else(|| status.to_string())
 }
 
-/// How often each backend answers, of so many GETs.
+/// Returns the number of answers of each backend to so many GETs.
 async fn shares(edge: &Edge, name: &str, requests: u32) -> BTreeMap<String, u32> {
     let mut shares = BTreeMap::new();
     for _ in 0..requests {
@@ -118,7 +119,7 @@ async fn with_every_balancer_one_primary_is_enough_to_leave_the_standby_alone() 
     for load in loads {
         faultless(load).await;
     }
-    // A retry may have gone there before the death was noticed; a request never.
+    // A retry may have gone there before the death was noticed; a request of this load never does.
     let after = cast.failover.gets().await;
     let load = Load::start(Options::get(url(&edge, "maglev"), 100));
     window(&load, 100).await;
@@ -126,7 +127,7 @@ async fn with_every_balancer_one_primary_is_enough_to_leave_the_standby_alone() 
     assert_eq!(cast.failover.gets().await, after);
 }
 
-/// Which backend each of 60 keys goes to.
+/// Returns the backend of each of 60 keys.
 async fn owners(edge: &Edge, name: &str) -> BTreeMap<String, String> {
     let mut owners = BTreeMap::new();
     for key in (0..60).map(|key| format!("user-{key}")) {
@@ -136,7 +137,8 @@ async fn owners(edge: &Edge, name: &str) -> BTreeMap<String, String> {
     owners
 }
 
-/// Of a ring some keys of survivors move too, since their shares of it are drawn anew.
+/// Tests the stickiness of keys. On a ring some keys of survivors move too, since their shares of it are
+/// drawn anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_stay_with_survivors_and_return_to_who_was_dead() {
     let mut cast = Cast::start().await;
@@ -192,7 +194,7 @@ async fn weights_are_shares_within_a_tier() {
         }
     })
     .await;
-    // Of 800, and how far off chance may be: four standard deviations, and nothing where there is no chance.
+    // Expected answers of 800, and the tolerance: four standard deviations, and 8 without chance.
     for (balancer, expected, off) in
         [("round_robin", 200, 8), ("weighted_random", 200, 50), ("random", 400, 57)]
     {
@@ -205,7 +207,8 @@ async fn weights_are_shares_within_a_tier() {
     }
 }
 
-/// Of a tier that is half alive, 140 % of one half are 70 %: the next tier gets the rest.
+/// Tests the spill factor: a tier that is half alive takes 140 % of one half, 70 %, and the next tier gets
+/// the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn spill_shares_by_its_factor_within_a_cluster_and_over_an_aggregate() {
     let mut cast = Cast::start().await;
@@ -235,7 +238,8 @@ async fn spill_shares_by_its_factor_within_a_cluster_and_over_an_aggregate() {
     }
 }
 
-/// Panic must not keep traffic on a dead tier while another lives, nor refuse what might be served.
+/// Tests panic: it must not keep traffic on a dead tier while another lives, nor refuse requests that might
+/// be served.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_all_tiers_of_an_aggregate_are_down_all_are_tried_or_none() {
     let mut cast = Cast::start().await;
@@ -277,7 +281,7 @@ async fn when_all_tiers_of_an_aggregate_are_down_all_are_tried_or_none() {
     assert!(asked(&edge, &mut cast, "try_all").await > 0, "any target is better than none");
 }
 
-/// How many targets one GET is sent to that none of them answers well.
+/// Returns the number of targets that one GET is sent to, if none of them answers well.
 async fn asked(edge: &Edge, cast: &mut Cast, name: &str) -> u64 {
     let before = cast.a.gets().await + cast.b.gets().await + cast.failover.gets().await;
     assert_eq!(answer(edge, name, None).await, Err("503".to_owned()));

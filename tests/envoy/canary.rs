@@ -1,4 +1,4 @@
-//! A change goes to one Envoy first; what that refuses, no other Envoy ever gets.
+//! Tests of canaries: a change goes to one Envoy first, and no other Envoy gets a change that it refuses.
 
 use std::fs;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{Envoy, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Cast, DELTA, Edge, STATE_OF_THE_WORLD, Variant, create, faultless, window};
 
-/// Three Envoys of one fleet, which share a port; the first by id is the canary.
+/// Three Envoys of one fleet, which share a port. The first by id is the canary.
 struct Trio {
     edge: Edge,
     others: [Envoy; 2],
@@ -28,12 +28,12 @@ impl Trio {
         [&self.edge.envoy, &self.others[0], &self.others[1]]
     }
 
-    /// Waits until all three have taken all that they should run.
+    /// Waits until all three have taken everything that they should run.
     async fn settled(&self) {
         settled(&self.edge.understudy, 3).await;
     }
 
-    /// How often each took a change of its listeners.
+    /// Returns the number of listener updates that each Envoy took.
     async fn listener_updates(&self) -> [u64; 3] {
         let mut updates = [0; 3];
         for (envoy, count) in self.envoys().into_iter().zip(&mut updates) {
@@ -43,19 +43,19 @@ impl Trio {
         updates
     }
 
-    /// Makes the directory that the log of [`Trio::logging`] lies in, for one Envoy alone.
+    /// Makes the directory for the log of [`Trio::logging`], for one Envoy alone.
     fn make_logs(&self, index: usize) {
         fs::create_dir(self.envoys()[index].directory().join("logs")).expect("makes a directory");
     }
 
-    /// A listener that only Envoys take which have a directory for its log.
+    /// Returns a listener that only Envoys with a directory for its log accept.
     fn logging() -> Value {
         let log = json!({"path": "logs/access.log", "format": "json"});
         json!({"name": "logging", "address": format!("127.0.0.1:{}", free_port()), "access_log": log})
     }
 }
 
-/// Waits until so many Envoys have taken all that they should run.
+/// Waits until so many Envoys have taken everything that they should run.
 async fn settled(understudy: &Understudy, many: usize) {
     eventually(PATIENCE, "all Envoys have all", async || {
         let (_, fleet) = understudy.get("/fleet").await;
@@ -68,7 +68,7 @@ async fn settled(understudy: &Understudy, many: usize) {
     .await;
 }
 
-/// Waits until the revision is in this state, and gives it.
+/// Waits until the revision is in this state, and returns it.
 async fn revision(understudy: &Understudy, number: u64, state: &str) -> Value {
     eventually(Duration::from_secs(60), &format!("revision {number} is {state}"), async || {
         let (_, revision) = understudy.get(&format!("/revisions/{number}")).await;
@@ -88,7 +88,7 @@ async fn a_refusal_stops_at_the_canary(variant: Variant) {
     let cast = Cast::start().await;
     let trio = Trio::start(variant, &cast).await;
     let understudy = &trio.edge.understudy;
-    // The others would take it.
+    // The other Envoys would accept the listener.
     trio.make_logs(1);
     trio.make_logs(2);
     let (before, snapshot) = (trio.listener_updates().await, trio.edge.snapshot().await);
@@ -188,7 +188,7 @@ async fn of_changes_in_a_row_only_the_bad_one_is_taken_back() {
     let first = newest(understudy).await + 1;
     let good = |name: &str| json!({"name": name, "address": format!("127.0.0.1:{}", free_port())});
     let load = trio.edge.load(300);
-    // At once, so that some are accepted while others are on their way.
+    // Concurrent, so that some are accepted while others are on their way.
     let (one, bad, two, drain) = tokio::join!(
         understudy.post("/listeners", good("one")),
         understudy.post("/listeners", Trio::logging()),

@@ -1,4 +1,4 @@
-//! A change of the config costs no request.
+//! Tests of config changes: none costs a request.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Cast, Edge, Variant, all_acked, comes_to_rest, create, faultless, window};
 
-/// How soon a change must be in force. A cluster whose endpoints do not follow it is waited for by Envoy, for
-/// the 2 s that it was told to wait.
+/// Time limit until a change is in force. Envoy waits for a cluster without endpoints for the 2 s of its
+/// config, so a change that needs this wait exceeds the limit.
 const WARM: Duration = Duration::from_millis(1500);
 
-/// Each change must be accepted; none waits for the Envoy.
+/// Makes changes, each of which must be accepted. None waits for the Envoy.
 async fn change(understudy: &Understudy, changes: &[(&str, &str, Value)]) {
     for (method, path, body) in changes {
         let (status, answer) = match *method {
@@ -26,7 +26,7 @@ async fn change(understudy: &Understudy, changes: &[(&str, &str, Value)]) {
     }
 }
 
-/// A new upstream and service take the place of the old ones, which go at once.
+/// Replaces an upstream and its service by new ones, and deletes the old ones at once.
 async fn replace(understudy: &Understudy, old: &str, new: &str, backend: &Backend) {
     let targets = json!([{"target": backend.address().to_string()}]);
     change(
@@ -51,7 +51,7 @@ async fn repointing_a_route_and_deleting_what_it_left_costs_no_request(variant: 
     edge.serves("FAILOVER", PATIENCE).await;
     replace(&edge.understudy, "one", "two", &cast.a).await;
     edge.serves("A", PATIENCE).await;
-    // Without a pause: what is not yet at the Envoy is overtaken by what came later.
+    // No pause: changes that have not reached the Envoy yet are overtaken by later ones.
     replace(&edge.understudy, "two", "three", &cast.failover).await;
     replace(&edge.understudy, "three", "four", &cast.b).await;
     edge.serves("B", PATIENCE).await;
@@ -68,7 +68,7 @@ async fn repointing_a_route_and_deleting_what_it_left_costs_no_request(variant: 
     .await;
 }
 
-/// A config in which the name of the upstream is the only one.
+/// Returns a config that differs only in the name of the upstream and the service.
 fn config_of(port: u16, name: &str, backend: &Backend) -> String {
     format!(
         "listeners: [{{ name: web, address: 127.0.0.1:{port} }}]
@@ -80,8 +80,8 @@ routes: [{{ name: {name}, service: {name} }}]
     )
 }
 
-/// One change of a file makes a new upstream, sends the route there and takes the old one away: the Envoy must
-/// hear of it in this order.
+/// Tests one change of a file that makes a new upstream, moves the route to it and removes the old one: the
+/// Envoy must get the resources in this order.
 async fn replacing_all_in_one_change_costs_no_request(variant: Variant) {
     let (cast, port) = (Cast::start().await, free_port());
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -106,7 +106,8 @@ async fn replacing_all_in_one_change_costs_no_request(variant: Variant) {
     faultless(load).await;
 }
 
-/// The same while nobody tells the Envoy: it returns to a control plane that never knew the old upstream under load.
+/// Does the same while the control plane is down: the Envoy returns under load to a control plane that never
+/// knew the old upstream.
 async fn replacing_all_while_the_control_plane_is_away_costs_no_request(variant: Variant) {
     let (cast, port) = (Cast::start().await, free_port());
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -165,7 +166,8 @@ async fn changing_what_is_in_use_costs_no_request(variant: Variant) {
     assert_eq!(cast.failover.gets().await, 0, "the primaries were well all the time");
 }
 
-/// Envoy's own way is to go on for as long as its health check passes.
+/// Tests the removal of a healthy target. Envoy's default is to use it for as long as its health check
+/// passes.
 async fn a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy(variant: Variant) {
     let cast = Cast::start().await;
     let edge = cast.edge_speaking(variant, json!({})).await;
@@ -176,14 +178,14 @@ async fn a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy(va
     faultless(load).await;
 }
 
-/// What a random change may do to one of a few services: give it an upstream of its own, send the route there,
-/// rename, change a policy or a target, take away what nothing uses. Returns the name that serves.
+/// Makes a random change to one of a few services: gives it an upstream of its own, moves the route there,
+/// renames it, changes a policy or a target, or removes unused entities. Returns the name that serves.
 async fn random_change(understudy: &Understudy, random: &mut Random, serving: &str, cast: &Cast) -> String {
     let backend = [&cast.a, &cast.b, &cast.failover][random.below(3)].address().to_string();
     let new = format!("{serving}x");
     match random.below(6) {
         0 | 1 => {
-            // A new one takes over, and the old one goes at once.
+            // A new service takes over, and the old one is deleted at once.
             let name = if random.below(2) == 0 || new.len() > 20 {
                 format!("s{}", random.below(1_000_000))
             } else {
@@ -229,7 +231,7 @@ async fn random_change(understudy: &Understudy, random: &mut Random, serving: &s
     }
 }
 
-/// A small generator (xorshift): the same changes in every run.
+/// Small generator (xorshift): the same changes in every run.
 struct Random(u64);
 
 impl Random {

@@ -1,4 +1,5 @@
-//! TCP: failover between targets whatever is in the connections, TLS that is not ended, and gateways by SNI.
+//! Tests of TCP: failover between targets whatever the protocol of the connections, TLS that is passed
+//! through, and gateways by SNI.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,7 +46,8 @@ impl Database {
         Self { a, b, _failover: failover, edge }
     }
 
-    /// 200 connections a second while `fault` befalls both primaries. Gives how many failed.
+    /// Opens 200 connections a second while `fault` befalls both primaries, and returns the errors of the
+    /// failed ones.
     async fn failed(mut self, fault: impl AsyncFn(&mut Backend)) -> Vec<String> {
         let port = self.edge.port;
         let load = Connections::start(200, move || tls::get(port));
@@ -72,7 +74,7 @@ async fn listener(backend: &mut Backend, state: &str) {
     assert_eq!(backend.ask(&format!("listener {state}")).await, "ok");
 }
 
-/// At most those that were under way.
+/// Tests a kill: it may fail at most the connections that are under way.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_primaries_cost_the_connections_that_were_under_way() {
     let failed = Database::start(json!({})).await.failed(async |primary| primary.kill()).await;
@@ -93,8 +95,8 @@ async fn primaries_that_swallow_packets_cost_next_to_none() {
     assert!(failed.len() <= 2, "{}: {failed:?}", failed.len());
 }
 
-/// A frozen process accepts connections: only a check that wants an answer sees it. Then those that are stuck
-/// are cut, in place of waiting for ever.
+/// Tests a freeze. A frozen process accepts connections: only a check that wants an answer detects it. Stuck
+/// connections are then cut instead of waiting forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_primaries_are_seen_by_a_check_that_wants_an_answer() {
     let database = Database::start(json!({"http": {"path": "/healthz"}})).await;
@@ -103,7 +105,7 @@ async fn frozen_primaries_are_seen_by_a_check_that_wants_an_answer() {
     assert!(failed.iter().all(|told| !told.contains("no answer")), "they are cut: {failed:?}");
 }
 
-/// Of so many connections in a row, how many each backend had.
+/// Returns the number of connections of each backend, of so many in a row.
 async fn shares(port: u16, connections: usize) -> BTreeMap<String, usize> {
     let mut shares = BTreeMap::new();
     for _ in 0..connections {
@@ -190,7 +192,8 @@ async fn tls_that_is_not_ended_goes_where_its_sni_says() {
     assert_eq!(served_by("shop.example.com").await.as_deref(), Ok("SHOP"));
 }
 
-/// An Envoy beside a backend that answers health checks for it until it is told to fail them.
+/// Bootstrap of an Envoy beside a backend. It answers health checks for the backend, until
+/// `/healthcheck/fail`.
 const SIDECAR: &str = r#"
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
 static_resources:
@@ -223,8 +226,8 @@ fn certificate(name: &str, pair: &Pair) -> Value {
     json!({"name": name, "certificate": {"inline": pair.chain}, "key": {"inline": pair.key}})
 }
 
-/// Two sites: at each an upstream, the second behind a gateway that wants mutual TLS. The primary at the first is
-/// marked as failing by Envoy's own `/healthcheck/fail`.
+/// Tests failover between two sites: at each an upstream, the second behind a gateway that requires mutual
+/// TLS. The primary at the first is marked as failing by Envoy's own `/healthcheck/fail`.
 #[tokio::test(flavor = "multi_thread")]
 async fn failover_to_another_site_in_mutual_tls_costs_no_request() {
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
@@ -298,7 +301,8 @@ async fn failover_to_another_site_in_mutual_tls_costs_no_request() {
     }
     crate::stage::faultless(load).await;
 
-    // The gateway serves who proves to be of the sites, and nothing but upstreams: least of all the control plane.
+    // The gateway serves only clients with a certificate of the sites, and only upstreams: least of all the
+    // control plane.
     let get = async |name: &str, pair: Option<&Pair>| {
         Client::new(&servers, pair, &[]).get(gateway_port, name).await.map(|answer| answer.served_by)
     };

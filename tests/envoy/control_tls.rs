@@ -1,4 +1,4 @@
-//! Envoys that reach their control plane in mutual TLS, each by a certificate of its own.
+//! Tests of Envoys that reach their control plane in mutual TLS, each with a certificate of its own.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn write(directory: &Path, name: &str, pair: &Pair) {
     fs::write(directory.join(format!("{name}.pem")), &pair.chain).expect("the directory is ours");
 }
 
-/// The bootstrap of an Envoy that shows this certificate.
+/// Returns the bootstrap of an Envoy that shows this certificate.
 fn bootstrap(understudy: &Understudy, directory: &Path, id: &str, certificate: &str) -> String {
     let path = |name: &str| directory.join(name).display().to_string();
     let xds = understudy.xds.to_string();
@@ -75,7 +75,7 @@ async fn an_envoy_is_who_its_certificate_says_and_nobody_else() {
         fleet["nodes"].as_array().into_iter().flatten().map(|node| node["id"].clone()).collect();
     assert_eq!(ids, ["edge-1"], "{fleet}");
 
-    // Renewed in place: whoever connects from now on sees it, and those that are connected go on.
+    // Renewed in place: new connections see the new certificate, and open ones go on.
     write(directory.path(), "server", &authority.issue(&["127.0.0.1", "renewed.example.com"]));
     let again = async || match understudy.log() {
         log if log.contains("the certificate was read again") => Ok(()),

@@ -1,4 +1,5 @@
-//! Health as Envoy sees it: what a check asks, what counts against a target and how much, and what ejects it.
+//! Tests of health as Envoy sees it: the requests of checks, the faults that count against a target, and its
+//! ejection.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Edge, create, faultless, window};
 
-/// A target of the test's own, which remembers how it was checked.
+/// Target inside the test that records how it was checked.
 struct Witness {
     address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
@@ -25,11 +26,11 @@ struct Witness {
 
 #[derive(Default)]
 struct Seen {
-    /// The host and path of each check.
+    /// Host and path of each check.
     checks: Vec<String>,
-    /// How the next checks are answered; 200 and `up` when there is nothing.
+    /// Answers to the next checks; 200 and `up` if it is empty.
     script: VecDeque<(u16, &'static str)>,
-    /// Data is answered with the header that asks to be left alone.
+    /// True if data is answered with the header by which a target asks for no more requests.
     leave_me_alone: bool,
 }
 
@@ -53,7 +54,7 @@ impl Witness {
         self.with(|seen| seen.checks.len())
     }
 
-    /// Waits until so many checks more have come.
+    /// Waits until this many more checks have come.
     async fn is_checked(&self, times: usize) {
         let before = self.checks();
         eventually(PATIENCE, "checks come", async || match self.checks() {
@@ -89,7 +90,7 @@ async fn answer(State(seen): State<Arc<Mutex<Seen>>>, uri: Uri, headers: HeaderM
     response
 }
 
-/// An Envoy whose `/` goes to these targets of an upstream with these settings.
+/// Starts an Envoy whose `/` goes to these targets of an upstream with these settings.
 async fn edge(upstream: Value, targets: Value) -> Edge {
     Edge::by_rest(async |understudy| {
         let mut body = json!({"name": "checkout", "targets": targets});
@@ -113,7 +114,8 @@ async fn becomes_healthy(edge: &Edge, expected: u64) {
     .await;
 }
 
-/// A target that was once unhealthy stays so: what counts can be asked for afterwards.
+/// Returns settings by which a target that was once unhealthy stays so, so that the test can ask for it
+/// afterwards.
 fn never_again(http: Value) -> Value {
     json!({"health_check": {"http": http, "interval": "100ms", "unhealthy_threshold": 3,
         "healthy_threshold": 100_000}, "failover": {"when_all_down": "fail"}})
@@ -133,7 +135,8 @@ async fn thresholds_count_as_written_also_for_answers_of_503() {
     becomes_healthy(&edge, 0).await;
 }
 
-/// Envoy looks at the body first: its thresholds are then for statuses of answers with the text, and for silence.
+/// Tests the expected body of checks. Envoy looks at the body first: its thresholds are then for statuses of
+/// answers with the text, and for silence.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_without_the_text_is_the_end_at_once() {
     let witness = Witness::start().await;
@@ -196,12 +199,13 @@ async fn a_target_that_asks_to_be_left_alone_is_left_at_once() {
     witness.with(|seen| seen.leave_me_alone = true);
     assert_eq!(edge.ask_by(Method::GET).await, Ok("WITNESS".to_owned()), "this answer says it");
     witness.with(|seen| seen.leave_me_alone = false);
-    // Envoy's main thread tells the workers, which takes a moment; five checks must pass before it is undone.
+    // Envoy's main thread informs the workers, which takes a moment; five checks must pass before the state
+    // is undone.
     edge.serves("FAILOVER", Duration::from_secs(3)).await;
     edge.serves("WITNESS", PATIENCE).await;
 }
 
-/// One of three fails each request, and nothing but rates may eject it.
+/// Tests ejection by rates alone: one of three targets fails each request.
 async fn is_ejected_by(settings: Value, stat: &str) {
     let (mut a, b, c) = (Backend::start("A").await, Backend::start("B").await, Backend::start("C").await);
     let targets: Vec<Value> =

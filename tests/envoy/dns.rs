@@ -1,5 +1,5 @@
-//! Host names under load, with a DNS server of the test's own: its answers change, fail and fall silent, and no
-//! request is lost.
+//! Tests of host names under load, with a DNS server of the test's own: its answers change, fail and cease,
+//! and no request is lost.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use crate::harness::dns::Dns;
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, comes_to_rest, create, faultless, window};
 
-/// The text of a config of one upstream with these targets.
+/// Returns the text of a config with one upstream of these targets.
 fn config(dns: &Dns, port: u16, targets: &Value) -> String {
     json!({
         "resolver": {"servers": [dns.address.to_string()], "min_ttl": "100ms", "retry": "100ms"},
@@ -35,7 +35,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an IP")
 }
 
-/// What is said of the name of the first target.
+/// Returns the reported resolution of the first target's name.
 async fn resolved(edge: &Edge) -> Value {
     let (status, health) = edge.understudy.get("/upstreams/shop/health").await;
     assert_eq!(status, 200, "{health}");
@@ -45,7 +45,7 @@ async fn resolved(edge: &Edge) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_is_lost_while_answers_change_fail_and_fall_silent() {
     let (a, b, dns) = (Backend::start("A").await, Backend::start("B").await, Dns::start().await);
-    // Services, because two backends of one machine differ by port.
+    // SRV records, because two backends of one machine differ by port.
     let service = |backend: &Backend| [(0, 10, backend.address().port(), "host.example.com")];
     dns.has("host.example.com", &[ip("127.0.0.1")]);
     dns.offers("_http._tcp.example.com", &service(&a));
@@ -59,7 +59,7 @@ async fn no_request_is_lost_while_answers_change_fail_and_fall_silent() {
     assert_eq!(resolved(&edge).await["error"], Value::Null);
 
     for failing in [true, false] {
-        // First the name is gone, then nobody answers.
+        // First the name does not exist, then the DNS server does not answer.
         if failing {
             dns.offers("_http._tcp.example.com", &[]);
         } else {
@@ -85,7 +85,7 @@ async fn no_request_is_lost_while_answers_change_fail_and_fall_silent() {
     faultless(load).await;
 }
 
-/// Each address of a name is an endpoint, in IPv4 and IPv6, and what its answers add or leave out costs no request.
+/// Tests the addresses of a name: each is an endpoint, in IPv4 and IPv6, and their changes cost no request.
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_of_a_name_come_and_go_and_no_request_is_lost() {
     let (port, dns) = (free_port(), Dns::start().await);

@@ -1,4 +1,4 @@
-//! What was acknowledged is not lost, and traffic does not need the control plane.
+//! Tests of durability: acknowledged writes are not lost, and traffic does not need the control plane.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ async fn what_was_answered_is_there_after_sigkill() {
     assert_eq!(understudy.patch("/services/a", json!({"timeout": "7s"})).await.0, 200);
     assert_eq!(understudy.delete("/upstreams/gone").await.0, 204);
     let before = snapshot(&understudy).await;
-    // As soon as it answered, over and over.
+    // A kill right after each response, over and over.
     for port in 3..13 {
         create(&understudy, "/upstreams/a/targets", target(port)).await;
         understudy.kill();
@@ -37,7 +37,7 @@ async fn what_was_answered_is_there_after_sigkill() {
     assert_eq!(understudy.get("/services/a").await.1["timeout"], "7s");
 }
 
-/// How often an Envoy took clusters and listeners, and which.
+/// Returns the number of times that an Envoy took clusters and listeners, and their versions.
 async fn taken(edge: &Edge) -> BTreeMap<String, u64> {
     let mut taken = edge.envoy.stats("cluster_manager.c").await;
     taken.extend(edge.envoy.stats("listener_manager.l").await);

@@ -1,4 +1,4 @@
-//! Targets that tell what reached them, for what the backends' fixed answers cannot show.
+//! Targets that report the requests that reached them, where the backends' fixed answers do not suffice.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,25 +13,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
-/// A request as a target saw it.
+/// Request as a target received it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Seen {
-    /// Which target.
+    /// Name of the target.
     pub(crate) by: String,
     /// Path and query.
     pub(crate) path: String,
-    /// Several of one name are joined by `, `.
+    /// Headers; several of one name are joined by `, `.
     pub(crate) headers: BTreeMap<String, String>,
 }
 
-/// A server inside of the test, ended when it is dropped.
+/// Server inside the test, ended when it is dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     task: AbortHandle,
 }
 
 impl Server {
-    /// Answers each request with this status and what it saw of the request.
+    /// Starts a server that answers each request with this status and the request as it received it.
     pub(crate) async fn echo(name: &'static str, status: StatusCode) -> Self {
         let (listener, address) = listen().await;
         let app = Router::new().fallback(seen).with_state((name, status));
@@ -39,11 +39,12 @@ impl Server {
         Self { address, task }
     }
 
-    /// Takes upgrades to WebSocket, says its name in `x-backend`, and gives back each byte that follows.
+    /// Starts a server that takes upgrades to WebSocket, sends its name in `x-backend`, and returns each byte
+    /// that follows.
     pub(crate) async fn websocket(name: &'static str) -> Self {
         let (listener, address) = listen().await;
         let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new(); // They end with the server.
+            let mut connections = JoinSet::new(); // Connections end with the server.
             while let Ok((stream, _)) = listener.accept().await {
                 connections.spawn(upgrade(stream, name));
             }
@@ -51,7 +52,7 @@ impl Server {
         Self { address, task: task.abort_handle() }
     }
 
-    /// What `serve` makes of a listener.
+    /// Starts `serve` on a listener of its own.
     pub(crate) async fn of<F: Future<Output = ()> + Send + 'static>(
         serve: impl FnOnce(TcpListener) -> F,
     ) -> Self {
@@ -94,7 +95,7 @@ async fn upgrade(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
     tokio::io::copy(&mut read, &mut write).await.map(|_| ())
 }
 
-/// Reads up to the end of the head of a message; an error if there is none.
+/// Reads up to the end of the head of a message. Fails if the stream ends before.
 pub(crate) async fn head(stream: &mut TcpStream) -> std::io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,4 +1,4 @@
-//! A dead primary costs no request, and the standby serves when it should.
+//! Tests of failover: a dead primary costs no request, and the standby serves when it should.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Cast, Edge, FAST, comes_to_rest, faultless, window};
 
-/// How a target dies.
+/// Fault of a target.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     Kill,
@@ -27,7 +27,8 @@ impl Fault {
     }
 }
 
-/// All primaries fail at once under 300 requests a second, with nothing but defaults.
+/// Tests that all primaries fail at once under 300 requests a second, with nothing but defaults, without a
+/// failed request.
 async fn costs_no_request(fault: Fault) {
     let mut cast = Cast::start().await;
     let edge = cast.edge(json!({})).await;
@@ -39,7 +40,7 @@ async fn costs_no_request(fault: Fault) {
     }
     comes_to_rest(&load, &["FAILOVER"]).await;
     if matches!(fault, Fault::Status503 | Fault::Reset) {
-        // Else they would be tried first each time, and only the retries be answered.
+        // Otherwise they would be tried first each time, and only the retries be answered.
         let tried = cast.a.gets().await + cast.b.gets().await;
         window(&load, 100).await;
         assert_eq!(cast.a.gets().await + cast.b.gets().await, tried, "the primaries are out of it");
@@ -52,7 +53,7 @@ async fn killing_all_primaries_costs_no_request() {
     costs_no_request(Fault::Kill).await;
 }
 
-/// It costs time: the defaults suit services of unknown speed, and a try may take 5 s.
+/// Tests a freeze, which costs time: the defaults suit services of unknown speed, and a try may take 5 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn freezing_all_primaries_costs_no_request() {
     costs_no_request(Fault::Freeze).await;
@@ -68,7 +69,7 @@ async fn all_primaries_resetting_connections_costs_no_request() {
     costs_no_request(Fault::Reset).await;
 }
 
-/// Before anything was detected: the tries of one request are enough to get there.
+/// Tests a failure before anything was detected: the tries of one request are enough to reach the standby.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_request_after_all_primaries_broke_reaches_the_standby() {
     for mode in ["status 503", "status 500", "reset", "close"] {
@@ -95,7 +96,7 @@ async fn one_primary_is_enough_to_leave_the_standby_alone() {
     assert_eq!(cast.failover.gets().await, 0, "not even a retry goes to FAILOVER");
 }
 
-/// How many requests an Envoy has sent to a backend.
+/// Returns the number of requests that an Envoy has sent to a backend.
 async fn sent_to(edge: &Edge, backend: &Backend) -> u64 {
     let clusters = edge.envoy.clusters().await;
     let clusters = clusters["cluster_statuses"].as_array().into_iter().flatten();
@@ -107,9 +108,9 @@ async fn sent_to(edge: &Edge, backend: &Backend) -> u64 {
     total.and_then(|total| total.parse().ok()).expect("Envoy counts the requests to each host")
 }
 
-/// A quiet machine is there after 0.3 s: one try, and what it takes to see five of them fail. 1 s is allowed,
-/// so that a busy one passes. It is watched for 4 s: 10 s after the freeze the first ejection ends, and the next
-/// request finds out that the primaries are still frozen.
+/// Tests a fast recovery. A quiet machine needs 0.3 s: one try, and the time to see five of them fail. 1 s is
+/// allowed, so that a busy one passes. The load is watched for 4 s: 10 s after the freeze the first ejection
+/// ends, and the next request finds out that the primaries are still frozen.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fast_service_recovers_from_a_freeze_within_a_second() {
     let cast = Cast::start().await;
@@ -138,7 +139,7 @@ async fn a_fast_service_recovers_from_a_freeze_within_a_second() {
     let late = outcomes.iter().filter(|outcome| outcome.started > frozen + Duration::from_secs(1));
     let slow: Vec<Duration> =
         late.map(|outcome| outcome.latency).filter(|latency| *latency >= FAST).collect();
-    // The machine may stall for a moment; who waited for a frozen target was looked for above.
+    // The machine may stall for a moment; requests that waited for a frozen target were checked above.
     assert!(slow.len() <= 5, "{} requests were slow: {slow:?}", slow.len());
 }
 

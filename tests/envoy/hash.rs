@@ -1,4 +1,4 @@
-//! Requests that are equal in what is hashed go to the same target.
+//! Tests of hashing: requests that are equal in the hashed parts go to the same target.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +8,10 @@ use serde_json::json;
 use crate::harness::{Backend, PATIENCE};
 use crate::stage::{Edge, create};
 
-/// Many enough that three targets have some each, but for once in ten million runs.
+/// Number of keys: enough that each of three targets has some, except once in ten million runs.
 const KEYS: u32 = 50;
 
-/// The targets that serve requests for these paths, each with one header.
+/// Returns the targets that serve requests for these paths, each with one header.
 async fn served_by(
     edge: &Edge,
     requests: impl Iterator<Item = (String, (&str, String))>,
@@ -27,7 +27,7 @@ async fn served_by(
     served_by
 }
 
-/// The paths are those of services that hash by one thing each.
+/// Tests services that hash by one part each; the path names the part.
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_keys_go_to_the_same_target() {
     let (a, b, c) = (Backend::start("A").await, Backend::start("B").await, Backend::start("C").await);
@@ -58,7 +58,7 @@ async fn equal_keys_go_to_the_same_target() {
         edge.serves(backend, PATIENCE).await;
     }
 
-    // What differs between the requests, and whether it may matter.
+    // Requests that differ in one part, and whether all targets must serve them.
     let keys = || (0..KEYS).map(|key| key.to_string());
     let user = |key: &str| ("x-user", key.to_owned());
     let query = |path: &str, key: &str| format!("/{path}?user={key}");
@@ -80,12 +80,12 @@ async fn equal_keys_go_to_the_same_target() {
         ("path", keys().map(|key| (query("path", &key), user(&key))).collect(), false),
         ("path", keys().map(|key| (format!("/path/{key}"), user("same"))).collect(), true),
         ("address", keys().map(|key| (query("address", &key), user(&key))).collect(), false),
-        // The first that is there counts, and nothing after it.
+        // The first part that is present counts, and none after it.
         ("several", keys().map(|key| (query("several", &key), user("same"))).collect(), false),
         ("several", keys().map(|key| (query("several", "same"), user(&key))).collect(), true),
         ("several", keys().map(|key| (query("several", &key), ("x-other", key))).collect(), true),
         ("several", keys().map(|key| ("/several".to_owned(), ("x-other", key))).collect(), false),
-        // Without a key a balancer goes by chance.
+        // Requests without a key are distributed at random.
         ("nothing", keys().map(|_| ("/header".to_owned(), ("x-other", String::new()))).collect(), true),
     ] {
         let first = requests[0].clone();
@@ -93,7 +93,7 @@ async fn equal_keys_go_to_the_same_target() {
         assert_eq!(served_by.len(), if all { 3 } else { 1 }, "{what}, as {first:?}: {served_by:?}");
     }
 
-    // Envoy makes the cookie that is missing, and the client that sends it back is where it was.
+    // Envoy makes the missing cookie, and a client that sends it back stays at its target.
     let answer = edge.request(Method::GET, "shop.test", "/made").send().await.expect("it is answered");
     let by = answer.headers()["x-backend"].to_str().expect("ASCII").to_owned();
     let made = answer.headers()["set-cookie"].to_str().expect("ASCII");

@@ -1,4 +1,4 @@
-//! Two primaries and a failover target, step by step as the manual has it: by REST alone, and from files.
+//! Tests of the manual's steps with two primaries and a failover target: by REST alone, and from files.
 
 use std::fs;
 
@@ -53,7 +53,7 @@ async fn the_how_to_works_from_files() {
     both_primaries_go_and_one_returns(&edge, &mut cast).await;
 }
 
-/// As the manual has it, on loopback.
+/// Returns the config of the manual, on loopback.
 fn shop(port: u16, cast: &Cast) -> String {
     let Cast { a, b, failover } = cast;
     format!(
@@ -103,7 +103,7 @@ async fn both_primaries_go_and_one_returns(edge: &Edge, cast: &mut Cast) {
     comes_to_rest(&load, &["FAILOVER"]).await;
 
     cast.a.restart().await;
-    // Not before its ejection ended, 10 s after it began.
+    // Not before its ejection ends, 10 s after it began.
     comes_to_rest(&load, &["A"]).await;
     let standby = cast.failover.gets().await;
     let after = window(&load, 200).await;

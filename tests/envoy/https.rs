@@ -1,4 +1,4 @@
-//! HTTPS: certificates by name, clients that must show one, and renewal.
+//! Tests of HTTPS: certificates by name, required client certificates, and renewal.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, snapshot};
 use crate::tls::{Authority, Client, Connections, Pair};
 
-/// A control plane with files, an Envoy, and one backend behind HTTPS.
+/// Control plane with files, an Envoy, and one backend behind HTTPS.
 struct Scene {
     edge: Edge,
     authority: Authority,
@@ -18,7 +18,7 @@ struct Scene {
     _backend: Backend,
 }
 
-/// What stands in `config.yaml` beside the files of the certificates.
+/// Returns the `config.yaml` beside the files of the certificates.
 fn config(port: u16, backend: &Backend, listener: &str, certificates: &[&str]) -> String {
     let names = certificates.join(", ");
     let declared = certificates.iter().map(|name| {
@@ -82,7 +82,7 @@ async fn a_certificate_is_chosen_by_name_and_the_first_is_for_any_other() {
         ("a.wild.example.com", 1),
         ("named.example.com", 1),
         ("else.example.org", 0),
-        // By an address no name is asked for.
+        // Clients of an address ask for no name.
         ("127.0.0.1", 0),
     ] {
         assert_eq!(shown(name).await, Some(expected), "{name}");
@@ -136,7 +136,7 @@ async fn a_renewed_certificate_is_shown_without_a_lost_request() {
         last = new;
     }
 
-    // One that does not fit its key changes nothing, and is told.
+    // A certificate that does not fit its key changes nothing, and is reported.
     fs::write(scene.directory.path().join("shop.key"), &old[0].key).expect("writes");
     eventually(PATIENCE, "the fault is told", async || {
         let (_, told) = scene.edge.understudy.get("/violations").await;
@@ -159,7 +159,7 @@ async fn a_renewed_certificate_is_shown_without_a_lost_request() {
     assert_ne!(before["secrets"], after["secrets"]);
 }
 
-/// Three lines of a key's base64, none of which may be seen anywhere.
+/// Returns the lines of a key's base64, none of which may appear in any output.
 fn body(pair: &Pair) -> Vec<&str> {
     pair.key.lines().filter(|line| !line.starts_with("-----")).collect()
 }
@@ -193,7 +193,7 @@ async fn a_key_that_came_by_rest_serves_and_is_shown_to_nobody() {
     let answer = eventually(PATIENCE, "it serves", async || client.get(port, "shop.example.com").await).await;
     assert_eq!(answer.served_by, "A");
 
-    // What is read can be written back, and a key that does not fit is refused without being shown.
+    // The response to a GET can be written back, and a key that does not fit is refused without being shown.
     let (_, read) = edge.understudy.get("/certificates/shop").await;
     let (status, written) = edge.understudy.put("/certificates/shop", read.clone()).await;
     assert_eq!((status, &written), (200, &read));

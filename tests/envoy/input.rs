@@ -1,4 +1,4 @@
-//! Bad input is refused whole, every fault of it is named at once, and nothing changes.
+//! Tests of bad input: it is refused whole, every fault of it is named at once, and nothing changes.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{PATIENCE, Understudy, eventually, understudy};
 use crate::stage::{create, snapshot};
 
-/// The listener that the manual expects is there without being asked for.
+/// Tests that the listener that the manual expects exists by default.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_default_listener_is_on_port_8000_of_every_address() {
     let understudy = Understudy::serve(&[]).await;
@@ -18,8 +18,8 @@ async fn the_default_listener_is_on_port_8000_of_every_address() {
     assert_eq!(*socket, json!({"address": "0.0.0.0", "port_value": 8000}));
 }
 
-/// POSTs to a config with an upstream, a service and a route named `checkout`: refused with this status, the
-/// faults at these places of the body, and nothing changed.
+/// Checks a POST to a config with an upstream, a service and a route named `checkout`: it is refused with
+/// this status, with faults at these places of the body, and nothing changes.
 async fn refused(path: &str, body: Value, status: u16, pointers: &[&str]) {
     let understudy = Understudy::serve(&[]).await;
     create(&understudy, "/upstreams", json!({"name": "checkout"})).await;
@@ -107,7 +107,7 @@ upstreams:
     targets: []
 ";
 
-/// Line, column, path.
+/// Line, column and path of each fault.
 const FAULTS: [(u64, u64, &str); 9] = [
     (2, 27, "listeners[0].address"),
     (4, 32, "routes[0].service"),
@@ -177,7 +177,7 @@ async fn a_file_with_faults_changes_nothing_of_what_is_served() {
         .await;
     are_all_faults(&told, &bad);
     assert_eq!(snapshot(&understudy).await, before);
-    // What REST writes meanwhile is taken, beside the last good files.
+    // Writes over REST are accepted meanwhile, beside the last good files.
     create(&understudy, "/upstreams", json!({"name": "more"})).await;
     assert_eq!(snapshot(&understudy).await["clusters"].as_array().map(Vec::len), Some(2));
     assert_eq!(understudy.get("/violations").await.1, told);

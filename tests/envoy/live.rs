@@ -1,4 +1,5 @@
-//! Who serves, and since when, as load reports tell it, and who could, as checks do.
+//! Tests of the live view: the serving tier since when, from load reports, and the health of targets, from
+//! checks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::harness::{Envoy, PATIENCE, eventually, understudy};
 use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, printed_status};
 
-/// The newest failover, once there is one.
+/// Waits for a failover, and returns the newest one.
 async fn failover(edge: &Edge) -> Value {
     eventually(PATIENCE, "a failover is told", async || {
         let (_, failovers) = edge.understudy.get("/failovers").await;
@@ -52,8 +53,8 @@ async fn dead_primaries_are_told_of_within_two_seconds_and_so_is_their_return() 
     cast.b.kill();
     let told = failover(&edge).await;
     let after = killed.elapsed();
-    // Envoy reports each second, and the first report after the kill shows it unless most of its second was before:
-    // 1.3 s at the most, and what a busy machine adds.
+    // Envoy reports each second, and the first report after the kill shows it unless most of its second was
+    // before: 1.3 s at the most, and the delays of a busy machine.
     assert!(after < Duration::from_secs(2), "told after {after:?}: {told}");
     assert_eq!(told["upstream"], "checkout");
     assert_eq!((&told["from"], &told["to"], &told["end"]), (&json!(0), &json!(1), &Value::Null), "{told}");
@@ -99,7 +100,8 @@ async fn failed_checks_are_told_from_failed_requests() {
     faultless(load).await;
 }
 
-/// It said that the standby serves, and then nothing any more, not even to the control plane that came after.
+/// Tests an Envoy that reported the standby as serving, and then nothing any more, not even to the next
+/// control plane.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_that_never_returns_keeps_no_failover_open() {
     let mut cast = Cast::start().await;
@@ -143,7 +145,8 @@ async fn an_envoy_that_never_returns_keeps_no_failover_open() {
     }
 }
 
-/// Its traffic goes to the standby, which stays one: it is no primary that the config does not call one.
+/// Tests the removal of primaries from the config. Traffic goes to the standby, which stays one: a tier is
+/// primary only if the config says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_that_are_taken_out_of_the_config_are_the_cause() {
     let cast = Cast::start().await;
@@ -206,7 +209,7 @@ async fn without_traffic_what_was_seen_last_is_old() {
     assert!(status.contains("primaries (old)") && status.contains("?/2 ?/1"), "{status}");
 }
 
-/// Waits until the last target of `checkout` is known to fare like this.
+/// Waits until the last target of `checkout` has this health.
 async fn standby(edge: &Edge, word: &str) -> Value {
     eventually(PATIENCE, &format!("the standby is {word}"), async || {
         let health = health(edge).await;
@@ -219,7 +222,8 @@ async fn standby(edge: &Edge, word: &str) -> Value {
     .await
 }
 
-/// No request ever shows how it is. That it is dead is known all the same, and nobody leans on it.
+/// Tests a dead standby without traffic: no request shows that it is dead. Checks report it all the same, and
+/// no drill relies on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_without_traffic_is_known_to_be_dead() {
     let mut cast = Cast::start().await;
@@ -255,7 +259,7 @@ async fn a_standby_without_traffic_is_known_to_be_dead() {
     faultless(load).await;
 }
 
-/// Five check for all, and when one leaves the next one does.
+/// Tests that five Envoys check for all, and that another takes over when one leaves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_envoys_check_for_all() {
     let cast = Cast::start().await;
@@ -287,7 +291,7 @@ async fn a_few_envoys_check_for_all() {
     );
 }
 
-/// A bootstrap of somebody else's making, which does not ask Envoy to report its load.
+/// Tests a bootstrap that does not ask Envoy to report its load, such as one written by hand.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_that_does_not_report_its_load_is_named() {
     let cast = Cast::start().await;
@@ -310,8 +314,8 @@ async fn an_envoy_that_does_not_report_its_load_is_named() {
     assert!(status.contains("load_stats_config"), "{status}");
 }
 
-/// GETs on a connection each, so that the Envoys which share the port all get some, until told to stop. Gives how many
-/// there were, and those that were not answered 200.
+/// Sends GETs on a connection each, so that each Envoy that shares the port gets some, until `stop` is set.
+/// Returns their number, and the errors of those that were not answered 200.
 async fn ask_all(url: reqwest::Url, stop: Arc<AtomicBool>) -> (u64, Vec<String>) {
     let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(PATIENCE);
     let client = client.build().expect("plain HTTP needs nothing");
@@ -365,10 +369,10 @@ async fn three_envoys_each_tell_who_serves_there() {
     }
 }
 
-/// Where clients of all addresses but this one reach a backend: what a firewall or a broken route is to one Envoy.
+/// Source address of clients that a backend refuses: the effect of a firewall or a broken route on one Envoy.
 const OUTCAST: &str = "127.0.0.2";
 
-/// Passes connections on to a backend, but for those of [`OUTCAST`], which it closes. Gives its address.
+/// Passes connections on to a backend, except those from [`OUTCAST`], which it closes. Returns its address.
 async fn gate(to: std::net::SocketAddr) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let address = listener.local_addr().expect("it is bound");
@@ -386,7 +390,7 @@ async fn gate(to: std::net::SocketAddr) -> std::net::SocketAddr {
     address
 }
 
-/// An Envoy whose connections come from [`OUTCAST`].
+/// Starts an Envoy whose connections come from [`OUTCAST`].
 async fn outcast(edge: &Edge, node_id: &str) -> Envoy {
     let xds = edge.understudy.xds.to_string();
     let arguments = ["bootstrap", "--xds", &xds, "--node-id", node_id, "--node-cluster", "edge"];
@@ -433,7 +437,7 @@ async fn an_envoy_that_cannot_reach_a_target_disagrees() {
     .await;
     assert_eq!(target_of(&health, a)["health"], "healthy", "so most say: {health}");
     assert_eq!(target_of(&health, b)["disagree"], json!([]), "all reach B: {health}");
-    // Without B, it is left with the standby.
+    // The outcast Envoy is left with the standby when B is drained.
     let path = format!("/upstreams/checkout/targets/{b}/state");
     let (status, answer) = edge.understudy.put(&path, json!({"state": "drained"})).await;
     assert_eq!(status, 200, "{answer}");

@@ -1,4 +1,5 @@
-//! Tiers by distance: three Envoys in three zones of two regions, each served by the nearest that lives.
+//! Tests of tiers by distance: three Envoys in three zones of two regions, each served by the nearest live
+//! tier.
 
 use serde_json::{Value, json};
 
@@ -7,7 +8,7 @@ use crate::stage::{Edge, comes_to_rest, create, faultless, window};
 
 const PLACES: [(&str, &str); 3] = [("eu", "eu-a"), ("eu", "eu-b"), ("us", "us-a")];
 
-/// Who answers at a port.
+/// Waits until this backend answers at a port.
 async fn serves(port: u16, name: &str) {
     let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
     eventually(PATIENCE, &format!("{name} serves at {port}"), async || {
@@ -26,7 +27,7 @@ async fn a_zone_that_dies_is_served_by_the_next_and_costs_no_request() {
     zones_die("round_robin").await;
 }
 
-/// One cluster for each tier, and which tier a target is in differs by Envoy.
+/// Tests a hash balancer, which has one cluster for each tier. The tier of a target differs by Envoy.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_balancer_by_hash_too() {
     zones_die("maglev").await;
@@ -42,8 +43,8 @@ async fn failover(edge: &Edge, what: &str, is_wanted: impl Fn(&Value) -> bool) -
     .await
 }
 
-/// Waits until these tiers serve the three Envoys, as each of them has them. Each is asked meanwhile: who gets no requests
-/// has nothing to tell.
+/// Waits until these tiers serve the three Envoys, each by that Envoy's numbering. Each Envoy gets requests
+/// meanwhile: without requests it reports nothing.
 async fn tiers_serve(edge: &Edge, ports: [u16; 3], expected: [u32; 3]) -> Value {
     let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
     eventually(PATIENCE, &format!("tiers {expected:?} serve"), async || {
@@ -59,7 +60,7 @@ async fn tiers_serve(edge: &Edge, ports: [u16; 3], expected: [u32; 3]) -> Value 
     .await
 }
 
-/// Each Envoy has a listener of its own, by a fleet of its own: they run on one machine.
+/// Tests dying zones. Each Envoy has a listener and a fleet of its own, since all run on one machine.
 async fn zones_die(load_balancer: &str) {
     let mut backends =
         [Backend::start("EU-A").await, Backend::start("EU-B").await, Backend::start("US-A").await];

@@ -1,8 +1,8 @@
-//! The whole program in front of a real Envoy: failover, REST, files, restarts, refusals, counted by what
-//! clients saw.
+//! Tests of the whole program in front of a real Envoy: failover, REST, files, restarts and refusals, counted
+//! by what clients saw.
 //!
 //! One binary, because linking one costs more than running it. Every test has processes and ports of its own;
-//! those with an Envoy take turns.
+//! tests with an Envoy take turns.
 
 mod echo;
 #[path = "../harness/mod.rs"]

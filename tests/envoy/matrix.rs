@@ -1,4 +1,4 @@
-//! The fault matrix: every way in which all primaries fail at once, against every way in which an upstream is
+//! Fault matrix: every way in which all primaries fail at once, against every way in which an upstream is
 //! built, with nothing but defaults.
 //!
 //! Not the full product: each pair of values occurs. Cases share one Envoy and run six at a time.
@@ -19,7 +19,7 @@ use crate::harness::dns::Dns;
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, FAST, comes_to_rest, create, faultless, window};
 
-/// How a target fails. The last four are grey: whoever checks its health sees nothing of it.
+/// Fault of a target. The last four are grey: health checks do not see them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     Kill,
@@ -94,7 +94,7 @@ impl Fault {
     }
 }
 
-/// One cell of the matrix.
+/// Cell of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Case {
     fault: Fault,
@@ -104,8 +104,8 @@ struct Case {
     protocol: &'static str,
 }
 
-/// Two cases for each fault, each the opposite of the other: so every fault meets every value. From fault to fault
-/// the pattern changes, so every two values meet.
+/// Returns two cases for each fault, each the opposite of the other, so that every fault meets every value.
+/// The pattern changes from fault to fault, so that every two values meet.
 fn cases() -> Vec<Case> {
     let of_fault = |(index, fault): (usize, Fault)| {
         [index, !index].map(|bits| Case {
@@ -141,13 +141,13 @@ fn every_pair_of_values_occurs() {
     assert_eq!(pairs.len(), FAULTS.len() * 4 * 2 + 6 * 4, "{pairs:?}");
 }
 
-/// The backends of a case. The standby's name is `FAILOVER`.
+/// Backends of a case. The standby's name is `FAILOVER`.
 struct Stage {
     case: Case,
     path: String,
     primaries: Vec<Backend>,
     standby: Backend,
-    /// What Envoy calls each POST that reached a backend, of those that were killed.
+    /// Request id of each POST that reached a backend, of those that were killed.
     executed: Vec<String>,
 }
 
@@ -182,7 +182,7 @@ impl Stage {
             "targets": targets,
         });
         if self.case.fault.is_grey() {
-            upstream["health_check"] = json!({ "http": {} }); // What lies must be asked.
+            upstream["health_check"] = json!({ "http": {} }); // Backends that lie must be checked.
         }
         upstream
     }
@@ -198,7 +198,8 @@ impl Stage {
         &NAMES[..self.case.primaries]
     }
 
-    /// Gives the time until the last GET that was late or tried on a primary, and how many POSTs failed.
+    /// Plays the case. Returns the time until the last GET that was late or tried on a primary, and the
+    /// number of failed POSTs.
     async fn play(mut self, edge: &Edge) -> (Case, Duration, usize) {
         eventually(PATIENCE, "the Envoy has the route", async || {
             match edge.request(Method::GET, "shop.test", &self.path).send().await {
@@ -219,7 +220,7 @@ impl Stage {
             self.case.fault.strike(primary).await;
         }
         match self.case.fault {
-            // A slow service is not a dead one: nothing is cut.
+            // A slow service is not dead: no request is cut off.
             Fault::SlowAnswers => {
                 let window = window(&gets, 100).await;
                 assert_eq!(window.served_by.keys().collect::<Vec<_>>(), self.primary_names(), "{window:?}");
@@ -246,7 +247,7 @@ impl Stage {
         let stable = touched.map(|it| it.started + it.latency - struck).max().unwrap_or_default();
         let failed = posts.stop().await.iter().filter(|outcome| outcome.result.is_err()).count();
         for backend in self.primaries.iter_mut().chain([&mut self.standby]) {
-            backend.kill(); // So that the list is complete.
+            backend.kill(); // Killed, so that the list is complete.
             self.executed.extend(posts_of(backend));
         }
         let mut times: BTreeMap<&String, usize> = BTreeMap::new();
@@ -266,7 +267,8 @@ fn posts_of(backend: &Backend) -> Vec<String> {
     posts.map(|post| post.split(' ').next_back().unwrap_or_default().to_owned()).collect()
 }
 
-/// A control plane that asks a DNS server of ours, for whom `loopback.test` is this machine, and its Envoy.
+/// Starts a control plane that asks a DNS server of the test, which resolves `loopback.test` to this machine,
+/// and its Envoy.
 async fn edge() -> (Dns, TempDir, Edge) {
     let (dns, directory, port) = (Dns::start().await, tempfile::tempdir().expect("a directory"), free_port());
     dns.has("loopback.test", &[IpAddr::from([127, 0, 0, 1])]);

@@ -1,4 +1,5 @@
-//! What an Envoy refuses is told, and costs no request. Without canaries, which would stop it: see `canary`.
+//! Tests of refusals: a resource that an Envoy refuses is reported, and costs no request. They run without
+//! canaries, which would stop it; for those see `canary`.
 
 use std::time::Duration;
 
@@ -7,12 +8,12 @@ use serde_json::{Value, json};
 use crate::harness::{PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Cast, DELTA, STATE_OF_THE_WORLD, Variant, create, faultless, window};
 
-/// Waits until the only node is in this state with its listeners, and gives what is told of them.
+/// Waits until the only node is in this state with its listeners, and returns their status.
 async fn listeners(understudy: &Understudy, state: &str) -> Value {
     standing(understudy, "listeners", state).await
 }
 
-/// The same of any type.
+/// Waits until the only node is in this state with a type, and returns the status of that type.
 async fn standing(understudy: &Understudy, plural: &str, state: &str) -> Value {
     eventually(PATIENCE, &format!("the {plural} are {state}"), async || {
         let (_, fleet) = understudy.get("/fleet").await;
@@ -32,7 +33,7 @@ async fn a_listener_that_cannot_be_bound_is_told_and_costs_no_request() {
     let before = listeners(understudy, "acked").await;
     let load = edge.load(200);
 
-    // RFC 5737: nobody has this address.
+    // An address of no machine (RFC 5737).
     create(understudy, "/listeners", json!({"name": "bad", "address": format!("192.0.2.1:{}", free_port())}))
         .await;
     let refused = listeners(understudy, "nacked").await;
@@ -71,7 +72,7 @@ async fn a_good_change_goes_through_beside_a_refused_listener() {
     edge.serves("FAILOVER", Duration::from_secs(5)).await;
 }
 
-/// A cluster that Envoy cannot use: of static ones the addresses are numbers.
+/// Returns a cluster that Envoy refuses: a static cluster needs a numeric address.
 fn bad_cluster(name: &str) -> Value {
     let address = json!({"socket_address": {"address": "no-number", "port_value": 80}});
     let endpoints = json!([{"lb_endpoints": [{"endpoint": {"address": address}}]}]);

@@ -1,4 +1,4 @@
-//! `resolve: envoy`: host names that each Envoy looks up itself, here from a DNS server of the test.
+//! Tests of `resolve: envoy`: host names that each Envoy looks up itself, here from a DNS server of the test.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::harness::{Backend, PATIENCE, Understudy, free_port};
 use crate::stage::{Edge, comes_to_rest, create, faultless, window};
 
-/// Answers A queries for the names it has, and that there is nothing for all others. A TTL is 1 s.
+/// DNS server that answers A queries for its names, and without records for all others. The TTL is 1 s.
 struct Dns {
     address: SocketAddr,
     records: Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>,
@@ -34,7 +34,7 @@ impl Dns {
             let mut query = [0; 512];
             while let Ok((length, client)) = socket.recv_from(&mut query).await {
                 let known = known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let _ = socket.send_to(&reply(&query[..length], &known), client).await; // It asks again.
+                let _ = socket.send_to(&reply(&query[..length], &known), client).await; // Envoy asks again.
             }
         });
         Self { address, records, task }
@@ -50,7 +50,7 @@ impl Dns {
     }
 }
 
-/// RFC 1035, section 4: the question again, and an A record for each address.
+/// Builds a response (RFC 1035, section 4): the question again, and an A record for each address.
 fn reply(query: &[u8], records: &HashMap<String, Vec<Ipv4Addr>>) -> Vec<u8> {
     let (mut at, mut labels) = (12, Vec::new());
     while query[at] > 0 {
@@ -70,7 +70,7 @@ fn reply(query: &[u8], records: &HashMap<String, Vec<Ipv4Addr>>) -> Vec<u8> {
     reply
 }
 
-/// Envoy would ask the system's servers.
+/// Returns a patch that makes a cluster ask this server. Envoy would ask the system's servers.
 fn asks(dns: &Dns, cluster: &str) -> serde_json::Value {
     let server = json!({"socket_address":
         {"address": "127.0.0.1", "port_value": dns.address.port(), "protocol": "UDP"}});
@@ -110,7 +110,7 @@ async fn names_of_each_tier_are_resolved_by_envoy_and_a_dead_tier_costs_no_reque
     window(&load, 100).await;
     primary.kill();
     comes_to_rest(&load, &["STANDBY"]).await;
-    // A target more in the tier that serves nobody, while the first is dead: no other tier notices.
+    // A new target in the tier that serves nothing, while the first tier is dead: no other tier changes.
     let target = json!({"target": spare.address().to_string(), "failover": true});
     create(&edge.understudy, "/upstreams/checkout/targets", target).await;
     comes_to_rest(&load, &["SPARE", "STANDBY"]).await;

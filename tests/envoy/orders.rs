@@ -1,5 +1,5 @@
-//! What operators order reaches Envoys at once and costs no request: drained and dead targets, tiers and
-//! zones, pins, held standbys, drills.
+//! Tests of operators' orders: they reach Envoys at once and cost no request. Drained and dead targets, tiers
+//! and zones, pins, held standbys, drills.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::stage::{
     printed_status, window,
 };
 
-/// In seconds: longer than an ejection lasts and three checks take, by which primaries that are not held would serve.
+/// Time in seconds until primaries that are not held would serve again: longer than an ejection lasts and
+/// three checks take.
 const LONG: u64 = 9;
 
 async fn put(edge: &Edge, path: &str, body: Value) -> Value {
@@ -31,7 +32,7 @@ async fn health(understudy: &Understudy) -> Value {
     health
 }
 
-/// What the health view says of one target.
+/// Returns a field of one target in the health view.
 async fn of_target(understudy: &Understudy, backend: &Backend, field: &str) -> Value {
     let health = health(understudy).await;
     let targets = health["targets"].as_array().cloned().unwrap_or_default();
@@ -43,7 +44,7 @@ async fn of_target(understudy: &Understudy, backend: &Backend, field: &str) -> V
         .unwrap_or_default()
 }
 
-/// The versions of the clusters that the Envoy runs.
+/// Returns the version of the clusters that the Envoy runs.
 async fn clusters(understudy: &Understudy) -> Value {
     let (_, fleet) = understudy.get("/fleet").await;
     fleet["nodes"][0]["types"]["clusters"]["version"].clone()
@@ -162,7 +163,8 @@ async fn with_settings(edge: &Edge, settings: Value) {
     assert_eq!(status, 200, "{answer}");
 }
 
-/// With a hash balancer each tier is a cluster of its own under an aggregate, whose order is another then.
+/// Tests a pin with a hash balancer: each tier is a cluster of its own under an aggregate, and the pin
+/// changes the order of the aggregate.
 async fn pins_a_tier_of_an_aggregate(variant: Variant, load_balancer: &str) {
     let mut cast = Cast::start().await;
     let edge = cast.edge_speaking(variant, json!({})).await;
@@ -196,7 +198,8 @@ async fn a_pinned_tier_of_an_aggregate_serves_while_it_is_healthy_in_delta() {
     pins_a_tier_of_an_aggregate(DELTA, "ring_hash").await;
 }
 
-/// Ejections are short, so that it takes [`LONG`] until primaries that returned would serve again by themselves.
+/// Starts an Envoy and an upstream with this failback policy. Ejections are short, so that [`LONG`] suffices
+/// for primaries that returned to serve again by themselves.
 async fn with_failback(cast: &Cast, failback: Value) -> Edge {
     let edge = cast.edge(json!({})).await;
     let short = json!({"base_ejection_time": "2s", "max_ejection_time": "2s"});
@@ -204,7 +207,7 @@ async fn with_failback(cast: &Cast, failback: Value) -> Edge {
     edge
 }
 
-/// Waits until the standby is held.
+/// Waits until the standby is held, and returns the hold.
 async fn held(edge: &Edge) -> Value {
     eventually(PATIENCE, "the standby is held", async || {
         let health = health(&edge.understudy).await;
@@ -216,8 +219,8 @@ async fn held(edge: &Edge) -> Value {
     .await
 }
 
-/// An upstream with this policy after its failover: the standby is held, in the words that are given, and both primaries
-/// are back.
+/// Returns an upstream with this failback policy after its failover, with its load and its hold. Both
+/// primaries are back.
 async fn failed_over(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
     let (edge, load, hold) = lost(cast, failback).await;
     for primary in cast.primaries() {
@@ -226,7 +229,7 @@ async fn failed_over(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
     (edge, load, hold)
 }
 
-/// The same while its primaries are dead.
+/// Does the same as [`failed_over`] while the primaries are still dead.
 async fn lost(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
     let edge = with_failback(cast, failback).await;
     let (load, hold) = lose_primaries(cast, &edge).await;
@@ -265,7 +268,7 @@ async fn a_held_standby_that_dies_gives_the_traffic_back() {
     a_held_standby_dies(json!({})).await;
 }
 
-/// The primaries of an aggregate are clusters behind the one that is held.
+/// Tests the death of a held standby of an aggregate. The primaries are clusters behind the one that is held.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_standby_of_an_aggregate_that_dies_gives_the_traffic_back() {
     a_held_standby_dies(json!({"load_balancer": "maglev"})).await;
@@ -300,7 +303,7 @@ async fn primaries_that_returned_get_their_traffic_after_the_time_of_the_hold() 
     faultless(load).await;
 }
 
-/// However long they were dead: its time begins when they recover, not when they died.
+/// Tests the start of a hold's time: when the primaries recover, however long they were dead.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_of_a_hold_begins_when_the_primaries_recover() {
     let mut cast = Cast::start().await;
@@ -349,7 +352,7 @@ async fn a_drill_moves_the_traffic_for_its_time_and_reports() {
     let edge = cast.edge(json!({})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
-    // The prechecks know who serves once it was reported.
+    // The prechecks know the serving tier only once it was reported.
     serves_home(&edge).await;
     let drill = json!({"down": ["priority=0"], "for": "6s", "abort_if": {"error_rate": 1.0}});
     let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
@@ -366,7 +369,8 @@ async fn a_drill_moves_the_traffic_for_its_time_and_reports() {
     faultless(load).await;
 }
 
-/// Its tier goes on, so that no other tier tells of the shift: the target that gets nothing does.
+/// Tests a drill of one target. Its tier goes on, so no other tier shows the shift: the drilled target
+/// without requests does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_of_one_target_tells_when_it_got_nothing_more() {
     let cast = Cast::start().await;
@@ -386,7 +390,7 @@ async fn a_drill_of_one_target_tells_when_it_got_nothing_more() {
     faultless(load).await;
 }
 
-/// Waits until the primaries are seen to serve.
+/// Waits until the primaries are reported as serving.
 async fn serves_home(edge: &Edge) {
     eventually(PATIENCE, "the load is seen", async || {
         let health = health(&edge.understudy).await;
@@ -395,7 +399,7 @@ async fn serves_home(edge: &Edge) {
     .await;
 }
 
-/// The report of a drill, once it is over.
+/// Waits for the end of a drill, and returns its report.
 async fn ended(edge: &Edge, id: &Value) -> Value {
     let path = format!("/drills/{}", id.as_str().expect("an id"));
     eventually(PATIENCE, "the drill ends", async || {
@@ -405,7 +409,8 @@ async fn ended(edge: &Edge, id: &Value) -> Value {
     .await
 }
 
-/// What began as a drill is a failure by its end, and held as one.
+/// Tests primaries that die in a drill: at its end the failover is a failure, and the standby is held as
+/// after any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_that_die_in_a_drill_are_kept_away_as_after_any_failure() {
     let mut cast = Cast::start().await;
@@ -436,7 +441,8 @@ async fn primaries_that_die_in_a_drill_are_kept_away_as_after_any_failure() {
     faultless(load).await;
 }
 
-/// While a standby serves there is nothing to rehearse. Who insists moves the traffic for a while, and the hold outlives it.
+/// Tests a drill while a standby is held, when there is nothing to rehearse. With `force` it moves the
+/// traffic for a while, and the hold outlives it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_outlives_what_puts_its_standby_out() {
     let mut cast = Cast::start().await;
@@ -461,7 +467,7 @@ async fn a_hold_outlives_what_puts_its_standby_out() {
     faultless(load).await;
 }
 
-/// The standby that is held dies, and the next one is held in its place, whatever the primaries do.
+/// Tests the death of a held standby: the next standby is held in its place, whatever the primaries do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_goes_on_to_the_next_standby() {
     let (mut cast, last) = (Cast::start().await, Backend::start("LAST").await);
@@ -490,7 +496,7 @@ async fn a_hold_goes_on_to_the_next_standby() {
     faultless(load).await;
 }
 
-/// Orders about what is gone can be taken back.
+/// Tests orders about upstreams that are gone: they can be taken back.
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_of_an_upstream_that_is_gone_are_taken_back() {
     let cast = Cast::start().await;
@@ -516,7 +522,8 @@ async fn orders_of_an_upstream_that_is_gone_are_taken_back() {
     assert_eq!((&orders["states"], &orders["pins"]), (&json!([]), &json!([])), "{orders}");
 }
 
-/// Envoy tells how many requests are under way, which is how many came while one took.
+/// Tests the latency in a drill's report. Envoy reports the requests under way, which is the number that came
+/// while one took.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_tells_how_long_requests_took_before_and_during() {
     let mut cast = Cast::start().await;
@@ -527,7 +534,7 @@ async fn a_drill_tells_how_long_requests_took_before_and_during() {
     cast.failover.mode("slow 60ms").await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
-    // So long that enough were met under way: six in each report.
+    // Long enough for reports with enough requests under way: six in each report.
     window(&load, 300 * 8).await;
     let drill = json!({"down": ["priority=0"], "for": "8s"});
     let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
@@ -561,7 +568,7 @@ async fn a_drill_ends_with_the_control_plane_that_watched_it() {
     faultless(load).await;
 }
 
-/// The standby fails while it must serve: the drill ends at once, and nobody noticed.
+/// Tests a standby that fails while it must serve: the drill ends at once, and no client sees an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_ends_early_when_requests_fail() {
     let mut cast = Cast::start().await;
@@ -576,12 +583,14 @@ async fn a_drill_ends_early_when_requests_fail() {
     let ended = ended(&edge, &drill["id"]).await;
     assert_eq!(ended["state"], "aborted", "{ended}");
     comes_to_rest(&load, &["A", "B"]).await;
-    // In panic, until it ended, each of the drilled primaries answered what the standby could not.
+    // The drilled primaries answered, in panic until the drill ended, the requests that the standby could
+    // not.
     faultless(load).await;
 }
 
-/// At 40 requests a second the five failures that eject the standby may all be tries of one request: it must be answered
-/// by the drilled primaries. The drill ends when `error_rate` percent failed, or when these serve again.
+/// Lets a standby fail in a drill. At 40 requests a second the five failures that eject the standby may all
+/// be tries of one request: it must be answered by the drilled primaries. The drill ends when `error_rate`
+/// percent failed, or when the drilled primaries serve again.
 async fn a_standby_fails_in_a_drill(
     fails: impl AsyncFn(&mut Backend),
     is_warned: bool,
@@ -619,7 +628,8 @@ async fn a_standby_that_begins_to_fail_in_a_drill_costs_no_request() {
     a_standby_fails_in_a_drill(async |standby| standby.mode("status 503").await, false, 0.1).await;
 }
 
-/// Its few errors are none in proportion. That the drilled primaries serve ends the drill: it shows nothing any more.
+/// Tests a standby that dies in a drill. Its few errors are too small a share. The drill ends because the
+/// drilled primaries serve: it shows nothing any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_dies_in_a_drill_costs_no_request() {
     let ended = a_standby_fails_in_a_drill(async |standby| standby.kill(), false, 90.0).await;
@@ -660,7 +670,7 @@ async fn what_would_do_harm_is_refused() {
     edge.serves("FAILOVER", Duration::from_secs(5)).await;
 }
 
-/// A drill every ten seconds: cron's sixth field, which few need, is that of the second.
+/// Tests a drill every ten seconds: cron's sixth field, which is rarely needed, is the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduled_drill_begins_when_it_is_due() {
     let cast = Cast::start().await;
@@ -686,7 +696,8 @@ async fn a_scheduled_drill_begins_when_it_is_due() {
     faultless(load).await;
 }
 
-/// The first failback is as the policy says, by itself; the second would be one too many within the hour.
+/// Tests flapping primaries. The first failback is as the policy says, by itself; a second one within the
+/// hour would be one too many.
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_that_come_and_go_are_kept_away_until_an_operator_lets_them() {
     let mut cast = Cast::start().await;
@@ -724,7 +735,7 @@ async fn primaries_that_come_and_go_are_kept_away_until_an_operator_lets_them() 
     faultless(load).await;
 }
 
-/// What an operator orders does not wait for the change that a canary is asked about.
+/// Tests that orders do not wait for a change whose canary is being watched.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_is_drained_at_once_while_a_canary_bakes() {
     let cast = Cast::start().await;

@@ -1,4 +1,4 @@
-//! A request that may have had an effect is not repeated.
+//! Tests of POST: a request that may have had an effect is not repeated.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use understudy::cli::load::{Load, Options};
 use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Cast, window};
 
-/// How long after its end Envoy may take a connection for open.
+/// Time for which Envoy may take a connection for open after it ended.
 const HEARD: Duration = Duration::from_millis(50);
 
-/// What Envoy calls each POST that reached this backend; a retry keeps the name. Ends the backend, so that
-/// the list is complete.
+/// Returns the request id of each POST that reached this backend; a retry keeps the id. Kills the backend, so
+/// that the list is complete.
 fn executed(backend: &mut Backend) -> Vec<String> {
     backend.kill();
     let log = backend.log();
@@ -60,7 +60,7 @@ async fn a_post_that_reached_no_server_is_tried_elsewhere() {
     for primary in cast.primaries() {
         primary.kill();
     }
-    // Else it could be sent on one of them, and nobody would know how far it came.
+    // Otherwise a request could be sent on one of them, and its progress would be unknown.
     eventually(PATIENCE, "Envoy has heard that its connections were closed", async || {
         let stats = edge.envoy.stats("cluster.checkout.upstream_cx_active").await;
         if stats["cluster.checkout.upstream_cx_active"] == 0 { Ok(()) } else { Err(format!("{stats:?}")) }

@@ -1,4 +1,4 @@
-//! Envoy's own resources over REST: taken at their word, as an exact set or one by one.
+//! Tests of Envoy's own resources over REST: passed on unchanged, as an exact set or one by one.
 
 use std::fs;
 use std::time::Duration;
@@ -45,7 +45,7 @@ async fn set(understudy: &Understudy, body: Value) -> Value {
     answer
 }
 
-/// The versions that the Envoy acknowledged, by type.
+/// Waits for acknowledgement, and returns the versions that the Envoy acknowledged, by type.
 async fn versions(understudy: &Understudy) -> Value {
     eventually(PATIENCE, "everything is acknowledged", async || {
         let (_, node) = understudy.get("/fleet/edge-1").await;
@@ -80,7 +80,7 @@ async fn a_set_is_served_as_it_is_and_what_stays_keeps_its_version() {
     edge.serves("FIRST", PATIENCE).await;
     let before = versions(&edge.understudy).await;
 
-    // The endpoints alone: all else stays, and so do its versions.
+    // Endpoints alone: all else stays, and so do its versions.
     set(&edge.understudy, json!({"endpoints": [endpoints("a", &second)]})).await;
     edge.serves("SECOND", PATIENCE).await;
     let after = versions(&edge.understudy).await;
@@ -96,7 +96,7 @@ async fn a_set_is_served_as_it_is_and_what_stays_keeps_its_version() {
     let last = versions(&edge.understudy).await;
     assert_eq!(last[2], after[2], "the listener did not change");
 
-    // It is durable, and the same again changes nothing.
+    // Raw resources are durable, and writing the same again changes nothing.
     let (_, kept) = edge.understudy.get("/raw").await;
     edge.understudy.restart().await;
     assert_eq!(edge.understudy.get("/raw").await, (200, kept.clone()));
@@ -183,7 +183,7 @@ async fn one_is_written_read_and_deleted_like_any_entity() {
     let stale = understudy.request(Method::PUT, "/raw/clusters/a").header("if-match", tag).json(&body);
     assert_eq!(stale.send().await.expect("it answers").status(), 412);
 
-    // Names are Envoy's: a slash may stand in them.
+    // Names of raw resources may contain a slash.
     assert_eq!(understudy.put("/raw/endpoints/a/b", json!({})).await.0, 201);
     assert_eq!(understudy.get("/raw/endpoints/a%2Fb").await, (200, json!({"cluster_name": "a/b"})));
 
@@ -192,7 +192,7 @@ async fn one_is_written_read_and_deleted_like_any_entity() {
     let (status, problem) = understudy.put("/raw/clusters/a", json!({"nope": 1})).await;
     assert_eq!((status, &problem["violations"][0]["pointer"]), (422, &json!("/nope")), "{problem}");
 
-    // What a file declares, the file alone changes.
+    // Resources that a file declares can be changed only there.
     assert_eq!(understudy.put("/raw/clusters/filed", json!({"type": "EDS"})).await.0, 409);
     assert_eq!(understudy.delete("/raw/clusters/filed").await.0, 409);
     assert_eq!(understudy.put("/raw", json!({"clusters": []})).await.0, 409);
@@ -209,7 +209,8 @@ async fn one_is_written_read_and_deleted_like_any_entity() {
     assert!(shown.iter().all(|text| text.contains("[hash ") && !text.contains("hidden")), "{shown:?}");
 }
 
-/// Scoped routes, the routes of a scope and a filter's config, each asked for on its own, in both variants.
+/// Tests scoped routes, the routes of a scope and a filter's config, each asked for on its own, in both
+/// variants.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_further_types_are_served_to_a_real_envoy() {
     for variant in [&[][..], &["--delta"]] {

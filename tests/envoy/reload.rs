@@ -1,4 +1,5 @@
-//! Files are followed, however they change; a broken one changes nothing.
+//! Tests of files under a running control plane: changes of any form are followed, and a broken file changes
+//! nothing.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,10 +13,10 @@ use tempfile::TempDir;
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, faultless, window};
 
-/// How soon a change of a file must be seen at the Envoy.
+/// Time limit until a change of a file must reach the Envoy.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A control plane that follows a path, an Envoy, and two backends.
+/// Control plane that follows a path, an Envoy, and two backends.
 struct Scene {
     edge: Edge,
     blue: Backend,
@@ -25,12 +26,12 @@ struct Scene {
 }
 
 impl Scene {
-    /// `lay` puts a text where it should be read, and gives the path for `serve`.
+    /// Starts the processes. `lay` writes a config below a directory, and returns the path for `serve`.
     async fn start(lay: impl Fn(&Path, &str) -> PathBuf) -> (Self, PathBuf) {
         let (blue, green) = (Backend::start("BLUE").await, Backend::start("GREEN").await);
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();
-        // Deep enough that no watch reaches where other tests make their files: those events would count too.
+        // Deep enough that no watch reaches the files of other tests: those events would count too.
         let root = directory.path().join("of/this/scene");
         fs::create_dir_all(&root).expect("makes the directories");
         let path = lay(&root, &text(port, &blue, &green, "blue"));
@@ -41,7 +42,7 @@ impl Scene {
         (scene, path)
     }
 
-    /// A config in which the route goes to `service`.
+    /// Returns a config in which the route goes to `service`.
     fn text(&self, service: &str) -> String {
         text(self.edge.port, &self.blue, &self.green, service)
     }
@@ -64,7 +65,7 @@ routes:
     )
 }
 
-/// A first, a second and a third change are seen, each without a signal.
+/// Tests that a first, a second and a third change are followed, each without a signal.
 async fn is_followed(lay: impl Fn(&Path, &str) -> PathBuf) {
     let (scene, _) = Scene::start(&lay).await;
     for (service, name) in [("green", "GREEN"), ("blue", "BLUE"), ("green", "GREEN")] {
@@ -78,7 +79,7 @@ fn write(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-/// A link at `path`, in one step, whatever was there.
+/// Puts a link at `path`, in one step, whatever was there.
 fn relink(target: &Path, path: &Path) {
     let new = path.with_file_name("..new");
     symlink(target, &new).expect("makes a link");
@@ -104,8 +105,9 @@ async fn a_file_named_as_such_and_renamed_over_is_followed() {
     .await;
 }
 
-/// As the kubelet does it: the files are links into `..data`, a link to a directory with a time as name.
-/// An update makes a new directory, renames a link over `..data`, and removes the old directory.
+/// Tests a mounted ConfigMap as the kubelet updates it: the files are links into `..data`, a link to a
+/// directory with a time as name. An update makes a new directory, renames a link over `..data`, and removes
+/// the old directory.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mounted_config_map_is_followed() {
     is_followed(|root, text| {
@@ -126,8 +128,8 @@ async fn a_mounted_config_map_is_followed() {
     .await;
 }
 
-/// A release as many make it: a new directory, and a link that is swapped; the old one is kept. What is then
-/// edited in the new directory is followed too. `below` is where in it the config lies.
+/// Tests a common form of release: a new directory, and a link that is swapped; the old directory is kept.
+/// Edits in the new directory are followed too. `below` is the place of the config in the directory.
 async fn a_release_is_followed(below: &str, path: &str) {
     let changes = AtomicU32::new(0);
     is_followed(|root, text| {
@@ -156,7 +158,7 @@ async fn a_path_below_such_a_link_is_followed() {
     a_release_is_followed("etc/shop/understudy", "current/etc/shop/understudy").await;
 }
 
-/// Nothing happens in the directory itself when the file is written.
+/// Tests a write through a link, by which nothing happens in the directory itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_a_directory_links_to_is_followed() {
     is_followed(|root, text| {
@@ -209,7 +211,7 @@ async fn a_broken_file_changes_nothing_and_is_told_until_it_is_repaired() {
     let file = scene.root.join("config.yaml");
     let load = scene.edge.load(200);
 
-    // It does not parse; it makes no sense.
+    // A file that does not parse, and files that parse but are invalid.
     let broken = [
         (format!("{}  bad: [indentation\n", scene.text("green")), 11, 3),
         (scene.text("gren"), 10, 14),

@@ -1,5 +1,5 @@
-//! A change of the clusters behind an upstream or a service loses no request: what is new is warm before anything
-//! leads to it, and what is old goes when nothing does.
+//! Tests of changes to the clusters behind an upstream or a service. They lose no request: new clusters are
+//! warm before anything refers to them, and old ones are removed when nothing does.
 
 use serde_json::{Value, json};
 use understudy::cli::load::Load;
@@ -26,7 +26,7 @@ async fn under_load(variant: Variant, change: impl AsyncFnOnce(&mut Edge, &mut C
     faultless(load).await;
 }
 
-/// From one cluster to an aggregate and back.
+/// Tests the change from one cluster to an aggregate and back.
 async fn another_balancer(variant: Variant) {
     under_load(variant, async |edge, cast, load| {
         for balancer in ["maglev", "ring_hash", "round_robin", "maglev", "random"] {
@@ -48,7 +48,8 @@ async fn another_balancer_costs_no_request_by_delta() {
     another_balancer(DELTA).await;
 }
 
-/// The only tier of a hash balancer has a cluster of its own, so that a second one does not touch it.
+/// Tests the first standby of a hash balancer. Its only tier has a cluster of its own, so that a second one
+/// does not touch it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_standby_of_a_hash_balancer_costs_no_request_and_no_connection() {
     under_load(DELTA, async |edge, cast, load| {
@@ -61,7 +62,7 @@ async fn the_first_standby_of_a_hash_balancer_costs_no_request_and_no_connection
         create(&edge.understudy, "/upstreams/checkout/targets", target).await;
         all_acked(&edge.understudy, PATIENCE).await;
         comes_to_rest(load, &["A", "B"]).await;
-        // Those of health checks come on top: one a second.
+        // Connections of health checks come on top: one a second.
         let made = cast.a.connections().await["accepted"] - before;
         assert!(made < 10, "{made} new connections to A");
         for primary in cast.primaries() {
@@ -72,7 +73,8 @@ async fn the_first_standby_of_a_hash_balancer_costs_no_request_and_no_connection
     .await;
 }
 
-/// Its tier stays, empty, and the standby serves from where it was warm.
+/// Tests the removal of the last primary. Its tier stays, empty, and the standby serves from its warm
+/// cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn disabling_the_last_primary_of_a_hash_balancer_costs_no_request() {
     under_load(STATE_OF_THE_WORLD, async |edge, cast, load| {
@@ -90,7 +92,8 @@ async fn disabling_the_last_primary_of_a_hash_balancer_costs_no_request() {
     .await;
 }
 
-/// From one upstream to a split with a failover member and back, weights shifted on the way.
+/// Tests the change from one upstream to a split with a failover member and back, with weights shifted on the
+/// way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_split_comes_shifts_and_goes_without_costing_a_request() {
     under_load(DELTA, async |edge, cast, load| {

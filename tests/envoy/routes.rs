@@ -1,4 +1,4 @@
-//! Which route serves, and what becomes of a request on its way.
+//! Tests of routes: the choice of a route, and the changes to a request on its way.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::echo::{Seen, Server};
 use crate::harness::{PATIENCE, Understudy, eventually, free_port};
 use crate::stage::Edge;
 
-/// An Envoy in front of this config, which has no listener.
+/// Starts an Envoy in front of this config, which has no listener.
 async fn edge(config: &str) -> Edge {
     let (port, directory) = (free_port(), tempfile::tempdir().expect("a temporary directory"));
     let listener = format!("listeners: [{{ name: web, address: 127.0.0.1:{port} }}]\n");
@@ -26,7 +26,8 @@ async fn edge(config: &str) -> Edge {
     edge
 }
 
-/// Each route tells its name. The comment at `routes` in the config's reference, line by line.
+/// Tests the order of routes, given by the comment at `routes` in the config's reference, line by line. Each
+/// route answers with its name.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_most_specific_route_serves() {
     let edge = edge(
@@ -61,7 +62,8 @@ routes:
         (Method::GET, "a.shop.example.com", "/exact", None, "longer"),
         (Method::GET, "A.Shop.Example.Com:8080", "/", None, "longer"),
         (Method::GET, "www.shop.example.com", "/cart", None, "host"),
-        // What the host's own routes leave goes to those of wider hosts, and at last to those without.
+        // Requests that match no route of the host go to those of wider hosts, and at last to those without a
+        // host.
         (Method::GET, "www.shop.example.com", "/exact", None, "longer"),
         (Method::GET, "m.test", "/cart", None, "m-none"),
         (Method::GET, "p.test", "/", None, "any"),
@@ -229,7 +231,7 @@ routes:
     assert_eq!((named.headers["host"].as_str(), answer.get("x-powered-by").is_some()), ("in.test:81", true));
 }
 
-/// Also a retry elsewhere: it tells the name of the target to which it goes.
+/// Tests host rewriting, also for a retry elsewhere: each try has the name of the target to which it goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_target_is_told_its_own_name() {
     let primary = Server::echo("A", StatusCode::SERVICE_UNAVAILABLE).await;

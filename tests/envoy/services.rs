@@ -1,5 +1,5 @@
-//! Every type that Envoy can ask for, over one aggregated stream and over a service for each, in both variants: served,
-//! changed, and followed.
+//! Tests of every type that Envoy can ask for, over one aggregated stream and over a service for each, in
+//! both variants: served, changed and followed.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.
 const ON_DEMAND: &str = "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 
-/// Where an Envoy asks for one type.
+/// Returns a config source for one type.
 fn service_of(api_type: &str) -> Value {
     let service = json!({"envoy_grpc": {"cluster_name": "understudy"}});
     let source = json!({
@@ -25,7 +25,8 @@ fn aggregated() -> Value {
     json!({"ads": {}, "resource_api_version": "V3"})
 }
 
-/// What `understudy bootstrap` prints, with a layer of runtime values that is asked for, and where all is asked for.
+/// Returns the output of `understudy bootstrap`, with a layer of runtime values from `source`, and with
+/// `source` for all types.
 fn bootstrap(served: &Understudy, delta: bool, source: &Value) -> String {
     let xds = served.xds.to_string();
     let arguments = ["bootstrap", "--xds", &xds, "--node-id", "edge-1", "--node-cluster", "edge"];
@@ -54,7 +55,7 @@ fn endpoints(name: &str, backend: &Backend) -> Value {
     json!({"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": socket}}}]}]})
 }
 
-/// A listener whose routes and first filter are asked for.
+/// Returns a listener whose routes and first filter are asked for.
 fn listener(port: u16, source: &Value) -> Value {
     let rds = json!({"route_config_name": "web", "config_source": source});
     let discovery = json!({"config_source": source, "type_urls": [FAULT]});
@@ -69,7 +70,7 @@ fn listener(port: u16, source: &Value) -> Value {
     json!({"name": "web", "address": {"socket_address": socket}, "filter_chains": [{"filters": [filter]}]})
 }
 
-/// A filter that answers requests for `/fault` with this status.
+/// Returns a filter that answers requests for `/fault` with this status.
 fn fault(status: u16) -> Value {
     let percentage = json!({"numerator": 100});
     let headers = json!([{"name": ":path", "string_match": {"exact": "/fault"}}]);
@@ -95,7 +96,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Waits until a request for this host and path is answered so: the status, and who answered.
+    /// Waits until a request for this host and path is answered with the expected status and backend.
     async fn answers(&self, host: &str, path: &str, expected: &str) {
         eventually(PATIENCE, &format!("{expected} for {host}{path}"), async || {
             let request =
@@ -124,7 +125,8 @@ impl Scene {
     }
 }
 
-/// `source` is where all is asked for; `hosts` where virtual hosts are, which there are only in delta.
+/// Tests all types. `source` is the config source of all types; `hosts` is that of virtual hosts, which exist
+/// only in delta.
 async fn all_types_are_served_changed_and_followed(delta: bool, source: Value, hosts: Value) {
     let (first, second) = (Backend::start("FIRST").await, Backend::start("SECOND").await);
     let (understudy, port) = (Understudy::serve(&[]).await, free_port());
@@ -149,7 +151,7 @@ async fn all_types_are_served_changed_and_followed(delta: bool, source: Value, h
     scene.answers("other.example", "/", "404 -").await;
     scene.runs_with("shop.limit", "3").await;
 
-    // Each on its own.
+    // Each type on its own.
     let understudy = &scene.understudy;
     set(understudy, json!({"endpoints": [endpoints("a", &second)]})).await;
     scene.answers("shop.example", "/", "200 SECOND").await;

@@ -1,5 +1,5 @@
-//! The simulator against a real Envoy: random topologies with random failures, forced by the health that endpoints
-//! are sent with, and the answers counted.
+//! Tests of the simulator against a real Envoy: random topologies with random failures, forced by the health
+//! of the endpoints that are sent, and the answers counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -22,26 +22,26 @@ use understudy::model::selector::Part;
 use crate::harness::{PATIENCE, Understudy, free_port};
 use crate::stage::{Edge, all_acked};
 
-/// How many topologies, each with its failures.
+/// Number of random topologies, each with its failures.
 const CASES: usize = 240;
 
-/// How many targets a tier has at most, and how many tiers there are at most.
+/// Maximum number of targets of a tier, and of tiers.
 const WIDEST: usize = 8;
 const TIERS: usize = 3;
 
-/// How many requests a topology gets: where one tier has them all, and where chance decides between several. Those
-/// that were made to show one thing get more.
+/// Number of requests of a topology: if one tier has them all, and if they are divided between several by
+/// chance. The handmade topologies get more.
 const REQUESTS: (u32, u32) = (100, 600);
 
-/// How many are under way at a time.
+/// Number of connections, each with one request at a time.
 const CONNECTIONS: u32 = 20;
 
-/// An upstream and what of it is down.
+/// Upstream, and its targets that are down.
 #[derive(Debug, Clone)]
 struct Topology {
-    /// The targets of each tier: weight, zone, and whether it is down.
+    /// Targets of each tier: weight, zone, and true if it is down.
     tiers: Vec<Vec<(u32, u8, bool)>>,
-    /// None for standby.
+    /// Overprovisioning factor; none for standby.
     factor: Option<u32>,
     try_all: bool,
     load_balancer: &'static str,
@@ -61,25 +61,26 @@ fn topologies() -> Vec<Topology> {
         (tiers, factor, any::<bool>(), load_balancer).prop_map(|(tiers, factor, try_all, load_balancer)| {
             Topology { tiers, factor, try_all, load_balancer }
         });
-    // The same every time: what is random here is Envoy.
+    // Deterministic: only Envoy is random here.
     let mut runner = TestRunner::deterministic();
     let any = (0..CASES).map(|_| topology.new_tree(&mut runner).expect("nothing is filtered").current());
     any.chain([crowd(), stairs(), ladder()]).collect()
 }
 
-/// Fifty-one tiers of one dead target. One percent for each leaves 49: whoever has them has half of all.
+/// Returns fifty-one tiers of one dead target. One percent for each leaves 49: the tier that gets them has
+/// half of all.
 fn ladder() -> Topology {
     let tiers = vec![vec![(100, 0, true)]; 51];
     Topology { tiers, factor: None, try_all: true, load_balancer: "round_robin" }
 }
 
-/// Eight tiers that take 12 % each, with one of eight usable: 4 % are left over.
+/// Returns eight tiers that take 12 % each, with one of eight targets usable: 4 % are left over.
 fn stairs() -> Topology {
     let tier: Vec<_> = (0..8).map(|index| (100, 0, index > 0)).collect();
     Topology { tiers: vec![tier; 8], factor: Some(100), try_all: true, load_balancer: "round_robin" }
 }
 
-/// So many targets that one usable is below the panic threshold of 1 %.
+/// Returns a tier with so many targets that one usable target is below the panic threshold of 1 %.
 fn crowd() -> Topology {
     let tier = (0..201).map(|index| (100, 0, index != 7)).collect();
     Topology { tiers: vec![tier], factor: Some(400), try_all: true, load_balancer: "round_robin" }
@@ -122,7 +123,7 @@ fn name(case: usize) -> Name {
     Name::parse(&format!("case-{case}")).expect("it is a name")
 }
 
-/// A route for each topology, chosen by a header.
+/// Returns a config with a route for each topology, chosen by a header.
 fn config(topologies: &[Topology], servers: &[SocketAddr], port: u16) -> Value {
     let names: Vec<String> = (0..topologies.len()).map(|case| name(case).to_string()).collect();
     let upstream = |(topology, name): (&Topology, &String)| topology.upstream(name, servers);
@@ -142,11 +143,11 @@ fn build(config: &Value) -> Build {
     build.unwrap_or_else(|faults| panic!("{faults:?}"))
 }
 
-/// Patches by which Envoy is told of each endpoint that is down, and of nothing else.
+/// Returns patches that mark each endpoint that is down as unhealthy, and change nothing else.
 fn failures(build: &Build, topologies: &[Topology], servers: &[SocketAddr]) -> Vec<Value> {
     let snapshot = build.snapshot(&Name::default_fleet()).to_json();
     let patch = |assignment: &Value| {
-        // Some have a cluster for each tier, `case-7/p0`.
+        // Some topologies have a cluster for each tier, `case-7/p0`.
         let cluster = assignment["cluster_name"].as_str()?;
         let case: usize = cluster.split('/').next()?.strip_prefix("case-")?.parse().ok()?;
         let down = topologies[case].down(servers);
@@ -170,7 +171,7 @@ fn failures(build: &Build, topologies: &[Topology], servers: &[SocketAddr]) -> V
         .collect()
 }
 
-/// Servers that say which one they are; every topology uses them from the first on.
+/// Starts servers that answer with their index. Every topology uses them from the first on.
 async fn servers(count: usize) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for index in 0..count {
@@ -185,7 +186,7 @@ async fn servers(count: usize) -> Vec<SocketAddr> {
     addresses
 }
 
-/// Behind the first head of a message that is whole.
+/// Returns the position after the first complete head of a message.
 fn head(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|end| end == b"\r\n\r\n").map(|start| start + 4)
 }
@@ -204,7 +205,7 @@ async fn answer(mut connection: TcpStream, index: usize) {
     }
 }
 
-/// How many requests each server answered; none for those that Envoy answered itself.
+/// Number of requests that each server answered; under none those that Envoy answered itself.
 type Counts = BTreeMap<Option<usize>, u32>;
 
 /// Sends so many requests of a case, one after the other, and counts the answers.
@@ -219,7 +220,7 @@ async fn ask(port: u16, case: usize, requests: u32) -> Counts {
     counts
 }
 
-/// Who answered next.
+/// Returns the server of the next response; none if Envoy answered itself.
 async fn response(connection: &mut TcpStream, received: &mut Vec<u8>) -> Option<usize> {
     loop {
         if let Some(end) = head(received) {
@@ -252,7 +253,7 @@ async fn count(port: u16, case: usize, requests: u32) -> Counts {
     counts
 }
 
-/// What the simulator says, by server; none for what nobody serves.
+/// Returns the simulator's result, and its shares by server, with the unserved share under none.
 fn expected(
     build: &Build,
     case: usize,
@@ -274,7 +275,7 @@ fn expected(
     (simulation, shares)
 }
 
-/// How many tiers get requests.
+/// Returns the number of tiers that get requests.
 fn serving_tiers(simulation: &Simulation) -> usize {
     let serving = simulation.targets.iter().filter(|target| target.share > 0.0);
     serving.map(|target| target.tier).collect::<BTreeSet<_>>().len()
@@ -294,7 +295,8 @@ async fn a_real_envoy_spreads_requests_as_the_simulator_says() {
     all_acked(&edge.understudy, Duration::from_secs(60)).await;
 
     let mut by_chance = 0;
-    // Of the first tier, where chance decides: what it had beyond what was expected, and the variance of that.
+    // Sums over the first tiers of topologies with chance: the excess over the expected requests, and its
+    // variance.
     let (mut excess, mut variance) = (0.0, 0.0);
     for (case, topology) in topologies.iter().enumerate() {
         let (simulation, shares) = expected(&build, case, topology, &servers);
@@ -309,7 +311,7 @@ async fn a_real_envoy_spreads_requests_as_the_simulator_says() {
         for (server, share) in &shares {
             let (expected, answered) =
                 (requests * share / 100.0, f64::from(counts.get(server).copied().unwrap_or(0)));
-            // Six standard deviations, and what turns that are not over add.
+            // Six standard deviations, and the remainder of unfinished turns.
             let tolerance = 6.0 * (expected * (1.0 - share / 100.0)).sqrt() + 2.0;
             let within =
                 if *share == 0.0 { answered == 0.0 } else { (answered - expected).abs() <= tolerance };

@@ -1,4 +1,4 @@
-//! A service in several upstreams: shares by weight, and members that stand in for each other.
+//! Tests of a service in several upstreams: shares by weight, and members that replace each other.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use understudy::cli::load::Load;
 use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Edge, comes_to_rest, create, faultless, window};
 
-/// One Envoy for a service in these members; each is an upstream of its own with these backends.
+/// Starts an Envoy for a service with these members; each is an upstream of its own with these backends.
 async fn split(members: &[(&str, Value, &[&Backend])]) -> Edge {
     Edge::by_rest(async |understudy| {
         let mut listed = Vec::new();
@@ -30,7 +30,7 @@ async fn split(members: &[(&str, Value, &[&Backend])]) -> Edge {
     .await
 }
 
-/// Waits until of 1,000 requests each backend has the share in percent that it should, give or take 5.
+/// Waits until, of 1,000 requests, each backend has its expected share in percent, give or take 5.
 async fn has_shares(load: &Load, expected: &[(&str, u64)]) {
     let expected: BTreeMap<&str, u64> = expected.iter().copied().collect();
     eventually(PATIENCE * 2, &format!("{expected:?}"), async || {

@@ -1,5 +1,4 @@
-//! What the tests of this binary have in common: an Envoy under a control plane of its own, and load that
-//! must be answered.
+//! Helpers of this binary's tests: an Envoy under a control plane of its own, and load that must be answered.
 
 use std::time::Duration;
 
@@ -10,17 +9,18 @@ use understudy::cli::load::{Load, Options, Outcome, Window};
 
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port, understudy};
 
-/// How long until traffic must have come to rest after a fault: a frozen target costs two tries of 5 s.
+/// Time limit until traffic has come to rest after a fault: a frozen target costs two tries of 5 s.
 const REST: Duration = Duration::from_secs(30);
 
-/// Faster than this no answer was that had to wait for a dead target, and slower none that had not.
+/// Limit of a fast answer. Every answer that waited for a dead target is slower, and every other one faster.
 pub(crate) const FAST: Duration = Duration::from_millis(250);
 
-/// Tests with an Envoy take turns. Two at once would share two cores, and what fails for want of them (health
-/// checks of half a second, answers within a quarter) looks like what the tests look for.
+/// Lock by which tests with an Envoy take turns. Two at once would share two cores, and faults for want of
+/// them (health checks of half a second, answers within a quarter) look like the faults that the tests look
+/// for.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// An Envoy, its control plane, and the port that clients know.
+/// Envoy, its control plane, and the port for clients.
 pub(crate) struct Edge {
     pub(crate) understudy: Understudy,
     pub(crate) envoy: Envoy,
@@ -29,11 +29,11 @@ pub(crate) struct Edge {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// How an Envoy asks: as further options of `bootstrap`.
+/// Variant of xDS that an Envoy speaks, as further options of `bootstrap`.
 pub(crate) type Variant = &'static [&'static str];
-/// Each response repeats what is as it was.
+/// State of the world: each response repeats unchanged resources.
 pub(crate) const STATE_OF_THE_WORLD: Variant = &[];
-/// Responses say what changed.
+/// Delta: responses contain only changes.
 pub(crate) const DELTA: Variant = &["--delta"];
 
 impl Edge {
@@ -42,12 +42,12 @@ impl Edge {
         Self::speaking(STATE_OF_THE_WORLD, understudy, port).await
     }
 
-    /// The same with an Envoy that asks in this variant.
+    /// Does the same as [`Self::new`], with an Envoy that speaks this variant.
     pub(crate) async fn speaking(variant: Variant, understudy: Understudy, port: u16) -> Self {
         Self::started_with(variant, understudy, port).await
     }
 
-    /// The same with an Envoy that says it is at this place.
+    /// Does the same as [`Self::new`], with an Envoy at this locality.
     pub(crate) async fn at(place: &str, understudy: Understudy, port: u16) -> Self {
         Self::started_with(&["--node-locality", place], understudy, port).await
     }
@@ -59,7 +59,7 @@ impl Edge {
         Self { understudy, envoy, port, client: client.expect("plain HTTP needs nothing"), _turn: turn }
     }
 
-    /// A control plane without files, with a listener; `fill` writes the rest before the Envoy starts.
+    /// Starts a control plane without files, with a listener. `fill` writes the rest before the Envoy starts.
     pub(crate) async fn by_rest(fill: impl AsyncFnOnce(&Understudy)) -> Self {
         Self::by_rest_speaking(STATE_OF_THE_WORLD, fill).await
     }
@@ -80,18 +80,18 @@ impl Edge {
         Self::speaking(variant, understudy, port).await
     }
 
-    /// A request as a client makes it.
+    /// Starts a request as a client makes it.
     pub(crate) fn request(&self, method: Method, host: &str, path: &str) -> reqwest::RequestBuilder {
         let url = format!("http://127.0.0.1:{}{path}", self.port);
         self.client.request(method, url).header("host", host)
     }
 
-    /// Which backend answers a GET of `/`; what else came as the error.
+    /// Returns the backend that answers a GET of `/`. Any other outcome is the error.
     pub(crate) async fn ask(&self) -> Result<String, String> {
         self.ask_by(Method::GET).await
     }
 
-    /// The same by another method.
+    /// Does the same as [`Self::ask`], by another method.
     pub(crate) async fn ask_by(&self, method: Method) -> Result<String, String> {
         let response =
             self.request(method, "127.0.0.1", "/").send().await.map_err(|error| format!("{error:?}"))?;
@@ -111,43 +111,43 @@ impl Edge {
         .await;
     }
 
-    /// Where load goes.
+    /// Returns the URL for load.
     pub(crate) fn url(&self) -> Url {
         format!("http://127.0.0.1:{}/", self.port).parse().expect("it is a URL")
     }
 
-    /// GETs of `/`.
+    /// Starts load of GETs of `/`.
     pub(crate) fn load(&self, requests_per_second: u32) -> Load {
         Load::start(Options::get(self.url(), requests_per_second))
     }
 
-    /// What the default fleet should run.
+    /// Returns the snapshot of the default fleet.
     pub(crate) async fn snapshot(&self) -> Value {
         snapshot(&self.understudy).await
     }
 }
 
-/// What the default fleet should run.
+/// Returns the snapshot of the default fleet.
 pub(crate) async fn snapshot(understudy: &Understudy) -> Value {
     let (status, snapshot) = understudy.get("/snapshots/default").await;
     assert_eq!(status, 200, "{snapshot}");
     snapshot
 }
 
-/// What `understudy status` prints.
+/// Returns the output of `understudy status`.
 pub(crate) fn printed_status(control_plane: &Understudy) -> String {
     let output = understudy(&["status", "--admin", &control_plane.admin.to_string()]).output();
     String::from_utf8(output.expect("it runs").stdout).expect("it is text")
 }
 
-/// POSTs what must be accepted, and gives it as it was stored.
+/// Sends a POST that must be accepted, and returns the entity as it was stored.
 pub(crate) async fn create(understudy: &Understudy, path: &str, body: Value) -> Value {
     let (status, stored) = understudy.post(path, body.clone()).await;
     assert_eq!(status, 201, "POST {path} {body}: {stored}");
     stored
 }
 
-/// An upstream `checkout` of these targets, and all that makes `/` of any host go there.
+/// Creates an upstream `checkout` of these targets, and a service and a route from `/` of any host.
 pub(crate) async fn checkout(understudy: &Understudy, service: Value, targets: &[&Backend]) {
     create(understudy, "/upstreams", json!({"name": "checkout"})).await;
     for target in targets {
@@ -162,7 +162,8 @@ pub(crate) async fn checkout(understudy: &Understudy, service: Value, targets: &
     create(understudy, "/routes", json!({"name": "checkout", "service": "checkout"})).await;
 }
 
-/// Waits until the only node has taken all that it should run. Of clusters it says so when they are warm.
+/// Waits until the only node has taken everything that it should run. Envoy acknowledges clusters when they
+/// are warm.
 pub(crate) async fn all_acked(understudy: &Understudy, deadline: Duration) {
     eventually(deadline, "the Envoy has all", async || {
         let (_, fleet) = understudy.get("/fleet").await;
@@ -173,7 +174,7 @@ pub(crate) async fn all_acked(understudy: &Understudy, deadline: Duration) {
     .await;
 }
 
-/// Two primaries, A and B, and FAILOVER.
+/// Two primaries, A and B, and the standby FAILOVER.
 pub(crate) struct Cast {
     pub(crate) a: Backend,
     pub(crate) b: Backend,
@@ -185,7 +186,7 @@ impl Cast {
         Self::start_with(&[]).await
     }
 
-    /// With options for the backends.
+    /// Starts the backends with options.
     pub(crate) async fn start_with(more: &'static [&'static str]) -> Self {
         Self {
             a: Backend::start_with("A", more).await,
@@ -198,24 +199,25 @@ impl Cast {
         [&mut self.a, &mut self.b]
     }
 
-    /// A control plane that sends `/` to the primaries, and an Envoy. `service` has what the service should
-    /// not have by default.
+    /// Starts a control plane that sends `/` to the primaries, and an Envoy. `service` has the settings of
+    /// the service that differ from the default.
     pub(crate) async fn edge(&self, service: Value) -> Edge {
         self.edge_speaking(STATE_OF_THE_WORLD, service).await
     }
 
-    /// The same with an Envoy that asks in this variant.
+    /// Does the same as [`Self::edge`], with an Envoy that speaks this variant.
     pub(crate) async fn edge_speaking(&self, variant: Variant, service: Value) -> Edge {
         self.edge_serving(&[], variant, service).await
     }
 
-    /// The same with a control plane that brings changes to all Envoys at once.
+    /// Does the same as [`Self::edge_speaking`], with a control plane that brings changes to all Envoys at
+    /// once.
     pub(crate) async fn edge_without_canary(&self, variant: Variant) -> Edge {
         let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/envoy/without-canary.yaml");
         self.edge_serving(&[config], variant, json!({})).await
     }
 
-    /// The same with a control plane that has these files too.
+    /// Does the same as [`Self::edge`], with a control plane that has these files too.
     pub(crate) async fn edge_of_files(&self, files: &[&str]) -> Edge {
         self.edge_serving(files, STATE_OF_THE_WORLD, json!({})).await
     }
@@ -233,7 +235,7 @@ impl Cast {
     }
 }
 
-/// Ends the current window, waits until a new one has so many requests, and gives that with their answers.
+/// Ends the current window, waits until a new one has so many requests, and returns that with their answers.
 pub(crate) async fn window(load: &Load, requests: u64) -> Window {
     load.cut();
     eventually(PATIENCE, "the load goes on", async || match load.current().requests {

@@ -1,4 +1,4 @@
-//! What cannot start says why in one line, and ends with 1.
+//! Tests of failed starts: the reason is one line, and the exit code is 1.
 
 use std::fs;
 use std::net::TcpListener;
@@ -7,7 +7,8 @@ use std::process::Output;
 
 use crate::harness::{Process, Understudy, understudy};
 
-/// The exit code is 1, and the last line on stderr says all of this. Nothing says that it is ready.
+/// Checks that the exit code is 1, and that the last line on stderr contains all of these texts. Nothing
+/// reports readiness.
 fn failed(output: &Output, says: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -27,7 +28,7 @@ fn one_line(output: &Output) {
 fn serve(data: &Path, more: &[&str]) -> Output {
     let mut command = understudy(&["serve", "--log", "warn", "--data"]);
     command.arg(data);
-    // The ones in `more` come later and win.
+    // Options in `more` come later and win.
     for option in ["--xds", "--admin"].into_iter().filter(|option| !more.contains(option)) {
         command.args([option, "127.0.0.1:0"]);
     }
@@ -51,7 +52,7 @@ fn a_path_that_cannot_be_read_is_named() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("plain.yaml");
     fs::write(&file, "").expect("writes");
-    // Below a file nobody can read anything, not even root, whom permissions do not stop.
+    // A path below a file cannot be read, not even by root, whom permissions do not stop.
     for (path, why) in
         [(directory.path().join("missing"), "No such file"), (file.join("below"), "Not a directory")]
     {

@@ -1,4 +1,4 @@
-//! Clients that are led to the target that served them before.
+//! Tests of clients that stay at the target that served them before.
 
 use std::collections::BTreeSet;
 
@@ -27,14 +27,14 @@ async fn edge(cast: &Cast, sticky: Value) -> Edge {
     edge
 }
 
-/// What a client sends back, as it was told.
+/// Form in which a client sends back its target.
 #[derive(Clone, Copy)]
 enum Memory {
     Cookie,
     Header,
 }
 
-/// A client that remembers.
+/// Client that remembers its target.
 struct Client<'a> {
     edge: &'a Edge,
     memory: Memory,
@@ -42,7 +42,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Who served it. Every request must be answered well.
+    /// Returns the backend that served a request. Every request must be answered well.
     async fn ask(&mut self) -> String {
         let (sent, set) = match self.memory {
             Memory::Cookie => ("cookie", "set-cookie"),
@@ -61,7 +61,7 @@ impl Client<'_> {
         text("x-backend").expect("a backend answered")
     }
 
-    /// All that served it in 100 requests.
+    /// Returns the backends that served 100 requests.
     async fn served_by(&mut self) -> Vec<String> {
         let mut by = BTreeSet::new();
         for _ in 0..100 {

@@ -1,4 +1,5 @@
-//! TLS and mutual TLS to targets: what they are asked for, what they must prove, and failover between them.
+//! Tests of TLS and mutual TLS to targets: the requested name, the proof of identity, and failover between
+//! them.
 
 use serde_json::{Value, json};
 
@@ -6,7 +7,7 @@ use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Edge, comes_to_rest, create, faultless, window};
 use crate::tls::{Authority, Front};
 
-/// An Envoy in front of an upstream with this `tls` and these targets.
+/// Starts an Envoy in front of this upstream.
 async fn edge(upstream: Value) -> Edge {
     Edge::by_rest(async |understudy| {
         create(understudy, "/upstreams", upstream).await;
@@ -55,8 +56,8 @@ async fn each_target_is_asked_for_by_its_name_and_failover_costs_no_request() {
     assert_eq!(seen.strangers, 0);
 }
 
-/// A name is asked for and must be proven; an address is not asked for and must be proven all the same; and each
-/// stands beside a target in plain text.
+/// Tests the default identity. A name is requested and must be proven; an address is not requested and must
+/// be proven all the same. Each stands beside a target in plain text.
 #[tokio::test(flavor = "multi_thread")]
 async fn by_default_a_target_proves_the_name_or_the_address_by_which_it_was_named() {
     let authority = Authority::new("servers");
@@ -82,7 +83,8 @@ async fn by_default_a_target_proves_the_name_or_the_address_by_which_it_was_name
     assert_eq!(address.seen().names.keys().collect::<Vec<_>>(), [""]);
 }
 
-/// What checks need is said where Envoy cannot fetch it: authorities, certificates and names.
+/// Tests checks of standbys over TLS. Their authorities, certificates and names are sent inline, since Envoy
+/// cannot fetch them there.
 #[tokio::test(flavor = "multi_thread")]
 async fn standbys_without_traffic_are_checked_over_tls_too() {
     let (authority, clients) = (Authority::new("servers"), Authority::new("clients"));
@@ -127,7 +129,8 @@ async fn standbys_without_traffic_are_checked_over_tls_too() {
     .await;
 }
 
-/// With `auto` each target is spoken to as it likes best, and one stands in for another all the same.
+/// Tests `auto`: each target is spoken to in the protocol that it prefers, and one replaces another all the
+/// same.
 #[tokio::test(flavor = "multi_thread")]
 async fn targets_of_different_protocols_stand_in_for_each_other() {
     let authority = Authority::new("servers");
@@ -155,7 +158,7 @@ async fn targets_of_different_protocols_stand_in_for_each_other() {
     faultless(load).await;
 }
 
-/// Where a target proves something else, not one request gets to it.
+/// Tests a target with another identity: not one request gets to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_proves_something_else_gets_no_request() {
     let (authority, another) = (Authority::new("servers"), Authority::new("others"));

@@ -19,13 +19,13 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::harness::PATIENCE;
 
-/// Who signs certificates.
+/// Authority that signs certificates.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) pem: String,
 }
 
-/// A certificate and its key, in PEM.
+/// Certificate and its key, in PEM.
 #[derive(Clone)]
 pub(crate) struct Pair {
     pub(crate) chain: String,
@@ -42,17 +42,17 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A certificate for these names and addresses.
+    /// Issues a certificate for these names and addresses.
     pub(crate) fn issue(&self, names: &[&str]) -> Pair {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         self.signed(CertificateParams::new(names).expect("they are names"))
     }
 
-    /// The same, until so many seconds after 1970.
+    /// Issues a certificate for one name that expires this many seconds after 1970.
     #[allow(dead_code, reason = "the tests of the admin API use it")]
     pub(crate) fn issue_until(&self, name: &str, second: u64) -> Pair {
         let mut params = CertificateParams::new([name.to_owned()]).expect("it is a name");
-        // What it begins with unless told otherwise.
+        // Start of validity by default.
         const FIRST_OF_1975: u64 = 157_766_400;
         params.not_after = params.not_before + Duration::from_secs(second - FIRST_OF_1975);
         self.signed(params)
@@ -78,24 +78,24 @@ impl Pair {
         (vec![self.certificate()], key)
     }
 
-    /// The certificate itself, to compare.
+    /// Returns the certificate itself, to compare.
     pub(crate) fn certificate(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.chain.as_bytes()).expect("PEM")
     }
 }
 
-/// What the clients of a server asked for and showed.
+/// Requests and certificates of the clients of a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
-    /// Connections by the name that was asked for; empty for none.
+    /// Number of connections by the requested name; empty for none.
     pub(crate) names: BTreeMap<String, u64>,
-    /// Connections without a client certificate.
+    /// Number of connections without a client certificate.
     pub(crate) strangers: u64,
-    /// Connections by the protocol that was agreed on; empty for none.
+    /// Number of connections by the negotiated protocol; empty for none.
     pub(crate) protocols: BTreeMap<String, u64>,
 }
 
-/// Ends TLS in front of a backend, whose bytes it does not look at. Dropping it ends its connections too.
+/// Server that ends TLS in front of a backend, and passes the bytes on. Dropping it ends its connections too.
 pub(crate) struct Front {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
@@ -103,12 +103,12 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// With `clients`, clients must show a certificate of theirs.
+    /// Starts a front. With `clients`, clients must show a certificate of theirs.
     pub(crate) async fn start(backend: SocketAddr, pair: &Pair, clients: Option<&Authority>) -> Self {
         Self::speaking(&[], backend, pair, clients).await
     }
 
-    /// The same for a backend that speaks these protocols, the one it likes best first.
+    /// Does the same as [`Self::start`], for a backend that speaks these protocols, the preferred one first.
     pub(crate) async fn speaking(
         alpn: &[&str],
         backend: SocketAddr,
@@ -172,23 +172,23 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, backend: SocketAdd
     }
 }
 
-/// What came of one request on a connection of its own.
+/// Outcome of one request on a connection of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// The header `x-backend`.
+    /// Value of the header `x-backend`.
     pub(crate) served_by: String,
-    /// Of a server in TLS.
+    /// Certificate of the server; none without TLS.
     pub(crate) certificate: Option<CertificateDer<'static>>,
-    /// What was agreed on.
+    /// Negotiated protocol.
     pub(crate) alpn: Option<Vec<u8>>,
 }
 
-/// A client in TLS.
+/// Client in TLS.
 #[derive(Clone)]
 pub(crate) struct Client(Arc<ClientConfig>);
 
 impl Client {
-    /// Believes `authority`, and shows `pair` if it is asked.
+    /// Creates a client that trusts `authority`, and shows `pair` if it is asked.
     pub(crate) fn new(authority: &Authority, pair: Option<&Pair>, alpn: &[&str]) -> Self {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -199,12 +199,13 @@ impl Client {
             None => config.with_no_client_auth(),
         };
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        // A resumed session would show the certificate of another time.
+        // A resumed session would show the certificate of an earlier time.
         config.resumption = rustls::client::Resumption::disabled();
         Self(Arc::new(config))
     }
 
-    /// GETs `/` from who has this name, on a connection of its own. An IP address is not asked for.
+    /// Sends a GET of `/` to the server with this name, on a connection of its own. An IP address is not
+    /// requested as a name.
     pub(crate) async fn get(&self, port: u16, name: &str) -> Result<Answer, String> {
         let attempt = async {
             let server = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
@@ -227,7 +228,7 @@ impl Client {
     }
 }
 
-/// GETs `/` on a connection of its own, and says who answered.
+/// Sends a GET of `/` on a connection of its own, and returns the backend that answered.
 pub(crate) async fn get(port: u16) -> Result<String, String> {
     within(async { ask(&mut connect(port).await?, "127.0.0.1").await }).await
 }
@@ -286,7 +287,7 @@ impl Connections {
         Self { outcomes, going, stop }
     }
 
-    /// The answers so far.
+    /// Returns the outcomes so far.
     pub(crate) fn answered(&self) -> Vec<Result<String, String>> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -305,7 +306,7 @@ impl Connections {
         .await;
     }
 
-    /// Ends it, and gives how many there were and what failed.
+    /// Ends the connections, and returns their number and the errors.
     pub(crate) async fn stop(self) -> (usize, Vec<String>) {
         self.stop.send_replace(true);
         let all = self.going.await.expect("it goes on until it is stopped");

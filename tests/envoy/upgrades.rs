@@ -1,4 +1,4 @@
-//! WebSockets and gRPC over a failover.
+//! Tests of WebSockets and gRPC over a failover.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +19,7 @@ use crate::echo::{Server, head};
 use crate::harness::{PATIENCE, eventually};
 use crate::stage::{Edge, create};
 
-/// An Envoy in front of a primary and a standby that speak `protocol`. `/` goes to `service`.
+/// Starts an Envoy in front of a primary and a standby that speak `protocol`. `/` goes to `service`.
 async fn edge(protocol: &str, service: serde_json::Value, primary: &Server, standby: &Server) -> Edge {
     Edge::by_rest(async |understudy| {
         let targets = json!([
@@ -38,14 +38,14 @@ async fn edge(protocol: &str, service: serde_json::Value, primary: &Server, stan
     .await
 }
 
-/// A WebSocket as it is after the upgrade, and who took it.
+/// WebSocket after the upgrade, and the target that took it.
 struct WebSocket {
     stream: TcpStream,
     by: String,
 }
 
 impl WebSocket {
-    /// The head of what came instead is the error.
+    /// Opens a WebSocket. The head of any other response is the error.
     async fn open(edge: &Edge) -> Result<Self, String> {
         let told = |error: std::io::Error| error.to_string();
         let mut stream = TcpStream::connect(("127.0.0.1", edge.port)).await.map_err(told)?;
@@ -110,7 +110,7 @@ async fn a_service_may_refuse_websockets() {
     .await;
 }
 
-/// Answers calls with a status, or well if there is none, and counts them.
+/// Health service that answers calls with a status, or well if there is none, and counts them.
 struct Calls {
     count: Arc<AtomicU32>,
     status: Option<Code>,
@@ -133,7 +133,7 @@ impl Health for Calls {
     }
 }
 
-/// A gRPC server, and how many calls reached it.
+/// Starts a gRPC server, and returns it with the number of calls that reached it.
 async fn grpc(status: Option<Code>) -> (Server, Arc<AtomicU32>) {
     let count = Arc::new(AtomicU32::new(0));
     let calls = Calls { count: count.clone(), status };
@@ -158,7 +158,7 @@ async fn call(client: &mut HealthClient<Channel>) -> Result<(), Code> {
     answer.map(|_| ()).map_err(|status| status.code())
 }
 
-/// The answer has no message, only a status, and every call is a POST.
+/// Tests a named gRPC status. The answer has no message, only a status, and every call is a POST.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grpc_status_that_is_named_is_retried_on_the_standby() {
     let ((primary, tried), (standby, served)) = (grpc(Some(Code::Unavailable)).await, grpc(None).await);
@@ -172,12 +172,13 @@ async fn a_grpc_status_that_is_named_is_retried_on_the_standby() {
     let errors: Vec<_> = results.iter().filter(|result| result.is_err()).collect();
     assert_eq!(errors.len(), 0, "{errors:?}");
     assert_eq!(served.load(Ordering::Relaxed), 200);
-    // It is ejected by what it answered, as by a 503.
+    // The primary is ejected by this status, as by a 503.
     let tried = tried.load(Ordering::Relaxed);
     assert!((5..200).contains(&tried), "{tried} tries of the primary");
 }
 
-/// It may have done what it was asked to: only who knows can allow another try.
+/// Tests a gRPC status that is not named. The call may have had its effect: another try needs explicit
+/// permission.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grpc_status_that_is_not_named_is_the_client_s() {
     let ((primary, tried), (standby, served)) = (grpc(Some(Code::Internal)).await, grpc(None).await);

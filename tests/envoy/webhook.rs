@@ -1,4 +1,4 @@
-//! Receivers of events, as they have it: over HTTPS, signed, and again when they were not there.
+//! Tests of receivers of events: deliveries over HTTPS, signed, and repeated if the receiver was away.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,10 +11,10 @@ use crate::harness::{PATIENCE, Understudy, eventually, free_port, understudy};
 use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless};
 use crate::tls::{Authority, Front};
 
-/// What came, each body with its signature and what it was answered.
+/// Received requests: each body with its signature and the status of the response.
 type Heard = Arc<Mutex<Vec<(String, String, StatusCode)>>>;
 
-/// Answers the first event 503 and the others 200; a test is always answered 200.
+/// Answers the first event with 503 and the others with 200; a test event is always answered with 200.
 async fn hear(State(heard): State<Heard>, headers: HeaderMap, body: String) -> StatusCode {
     let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
     let is_test = body.contains("\"event\":\"test\"");
@@ -42,7 +42,7 @@ async fn a_failover_is_told_over_https_signed_and_again_until_it_is_heard() {
     let notify = format!("notify: [{{ url: \"{url}\", events: [failover], secret: s3cret }}]\n");
     std::fs::write(&config, notify).expect("the directory is ours");
     let config = config.to_str().expect("it is text");
-    // Where everybody's programs look for whom to trust.
+    // Variable by which most programs find their trusted certificates.
     let understudy_process = Understudy::serve_with(&[("SSL_CERT_FILE", &trusted)], &[config]).await;
 
     let mut cast = Cast::start().await;

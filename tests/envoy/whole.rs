@@ -1,4 +1,4 @@
-//! Answers that are cut or stall half-way, held until they are whole.
+//! Tests of whole responses: answers that are cut or stall half-way are held until they are whole.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use crate::harness::PATIENCE;
 use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, window};
 
-/// Two primaries and a standby whose answers are held, with tries short enough for a stall to be seen soon.
+/// Starts two primaries and a standby whose answers are held, with tries short enough that a stall is noticed
+/// soon.
 async fn holding(cast: &Cast, settings: Value) -> Edge {
     let edge = Edge::by_rest(async |understudy| {
         let service = json!({"try_timeout": "500ms"});
@@ -22,7 +23,8 @@ async fn holding(cast: &Cast, settings: Value) -> Edge {
     edge
 }
 
-/// All primaries answer like this, while their checks go on to succeed.
+/// Tests that all primaries answer in this mode, while their checks go on to succeed, without a failed
+/// request.
 async fn costs_no_request(settings: Value, modes: &[&str]) {
     for mode in modes {
         let mut cast = Cast::start().await;
@@ -53,7 +55,7 @@ async fn cut_chunked_answers_cost_no_request_where_they_are_held() {
     costs_no_request(json!({"whole_response": {"chunked": "hold"}}), &["cut chunked"]).await;
 }
 
-/// What has no body, or one that is too long to hold, passes.
+/// Tests that answers without a body, or with one that is too long to hold, pass.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_without_a_body_and_long_ones_pass() {
     for settings in [json!({"max": "4B"}), json!({"chunked": "hold"})] {

@@ -10,7 +10,7 @@ use understudy::config::{schema, tree};
 
 use crate::{entries, name, root};
 
-/// The documents of a config file; none when it cannot be read to its end.
+/// Returns the documents of a config file; none if it cannot be read to its end.
 fn documents(text: &str) -> Option<Vec<Value>> {
     let (roots, faults) = tree::yaml(text);
     faults.is_empty().then(|| roots.iter().map(|root| root.to_json()).collect())
@@ -20,7 +20,7 @@ fn validator() -> Validator {
     jsonschema::draft202012::new(&schema::schema()).unwrap()
 }
 
-/// What the schema has against a file.
+/// Returns the errors of the schema for a file.
 fn faults(validator: &Validator, file: &Path) -> Vec<String> {
     let Some(documents) = documents(&fs::read_to_string(file).unwrap()) else {
         return vec!["it is not YAML".to_owned()];
@@ -54,8 +54,8 @@ fn every_good_config_fits_the_schema() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Those whose fault is in what several places say together, in Envoy's own types, or in a text with a grammar of
-/// its own.
+/// Files whose fault is in the combination of several places, in Envoy's own types, or in a text with a
+/// grammar of its own.
 const BEYOND_A_SCHEMA: &[&str] = &[
     "headers.yaml",
     "lint-errors.yaml",
@@ -90,7 +90,7 @@ fn the_schema_is_what_the_command_prints_and_is_one() {
     jsonschema::meta::validate(&printed).unwrap();
 }
 
-/// Defaults and examples are values that the schema itself takes.
+/// Checks that defaults and examples are values that the schema itself accepts.
 #[test]
 fn every_default_and_example_fits_its_own_field() {
     let schema = schema::schema();

@@ -1,4 +1,4 @@
-//! A DNS server that says what it is told to, on loopback.
+//! DNS server on loopback with configurable records.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,12 +9,12 @@ use hickory_resolver::proto::rr::rdata::{A, AAAA, SRV};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 
-/// How long clients may keep an answer, in seconds.
+/// Time to live of every answer, in seconds.
 const TTL: u32 = 1;
 
-/// Ends with its value.
+/// Running DNS server. Dropping it ends it.
 pub struct Dns {
-    /// As `resolver.servers` has it.
+    /// Address, as in `resolver.servers`.
     pub address: SocketAddr,
     zone: Arc<Mutex<Zone>>,
     task: tokio::task::JoinHandle<()>,
@@ -40,7 +40,7 @@ impl Dns {
         change(&mut self.zone.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// From now on the name has these addresses; none: it does not exist.
+    /// Sets the addresses of a name; without any, the name does not exist.
     pub fn has(&self, name: &str, ips: &[IpAddr]) {
         let record = |ip: &IpAddr| match ip {
             IpAddr::V4(ip) => RData::A(A(*ip)),
@@ -49,7 +49,7 @@ impl Dns {
         self.change(|zone| drop(zone.records.insert(name.to_owned(), ips.iter().map(record).collect())));
     }
 
-    /// From now on the service has these records: priority, weight, port, host.
+    /// Sets the SRV records of a service: priority, weight, port, host.
     pub fn offers(&self, name: &str, records: &[(u16, u16, u16, &str)]) {
         let record = |(priority, weight, port, host): &(u16, u16, u16, &str)| {
             let host = Name::from_utf8(format!("{host}.")).expect("a name");
@@ -58,12 +58,12 @@ impl Dns {
         self.change(|zone| drop(zone.records.insert(name.to_owned(), records.iter().map(record).collect())));
     }
 
-    /// Whether it takes questions and says nothing.
+    /// Sets whether queries are left unanswered.
     pub fn mute(&self, is_mute: bool) {
         self.change(|zone| zone.is_mute = is_mute);
     }
 
-    /// How many questions came so far.
+    /// Returns the number of queries so far.
     pub fn asked(&self) -> u64 {
         self.zone.lock().unwrap_or_else(PoisonError::into_inner).asked
     }
@@ -82,7 +82,7 @@ async fn serve(socket: UdpSocket, zone: Arc<Mutex<Zone>>) {
         let answer = zone.lock().unwrap_or_else(PoisonError::into_inner).answer(&question);
         if let Some(answer) = answer {
             let bytes = answer.to_vec().expect("what was decoded can be encoded");
-            // Who asked may be gone.
+            // The client may be gone.
             let _ = socket.send_to(&bytes, client).await;
         }
     }

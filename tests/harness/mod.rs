@@ -1,7 +1,8 @@
-//! What the integration tests start: the real program, a real Envoy, real backends.
+//! Processes of the integration tests: the real program, a real Envoy, real backends.
 //!
-//! Each is a process of its own on ports of its own, ended when its value is dropped. What it printed is
-//! shown when the test fails. Nothing is skipped: what is missing fails with the line that repairs it.
+//! Each is a process of its own on ports of its own, ended when its value is dropped. Its output is printed
+//! if the test fails. Nothing is skipped: a missing tool fails the test with a message that says how to
+//! repair it.
 
 #![allow(dead_code, unreachable_pub, reason = "every test binary compiles all of this and uses a part")]
 
@@ -24,12 +25,12 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// How long anything that should take milliseconds may take before a test fails. Long, since machines that
-/// run tests are busy; only failing tests pay for it.
+/// Time limit for anything that should take milliseconds. Long, since machines that run tests are busy; only
+/// failing tests pay for it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Polls until `probe` gives a value. Its error says what was there instead, and the last one is shown when
-/// the deadline passes.
+/// Polls until `probe` returns a value. Its error describes what was there instead; the last one is printed
+/// when the deadline passes.
 pub async fn eventually<T>(
     deadline: Duration,
     what: &str,
@@ -46,12 +47,12 @@ pub async fn eventually<T>(
     }
 }
 
-/// A port that was free a moment ago, for what must be told its port beforehand, or returns to it after a
-/// restart.
+/// Returns a port that was free a moment ago, for a process that must get its port beforehand, or returns to
+/// it after a restart.
 ///
-/// Below those that systems give to clients: load makes thousands of connections, and one of them would
-/// sooner or later have taken the port in the meantime. Each is given once; test binaries that run side by
-/// side begin at different ones.
+/// Ports are below those that systems give to clients: load makes thousands of connections, and one of them
+/// would sooner or later have taken the port in the meantime. Each port is returned once; test binaries that
+/// run side by side begin at different ones.
 pub fn free_port() -> u16 {
     const RANGE: std::ops::Range<u32> = 11_000..32_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -65,31 +66,31 @@ pub fn free_port() -> u16 {
         .expect("loopback always has a free port")
 }
 
-/// A free port of loopback.
+/// Returns an address with a free port of loopback.
 fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], free_port()))
 }
 
-/// `understudy` with these arguments.
+/// Returns the command `understudy` with these arguments.
 pub fn understudy(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_understudy"));
     command.args(arguments);
     command
 }
 
-/// A child process whose output is kept.
+/// Child process whose output is kept.
 pub struct Process {
     name: String,
     child: Child,
     stdin: Option<ChildStdin>,
     log: Arc<Mutex<String>>,
-    /// The lines so far; closed with the process's stdout.
+    /// Lines of stdout so far; closed with the process's stdout.
     stdout: watch::Receiver<Vec<String>>,
     readers: Vec<thread::JoinHandle<()>>,
 }
 
 impl Process {
-    /// `name` is for the reader of a failure.
+    /// Starts a process. `name` appears in messages of failures.
     pub fn spawn(name: &str, command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
@@ -107,17 +108,18 @@ impl Process {
         Self { name: name.to_owned(), child, stdin, log, stdout, readers: vec![out, err] }
     }
 
-    /// All that it printed, stdout and stderr as they came.
+    /// Returns everything it printed, stdout and stderr in the order of arrival.
     pub fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many lines stdout has by now: where the next search may begin.
+    /// Returns the number of lines on stdout so far: the start of the next search.
     pub fn printed(&self) -> usize {
         self.stdout.borrow().len()
     }
 
-    /// The first line of stdout from line `from` on that begins with `prefix`, without the prefix.
+    /// Waits for the first line of stdout, from line `from` on, that begins with `prefix`, and returns it
+    /// without the prefix.
     pub async fn line(&self, from: usize, prefix: &str) -> String {
         let find = |lines: &Vec<String>| {
             lines.iter().skip(from).find_map(|line| line.strip_prefix(prefix)).map(str::to_owned)
@@ -143,13 +145,14 @@ impl Process {
         self.stdin = None;
     }
 
-    /// By its name without SIG, as `STOP`. The shell has `kill` built in, so no program can be missing.
+    /// Sends a signal by its name without SIG, such as `STOP`. The shell has `kill` built in, so no program
+    /// can be missing.
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{signal} {}", self.child.id())).status();
         assert!(sent.is_ok_and(|status| status.success()), "cannot send SIG{signal} to {}", self.name);
     }
 
-    /// SIGKILL. It is gone when this returns, and so are its sockets; its log is complete.
+    /// Sends SIGKILL and waits. The process and its sockets are gone when this returns; its log is complete.
     pub fn kill(&mut self) {
         let _ = self.child.kill(); // Fails only when it ended by itself.
         let _ = self.child.wait();
@@ -158,7 +161,7 @@ impl Process {
         }
     }
 
-    /// What it holds of memory now and held at most, in MiB.
+    /// Returns its resident memory now and at most so far, in MiB.
     pub fn memory(&self) -> (u64, u64) {
         let path = format!("/proc/{}/status", self.child.id());
         let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
@@ -170,7 +173,7 @@ impl Process {
         (value("VmRSS:"), value("VmHWM:"))
     }
 
-    /// How it ended, once it did.
+    /// Waits for its end, and returns the exit status.
     pub async fn ended(&mut self) -> ExitStatus {
         let what = format!("{} ends", self.name);
         eventually(PATIENCE, &what, async || {
@@ -191,7 +194,7 @@ impl Drop for Process {
     }
 }
 
-/// Reads to the end even when nobody looks, since a full pipe would stop the process.
+/// Reads to the end even if the lines are not used, since a full pipe would stop the process.
 fn drain(
     output: impl Read + Send + 'static,
     log: Arc<Mutex<String>>,
@@ -210,8 +213,8 @@ fn drain(
     })
 }
 
-/// A client that goes straight to what it is told. Not shared between tests: its connections belong to the
-/// runtime of the test that made them.
+/// Builds a client without a proxy. It is not shared between tests: its connections belong to the runtime of
+/// the test that made them.
 fn client() -> reqwest::Client {
     reqwest::Client::builder()
         .no_proxy()
@@ -220,14 +223,14 @@ fn client() -> reqwest::Client {
         .expect("without TLS there is nothing to load that could be missing")
 }
 
-/// `understudy serve` with a data directory of its own.
+/// Running `understudy serve` with a data directory of its own.
 pub struct Understudy {
     process: Process,
     arguments: Vec<String>,
     environment: Vec<(String, PathBuf)>,
-    /// Where Envoys connect to.
+    /// Address of the xDS server.
     pub xds: SocketAddr,
-    /// Where the REST API answers.
+    /// Address of the admin API.
     pub admin: SocketAddr,
     data: TempDir,
     client: reqwest::Client,
@@ -240,7 +243,7 @@ impl Understudy {
         Self::serve_with(&[], arguments).await
     }
 
-    /// The same with these variables, which name files.
+    /// Does the same as [`Self::serve`], with these environment variables, which name files.
     pub async fn serve_with(environment: &[(&str, &Path)], arguments: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("the temporary directory can be written");
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
@@ -272,12 +275,12 @@ impl Understudy {
         bound
     }
 
-    /// SIGKILL: what it owes must be on disk already.
+    /// Sends SIGKILL: everything acknowledged must be on disk already.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Killed if it still runs, and started again with the same data, arguments and ports.
+    /// Kills the process if it still runs, and starts it again with the same data, arguments and ports.
     pub async fn restart(&mut self) {
         self.process.kill();
         let Self { data, environment, arguments, .. } = &*self;
@@ -285,17 +288,17 @@ impl Understudy {
         Self::ready(&self.process).await;
     }
 
-    /// The process, to signal it or to wait for its end.
+    /// Returns the process, to signal it or to wait for its end.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// All that it printed since its (last) start.
+    /// Returns everything it printed since its last start.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// The directory that `--data` names.
+    /// Returns the directory that `--data` names.
     pub fn data(&self) -> &Path {
         self.data.path()
     }
@@ -330,13 +333,13 @@ impl Understudy {
         (status, value(response, path).await)
     }
 
-    /// For what the methods above cannot say: headers of the request or of the answer.
+    /// Starts a request with headers of its own, or whose response headers are needed.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("http://{}{path}", self.admin))
     }
 }
 
-/// Null for an empty body, a string for one that is not JSON.
+/// Reads a body: null if it is empty, a string if it is not JSON.
 async fn value(response: reqwest::Response, path: &str) -> Value {
     let text = response.text().await.unwrap_or_else(|error| panic!("the body of {path}: {error:?}"));
     match serde_json::from_str(&text) {
@@ -346,21 +349,21 @@ async fn value(response: reqwest::Response, path: &str) -> Value {
     }
 }
 
-/// Found or fetched once for all tests of a binary.
+/// Finds or fetches Envoy, once for all tests of a binary.
 fn envoy_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        // Past the capture of the test harness: a fetch takes seconds and should be seen.
+        // Bypasses the capture of the test harness: a fetch takes seconds and should be visible.
         let progress = |line: &str| drop(writeln!(std::io::stderr(), "{line}"));
         understudy::cli::offline::envoy::locate(&progress)
             .unwrap_or_else(|error| panic!("there is no Envoy: {:#}", anyhow::Error::from(error)))
     })
 }
 
-/// A real Envoy.
+/// Running Envoy.
 pub struct Envoy {
     process: Process,
-    /// Its own admin interface.
+    /// Address of its own admin interface.
     pub admin: SocketAddr,
     directory: TempDir,
     client: reqwest::Client,
@@ -368,7 +371,8 @@ pub struct Envoy {
 
 impl Envoy {
     /// Starts an Envoy with the bootstrap that `understudy bootstrap` prints, and waits until it is LIVE:
-    /// then it has its first listeners and clusters. `more` goes to `bootstrap`, as `--delta`.
+    /// then it has its first listeners and clusters. `more` is added to the arguments of `bootstrap`, such as
+    /// `--delta`.
     pub async fn start(understudy: &Understudy, node_id: &str, node_cluster: &str, more: &[&str]) -> Self {
         let xds = understudy.xds.to_string();
         let arguments = ["bootstrap", "--xds", &xds, "--node-id", node_id, "--node-cluster", node_cluster];
@@ -383,17 +387,17 @@ impl Envoy {
         envoy
     }
 
-    /// Starts an Envoy with any bootstrap (its admin address with port 0) without waiting for more than its
-    /// admin interface.
+    /// Starts an Envoy with any bootstrap (its admin address with port 0), and waits only for its admin
+    /// interface.
     pub async fn launch(name: &str, bootstrap: &str) -> Self {
         let directory = tempfile::tempdir().expect("the temporary directory can be written");
         let (config, address) = (directory.path().join("bootstrap.yaml"), directory.path().join("admin"));
         fs::write(&config, bootstrap).expect("the directory is ours");
         let mut command = Command::new(envoy_path());
         command.arg("-c").arg(&config).arg("--admin-address-path").arg(&address);
-        // Without hot restart it needs no shared memory, which it would leave behind at every end.
+        // Hot restart is off, so that Envoy needs no shared memory, which it would leave behind at every end.
         command.args(["--disable-hot-restart", "--concurrency", "1", "-l", "warning"]);
-        // So that what one Envoy can open another cannot.
+        // Relative paths that one Envoy can open must not work for another.
         command.current_dir(directory.path());
         let mut process = Process::spawn(&format!("envoy {name}"), &mut command);
         let admin = eventually(PATIENCE, "Envoy says where its admin interface is", async || {
@@ -407,12 +411,12 @@ impl Envoy {
         Self { process, admin, directory, client: client() }
     }
 
-    /// Where it runs: what it is told of relative paths is about files here.
+    /// Returns its working directory, to which relative paths in its config refer.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Returns once it is LIVE.
+    /// Waits until it is LIVE.
     pub async fn live(&self) {
         eventually(PATIENCE, "Envoy is LIVE", async || match self.admin("/ready").await {
             Value::String(state) if state.trim() == "LIVE" => Ok(()),
@@ -421,14 +425,15 @@ impl Envoy {
         .await;
     }
 
-    /// What its admin interface answers to GET, whatever the status.
+    /// Returns the response of its admin interface to GET, whatever the status.
     pub async fn admin(&self, path: &str) -> Value {
         let url = format!("http://{}{path}", self.admin);
         let response = self.client.get(url).send().await;
         value(response.unwrap_or_else(|error| panic!("Envoy's {path}: {error:?}")), path).await
     }
 
-    /// Counters and gauges whose name begins with `prefix`; one that is 0 and was never touched too.
+    /// Returns counters and gauges whose name begins with `prefix`, including those at 0 that were never
+    /// changed.
     pub async fn stats(&self, prefix: &str) -> BTreeMap<String, u64> {
         let Value::String(text) = self.admin("/stats").await else { panic!("Envoy's stats are text") };
         text.lines()
@@ -438,33 +443,33 @@ impl Envoy {
             .collect()
     }
 
-    /// Everything it was told, endpoints too.
+    /// Returns everything it was sent, endpoints included.
     pub async fn config_dump(&self) -> Value {
         self.admin("/config_dump?include_eds").await
     }
 
-    /// Every host with its priority and health.
+    /// Returns every host with its priority and health.
     pub async fn clusters(&self) -> Value {
         self.admin("/clusters?format=json").await
     }
 
-    /// All that it printed.
+    /// Returns everything it printed.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// The process, to signal it or to wait for its end.
+    /// Returns the process, to signal it or to wait for its end.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 }
 
-/// `understudy backend`: a target that fails as it is told.
+/// Running `understudy backend`: a target that fails on command.
 pub struct Backend {
     process: Process,
     name: String,
@@ -473,17 +478,17 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Starts one on a free port of loopback, and waits until it can be reached.
+    /// Starts a backend on a free port of loopback, and waits until it accepts connections.
     pub async fn start(name: &str) -> Self {
         Self::start_with(name, &[]).await
     }
 
-    /// The same with further options, as `--log-requests`.
+    /// Does the same as [`Self::start`], with further options, such as `--log-requests`.
     pub async fn start_with(name: &str, more: &'static [&'static str]) -> Self {
         Self::start_at(name, loopback(), more).await
     }
 
-    /// The same at an address of the test's choice.
+    /// Does the same as [`Self::start_with`], at a given address.
     pub async fn start_at(name: &str, address: SocketAddr, more: &'static [&'static str]) -> Self {
         let process = Self::spawn(name, address, more).await;
         Self { process, name: name.to_owned(), address, more }
@@ -497,32 +502,35 @@ impl Backend {
         process
     }
 
-    /// As a target is written: `127.0.0.1:41234`. It stays the same over a restart.
+    /// Returns its address in the form of a target: `127.0.0.1:41234`. It stays the same over a restart.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// For example `status 503`; `src/cli/backend.rs` has them all. Holds for all requests after this.
+    /// Sets the mode for all requests after this, for example `status 503`; `src/cli/backend.rs` lists all
+    /// modes.
     pub async fn mode(&mut self, mode: &str) {
         self.set(&format!("mode {mode}")).await;
     }
 
-    /// `ok`: checks of `/healthz` succeed whatever the mode. `same`: they fare like the rest.
+    /// Sets the answers to checks of `/healthz`. `ok`: they succeed whatever the mode. `same`: they are
+    /// answered like other requests.
     pub async fn health(&mut self, health: &str) {
         self.set(&format!("health {health}")).await;
     }
 
-    /// The requests so far by method; those for `/healthz` are under `/healthz`. A restart forgets them.
+    /// Returns the number of requests so far by method, those for `/healthz` under `/healthz`. A restart
+    /// resets it.
     pub async fn count(&mut self) -> BTreeMap<String, u64> {
         serde_json::from_str(&self.ask("count").await).expect("counts are a map of numbers")
     }
 
-    /// The GETs so far.
+    /// Returns the number of GETs so far.
     pub async fn gets(&mut self) -> u64 {
         self.count().await.get("GET").copied().unwrap_or_default()
     }
 
-    /// Connections so far and now: `accepted` and `open`.
+    /// Returns the numbers of connections so far and now: `accepted` and `open`.
     pub async fn connections(&mut self) -> BTreeMap<String, u64> {
         serde_json::from_str(&self.ask("connections").await).expect("counts are a map of numbers")
     }
@@ -532,40 +540,40 @@ impl Backend {
         assert_eq!(answer, "ok", "backend {}: {command}", self.name);
     }
 
-    /// Any command, and its answer.
+    /// Sends any command, and returns its answer.
     pub async fn ask(&mut self, command: &str) -> String {
         let before = self.process.printed();
         self.process.tell(command);
         self.process.line(before, "").await
     }
 
-    /// All that it printed since its (last) start.
+    /// Returns everything it printed since its last start.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// SIGKILL: connections are reset or closed, new ones refused.
+    /// Sends SIGKILL: connections are reset or closed, new ones refused.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Killed if it still runs, and started again on the same port, in mode `ok`.
+    /// Kills the backend if it still runs, and starts it again on the same port, in mode `ok`.
     pub async fn restart(&mut self) {
         self.process.kill();
         self.process = Self::spawn(&self.name, self.address, self.more).await;
     }
 
-    /// SIGSTOP: connections stay, new ones are accepted by the kernel, and nothing is answered.
+    /// Sends SIGSTOP: connections stay, the kernel accepts new ones, and nothing is answered.
     pub fn freeze(&self) {
         self.process.signal("STOP");
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn thaw(&self) {
         self.process.signal("CONT");
     }
 
-    /// The process, for what the methods above do not do.
+    /// Returns the process, for everything that the methods above do not do.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }

@@ -1,4 +1,5 @@
-//! A gRPC client that takes its config from us itself, without an Envoy in between ("proxyless"), by raw resources.
+//! Tests of a gRPC client that gets its config from understudy directly, without an Envoy in between
+//! ("proxyless"), by raw resources.
 //!
 //! The client is Python's `grpcio`: the C++ core of gRPC, whose xDS client shares no code with Envoy's.
 
@@ -15,13 +16,13 @@ use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Process, Understudy, eventually};
 
-/// The client and the two servers that it may call.
+/// Client, and the two servers that it may call.
 struct Client {
     process: Process,
     ports: BTreeMap<&'static str, u16>,
 }
 
-/// What came of the calls since it was asked last.
+/// Results of the calls since the last query.
 #[derive(Debug, Deserialize)]
 struct Told {
     counts: BTreeMap<String, u64>,
@@ -46,7 +47,7 @@ impl Client {
         serde_json::from_str(&self.process.line(from, "told ").await).unwrap()
     }
 
-    /// Waits until calls are answered by this server and by no other, and counts those that failed meanwhile.
+    /// Waits until this server alone answers calls, and returns the number of calls that failed meanwhile.
     async fn moves_to(&mut self, server: &str) -> u64 {
         let mut failed = 0;
         eventually(PATIENCE, &format!("{server} answers"), async || {
@@ -61,14 +62,14 @@ impl Client {
         failed
     }
 
-    /// Endpoints of `shop`: each server with its health, the first with the highest priority.
+    /// Returns the endpoints of `shop`: each server with its health, the first with the highest priority.
     fn endpoints(&self, servers: [(&str, &str); 2]) -> Value {
         let locality = |(priority, (name, health)): (usize, (&str, &str))| {
             let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": self.ports[name]}});
             json!({
                 "priority": priority,
                 "locality": {"zone": name},
-                // gRPC takes no notice of a locality without a weight.
+                // gRPC ignores a locality without a weight.
                 "load_balancing_weight": 1,
                 "lb_endpoints": [{"health_status": health, "endpoint": {"address": address}}],
             })
@@ -83,7 +84,7 @@ async fn put(understudy: &Understudy, resources: Value) {
     assert_eq!(status, 200, "{answer}");
 }
 
-/// All that leads to `shop` but its endpoints.
+/// Returns all resources of `shop` except its endpoints.
 fn way() -> Value {
     const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters";
     let router =
@@ -113,7 +114,7 @@ async fn a_grpc_client_without_a_proxy_resolves_a_name_and_follows_a_failover() 
     let mut client = Client::start(&understudy).await;
     let mut resources = way();
     resources["endpoints"] = client.endpoints([("first", "HEALTHY"), ("second", "HEALTHY")]);
-    // It asks from the start, for a name that is not there yet.
+    // The client asks from the start, for a name that does not exist yet.
     put(&understudy, resources).await;
     assert_eq!(client.moves_to("first").await, 0);
 

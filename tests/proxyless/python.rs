@@ -1,5 +1,5 @@
-//! The gRPC that the client in `client.py` runs on: the one of the Python named by `GRPC_PYTHON`, else a pinned
-//! release, fetched once into the user's cache directory, as `understudy envoy` does with Envoy.
+//! Python with gRPC for the client in `client.py`: the one named by `GRPC_PYTHON`, else a pinned release,
+//! fetched once into the user's cache directory, as `understudy envoy` does with Envoy.
 
 use std::env;
 use std::fs::{self, File};
@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 const VERSION: &str = "1.85.1";
 
-/// What the package index must deliver, for CPython 3.10 to 3.14 on Linux and macOS; anything else is refused by pip.
+/// Pinned packages for CPython 3.10 to 3.14 on Linux and macOS. Pip refuses anything else that the package
+/// index delivers.
 const REQUIREMENTS: &str = "\
 grpcio==1.85.1 \\
     --hash=sha256:1f04e51dc65c82af420f6cd177ea76132a78c14dc7adc3044f549b419bc70487 \\
@@ -30,11 +31,11 @@ typing_extensions==4.16.0 \\
     --hash=sha256:481caa481374e813c1b176ada14e97f1f67a4539ce9cfeb3f350d78d6370c2e8
 ";
 
-/// How to run Python so that it has gRPC.
+/// Returns a command that runs Python with gRPC.
 ///
 /// # Errors
 ///
-/// A line that says what to do.
+/// Fails with a line that says what to do.
 pub(crate) fn with_grpc() -> Result<Command, String> {
     if let Some(python) = env::var_os("GRPC_PYTHON").filter(|value| !value.is_empty()) {
         return Ok(Command::new(python));
@@ -51,7 +52,8 @@ pub(crate) fn with_grpc() -> Result<Command, String> {
     Ok(python)
 }
 
-/// What has its final name is whole, so finding it is enough.
+/// Returns the directory of the packages, fetching them if they are missing. A directory gets its final name
+/// only when it is complete, so finding it is enough.
 fn find_or_fetch() -> Result<PathBuf, String> {
     // The packages are built anew for every version of Python.
     let tag = "import sys; print('cp%d%d' % sys.version_info[:2])";
@@ -64,7 +66,7 @@ fn find_or_fetch() -> Result<PathBuf, String> {
     }
     let io = |error: std::io::Error| format!("cannot write {}: {error}", cache.display());
     fs::create_dir_all(&cache).map_err(io)?;
-    // Another process may be about the same. The lock goes with the process that holds it.
+    // Another process may be fetching too. The lock is released when the process that holds it ends.
     let lock = File::create(cache.join(format!("{name}.lock"))).map_err(io)?;
     lock.lock().map_err(io)?;
     if place.is_dir() {
@@ -81,7 +83,7 @@ fn find_or_fetch() -> Result<PathBuf, String> {
     Ok(place)
 }
 
-/// The packages, in a directory below `partial`.
+/// Fetches the packages into a directory below `partial`.
 fn fetch(partial: &Path) -> Result<PathBuf, String> {
     let (venv, packages) = (partial.join("venv"), partial.join("packages"));
     let requirements = partial.join("requirements.txt");

@@ -1,4 +1,5 @@
-//! What the load generator says is read by Envoy's own types, and what it reads was written by them.
+//! Tests of the wire format: Envoy's own types read the load generator's requests, and write the responses
+//! that it reads.
 
 #[path = "../wire.rs"]
 mod wire;
@@ -23,7 +24,7 @@ fn framed(message: &impl Message) -> Vec<u8> {
 
 fn cluster(name: &str, service: &str) -> Cluster {
     let eds = EdsClusterConfig { service_name: service.into(), ..Default::default() };
-    // What is large hides behind the name, and what is a number before it is skipped.
+    // The decoder must skip the large text and the number beside the fields that it reads.
     Cluster {
         name: name.into(),
         alt_stat_name: "x".repeat(300),
@@ -65,7 +66,7 @@ fn delta(names: &[&str]) -> discovery::DeltaDiscoveryResponse {
     }
 }
 
-/// Decodes with the bytes cut into chunks of each size, and insists that the cut does not matter.
+/// Decodes with the bytes cut into chunks of each size, and checks that the cut does not matter.
 fn decode(variant: Variant, look_into_all: bool, bytes: &[u8]) -> Vec<Response> {
     let decode = |size: usize| {
         let mut decoder = Decoder::new(variant, look_into_all);

@@ -1,4 +1,4 @@
-//! Where requests and connections are noted.
+//! Access logs of listeners.
 
 use envoy_types::pb::envoy::config::accesslog::v3 as envoy;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
@@ -10,7 +10,8 @@ use crate::build::compile::any;
 use crate::config::document::LogFormat;
 use crate::model::listener::Listener;
 
-/// Who served, and how often it was tried: what one wants to know after a failover.
+/// Fields of every log line, of requests and connections alike, with their Envoy format commands: the target
+/// that served and the reason of its failure, as needed after a failover.
 const OF_ALL: [(&str, &str); 10] = [
     ("time", "%START_TIME%"),
     ("duration_ms", "%DURATION%"),
@@ -37,7 +38,7 @@ const OF_REQUESTS: [(&str, &str); 10] = [
     ("user_agent", "%REQUEST_HEADER(USER-AGENT)%"),
 ];
 
-/// The log of a listener, if it has one.
+/// Returns the access log of a listener; empty if it has none.
 pub(crate) fn compile(listener: &Listener) -> Vec<envoy::AccessLog> {
     let log = |log: &crate::model::listener::AccessLog| {
         let format = match log.format {

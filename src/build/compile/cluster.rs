@@ -1,9 +1,10 @@
-//! An upstream as a cluster, or as several under an aggregate.
+//! Clusters of an upstream: one, or several under an aggregate.
 //!
-//! By EDS wherever it can be: a cluster must not change when a target does, since Envoy swaps a changed cluster
-//! as a whole and forgets what it knew of health and ejections. Health checks, ejections, the balancer, the
-//! protocol and TLS belong to the clusters that hold targets; what may be under way, and filters, to the one
-//! that a route names. The limits are on both, since Envoy asks now the one and now the other for its own.
+//! EDS is used wherever possible: a cluster must not change when a target does, since Envoy swaps a changed
+//! cluster as a whole and loses its state of health and ejections. Health checks, ejections, the load
+//! balancer, the protocol and TLS belong to the clusters that hold targets; filters belong to the cluster
+//! that a route names. The limits are set on both, since Envoy consults the circuit breakers of the one or of
+//! the other depending on the limit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,23 +33,25 @@ use crate::model::upstream::{Limits, Upstream, WholeResponse};
 
 const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// All that the clusters of an upstream depend on.
+/// Everything that the clusters of an upstream depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input {
     upstream: Shared<Upstream>,
-    /// The tier that serves first for now, where that is a matter of clusters.
+    /// Override of the tier that serves first; none if there is no override, or if the upstream has a single
+    /// cluster, whose endpoints carry the override.
     first: Option<First>,
 }
 
 impl Input {
-    /// What the clusters of this upstream depend on.
+    /// Collects what the clusters of `upstream` depend on.
     pub fn new(upstream: Shared<Upstream>, overrides: &OverridesByUpstream) -> Self {
         let first = pool::first(&upstream.0, overrides);
         Self { upstream, first }
     }
 }
 
-/// The clusters of an upstream: one that holds all its targets, or an aggregate and one for each tier.
+/// Compiles the clusters of an upstream: one that holds all its targets, or one for each tier and an
+/// aggregate.
 pub fn compile(input: &Input) -> Vec<Resource> {
     let upstream = &*input.upstream.0;
     let pools = pool::of(upstream).into_iter().map(|pool| holding(&pool, upstream));
@@ -58,15 +61,15 @@ pub fn compile(input: &Input) -> Vec<Resource> {
     pools.chain(over_tiers).collect()
 }
 
-/// A cluster with targets.
+/// Returns a cluster that holds targets.
 fn holding(pool: &Pool<'_>, upstream: &Upstream) -> Resource {
-    // Upstream filters are those of the cluster that a route names.
+    // Upstream filters are taken from the cluster that a route names: this one, unless there is an aggregate.
     let whole_response = upstream.whole_response.as_ref().filter(|_| !upstream.has_cluster_for_each_tier());
     let (transport_socket, transport_socket_matches) = tls::to_targets(upstream, pool.targets);
     let cluster = envoy::Cluster {
         name: pool.name.clone(),
         connect_timeout: Some(duration(upstream.connect_timeout)),
-        // Else a removed target keeps serving for as long as its health check passes.
+        // Removed targets would otherwise keep serving for as long as their health checks pass.
         ignore_health_on_host_removal: true,
         common_lb_config: Some(common_lb_config(upstream)),
         load_balancing_policy: Some(load_balancing_policy(upstream)),
@@ -80,7 +83,7 @@ fn holding(pool: &Pool<'_>, upstream: &Upstream) -> Resource {
         typed_extension_protocol_options: protocol_options(upstream, whole_response),
         transport_socket,
         transport_socket_matches,
-        // Requests are tried elsewhere; a connection to a frozen target would be stuck for ever.
+        // Requests are retried on another target; a TCP connection to a frozen target would hang forever.
         close_connections_on_host_health_failure: upstream.protocol == UpstreamProtocol::Tcp,
         ..Default::default()
     };
@@ -101,16 +104,18 @@ fn by_eds(cluster: envoy::Cluster) -> Resource {
     resource
 }
 
-/// Answers are used for as long as their TTL says. When the server fails or is mute Envoy keeps the last one; an
-/// answer without addresses empties the tier, so that the next one serves.
+/// Completes a cluster whose host names Envoy resolves itself.
+///
+/// DNS answers are used until their TTL ends. If the DNS server fails or does not respond, Envoy keeps the
+/// last answer. An answer without addresses empties the tier, so that the next tier serves.
 fn by_dns(cluster: envoy::Cluster, pool: &Pool<'_>, upstream: &Upstream) -> Resource {
     let every = Some(duration(std::time::Duration::from_secs(1)));
     let dns = DnsCluster {
-        // Of answers whose TTL is 0.
+        // Refresh rate of answers whose TTL is 0.
         dns_refresh_rate: every,
         dns_failure_refresh_rate: Some(RefreshRate { base_interval: every, max_interval: every }),
         respect_dns_ttl: true,
-        // A and AAAA records both are targets, as they are when we look them up.
+        // A and AAAA records both become targets, as they do when the control plane resolves names.
         dns_lookup_family: DnsLookupFamily::All.into(),
         ..Default::default()
     };
@@ -122,8 +127,8 @@ fn by_dns(cluster: envoy::Cluster, pool: &Pool<'_>, upstream: &Upstream) -> Reso
     Resource::new(&cluster.name, &cluster)
 }
 
-/// These clusters one after the other, as a cluster with the settings of `first` where only the aggregate's own count:
-/// how much may be under way, what is tried when all are down, and filters.
+/// Returns an aggregate cluster over `pools`, in this order. Settings that Envoy takes from the aggregate
+/// itself, which are the limits, the panic threshold and the filters, are those of `first`.
 pub(super) fn aggregate(name: &str, pools: &[Pool<'_>], first: &Upstream) -> Resource {
     let clusters: Vec<String> = pools.iter().map(|pool| pool.name.clone()).collect();
     let cluster = envoy::Cluster {
@@ -157,20 +162,22 @@ fn cluster_type<M: prost::Message + prost::Name>(name: &str, config: &M) -> clus
 
 fn common_lb_config(upstream: &Upstream) -> cluster::CommonLbConfig {
     let panic = match upstream.failover.when_all_down {
-        // Any value above 0 acts alike: with standby's factor a tier is either fully available or not at all.
+        // Any value above 0 has the same effect: with the factor of standby mode a tier is either fully
+        // available or not at all.
         WhenAllDown::TryAll => 1.0,
         WhenAllDown::Fail => 0.0,
     };
     cluster::CommonLbConfig {
         healthy_panic_threshold: Some(Percent { value: panic }),
-        // Envoy's default of 1 s holds back the news that the last primary has died.
+        // Envoy's default of 1 s delays the update that the last primary has died.
         update_merge_window: Some(duration(std::time::Duration::ZERO)),
         override_host_status: upstream.sticky.is_some().then(sessions_finish_on_draining_targets),
         ..Default::default()
     }
 }
 
-/// The states in which a target keeps the clients that are led to it. Envoy's default leaves out draining ones.
+/// Returns the health states in which a target keeps its sticky clients. Envoy's default excludes draining
+/// targets.
 fn sessions_finish_on_draining_targets() -> core::HealthStatusSet {
     use core::HealthStatus::{Degraded, Draining, Healthy, Unknown};
     core::HealthStatusSet { statuses: [Unknown, Healthy, Degraded, Draining].map(i32::from).to_vec() }
@@ -195,7 +202,8 @@ fn load_balancing_policy(upstream: &Upstream) -> envoy::LoadBalancingPolicy {
             ("least_request", any(&policy))
         }
         LoadBalancer::Random => ("random", any(&policies::random::v3::Random::default())),
-        // Envoy's own random knows no weights; a table that is asked with a random number does.
+        // Envoy's random balancer ignores weights. Maglev without a hash policy picks from its table by a
+        // random number, and the table respects weights.
         LoadBalancer::WeightedRandom | LoadBalancer::Maglev => {
             ("maglev", any(&policies::maglev::v3::Maglev::default()))
         }
@@ -218,7 +226,7 @@ fn circuit_breakers(limits: &Limits) -> envoy::CircuitBreakers {
         max_connections: Some(uint32(limits.connections)),
         max_pending_requests: Some(uint32(limits.pending_requests)),
         max_requests: Some(uint32(limits.requests)),
-        // Envoy's default of 3 at a time fails requests in the very moment that retries are for.
+        // Envoy's default of 3 concurrent retries fails requests at the very moment when retries are needed.
         max_retries: retry_budget.is_none().then(|| uint32(limits.retries)),
         retry_budget,
         ..Default::default()
@@ -226,7 +234,7 @@ fn circuit_breakers(limits: &Limits) -> envoy::CircuitBreakers {
     envoy::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
 }
 
-/// None where there are no requests.
+/// Returns the HTTP protocol options of a cluster that holds targets; empty for TCP.
 fn protocol_options(
     upstream: &Upstream,
     whole_response: Option<&WholeResponse>,
@@ -246,7 +254,8 @@ fn protocol_options(
     [(HTTP_PROTOCOL_OPTIONS.to_owned(), any(&options))].into()
 }
 
-/// The options of an aggregate, which asks its members for the protocol and takes filters from its own.
+/// Returns the options of an aggregate, which has filters of its own. The protocol must be set but is not
+/// used: Envoy takes it from the member clusters.
 fn filters_alone(whole_response: &WholeResponse) -> HashMap<String, wrappers::Any> {
     let options = http::HttpProtocolOptions {
         upstream_protocol_options: protocol(UpstreamProtocol::Http1),

@@ -1,4 +1,4 @@
-//! Connections as they are: to the targets of an upstream, whatever is in them.
+//! TCP proxying: connections are forwarded to the targets of an upstream, whatever they carry.
 
 use envoy_types::pb::envoy::config::core::v3::BackoffStrategy;
 use envoy_types::pb::envoy::config::listener::v3 as envoy;
@@ -22,11 +22,12 @@ use crate::model::route::HostMatch;
 use crate::model::service::hash::HashBy;
 use crate::model::service::{Retries, Service};
 
-/// How often a connection is tried when nothing is said. Each try of a target that refuses costs next to nothing,
-/// and five in a row get it ejected: so many get past two dead primaries before that was noticed.
+/// Default number of attempts to connect. An attempt at a target that refuses costs next to nothing, and five
+/// failures in a row get the target ejected: 11 attempts get past two dead primaries that are not ejected
+/// yet.
 const ATTEMPTS: u32 = 11;
 
-/// The chain for all connections of a listener.
+/// Returns the filter chain for all connections of a TCP listener.
 pub(crate) fn to_service(listener: &Listener, service: &Service) -> envoy::FilterChain {
     envoy::FilterChain {
         filters: vec![tcp_proxy(listener, to(service), &service.hash_by, service.policy.retries.as_ref())],
@@ -34,17 +35,18 @@ pub(crate) fn to_service(listener: &Listener, service: &Service) -> envoy::Filte
     }
 }
 
-/// The chain for those connections that ask for the names of a route.
+/// Returns the filter chain for connections whose SNI matches a host of a passthrough route.
 pub(crate) fn by_sni(listener: &Listener, route: &Passthrough) -> envoy::FilterChain {
     let any_name = route.hosts.contains(&HostMatch::Any);
     let names = route.hosts.iter().map(ToString::to_string).filter(|_| !any_name).collect();
     envoy::FilterChain { name: route.name.to_string(), ..of_tls(names, to_service(listener, &route.service)) }
 }
 
-/// The chain for those connections that ask for an upstream.
+/// Returns the filter chain of a failover gateway for connections whose SNI is the name of an upstream.
 ///
-/// There is one for each upstream, in place of one that takes the SNI for the name of a cluster: a stranger could
-/// ask for any cluster then, and the control plane is one. Chains come and go without the others.
+/// There is one chain for each upstream instead of one chain that uses the SNI as the name of a cluster: with
+/// that a client could reach any cluster, including that of the control plane. Envoy adds and removes a chain
+/// without touching the others.
 pub(crate) fn to_upstream(
     listener: &Listener,
     upstream: &Name,
@@ -72,7 +74,7 @@ fn of_tls(server_names: Vec<String>, chain: envoy::FilterChain) -> envoy::Filter
     envoy::FilterChain { filter_chain_match: Some(filter_chain_match), ..chain }
 }
 
-/// Reads the name that a client asks for.
+/// Returns the listener filter that reads the SNI of a connection.
 pub(crate) fn tls_inspector() -> envoy::ListenerFilter {
     envoy::ListenerFilter {
         name: "envoy.filters.listener.tls_inspector".to_owned(),
@@ -81,7 +83,7 @@ pub(crate) fn tls_inspector() -> envoy::ListenerFilter {
     }
 }
 
-/// The clusters of a service, by weight where there are several.
+/// Returns the cluster of a service, or its clusters with weights if there are several.
 fn to(service: &Service) -> ClusterSpecifier {
     let mut orders = orders(service);
     if orders.len() == 1 {
@@ -105,7 +107,7 @@ fn tcp_proxy(
         None => 1,
         Some(retries) => retries.attempts.map_or(ATTEMPTS, |attempts| attempts.saturating_add(1)),
     };
-    // Of a connection nothing else is known.
+    // The source address is the only thing known of a TCP connection that can be hashed.
     let by_source_ip =
         || HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp::default())) };
     let proxy = tcp::TcpProxy {

@@ -1,7 +1,7 @@
-//! The targets of an upstream as load assignments.
+//! Load assignments: the targets of an upstream as Envoy endpoints.
 //!
-//! There is one for every cluster with targets, an empty one too: a cluster whose assignment never comes holds up all
-//! that come with it.
+//! Every EDS cluster has an assignment, also if it is empty: a cluster whose assignment never arrives holds
+//! up all resources that are sent with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -23,24 +23,25 @@ use crate::model::overrides::{self, EndpointOverrides, First, State};
 use crate::model::target::{Host, MAX_PRIORITY, Target};
 use crate::model::upstream::Upstream;
 
-/// A tier with one usable target is as available as a full one, however many it has: Envoy multiplies the
-/// share of usable targets by this percentage, in 64 bits, and the constant is the largest that it takes.
+/// Overprovisioning factor by which a tier with one usable target is as available as a full one, whatever its
+/// size. Envoy multiplies the share of usable targets by this percentage, in 64 bits; this is the largest
+/// value that it accepts.
 const NEVER_SPILL: u32 = u32::MAX;
 
-/// All that the load assignments of an upstream depend on.
+/// Everything that the load assignments of an upstream depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input {
     upstream: Shared<Upstream>,
-    /// Of the names among its targets and of no others.
+    /// Addresses of the host names among the targets, and of no others.
     addresses: Addresses,
-    /// How they differ for now from what is declared.
+    /// Override of the declared states and tiers; none if there is none.
     endpoint_overrides: Option<Shared<EndpointOverrides>>,
-    /// Where the Envoy is, if that counts and is known.
+    /// Locality of the Envoy; none if it is unknown or distance does not count.
     from: Option<Locality>,
 }
 
 impl Input {
-    /// What the load assignments of this upstream depend on.
+    /// Collects what the load assignments of `upstream` depend on, for an Envoy whose locality is unknown.
     pub fn new(
         upstream: Shared<Upstream>,
         addresses: &Addresses,
@@ -55,17 +56,17 @@ impl Input {
         self.endpoint_overrides.as_ref().map_or(&NONE, |endpoint_overrides| &endpoint_overrides.0)
     }
 
-    /// The same for an Envoy at this place; none where that makes no difference.
+    /// Returns this input for an Envoy at `place`; none if distance does not count.
     pub fn from(&self, place: &Locality) -> Option<Self> {
         let counts = self.upstream.0.failover.locality;
         counts.then(|| Self { from: Some(place.clone()), ..self.clone() })
     }
 }
 
-/// The load assignments of an upstream, one for each of its clusters that gets its targets by EDS.
+/// Compiles the load assignments of an upstream, one for each of its EDS clusters.
 pub fn compile(input: &Input) -> Vec<Resource> {
     let upstream = &*input.upstream.0;
-    // Two names may resolve to one address: as Envoy would, it is kept once, in the first tier.
+    // Two names may resolve to one address. It is kept once, in the first tier, as Envoy itself would do.
     let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
     let pools = pool::of(upstream).into_iter().filter(|pool| pool.discovery == Discovery::Eds);
     pools
@@ -73,7 +74,7 @@ pub fn compile(input: &Input) -> Vec<Resource> {
         .collect()
 }
 
-/// The load assignment of a cluster whose host names Envoy looks up itself.
+/// Returns the load assignment of a cluster whose host names Envoy resolves itself.
 pub(super) fn by_name(pool: &Pool<'_>, upstream: &Upstream) -> envoy::ClusterLoadAssignment {
     let members = pool.targets.iter().map(|target| Member {
         tier: (target.tier, Distance::Elsewhere, 0),
@@ -86,22 +87,24 @@ pub(super) fn by_name(pool: &Pool<'_>, upstream: &Upstream) -> envoy::ClusterLoa
     assignment(pool, upstream, members.collect())
 }
 
-/// What decides on the tier: what was declared, then the distance to the Envoy, then what DNS says of a service.
+/// Sort key of tiers: the declared tier, then the distance to the Envoy, then the priority of a DNS SRV
+/// record.
 type Tier = (u32, Distance, u16);
 
-/// One endpoint in the making.
+/// Endpoint before it is encoded.
 struct Member<'a> {
     tier: Tier,
     target: &'a Target,
-    /// What it is called.
+    /// Host as declared, or as the SRV record names it.
     host: Host,
     address: core::Address,
     weight: u32,
-    /// What is said of it; unknown leaves that to its checks.
+    /// Health status that is set from outside; unknown leaves the status to the health checks.
     health: core::HealthStatus,
 }
 
-/// Those of a pool whose address was not seen before: by tier, then as declared.
+/// Returns the endpoints of a pool whose address is not in `seen` yet, by tier, then as declared. Adds the
+/// addresses to `seen`.
 fn members<'a>(pool: &Pool<'a>, input: &Input, seen: &mut BTreeSet<SocketAddr>) -> Vec<Member<'a>> {
     let distance = |target: &Target| input.upstream.0.distance(input.from.as_ref(), &target.locality);
     let targets = pool.targets.iter().map(|target| (distance(target), target));
@@ -110,7 +113,7 @@ fn members<'a>(pool: &Pool<'a>, input: &Input, seen: &mut BTreeSet<SocketAddr>) 
     let mut places: Vec<_> = targets
         .flat_map(|(distance, target)| {
             let places = input.addresses.places(&target.address).into_iter();
-            // Where each tier has a cluster of its own, their order is that of the aggregate.
+            // The aggregate orders the tiers if each has a cluster of its own.
             let tier = match input.upstream.0.has_cluster_for_each_tier() {
                 true => target.tier,
                 false => endpoint_overrides.rank(target.tier),
@@ -131,7 +134,8 @@ fn members<'a>(pool: &Pool<'a>, input: &Input, seen: &mut BTreeSet<SocketAddr>) 
     shared(members.collect(), endpoint_overrides)
 }
 
-/// What is said of a target's health in place of waiting for what its checks say.
+/// Returns the health status that an override sets for a target, regardless of its health checks; unknown
+/// without an override.
 fn health_status(
     upstream: &Upstream,
     endpoint_overrides: &EndpointOverrides,
@@ -145,17 +149,19 @@ fn health_status(
     }
 }
 
-/// Whether degraded targets get no request until all others failed, and then those that are tried again.
+/// Returns true if marking a target degraded keeps requests away from it until all other targets have failed,
+/// and then lets it serve.
 ///
-/// The tables of hash balancers leave them out for good. Connections of TCP stay with them, and so do clients that are led
-/// to the target that served them before.
+/// The tables of hash balancers exclude degraded targets permanently. TCP connections and sticky clients stay
+/// with a degraded target.
 fn can_stand_by(upstream: &Upstream) -> bool {
     !upstream.load_balancer.is_by_hash()
         && upstream.protocol != UpstreamProtocol::Tcp
         && upstream.sticky.is_none()
 }
 
-/// Gives tiers that serve together the shares that they should have, whatever the weights of their targets.
+/// Scales the weights of two tiers that serve together so that each gets its percentage of the requests,
+/// whatever the declared weights of their targets.
 fn shared<'a>(mut members: Vec<Member<'a>>, endpoint_overrides: &EndpointOverrides) -> Vec<Member<'a>> {
     let Some(First { tier: first, home }) = endpoint_overrides.first.filter(|first| first.home > 0) else {
         return members;
@@ -184,7 +190,8 @@ fn assignment(
     }
 }
 
-/// The percentage by which Envoy overrates the usable targets of a tier before it looks at the next one.
+/// Returns the percentage by which Envoy multiplies the share of usable targets of a tier before it sends
+/// requests to the next tier.
 pub fn overprovisioning_factor(upstream: &Upstream) -> u32 {
     match upstream.failover.mode {
         FailoverMode::Standby => NEVER_SPILL,
@@ -192,8 +199,8 @@ pub fn overprovisioning_factor(upstream: &Upstream) -> u32 {
     }
 }
 
-/// Tiers whose names did not resolve are left out: the priorities that Envoy gets have no gaps. What is beyond the
-/// last that it takes shares that one.
+/// Groups endpoints by priority and locality. Tiers whose names did not resolve are skipped, so that the
+/// priorities have no gaps. Tiers beyond Envoy's last priority are merged into that one.
 fn localities(upstream: &Upstream, members: Vec<Member<'_>>) -> Vec<envoy::LocalityLbEndpoints> {
     let tiers: BTreeSet<Tier> = members.iter().map(|member| member.tier).collect();
     let priorities: BTreeMap<Tier, u32> =
@@ -219,13 +226,13 @@ fn localities(upstream: &Upstream, members: Vec<Member<'_>>) -> Vec<envoy::Local
 }
 
 fn endpoint(upstream: &Upstream, member: Member<'_>) -> envoy::LbEndpoint {
-    // As in a URL, where an IPv6 address stands in brackets.
+    // An IPv6 address is written in brackets, as in a URL.
     let host = match &member.host {
         Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
         host => host.to_string(),
     };
     let hostname = match &member.host {
-        // Envoy leaves the client's host to targets without one.
+        // Envoy keeps the client's host header for an endpoint without a host name.
         Host::Ip(_) if !upstream.by_name => String::new(),
         _ => host.clone(),
     };
@@ -243,7 +250,7 @@ fn endpoint(upstream: &Upstream, member: Member<'_>) -> envoy::LbEndpoint {
     }
 }
 
-/// An address as Envoy writes it.
+/// Encodes a socket address as an Envoy address.
 pub(crate) fn socket_address(socket: SocketAddr) -> core::Address {
     address(&socket.ip().to_string(), socket.port())
 }

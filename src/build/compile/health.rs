@@ -1,7 +1,7 @@
-//! Active and passive detection as Envoy's health checks and outlier detection.
+//! Active health checks and outlier detection.
 //!
-//! Thresholds count as written: Envoy by itself takes the first status that it does not expect for the end of a
-//! target.
+//! Thresholds apply as declared. Envoy by itself marks a target unhealthy at the first unexpected status,
+//! without regard to the threshold.
 
 use std::time::Duration;
 
@@ -17,16 +17,19 @@ use crate::config::document::UpstreamProtocol;
 use crate::model::health::{HealthCheck, OutlierDetection, Probe, TargetCheck};
 use crate::model::upstream::Upstream;
 
-/// How much of an answer is looked through for what must be in it; Envoy's default is 1 KiB.
+/// Number of bytes of a health check response that are searched for the expected body; Envoy's default is 1
+/// KiB.
 const ANSWER: u64 = 64 << 10;
 
-/// How soon after a check that failed the next one is that could be the last, where nothing but checks sees a target
-/// that is frozen: connections are made, and no request tells that nobody answers.
+/// Interval between a failed check and the next one while the threshold is not reached yet. It applies to TCP
+/// upstreams, where only checks detect a frozen target: the kernel still accepts connections, and there is no
+/// request whose missing response would count.
 const SECOND_LOOK: Duration = Duration::from_millis(10);
 
-/// The health check of a cluster.
+/// Compiles the health check of a cluster.
 ///
-/// Its port is not here but on each endpoint: what Envoy's API has for it in a cluster is not implemented.
+/// The port is set on each endpoint instead: Envoy does not implement the corresponding field of a cluster's
+/// health check.
 pub(crate) fn health_check(check: &HealthCheck, upstream: &Upstream) -> core::HealthCheck {
     core::HealthCheck {
         timeout: Some(duration(check.timeout)),
@@ -60,7 +63,8 @@ fn health_checker(probe: &Probe, protocol: UpstreamProtocol) -> check::HealthChe
                 method: core::RequestMethod::from_str_name(method).unwrap_or_default().into(),
                 request_headers_to_add: headers.iter().map(|(key, value)| header(key, value)).collect(),
                 expected_statuses: expected.iter().map(|(first, last)| statuses(*first, *last)).collect(),
-                // An unexpected status counts towards the threshold in place of being the end at once.
+                // An unexpected status counts towards the threshold instead of marking the target unhealthy
+                // at once.
                 retriable_statuses: vec![statuses(100, 599)],
                 receive: body.as_deref().map(payload).into_iter().collect(),
                 response_buffer_size: body.is_some().then_some(UInt64Value { value: ANSWER }),
@@ -83,7 +87,8 @@ fn codec(protocol: UpstreamProtocol) -> CodecClientType {
     }
 }
 
-/// In TLS it must be asked for: the connections of checks are made without what requests agree on.
+/// Returns true if the probe speaks HTTP/2. With TLS, its ALPN must be set in the health check: Envoy does
+/// not use the ALPN of requests for the connections of health checks.
 fn speaks_http2(probe: &Probe, protocol: UpstreamProtocol) -> bool {
     match probe {
         Probe::Grpc { .. } => true,
@@ -109,14 +114,15 @@ fn header(key: &str, value: &str) -> core::HeaderValueOption {
     }
 }
 
-/// Envoy's ranges do not contain their end.
+/// Converts an inclusive range of statuses; the end of an Envoy range is exclusive.
 fn statuses(first: u16, last: u16) -> Int64Range {
     Int64Range { start: first.into(), end: i64::from(last) + 1 }
 }
 
-/// How one endpoint is checked, where that is not as the cluster says. `host` is the target's own.
+/// Returns the health check settings of one endpoint that differ from those of the cluster; none if nothing
+/// does. `host` is the target's own host.
 ///
-/// Envoy's checks say the cluster's name to the target unless told otherwise; no server knows that one.
+/// By default Envoy sends the cluster's name as the host of a check, which no server knows.
 pub(crate) fn endpoint_check(
     upstream: &Upstream,
     target: &TargetCheck,
@@ -137,24 +143,24 @@ pub(crate) fn endpoint_check(
     (config != HealthCheckConfig::default()).then_some(config)
 }
 
-/// The outlier detection of a cluster.
+/// Compiles the outlier detection of a cluster.
 pub(crate) fn outlier_detection(detection: &OutlierDetection) -> envoy::OutlierDetection {
     let (rate, failures) = (detection.success_rate.as_ref(), detection.failure_percentage.as_ref());
     let split = detection.split_external_local_origin_errors;
     envoy::OutlierDetection {
         consecutive_5xx: Some(uint32(detection.consecutive_5xx)),
         consecutive_gateway_failure: Some(uint32(detection.consecutive_gateway_failure)),
-        // Envoy counts gateway failures and by default does nothing about them.
+        // Envoy counts gateway failures but by default does not eject because of them.
         enforcing_consecutive_gateway_failure: Some(uint32(100)),
         split_external_local_origin_errors: split,
         consecutive_local_origin_failure: Some(uint32(detection.consecutive_local_origin_failure)),
-        // On by default in Envoy, for clusters of five and more hosts; here it must be asked for.
+        // Envoy enables this by default for clusters of five and more hosts; here it is off unless declared.
         enforcing_success_rate: enforced(rate.is_some()),
         enforcing_local_origin_success_rate: enforced(rate.is_some() && split),
         success_rate_minimum_hosts: rate.map(|rate| uint32(rate.minimum_hosts)),
         success_rate_request_volume: rate.map(|rate| uint32(rate.request_volume)),
         success_rate_stdev_factor: rate.map(|rate| uint32(rate.stdev_factor)),
-        // Off by default in Envoy, also where a threshold is set.
+        // Envoy disables this by default, even if a threshold is set.
         enforcing_failure_percentage: failures.and(enforced(true)),
         enforcing_failure_percentage_local_origin: failures.and(enforced(split)),
         failure_percentage_threshold: failures.map(|failures| uint32(failures.threshold)),
@@ -164,7 +170,8 @@ pub(crate) fn outlier_detection(detection: &OutlierDetection) -> envoy::OutlierD
         base_ejection_time: Some(duration(detection.base_ejection_time)),
         max_ejection_time: Some(duration(detection.max_ejection_time)),
         max_ejection_percent: Some(uint32(detection.max_ejection_percent)),
-        // Else a target whose checks pass while it answers 503 comes back at every check.
+        // Envoy's default returns an ejected target at the next passed check, even if it answers requests
+        // with 503.
         successful_active_health_check_uneject_host: Some(BoolValue {
             value: detection.health_check_returns_ejected,
         }),
@@ -172,7 +179,7 @@ pub(crate) fn outlier_detection(detection: &OutlierDetection) -> envoy::OutlierD
     }
 }
 
-/// Always or never: Envoy could also eject by chance.
+/// Returns an enforcement of 100 % or 0 %. Envoy could also eject at random, with a percentage between.
 fn enforced(on: bool) -> Option<envoy_types::pb::google::protobuf::UInt32Value> {
     Some(uint32(if on { 100 } else { 0 }))
 }

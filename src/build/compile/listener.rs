@@ -1,4 +1,4 @@
-//! A listener of ours as a listener of Envoy's: for requests, with its routes by RDS, or for connections.
+//! Envoy listeners: for HTTP requests, with routes by RDS, or for TCP and TLS connections.
 
 use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::config::listener::v3 as envoy;
@@ -18,18 +18,18 @@ use crate::model::passthrough::Passthrough;
 
 const HTTP_CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 
-/// All that a listener depends on.
+/// Everything that a listener depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input {
     listener: Listener,
-    /// The routes by SNI that a fleet serves on it.
+    /// Passthrough routes (by SNI) that the fleet serves on this listener.
     passthroughs: Vec<Passthrough>,
-    /// Of a gateway: the upstreams that can be asked for.
+    /// Upstreams that a client can select by SNI on a failover gateway; empty for other protocols.
     upstreams: Vec<Name>,
 }
 
 impl Input {
-    /// What the listener of a fleet depends on.
+    /// Collects what `listener` depends on in `fleet`.
     pub fn new(model: &Model, fleet: &Name, listener: &Listener) -> Self {
         let upstreams = match listener.protocol {
             Protocol::FailoverGateway(_) => model.upstreams.keys().cloned().collect(),
@@ -40,7 +40,7 @@ impl Input {
     }
 }
 
-/// The Envoy listener of a listener.
+/// Compiles a listener.
 pub fn compile(input: &Input) -> Resource {
     let Input { listener, passthroughs, upstreams } = input;
     let name = listener.name.as_str();
@@ -66,7 +66,7 @@ pub fn compile(input: &Input) -> Resource {
     Resource::new(name, &envoy)
 }
 
-/// The chain for connections with requests in them.
+/// Returns the filter chain for HTTP requests, in TLS if there is a termination.
 fn requests(listener: &Listener, termination: Option<&Termination>) -> envoy::FilterChain {
     let filter = envoy::Filter {
         name: HTTP_CONNECTION_MANAGER.to_owned(),
@@ -82,7 +82,7 @@ fn requests(listener: &Listener, termination: Option<&Termination>) -> envoy::Fi
 fn http_connection_manager(listener: &Listener) -> http::HttpConnectionManager {
     use http::http_connection_manager::{RouteSpecifier, UpgradeConfig};
 
-    // Routes to sticky upstreams switch it on.
+    // Disabled here; the routes to sticky upstreams enable it.
     let stateful_session = http::HttpFilter {
         name: STATEFUL_SESSION.to_owned(),
         config_type: Some(http::http_filter::ConfigType::TypedConfig(any(&StatefulSession::default()))),
@@ -106,7 +106,8 @@ fn http_connection_manager(listener: &Listener) -> http::HttpConnectionManager {
             idle_timeout: Some(duration(listener.idle_timeout)),
             ..Default::default()
         }),
-        // We are the edge: what a client claims to be its address is appended to, not believed.
+        // Envoy is the edge: the peer's address is appended to `x-forwarded-for`, and what a client claims
+        // there is not trusted.
         use_remote_address: Some(BoolValue { value: true }),
         normalize_path: Some(BoolValue { value: true }),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],

@@ -1,11 +1,12 @@
-//! The clusters that hold the targets of an upstream: one for all of them, or one for each tier.
+//! Clusters that hold the targets of an upstream: one for all of them, or one for each tier.
 //!
-//! A tier has a cluster of its own where Envoy needs it: within one cluster the hash balancers do not let a
-//! retry move on to the next tier, and a cluster whose host names Envoy looks up itself is swapped as a whole
-//! when one of its targets changes. The names of these clusters count the tiers and never change, so that a
-//! new target changes nothing of any other tier. Where tiers go by distance there is one for each distance, empty
-//! or not: clusters are the same for all Envoys, and only what is in them differs. An aggregate with the upstream's name
-//! puts them in order: as declared, or with the tier that should serve first before the others.
+//! A tier has a cluster of its own where Envoy requires it: within one cluster the hash balancers do not let
+//! a retry move on to the next tier, and a cluster whose host names Envoy resolves itself is swapped as a
+//! whole when one of its targets changes. The clusters are named by the number of their tier and keep their
+//! names, so that a new target does not affect any other tier. If distance counts, there is one cluster for
+//! each tier and distance, also if it is empty: clusters are the same for all Envoys, and only their
+//! endpoints differ. An aggregate with the upstream's name puts them in order: as declared, or with the
+//! overriding first tier before the others.
 
 use crate::config::document::Resolve;
 use crate::model::locality::Distance;
@@ -13,38 +14,38 @@ use crate::model::overrides::{First, OverridesByUpstream};
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
-/// A cluster with targets.
+/// Cluster with targets.
 pub struct Pool<'a> {
-    /// The upstream's name; with `/p0`, `/p1` and so on behind it when it holds one tier. No name that is
-    /// declared has a `/`.
+    /// Cluster name: that of the upstream, followed by `/p0`, `/p1` and so on if the cluster holds one tier.
+    /// Declared names cannot contain a `/`.
     pub name: String,
-    /// The first tier that it holds.
+    /// Tier that the cluster holds, from 0; 0 if it holds all of them.
     pub tier: u32,
-    /// By tier, then as declared.
+    /// Targets, by tier, then as declared.
     pub targets: &'a [Target],
-    /// Only those of them that are so far from the Envoy, if distance counts.
+    /// Distance from the Envoy to which the targets are restricted; none for no restriction.
     pub distance: Option<Distance>,
-    /// How Envoy learns the addresses.
+    /// Source of the addresses.
     pub discovery: Discovery,
 }
 
-/// How Envoy learns the addresses of targets.
+/// Source from which Envoy gets the addresses of targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Discovery {
-    /// From us.
+    /// EDS, from the control plane.
     Eds,
-    /// It looks host names up.
+    /// DNS, resolved by Envoy.
     Dns,
 }
 
-/// The clusters that hold the targets of an upstream, as declared.
+/// Returns the clusters that hold the targets of an upstream, by declared tier, then by distance.
 pub fn of(upstream: &Upstream) -> Vec<Pool<'_>> {
     if !upstream.has_cluster_for_each_tier() {
         let name = upstream.name.to_string();
         let (tier, targets) = (0, &*upstream.targets);
         return vec![Pool { name, tier, targets, distance: None, discovery: Discovery::Eds }];
     }
-    // One that has no target yet has a first tier all the same: an aggregate is one of something.
+    // An upstream without targets has a first tier nonetheless: an aggregate needs at least one member.
     let tiers = 0..upstream.tier_count.max(1);
     let distances: Vec<Option<Distance>> = match upstream.failover.locality {
         true => Distance::ALL.map(Some).into(),
@@ -61,21 +62,23 @@ pub fn of(upstream: &Upstream) -> Vec<Pool<'_>> {
         .collect()
 }
 
-/// The same in the order in which they serve, where this tier should be the first.
+/// Returns the clusters that hold the targets of an upstream in the order in which they serve, with `first`
+/// applied.
 pub fn led(upstream: &Upstream, first: Option<First>) -> Vec<Pool<'_>> {
     let mut pools = of(upstream);
     pools.sort_by_key(|pool| first.map_or(pool.tier, |first| first.rank(pool.tier)));
     pools
 }
 
-/// The tier that should serve first, of an upstream of which that says something about its clusters.
+/// Returns the override of the first tier if it applies to clusters: none for an upstream with a single
+/// cluster, whose endpoints carry the override.
 pub fn first(upstream: &Upstream, overrides: &OverridesByUpstream) -> Option<First> {
     let endpoint_overrides =
         upstream.has_cluster_for_each_tier().then(|| overrides.get(&upstream.name)).flatten();
     endpoint_overrides.and_then(|endpoint_overrides| endpoint_overrides.first)
 }
 
-/// The targets of a tier, of targets that are sorted by tier.
+/// Returns the targets of a tier; `targets` must be sorted by tier.
 fn of_tier(targets: &[Target], tier: u32) -> &[Target] {
     let first = targets.partition_point(|target| target.tier < tier);
     let end = targets.partition_point(|target| target.tier <= tier);

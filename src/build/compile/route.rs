@@ -1,8 +1,8 @@
-//! Routes and the policies of their services as a route configuration.
+//! Route configurations: routes with the policies of their services.
 //!
-//! One route of ours becomes two of Envoy's for each of its paths: idempotent methods get the full recipe of
-//! retries; the others are tried again only when the request surely reached no server, and no timer cuts a
-//! try of theirs.
+//! A route becomes two Envoy routes for each of its paths, or one if all methods are retried alike. Requests
+//! of idempotent methods get the full retry policy. Other requests are by default retried only if they surely
+//! reached no server, and have no try timeout.
 
 mod answer;
 mod forward;
@@ -28,35 +28,35 @@ use crate::model::name::{Name, Scope};
 use crate::model::route::action::Action;
 use crate::model::route::{HostMatch, PathMatch, Route};
 
-/// All that a route configuration depends on.
+/// Everything that a route configuration depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input {
-    /// Whose name it has.
+    /// Listener whose name the configuration has.
     pub listener: Name,
-    /// Of the routes that a fleet serves on it.
+    /// Contributions of the routes that the fleet serves on this listener.
     pub parts: Vec<Shared<Part>>,
 }
 
-/// What a route adds to a route configuration. It is the same for as long as only such things of its service change
-/// that no route shows, as nearly all of its targets are.
+/// Contribution of one route to a route configuration. It stays equal when properties of the service change
+/// that do not show in a route, as do nearly all properties of its targets.
 #[derive(Debug, PartialEq)]
 pub struct Part {
     name: Name,
     listeners: Scope,
     fleets: Scope,
     hosts: Vec<HostMatch>,
-    /// Each path with the routes of Envoy's that it becomes.
+    /// Paths, each with the Envoy routes that it becomes.
     paths: Vec<(PathMatch, Vec<envoy::Route>)>,
-    /// How many methods, headers and parameters it asks for.
+    /// Numbers of required methods, headers and query parameters.
     asks_for: (usize, usize, usize),
-    /// In bytes, of the answer that it gives itself.
+    /// Length of the body of a fixed response, in bytes; 0 for other actions.
     body_length: usize,
-    /// Those that must be there before requests go there.
+    /// Clusters that must exist before requests are sent to them.
     clusters: Vec<Arc<str>>,
 }
 
 impl Part {
-    /// The part of a route.
+    /// Compiles the contribution of a route.
     pub fn new(route: &Route) -> Self {
         let Route { name, listeners, fleets, hosts, methods, headers, query, .. } = route;
         let forward = route.forward();
@@ -72,13 +72,13 @@ impl Part {
         }
     }
 
-    /// True when a fleet serves it on one of its listeners.
+    /// Returns true if `fleet` serves the route on `listener`.
     pub fn is_served(&self, fleet: &Name, listener: &Name) -> bool {
         self.fleets.includes(fleet) && self.listeners.includes(listener)
     }
 }
 
-/// The route configuration of a listener, which has the listener's name.
+/// Compiles the route configuration of a listener. It has the listener's name.
 pub fn compile(Input { listener, parts }: &Input) -> Resource {
     let hosts: BTreeSet<&HostMatch> = parts.iter().flat_map(|part| &part.0.hosts).collect();
     let mut by_host: HashMap<&HostMatch, Vec<&Part>> = HashMap::new();
@@ -98,7 +98,7 @@ pub fn compile(Input { listener, parts }: &Input) -> Resource {
     resource
 }
 
-/// One path of a route on the host by which it was chosen.
+/// One path of a route, with the host of the route that covers the virtual host.
 struct Candidate<'a> {
     host: &'a HostMatch,
     path: &'a PathMatch,
@@ -107,7 +107,7 @@ struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Smaller wins: the host, the path, then what more is asked for, then the name.
+    /// Returns the sort key; the smallest wins: by host, then path, then number of conditions, then name.
     fn rank(&self) -> impl Ord + use<> {
         let kind = match self.path {
             PathMatch::Exact(_) => 0,
@@ -120,7 +120,8 @@ impl Candidate<'_> {
     }
 }
 
-/// Smaller wins: an exact host, then the longest wildcard, then any.
+/// Returns the sort key of a host; the smallest wins: an exact host, then the longest wildcard, then any
+/// host.
 fn host_rank(host: &HostMatch) -> (u8, Reverse<usize>) {
     match host {
         HostMatch::Exact(_) => (0, Reverse(0)),
@@ -129,7 +130,7 @@ fn host_rank(host: &HostMatch) -> (u8, Reverse<usize>) {
     }
 }
 
-/// A host with the routes that name it, and after them those of wider hosts.
+/// Returns the virtual host of `host`: the routes that name it, then those of wider hosts that cover it.
 fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&Part>>) -> envoy::VirtualHost {
     let mut seen = HashSet::new();
     let mut candidates: Vec<Candidate<'_>> = host
@@ -137,7 +138,7 @@ fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&Part>>) -> 
         .iter()
         .filter_map(|covering| by_host.get_key_value(covering))
         .flat_map(|(host, parts)| parts.iter().map(move |part| (*host, *part)))
-        // A route that names several of them stands where the narrowest does.
+        // A route that names several covering hosts counts once, with the narrowest of them.
         .filter(|(_, part)| seen.insert(&part.name))
         .flat_map(|(host, part)| {
             part.paths.iter().map(move |(path, routes)| Candidate { host, path, part, routes })

@@ -1,4 +1,4 @@
-//! Certificates with their keys, and those who are believed, as secrets.
+//! SDS secrets: certificates with their keys, and certificate authorities.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::model::name::Name;
 use crate::model::tls::{OfTarget, Tls, Trust};
 use crate::model::upstream::Upstream;
 
-/// All that a secret depends on.
+/// Everything that a secret depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// Shown to others.
+    /// Certificate that Envoy presents to its peers.
     Certificate(Arc<Certificate>),
-    /// Held against others.
+    /// Authority against which Envoy verifies the certificates of its peers.
     Authority(Authority),
 }
 
-/// What the Envoys of a fleet need, which has these upstreams that speak TLS, by the names of the secrets: a key goes
-/// to nobody else.
+/// Returns the secrets that the Envoys of `fleet` need, by name. `upstreams` are those of the fleet that use
+/// TLS. A key is sent to no fleet that does not need it.
 pub fn needed<'u>(
     model: &Model,
     fleet: &Name,
@@ -38,7 +38,7 @@ pub fn needed<'u>(
     needed.0
 }
 
-/// The secret.
+/// Compiles a secret.
 pub fn compile(input: &Input) -> Resource {
     let (name, secret) = match input {
         Input::Certificate(certificate) => {

@@ -1,12 +1,14 @@
-//! Where the requests of a service go: to the cluster of its upstream, or by weight to aggregates of several.
+//! Destinations of a service's requests: the cluster of its upstream, or aggregates of several upstreams by
+//! weight.
 //!
-//! A split whose members stand in for each other is compiled to one aggregate for each order in which they may
-//! be asked, chosen by weight for each request: who is first by the weights, who is second by those of the
-//! others, and the rest by falling weight. So the share of a dead member goes to the others in proportion to
-//! their weights. Envoy chooses the aggregate once and retries within it: no request is lost with a member.
+//! A split whose members stand in for each other is compiled to one aggregate for each order of the members,
+//! chosen by weight for each request: the first member by the weights of all, the second by the weights of
+//! the remaining ones, the rest by descending weight. The share of a dead member thus goes to the others in
+//! proportion to their weights. Envoy chooses the aggregate once and retries within it: no request is lost
+//! when a member dies.
 //!
-//! An aggregate has no connections and no health of its own; those stay with the clusters of the members.
-//! Members that are aggregates themselves are given by what they consist of.
+//! An aggregate has neither connections nor health state; both stay with the clusters of the members. A
+//! member that is an aggregate itself is replaced by the clusters that it consists of.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,19 +21,19 @@ use crate::model::overrides::{First, OverridesByUpstream};
 use crate::model::service::{Member, Service};
 use crate::model::upstream::Upstream;
 
-/// Shares are told to Envoy in millionths before they are reduced.
+/// Sum of weights before they are reduced: shares are rounded to millionths.
 const WHOLE: f64 = 1_000_000.0;
 
-/// All that the aggregates of a service depend on.
+/// Everything that the aggregates of a service depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input {
     service: Shared<Service>,
-    /// The tiers of its upstreams that serve first for now, where that is a matter of clusters.
+    /// Overrides of the first tier, by upstream, as far as they apply to clusters.
     firsts: BTreeMap<Name, First>,
 }
 
 impl Input {
-    /// What the aggregates of this service depend on.
+    /// Collects what the aggregates of `service` depend on.
     pub fn new(service: Shared<Service>, overrides: &OverridesByUpstream) -> Self {
         let first = |upstream: &Upstream| Some((upstream.name.clone(), pool::first(upstream, overrides)?));
         let firsts = service.0.upstreams().filter_map(|upstream| first(upstream)).collect();
@@ -39,28 +41,28 @@ impl Input {
     }
 }
 
-/// An order in which the upstreams of a service are asked, and how often it is the one.
+/// Order in which the upstreams of a service are tried, with its weight.
 pub struct Order<'a> {
-    /// The cluster that asks them in this order.
+    /// Name of the cluster that tries them in this order.
     pub cluster: String,
-    /// To be seen beside those of the service's other orders.
+    /// Weight relative to the other orders of the service; at least 1.
     pub weight: u32,
-    /// At least one.
+    /// Upstreams in the order in which they are tried; at least one.
     pub upstreams: Vec<&'a Upstream>,
 }
 
 impl Order<'_> {
-    /// How many targets there are, over all upstreams.
+    /// Returns the number of targets over all upstreams.
     pub fn targets(&self) -> usize {
         self.upstreams.iter().map(|upstream| upstream.most_targets()).sum()
     }
 
-    /// How many tiers there are, over all upstreams, for the Envoy that sees most.
+    /// Returns the number of tiers over all upstreams, for the locality from which there are most.
     pub fn most_tiers(&self) -> usize {
         self.upstreams.iter().map(|upstream| upstream.views().iter().map(Vec::len).max().unwrap_or(0)).sum()
     }
 
-    /// True when some Envoy sees a tier of one target that is not the last.
+    /// Returns true if, from any locality, a tier other than the last has fewer than two targets.
     pub fn has_a_single_before_the_last(&self) -> bool {
         let is_single = |targets: &usize| *targets < 2;
         let mut views = self.upstreams.iter().filter(|it| !it.targets.is_empty()).map(|it| it.views());
@@ -69,14 +71,14 @@ impl Order<'_> {
             || views.any(|views| views.iter().flatten().any(is_single))
     }
 
-    /// True when it has a cluster of its own. An upstream alone has one already.
+    /// Returns true if the order needs an aggregate. A single upstream has a cluster already.
     fn is_aggregate(&self) -> bool {
         self.upstreams.len() > 1
     }
 }
 
-/// The orders in which the upstreams of a service are asked, at least one. Those are the clusters to which a
-/// route, or a TCP listener, sends by weight.
+/// Returns the orders in which the upstreams of a service are tried, at least one. Their clusters are the
+/// weighted destinations of routes and TCP listeners.
 pub fn orders(service: &Service) -> Vec<Order<'_>> {
     let members: Vec<&Member> = service.members.iter().filter(|member| member.weight > 0).collect();
     let tiers = members.chunk_by(|one, next| one.tier == next.tier);
@@ -87,7 +89,7 @@ pub fn orders(service: &Service) -> Vec<Order<'_>> {
     ways.iter().zip(weights).map(|(way, weight)| way.order(service, weight)).collect()
 }
 
-/// The aggregates of a service; none where it has but one upstream.
+/// Compiles the aggregates of a service; empty if it has a single upstream.
 pub fn compile(input: &Input) -> Vec<Resource> {
     let service = &*input.service.0;
     let several = orders(service).into_iter().filter(Order::is_aggregate);
@@ -100,7 +102,7 @@ pub fn compile(input: &Input) -> Vec<Resource> {
         .collect()
 }
 
-/// All clusters that must be there before requests go to a service.
+/// Returns the names of all clusters that must exist before requests are sent to a service.
 pub fn clusters(service: &Service) -> Vec<Arc<str>> {
     let of_upstream = |upstream: &Upstream| {
         let pools = pool::of(upstream).into_iter().map(|pool| pool.name);
@@ -111,11 +113,12 @@ pub fn clusters(service: &Service) -> Vec<Arc<str>> {
     upstreams.chain(orders).map(Arc::from).collect()
 }
 
-/// Members one after the other.
+/// Sequence of members with its share of the requests, from 0 to 1.
 struct Way<'a> {
     share: f64,
     members: Vec<&'a Member>,
-    /// Those whose places tell it from the other ways.
+    /// Members whose positions distinguish this sequence from the others: the first two of each tier that has
+    /// several.
     parts: Vec<&'a Member>,
 }
 
@@ -133,7 +136,8 @@ impl<'a> Way<'a> {
         Order { cluster: self.cluster(service), weight, upstreams }
     }
 
-    /// The name of an upstream alone; else one of three parts or more, so that no tier of an upstream has it.
+    /// Returns the cluster name: that of a single upstream, or `service/` followed by the service and at
+    /// least one member. Three segments cannot collide with the name of a tier's cluster, which has two.
     fn cluster(&self, service: &Service) -> String {
         let parts = if self.parts.is_empty() { &self.members[..1] } else { &self.parts };
         match self.members.as_slice() {
@@ -145,7 +149,8 @@ impl<'a> Way<'a> {
     }
 }
 
-/// In which orders the members of a tier are asked: any first, any other second, the rest by weight.
+/// Returns the orders in which the members of a tier are tried: each pair of first and second member, then
+/// the rest by descending weight.
 fn ways_of<'a>(tier: &[&'a Member]) -> Vec<Way<'a>> {
     if let [alone] = tier {
         return vec![Way { share: 1.0, members: vec![alone], parts: Vec::new() }];
@@ -169,7 +174,7 @@ fn ways_of<'a>(tier: &[&'a Member]) -> Vec<Way<'a>> {
         .collect()
 }
 
-/// Shares of a whole as small whole numbers, none of them 0.
+/// Converts shares of a whole to small integer weights in the same ratio, each at least 1.
 fn weights(shares: &[f64]) -> Vec<u32> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share is from 0 to 1")]
     let weights = shares.iter().map(|share| ((share * WHOLE).round() as u32).max(1));
@@ -188,7 +193,7 @@ mod tests {
 
     use super::*;
 
-    /// The orders of a service in these members, each as `weight cluster: upstreams`.
+    /// Asserts the orders of a service with these members, each as `weight cluster: upstreams`.
     fn check(members: &str, expected: &[&str]) {
         let upstreams: String = ["a", "b", "c", "d", "dr"]
             .map(|name| format!("  - {{ name: {name}, targets: [{{ target: 10.0.0.1:80 }}] }}\n"))

@@ -1,7 +1,7 @@
-//! TLS in both directions as Envoy's transport sockets.
+//! Transport sockets for TLS, downstream and upstream.
 //!
-//! Keys and certificates are never in them, but named: they come by SDS, so that a renewed one changes neither a
-//! listener nor a cluster.
+//! Keys and certificates are not embedded but referenced: they come by SDS, so that a renewal changes neither
+//! a listener nor a cluster.
 
 use std::collections::BTreeMap;
 
@@ -26,19 +26,19 @@ use crate::model::target::Target;
 use crate::model::tls::{OfTarget, Sni, SubjectName, Tls, Trust, Verify};
 use crate::model::upstream::Upstream;
 
-/// Where Envoys find the certificates that their machine believes: Debian, Ubuntu and Envoy's own images.
-/// `system_root_certs`, which would ask no path, is in Envoy's API and not in Envoy.
+/// Path of the system's CA bundle on Debian, Ubuntu and in Envoy's own images. `system_root_certs`, which
+/// would need no path, is in Envoy's API but not implemented.
 const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// The metadata of an endpoint by which its socket is chosen, and the key in it.
+/// Endpoint metadata that selects the transport socket: the filter's name and the key in it.
 const MATCH: (&str, &str) = ("envoy.transport_socket_match", "tls");
 
-/// The socket of a listener that ends TLS.
+/// Returns the transport socket of a listener that terminates TLS.
 pub(crate) fn downstream(termination: &Termination, alpn: &[&str]) -> core::TransportSocket {
     let client_ca = termination.client_ca.as_ref();
     let context = envoy::DownstreamTlsContext {
         common_tls_context: Some(envoy::CommonTlsContext {
-            // Envoy picks by SNI among them; the first is for any other name.
+            // Envoy chooses among them by SNI; the first serves any other name.
             tls_certificate_sds_secret_configs: termination
                 .certificates
                 .iter()
@@ -55,7 +55,8 @@ pub(crate) fn downstream(termination: &Termination, alpn: &[&str]) -> core::Tran
     socket("tls", any(&context))
 }
 
-/// The socket of targets about which nothing else is said, and those of the others among `targets`.
+/// Returns the transport socket for targets without TLS settings of their own, and the sockets of the other
+/// `targets`, selected by endpoint metadata.
 pub(crate) fn to_targets(
     upstream: &Upstream,
     targets: &[Target],
@@ -71,21 +72,23 @@ pub(crate) fn to_targets(
     (own, matches.collect())
 }
 
-/// What an endpoint must say of itself to be spoken to as its target wants.
+/// Returns the endpoint metadata that selects the socket of a target; none for a target without TLS settings
+/// of its own.
 pub(crate) fn metadata(target: &OfTarget, protocol: UpstreamProtocol) -> Option<core::Metadata> {
     let (key, _) = own_socket(target, protocol)?;
     let filter_metadata = [(MATCH.0.to_owned(), selection(&key))].into();
     Some(core::Metadata { filter_metadata, ..Default::default() })
 }
 
-/// The socket of a target that is not spoken to as its upstream says, and a key that is equal for equal ones.
+/// Returns the socket of a target with TLS settings of its own, and its key. Equal sockets have equal keys.
 fn own_socket(target: &OfTarget, protocol: UpstreamProtocol) -> Option<(String, core::TransportSocket)> {
     match target {
         OfTarget::AsUpstream => None,
         OfTarget::Plain => Some(("plain".to_owned(), socket("raw_buffer", any(&RawBuffer {})))),
         OfTarget::Own(tls) => {
             let socket = client(tls, protocol);
-            // What a cluster has of a target must stay when another one comes or goes.
+            // The key depends on the content alone: a target's socket must not change when another target
+            // comes or goes.
             let key = Resource::new("", &socket).version.to_string();
             Some((key, socket))
         }

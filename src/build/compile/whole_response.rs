@@ -1,7 +1,7 @@
-//! The upstream filters that pass an answer on only when it is whole.
+//! Upstream filters that hold a response until it is complete.
 //!
-//! A cut or a stall is then one of a request that was not answered yet, so that it is tried again and counts
-//! against the target.
+//! A response that is cut off or stalls then counts as a request without a response: it is retried, and it
+//! counts against the target.
 
 use envoy_types::pb::envoy::config::core::v3::DataSource;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
@@ -15,12 +15,13 @@ use crate::build::compile::any;
 use crate::config::document::Chunked;
 use crate::model::upstream::WholeResponse;
 
-/// The filters of the cluster that a route names; those of the members of an aggregate are not asked.
+/// Returns the upstream filters of the cluster that a route names. Envoy does not run the filters of an
+/// aggregate's members.
 pub(super) fn filters(settings: &WholeResponse) -> Vec<HttpFilter> {
     let source =
         DataSource { specifier: Some(Specifier::InlineString(script(settings))), ..Default::default() };
     let lua = Lua { default_source_code: Some(source), ..Default::default() };
-    // The codec ends the chain, and must be named when anything is.
+    // The codec ends the filter chain, and must be listed explicitly when any filter is.
     vec![
         filter("whole_response", &lua),
         filter("envoy.filters.http.upstream_codec", &UpstreamCodec::default()),
@@ -35,11 +36,12 @@ fn filter<M: prost::Message + prost::Name>(name: &str, config: &M) -> HttpFilter
     }
 }
 
-/// `body` returns when the whole of it is there. One that is too large would become a 500.
+/// Returns the Lua script. `h:body()` returns when the body is complete. A response that declares more than
+/// `max` bytes is not held, since Envoy would replace it with a 500.
 fn script(WholeResponse { max, chunked }: &WholeResponse) -> String {
     let held = match chunked {
         Chunked::Pass => format!("n and n <= {max}"),
-        // What follows a 101 is no answer.
+        // A 101 switches protocols; the data after it is not a response body.
         Chunked::Hold => format!("h:headers():get(\":status\") ~= \"101\" and (not n or n <= {max})"),
     };
     format!(

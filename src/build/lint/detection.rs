@@ -1,4 +1,4 @@
-//! Will it be noticed that a target is dead?
+//! Rules about detection: whether a dead target is noticed, and how soon.
 
 use std::time::Duration;
 
@@ -380,7 +380,8 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// The ejection cap, and how many of all targets may be ejected under it.
+/// Returns the ejection cap in percent, and the number of targets that it allows to be ejected. None without
+/// outlier detection or without targets.
 fn ejectable(subject: &UpstreamSubject) -> Option<(u32, usize)> {
     let upstream = subject.upstream();
     let cap = upstream.outlier_detection.as_ref()?.max_ejection_percent;
@@ -391,7 +392,8 @@ fn cap_place(subject: &UpstreamSubject) -> crate::model::place::Place<'_> {
     subject.place().key("outlier_detection").key("max_ejection_percent")
 }
 
-/// As the config would write it.
+/// Formats a duration as the config writes it, except that a duration above one second with a fraction is
+/// rounded to a tenth of a second.
 pub(super) fn time(duration: Duration) -> String {
     let is_plain = duration.as_secs() == 0 || duration.subsec_millis() == 0;
     if is_plain { values::Duration(duration).to_string() } else { format!("{:.1}s", duration.as_secs_f64()) }

@@ -1,4 +1,4 @@
-//! Will what is rehearsed on a schedule be rehearsed at all?
+//! Rules about scheduled drills: whether they run at all.
 
 use jiff::Timestamp;
 
@@ -19,7 +19,7 @@ pub(super) const RULES: &[Rule] = &[
         },
         check: Check::Upstream(|subject, findings| {
             let upstream = subject.upstream();
-            // Of one without targets other rules tell.
+            // Other rules report an upstream without targets.
             let Some(drill) = upstream.drill.as_ref().filter(|_| !upstream.targets.is_empty()) else {
                 return;
             };
@@ -65,7 +65,7 @@ pub(super) const RULES: &[Rule] = &[
         },
         check: Check::Upstream(|subject, findings| {
             let Some(drill) = &subject.upstream().drill else { return };
-            // What comes at all has come since then.
+            // A day that exists at all has occurred since the epoch.
             if drill.next(Timestamp::UNIX_EPOCH).is_none() {
                 let message = format!("`{}` names no day that comes", drill.schedule);
                 findings.tell(&subject.place().key("drill").key("schedule"), message);

@@ -1,32 +1,33 @@
-//! How long until a failed target is noticed, and how long a request may have to wait for that.
+//! Estimates of the time until a failed target is detected, and of the time that a request may wait for that.
 //!
-//! Worst cases by the settings alone, as they were measured: a check finds what happened just after the one before, and
-//! an idempotent request to a target that does not answer is over when its try is.
+//! Estimates are worst cases by the settings alone, in agreement with measurements: a failure occurs just
+//! after a passed check, and an idempotent request to a target that does not respond ends with its try
+//! timeout.
 
 use std::time::Duration;
 
 use crate::build::lint::subject::{UpstreamSubject, Way};
 use crate::model::health::{HealthCheck, Probe};
 
-/// How soon traffic leaves a target that failed; none for never.
+/// Time until traffic leaves a failed target, by kind of failure; none for never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
-    /// Its process ended: connections are refused.
+    /// Time after its process has ended, so that connections are refused.
     pub stopped: Option<Duration>,
-    /// It is cut off: nothing comes back.
+    /// Time after it was cut off, so that nothing comes back.
     pub unreachable: Option<Duration>,
-    /// Its process hangs: connections come up, and no answer does.
+    /// Time after its process has frozen: connections are accepted, but no response comes.
     pub frozen: Option<Duration>,
 }
 
 impl Estimate {
-    /// The longest of them; none if one is never.
+    /// Returns the longest of the three; none if one is never.
     pub fn worst(self) -> Option<Duration> {
         Some(self.stopped?.max(self.unreachable?).max(self.frozen?))
     }
 }
 
-/// What is estimated for an upstream and all ways to it.
+/// Estimates detection for an upstream with all ways to it.
 pub(super) fn of(subject: &UpstreamSubject) -> Estimate {
     let check = subject.upstream().health_check.as_ref();
     let refused = check.map(|check| check.unhealthy_threshold * probe_interval(check));
@@ -37,25 +38,27 @@ pub(super) fn of(subject: &UpstreamSubject) -> Estimate {
         (one, other) => one.or(other),
     };
     Estimate {
-        // A refused connection fails at once, and five of them are soon together.
+        // A refused connection fails at once, so the five that eject a target follow within moments.
         stopped: sooner(refused, by_traffic.map(|_| Duration::ZERO)),
         unreachable: sooner(mute, by_traffic),
         frozen: sooner(mute.filter(|_| check.is_some_and(sees_a_freeze)), by_traffic),
     }
 }
 
-/// With the jitter that Envoy adds.
+/// Returns the longest interval between two checks, with the jitter that Envoy adds.
 fn probe_interval(check: &HealthCheck) -> Duration {
     check.interval + check.interval * check.jitter / 100
 }
 
-/// The kernel accepts connections for a frozen process, so only an answer shows that it lives.
+/// Returns true if the check detects a frozen process. The kernel accepts connections for it, so a check must
+/// expect a response.
 pub(super) fn sees_a_freeze(check: &HealthCheck) -> bool {
     !matches!(check.probe, Probe::Tcp { receive: None, .. })
 }
 
-/// When outlier detection sees that tries are not answered: by the slowest of the ways, since it may be the only one that
-/// is used.
+/// Returns the time until outlier detection notices that tries get no response: the longest try timeout of
+/// all ways, since that way may be the only one in use. None without outlier detection, without a way, or if
+/// a way has no try timeout.
 fn by_traffic(subject: &UpstreamSubject) -> Option<Duration> {
     subject.upstream().outlier_detection.as_ref()?;
     let longest = |way: &Way| way.tries().try_timeout;

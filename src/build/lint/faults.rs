@@ -1,4 +1,5 @@
-//! What the faults mean: codes from US100 on. They refuse a config, but for four that are warnings, and have no level.
+//! Explanations of faults: codes from US100 on. A fault refuses the config, except for five that are
+//! warnings. The config cannot set the level of a fault.
 
 use crate::build::lint::Explanation;
 use crate::config::Level;
@@ -14,7 +15,7 @@ const fn fault(
     Explanation { code, level: Level::Error, title, why, fix, bad, good }
 }
 
-/// In the order of their codes.
+/// Explanations of all faults, by code.
 pub(super) const FAULTS: &[Explanation] = &[
     fault(
         "US100",

@@ -1,4 +1,4 @@
-//! How loud each rule is: by default, by the config, by one entity.
+//! Levels of rules: by default, as set for all entities, and as set for one entity.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,31 +9,31 @@ use crate::config::{Level, Violation, near, tree};
 use crate::model::documents::Documents;
 use crate::model::place::{Faults, Place};
 
-/// The levels that differ from the rules' own, by code; none for off.
+/// Levels that the config sets, by code; none for a rule that is off.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Levels(BTreeMap<String, Option<Level>>);
 
 impl Levels {
-    /// The level of a rule, unless it is off.
+    /// Returns the level of a rule; none if the rule is off.
     pub(super) fn of(&self, rule: &Explanation) -> Option<Level> {
         self.0.get(rule.code).copied().unwrap_or(Some(rule.level))
     }
 
-    /// These with what an entity says of itself.
+    /// Returns these levels, overridden by the settings of one entity.
     pub(super) fn over(&self, own: Option<&BTreeMap<String, LintSetting>>) -> Self {
         let own = own.into_iter().flatten().map(|(code, setting)| (code.clone(), setting.level()));
         Self(self.0.clone().into_iter().chain(own).collect())
     }
 }
 
-/// What the documents say of all entities.
+/// Returns the levels that the documents set for all entities.
 pub(super) fn of(documents: &Documents) -> Levels {
     let settings =
         documents.of_files().flat_map(|document| &document.lint).flat_map(|declared| &declared.entity);
     Levels(settings.map(|(code, setting)| (code.clone(), setting.level())).collect())
 }
 
-/// What is wrong with what the documents say of all entities or of one.
+/// Returns the faults in the lint settings of the documents, for all entities and for single ones.
 pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
     let mut faults = Faults::default();
     for document in documents {
@@ -57,7 +57,8 @@ pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
     faults.violations
 }
 
-/// A setting of one entity needs a reason: it outlives whoever wrote it.
+/// Checks one setting. Its code must be that of a rule. A setting of one entity must have a reason, for
+/// readers who come later.
 fn check(place: &Place<'_>, code: &str, setting: &LintSetting, needs_reason: bool, faults: &mut Faults) {
     let codes = || lint::rules().map(|rule| rule.explanation.code);
     if !codes().any(|known| known == code) {

@@ -1,4 +1,4 @@
-//! Does a request survive the death of a target, and what does that cost?
+//! Rules about retries: whether a request survives the death of its target, and the cost of that.
 
 use std::time::Duration;
 
@@ -365,7 +365,8 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// A route tells only of what it says itself; the rest is its service's to tell.
+/// Returns true if findings about retries are reported here: always for a service, for a route only if it
+/// declares `retries`. Inherited retries are reported for the service.
 fn says_retries(subject: &WaySubject) -> bool {
     subject.says(|_| true, |route| route.retries.is_some())
 }

@@ -1,4 +1,4 @@
-//! Does a route get the requests that it asks for?
+//! Rules about routes: whether a route gets the requests that it matches.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -53,13 +53,14 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// The routes that never get a request, each with the one that stands before it. They are sought again only when
-/// a route asks for something else.
+/// Routes that never get a request, each with the route that takes precedence. They are computed again only
+/// when the match conditions of a route change.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shadows(Arc<BTreeMap<Name, Name>>);
 
 impl Shadows {
-    /// Takes the routes as they are now, and tells of which that is not as it was.
+    /// Updates the shadowed routes from `last` to `now`. Returns the names of routes that are shadowed by
+    /// another route than before, or by none, or newly.
     pub(super) fn update(
         &mut self,
         last: &OrdMap<Name, Arc<Route>>,
@@ -78,7 +79,7 @@ impl Shadows {
         changed
     }
 
-    /// The route because of which another never gets a request.
+    /// Returns the route that takes all requests of `route`; none if `route` gets requests.
     pub(super) fn of(&self, route: &Name) -> Option<&Name> {
         self.0.get(route)
     }
@@ -110,13 +111,13 @@ fn shadows(routes: &OrdMap<Name, Arc<Route>>) -> HashMap<&Name, &Name> {
     routes.values().filter_map(|route| Some((&route.name, shadow(route)?))).collect()
 }
 
-/// True when, for the same host and path, `other` comes first.
+/// Returns true if `other` precedes `route` for the same host and path, by its number of conditions.
 fn asks_for_more_by_name(other: &Route, route: &Route) -> bool {
     let rank = |route: &Route| (route.methods.len(), route.headers.len(), route.query.len());
     rank(other) > rank(route)
 }
 
-/// True when `other` takes whatever `route` asks for, hosts and paths aside.
+/// Returns true if `other` matches every request that `route` matches, hosts and paths aside.
 fn takes_all_of(other: &Route, route: &Route) -> bool {
     let includes = |wide: &Scope, narrow: &Scope| match (wide, narrow) {
         (Scope::All, _) => true,
@@ -132,7 +133,8 @@ fn takes_all_of(other: &Route, route: &Route) -> bool {
         && includes(&other.fleets, &route.fleets)
 }
 
-/// With what every path begins that a pattern matches. Empty where alternatives leave that open.
+/// Returns the literal text with which every path that the pattern matches begins. Empty if the pattern has
+/// alternatives.
 fn literal(pattern: &str) -> &str {
     if pattern.contains('|') {
         return "";
@@ -140,14 +142,15 @@ fn literal(pattern: &str) -> &str {
     let end = pattern
         .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_')))
         .unwrap_or(pattern.len());
-    // What stands before one of these may be missing.
+    // The character before one of these quantifiers may be absent.
     match pattern[end..].starts_with(['*', '?', '{']) {
         true => &pattern[..end.saturating_sub(1)],
         false => &pattern[..end],
     }
 }
 
-/// The prefixes on segment boundaries that all paths have which begin so; the last segment may go on.
+/// Returns the prefix matches on segment boundaries that match every path beginning with `literal`. The last
+/// segment of `literal` is not a boundary, since a path may continue it.
 fn prefixes(literal: &str) -> Vec<PathMatch> {
     let ends = literal.match_indices('/').map(|(end, _)| &literal[..end]);
     ends.chain([""]).map(|prefix| PathMatch::Prefix(prefix.to_owned())).collect()

@@ -1,4 +1,4 @@
-//! Do upstreams that have a target in common agree about it?
+//! Rules about shared targets: whether upstreams that have a target in common treat it alike.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -87,13 +87,13 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// A target that both have.
+/// Returns a target address that both upstreams have.
 fn common<'u>(upstream: &'u Upstream, other: &Upstream) -> Option<&'u Address> {
     let own = upstream.targets.iter().map(|target| &target.address);
     own.into_iter().find(|address| other.targets.iter().any(|target| target.address == **address))
 }
 
-/// What is asked on which port, however often.
+/// Returns the protocol of a health check, its path or service, and its port; the interval does not matter.
 fn way_of_asking(check: &HealthCheck) -> (&'static str, String, Option<u16>) {
     match &check.probe {
         Probe::Tcp { .. } => ("tcp", String::new(), check.port),
@@ -102,17 +102,18 @@ fn way_of_asking(check: &HealthCheck) -> (&'static str, String, Option<u16>) {
     }
 }
 
-/// Which upstreams have a target in common. What did not change is not looked at again.
+/// Upstreams that have a target in common. It is updated incrementally, at the cost of what changed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Neighbours {
-    /// Who has a target of this address.
+    /// Names of the upstreams that have a target, by its address.
     having: imbl::HashMap<Address, Arc<[Name]>>,
-    /// Of those that have any.
+    /// Names of the neighbours of an upstream; one without neighbours has no entry.
     neighbours: imbl::HashMap<Name, BTreeSet<Name>>,
 }
 
 impl Neighbours {
-    /// Takes the upstreams as they are now, and tells which of them changed or have a neighbour that did.
+    /// Updates the neighbours from `last` to `now`. Returns the upstreams that changed or have, or had, a
+    /// neighbour that did.
     pub(super) fn update(
         &mut self,
         last: &OrdMap<Name, Arc<Upstream>>,
@@ -152,7 +153,7 @@ impl Neighbours {
         touched
     }
 
-    /// The upstreams that have a target with this one in common, ascending by name.
+    /// Returns the upstreams that have a target in common with this one, ascending by name.
     pub(super) fn of(&self, upstream: &Name) -> impl Iterator<Item = &Name> {
         self.neighbours.get(upstream).into_iter().flatten()
     }

@@ -1,4 +1,4 @@
-//! What rules look at: an entity with its place, and what must be known around it.
+//! Subjects of rules: an entity with its declaration, and what must be known around it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::model::service::{Policy, Service};
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 
-/// An upstream, the ways to it, and the upstreams that have a target with it in common.
+/// Upstream, with the ways to it and the upstreams that have a target in common with it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct UpstreamSubject {
     upstream: Shared<Upstream>,
@@ -29,7 +29,7 @@ pub(super) struct UpstreamSubject {
     pub(super) levels: Shared<Levels>,
 }
 
-/// By which policy requests come: of a service, or of a route of it.
+/// Way of requests to an upstream: a service, or one of its routes, with the policy that applies.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Way {
     service: Shared<Service>,
@@ -37,22 +37,22 @@ pub(super) struct Way {
     tries: Tries,
 }
 
-/// The tries of idempotent requests that come a way.
+/// Effective retry settings for idempotent requests on a way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tries {
-    /// After the first; zero when nothing is tried again.
+    /// Maximum number of retries after the first try; 0 if retries are off.
     pub(super) retries: u32,
-    /// How long each may take.
+    /// Timeout of one try; none for no limit or if retries are off.
     pub(super) try_timeout: Option<Duration>,
-    /// After how many of them the next tier is tried.
+    /// Number of tries after which a retry moves on to the next tier; 0 if retries are off.
     pub(super) update_frequency: u32,
-    /// How many tiers there are, at most.
+    /// Maximum number of tiers over the orders of the service.
     pub(super) tiers: u32,
-    /// How many targets there are, at most.
+    /// Maximum number of targets over the orders of the service.
     pub(super) targets: u32,
 }
 
-/// A service, or a route that may say otherwise.
+/// Service, or route that may override its service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct WaySubject {
     way: Way,
@@ -61,7 +61,7 @@ pub(super) struct WaySubject {
     pub(super) levels: Shared<Levels>,
 }
 
-/// A route, and the one because of which it never gets a request.
+/// Route, with the route that takes all of its requests, if one does.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RouteSubject {
     route: Shared<Route>,
@@ -84,13 +84,14 @@ impl Way {
         policy(&self.service.0, self.route.as_ref().map(|route| &*route.0))
     }
 
-    /// True when requests of this method may come this way.
+    /// Returns true if requests of a method that satisfies `is_method` may take this way. A service, and a
+    /// route without methods, takes all of them.
     pub(super) fn takes(&self, is_method: impl Fn(&str) -> bool) -> bool {
         let methods = self.route.as_ref().map(|route| &route.0.methods);
         methods.is_none_or(|methods| methods.is_empty() || methods.iter().any(|method| is_method(method)))
     }
 
-    /// What is derived of its tries.
+    /// Returns the effective retry settings.
     pub(super) fn tries(&self) -> Tries {
         self.tries
     }
@@ -121,12 +122,13 @@ impl UpstreamSubject {
         &self.upstream.0
     }
 
-    /// How many targets each declared tier has, from the first; only those that have any.
+    /// Returns the number of targets of each declared tier, from the first; tiers without targets are left
+    /// out.
     pub(super) fn tiers(&self) -> Vec<usize> {
         self.upstream().targets.chunk_by(|one, next| one.tier == next.tier).map(<[Target]>::len).collect()
     }
 
-    /// By routes; by services where none has a route.
+    /// Returns the ways through routes, or the services alone if none of them has a route.
     pub(super) fn ways(&self) -> &[Way] {
         &self.ways
     }
@@ -135,7 +137,7 @@ impl UpstreamSubject {
         self.neighbours.iter().map(|neighbour| &*neighbour.0)
     }
 
-    /// True when nothing sends requests to it.
+    /// Returns true if no route leads to it. False if there is any raw resource, since that may lead to it.
     pub(super) fn is_unreached(&self) -> bool {
         !self.raw_reaches_it && self.ways.iter().all(|way| way.route.is_none())
     }
@@ -149,7 +151,8 @@ impl UpstreamSubject {
         Place::new(document, &document.upstreams[self.site.index].path)
     }
 
-    /// Where a target of the upstream's own list stands; else the upstream.
+    /// Returns the place of a target in the upstream's own list; that of the upstream if the list does not
+    /// have the target.
     pub(super) fn place_of(&self, address: &Address) -> Place<'_> {
         let targets = self.declared().targets.iter().flatten();
         let own = |target: &document::Target| {
@@ -167,12 +170,13 @@ impl WaySubject {
         &self.way
     }
 
-    /// True of a service that no route names; always false of a route.
+    /// Returns true for a service that no route names; always false for a route.
     pub(super) fn is_unused(&self) -> bool {
         self.way.route.is_none() && !self.is_used
     }
 
-    /// True where what is declared here counts: of a route, what differs from its service.
+    /// Evaluates a predicate on the declaration at hand: `route` on that of a route, `service` on that of a
+    /// service. A route declares only what differs from its service.
     pub(super) fn says(
         &self,
         service: fn(&document::Service) -> bool,
@@ -220,15 +224,16 @@ impl RouteSubject {
     }
 }
 
-/// The subjects that are to be looked at, by name.
+/// Names of the subjects that must be checked again.
 pub(super) struct Changed {
-    /// With the ways to them.
+    /// Services, with all ways to them.
     pub(super) services: BTreeSet<Name>,
     pub(super) upstreams: BTreeSet<Name>,
     pub(super) routes: BTreeSet<Name>,
 }
 
-/// The subjects that are not as they were. Learns on the way who stands beside and before whom.
+/// Returns the subjects that changed from `last` to `now`. Updates the neighbours and shadows of `next` in
+/// passing.
 pub(super) fn changed(last: Config<'_>, now: Config<'_>, lints: &Lints, next: &mut Lints) -> Changed {
     let redeclared = |kind| now.documents.changed(kind, last.documents).into_iter().cloned();
     let mut services: BTreeSet<Name> = redeclared(Kind::Service).collect();
@@ -259,7 +264,7 @@ pub(super) fn changed(last: Config<'_>, now: Config<'_>, lints: &Lints, next: &m
     Changed { services, upstreams, routes }
 }
 
-/// The ways to a service that were looked at.
+/// Returns the ways to a service that were checked.
 pub(super) fn ways_of<'m>(
     ways: &'m Memo<WayKey, WaySubject, Told>,
     service: &'m Name,
@@ -267,13 +272,13 @@ pub(super) fn ways_of<'m>(
     ways.inputs().range((service.clone(), None)..).take_while(move |((of, _), _)| of == service)
 }
 
-/// A service, and each route to it.
+/// Returns the keys of a service alone and of each route to it.
 pub(super) fn way_keys(config: Config<'_>, service: &Name) -> Vec<WayKey> {
     let routes = config.resolved.routes_of(service).cloned().map(Some);
     [None].into_iter().chain(routes).map(|route| (service.clone(), route)).collect()
 }
 
-/// The way of a key, if there is one.
+/// Returns the subject for a key; none if there is no such way.
 pub(super) fn way(config: Config<'_>, (service, route): &WayKey, levels: &Arc<Levels>) -> Option<WaySubject> {
     let Config { model, resolved, documents } = config;
     let leads_there =
@@ -293,7 +298,8 @@ pub(super) fn way(config: Config<'_>, (service, route): &WayKey, levels: &Arc<Le
     })
 }
 
-/// The upstream of a name, if there is one. The ways to it are known.
+/// Returns the subject for an upstream; none if there is no such upstream. The ways in `lints` must be up to
+/// date.
 pub(super) fn upstream(config: Config<'_>, name: &Name, lints: &Lints) -> Option<UpstreamSubject> {
     let Config { model, resolved, documents } = config;
     let leads_here = |way: &&Way| way.service().upstreams().any(|upstream| upstream.name == *name);
@@ -313,7 +319,8 @@ pub(super) fn upstream(config: Config<'_>, name: &Name, lints: &Lints) -> Option
     })
 }
 
-/// The route of a name, if there is one.
+/// Returns the subject for a route; none if there is no such route. The shadows in `lints` must be up to
+/// date.
 pub(super) fn route(config: Config<'_>, name: &Name, lints: &Lints) -> Option<RouteSubject> {
     Some(RouteSubject {
         route: Shared(config.model.routes.get(name)?.clone()),

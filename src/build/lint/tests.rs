@@ -1,4 +1,4 @@
-//! Every rule and fault by the examples that explain it, and what the config may say of rules.
+//! Tests of every rule and fault with its own examples, and of the lint settings of a config.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use super::*;
 use crate::build::{Inputs, build};
 
-/// What is told of a config, as codes with levels.
+/// Returns the findings in a config, each as code and level.
 fn told(text: &str) -> BTreeSet<String> {
     let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
     let violations = match build(&Inputs { files, ..Inputs::default() }, None) {
@@ -16,7 +16,7 @@ fn told(text: &str) -> BTreeSet<String> {
     violations.iter().map(|told| format!("{} {}", told.code, told.level)).collect()
 }
 
-/// Those of faults that take more than a line to show have a test where they are told.
+/// Faults without an example, which take more than a line to show, are tested where they are reported.
 #[test]
 fn every_code_is_told_of_its_bad_example_and_not_of_its_good_one() {
     let mut wrong = Vec::new();

@@ -1,4 +1,4 @@
-//! Is there something to fail over to, and can it carry what falls on it?
+//! Rules about tiers: whether there is a standby, and whether it can carry the load.
 
 use std::collections::BTreeSet;
 
@@ -348,14 +348,14 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// The first tier, and the targets of the others.
+/// Returns the targets of the first tier, and those of all others.
 fn tiers(subject: &UpstreamSubject) -> (&[Target], &[Target]) {
     let targets = subject.upstream().targets.as_slice();
     let first = targets.first().map_or(0, |first| first.tier);
     targets.split_at(targets.partition_point(|target| target.tier == first))
 }
 
-/// Each tier with the one behind it.
+/// Returns each tier with the next one.
 fn neighbouring_tiers(subject: &UpstreamSubject) -> impl Iterator<Item = (&[Target], &[Target])> {
     let tiers = || subject.upstream().targets.chunk_by(|one, next| one.tier == next.tier);
     tiers().zip(tiers().skip(1))

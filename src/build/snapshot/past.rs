@@ -1,7 +1,7 @@
-//! Sets that clients were told before, by version.
+//! Sets of resources that clients were sent earlier, by version.
 //!
-//! A SotW client that returns says no more of what it has than the version of the last response that it took. With
-//! the set of that version at hand, what changed while it was away can be told in the order that breaks nothing.
+//! A SotW client that reconnects states no more than the version of the last response that it acknowledged.
+//! With the set of that version at hand, the changes since can be sent in the safe order.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,25 +9,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::build::snapshot::{ResourceSet, Snapshot, Version};
 use crate::envoy::ResourceType;
 
-/// How many sets are kept. They share the resources that did not change.
+/// Number of sets that are kept. They share the resources that did not change.
 const KEPT: usize = 32;
 
-/// The sets that were told last, of all fleets and types that are told whole. Cheap to clone: clones share.
+/// Sets that were sent last, of all fleets and of the types that are sent whole. Cheap to clone: clones
+/// share.
 #[derive(Debug, Clone, Default)]
 pub struct Past {
-    /// The last one first.
+    /// Sets, the most recent first.
     sets: Arc<Mutex<VecDeque<Known>>>,
 }
 
 #[derive(Debug)]
 struct Known {
     set: Arc<ResourceSet>,
-    /// Somebody refused what came after it. Of that it may have taken some, and still says this version.
+    /// True if a client refused a later response. It may have applied a part of that, and still states this
+    /// version.
     doubtful: bool,
 }
 
 impl Past {
-    /// Notes that clients are told `set`.
+    /// Records that clients are sent `set`.
     pub fn remember(&self, set: &ResourceSet) {
         self.with(|sets| {
             match sets.iter().position(|known| known.set.version == set.version) {
@@ -38,7 +40,7 @@ impl Past {
                 }
                 None => {
                     sets.truncate(KEPT - 1);
-                    // Without what was made of it to be sent.
+                    // A copy without the cached encodings.
                     let set = Arc::new(ResourceSet::from(set.by_name.clone(), set.version));
                     sets.push_front(Known { set, doubtful: false });
                 }
@@ -46,14 +48,14 @@ impl Past {
         });
     }
 
-    /// Notes that clients have the clusters and listeners of `snapshot`.
+    /// Records that clients have the clusters and listeners of `snapshot`.
     pub fn remember_snapshot(&self, snapshot: &Snapshot) {
         for resource_type in [ResourceType::Listener, ResourceType::Cluster] {
             self.remember(snapshot.set(resource_type));
         }
     }
 
-    /// Notes that a client refused what came after the set of this version.
+    /// Records that a client refused a response that followed the set of this version.
     pub fn doubt(&self, version: Version) {
         self.with(|sets| {
             let known = sets.iter_mut().find(|known| known.set.version == version);
@@ -61,7 +63,8 @@ impl Past {
         });
     }
 
-    /// The set of this version, and whether a client that says it may have more than that.
+    /// Returns the set of this version, and true if a client that states this version may hold more than
+    /// that.
     pub fn recall(&self, version: Version) -> Option<(Arc<ResourceSet>, bool)> {
         self.with(|sets| {
             let known = sets.iter().find(|known| known.set.version == version)?;

@@ -1,34 +1,34 @@
-//! The ports of a demo.
+//! Ports of a demo.
 
 use std::net::{SocketAddr, TcpListener};
 
-/// How many places are tried. Below it no port of one place is another port of another.
+/// Number of port sets that are tried. Up to it, no port of one set is another port of another set.
 const PLACES: u16 = 50;
 
-/// All addresses of one demo, on loopback.
+/// Addresses of one demo, on loopback.
 ///
-/// They move together, by ten, when one of them is taken. So whoever got the admin address has all the
-/// others too: two demos that start at once cannot share Envoy's port (which Envoy would allow), and none
-/// takes the port of a backend that is dead at the moment. All are below the range from which systems take
-/// the ports of outgoing connections, for the same reason.
+/// They move together, by ten, when one of them is taken. A demo that got the admin address therefore has all
+/// the others too: two demos that start at once cannot share Envoy's port (which Envoy would allow), and
+/// neither takes the port of a backend that is dead at the moment. For the same reason all are below the
+/// range from which systems take the ports of outgoing connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ports {
-    /// Where clients reach Envoy.
+    /// Address of Envoy's listener.
     pub(crate) listener: SocketAddr,
-    /// Of the control plane.
+    /// Address of the control plane's admin API.
     pub(crate) admin: SocketAddr,
-    /// Of the control plane.
+    /// Address of the control plane's xDS server.
     pub(crate) xds: SocketAddr,
-    /// Envoy's own.
+    /// Address of Envoy's own admin interface.
     pub(crate) envoy_admin: SocketAddr,
-    /// In the order of [`BACKENDS`](crate::cli::demo::stage::BACKENDS).
+    /// Addresses of the backends, in the order of [`BACKENDS`](crate::cli::demo::stage::BACKENDS).
     pub(crate) backends: [SocketAddr; 3],
-    /// Suggested for a backend that the user starts.
+    /// Address suggested for a backend that the user starts.
     pub(crate) extra: SocketAddr,
 }
 
 impl Ports {
-    /// The places to be, the best first.
+    /// Returns the candidate port sets, the preferred one first.
     pub(crate) fn places() -> impl Iterator<Item = Self> {
         (0..PLACES).map(|step| {
             let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port + 10 * step));
@@ -43,7 +43,7 @@ impl Ports {
         })
     }
 
-    /// True when nobody listens on any.
+    /// Returns true if all ports are free.
     pub(crate) fn free(&self) -> bool {
         self.all().into_iter().all(|address| TcpListener::bind(address).is_ok())
     }

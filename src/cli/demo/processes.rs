@@ -1,7 +1,7 @@
-//! The processes of a demo.
+//! Processes of a demo.
 //!
-//! Each is in a process group of its own: a Ctrl-C is for the demo, which still has requests under way, and
-//! not for what answers them. None outlives the demo, however that ends.
+//! Each is in a process group of its own: a Ctrl-C reaches the demo, which still has requests under way, but
+//! not the processes that answer them. None outlives the demo, however that ends.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-/// How many lines of Envoy's log tell why it failed.
+/// Number of lines of Envoy's log that are printed when it fails.
 const TAIL: usize = 10;
 
-/// A backend that dies and comes back at the same address.
+/// Backend process that can be killed and restarted at the same address.
 #[derive(Debug)]
 pub(crate) struct Backend {
     pub(crate) name: &'static str,
@@ -24,7 +24,7 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    /// Returns once it can be reached.
+    /// Starts the process, and returns once it accepts connections.
     pub(crate) async fn start(name: &'static str, address: SocketAddr) -> anyhow::Result<Self> {
         let child = backend(name, address).await.with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name, address, child })
@@ -34,18 +34,18 @@ impl Backend {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// SIGKILL. From now on it answers nobody, but it may take a moment until its port is free.
+    /// Sends SIGKILL. The backend answers nothing from now on, but its port may take a moment to become free.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.child.start_kill().with_context(|| format!("cannot kill {}", self.name))
     }
 
-    /// It and its sockets are gone when this returns.
+    /// Kills the process. It and its sockets are gone when this returns.
     pub(crate) async fn end(&mut self) {
         // Fails only for a process that has ended.
         let _ = self.child.kill().await;
     }
 
-    /// As a new process.
+    /// Restarts the backend as a new process.
     pub(crate) async fn come_back(&mut self) -> anyhow::Result<()> {
         self.end().await;
         *self = Self::start(self.name, self.address).await?;
@@ -68,20 +68,21 @@ async fn backend(name: &str, address: SocketAddr) -> anyhow::Result<Child> {
     Ok(child)
 }
 
-/// The Envoy.
+/// Envoy process of the demo.
 #[derive(Debug)]
 pub(crate) struct Envoy {
-    /// Goes first, so that it never kills a process that merely got the number of a past Envoy.
+    /// Process that kills Envoy when the demo dies. Dropped first, so that it never kills a process that
+    /// merely got the number of a past Envoy.
     guard: Child,
     child: Child,
     log: PathBuf,
 }
 
 impl Envoy {
-    /// Returns at once: it still has to read its config.
+    /// Starts Envoy, and returns before it has read its config.
     pub(crate) fn start(program: &Path, bootstrap: &Path, log: PathBuf) -> anyhow::Result<Self> {
         let start = || {
-            // Not by --log-path: what it says of a bad option or of a crash belongs there too.
+            // Not --log-path: messages about a bad option or a crash belong in the log too.
             let output = File::create(&log)?;
             let child = Command::new(program)
                 .arg("-c")
@@ -99,9 +100,11 @@ impl Envoy {
         Ok(Self { guard, child, log })
     }
 
+    /// Checks that Envoy runs.
+    ///
     /// # Errors
     ///
-    /// With the end of its log, when it has ended.
+    /// Fails with the end of Envoy's log if Envoy has ended.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait().context("cannot tell whether Envoy runs")? {
             None => Ok(()),
@@ -109,7 +112,7 @@ impl Envoy {
         }
     }
 
-    /// The end of its log as the end of an error.
+    /// Returns the end of Envoy's log, as the end of an error message.
     pub(crate) fn last_words(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -119,16 +122,16 @@ impl Envoy {
         format!("; its log ends with\n  {}", lines[lines.len().saturating_sub(TAIL)..].join("\n  "))
     }
 
-    /// Its port is free when this returns.
+    /// Kills Envoy. Its port is free when this returns.
     pub(crate) async fn kill(&mut self) {
-        // They fail only for a process that has ended.
+        // Both fail only for a process that has ended.
         let _ = self.guard.kill().await;
         let _ = self.child.kill().await;
     }
 }
 
-/// A shell that kills Envoy when its own input ends, as it does with us: Envoy itself does not notice when we
-/// are killed, and would hold its port for ever.
+/// Starts a shell that kills Envoy when its own input ends, as it does when the demo ends. Envoy itself does
+/// not notice when the demo is killed, and would hold its port forever.
 fn guard(envoy: &Child) -> anyhow::Result<Child> {
     let pid = envoy.id().context("it ended at its start")?;
     let guard = Command::new("sh")

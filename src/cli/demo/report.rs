@@ -1,4 +1,4 @@
-//! What clients saw, for the summary.
+//! Summary of a demo: the requests as clients saw them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::load::Window;
 
-/// The summary. It is printed as it is here: scripts rely on the shape.
+/// Summary of a demo. It is serialised in this shape, on which scripts rely.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) requests: u64,
@@ -15,7 +15,7 @@ pub(crate) struct Report {
     pub(crate) phases: Vec<Phase>,
 }
 
-/// A stretch of the story.
+/// Counts of one phase.
 #[derive(Debug, Serialize)]
 pub(crate) struct Phase {
     pub(crate) name: &'static str,
@@ -29,7 +29,8 @@ pub(crate) struct Phase {
 }
 
 impl Phase {
-    /// A request that has no answer by now counts as an error: its client is still waiting.
+    /// Makes a phase of a window. A request without a response by now counts as an error: its client is still
+    /// waiting.
     pub(crate) fn new(name: &'static str, window: Window) -> Self {
         let mut first_errors = window.first_errors;
         if window.pending > 0 {
@@ -45,7 +46,7 @@ impl Phase {
         }
     }
 
-    /// One line.
+    /// Formats the phase as one line.
     pub(crate) fn human(&self) -> String {
         let served_by: Vec<_> =
             self.served_by.iter().map(|(name, count)| format!("{name} {count}")).collect();
@@ -66,7 +67,7 @@ impl Report {
         Self { requests, errors, phases }
     }
 
-    /// The totals, and what went wrong.
+    /// Formats the totals, and the errors if there are any.
     pub(crate) fn human(&self) -> String {
         let slowest = self.phases.iter().map(|phase| phase.slowest).max().unwrap_or_default();
         let mut text = format!(
@@ -87,7 +88,7 @@ impl Report {
     }
 }
 
-/// `1 error`, `2 errors`.
+/// Formats a count with its noun: `1 error`, `2 errors`.
 pub(crate) fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }

@@ -1,4 +1,4 @@
-//! What a person sees of a demo: lines that stay, and on a terminal below them a table that lives.
+//! Output of a demo for people: permanent lines and, on a terminal, a live table below them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,41 +9,42 @@ use owo_colors::{OwoColorize as _, Style};
 use crate::cli::demo::report::counted;
 use crate::cli::print;
 
-/// An error's text may be long, and a wrapped line would break the count of lines to go back.
+/// Maximum length of an error's text. Texts may be long, and a wrapped line would break the count of lines to
+/// go back.
 const WIDTH: usize = 76;
 
-/// Where lines go, and how much of the screen is redrawn.
+/// Destination of lines, and the size of the redrawn area.
 #[derive(Debug)]
 pub(crate) struct Screen {
-    /// Standard output belongs to the summary in JSON otherwise.
+    /// True if lines go to standard output; false if that is reserved for the summary in JSON or YAML.
     to_stdout: bool,
     live: bool,
     colour: bool,
-    /// How many lines the table and what is below it have taken.
+    /// Number of lines that the table and the lines below it take.
     drawn: usize,
 }
 
-/// A backend in the table.
+/// Row of the table: a backend.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) actor: Actor,
-    /// Requests it answered in the last second.
+    /// Number of requests it answered in the last second.
     pub(crate) rate: u64,
-    /// Requests it ever answered.
+    /// Number of requests it has answered in total.
     pub(crate) served: u64,
 }
 
-/// Whose backend it is.
+/// Owner of a backend.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Actor {
-    /// One of the demo's.
+    /// Backend of the demo.
     Ours { address: SocketAddr, alive: bool },
-    /// One that was added by the user; where it is and whether it lives we cannot know.
+    /// Backend that the user added; its address and state are unknown.
     Theirs,
 }
 
-/// The moment that is drawn.
+/// Values of one frame.
 #[derive(Debug)]
 pub(crate) struct Scenery<'a> {
     pub(crate) rows: &'a [Row],
@@ -56,17 +57,17 @@ pub(crate) struct Scenery<'a> {
 }
 
 impl Screen {
-    /// Lines and the table on standard output; no table when it is no terminal.
+    /// Returns a screen with lines and the table on standard output; no table without a terminal.
     pub(crate) fn stdout() -> Self {
         Self { to_stdout: true, live: print::live(), colour: print::stdout_colour(), drawn: 0 }
     }
 
-    /// Lines on standard error.
+    /// Returns a screen with lines on standard error, and no table.
     pub(crate) fn notes() -> Self {
         Self { to_stdout: false, live: false, colour: print::colour(), drawn: 0 }
     }
 
-    /// A line that stays.
+    /// Prints a permanent line.
     pub(crate) fn line(&mut self, text: &str) -> anyhow::Result<()> {
         self.erase()?;
         if self.to_stdout {
@@ -76,14 +77,14 @@ impl Screen {
         Ok(())
     }
 
-    /// The line of a phase that is over.
+    /// Prints the line of a phase that is over.
     pub(crate) fn phase(&mut self, text: &str, good: bool) -> anyhow::Result<()> {
         let (mark, style) = if good { ("✓", Style::new().green()) } else { ("✗", Style::new().red()) };
         let mark = self.paint(mark, style);
         self.line(&format!("{mark} {text}"))
     }
 
-    /// Of a line: what is said about what follows.
+    /// Dims text, such as a comment on the next line.
     pub(crate) fn dim(&self, text: &str) -> String {
         self.paint(text, Style::new().dimmed())
     }
@@ -92,7 +93,7 @@ impl Screen {
         if self.colour { text.style(style).to_string() } else { text.to_owned() }
     }
 
-    /// Draws over the last one, in one piece so that nothing flickers.
+    /// Draws over the last frame, in one write so that nothing flickers.
     pub(crate) fn draw(&mut self, scenery: &Scenery<'_>) -> anyhow::Result<()> {
         if !self.live {
             return Ok(());
@@ -164,7 +165,7 @@ fn cells(row: &Row) -> [Cell; 5] {
     [Cell::new(&row.name), Cell::new(address), state, rate, Cell::new(row.served)]
 }
 
-/// To the start of the line so many lines above.
+/// Returns the sequence that moves to the start of the line this many lines above.
 fn back(lines: usize) -> String {
     if lines == 0 { String::new() } else { format!("\x1b[{lines}F") }
 }

@@ -1,4 +1,4 @@
-//! The story, and the loop that plays it.
+//! Script of a demo, and the loop that plays it.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -15,23 +15,23 @@ use crate::cli::load::{Load, Options, Window, WindowId};
 
 const REQUESTS_PER_SECOND: u32 = 200;
 
-/// How often the table is drawn, and how soon a Ctrl-C or a dead Envoy is noticed.
+/// Interval at which the table is drawn, and at which a Ctrl-C or a dead Envoy is noticed.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Who served so recently serves now.
+/// Period of the current rates: a backend that answered within it serves now.
 const NOW: Duration = Duration::from_secs(1);
 
-/// How long a scene may take until those serve who should. The longest is the last: a target that came back
-/// stays ejected for the rest of its 10 s, and is then found healthy by a check.
+/// Time limit for a phase until the expected backends serve. The last phase takes longest: a target that came
+/// back stays ejected for the rest of its 10 s, and is then found healthy by a check.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// How long the last answers of a phase may take.
+/// Time limit for the last responses of a phase.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// What comes after the story, in the summary.
+/// Name of the phase after the scripted ones, in the summary.
 const AFTERWARDS: &str = "after the story";
 
-/// A part of the story. It lasts at least as long as it says, and until exactly those serve who should.
+/// Scripted phase. It lasts at least `lasts`, and until exactly the backends in `served_by` serve.
 struct Scene {
     name: &'static str,
     dead: &'static [&'static str],
@@ -61,14 +61,14 @@ const STORY: [Scene; 4] = [
     Scene { name: "both are back", dead: &[], served_by: &[PRIMARY_1, PRIMARY_2], lasts: NOW },
 ];
 
-/// How a show came to its end.
+/// Reason for the end of a demo.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// All was shown.
+    /// All phases were played.
     Played,
-    /// By a signal, at any time.
+    /// A signal, at any time.
     ToldToStop,
-    /// What was to be shown did not happen.
+    /// A phase did not end as expected.
     Failed(anyhow::Error),
 }
 
@@ -78,11 +78,11 @@ impl From<anyhow::Error> for End {
     }
 }
 
-/// A story that is being played to a screen, under load.
+/// Running demo: its script, screen and load.
 pub(crate) struct Show {
     stage: Stage,
     screen: Screen,
-    /// Not to be asked again once it is ready.
+    /// Signal to stop. Must not be polled again once it is ready.
     told_to_stop: Pin<Box<dyn Future<Output = ()> + Send>>,
     load: Load,
     past: Vec<(&'static str, WindowId)>,
@@ -91,7 +91,7 @@ pub(crate) struct Show {
 }
 
 impl Show {
-    /// The load starts here.
+    /// Starts the load.
     pub(crate) fn new(
         stage: Stage,
         screen: Screen,
@@ -109,7 +109,7 @@ impl Show {
         }
     }
 
-    /// Stays after the story until it is told to stop, unless once is enough.
+    /// Plays the script. Runs on afterwards until the stop signal, unless `once` is set.
     pub(crate) async fn play(&mut self, once: bool) -> End {
         match self.try_play(once).await {
             Ok(()) => End::Played,
@@ -134,7 +134,7 @@ impl Show {
         }
     }
 
-    /// What stays above the table, so that it can be copied while the table changes.
+    /// Prints the lines above the table, which can be copied while the table changes.
     fn introduce(&mut self, once: bool) -> anyhow::Result<()> {
         let ports = self.stage.ports;
         self.screen.line(&format!(
@@ -173,7 +173,7 @@ impl Show {
         self.screen.line("")
     }
 
-    /// Until the scene is over.
+    /// Waits until the phase is over.
     async fn watch(&mut self, scene: &Scene) -> Result<(), End> {
         loop {
             self.tick().await?;
@@ -210,7 +210,7 @@ impl Show {
     }
 
     /// Ends the phase with its line, and begins the next. The cut and the kill are one moment: a request that
-    /// was under way then belongs to the phase that it ended, whoever answered it after all.
+    /// was under way belongs to the phase that ends, whichever backend answers it.
     async fn next_phase(&mut self, name: &'static str, dead: &[&str]) -> anyhow::Result<()> {
         let window = self.load.cut();
         self.stage.kill(dead)?;
@@ -225,7 +225,7 @@ impl Show {
         self.screen.phase(&phase.human(), phase.errors == 0)
     }
 
-    /// Ends the phase, and everything that runs.
+    /// Ends the phase and everything that runs.
     pub(crate) async fn close(mut self) -> anyhow::Result<Report> {
         let window = self.load.cut();
         let said = self.end_phase(window).await;
@@ -268,7 +268,7 @@ impl Show {
         ours.chain(theirs.map(|name| row(name, Actor::Theirs))).collect()
     }
 
-    /// The requests of the last second, by who answered them.
+    /// Returns the requests of the last second, by the backend that answered them.
     fn served_now(&self) -> BTreeMap<String, u64> {
         let mut served = BTreeMap::new();
         let Some(since) = std::time::Instant::now().checked_sub(NOW) else { return served };
@@ -295,7 +295,7 @@ fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
     if names.is_empty() { "nobody".to_owned() } else { names.join(" and ") }
 }
 
-/// This program, as it can be typed here: `cargo run` puts it on no path.
+/// Returns the path of this program as it can be typed here: `cargo run` puts it on no path.
 fn ourselves() -> String {
     let Ok(program) = std::env::current_exe() else { return "understudy".to_owned() };
     let here = std::env::current_dir().ok();

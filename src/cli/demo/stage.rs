@@ -1,4 +1,4 @@
-//! All that runs during a demo, and the directory that it lives in.
+//! Everything that runs during a demo, and the directory for its files.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,25 +22,25 @@ pub(crate) const PRIMARY_1: &str = "PRIMARY-1";
 pub(crate) const PRIMARY_2: &str = "PRIMARY-2";
 pub(crate) const FAILOVER: &str = "FAILOVER";
 
-/// The backends of every demo.
+/// Names of the backends of every demo.
 pub(crate) const BACKENDS: [&str; 3] = [PRIMARY_1, PRIMARY_2, FAILOVER];
 
-/// How long Envoy may take to serve. It is ready within a second on a machine that is not busy.
+/// Time limit for Envoy until it serves. It is ready within a second on a machine that is not busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The control plane, Envoy and the backends. Dropping it ends them all.
+/// Control plane, Envoy and backends of a demo. Dropping it ends them all.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) ports: Ports,
     pub(crate) backends: [Backend; 3],
     envoy: Envoy,
     control_plane: App,
-    /// Last, so that it is removed when nobody writes there any more.
+    /// Directory of the demo. Dropped last, so that it is removed when nothing writes there any more.
     directory: Directory,
 }
 
 impl Stage {
-    /// Returns once both primaries serve through Envoy.
+    /// Starts everything, and returns once both primaries serve through Envoy.
     pub(crate) async fn set_up(envoy: &Path) -> anyhow::Result<Self> {
         let directory = Directory::new()?;
         directory.start_log()?;
@@ -67,7 +67,7 @@ impl Stage {
                 bail!("Envoy does not serve after {PATIENCE:?}{}", self.envoy.last_words());
             }
             self.check()?;
-            // Refused at first, then 503: it is still on its way up.
+            // Refused at first, then answered 503: Envoy is still starting.
             if let Ok(answer) = client.get(self.url()).send().await
                 && answer.status().is_success()
             {
@@ -80,36 +80,39 @@ impl Stage {
         Ok(())
     }
 
-    /// Where clients go.
+    /// Returns the URL for clients.
     pub(crate) fn url(&self) -> Url {
         let url = format!("http://{}/", self.ports.listener);
         url.parse().expect("an address makes an authority")
     }
 
-    /// The file to edit.
+    /// Returns the path of the config file that the user may edit.
     pub(crate) fn config(&self) -> PathBuf {
         self.directory.path("demo.yaml")
     }
 
-    /// Where Envoy and the control plane log.
+    /// Returns the directory with the logs of Envoy and the control plane.
     pub(crate) fn logs(&self) -> PathBuf {
         self.directory.path("logs")
     }
 
+    /// Checks that Envoy runs.
+    ///
     /// # Errors
     ///
-    /// When Envoy has ended.
+    /// Fails if Envoy has ended.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         self.envoy.check()
     }
 
-    /// Kills these, if they live. At once: nothing is awaited, so that it can be told what came before.
+    /// Kills these backends, if they live. Nothing is awaited, so that requests before and after the kill can
+    /// be distinguished.
     pub(crate) fn kill(&mut self, names: &[&str]) -> anyhow::Result<()> {
         let doomed = self.backends.iter_mut().filter(|backend| names.contains(&backend.name));
         doomed.filter_map(|backend| backend.is_alive().then(|| backend.kill())).collect()
     }
 
-    /// Starts again all that are dead but these.
+    /// Restarts all dead backends except these.
     pub(crate) async fn revive_all_but(&mut self, names: &[&str]) -> anyhow::Result<()> {
         for backend in &mut self.backends {
             if !names.contains(&backend.name) && !backend.is_alive() {
@@ -119,7 +122,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Returns when all ports are free again.
+    /// Ends everything. All ports are free again when this returns.
     pub(crate) async fn clear(mut self) -> anyhow::Result<()> {
         self.envoy.kill().await;
         for backend in &mut self.backends {
@@ -131,7 +134,7 @@ impl Stage {
     }
 }
 
-/// Only the config is at the top: the control plane looks at every change there.
+/// Directory of a demo. Only the config is at the top: the control plane looks at every change there.
 #[derive(Debug)]
 struct Directory(TempDir);
 
@@ -154,7 +157,7 @@ impl Directory {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// A file, because lines on the terminal would tear the table apart.
+    /// Starts logging to a file, because lines on the terminal would tear the table apart.
     fn start_log(&self) -> anyhow::Result<()> {
         let path = self.path("logs/understudy.log");
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -167,7 +170,7 @@ impl Directory {
     }
 }
 
-/// The control plane, at the first place that is free.
+/// Starts the control plane on the first free set of ports.
 async fn control_plane(directory: &Directory) -> anyhow::Result<(Ports, App)> {
     for ports in Ports::places().filter(Ports::free) {
         directory.write("demo.yaml", &config(&ports))?;
@@ -196,7 +199,7 @@ fn is_address_in_use(error: &anyhow::Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// Without any health check or retry: the defaults are what is shown.
+/// Returns the config, without any health check or retry: the demo shows the defaults.
 fn config(ports: &Ports) -> String {
     let Ports { listener, backends: [first, second, third], .. } = ports;
     format!(

@@ -1,9 +1,9 @@
-//! A small backend whose faults can be chosen while it runs.
+//! Small backend whose faults can be chosen while it runs.
 //!
 //! Failover is proven by counting what clients see when targets die, and they die in many ways: the demo,
-//! docker-compose and the tests need a target that is killed as a process, or told to fail in one certain
-//! way. It speaks HTTP/1.1 and, to those who begin with it, HTTP/2. Commands come as lines on stdin, and each
-//! is answered by one line on stdout once it holds for every later request:
+//! docker-compose and the tests need a target that is killed as a process, or fails in one certain way on
+//! command. It speaks HTTP/1.1, and HTTP/2 to clients that begin with it. Commands come as lines on stdin.
+//! Each is answered by one line on stdout once it holds for every later request:
 //!
 //! | command | answer | effect |
 //! | --- | --- | --- |
@@ -17,13 +17,13 @@
 //! | `mode stall` | `ok` | 200 with `content-length`, half of the body, then nothing |
 //! | `health ok`, `health same` | `ok` | `/healthz` is always answered 200 (a grey failure), or like the rest |
 //! | `listener open` | `ok` | connections are accepted |
-//! | `listener closed` | `ok` | nobody listens; connections stay, and are served |
-//! | `listener reset` | `ok` | a new connection is accepted and ends by RST; the others stay |
-//! | `listener mute` | `ok` | a new connection comes to no answer at all, as if packets were dropped; the others stay |
+//! | `listener closed` | `ok` | the port is closed; open connections stay, and are served |
+//! | `listener reset` | `ok` | a new connection is accepted and ends by RST; open ones stay |
+//! | `listener mute` | `ok` | a new connection gets no answer, as if packets were dropped; open ones stay |
 //! | `count` | `{"GET": 3}` | none: the requests so far by method, those for `/healthz` under `/healthz` |
 //! | `connections` | `{"accepted": 2, "open": 1}` | none |
 //!
-//! Anything else is answered by a line that begins with `error`.
+//! Any other line is answered by a line that begins with `error`.
 
 mod door;
 mod socket;
@@ -55,26 +55,26 @@ use tokio::sync::{mpsc, oneshot};
 use crate::cli::offline::backend::door::{Door, Listening};
 use crate::cli::offline::backend::socket::{Ending, Socket};
 
-/// What `understudy backend` is told.
+/// Options of `understudy backend`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The address to answer on; port 0 takes a free one
+    /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
-    /// What it answers, in the body and in the header `x-backend`
+    /// Name of the backend, sent in the body and in the header `x-backend`
     #[arg(long, default_value = "backend")]
     pub name: String,
-    /// End when stdin ends, so that it does not outlive the program that started it
+    /// Exit when stdin ends, so that the backend does not outlive the program that started it
     #[arg(long)]
     pub exit_with_stdin: bool,
-    /// Write a line on stderr for each request, before anything is done about it
+    /// Write a line on stderr for each request, before it is answered
     #[arg(long)]
     pub log_requests: bool,
 }
 
-/// Prints `listening ADDRESS` once it can be reached, then answers requests on the one side and commands on
-/// the other until it is told to end: by SIGTERM or SIGINT (as process 1 of a container it would not be
-/// ended by them otherwise), or by the end of its input if so asked.
+/// Prints `listening ADDRESS` once it accepts connections, then serves requests and obeys commands until
+/// SIGTERM, SIGINT or, if asked for, the end of its input. The signals are handled, since as process 1 of a
+/// container it would not be ended by them otherwise.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let backend = Arc::new(Backend::new(&options.name, options.log_requests)?);
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
@@ -91,14 +91,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
 }
 
-/// Flushed, since the reader waits for this line.
+/// Prints a line and flushes it, since the reader waits for it.
 fn say(line: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to stdout")
 }
 
-/// The receiver ends with the input. A thread, because a blocked read of stdin would hold up the end of a
-/// tokio runtime; this one is simply left behind.
+/// Obeys the commands on stdin; the returned receiver ends with the input. Runs in a thread, because a
+/// blocked read of stdin would hold up the end of a tokio runtime. The thread is simply left behind.
 fn obey(backend: Arc<Backend>, orders: mpsc::Sender<door::Order>) -> oneshot::Receiver<Infallible> {
     let (alive, end) = oneshot::channel();
     std::thread::spawn(move || {
@@ -110,14 +110,14 @@ fn obey(backend: Arc<Backend>, orders: mpsc::Sender<door::Order>) -> oneshot::Re
                 None => backend.command(&line),
             };
             if say(&answer.unwrap_or_else(|fault| format!("error {fault}"))).is_err() {
-                return; // Nobody listens any more.
+                return; // The reader is gone.
             }
         }
     });
     end
 }
 
-/// Returns once it is so.
+/// Changes the state of the listener, and returns once it is in force.
 fn order(orders: &mpsc::Sender<door::Order>, listening: Listening) -> Result<String, String> {
     let (done, outcome) = oneshot::channel();
     orders.blocking_send((listening, done)).map_err(|_| "the backend is about to end".to_owned())?;
@@ -125,8 +125,8 @@ fn order(orders: &mpsc::Sender<door::Order>, listening: Listening) -> Result<Str
     outcome.map(|()| "ok".to_owned()).map_err(|error| format!("{error:#}"))
 }
 
-/// An answer that asks for an end of the connection says so through a channel. The connection is polled first:
-/// what was written before is then on its way.
+/// Serves one connection. A response that asks for an end of the connection says so through a channel. The
+/// connection is polled first, so that everything written before is on its way.
 async fn converse(stream: TcpStream, backend: Arc<Backend>) {
     let _open = Open::new(&backend);
     let (ender, mut endings) = mpsc::channel(1);
@@ -140,12 +140,12 @@ async fn converse(stream: TcpStream, backend: Arc<Backend>) {
     let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(socket), service));
     tokio::select! {
         biased;
-        _ = &mut connection => {} // The client hung up, or was wrong: ordinary.
+        _ = &mut connection => {} // The client hung up, or broke the protocol: ordinary.
         Some(ending) = endings.recv() => ended.set(ending),
     }
 }
 
-/// Counts a connection for as long as it lives.
+/// Guard that counts a connection while it is open.
 struct Open<'a>(&'a Backend);
 
 impl<'a> Open<'a> {
@@ -162,7 +162,7 @@ impl Drop for Open<'_> {
     }
 }
 
-/// How a request is answered.
+/// Mode in which requests are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Ok,
@@ -175,11 +175,11 @@ enum Mode {
     Stall,
 }
 
-/// How an answer breaks off in the middle.
+/// Break in the middle of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cut {
     ending: Ending,
-    /// Its length was not announced.
+    /// True if the length of the body is not announced.
     chunked: bool,
 }
 
@@ -208,7 +208,7 @@ impl FromStr for Mode {
     }
 }
 
-/// A 1xx is no answer: the client would wait for another.
+/// Parses a status code. A 1xx is refused: it is no final response, and the client would wait for another.
 fn status(code: &str) -> Result<StatusCode, String> {
     code.parse()
         .ok()
@@ -226,7 +226,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[derive(Debug, Clone, Copy)]
 struct Behaviour {
     mode: Mode,
-    /// The grey failure: fine for whoever checks, broken for whoever uses it.
+    /// True if health checks succeed whatever the mode (a grey failure).
     healthy_for_checks: bool,
 }
 
@@ -283,11 +283,11 @@ impl Backend {
         Ok("ok".to_owned())
     }
 
-    /// The mode is the one that holds when the request has been read. The body of a request is always read
-    /// to its end, else closing the socket would send RST where FIN was asked for.
+    /// Answers a request in the mode that holds when it has been read. The body of a request is always read
+    /// to its end, else closing the socket would send RST in place of FIN.
     async fn answer(&self, request: Request<Incoming>, ender: mpsc::Sender<Ending>) -> Response<Answer> {
         let (head, body) = request.into_parts();
-        let _ = body.collect().await; // A client that left half-way is hyper's to notice.
+        let _ = body.collect().await; // hyper notices a client that left half-way.
         if self.log_requests {
             log(&head);
         }
@@ -330,30 +330,30 @@ impl Backend {
     }
 }
 
-/// `request POST /orders 5f0c…`: what a proxy calls the request stays the same when it tries again. In one
-/// write, so that the line is there even when the process is killed right after.
+/// Logs a line `request POST /orders 5f0c…`. The last word is `x-request-id`, which stays the same when a
+/// proxy tries again. A single write, so that the line is complete even if the process is killed right after.
 fn log(request: &http::request::Parts) {
     let id = request.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or("-");
     let line = format!("request {} {} {id}\n", request.method, request.uri.path());
-    let _ = io::stderr().write_all(line.as_bytes()); // Whoever asked for it reads it.
+    let _ = io::stderr().write_all(line.as_bytes()); // A failed write must not fail the request.
 }
 
 async fn end(ender: &mpsc::Sender<Ending>, ending: Ending) -> ! {
-    let _ = ender.try_send(ending); // Full only when the end was asked for already.
+    let _ = ender.try_send(ending); // Full only if the end was asked for already.
     std::future::pending().await
 }
 
-/// A body that promises its whole length and may keep only half of the promise.
+/// Body that announces its whole length and may send only half of it.
 struct Answer {
     unsent: Option<Bytes>,
     length: u64,
     after: After,
 }
 
-/// What follows the bytes of an [`Answer`].
+/// Continuation after the bytes of an [`Answer`].
 enum After {
     End,
-    /// An end with a channel, silence without.
+    /// End of the connection with a channel, silence without.
     Half(Option<(mpsc::Sender<Ending>, Cut)>),
 }
 
@@ -361,7 +361,8 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = Infallible;
 
-    /// Silence needs no waker: only the end of the connection can follow it.
+    /// Returns the bytes, then the end or nothing. Silence needs no waker: only the end of the connection can
+    /// follow it.
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -380,7 +381,7 @@ impl Body for Answer {
         }
     }
 
-    /// What is promised, sent or not: hyper announces it as `content-length`.
+    /// Returns the announced length, sent or not: hyper sends it as `content-length`.
     fn size_hint(&self) -> SizeHint {
         match &self.after {
             After::Half(Some((_, cut))) if cut.chunked => SizeHint::default(),

@@ -1,4 +1,4 @@
-//! `understudy bootstrap`
+//! `understudy bootstrap`: prints a bootstrap for an Envoy.
 
 use std::net::SocketAddr;
 
@@ -8,51 +8,52 @@ use serde_json::{Value, json};
 use crate::cli::print;
 use crate::envoy::node::Locality;
 
-/// Whose bootstrap.
+/// Options of `understudy bootstrap`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Where understudy serves xDS, as this Envoy reaches it: host:port
+    /// Address of understudy's xDS port, as this Envoy reaches it: host:port
     #[arg(long, env = "UNDERSTUDY_XDS", default_value = "127.0.0.1:18000", value_name = "HOST:PORT")]
     pub(crate) xds: String,
-    /// Unique for each Envoy
+    /// Node id, unique for each Envoy
     #[arg(long, value_name = "ID")]
     pub(crate) node_id: String,
-    /// What fleets select by
+    /// Node cluster, by which fleets select Envoys
     #[arg(long, value_name = "CLUSTER")]
     pub(crate) node_cluster: String,
-    /// Where it runs, as REGION/ZONE/SUB_ZONE, for tiers by distance
+    /// Locality of this Envoy, as REGION/ZONE/SUB_ZONE, for tiers by distance
     #[arg(long, value_name = "LOCALITY")]
     pub(crate) node_locality: Option<Locality>,
-    /// Where Envoy's own admin interface answers; none without
+    /// Listen address of Envoy's own admin interface; none without
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) envoy_admin: Option<SocketAddr>,
-    /// Ask for what changed only, in place of the state of the world
+    /// Ask for changes only (delta xDS), in place of the state of the world
     #[arg(long)]
     pub(crate) delta: bool,
     #[command(flatten)]
     pub(crate) tls: Tls,
 }
 
-/// How this Envoy reaches an xDS port that speaks TLS. Envoy reads the files, so they are named as it finds them.
+/// TLS of the Envoy's connection to the xDS port. Envoy reads the files, so the paths are those on its
+/// machine.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "TLS")]
 pub(crate) struct Tls {
-    /// The authorities of understudy's certificate; without, nothing is encrypted
+    /// CA file for understudy's certificate; without it nothing is encrypted
     #[arg(long, value_name = "FILE")]
     xds_ca: Option<String>,
-    /// The certificate by which understudy knows this Envoy
+    /// Client certificate by which understudy identifies this Envoy
     #[arg(long, value_name = "FILE", requires_all = ["xds_ca", "xds_client_key"])]
     xds_client_cert: Option<String>,
-    /// Its key
+    /// Key of the client certificate
     #[arg(long, value_name = "FILE", requires = "xds_client_cert")]
     xds_client_key: Option<String>,
-    /// The name or address that understudy's certificate is for [default: the host of --xds]
+    /// Name or address that understudy's certificate must have [default: the host of --xds]
     #[arg(long, value_name = "NAME", requires = "xds_ca")]
     xds_server_name: Option<String>,
 }
 
 impl Tls {
-    /// Envoy's transport socket; none without an authority.
+    /// Returns Envoy's transport socket; none without a CA file.
     fn socket(&self, host: &str) -> Option<Value> {
         let name = self.xds_server_name.as_deref().unwrap_or(host);
         let is_address = name.parse::<std::net::IpAddr>().is_ok();
@@ -82,11 +83,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     print::line(render(options)?.trim_end())
 }
 
-/// The bootstrap as YAML.
+/// Renders the bootstrap as YAML.
 ///
 /// # Errors
 ///
-/// When `--xds` is no `host:port`.
+/// Fails if `--xds` is no `host:port`.
 pub fn render(options: &Options) -> anyhow::Result<String> {
     let (host, port) = options.xds.rsplit_once(':').unwrap_or((&options.xds, ""));
     let port: u16 = port.parse().unwrap_or(0);
@@ -114,9 +115,9 @@ pub fn render(options: &Options) -> anyhow::Result<String> {
             "cds_config": ads,
             "lds_config": ads,
         },
-        // Who serves is seen in what Envoys report of their load.
+        // Load reports show which targets serve.
         "cluster_manager": { "load_stats_config": by_understudy },
-        // A few Envoys of each cluster are asked how targets without traffic are.
+        // A few Envoys of each cluster are asked for the health of targets without traffic.
         "hds_config": by_understudy,
         "static_resources": { "clusters": [xds_cluster(host, port)] },
     });
@@ -136,7 +137,8 @@ pub fn render(options: &Options) -> anyhow::Result<String> {
     Ok(serde_yaml::to_string(&bootstrap)?)
 }
 
-/// How Envoy reaches understudy: HTTP/2, kept alive so that a frozen control plane is noticed.
+/// Returns the cluster by which Envoy reaches understudy: HTTP/2, kept alive so that a frozen control plane
+/// is noticed.
 fn xds_cluster(host: &str, port: u16) -> Value {
     let is_name = host.parse::<std::net::IpAddr>().is_err();
     json!({

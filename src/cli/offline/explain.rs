@@ -1,4 +1,4 @@
-//! `understudy explain`
+//! `understudy explain`: prints what the codes of faults mean.
 
 use std::process::ExitCode;
 
@@ -8,12 +8,12 @@ use crate::build::lint::{self, Explanation};
 use crate::cli::print;
 use crate::config::near;
 
-/// Which code.
+/// Options of `understudy explain`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Such as US012; without one all are listed
+    /// Code, such as US012; without one all are listed
     code: Option<String>,
-    /// For people or for programs
+    /// Output for people or for programs
     #[arg(long, default_value = "human", value_name = "FORMAT")]
     format: Format,
     /// Short for --format json
@@ -27,7 +27,7 @@ enum Format {
     Json,
 }
 
-/// Prints what a code means. The exit code is 2 if there is none such.
+/// Prints the explanation of a code. The exit code is 2 for an unknown code.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let all = lint::explanations();
     let as_json = options.json || options.format == Format::Json;

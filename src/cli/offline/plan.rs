@@ -1,4 +1,4 @@
-//! `understudy plan`
+//! `understudy plan`: prints what files would change.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,33 +17,33 @@ use crate::config::Violation;
 use crate::inspect::plan::{self, Plan};
 use crate::source::files;
 
-/// Which files, against which control plane.
+/// Options of `understudy plan`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Config files and directories, in place of those that are served
+    /// Config files and directories, in place of the served ones
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Compare with these files and directories, not with what is served; several times for several
+    /// Compare with these files and directories, not with the served config; repeat for several
     #[arg(long, value_name = "PATH", conflicts_with = "admin")]
     against: Vec<PathBuf>,
-    /// Exit with 3 when there are changes
+    /// Exit with 3 if there are changes
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]
     asking: Asking,
 }
 
-/// Prints what these files would change and what that means. Where no control plane was named and none runs on
-/// this machine, they are compared with an empty config.
+/// Prints what the files would change, and the effects. The files are compared with an empty config if no
+/// control plane was named and none runs on this machine.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    // Faults of the files are best told with their lines, which are here.
+    // Faults of the files are best reported here, with their lines.
     let build = match check::build(&options.paths) {
         Ok(build) => Some(build),
         Err(violations) if violations.iter().any(|violation| violation.code != "US111") => {
             print::note(check::human(&violations).trim_end());
             return Ok(ExitCode::FAILURE);
         }
-        // What REST declared may be what they refer to.
+        // The files may refer to entities that REST declared (US111), so the server decides.
         Err(_) => None,
     };
     if !options.against.is_empty() {
@@ -66,7 +66,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     done(&plan, &options)
 }
 
-/// Compares the files with others.
+/// Compares the files with those of `--against`.
 fn against(options: &Options, build: Option<Build>) -> anyhow::Result<ExitCode> {
     let told = |violations: &[Violation]| {
         print::note(check::human(violations).trim_end());

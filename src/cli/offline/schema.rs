@@ -1,4 +1,4 @@
-//! `understudy schema`
+//! `understudy schema`: prints the JSON Schema of config files.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `understudy show`
+//! `understudy show`: prints the effective settings of an upstream.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,20 +12,20 @@ use crate::config::near;
 use crate::inspect::settings::{self, Origin, Setting};
 use crate::model::name::Name;
 
-/// Which upstream to show.
+/// Options of `understudy show`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Config files and directories
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// The upstream
+    /// Name of the upstream
     #[arg(long, value_name = "UPSTREAM")]
     upstream: String,
     #[command(flatten)]
     output: Output<Format>,
 }
 
-/// Prints every effective setting of an upstream, and where it came from.
+/// Prints every effective setting of an upstream, and its source.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let build = match check::build(&options.paths) {
         Ok(build) => build,
@@ -46,7 +46,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// As lines of YAML would be, with the origin as a comment.
+/// Formats the settings as lines of YAML, with the origin as a comment.
 fn table(settings: &[Setting]) -> String {
     let lines: Vec<(String, String)> = settings
         .iter()

@@ -1,4 +1,4 @@
-//! `understudy simulate`
+//! `understudy simulate`: prints where requests go when targets are down.
 
 mod picture;
 
@@ -18,34 +18,35 @@ use crate::model::name::Name;
 use crate::model::selector::Part;
 use crate::model::upstream::Upstream;
 
-/// What fails, and of which upstream.
+/// Options of `understudy simulate`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Config files and directories
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Whose targets
+    /// Name of the upstream
     #[arg(long, value_name = "UPSTREAM")]
     upstream: String,
-    /// What is down: a target as host:port, region=R, zone=Z, sub_zone=S or priority=N; several times for several
+    /// Part that is down: a target as host:port, region=R, zone=Z, sub_zone=S or priority=N; repeat for
+    /// several
     #[arg(long, value_name = "WHAT")]
     down: Vec<String>,
-    /// A file with the addresses of host names (name to list of IPs, YAML or JSON); without it a name counts as
+    /// File with the addresses of host names (name to list of IPs, YAML or JSON); without it a name counts as
     /// one address
     #[arg(long, value_name = "FILE")]
     addresses: Option<PathBuf>,
-    /// Where the Envoy is, as REGION/ZONE/SUB_ZONE, for tiers by distance
+    /// Locality of the Envoy, as REGION/ZONE/SUB_ZONE, for tiers by distance
     #[arg(long, value_name = "LOCALITY")]
     node_locality: Option<Locality>,
-    /// Write a picture of before and after too
+    /// Write an SVG image of before and after too
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
     output: Output<Format>,
 }
 
-/// Prints the share of every target. The exit code is 1 if the config has faults, 2 if it has no such upstream or
-/// nothing of what is down.
+/// Prints the share of every target. The exit code is 1 if the config has faults, 2 if the upstream or a part
+/// that is down does not exist.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let build = match check::build(&options.paths) {
         Ok(build) => build,

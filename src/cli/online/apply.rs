@@ -1,4 +1,4 @@
-//! `understudy apply`: what files declare, over the admin API.
+//! `understudy apply`: writes what config files declare over the admin API.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -15,20 +15,21 @@ use crate::config::tree::{self, Entry, Node};
 use crate::config::{Position, Step, raw};
 use crate::envoy::ResourceType;
 
-/// What to apply.
+/// Options of `understudy apply`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Config files in the native shape; - for standard input
     #[arg(short, long, required = true, value_name = "FILE")]
     file: Vec<PathBuf>,
-    /// Make what has this tag equal to the files: what they declare gets it, what they lack goes
+    /// Make the entities with this tag equal to the files: declared ones get the tag, missing ones are
+    /// deleted
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
     #[command(flatten)]
     change: Change,
 }
 
-/// Declares what files say, in one revision.
+/// Declares the entities of the files, in one revision.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let Change { terms, asking } = options.change;
     let client = asking.server.client()?;
@@ -50,15 +51,15 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     entities::said(&answer, &terms, asking.output)
 }
 
-/// An entity of a file.
+/// Entity that a file declares.
 struct Declared {
     file: String,
-    /// The list that it stands in, such as `upstreams`.
+    /// List that contains it, such as `upstreams`.
     list: String,
-    /// Its path in the API.
+    /// Path of the entity in the API.
     path: String,
     node: Node,
-    /// Where it stands in the body that is sent.
+    /// JSON pointer to the entity in the request body.
     pointer: String,
 }
 
@@ -92,7 +93,7 @@ fn line(position: Option<Position>) -> String {
     position.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default()
 }
 
-/// The documents of a file.
+/// Reads the documents of a file; `-` is standard input.
 fn read(file: &Path) -> anyhow::Result<Vec<Node>> {
     let text = match file.as_os_str() == "-" {
         true => {
@@ -112,7 +113,8 @@ fn read(file: &Path) -> anyhow::Result<Vec<Node>> {
     Ok(roots)
 }
 
-/// The elements of a list. What is no list is sent as if it were one, and told of by the server.
+/// Returns the elements of a list; none for null. Any other value is sent as a list of one, so that the
+/// server reports the fault.
 fn elements(list: &str, node: Node) -> Vec<(String, Node)> {
     let nodes = match node.value {
         tree::Value::Sequence(nodes) => nodes,
@@ -145,7 +147,7 @@ fn path_of(list: &str, node: &Node) -> anyhow::Result<String> {
     Ok(format!("/{list}/{}", segment(name)))
 }
 
-/// The path of one of `raw.resources` or of `raw.patches`.
+/// Returns the path of an element of `raw.resources` or of `raw.patches`.
 fn raw_path(list: &str, node: &Node) -> anyhow::Result<String> {
     if list == raw::PATCHES {
         let of = text(node, "kind")
@@ -160,13 +162,13 @@ fn raw_path(list: &str, node: &Node) -> anyhow::Result<String> {
     Ok(format!("/raw/{of}/{}", segments(name)))
 }
 
-/// The names of raw resources have slashes.
+/// Escapes each segment of a name. Names of raw resources contain slashes, which stay separators.
 fn segments(name: &str) -> String {
     let escaped: Vec<String> = name.split('/').map(|part| segment(part).to_string()).collect();
     escaped.join("/")
 }
 
-/// A PUT for each entity.
+/// Returns a body with a PUT for each entity, and notes the pointer of each.
 fn steps(declared: &mut [Declared]) -> Value {
     let step = |(index, declared): (usize, &mut Declared)| {
         declared.pointer = format!("/changes/{index}/body");
@@ -175,7 +177,7 @@ fn steps(declared: &mut [Declared]) -> Value {
     json!({ "changes": declared.iter_mut().enumerate().map(step).collect::<Vec<_>>() })
 }
 
-/// The whole of what has a tag.
+/// Returns the request that replaces everything with a tag.
 fn tagged(tag: &str, declared: &mut [Declared]) -> anyhow::Result<(Method, String, Value)> {
     let mut lists: Map<String, Value> = Map::new();
     for declared in declared {
@@ -190,7 +192,7 @@ fn tagged(tag: &str, declared: &mut [Declared]) -> anyhow::Result<(Method, Strin
     Ok((Method::PUT, format!("/config?{query}"), Value::Object(lists)))
 }
 
-/// Where in a file stands what the server points at.
+/// Returns the place in a file that a JSON pointer of the server refers to.
 fn place(declared: &[Declared], pointer: &str) -> Option<String> {
     let found = declared.iter().find_map(|declared| {
         let rest = pointer.strip_prefix(&declared.pointer)?;

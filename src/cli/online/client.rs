@@ -1,4 +1,4 @@
-//! The admin API as the commands use it.
+//! Client of the admin API, shared by the commands.
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -10,32 +10,32 @@ use serde_json::Value;
 use crate::cli::online::connection::{Connection, Credentials};
 use crate::cli::output::{Format, Output};
 
-/// Which control plane.
+/// Options that select a control plane.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Server {
-    /// The admin API of a running control plane, as host:port or URL [default: 127.0.0.1:8001]
+    /// Address of a running control plane's admin API, as host:port or URL [default: 127.0.0.1:8001]
     #[arg(long, env = "UNDERSTUDY_ADMIN", value_name = "ADDRESS")]
     admin: Option<String>,
     #[command(flatten)]
     credentials: Credentials,
 }
 
-/// How a change is to be made.
+/// Options of a change.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Terms {
-    /// Why, for those who read the revisions later
+    /// Reason for the change, recorded in its revision
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Only say what would change
+    /// Only print what would change
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Wait until every Envoy that it affects has acknowledged it, for at most this long
+    /// Wait until every affected Envoy has acknowledged the change, for at most this long
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "5s")]
     wait: Option<String>,
 }
 
 impl Terms {
-    /// The path with what the terms say in its query.
+    /// Returns the path with these options in its query.
     fn in_query(&self, path: &str) -> String {
         let mut pairs = form_urlencoded::Serializer::new(String::new());
         if self.dry_run {
@@ -51,14 +51,14 @@ impl Terms {
     }
 }
 
-/// What somebody named, as one segment of a path.
+/// Escapes a name as one segment of a path.
 pub(crate) fn segment(name: &str) -> PercentEncode<'_> {
     const ESCAPED: &AsciiSet =
         &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
     utf8_percent_encode(name, ESCAPED)
 }
 
-/// A question to a control plane.
+/// Options of a request: output format and control plane.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Asking {
     #[command(flatten)]
@@ -67,7 +67,7 @@ pub(crate) struct Asking {
     pub(crate) server: Server,
 }
 
-/// A change of what a control plane serves.
+/// Options of a change of the served config.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Change {
     #[command(flatten)]
@@ -76,12 +76,12 @@ pub(crate) struct Change {
     pub(crate) asking: Asking,
 }
 
-/// Speaks to one control plane.
+/// Client of one control plane.
 #[derive(Debug)]
 pub(crate) struct Client(Connection);
 
 impl Server {
-    /// True when somebody said which.
+    /// Returns true if the user named a control plane.
     pub(crate) fn is_named(&self) -> bool {
         self.admin.is_some()
     }
@@ -97,12 +97,12 @@ impl Client {
         value(&self.bytes(path).await?)
     }
 
-    /// The body as it is.
+    /// Returns the body of a GET, unparsed.
     pub(crate) async fn bytes(&self, path: &str) -> anyhow::Result<Bytes> {
         self.answer(Request::get(path).body(Full::default())?).await
     }
 
-    /// All items of a list, page by page.
+    /// Returns all items of a list, following its pages.
     pub(crate) async fn list(&self, path: &str) -> anyhow::Result<Vec<Value>> {
         let (mut items, mut next) = (Vec::new(), Some(path.to_owned()));
         while let Some(path) = next {
@@ -113,7 +113,7 @@ impl Client {
         Ok(items)
     }
 
-    /// Sends a change; null is no body.
+    /// Sends a change; a null body is none.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -135,7 +135,7 @@ impl Client {
         value(&self.answer(request).await?)
     }
 
-    /// The body of the answer, or what is wrong in the server's words.
+    /// Returns the body of a successful response. Other responses are the error [`Refused`].
     async fn answer(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
         let response = self.0.exchange(request).await?;
         if response.status().is_success() {
@@ -146,7 +146,7 @@ impl Client {
     }
 }
 
-/// What the server did not do, in its words.
+/// Error response of the server.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", told(*status, problem))]
 pub(crate) struct Refused {
@@ -155,7 +155,7 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    /// The same with places in files, where `place` knows them, for pointers into what was sent.
+    /// Replaces JSON pointers into the request by places in files, if `place` knows them.
     pub(crate) fn at(mut self, place: impl Fn(&str) -> Option<String>) -> Self {
         for violation in self.problem["violations"].as_array_mut().into_iter().flatten() {
             let place = violation["pointer"].as_str().and_then(&place);
@@ -172,7 +172,7 @@ fn value(body: &[u8]) -> anyhow::Result<Value> {
     serde_json::from_slice(body).context("the answer is not JSON; is this understudy's admin API?")
 }
 
-/// A problem with each of its violations in a line.
+/// Formats a problem, with each of its violations on a line.
 fn told(status: StatusCode, problem: &Value) -> String {
     let mut text = problem["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
     let violations = problem["violations"].as_array().map(Vec::as_slice).unwrap_or_default();

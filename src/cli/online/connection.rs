@@ -1,4 +1,4 @@
-//! One request to a control plane: in the clear, or in TLS by the authorities that the user named.
+//! Connection to a control plane: in plain text, or in TLS by the CA file that the user named.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,22 +20,22 @@ use tokio_rustls::TlsConnector;
 use crate::access::tls;
 use crate::access::tokens::Secret;
 
-/// How long a request may take, a wait for Envoys included.
+/// Time limit of a request, a wait for Envoys included.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What is needed to be let in.
+/// Options that authenticate to the admin API.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Credentials {
-    /// A file with a token for the admin API; UNDERSTUDY_TOKEN holds the token itself
+    /// File with a token for the admin API; UNDERSTUDY_TOKEN holds the token itself
     #[arg(long, env = "UNDERSTUDY_TOKEN_FILE", value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
-    /// The authorities of its certificate, for https://
+    /// CA file for the certificate of the admin API, for https://
     #[arg(long, env = "UNDERSTUDY_CA", value_name = "FILE", global = true)]
     ca: Option<PathBuf>,
-    /// The certificate to show it, where it wants one
+    /// Client certificate, if the admin API requires one
     #[arg(long, env = "UNDERSTUDY_CLIENT_CERT", value_name = "FILE", requires = "client_key", global = true)]
     client_cert: Option<PathBuf>,
-    /// Its key
+    /// Key of the client certificate
     #[arg(long, env = "UNDERSTUDY_CLIENT_KEY", value_name = "FILE", requires = "client_cert", global = true)]
     client_key: Option<PathBuf>,
 }
@@ -72,9 +72,9 @@ impl Credentials {
     }
 }
 
-/// Where requests go, and with what.
+/// Address of an admin API, and the credentials for it.
 pub(crate) struct Connection {
-    /// As the user would write it.
+    /// Base URL, as the user would write it.
     pub(crate) base: String,
     authority: Authority,
     tls: Option<TlsConnector>,
@@ -87,7 +87,7 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// Nobody listens there.
+/// Failure to connect: nothing listens at this address.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "nobody answers at {0}; is `understudy serve` running? Say --admin or UNDERSTUDY_ADMIN for another address"
@@ -95,7 +95,7 @@ impl std::fmt::Debug for Connection {
 pub(crate) struct Unreachable(String);
 
 impl Connection {
-    /// To `host:port` or a URL.
+    /// Prepares connections to `host:port` or a URL.
     pub(crate) fn new(address: &str, credentials: &Credentials) -> anyhow::Result<Self> {
         let address = address.trim_end_matches('/');
         let base = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
@@ -108,7 +108,7 @@ impl Connection {
         Ok(Self { base, authority, tls, token: credentials.token()? })
     }
 
-    /// Sends a request and reads the whole answer. The path is that of the request's URI.
+    /// Sends a request and reads the whole response. The URI of the request is a path.
     pub(crate) async fn exchange(
         &self,
         mut request: Request<Full<Bytes>>,

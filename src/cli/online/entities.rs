@@ -13,37 +13,37 @@ use crate::cli::output::{File, Format, Output, table};
 use crate::cli::print;
 use crate::config::document::Kind;
 
-/// What to show.
+/// Options of `understudy get`.
 #[derive(Debug, clap::Args)]
 pub struct Get {
-    /// upstreams, services, routes, listeners, fleets, …, or the targets of an upstream
+    /// Kind: upstreams, services, routes, listeners, fleets, …, or the targets of an upstream
     #[arg(value_parser = kind_or_targets)]
     kind: Kind,
-    /// One of them; of targets the upstream
+    /// Name of one entity; for targets, of their upstream
     name: Option<String>,
-    /// Only those with this tag; several times for several, a,b for either
+    /// Only entities with this tag; repeat to require several, a,b for either
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
     #[command(flatten)]
     asking: Asking,
 }
 
-/// What goes.
+/// Options of `understudy delete`.
 #[derive(Debug, clap::Args)]
 pub struct Delete {
-    /// upstream, service, route, listener, fleet, …
+    /// Kind: upstream, service, route, listener, fleet, …
     #[arg(value_parser = kind)]
     kind: Kind,
-    /// Which one
+    /// Name of the entity
     name: String,
-    /// What refers to it goes too
+    /// Remove the entities that refer to it too
     #[arg(long)]
     cascade: bool,
     #[command(flatten)]
     change: Change,
 }
 
-/// What becomes of which target.
+/// Options of `understudy target`.
 #[derive(Debug, clap::Args)]
 pub struct Target {
     #[command(subcommand)]
@@ -55,47 +55,47 @@ enum TargetCommand {
     /// Add a target to an upstream, also to one that a file declares
     Add {
         upstream: String,
-        /// host:port
+        /// Address as host:port
         target: String,
-        /// Its share among those of its tier, from 0
+        /// Share among the targets of its tier, from 0
         #[arg(long)]
         weight: Option<u32>,
-        /// A standby: it serves when no primary can
+        /// Make it a standby, which serves when no primary can
         #[arg(long, conflicts_with = "priority")]
         failover: bool,
-        /// Its tier, from 0
+        /// Tier, from 0
         #[arg(long)]
         priority: Option<u32>,
         #[command(flatten)]
         change: Change,
     },
-    /// Take a target away
+    /// Remove a target
     Remove {
         upstream: String,
-        /// host:port
+        /// Address as host:port
         target: String,
         #[command(flatten)]
         change: Change,
     },
-    /// Send a target, a tier or a zone no new requests
+    /// Send no new requests to a target, a tier or a zone
     Drain(orders::State),
-    /// Let a target, a tier or a zone count as down
+    /// Count a target, a tier or a zone as down
     Down(orders::State),
-    /// Let its health decide again
+    /// Let the health of a target, a tier or a zone decide again
     Auto(orders::State),
-    /// Give a target another weight
+    /// Change the weight of a target
     Weight {
         upstream: String,
-        /// host:port
+        /// Address as host:port
         target: String,
-        /// From 0; 0 sends it nothing
+        /// Weight, from 0; 0 sends it no requests
         weight: u32,
         #[command(flatten)]
         change: Change,
     },
 }
 
-/// The whole config.
+/// Options of `understudy config`.
 #[derive(Debug, clap::Args)]
 pub struct Config {
     #[command(subcommand)]
@@ -104,9 +104,9 @@ pub struct Config {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Print everything that files and REST declare as one file; secrets by their hash
+    /// Print everything that files and REST declare as one file; secrets as hashes
     Export {
-        /// Only what has this tag
+        /// Only entities with this tag
         #[arg(long, value_name = "TAG")]
         tag: Option<String>,
         #[command(flatten)]
@@ -116,7 +116,7 @@ enum ConfigCommand {
     },
 }
 
-/// The kind that a word means, in the singular or plural.
+/// Parses a kind, in the singular or plural.
 fn kind(word: &str) -> Result<Kind, String> {
     let kinds = || Kind::TOP.into_iter();
     kinds().find(|kind| [kind.singular(), kind.plural()].contains(&word)).ok_or_else(|| {
@@ -258,7 +258,7 @@ pub(crate) async fn config(options: Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what became of a change. Envoys that have not acknowledged it in time make the exit code 1.
+/// Prints the outcome of a change. The exit code is 1 if Envoys have not acknowledged it in time.
 pub(crate) fn said(answer: &Value, terms: &Terms, output: Output<Format>) -> anyhow::Result<ExitCode> {
     if terms.dry_run {
         return plan::said(answer, output).map(|()| ExitCode::SUCCESS);

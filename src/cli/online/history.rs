@@ -13,45 +13,45 @@ use crate::cli::output::table;
 use crate::cli::print;
 use crate::store::Store;
 
-/// Which revisions.
+/// Options of `understudy revisions`.
 #[derive(Debug, clap::Args)]
 pub struct Revisions {
-    /// One of them, with what it changed, or a range such as 41..43 with how it differs; all without
+    /// Revision, to show its changes, or a range such as 41..43, to compare; all revisions without
     which: Option<String>,
     #[command(flatten)]
     asking: Asking,
 }
 
-/// Where to go back to.
+/// Options of `understudy rollback`.
 #[derive(Debug, clap::Args)]
 pub struct Rollback {
-    /// The revision whose config is wanted
+    /// Revision whose config to restore
     number: u64,
-    /// Where files changed since, let them be and put back only what REST wrote
+    /// Keep files that changed since as they are, and restore only what REST wrote
     #[arg(long)]
     keep_files: bool,
     #[command(flatten)]
     change: Change,
 }
 
-/// Where to write it.
+/// Options of `understudy backup`.
 #[derive(Debug, clap::Args)]
 pub struct Backup {
-    /// A file that does not exist yet; it holds secrets as they are
+    /// File that does not exist yet; it will hold secrets in plain text
     file: PathBuf,
     #[command(flatten)]
     server: Server,
 }
 
-/// What to restore where.
+/// Options of `understudy restore`.
 #[derive(Debug, clap::Args)]
 pub struct Restore {
-    /// What `understudy backup` wrote
+    /// File that `understudy backup` wrote
     file: PathBuf,
-    /// Where REST state is kept
+    /// Data directory of the REST state
     #[arg(long, env = "UNDERSTUDY_DATA", default_value = "./understudy-data", value_name = "DIR")]
     data: PathBuf,
-    /// Replace what the directory holds
+    /// Replace the state that the directory holds
     #[arg(long)]
     force: bool,
 }
@@ -64,7 +64,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// Prints the revisions, the newest first, or what some of them changed.
+/// Prints the revisions, the newest first, or the changes of some of them.
 pub(crate) async fn revisions(options: Revisions) -> anyhow::Result<ExitCode> {
     let client = options.asking.server.client()?;
     match options.which.as_deref() {
@@ -102,7 +102,7 @@ pub(crate) async fn revisions(options: Revisions) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each entity as it was and as it became.
+/// Formats each changed entity before and after.
 fn changes(of: &Value) -> String {
     let mut lines = String::new();
     for change in of["changes"].as_array().into_iter().flatten() {
@@ -118,7 +118,7 @@ fn changes(of: &Value) -> String {
     lines
 }
 
-/// Puts back what was.
+/// Restores the config of a revision.
 pub(crate) async fn rollback(options: Rollback) -> anyhow::Result<ExitCode> {
     let Change { terms, asking } = options.change;
     let client = asking.server.client()?;
@@ -128,7 +128,7 @@ pub(crate) async fn rollback(options: Rollback) -> anyhow::Result<ExitCode> {
     entities::said(&answer, &terms, asking.output)
 }
 
-/// Takes a copy of everything that is durable.
+/// Saves a copy of all durable state.
 pub(crate) async fn backup(options: Backup) -> anyhow::Result<ExitCode> {
     let bytes = options.server.client()?.bytes("/backup").await?;
     let write = || {
@@ -141,7 +141,7 @@ pub(crate) async fn backup(options: Backup) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Puts a copy in the place of what the data directory holds.
+/// Replaces the state in the data directory by a backup.
 pub(crate) fn restore(options: &Restore) -> anyhow::Result<ExitCode> {
     let state = Store::restore(&options.file, &options.data, options.force)?;
     let entities = state.stored.len();

@@ -1,4 +1,5 @@
-//! `understudy target drain|down|auto`, `pin`, `failback`, `drill`, `drills` and `failovers`: orders over the admin API.
+//! `understudy target drain|down|auto`, `pin`, `failback`, `drill`, `drills`, `failovers` and `notify`:
+//! orders over the admin API.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,18 +13,18 @@ use crate::cli::online::client::{Asking, Client, Terms, segment};
 use crate::cli::output::table;
 use crate::cli::print;
 
-/// How often a drill that is waited for is looked at.
+/// Interval at which a running drill is polled.
 const GLANCE: Duration = Duration::from_millis(250);
 
-/// A part of an upstream, and what becomes of it.
+/// Options of `understudy target drain|down|auto`.
 #[derive(Debug, clap::Args)]
 pub struct State {
     upstream: String,
-    /// A target as host:port, priority=N for a tier, or zone=Z
+    /// Target as host:port, priority=N for a tier, or zone=Z
     part: String,
     #[command(flatten)]
     note: Note,
-    /// Also when it leaves nothing usable
+    /// Set the state even if it leaves nothing usable
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -32,10 +33,10 @@ pub struct State {
 
 #[derive(Debug, clap::Args)]
 struct Note {
-    /// Why, for those who see it later
+    /// Reason, shown with the order
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// It ends by itself after this time, such as 10m
+    /// Time after which the order ends by itself, such as 10m
     #[arg(long, value_name = "TIME")]
     expires: Option<String>,
 }
@@ -52,14 +53,14 @@ impl Note {
     }
 }
 
-/// A tier that serves while it is healthy.
+/// Options of `understudy pin`.
 #[derive(Debug, clap::Args)]
 pub struct Pin {
     upstream: String,
-    /// The tier, from 0
+    /// Tier, from 0
     #[arg(long, required_unless_present = "off")]
     priority: Option<u32>,
-    /// Take the pin away
+    /// Remove the pin
     #[arg(long, conflicts_with = "priority")]
     off: bool,
     #[command(flatten)]
@@ -68,7 +69,7 @@ pub struct Pin {
     asking: Asking,
 }
 
-/// Whose primaries get their traffic back.
+/// Options of `understudy failback`.
 #[derive(Debug, clap::Args)]
 pub struct Failback {
     upstream: String,
@@ -76,54 +77,54 @@ pub struct Failback {
     asking: Asking,
 }
 
-/// What is rehearsed.
+/// Options of `understudy drill`.
 #[derive(Debug, clap::Args)]
 pub struct Drill {
     upstream: String,
-    /// What counts as down: a target as host:port, priority=N, zone=Z or region=R; several times for several
+    /// Part that counts as down: a target as host:port, priority=N, zone=Z or region=R; repeat for several
     #[arg(long, value_name = "WHAT", default_value = "priority=0")]
     down: Vec<String>,
-    /// For how long
+    /// Length of the drill
     #[arg(long = "for", value_name = "TIME", default_value = "60s")]
     length: String,
-    /// End it when more than this percentage of the requests fails
+    /// End the drill when more than this percentage of the requests fails
     #[arg(long, value_name = "PERCENT")]
     abort_error_rate: Option<f64>,
-    /// Also when it would do harm
+    /// Start the drill even if it would do harm
     #[arg(long)]
     force: bool,
-    /// Do not wait for its end
+    /// Do not wait for the end of the drill
     #[arg(long)]
     detach: bool,
     #[command(flatten)]
     asking: Asking,
 }
 
-/// Which drills.
+/// Options of `understudy drills`.
 #[derive(Debug, clap::Args)]
 pub struct Drills {
-    /// One of them; all without
+    /// Id of one drill; all drills without
     id: Option<String>,
-    /// Write its report in Markdown to a file
+    /// Write the report of the drill to a file, in Markdown
     #[arg(long, value_name = "FILE", requires = "id")]
     markdown: Option<PathBuf>,
-    /// End it
+    /// End the drill
     #[arg(long, requires = "id", conflicts_with = "markdown")]
     abort: bool,
     #[command(flatten)]
     asking: Asking,
 }
 
-/// Which failovers.
+/// Options of `understudy failovers`.
 #[derive(Debug, clap::Args)]
 pub struct Failovers {
-    /// Of this upstream; of all without
+    /// Upstream whose failovers to show; all without
     upstream: Option<String>,
     #[command(flatten)]
     asking: Asking,
 }
 
-/// Who is told of events.
+/// Options of `understudy notify`.
 #[derive(Debug, clap::Args)]
 pub struct Notify {
     #[command(subcommand)]
@@ -132,14 +133,14 @@ pub struct Notify {
 
 #[derive(Debug, clap::Subcommand)]
 enum NotifyCommand {
-    /// Tell each of them once that this is a test
+    /// Send a test event to each receiver, once
     Test {
         #[command(flatten)]
         asking: Asking,
     },
 }
 
-/// Tells all receivers that this is a test. The exit code is 1 when one of them could not be told.
+/// Sends a test event to all receivers. The exit code is 1 if one of the deliveries failed.
 pub(crate) async fn notify(options: Notify) -> anyhow::Result<ExitCode> {
     let NotifyCommand::Test { asking: Asking { output, server } } = options.command;
     let answer = server.client()?.send(Method::POST, "/notify/test", &json!({}), &Terms::default()).await?;
@@ -167,13 +168,13 @@ pub(crate) fn text(value: &Value) -> String {
     }
 }
 
-/// A time to the second.
+/// Formats a time to the second.
 pub(crate) fn time(value: &Value) -> String {
     let parsed = value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
     parsed.map_or_else(|| text(value), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
-/// Gives a part of an upstream a state.
+/// Sets the state of a part of an upstream.
 pub(crate) async fn state(options: State, state: &str) -> anyhow::Result<ExitCode> {
     let State { upstream, part, note, force, asking: Asking { output, server } } = options;
     let client: Client = server.client()?;
@@ -197,7 +198,7 @@ pub(crate) async fn state(options: State, state: &str) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// Pins a tier, or takes the pin away.
+/// Pins a tier, or removes the pin.
 pub(crate) async fn pin(options: Pin) -> anyhow::Result<ExitCode> {
     let Pin { upstream, priority, off, note, asking: Asking { output, server } } = options;
     let (client, path) = (server.client()?, format!("/upstreams/{}/pin", segment(&upstream)));
@@ -214,7 +215,7 @@ pub(crate) async fn pin(options: Pin) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Releases a standby that is held.
+/// Releases a held standby.
 pub(crate) async fn failback(options: Failback) -> anyhow::Result<ExitCode> {
     let Failback { upstream, asking: Asking { output, server } } = options;
     let path = format!("/upstreams/{}/failback", segment(&upstream));
@@ -223,7 +224,7 @@ pub(crate) async fn failback(options: Failback) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Begins a drill and waits for its end. The exit code is 1 when it ended early.
+/// Starts a drill and, unless detached, waits for its end. The exit code is 1 if it ended early.
 pub(crate) async fn drill(options: Drill) -> anyhow::Result<ExitCode> {
     let Drill { upstream, down, length, abort_error_rate, force, detach, asking: Asking { output, server } } =
         options;
@@ -280,7 +281,7 @@ fn report(drill: &Value) -> String {
     lines
 }
 
-/// Prints drills, ends one, or keeps its report.
+/// Prints drills, ends one, or saves its report.
 pub(crate) async fn drills(options: Drills) -> anyhow::Result<ExitCode> {
     let Drills { id, markdown, abort, asking: Asking { output, server } } = options;
     let client = server.client()?;
@@ -304,7 +305,7 @@ pub(crate) async fn drills(options: Drills) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints when standbys served, and why.
+/// Prints the failovers: when standbys served, and why.
 pub(crate) async fn failovers(options: Failovers) -> anyhow::Result<ExitCode> {
     let query = options.upstream.map(|name| format!("?upstream={}", segment(&name))).unwrap_or_default();
     let failovers = Value::from(options.asking.server.client()?.list(&format!("/failovers{query}")).await?);

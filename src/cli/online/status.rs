@@ -1,4 +1,4 @@
-//! `understudy status`
+//! `understudy status`: prints the state of a control plane.
 
 mod view;
 
@@ -12,24 +12,24 @@ use crate::cli::online::client::{Asking, Client};
 use crate::cli::output::Format;
 use crate::cli::print;
 
-/// How often `--watch` looks again.
+/// Interval at which `--watch` polls.
 const GLANCE: Duration = Duration::from_secs(1);
 
-/// Of a terminal that does not say how large it is.
+/// Columns and rows assumed for a terminal of unknown size.
 const SIZE: (usize, usize) = (80, 24);
 
-/// Of which control plane.
+/// Options of `understudy status`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Look again every second, until interrupted
+    /// Poll every second, until interrupted
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
     asking: Asking,
 }
 
-/// Prints what is served, who serves it, and what each Envoy took of it. The exit code is 1 while files are refused or an
-/// Envoy refuses something.
+/// Prints what is served, which tiers serve, and what each Envoy accepted. The exit code is 1 while files are
+/// refused or an Envoy refuses something.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let client = options.asking.server.client()?;
     let status = gathered(&client).await?;
@@ -54,12 +54,12 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A screen of its own, as long as this lives: what was on the terminal is there again afterwards.
+/// Alternate screen of the terminal. Dropping it restores the previous contents.
 struct Screen;
 
 impl Screen {
     fn open() -> anyhow::Result<Self> {
-        // The other buffer, without a cursor and without lines that go on in the next.
+        // Alternate buffer, no cursor, no wrapping of long lines.
         print::raw("\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l")?;
         Ok(Self)
     }
@@ -78,7 +78,7 @@ impl Drop for Screen {
     }
 }
 
-/// Draws what there is each second. A control plane that is away is waited for.
+/// Draws the status each second. A control plane that does not answer is asked again.
 async fn watch(client: &Client, mut status: Value) -> anyhow::Result<()> {
     let screen = Screen::open()?;
     loop {

@@ -1,4 +1,4 @@
-//! `understudy token`: who may use the admin API.
+//! `understudy token`: manages the tokens of the admin API.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use crate::cli::output::table;
 use crate::cli::print;
 use crate::store::Store;
 
-/// Which token, and what becomes of it.
+/// Options of `understudy token`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(subcommand)]
@@ -22,41 +22,41 @@ pub struct Options {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a token and print it, once
+    /// Create a token and print it, once
     Create {
-        /// Who it is for: the author of the revisions that it makes
+        /// Name of its holder: the author of the revisions that it makes
         name: String,
-        /// What it may do
+        /// Role of the token
         #[arg(long, default_value = "write")]
         role: Role,
         #[command(flatten)]
         place: Place,
     },
-    /// Show which tokens there are
+    /// List the tokens
     List {
         #[command(flatten)]
         place: Place,
     },
-    /// Make a token worthless
+    /// Revoke a token
     Revoke {
-        /// Whose
+        /// Name of the token
         name: String,
         #[command(flatten)]
         place: Place,
     },
 }
 
-/// Where the tokens are, and how they are shown.
+/// Options that select where the tokens are, and how they are printed.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// The data directory of a control plane that does not run: so the first token is made
+    /// Data directory of a control plane that does not run, to create the first token
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(flatten)]
     asking: Asking,
 }
 
-/// Does it, over the API or in the data directory.
+/// Runs the action, over the API or in the data directory.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let action = options.action;
     let (Action::Create { place, .. } | Action::List { place } | Action::Revoke { place, .. }) = &action;

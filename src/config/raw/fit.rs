@@ -1,8 +1,8 @@
-//! Whether a tree fits one of Envoy's messages: every unknown key, every value that cannot be, and the names
-//! of other resources, each with its path.
+//! Validation of a tree against one of Envoy's messages. It finds every unknown key, every invalid value, and
+//! the references to other resources, each with its path.
 //!
-//! The reader of protobuf's JSON ends at the first fault and does not know places. So every key is looked up and
-//! every value is judged here, and that reader has the last word on the whole.
+//! The parser of protobuf's JSON stops at the first fault and does not know places. So every key is looked up
+//! and every value is checked here first; that parser then validates the whole.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
 
@@ -12,11 +12,11 @@ use crate::config::{Path, near, secret};
 use crate::envoy::json::{field_of, is_special};
 use crate::envoy::{ResourceType, descriptors};
 
-/// What was found on the way through a tree.
+/// Faults and references found in a tree.
 pub(super) struct Fit {
     pub(super) faults: Vec<Fault>,
     pub(super) references: Vec<Reference>,
-    /// A patch may leave out what the patched resource says, such as a type.
+    /// True for a patch, which may omit fields that the patched resource has, such as a type.
     is_part: bool,
 }
 
@@ -29,7 +29,7 @@ impl Fit {
         Self { is_part: true, ..Self::whole() }
     }
 
-    /// Judges `node` as a message of this type.
+    /// Validates `node` as a message of this type.
     pub(super) fn message(&mut self, node: &Node, descriptor: &MessageDescriptor, path: &Path) {
         match (&node.value, descriptor.full_name()) {
             (Value::Null, _) => {}
@@ -41,7 +41,8 @@ impl Fit {
         }
     }
 
-    /// Judges the entries of a mapping as the fields of a message; `@type` was looked at before.
+    /// Validates the entries of a mapping as the fields of a message, except `@type`, which the caller
+    /// validates.
     pub(super) fn fields(&mut self, entries: &[Entry], descriptor: &MessageDescriptor, path: &Path) {
         let mut chosen: Vec<(String, &str)> = Vec::new();
         for entry in entries.iter().filter(|entry| entry.key != TYPE) {
@@ -175,7 +176,7 @@ impl Fit {
         }
     }
 
-    /// Durations, wrappers and the like have a JSON form of their own.
+    /// Validates durations, wrappers and other messages with a special JSON form.
     fn special(&mut self, node: &Node, descriptor: &MessageDescriptor, path: &Path) {
         if DynamicMessage::deserialize(descriptor.clone(), node.to_json()).is_ok() {
             return;
@@ -221,7 +222,7 @@ impl Fit {
         });
     }
 
-    /// Notes the resource that a field names, if it is to come from us.
+    /// Records the resource that a field refers to, if this control plane has to provide it.
     fn refer(
         &mut self,
         siblings: &[Entry],
@@ -263,7 +264,7 @@ impl Fit {
     }
 }
 
-/// True when a `ConfigSource` says that something comes on the aggregated stream.
+/// True if a `ConfigSource` refers to the aggregated stream.
 pub(super) fn is_ads(source: &Node) -> bool {
     match &source.value {
         Value::Mapping(entries) => entries.iter().any(|entry| matches!(entry.key.as_str(), "ads" | "self")),
@@ -271,7 +272,7 @@ pub(super) fn is_ads(source: &Node) -> bool {
     }
 }
 
-/// The message that the value of an `@type` names.
+/// Returns the message named by the value of an `@type`.
 #[expect(clippy::result_large_err, reason = "one an @type at most")]
 pub(super) fn message_named(node: &Node, path: &Path) -> Result<MessageDescriptor, Fault> {
     let Value::String(url) = &node.value else {

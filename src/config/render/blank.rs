@@ -1,8 +1,8 @@
-//! Source lines without the secrets in them.
+//! Blanking of secrets in source lines.
 //!
-//! A fault is shown with its line, and the line may be one of a private key. The text need not be YAML any more
-//! that can be read, so this goes by lines: it takes too much rather than too little, and never a line or what
-//! stands before a secret.
+//! A fault is shown with its line, which may belong to a private key. The text may not be valid YAML, so this
+//! works by lines: it blanks too much rather than too little, but never removes a line or the text before a
+//! secret.
 
 use std::sync::LazyLock;
 
@@ -10,35 +10,35 @@ use regex::Regex;
 
 use crate::config::secret;
 
-/// What stands in the place of a secret.
+/// Replacement of a secret.
 const BLANK: &str = "…";
 
-/// The key of a value that stands in line, ours or Envoy's.
+/// Pattern of the key of an inline value or a secret text, in this config's format or in Envoy's.
 static INLINE: LazyLock<Regex> = LazyLock::new(|| {
     let keys: Vec<String> = secret::keys().collect();
     Regex::new(&format!(r#"\b({})["']?\s*:\s*"#, keys.join("|"))).expect("the pattern is a regex")
 });
 
-/// A text that stands where a mapping should say how it stands there: whoever pastes a key.
+/// Pattern of a text in place of a data source mapping, such as a pasted key.
 static PASTED: LazyLock<Regex> = LazyLock::new(|| {
     let keys: Vec<String> = secret::data_sources().collect();
     let pattern = format!(r#"(\b(?:{})["']?\s*:\s*)[^\s{{\[*&#]"#, keys.join("|"));
     Regex::new(&pattern).expect("the pattern is a regex")
 });
 
-/// A line of base64, wherever it came from.
+/// Pattern of a line of base64, whatever its key.
 static BASE64: LazyLock<Regex> =
     LazyLock::new(|| Regex::new("[A-Za-z0-9+/=]{60,}").expect("the pattern is a regex"));
 
-/// Where the lines of a secret end.
+/// End of a secret of several lines.
 enum Inside {
-    /// With the marker of PEM.
+    /// Ends at the end marker of PEM.
     Pem,
-    /// With a line that is indented no deeper.
+    /// Ends at a line that is not indented deeper than this.
     Block(usize),
 }
 
-/// The text, line by line, without its secrets.
+/// Returns the text with its secrets blanked, line by line.
 pub(super) fn blanked(text: &str) -> String {
     let mut inside: Option<Inside> = None;
     text.split_inclusive('\n').map(|line| blanked_line(line, &mut inside)).collect()

@@ -1,12 +1,12 @@
-//! A tree as typed values, and every fault at once.
+//! Decoding of a tree to typed values, with all faults at once.
 //!
-//! serde ends at the first fault. So the part of the tree that it hangs on is *set aside*, as if it were not
-//! there, and decoding is tried again; what comes out in the end is what the rest says. An error learns its place
-//! on its way out: the innermost access that it passes names it, those further out only add to the path.
+//! serde stops at the first fault. So the faulty node is *set aside*, as if it were absent, and decoding is
+//! repeated; the last attempt returns the value of the rest. An error gets its place while it propagates: the
+//! innermost access that it passes sets the position, and the outer ones only extend the path.
 //!
-//! A try costs as much as the tree is large, and so that a long list with many faults does not cost the square of
-//! that, the next try goes on at the element where the last one ended. Only when nothing is wrong any more all of
-//! it is decoded once again.
+//! The cost of an attempt is proportional to the size of the tree. To keep a long list with many faults from
+//! costing the square of that, the next attempt continues at the element at which the last one stopped. When
+//! there are no faults left, the whole tree is decoded once more.
 
 mod choice;
 mod error;
@@ -25,7 +25,8 @@ use run::{Reason, Run};
 
 const MAX_FAULTS: usize = 100;
 
-/// More than faults: some tries only find out that a null means "absent".
+/// Maximum number of attempts. It exceeds that of faults because some attempts only find that a null means
+/// "absent".
 const MAX_TRIES: usize = 4096;
 
 pub(super) fn decode<T: DeserializeOwned>(node: &Node, path: &Path) -> (Option<T>, Vec<Fault>) {
@@ -57,7 +58,7 @@ fn sorted(mut faults: Vec<Fault>) -> Vec<Fault> {
     faults
 }
 
-/// One node, about to become a value.
+/// Deserializer of one node.
 #[derive(Clone, Copy)]
 struct Decoder<'a> {
     node: &'a Node,
@@ -124,7 +125,7 @@ impl<'a> Deserializer<'a> for Decoder<'a> {
     ) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::Mapping(entries) => visitor.visit_map(self.entries(entries, Shape::Struct(name))),
-            // The derived visitors would take the elements for the fields in their order.
+            // Derived visitors would assign the elements to the fields in order.
             Value::Sequence(_) => Err(Error::invalid_type(Unexpected::Seq, &visitor)),
             _ => self.deserialize_any(visitor),
         }
@@ -163,7 +164,7 @@ impl<'a> Deserializer<'a> for Decoder<'a> {
     }
 }
 
-/// The elements of a list, without those that are set aside.
+/// Elements of a list, without those set aside.
 struct Elements<'a> {
     list: &'a Node,
     elements: &'a [Node],
@@ -201,16 +202,16 @@ impl<'a> SeqAccess<'a> for Elements<'a> {
     }
 }
 
-/// What asked for a mapping, for that says what a null in it means.
+/// Type that a mapping is decoded to, which determines the meaning of null values in it.
 #[derive(Clone, Copy)]
 enum Shape {
     Struct(&'static str),
     Map,
-    /// A hand-written visitor; it is mostly about to make a struct of it.
+    /// Unknown type, requested by a hand-written visitor; usually it decodes a struct.
     Unknown,
 }
 
-/// The entries of a mapping, without those that are set aside.
+/// Entries of a mapping, without those set aside.
 struct Entries<'a> {
     entries: std::slice::Iter<'a, Entry>,
     value: Option<&'a Entry>,

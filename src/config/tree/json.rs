@@ -1,4 +1,4 @@
-//! The body of a request as a tree: strict JSON, in which a key may stand only once.
+//! Parser of request bodies: strict JSON without duplicate keys.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ fn syntax(error: &serde_json::Error) -> Fault {
     let text = error.to_string();
     let text = text.strip_suffix(&place).unwrap_or(&text);
     let fault = match text {
-        // The only thing serde_json says of it; its bound is that of this module.
+        // serde_json reports only this; its depth limit equals that of this module.
         "recursion limit exceeded" => Fault::new(LIMIT, "this nests too deep"),
         "EOF while parsing a value" if error.line() == 1 && error.column() == 0 => {
             Fault::new(SYNTAX, "the body is empty").help("send a JSON document")
@@ -33,7 +33,7 @@ fn syntax(error: &serde_json::Error) -> Fault {
     fault.at(Path::default(), Some(Span { start: position, end: position }))
 }
 
-/// Where reading is, and what it found; it is its own seed, so that serde hands it down.
+/// Current path, and the faults found. It is its own seed, so that serde passes it down.
 struct Reader {
     path: Vec<Step>,
     faults: Vec<Fault>,

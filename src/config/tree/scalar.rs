@@ -1,14 +1,14 @@
-//! What a plain scalar means: the core schema of YAML 1.2 (section 10.3.2), and no more than that.
+//! Values of plain scalars, by the core schema of YAML 1.2 (section 10.3.2) only.
 //!
-//! So `no`, `off` and `012:30` are what they look like.
+//! Hence `no`, `off` and `012:30` are strings.
 
 use std::borrow::Cow;
 
 use crate::config::tree::Value;
 
-/// The value of a scalar that is neither quoted nor tagged.
+/// Parses a scalar that is neither quoted nor tagged.
 pub(super) fn plain(text: Cow<'_, str>) -> Value {
-    // Most are words, and a word is settled by its first character.
+    // Most scalars are words, which are recognized by the first character.
     let value = match text.as_bytes().first() {
         None | Some(b'~' | b'n' | b'N') if null(&text) => Some(Value::Null),
         Some(b't' | b'T' | b'f' | b'F') => bool(&text).map(Value::Bool),
@@ -18,7 +18,7 @@ pub(super) fn plain(text: Cow<'_, str>) -> Value {
     value.unwrap_or_else(|| Value::String(text.into_owned()))
 }
 
-/// The value of a scalar with one of the core tags; none if that is not what the tag says.
+/// Parses a scalar with a core tag; `None` if the text does not fit the tag.
 pub(super) fn tagged(tag: &str, text: &str) -> Option<Value> {
     match tag {
         "str" => Some(Value::String(text.to_owned())),
@@ -50,7 +50,7 @@ fn number(text: &str) -> Option<Value> {
     integer(text).or_else(|| float(text).map(Value::Float))
 }
 
-/// A number that is whole, and a `Float` if it is too large to be kept as one.
+/// Parses an integer. One too large for 64 bits becomes a `Float`.
 fn integer(text: &str) -> Option<Value> {
     let (digits, radix) = match text.get(..2) {
         Some("0x") => (&text[2..], 16),
@@ -82,7 +82,7 @@ fn float(text: &str) -> Option<f64> {
     if matches!(text, ".nan" | ".NaN" | ".NAN") {
         return Some(f64::NAN);
     }
-    // Rust also takes `inf`, `nan` and `infinity`, which are words here.
+    // Rust also parses `inf`, `nan` and `infinity`, which are strings in YAML.
     let numeric = unsigned.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-'));
     (numeric && !unsigned.starts_with(['+', '-'])).then(|| text.parse().ok())?
 }

@@ -1,10 +1,10 @@
-//! What a tag of YAML says. Only those of the core schema mean something here.
+//! YAML tags. Only those of the core schema are supported.
 
 use saphyr_parser::Tag;
 
 const CORE: &str = "tag:yaml.org,2002:";
 
-/// The name of a core tag, such as `int`.
+/// Returns the name of a core tag, such as `int`.
 pub(super) fn core(tag: &Tag) -> Option<&str> {
     if tag.handle == CORE {
         return Some(&tag.suffix);
@@ -15,7 +15,7 @@ pub(super) fn core(tag: &Tag) -> Option<&str> {
     tag.handle.is_empty().then(|| tag.suffix.strip_prefix(CORE))?
 }
 
-/// A lone `!`: the value is what its shape says.
+/// True for a lone `!`: the kind of the node determines the value.
 pub(super) fn is_non_specific(tag: &Tag) -> bool {
     tag.handle.is_empty() && tag.suffix == "!"
 }

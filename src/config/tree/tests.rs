@@ -1,4 +1,4 @@
-//! Text in, tree and faults out; text in, values and faults out.
+//! Tests of parsing and decoding: texts with the expected trees, values and faults.
 #![allow(clippy::unwrap_used, reason = "a test says by it what it relies on")]
 
 use std::collections::BTreeMap;
@@ -14,8 +14,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::*;
 
-/// What is made to hang a parser must be refused by then: a release build takes a small part of a second, a debug
-/// build beside others on a busy machine may take a few.
+/// Time limit for the rejection of inputs that are made to hang a parser: a release build takes a fraction of
+/// a second, a debug build on a busy machine may take a few.
 const REFUSED: Duration = Duration::from_secs(10);
 
 fn told(faults: &[Fault]) -> String {
@@ -36,14 +36,14 @@ fn told(faults: &[Fault]) -> String {
     text
 }
 
-/// Documents, as JSON, and faults.
+/// Compares the documents, as JSON, and the faults.
 fn check(yaml: &str, expected: Expect) {
     let (documents, faults) = super::yaml(yaml);
     let documents: String = documents.iter().map(|document| format!("{}\n", document.to_json())).collect();
     expected.assert_eq(&(documents + &told(&faults)));
 }
 
-/// Every node behind its place.
+/// Compares the range and the path of every node.
 fn check_places(yaml: &str, expected: Expect) {
     fn show(node: &Node, path: &Path, text: &mut String) {
         let Span { start, end } = node.span.unwrap();
@@ -67,7 +67,7 @@ fn check_places(yaml: &str, expected: Expect) {
     expected.assert_eq(&text);
 }
 
-/// What a YAML text is as a `T`, and what is wrong with it.
+/// Compares the decoded value and the faults of a YAML text.
 fn check_as<T: serde::de::DeserializeOwned + Debug>(yaml: &str, expected: Expect) {
     let (documents, faults) = super::yaml(yaml);
     assert_eq!(faults, []);
@@ -546,7 +546,7 @@ fn a_path_leads_to_the_deepest_node_there_is() {
     assert_eq!(start(&Path::default().index(3)), Position { line: 1, column: 1 });
 }
 
-/// Has a field of every usual type.
+/// Struct with a field of every usual type.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Upstream {
@@ -803,7 +803,7 @@ fn an_enum_is_a_word_or_a_mapping_of_one_key() {
     );
 }
 
-/// What our own newtypes do.
+/// Newtype like those of the config, which decodes from a string.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Word(String);
 
@@ -817,7 +817,7 @@ impl<'de> Deserialize<'de> for Word {
     }
 }
 
-/// `off`, `on`, or the settings: what hand-written visitors do.
+/// Switch or settings, decoded by a hand-written visitor.
 #[expect(dead_code, reason = "read by Debug alone")]
 #[derive(Debug)]
 enum Setting {
@@ -974,7 +974,8 @@ fn a_long_list_with_faults_is_decoded_as_a_whole_in_the_end() {
     assert_eq!((value[6].port, value[7].port, value[7].name.as_str()), (1, 80, "u7"));
 }
 
-/// JSON of every shape, with text that YAML reads as JSON does: printable, in the basic plane, keys of no great length.
+/// Strategy for JSON of every shape, with text that YAML reads the same way: printable characters of the
+/// basic plane, and short keys.
 fn any_json() -> impl Strategy<Value = serde_json::Value> {
     let text = "[ -~\u{a0}-\u{d7ff}\u{e000}-\u{fdff}]{0,20}";
     let leaf = prop_oneof![

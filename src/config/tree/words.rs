@@ -1,4 +1,4 @@
-//! How faults are told: in the words of the one who wrote the text, not of the parser or of serde.
+//! Wording of faults, in terms of the text instead of the parser or serde.
 
 use crate::config::near;
 
@@ -6,7 +6,7 @@ pub(super) const NO_ANCHOR: &str = "there is no anchor of this name before this 
 
 pub(super) const TAB: &str = "a tab cannot stand here";
 
-/// What the YAML parser said, and what would be right.
+/// Translates a message of the YAML parser. Returns a message and a suggestion.
 pub(super) fn syntax(info: &str) -> (String, Option<&'static str>) {
     let (message, help) = match info {
         "mapping values are not allowed in this context" | "illegal placement of ':' indicator" => (
@@ -49,7 +49,7 @@ fn other_syntax(info: &str) -> (String, Option<&'static str>) {
     }
 }
 
-/// What serde's visitors say they expect, as English.
+/// Translates the expectation of a serde visitor to English.
 pub(super) fn expected(text: &str) -> String {
     let text = text
         .strip_prefix("a nonzero ")
@@ -87,7 +87,7 @@ fn range(number: &str, nonzero: bool) -> Option<&'static str> {
     })
 }
 
-/// The one or two words that were meant, or all there are when none is near.
+/// Suggests one or two similar words, or lists all candidates if none is similar.
 pub(super) fn meant(word: &str, candidates: &[&str]) -> Option<String> {
     match near(word, candidates.iter().copied()).as_slice() {
         [one] => Some(format!("did you mean `{one}`?")),
@@ -105,10 +105,10 @@ pub(super) fn one_of(candidates: &[&str]) -> Option<String> {
     }
 }
 
-/// A text in a sentence: on one line, and not longer than that.
+/// Quotes a text for a message: in one line of limited length.
 pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
-    // It may be a key that stands where it should not.
+    // The text may be a private key in the wrong place.
     if text.contains("-----BEGIN") {
         return "`-----BEGIN…`".to_owned();
     }

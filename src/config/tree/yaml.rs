@@ -1,8 +1,8 @@
-//! YAML 1.2 as a tree with places.
+//! Parser of YAML 1.2 to trees with positions.
 //!
-//! The parser only tells what comes next, so this keeps the open collections on a stack of its own: nothing
-//! recurses while a text is read, however deep it nests. Anchors are expanded here, and so paid for here: what an
-//! alias copies counts against a budget, what the text itself says does not.
+//! The underlying parser emits events, so this keeps the open collections on a stack of its own: parsing does
+//! not recurse, however deep a text is nested. Anchors are expanded here, and limited here: the nodes that
+//! aliases copy count against a budget, those of the text itself do not.
 #![expect(clippy::result_large_err, reason = "a fault is the last thing that comes of a text")]
 
 use std::borrow::Cow;
@@ -16,12 +16,13 @@ use crate::config::tree::{
 };
 use crate::config::{Path, Position, Step};
 
-/// What aliases may add to all the documents of a text together, in nodes (long strings count as several).
+/// Maximum number of nodes that aliases may add to all documents of a text together (long strings count as
+/// several).
 const MAX_COPIED: usize = 1_000_000;
 
 pub(super) fn read(text: &str) -> (Vec<Node>, Vec<Fault>) {
     let mut reader = Reader::default();
-    // The parser takes it for the end of the text.
+    // The parser treats NUL as the end of the text.
     if let Some(at) = text.find('\0') {
         let fault = Fault::new(SYNTAX, "a NUL character cannot stand in YAML");
         return (Vec::new(), vec![fault.at(Path::default(), Some(point(position_of(text, at))))]);
@@ -53,7 +54,7 @@ fn point(position: Position) -> Span {
     Span { start: position, end: position }
 }
 
-/// The place of the character that begins at this byte.
+/// Returns the position of the character at this byte offset.
 fn position_of(text: &str, at: usize) -> Position {
     let before = &text[..at];
     let line = before.matches('\n').count() + 1;
@@ -62,7 +63,8 @@ fn position_of(text: &str, at: usize) -> Position {
     Position { line: number(line), column: number(column) }
 }
 
-/// Where a tab indents, from this line on: the parser tells of it where it stood when it gave up.
+/// Finds a tab in the indentation, from this line on. The parser reports a tab only at the position where it
+/// stopped.
 fn indenting_tab(text: &str, from: Position) -> Option<Position> {
     let lines = (1..).zip(text.lines()).skip_while(|(line, _)| *line < from.line);
     let indenting = |line: &str| {
@@ -86,10 +88,10 @@ struct Reader {
     copied: usize,
 }
 
-/// A list or mapping whose end has not come yet.
+/// List or mapping that is not complete yet.
 struct Collection {
     span: Span,
-    /// It began with a bracket, so it ends with one.
+    /// True if it began with a bracket, so that it also ends with one.
     bracketed: bool,
     anchor: usize,
     size: Size,
@@ -101,15 +103,15 @@ enum Parts {
     Mapping { entries: Vec<Entry>, key: Option<Key>, merge: Option<Span>, merged: Vec<Entry> },
 }
 
-/// The key whose value comes next.
+/// Key whose value comes next.
 enum Key {
     Field(String, Span),
     Merge,
-    /// Told as a fault already; its value is dropped.
+    /// Key that was reported as a fault; its value is dropped.
     Refused,
 }
 
-/// What copying a node costs, and how many levels it adds.
+/// Cost of copying a node, and the number of levels that it adds.
 #[derive(Clone, Copy, Default)]
 struct Size {
     nodes: usize,
@@ -147,7 +149,7 @@ impl Reader {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
         match event {
             Event::DocumentStart(_) => {
-                // The parser still knows the anchors of the document before, which YAML says are gone.
+                // The parser keeps the anchors of the previous document, which YAML limits to that document.
                 self.anchors.clear();
                 Ok(())
             }
@@ -168,7 +170,7 @@ impl Reader {
         }
     }
 
-    /// The way to what comes next.
+    /// Returns the path of the next node.
     fn path(&self) -> Path {
         let step = |collection: &Collection| match &collection.parts {
             Parts::Sequence(elements) => Some(Step::Index(elements.len())),
@@ -298,12 +300,13 @@ impl Reader {
         let Some(Collection { mut span, anchor, mut size, parts, .. }) = self.open.pop() else {
             return Ok(());
         };
-        // What ends by indentation ended with its last part; the parser says so only at the next token.
+        // A block collection ended with its last element; the parser reports that only at the next token.
         if end.start != end.end {
             span.end = end.end;
         }
         let value = match parts {
-            // Trees are kept, and most collections have fewer parts than a vector makes room for at first.
+            // Trees are kept in memory, and most collections have fewer elements than the initial capacity of
+            // a vector.
             Parts::Sequence(mut elements) => {
                 elements.shrink_to_fit();
                 Value::Sequence(elements)
@@ -337,7 +340,8 @@ impl Reader {
         self.finish(node, size, 0)
     }
 
-    /// Keeps a copy for aliases. A copy inside another anchor's would be copied once a level, so it is paid for.
+    /// Keeps a copy of an anchored node for aliases. A copy inside another anchored node would be repeated at
+    /// each level, so it counts against the budget.
     fn remember(&mut self, anchor: usize, node: &Node, size: Size) -> Result<(), Fault> {
         if self.open.iter().any(|collection| collection.anchor != 0) {
             self.copied = self.copied.saturating_add(size.nodes);
@@ -349,7 +353,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Hands a whole node to the collection that it belongs to.
+    /// Adds a complete node to the open collection, or to the documents.
     fn finish(&mut self, node: Node, size: Size, anchor: usize) -> Result<(), Fault> {
         if anchor != 0 {
             self.remember(anchor, &node, size)?;
@@ -367,7 +371,7 @@ impl Reader {
             Parts::Sequence(elements) => elements.push(node),
             Parts::Mapping { entries, key, .. } => match key.take() {
                 Some(Key::Field(key, span)) => entries.push(Entry { key, key_span: Some(span), value: node }),
-                // What of it stays is known, and counted, at the end.
+                // Duplicates are removed, and the remaining entries counted, at the end of the mapping.
                 Some(Key::Merge) => {
                     self.take_merge(node);
                     return Ok(());
@@ -385,7 +389,7 @@ impl Reader {
         Ok(())
     }
 
-    /// A key that is not plainly written: an alias, or a collection, which cannot be one.
+    /// Handles a node in the position of a key: an alias, or a collection, which is a fault.
     fn node_as_key(&mut self, node: Node, size: Size) {
         let Some(span) = node.span else { return };
         let text = match node.value {
@@ -423,7 +427,7 @@ impl Reader {
     }
 }
 
-/// Own keys win over merged ones, and earlier merged ones over later.
+/// Adds merged entries. Own keys take precedence over merged ones, and earlier merged ones over later ones.
 fn merge(entries: &mut Vec<Entry>, merged: Vec<Entry>, size: &mut Size) {
     if merged.is_empty() {
         return;

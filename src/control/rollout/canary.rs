@@ -1,126 +1,128 @@
-//! Which Envoys get a change first, and when the others follow: the canaries.
+//! Canary rollouts: the Envoys that get a change first, and the time at which the others follow.
 //!
-//! A build that changes more than endpoints goes to one Envoy of each fleet. When each of those has acknowledged all
-//! of it, and was watched for as long as the policy asks for, the build is accepted and everybody follows. When one
-//! of them refuses it, or too many of its requests fail meanwhile, the build is rejected and nobody else ever had it.
-//! The outcome is one for all fleets: a change is in effect everywhere or nowhere.
+//! A build that changes more than endpoints goes to one Envoy of each fleet, its canary. When each canary has
+//! acknowledged all of it, and was watched for as long as the policy requires, the build is accepted and goes
+//! to all Envoys. When a canary refuses it, or too many of the canary's requests fail meanwhile, the build is
+//! rejected and no other Envoy gets it. All fleets share one outcome: a change is in effect everywhere or
+//! nowhere.
 //!
-//! An Envoy is asked only when it has settled on what it runs now. What it refuses from then on, in words that it
-//! did not use before, is about this build and nothing else.
+//! An Envoy is chosen only when it has settled on its current config. An error that it reports from then on,
+//! with a text that it did not report before, is therefore about this build.
 //!
-//! An Envoy may also leave or never answer. Then another one is asked. Several departures are taken for a refusal: a
-//! config that ends Envoys says so in no other way. So are several Envoys that never answer. If there is nobody to
-//! ask, there is nothing to wait for.
+//! An Envoy may also disconnect or never answer. Then another one is chosen. Several departures count as a
+//! refusal: a config that makes Envoys crash shows in no other way. So do several Envoys that never answer.
+//! With no Envoy to choose, there is nothing to wait for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// How long a canary may take to acknowledge. Envoy itself stops waiting for the endpoints of a cluster after 15 s.
+/// Time within which a canary must acknowledge. Envoy itself stops waiting for the endpoints of a cluster
+/// after 15 s.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// So many departures are a refusal.
+/// Number of departures in a fleet that count as a refusal.
 const DEPARTURES: usize = 3;
 
-/// How many Envoys of a fleet are asked when none answers.
+/// Limit on the Envoys of a fleet that are tried in turn while none answers.
 const SILENT: usize = 3;
 
-/// How many requests say something about a rate.
+/// Smallest number of requests for which an error rate counts.
 const REQUESTS: u64 = 20;
 
-/// What canaries must show.
+/// Conditions that canaries must meet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Policy {
-    /// How long they are watched after they acknowledged.
+    /// Time for which they are watched after the acknowledgement.
     pub bake: Duration,
-    /// Of the requests meanwhile this many percent may fail; none when they do not count.
+    /// Highest tolerated error rate during that time, in percent; none if errors do not count.
     pub error_rate: Option<f64>,
 }
 
-/// Requests that an Envoy sent to targets, since it first reported.
+/// Requests that an Envoy sent to targets, since its first report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
-    /// That ended, one way or the other.
+    /// Completed requests, successful or not.
     pub requests: u64,
-    /// Of these, those that failed.
+    /// Failed requests among them.
     pub errors: u64,
 }
 
-/// An Envoy as it is seen now.
+/// State of an Envoy at the time of a check.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sighting {
-    /// Its node id.
+    /// Node id.
     pub id: String,
-    /// The fleet whose canary it would be.
+    /// Fleet whose canary it would be.
     pub fleet: String,
-    /// The newest generation that it was told of.
+    /// Newest generation that it was sent.
     pub seen: u64,
-    /// It has not answered all that it was told, or was not told all of it.
+    /// True if it has not answered every response, or was not sent everything yet.
     pub is_pending: bool,
-    /// Its words about what it refuses.
+    /// Error texts of its current refusals.
     pub errors: BTreeSet<String>,
-    /// What it reported.
+    /// Load that it has reported.
     pub load: Load,
 }
 
-/// What is known when somebody looks.
+/// Input of a check.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
-    /// When that is.
+    /// Current time.
     pub now: Instant,
-    /// The newest generation.
+    /// Newest generation.
     pub generation: u64,
-    /// Every connected Envoy that the build changes in more than endpoints.
+    /// Lists every connected Envoy for which the build changes more than endpoints.
     pub affected: &'a dyn Fn() -> Vec<Sighting>,
-    /// One Envoy; none while it is not connected.
+    /// Looks up one Envoy; none while it is not connected.
     pub one: &'a dyn Fn(&str) -> Option<Sighting>,
 }
 
-/// Why a build was rejected.
+/// Reason for which a build was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The canaries that did not take it.
+    /// Node ids of the canaries that failed.
     pub by: Vec<String>,
-    /// What they said, or what was seen of them.
+    /// Their error text, or a description of their failure.
     pub error: String,
 }
 
-/// What follows from a look.
+/// Result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing yet; look again when something happened, or at this time.
+    /// Undecided; the next check is due after an event, or at this time.
     Wait(Instant),
-    /// Everybody follows.
+    /// The build goes to all Envoys.
     Accepted,
-    /// Nobody follows, and the canaries return to what they had.
+    /// No other Envoy gets the build, and the canaries return to their earlier one.
     Rejected(Refusal),
 }
 
-/// How a fleet's canary is doing.
+/// Progress of a fleet's canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// There is none yet.
+    /// No canary yet.
     Choosing,
-    /// It has not acknowledged everything.
+    /// The canary has not acknowledged everything.
     Asked,
-    /// It has, and is watched.
+    /// The canary has acknowledged everything and is watched.
     Baking,
-    /// It did all that was asked for, or there was nobody to ask.
+    /// The canary met all conditions, or there was no Envoy to choose.
     Passed,
 }
 
-/// A build on its way.
+/// Rollout of one build.
 #[derive(Debug, Clone)]
 pub struct Rollout {
     policy: Policy,
     trials: BTreeMap<String, Trial>,
 }
 
-/// One fleet's part.
+/// Trial of the build in one fleet.
 #[derive(Debug, Clone)]
 struct Trial {
     canary: Option<Canary>,
     phase: Phase,
-    /// When the phase ends if nothing happens.
+    /// Time at which the phase ends if nothing happens.
     until: Instant,
     silent: Vec<String>,
     departed: Vec<String>,
@@ -129,24 +131,24 @@ struct Trial {
 #[derive(Debug, Clone)]
 struct Canary {
     id: String,
-    /// The generation with which it was told.
+    /// Publication with which it got the build.
     given: u64,
-    /// What it refused before.
+    /// Errors that it reported before it got the build.
     errors: BTreeSet<String>,
-    /// At the beginning of the phase.
+    /// Load at the beginning of the phase.
     load: Load,
 }
 
 impl Rollout {
-    /// Begins; none when there is no Envoy that the build changes.
+    /// Begins a rollout; none if the build changes no connected Envoy.
     pub fn begin(policy: Policy, view: View<'_>) -> Option<Self> {
         let fleets = (view.affected)().into_iter().map(|sighting| (sighting.fleet, Trial::new(view.now)));
         let trials: BTreeMap<String, Trial> = fleets.collect();
         (!trials.is_empty()).then_some(Self { policy, trials })
     }
 
-    /// Looks at the canaries and says what follows. Whoever is among [`Self::canaries`] afterwards should run the
-    /// build, from the next generation on.
+    /// Checks the canaries and returns the next step. Afterwards the Envoys in [`Self::canaries`] should run
+    /// the build, from the next generation on.
     pub fn look(&mut self, view: View<'_>) -> Step {
         let mut until: Option<Instant> = None;
         for (fleet, trial) in &mut self.trials {
@@ -160,13 +162,13 @@ impl Rollout {
         until.map_or(Step::Accepted, Step::Wait)
     }
 
-    /// Who should run the build.
+    /// Returns the node ids of the Envoys that should run the build.
     pub fn canaries(&self) -> BTreeSet<String> {
         let canaries = self.trials.values().filter_map(|trial| trial.canary.as_ref());
         canaries.map(|canary| canary.id.clone()).collect()
     }
 
-    /// Each fleet with its canary and how that is doing.
+    /// Iterates over the fleets, each with its canary and the phase.
     pub fn progress(&self) -> impl Iterator<Item = (&str, Option<&str>, Phase)> {
         self.trials.iter().map(|(fleet, trial)| {
             let canary = trial.canary.as_ref().map(|canary| canary.id.as_str());
@@ -208,8 +210,8 @@ impl Trial {
         }
     }
 
-    /// Asks one who has settled on what it runs; rather one who did not leave and refuses nothing; the first by id.
-    /// Who does not settle is asked when there was patience enough.
+    /// Chooses a canary that has settled on its current config; preferably one that did not disconnect before
+    /// and refuses nothing; the first by id. An Envoy that does not settle is chosen after [`PATIENCE`].
     fn choose(&mut self, fleet: &str, view: View<'_>) {
         let is_late = view.now >= self.until;
         let is_settled = |it: &Sighting| !it.is_pending && it.seen >= view.generation;
@@ -227,13 +229,13 @@ impl Trial {
         }
     }
 
-    /// The Envoys of the fleet that can be asked.
+    /// Iterates over the Envoys of the fleet that can be chosen.
     fn others<'a>(&'a self, fleet: &'a str, view: View<'_>) -> impl Iterator<Item = Sighting> + use<'a> {
         let here = (view.affected)().into_iter().filter(move |it| it.fleet == fleet);
         here.filter(|it| !self.silent.contains(&it.id))
     }
 
-    /// The canary is not connected any more.
+    /// Handles the disconnection of the canary.
     fn depart(&mut self, fleet: &str, view: View<'_>) -> Result<(), Refusal> {
         if self.phase == Phase::Passed {
             return Ok(());
@@ -248,7 +250,9 @@ impl Trial {
         Ok(())
     }
 
-    /// The canary was asked for long enough. If it was the only one, there is nobody left to be protected.
+    /// Handles a canary that did not answer in time: tries another Envoy, up to [`SILENT`] in all. If there
+    /// is none, two or more silent Envoys count as a refusal; a single one passes, since there is no other
+    /// Envoy to protect.
     fn give_up(&mut self, fleet: &str, view: View<'_>) -> Result<(), Refusal> {
         self.silent.extend(self.canary.as_ref().map(|canary| canary.id.clone()));
         if self.silent.len() < SILENT && self.others(fleet, view).next().is_some() {
@@ -280,7 +284,7 @@ impl Trial {
 }
 
 impl Canary {
-    /// What it says of the build and did not say before it.
+    /// Returns an error that the canary reports about the build and did not report before.
     fn refusal(&self, seen: &Sighting) -> Option<String> {
         seen.errors.difference(&self.errors).next().filter(|_| seen.seen >= self.given).cloned()
     }

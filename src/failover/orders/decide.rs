@@ -1,4 +1,4 @@
-//! Which orders can be given: what is asked for against the config and what is seen.
+//! Decisions on orders: validates a request against the config and the observed traffic.
 
 use std::fmt;
 
@@ -16,14 +16,14 @@ use crate::model::selector::Part;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
-/// Why an order is not given.
+/// Reason why an order is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is about something that is not there.
+    /// The order names something that does not exist.
     Unknown(String),
-    /// It makes no sense.
+    /// The order is malformed.
     Invalid(String),
-    /// It would do harm, or cannot be done, as things stand.
+    /// The order would do harm or cannot be carried out at present.
     Conflict(String),
 }
 
@@ -35,34 +35,35 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What is known when an order is asked for.
+/// State of the system against which an order is decided.
 pub struct Scene<'a> {
-    /// The newest config.
+    /// Newest config.
     pub build: &'a Build,
-    /// What is in force.
+    /// Orders in force.
     pub orders: &'a Orders,
-    /// What Envoys think of a target, as far as they said of late.
+    /// Health of a target by recent observations of Envoys; none if unknown.
     pub is_healthy: &'a dyn Fn(&Upstream, &Target) -> Option<bool>,
-    /// Whether a standby of an upstream serves because its primaries failed.
+    /// True while a standby of the upstream serves because its primaries failed.
     pub has_failed: &'a dyn Fn(&Name) -> bool,
-    /// Now.
+    /// Time of the decision.
     pub now: Timestamp,
-    /// Do it whatever harm it does.
+    /// True to skip the checks that protect traffic.
     pub force: bool,
 }
 
 impl<'a> Scene<'a> {
-    /// The upstream of this name.
+    /// Returns the upstream of this name.
     ///
     /// # Errors
     ///
-    /// When there is none.
+    /// [`Refusal::Unknown`] if there is none.
     pub fn upstream(&self, name: &str) -> Result<&'a Upstream, Refusal> {
         let found = Name::parse(name).and_then(|name| self.build.model.upstreams.get(&name));
         found.map(AsRef::as_ref).ok_or_else(|| Refusal::Unknown(format!("no upstream is named `{name}`")))
     }
 
-    /// Leaves a part of an upstream to what its health says. Neither needs to be there any more.
+    /// Removes the state of some targets, so that only their health counts. Neither the upstream nor the
+    /// state needs to exist.
     pub fn auto(&self, upstream: &str, part: &Part) -> Orders {
         let mut orders = self.orders.clone();
         if let Some(name) = Name::parse(upstream) {
@@ -71,11 +72,11 @@ impl<'a> Scene<'a> {
         orders
     }
 
-    /// Gives a part of an upstream a state.
+    /// Gives some targets of an upstream a state.
     ///
     /// # Errors
     ///
-    /// When there is no such part, it cannot be steered, or nothing usable would be left.
+    /// [`Refusal::Conflict`] if one of them cannot be steered, or if no usable target would be left.
     pub fn state(
         &self,
         upstream: &Upstream,
@@ -92,7 +93,7 @@ impl<'a> Scene<'a> {
         Ok(orders)
     }
 
-    /// Refuses orders that leave an upstream without a usable target which has one now.
+    /// Refuses orders that leave an upstream without a usable target, if it has one now.
     fn leaves_some(&self, upstream: &Upstream, orders: &Orders) -> Result<(), Refusal> {
         let usable = |orders: &Orders| {
             let overrides = orders.overrides();
@@ -126,7 +127,7 @@ impl<'a> Scene<'a> {
     ///
     /// # Errors
     ///
-    /// When there is no such tier, or it cannot be steered.
+    /// [`Refusal::Invalid`] if there is no such tier, [`Refusal::Conflict`] if it cannot be steered.
     pub fn pin(&self, upstream: &Upstream, priority: u32, note: Note) -> Result<Orders, Refusal> {
         if !upstream.targets.iter().any(|target| target.tier == priority) {
             let name = &upstream.name;
@@ -138,11 +139,11 @@ impl<'a> Scene<'a> {
         Ok(orders)
     }
 
-    /// Takes the pin of an upstream away, which needs not be there any more.
+    /// Removes the pin of an upstream. The upstream itself need not exist any more.
     ///
     /// # Errors
     ///
-    /// When there is none.
+    /// [`Refusal::Unknown`] if there is no pin.
     pub fn unpin(&self, upstream: &str) -> Result<Orders, Refusal> {
         let mut orders = self.orders.clone();
         let pin = Name::parse(upstream).and_then(|name| orders.pins.remove(&name));
@@ -153,11 +154,11 @@ impl<'a> Scene<'a> {
         Err(Refusal::Unknown(format!("upstream `{name}` has no pin")))
     }
 
-    /// Lets the primaries of an upstream have their traffic back.
+    /// Releases the held standby of an upstream, so that its primaries get their traffic back.
     ///
     /// # Errors
     ///
-    /// When nothing is held.
+    /// [`Refusal::Conflict`] if no standby is held.
     pub fn failback(&self, upstream: &Upstream) -> Result<Orders, Refusal> {
         let mut orders = self.orders.clone();
         let nothing = || Refusal::Conflict(format!("no standby of upstream `{}` is held", upstream.name));
@@ -168,12 +169,14 @@ impl<'a> Scene<'a> {
         Ok(orders)
     }
 
-    /// Begins a drill, once it is known to do no harm. Its number is the last of the orders.
+    /// Begins a drill, after checks that it does no harm. It gets the highest number of all drills.
+    /// `error_rate` is in percent; it defaults to [`ERROR_RATE`].
     ///
     /// # Errors
     ///
-    /// When parts are not there or cannot be steered, another drill runs, a standby serves already, the simulator would
-    /// lose requests, or what would serve is not healthy.
+    /// [`Refusal::Conflict`] if another drill of the upstream runs, a target cannot be steered, the upstream
+    /// is pinned or on a standby already, no target would be left, the simulator finds unserved requests, a
+    /// target that would have to serve is unhealthy, or a target to be taken down is unhealthy already.
     pub fn drill(
         &self,
         upstream: &Upstream,
@@ -198,7 +201,8 @@ impl<'a> Scene<'a> {
         Ok(orders)
     }
 
-    /// Refuses what is no rehearsal, would lose requests by arithmetic, or leans on targets that are known to be dead.
+    /// Refuses a drill that would rehearse nothing, would lose requests according to the simulator, or
+    /// depends on targets that are known to be unhealthy.
     fn survives(
         &self,
         upstream: &Upstream,

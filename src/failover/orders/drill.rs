@@ -1,4 +1,4 @@
-//! A failover that is rehearsed: some targets count as down for a while, and what comes of it is written down.
+//! Rehearsed failover: some targets count as down for a while, and the effect is recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,69 +10,69 @@ use crate::model::selector::Part;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
-/// So many requests must have been seen before their errors end a drill.
+/// Minimum number of requests before their errors can abort a drill.
 const FEW: u64 = 20;
 
-/// A drill, running or over.
+/// Drill, running or ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Drill {
-    /// Of which upstream.
+    /// Name of the upstream.
     pub upstream: Name,
-    /// What counts as down.
+    /// Targets that count as down.
     pub down: Vec<Part>,
-    /// Who asked for it.
+    /// Name of the client that began it, or `schedule`.
     pub author: String,
-    /// Why, if that was said.
+    /// Reason for the drill, if one was given.
     #[serde(default)]
     pub purpose: Option<String>,
-    /// When it began.
+    /// Time at which it began.
     pub started: Timestamp,
-    /// When it ends by itself.
+    /// Time at which it ends by itself.
     pub until: Timestamp,
-    /// When it ended; none while it runs.
+    /// Time at which it ended; none while it runs.
     pub ended: Option<Timestamp>,
-    /// How it stands.
+    /// State of the drill.
     pub state: State,
-    /// Why it ended, if that was not its time.
+    /// Reason of the end, if it ended before its time.
     pub reason: Option<String>,
-    /// It ends with more errors than this, in percent of the requests.
+    /// Percentage of failed requests above which it is aborted.
     pub error_rate: f64,
-    /// How long it took until an Envoy's traffic had moved, in seconds, by node.
+    /// Seconds until the traffic of an Envoy had moved, by node.
     pub shift_seconds: BTreeMap<String, f64>,
-    /// The Envoys that sent traffic when it began.
+    /// Ids of the Envoys that sent traffic when it began.
     pub nodes: Vec<String>,
-    /// Since it began.
+    /// Requests to targets since it began.
     pub requests: u64,
-    /// Those of them that a target failed to answer.
+    /// Requests that a target failed.
     pub errors: u64,
-    /// Percent of the requests, by target, seen last.
+    /// Percentage of the requests by target, last seen.
     pub share: BTreeMap<String, f64>,
-    /// The same before it began.
+    /// Percentage of the requests by target, before it began.
     pub share_before: BTreeMap<String, f64>,
-    /// How long a try took since it began, on average, in milliseconds; none where that is not known.
+    /// Mean duration of a try since it began, in milliseconds; none if unknown.
     #[serde(default)]
     pub latency: Option<f64>,
-    /// The same in the minute or two before it.
+    /// Mean duration of a try in the minute or two before it began, in milliseconds; none if unknown.
     #[serde(default)]
     pub latency_before: Option<f64>,
 }
 
-/// How a drill stands.
+/// State of a drill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Its targets count as down.
+    /// The targets count as down.
     Running,
-    /// It ran its time.
+    /// The drill ran its full time.
     Done,
-    /// It ended early, for errors or because somebody said so.
+    /// The drill ended early: because of errors, by request of an operator, or because it could not go on.
     Aborted,
-    /// It ended without anybody watching.
+    /// The control plane restarted while the drill ran, so that nothing watched it.
     Reverted,
 }
 
 impl State {
-    /// Its word in the API.
+    /// Returns the word of the state in the API.
     pub fn word(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -83,21 +83,21 @@ impl State {
     }
 }
 
-/// What was seen of an upstream since a drill began.
+/// Observations of an upstream since a drill began.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
-    /// Requests to its targets.
+    /// Requests to targets.
     pub requests: u64,
-    /// Those of them that failed.
+    /// Requests that a target failed.
     pub errors: u64,
-    /// Percent of the requests, by target, of late.
+    /// Percentage of recent requests by target; empty if there were none.
     pub share: BTreeMap<String, f64>,
-    /// How long a try took, in milliseconds.
+    /// Mean duration of a try, in milliseconds; none if unknown.
     pub latency: Option<f64>,
 }
 
 impl Drill {
-    /// A drill that begins now.
+    /// Returns a running drill that began at `started`.
     pub fn begin(
         upstream: Name,
         down: Vec<Part>,
@@ -133,29 +133,31 @@ impl Drill {
         self.state == State::Running
     }
 
-    /// Notes that the traffic of an Envoy moved.
+    /// Records that the traffic of an Envoy moved. Only the first time counts.
     pub fn shifted(&mut self, node: &str, at: Timestamp) {
         let seconds = at.duration_since(self.started).as_secs_f64().max(0.0);
         self.shift_seconds.entry(node.to_owned()).or_insert((seconds * 100.0).round() / 100.0);
     }
 
-    /// True when the traffic of an Envoy has moved.
+    /// True if the traffic of an Envoy has moved.
     pub fn moved(&self, node: &str) -> bool {
         self.shift_seconds.contains_key(node)
     }
 
-    /// True when it takes a target down.
+    /// True if the drill takes the target down.
     pub fn includes(&self, target: &Target) -> bool {
         self.down.iter().any(|part| part.includes(target))
     }
 
-    /// True when it takes all targets of a tier down. Where distance counts, Envoys have other tiers than were declared.
+    /// True if the drill takes down all targets of a declared tier. Always false with locality failover,
+    /// since Envoys then count other tiers than the declared ones.
     pub fn takes_down(&self, upstream: &Upstream, tier: u32) -> bool {
         let of_tier = || upstream.targets.iter().filter(|target| target.tier == tier);
         !upstream.failover.locality && of_tier().next().is_some() && of_tier().all(|it| self.includes(it))
     }
 
-    /// Takes in what was seen, and ends when there are too many errors or the time is over.
+    /// Takes in observations. Aborts the drill if too many requests failed, and ends it when its time is
+    /// over.
     pub fn watch(&mut self, now: Timestamp, seen: Seen) {
         let Seen { requests, errors, share, latency } = seen;
         (self.requests, self.errors, self.latency) = (requests, errors, latency);
@@ -171,17 +173,17 @@ impl Drill {
         }
     }
 
-    /// Ends it because somebody said so.
+    /// Aborts the drill.
     pub fn abort(&mut self, now: Timestamp, reason: String) {
         self.end(now, State::Aborted, Some(reason));
     }
 
-    /// Ends it because nobody watched.
+    /// Ends the drill as reverted, since nothing watched it.
     pub fn revert(&mut self, now: Timestamp, reason: &str) {
         self.end(now, State::Reverted, Some(reason.to_owned()));
     }
 
-    /// The report, to be kept.
+    /// Returns the report of the drill, in Markdown.
     pub fn markdown(&self, id: u64) -> String {
         let parts: Vec<String> = self.down.iter().map(ToString::to_string).collect();
         let ended = self.ended.map_or_else(|| "it runs".to_owned(), |at| at.to_string());
@@ -241,7 +243,7 @@ mod tests {
         Timestamp::from_second(second).expect("within the calendar")
     }
 
-    /// A drill of a minute that 1 % of errors ends, and how it stands after this was seen.
+    /// Checks the state of a drill of 60 s, with a limit of 1 % errors, after these observations.
     fn check(second: i64, requests: u64, errors: u64, expected: &str) {
         let name = Name::parse("shop").expect("a name");
         let mut drill = Drill::begin(name, vec![Part::Priority(0)], at(0), at(60), 1.0, "ann".into());

@@ -1,13 +1,16 @@
-//! A standby that keeps the traffic after its primaries recovered, until the upstream's policy returns it.
+//! Held standby: it keeps the traffic after its primaries recovered, until the failback policy returns the
+//! traffic.
 //!
-//! Envoys return by themselves as soon as they find the primaries healthy. To hold the standby its tier is put first,
-//! so that the primaries become what stands in for it: should it die, they serve.
+//! Envoys return to primaries by themselves as soon as they find them healthy. A hold therefore puts the tier
+//! of the standby first; the primaries become its standby, and serve if it fails.
 //!
-//! Whether primaries recovered that get no traffic is known from Envoys that check them, and then the time of a hold
-//! counts from there. Where none does, it counts from the failover. Either way a release is a try: the declared order is
-//! restored, and if the primaries do not serve soon after, they are not back yet, and the standby is held again.
-//! Steps need no try: the primaries stand beside the standby with the weight of the first step, of which Envoys make
-//! use when they are healthy, and the next step follows once they served for its time.
+//! Envoys that run health checks know when primaries without traffic recovered, and the time of a hold counts
+//! from there. Without such checks it counts from the failover. Either way the release is a try: the declared
+//! order is restored, and if the primaries do not serve soon after, they have not recovered, and the standby
+//! is held again.
+//!
+//! Steps need no try: the primaries get the share of the first step beside the standby, which Envoys use once
+//! they are healthy. The next step follows when the primaries have served for the time of the step.
 
 use std::time::Duration;
 
@@ -17,72 +20,73 @@ use serde::{Deserialize, Serialize};
 use crate::model::failback::{Failback, Release};
 use crate::model::overrides::First;
 
-/// How soon after a release the primaries must serve, or they are not back.
+/// Time within which the primaries must serve after a release; otherwise they have not recovered.
 pub const TRY: SignedDuration = SignedDuration::from_secs(4);
 
-/// A standby that is held.
+/// Hold of a standby.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
-    /// The tier of the standby.
+    /// Tier of the standby.
     pub tier: u32,
-    /// Since when.
+    /// Time at which the hold began, or at which an operator released it into steps.
     pub since: Timestamp,
-    /// Where it stands.
+    /// Phase of the hold.
     pub phase: Phase,
-    /// Failbacks came too often: only an operator releases it.
+    /// True if failbacks came too often, so that only an operator releases it.
     pub is_flapping: bool,
 }
 
-/// Where a hold stands.
+/// Phase of a hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// The standby alone serves.
+    /// The standby serves alone.
     Held {
-        /// When it will be tried to return; none until an operator says so, or the primaries recover.
+        /// Time of the next try to fail back; none while the hold waits for an operator or for the primaries
+        /// to recover.
         until: Option<Timestamp>,
     },
     /// The declared order is restored for a try.
     Trying {
-        /// When the primaries must serve.
+        /// Time by which the primaries must serve.
         until: Timestamp,
     },
-    /// The primaries have a share.
+    /// The primaries have a share of the traffic.
     Step {
-        /// Which step, from 0.
+        /// Index of the step, from 0.
         index: usize,
-        /// Their share in percent.
+        /// Share of the primaries, in percent.
         percent: u32,
-        /// Since when they serve in this step; none before they do.
+        /// Time since which the primaries serve in this step; none before they do.
         serving_since: Option<Timestamp>,
     },
 }
 
-/// What becomes of a hold.
+/// Outcome of a decision about a hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// It goes on, perhaps as another.
+    /// The hold goes on, possibly in another phase.
     Hold(Hold),
-    /// The primaries have their traffic back.
+    /// The hold is over; the primaries have their traffic back.
     Over,
 }
 
-/// How the primaries of a held standby fare.
+/// Observed state of the primaries of a held standby.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Home {
-    /// Whether they serve; none when there are no requests to tell by.
+    /// True if the primaries serve; none without requests to tell by.
     pub serves: Option<bool>,
-    /// Whether enough of them to serve are healthy; none when nobody knows.
+    /// True if a primary is healthy; none if unknown.
     pub is_healthy: Option<bool>,
 }
 
 impl Hold {
-    /// Holds the standby of this tier.
+    /// Returns a hold of this tier in its first phase.
     pub fn new(tier: u32, now: Timestamp, failback: &Failback, is_flapping: bool) -> Self {
         Self { tier, since: now, phase: first_phase(now, failback, is_flapping), is_flapping }
     }
 
-    /// The tier that serves first while this holds.
+    /// Returns the tier that the hold puts first; none in the declared order.
     pub fn first(&self) -> Option<First> {
         match self.phase {
             Phase::Held { .. } => Some(First { tier: self.tier, home: 0 }),
@@ -91,7 +95,7 @@ impl Hold {
         }
     }
 
-    /// When something will happen by itself.
+    /// Returns the time at which the phase ends by itself; none if it waits for an event.
     pub fn due(&self, failback: &Failback) -> Option<Timestamp> {
         match (&self.phase, &failback.release) {
             (Phase::Held { until }, _) => *until,
@@ -103,7 +107,8 @@ impl Hold {
         }
     }
 
-    /// How long it lasts from the moment on when the primaries recover, while they have not.
+    /// Returns the time for which primaries must be healthy before a try, if the hold waits for them to
+    /// recover.
     pub fn waits_for_primaries(&self, failback: &Failback) -> Option<Duration> {
         match failback.release {
             Release::After(after) if !self.is_flapping && self.phase == (Phase::Held { until: None }) => {
@@ -113,7 +118,8 @@ impl Hold {
         }
     }
 
-    /// An operator releases it: the declared order counts again, whoever is healthy.
+    /// Releases the hold for an operator, regardless of health. If the policy returns traffic in steps, the
+    /// first step begins; in all other cases, and if steps are under way, the hold is over.
     pub fn released(&self, now: Timestamp, failback: &Failback) -> Next {
         match &failback.release {
             Release::Steps { percents, .. } if !matches!(self.phase, Phase::Step { .. }) => {
@@ -125,14 +131,14 @@ impl Hold {
         }
     }
 
-    /// What becomes of it, when the upstream says `failback` and its primaries fare like this.
+    /// Returns the outcome for the failback policy and the observed state of the primaries.
     pub fn next(&self, now: Timestamp, failback: &Failback, home: Home) -> Next {
         if !failback.holds() {
             return Next::Over;
         }
         let home_serves = home.serves == Some(true);
         let phase = match (&self.phase, &failback.release) {
-            // The standby died, and Envoys returned for want of another.
+            // The standby failed, and Envoys fell back to the primaries.
             (Phase::Held { .. }, _) if home_serves => return Next::Over,
             (Phase::Held { .. }, Release::After(_))
                 if !self.is_flapping && home.is_healthy == Some(false) =>
@@ -144,7 +150,7 @@ impl Hold {
             (Phase::Held { .. }, _) => return Next::Hold(self.clone()),
             (Phase::Trying { .. }, _) if home_serves => return Next::Over,
             (Phase::Trying { until }, _) if *until <= now => match (home.serves, home.is_healthy) {
-                // Nobody asked, and they would answer.
+                // No requests arrived, and the primaries are healthy.
                 (None, Some(true)) => return Next::Over,
                 (None, None) => return Next::Hold(self.clone()),
                 _ => first_phase(now, failback, self.is_flapping),
@@ -156,13 +162,13 @@ impl Hold {
                     None => return Next::Over,
                 }
             }
-            // The policy is another by now.
+            // The policy has changed and has no steps any more.
             (Phase::Step { .. }, _) => first_phase(now, failback, self.is_flapping),
         };
         Next::Hold(Self { phase, ..self.clone() })
     }
 
-    /// The next phase of a return in steps; none when it is complete.
+    /// Returns the next phase of a return in steps; none when it is complete.
     fn stepped(
         &self,
         now: Timestamp,
@@ -177,14 +183,14 @@ impl Hold {
             Phase::Step { index, percent, serving_since }
         };
         match (serving_since, home_serves) {
-            // Gone again: from the start.
+            // The primaries stopped serving: start again with the first step.
             (_, Some(false)) => Some(at(0, None)),
-            // A small share of few requests is none at times.
+            // A small share of little traffic can be no requests at all.
             (_, None) => Some(self.phase.clone()),
             (None, Some(true)) => Some(Phase::Step { index, percent, serving_since: Some(now) }),
             (Some(since), Some(true)) if later(since, every) > now => Some(self.phase.clone()),
             (Some(_), Some(true)) => match percents.get(index + 1) {
-                // With the whole share the declared order says the same.
+                // A step of 100 % equals the declared order, so it ends the hold.
                 Some(next) if *next < 100 => Some(at(index + 1, Some(now))),
                 _ => None,
             },
@@ -216,7 +222,7 @@ mod tests {
         Timestamp::from_second(second).expect("within the calendar")
     }
 
-    /// Primaries that do not serve, and nobody knows more.
+    /// Primaries that do not serve and whose health is unknown.
     const AWAY: Home = Home { serves: Some(false), is_healthy: None };
 
     fn words(next: &Next) -> String {
@@ -234,7 +240,8 @@ mod tests {
         }
     }
 
-    /// A hold from second 0 on, and what becomes of it at these seconds, at which the primaries serve or not.
+    /// Begins a hold at second 0 and checks its phase at these seconds, each with the observation of whether
+    /// the primaries serve.
     fn check(release: Release, seen: &[(i64, impl Into<Option<bool>> + Copy, &str)]) {
         let failback = Failback { release, at_most: None };
         let mut hold = Hold::new(1, at(0), &failback, false);

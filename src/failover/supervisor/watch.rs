@@ -1,5 +1,5 @@
-//! What becomes of orders as time goes by and Envoys say how targets fare: drills that end or begin, standbys that are held
-//! or released.
+//! Supervision over time: as time passes and Envoys report, drills begin and end, and standbys are held and
+//! released.
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -48,7 +48,8 @@ impl Supervisor {
         }
     }
 
-    /// The Envoys that sent requests since a drill began, and none to what it takes down.
+    /// Returns the Envoys that sent requests since a drill began, and recently none to the targets it takes
+    /// down.
     fn without_drilled(&self, build: &Build, upstream: &Upstream, drill: &Drill) -> Vec<String> {
         if drill.nodes.iter().all(|node| drill.shift_seconds.contains_key(node)) {
             return Vec::new();
@@ -82,7 +83,8 @@ impl Supervisor {
             if is_out_by_order(&ledger.orders, upstream, hold.tier) {
                 out_by_order.insert(name.clone(), now);
             }
-            // That primaries serve says nothing, until the standby had time to take over again.
+            // Traffic to primaries is no sign that the standby failed while orders keep it out of rotation,
+            // and for a time after.
             let is_out = out_by_order.get(&name).is_some_and(|out| now.duration_since(*out) < RETURN);
             if is_out && upstream.failback.holds() {
                 return Some((name, hold));
@@ -103,8 +105,9 @@ impl Supervisor {
         orders.holds = std::mem::take(&mut orders.holds).into_iter().filter_map(next).collect();
     }
 
-    /// An order moved the traffic and is over, but the traffic does not return: the primaries failed meanwhile. From now
-    /// on that is the cause, and the standby is held as for any other failure. Returns the failovers of which that is so.
+    /// Finds failovers that outlast the order that caused them: the traffic does not return, so the primaries
+    /// failed meanwhile. From now on the failure is the cause, and the standby is held as for any other
+    /// failure. Returns a change for each of these failovers.
     pub(super) fn blame(
         &self,
         supervision: &mut Supervision,
@@ -143,7 +146,7 @@ impl Supervisor {
         blamed
     }
 
-    /// True when those Envoys that sent requests after that time are served by a standby, or most of them.
+    /// True if a standby serves most of the Envoys that sent requests after this time.
     fn stays_away(&self, build: &Build, upstream: &Upstream, after: Timestamp) -> bool {
         let picture = self.picture(build, upstream);
         let told = picture.nodes.values().filter(|node| node.last > after);
@@ -151,7 +154,8 @@ impl Supervisor {
         away.len() > home.len()
     }
 
-    /// The declared tier that serves: at most Envoys or, where it is another one for each of them, most requests.
+    /// Returns the declared tier that serves at most Envoys. With locality failover, where Envoys count tiers
+    /// differently, it is the declared tier with the most requests.
     pub(super) fn serving(&self, history: &History, build: &Build, upstream: &Upstream) -> Option<u32> {
         match upstream.failover.locality {
             true => self.outline(build, upstream).busiest_tier(upstream),
@@ -203,20 +207,20 @@ impl Supervisor {
     }
 }
 
-/// True when orders leave a tier no target: it is not that it died.
+/// True if orders take all targets of a tier out of rotation, so that it did not fail.
 fn is_out_by_order(orders: &Orders, upstream: &Upstream, tier: u32) -> bool {
     let is_out =
         |target: &Target| orders.is_drilled(upstream, target) || orders.state_of(upstream, target).is_some();
     upstream.targets.iter().filter(|target| target.tier == tier).all(is_out)
 }
 
-/// What was seen of the primaries of an upstream.
+/// Returns the summaries of the primaries of an upstream.
 fn primaries<'p>(upstream: &'p Upstream, picture: &'p Picture) -> impl Iterator<Item = &'p TargetPicture> {
     let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
     primaries.filter_map(|target| picture.targets.get(&target.address))
 }
 
-/// Whether primaries answer requests; none when there are none to tell by.
+/// True if a primary answers requests, false if all primaries of known health are unhealthy; none otherwise.
 fn home_answers(upstream: &Upstream, picture: &Picture) -> Option<bool> {
     let answers = |seen: &TargetPicture| seen.requests_per_second > 0.0 && seen.is_healthy == Some(true);
     if primaries(upstream, picture).any(answers) {
@@ -226,7 +230,7 @@ fn home_answers(upstream: &Upstream, picture: &Picture) -> Option<bool> {
     known.map(|seen| seen.is_healthy == Some(true)).reduce(|one, another| one || another).filter(|any| !any)
 }
 
-/// Whether a primary could serve; none when nobody checks them.
+/// True if a primary is healthy; none without recent health checks or without a recent health.
 fn home_is_healthy(upstream: &Upstream, picture: &Picture) -> Option<bool> {
     if picture.checked_by.is_empty() {
         return None;
@@ -235,7 +239,8 @@ fn home_is_healthy(upstream: &Upstream, picture: &Picture) -> Option<bool> {
     known.filter_map(|target| target.is_healthy).reduce(|one, another| one || another)
 }
 
-/// Holds the standby of an upstream that asks for it, once it serves most Envoys because the primaries failed.
+/// Begins a hold if the failback policy asks for one and a standby serves because the primaries failed. An
+/// existing hold is moved to the tier that serves.
 pub(super) fn hold_if_asked(
     orders: &mut Orders,
     history: &mut History,
@@ -251,7 +256,7 @@ pub(super) fn hold_if_asked(
     if !upstream.failback.holds() {
         return;
     }
-    // The standby that is held died, and another one serves.
+    // The held standby failed, and another tier serves.
     if let Some(hold) = orders.holds.get_mut(&upstream.name) {
         hold.tier = tier;
         return;

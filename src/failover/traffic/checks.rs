@@ -1,37 +1,39 @@
-//! What Envoys found that check targets on our behalf: the health of those without traffic, too.
+//! Results of the health checks that Envoys run for the control plane (HDS); they also cover targets without
+//! traffic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The findings of all Envoys that check.
+/// Check results of all Envoys, by node.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     nodes: HashMap<Arc<str>, NodeChecks>,
 }
 
-/// What one Envoy found.
+/// Newest check results of one Envoy.
 #[derive(Debug)]
 pub(super) struct NodeChecks {
-    /// When it said so, in seconds of the epoch.
+    /// Time of arrival, in seconds since the epoch.
     pub(super) at: u32,
-    /// How often it does, in seconds.
+    /// Interval of its results, in seconds.
     pub(super) interval: f32,
-    /// By the number of the upstream, its endpoints in the order of their numbers.
+    /// Endpoints by the number of the upstream, sorted by endpoint number.
     upstreams: HashMap<u32, Vec<Checked>>,
 }
 
-/// What was found of an endpoint.
+/// Check result of one endpoint.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Checked {
-    /// Of the endpoint.
+    /// Number of the endpoint.
     pub(super) number: u16,
     pub(super) is_healthy: bool,
-    /// Since when, in seconds of the epoch.
+    /// Time since which the health is the same, in seconds since the epoch.
     pub(super) since: u32,
 }
 
 impl Checks {
-    /// Takes in what a node found: the number of each endpoint, by that of its upstream, and whether it is healthy.
+    /// Replaces the results of a node. `found` has the number and health of each endpoint, by the number of
+    /// its upstream. An endpoint whose health did not change keeps its `since`.
     pub(super) fn take(&mut self, node: &str, at: u32, interval: f32, found: HashMap<u32, Vec<(u16, bool)>>) {
         let (node, before) = self
             .nodes
@@ -51,7 +53,7 @@ impl Checks {
         self.nodes.insert(node, NodeChecks { at, interval, upstreams });
     }
 
-    /// Who checked an upstream, and what was found.
+    /// Returns the results for an upstream, by node.
     pub(super) fn of(&self, upstream: u32) -> HashMap<&Arc<str>, (&NodeChecks, &[Checked])> {
         let nodes = self.nodes.iter();
         nodes
@@ -59,12 +61,12 @@ impl Checks {
             .collect()
     }
 
-    /// Forgets what was said before then, in seconds of the epoch.
+    /// Drops results that arrived before `oldest`, in seconds since the epoch.
     pub(super) fn forget(&mut self, oldest: u32) {
         self.nodes.retain(|_, checks| checks.at >= oldest);
     }
 
-    /// Forgets endpoints of an upstream.
+    /// Drops the results of these endpoints of an upstream.
     pub(super) fn forget_endpoints(&mut self, upstream: u32, gone: &[u32]) {
         for checks in self.nodes.values_mut() {
             if let Some(endpoints) = checks.upstreams.get_mut(&upstream) {

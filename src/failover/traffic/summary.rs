@@ -1,4 +1,4 @@
-//! What was seen of one upstream, by all Envoys together.
+//! Summary of the observations of all Envoys about one upstream.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,85 +10,88 @@ use super::{Seen, TargetSeen};
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
-/// What was last seen longer ago than this, and than two and a half of the reports that should have come since, is old.
+/// Age, beyond two and a half report intervals, from which an observation is stale.
 const FRESH: SignedDuration = SignedDuration::from_millis(2_500);
 
-/// What was seen of an upstream, by all Envoys.
+/// Observations of all Envoys about an upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Picture {
-    /// The tier that serves at most Envoys that sent requests of late, or did last: as they have them.
+    /// Tier that serves at most Envoys that sent requests recently or, if none did, that ever did. Tiers are
+    /// counted as each Envoy has them.
     pub serving: Option<u32>,
-    /// Since when the first of these Envoys is served by it.
+    /// Time since which the first of these Envoys is served by that tier.
     pub since: Option<Timestamp>,
-    /// No Envoy sent requests of late: all of this is what was seen last.
+    /// True if no Envoy sent requests recently. The serving tier and the shares are then the last known ones.
     pub is_stale: bool,
-    /// Requests to targets, retries too.
+    /// Requests to targets per second, including retries.
     pub requests_per_second: f64,
-    /// By node.
+    /// Observations by node.
     pub nodes: BTreeMap<Arc<str>, NodePicture>,
-    /// By target.
+    /// Observations by target.
     pub targets: BTreeMap<Address, TargetPicture>,
-    /// The nodes that check its targets on our behalf, and said so of late.
+    /// Nodes that recently sent results of health checks of its targets.
     pub checked_by: Vec<Arc<str>>,
 }
 
-/// What was seen of an upstream by one Envoy.
+/// Observations of one Envoy about an upstream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodePicture {
-    /// The tier that serves, as this Envoy has them.
+    /// Tier that serves, as this Envoy counts tiers.
     pub serving: Option<u32>,
-    /// Since when.
+    /// Time since which that tier serves.
     pub since: Timestamp,
-    /// When it last sent requests.
+    /// Time of its last report with requests.
     pub last: Timestamp,
-    /// That was too long ago.
+    /// True if that report is too old.
     pub is_stale: bool,
-    /// Requests to targets, retries too.
+    /// Requests to targets per second, including retries.
     pub requests_per_second: f64,
-    /// What it sends to each target, and what it thinks of it.
+    /// Traffic to each target, and its health.
     pub targets: BTreeMap<Address, NodeTarget>,
 }
 
-/// What one Envoy sends to a target.
+/// Traffic of one Envoy to a target.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct NodeTarget {
-    /// None when it never knew.
+    /// Health of the target; none if the Envoy never knew it.
     pub is_healthy: Option<bool>,
-    /// Percent of its requests to the upstream.
+    /// Percentage of the Envoy's requests to the upstream.
     pub share: f64,
-    /// Retries too.
+    /// Requests per second, including retries.
     pub requests_per_second: f64,
 }
 
-/// What was seen of a target, by all Envoys.
+/// Observations of all Envoys about a target.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TargetPicture {
-    /// What most of those say that know; of what was seen last, if nothing is fresh. None when nobody ever knew.
+    /// Health by majority of the Envoys that know it recently or, if none does, that ever did; none if none
+    /// ever did. A tie is healthy.
     pub is_healthy: Option<bool>,
-    /// Since when the first of those says so.
+    /// Time since which the first Envoy of that majority reports this health.
     pub since: Option<Timestamp>,
-    /// Nobody knows of late.
+    /// True if no Envoy knows the health recently.
     pub is_stale: bool,
-    /// Percent of the requests to the upstream.
+    /// Percentage of all requests to the upstream.
     pub share: f64,
-    /// Retries too.
+    /// Requests per second, including retries.
     pub requests_per_second: f64,
-    /// The nodes that say so.
+    /// Nodes that report this health.
     pub reported_by: Vec<Arc<str>>,
-    /// The nodes that say otherwise.
+    /// Nodes that report the opposite health.
     pub disagree: Vec<Arc<str>>,
 }
 
 impl Picture {
-    /// The declared tier that gets the most requests, or did last; none when nobody sent any. Where distance counts it may
-    /// be the first, while another tier serves each Envoy.
+    /// Returns the declared tier that gets the most requests, or last got them; none if there were no
+    /// requests. With locality failover it can be the first although each Envoy is served by a later tier, as
+    /// that Envoy counts tiers.
     pub fn busiest_tier(&self, upstream: &Upstream) -> Option<u32> {
         busiest_tier(upstream, |address| self.targets.get(address).map(|target| target.share))
     }
 }
 
 impl NodePicture {
-    /// The declared tier to which it sends the most requests, or did last.
+    /// Returns the declared tier to which it sends the most requests, or last sent them.
     pub fn busiest_tier(&self, upstream: &Upstream) -> Option<u32> {
         busiest_tier(upstream, |address| self.targets.get(address).map(|target| target.share))
     }
@@ -103,40 +106,40 @@ fn busiest_tier(upstream: &Upstream, share: impl Fn(&Address) -> Option<f64>) ->
     busy.max_by(|(one, a), (other, b)| a.total_cmp(b).then(other.cmp(one))).map(|(tier, _)| tier)
 }
 
-/// A picture in the making.
+/// Builder of a summary.
 pub(super) struct Drawing<'a> {
     pub(super) upstream: &'a Upstream,
     now: Timestamp,
-    /// It should say who says so.
+    /// True to include the nodes with their names.
     has_names: bool,
     nodes: BTreeMap<Arc<str>, NodePicture>,
-    /// No report is fresh.
+    /// True while no report is fresh.
     is_stale: bool,
-    /// Of what serves, by whether that is fresh, and the tier.
+    /// Nodes by freshness of their last report and by the tier that serves them.
     serving: BTreeMap<(bool, u32), Class>,
     requests_per_second: f64,
-    /// By the index of the target.
+    /// Votes and request rates by the index of the target.
     targets: Vec<Option<TargetDrawing>>,
     checked_by: Vec<Arc<str>>,
 }
 
-/// What a node found of some endpoints.
+/// Check results of a node for the endpoints of the upstream.
 type Found<'a> = (&'a NodeChecks, &'a [Checked]);
 
-/// What all say of a target.
+/// Votes of all nodes on a target, and its request rate.
 #[derive(Default)]
 struct TargetDrawing {
-    /// As it is and as it was last.
+    /// Requests per second: of fresh reports, and of the last reports.
     requests_per_second: [f64; 2],
-    /// By whether that is fresh, and whether it is healthy.
+    /// Votes by freshness and health: `votes[is_fresh][is_healthy]`.
     votes: [[Class; 2]; 2],
 }
 
-/// Those who agree.
+/// Nodes that agree.
 #[derive(Default)]
 struct Class {
     count: usize,
-    /// The first of them, in milliseconds of the epoch.
+    /// Earliest time since which one of them agrees, in milliseconds since the epoch.
     since: i64,
     nodes: Vec<Arc<str>>,
 }
@@ -148,18 +151,19 @@ impl Class {
     }
 }
 
-/// What a node says of a target.
+/// Health of a target according to a node.
 struct Vote {
     target: usize,
     is_fresh: bool,
-    /// The newest report of its requests shows it.
+    /// True if the newest report of the node confirms it.
     is_shown: bool,
     is_healthy: bool,
     since: u32,
 }
 
 impl Vote {
-    /// Stands beside what the node says of other targets. A name is as healthy as the healthiest of its addresses.
+    /// Adds the vote to those of the same node. Of several votes on a target (a host name with several
+    /// addresses), a fresh one wins, then a healthy one.
     fn join(self, votes: &mut Vec<Self>) {
         match votes.iter_mut().find(|known| known.target == self.target) {
             Some(known) if (known.is_fresh, known.is_healthy) >= (self.is_fresh, self.is_healthy) => {}
@@ -169,7 +173,7 @@ impl Vote {
     }
 }
 
-/// What `live::seconds_of` was made of, without its fraction.
+/// Inverse of `live::seconds_of`; fractions of a second are lost.
 fn time_of(seconds: u32) -> Timestamp {
     time(i64::from(seconds) * 1000)
 }
@@ -224,7 +228,7 @@ impl<'a> Drawing<'a> {
                 Vote { target, is_fresh, is_shown, is_healthy, since: own.since }.join(&mut votes);
             }
         }
-        // Traffic shows more than checks do, as long as there is some.
+        // Health that the last report confirms overrides checks; any other yields to a fresh check.
         for vote in found.map(|found| self.votes(node, found, targets)).unwrap_or_default() {
             match votes.iter_mut().find(|known| known.target == vote.target) {
                 Some(known) if known.is_shown || !vote.is_fresh => {}
@@ -248,7 +252,8 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// What a node sends to each target, or did last: so many requests a second.
+    /// Returns the traffic of a node to each target. `sent` has the requests per second of the last report,
+    /// by target.
     fn sent(&self, sent: &[(usize, f64)], is_fresh: bool, votes: &[Vote]) -> BTreeMap<Address, NodeTarget> {
         let all: f64 = sent.iter().map(|(_, rate)| rate).sum();
         let mut targets: BTreeMap<usize, NodeTarget> = BTreeMap::new();
@@ -265,13 +270,13 @@ impl<'a> Drawing<'a> {
         targets.into_iter().map(address).collect()
     }
 
-    /// What a node found that sent no requests to the upstream.
+    /// Adds the check results of a node that sent no requests to the upstream.
     pub(super) fn add_checks(&mut self, node: &Arc<str>, found: Found<'_>, targets: &[Option<usize>]) {
         let votes = self.votes(node, found, targets);
         self.cast(node, votes);
     }
 
-    /// What the checks of a node say of each target.
+    /// Returns the vote of each check result of a node. A node with fresh results is added to `checked_by`.
     fn votes(
         &mut self,
         node: &Arc<str>,
@@ -305,11 +310,11 @@ impl<'a> Drawing<'a> {
         let Self { upstream, nodes, is_stale, serving, requests_per_second, targets, mut checked_by, .. } =
             self;
         checked_by.sort();
-        // Those that know, or, if nobody does of late, those that did.
+        // Nodes with fresh reports count or, if there are none, all nodes.
         let counting = serving.iter().filter(|((is_fresh, _), _)| *is_fresh || is_stale);
         let most = counting.max_by_key(|((_, tier), class)| (class.count, u32::MAX - *tier));
         let (serving, since) = most.map(|((_, tier), class)| (*tier, time(class.since))).unzip();
-        // As it is, or, if nobody sends anything, as it was last.
+        // Index of the current rates or, if all reports are stale, of the last known ones.
         let which = usize::from(is_stale);
         let all: f64 = targets.iter().flatten().map(|target| target.requests_per_second[which]).sum();
         let drawn = upstream.targets.iter().zip(targets);
@@ -321,7 +326,8 @@ impl<'a> Drawing<'a> {
 }
 
 impl TargetDrawing {
-    /// The picture, where all targets had so many requests in a second, as it is or as it was.
+    /// Returns the summary of the target. `which` selects the current rates (0) or the last known ones (1),
+    /// of which `all` is the sum over all targets.
     fn finish(self, which: usize, all: f64) -> TargetPicture {
         let requests_per_second = self.requests_per_second;
         let [old, fresh] = self.votes;

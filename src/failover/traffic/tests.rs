@@ -1,4 +1,4 @@
-//! What reports come to.
+//! Tests of the traffic: reports and check results in, shifts and summaries out.
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
@@ -27,8 +27,8 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("within the calendar")
 }
 
-/// What an Envoy says of `shop` after a second: of each last number of an address, how many requests were answered
-/// and how many failed.
+/// Load report of an Envoy for one second of `shop`: for each host (last byte of its address), the number of
+/// answered and of failed requests.
 fn report(loads: &[(u8, u64, u64)]) -> Report {
     read(stats(loads))
 }
@@ -62,12 +62,12 @@ fn stats(loads: &[(u8, u64, u64)]) -> Vec<endpoint::ClusterStats> {
     }]
 }
 
-/// The shifts of one Envoy, as `second: from → to`, after it said this in each second.
+/// Shifts of one Envoy that sends one report per second, as `second: from → to`.
 fn shifts(text: &str, seconds: &[&[(u8, u64, u64)]]) -> Vec<String> {
     shifts_at("", text, seconds)
 }
 
-/// The same of one at this place.
+/// Shifts of one Envoy in this locality that sends one report per second.
 fn shifts_at(place: &str, text: &str, seconds: &[&[(u8, u64, u64)]]) -> Vec<String> {
     let (live, build) = (Live::default(), made(text));
     live.here("a", place.parse().expect("a place"));
@@ -84,7 +84,7 @@ fn picture(live: &Live, build: &Build, second: i64) -> Picture {
     live.picture(&build.model.upstreams["shop"], build, at(second))
 }
 
-/// The health of the three targets, `+` good, `-` bad, `?` unknown, with `~` before what is old.
+/// Health of the three targets: `+` healthy, `-` unhealthy, `?` unknown; `~` precedes a stale one.
 fn health(picture: &Picture) -> String {
     let one = |host: u8| {
         let address = Address::parse(&format!("10.0.0.{host}:80")).expect("an address");
@@ -254,7 +254,7 @@ fn endpoints_that_are_of_no_target_any_more_leave_nothing_behind() {
 
 #[test]
 fn a_pair_of_an_envoy_and_an_upstream_takes_little() {
-    // There are millions of them.
+    // Each byte counts: there are millions of pairs.
     assert_eq!((size_of::<Seen>(), size_of::<TargetSeen>()), (32, 12));
 }
 
@@ -310,7 +310,7 @@ fn how_long_a_request_takes_shows_in_how_many_are_under_way() {
     assert_eq!(live.recent(name, at(600)), Totals::default());
 }
 
-/// What an Envoy finds each second: which of the endpoints, by the last number of their address, are healthy.
+/// Check results of an Envoy: the health of each host (last byte of its address).
 fn findings(endpoints: &[(u8, bool)]) -> Findings {
     let socket = |host: u8| SocketAddr::from(([10, 0, 0, host], 80));
     let endpoints = endpoints.iter().map(|(host, is_healthy)| (socket(*host), *is_healthy)).collect();
@@ -439,7 +439,7 @@ fn each_envoy_has_shares_of_its_own() {
     assert_eq!(words("b"), ["- 20 % 10", "- 0 % 0", "+ 80 % 40"]);
 }
 
-/// A zone for each target, and the standby in another region.
+/// Config with a zone for each target, and the standby in another region.
 const ZONES: &str = "
 upstreams:
   - name: shop

@@ -1,4 +1,4 @@
-//! Plans between two texts.
+//! Tests of plans between two config texts.
 
 use expect_test::{Expect, expect};
 
@@ -10,7 +10,8 @@ fn build(text: &str) -> Build {
     build::build(&Inputs { files, ..Inputs::default() }, None).expect("it builds")
 }
 
-/// Each change with its level, the summary of all, and what Envoys are told.
+/// Asserts a plan as text: each change with its action and level, the summary of all, and the changed
+/// resources.
 fn check(old: &str, new: &str, expected: Expect) {
     let (old, new) = (build(old), build(new));
     let plan = Plan::new(&file_edits(&old, &new), &old, &new);

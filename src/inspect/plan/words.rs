@@ -1,4 +1,4 @@
-//! One edit in words: what it does to a failover rather than which bytes differ.
+//! Descriptions of edits: the effect on failover rather than the bytes that differ.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;
 
-/// What is said of one, what is said of several, and how much it matters.
+/// Predicates for one entity and for several, with the level of the change.
 struct Words {
     of_one: String,
     of_many: String,
@@ -25,8 +25,8 @@ impl Words {
     }
 }
 
-/// What an edit means; none when it changes nothing. What becomes of an upstream's tiers is said once, with the
-/// first of its edits: `told` has the upstreams of which it was.
+/// Describes an edit; none if it changes nothing. The effects on an upstream's tiers are described once, with
+/// the first edit that affects the upstream: `told` has the upstreams that are described already.
 pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<String>) -> Option<Change> {
     let action = edit.action()?;
     let (kind, name) = (edit.kind.singular(), edit.name.clone());
@@ -54,7 +54,7 @@ pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<
             });
             format!("{effects}target {address} of upstream {upstream} {}", words.of_one)
         }
-        // What it means says more than that a field differs.
+        // The effects on the upstream say more than that a field differs.
         _ if action == Action::Update && words.of_one.is_empty() => {
             let meaning = if effects.is_empty() { "changes".to_owned() } else { effects.join(" and ") };
             format!("{kind} {name} {meaning}")
@@ -72,7 +72,7 @@ pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<
     Some(Change { kind, name, action, summary, level, of_many })
 }
 
-/// What differs between two bodies of an entity.
+/// Describes the difference between two bodies of an entity.
 fn updated(kind: Kind, before: &Value, after: &Value) -> Words {
     let reference = match kind {
         Kind::Route => "service",
@@ -86,7 +86,8 @@ fn updated(kind: Kind, before: &Value, after: &Value) -> Words {
         match (was, is) {
             (was, is) if was == is => {}
             (Value::String(was), Value::String(is)) if key == reference => moves = Some((was, is)),
-            // An upstream's targets are told by what becomes of its tiers, and one by one.
+            // Targets of an upstream are described by their number or address here; the effects on tiers are
+            // described separately.
             (was, is) if key == "targets" => fields.extend(of_targets(was, is)),
             (was, is) => fields.push(of_field(kind, key, was, is)),
         }
@@ -110,7 +111,7 @@ fn keys<'a>(before: &'a Value, after: &'a Value) -> BTreeSet<&'a str> {
     of(before).chain(of(after)).map(String::as_str).collect()
 }
 
-/// Values are shown where they are short, and only of kinds that hold no secrets.
+/// Describes a changed field. Values are included if they are short, and only for kinds that hold no secrets.
 fn of_field(kind: Kind, key: &str, was: &Value, is: &Value) -> String {
     let is_open = matches!(
         kind,
@@ -148,7 +149,8 @@ fn of_targets(was: &Value, is: &Value) -> Vec<String> {
     text
 }
 
-/// What becomes of the tiers and of the detection of an upstream that was there and stays.
+/// Returns the effects on tiers and detection of an upstream that exists before and after; empty for any
+/// other.
 fn of_upstream(name: &str, old: &Model, new: &Model) -> Vec<(String, Level)> {
     let Some(name) = Name::parse(name) else { return Vec::new() };
     let (Some(old), Some(new)) = (old.upstreams.get(&name), new.upstreams.get(&name)) else {

@@ -1,5 +1,5 @@
-//! What Envoy's arithmetic gives: by example, and what holds whatever the topology. That it is Envoy's is held
-//! against a real one by `tests/envoy/simulate.rs`.
+//! Tests of the distribution, by example and by properties that hold for any topology.
+//! `tests/envoy/simulate.rs` compares the results with a real Envoy.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ const STANDBY: Policy = Policy { overprovisioning_factor: u32::MAX, panic_thresh
 const SPILL: Policy = Policy { overprovisioning_factor: 140, ..STANDBY };
 const FAIL: Policy = Policy { panic_threshold: 0, ..STANDBY };
 
-/// Tiers divided by `/`: `+` healthy, `~` degraded, `-` down.
+/// Parses endpoints: tiers are separated by `/`; `+` is healthy, `~` degraded, `-` down.
 fn endpoints(tiers: &str) -> Vec<Endpoint> {
     let endpoint = |priority, sign| {
         let health = match sign {
@@ -30,7 +30,7 @@ fn endpoints(tiers: &str) -> Vec<Endpoint> {
     tiers.split('/').enumerate().flat_map(tier).collect()
 }
 
-/// The shares of the tiers, then what is unserved.
+/// Asserts the rounded shares of the tiers, followed by the unserved share.
 fn check(tiers: &str, policy: Policy, expected: &[u32]) {
     let endpoints = endpoints(tiers);
     let shares = shares(&endpoints, policy);
@@ -52,7 +52,7 @@ fn a_standby_serves_only_when_no_primary_can() {
     check("-- / - / +", STANDBY, &[0, 0, 100, 0]);
 }
 
-/// As measured on Envoy 1.40 with its default factor.
+/// Figures as measured on Envoy 1.40 with its default factor.
 #[test]
 fn spill_shares_by_the_part_of_a_tier_that_is_usable() {
     check("+- / +", SPILL, &[70, 30, 0]);
@@ -65,7 +65,7 @@ fn spill_shares_by_the_part_of_a_tier_that_is_usable() {
 
 #[test]
 fn tiers_that_are_short_together_share_what_there_is_and_the_first_has_the_rest() {
-    // 46 and 46 of 92: 50 each. 46 and 28 of 74: 62 and 37, and one that rounding left.
+    // First: 46 and 46 of 92, so 50 each. Second: 46 and 28 of 74, so 62 and 37, and 1 left by rounding.
     check("+-- / +--", SPILL, &[50, 50, 0]);
     check("+-- / +----", SPILL, &[63, 37, 0]);
     check("--- / +-- / +----", SPILL, &[0, 63, 37, 0]);
@@ -84,7 +84,7 @@ fn when_nothing_is_usable_every_target_is_tried_or_none() {
 fn a_degraded_target_serves_where_healthy_ones_are_short() {
     check("~ / +", STANDBY, &[0, 100, 0]);
     check("~ / -", STANDBY, &[100, 0, 0]);
-    // The example in Envoy's source: healthy 10, 20 and 10 %, degraded 20, 10 and 0 %, of 70 % in all.
+    // Example in Envoy's source: healthy 10, 20 and 10 %, degraded 20, 10 and 0 %, 70 % in all.
     let factor = Policy { overprovisioning_factor: 100, ..SPILL };
     check("+~~------- / ++~------- / +---------", factor, &[44, 42, 14, 0]);
 }
@@ -209,7 +209,7 @@ proptest! {
 
     #[test]
     fn what_is_down_gets_nothing_while_anything_is_usable(endpoints in any_endpoints(), policy in any_policy()) {
-        // Below 100 endpoints in a tier one usable is above the panic threshold of 1 %.
+        // One usable endpoint of fewer than 100 in a tier is above the panic threshold of 1 %.
         let usable = |endpoint: &Endpoint| endpoint.health != Health::Down;
         let shares = shares(&endpoints, policy);
         if endpoints.iter().any(usable) {
@@ -222,8 +222,9 @@ proptest! {
         }
     }
 
-    /// One more that dies takes nothing from those that live, but for the whole percents that rounding moves. Of
-    /// targets with different weights that does not hold when load spills: availability counts targets, not weight.
+    /// A further death does not reduce the share of any live target, except by the whole percents that
+    /// rounding moves. The property does not hold for targets of different weights when load spills:
+    /// availability counts targets, not weight.
     #[test]
     fn who_lives_has_no_less_when_another_dies(
         endpoints in any_endpoints(),
@@ -247,7 +248,7 @@ proptest! {
         }
     }
 
-    /// A tier after one that is healthy gets nothing.
+    /// Tiers after the first one with a healthy target get nothing.
     #[test]
     fn standby_tiers_wait(endpoints in any_endpoints()) {
         let shares = shares(&endpoints, STANDBY);

@@ -1,4 +1,4 @@
-//! What becomes of a request: a service gets it, or it is answered here.
+//! Action of a route: forwards a request to a service, or answers it without one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,58 +10,58 @@ use crate::model::route::rewrite::Rewrite;
 use crate::model::route::{PathMatch, is_authority};
 use crate::model::service::{self, Policy, Service};
 
-/// What becomes of a request.
+/// Action on a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// A service gets it.
+    /// Forwards the request to a service.
     Forward(Box<Forward>),
-    /// The client is sent elsewhere.
+    /// Redirects the client.
     Redirect(Redirect),
-    /// It is answered with this.
+    /// Answers with a fixed response.
     Respond(Respond),
 }
 
-/// Who gets a request, and how.
+/// Service that gets a request, and the settings of the forwarding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
-    /// Who serves it.
+    /// Service that serves the request.
     pub service: Arc<Service>,
-    /// The service's policy with what the route says instead.
+    /// Policy of the service, with the overrides of the route applied.
     pub policy: Policy,
-    /// The path that targets see, unless it is the client's.
+    /// Rewrite of the path that targets see; `None` keeps the client's path.
     pub rewrite: Option<Rewrite>,
-    /// Of the request, before it is sent.
+    /// Changes to the request headers before the request is sent.
     pub request_headers: HeaderChanges,
 }
 
-/// Where a client is sent; at least one of scheme, host and path is another.
+/// Redirect; at least one of scheme, host and path differs from the request's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
-    /// None for the request's.
+    /// Scheme; `None` for the request's.
     pub scheme: Option<Scheme>,
-    /// With a port, if one is to be said. None for the request's with its port.
+    /// Host, with a port if one is to be given; `None` for the request's host and port.
     pub host: Option<String>,
-    /// None for the request's. The query is kept, unless one stands here.
+    /// Path; `None` for the request's. The request's query is kept, unless this path has one.
     pub path: Option<String>,
-    /// 301, 302, 303, 307 or 308.
+    /// Status: 301, 302, 303, 307 or 308.
     pub status: u16,
 }
 
-/// An answer without a target.
+/// Fixed response, without a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Respond {
-    /// From 200 to 599.
+    /// Status, from 200 to 599.
     pub status: u16,
-    /// May be empty.
+    /// Body; may be empty.
     pub body: String,
-    /// By name in lower case. Without a `content-type` a body is said to be plain text.
+    /// Headers by name in lower case. Without a `content-type` the body is sent as plain text.
     pub headers: BTreeMap<String, String>,
 }
 
 const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
 
-/// What a route declares. `service` is the resolved one; without it nothing comes of a route to a service, but
-/// its other faults are told.
+/// Resolves the action that a route declares. `service` is the resolved one; without it a route to a service
+/// has no action, but its other faults are reported.
 pub(crate) fn resolve(
     place: &Place<'_>,
     route: &document::Route,
@@ -86,7 +86,7 @@ fn exactly_one(place: &Place<'_>, route: &document::Route, faults: &mut Faults) 
     let declared = [route.service.is_some(), route.redirect.is_some(), route.respond.is_some()];
     let mut declared = ACTIONS.iter().zip(declared).filter(|(_, declared)| *declared).map(|(key, _)| *key);
     let Some(first) = declared.next() else {
-        // Told at the first of them, unless something was meant to be one.
+        // Reported at the first key, unless decoding has already reported a fault at one of them.
         if !ACTIONS.into_iter().any(|key| is_told(&place.key(key))) {
             let help = "name the service that serves, or what is answered in place of one";
             faults.missing(&place.key("service"), "`service`, `redirect` or `respond`", help);
@@ -101,7 +101,7 @@ fn exactly_one(place: &Place<'_>, route: &document::Route, faults: &mut Faults) 
     }
 }
 
-/// What says how a service is used is nothing to an answer that is given at once.
+/// Reports fields that configure the use of a service, in a route that answers without one.
 fn only_with_a_service(place: &Place<'_>, route: &document::Route, faults: &mut Faults) {
     let declared = [
         ("rewrite", route.rewrite.is_some()),
@@ -137,7 +137,7 @@ fn forward(
     Some(Forward { service: service?, policy, rewrite, request_headers })
 }
 
-/// True when decoding told of what is, or should be, at `place`.
+/// True if decoding has already reported a fault at `place`, or a misspelling of its key.
 fn is_told(place: &Place<'_>) -> bool {
     place.document.is_faulty(&place.path) || place.document.is_misspelt(&place.path)
 }
@@ -186,7 +186,8 @@ fn respond(place: &Place<'_>, declared: &document::Respond, faults: &mut Faults)
 
 pub(super) const A_PATH: &str = "begin it with /, in visible ASCII; percent-encode what is not";
 
-/// True for what may stand in the first line of a request, without these characters.
+/// True if `text` is a path that fits into the first line of a request and has none of the characters
+/// `without`.
 pub(super) fn is_path(text: &str, without: &[char]) -> bool {
     text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && !without.contains(&c))
 }

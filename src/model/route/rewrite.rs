@@ -1,4 +1,4 @@
-//! The path that targets see.
+//! Rewrite of the path that targets see.
 
 use crate::config::document;
 use crate::model::matching;
@@ -6,19 +6,19 @@ use crate::model::place::{Faults, Place, code};
 use crate::model::route::PathMatch;
 use crate::model::route::action::{A_PATH, is_path};
 
-/// The path that targets see. The query stays as it is.
+/// Rewrite of the path that targets see. The query is not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rewrite {
-    /// In place of the prefix that the route matches, on segment boundaries; without a slash at its end, so empty
-    /// for `/`. Of a route with an exact path it is the whole.
+    /// Replacement of the prefix that the route matches, on segment boundaries; stored without a trailing
+    /// slash, so `/` is empty. For a route with an exact path it replaces the whole path.
     Prefix(String),
-    /// The whole path.
+    /// Replacement of the whole path.
     Path(String),
-    /// Every match of a regex, which is not bound to the whole.
+    /// Replacement of every match of a regex, which is not anchored.
     Regex {
-        /// In RE2's syntax.
+        /// Pattern in RE2's syntax.
         pattern: String,
-        /// `\1` to `\9` are what the groups matched, `\0` is the whole match, `\\` a backslash.
+        /// Substitution: `\1` to `\9` are the groups, `\0` is the whole match, `\\` is a backslash.
         substitution: String,
     },
 }
@@ -83,7 +83,8 @@ fn told_regex(place: &Place<'_>, pattern: &str, substitution: &str, faults: &mut
     }
 }
 
-/// A reference to nothing would leave the path as it is, without a word.
+/// Checks a substitution. Envoy would silently leave the path unchanged if it referred to a group that does
+/// not exist.
 fn fits(substitution: &str, groups: usize) -> Result<(), String> {
     if !substitution.chars().all(|c| c.is_ascii_graphic()) {
         return Err("a path is made of visible ASCII characters".to_owned());

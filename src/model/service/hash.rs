@@ -1,27 +1,27 @@
-//! What is equal for requests that should go to the same target.
+//! Hash keys: requests with equal keys should be sent to the same target.
 
 use crate::config::document;
 use crate::model::cookie::Cookie;
 use crate::model::header;
 use crate::model::place::{Faults, Place};
 
-/// What is hashed of a request by a balancer that hashes (`ring_hash`, `maglev`).
+/// Input of the hash of a hashing load balancer (`ring_hash`, `maglev`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HashBy {
-    /// The value of a header, by its name in lower case.
+    /// Value of a header, by its name in lower case.
     Header(String),
-    /// The value of a cookie.
+    /// Value of a cookie.
     Cookie(Cookie),
-    /// The value of a query parameter, by its name.
+    /// Value of a query parameter, by its name.
     Query(String),
-    /// The path without its query.
+    /// Path without its query.
     Path,
-    /// The address of the client's connection.
+    /// Source address of the client's connection.
     SourceIp,
 }
 
 impl HashBy {
-    /// As it stands in the config.
+    /// Returns its word in the config.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Header(_) => "header",
@@ -33,7 +33,7 @@ impl HashBy {
     }
 }
 
-/// In the order in which they count.
+/// Resolves the declared hash keys and keeps their order of precedence.
 pub(crate) fn resolve(place: &Place<'_>, declared: &[document::HashBy], faults: &mut Faults) -> Vec<HashBy> {
     let each = declared.iter().enumerate();
     each.map(|(index, one)| HashBy::resolve(&place.index(index), one, faults)).collect()

@@ -1,4 +1,4 @@
-//! What is about connections and not about requests: certificates, TLS, TCP, and which protocols fit together.
+//! Validation of connection-level settings: certificates, TLS, TCP, and the compatibility of protocols.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use crate::model::target::Candidate;
 use crate::model::tls::{self, Known, Tls};
 use crate::model::upstream::Upstream;
 
-/// Fields of an upstream that are about requests.
+/// Fields of an upstream that apply to requests only.
 const OF_REQUESTS: [&[&str]; 4] =
     [&["idle_timeout"], &["limits", "requests_per_connection"], &["sticky"], &["whole_response"]];
 
-/// Fields of a service that are for connections too; the rest is about requests.
+/// Fields of a service that apply to connections too; all others apply to requests only.
 const OF_CONNECTIONS: [&str; 6] = ["name", "upstream", "upstreams", "retries", "hash_by", "tags"];
 
-/// The same of its retries.
+/// Fields of the retries of a service that apply to connections too.
 const RETRIES_OF_CONNECTIONS: [&str; 2] = ["attempts", "back_off"];
 
 impl<'a> Validation<'a> {
@@ -46,7 +46,7 @@ impl<'a> Validation<'a> {
         certificates
     }
 
-    /// What `tls` of an upstream means.
+    /// Resolves `tls` of an upstream.
     pub(super) fn upstream_tls(
         &mut self,
         name: &Name,
@@ -63,7 +63,7 @@ impl<'a> Validation<'a> {
         Some(Arc::new(tls))
     }
 
-    /// What `tls` of a target means over that of its upstream.
+    /// Resolves `tls` of a target over that of its upstream.
     pub(super) fn target_tls(
         &mut self,
         upstream: &Name,
@@ -84,7 +84,7 @@ impl<'a> Validation<'a> {
         );
     }
 
-    /// What an upstream says that does not fit its protocol.
+    /// Reports settings of an upstream that do not fit its protocol.
     pub(super) fn upstream_protocol(&mut self, place: &Place<'_>, upstream: &Upstream) {
         match upstream.protocol {
             UpstreamProtocol::Auto if !upstream.is_tls_throughout() => {
@@ -102,7 +102,7 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// What a service says that means nothing for connections, if it is for those.
+    /// Reports settings of a service for TCP connections that apply to requests only.
     pub(super) fn service_protocol(&mut self, place: &Place<'_>, members: &[Member], hash_by: &[HashBy]) {
         let is_tcp = |member: &Member| member.upstream.protocol == UpstreamProtocol::Tcp;
         if !members.iter().any(is_tcp) {
@@ -138,14 +138,15 @@ impl<'a> Validation<'a> {
         self.faults.error(place, code::CONFLICT, message, "leave it out".to_owned());
     }
 
-    /// What each listener speaks.
+    /// Returns the protocol of each declared listener.
     pub(super) fn protocols(&self) -> HashMap<&'a str, ListenerProtocol> {
         let sites = self.documents.sites(Kind::Listener);
         let listeners = sites.map(|(name, site)| (name, &site.document.0.listeners[site.index].entity));
         listeners.map(|(name, it)| (name.as_str(), it.protocol.unwrap_or_default())).collect()
     }
 
-    /// True for a route that chooses among connections, not among requests.
+    /// True for a route that matches connections, not requests. Reports listeners whose protocol does not
+    /// fit.
     pub(super) fn is_of_connections(
         &mut self,
         route: &Named<'a, document::Route>,
@@ -217,7 +218,7 @@ impl<'a> Validation<'a> {
         all.into_iter().map(|(_, passthrough)| passthrough).collect()
     }
 
-    /// The service that a route or a listener names.
+    /// Returns the service that a route or a listener names.
     pub(super) fn service_of(
         &mut self,
         place: &Place<'_>,
@@ -230,7 +231,7 @@ impl<'a> Validation<'a> {
             return None;
         };
         let service = services.get(text);
-        // One that is at fault is not there, and was told.
+        // A declared service that is missing here has a fault, which has been reported.
         if service.is_none() && self.documents.site(Kind::Service, text).is_none() {
             let names = self.documents.sites(Kind::Service).map(|(name, _)| name);
             self.dangling(&place, Kind::Service, text, names);
@@ -238,7 +239,8 @@ impl<'a> Validation<'a> {
         service.cloned()
     }
 
-    /// A service that connections go to has upstreams that take them.
+    /// Reports a service whose upstreams do not accept connections, or add TLS to connections that are TLS
+    /// already.
     pub(super) fn for_connections(&mut self, place: &Place<'_>, service: &Service, is_tls: bool) {
         let not_tcp = service.upstreams().find(|upstream| upstream.protocol != UpstreamProtocol::Tcp);
         let in_tls = service.upstreams().find(|upstream| is_tls && upstream.is_tls());
@@ -254,7 +256,7 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// A service that requests go to has upstreams that understand them.
+    /// Reports a service for requests that has an upstream for TCP connections.
     pub(super) fn for_requests(&mut self, place: &Place<'_>, service: &Service) {
         if let Some(upstream) = service.upstreams().find(|it| it.protocol == UpstreamProtocol::Tcp) {
             let message = format!("the upstream `{}` is for connections, not for requests", upstream.name);
@@ -280,7 +282,8 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// Names that a gateway would have to tell apart and TLS does not.
+    /// Reports names of upstreams that differ only in case, which SNI ignores: a gateway could not tell them
+    /// apart.
     pub(super) fn names_by_sni<'n>(
         &mut self,
         gateway: &Place<'_>,
@@ -298,7 +301,8 @@ impl<'a> Validation<'a> {
     }
 }
 
-/// What can be referred to. Not a method: the faults are borrowed beside it.
+/// Returns the certificates that `tls` may refer to. It is not a method, so that `faults` can be borrowed at
+/// the same time.
 pub(super) fn known<'k>(
     certificates: &'k Certificates,
     all_are_known: bool,
@@ -307,7 +311,7 @@ pub(super) fn known<'k>(
     Known { certificates, all_are_known, sources }
 }
 
-/// The fields that are there, whatever is in them.
+/// Returns the fields that are present, whatever their values.
 fn fields(place: &Place<'_>) -> Vec<String> {
     match place.document.json(&place.path) {
         serde_json::Value::Object(fields) => fields.into_iter().map(|(key, _)| key).collect(),
@@ -315,7 +319,7 @@ fn fields(place: &Place<'_>) -> Vec<String> {
     }
 }
 
-/// True when something is said that differs from nothing.
+/// True if the value at `place` differs from an absent one.
 fn is_said(place: &Place<'_>) -> bool {
     match place.document.json(&place.path) {
         serde_json::Value::Null | serde_json::Value::Bool(false) => false,

@@ -1,8 +1,8 @@
-//! Entities that are resolved again only when something that they depend on changed.
+//! Incremental validation: an entity is resolved again only if something that it depends on changed.
 //!
-//! One is resolved by a validation that knows its input and nothing else: what an input lacks is not there for it
-//! at all, on the first build as on every later one. What only the whole config can tell is told around it: names
-//! that occur twice, references that lead nowhere, routes that ask for the same.
+//! Each entity is resolved by a validation that sees only the input of the entity: the rest of the config
+//! does not exist for it, neither in the first build nor in later ones. Faults that need the whole config are
+//! found outside of it: duplicate names, dangling references and routes that match the same requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,39 +23,39 @@ use crate::model::route::{self, Route};
 use crate::model::service::Service;
 use crate::model::upstream::{self, Upstream};
 
-/// What was made of each entity, beside all that it was made of.
+/// Result of each entity, with all inputs that it was computed from.
 #[derive(Debug, Clone, Default)]
 pub struct Resolved {
     pub(super) documents: Documents,
     pub(super) uses: Arc<BTreeMap<Name, upstream::Uses>>,
     pub(super) material: Option<Shared<Material>>,
-    /// The names that routes may refer to.
+    /// Names of fleets and listeners that routes may refer to.
     pub(super) scopes: Scopes,
     pub(super) upstreams: Stage<UpstreamInput, Upstream>,
     pub(super) services: Stage<ServiceInput, Service>,
     pub(super) routes: Stage<RouteInput, Route>,
-    /// The upstreams that say anything of TLS.
+    /// Upstreams that mention TLS in their own settings or in those of a target.
     pub(super) in_tls: OrdSet<Name>,
-    /// The routes that name listeners or fleets.
+    /// Routes that name listeners or fleets.
     pub(super) scoped: OrdSet<Name>,
-    /// Each upstream with each service that names it.
+    /// Pairs of an upstream and a service that names it.
     pub(super) users: OrdSet<(Name, Name)>,
-    /// Each service with each route that names it.
+    /// Pairs of a service and a route that names it.
     pub(super) ways: OrdSet<(Name, Name)>,
 }
 
 impl Resolved {
-    /// The services that name an upstream, in their order.
+    /// Iterates over the services that name an upstream, sorted by name.
     pub fn services_of<'r>(&'r self, upstream: &'r Name) -> impl Iterator<Item = &'r Name> {
         second(&self.users, upstream)
     }
 
-    /// The routes for requests that name a service, in their order.
+    /// Iterates over the routes for requests that name a service, sorted by name.
     pub fn routes_of<'r>(&'r self, service: &'r Name) -> impl Iterator<Item = &'r Name> {
         second(&self.ways, service)
     }
 
-    /// Takes what there is of a service now.
+    /// Replaces the input of a service; `None` removes the service.
     pub(super) fn put_service(&mut self, name: &Name, input: Option<ServiceInput>) {
         let names = |input: Option<&ServiceInput>| -> BTreeSet<Name> {
             input.into_iter().flat_map(|it| &it.upstreams).map(|it| it.0.name.clone()).collect()
@@ -65,7 +65,7 @@ impl Resolved {
         self.services.put(name, input, ServiceInput::resolve);
     }
 
-    /// Takes what there is of a route for requests now.
+    /// Replaces the input of a route for requests; `None` removes the route.
     pub(super) fn put_route(&mut self, name: &Name, input: Option<RouteInput>) {
         let names = |input: Option<&RouteInput>| -> BTreeSet<Name> {
             input.and_then(|it| it.service.as_ref()).map(|it| it.0.name.clone()).into_iter().collect()
@@ -76,7 +76,7 @@ impl Resolved {
     }
 }
 
-/// What is related to `first`.
+/// Iterates over the second members of the pairs that begin with `first`.
 fn second<'s>(pairs: &'s OrdSet<(Name, Name)>, first: &'s Name) -> impl Iterator<Item = &'s Name> {
     let from = (first.clone(), Name::unnamed());
     pairs.range(from..).take_while(move |(of, _)| of == first).map(|(_, second)| second)
@@ -91,20 +91,20 @@ fn relate(pairs: &mut OrdSet<(Name, Name)>, (last, now): (BTreeSet<Name>, BTreeS
     }
 }
 
-/// The names of fleets and listeners.
+/// Names of fleets and listeners.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Scopes {
     pub(super) fleets: Vec<Name>,
     pub(super) listeners: Vec<Name>,
 }
 
-/// The entities of a kind.
+/// Entities of one kind, with their inputs and faults.
 #[derive(Debug, Clone)]
 pub(super) struct Stage<I, T> {
     memo: Memo<Name, I, Outcome<T>>,
-    /// Those that came of it.
+    /// Entities that could be resolved.
     pub(super) entities: OrdMap<Name, Arc<T>>,
-    /// What was found, of those of which anything was.
+    /// Faults and warnings by entity; an entity without any has no entry.
     told: OrdMap<Name, Arc<Vec<Violation>>>,
 }
 
@@ -115,7 +115,7 @@ impl<I, T> Default for Stage<I, T> {
 }
 
 impl<I: PartialEq + Clone, T: PartialEq> Stage<I, T> {
-    /// Takes what there is of an entity now.
+    /// Replaces the input of an entity and resolves it if the input changed.
     pub(super) fn put(&mut self, name: &Name, input: Option<I>, resolve: fn(&I) -> Outcome<T>) {
         if !self.memo.put(name.clone(), input, resolve) {
             return;
@@ -126,12 +126,12 @@ impl<I: PartialEq + Clone, T: PartialEq> Stage<I, T> {
         memo::put(&mut self.told, name.clone(), faults.map(Arc::new));
     }
 
-    /// When something else will be found of one, though nothing changed.
+    /// Returns the time at which the faults of an entity change although its input does not.
     pub(super) fn until(&self, name: &Name) -> Option<Timestamp> {
         self.memo.get(name)?.until
     }
 
-    /// What was found.
+    /// Iterates over all faults and warnings.
     pub(super) fn told(&self) -> impl Iterator<Item = &Violation> {
         self.told.values().flat_map(|told| told.iter())
     }
@@ -147,12 +147,12 @@ impl Site {
     }
 }
 
-/// What came of an entity: nothing where it lacks what it cannot do without, but its faults all the same.
+/// Result of an entity. A missing essential field leaves no entity, but its faults are still kept.
 #[derive(Debug, PartialEq)]
 pub(super) struct Outcome<T> {
     pub(super) entity: Option<Arc<T>>,
     pub(super) faults: Vec<Violation>,
-    /// When these are others.
+    /// Time at which the faults change, because certificates expire.
     pub(super) until: Option<Timestamp>,
 }
 
@@ -172,25 +172,25 @@ impl<T: PartialEq> Output for Outcome<T> {
     }
 }
 
-/// What TLS is made of.
+/// Inputs of the resolution of TLS.
 #[derive(Debug, PartialEq)]
 pub(super) struct Material {
     pub(super) certificates: Arc<Certificates>,
     pub(super) named_files: NamedFiles,
     pub(super) now: Option<Timestamp>,
-    /// There are no other certificates.
+    /// True if all certificates are known.
     pub(super) whole: bool,
 }
 
 impl Material {
-    /// True when only time has passed between the two.
+    /// True if the two differ at most in the time.
     pub(super) fn is_alike(&self, other: &Self) -> bool {
         (&self.certificates, &self.named_files, self.whole)
             == (&other.certificates, &other.named_files, other.whole)
     }
 }
 
-/// Calls `resolve` with a validation that knows no documents, and of TLS only `material`.
+/// Calls `resolve` with a validation that has no documents, and no keys and certificates except `material`.
 fn alone<T>(
     material: Option<&Material>,
     resolve: impl FnOnce(&mut Validation<'_>) -> Option<T>,
@@ -211,15 +211,15 @@ fn alone<T>(
     Outcome { entity, faults, until }
 }
 
-/// All that an upstream depends on.
+/// All inputs of an upstream.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct UpstreamInput {
     pub(super) name: Name,
     pub(super) site: Site,
-    /// Over REST.
+    /// Targets added over REST.
     pub(super) added: Option<Same<Added>>,
     pub(super) uses: upstream::Uses,
-    /// If it or a target of its says anything of TLS.
+    /// Keys and certificates, if the upstream or one of its targets mentions TLS.
     pub(super) material: Option<Shared<Material>>,
 }
 
@@ -235,19 +235,19 @@ impl UpstreamInput {
     }
 }
 
-/// True when the upstream or one of its targets says anything of TLS.
+/// True if the upstream or one of its targets mentions TLS.
 pub(super) fn mentions_tls(upstream: &document::Upstream, added: &[Arc<Document>]) -> bool {
     let own = upstream.targets.iter().flatten();
     let added = added.iter().filter_map(|document| Some(&document.target.as_ref()?.1.entity));
     upstream.tls.is_some() || own.chain(added).any(|target| target.tls.is_some())
 }
 
-/// All that a service depends on.
+/// All inputs of a service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ServiceInput {
     pub(super) name: Name,
     pub(super) site: Site,
-    /// Those that it names and that are there.
+    /// Upstreams that it names and that exist.
     pub(super) upstreams: Vec<Shared<Upstream>>,
 }
 
@@ -260,7 +260,7 @@ impl ServiceInput {
     }
 }
 
-/// All that a route depends on.
+/// All inputs of a route.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RouteInput {
     pub(super) name: Name,

@@ -1,5 +1,5 @@
-//! The stream, told what happens and asked what it sends. No socket, no clock. Rules have the numbers of the
-//! protocol checklist.
+//! Tests of the stream: events go in, and the responses are compared. No socket, no clock. Rules have the
+//! numbers of the protocol checklist.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use super::*;
 use crate::xds::frame;
 use crate::xds::words::{describe, kind_of, snapshot, word_of};
 
-/// A client that does what it is told, and writes down what it receives, a line a response.
+/// A client that follows the protocol and logs each response as a line.
 struct Client {
     stream: Stream,
     log: Vec<String>,
@@ -26,7 +26,7 @@ impl Client {
         Self { stream, log: Vec::new(), nonces: Default::default() }
     }
 
-    /// An Envoy that has come up with this snapshot, all acknowledged.
+    /// Creates an Envoy that has started with this snapshot and acknowledged all of it.
     fn up(snapshot_text: &str) -> Self {
         let names = |kind: &str| {
             let words = snapshot_text.split_whitespace().filter_map(|word| word.split_once(':'));
@@ -74,7 +74,7 @@ impl Client {
         self.request(word, changes(names))
     }
 
-    /// Connects anew, holding `name` or `name@content` of a type.
+    /// Asks again on a new connection, with `name` or `name@content` of a type already held.
     fn reconnect(&mut self, word: &str, names: &str, held: &str) -> &mut Self {
         let text: String = held.split_whitespace().map(|name| format!("{word}:{name} ")).collect();
         let held = snapshot(&text);
@@ -466,7 +466,7 @@ fn rule_48_the_names_of_very_many_that_are_gone_are_cut_too() {
 
 #[test]
 fn rule_48_a_first_answer_is_cut_into_pieces_that_can_be_refused_each() {
-    // Each is half as large as a piece may be.
+    // Each resource is half as large as a piece may be.
     let large = "x".repeat(MAX_PIECE / 2);
     let text = |content: &str| format!("cds:a@{large} cds:b@{large} cds:c@{large} cds:d@{large}{content}");
     let mut stream = Stream::new(snapshot(&text("bad")), &Common::default());

@@ -1,4 +1,4 @@
-//! The stream, told what happens and asked what it sends. No socket, no clock.
+//! Tests of the stream: events go in, and the responses are compared. No socket, no clock.
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use envoy_types::pb::google::rpc::Status;
@@ -9,11 +9,11 @@ use super::*;
 use crate::xds::frame;
 use crate::xds::words::{describe, kind_of, snapshot, word_of};
 
-/// A client that does what it is told, and writes down what it receives, a line a response.
+/// A client that follows the protocol and logs each response as a line.
 struct Client {
     stream: Stream,
     log: Vec<String>,
-    /// The nonce and version of the last response by type, and the names last asked for.
+    /// Nonce and version of the last response, and the names last asked for, by type.
     held: [(String, String, String); ResourceType::ALL.len()],
 }
 
@@ -26,7 +26,7 @@ impl Client {
         }
     }
 
-    /// An Envoy that has come up with this snapshot, all acknowledged.
+    /// Creates an Envoy that has started with this snapshot and acknowledged all of it.
     fn up(snapshot_text: &str) -> Self {
         let names = |kind: &str| {
             let words = snapshot_text.split_whitespace().filter_map(|word| word.split_once(':'));
@@ -66,7 +66,7 @@ impl Client {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Asks for names, with the nonce that Envoy would send.
+    /// Asks for names, with the nonce and version that Envoy would send.
     fn ask(&mut self, word: &str, names: &str) -> &mut Self {
         let held = &mut self.held[kind_of(word) as usize];
         held.2 = names.to_owned();
@@ -83,7 +83,7 @@ impl Client {
         self.ask(word, &names)
     }
 
-    /// The connection breaks, the config changes, and the client returns; it asks again on its own.
+    /// Breaks the connection, changes the config and connects again; requests have to be sent separately.
     fn away(&mut self, snapshot_text: &str) -> &mut Self {
         self.stream = Stream::new(snapshot(snapshot_text), &self.stream.common);
         self.held.iter_mut().for_each(|(nonce, ..)| nonce.clear());
@@ -327,7 +327,7 @@ fn rule_43_an_aggregate_that_replaced_a_cluster_meanwhile_waits_for_its_members(
 fn rule_43_a_client_that_may_have_taken_some_of_what_it_refused_is_told_all() {
     let mut client = Client::up("cds:a eds:a lds:web rds:web@a");
     client.change("cds:a@bad cds:b eds:a lds:web rds:web@a").nack("cds").log.clear();
-    // Its version is still the one before.
+    // After the NACK the client still states the earlier version.
     client.held[ResourceType::Cluster as usize].1 =
         snapshot("cds:a").set(ResourceType::Cluster).version().to_string();
     client.away("cds:a eds:a lds:web rds:web@a");

@@ -1,4 +1,4 @@
-//! Any text as a config file: it is compiled, or every fault has a place.
+//! Fuzz target: any text as a config file. It is compiled, or every fault has a place.
 
 #![no_main]
 

@@ -1,8 +1,8 @@
-//! Whatever a client sends, from the frames of its connection to the responses: nothing panics, requests read as prost
-//! decodes them, and a delta response names each resource once.
+//! Fuzz target: any bytes from a client, from the frames of its connection to the responses. Nothing panics,
+//! requests read as prost decodes them, and a delta response names each resource once.
 //!
-//! The input is a list of steps. Each begins with a byte that says what happens; of a request a second one says
-//! how many bytes it has. The rest is as it comes over the wire.
+//! The input is a list of steps. Each begins with a byte that selects the action; for a request a second byte
+//! has its length. The rest is the message as on the wire.
 
 #![no_main]
 
@@ -28,7 +28,7 @@ use understudy::xds::{Common, Protocol, delta, frame, sotw};
 static SNAPSHOTS: LazyLock<[Arc<Snapshot>; 3]> =
     LazyLock::new(|| [snapshot(&[]), snapshot(&[("a", "1"), ("b", "1")]), snapshot(&[("b", "2"), ("c", "1")])]);
 
-/// Clusters by name with something that differs, and endpoints of the same names.
+/// Returns a snapshot with clusters by name and some differing content, and endpoints of the same names.
 fn snapshot(clusters: &[(&str, &str)]) -> Arc<Snapshot> {
     let of = |resource_type| {
         let resource = |(name, content): &(&str, &str)| match resource_type {
@@ -69,7 +69,7 @@ fn run<P: Protocol>(mut steps: &[u8]) {
                 steps = rest;
                 let Some(mut request) = receive::<P>(encoded) else { return };
                 if request.head.type_url().is_empty() {
-                    // As on a service of one type; few inputs would have the name of one.
+                    // The type of a service for one type; few inputs would contain the name of a type.
                     let types = ResourceType::ALL;
                     let resource_type = types[usize::from(*step) % types.len()];
                     resource_type.type_url().clone_into(request.head.type_url());
@@ -86,7 +86,7 @@ fn run<P: Protocol>(mut steps: &[u8]) {
     }
 }
 
-/// The request in these bytes, through the frames of a connection; none if it is none.
+/// Reads the request in these bytes through the frames of a connection; none if they are no request.
 fn receive<P: Protocol>(encoded: &[u8]) -> Option<Request<P::Head>> {
     let mut framed = vec![0, 0, 0, 0, encoded.len() as u8];
     framed.extend(encoded);

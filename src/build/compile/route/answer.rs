@@ -1,4 +1,4 @@
-//! Answers that Envoy gives by itself: redirects, and fixed ones.
+//! Responses that Envoy sends itself: redirects and fixed responses.
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
@@ -14,10 +14,10 @@ use crate::config::document::Scheme;
 use crate::model::route::Route;
 use crate::model::route::action::{Action, Redirect, Respond};
 
-/// Envoy's default for the longest body of a fixed answer.
+/// Default of Envoy for the maximum body of a direct response, in bytes.
 const ENVOYS_LONGEST: usize = 4096;
 
-/// `route` as one that sends clients elsewhere.
+/// Returns `route` with a redirect as its action.
 pub(super) fn redirect(route: envoy::Route, redirect: &Redirect) -> envoy::Route {
     let code = match redirect.status {
         302 => RedirectResponseCode::Found,
@@ -41,8 +41,8 @@ pub(super) fn redirect(route: envoy::Route, redirect: &Redirect) -> envoy::Route
     envoy::Route { action: Some(envoy::route::Action::Redirect(action)), ..route }
 }
 
-/// `route` as one that is answered with this. Its headers come before those that the route adds to answers, so
-/// that the route has the last word.
+/// Returns `route` with a fixed response as its action. The headers of the response precede those that the
+/// route adds, so that the route can overwrite them.
 pub(super) fn respond(route: envoy::Route, respond: &Respond) -> envoy::Route {
     let body = (!respond.body.is_empty()).then(|| core::DataSource {
         specifier: Some(Specifier::InlineString(respond.body.clone())),
@@ -57,7 +57,7 @@ pub(super) fn respond(route: envoy::Route, respond: &Respond) -> envoy::Route {
     }
 }
 
-/// In bytes, of the answer that a route gives itself.
+/// Returns the length of the body of a route's fixed response, in bytes; 0 for other actions.
 pub(super) fn body_length(route: &Route) -> usize {
     match &route.action {
         Action::Respond(respond) => respond.body.len(),
@@ -65,7 +65,7 @@ pub(super) fn body_length(route: &Route) -> usize {
     }
 }
 
-/// The longest of these bodies, where it is longer than what Envoy takes without being told.
+/// Returns the longest of these lengths if it is above Envoy's default maximum.
 pub(super) fn longest_body(lengths: impl Iterator<Item = usize>) -> Option<UInt32Value> {
     let longest = lengths.max().filter(|longest| *longest > ENVOYS_LONGEST)?;
     Some(uint32(u32::try_from(longest).unwrap_or(u32::MAX)))

@@ -1,4 +1,4 @@
-//! Routes to a service: where its requests go, and how.
+//! Routes that forward requests to a service.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::model::route::PathMatch;
 use crate::model::route::action::Forward;
 use crate::model::service::{HostHeader, Policy, Service};
 
-/// What Envoy lets a request be silent when it is told nothing.
+/// Default of Envoy for the idle timeout of a stream.
 const ENVOYS_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// `route` as one to a service.
+/// Returns `route` with forwarding to a service as its action.
 pub(super) fn compile(
     route: envoy::Route,
     forward: &Forward,
@@ -34,7 +34,7 @@ pub(super) fn compile(
         None => action,
     };
     envoy::Route {
-        // A body over this limit is silently not retried; Envoy's default is about 1 MiB.
+        // Requests with a larger body are silently not retried; Envoy's default is about 1 MiB.
         request_body_buffer_limit: retries.map(|retries| UInt64Value { value: retries.body }),
         request_headers_to_add: header::added(&forward.request_headers),
         request_headers_to_remove: forward.request_headers.remove.clone(),
@@ -74,14 +74,16 @@ fn cluster_specifier(mut orders: Vec<Order<'_>>) -> ClusterSpecifier {
     })
 }
 
-/// Only where a balancer goes by the request: one that goes by chance would do so too.
+/// Returns the hash policies; empty unless a load balancer hashes requests. A balancer that picks at random
+/// (weighted random, compiled to Maglev) would otherwise use them too.
 fn hash_policy(service: &Service) -> Vec<HashPolicy> {
     let goes_by_request = service.upstreams().any(|upstream| upstream.load_balancer.is_by_request());
     let hash_by = service.hash_by.iter().filter(|_| goes_by_request);
     hash_by.map(hash::policy).collect()
 }
 
-/// Envoy ends requests that are silent for long, however long they may take: it must not, before that time is up.
+/// Returns the idle timeout, if it must differ from Envoy's default: Envoy resets streams that are idle for 5
+/// min, which must not happen before the request timeout. Zero for no limit.
 fn idle_timeout(policy: &Policy) -> Option<Duration> {
     let unlimited = policy.timeout.is_zero();
     (unlimited || policy.timeout > ENVOYS_IDLE_TIMEOUT).then_some(policy.timeout)
@@ -95,7 +97,8 @@ fn host_rewrite(host_header: &HostHeader) -> Option<HostRewriteSpecifier> {
     }
 }
 
-/// Every listener takes upgrades to WebSocket; a route may refuse them.
+/// Returns the upgrade settings of a route. Every listener accepts upgrades to WebSocket; a route can disable
+/// them.
 fn upgrades(service: &Service) -> Vec<UpgradeConfig> {
     let refused = UpgradeConfig {
         upgrade_type: "websocket".to_owned(),

@@ -1,4 +1,4 @@
-//! What balancers that hash go by.
+//! Hash policies for load balancers that hash requests.
 
 use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
@@ -10,11 +10,12 @@ use crate::build::compile::duration;
 use crate::build::compile::route::matching::regex;
 use crate::model::service::hash::HashBy;
 
-/// One of several: it ends the search where a request has it.
+/// Returns one hash policy. It is terminal: later policies apply only if the request lacks what this one
+/// hashes.
 pub(super) fn policy(by: &HashBy) -> HashPolicy {
     let specifier = match by {
         HashBy::Header(name) => header(name, None),
-        // To Envoy the query is a part of the path.
+        // Envoy's `:path` includes the query, which is removed here.
         HashBy::Path => header(":path", Some((r"^([^?]*)\?.*$", r"\1"))),
         HashBy::Cookie(cookie) => PolicySpecifier::Cookie(Cookie {
             name: cookie.name.clone(),

@@ -1,11 +1,12 @@
-//! What is done to headers on their way.
+//! Changes of request and response headers.
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 
 use crate::model::header::HeaderChanges;
 
-/// Those that are set and those that are added, in this order. Envoy removes before it does either.
+/// Returns the headers that are set, followed by those that are added. Envoy removes headers before it
+/// applies either.
 pub(super) fn added(changes: &HeaderChanges) -> Vec<core::HeaderValueOption> {
     let set = changes.set.iter().map(|(name, value)| set(name, value));
     let add =
@@ -13,12 +14,12 @@ pub(super) fn added(changes: &HeaderChanges) -> Vec<core::HeaderValueOption> {
     set.chain(add).collect()
 }
 
-/// A header with this value only.
+/// Returns an option that sets a header to this value only.
 pub(super) fn set(name: &str, value: &str) -> core::HeaderValueOption {
     option(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd)
 }
 
-/// Envoy takes what stands between two `%` for a command, and a doubled one for itself.
+/// Encodes a header value. A `%` is doubled, since Envoy treats text between two `%` as a format command.
 fn option(name: &str, value: &str, action: HeaderAppendAction) -> core::HeaderValueOption {
     core::HeaderValueOption {
         header: Some(core::HeaderValue {

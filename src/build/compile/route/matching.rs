@@ -1,4 +1,4 @@
-//! Which requests an Envoy route is for.
+//! Match conditions of Envoy routes.
 
 use envoy_types::pb::envoy::config::route::v3 as envoy;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
@@ -10,21 +10,21 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 use crate::model::matching::StringMatch;
 use crate::model::route::{PathMatch, Route};
 
-/// Methods whose requests may be repeated (RFC 9110, section 9.2.2).
+/// Idempotent methods, whose requests may be repeated (RFC 9110, section 9.2.2).
 const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
 
-/// Which requests one of the Envoy routes of a route is for.
+/// Subset of a route's methods to which one of its Envoy routes applies.
 #[derive(Clone, Copy)]
 pub(super) enum Methods {
-    /// Whatever the route asks for: all are treated alike.
+    /// All methods of the route, treated alike.
     All,
-    /// Those that may be repeated.
+    /// Idempotent methods.
     Idempotent,
-    /// What is left after those.
+    /// Methods that are not idempotent.
     Others,
 }
 
-/// What a request must look like, or none when no method is left that could.
+/// Returns the match of an Envoy route; none if the route has no method in the subset.
 pub(super) fn route_match(path: &PathMatch, route: &Route, methods: Methods) -> Option<envoy::RouteMatch> {
     let method = method_matcher(&route.methods, methods)?;
     let headers = route.headers.iter().map(|(name, expected)| header_matcher(name, expected));
@@ -36,7 +36,8 @@ pub(super) fn route_match(path: &PathMatch, route: &Route, methods: Methods) -> 
     })
 }
 
-/// The matcher of the method: `Some(None)` when any will do, `None` when there is none left to match.
+/// Returns the matcher of the method: `Some(None)` if any method matches, `None` if no method is left to
+/// match.
 #[expect(clippy::option_option, reason = "no route, a route without a matcher, a route with one")]
 fn method_matcher(asked: &[String], methods: Methods) -> Option<Option<envoy::HeaderMatcher>> {
     let idempotent = |method: &str| IDEMPOTENT.contains(&method);
@@ -44,7 +45,7 @@ fn method_matcher(asked: &[String], methods: Methods) -> Option<Option<envoy::He
         Methods::All => asked.iter().map(String::as_str).collect(),
         Methods::Idempotent if asked.is_empty() => IDEMPOTENT.to_vec(),
         Methods::Idempotent => asked.iter().map(String::as_str).filter(|method| idempotent(method)).collect(),
-        // It stands behind the one for idempotent methods, so it need not say which.
+        // The route for idempotent methods precedes this one, so that no matcher is needed.
         Methods::Others if asked.is_empty() => return Some(None),
         Methods::Others => asked.iter().map(String::as_str).filter(|method| !idempotent(method)).collect(),
     };
@@ -85,7 +86,7 @@ fn query_matcher(name: &str, expected: &StringMatch) -> envoy::QueryParameterMat
     envoy::QueryParameterMatcher { name: name.to_owned(), query_parameter_match_specifier: Some(specifier) }
 }
 
-/// None where only presence counts.
+/// Returns the matcher of a value; none if only presence or absence counts.
 fn string_matcher(expected: &StringMatch) -> Option<StringMatcher> {
     let pattern = match expected {
         StringMatch::Exact(text) => MatchPattern::Exact(text.clone()),

@@ -1,4 +1,4 @@
-//! What is tried again, and how long a try may take.
+//! Retry policies and try timeouts.
 
 use std::time::Duration;
 
@@ -15,18 +15,19 @@ use crate::build::compile::{any, duration, uint32};
 use crate::config::document::MethodsOnce;
 use crate::model::service::{GRPC_STATUSES, Policy, Retries, Service};
 
-/// What a request of an idempotent method gets when it is tried again.
+/// Effective retry settings for requests of idempotent methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tries {
-    /// After the first.
+    /// Maximum number of retries after the first try.
     pub attempts: u32,
-    /// Of one try; none for no limit.
+    /// Timeout of one try; none for no limit.
     pub try_timeout: Option<Duration>,
-    /// After how many tries a retry moves on to the next tier.
+    /// Number of tries after which a retry moves on to the next tier.
     pub update_frequency: u32,
 }
 
-/// The tries that a policy comes to on the upstreams of a service: as it says, else derived from their tiers.
+/// Returns the effective retry settings of a policy with the upstreams of a service: as declared, or else
+/// derived from their tiers. None if retries are off.
 pub fn tries(policy: &Policy, service: &Service) -> Option<Tries> {
     let (retries, orders) = (policy.retries.as_ref()?, service::orders(service));
     Some(Tries {
@@ -36,10 +37,10 @@ pub fn tries(policy: &Policy, service: &Service) -> Option<Tries> {
     })
 }
 
-/// What surely reached no server.
+/// Retry conditions under which the request surely reached no server.
 const REACHED_NO_SERVER: &str = "connect-failure,refused-stream,reset-before-request";
 
-/// The retries of one of the Envoy routes of a route.
+/// Compiles the retry policy of one of the Envoy routes of a route; none for no retries.
 pub(super) fn retry_policy(
     policy: &Policy,
     orders: &[Order<'_>],
@@ -72,8 +73,9 @@ pub(super) fn retry_policy(
     }
 }
 
-/// What surely reached no server, and the statuses of gRPC that were asked for: all of its requests are POSTs, so
-/// whoever names one means these.
+/// Returns the retry conditions for requests that are not idempotent: those under which the request reached
+/// no server, and the declared gRPC statuses. All gRPC requests are POSTs, so a declared gRPC status is meant
+/// for them.
 fn safe_retry_on(retries: &Retries) -> String {
     let statuses = retries.retry_on.iter().map(String::as_str).filter(|word| GRPC_STATUSES.contains(word));
     std::iter::once(REACHED_NO_SERVER).chain(statuses).collect::<Vec<_>>().join(",")
@@ -88,23 +90,23 @@ fn retry_on(retries: &Retries) -> String {
     words.join(",")
 }
 
-/// Enough to reach every target, within bounds.
+/// Returns the default number of retries: enough to reach every target, from 3 to 10.
 fn attempts(orders: &[Order<'_>]) -> u32 {
     let targets = orders.iter().map(Order::targets).max().unwrap_or(0);
     u32::try_from(targets).unwrap_or(u32::MAX).clamp(3, 10)
 }
 
-/// After how many tries a retry moves on to the next tier: a peer is tried first where every tier but the
-/// last has one. A tier of one target must be left at once, since Envoy goes on choosing it after its only
-/// host was ejected between two tries. Where Envoys see different tiers this holds for each of them: routes are
-/// the same for all.
+/// Returns the number of tries after which a retry moves on to the next tier: 2 if every tier but the last
+/// has a second target to try first, else 1. A tier of one target must be left at once, since Envoy goes on
+/// choosing the tier even if its only host is ejected between two tries. Routes are the same for all Envoys,
+/// so a single target counts if any locality sees one.
 fn update_frequency(orders: &[Order<'_>]) -> u32 {
     if orders.iter().any(Order::has_a_single_before_the_last) { 1 } else { 2 }
 }
 
-/// How long one try of an idempotent request may take: what was said, or the timeout divided by the tries
-/// that it takes to reach the last tier, at least 2. A healthy but slow service must not be cut, and a frozen
-/// target must leave time for the others.
+/// Returns the timeout of one try of an idempotent request: as declared, or the request timeout divided by
+/// the number of tries that it takes to reach the last tier, at least 2. A healthy but slow service must not
+/// be cut off, and a frozen target must leave time for the others. None for no limit.
 fn effective_try_timeout(policy: &Policy, orders: &[Order<'_>]) -> Option<Duration> {
     let try_timeout = policy.try_timeout.unwrap_or_else(|| {
         let tiers = orders.iter().map(Order::most_tiers).max().unwrap_or(0);
@@ -138,8 +140,8 @@ mod tests {
 
     use super::*;
 
-    /// What is derived for an upstream with these tiers and a service with this timeout:
-    /// tries of a request, try timeout in milliseconds, update frequency.
+    /// Asserts the settings derived for an upstream with `tiers` targets per tier and a service with these
+    /// settings: number of retries, try timeout in milliseconds, update frequency.
     fn check(tiers: &[usize], service: &str, expected: (u32, Option<u128>, u32)) {
         let targets = tiers.iter().enumerate().flat_map(|(tier, count)| {
             (0..*count).map(move |index| format!("{{ target: 10.0.{tier}.{index}:80, priority: {tier} }}"))

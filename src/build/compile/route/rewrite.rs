@@ -1,4 +1,4 @@
-//! The path that targets see.
+//! Rewrites of the path that targets receive.
 
 use envoy_types::pb::envoy::config::route::v3 as envoy;
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
@@ -7,7 +7,7 @@ use crate::build::compile::route::matching::regex;
 use crate::model::route::PathMatch;
 use crate::model::route::rewrite::Rewrite;
 
-/// `action` with the path rewritten.
+/// Returns `action` with a rewrite of the path.
 pub(super) fn rewritten(
     action: envoy::RouteAction,
     rewrite: &Rewrite,
@@ -22,9 +22,11 @@ pub(super) fn rewritten(
         ..action.clone()
     };
     match (rewrite, path) {
-        // What Envoy matches for these is `/`, and nothing stands between it and what follows.
+        // The empty prefix is matched as `/`, without a separator between it and the rest, so the replacement
+        // ends in `/`.
         (Rewrite::Prefix(to), PathMatch::Prefix(from)) if from.is_empty() => by_prefix(format!("{to}/")),
-        // `/` in place of `/checkout` would make `//x` of `/checkout/x`, and nothing a path that Envoy refuses.
+        // Replacing `/checkout` with `/` would turn `/checkout/x` into `//x`; replacing it with nothing would
+        // turn `/checkout` into an empty path, which Envoy rejects.
         (Rewrite::Prefix(to), PathMatch::Prefix(from)) if to.is_empty() => {
             by_regex(&format!("^{}/?", regex::escape(from)), "/")
         }

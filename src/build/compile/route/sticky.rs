@@ -1,7 +1,7 @@
-//! Clients that are led to the target that served them before.
+//! Sticky sessions: clients return to the target that served them before.
 //!
-//! The filter stands in every listener and is switched off there: only the routes to a sticky upstream switch it on.
-//! So stickiness comes and goes without a change of listeners, which would cost clients their connections.
+//! Every listener has the filter, disabled; only the routes to a sticky upstream enable it. Stickiness can
+//! thus be switched without changing a listener, which would close the connections of clients.
 
 use std::collections::HashMap;
 
@@ -16,8 +16,8 @@ use envoy_types::pb::google::protobuf::Any;
 use crate::build::compile::{STATEFUL_SESSION, any, duration};
 use crate::model::upstream::Sticky;
 
-/// The configuration of filters for the routes to an upstream. Never strict: that would answer 503 while other
-/// targets could serve.
+/// Returns the per-route filter settings for an upstream; empty if it is not sticky. The session is never
+/// strict: a strict one is answered with 503 while other targets could serve.
 pub(super) fn filters(sticky: Option<&Sticky>) -> HashMap<String, Any> {
     let Some(sticky) = sticky else { return HashMap::new() };
     let session = filter::StatefulSession { session_state: Some(state(sticky)), ..Default::default() };

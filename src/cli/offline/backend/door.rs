@@ -1,4 +1,4 @@
-//! Where a backend accepts connections, and the ways in which it does not.
+//! Listener of a backend, with faults of its own.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -12,22 +12,22 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::offline::backend::socket::{Ending, Socket};
 
-/// How many connections may wait to be accepted.
+/// Maximum number of connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// A connection over loopback that took longer than this did not come up.
+/// Time limit of a connect over loopback, after which the connection counts as unanswered.
 const UNANSWERED: Duration = Duration::from_millis(100);
 
-/// What becomes of new connections.
+/// Treatment of new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listening {
-    /// They are served.
+    /// Accepted and served.
     Open,
-    /// Nobody listens.
+    /// Refused: no socket listens.
     Closed,
-    /// They are accepted and reset.
+    /// Accepted and reset.
     Reset,
-    /// They come to no answer, as if packets were dropped.
+    /// Unanswered, as if packets were dropped.
     Mute,
 }
 
@@ -45,17 +45,17 @@ impl FromStr for Listening {
     }
 }
 
-/// What is wanted from now on, and where to say that it is so.
+/// Requested state of the listener, and the channel that confirms it.
 pub(super) type Order = (Listening, oneshot::Sender<anyhow::Result<()>>);
 
-/// The listening socket and how it is kept.
+/// Listening socket and its state.
 pub(super) struct Door {
     address: SocketAddr,
     orders: mpsc::Receiver<Order>,
     listening: Listening,
-    /// None while nobody listens.
+    /// Listening socket; none while closed.
     listener: Option<TcpListener>,
-    /// Connections to ourselves that wait to be accepted, so that the kernel lets no others wait.
+    /// Connections to ourselves that fill the queue, so that the kernel takes no others.
     waiting: Vec<TcpStream>,
 }
 
@@ -71,12 +71,12 @@ impl Door {
         self.address
     }
 
-    /// Accepts as ordered, for ever. Connections to be served go to `welcome`.
+    /// Accepts connections as ordered, forever. Connections to be served go to `welcome`.
     pub(super) async fn keep(mut self, welcome: impl Fn(TcpStream)) -> Infallible {
         loop {
             tokio::select! {
                 Some((listening, done)) = self.orders.recv() => {
-                    let _ = done.send(self.become_so(listening).await); // Whoever ordered it may be gone.
+                    let _ = done.send(self.become_so(listening).await); // Its sender may be gone.
                 }
                 stream = accept(self.listener.as_ref()), if self.listening != Listening::Mute => {
                     match self.listening {
@@ -97,7 +97,7 @@ impl Door {
                 Some(listener) => listener,
                 None => listen(self.address).await?,
             };
-            // Linux takes another length of the queue from a socket that listens already.
+            // Linux lets `listen` change the queue length of a socket that listens already.
             let backlog = if listening == Listening::Mute { 0 } else { BACKLOG };
             SockRef::from(&listener).listen(backlog).context("cannot change the queue")?;
             self.listener = Some(listener);
@@ -109,7 +109,7 @@ impl Door {
         Ok(())
     }
 
-    /// Connects to ourselves until no connection comes up any more. A queue of no length holds one.
+    /// Connects to ourselves until a connection does not come up. A queue of length 0 holds one connection.
     async fn fill_up(&mut self) -> anyhow::Result<()> {
         for _ in 0..2 * BACKLOG {
             match tokio::time::timeout(UNANSWERED, TcpStream::connect(self.address)).await {
@@ -125,13 +125,13 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Never, without a listener.
+/// Accepts the next connection; never returns without a listener.
 async fn accept(listener: Option<&TcpListener>) -> TcpStream {
     let Some(listener) = listener else { return std::future::pending().await };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
-            // Too many open files, mostly: they come back when connections end.
+            // Mostly too many open files: connections that end give them back.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }

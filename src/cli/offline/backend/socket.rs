@@ -1,4 +1,4 @@
-//! A connection that can be ended rudely.
+//! TCP connection whose end can be chosen.
 
 use std::io;
 use std::pin::Pin;
@@ -9,21 +9,20 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// How a connection is ended from our side.
+/// End of a connection from our side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     Fin,
     Rst,
 }
 
-/// A TCP connection that ends as its [`Ender`] says, whoever owns it when it is dropped. By FIN unless told
-/// otherwise.
+/// TCP connection that ends as its [`Ender`] says when its owner drops it. The default is FIN.
 pub(super) struct Socket {
     stream: TcpStream,
     rude: Arc<AtomicBool>,
 }
 
-/// Chooses the end of a [`Socket`].
+/// Handle that chooses the end of a [`Socket`].
 pub(super) struct Ender(Arc<AtomicBool>);
 
 impl Ender {
@@ -34,7 +33,7 @@ impl Ender {
 
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> Self {
-        let _ = stream.set_nodelay(true); // Only latency is at stake.
+        let _ = stream.set_nodelay(true); // A failure costs only latency.
         Self { stream, rude: Arc::default() }
     }
 
@@ -46,7 +45,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.rude.load(Ordering::Relaxed) {
-            let _ = self.stream.set_zero_linger(); // Fails only when the client was faster.
+            let _ = self.stream.set_zero_linger(); // Fails only if the client closed first.
         }
     }
 }

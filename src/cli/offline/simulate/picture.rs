@@ -1,10 +1,10 @@
-//! Before and after, side by side: in a terminal and as an image.
+//! Shares before and after, side by side: in a terminal and as an image.
 
 use std::fmt::Write as _;
 
 use crate::inspect::simulate::Simulation;
 
-/// A row of the picture: what, its share before and after, and whether it is down.
+/// Row: a target or the unserved requests, the shares before and after, and true if the target is down.
 struct Row {
     tier: String,
     name: String,
@@ -31,7 +31,7 @@ fn rows(before: &Simulation, after: &Simulation) -> Vec<Row> {
     targets.chain((unserved.before + unserved.after > 0.0).then_some(unserved)).collect()
 }
 
-/// A table with a bar for each target, before and after.
+/// Formats a table with a bar for each target, before and after.
 pub(super) fn bars(title: &str, before: &Simulation, after: &Simulation) -> String {
     let rows = rows(before, after);
     let name = rows.iter().map(|row| row.name.len()).max().unwrap_or_default().max("target".len());
@@ -52,7 +52,7 @@ pub(super) fn bars(title: &str, before: &Simulation, after: &Simulation) -> Stri
     text
 }
 
-/// A bar for each target, before and after, as an SVG image.
+/// Draws a bar for each target, before and after, as an SVG image.
 pub(super) fn svg(title: &str, before: &Simulation, after: &Simulation) -> String {
     let rows = rows(before, after);
     let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
@@ -93,7 +93,7 @@ pub(super) fn svg(title: &str, before: &Simulation, after: &Simulation) -> Strin
     text + "</svg>\n"
 }
 
-/// Up to 24 columns, to an eighth of one.
+/// Returns a bar of up to 24 columns, to an eighth of one. 100 % are 24 columns.
 fn bar(share: f64) -> String {
     const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (share / 100.0 * 24.0 * 8.0).round() as usize;

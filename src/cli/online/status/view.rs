@@ -1,4 +1,4 @@
-//! What `status` shows, as text: all of it, or as much as a terminal has room for.
+//! Text of `status`: complete, or as much as a terminal has room for.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use crate::cli::online::orders::{item_list, text, time};
 use crate::cli::output::table;
 
-/// Of those who are named in one line.
+/// Maximum number of names in one line.
 const NAMED: usize = 3;
 
-/// To how few rows a table is cut that has no room.
+/// Minimum number of rows to which a table is cut for want of room.
 const FEW: usize = 3;
 
-/// Rows under a head.
+/// Rows under a header.
 struct Table {
     head: &'static str,
     rows: Vec<Vec<String>>,
-    /// What a row is about, when rows may be left out for want of room.
+    /// Noun for the rows, if rows may be left out for want of room.
     of: Option<&'static str>,
 }
 
@@ -27,12 +27,12 @@ impl Table {
         Self { head, rows: rows.collect(), of: None }
     }
 
-    /// The same, of whose many rows the first ones say the most.
+    /// Allows rows to be left out. The first ones must say the most.
     fn of_many(self, of: &'static str) -> Self {
         Self { of: Some(of), ..self }
     }
 
-    /// Its lines after an empty one, with so many rows at most; none without rows.
+    /// Returns the table's lines after an empty one, with at most `most` rows; none without rows.
     fn lines(&self, most: usize) -> Vec<String> {
         if self.rows.is_empty() {
             return Vec::new();
@@ -48,7 +48,7 @@ impl Table {
     }
 }
 
-/// All of it.
+/// Formats the complete status.
 pub(super) fn whole(status: &Value, now: Timestamp) -> String {
     let fields = ["version", "revision", "routes", "services", "upstreams", "violations", "nodes"];
     let mut lines: Vec<String> =
@@ -59,7 +59,8 @@ pub(super) fn whole(status: &Value, now: Timestamp) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// As much of it as fits into so many columns and rows: each line whole or cut, never broken.
+/// Formats as much of the status as fits into so many columns and rows. Each line is whole or cut, never
+/// wrapped.
 pub(super) fn frame(status: &Value, now: Timestamp, (columns, rows): (usize, usize)) -> Vec<String> {
     let mut lines = vec![head(status, now)];
     lines.extend(alarms(status));
@@ -70,9 +71,9 @@ pub(super) fn frame(status: &Value, now: Timestamp, (columns, rows): (usize, usi
             + silent.len()
             + tables.iter().zip(most).map(|(table, most)| table.lines(*most).len()).sum::<usize>()
     };
-    // The last tables say the least.
+    // The last tables are the least important.
     for at in (0..tables.len()).rev().filter(|at| tables[*at].of.is_some()) {
-        // One line says how many are left out.
+        // One line says how many rows are left out.
         let excess = height(&most).saturating_sub(rows);
         if excess > 0 && most[at] > FEW {
             most[at] = (most[at] - 1).saturating_sub(excess).max(FEW);
@@ -84,7 +85,8 @@ pub(super) fn frame(status: &Value, now: Timestamp, (columns, rows): (usize, usi
     lines.into_iter().map(|line| cut(&line, columns)).collect()
 }
 
-/// What others said may hold anything: a character that moves the cursor is none of a line.
+/// Cuts a line to the columns. Control characters are replaced: texts of others may contain some that move
+/// the cursor.
 fn cut(line: &str, columns: usize) -> String {
     let shown = line.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
     match line.chars().count() <= columns {
@@ -105,7 +107,7 @@ fn head(status: &Value, now: Timestamp) -> String {
     )
 }
 
-/// What somebody should look at first.
+/// Returns the lines that need attention first.
 fn alarms(status: &Value) -> Vec<String> {
     let mut lines = rollout(&status["rollout"]);
     if let Some(error) = status["away"].as_str() {
@@ -131,7 +133,7 @@ fn alarms(status: &Value) -> Vec<String> {
 fn tables(status: &Value, now: Timestamp) -> Vec<Table> {
     let (serving, orders, fleet) = (list(status, "serving"), &status["orders"], list(status, "fleet"));
     let mut states: Vec<&Value> = list(orders, "states").iter().collect();
-    // Those that end soonest first, those without an end last.
+    // The soonest to end first, orders without an end last.
     states.sort_by_key(|order| (order["expires_at"].is_null(), text(&order["expires_at"])));
     let mut nodes: Vec<&Value> = fleet.iter().collect();
     nodes.sort_by_key(|node| (!is_refused(node), node["state"] == "connected", text(&node["id"])));
@@ -172,7 +174,7 @@ fn silent(status: &Value) -> Vec<String> {
     ]
 }
 
-/// The first few, and how many more.
+/// Joins the first few names, and says how many more there are.
 fn some(names: &[String]) -> String {
     match names.len().checked_sub(NAMED) {
         None | Some(0) => names.join(", "),
@@ -232,7 +234,8 @@ fn upstream(upstream: &Value) -> Vec<String> {
     vec![text(&upstream["name"]), serving, time(&upstream["since"]), format!("{rate:.1}"), tiers, held]
 }
 
-/// The Envoys that another tier serves than most, and those that see a target otherwise.
+/// Returns rows for the Envoys that use another tier than most, and for those that see another health of a
+/// target.
 fn disagreements(upstream: &Value) -> Vec<Vec<String>> {
     let row = |nodes: &Value, says: String| {
         let nodes: Vec<String> = item_list(nodes).iter().map(text).collect();
@@ -260,7 +263,7 @@ fn part_of(order: &Value) -> String {
     }
 }
 
-/// When something ends, and how soon that is.
+/// Formats the time at which something ends, and how soon that is.
 fn until(end: &Value, now: Timestamp) -> String {
     let Some(at) = end.as_str().and_then(|text| text.parse::<Timestamp>().ok()) else { return text(end) };
     let seconds = at.duration_since(now).as_secs().max(0);
@@ -287,7 +290,7 @@ fn drill(drill: &Value, until: String) -> Vec<String> {
     cells.into_iter().chain([text(&drill["requests"]), text(&drill["errors"])]).collect()
 }
 
-/// A row for each fleet that somebody is connected of.
+/// Returns a row for each fleet with a connected Envoy.
 fn fleets(nodes: &[Value]) -> impl Iterator<Item = Vec<String>> {
     let has = |node: &Value, state: &str| {
         node["types"].as_object().is_some_and(|types| types.values().any(|of| of["state"] == state))
@@ -316,7 +319,7 @@ fn node(node: &Value) -> Vec<String> {
     row
 }
 
-/// A line for each canary that is being asked.
+/// Returns a line for each canary under test, and one for changes that were taken back.
 fn rollout(rollout: &Value) -> Vec<String> {
     let canaries = rollout["canaries"].as_array().into_iter().flatten();
     let text = |value: &Value| value.as_str().unwrap_or("nobody yet").to_owned();
@@ -359,7 +362,8 @@ mod tests {
             "types": { "clusters": { "state": state, "error": "no such thing" } } })
     }
 
-    /// A control plane of so many upstreams and Envoys, the last of which refuses clusters.
+    /// Returns the status of a control plane with so many upstreams and Envoys. The last Envoy refuses
+    /// clusters.
     fn status(upstreams: usize, nodes: usize) -> Value {
         let mut fleet: Vec<Value> =
             (1..nodes).map(|number| node(&format!("edge-{number}"), "acked")).collect();
@@ -473,7 +477,8 @@ mod tests {
     fn who_is_served_by_another_tier_than_most_says_so() {
         let tier = |priority: u64, serving: bool, node: &str| json!({ "priority": priority, "serving": serving, "nodes": [node], "targets": [] });
         let mut shop = serving("shop", 2);
-        // As each Envoy has its tiers by distance: priority 2 of most is the first that was declared.
+        // Tiers by distance, as each Envoy numbers them: priority 2 of most Envoys is the tier declared
+        // first.
         shop["tiers"] = json!([tier(0, true, "edge-1"), tier(1, false, "edge-2")]);
         assert_eq!(disagreements(&shop), [["shop", "edge-2", "priority 1 serves"]]);
     }

@@ -1,4 +1,4 @@
-//! Keys, and the variants of an enum.
+//! Deserializers of keys and of enum variants.
 
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, VariantAccess, Visitor};
@@ -9,7 +9,7 @@ use super::error::Error;
 use crate::config::Step;
 use crate::config::tree::{Node, Span, Value, WRONG_TYPE};
 
-/// A key, about to become a field, a variant, or a value of its own.
+/// Key to be deserialized to a field, a variant, or a value of its own.
 #[derive(Clone, Copy)]
 pub(super) struct Name<'a>(pub(super) &'a str);
 
@@ -48,9 +48,9 @@ impl<'a> Deserializer<'a> for Name<'a> {
     }
 }
 
-/// A variant: its name alone, or as the one key of a mapping.
+/// Enum variant: a name alone, or the only key of a mapping.
 ///
-/// A fault in it costs the whole choice, unless there is something smaller inside the content to set aside.
+/// A fault in it sets aside the whole value, unless there is a smaller node inside the content to set aside.
 #[derive(Clone, Copy)]
 pub(super) struct Choice<'a> {
     pub(super) name: &'a str,

@@ -1,4 +1,4 @@
-//! Why a try at a tree ended: a fault, and what to set aside for the next.
+//! Errors that end a decoding attempt: a fault, and the node to set aside for the next attempt.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::config::tree::{
     words,
 };
 
-/// Why a try ended. Boxed, for it goes through the results of everything.
+/// Error that ends an attempt. It is boxed because it is in the result of every call.
 #[derive(Debug)]
 pub(super) struct Error(pub(super) Box<Told>);
 
@@ -20,7 +20,7 @@ pub(super) struct Told {
     pub(super) meaning: Meaning,
     missed: Option<Missed>,
     has_place: bool,
-    /// From the inside out.
+    /// Steps of the path, innermost first.
     pub(super) steps: Vec<Step>,
     pub(super) aside: Option<(Identity, Reason)>,
 }
@@ -28,9 +28,9 @@ pub(super) struct Told {
 #[derive(Debug)]
 pub(super) enum Meaning {
     Fault(Fault),
-    /// Told already, by what was set aside.
+    /// Consequence of a node that was set aside, whose fault has been reported.
     Consequence,
-    /// A null for a field, of a struct, that does not take one.
+    /// Null for a field that does not accept one: the name of the struct and of the field.
     Absent(&'static str, String),
 }
 
@@ -56,7 +56,7 @@ impl Error {
         self
     }
 
-    /// The place, unless it is known more exactly: `span`, in `node` or at its key.
+    /// Sets the place of the error to `span`, in `node` or at its key, unless an inner call has set it.
     pub(super) fn at(mut self, node: &Node, span: Option<Span>, run: &Run) -> Self {
         if self.0.has_place {
             return self;
@@ -71,7 +71,7 @@ impl Error {
         self
     }
 
-    /// What decoding can do without, unless something smaller will do.
+    /// Sets the node that the next attempt leaves out, unless an inner call has set a smaller one.
     pub(super) fn aside(mut self, node: &Node, reason: Reason) -> Self {
         self.0.aside.get_or_insert((std::ptr::from_ref(node), reason));
         self
@@ -92,7 +92,7 @@ impl Error {
     }
 }
 
-/// What serde found, as we say it.
+/// Converts a value that serde found, if there is a corresponding kind.
 fn value(found: Unexpected<'_>) -> Option<Value> {
     Some(match found {
         Unexpected::Bool(value) => Value::Bool(value),
@@ -107,13 +107,13 @@ fn value(found: Unexpected<'_>) -> Option<Value> {
     })
 }
 
-/// Quotes too few and quotes too many are the usual reasons.
+/// Suggests a correction of missing or unneeded quotes, the most frequent mistakes.
 fn help(found: &Value, expected: &str) -> Option<String> {
     match found {
         Value::Bool(value) if expected == "a string" => Some(format!("quote it: \"{value}\"")),
         Value::Integer(value) if expected == "a string" => Some(format!("quote it: \"{value}\"")),
         Value::Large(value) if expected == "a string" => Some(format!("quote it: \"{value}\"")),
-        // How it was written, such as 1.10, is not known here.
+        // The original spelling, such as 1.10, is not known here.
         Value::Float(_) if expected == "a string" => Some("quote it".to_owned()),
         Value::String(text) => {
             let fits = match scalar::plain(text.into()) {
@@ -128,7 +128,7 @@ fn help(found: &Value, expected: &str) -> Option<String> {
     }
 }
 
-/// How to write what is expected.
+/// Describes the syntax of the expected value.
 fn form(expected: &str) -> String {
     match expected {
         "a mapping" => "write it as `key: value`, a line for each or in braces".to_owned(),
@@ -152,7 +152,7 @@ impl std::error::Error for Error {}
 impl serde::de::Error for Error {
     fn custom<T: fmt::Display>(text: T) -> Self {
         let text = text.to_string();
-        // The last line is the help. What was written may have lines of its own.
+        // The last line is the help. The quoted input may have several lines itself.
         match text.rsplit_once('\n') {
             Some((message, help)) => {
                 Self::fault(WRONG_VALUE, message.replace('\n', "\\n"), Some(help.to_owned()))

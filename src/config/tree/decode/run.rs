@@ -1,4 +1,4 @@
-//! What the tries at a tree have taught so far.
+//! State shared by the attempts to decode a tree.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -7,34 +7,35 @@ use super::error::{Meaning, Missed, Told};
 use crate::config::Path;
 use crate::config::tree::{Fault, Node, Value};
 
-/// A list that is longer has its good elements passed over. Shorter ones are always whole, for visitors that count.
+/// Length up to which a list is always decoded from its first element, for visitors that count. In a longer
+/// list, elements known to be good are skipped.
 const LONG: usize = 64;
 
-/// Which node it is. The tree stays where it is while it is decoded, so its address says so.
+/// Identity of a node: its address, which is stable while the tree is decoded.
 pub(super) type Identity = *const Node;
 
-/// Why a node is set aside.
+/// Reason for which a node is set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// Its key means nothing, so it may be any key that is missed.
+    /// Unknown key, which may be a misspelling of any missing key.
     UnknownKey,
-    /// It, or something that it cannot do without, is wrong.
+    /// Wrong value, or a wrong required value below it.
     Faulty,
-    /// It says that it is not there.
+    /// Null, which counts as absent.
     Null,
 }
 
-/// What the tries have taught so far.
+/// State shared by the attempts.
 #[derive(Default)]
 pub(super) struct Run {
     aside: HashMap<Identity, Reason>,
-    /// Fields, by the name of their struct, that have no null of their own, such as `None`.
+    /// Fields that do not accept null, by the name of their struct.
     not_nullable: HashSet<(&'static str, String)>,
-    /// Of long lists: the first element that is not known to be good.
+    /// Index of the first element not known to be good, for long lists.
     good_until: RefCell<HashMap<Identity, usize>>,
-    /// In this try, something good was not looked at.
+    /// True if this attempt skipped elements known to be good.
     pub(super) passed_over: Cell<bool>,
-    /// From now on everything is looked at.
+    /// True once all elements have to be decoded.
     is_whole: bool,
 }
 
@@ -44,7 +45,8 @@ impl Run {
         self.passed_over.set(false);
     }
 
-    /// Sets aside what the error hangs on. False when that is all there is.
+    /// Records the fault, and sets aside its node. False if no node can be set aside, so that decoding has to
+    /// stop.
     pub(super) fn learn(&mut self, told: Told, path: &Path, faults: &mut Vec<Fault>) -> bool {
         match told.meaning {
             Meaning::Absent(structure, key) => {
@@ -73,7 +75,7 @@ impl Run {
         !self.not_nullable.is_empty() && self.not_nullable.contains(&(structure, field.to_owned()))
     }
 
-    /// Where in a list there may be something that is not known to be good.
+    /// Returns the index of the first element not known to be good, from which this attempt continues.
     pub(super) fn resume(&self, list: &Node, length: usize) -> usize {
         if self.is_whole || length <= LONG {
             return 0;
@@ -91,7 +93,7 @@ impl Run {
         }
     }
 
-    /// True when what is missed there was there, and set aside.
+    /// True if the missing field or elements were present but set aside.
     pub(super) fn explains(&self, missed: Missed, node: &Node) -> bool {
         match (missed, &node.value) {
             (Missed::Field(field), Value::Mapping(entries)) => {

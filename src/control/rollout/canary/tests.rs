@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What an Envoy does with the new build.
+/// Behaviour of an Envoy on the new build.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Nature {
     Takes,
@@ -30,7 +30,7 @@ struct Envoy {
     sighting: Sighting,
 }
 
-/// A fleet for each list of natures, and a build on its way to them.
+/// A fleet for each list of behaviours, and a rollout to them.
 struct World {
     now: Instant,
     generation: u64,
@@ -104,7 +104,7 @@ impl World {
         self.generation += 1;
     }
 
-    /// The Envoy hears of the newest generation and does what it does.
+    /// Delivers the newest generation to the Envoy, which acts by its nature.
     fn hear(&mut self, index: usize) {
         let envoy = &mut self.envoys[index];
         if !envoy.is_connected {
@@ -138,7 +138,7 @@ impl World {
         (0..self.envoys.len()).for_each(|index| self.hear(index));
     }
 
-    /// Everybody hears and it is looked, second by second, until there is an outcome.
+    /// Delivers to all Envoys and checks the canaries, second by second, until there is an outcome.
     fn run(mut self) -> Self {
         for _ in 0..600 {
             if self.outcome.is_some() {
@@ -151,7 +151,7 @@ impl World {
         panic!("no outcome within ten minutes");
     }
 
-    /// `accepted`, or why not.
+    /// Formats the outcome: `accepted`, `waits`, or the canaries and the reason of the rejection.
     fn told(&self) -> String {
         match &self.outcome {
             None => "waits".to_owned(),
@@ -161,7 +161,7 @@ impl World {
     }
 }
 
-/// What becomes of a build in fleets of these Envoys.
+/// Compares the outcome of a rollout to fleets of these Envoys.
 fn check(fleets: &[&[Nature]], expected: &str) {
     assert_eq!(World::new(AT_ONCE, fleets).begin().run().told(), expected, "{fleets:?}");
 }
@@ -248,7 +248,8 @@ fn a_canary_that_refuses_nothing_is_preferred() {
     assert_eq!(world.begin().canaries, ["0-1".to_owned()].into());
 }
 
-/// What becomes of a build whose canary reports this load in each of the ten seconds that it is watched.
+/// Returns the outcome and duration of a rollout whose canary reports this load in each of the ten seconds of
+/// the bake.
 fn bake(error_rate: Option<f64>, requests: u64, errors: u64) -> (String, Duration) {
     let policy = Policy { bake: Duration::from_secs(10), error_rate };
     let mut world = World::new(policy, &[&[Takes, Takes]]);
@@ -293,7 +294,7 @@ fn leaving_while_it_bakes_begins_anew_with_another() {
     assert_eq!(world.run().told(), "accepted");
 }
 
-/// What may happen, to the Envoy of that number.
+/// Events, each for the Envoy with this index.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Hears(usize),
@@ -317,8 +318,8 @@ fn fleets() -> impl Strategy<Value = Vec<Vec<Nature>>> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: nobody but a canary runs a build that is not accepted, none is accepted
-    /// that a canary refused, and in the end each is accepted or rejected.
+    /// Invariants for every order of events: only canaries run a build that is not accepted, no build is
+    /// accepted that a canary refused, and in the end each build is accepted or rejected.
     #[test]
     fn the_fleet_never_runs_what_its_canary_refused(
         fleets in fleets(),
@@ -340,7 +341,7 @@ proptest! {
             if world.outcome.is_none() {
                 let early = world.envoys.iter().find(|it| it.runs == Runs::New && !were_canaries.contains(&it.sighting.id));
                 prop_assert!(early.is_none(), "{early:?}");
-                // Those who refused and left before anybody looked have told nobody.
+                // An Envoy that refused and disconnected before the next check was not observed.
                 let refused = world.envoys.iter().any(|it| {
                     it.refused && it.is_connected && world.canaries.contains(&it.sighting.id)
                 });
