@@ -1,8 +1,8 @@
 //! The config that each Envoy should run, published atomically.
 //!
-//! A tokio watch channel carries it: the newest wins, and a slow Envoy delays nobody. Each stream picks the
-//! snapshot of its node's fleet, so that a change of the fleets themselves needs nothing special. While a change
-//! is on its way (`control::rollout`) some Envoys run another build than the others.
+//! A tokio watch channel carries it: the newest value wins, and a slow Envoy delays no other. Each stream
+//! picks the snapshot of its node's fleet, so that a change of the fleets themselves needs no special
+//! handling. During a rollout (`control::rollout`) some Envoys run another build than the others.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
