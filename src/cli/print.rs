@@ -1,31 +1,31 @@
-//! Output to the terminal: the one place that writes to it.
+//! Output of the commands to the terminal.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 
-/// A line on standard output.
+/// Prints a line on standard output.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     writeln!(io::stdout(), "{text}").context("cannot write to standard output")
 }
 
-/// Text as it is, at once: a frame of a table that lives.
+/// Prints text unchanged and flushes it, such as a frame of a live table.
 pub(crate) fn raw(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to standard output")
 }
 
-/// A line on standard error, for a person; that nobody reads it is no fault.
+/// Prints a line on standard error, for a person. A failed write is ignored.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// True when standard error is read by a person who has not asked for no colours.
+/// Returns true if standard error is a terminal and the user has not disabled colours (`NO_COLOR`).
 pub(crate) fn colour() -> bool {
     io::stderr().is_terminal() && wants_colour()
 }
 
-/// The same of standard output.
+/// Returns true if standard output is a terminal and the user has not disabled colours (`NO_COLOR`).
 pub(crate) fn stdout_colour() -> bool {
     io::stdout().is_terminal() && wants_colour()
 }
@@ -34,7 +34,7 @@ fn wants_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// True when standard output is a terminal that can go back and draw over what it shows.
+/// Returns true if standard output is a terminal that can go back and draw over what it shows.
 pub(crate) fn live() -> bool {
     io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
 }
