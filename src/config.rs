@@ -4,9 +4,9 @@
 //! options, nothing resolved. Every fault is a [`Violation`] with a place, and a faulty document does
 //! not hide the others: parsing always yields what could be understood beside what could not.
 
+pub mod decode;
 pub mod document;
 pub mod material;
-pub mod operation;
 pub mod raw;
 pub mod render;
 pub mod schema;

@@ -28,7 +28,7 @@ use jiff::{SignedDuration, Timestamp};
 use self::checks::Checks;
 use self::picture::Drawing;
 pub use self::picture::{NodePicture, NodeTarget, Picture, TargetPicture};
-use crate::config::document::{FailoverMode, LoadBalancer};
+use crate::config::document::upstream::{FailoverMode, LoadBalancer};
 use crate::envoy::checks::Findings;
 use crate::envoy::loads::{self, Report};
 use crate::model::addresses::Addresses;

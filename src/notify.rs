@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::cache::Cache;
-use crate::config::operation::NotifyEvent;
+use crate::config::document::notify::NotifyEvent;
 use crate::events::{Events, Next, Told};
 use crate::model::notify::Receiver;
 

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::compile::endpoint;
 use crate::compile::route::retry;
 use crate::config::Path;
-use crate::config::document::{Declared, Document, FailoverMode, Kind, WhenAllDown};
+use crate::config::document::upstream::{FailoverMode, WhenAllDown};
+use crate::config::document::{Declared, Document, Kind};
 use crate::config::values::{self, Size};
 use crate::model::drill::Drill;
 use crate::model::failback::{Failback, Release};
@@ -434,7 +435,7 @@ fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> Vec<Setting
 
 /// The first place that lists the target: in its upstream, or added over REST.
 fn target_source<'a>(address: &Address, upstream: &Name, build: &'a Build) -> Source<'a> {
-    let is_it = |target: &crate::config::document::Target| {
+    let is_it = |target: &crate::config::document::target::Target| {
         target.target.as_deref().and_then(|text| Address::parse(text).ok()).as_ref() == Some(address)
     };
     let (document, path) = source(build, Kind::Upstream, upstream)?;

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crate::config::document::{FailoverMode, LoadBalancer, WhenAllDown};
+use crate::config::document::upstream::{FailoverMode, LoadBalancer, WhenAllDown};
 use crate::model::addresses::Addresses;
 use crate::model::locality::Distance;
 use crate::model::name::Name;

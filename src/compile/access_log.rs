@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
 
 use crate::compile::any;
-use crate::config::document::LogFormat;
+use crate::config::document::listener::LogFormat;
 use crate::model::listener::Listener;
 
 /// Who served, and how often it was tried: what one wants to know after a failover.

@@ -24,7 +24,7 @@ use envoy_types::pb::google::protobuf as wrappers;
 
 use crate::compile::pool::{self, Discovery, Pool};
 use crate::compile::{ads, any, duration, endpoint, health, tls, uint32, whole_response};
-use crate::config::document::{LoadBalancer, UpstreamProtocol, WhenAllDown};
+use crate::config::document::upstream::{LoadBalancer, UpstreamProtocol, WhenAllDown};
 use crate::memo::Shared;
 use crate::model::steering::{First, Steerings};
 use crate::model::upstream::{Limits, Upstream, WholeResponse};

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 
 use crate::compile::pool::{self, Discovery, Pool};
 use crate::compile::{health, tls, uint32};
-use crate::config::document::{FailoverMode, UpstreamProtocol};
+use crate::config::document::upstream::{FailoverMode, UpstreamProtocol};
 use crate::memo::Shared;
 use crate::model::addresses::Addresses;
 use crate::model::locality::Distance;

@@ -7,7 +7,7 @@
 //! or not: clusters are the same for all Envoys, and only what is in them differs. An aggregate with the upstream's name
 //! puts them in order: as declared, or with the tier that should serve first before the others.
 
-use crate::config::document::Resolve;
+use crate::config::document::upstream::Resolve;
 use crate::model::locality::Distance;
 use crate::model::steering::{First, Steerings};
 use crate::model::target::{Host, Target};

@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::config::route::v3 as envoy;
 
 use crate::compile::route::matching::Methods;
 use crate::compile::service;
-use crate::config::document::MethodsOnce;
+use crate::config::document::service::MethodsOnce;
 use crate::memo::Shared;
 use crate::model::name::{Name, Scope};
 use crate::model::route::action::Action;

@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 
 use crate::compile::any;
-use crate::config::document::Chunked;
+use crate::config::document::upstream::Chunked;
 use crate::model::upstream::WholeResponse;
 
 /// The filters of the cluster that a route names; those of the members of an aggregate are not asked.

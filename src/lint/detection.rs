@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::Level;
-use crate::config::document::WhenAllDown;
+use crate::config::document::upstream::WhenAllDown;
 use crate::config::values;
 use crate::lint::subject::UpstreamSubject;
 use crate::lint::{Check, Explanation, Rule, estimate};

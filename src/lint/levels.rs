@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::document::{Document, LintSetting};
+use crate::config::document::Document;
+use crate::config::document::lint::LintSetting;
 use crate::config::{Level, Violation, near, tree};
 use crate::lint::{self, Explanation};
 use crate::model::documents::Documents;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::Level;
-use crate::config::document::MethodsOnce;
+use crate::config::document::service::MethodsOnce;
 use crate::lint::detection::time;
 use crate::lint::subject::WaySubject;
 use crate::lint::{Check, Explanation, Rule, estimate};

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::compile::route::retry;
 use crate::compile::service;
-use crate::config::document::{self, Kind, LintSetting};
+use crate::config::document::lint::LintSetting;
+use crate::config::document::{self, Kind};
 use crate::lint::levels::Levels;
 use crate::lint::{Config, Lints, Told, WayKey};
 use crate::memo::{Change, Memo, Shared, changes};
@@ -140,7 +141,7 @@ impl UpstreamSubject {
         !self.raw_reaches_it && self.ways.iter().all(|way| way.route.is_none())
     }
 
-    pub(super) fn declared(&self) -> &document::Upstream {
+    pub(super) fn declared(&self) -> &document::upstream::Upstream {
         &self.site.document.0.upstreams[self.site.index].entity
     }
 
@@ -152,7 +153,7 @@ impl UpstreamSubject {
     /// Where a target of the upstream's own list stands; else the upstream.
     pub(super) fn place_of(&self, address: &Address) -> Place<'_> {
         let targets = self.declared().targets.iter().flatten();
-        let own = |target: &document::Target| {
+        let own = |target: &document::target::Target| {
             target.target.as_ref().is_some_and(|text| Address::parse(text).is_ok_and(|own| own == *address))
         };
         match targets.enumerate().find(|(_, target)| own(target)) {
@@ -175,8 +176,8 @@ impl WaySubject {
     /// True where what is declared here counts: of a route, what differs from its service.
     pub(super) fn says(
         &self,
-        service: fn(&document::Service) -> bool,
-        route: fn(&document::Route) -> bool,
+        service: fn(&document::service::Service) -> bool,
+        route: fn(&document::route::Route) -> bool,
     ) -> bool {
         match self.way.route {
             Some(_) => route(&self.site.document.0.routes[self.site.index].entity),
@@ -210,7 +211,7 @@ impl RouteSubject {
         self.shadow.as_ref()
     }
 
-    pub(super) fn declared(&self) -> &document::Route {
+    pub(super) fn declared(&self) -> &document::route::Route {
         &self.site.document.0.routes[self.site.index].entity
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::config::Level;
-use crate::config::document::{FailoverMode, LoadBalancer, Resolve};
+use crate::config::document::upstream::{FailoverMode, LoadBalancer, Resolve};
 use crate::lint::subject::UpstreamSubject;
 use crate::lint::{Check, Explanation, Rule};
 use crate::model::target::{Host, Target};

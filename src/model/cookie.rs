@@ -17,7 +17,11 @@ pub struct Cookie {
 }
 
 impl Cookie {
-    pub(crate) fn resolve(place: &Place<'_>, declared: &document::Cookie, faults: &mut Faults) -> Self {
+    pub(crate) fn resolve(
+        place: &Place<'_>,
+        declared: &document::cookie::Cookie,
+        faults: &mut Faults,
+    ) -> Self {
         let name = declared.name.clone().unwrap_or_default();
         if declared.name.is_none() {
             faults.missing(&place.key("name"), "`name`", "name the cookie, such as `name: route`");

@@ -7,7 +7,8 @@ use croner::Cron;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::config::document::{self, AbortIf};
+use crate::config::document;
+use crate::config::document::drill::DrillAbort;
 use crate::model::place::{Faults, Place};
 
 /// How long a drill lasts unless that is said.
@@ -45,7 +46,7 @@ impl Drill {
 /// Understands the scheduled drill of an upstream.
 pub(crate) fn resolve(
     place: &Place<'_>,
-    upstream: &document::Upstream,
+    upstream: &document::upstream::Upstream,
     faults: &mut Faults,
 ) -> Option<Drill> {
     let declared = upstream.drill.as_ref()?;
@@ -62,7 +63,7 @@ pub(crate) fn resolve(
     if !(Duration::from_secs(1)..=MAX_LENGTH).contains(&length) {
         faults.wrong(&place.key("for"), "no drill lasts that long".to_owned(), "1s to 24h".to_owned());
     }
-    let error_rate = declared.abort_if.as_ref().and_then(|AbortIf { error_rate }| *error_rate);
+    let error_rate = declared.abort_if.as_ref().and_then(|DrillAbort { error_rate }| *error_rate);
     let error_rate = error_rate.unwrap_or(ERROR_RATE);
     if !(0.0..=100.0).contains(&error_rate) {
         let place = place.key("abort_if").key("error_rate");

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::document::{self, LoadBalancer, Resolve};
-use crate::config::operation::{self, FailbackMode, FailbackSettings};
+use crate::config::document;
+use crate::config::document::failback::{FailbackMode, FailbackSettings};
+use crate::config::document::upstream::{LoadBalancer, Resolve};
 use crate::config::values;
 use crate::model::place::{Faults, Place, code};
 
@@ -75,13 +76,17 @@ impl Failback {
 }
 
 /// Understands the failback of an upstream.
-pub(crate) fn resolve(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Faults) -> Failback {
+pub(crate) fn resolve(
+    place: &Place<'_>,
+    upstream: &document::upstream::Upstream,
+    faults: &mut Faults,
+) -> Failback {
     let failback = match upstream.failback.as_ref() {
-        None | Some(operation::Failback::Word(FailbackMode::Auto)) => Failback::default(),
-        Some(operation::Failback::Word(FailbackMode::Manual)) => {
+        None | Some(document::failback::Failback::Word(FailbackMode::Auto)) => Failback::default(),
+        Some(document::failback::Failback::Word(FailbackMode::Manual)) => {
             Failback { release: Release::Manual, at_most: None }
         }
-        Some(operation::Failback::Settings(settings)) => understand(place, settings, faults),
+        Some(document::failback::Failback::Settings(settings)) => understand(place, settings, faults),
     };
     if failback.holds() && upstream.resolve == Some(Resolve::Envoy) {
         let message = "a standby cannot be held where Envoy looks the names up".to_owned();

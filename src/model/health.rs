@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 
-use crate::config::document::{self, UpstreamProtocol};
+use crate::config::document;
+use crate::config::document::upstream::UpstreamProtocol;
 use crate::config::values::{self, Switch};
 use crate::model::place::{Faults, Place, code};
 
@@ -129,14 +130,14 @@ pub struct FailurePercentage {
 /// Understands `health_check` of an upstream that speaks `protocol`.
 pub(crate) fn check(
     place: &Place<'_>,
-    declared: Option<&Switch<document::HealthCheck>>,
+    declared: Option<&Switch<document::health::HealthCheck>>,
     protocol: UpstreamProtocol,
     faults: &mut Faults,
 ) -> Option<HealthCheck> {
     let check = match declared {
         Some(Switch::Off) => return None,
         Some(Switch::On(check)) => check.clone(),
-        None => document::HealthCheck::default(),
+        None => document::health::HealthCheck::default(),
     };
     let time = |value: Option<values::Duration>, default, key: &str, faults: &mut Faults| match value {
         Some(value) => positive(value.0, &place.key(key), faults),
@@ -167,14 +168,14 @@ pub(crate) fn check(
 /// Understands `health_check` of a target, whose upstream has `upstream` for all of them.
 pub(crate) fn target_check(
     place: &Place<'_>,
-    declared: Option<&Switch<document::TargetHealthCheck>>,
-    upstream: Option<&Switch<document::HealthCheck>>,
+    declared: Option<&Switch<document::health::TargetHealthCheck>>,
+    upstream: Option<&Switch<document::health::HealthCheck>>,
     faults: &mut Faults,
 ) -> TargetCheck {
     let check = match declared {
         Some(Switch::Off) => return TargetCheck::Off,
         Some(Switch::On(check)) => check.clone(),
-        None => document::TargetHealthCheck::default(),
+        None => document::health::TargetHealthCheck::default(),
     };
     if declared.is_some() && upstream == Some(&Switch::Off) {
         let message = "the upstream of this target has its health checks off".to_owned();
@@ -209,7 +210,7 @@ fn port(port: Option<u16>, place: &Place<'_>, faults: &mut Faults) -> Option<u16
     port
 }
 
-fn probe(place: &Place<'_>, check: &document::HealthCheck, faults: &mut Faults) -> Probe {
+fn probe(place: &Place<'_>, check: &document::health::HealthCheck, faults: &mut Faults) -> Probe {
     match (&check.tcp, &check.http, &check.grpc) {
         (tcp, None, None) => tcp_probe(&place.key("tcp"), tcp.clone().unwrap_or_default(), faults),
         (None, Some(http), None) => http_probe(&place.key("http"), http.clone(), faults),
@@ -230,14 +231,14 @@ fn probe(place: &Place<'_>, check: &document::HealthCheck, faults: &mut Faults) 
     }
 }
 
-fn tcp_probe(place: &Place<'_>, tcp: document::TcpCheck, faults: &mut Faults) -> Probe {
+fn tcp_probe(place: &Place<'_>, tcp: document::health::TcpCheck, faults: &mut Faults) -> Probe {
     for (key, text) in [("send", &tcp.send), ("receive", &tcp.receive)] {
         not_empty(text.as_deref(), &place.key(key), faults);
     }
     Probe::Tcp { send: tcp.send, receive: tcp.receive }
 }
 
-fn http_probe(place: &Place<'_>, http: document::HttpCheck, faults: &mut Faults) -> Probe {
+fn http_probe(place: &Place<'_>, http: document::health::HttpCheck, faults: &mut Faults) -> Probe {
     const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
     let path = http.path.unwrap_or_else(|| "/healthz".to_owned());
     if !path.starts_with('/') {
@@ -307,13 +308,13 @@ fn not_empty(text: Option<&str>, place: &Place<'_>, faults: &mut Faults) {
 /// Understands `outlier_detection` of an upstream.
 pub(crate) fn outlier_detection(
     place: &Place<'_>,
-    declared: Option<&Switch<document::OutlierDetection>>,
+    declared: Option<&Switch<document::outlier::OutlierDetection>>,
     faults: &mut Faults,
 ) -> Option<OutlierDetection> {
     let detection = match declared {
         Some(Switch::Off) => return None,
         Some(Switch::On(detection)) => detection.clone(),
-        None => document::OutlierDetection::default(),
+        None => document::outlier::OutlierDetection::default(),
     };
     let time = |value: Option<values::Duration>, default, key: &str, faults: &mut Faults| match value {
         Some(value) => positive(value.0, &place.key(key), faults),
@@ -354,7 +355,7 @@ pub(crate) fn outlier_detection(
 
 fn success_rate(
     place: &Place<'_>,
-    declared: Option<Switch<document::SuccessRate>>,
+    declared: Option<Switch<document::outlier::SuccessRate>>,
     faults: &mut Faults,
 ) -> Option<SuccessRate> {
     let Some(Switch::On(rate)) = declared else { return None };
@@ -378,7 +379,7 @@ fn thousandths(factor: f64) -> u32 {
 
 fn failure_percentage(
     place: &Place<'_>,
-    declared: Option<Switch<document::FailurePercentage>>,
+    declared: Option<Switch<document::outlier::FailurePercentage>>,
     faults: &mut Faults,
 ) -> Option<FailurePercentage> {
     let Some(Switch::On(failures)) = declared else { return None };

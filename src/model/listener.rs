@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::document::{self, Declared, ListenerProtocol, LogFormat};
+use crate::config::document::listener::{ListenerProtocol, LogFormat};
+use crate::config::document::{self, Declared};
 use crate::config::values::Switch;
 use crate::model::certificate::{self, Authority, Certificate};
 use crate::model::name::{Name, Scope};
@@ -109,7 +110,7 @@ pub(crate) fn resolve(
     fleets: Scope,
     service: Option<Arc<Service>>,
     place: &Place<'_>,
-    listener: &Declared<document::Listener>,
+    listener: &Declared<document::listener::Listener>,
     known: Known<'_>,
     faults: &mut Faults,
 ) -> Option<Listener> {
@@ -146,7 +147,7 @@ fn protocol(
     name: &Name,
     service: Option<Arc<Service>>,
     place: &Place<'_>,
-    declared: &document::Listener,
+    declared: &document::listener::Listener,
     known: Known<'_>,
     faults: &mut Faults,
 ) -> Option<Protocol> {
@@ -185,7 +186,7 @@ fn protocol(
 fn meaningless(
     protocol: ListenerProtocol,
     place: &Place<'_>,
-    declared: &document::Listener,
+    declared: &document::listener::Listener,
     faults: &mut Faults,
 ) {
     use ListenerProtocol::{FailoverGateway, Http, Https, Tcp};
@@ -212,7 +213,7 @@ fn meaningless(
 fn termination(
     name: &Name,
     place: &Place<'_>,
-    declared: &document::Listener,
+    declared: &document::listener::Listener,
     known: Known<'_>,
     faults: &mut Faults,
 ) -> Option<Termination> {
@@ -231,7 +232,7 @@ fn termination(
 
 fn access_log(
     place: &Place<'_>,
-    declared: Option<&Switch<document::AccessLog>>,
+    declared: Option<&Switch<document::listener::AccessLog>>,
     faults: &mut Faults,
 ) -> Option<AccessLog> {
     let Some(Switch::On(declared)) = declared else { return None };

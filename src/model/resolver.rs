@@ -49,7 +49,7 @@ pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Resolver {
     understand(&place, &first.entity, faults)
 }
 
-fn understand(place: &Place<'_>, declared: &document::Resolver, faults: &mut Faults) -> Resolver {
+fn understand(place: &Place<'_>, declared: &document::resolver::Resolver, faults: &mut Faults) -> Resolver {
     let default = Resolver::default();
     let mut servers = Vec::new();
     for (index, text) in declared.servers.iter().enumerate() {

@@ -40,7 +40,7 @@ pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Rollout {
     understand(&place, &first.entity, faults)
 }
 
-fn understand(place: &Place<'_>, declared: &document::Rollout, faults: &mut Faults) -> Rollout {
+fn understand(place: &Place<'_>, declared: &document::rollout::Rollout, faults: &mut Faults) -> Rollout {
     let default = Rollout::default();
     let error_rate = match &declared.abort_if {
         None => default.error_rate,

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::document::{self, MethodsOnce};
+use crate::config::document;
+use crate::config::document::service::MethodsOnce;
 use crate::config::near;
 use crate::config::values::Switch;
 use crate::model::name::Name;
@@ -155,7 +156,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) struct Declared<'a> {
     pub(crate) timeout: Option<crate::config::values::Duration>,
     pub(crate) try_timeout: Option<crate::config::values::Duration>,
-    pub(crate) retries: Option<&'a Switch<document::Retries>>,
+    pub(crate) retries: Option<&'a Switch<document::service::Retries>>,
 }
 
 /// The policy of a service, or of a route over its service's.
@@ -208,7 +209,11 @@ impl Default for Retries {
 }
 
 /// The weight and the priority that a member of a service is declared with.
-pub(crate) fn share(place: &Place<'_>, declared: &document::Member, faults: &mut Faults) -> (u32, u32) {
+pub(crate) fn share(
+    place: &Place<'_>,
+    declared: &document::service::Member,
+    faults: &mut Faults,
+) -> (u32, u32) {
     let weight = target::weight(place, declared.weight, faults);
     (weight, target::priority(place, declared.priority, declared.failover, "member", faults))
 }
@@ -250,7 +255,7 @@ fn ways(members: &[Member]) -> usize {
 
 fn resolve_retries(
     place: &Place<'_>,
-    declared: &document::Retries,
+    declared: &document::service::Retries,
     base: Option<Retries>,
     faults: &mut Faults,
 ) -> Retries {

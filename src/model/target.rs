@@ -159,8 +159,8 @@ impl Candidate<'_> {
 /// Understands one declared target of `upstream`.
 pub(crate) fn resolve<'a>(
     place: Place<'a>,
-    target: &document::Target,
-    upstream: &document::Upstream,
+    target: &document::target::Target,
+    upstream: &document::upstream::Upstream,
     faults: &mut Faults,
 ) -> Option<Candidate<'a>> {
     let Some(text) = &target.target else {
@@ -174,7 +174,9 @@ pub(crate) fn resolve<'a>(
             return None;
         }
     };
-    if matches!(address.host, Host::Service(_)) && upstream.resolve == Some(document::Resolve::Envoy) {
+    if matches!(address.host, Host::Service(_))
+        && upstream.resolve == Some(document::upstream::Resolve::Envoy)
+    {
         let message = "Envoy does not look services up".to_owned();
         let help = "remove `resolve: envoy`, or name the hosts".to_owned();
         faults.error(&place.key("target"), code::CONFLICT, message, help);

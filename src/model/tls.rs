@@ -103,7 +103,7 @@ pub(crate) struct Known<'a> {
 pub(crate) fn resolve(
     owner: &str,
     place: &Place<'_>,
-    declared: &document::Tls,
+    declared: &document::tls::Tls,
     base: Option<&Tls>,
     known: Known<'_>,
     faults: &mut Faults,
@@ -128,7 +128,7 @@ pub(crate) fn resolve(
 pub(crate) fn of_target(
     owner: &str,
     place: &Place<'_>,
-    declared: Option<&Switch<document::Tls>>,
+    declared: Option<&Switch<document::tls::Tls>>,
     host: &Host,
     upstream: Option<&Tls>,
     known: Known<'_>,
@@ -181,7 +181,7 @@ fn subject_name(text: &str) -> SubjectName {
 fn trust(
     owner: &str,
     place: &Place<'_>,
-    declared: &document::Tls,
+    declared: &document::tls::Tls,
     base: Option<&Tls>,
     known: Known<'_>,
     faults: &mut Faults,

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::document::{
-    self, Chunked, FailoverMode, LoadBalancer, Resolve, UpstreamProtocol, WhenAllDown,
+use crate::config::document;
+use crate::config::document::upstream::{
+    Chunked, FailoverMode, LoadBalancer, Resolve, UpstreamProtocol, WhenAllDown,
 };
 use crate::config::values::Toggle;
 use crate::model::cookie::Cookie;
@@ -181,7 +182,7 @@ pub(crate) fn resolve(
     (targets, tier_count): (Vec<Target>, u32),
     uses: Uses,
     place: &Place<'_>,
-    upstream: &document::Upstream,
+    upstream: &document::upstream::Upstream,
     faults: &mut Faults,
 ) -> Upstream {
     let by_distance = upstream.failover.as_ref().is_some_and(|failover| failover.locality == Some(true));
@@ -235,8 +236,8 @@ fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration
 
 fn sticky(
     place: &Place<'_>,
-    declared: &document::Sticky,
-    upstream: &document::Upstream,
+    declared: &document::upstream::Sticky,
+    upstream: &document::upstream::Upstream,
     faults: &mut Faults,
 ) -> Sticky {
     let by_hash = upstream.load_balancer.is_some_and(LoadBalancer::is_by_hash);
@@ -248,17 +249,17 @@ fn sticky(
         faults.error(place, code::STICKY_AGGREGATE, message, help.to_owned());
     }
     match declared {
-        document::Sticky::Cookie(cookie) => {
+        document::upstream::Sticky::Cookie(cookie) => {
             Sticky::Cookie(Cookie::resolve(&place.key("cookie"), cookie, faults))
         }
-        document::Sticky::Header(name) => {
+        document::upstream::Sticky::Header(name) => {
             header::name(&place.key("header"), name, faults);
             Sticky::Header(name.to_ascii_lowercase())
         }
     }
 }
 
-fn slow_start(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Faults) -> Duration {
+fn slow_start(place: &Place<'_>, upstream: &document::upstream::Upstream, faults: &mut Faults) -> Duration {
     let Some(slow_start) = upstream.slow_start.filter(|window| !window.0.is_zero()) else {
         return Duration::ZERO;
     };
@@ -271,7 +272,7 @@ fn slow_start(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Fau
     slow_start.0
 }
 
-fn limits(place: &Place<'_>, limits: document::Limits, faults: &mut Faults) -> Limits {
+fn limits(place: &Place<'_>, limits: document::upstream::Limits, faults: &mut Faults) -> Limits {
     let retry_budget = limits.retry_budget.map(|budget| {
         let percent = budget.percent.unwrap_or(20.0);
         if !(0.0..=100.0).contains(&percent) {
@@ -291,7 +292,7 @@ fn limits(place: &Place<'_>, limits: document::Limits, faults: &mut Faults) -> L
     }
 }
 
-fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults) -> Failover {
+fn failover(place: &Place<'_>, failover: document::upstream::Failover, faults: &mut Faults) -> Failover {
     let factor = failover.factor.unwrap_or(140);
     if factor < 100 {
         faults.wrong(
@@ -311,7 +312,7 @@ fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults
 
 fn whole_response(
     place: &Place<'_>,
-    declared: Option<&Toggle<document::WholeResponse>>,
+    declared: Option<&Toggle<document::upstream::WholeResponse>>,
     faults: &mut Faults,
 ) -> Option<WholeResponse> {
     let declared = declared.and_then(Toggle::settings)?;

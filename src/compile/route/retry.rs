@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3
 use crate::compile::route::matching::Methods;
 use crate::compile::service::{self, Order};
 use crate::compile::{any, duration, uint32};
-use crate::config::document::MethodsOnce;
+use crate::config::document::service::MethodsOnce;
 use crate::model::service::{GRPC_STATUSES, Policy, Retries, Service};
 
 /// What a request of an idempotent method gets when it is tried again.
