@@ -11,7 +11,7 @@ use crate::compile::endpoint;
 use crate::compile::route::retry;
 use crate::config::Path;
 use crate::config::document::upstream::{FailoverMode, WhenAllDown};
-use crate::config::document::{Declared, Document, Kind};
+use crate::config::document::{self, Declared, Document, Kind};
 use crate::config::values::{self, Size};
 use crate::model::drill::Drill;
 use crate::model::failback::{Failback, Release};
@@ -168,7 +168,7 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
         None => settings.add("tls", Value::Null),
         Some(tls) => of_tls(tls, None, &mut settings),
     }
-    match *connect_timeout < Duration::from_millis(250) {
+    match *connect_timeout < document::upstream::Upstream::CONNECT_TIMEOUT.0 {
         true => settings.derived(
             "connect_timeout",
             time(*connect_timeout),
@@ -383,7 +383,7 @@ fn of_outlier_detection(detection: Option<&OutlierDetection>, settings: &mut Set
     add("max_ejection_percent", json!(max_ejection_percent));
     add("health_check_returns_ejected", json!(health_check_returns_ejected));
     let longest = time(*max_ejection_time);
-    match *max_ejection_time > Duration::from_secs(30) {
+    match *max_ejection_time > document::outlier::OutlierDetection::MAX_EJECTION_TIME.0 {
         true => settings.derived("outlier_detection.max_ejection_time", longest, "as `base_ejection_time`"),
         false => settings.add("outlier_detection.max_ejection_time", longest),
     }

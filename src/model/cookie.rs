@@ -34,7 +34,7 @@ impl Cookie {
             let message = "browsers count the life of a cookie in seconds".to_owned();
             faults.wrong(&place.key("ttl"), message, "whole seconds".to_owned());
         }
-        let path = declared.path.clone().unwrap_or_else(|| "/".to_owned());
+        let path = declared.path.clone().unwrap_or_else(|| document::cookie::Cookie::PATH.to_owned());
         if !path.starts_with('/') || !path.chars().all(|c| c.is_ascii_graphic() && c != ';') {
             let message = format!("`{path}` is not the path of a cookie");
             faults.wrong(&place.key("path"), message, "begin it with /".to_owned());

@@ -12,11 +12,11 @@ use crate::config::document::drill::DrillAbort;
 use crate::model::place::{Faults, Place};
 
 /// How long a drill lasts unless that is said.
-pub const LENGTH: Duration = Duration::from_secs(60);
+pub const LENGTH: Duration = document::drill::Drill::LENGTH.0;
 /// The longest drill.
 pub const MAX_LENGTH: Duration = Duration::from_secs(24 * 3600);
 /// The share of errors, in percent, that ends a drill unless another is said.
-pub const ERROR_RATE: f64 = 1.0;
+pub const ERROR_RATE: f64 = DrillAbort::ERROR_RATE;
 
 /// A drill and when it is due.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,7 +69,8 @@ pub(crate) fn resolve(
         let place = place.key("abort_if").key("error_rate");
         faults.wrong(&place, format!("{error_rate} is no percentage"), "0 to 100".to_owned());
     }
-    let down = declared.down.clone().unwrap_or_else(|| vec!["priority=0".to_owned()]);
+    let down =
+        declared.down.clone().unwrap_or_else(|| document::drill::Drill::DOWN.map(str::to_owned).to_vec());
     if down.is_empty() {
         let help = "name targets, zones or tiers, such as priority=0".to_owned();
         faults.wrong(&place.key("down"), "a drill takes something out".to_owned(), help);

@@ -8,9 +8,6 @@ use crate::config::document::upstream::{LoadBalancer, Resolve};
 use crate::config::values;
 use crate::model::place::{Faults, Place, code};
 
-/// How long a step lasts unless that is said.
-const EVERY: Duration = Duration::from_secs(60);
-
 /// When the primaries get their traffic back, and how often at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failback {
@@ -120,7 +117,8 @@ fn understand(place: &Place<'_>, settings: &FailbackSettings, faults: &mut Fault
         (Some(after), None) => Release::After(time("after", after, faults)),
         (None, Some(steps)) => {
             let percents = percents(&place.key("steps"), steps, faults);
-            let every = every.as_ref().map_or(EVERY, |every| time("every", every, faults));
+            let every =
+                every.as_ref().map_or(FailbackSettings::EVERY.0, |every| time("every", every, faults));
             Release::Steps { percents, every }
         }
         (None, None) => Release::Auto,

@@ -146,7 +146,7 @@ pub(crate) fn check(
     let count = |value: Option<u32>, default, key: &str, faults: &mut Faults| {
         at_least_one(value.unwrap_or(default), &place.key(key), faults)
     };
-    let interval = time(check.interval, Duration::from_secs(1), "interval", faults);
+    let interval = time(check.interval, document::health::HealthCheck::INTERVAL.0, "interval", faults);
     if check.grpc.is_some() && protocol == UpstreamProtocol::Http1 {
         let message = "gRPC health checks need targets that speak HTTP/2".to_owned();
         let help = "say `protocol: http2` of the upstream, or check by `tcp` or `http`".to_owned();
@@ -156,12 +156,26 @@ pub(crate) fn check(
         probe: probe(place, &check, faults),
         port: port(check.port, place, faults),
         interval,
-        timeout: time(check.timeout, Duration::from_millis(500), "timeout", faults),
-        unhealthy_threshold: count(check.unhealthy_threshold, 2, "unhealthy_threshold", faults),
-        healthy_threshold: count(check.healthy_threshold, 3, "healthy_threshold", faults),
+        timeout: time(check.timeout, document::health::HealthCheck::TIMEOUT.0, "timeout", faults),
+        unhealthy_threshold: count(
+            check.unhealthy_threshold,
+            document::health::HealthCheck::UNHEALTHY_THRESHOLD,
+            "unhealthy_threshold",
+            faults,
+        ),
+        healthy_threshold: count(
+            check.healthy_threshold,
+            document::health::HealthCheck::HEALTHY_THRESHOLD,
+            "healthy_threshold",
+            faults,
+        ),
         unhealthy_interval: time(check.unhealthy_interval, interval, "unhealthy_interval", faults),
         idle_interval: time(check.idle_interval, interval, "idle_interval", faults),
-        jitter: percent(check.jitter.unwrap_or(10), &place.key("jitter"), faults),
+        jitter: percent(
+            check.jitter.unwrap_or(document::health::HealthCheck::JITTER),
+            &place.key("jitter"),
+            faults,
+        ),
     })
 }
 
@@ -240,7 +254,7 @@ fn tcp_probe(place: &Place<'_>, tcp: document::health::TcpCheck, faults: &mut Fa
 
 fn http_probe(place: &Place<'_>, http: document::health::HttpCheck, faults: &mut Faults) -> Probe {
     const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
-    let path = http.path.unwrap_or_else(|| "/healthz".to_owned());
+    let path = http.path.unwrap_or_else(|| document::health::HttpCheck::PATH.to_owned());
     if !path.starts_with('/') {
         let message = format!("the path `{path}` does not begin with /");
         faults.wrong(&place.key("path"), message, format!("/{path}"));
@@ -248,7 +262,7 @@ fn http_probe(place: &Place<'_>, http: document::health::HttpCheck, faults: &mut
         let help = "percent-encode what is not allowed in a path".to_owned();
         faults.wrong(&place.key("path"), format!("`{path}` is no path of a request"), help);
     }
-    let method = http.method.unwrap_or_else(|| "GET".to_owned());
+    let method = http.method.unwrap_or_else(|| document::health::HttpCheck::METHOD.to_owned());
     if !METHODS.contains(&method.as_str()) {
         let help = format!("one of {}", METHODS.join(", "));
         faults.wrong(&place.key("method"), format!("`{method}` is no method for a health check"), help);
@@ -262,10 +276,11 @@ fn http_probe(place: &Place<'_>, http: document::health::HttpCheck, faults: &mut
         let message = "an answer to HEAD has no body".to_owned();
         faults.error(&place.key("body"), code::CONFLICT, message, "check by GET".to_owned());
     }
-    let mut expected: Vec<(u16, u16)> = http.expected.iter().map(|range| (range.0, range.1)).collect();
-    if expected.is_empty() {
-        expected.push((200, 299));
-    }
+    let expected = match http.expected.as_slice() {
+        [] => document::health::HttpCheck::EXPECTED.as_slice(),
+        said => said,
+    };
+    let expected = expected.iter().map(|range| (range.0, range.1)).collect();
     Probe::Http { path, method, host: http.host, headers: http.headers, expected, body: http.body }
 }
 
@@ -318,9 +333,10 @@ pub(crate) fn outlier_detection(
     };
     let time = |value: Option<values::Duration>, default, key: &str, faults: &mut Faults| match value {
         Some(value) => positive(value.0, &place.key(key), faults),
-        None => Duration::from_secs(default),
+        None => default,
     };
-    let base_ejection_time = time(detection.base_ejection_time, 10, "base_ejection_time", faults);
+    let default = document::outlier::OutlierDetection::BASE_EJECTION_TIME.0;
+    let base_ejection_time = time(detection.base_ejection_time, default, "base_ejection_time", faults);
     let max_ejection_time = match detection.max_ejection_time {
         Some(longest) if longest.0 < base_ejection_time => {
             let message = "`max_ejection_time` is shorter than `base_ejection_time`".to_owned();
@@ -328,28 +344,45 @@ pub(crate) fn outlier_detection(
             longest.0
         }
         Some(longest) => longest.0,
-        None => Duration::from_secs(30).max(base_ejection_time),
+        None => document::outlier::OutlierDetection::MAX_EJECTION_TIME.0.max(base_ejection_time),
     };
     Some(OutlierDetection {
-        consecutive_5xx: detection.consecutive_5xx.unwrap_or(5),
-        consecutive_gateway_failure: detection.consecutive_gateway_failure.unwrap_or(5),
-        split_external_local_origin_errors: detection.split_external_local_origin_errors.unwrap_or(false),
-        consecutive_local_origin_failure: detection.consecutive_local_origin_failure.unwrap_or(5),
+        consecutive_5xx: detection
+            .consecutive_5xx
+            .unwrap_or(document::outlier::OutlierDetection::CONSECUTIVE_5XX),
+        consecutive_gateway_failure: detection
+            .consecutive_gateway_failure
+            .unwrap_or(document::outlier::OutlierDetection::CONSECUTIVE_GATEWAY_FAILURE),
+        split_external_local_origin_errors: detection
+            .split_external_local_origin_errors
+            .unwrap_or(document::outlier::OutlierDetection::SPLIT_EXTERNAL_LOCAL_ORIGIN_ERRORS),
+        consecutive_local_origin_failure: detection
+            .consecutive_local_origin_failure
+            .unwrap_or(document::outlier::OutlierDetection::CONSECUTIVE_LOCAL_ORIGIN_FAILURE),
         success_rate: success_rate(&place.key("success_rate"), detection.success_rate, faults),
         failure_percentage: failure_percentage(
             &place.key("failure_percentage"),
             detection.failure_percentage,
             faults,
         ),
-        interval: time(detection.interval, 1, "interval", faults),
+        interval: time(
+            detection.interval,
+            document::outlier::OutlierDetection::INTERVAL.0,
+            "interval",
+            faults,
+        ),
         base_ejection_time,
         max_ejection_time,
         max_ejection_percent: percent(
-            detection.max_ejection_percent.unwrap_or(100),
+            detection
+                .max_ejection_percent
+                .unwrap_or(document::outlier::OutlierDetection::MAX_EJECTION_PERCENT),
             &place.key("max_ejection_percent"),
             faults,
         ),
-        health_check_returns_ejected: detection.health_check_returns_ejected.unwrap_or(false),
+        health_check_returns_ejected: detection
+            .health_check_returns_ejected
+            .unwrap_or(document::outlier::OutlierDetection::HEALTH_CHECK_RETURNS_EJECTED),
     })
 }
 
@@ -359,14 +392,14 @@ fn success_rate(
     faults: &mut Faults,
 ) -> Option<SuccessRate> {
     let Some(Switch::On(rate)) = declared else { return None };
-    let factor = rate.stdev_factor.unwrap_or(1.9);
+    let factor = rate.stdev_factor.unwrap_or(document::outlier::SuccessRate::STDEV_FACTOR);
     if !(0.001..=1_000.0).contains(&factor) {
         let help = "a number above 0; the smaller, the sooner a target is ejected".to_owned();
         faults.wrong(&place.key("stdev_factor"), format!("the factor {factor} is out of range"), help);
     }
     Some(SuccessRate {
-        minimum_hosts: rate.minimum_hosts.unwrap_or(5),
-        request_volume: rate.request_volume.unwrap_or(100),
+        minimum_hosts: rate.minimum_hosts.unwrap_or(document::outlier::SuccessRate::MINIMUM_HOSTS),
+        request_volume: rate.request_volume.unwrap_or(document::outlier::SuccessRate::REQUEST_VOLUME),
         stdev_factor: thousandths(factor),
     })
 }
@@ -384,9 +417,15 @@ fn failure_percentage(
 ) -> Option<FailurePercentage> {
     let Some(Switch::On(failures)) = declared else { return None };
     Some(FailurePercentage {
-        threshold: percent(failures.threshold.unwrap_or(85), &place.key("threshold"), faults),
-        minimum_hosts: failures.minimum_hosts.unwrap_or(5),
-        request_volume: failures.request_volume.unwrap_or(50),
+        threshold: percent(
+            failures.threshold.unwrap_or(document::outlier::FailurePercentage::THRESHOLD),
+            &place.key("threshold"),
+            faults,
+        ),
+        minimum_hosts: failures.minimum_hosts.unwrap_or(document::outlier::FailurePercentage::MINIMUM_HOSTS),
+        request_volume: failures
+            .request_volume
+            .unwrap_or(document::outlier::FailurePercentage::REQUEST_VOLUME),
     })
 }
 

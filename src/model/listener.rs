@@ -67,8 +67,6 @@ pub struct AccessLog {
 }
 
 impl Listener {
-    const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-
     /// HTTP on port 8000 of every address, for all fleets.
     pub fn default_listener() -> Self {
         Self {
@@ -76,7 +74,7 @@ impl Listener {
             address: SocketAddr::from(([0, 0, 0, 0], 8000)),
             protocol: Protocol::Http,
             fleets: Scope::All,
-            idle_timeout: Self::IDLE_TIMEOUT,
+            idle_timeout: document::listener::Listener::IDLE_TIMEOUT.0,
             access_log: None,
         }
     }
@@ -128,7 +126,7 @@ pub(crate) fn resolve(
             return None;
         }
     };
-    let idle_timeout = declared.idle_timeout.map_or(Listener::IDLE_TIMEOUT, |timeout| timeout.0);
+    let idle_timeout = declared.idle_timeout.unwrap_or(document::listener::Listener::IDLE_TIMEOUT).0;
     Some(Listener { name, address, protocol: protocol?, fleets, idle_timeout, access_log })
 }
 

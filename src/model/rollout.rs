@@ -21,7 +21,11 @@ pub struct Rollout {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { canary: true, bake: Duration::ZERO, error_rate: Some(5.0) }
+        Self {
+            canary: document::rollout::Rollout::CANARY,
+            bake: document::rollout::Rollout::BAKE.0,
+            error_rate: Some(document::rollout::RolloutAbort::ERROR_RATE),
+        }
     }
 }
 

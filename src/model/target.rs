@@ -185,7 +185,7 @@ pub(crate) fn resolve<'a>(
         address,
         weight: weight(&place, target.weight, faults),
         priority: priority(&place, target.priority, target.failover, "target", faults),
-        enabled: target.enabled.unwrap_or(true),
+        enabled: target.enabled.unwrap_or(document::target::Target::ENABLED),
         locality: Locality {
             region: target.region.clone().unwrap_or_default(),
             zone: target.zone.clone().unwrap_or_default(),
@@ -204,7 +204,7 @@ pub(crate) fn resolve<'a>(
 
 /// The weight of a target, or of a member of a service.
 pub(crate) fn weight(place: &Place<'_>, declared: Option<u32>, faults: &mut Faults) -> u32 {
-    let weight = declared.unwrap_or(100);
+    let weight = declared.unwrap_or(document::target::Target::WEIGHT);
     if weight > MAX_WEIGHT {
         let help = format!("weights go from 0 to {MAX_WEIGHT}; only their ratio counts");
         faults.wrong(&place.key("weight"), format!("the weight {weight} is too large"), help);
@@ -236,7 +236,8 @@ pub(crate) fn priority(
             }
             priority
         }
-        (None, failover) => u32::from(failover.unwrap_or(false)),
+        (None, Some(true)) => 1,
+        (None, Some(false) | None) => document::target::Target::PRIORITY,
     }
 }
 

@@ -186,7 +186,7 @@ fn trust(
     known: Known<'_>,
     faults: &mut Faults,
 ) -> Trust {
-    if declared.insecure == Some(true) {
+    if declared.insecure.unwrap_or(document::tls::Tls::INSECURE) {
         let checks = [
             ("ca", declared.ca.is_some()),
             ("verify_names", declared.verify_names.as_ref().is_some_and(|names| !names.is_empty())),

@@ -553,7 +553,7 @@ impl<'a> Validation<'a> {
         let host_header = HostHeader::resolve(&place.key("host_header"), host_header, &mut self.faults);
         let hash_by = hash::resolve(&place.key("hash_by"), &declared.hash_by, &mut self.faults);
         self.service_protocol(place, &members, &hash_by);
-        let websocket = declared.websocket.unwrap_or(true);
+        let websocket = declared.websocket.unwrap_or(document::service::Service::WEBSOCKET);
         let is_served = !members.is_empty();
         is_served.then(|| Service { name: name.clone(), members, policy, host_header, hash_by, websocket })
     }

@@ -157,17 +157,22 @@ fn redirect(place: &Place<'_>, declared: &document::route::Redirect, faults: &mu
     if let Some(text) = path.as_ref().filter(|path| !is_path(path, &['#'])) {
         faults.wrong(&place.key("path"), format!("`{text}` is not a path"), A_PATH.to_owned());
     }
-    let status = status.unwrap_or(301);
+    let status = status.unwrap_or(document::route::Redirect::STATUS.into());
     let known = REDIRECTS.into_iter().find(|known| u32::from(*known) == status);
     if known.is_none() {
         let help = "one of 301, 302, 303, 307 and 308".to_owned();
         faults.wrong(&place.key("status"), format!("{status} is no status of a redirect"), help);
     }
-    Redirect { scheme: *scheme, host: host.clone(), path: path.clone(), status: known.unwrap_or(301) }
+    Redirect {
+        scheme: *scheme,
+        host: host.clone(),
+        path: path.clone(),
+        status: known.unwrap_or(document::route::Redirect::STATUS),
+    }
 }
 
 fn respond(place: &Place<'_>, declared: &document::route::Respond, faults: &mut Faults) -> Respond {
-    let declared_status = declared.status.unwrap_or(200);
+    let declared_status = declared.status.unwrap_or(document::route::Respond::STATUS.into());
     let status = u16::try_from(declared_status).ok().filter(|status| (200..600).contains(status));
     if status.is_none() {
         let message = format!("{declared_status} is no status to answer with");
@@ -179,7 +184,7 @@ fn respond(place: &Place<'_>, declared: &document::route::Respond, faults: &mut 
         faults.error(&place.key("body"), code::CONFLICT, message, None);
     }
     Respond {
-        status: status.unwrap_or(200),
+        status: status.unwrap_or(document::route::Respond::STATUS),
         body,
         headers: header::values(&place.key("headers"), &declared.headers, faults),
     }
