@@ -265,7 +265,8 @@ fn of_sticky(sticky: Option<&Sticky>, settings: &mut Settings<'_>) {
         Some(Sticky::Header(name)) => settings.add("sticky.header", name.as_str()),
         Some(Sticky::Cookie(cookie)) => {
             settings.add("sticky.cookie.name", cookie.name.as_str());
-            settings.add("sticky.cookie.ttl", time(cookie.ttl.unwrap_or_default()));
+            let ttl = time(cookie.ttl.unwrap_or_default());
+            settings.derived("sticky.cookie.ttl", ttl, "for the session of the client");
             settings.add("sticky.cookie.path", cookie.path.as_str());
         }
     }

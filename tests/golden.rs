@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
+#[path = "golden/defaults.rs"]
+mod defaults;
 #[path = "golden/schema.rs"]
 mod schema;
 
