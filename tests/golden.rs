@@ -6,6 +6,8 @@
 
 #[path = "golden/defaults.rs"]
 mod defaults;
+#[path = "golden/reference.rs"]
+mod reference;
 #[path = "golden/schema.rs"]
 mod schema;
 

@@ -52,7 +52,8 @@ pub struct File {
     /// Receivers of events.
     #[schemars(extend("default" = []))]
     notify: Option<Vec<Notify>>,
-    /// Levels of rules, by code.
+    /// Levels of rules, by code: `off`, `info`, `warning` or `error`, alone or with a reason. `understudy explain` lists
+    /// the rules.
     #[schemars(extend("default" = {}, "examples" = [{ "US012": "off", "US020": "error" }]))]
     lint: Option<BTreeMap<String, LintSetting>>,
 }
