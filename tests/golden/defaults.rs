@@ -257,7 +257,7 @@ fn every_field_has_a_default_or_a_reason_for_none() {
     }
 }
 
-/// What is wrong with the default of a field, in the config `config`.
+/// Returns the fault of a field's default within `config`, if there is one.
 fn fault_of_default(field: &Field, config: &Value, at: &str) -> Option<String> {
     let default = field.default()?;
     let explicit = with(config, at, &field.name, default);
@@ -268,7 +268,7 @@ fn fault_of_default(field: &Field, config: &Value, at: &str) -> Option<String> {
     }
 }
 
-/// What is wrong with a value that is not the default: a field that nothing reads would pass with any default.
+/// Returns the fault of a value that is not the default: a field that nothing reads would pass with any default.
 fn fault_of_other(field: &Field, config: &Value, at: &str, other: &Value) -> Option<String> {
     let changed = with(config, at, &field.name, other);
     match build(&changed) {
@@ -363,7 +363,7 @@ struct Shown {
     is_of_target: bool,
 }
 
-/// What `show` prints of the upstream `shop` and of its service.
+/// Settings that `show` prints of the upstream `shop` and of its service.
 fn shown(types: &BTreeMap<String, Value>, upstream: &str) -> Vec<Shown> {
     let text = format!("{{ upstreams: [{upstream}], services: [{{ name: shop, upstream: shop }}] }}");
     let build = build(&serde_yaml::from_str(&text).unwrap()).unwrap();
@@ -388,7 +388,7 @@ fn is_nothing(value: &Value) -> bool {
     value.is_null() || value.as_object().is_some_and(|fields| fields.values().all(Value::is_null))
 }
 
-/// A value that is shown as the default is that of the schema.
+/// Returns true if a value that is shown as the default is that of the schema.
 fn is_default(shown: &Shown) -> bool {
     let unless_capped = match shown.field.as_str() {
         "Upstream.connect_timeout" => Some(json!(Upstream::CONNECT_TIMEOUT)),
@@ -402,7 +402,7 @@ fn is_default(shown: &Shown) -> bool {
     }
 }
 
-/// A field that is shown as derived has no default of its own, or comes to just that.
+/// Returns true if a field that is shown as derived has no default of its own, or comes to just that.
 fn is_derived(shown: &Shown) -> bool {
     let among = |field: &str| DERIVED.iter().any(|(derived, _)| *derived == field);
     // An absent field in the TLS of a target is the upstream's.

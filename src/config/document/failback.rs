@@ -22,10 +22,10 @@ pub enum Failback {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailbackMode {
-    /// As soon as Envoys find the primaries healthy.
+    /// Return as soon as Envoys find the primaries healthy.
     #[default]
     Auto,
-    /// When an operator says so.
+    /// Release by an operator.
     Manual,
 }
 

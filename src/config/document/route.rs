@@ -11,9 +11,9 @@ use crate::config::values::{Duration, Switch};
 
 /// A route: requests by their properties, and the service that gets them or the answer that they get.
 ///
-/// Of several routes that match, an exact host wins over a wildcard (the longest first) and that over none; within
-/// a host an exact path over a prefix (the longest first) and that over a regex (the longest first); then the route
-/// that names more methods, headers and query parameters. Two routes for exactly the same requests are a fault. A
+/// Precedence among routes that match: an exact host wins over a wildcard (the longest first) and that over none;
+/// within a host an exact path over a prefix (the longest first) and that over a regex (the longest first); then the
+/// route that names more methods, headers and query parameters. Two routes for exactly the same requests are a fault. A
 /// route without hosts also serves the hosts that other routes name, after theirs.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -46,7 +46,7 @@ pub struct Target {
     /// Part of the zone in which the target runs.
     #[schemars(extend("examples" = ["rack-7"]))]
     pub sub_zone: Option<String>,
-    // In boxes: targets are many, and few have these.
+    // Boxed: targets are many, and few have these.
     /// Difference from the upstream's health check, or `off`. Absent: the upstream's.
     #[schemars(extend("examples" = [{ "port": 9000 }]))]
     pub health_check: Option<Box<Switch<TargetHealthCheck>>>,

@@ -119,18 +119,18 @@ pub enum UpstreamProtocol {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadBalancer {
-    /// By weight, in turn.
+    /// Targets in turn, by weight.
     #[default]
     RoundRobin,
     /// The one of two with fewer requests under way.
     LeastRequest,
-    /// Evenly by chance; weights are ignored.
+    /// Any target with equal chance; weights are ignored.
     Random,
-    /// By chance and weight.
+    /// Any target with a chance by its weight.
     WeightedRandom,
-    /// By a hash of the request, on a ring of targets.
+    /// Hash of the request, on a ring of targets.
     RingHash,
-    /// By a hash of the request, in a table of targets. It is faster than a ring and moves fewer keys.
+    /// Hash of the request, in a table of targets; faster than a ring, and fewer keys move.
     Maglev,
 }
 
