@@ -5,9 +5,9 @@
 //! place. A faulty document does not hide the faults of others: parsing always returns the valid content
 //! together with the faults.
 
+pub mod decode;
 pub mod document;
 pub mod material;
-pub mod operation;
 pub mod raw;
 pub mod render;
 pub mod schema;

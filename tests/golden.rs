@@ -4,6 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
+#[path = "golden/defaults.rs"]
+mod defaults;
+#[path = "golden/reference.rs"]
+mod reference;
 #[path = "golden/schema.rs"]
 mod schema;
 

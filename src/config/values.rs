@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
 
 /// Duration, written `250ms`, `1s`, `5m` or `1h`; several parts add up (`1m30s`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,7 +14,20 @@ pub struct Duration(pub std::time::Duration);
 const A_DURATION: &str = "a duration such as 250ms, 1s, 5m or 1h";
 
 impl Duration {
-    /// Parses `250ms`, `1.5s` or `1m30s`; `0` needs a unit too.
+    /// No time.
+    pub const ZERO: Self = Self(std::time::Duration::ZERO);
+
+    /// Returns so many seconds.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(std::time::Duration::from_secs(seconds))
+    }
+
+    /// Returns so many milliseconds.
+    pub const fn from_millis(milliseconds: u64) -> Self {
+        Self(std::time::Duration::from_millis(milliseconds))
+    }
+
+    /// Reads `250ms`, `1.5s`, `1m30s`; `0` needs a unit too.
     pub fn parse(text: &str) -> Option<Self> {
         let mut total = std::time::Duration::ZERO;
         let mut rest = text;
@@ -140,6 +154,15 @@ impl Statuses {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
         (100 <= first && first <= last && last < 600).then_some(Self(first, last))
+    }
+}
+
+impl fmt::Display for Statuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(first, last) if first == last => write!(f, "{first}"),
+            Self(first, last) => write!(f, "{first}-{last}"),
+        }
     }
 }
 
@@ -283,6 +306,19 @@ impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Toggle<T> {
         deserializer.deserialize_any(OffOrOn(PhantomData))
     }
 }
+
+/// Serializes values as the config writes them, for defaults in the schema.
+macro_rules! serialize_as_text {
+    ($($type:ty),*) => {
+        $(impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        })*
+    };
+}
+
+serialize_as_text!(Duration, Size, Statuses);
 
 #[cfg(test)]
 mod tests {
