@@ -14,20 +14,20 @@ pub struct Duration(pub std::time::Duration);
 const A_DURATION: &str = "a duration such as 250ms, 1s, 5m or 1h";
 
 impl Duration {
-    /// No time.
+    /// Zero length.
     pub const ZERO: Self = Self(std::time::Duration::ZERO);
 
-    /// Returns so many seconds.
+    /// Returns a duration of `seconds`.
     pub const fn from_secs(seconds: u64) -> Self {
         Self(std::time::Duration::from_secs(seconds))
     }
 
-    /// Returns so many milliseconds.
+    /// Returns a duration of `milliseconds`.
     pub const fn from_millis(milliseconds: u64) -> Self {
         Self(std::time::Duration::from_millis(milliseconds))
     }
 
-    /// Reads `250ms`, `1.5s`, `1m30s`; `0` needs a unit too.
+    /// Parses `250ms`, `1.5s` or `1m30s`; `0` needs a unit too.
     pub fn parse(text: &str) -> Option<Self> {
         let mut total = std::time::Duration::ZERO;
         let mut rest = text;

@@ -156,7 +156,7 @@ fn build(config: &Value) -> Result<Build, Vec<Violation>> {
     let file = root().join("tests/fixtures/stage.yaml").display().to_string();
     let files = imbl::OrdMap::unit(file, config.to_string().into());
     let mut inputs = Inputs { files, addresses: addresses(), ..Inputs::default() };
-    pipeline::build_reading(&mut inputs, None, files::read_named)
+    build::build_reading(&mut inputs, None, files::read_named)
 }
 
 fn outcome(config: &Value) -> Result<Outcome, Vec<Violation>> {
@@ -367,7 +367,7 @@ struct Shown {
 fn shown(types: &BTreeMap<String, Value>, upstream: &str) -> Vec<Shown> {
     let text = format!("{{ upstreams: [{upstream}], services: [{{ name: shop, upstream: shop }}] }}");
     let build = build(&serde_yaml::from_str(&text).unwrap()).unwrap();
-    let settings = show::upstream(&build, &Name::parse("shop").unwrap()).unwrap();
+    let settings = settings::upstream(&build, &Name::parse("shop").unwrap()).unwrap();
     let settings = settings.into_iter().filter(|it| !it.path.split(['.', ']']).any(|key| key == "envoy"));
     let shown = settings.map(|setting| {
         let (of, path) = match setting.path.split_once("].") {
