@@ -13,7 +13,7 @@ use crate::admin::access::Identity;
 use crate::admin::operation::Conditions;
 use crate::admin::problem::Problem;
 use crate::admin::{Admin, MAX_BODY};
-use crate::config::{Level, Path, Violation, tree, values};
+use crate::config::{Fault, Level, Path, Violation, tree, values};
 use crate::control::Terms;
 use crate::store::records::Source;
 
@@ -237,7 +237,7 @@ fn object(method: &Method, headers: &HeaderMap, body: &[u8]) -> Result<Value, Pr
     }
 }
 
-fn not_json(fault: &tree::Fault) -> Problem {
+fn not_json(fault: &Fault) -> Problem {
     let violation = Violation {
         line: fault.span.map(|span| span.start.line),
         column: fault.span.map(|span| span.start.column),
@@ -247,7 +247,7 @@ fn not_json(fault: &tree::Fault) -> Problem {
 }
 
 /// A fault of the body itself.
-pub(crate) fn in_body(fault: &tree::Fault) -> Violation {
+pub(crate) fn in_body(fault: &Fault) -> Violation {
     Violation {
         code: fault.code,
         level: Level::Error,

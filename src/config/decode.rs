@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::config::document::{Declared, Document, Kind, Origin};
-use crate::config::tree::{self, Fault, Node, Value};
-use crate::config::{Level, Path, Violation, near, raw};
+use crate::config::tree::{self, Node, Value};
+use crate::config::{Fault, Level, Path, Violation, dialect, near, raw};
 use crate::envoy::ResourceType;
 
 /// Key of the resolver, of which there is one.
@@ -29,7 +29,9 @@ pub fn parse_file(file: &str, text: &str) -> (Vec<Document>, Vec<Violation>) {
     let mut documents: Vec<Document> = Vec::new();
     let mut violations = Vec::new();
     for root in roots {
+        let (root, untranslated) = dialect::read(dialect::detect(&root), root);
         let (document, found) = decode_root(origin.clone(), root);
+        violations.extend(untranslated.into_iter().map(|fault| document.place(fault, Level::Error)));
         violations.extend(found);
         documents.push(document);
     }

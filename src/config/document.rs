@@ -42,9 +42,9 @@ use crate::config::document::tls::Tls;
 use crate::config::document::upstream::Upstream;
 use crate::config::material::{Ca, path_of};
 use crate::config::raw::{Patch, Resource};
-use crate::config::tree::{Fault, Node, Value};
+use crate::config::tree::{Node, Value};
 use crate::config::values::Switch;
-use crate::config::{Level, Path, Related, Step, Violation, near};
+use crate::config::{Fault, Level, Path, Related, Step, Violation, near};
 
 /// Kind of entity: a list in a file and a collection in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -123,8 +123,8 @@ impl fmt::Display for Size {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FromTextOrNumber;
-        impl Visitor<'_> for FromTextOrNumber {
+        struct SizeVisitor;
+        impl Visitor<'_> for SizeVisitor {
             type Value = Size;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -139,7 +139,7 @@ impl<'de> Deserialize<'de> for Size {
                 Size::parse(text).ok_or_else(|| E::custom(format!("`{text}` is not a size\nwrite {A_SIZE}")))
             }
         }
-        deserializer.deserialize_any(FromTextOrNumber)
+        deserializer.deserialize_any(SizeVisitor)
     }
 }
 
@@ -168,8 +168,8 @@ impl fmt::Display for Statuses {
 
 impl<'de> Deserialize<'de> for Statuses {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FromTextOrNumber;
-        impl Visitor<'_> for FromTextOrNumber {
+        struct StatusesVisitor;
+        impl Visitor<'_> for StatusesVisitor {
             type Value = Statuses;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -185,7 +185,7 @@ impl<'de> Deserialize<'de> for Statuses {
                     .ok_or_else(|| E::custom(format!("`{text}` is no range of statuses\nwrite {STATUSES}")))
             }
         }
-        deserializer.deserialize_any(FromTextOrNumber)
+        deserializer.deserialize_any(StatusesVisitor)
     }
 }
 

@@ -79,8 +79,8 @@ pub(in crate::config) struct LintLevel(Option<Level>);
 impl<'de> Deserialize<'de> for LintLevel {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         const WORDS: [&str; 4] = ["off", "info", "warning", "error"];
-        struct Word;
-        impl Visitor<'_> for Word {
+        struct LevelVisitor;
+        impl Visitor<'_> for LevelVisitor {
             type Value = LintLevel;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,6 +105,6 @@ impl<'de> Deserialize<'de> for LintLevel {
                 }
             }
         }
-        deserializer.deserialize_any(Word)
+        deserializer.deserialize_any(LevelVisitor)
     }
 }
