@@ -3,7 +3,6 @@
 //! Exit codes: 0 done, 1 violations or a failed operation, 2 wrong usage, 3 changes (`plan --exit-code`).
 
 pub mod demo;
-pub mod load;
 pub mod offline;
 pub mod online;
 mod output;
@@ -14,8 +13,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::cli::offline::{backend, bootstrap, check, compile, envoy, explain, plan, schema, show, simulate};
-use crate::cli::online::{apply, entities, history, orders, status, token};
+use crate::cli::offline::{backend, bootstrap, check, compile, envoy, explain, schema, show, simulate};
+use crate::cli::online::{apply, entities, history, orders, plan, status, token};
 
 /// The failover control plane for Envoy
 #[derive(Debug, Parser)]

@@ -10,7 +10,7 @@ use harness::{Backend, Envoy, Process, eventually, free_port, understudy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use understudy::cli::load::{Load, Options};
+use understudy::cli::demo::load::{Load, Options};
 
 /// Time without data after which an exchange counts as silent.
 const SILENCE: Duration = Duration::from_millis(300);

@@ -4,20 +4,21 @@
 //! the backends are processes that are killed with SIGKILL, and the load counts every response. The demo also
 //! checks what it claims, so a run that ends with exit code 0 is a proof for this machine.
 
+mod environment;
+pub mod load;
 mod ports;
 mod processes;
 mod report;
 mod screen;
-mod show;
-mod stage;
+mod script;
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use crate::cli::demo::environment::Stage;
 use crate::cli::demo::screen::Screen;
-use crate::cli::demo::show::{End, Show};
-use crate::cli::demo::stage::Stage;
+use crate::cli::demo::script::{End, Show};
 use crate::cli::offline::envoy;
 use crate::cli::output::{Format, Output};
 use crate::cli::print;

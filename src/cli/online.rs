@@ -6,5 +6,6 @@ pub mod connection;
 pub mod entities;
 pub mod history;
 pub mod orders;
+pub mod plan;
 pub mod status;
 pub mod token;

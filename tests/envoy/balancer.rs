@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use http::Method;
 use reqwest::Url;
 use serde_json::{Value, json};
-use understudy::cli::load::{Load, Options};
+use understudy::cli::demo::load::{Load, Options};
 
 use crate::harness::{Backend, PATIENCE, Understudy, eventually};
 use crate::stage::{Cast, Edge, comes_to_rest, create, faultless, window};

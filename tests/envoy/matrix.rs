@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use understudy::cli::load::{Load, Options};
+use understudy::cli::demo::load::{Load, Options};
 
 use crate::harness::dns::Dns;
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use understudy::cli::load::Load;
+use understudy::cli::demo::load::Load;
 
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually};
 use crate::stage::{

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Method, Url};
 use serde_json::json;
-use understudy::cli::load::{Load, Options};
+use understudy::cli::demo::load::{Load, Options};
 
 use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Cast, window};

@@ -2,7 +2,7 @@
 //! warm before anything refers to them, and old ones are removed when nothing does.
 
 use serde_json::{Value, json};
-use understudy::cli::load::Load;
+use understudy::cli::demo::load::Load;
 
 use crate::harness::PATIENCE;
 use crate::stage::{

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use understudy::cli::load::Load;
+use understudy::cli::demo::load::Load;
 
 use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Edge, comes_to_rest, create, faultless, window};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
-use understudy::cli::load::{Load, Options, Outcome, Window};
+use understudy::cli::demo::load::{Load, Options, Outcome, Window};
 
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port, understudy};
 

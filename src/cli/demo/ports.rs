@@ -21,7 +21,7 @@ pub(crate) struct Ports {
     pub(crate) xds: SocketAddr,
     /// Address of Envoy's own admin interface.
     pub(crate) envoy_admin: SocketAddr,
-    /// Addresses of the backends, in the order of [`BACKENDS`](crate::cli::demo::stage::BACKENDS).
+    /// Addresses of the backends, in the order of [`BACKENDS`](crate::cli::demo::environment::BACKENDS).
     pub(crate) backends: [SocketAddr; 3],
     /// Address suggested for a backend that the user starts.
     pub(crate) extra: SocketAddr,

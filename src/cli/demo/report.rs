@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::load::Window;
+use crate::cli::demo::load::Window;
 
 /// Summary of a demo. It is serialised in this shape, on which scripts rely.
 #[derive(Debug, Serialize)]

@@ -25,7 +25,7 @@
 //!
 //! Any other line is answered by a line that begins with `error`.
 
-mod door;
+mod listener;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cli::offline::backend::door::{Door, Listening};
+use crate::cli::offline::backend::listener::{Door, Listening};
 use crate::cli::offline::backend::socket::{Ending, Socket};
 
 /// Options of `understudy backend`.
@@ -99,7 +99,7 @@ fn say(line: &str) -> anyhow::Result<()> {
 
 /// Obeys the commands on stdin; the returned receiver ends with the input. Runs in a thread, because a
 /// blocked read of stdin would hold up the end of a tokio runtime. The thread is simply left behind.
-fn obey(backend: Arc<Backend>, orders: mpsc::Sender<door::Order>) -> oneshot::Receiver<Infallible> {
+fn obey(backend: Arc<Backend>, orders: mpsc::Sender<listener::Order>) -> oneshot::Receiver<Infallible> {
     let (alive, end) = oneshot::channel();
     std::thread::spawn(move || {
         let _alive = alive;
@@ -118,7 +118,7 @@ fn obey(backend: Arc<Backend>, orders: mpsc::Sender<door::Order>) -> oneshot::Re
 }
 
 /// Changes the state of the listener, and returns once it is in force.
-fn order(orders: &mpsc::Sender<door::Order>, listening: Listening) -> Result<String, String> {
+fn order(orders: &mpsc::Sender<listener::Order>, listening: Listening) -> Result<String, String> {
     let (done, outcome) = oneshot::channel();
     orders.blocking_send((listening, done)).map_err(|_| "the backend is about to end".to_owned())?;
     let outcome = outcome.blocking_recv().map_err(|_| "the backend is about to end".to_owned())?;

@@ -1,6 +1,6 @@
 //! `understudy simulate`: prints where requests go when targets are down.
 
-mod picture;
+mod chart;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -91,10 +91,10 @@ fn say(options: &Options, upstream: &Upstream, addresses: &Addresses, down: &[Pa
         _ => format!("upstream {}, down: {what}", upstream.name),
     };
     if let Some(file) = &options.svg {
-        std::fs::write(file, picture::svg(&title, &before, &after))
+        std::fs::write(file, chart::svg(&title, &before, &after))
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", file.display()))?;
     }
-    options.output.say(&view::simulation(&after), |_| picture::bars(&title, &before, &after))
+    options.output.say(&view::simulation(&after), |_| chart::bars(&title, &before, &after))
 }
 
 #[cfg(test)]
@@ -129,13 +129,13 @@ mod tests {
             0     10.0.0.2:80   33.3 % ████████                    0.0 %  down
             1     10.0.0.3:80    0.0 %                           100.0 % ████████████████████████
         "]]
-        .assert_eq(&picture::bars("shop", &before, &after));
+        .assert_eq(&chart::bars("shop", &before, &after));
     }
 
     #[test]
     fn a_picture_has_a_bar_for_each_target_and_for_what_nobody_serves() {
         let (before, after) = simulations("priority=0 priority=1");
-        let svg = picture::svg("<shop>", &before, &after);
+        let svg = chart::svg("<shop>", &before, &after);
         assert_eq!(svg.matches("<rect x=").count(), 8);
         assert!(svg.contains("&lt;shop&gt;") && svg.contains("503 by Envoy"), "{svg}");
     }

@@ -6,9 +6,9 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::offline::plan;
 use crate::cli::online::client::{Asking, Change, Client, Server, Terms, segment};
 use crate::cli::online::orders;
+use crate::cli::online::plan;
 use crate::cli::output::{File, Format, Output, table};
 use crate::cli::print;
 use crate::config::document::Kind;

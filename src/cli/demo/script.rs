@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::anyhow;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::cli::demo::environment::{BACKENDS, FAILOVER, PRIMARY_1, PRIMARY_2, Stage};
+use crate::cli::demo::load::{Load, Options, Window, WindowId};
 use crate::cli::demo::ports::Ports;
 use crate::cli::demo::report::{Phase, Report};
 use crate::cli::demo::screen::{Actor, Row, Scenery, Screen};
-use crate::cli::demo::stage::{BACKENDS, FAILOVER, PRIMARY_1, PRIMARY_2, Stage};
-use crate::cli::load::{Load, Options, Window, WindowId};
 
 const REQUESTS_PER_SECOND: u32 = 200;
 
