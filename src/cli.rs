@@ -43,39 +43,39 @@ enum Command {
     /// Show what files would change in the served config, and the effects
     Plan(plan::Options),
     /// Show entities
-    Get(entities::Get),
+    Get(entities::GetOptions),
     /// Apply config files over REST
     Apply(apply::Options),
     /// Remove an entity
-    Delete(entities::Delete),
+    Delete(entities::DeleteOptions),
     /// Add, remove or weigh a target, or set its state
-    Target(entities::Target),
+    Target(entities::TargetOptions),
     /// Export the whole config
-    Config(entities::Config),
+    Config(entities::ConfigOptions),
     /// Show the revisions: what changed, when, by whom and why
-    Revisions(history::Revisions),
+    Revisions(history::RevisionsOptions),
     /// Restore the config of a revision
-    Rollback(history::Rollback),
+    Rollback(history::RollbackOptions),
     /// Keep the traffic of an upstream on one of its tiers while that tier is healthy
-    Pin(orders::Pin),
+    Pin(orders::PinOptions),
     /// Give recovered primaries their traffic back
-    Failback(orders::Failback),
+    Failback(orders::FailbackOptions),
     /// Rehearse a failover, and print its report
-    Drill(orders::Drill),
+    Drill(orders::DrillOptions),
     /// Show drills, end one, or save its report
-    Drills(orders::Drills),
+    Drills(orders::DrillsOptions),
     /// Show the failovers: when standbys served, and why
-    Failovers(orders::Failovers),
+    Failovers(orders::FailoversOptions),
     /// Send a test event to the receivers of events
-    Notify(orders::Notify),
+    Notify(orders::NotifyOptions),
     /// Show what is served, which tiers serve, and what each Envoy accepted
     Status(status::Options),
     /// Manage the tokens of the admin API
     Token(token::Options),
     /// Copy all durable state to a file
-    Backup(history::Backup),
+    Backup(history::BackupOptions),
     /// Replace a data directory with a backup
-    Restore(history::Restore),
+    Restore(history::RestoreOptions),
     /// Print an Envoy bootstrap for this control plane
     Bootstrap(bootstrap::Options),
     /// Print the path of an Envoy, fetching the pinned release if it is missing

@@ -10,7 +10,7 @@ use harness::{Backend, Envoy, Process, eventually, free_port, understudy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use understudy::cli::demo::load::{Load, Options};
+use understudy::cli::demo::load::{LoadOptions, OpenLoad};
 
 /// Time without data after which an exchange counts as silent.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -253,7 +253,7 @@ async fn envoy_and_load_see_the_faults_too() {
     let envoy = Envoy::launch("static", &bootstrap).await;
     envoy.live().await;
     let url = format!("http://127.0.0.1:{port}/").parse().expect("a URL");
-    let load = Load::start(Options::get(url, 200));
+    let load = OpenLoad::start(LoadOptions::get(url, 200));
 
     let answers = async |least: u64| {
         eventually(harness::PATIENCE, "the load is answered", async || {
@@ -264,9 +264,9 @@ async fn envoy_and_load_see_the_faults_too() {
     };
     answers(20).await;
     backend.mode("reset").await;
-    let healthy = load.settled(load.cut()).await;
+    let healthy = load.complete_window(load.end_window()).await;
     answers(20).await;
-    let broken = load.settled(load.cut()).await;
+    let broken = load.complete_window(load.end_window()).await;
 
     assert!(healthy.served_by["A"] >= 19, "{healthy:?}");
     assert_eq!(broken.errors, broken.requests);

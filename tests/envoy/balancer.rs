@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use http::Method;
 use reqwest::Url;
 use serde_json::{Value, json};
-use understudy::cli::demo::load::{Load, Options};
+use understudy::cli::demo::load::{LoadOptions, OpenLoad};
 
 use crate::harness::{Backend, PATIENCE, Understudy, eventually};
 use crate::stage::{Cast, Edge, comes_to_rest, create, faultless, window};
@@ -54,8 +54,8 @@ async fn all_balancers(cast: &Cast) -> Edge {
 }
 
 /// Starts load for each balancer, light enough that six of them at once are not too much.
-fn loads(edge: &Edge) -> Vec<Load> {
-    BALANCERS.iter().map(|balancer| Load::start(Options::get(url(edge, balancer), 50))).collect()
+fn loads(edge: &Edge) -> Vec<OpenLoad> {
+    BALANCERS.iter().map(|balancer| OpenLoad::start(LoadOptions::get(url(edge, balancer), 50))).collect()
 }
 
 /// Returns the backend that answers a GET, with a key to be hashed or without.
@@ -121,7 +121,7 @@ async fn with_every_balancer_one_primary_is_enough_to_leave_the_standby_alone() 
     }
     // A retry may have gone there before the death was noticed; a request of this load never does.
     let after = cast.failover.gets().await;
-    let load = Load::start(Options::get(url(&edge, "maglev"), 100));
+    let load = OpenLoad::start(LoadOptions::get(url(&edge, "maglev"), 100));
     window(&load, 100).await;
     faultless(load).await;
     assert_eq!(cast.failover.gets().await, after);
@@ -250,7 +250,7 @@ async fn when_all_tiers_of_an_aggregate_are_down_all_are_tried_or_none() {
         }
     })
     .await;
-    let loads = ["try_all", "fail"].map(|name| Load::start(Options::get(url(&edge, name), 100)));
+    let loads = ["try_all", "fail"].map(|name| OpenLoad::start(LoadOptions::get(url(&edge, name), 100)));
     for primary in cast.primaries() {
         primary.mode("status 503").await;
     }

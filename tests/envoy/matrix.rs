@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use understudy::cli::demo::load::{Load, Options};
+use understudy::cli::demo::load::{LoadOptions, OpenLoad};
 
 use crate::harness::dns::Dns;
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
@@ -210,9 +210,9 @@ impl Stage {
         .await;
         let mut url = edge.url();
         url.set_path(&self.path);
-        let gets = Load::start(Options::get(url.clone(), 60));
+        let gets = OpenLoad::start(LoadOptions::get(url.clone(), 60));
         comes_to_rest(&gets, self.primary_names()).await;
-        let posts = Load::start(Options::post(url, 10, "an order"));
+        let posts = OpenLoad::start(LoadOptions::post(url, 10, "an order"));
         window(&posts, 5).await;
 
         let struck = Instant::now();

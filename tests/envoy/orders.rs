@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use understudy::cli::demo::load::Load;
+use understudy::cli::demo::load::OpenLoad;
 
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually};
 use crate::stage::{
@@ -221,7 +221,7 @@ async fn held(edge: &Edge) -> Value {
 
 /// Returns an upstream with this failback policy after its failover, with its load and its hold. Both
 /// primaries are back.
-async fn failed_over(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
+async fn failed_over(cast: &mut Cast, failback: Value) -> (Edge, OpenLoad, Value) {
     let (edge, load, hold) = lost(cast, failback).await;
     for primary in cast.primaries() {
         primary.restart().await;
@@ -230,13 +230,13 @@ async fn failed_over(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
 }
 
 /// Does the same as [`failed_over`] while the primaries are still dead.
-async fn lost(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
+async fn lost(cast: &mut Cast, failback: Value) -> (Edge, OpenLoad, Value) {
     let edge = with_failback(cast, failback).await;
     let (load, hold) = lose_primaries(cast, &edge).await;
     (edge, load, hold)
 }
 
-async fn lose_primaries(cast: &mut Cast, edge: &Edge) -> (Load, Value) {
+async fn lose_primaries(cast: &mut Cast, edge: &Edge) -> (OpenLoad, Value) {
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     for primary in cast.primaries() {

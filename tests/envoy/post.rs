@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Method, Url};
 use serde_json::json;
-use understudy::cli::demo::load::{Load, Options};
+use understudy::cli::demo::load::{LoadOptions, OpenLoad};
 
 use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Cast, window};
@@ -29,7 +29,7 @@ async fn no_post_is_executed_twice_when_all_primaries_are_killed() {
         primary.mode("slow 100ms").await; // Some ten are on their way at any time.
     }
     let url: Url = edge.url();
-    let load = Load::start(Options::post(url, 100, "an order"));
+    let load = OpenLoad::start(LoadOptions::post(url, 100, "an order"));
     window(&load, 100).await;
     for primary in cast.primaries() {
         primary.kill();

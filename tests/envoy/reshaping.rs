@@ -2,7 +2,7 @@
 //! warm before anything refers to them, and old ones are removed when nothing does.
 
 use serde_json::{Value, json};
-use understudy::cli::demo::load::Load;
+use understudy::cli::demo::load::OpenLoad;
 
 use crate::harness::PATIENCE;
 use crate::stage::{
@@ -16,7 +16,7 @@ async fn patch(edge: &Edge, path: &str, body: Value) {
 }
 
 /// Makes a change under 300 requests a second.
-async fn under_load(variant: Variant, change: impl AsyncFnOnce(&mut Edge, &mut Cast, &Load)) {
+async fn under_load(variant: Variant, change: impl AsyncFnOnce(&mut Edge, &mut Cast, &OpenLoad)) {
     let mut cast = Cast::start().await;
     let mut edge = cast.edge_speaking(variant, json!({})).await;
     let load = edge.load(300);

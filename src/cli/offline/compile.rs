@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::build::{self, Inputs};
 use crate::cli::offline::check;
-use crate::cli::output::{Output, Text};
+use crate::cli::output::{DataFormat, FormatOptions};
 use crate::cli::print;
 use crate::envoy::node::Locality;
 use crate::model::addresses::Addresses;
@@ -35,7 +35,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     addresses: Option<PathBuf>,
     #[command(flatten)]
-    output: Output<Text>,
+    output: FormatOptions<DataFormat>,
 }
 
 /// Prints the resources that the Envoys of a fleet would get.
@@ -74,8 +74,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Ok(build) => build,
         Err(violations) => return refuse(&violations),
     };
-    let place = options.node_locality.clone().unwrap_or_default();
-    options.output.format().say(&build.snapshot_at(&fleet, &place).to_json())?;
+    let locality = options.node_locality.clone().unwrap_or_default();
+    options.output.format().print(&build.snapshot_at(&fleet, &locality).to_json())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::cli::offline::check;
-use crate::cli::output::{Format, Output};
+use crate::cli::output::{Format, FormatOptions};
 use crate::cli::print;
 use crate::config::near;
 use crate::inspect::settings::{self, Origin, Setting};
@@ -22,7 +22,7 @@ pub struct Options {
     #[arg(long, value_name = "UPSTREAM")]
     upstream: String,
     #[command(flatten)]
-    output: Output<Format>,
+    output: FormatOptions<Format>,
 }
 
 /// Prints every effective setting of an upstream, and its source.
@@ -42,7 +42,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(2));
     };
     let shown = json!({ "upstream": options.upstream, "settings": settings });
-    options.output.say(&shown, |_| table(&settings))?;
+    options.output.print(&shown, |_| table(&settings))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::cli::online::client::{Change, Refused, segment};
+use crate::cli::online::client::{ChangeOptions, RefusedRequest, segment};
 use crate::cli::online::entities;
 use crate::config::document::Kind;
 use crate::config::tree::{self, Entry, Node};
@@ -26,13 +26,13 @@ pub struct Options {
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
     #[command(flatten)]
-    change: Change,
+    change: ChangeOptions,
 }
 
 /// Declares the entities of the files, in one revision.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let Change { terms, asking } = options.change;
-    let client = asking.server.client()?;
+    let ChangeOptions { write, request } = options.change;
+    let client = request.server.client()?;
     let mut declared = Vec::new();
     for file in &options.file {
         for root in read(file)? {
@@ -43,12 +43,12 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         Some(tag) => tagged(tag, &mut declared)?,
         None => (Method::PATCH, "/config".to_owned(), steps(&mut declared)),
     };
-    let answer = client.send(method, &path, &body, &terms).await;
-    let answer = answer.map_err(|error| match error.downcast::<Refused>() {
+    let answer = client.send(method, &path, &body, &write).await;
+    let answer = answer.map_err(|error| match error.downcast::<RefusedRequest>() {
         Ok(refused) => refused.at(|pointer| place(&declared, pointer)).into(),
         Err(error) => error,
     })?;
-    entities::said(&answer, &terms, asking.output)
+    entities::said(&answer, &write, request.output)
 }
 
 /// Entity that a file declares.

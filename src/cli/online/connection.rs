@@ -21,7 +21,7 @@ use crate::access::tls;
 use crate::access::tokens::Secret;
 
 /// Time limit of a request, a wait for Envoys included.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Options that authenticate to the admin API.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -73,7 +73,7 @@ impl Credentials {
 }
 
 /// Address of an admin API, and the credentials for it.
-pub(crate) struct Connection {
+pub(crate) struct AdminConnection {
     /// Base URL, as the user would write it.
     pub(crate) base: String,
     authority: Authority,
@@ -81,7 +81,7 @@ pub(crate) struct Connection {
     token: Option<Secret>,
 }
 
-impl std::fmt::Debug for Connection {
+impl std::fmt::Debug for AdminConnection {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Connection({})", self.base)
     }
@@ -94,7 +94,7 @@ impl std::fmt::Debug for Connection {
 )]
 pub(crate) struct Unreachable(String);
 
-impl Connection {
+impl AdminConnection {
     /// Prepares connections to `host:port` or a URL.
     pub(crate) fn new(address: &str, credentials: &Credentials) -> anyhow::Result<Self> {
         let address = address.trim_end_matches('/');
@@ -121,8 +121,8 @@ impl Connection {
             value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
         }
-        let answer = tokio::time::timeout(PATIENCE, self.send(request)).await;
-        answer.with_context(|| format!("{} did not answer within {} s", self.base, PATIENCE.as_secs()))?
+        let answer = tokio::time::timeout(TIMEOUT, self.send(request)).await;
+        answer.with_context(|| format!("{} did not answer within {} s", self.base, TIMEOUT.as_secs()))?
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {

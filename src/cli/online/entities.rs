@@ -6,16 +6,18 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::online::client::{Asking, Change, Client, Server, Terms, segment};
+use crate::cli::online::client::{
+    AdminClient, ChangeOptions, RequestOptions, ServerOptions, WriteOptions, segment,
+};
 use crate::cli::online::orders;
 use crate::cli::online::plan;
-use crate::cli::output::{File, Format, Output, table};
+use crate::cli::output::{FileFormat, Format, FormatOptions, table};
 use crate::cli::print;
 use crate::config::document::Kind;
 
 /// Options of `understudy get`.
 #[derive(Debug, clap::Args)]
-pub struct Get {
+pub struct GetOptions {
     /// Kind: upstreams, services, routes, listeners, fleets, …, or the targets of an upstream
     #[arg(value_parser = kind_or_targets)]
     kind: Kind,
@@ -25,12 +27,12 @@ pub struct Get {
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Options of `understudy delete`.
 #[derive(Debug, clap::Args)]
-pub struct Delete {
+pub struct DeleteOptions {
     /// Kind: upstream, service, route, listener, fleet, …
     #[arg(value_parser = kind)]
     kind: Kind,
@@ -40,12 +42,12 @@ pub struct Delete {
     #[arg(long)]
     cascade: bool,
     #[command(flatten)]
-    change: Change,
+    change: ChangeOptions,
 }
 
 /// Options of `understudy target`.
 #[derive(Debug, clap::Args)]
-pub struct Target {
+pub struct TargetOptions {
     #[command(subcommand)]
     command: TargetCommand,
 }
@@ -67,7 +69,7 @@ enum TargetCommand {
         #[arg(long)]
         priority: Option<u32>,
         #[command(flatten)]
-        change: Change,
+        change: ChangeOptions,
     },
     /// Remove a target
     Remove {
@@ -75,14 +77,14 @@ enum TargetCommand {
         /// Address as host:port
         target: String,
         #[command(flatten)]
-        change: Change,
+        change: ChangeOptions,
     },
     /// Send no new requests to a target, a tier or a zone
-    Drain(orders::State),
+    Drain(orders::StateOptions),
     /// Count a target, a tier or a zone as down
-    Down(orders::State),
+    Down(orders::StateOptions),
     /// Let the health of a target, a tier or a zone decide again
-    Auto(orders::State),
+    Auto(orders::StateOptions),
     /// Change the weight of a target
     Weight {
         upstream: String,
@@ -91,13 +93,13 @@ enum TargetCommand {
         /// Weight, from 0; 0 sends it no requests
         weight: u32,
         #[command(flatten)]
-        change: Change,
+        change: ChangeOptions,
     },
 }
 
 /// Options of `understudy config`.
 #[derive(Debug, clap::Args)]
-pub struct Config {
+pub struct ConfigOptions {
     #[command(subcommand)]
     command: ConfigCommand,
 }
@@ -110,9 +112,9 @@ enum ConfigCommand {
         #[arg(long, value_name = "TAG")]
         tag: Option<String>,
         #[command(flatten)]
-        output: Output<File>,
+        output: FormatOptions<FileFormat>,
         #[command(flatten)]
-        server: Server,
+        server: ServerOptions,
     },
 }
 
@@ -154,8 +156,8 @@ fn query(tags: &[String]) -> String {
 }
 
 /// Prints a list, or one entity.
-pub(crate) async fn get(options: Get) -> anyhow::Result<ExitCode> {
-    let client = options.asking.server.client()?;
+pub(crate) async fn get(options: GetOptions) -> anyhow::Result<ExitCode> {
+    let client = options.request.server.client()?;
     let path = match (&options.name, options.kind) {
         (Some(upstream), Kind::Target) => format!("/upstreams/{}/targets", segment(upstream)),
         (None, Kind::Target) => {
@@ -165,13 +167,13 @@ pub(crate) async fn get(options: Get) -> anyhow::Result<ExitCode> {
         (Some(name), kind) => {
             let entity = client.get(&format!("/{}/{}", kind.plural(), segment(name))).await?;
             let human = |entity: &Value| serde_yaml::to_string(entity).unwrap_or_default();
-            options.asking.output.say(&entity, human)?;
+            options.request.output.print(&entity, human)?;
             return Ok(ExitCode::SUCCESS);
         }
         (None, kind) => format!("/{}", kind.plural()),
     };
     let items = Value::from(client.list(&format!("{path}{}", query(&options.tag))).await?);
-    options.asking.output.say(&items, |items| rows(options.kind, items))?;
+    options.request.output.print(&items, |items| rows(options.kind, items))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -205,21 +207,21 @@ fn item_list(items: &Value) -> &[Value] {
 }
 
 /// Removes an entity.
-pub(crate) async fn delete(options: Delete) -> anyhow::Result<ExitCode> {
-    let Change { terms, asking } = options.change;
-    let client = asking.server.client()?;
+pub(crate) async fn delete(options: DeleteOptions) -> anyhow::Result<ExitCode> {
+    let ChangeOptions { write, request } = options.change;
+    let client = request.server.client()?;
     let cascade = if options.cascade { "?cascade=true" } else { "" };
     let path = format!("/{}/{}{cascade}", options.kind.plural(), segment(&options.name));
-    let answer = client.send(Method::DELETE, &path, &Value::Null, &terms).await?;
-    said(&answer, &terms, asking.output)
+    let answer = client.send(Method::DELETE, &path, &Value::Null, &write).await?;
+    said(&answer, &write, request.output)
 }
 
 /// Changes a target.
-pub(crate) async fn target(options: Target) -> anyhow::Result<ExitCode> {
-    let send = async |change: Change, method: Method, path: String, body: Value| {
-        let client: Client = change.asking.server.client()?;
-        let answer = client.send(method, &path, &body, &change.terms).await?;
-        said(&answer, &change.terms, change.asking.output)
+pub(crate) async fn target(options: TargetOptions) -> anyhow::Result<ExitCode> {
+    let send = async |change: ChangeOptions, method: Method, path: String, body: Value| {
+        let client: AdminClient = change.request.server.client()?;
+        let answer = client.send(method, &path, &body, &change.write).await?;
+        said(&answer, &change.write, change.request.output)
     };
     let targets = |upstream: &str| format!("/upstreams/{}/targets", segment(upstream));
     let one = |upstream: &str, target: &str| format!("{}/{}", targets(upstream), segment(target));
@@ -250,23 +252,27 @@ pub(crate) async fn target(options: Target) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints the whole config.
-pub(crate) async fn config(options: Config) -> anyhow::Result<ExitCode> {
+pub(crate) async fn config(options: ConfigOptions) -> anyhow::Result<ExitCode> {
     let ConfigCommand::Export { tag, output, server } = options.command;
     let tags: Vec<String> = tag.into_iter().collect();
     let config = server.client()?.get(&format!("/config{}", query(&tags))).await?;
-    crate::cli::output::Text::from(output.format()).say(&config)?;
+    crate::cli::output::DataFormat::from(output.format()).print(&config)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the outcome of a change. The exit code is 1 if Envoys have not acknowledged it in time.
-pub(crate) fn said(answer: &Value, terms: &Terms, output: Output<Format>) -> anyhow::Result<ExitCode> {
-    if terms.dry_run {
+pub(crate) fn said(
+    answer: &Value,
+    write: &WriteOptions,
+    output: FormatOptions<Format>,
+) -> anyhow::Result<ExitCode> {
+    if write.dry_run {
         return plan::said(answer, output).map(|()| ExitCode::SUCCESS);
     }
     for warning in item_list(&answer["warnings"]) {
         print::note(&format!("warning: {}", scalar(&warning["message"])));
     }
-    output.say(answer, human)?;
+    output.print(answer, human)?;
     Ok(if answer["waiting_for"].is_array() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

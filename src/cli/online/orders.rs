@@ -9,30 +9,30 @@ use anyhow::Context as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::cli::online::client::{Asking, Client, Terms, segment};
+use crate::cli::online::client::{AdminClient, RequestOptions, WriteOptions, segment};
 use crate::cli::output::table;
 use crate::cli::print;
 
 /// Interval at which a running drill is polled.
-const GLANCE: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Options of `understudy target drain|down|auto`.
 #[derive(Debug, clap::Args)]
-pub struct State {
+pub struct StateOptions {
     upstream: String,
     /// Target as host:port, priority=N for a tier, or zone=Z
     part: String,
     #[command(flatten)]
-    note: Note,
+    order: OrderOptions,
     /// Set the state even if it leaves nothing usable
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 #[derive(Debug, clap::Args)]
-struct Note {
+struct OrderOptions {
     /// Reason, shown with the order
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -41,7 +41,7 @@ struct Note {
     expires: Option<String>,
 }
 
-impl Note {
+impl OrderOptions {
     fn in_body(&self, mut body: Value) -> Value {
         if let Some(reason) = &self.reason {
             body["reason"] = json!(reason);
@@ -55,7 +55,7 @@ impl Note {
 
 /// Options of `understudy pin`.
 #[derive(Debug, clap::Args)]
-pub struct Pin {
+pub struct PinOptions {
     upstream: String,
     /// Tier, from 0
     #[arg(long, required_unless_present = "off")]
@@ -64,22 +64,22 @@ pub struct Pin {
     #[arg(long, conflicts_with = "priority")]
     off: bool,
     #[command(flatten)]
-    note: Note,
+    order: OrderOptions,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Options of `understudy failback`.
 #[derive(Debug, clap::Args)]
-pub struct Failback {
+pub struct FailbackOptions {
     upstream: String,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Options of `understudy drill`.
 #[derive(Debug, clap::Args)]
-pub struct Drill {
+pub struct DrillOptions {
     upstream: String,
     /// Part that counts as down: a target as host:port, priority=N, zone=Z or region=R; repeat for several
     #[arg(long, value_name = "WHAT", default_value = "priority=0")]
@@ -97,12 +97,12 @@ pub struct Drill {
     #[arg(long)]
     detach: bool,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Options of `understudy drills`.
 #[derive(Debug, clap::Args)]
-pub struct Drills {
+pub struct DrillsOptions {
     /// Id of one drill; all drills without
     id: Option<String>,
     /// Write the report of the drill to a file, in Markdown
@@ -112,21 +112,21 @@ pub struct Drills {
     #[arg(long, requires = "id", conflicts_with = "markdown")]
     abort: bool,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Options of `understudy failovers`.
 #[derive(Debug, clap::Args)]
-pub struct Failovers {
+pub struct FailoversOptions {
     /// Upstream whose failovers to show; all without
     upstream: Option<String>,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Options of `understudy notify`.
 #[derive(Debug, clap::Args)]
-pub struct Notify {
+pub struct NotifyOptions {
     #[command(subcommand)]
     command: NotifyCommand,
 }
@@ -136,15 +136,16 @@ enum NotifyCommand {
     /// Send a test event to each receiver, once
     Test {
         #[command(flatten)]
-        asking: Asking,
+        request: RequestOptions,
     },
 }
 
 /// Sends a test event to all receivers. The exit code is 1 if one of the deliveries failed.
-pub(crate) async fn notify(options: Notify) -> anyhow::Result<ExitCode> {
-    let NotifyCommand::Test { asking: Asking { output, server } } = options.command;
-    let answer = server.client()?.send(Method::POST, "/notify/test", &json!({}), &Terms::default()).await?;
-    output.say(&answer, |answer| {
+pub(crate) async fn notify(options: NotifyOptions) -> anyhow::Result<ExitCode> {
+    let NotifyCommand::Test { request: RequestOptions { output, server } } = options.command;
+    let answer =
+        server.client()?.send(Method::POST, "/notify/test", &json!({}), &WriteOptions::default()).await?;
+    output.print(&answer, |answer| {
         let receivers = item_list(&answer["receivers"]);
         let row = |one: &Value| match one["error"].as_str() {
             None => vec![text(&one["url"]), "told".to_owned()],
@@ -175,9 +176,9 @@ pub(crate) fn time(value: &Value) -> String {
 }
 
 /// Sets the state of a part of an upstream.
-pub(crate) async fn state(options: State, state: &str) -> anyhow::Result<ExitCode> {
-    let State { upstream, part, note, force, asking: Asking { output, server } } = options;
-    let client: Client = server.client()?;
+pub(crate) async fn state(options: StateOptions, state: &str) -> anyhow::Result<ExitCode> {
+    let StateOptions { upstream, part, order, force, request: RequestOptions { output, server } } = options;
+    let client: AdminClient = server.client()?;
     let kind = match part.split_once('=') {
         Some(("priority", priority)) => format!("tiers/{}", segment(priority)),
         Some(("zone", zone)) => format!("zones/{}", segment(zone)),
@@ -185,10 +186,10 @@ pub(crate) async fn state(options: State, state: &str) -> anyhow::Result<ExitCod
         None => format!("targets/{}", segment(&part)),
     };
     let force = if force { "?force=true" } else { "" };
-    let body = note.in_body(json!({ "state": state }));
+    let body = order.in_body(json!({ "state": state }));
     let path = format!("/upstreams/{}/{kind}/state{force}", segment(&upstream));
-    let answer = client.send(Method::PUT, &path, &body, &Terms::default()).await?;
-    output.say(&answer, |answer| {
+    let answer = client.send(Method::PUT, &path, &body, &WriteOptions::default()).await?;
+    output.print(&answer, |answer| {
         let until = match answer["expires_at"].is_null() {
             true => String::new(),
             false => format!(" until {}", time(&answer["expires_at"])),
@@ -199,35 +200,42 @@ pub(crate) async fn state(options: State, state: &str) -> anyhow::Result<ExitCod
 }
 
 /// Pins a tier, or removes the pin.
-pub(crate) async fn pin(options: Pin) -> anyhow::Result<ExitCode> {
-    let Pin { upstream, priority, off, note, asking: Asking { output, server } } = options;
+pub(crate) async fn pin(options: PinOptions) -> anyhow::Result<ExitCode> {
+    let PinOptions { upstream, priority, off, order, request: RequestOptions { output, server } } = options;
     let (client, path) = (server.client()?, format!("/upstreams/{}/pin", segment(&upstream)));
     if off {
-        client.send(Method::DELETE, &path, &Value::Null, &Terms::default()).await?;
-        output.say(&json!({ "priority": null }), |_| format!("{upstream} is pinned no more"))?;
+        client.send(Method::DELETE, &path, &Value::Null, &WriteOptions::default()).await?;
+        output.print(&json!({ "priority": null }), |_| format!("{upstream} is pinned no more"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let body = note.in_body(json!({ "priority": priority }));
-    let answer = client.send(Method::PUT, &path, &body, &Terms::default()).await?;
-    output.say(&answer, |answer| {
+    let body = order.in_body(json!({ "priority": priority }));
+    let answer = client.send(Method::PUT, &path, &body, &WriteOptions::default()).await?;
+    output.print(&answer, |answer| {
         format!("{upstream} is pinned to priority {} while that is healthy", answer["priority"])
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Releases a held standby.
-pub(crate) async fn failback(options: Failback) -> anyhow::Result<ExitCode> {
-    let Failback { upstream, asking: Asking { output, server } } = options;
+pub(crate) async fn failback(options: FailbackOptions) -> anyhow::Result<ExitCode> {
+    let FailbackOptions { upstream, request: RequestOptions { output, server } } = options;
     let path = format!("/upstreams/{}/failback", segment(&upstream));
-    let answer = server.client()?.send(Method::POST, &path, &json!({}), &Terms::default()).await?;
-    output.say(&answer, |_| format!("the standby of {upstream} is released"))?;
+    let answer = server.client()?.send(Method::POST, &path, &json!({}), &WriteOptions::default()).await?;
+    output.print(&answer, |_| format!("the standby of {upstream} is released"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Starts a drill and, unless detached, waits for its end. The exit code is 1 if it ended early.
-pub(crate) async fn drill(options: Drill) -> anyhow::Result<ExitCode> {
-    let Drill { upstream, down, length, abort_error_rate, force, detach, asking: Asking { output, server } } =
-        options;
+pub(crate) async fn drill(options: DrillOptions) -> anyhow::Result<ExitCode> {
+    let DrillOptions {
+        upstream,
+        down,
+        length,
+        abort_error_rate,
+        force,
+        detach,
+        request: RequestOptions { output, server },
+    } = options;
     let client = server.client()?;
     let mut body = json!({ "down": down, "for": length });
     if let Some(rate) = abort_error_rate {
@@ -235,16 +243,16 @@ pub(crate) async fn drill(options: Drill) -> anyhow::Result<ExitCode> {
     }
     let force = if force { "?force=true" } else { "" };
     let path = format!("/upstreams/{}/drill{force}", segment(&upstream));
-    let mut drill = client.send(Method::POST, &path, &body, &Terms::default()).await?;
+    let mut drill = client.send(Method::POST, &path, &body, &WriteOptions::default()).await?;
     let id = text(&drill["id"]);
     if !detach {
         print::note(&format!("drill {id} runs until {}", time(&drill["until"])));
         while drill["state"] == "running" {
-            tokio::time::sleep(GLANCE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             drill = client.get(&format!("/drills/{id}")).await?;
         }
     }
-    output.say(&drill, report)?;
+    output.print(&drill, report)?;
     let is_fine = matches!(drill["state"].as_str(), Some("running" | "done"));
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -282,12 +290,12 @@ fn report(drill: &Value) -> String {
 }
 
 /// Prints drills, ends one, or saves its report.
-pub(crate) async fn drills(options: Drills) -> anyhow::Result<ExitCode> {
-    let Drills { id, markdown, abort, asking: Asking { output, server } } = options;
+pub(crate) async fn drills(options: DrillsOptions) -> anyhow::Result<ExitCode> {
+    let DrillsOptions { id, markdown, abort, request: RequestOptions { output, server } } = options;
     let client = server.client()?;
     let Some(id) = id else {
         let drills = Value::from(client.list("/drills").await?);
-        output.say(&drills, |drills| {
+        output.print(&drills, |drills| {
             let fields = ["id", "upstream", "state", "down", "started", "requests", "errors", "reason"];
             rows(drills, &fields)
         })?;
@@ -295,21 +303,21 @@ pub(crate) async fn drills(options: Drills) -> anyhow::Result<ExitCode> {
     };
     let path = format!("/drills/{}", segment(&id));
     if abort {
-        client.send(Method::DELETE, &path, &Value::Null, &Terms::default()).await?;
+        client.send(Method::DELETE, &path, &Value::Null, &WriteOptions::default()).await?;
     }
     if let Some(file) = markdown {
         let report = client.bytes(&format!("{path}?format=markdown")).await?;
         std::fs::write(&file, report).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    output.say(&client.get(&path).await?, report)?;
+    output.print(&client.get(&path).await?, report)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the failovers: when standbys served, and why.
-pub(crate) async fn failovers(options: Failovers) -> anyhow::Result<ExitCode> {
+pub(crate) async fn failovers(options: FailoversOptions) -> anyhow::Result<ExitCode> {
     let query = options.upstream.map(|name| format!("?upstream={}", segment(&name))).unwrap_or_default();
-    let failovers = Value::from(options.asking.server.client()?.list(&format!("/failovers{query}")).await?);
-    options.asking.output.say(&failovers, |failovers| {
+    let failovers = Value::from(options.request.server.client()?.list(&format!("/failovers{query}")).await?);
+    options.request.output.print(&failovers, |failovers| {
         let fields = ["upstream", "start", "end", "cause", "from", "to", "nodes", "requests", "errors"];
         rows(failovers, &fields)
     })?;

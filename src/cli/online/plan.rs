@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::build::Build;
 use crate::cli::offline::check;
-use crate::cli::online::client::{Asking, Terms};
+use crate::cli::online::client::{RequestOptions, WriteOptions};
 use crate::cli::online::connection::Unreachable;
-use crate::cli::output::{Format, Output};
+use crate::cli::output::{Format, FormatOptions};
 use crate::cli::print;
 use crate::config::Violation;
 use crate::inspect::plan::{self, Plan};
@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Prints what the files would change, and the effects. The files are compared with an empty config if no
@@ -51,9 +51,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     }
     let texts: BTreeMap<_, _> = files::read(&options.paths).unwrap_or_default().into_iter().collect();
     let body = json!({ "files": texts });
-    let client = options.asking.server.client()?;
-    let plan = match client.send(Method::POST, "/plan", &body, &Terms::default()).await {
-        Err(error) if error.is::<Unreachable>() && !options.asking.server.is_named() => {
+    let client = options.request.server.client()?;
+    let plan = match client.send(Method::POST, "/plan", &body, &WriteOptions::default()).await {
+        Err(error) if error.is::<Unreachable>() && !options.request.server.is_named() => {
             print::note(&format!("{error}"));
             print::note("compared with an empty config:");
             let build = build.ok_or(error)?;
@@ -85,7 +85,7 @@ fn against(options: &Options, build: Option<Build>) -> anyhow::Result<ExitCode> 
 }
 
 fn done(plan: &Value, options: &Options) -> anyhow::Result<ExitCode> {
-    said(plan, options.asking.output)?;
+    said(plan, options.request.output)?;
     let changes = plan["changes"].as_array().is_some_and(|changes| !changes.is_empty());
     let envoy = plan["envoy"].as_object().into_iter().flatten();
     let differs = changes
@@ -96,8 +96,8 @@ fn done(plan: &Value, options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints a plan.
-pub(crate) fn said(plan: &Value, output: Output<Format>) -> anyhow::Result<()> {
-    output.say(plan, human)
+pub(crate) fn said(plan: &Value, output: FormatOptions<Format>) -> anyhow::Result<()> {
+    output.print(plan, human)
 }
 
 fn human(plan: &Value) -> String {

@@ -15,14 +15,14 @@ const NAMED: usize = 3;
 const FEW: usize = 3;
 
 /// Rows under a header.
-struct Table {
+struct StatusTable {
     head: &'static str,
     rows: Vec<Vec<String>>,
     /// Noun for the rows, if rows may be left out for want of room.
     of: Option<&'static str>,
 }
 
-impl Table {
+impl StatusTable {
     fn new(head: &'static str, rows: impl Iterator<Item = Vec<String>>) -> Self {
         Self { head, rows: rows.collect(), of: None }
     }
@@ -130,7 +130,7 @@ fn alarms(status: &Value) -> Vec<String> {
     lines
 }
 
-fn tables(status: &Value, now: Timestamp) -> Vec<Table> {
+fn tables(status: &Value, now: Timestamp) -> Vec<StatusTable> {
     let (serving, orders, fleet) = (list(status, "serving"), &status["orders"], list(status, "fleet"));
     let mut states: Vec<&Value> = list(orders, "states").iter().collect();
     // The soonest to end first, orders without an end last.
@@ -139,24 +139,24 @@ fn tables(status: &Value, now: Timestamp) -> Vec<Table> {
     nodes.sort_by_key(|node| (!is_refused(node), node["state"] == "connected", text(&node["id"])));
     let until = |order: &Value, field: &str| until(&order[field], now);
     vec![
-        Table::new("upstream,serves,since,requests/s,tiers,held", serving.iter().map(upstream))
+        StatusTable::new("upstream,serves,since,requests/s,tiers,held", serving.iter().map(upstream))
             .of_many("upstreams"),
-        Table::new("upstream,envoy,says otherwise", serving.iter().flat_map(disagreements))
+        StatusTable::new("upstream,envoy,says otherwise", serving.iter().flat_map(disagreements))
             .of_many("disagreements"),
-        Table::new(
+        StatusTable::new(
             "upstream,part,state,until,author,reason",
             states.into_iter().map(|order| state(order, until(order, "expires_at"))),
         ),
-        Table::new(
+        StatusTable::new(
             "upstream,pinned to,until,author,reason",
             list(orders, "pins").iter().map(|order| pin(order, until(order, "expires_at"))),
         ),
-        Table::new(
+        StatusTable::new(
             "drill,upstream,down,until,requests,errors",
             list(orders, "drills").iter().map(|order| drill(order, until(order, "until"))),
         ),
-        Table::new("fleet,envoys,on standby,refusing,pending", fleets(fleet)).of_many("fleets"),
-        Table::new("node,fleet,state,types", nodes.into_iter().map(node)).of_many("Envoys"),
+        StatusTable::new("fleet,envoys,on standby,refusing,pending", fleets(fleet)).of_many("fleets"),
+        StatusTable::new("node,fleet,state,types", nodes.into_iter().map(node)).of_many("Envoys"),
     ]
 }
 
