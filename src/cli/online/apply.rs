@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use crate::cli::online::client::{ChangeOptions, RefusedRequest, segment};
-use crate::cli::online::entities;
+use crate::cli::online::outcome;
 use crate::config::document::Kind;
 use crate::config::tree::{self, Entry, Node};
 use crate::config::{Position, Step, raw};
@@ -48,7 +48,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         Ok(refused) => refused.at(|pointer| place(&declared, pointer)).into(),
         Err(error) => error,
     })?;
-    entities::said(&answer, &write, request.output)
+    outcome::print(&answer, &write, request.output)
 }
 
 /// Entity that a file declares.

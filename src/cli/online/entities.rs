@@ -6,12 +6,11 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::online::client::{
-    AdminClient, ChangeOptions, RequestOptions, ServerOptions, WriteOptions, segment,
-};
+use crate::cli::online::client::{AdminClient, ChangeOptions, RequestOptions, ServerOptions, segment};
 use crate::cli::online::orders;
-use crate::cli::online::plan;
-use crate::cli::output::{FileFormat, Format, FormatOptions, table};
+use crate::cli::online::outcome;
+use crate::cli::online::value::{items, text};
+use crate::cli::output::{DataFormat, FileFormat, FormatOptions, table};
 use crate::cli::print;
 use crate::config::document::Kind;
 
@@ -134,19 +133,9 @@ fn kind_or_targets(word: &str) -> Result<Kind, String> {
     }
 }
 
-fn list(value: &Value) -> String {
-    let items = value.as_array().into_iter().flatten();
-    let words: Vec<String> = items.map(scalar).collect();
-    if words.is_empty() { "-".to_owned() } else { words.join(",") }
-}
-
-fn scalar(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(_) => list(value),
-        other => other.to_string(),
-    }
+/// Formats a value as one cell; `-` for an empty list too.
+fn cell(value: &Value) -> String {
+    if items(value).is_empty() && value.is_array() { "-".to_owned() } else { text(value) }
 }
 
 fn query(tags: &[String]) -> String {
@@ -172,12 +161,12 @@ pub(crate) async fn get(options: GetOptions) -> anyhow::Result<ExitCode> {
         }
         (None, kind) => format!("/{}", kind.plural()),
     };
-    let items = Value::from(client.list(&format!("{path}{}", query(&options.tag))).await?);
-    options.request.output.print(&items, |items| rows(options.kind, items))?;
+    let list = Value::from(client.list(&format!("{path}{}", query(&options.tag))).await?);
+    options.request.output.print(&list, |list| entity_table(options.kind, list))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn rows(kind: Kind, items: &Value) -> String {
+fn entity_table(kind: Kind, list: &Value) -> String {
     let fields: &[&str] = match kind {
         Kind::Fleet => &["name", "select", "tags"],
         Kind::Listener => &["name", "address", "fleets", "tags"],
@@ -190,20 +179,15 @@ fn rows(kind: Kind, items: &Value) -> String {
     let is_standby = |target: &&Value| {
         target["failover"] == true || target["priority"].as_u64().is_some_and(|priority| priority > 0)
     };
-    let cell = |item: &Value, field: &str| match field {
+    let field_cell = |item: &Value, field: &str| match field {
         "primaries" | "standbys" => {
-            let targets = item["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let targets = items(&item["targets"]);
             let standbys = targets.iter().filter(is_standby).count();
             if field == "standbys" { standbys.to_string() } else { (targets.len() - standbys).to_string() }
         }
-        field => scalar(&item[field]),
+        field => cell(&item[field]),
     };
-    let items = item_list(items);
-    table(fields, items.iter().map(|item| fields.iter().map(|field| cell(item, field)).collect()))
-}
-
-fn item_list(items: &Value) -> &[Value] {
-    items.as_array().map(Vec::as_slice).unwrap_or_default()
+    table(fields, items(list).iter().map(|item| fields.iter().map(|field| field_cell(item, field)).collect()))
 }
 
 /// Removes an entity.
@@ -213,7 +197,7 @@ pub(crate) async fn delete(options: DeleteOptions) -> anyhow::Result<ExitCode> {
     let cascade = if options.cascade { "?cascade=true" } else { "" };
     let path = format!("/{}/{}{cascade}", options.kind.plural(), segment(&options.name));
     let answer = client.send(Method::DELETE, &path, &Value::Null, &write).await?;
-    said(&answer, &write, request.output)
+    outcome::print(&answer, &write, request.output)
 }
 
 /// Changes a target.
@@ -221,7 +205,7 @@ pub(crate) async fn target(options: TargetOptions) -> anyhow::Result<ExitCode> {
     let send = async |change: ChangeOptions, method: Method, path: String, body: Value| {
         let client: AdminClient = change.request.server.client()?;
         let answer = client.send(method, &path, &body, &change.write).await?;
-        said(&answer, &change.write, change.request.output)
+        outcome::print(&answer, &change.write, change.request.output)
     };
     let targets = |upstream: &str| format!("/upstreams/{}/targets", segment(upstream));
     let one = |upstream: &str, target: &str| format!("{}/{}", targets(upstream), segment(target));
@@ -256,43 +240,6 @@ pub(crate) async fn config(options: ConfigOptions) -> anyhow::Result<ExitCode> {
     let ConfigCommand::Export { tag, output, server } = options.command;
     let tags: Vec<String> = tag.into_iter().collect();
     let config = server.client()?.get(&format!("/config{}", query(&tags))).await?;
-    crate::cli::output::DataFormat::from(output.format()).print(&config)?;
+    DataFormat::from(output.format()).print(&config)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints the outcome of a change. The exit code is 1 if Envoys have not acknowledged it in time.
-pub(crate) fn said(
-    answer: &Value,
-    write: &WriteOptions,
-    output: FormatOptions<Format>,
-) -> anyhow::Result<ExitCode> {
-    if write.dry_run {
-        return plan::said(answer, output).map(|()| ExitCode::SUCCESS);
-    }
-    for warning in item_list(&answer["warnings"]) {
-        print::note(&format!("warning: {}", scalar(&warning["message"])));
-    }
-    output.print(answer, human)?;
-    Ok(if answer["waiting_for"].is_array() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn human(answer: &Value) -> String {
-    if let Some(waiting) = answer["waiting_for"].as_array() {
-        let nodes: Vec<String> = waiting.iter().map(|one| scalar(&one["node"])).collect();
-        return format!("done, and not yet acknowledged by {}", nodes.join(", "));
-    }
-    let lines = ["created", "updated", "deleted"].map(|what| {
-        let paths = item_list(&answer[what]).iter();
-        paths.map(|path| format!("{what} {}\n", scalar(path))).collect::<String>()
-    });
-    let changes = item_list(&answer["changes"])
-        .iter()
-        .map(|change| format!("{} {}\n", scalar(&change["action"]), scalar(&change["path"])));
-    let lines = lines.concat() + &changes.collect::<String>();
-    match (answer, lines.as_str()) {
-        (_, lines) if !lines.is_empty() => lines.to_owned(),
-        (Value::Null, _) => "deleted".to_owned(),
-        (answer, _) if answer.get("unchanged").is_some() => "nothing changes".to_owned(),
-        (answer, _) => serde_yaml::to_string(answer).unwrap_or_default(),
-    }
 }

@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::cli::online::client::{ChangeOptions, RequestOptions, ServerOptions, segment};
-use crate::cli::online::entities;
+use crate::cli::online::outcome;
 use crate::cli::output::table;
 use crate::cli::print;
 use crate::store::Store;
@@ -125,7 +125,7 @@ pub(crate) async fn rollback(options: RollbackOptions) -> anyhow::Result<ExitCod
     let keep = if options.keep_files { "?keep=files" } else { "" };
     let path = format!("/revisions/{}/rollback{keep}", options.number);
     let answer = client.send(Method::POST, &path, &json!({}), &write).await?;
-    entities::said(&answer, &write, request.output)
+    outcome::print(&answer, &write, request.output)
 }
 
 /// Saves a copy of all durable state.

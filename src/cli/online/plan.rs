@@ -63,29 +63,29 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         }
         plan => plan?,
     };
-    done(&plan, &options)
+    finish(&plan, &options)
 }
 
 /// Compares the files with those of `--against`.
 fn against(options: &Options, build: Option<Build>) -> anyhow::Result<ExitCode> {
-    let told = |violations: &[Violation]| {
+    let refuse = |violations: &[Violation]| {
         print::note(check::human(violations).trim_end());
         Ok(ExitCode::FAILURE)
     };
     let Some(build) = build else {
-        return told(&check::build(&options.paths).err().unwrap_or_default());
+        return refuse(&check::build(&options.paths).err().unwrap_or_default());
     };
     match check::build(&options.against) {
         Ok(base) => {
             let plan = Plan::new(&plan::file_edits(&base, &build), &base, &build);
-            done(&serde_json::to_value(plan)?, options)
+            finish(&serde_json::to_value(plan)?, options)
         }
-        Err(violations) => told(&violations),
+        Err(violations) => refuse(&violations),
     }
 }
 
-fn done(plan: &Value, options: &Options) -> anyhow::Result<ExitCode> {
-    said(plan, options.request.output)?;
+fn finish(plan: &Value, options: &Options) -> anyhow::Result<ExitCode> {
+    print_plan(plan, options.request.output)?;
     let changes = plan["changes"].as_array().is_some_and(|changes| !changes.is_empty());
     let envoy = plan["envoy"].as_object().into_iter().flatten();
     let differs = changes
@@ -96,7 +96,7 @@ fn done(plan: &Value, options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints a plan.
-pub(crate) fn said(plan: &Value, output: FormatOptions<Format>) -> anyhow::Result<()> {
+pub(crate) fn print_plan(plan: &Value, output: FormatOptions<Format>) -> anyhow::Result<()> {
     output.print(plan, human)
 }
 
@@ -112,18 +112,18 @@ fn human(plan: &Value) -> String {
         let level = if change["level"] == "warning" { "  (warning)" } else { "" };
         lines += &format!("{mark} {}{level}\n", text(&change["summary"]));
     }
-    let mut told = String::new();
-    for (of, names) in plan["envoy"].as_object().into_iter().flatten() {
-        for (what, mark) in [("added", '+'), ("changed", '~'), ("removed", '-')] {
-            let names: Vec<String> = names[what].as_array().into_iter().flatten().map(text).collect();
+    let mut resources = String::new();
+    for (kind, names) in plan["envoy"].as_object().into_iter().flatten() {
+        for (change, mark) in [("added", '+'), ("changed", '~'), ("removed", '-')] {
+            let names: Vec<String> = names[change].as_array().into_iter().flatten().map(text).collect();
             if !names.is_empty() {
-                told += &format!("  {mark} {of}: {}\n", names.join(", "));
+                resources += &format!("  {mark} {kind}: {}\n", names.join(", "));
             }
         }
     }
-    match (lines.is_empty(), told.is_empty()) {
+    match (lines.is_empty(), resources.is_empty()) {
         (true, true) => "nothing changes".to_owned(),
         (_, true) => format!("{lines}Envoys are told nothing new\n"),
-        _ => format!("{lines}Envoys are told:\n{told}"),
+        _ => format!("{lines}Envoys are told:\n{resources}"),
     }
 }

@@ -1,5 +1,6 @@
 //! `understudy status`: prints the state of a control plane.
 
+mod rows;
 mod view;
 
 use std::process::ExitCode;
@@ -45,8 +46,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     loop {
         options.request.output.print(&status, |status| view::whole(status, Timestamp::now()))?;
         if !options.watch {
-            let fleet = view::list(&status, "fleet");
-            let is_bad = status["violations"] != json!(0) || fleet.iter().any(view::is_refused);
+            let fleet = rows::list(&status, "fleet");
+            let is_bad = status["violations"] != json!(0) || fleet.iter().any(rows::is_refused);
             return Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -102,7 +103,7 @@ async fn fetch_status(client: &AdminClient) -> anyhow::Result<Value> {
     let topology = client.get("/topology").await?;
     let mut serving = topology["upstreams"].as_array().cloned().unwrap_or_default();
     // Upstreams on standby first.
-    serving.sort_by_key(|upstream| (!view::is_away(upstream), upstream["name"].as_str().map(str::to_owned)));
+    serving.sort_by_key(|upstream| (!rows::is_away(upstream), upstream["name"].as_str().map(str::to_owned)));
     status["serving"] = Value::from(serving);
     status["not_reporting"] = topology["not_reporting"].clone();
     status["orders"] = client.get("/orders").await?;
