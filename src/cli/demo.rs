@@ -2,7 +2,7 @@
 //!
 //! Only the order of events is scripted: the control plane and Envoy are the ones that production would run,
 //! the backends are processes that are killed with SIGKILL, and the load counts every response. The demo also
-//! checks what it claims, so a run that ends with exit code 0 is a proof for this machine.
+//! checks its claims, so a run that ends with exit code 0 is a proof for this machine.
 
 mod environment;
 pub mod load;

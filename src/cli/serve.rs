@@ -117,7 +117,7 @@ enum LogStyle {
     Json,
 }
 
-/// Serves until it is told to stop.
+/// Serves until SIGINT or SIGTERM.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let traces = start_log(&options)?;
     let app = match App::start(app::Options {
@@ -138,7 +138,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     {
         Ok(app) => app,
         Err(Error::Config(violations)) => {
-            print::note(check::human(&violations).trim_end());
+            check::report(&violations);
             anyhow::bail!("the config was refused, so nothing is served");
         }
         Err(Error::Other(error)) => return Err(error),

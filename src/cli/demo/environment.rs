@@ -16,7 +16,6 @@ use crate::cli::demo::ports::Ports;
 use crate::cli::demo::processes::{BackendProcess, EnvoyProcess};
 use crate::cli::offline::bootstrap;
 use crate::cli::offline::check;
-use crate::cli::print;
 
 pub(crate) const PRIMARY_1: &str = "PRIMARY-1";
 pub(crate) const PRIMARY_2: &str = "PRIMARY-2";
@@ -187,12 +186,12 @@ async fn control_plane(directory: &DemoDirectory) -> anyhow::Result<(Ports, App)
             Err(app::Error::Other(error)) if is_address_in_use(&error) => {} // Another demo was faster.
             Err(app::Error::Other(error)) => return Err(error),
             Err(app::Error::Config(violations)) => {
-                print::note(check::human(&violations).trim_end());
+                check::report(&violations);
                 bail!("the control plane refused the demo's config");
             }
         }
     }
-    bail!("of every set of ports for the demo one is taken")
+    bail!("every set of ports for the demo has a port that is in use")
 }
 
 fn is_address_in_use(error: &anyhow::Error) -> bool {

@@ -54,7 +54,7 @@ impl BackendProcess {
 }
 
 async fn backend(name: &str, address: SocketAddr) -> anyhow::Result<Child> {
-    let program_path = std::env::current_exe().context("cannot tell where understudy is")?;
+    let program_path = std::env::current_exe().context("cannot find the program of understudy")?;
     let mut child = Command::new(program_path)
         .args(["backend", "--listen", &address.to_string(), "--name", name, "--exit-with-stdin"])
         .stdin(Stdio::piped())
@@ -106,7 +106,7 @@ impl EnvoyProcess {
     ///
     /// Fails with the end of Envoy's log if Envoy has ended.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
-        match self.child.try_wait().context("cannot tell whether Envoy runs")? {
+        match self.child.try_wait().context("cannot check whether Envoy runs")? {
             None => Ok(()),
             Some(status) => anyhow::bail!("Envoy ended by itself ({status}){}", self.log_tail()),
         }

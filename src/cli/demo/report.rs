@@ -55,7 +55,7 @@ impl PhaseReport {
             self.name,
             counted(self.requests, "request"),
             counted(self.errors, "error"),
-            if served_by.is_empty() { "nobody".to_owned() } else { served_by.join(", ") }
+            if served_by.is_empty() { "no backend".to_owned() } else { served_by.join(", ") }
         )
     }
 }

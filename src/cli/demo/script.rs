@@ -166,9 +166,9 @@ impl DemoRun {
             ("see what was logged", format!("tail {}/*", self.environment.logs().display())),
         ];
         self.screen.line("\nTry next, while this runs:")?;
-        for (what, command) in suggestions {
-            let what = self.screen.dim(&format!("# {what}"));
-            self.screen.line(&format!("  {what}\n  {command}"))?;
+        for (comment, command) in suggestions {
+            let comment = self.screen.dim(&format!("# {comment}"));
+            self.screen.line(&format!("  {comment}\n  {command}"))?;
         }
         self.screen.line("")
     }
@@ -185,10 +185,10 @@ impl DemoRun {
             }
             if self.since.elapsed() > TIMEOUT {
                 return Err(anyhow!(
-                    "\"{}\" should end with {} serving, but after {TIMEOUT:?} it is {}",
+                    "the phase \"{}\" expects responses of {}, but after {TIMEOUT:?} they come from {}",
                     phase.name,
-                    names(phase.served_by.iter().copied()),
-                    names(serving.keys().map(String::as_str))
+                    join_names(phase.served_by.iter().copied()),
+                    join_names(serving.keys().map(String::as_str))
                 )
                 .into());
             }
@@ -290,9 +290,9 @@ async fn complete_window(load: &OpenLoad, window: WindowId) -> Window {
     }
 }
 
-fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+fn join_names<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
-    if names.is_empty() { "nobody".to_owned() } else { names.join(" and ") }
+    if names.is_empty() { "no backend".to_owned() } else { names.join(" and ") }
 }
 
 /// Returns the path of this program as it can be typed here: `cargo run` puts it on no path.

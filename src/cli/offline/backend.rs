@@ -72,7 +72,7 @@ pub struct Options {
     pub log_requests: bool,
 }
 
-/// Prints `listening ADDRESS` once it accepts connections, then serves requests and obeys commands until
+/// Prints `listening ADDRESS` once it accepts connections, then serves requests and runs commands until
 /// SIGTERM, SIGINT or, if asked for, the end of its input. The signals are handled, since as process 1 of a
 /// container it would not be ended by them otherwise.
 pub async fn run(options: Options) -> anyhow::Result<()> {
@@ -97,7 +97,7 @@ fn print_line(line: &str) -> anyhow::Result<()> {
     writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to stdout")
 }
 
-/// Obeys the commands on stdin; the returned receiver ends with the input. Runs in a thread, because a
+/// Runs the commands on stdin; the returned receiver ends with the input. Runs in a thread, because a
 /// blocked read of stdin would hold up the end of a tokio runtime. The thread is simply left behind.
 fn run_commands(
     backend: Arc<FaultyBackend>,
@@ -306,11 +306,11 @@ impl FaultyBackend {
         let behaviour = *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
         let mode = if check && behaviour.healthy_for_checks { Mode::Ok } else { behaviour.mode };
         match mode {
-            Mode::Ok => self.response(StatusCode::OK, number, BodyEnd::End),
-            Mode::Status(status) => self.response(status, number, BodyEnd::End),
+            Mode::Ok => self.response(StatusCode::OK, number, BodyEnd::Complete),
+            Mode::Status(status) => self.response(status, number, BodyEnd::Complete),
             Mode::Slow(duration) => {
                 tokio::time::sleep(duration).await;
-                self.response(StatusCode::OK, number, BodyEnd::End)
+                self.response(StatusCode::OK, number, BodyEnd::Complete)
             }
             Mode::Hang => std::future::pending().await,
             Mode::Reset => end(&ender, Ending::Rst).await,
@@ -328,7 +328,7 @@ impl FaultyBackend {
     fn response(&self, status: StatusCode, number: u64, after: BodyEnd) -> Response<PartialBody> {
         let length = self.body.len();
         let sent = match after {
-            BodyEnd::End => length,
+            BodyEnd::Complete => length,
             BodyEnd::Half(_) => length / 2,
         };
         let body = PartialBody { unsent: Some(self.body.slice(..sent)), length: length as u64, after };
@@ -360,9 +360,9 @@ struct PartialBody {
     after: BodyEnd,
 }
 
-/// Continuation after the bytes of an [`PartialBody`].
+/// Continuation after the bytes of a [`PartialBody`].
 enum BodyEnd {
-    End,
+    Complete,
     /// End of the connection with a channel, silence without.
     Half(Option<(mpsc::Sender<Ending>, Cut)>),
 }
@@ -381,7 +381,7 @@ impl Body for PartialBody {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         match &self.after {
-            BodyEnd::End => Poll::Ready(None),
+            BodyEnd::Complete => Poll::Ready(None),
             BodyEnd::Half(ender) => {
                 if let Some((ender, cut)) = ender {
                     let _ = ender.try_send(cut.ending);

@@ -125,9 +125,9 @@ pub fn render(options: &Options) -> anyhow::Result<String> {
         bootstrap["static_resources"]["clusters"][0]["transport_socket"] = socket;
     }
     if let Some(Locality { region, zone, sub_zone }) = &options.node_locality {
-        let said = [("region", region), ("zone", zone), ("sub_zone", sub_zone)].into_iter();
-        let said = said.filter(|(_, part)| !part.is_empty());
-        let locality = said.map(|(name, part)| (name.to_owned(), json!(part))).collect();
+        let fields = [("region", region), ("zone", zone), ("sub_zone", sub_zone)].into_iter();
+        let fields = fields.filter(|(_, value)| !value.is_empty());
+        let locality = fields.map(|(name, value)| (name.to_owned(), json!(value))).collect();
         bootstrap["node"]["locality"] = Value::Object(locality);
     }
     if let Some(admin) = options.envoy_admin {

@@ -66,8 +66,13 @@ pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
     build::build_reading(&mut inputs, None, files::read_named)
 }
 
+/// Prints violations on standard error, for people.
+pub(crate) fn report(violations: &[Violation]) {
+    print::note(human(violations).trim_end());
+}
+
 /// Formats violations for people, with the source lines that they are about.
-pub(crate) fn human(violations: &[Violation]) -> String {
+fn human(violations: &[Violation]) -> String {
     let source = |file: &str| std::fs::read_to_string(file).ok().map(Arc::from);
     render::human(violations, &source, print::colour())
 }

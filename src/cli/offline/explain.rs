@@ -47,10 +47,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         print::note(&format!("error: there is no code `{code}`; {help}"));
         return Ok(ExitCode::from(2));
     };
-    print::line(&match as_json {
-        true => serde_json::to_string_pretty(&view(explanation))?,
-        false => page(explanation),
-    })?;
+    let text = if as_json { serde_json::to_string_pretty(&view(explanation))? } else { page(explanation) };
+    print::line(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

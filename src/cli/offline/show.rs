@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let build = match check::build(&options.paths) {
         Ok(build) => build,
         Err(violations) => {
-            print::note(check::human(&violations).trim_end());
+            check::report(&violations);
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -52,9 +52,9 @@ fn table(settings: &[Setting]) -> String {
         .iter()
         .map(|Setting { path, value, origin }| (format!("{path}: {}", text(value)), comment(origin)))
         .collect();
-    let widest = lines.iter().map(|(said, _)| said.chars().count()).filter(|width| *width <= 60).max();
+    let widest = lines.iter().map(|(setting, _)| setting.chars().count()).filter(|width| *width <= 60).max();
     let width = widest.unwrap_or(0);
-    lines.iter().map(|(said, comment)| format!("{said:<width$}  # {comment}\n")).collect()
+    lines.iter().map(|(setting, comment)| format!("{setting:<width$}  # {comment}\n")).collect()
 }
 
 fn text(value: &Value) -> String {

@@ -51,7 +51,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let build = match check::build(&options.paths) {
         Ok(build) => build,
         Err(violations) => {
-            print::note(check::human(&violations).trim_end());
+            check::report(&violations);
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_has_a_bar_for_each_target_and_for_what_nobody_serves() {
+    fn a_chart_has_a_bar_for_each_target_and_for_unserved_requests() {
         let (before, after) = simulations("priority=0 priority=1");
         let svg = chart::svg("<shop>", &before, &after);
         assert_eq!(svg.matches("<rect x=").count(), 8);

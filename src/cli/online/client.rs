@@ -20,7 +20,7 @@ pub(crate) struct ServerOptions {
     credentials: Credentials,
 }
 
-/// Options of a change.
+/// Options that a change sends with its request.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct WriteOptions {
     /// Reason for the change, recorded in its revision
@@ -58,7 +58,7 @@ pub(crate) fn segment(name: &str) -> PercentEncode<'_> {
     utf8_percent_encode(name, ESCAPED)
 }
 
-/// Options of a request: output format and control plane.
+/// Options of every command that talks to a control plane: the output format, and which control plane.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct RequestOptions {
     #[command(flatten)]
@@ -67,7 +67,7 @@ pub(crate) struct RequestOptions {
     pub(crate) server: ServerOptions,
 }
 
-/// Options of a change of the served config.
+/// Options of every command that changes the served config.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ChangeOptions {
     #[command(flatten)]
@@ -94,12 +94,12 @@ impl ServerOptions {
 
 impl AdminClient {
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        value(&self.bytes(path).await?)
+        parse(&self.bytes(path).await?)
     }
 
     /// Returns the body of a GET, unparsed.
     pub(crate) async fn bytes(&self, path: &str) -> anyhow::Result<Bytes> {
-        self.answer(Request::get(path).body(Full::default())?).await
+        self.exchange(Request::get(path).body(Full::default())?).await
     }
 
     /// Returns all items of a list, following its pages.
@@ -132,11 +132,11 @@ impl AdminClient {
                 json.body(Full::from(serde_json::to_vec(body)?))?
             }
         };
-        value(&self.answer(request).await?)
+        parse(&self.exchange(request).await?)
     }
 
     /// Returns the body of a successful response. Other responses are the error [`RefusedRequest`].
-    async fn answer(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
         let response = self.0.exchange(request).await?;
         if response.status().is_success() {
             return Ok(response.into_body());
@@ -148,7 +148,7 @@ impl AdminClient {
 
 /// Error response of the server.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", told(*status, problem))]
+#[error("{}", problem_text(*status, problem))]
 pub(crate) struct RefusedRequest {
     status: StatusCode,
     problem: Value,
@@ -165,15 +165,15 @@ impl RefusedRequest {
     }
 }
 
-fn value(body: &[u8]) -> anyhow::Result<Value> {
+fn parse(body: &[u8]) -> anyhow::Result<Value> {
     if body.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(body).context("the answer is not JSON; is this understudy's admin API?")
+    serde_json::from_slice(body).context("the response is not JSON; is this understudy's admin API?")
 }
 
 /// Formats a problem, with each of its violations on a line.
-fn told(status: StatusCode, problem: &Value) -> String {
+fn problem_text(status: StatusCode, problem: &Value) -> String {
     let mut text = problem["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
     let violations = problem["violations"].as_array().map(Vec::as_slice).unwrap_or_default();
     for violation in violations {

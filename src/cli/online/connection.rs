@@ -54,7 +54,7 @@ impl Credentials {
 
     fn connector(&self) -> anyhow::Result<TlsConnector> {
         let ca = self.ca.as_deref();
-        let ca = ca.context("say with --ca which authority the certificate of the admin API is of")?;
+        let ca = ca.context("https:// needs --ca, the CA file for the certificate of the admin API")?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let builder = builder.with_root_certificates(tls::roots(ca)?);
@@ -90,7 +90,7 @@ impl std::fmt::Debug for AdminConnection {
 /// Failure to connect: nothing listens at this address.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "nobody answers at {0}; is `understudy serve` running? Say --admin or UNDERSTUDY_ADMIN for another address"
+    "cannot connect to {0}; is `understudy serve` running? For another address set --admin or UNDERSTUDY_ADMIN"
 )]
 pub(crate) struct Unreachable(String);
 
@@ -99,8 +99,8 @@ impl AdminConnection {
     pub(crate) fn new(address: &str, credentials: &Credentials) -> anyhow::Result<Self> {
         let address = address.trim_end_matches('/');
         let base = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let uri: Uri = base.parse().with_context(|| format!("{address} is no address"))?;
-        let authority = uri.authority().cloned().with_context(|| format!("{address} is no address"))?;
+        let uri: Uri = base.parse().with_context(|| format!("`{address}` is not an address"))?;
+        let authority = uri.authority().cloned().with_context(|| format!("`{address}` is not an address"))?;
         let tls = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => Some(credentials.connector()?),
             _ => None,
@@ -116,13 +116,15 @@ impl AdminConnection {
         let headers = request.headers_mut();
         headers.insert(header::HOST, self.authority.as_str().parse()?);
         if let Some(token) = &self.token {
-            let mut value: http::HeaderValue =
-                format!("Bearer {}", token.reveal()).parse().ok().context("the token has odd characters")?;
+            let mut value: http::HeaderValue = format!("Bearer {}", token.reveal())
+                .parse()
+                .ok()
+                .context("the token contains a character that a header cannot carry")?;
             value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
         }
-        let answer = tokio::time::timeout(TIMEOUT, self.send(request)).await;
-        answer.with_context(|| format!("{} did not answer within {} s", self.base, TIMEOUT.as_secs()))?
+        let response = tokio::time::timeout(TIMEOUT, self.send(request)).await;
+        response.with_context(|| format!("{} did not answer within {} s", self.base, TIMEOUT.as_secs()))?
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
@@ -135,10 +137,14 @@ impl AdminConnection {
             Some(tls) => {
                 let name = ServerName::try_from(host.to_owned())?;
                 let socket = tls.connect(name, socket).await;
-                exchange_on(socket.with_context(|| format!("no TLS with {}", self.base))?, request).await
+                exchange_on(
+                    socket.with_context(|| format!("the TLS handshake with {} failed", self.base))?,
+                    request,
+                )
+                .await
             }
         }
-        .with_context(|| format!("cannot ask {}", self.base))
+        .with_context(|| format!("the request to {} failed", self.base))
     }
 }
 
@@ -149,7 +155,7 @@ async fn exchange_on(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     let connection = tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await?.into_parts();
-    let body = body.collect().await.context("the answer was cut short")?.to_bytes();
+    let body = body.collect().await.context("the response ended early")?.to_bytes();
     connection.abort();
     Ok(Response::from_parts(head, body))
 }

@@ -87,10 +87,8 @@ pub(crate) async fn drill(options: DrillOptions) -> anyhow::Result<ExitCode> {
 }
 
 fn report(drill: &Value) -> String {
-    let reason = match drill["reason"].is_null() {
-        true => String::new(),
-        false => format!(": {}", text(&drill["reason"])),
-    };
+    let reason =
+        if drill["reason"].is_null() { String::new() } else { format!(": {}", text(&drill["reason"])) };
     let mut lines = format!(
         "drill {} of {}: {}{reason}\n{} requests, {} errors\n",
         text(&drill["id"]),

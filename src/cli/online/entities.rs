@@ -150,7 +150,7 @@ pub(crate) async fn get(options: GetOptions) -> anyhow::Result<ExitCode> {
     let path = match (&options.name, options.kind) {
         (Some(upstream), Kind::Target) => format!("/upstreams/{}/targets", segment(upstream)),
         (None, Kind::Target) => {
-            print::note("error: say of which upstream: understudy get targets checkout");
+            print::note("error: name the upstream, as in `understudy get targets checkout`");
             return Ok(ExitCode::from(2));
         }
         (Some(name), kind) => {
@@ -196,16 +196,16 @@ pub(crate) async fn delete(options: DeleteOptions) -> anyhow::Result<ExitCode> {
     let client = request.server.client()?;
     let cascade = if options.cascade { "?cascade=true" } else { "" };
     let path = format!("/{}/{}{cascade}", options.kind.plural(), segment(&options.name));
-    let answer = client.send(Method::DELETE, &path, &Value::Null, &write).await?;
-    outcome::print(&answer, &write, request.output)
+    let response = client.send(Method::DELETE, &path, &Value::Null, &write).await?;
+    outcome::print(&response, &write, request.output)
 }
 
 /// Changes a target.
 pub(crate) async fn target(options: TargetOptions) -> anyhow::Result<ExitCode> {
     let send = async |change: ChangeOptions, method: Method, path: String, body: Value| {
         let client: AdminClient = change.request.server.client()?;
-        let answer = client.send(method, &path, &body, &change.write).await?;
-        outcome::print(&answer, &change.write, change.request.output)
+        let response = client.send(method, &path, &body, &change.write).await?;
+        outcome::print(&response, &change.write, change.request.output)
     };
     let targets = |upstream: &str| format!("/upstreams/{}/targets", segment(upstream));
     let one = |upstream: &str, target: &str| format!("{}/{}", targets(upstream), segment(target));

@@ -124,8 +124,8 @@ pub(crate) async fn rollback(options: RollbackOptions) -> anyhow::Result<ExitCod
     let client = request.server.client()?;
     let keep = if options.keep_files { "?keep=files" } else { "" };
     let path = format!("/revisions/{}/rollback{keep}", options.number);
-    let answer = client.send(Method::POST, &path, &json!({}), &write).await?;
-    outcome::print(&answer, &write, request.output)
+    let response = client.send(Method::POST, &path, &json!({}), &write).await?;
+    outcome::print(&response, &write, request.output)
 }
 
 /// Saves a copy of all durable state.

@@ -28,19 +28,19 @@ enum NotifyCommand {
 /// Sends a test event to all receivers. The exit code is 1 if one of the deliveries failed.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let NotifyCommand::Test { request: RequestOptions { output, server } } = options.command;
-    let answer =
+    let response =
         server.client()?.send(Method::POST, "/notify/test", &json!({}), &WriteOptions::default()).await?;
-    output.print(&answer, |answer| {
-        let receivers = items(&answer["receivers"]);
-        let row = |one: &Value| match one["error"].as_str() {
-            None => vec![text(&one["url"]), "told".to_owned()],
-            Some(error) => vec![text(&one["url"]), error.to_owned()],
+    output.print(&response, |response| {
+        let receivers = items(&response["receivers"]);
+        let row = |receiver: &Value| match receiver["error"].as_str() {
+            None => vec![text(&receiver["url"]), "told".to_owned()],
+            Some(error) => vec![text(&receiver["url"]), error.to_owned()],
         };
         match receivers {
-            [] => "`notify` names nobody".to_owned(),
+            [] => "`notify` has no receivers".to_owned(),
             receivers => table(&["receiver", "outcome"], receivers.iter().map(row)),
         }
     })?;
-    let is_failed = items(&answer["receivers"]).iter().any(|one| !one["error"].is_null());
+    let is_failed = items(&response["receivers"]).iter().any(|receiver| !receiver["error"].is_null());
     Ok(if is_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

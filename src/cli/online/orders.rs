@@ -83,13 +83,14 @@ pub(crate) async fn state(options: StateOptions, state: &str) -> anyhow::Result<
     let force = if force { "?force=true" } else { "" };
     let body = order.in_body(json!({ "state": state }));
     let path = format!("/upstreams/{}/{kind}/state{force}", segment(&upstream));
-    let answer = client.send(Method::PUT, &path, &body, &WriteOptions::default()).await?;
-    output.print(&answer, |answer| {
-        let until = match answer["expires_at"].is_null() {
-            true => String::new(),
-            false => format!(" until {}", time(&answer["expires_at"])),
+    let response = client.send(Method::PUT, &path, &body, &WriteOptions::default()).await?;
+    output.print(&response, |response| {
+        let until = if response["expires_at"].is_null() {
+            String::new()
+        } else {
+            format!(" until {}", time(&response["expires_at"]))
         };
-        format!("{part} of {upstream} is {}{until}", text(&answer["state"]))
+        format!("{part} of {upstream} is {}{until}", text(&response["state"]))
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -104,9 +105,9 @@ pub(crate) async fn pin(options: PinOptions) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let body = order.in_body(json!({ "priority": priority }));
-    let answer = client.send(Method::PUT, &path, &body, &WriteOptions::default()).await?;
-    output.print(&answer, |answer| {
-        format!("{upstream} is pinned to priority {} while that is healthy", answer["priority"])
+    let response = client.send(Method::PUT, &path, &body, &WriteOptions::default()).await?;
+    output.print(&response, |response| {
+        format!("{upstream} is pinned to priority {} while that is healthy", response["priority"])
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -115,7 +116,7 @@ pub(crate) async fn pin(options: PinOptions) -> anyhow::Result<ExitCode> {
 pub(crate) async fn failback(options: FailbackOptions) -> anyhow::Result<ExitCode> {
     let FailbackOptions { upstream, request: RequestOptions { output, server } } = options;
     let path = format!("/upstreams/{}/failback", segment(&upstream));
-    let answer = server.client()?.send(Method::POST, &path, &json!({}), &WriteOptions::default()).await?;
-    output.print(&answer, |_| format!("the standby of {upstream} is released"))?;
+    let response = server.client()?.send(Method::POST, &path, &json!({}), &WriteOptions::default()).await?;
+    output.print(&response, |_| format!("the standby of {upstream} is released"))?;
     Ok(ExitCode::SUCCESS)
 }

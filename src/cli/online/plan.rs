@@ -40,7 +40,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let build = match check::build(&options.paths) {
         Ok(build) => Some(build),
         Err(violations) if violations.iter().any(|violation| violation.code != "US111") => {
-            print::note(check::human(&violations).trim_end());
+            check::report(&violations);
             return Ok(ExitCode::FAILURE);
         }
         // The files may refer to entities that REST declared (US111), so the server decides.
@@ -69,7 +69,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 /// Compares the files with those of `--against`.
 fn against(options: &Options, build: Option<Build>) -> anyhow::Result<ExitCode> {
     let refuse = |violations: &[Violation]| {
-        print::note(check::human(violations).trim_end());
+        check::report(violations);
         Ok(ExitCode::FAILURE)
     };
     let Some(build) = build else {
@@ -123,7 +123,7 @@ fn human(plan: &Value) -> String {
     }
     match (lines.is_empty(), resources.is_empty()) {
         (true, true) => "nothing changes".to_owned(),
-        (_, true) => format!("{lines}Envoys are told nothing new\n"),
-        _ => format!("{lines}Envoys are told:\n{resources}"),
+        (_, true) => format!("{lines}no resource of an Envoy changes\n"),
+        _ => format!("{lines}Envoys get:\n{resources}"),
     }
 }

@@ -79,7 +79,7 @@ impl Drop for AlternateScreen {
     }
 }
 
-/// Draws the status each second. A control plane that does not answer is asked again.
+/// Draws the status each second. A failed request is retried at the next interval.
 async fn watch(client: &AdminClient, mut status: Value) -> anyhow::Result<()> {
     let screen = AlternateScreen::open()?;
     loop {

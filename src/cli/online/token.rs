@@ -70,7 +70,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     match &command {
         TokenCommand::Create { .. } => location.request.output.print(&outcome, token)?,
         TokenCommand::List { .. } => location.request.output.print(&outcome, human)?,
-        TokenCommand::Revoke { name, .. } => print::note(&format!("the token `{name}` is worthless now")),
+        TokenCommand::Revoke { name, .. } => print::note(&format!("the token `{name}` is revoked")),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -65,7 +65,7 @@ impl FaultyListener {
         commands: mpsc::Receiver<ListenerCommand>,
     ) -> anyhow::Result<Self> {
         let listener = listen(address).await?;
-        let address = listener.local_addr().context("cannot tell the address")?;
+        let address = listener.local_addr().context("cannot read the address of the listener")?;
         let mode = ListenerMode::Open;
         Ok(Self { address, commands, mode, listener: Some(listener), queued: Vec::new() })
     }

@@ -95,11 +95,11 @@ pub enum ProgramFailure {
         source: io::Error,
     },
     /// Program that ran and complained.
-    #[error("{} said: {said}", program.display())]
+    #[error("{} said: {message}", program.display())]
     Complaint {
         /// Program as it was called.
         program: PathBuf,
         /// Line of its output that says most.
-        said: String,
+        message: String,
     },
 }

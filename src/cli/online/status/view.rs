@@ -85,9 +85,10 @@ pub(super) fn frame(status: &Value, now: Timestamp, (columns, rows): (usize, usi
 /// the cursor.
 fn cut(line: &str, columns: usize) -> String {
     let shown = line.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
-    match line.chars().count() <= columns {
-        true => shown.collect(),
-        false => shown.take(columns.saturating_sub(1)).chain(['…']).collect(),
+    if line.chars().count() <= columns {
+        shown.collect()
+    } else {
+        shown.take(columns.saturating_sub(1)).chain(['…']).collect()
     }
 }
 
@@ -107,7 +108,7 @@ fn head(status: &Value, now: Timestamp) -> String {
 fn alarms(status: &Value) -> Vec<String> {
     let mut lines = rollout(&status["rollout"]);
     if let Some(error) = status["away"].as_str() {
-        lines.push(format!("the control plane does not answer; this is what it said last: {error}"));
+        lines.push(format!("the control plane does not answer, so this is its last status: {error}"));
     }
     if status["violations"] != json!(0) {
         lines.push(String::new());
@@ -164,7 +165,7 @@ fn silent(status: &Value) -> Vec<String> {
     let names: Vec<String> = silent.iter().map(text).collect();
     vec![
         String::new(),
-        format!("not reporting their load, so that nobody knows who serves there: {}", abbreviated(&names)),
+        format!("not reporting load, so the targets that serve there are unknown: {}", abbreviated(&names)),
         "(their bootstrap lacks `cluster_manager.load_stats_config`; `understudy bootstrap` has it)"
             .to_owned(),
     ]
@@ -173,7 +174,7 @@ fn silent(status: &Value) -> Vec<String> {
 /// Returns a line for each canary under test, and one for changes that were taken back.
 fn rollout(rollout: &Value) -> Vec<String> {
     let canaries = rollout["canaries"].as_array().into_iter().flatten();
-    let text = |value: &Value| value.as_str().unwrap_or("nobody yet").to_owned();
+    let text = |value: &Value| value.as_str().unwrap_or("none yet").to_owned();
     let line = |canary: &Value| {
         let [fleet, node, phase] = ["fleet", "node", "phase"].map(|field| text(&canary[field]));
         format!("rolling out {}: fleet {fleet}, canary {node}, {phase}", rollout["rolling_out"])
