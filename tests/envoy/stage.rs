@@ -87,12 +87,12 @@ impl Edge {
     }
 
     /// Returns the backend that answers a GET of `/`. Any other outcome is the error.
-    pub(crate) async fn ask(&self) -> Result<String, String> {
-        self.ask_by(Method::GET).await
+    pub(crate) async fn serving_backend(&self) -> Result<String, String> {
+        self.serving_backend_by(Method::GET).await
     }
 
     /// Does the same as [`Self::ask`], by another method.
-    pub(crate) async fn ask_by(&self, method: Method) -> Result<String, String> {
+    pub(crate) async fn serving_backend_by(&self, method: Method) -> Result<String, String> {
         let response =
             self.request(method, "127.0.0.1", "/").send().await.map_err(|error| format!("{error:?}"))?;
         let name = response.headers().get("x-backend").map(|name| String::from_utf8_lossy(name.as_bytes()));
@@ -104,7 +104,7 @@ impl Edge {
 
     /// Waits until a GET is answered by this backend.
     pub(crate) async fn serves(&self, name: &str, deadline: Duration) {
-        eventually(deadline, &format!("{name} serves"), async || match self.ask().await? {
+        eventually(deadline, &format!("{name} serves"), async || match self.serving_backend().await? {
             served_by if served_by == name => Ok(()),
             served_by => Err(format!("{served_by} serves")),
         })
@@ -175,13 +175,13 @@ pub(crate) async fn all_acked(understudy: &Understudy, deadline: Duration) {
 }
 
 /// Two primaries, A and B, and the standby FAILOVER.
-pub(crate) struct Cast {
+pub(crate) struct Backends {
     pub(crate) a: Backend,
     pub(crate) b: Backend,
     pub(crate) failover: Backend,
 }
 
-impl Cast {
+impl Backends {
     pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
     }
