@@ -120,7 +120,7 @@ async fn check_listener(listener: &str, new: ExchangeEnd, old: ExchangeEnd) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn new_connections_fare_as_the_listener_is_told_and_old_ones_stay() {
+async fn new_connections_fare_as_the_listener_is_set_and_old_ones_stay() {
     check_listener("closed", ExchangeEnd::Refused, ExchangeEnd::Whole).await;
     check_listener("reset", ExchangeEnd::Rst, ExchangeEnd::Whole).await;
     check_listener("mute", ExchangeEnd::Silence, ExchangeEnd::Whole).await;

@@ -121,7 +121,7 @@ fn completions_are_what_a_shell_takes() {
 }
 
 #[test]
-fn wrong_usage_is_told_from_a_failure() {
+fn wrong_usage_is_distinguished_from_a_failure() {
     let here = Path::new(".");
     for arguments in [
         &["get", "upstraems"][..],
@@ -161,7 +161,7 @@ fn plan_compares_files_with_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_apply_declares_is_told_by_its_place_when_it_is_refused() {
+async fn a_fault_in_an_applied_file_is_reported_by_its_place() {
     let server = shop(&[]).await;
     let directory = tempfile::tempdir().unwrap();
     let apply = |text: &str, more: &[&str]| {

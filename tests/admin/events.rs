@@ -58,7 +58,7 @@ impl EventReader {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_is_told_and_who_comes_back_hears_what_they_missed() {
+async fn a_write_is_an_event_and_a_client_that_returns_gets_the_missed_ones() {
     let understudy = shop(&[]).await;
     let mut follower = EventReader::new(&understudy, None).await;
     let headers = [("x-reason", "more of them")];
@@ -82,7 +82,7 @@ async fn a_write_is_told_and_who_comes_back_hears_what_they_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_are_refused_are_told_until_they_are_good_again() {
+async fn files_that_are_refused_are_reported_until_they_are_good_again() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("shop.yaml");
     let good = "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]";

@@ -147,7 +147,7 @@ async fn a_file_that_is_cut_and_written_again_is_one_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_expires_is_told_though_nothing_else_happens() {
+async fn a_certificate_that_expires_is_reported_though_nothing_else_happens() {
     let understudy = Understudy::serve(&[]).await;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let authority = CertificateAuthority::new("us");

@@ -171,7 +171,7 @@ async fn read_all(understudy: &Understudy, told: &mut DisclosedTexts, more: &[St
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_is_written_anywhere_over_rest_is_told_nowhere() {
+async fn a_secret_that_is_written_anywhere_over_rest_is_disclosed_nowhere() {
     let mut understudy = shop(&["--log", "debug"]).await;
     let events = follow(&understudy);
     let mut runner = TestRunner::deterministic();
@@ -273,7 +273,7 @@ fn files(secret: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_in_a_file_is_told_nowhere_whether_the_file_is_right_or_not() {
+async fn a_secret_in_a_file_is_disclosed_nowhere_whether_the_file_is_right_or_not() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.yaml");
     fs::write(&file, "").unwrap();

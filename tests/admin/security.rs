@@ -279,7 +279,7 @@ async fn an_address_that_others_reach_wants_tls_or_the_word_and_then_a_token_onc
 const MARK: &str = "zq7SECRETzq7";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_tells_a_secret() {
+async fn nothing_discloses_a_secret() {
     let understudy = Understudy::serve(&["--log", "debug"]).await;
     let authority = CertificateAuthority::new("us");
     let pair = authority.issue(&["shop.example.com"]);

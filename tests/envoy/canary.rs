@@ -172,12 +172,12 @@ async fn another_refusal_is_its_own(variant: Variant) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_envoy_refuses_is_noted_and_the_fleet_goes_on() {
+async fn a_refusal_by_another_envoy_is_recorded_and_the_fleet_goes_on() {
     another_refusal_is_its_own(STATE_OF_THE_WORLD).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_envoy_refuses_is_noted_and_the_fleet_goes_on_over_delta() {
+async fn a_refusal_by_another_envoy_is_recorded_and_the_fleet_goes_on_over_delta() {
     another_refusal_is_its_own(DELTA).await;
 }
 
@@ -221,7 +221,7 @@ async fn of_changes_in_a_row_only_the_bad_one_is_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_the_canary_refused_are_told_until_they_change_also_after_a_restart() {
+async fn files_that_the_canary_refused_are_reported_until_they_change_also_after_a_restart() {
     let backends = Backends::start().await;
     let (directory, port) = (tempfile::tempdir().expect("a temporary directory"), free_port());
     let file = directory.path().join("config.yaml");

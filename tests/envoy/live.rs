@@ -36,7 +36,7 @@ async fn serving(edge: &Edge, priority: u32) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_primaries_are_told_of_within_two_seconds_and_so_is_their_return() {
+async fn dead_primaries_are_reported_within_two_seconds_and_so_is_their_return() {
     let mut backends = Backends::start().await;
     let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
@@ -83,7 +83,7 @@ async fn dead_primaries_are_told_of_within_two_seconds_and_so_is_their_return() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failed_checks_are_told_from_failed_requests() {
+async fn failed_checks_are_distinguished_from_failed_requests() {
     let mut backends = Backends::start().await;
     let edge = backends.edge(json!({})).await;
     let off = json!({"outlier_detection": "off"});
@@ -336,7 +336,7 @@ async fn ask_all(url: reqwest::Url, stop: Arc<AtomicBool>) -> (u64, Vec<String>)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_envoys_each_tell_who_serves_there() {
+async fn three_envoys_each_report_their_serving_tier() {
     let mut backends = Backends::start().await;
     let edge = backends.edge(json!({})).await;
     let _second = Envoy::start(&edge.understudy, "edge-2", "edge", &[]).await;

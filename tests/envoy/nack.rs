@@ -26,7 +26,7 @@ async fn standing(understudy: &Understudy, plural: &str, state: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_cannot_be_bound_is_told_and_costs_no_request() {
+async fn a_listener_that_cannot_be_bound_is_reported_and_costs_no_request() {
     let backends = Backends::start().await;
     let edge = backends.edge_without_canary(STATE_OF_THE_WORLD).await;
     let understudy = &edge.understudy;

@@ -372,7 +372,7 @@ async fn a_drill_moves_the_traffic_for_its_time_and_reports() {
 /// Tests a drill of one target. Its tier goes on, so no other tier shows the shift: the drilled target
 /// without requests does.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drill_of_one_target_tells_when_it_got_nothing_more() {
+async fn a_drill_of_one_target_reports_when_it_got_no_more_requests() {
     let backends = Backends::start().await;
     let edge = backends.edge(json!({})).await;
     let load = edge.load(200);
@@ -526,7 +526,7 @@ async fn orders_of_an_upstream_that_is_gone_are_taken_back() {
 /// Tests the latency in a drill's report. Envoy reports the requests under way, which is the number that came
 /// while one took.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drill_tells_how_long_requests_took_before_and_during() {
+async fn a_drill_reports_how_long_requests_took_before_and_during() {
     let mut backends = Backends::start().await;
     let edge = backends.edge(json!({})).await;
     for primary in backends.primaries() {

@@ -200,7 +200,7 @@ async fn violations_at(understudy: &Understudy, places: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_file_changes_nothing_and_is_told_until_it_is_repaired() {
+async fn a_broken_file_changes_nothing_and_is_reported_until_it_is_repaired() {
     let (setup, _) = ReloadSetup::start(|root, text| {
         write(&root.join("config.yaml"), text);
         root.to_owned()

@@ -233,7 +233,7 @@ routes:
 
 /// Tests host rewriting, also for a retry elsewhere: each try has the name of the target to which it goes.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_target_is_told_its_own_name() {
+async fn each_target_gets_its_own_name() {
     let primary = TestServer::echo("A", StatusCode::SERVICE_UNAVAILABLE).await;
     let standby = TestServer::echo("FAILOVER", StatusCode::OK).await;
     let edge = edge(&format!(

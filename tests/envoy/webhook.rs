@@ -26,7 +26,7 @@ async fn receive(State(received): State<ReceivedEvents>, headers: HeaderMap, bod
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_is_told_over_https_signed_and_again_until_it_is_heard() {
+async fn a_failover_is_sent_over_https_signed_and_again_until_it_is_received() {
     let received = ReceivedEvents::default();
     let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let plain = receiver.local_addr().expect("it is bound");
