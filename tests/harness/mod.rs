@@ -507,8 +507,8 @@ impl Backend {
         self.address
     }
 
-    /// Sets the mode for all requests after this, for example `status 503`; `src/cli/backend.rs` lists all
-    /// modes.
+    /// Sets the mode for all requests after this, for example `status 503`. `src/cli/offline/backend.rs` lists
+    /// all modes.
     pub async fn mode(&mut self, mode: &str) {
         self.set(&format!("mode {mode}")).await;
     }
