@@ -42,8 +42,8 @@ impl Client {
     }
 
     async fn told(&mut self) -> Told {
-        let from = self.process.printed();
-        self.process.tell("");
+        let from = self.process.printed_lines();
+        self.process.write_line("");
         serde_json::from_str(&self.process.line(from, "told ").await).unwrap()
     }
 

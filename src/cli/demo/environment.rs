@@ -13,10 +13,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::app::{self, App};
 use crate::cli::demo::ports::Ports;
-use crate::cli::demo::processes::{Backend, Envoy};
+use crate::cli::demo::processes::{BackendProcess, EnvoyProcess};
 use crate::cli::offline::bootstrap;
 use crate::cli::offline::check;
-use crate::cli::print;
 
 pub(crate) const PRIMARY_1: &str = "PRIMARY-1";
 pub(crate) const PRIMARY_2: &str = "PRIMARY-2";
@@ -26,45 +25,46 @@ pub(crate) const FAILOVER: &str = "FAILOVER";
 pub(crate) const BACKENDS: [&str; 3] = [PRIMARY_1, PRIMARY_2, FAILOVER];
 
 /// Time limit for Envoy until it serves. It is ready within a second on a machine that is not busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Control plane, Envoy and backends of a demo. Dropping it ends them all.
 #[derive(Debug)]
-pub(crate) struct Stage {
+pub(crate) struct DemoEnvironment {
     pub(crate) ports: Ports,
-    pub(crate) backends: [Backend; 3],
-    envoy: Envoy,
+    pub(crate) backends: [BackendProcess; 3],
+    envoy: EnvoyProcess,
     control_plane: App,
     /// Directory of the demo. Dropped last, so that it is removed when nothing writes there any more.
-    directory: Directory,
+    directory: DemoDirectory,
 }
 
-impl Stage {
+impl DemoEnvironment {
     /// Starts everything, and returns once both primaries serve through Envoy.
-    pub(crate) async fn set_up(envoy: &Path) -> anyhow::Result<Self> {
-        let directory = Directory::new()?;
+    pub(crate) async fn start(envoy: &Path) -> anyhow::Result<Self> {
+        let directory = DemoDirectory::new()?;
         directory.start_log()?;
         let (ports, control_plane) = control_plane(&directory).await?;
         let [first, second, third] = ports.backends;
         let backends = [
-            Backend::start(PRIMARY_1, first).await?,
-            Backend::start(PRIMARY_2, second).await?,
-            Backend::start(FAILOVER, third).await?,
+            BackendProcess::start(PRIMARY_1, first).await?,
+            BackendProcess::start(PRIMARY_2, second).await?,
+            BackendProcess::start(FAILOVER, third).await?,
         ];
         directory.write("bootstrap.yaml", &bootstrap(&ports)?)?;
-        let envoy = Envoy::start(envoy, &directory.path("bootstrap.yaml"), directory.path("logs/envoy.log"))?;
-        let mut stage = Self { ports, backends, envoy, control_plane, directory };
-        stage.wait_until_primaries_serve().await?;
-        Ok(stage)
+        let envoy =
+            EnvoyProcess::start(envoy, &directory.path("bootstrap.yaml"), directory.path("logs/envoy.log"))?;
+        let mut environment = Self { ports, backends, envoy, control_plane, directory };
+        environment.wait_until_primaries_serve().await?;
+        Ok(environment)
     }
 
     async fn wait_until_primaries_serve(&mut self) -> anyhow::Result<()> {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1)).build()?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut missing = vec![PRIMARY_1, PRIMARY_2];
         while !missing.is_empty() {
             if Instant::now() > deadline {
-                bail!("Envoy does not serve after {PATIENCE:?}{}", self.envoy.last_words());
+                bail!("Envoy does not serve after {TIMEOUT:?}{}", self.envoy.log_tail());
             }
             self.check()?;
             // Refused at first, then answered 503: Envoy is still starting.
@@ -108,25 +108,25 @@ impl Stage {
     /// Kills these backends, if they live. Nothing is awaited, so that requests before and after the kill can
     /// be distinguished.
     pub(crate) fn kill(&mut self, names: &[&str]) -> anyhow::Result<()> {
-        let doomed = self.backends.iter_mut().filter(|backend| names.contains(&backend.name));
-        doomed.filter_map(|backend| backend.is_alive().then(|| backend.kill())).collect()
+        let killed = self.backends.iter_mut().filter(|backend| names.contains(&backend.name));
+        killed.filter_map(|backend| backend.is_alive().then(|| backend.kill())).collect()
     }
 
     /// Restarts all dead backends except these.
-    pub(crate) async fn revive_all_but(&mut self, names: &[&str]) -> anyhow::Result<()> {
+    pub(crate) async fn restart_all_except(&mut self, names: &[&str]) -> anyhow::Result<()> {
         for backend in &mut self.backends {
             if !names.contains(&backend.name) && !backend.is_alive() {
-                backend.come_back().await?;
+                backend.restart().await?;
             }
         }
         Ok(())
     }
 
     /// Ends everything. All ports are free again when this returns.
-    pub(crate) async fn clear(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         self.envoy.kill().await;
         for backend in &mut self.backends {
-            backend.end().await;
+            backend.stop().await;
         }
         drop(self.control_plane);
         let path = self.directory.0.path().to_owned();
@@ -136,9 +136,9 @@ impl Stage {
 
 /// Directory of a demo. Only the config is at the top: the control plane looks at every change there.
 #[derive(Debug)]
-struct Directory(TempDir);
+struct DemoDirectory(TempDir);
 
-impl Directory {
+impl DemoDirectory {
     fn new() -> anyhow::Result<Self> {
         let make = || {
             let directory = tempfile::Builder::new().prefix("understudy-demo-").tempdir()?;
@@ -171,8 +171,8 @@ impl Directory {
 }
 
 /// Starts the control plane on the first free set of ports.
-async fn control_plane(directory: &Directory) -> anyhow::Result<(Ports, App)> {
-    for ports in Ports::places().filter(Ports::free) {
+async fn control_plane(directory: &DemoDirectory) -> anyhow::Result<(Ports, App)> {
+    for ports in Ports::candidates().filter(Ports::free) {
         directory.write("demo.yaml", &config(&ports))?;
         let options = app::Options {
             paths: vec![directory.path("demo.yaml")],
@@ -186,12 +186,12 @@ async fn control_plane(directory: &Directory) -> anyhow::Result<(Ports, App)> {
             Err(app::Error::Other(error)) if is_address_in_use(&error) => {} // Another demo was faster.
             Err(app::Error::Other(error)) => return Err(error),
             Err(app::Error::Config(violations)) => {
-                print::note(check::human(&violations).trim_end());
+                check::report(&violations);
                 bail!("the control plane refused the demo's config");
             }
         }
     }
-    bail!("of every set of ports for the demo one is taken")
+    bail!("every set of ports for the demo has a port that is in use")
 }
 
 fn is_address_in_use(error: &anyhow::Error) -> bool {
@@ -232,6 +232,6 @@ fn bootstrap(ports: &Ports) -> anyhow::Result<String> {
         node_locality: None,
         envoy_admin: Some(ports.envoy_admin),
         delta: false,
-        tls: bootstrap::Tls::default(),
+        tls: bootstrap::XdsTlsOptions::default(),
     })
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::anyhow;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::cli::demo::environment::{BACKENDS, DemoEnvironment, FAILOVER, PRIMARY_1, PRIMARY_2};
+use crate::cli::demo::load::{LoadOptions, OpenLoad, Window, WindowId};
 use crate::cli::demo::ports::Ports;
-use crate::cli::demo::report::{Phase, Report};
-use crate::cli::demo::screen::{Actor, Row, Scenery, Screen};
-use crate::cli::demo::stage::{BACKENDS, FAILOVER, PRIMARY_1, PRIMARY_2, Stage};
-use crate::cli::load::{Load, Options, Window, WindowId};
+use crate::cli::demo::report::{DemoReport, PhaseReport};
+use crate::cli::demo::screen::{BackendOwner, BackendRow, DemoScreen, ScreenFrame};
 
 const REQUESTS_PER_SECOND: u32 = 200;
 
@@ -23,107 +23,107 @@ const NOW: Duration = Duration::from_secs(1);
 
 /// Time limit for a phase until the expected backends serve. The last phase takes longest: a target that came
 /// back stays ejected for the rest of its 10 s, and is then found healthy by a check.
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Time limit for the last responses of a phase.
-const SETTLE: Duration = Duration::from_secs(3);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Name of the phase after the scripted ones, in the summary.
 const AFTERWARDS: &str = "after the story";
 
 /// Scripted phase. It lasts at least `lasts`, and until exactly the backends in `served_by` serve.
-struct Scene {
+struct ScriptedPhase {
     name: &'static str,
     dead: &'static [&'static str],
     served_by: &'static [&'static str],
     lasts: Duration,
 }
 
-const STORY: [Scene; 4] = [
-    Scene {
+const SCRIPT: [ScriptedPhase; 4] = [
+    ScriptedPhase {
         name: "both primaries serve",
         dead: &[],
         served_by: &[PRIMARY_1, PRIMARY_2],
         lasts: Duration::from_secs(3),
     },
-    Scene {
+    ScriptedPhase {
         name: "PRIMARY-1 is dead",
         dead: &[PRIMARY_1],
         served_by: &[PRIMARY_2],
         lasts: Duration::from_secs(4),
     },
-    Scene {
+    ScriptedPhase {
         name: "PRIMARY-2 is dead too",
         dead: &[PRIMARY_1, PRIMARY_2],
         served_by: &[FAILOVER],
         lasts: Duration::from_secs(5),
     },
-    Scene { name: "both are back", dead: &[], served_by: &[PRIMARY_1, PRIMARY_2], lasts: NOW },
+    ScriptedPhase { name: "both are back", dead: &[], served_by: &[PRIMARY_1, PRIMARY_2], lasts: NOW },
 ];
 
 /// Reason for the end of a demo.
 #[derive(Debug)]
-pub(crate) enum End {
+pub(crate) enum DemoEnd {
     /// All phases were played.
     Played,
     /// A signal, at any time.
-    ToldToStop,
+    Stopped,
     /// A phase did not end as expected.
     Failed(anyhow::Error),
 }
 
-impl From<anyhow::Error> for End {
+impl From<anyhow::Error> for DemoEnd {
     fn from(error: anyhow::Error) -> Self {
         Self::Failed(error)
     }
 }
 
 /// Running demo: its script, screen and load.
-pub(crate) struct Show {
-    stage: Stage,
-    screen: Screen,
+pub(crate) struct DemoRun {
+    environment: DemoEnvironment,
+    screen: DemoScreen,
     /// Signal to stop. Must not be polled again once it is ready.
-    told_to_stop: Pin<Box<dyn Future<Output = ()> + Send>>,
-    load: Load,
+    stop_signal: Pin<Box<dyn Future<Output = ()> + Send>>,
+    load: OpenLoad,
     past: Vec<(&'static str, WindowId)>,
     phase: &'static str,
     since: Instant,
 }
 
-impl Show {
+impl DemoRun {
     /// Starts the load.
     pub(crate) fn new(
-        stage: Stage,
-        screen: Screen,
-        told_to_stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+        environment: DemoEnvironment,
+        screen: DemoScreen,
+        stop_signal: Pin<Box<dyn Future<Output = ()> + Send>>,
     ) -> Self {
-        let load = Load::start(Options::get(stage.url(), REQUESTS_PER_SECOND));
+        let load = OpenLoad::start(LoadOptions::get(environment.url(), REQUESTS_PER_SECOND));
         Self {
-            stage,
+            environment,
             screen,
-            told_to_stop,
+            stop_signal,
             load,
             past: Vec::new(),
-            phase: STORY[0].name,
+            phase: SCRIPT[0].name,
             since: Instant::now(),
         }
     }
 
     /// Plays the script. Runs on afterwards until the stop signal, unless `once` is set.
-    pub(crate) async fn play(&mut self, once: bool) -> End {
+    pub(crate) async fn play(&mut self, once: bool) -> DemoEnd {
         match self.try_play(once).await {
-            Ok(()) => End::Played,
+            Ok(()) => DemoEnd::Played,
             Err(end) => end,
         }
     }
 
-    async fn try_play(&mut self, once: bool) -> Result<(), End> {
-        self.introduce(once)?;
-        for (number, scene) in STORY.iter().enumerate() {
+    async fn try_play(&mut self, once: bool) -> Result<(), DemoEnd> {
+        self.print_addresses(once)?;
+        for (number, phase) in SCRIPT.iter().enumerate() {
             if number > 0 {
-                self.next_phase(scene.name, scene.dead).await?;
+                self.next_phase(phase.name, phase.dead).await?;
             }
-            self.watch(scene).await?;
+            self.wait_for(phase).await?;
         }
         if once {
             return Ok(());
@@ -135,22 +135,22 @@ impl Show {
     }
 
     /// Prints the lines above the table, which can be copied while the table changes.
-    fn introduce(&mut self, once: bool) -> anyhow::Result<()> {
-        let ports = self.stage.ports;
+    fn print_addresses(&mut self, once: bool) -> anyhow::Result<()> {
+        let ports = self.environment.ports;
         self.screen.line(&format!(
             "Envoy on http://{}/ (its admin on {}), control plane on http://{} (xDS on {})",
             ports.listener, ports.envoy_admin, ports.admin, ports.xds
         ))?;
-        if once { Ok(()) } else { self.suggest() }
+        if once { Ok(()) } else { self.print_suggestions() }
     }
 
-    fn suggest(&mut self) -> anyhow::Result<()> {
-        let Ports { listener, admin, extra, .. } = self.stage.ports;
+    fn print_suggestions(&mut self) -> anyhow::Result<()> {
+        let Ports { listener, admin, extra, .. } = self.environment.ports;
         let suggestions = [
             ("ask Envoy yourself", format!("curl -i http://{listener}/")),
             (
                 "start a backend, in a terminal of its own",
-                format!("{} backend --listen {extra} --name EXTRA", ourselves()),
+                format!("{} backend --listen {extra} --name EXTRA", program_path()),
             ),
             (
                 "and have it serve",
@@ -161,49 +161,49 @@ impl Show {
             ),
             (
                 "edit and save this file; without its `failover: true`, say, FAILOVER is a primary",
-                self.stage.config().display().to_string(),
+                self.environment.config().display().to_string(),
             ),
-            ("see what was logged", format!("tail {}/*", self.stage.logs().display())),
+            ("see what was logged", format!("tail {}/*", self.environment.logs().display())),
         ];
         self.screen.line("\nTry next, while this runs:")?;
-        for (what, command) in suggestions {
-            let what = self.screen.dim(&format!("# {what}"));
-            self.screen.line(&format!("  {what}\n  {command}"))?;
+        for (comment, command) in suggestions {
+            let comment = self.screen.dim(&format!("# {comment}"));
+            self.screen.line(&format!("  {comment}\n  {command}"))?;
         }
         self.screen.line("")
     }
 
     /// Waits until the phase is over.
-    async fn watch(&mut self, scene: &Scene) -> Result<(), End> {
+    async fn wait_for(&mut self, phase: &ScriptedPhase) -> Result<(), DemoEnd> {
         loop {
             self.tick().await?;
-            let serving = self.served_now();
-            let as_told =
-                BACKENDS.iter().all(|name| serving.contains_key(*name) == scene.served_by.contains(name));
-            if as_told && self.since.elapsed() >= scene.lasts {
+            let serving = self.served_last_second();
+            let is_as_expected =
+                BACKENDS.iter().all(|name| serving.contains_key(*name) == phase.served_by.contains(name));
+            if is_as_expected && self.since.elapsed() >= phase.lasts {
                 return Ok(());
             }
-            if self.since.elapsed() > PATIENCE {
+            if self.since.elapsed() > TIMEOUT {
                 return Err(anyhow!(
-                    "\"{}\" should end with {} serving, but after {PATIENCE:?} it is {}",
-                    scene.name,
-                    names(scene.served_by.iter().copied()),
-                    names(serving.keys().map(String::as_str))
+                    "the phase \"{}\" expects responses of {}, but after {TIMEOUT:?} they come from {}",
+                    phase.name,
+                    join_names(phase.served_by.iter().copied()),
+                    join_names(serving.keys().map(String::as_str))
                 )
                 .into());
             }
         }
     }
 
-    async fn tick(&mut self) -> Result<(), End> {
+    async fn tick(&mut self) -> Result<(), DemoEnd> {
         tokio::select! {
             biased;
-            () = &mut self.told_to_stop => return Err(End::ToldToStop),
+            () = &mut self.stop_signal => return Err(DemoEnd::Stopped),
             () = sleep(TICK) => {}
         }
-        self.stage.check()?;
+        self.environment.check()?;
         if let Some(past) = std::time::Instant::now().checked_sub(2 * NOW) {
-            self.load.forget(past);
+            self.load.forget_before(past);
         }
         self.draw()?;
         Ok(())
@@ -212,36 +212,36 @@ impl Show {
     /// Ends the phase with its line, and begins the next. The cut and the kill are one moment: a request that
     /// was under way belongs to the phase that ends, whichever backend answers it.
     async fn next_phase(&mut self, name: &'static str, dead: &[&str]) -> anyhow::Result<()> {
-        let window = self.load.cut();
-        self.stage.kill(dead)?;
+        let window = self.load.end_window();
+        self.environment.kill(dead)?;
         self.end_phase(window).await?;
         (self.phase, self.since) = (name, Instant::now());
-        self.stage.revive_all_but(dead).await
+        self.environment.restart_all_except(dead).await
     }
 
     async fn end_phase(&mut self, window: WindowId) -> anyhow::Result<()> {
         self.past.push((self.phase, window));
-        let phase = Phase::new(self.phase, settled(&self.load, window).await);
+        let phase = PhaseReport::new(self.phase, complete_window(&self.load, window).await);
         self.screen.phase(&phase.human(), phase.errors == 0)
     }
 
     /// Ends the phase and everything that runs.
-    pub(crate) async fn close(mut self) -> anyhow::Result<Report> {
-        let window = self.load.cut();
-        let said = self.end_phase(window).await;
+    pub(crate) async fn close(mut self) -> anyhow::Result<DemoReport> {
+        let window = self.load.end_window();
+        let printed = self.end_phase(window).await;
         let mut phases = Vec::new();
         for (name, window) in self.past {
-            phases.push(Phase::new(name, settled(&self.load, window).await));
+            phases.push(PhaseReport::new(name, complete_window(&self.load, window).await));
         }
         drop(self.load);
-        self.stage.clear().await?;
-        said.map(|()| Report::new(phases))
+        self.environment.stop().await?;
+        printed.map(|()| DemoReport::new(phases))
     }
 
     fn draw(&mut self) -> anyhow::Result<()> {
         let totals = self.load.totals();
         let rows = self.rows(&totals);
-        self.screen.draw(&Scenery {
+        self.screen.draw(&ScreenFrame {
             rows: &rows,
             phase: self.phase,
             since: self.since.elapsed(),
@@ -252,29 +252,29 @@ impl Show {
         })
     }
 
-    fn rows(&mut self, totals: &Window) -> Vec<Row> {
-        let now = self.served_now();
-        let row = |name: &str, actor: Actor| Row {
+    fn rows(&mut self, totals: &Window) -> Vec<BackendRow> {
+        let now = self.served_last_second();
+        let row = |name: &str, owner: BackendOwner| BackendRow {
             name: name.to_owned(),
-            actor,
+            owner,
             rate: now.get(name).copied().unwrap_or_default(),
             served: totals.served_by.get(name).copied().unwrap_or_default(),
         };
-        let ours = self.stage.backends.iter_mut().map(|backend| {
-            let actor = Actor::Ours { address: backend.address, alive: backend.is_alive() };
-            row(backend.name, actor)
+        let ours = self.environment.backends.iter_mut().map(|backend| {
+            let owner = BackendOwner::Ours { address: backend.address, alive: backend.is_alive() };
+            row(backend.name, owner)
         });
         let theirs = totals.served_by.keys().filter(|name| !BACKENDS.contains(&name.as_str()));
-        ours.chain(theirs.map(|name| row(name, Actor::Theirs))).collect()
+        ours.chain(theirs.map(|name| row(name, BackendOwner::Theirs))).collect()
     }
 
     /// Returns the requests of the last second, by the backend that answered them.
-    fn served_now(&self) -> BTreeMap<String, u64> {
+    fn served_last_second(&self) -> BTreeMap<String, u64> {
         let mut served = BTreeMap::new();
         let Some(since) = std::time::Instant::now().checked_sub(NOW) else { return served };
-        for outcome in self.load.since(since) {
-            if let Ok(answer) = outcome.result
-                && let Some(name) = answer.served_by
+        for outcome in self.load.outcomes_since(since) {
+            if let Ok(response) = outcome.result
+                && let Some(name) = response.served_by
             {
                 *served.entry(name).or_default() += 1;
             }
@@ -283,20 +283,20 @@ impl Show {
     }
 }
 
-async fn settled(load: &Load, window: WindowId) -> Window {
-    match timeout(SETTLE, load.settled(window)).await {
-        Ok(settled) => settled,
+async fn complete_window(load: &OpenLoad, window: WindowId) -> Window {
+    match timeout(RESPONSE_TIMEOUT, load.complete_window(window)).await {
+        Ok(window) => window,
         Err(_) => load.window(window),
     }
 }
 
-fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+fn join_names<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
-    if names.is_empty() { "nobody".to_owned() } else { names.join(" and ") }
+    if names.is_empty() { "no backend".to_owned() } else { names.join(" and ") }
 }
 
 /// Returns the path of this program as it can be typed here: `cargo run` puts it on no path.
-fn ourselves() -> String {
+fn program_path() -> String {
     let Ok(program) = std::env::current_exe() else { return "understudy".to_owned() };
     let here = std::env::current_dir().ok();
     match here.and_then(|here| program.strip_prefix(here).ok().map(|path| path.to_owned())) {

@@ -1,12 +1,12 @@
-//! Constant load, and its outcomes as a client sees them.
+//! Open-loop load at a constant rate, and its outcomes as a client sees them.
 //!
 //! The load is open: requests go out on a fixed schedule whether or not earlier ones were answered, as those
 //! of many independent users do. A client that waits for each response would send the fewest requests exactly
 //! when things are broken, and count too few errors. For the same reason a latency runs from the time at
 //! which the request was due, not from when the machine sent it.
 //!
-//! Requests are counted in consecutive windows: [`Load::cut`] ends the current one. A request belongs to the
-//! window in which it was started, even if its response comes during a later one.
+//! Requests are counted in consecutive windows: [`OpenLoad::end_window`] ends the current one. A request
+//! belongs to the window in which it was started, even if its response comes during a later one.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -28,7 +28,7 @@ const KEPT_BODY: usize = 120;
 
 /// Requests to send, and their rate.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct LoadOptions {
     /// URL of the requests, in plain HTTP.
     pub url: Url,
     /// Rate, evenly spaced; at least 1.
@@ -41,7 +41,7 @@ pub struct Options {
     pub timeout: Duration,
 }
 
-impl Options {
+impl LoadOptions {
     /// Options for GET without a body, with a timeout of 30 s.
     pub fn get(url: Url, requests_per_second: u32) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Options {
 
 /// Complete response with a status below 500.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct ServedResponse {
     /// Status code. Redirects are not followed.
     pub status: u16,
     /// Value of the header `x-backend`, if there is one.
@@ -70,14 +70,14 @@ pub struct Answer {
 
 /// Outcome of one request.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct RequestOutcome {
     /// Time at which the request was sent. It decides the request's window.
     pub started: Instant,
     /// Time from when the request was due until the last byte of the response, or the error.
     pub latency: Duration,
     /// Response, or the text of an error: no connection, no complete response in time, or a status of 500 and
     /// above. The text of the last begins with the status: `503: no healthy upstream`.
-    pub result: Result<Answer, String>,
+    pub result: Result<ServedResponse, String>,
 }
 
 /// Counts of the requests that were started within one stretch of time.
@@ -87,7 +87,7 @@ pub struct Window {
     pub requests: u64,
     /// Number of requests without a response yet. The counts below are final when it is 0.
     pub pending: u64,
-    /// Number of failed requests; see [`Outcome::result`].
+    /// Number of failed requests; see [`RequestOutcome::result`].
     pub errors: u64,
     /// Good responses by the backend that gave them. Responses that name no backend are not counted.
     pub served_by: BTreeMap<String, u64>,
@@ -98,11 +98,11 @@ pub struct Window {
 }
 
 impl Window {
-    fn record(&mut self, outcome: &Outcome) {
+    fn record(&mut self, outcome: &RequestOutcome) {
         self.pending -= 1;
         self.slowest = self.slowest.max(outcome.latency);
         match &outcome.result {
-            Ok(Answer { served_by: Some(name), .. }) => {
+            Ok(ServedResponse { served_by: Some(name), .. }) => {
                 *self.served_by.entry(name.clone()).or_default() += 1;
             }
             Ok(_) => {}
@@ -127,28 +127,28 @@ impl Window {
     }
 }
 
-/// Identifier of a window that [`Load::cut`] ended.
+/// Identifier of a window that [`OpenLoad::end_window`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowId(usize);
 
 /// State shared by a load and its requests. A std mutex, since it is held for a few additions and never
 /// across an `await`.
 #[derive(Debug)]
-struct Record {
-    state: Mutex<State>,
+struct LoadRecord {
+    state: Mutex<LoadState>,
     /// Notification that a request has ended.
-    answered: watch::Sender<()>,
+    completed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LoadState {
     /// All windows; the last one is the current one.
     windows: Vec<Window>,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<RequestOutcome>,
 }
 
-impl Record {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl LoadRecord {
+    fn lock(&self) -> MutexGuard<'_, LoadState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -162,19 +162,19 @@ impl Record {
         (Instant::now(), WindowId(current))
     }
 
-    fn finish(&self, window: WindowId, outcome: Outcome) {
+    fn finish(&self, window: WindowId, outcome: RequestOutcome) {
         let mut state = self.lock();
         state.windows[window.0].record(&outcome);
         state.outcomes.push(outcome);
         drop(state);
-        self.answered.send_replace(());
+        self.completed.send_replace(());
     }
 }
 
 /// Load that runs until it is stopped. Dropping it ends it at once, without waiting for responses.
 #[derive(Debug)]
-pub struct Load {
-    record: Arc<Record>,
+pub struct OpenLoad {
+    record: Arc<LoadRecord>,
     /// Sender whose drop ends the schedule.
     running: watch::Sender<()>,
     schedule: AbortOnDrop,
@@ -189,15 +189,15 @@ impl Drop for AbortOnDrop {
     }
 }
 
-impl Load {
+impl OpenLoad {
     /// Starts sending at once. Must be called within a tokio runtime.
-    pub fn start(options: Options) -> Self {
-        let record = Arc::new(Record {
-            state: Mutex::new(State { windows: vec![Window::default()], ..State::default() }),
-            answered: watch::Sender::new(()),
+    pub fn start(options: LoadOptions) -> Self {
+        let record = Arc::new(LoadRecord {
+            state: Mutex::new(LoadState { windows: vec![Window::default()], ..LoadState::default() }),
+            completed: watch::Sender::new(()),
         });
         let (running, stopped) = watch::channel(());
-        let schedule = AbortOnDrop(tokio::spawn(send(options, record.clone(), stopped)));
+        let schedule = AbortOnDrop(tokio::spawn(send_on_schedule(options, record.clone(), stopped)));
         Self { record, running, schedule }
     }
 
@@ -211,7 +211,7 @@ impl Load {
     }
 
     /// Ends the current window and begins the next. The ended one may still wait for responses.
-    pub fn cut(&self) -> WindowId {
+    pub fn end_window(&self) -> WindowId {
         let windows = &mut self.record.lock().windows;
         windows.push(Window::default());
         WindowId(windows.len() - 2)
@@ -229,32 +229,32 @@ impl Load {
 
     /// Returns an ended window once every request of it has its response or its error: at the latest after
     /// the client's timeout.
-    pub async fn settled(&self, id: WindowId) -> Window {
-        let mut answered = self.record.answered.subscribe();
+    pub async fn complete_window(&self, id: WindowId) -> Window {
+        let mut completed = self.record.completed.subscribe();
         loop {
-            answered.mark_unchanged();
+            completed.mark_unchanged();
             let window = self.window(id);
             if window.pending == 0 {
                 return window;
             }
-            answered.changed().await.expect("the sender lives in the record that we hold");
+            completed.changed().await.expect("the sender lives in the record that we hold");
         }
     }
 
     /// Returns the outcomes of all requests that were sent at `since` or later and have ended by now.
-    pub fn since(&self, since: Instant) -> Vec<Outcome> {
+    pub fn outcomes_since(&self, since: Instant) -> Vec<RequestOutcome> {
         self.record.lock().outcomes.iter().filter(|outcome| outcome.started >= since).cloned().collect()
     }
 
     /// Drops the outcomes of requests that were sent before `before`. A load that runs for days would fill
     /// the memory with them. The windows keep their counts.
-    pub fn forget(&self, before: Instant) {
+    pub fn forget_before(&self, before: Instant) {
         self.record.lock().outcomes.retain(|outcome| outcome.started >= before);
     }
 
     /// Sends no more, waits for outstanding responses, and returns all outcomes except the forgotten ones, in
     /// the order in which the requests were started.
-    pub async fn stop(mut self) -> Vec<Outcome> {
+    pub async fn stop(mut self) -> Vec<RequestOutcome> {
         drop(self.running);
         if let Err(error) = (&mut self.schedule.0).await
             && error.is_panic()
@@ -269,7 +269,7 @@ impl Load {
 
 /// Sends requests on schedule, each in a task of its own. Missed ticks are made up for at once: the rate
 /// holds on average, and a stall of this machine does not count as a pause of the users.
-async fn send(options: Options, record: Arc<Record>, mut stopped: watch::Receiver<()>) {
+async fn send_on_schedule(options: LoadOptions, record: Arc<LoadRecord>, mut stopped: watch::Receiver<()>) {
     let client = client(options.timeout);
     let period = Duration::from_secs(1) / options.requests_per_second.max(1);
     let mut ticks = tokio::time::interval(period);
@@ -288,7 +288,7 @@ async fn send(options: Options, record: Arc<Record>, mut stopped: watch::Receive
         let record = record.clone();
         requests.spawn(async move {
             let result = exchange(request).await;
-            record.finish(window, Outcome { started, latency: due.elapsed(), result });
+            record.finish(window, RequestOutcome { started, latency: due.elapsed(), result });
         });
         while requests.try_join_next().is_some() {}
     }
@@ -306,7 +306,7 @@ fn client(timeout: Duration) -> reqwest::Client {
         .expect("without TLS there is nothing to load that could be missing")
 }
 
-async fn exchange(request: reqwest::RequestBuilder) -> Result<Answer, String> {
+async fn exchange(request: reqwest::RequestBuilder) -> Result<ServedResponse, String> {
     let response = request.send().await.map_err(describe)?;
     let status = response.status();
     let served_by =
@@ -316,7 +316,7 @@ async fn exchange(request: reqwest::RequestBuilder) -> Result<Answer, String> {
         let body = String::from_utf8_lossy(&body[..body.len().min(KEPT_BODY)]);
         return Err(format!("{}: {}", status.as_u16(), body.trim()));
     }
-    Ok(Answer { status: status.as_u16(), served_by })
+    Ok(ServedResponse { status: status.as_u16(), served_by })
 }
 
 /// Formats the whole chain of an error, since only the cause distinguishes one error from another.
@@ -372,29 +372,29 @@ mod tests {
         Body::from_stream(paused).into_response()
     }
 
-    async fn until(load: &Load, requests: u64) {
+    async fn until(load: &OpenLoad, requests: u64) {
         while load.totals().requests < requests {
-            load.record.answered.subscribe().changed().await.unwrap();
+            load.record.completed.subscribe().changed().await.unwrap();
         }
     }
 
     /// Returns the first error text of some requests to `path`, all of which must fail.
     async fn errors(path: &str) -> String {
-        let load = Load::start(Options {
+        let load = OpenLoad::start(LoadOptions {
             timeout: Duration::from_millis(200),
-            ..Options::get(serve(path).await, 200)
+            ..LoadOptions::get(serve(path).await, 200)
         });
         until(&load, 3).await;
-        let window = load.settled(load.cut()).await;
+        let window = load.complete_window(load.end_window()).await;
         assert_eq!(window.errors, window.requests);
         window.first_errors[0].clone()
     }
 
     #[tokio::test]
     async fn answers_are_counted_by_who_gave_them() {
-        let load = Load::start(Options::get(serve("/ok").await, 500));
+        let load = OpenLoad::start(LoadOptions::get(serve("/ok").await, 500));
         until(&load, 20).await;
-        let window = load.settled(load.cut()).await;
+        let window = load.complete_window(load.end_window()).await;
         assert!(window.requests >= 19, "{window:?}");
         assert_eq!(window.served_by, BTreeMap::from([("A".to_owned(), window.requests)]));
         assert_eq!(window.errors, 0);
@@ -409,21 +409,21 @@ mod tests {
 
     #[tokio::test]
     async fn the_schedule_does_not_wait_for_answers() {
-        let load = Load::start(Options::get(serve("/hang").await, 100));
+        let load = OpenLoad::start(LoadOptions::get(serve("/hang").await, 100));
         while load.current().requests < 15 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let window = load.window(load.cut());
+        let window = load.window(load.end_window());
         assert_eq!(window.pending, window.requests);
     }
 
     #[tokio::test]
     async fn an_answer_counts_in_the_window_of_its_request() {
-        let load = Load::start(Options::get(serve("/slow").await, 100));
+        let load = OpenLoad::start(LoadOptions::get(serve("/slow").await, 100));
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let first = load.cut();
+        let first = load.end_window();
         let boundary = Instant::now();
-        let (early, late) = (load.window(first), load.settled(first).await);
+        let (early, late) = (load.window(first), load.complete_window(first).await);
         assert_eq!(early.requests, late.requests);
         assert!(late.slowest >= Duration::from_millis(300), "{late:?}");
         assert!(load.totals().requests > late.requests);
@@ -436,7 +436,7 @@ mod tests {
 
     #[tokio::test]
     async fn stopping_waits_for_what_is_due() {
-        let load = Load::start(Options::get(serve("/slow").await, 100));
+        let load = OpenLoad::start(LoadOptions::get(serve("/slow").await, 100));
         tokio::time::sleep(Duration::from_millis(50)).await;
         let started = load.totals().requests;
         let outcomes = load.stop().await;
@@ -446,9 +446,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_method_and_a_body_can_be_chosen() {
-        let load = Load::start(Options::post(serve("/echo").await, 200, "an order"));
+        let load = OpenLoad::start(LoadOptions::post(serve("/echo").await, 200, "an order"));
         until(&load, 3).await;
-        let window = load.settled(load.cut()).await;
+        let window = load.complete_window(load.end_window()).await;
         assert_eq!(window.served_by.into_keys().collect::<Vec<_>>(), ["POST an order"]);
     }
 
@@ -468,9 +468,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         drop(listener);
-        let load = Load::start(Options::get(url, 100));
+        let load = OpenLoad::start(LoadOptions::get(url, 100));
         until(&load, 1).await;
-        let window = load.settled(load.cut()).await;
+        let window = load.complete_window(load.end_window()).await;
         assert!(window.first_errors[0].contains("Connection refused"), "{window:?}");
     }
 }

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::build::Build;
 use crate::cli::offline::check;
-use crate::cli::online::client::{Asking, Terms};
+use crate::cli::online::client::{RequestOptions, WriteOptions};
 use crate::cli::online::connection::Unreachable;
-use crate::cli::output::{Format, Output};
+use crate::cli::output::{Format, FormatOptions};
 use crate::cli::print;
 use crate::config::Violation;
 use crate::inspect::plan::{self, Plan};
@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Prints what the files would change, and the effects. The files are compared with an empty config if no
@@ -40,7 +40,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let build = match check::build(&options.paths) {
         Ok(build) => Some(build),
         Err(violations) if violations.iter().any(|violation| violation.code != "US111") => {
-            print::note(check::human(&violations).trim_end());
+            check::report(&violations);
             return Ok(ExitCode::FAILURE);
         }
         // The files may refer to entities that REST declared (US111), so the server decides.
@@ -51,9 +51,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     }
     let texts: BTreeMap<_, _> = files::read(&options.paths).unwrap_or_default().into_iter().collect();
     let body = json!({ "files": texts });
-    let client = options.asking.server.client()?;
-    let plan = match client.send(Method::POST, "/plan", &body, &Terms::default()).await {
-        Err(error) if error.is::<Unreachable>() && !options.asking.server.is_named() => {
+    let client = options.request.server.client()?;
+    let plan = match client.send(Method::POST, "/plan", &body, &WriteOptions::default()).await {
+        Err(error) if error.is::<Unreachable>() && !options.request.server.is_named() => {
             print::note(&format!("{error}"));
             print::note("compared with an empty config:");
             let build = build.ok_or(error)?;
@@ -63,29 +63,29 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         }
         plan => plan?,
     };
-    done(&plan, &options)
+    finish(&plan, &options)
 }
 
 /// Compares the files with those of `--against`.
 fn against(options: &Options, build: Option<Build>) -> anyhow::Result<ExitCode> {
-    let told = |violations: &[Violation]| {
-        print::note(check::human(violations).trim_end());
+    let refuse = |violations: &[Violation]| {
+        check::report(violations);
         Ok(ExitCode::FAILURE)
     };
     let Some(build) = build else {
-        return told(&check::build(&options.paths).err().unwrap_or_default());
+        return refuse(&check::build(&options.paths).err().unwrap_or_default());
     };
     match check::build(&options.against) {
         Ok(base) => {
             let plan = Plan::new(&plan::file_edits(&base, &build), &base, &build);
-            done(&serde_json::to_value(plan)?, options)
+            finish(&serde_json::to_value(plan)?, options)
         }
-        Err(violations) => told(&violations),
+        Err(violations) => refuse(&violations),
     }
 }
 
-fn done(plan: &Value, options: &Options) -> anyhow::Result<ExitCode> {
-    said(plan, options.asking.output)?;
+fn finish(plan: &Value, options: &Options) -> anyhow::Result<ExitCode> {
+    print_plan(plan, options.request.output)?;
     let changes = plan["changes"].as_array().is_some_and(|changes| !changes.is_empty());
     let envoy = plan["envoy"].as_object().into_iter().flatten();
     let differs = changes
@@ -96,8 +96,8 @@ fn done(plan: &Value, options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints a plan.
-pub(crate) fn said(plan: &Value, output: Output<Format>) -> anyhow::Result<()> {
-    output.say(plan, human)
+pub(crate) fn print_plan(plan: &Value, output: FormatOptions<Format>) -> anyhow::Result<()> {
+    output.print(plan, human)
 }
 
 fn human(plan: &Value) -> String {
@@ -112,18 +112,18 @@ fn human(plan: &Value) -> String {
         let level = if change["level"] == "warning" { "  (warning)" } else { "" };
         lines += &format!("{mark} {}{level}\n", text(&change["summary"]));
     }
-    let mut told = String::new();
-    for (of, names) in plan["envoy"].as_object().into_iter().flatten() {
-        for (what, mark) in [("added", '+'), ("changed", '~'), ("removed", '-')] {
-            let names: Vec<String> = names[what].as_array().into_iter().flatten().map(text).collect();
+    let mut resources = String::new();
+    for (kind, names) in plan["envoy"].as_object().into_iter().flatten() {
+        for (change, mark) in [("added", '+'), ("changed", '~'), ("removed", '-')] {
+            let names: Vec<String> = names[change].as_array().into_iter().flatten().map(text).collect();
             if !names.is_empty() {
-                told += &format!("  {mark} {of}: {}\n", names.join(", "));
+                resources += &format!("  {mark} {kind}: {}\n", names.join(", "));
             }
         }
     }
-    match (lines.is_empty(), told.is_empty()) {
+    match (lines.is_empty(), resources.is_empty()) {
         (true, true) => "nothing changes".to_owned(),
-        (_, true) => format!("{lines}Envoys are told nothing new\n"),
-        _ => format!("{lines}Envoys are told:\n{told}"),
+        (_, true) => format!("{lines}no resource of an Envoy changes\n"),
+        _ => format!("{lines}Envoys get:\n{resources}"),
     }
 }

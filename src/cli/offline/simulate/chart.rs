@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::inspect::simulate::Simulation;
 
 /// Row: a target or the unserved requests, the shares before and after, and true if the target is down.
-struct Row {
+struct ChartRow {
     tier: String,
     name: String,
     before: f64,
@@ -13,15 +13,15 @@ struct Row {
     down: bool,
 }
 
-fn rows(before: &Simulation, after: &Simulation) -> Vec<Row> {
-    let targets = before.targets.iter().zip(&after.targets).map(|(before, after)| Row {
+fn rows(before: &Simulation, after: &Simulation) -> Vec<ChartRow> {
+    let targets = before.targets.iter().zip(&after.targets).map(|(before, after)| ChartRow {
         tier: after.tier.to_string(),
         name: after.address.to_string(),
         before: before.share,
         after: after.share,
         down: after.down,
     });
-    let unserved = Row {
+    let unserved = ChartRow {
         tier: String::new(),
         name: "503 by Envoy".to_owned(),
         before: before.unserved,
@@ -67,15 +67,15 @@ pub(super) fn svg(title: &str, before: &Simulation, after: &Simulation) -> Strin
     let mut y = 68;
     for row in &rows {
         let colour = match row {
-            Row { down: true, .. } => "#b0b0b0",
-            Row { tier, .. } if tier.is_empty() => "#c62828",
-            Row { tier, .. } if tier == "0" => "#2e7d32",
-            Row { .. } => "#ef6c00",
+            ChartRow { down: true, .. } => "#b0b0b0",
+            ChartRow { tier, .. } if tier.is_empty() => "#c62828",
+            ChartRow { tier, .. } if tier == "0" => "#2e7d32",
+            ChartRow { .. } => "#ef6c00",
         };
         let label = match row {
-            Row { down: true, .. } => format!("{} (down)", row.name),
-            Row { tier, .. } if tier.is_empty() => row.name.clone(),
-            Row { .. } => format!("{} (tier {})", row.name, row.tier),
+            ChartRow { down: true, .. } => format!("{} (down)", row.name),
+            ChartRow { tier, .. } if tier.is_empty() => row.name.clone(),
+            ChartRow { .. } => format!("{} (tier {})", row.name, row.tier),
         };
         let _ = writeln!(text, "<text x=\"16\" y=\"{}\">{}</text>", y + 15, escape(&label));
         for (x, share) in [(300, row.before), (590, row.after)] {

@@ -10,7 +10,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cli::offline::backend::socket::{Ending, Socket};
+use crate::cli::offline::backend::socket::{Ending, FaultySocket};
 
 /// Maximum number of connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
@@ -20,7 +20,7 @@ const UNANSWERED: Duration = Duration::from_millis(100);
 
 /// Treatment of new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listening {
+pub(super) enum ListenerMode {
     /// Accepted and served.
     Open,
     /// Refused: no socket listens.
@@ -31,7 +31,7 @@ pub(super) enum Listening {
     Mute,
 }
 
-impl FromStr for Listening {
+impl FromStr for ListenerMode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -46,25 +46,28 @@ impl FromStr for Listening {
 }
 
 /// Requested state of the listener, and the channel that confirms it.
-pub(super) type Order = (Listening, oneshot::Sender<anyhow::Result<()>>);
+pub(super) type ListenerCommand = (ListenerMode, oneshot::Sender<anyhow::Result<()>>);
 
 /// Listening socket and its state.
-pub(super) struct Door {
+pub(super) struct FaultyListener {
     address: SocketAddr,
-    orders: mpsc::Receiver<Order>,
-    listening: Listening,
+    commands: mpsc::Receiver<ListenerCommand>,
+    mode: ListenerMode,
     /// Listening socket; none while closed.
     listener: Option<TcpListener>,
     /// Connections to ourselves that fill the queue, so that the kernel takes no others.
-    waiting: Vec<TcpStream>,
+    queued: Vec<TcpStream>,
 }
 
-impl Door {
-    pub(super) async fn open(address: SocketAddr, orders: mpsc::Receiver<Order>) -> anyhow::Result<Self> {
+impl FaultyListener {
+    pub(super) async fn open(
+        address: SocketAddr,
+        commands: mpsc::Receiver<ListenerCommand>,
+    ) -> anyhow::Result<Self> {
         let listener = listen(address).await?;
-        let address = listener.local_addr().context("cannot tell the address")?;
-        let listening = Listening::Open;
-        Ok(Self { address, orders, listening, listener: Some(listener), waiting: Vec::new() })
+        let address = listener.local_addr().context("cannot read the address of the listener")?;
+        let mode = ListenerMode::Open;
+        Ok(Self { address, commands, mode, listener: Some(listener), queued: Vec::new() })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -72,25 +75,25 @@ impl Door {
     }
 
     /// Accepts connections as ordered, forever. Connections to be served go to `welcome`.
-    pub(super) async fn keep(mut self, welcome: impl Fn(TcpStream)) -> Infallible {
+    pub(super) async fn run(mut self, serve: impl Fn(TcpStream)) -> Infallible {
         loop {
             tokio::select! {
-                Some((listening, done)) = self.orders.recv() => {
-                    let _ = done.send(self.become_so(listening).await); // Its sender may be gone.
+                Some((mode, done)) = self.commands.recv() => {
+                    let _ = done.send(self.set_mode(mode).await); // Its sender may be gone.
                 }
-                stream = accept(self.listener.as_ref()), if self.listening != Listening::Mute => {
-                    match self.listening {
-                        Listening::Open => welcome(stream),
-                        _ => Socket::new(stream).ending().set(Ending::Rst),
+                stream = accept(self.listener.as_ref()), if self.mode != ListenerMode::Mute => {
+                    match self.mode {
+                        ListenerMode::Open => serve(stream),
+                        _ => FaultySocket::new(stream).ending().set(Ending::Rst),
                     }
                 }
             }
         }
     }
 
-    async fn become_so(&mut self, listening: Listening) -> anyhow::Result<()> {
-        self.waiting.clear();
-        if listening == Listening::Closed {
+    async fn set_mode(&mut self, mode: ListenerMode) -> anyhow::Result<()> {
+        self.queued.clear();
+        if mode == ListenerMode::Closed {
             self.listener = None;
         } else {
             let listener = match self.listener.take() {
@@ -98,22 +101,22 @@ impl Door {
                 None => listen(self.address).await?,
             };
             // Linux lets `listen` change the queue length of a socket that listens already.
-            let backlog = if listening == Listening::Mute { 0 } else { BACKLOG };
+            let backlog = if mode == ListenerMode::Mute { 0 } else { BACKLOG };
             SockRef::from(&listener).listen(backlog).context("cannot change the queue")?;
             self.listener = Some(listener);
         }
-        if listening == Listening::Mute {
-            self.fill_up().await?;
+        if mode == ListenerMode::Mute {
+            self.fill_queue().await?;
         }
-        self.listening = listening;
+        self.mode = mode;
         Ok(())
     }
 
     /// Connects to ourselves until a connection does not come up. A queue of length 0 holds one connection.
-    async fn fill_up(&mut self) -> anyhow::Result<()> {
+    async fn fill_queue(&mut self) -> anyhow::Result<()> {
         for _ in 0..2 * BACKLOG {
             match tokio::time::timeout(UNANSWERED, TcpStream::connect(self.address)).await {
-                Ok(connected) => self.waiting.push(connected.context("cannot fill the queue")?),
+                Ok(connected) => self.queued.push(connected.context("cannot fill the queue")?),
                 Err(_) => return Ok(()),
             }
         }
