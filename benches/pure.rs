@@ -31,9 +31,9 @@ use understudy::model::index::Subsets;
 use understudy::model::name::Name;
 use understudy::model::selector::Part;
 
-use understudy::xds::frame::{self, Response};
-use understudy::xds::sotw::Stream;
-use understudy::xds::{Common, Protocol};
+use understudy::xds::stream::sotw::Stream;
+use understudy::xds::stream::{Common, Protocol};
+use understudy::xds::wire::frame::{self, Response};
 
 const TARGETS: usize = 10;
 
@@ -284,7 +284,7 @@ fn report(upstreams: usize) -> LoadStatsRequest {
 }
 
 /// Benchmarks a report of one Envoy with traffic to a thousand upstreams, three targets each. Forty of these
-/// come in a second, however many such Envoys there are: see `xds::pace`.
+/// come in a second, however many such Envoys there are: see `xds::service::load_report::budget`.
 fn folds(criterion: &mut Criterion) {
     let build = built(&inputs(1_000, 100), None);
     let bytes = report(1_000).encode_to_vec();

@@ -31,7 +31,7 @@ use crate::store::Store;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::webhooks::Notifier;
-use crate::xds::server::{self, Discovery, Limits};
+use crate::xds::service::discovery::{self, Discovery, Limits};
 
 /// Maximum number of connections waiting to be accepted. After a restart the whole fleet reconnects at once.
 const BACKLOG: u32 = 4096;
@@ -331,7 +331,7 @@ async fn serve_xds(
     discovery: Discovery,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    server::serve(incoming, discovery, stopped(stop)).await.context("xDS failed")
+    discovery::serve(incoming, discovery, stopped(stop)).await.context("xDS failed")
 }
 
 async fn conduct(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> anyhow::Result<()> {

@@ -50,8 +50,8 @@ use tower::Service as _;
 use understudy::build;
 use understudy::cache::Cache;
 use understudy::nodes::Nodes;
-use understudy::xds::admission::Rate;
-use understudy::xds::server::{self, Discovery, Limits};
+use understudy::xds::port::admission::Rate;
+use understudy::xds::service::discovery::{self, Discovery, Limits};
 
 use crate::harness::{PATIENCE, Understudy, eventually};
 
@@ -752,7 +752,7 @@ async fn limited(limits: Limits) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let discovery = Discovery::new(cache, Nodes::default(), "test", limits);
-    tokio::spawn(server::serve(listener, discovery, std::future::pending()));
+    tokio::spawn(discovery::serve(listener, discovery, std::future::pending()));
     address
 }
 

@@ -20,10 +20,13 @@ use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use understudy::envoy::ResourceType;
 use understudy::build::snapshot::{Resource, Snapshot, Variant};
-use understudy::xds::meter::Meter;
-use understudy::xds::request::Requests;
-use understudy::xds::wire::{Head as _, Request};
-use understudy::xds::{Common, Protocol, delta, frame, sotw};
+use understudy::xds::port::meter::Meter;
+use understudy::xds::port::reader::Requests;
+use understudy::xds::wire::request::{Head as _, Request};
+use understudy::xds::stream::delta;
+use understudy::xds::wire::frame;
+use understudy::xds::stream::sotw;
+use understudy::xds::stream::{Common, Protocol};
 
 static SNAPSHOTS: LazyLock<[Arc<Snapshot>; 3]> =
     LazyLock::new(|| [snapshot(&[]), snapshot(&[("a", "1"), ("b", "1")]), snapshot(&[("b", "2"), ("c", "1")])]);

@@ -7,6 +7,8 @@
 //! A few Envoys of each `node.cluster` are enough, so that a thousand Envoys do not check everything twice:
 //! the first ones that connect. When one leaves, the next one takes its place.
 
+pub mod specifier;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -30,11 +32,11 @@ use crate::cache::{Cache, Subscription};
 use crate::envoy::checks::Findings;
 use crate::envoy::node::Node;
 use crate::nodes::Nodes;
-use crate::xds::frame;
-use crate::xds::incoming::Peer;
-use crate::xds::request::Requests;
-use crate::xds::server::{self, Discovery, Limits};
-use crate::xds::specifier::{self, Check, Checks, checked_cluster};
+use crate::xds::port::connection::Peer;
+use crate::xds::port::reader::Requests;
+use crate::xds::service::discovery::{self, Discovery, Limits};
+use crate::xds::service::health_discovery::specifier::{Check, Checks, checked_cluster};
+use crate::xds::wire::frame;
 
 const METHOD: &str = "/envoy.service.health.v3.HealthDiscoveryService/StreamHealthCheck";
 
@@ -188,7 +190,7 @@ impl HealthDiscovery {
         let first = tokio::time::timeout(self.limits.first_request, requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
         let Some(first) = first else { return Ok(None) };
-        let node = server::node(asked_by(&first)?)?;
+        let node = discovery::node(asked_by(&first)?)?;
         self.gate.identify(peer.as_ref(), &node.id, &node.cluster)?;
         Ok(Some(node))
     }

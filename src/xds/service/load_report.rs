@@ -1,7 +1,9 @@
 //! The load reporting service (LRS): asks every Envoy for its load and passes on the reports.
 //!
-//! Written by hand as a tower service, as [`crate::xds::server`] is: a generated one would decode every
+//! Written by hand as a tower service, as [`crate::xds::service::discovery`] is: a generated one would decode every
 //! report whole, and keep a buffer as large as the largest report for the life of its stream.
+
+pub mod budget;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -20,11 +22,11 @@ use tonic::server::NamedService;
 use crate::envoy::loads::{Report, Sender};
 use crate::envoy::node::Locality;
 use crate::nodes::Nodes;
-use crate::xds::frame;
-use crate::xds::incoming::Peer;
-use crate::xds::pace::{Pace, Place};
-use crate::xds::request::Requests;
-use crate::xds::server::{Discovery, Limits};
+use crate::xds::port::connection::Peer;
+use crate::xds::port::reader::Requests;
+use crate::xds::service::discovery::{Discovery, Limits};
+use crate::xds::service::load_report::budget::{Pace, Place};
+use crate::xds::wire::frame;
 
 const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
 

@@ -18,10 +18,12 @@ use prost::Message as _;
 
 use crate::build::snapshot::{Snapshot, Variant};
 use crate::envoy::ResourceType;
-use crate::xds::Protocol;
-use crate::xds::frame::{self, Response};
-use crate::xds::words::{describe, snapshot};
-use crate::xds::{Common, delta, sotw};
+use crate::xds::stream::Common;
+use crate::xds::stream::Protocol;
+use crate::xds::stream::delta;
+use crate::xds::stream::sotw;
+use crate::xds::stream::testkit::{describe, snapshot};
+use crate::xds::wire::frame::{self, Response};
 
 /// Content of a cluster that the client refuses.
 const BAD: &str = "bad";

@@ -1,6 +1,6 @@
 //! State of one delta (incremental) stream.
 //!
-//! Same interface as [`crate::xds::sotw::Stream`]: events in, responses out, level-triggered. The resources
+//! Same interface as [`crate::xds::stream::sotw::Stream`]: events in, responses out, level-triggered. The resources
 //! that a client holds are kept as a set that all streams share, plus the few names for which this client
 //! differs from the set.
 
@@ -13,14 +13,14 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use crate::build::snapshot::{MAX_PIECE, Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::envoy::ResourceType;
 use crate::nodes::{State, TypeStatus};
-use crate::xds::frame::Response;
-use crate::xds::order::{self, Standing, Standings};
-use crate::xds::quarantine::Quarantine;
-use crate::xds::subscription::Subscription;
-use crate::xds::wire::{Request, Versions};
-use crate::xds::{
+use crate::xds::stream::order::{self, Standing, Standings};
+use crate::xds::stream::quarantine::Quarantine;
+use crate::xds::stream::subscription::Subscription;
+use crate::xds::stream::{
     Common, Protocol, ProtocolError, Refusal, Types, has_legacy_wildcard, requested_type, shorten,
 };
+use crate::xds::wire::frame::Response;
+use crate::xds::wire::request::{Request, Versions};
 
 /// Everything that one client was sent and answered.
 #[derive(Debug)]

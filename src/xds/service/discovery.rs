@@ -7,7 +7,7 @@
 //!
 //! The effect that a client can have on others is bounded here: the number of streams that begin at once
 //! ([`admission`]), the bytes held for incomplete requests ([`Meter`]), the number of names that are asked
-//! for ([`NameTable`](crate::xds::subscription::NameTable)), the time until the first request, and the sizes
+//! for ([`NameTable`](crate::xds::stream::subscription::NameTable)), the time until the first request, and the sizes
 //! of requests, headers and nodes.
 
 use std::convert::Infallible;
@@ -41,15 +41,19 @@ use crate::envoy::{ResourceType, descriptors};
 use crate::nodes::{Connection, Nodes};
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::Metrics;
-use crate::xds::admission::{self, Admission, Rate};
-use crate::xds::client_status::ClientStatuses;
-use crate::xds::health_discovery::HealthDiscovery;
-use crate::xds::incoming::{self, Peer};
-use crate::xds::load_report::LoadReports;
-use crate::xds::meter::Meter;
-use crate::xds::request::Requests;
-use crate::xds::wire::{self, Head as _};
-use crate::xds::{Common, Protocol, ProtocolError, Refusal, delta, frame, order, sotw};
+use crate::xds::port::admission::{self, Admission, Rate};
+use crate::xds::port::connection::{self, Peer};
+use crate::xds::port::meter::Meter;
+use crate::xds::port::reader::Requests;
+use crate::xds::service::client_status::ClientStatuses;
+use crate::xds::service::health_discovery::HealthDiscovery;
+use crate::xds::service::load_report::LoadReports;
+use crate::xds::stream::delta;
+use crate::xds::stream::order;
+use crate::xds::stream::sotw;
+use crate::xds::stream::{Common, Protocol, ProtocolError, Refusal};
+use crate::xds::wire::frame;
+use crate::xds::wire::request::{self, Head as _};
 
 /// Methods that are served: the path, the variant, and the type if the service has just one.
 const METHODS: [(&str, Variant, Option<ResourceType>); 19] = {
@@ -186,7 +190,7 @@ pub async fn serve(
         .http2_max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(MAX_STREAMS)
         .max_connection_age(limits.age.start);
-    let connections = incoming::connections(incoming.into(), limits.first_request);
+    let connections = connection::connections(incoming.into(), limits.first_request);
     let routes = routes(discovery).await;
     server.add_routes(routes).serve_with_incoming_shutdown(connections, shutdown).await
 }
@@ -570,7 +574,7 @@ impl<P: Protocol> Session<P> {
         Ok(Some(responses))
     }
 
-    fn take(&mut self, mut request: wire::Request<P::Head>) -> Result<Vec<frame::Response>, Status> {
+    fn take(&mut self, mut request: request::Request<P::Head>) -> Result<Vec<frame::Response>, Status> {
         let refuse = |error: ProtocolError| Status::invalid_argument(error.to_string());
         if let Some(resource_type) = self.resource_type {
             // A request to a single-type service may omit its type.

@@ -6,8 +6,8 @@ use expect_test::{Expect, expect};
 use prost::Message as _;
 
 use super::*;
-use crate::xds::frame;
-use crate::xds::words::{describe, kind_of, snapshot, word_of};
+use crate::xds::stream::testkit::{describe, kind_of, snapshot, word_of};
+use crate::xds::wire::frame;
 
 /// A client that follows the protocol and logs each response as a line.
 struct Client {

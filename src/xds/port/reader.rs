@@ -11,8 +11,8 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use tonic::Status;
 
-use crate::xds::meter::Share;
-use crate::xds::wire::{Head, Request};
+use crate::xds::port::meter::Share;
+use crate::xds::wire::request::{Head, Request};
 
 /// Largest request, in bytes. Envoy's first request has some 60 KB, and a client that names 100,000 resources
 /// needs a few MB.
@@ -116,7 +116,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::xds::meter::Meter;
+    use crate::xds::port::meter::Meter;
 
     /// Returns the version in each request in `bytes`, which come in frames of this size, and the final
     /// error.

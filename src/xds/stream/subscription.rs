@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::build::snapshot::{ResourceSet, Version};
-use crate::xds::wire;
+use crate::xds::wire::request;
 
 /// A set of names and its hash, which does not depend on their order.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ impl NameTable {
     }
 
     /// Returns the names in a list, and true if `*` is among them.
-    fn read(&self, list: &wire::Names) -> (Arc<Names>, bool) {
+    fn read(&self, list: &request::Names) -> (Arc<Names>, bool) {
         let encoded = self.hash(list.encoded());
         let known =
             self.lock().encoded.get(&encoded).and_then(|(names, star)| Some((names.upgrade()?, *star)));
@@ -166,7 +166,7 @@ impl Subscription {
     ///
     /// `legacy_wildcard` is true if the type has the legacy form of the wildcard. Endpoints do not: Envoy
     /// sends an empty list for them when its last cluster is gone, and wants nothing.
-    pub fn replace(&mut self, list: &wire::Names, legacy_wildcard: bool) -> Vec<Arc<str>> {
+    pub fn replace(&mut self, list: &request::Names, legacy_wildcard: bool) -> Vec<Arc<str>> {
         self.named_once |= !list.is_empty();
         let (names, star) = self.table.read(list);
         self.wildcard = star || (legacy_wildcard && !self.named_once);
@@ -178,9 +178,9 @@ impl Subscription {
     }
 
     /// Applies the first delta request of a stream. All subscribed names must be answered then.
-    pub fn begin(&mut self, subscribe: &wire::Names, unsubscribe: &wire::Names, legacy_wildcard: bool) {
+    pub fn begin(&mut self, subscribe: &request::Names, unsubscribe: &request::Names, legacy_wildcard: bool) {
         self.replace(subscribe, legacy_wildcard);
-        self.update(&wire::Names::default(), unsubscribe);
+        self.update(&request::Names::default(), unsubscribe);
     }
 
     /// Applies a delta request, subscriptions first, and returns the names that must be answered: names in
@@ -188,7 +188,7 @@ impl Subscription {
     /// wildcard still covers (xDS protocol, "Unsubscribing From Resources").
     ///
     /// An empty list does not create a wildcard any more, but an existing wildcard stays.
-    pub fn update(&mut self, subscribe: &wire::Names, unsubscribe: &wire::Names) -> Vec<Arc<str>> {
+    pub fn update(&mut self, subscribe: &request::Names, unsubscribe: &request::Names) -> Vec<Arc<str>> {
         let mut owed = BTreeSet::new();
         let mut names = Changing { names: &self.names, added: BTreeSet::new(), removed: BTreeSet::new() };
         for name in subscribe.iter() {
@@ -277,9 +277,9 @@ impl Changing<'_> {
 mod tests {
     use super::*;
     use crate::envoy::ResourceType;
-    use crate::xds::words::snapshot;
+    use crate::xds::stream::testkit::snapshot;
 
-    fn words(text: &str) -> wire::Names {
+    fn words(text: &str) -> request::Names {
         text.split_whitespace().collect()
     }
 
@@ -304,7 +304,7 @@ mod tests {
         let mut last = Vec::new();
         for (at, request) in requests.iter().enumerate() {
             let pick = |sign| request.split_whitespace().filter_map(|word| word.strip_prefix(sign)).collect();
-            let (subscribe, unsubscribe): (wire::Names, wire::Names) = (pick('+'), pick('-'));
+            let (subscribe, unsubscribe): (request::Names, request::Names) = (pick('+'), pick('-'));
             if at == 0 {
                 subscription.begin(&subscribe, &unsubscribe, legacy_wildcard);
                 last = subscription.names.names.iter().cloned().collect();

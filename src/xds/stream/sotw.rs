@@ -13,12 +13,14 @@ use envoy_types::pb::google::rpc::Status;
 use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::envoy::ResourceType;
 use crate::nodes::{State, TypeStatus};
-use crate::xds::frame::Response;
-use crate::xds::order::{self, GATED, Standing, Standings};
-use crate::xds::quarantine::Quarantine;
-use crate::xds::subscription::Subscription;
-use crate::xds::wire::{Names, Request};
-use crate::xds::{Common, Protocol, ProtocolError, Refusal, Types, is_sent_whole, requested_type, shorten};
+use crate::xds::stream::order::{self, GATED, Standing, Standings};
+use crate::xds::stream::quarantine::Quarantine;
+use crate::xds::stream::subscription::Subscription;
+use crate::xds::stream::{
+    Common, Protocol, ProtocolError, Refusal, Types, is_sent_whole, requested_type, shorten,
+};
+use crate::xds::wire::frame::Response;
+use crate::xds::wire::request::{Names, Request};
 
 /// Everything that one client was sent and answered.
 #[derive(Debug)]
