@@ -31,8 +31,8 @@ use understudy::model::index::Subsets;
 use understudy::model::name::Name;
 use understudy::model::selector::Part;
 
-use understudy::xds::stream::sotw::Stream;
-use understudy::xds::stream::{Common, Protocol};
+use understudy::xds::stream::sotw::SotwStream;
+use understudy::xds::stream::{DiscoveryStream, StreamContext};
 use understudy::xds::wire::frame::{self, Response};
 
 const TARGETS: usize = 10;
@@ -198,8 +198,8 @@ fn request(of: ResourceType, names: &[String], answers: Option<&Response>) -> Di
 }
 
 /// Returns a client that has all clusters, and the endpoints of all of them by name.
-fn subscribed(snapshot: &Arc<Snapshot>, names: &[String]) -> Stream {
-    let mut stream = Stream::new(snapshot.clone(), &Common::default());
+fn subscribed(snapshot: &Arc<Snapshot>, names: &[String]) -> SotwStream {
+    let mut stream = SotwStream::new(snapshot.clone(), &StreamContext::default());
     for (of, names) in [(ResourceType::Cluster, &[][..]), (ResourceType::Endpoints, names)] {
         let answers = stream.on_request(request(of, names, None).into()).expect("it is a request");
         for answer in &answers {
@@ -252,7 +252,7 @@ fn frames(criterion: &mut Criterion) {
             removed: Vec::new(),
         };
         group.bench_function(BenchmarkId::new("clusters", count), |bench| {
-            bench.iter(|| frame::parts(response.clone(), Variant::StateOfTheWorld, "understudy").len());
+            bench.iter(|| frame::chunks(response.clone(), Variant::StateOfTheWorld, "understudy").len());
         });
     }
     group.finish();

@@ -31,7 +31,7 @@ use crate::store::Store;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::webhooks::Notifier;
-use crate::xds::service::discovery::{self, Discovery, Limits};
+use crate::xds::service::discovery::{self, DiscoveryService, StreamLimits};
 
 /// Maximum number of connections waiting to be accepted. After a restart the whole fleet reconnects at once.
 const BACKLOG: u32 = 4096;
@@ -200,7 +200,8 @@ impl App {
         tokio::spawn(reload_on(hangup, control.clone(), paths.clone()));
         let door = control.clone();
         let loads = nodes.loads();
-        let discovery = Discovery::new(cache.clone(), nodes.clone(), &identifier(), Limits::default());
+        let discovery =
+            DiscoveryService::new(cache.clone(), nodes.clone(), &identifier(), StreamLimits::default());
         let discovery = discovery.with_metrics(metrics.clone()).with_identity(identity);
         let access = Access::new(policy, control.store().clone()).context("cannot read the tokens")?;
         let live = Arc::new(Live::default());
@@ -328,7 +329,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 async fn serve_xds(
     incoming: Incoming,
-    discovery: Discovery,
+    discovery: DiscoveryService,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     discovery::serve(incoming, discovery, stopped(stop)).await.context("xDS failed")

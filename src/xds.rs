@@ -1,7 +1,7 @@
 //! The xDS protocol: the responses that a client is sent, and their order.
 //!
 //! A stream is a struct without a socket or a clock: requests and snapshots go in, responses come out. There
-//! are two, [`sotw`](stream::sotw) and [`delta`](stream::delta), with the same interface ([`Protocol`](stream::Protocol)). The ordering rules that keep a
+//! are two, [`sotw`](stream::sotw) and [`delta`](stream::delta), with the same interface ([`DiscoveryStream`](stream::DiscoveryStream)). The ordering rules that keep a
 //! change from failing a request are in [`order`](stream::order); sockets are only in [`service`] and [`port`]. Besides
 //! discovery, the port serves load reports ([`load_report`](service::load_report)), health checks by Envoys ([`health_discovery`](service::health_discovery)),
 //! the status of clients ([`client_status`](service::client_status)), gRPC health and reflection.

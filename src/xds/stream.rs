@@ -18,11 +18,11 @@ use crate::envoy::ResourceType;
 use crate::nodes::TypeStatus;
 use crate::xds::stream::subscription::NameTable;
 use crate::xds::wire::frame::Response;
-use crate::xds::wire::request::{Head, Request};
+use crate::xds::wire::request::{LazyRequest, RequestHead};
 
 /// State that all streams share. Cheap to clone: clones share.
 #[derive(Debug, Clone, Default)]
-pub struct Common {
+pub struct StreamContext {
     /// Resource names that clients subscribe to.
     pub names: NameTable,
     /// Sets of resources that clients were sent earlier, by version.
@@ -33,21 +33,21 @@ pub struct Common {
 ///
 /// Requests and snapshots come in any order. [`Self::on_impatience`] is due when [`Self::is_waiting`] has
 /// lasted [`order::PATIENCE`]. The other methods do not send anything.
-pub trait Protocol: Sized + Send + Sync + 'static {
+pub trait DiscoveryStream: Sized + Send + Sync + 'static {
     /// Variant by which responses are framed.
     const VARIANT: Variant;
     /// Message that clients send.
-    type Head: Head;
+    type Head: RequestHead;
 
     /// Creates a stream whose client should come to run `target`.
-    fn new(target: Arc<Snapshot>, common: &Common) -> Self;
+    fn new(target: Arc<Snapshot>, common: &StreamContext) -> Self;
 
     /// Takes a request and returns the responses to send now.
     ///
     /// # Errors
     ///
     /// Fails if the request breaks the protocol; the stream should end then.
-    fn on_request(&mut self, request: Request<Self::Head>) -> Result<Vec<Response>, ProtocolError>;
+    fn on_request(&mut self, request: LazyRequest<Self::Head>) -> Result<Vec<Response>, ProtocolError>;
 
     /// Takes a new snapshot and returns the responses to send now.
     fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response>;
@@ -63,7 +63,7 @@ pub trait Protocol: Sized + Send + Sync + 'static {
     fn is_idle(&self) -> bool;
 
     /// Takes the refusals since the last call.
-    fn take_refusals(&mut self) -> Vec<Refusal>;
+    fn take_nacks(&mut self) -> Vec<Nack>;
 
     /// Status of each type that the client has asked for.
     fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)>;
@@ -87,7 +87,7 @@ pub enum ProtocolError {
 
 /// A NACK, to be logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Nack {
     /// Type of the refused resources.
     pub resource_type: ResourceType,
     /// Version of the refused response.
@@ -101,9 +101,9 @@ pub struct Refusal {
 /// State for each type that a client has asked for. Boxed and created on demand: most clients ask for a few
 /// types, and there are thousands of clients.
 #[derive(Debug, Default)]
-struct Types<T>([Option<Box<T>>; ResourceType::ALL.len()]);
+struct TypeTable<T>([Option<Box<T>>; ResourceType::ALL.len()]);
 
-impl<T: Default> Types<T> {
+impl<T: Default> TypeTable<T> {
     /// Returns the state of a type; none if the client has not asked for it.
     fn get(&self, resource_type: ResourceType) -> Option<&T> {
         self.0[resource_type as usize].as_deref()

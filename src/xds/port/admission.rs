@@ -21,9 +21,9 @@ pub struct Rate {
 
 /// Decision about a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum AdmissionDecision {
     /// Begin after this delay, which may be zero.
-    After(Duration),
+    BeginAfter(Duration),
     /// Refused, because too many streams wait.
     Refused,
 }
@@ -43,16 +43,16 @@ impl Admission {
     }
 
     /// Assigns a stream its start time, or refuses it.
-    pub fn ask(&mut self, now: Instant) -> Answer {
+    pub fn admit(&mut self, now: Instant) -> AdmissionDecision {
         let Rate { per_second, burst, waiting } = self.rate;
         let share = Duration::from_secs(1) / per_second.max(1);
         let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + share;
         let wait = full_at.duration_since(now).saturating_sub(share * burst.max(1));
         if wait > share * waiting {
-            return Answer::Refused;
+            return AdmissionDecision::Refused;
         }
         self.full_at = Some(full_at);
-        Answer::After(wait)
+        AdmissionDecision::BeginAfter(wait)
     }
 }
 
@@ -66,9 +66,9 @@ mod tests {
     fn check(asked: &[u64], expected: &str) {
         let start = Instant::now();
         let mut admission = Admission::new(RATE);
-        let answers = asked.iter().map(|at| match admission.ask(start + Duration::from_millis(*at)) {
-            Answer::After(wait) => wait.as_millis().to_string(),
-            Answer::Refused => "no".to_owned(),
+        let answers = asked.iter().map(|at| match admission.admit(start + Duration::from_millis(*at)) {
+            AdmissionDecision::BeginAfter(wait) => wait.as_millis().to_string(),
+            AdmissionDecision::Refused => "no".to_owned(),
         });
         assert_eq!(answers.collect::<Vec<_>>().join(" "), expected, "{asked:?}");
     }
@@ -102,9 +102,9 @@ mod tests {
     fn a_whole_fleet_is_let_in_within_seconds() {
         let now = Instant::now();
         let mut admission = Admission::new(Rate { per_second: 2_000, burst: 2_000, waiting: 20_000 });
-        let answers: Vec<Answer> = (0..25_000).map(|_| admission.ask(now)).collect();
-        let refused = answers.iter().filter(|answer| **answer == Answer::Refused).count();
+        let answers: Vec<AdmissionDecision> = (0..25_000).map(|_| admission.admit(now)).collect();
+        let refused = answers.iter().filter(|answer| **answer == AdmissionDecision::Refused).count();
         assert_eq!(refused, 3_000, "2,000 begin, 20,000 wait");
-        assert_eq!(answers[9_999], Answer::After(Duration::from_secs(4)));
+        assert_eq!(answers[9_999], AdmissionDecision::BeginAfter(Duration::from_secs(4)));
     }
 }

@@ -27,18 +27,21 @@ use crate::access::tls::{Incoming, Names, Socket};
 const PREFACE: usize = 24;
 
 /// Yields connections forever; a client must send the HTTP/2 preface within `patience`.
-pub fn connections(mut incoming: Incoming, patience: Duration) -> impl Stream<Item = io::Result<Connection>> {
+pub fn connections(
+    mut incoming: Incoming,
+    patience: Duration,
+) -> impl Stream<Item = io::Result<ClientConnection>> {
     async_stream::stream! {
         loop {
             let (socket, peer) = incoming.next().await;
-            yield Ok(Connection::new(socket, peer, patience));
+            yield Ok(ClientConnection::new(socket, peer, patience));
         }
     }
 }
 
 /// Remote end of a connection.
 #[derive(Debug, Clone)]
-pub struct Peer {
+pub struct ClientPeer {
     /// Socket address of the client.
     pub address: SocketAddr,
     /// Subject alternative names of its certificate; none if it presented no certificate.
@@ -50,25 +53,25 @@ const FRAME: usize = 16 << 10;
 
 /// A socket whose reads fail if the client does not begin to speak HTTP/2 in time.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ClientConnection {
     socket: Socket,
-    peer: Peer,
-    greeting: Option<Greeting>,
+    peer: ClientPeer,
+    preface: Option<PrefaceDeadline>,
     /// True if the kernel was told to expect more data, and none was written since.
     held_back: bool,
 }
 
 #[derive(Debug)]
-struct Greeting {
+struct PrefaceDeadline {
     missing: usize,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Connection {
+impl ClientConnection {
     fn new(socket: Socket, address: SocketAddr, patience: Duration) -> Self {
-        let peer = Peer { address, names: socket.names().map(Arc::new) };
+        let peer = ClientPeer { address, names: socket.names().map(Arc::new) };
         let deadline = Box::pin(tokio::time::sleep(patience));
-        Self { socket, peer, greeting: Some(Greeting { missing: PREFACE, deadline }), held_back: false }
+        Self { socket, peer, preface: Some(PrefaceDeadline { missing: PREFACE, deadline }), held_back: false }
     }
 
     /// Flushes data that the kernel holds back for a further write.
@@ -100,7 +103,7 @@ fn send_with_more(
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for ClientConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -110,20 +113,20 @@ impl AsyncRead for Connection {
         self.release();
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
-        let Some(greeting) = &mut self.greeting else { return polled };
+        let Some(preface) = &mut self.preface else { return polled };
         if polled.is_pending() {
-            ready!(greeting.deadline.as_mut().poll(context));
+            ready!(preface.deadline.as_mut().poll(context));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        greeting.missing = greeting.missing.saturating_sub(buffer.filled().len() - before);
-        if greeting.missing == 0 {
-            self.greeting = None;
+        preface.missing = preface.missing.saturating_sub(buffer.filled().len() - before);
+        if preface.missing == 0 {
+            self.preface = None;
         }
         polled
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for ClientConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -166,10 +169,10 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Peer;
+impl Connected for ClientConnection {
+    type ConnectInfo = ClientPeer;
 
-    fn connect_info(&self) -> Peer {
+    fn connect_info(&self) -> ClientPeer {
         self.peer.clone()
     }
 }
@@ -190,7 +193,7 @@ mod tests {
         let address = listener.local_addr().expect("it listens");
         let (mut client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (socket, peer) = accepted.expect("it connects");
-        let mut connection = Connection::new(Socket::Plain(socket), peer, Duration::from_secs(30));
+        let mut connection = ClientConnection::new(Socket::Plain(socket), peer, Duration::from_secs(30));
         let (head, large, small) = (vec![1; 9], vec![2; FRAME], vec![3; 100]);
 
         // A large frame followed by a small one, as at the end of a response.

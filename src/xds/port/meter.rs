@@ -14,40 +14,40 @@ const LIMIT: usize = 256 << 20;
 
 /// Sum over all streams. Cheap to clone: clones share.
 #[derive(Debug, Clone, Default)]
-pub struct Meter {
+pub struct BufferMeter {
     held: Arc<AtomicUsize>,
 }
 
 /// Bytes held by one stream; given back on drop.
 #[derive(Debug)]
-pub struct Share {
-    all: Meter,
+pub struct BufferShare {
+    all: BufferMeter,
     own: usize,
 }
 
-impl Meter {
+impl BufferMeter {
     /// Creates the share of a new stream.
-    pub fn share(&self) -> Share {
-        Share { all: self.clone(), own: 0 }
+    pub fn share(&self) -> BufferShare {
+        BufferShare { all: self.clone(), own: 0 }
     }
 }
 
-impl Share {
+impl BufferShare {
     /// Counts received bytes. Returns false if the limit is exceeded.
-    pub fn take(&mut self, bytes: usize) -> bool {
+    pub fn reserve(&mut self, bytes: usize) -> bool {
         self.own += bytes;
         let all = self.all.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.own <= FREE || all <= LIMIT
     }
 
     /// Subtracts bytes that are no longer held.
-    pub fn give_back(&mut self, bytes: usize) {
+    pub fn release(&mut self, bytes: usize) {
         self.own -= bytes;
         self.all.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-impl Drop for Share {
+impl Drop for BufferShare {
     fn drop(&mut self) {
         self.all.held.fetch_sub(self.own, Ordering::Relaxed);
     }
@@ -59,14 +59,14 @@ mod tests {
 
     #[test]
     fn large_requests_are_bounded_together_and_small_ones_are_not() {
-        let meter = Meter::default();
+        let meter = BufferMeter::default();
         let (mut hostile, mut large, mut small) = (meter.share(), meter.share(), meter.share());
-        assert!(hostile.take(LIMIT));
-        assert!(!large.take(FREE + 1));
-        assert!(small.take(FREE));
-        large.give_back(FREE + 1);
-        hostile.give_back(LIMIT);
-        assert!(large.take(FREE + 1));
+        assert!(hostile.reserve(LIMIT));
+        assert!(!large.reserve(FREE + 1));
+        assert!(small.reserve(FREE));
+        large.release(FREE + 1);
+        hostile.release(LIMIT);
+        assert!(large.reserve(FREE + 1));
         drop((hostile, large, small));
         assert_eq!(meter.held.load(Ordering::Relaxed), 0);
     }

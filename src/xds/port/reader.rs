@@ -11,8 +11,8 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use tonic::Status;
 
-use crate::xds::port::meter::Share;
-use crate::xds::wire::request::{Head, Request};
+use crate::xds::port::meter::BufferShare;
+use crate::xds::wire::request::{LazyRequest, RequestHead};
 
 /// Largest request, in bytes. Envoy's first request has some 60 KB, and a client that names 100,000 resources
 /// needs a few MB.
@@ -24,18 +24,18 @@ const MAX_RESERVED: usize = 128 << 10;
 /// Length of the prefix of each message: a compression flag and the length of the message.
 const PREFIX: usize = 5;
 
-/// Requests of one stream.
+/// Reader of the requests of one stream.
 #[derive(Debug)]
-pub struct Requests {
+pub struct RequestReader {
     body: UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>,
     buffer: BytesMut,
-    share: Share,
+    share: BufferShare,
     last: usize,
 }
 
-impl Requests {
+impl RequestReader {
     /// Reads the requests in `body`; the bytes that are buffered are counted in `share`.
-    pub fn new<B>(body: B, share: Share) -> Self
+    pub fn new<B>(body: B, share: BufferShare) -> Self
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -49,14 +49,14 @@ impl Requests {
         self.last
     }
 
-    /// Returns the next discovery request, like [`Requests::message`] for messages of any kind.
+    /// Returns the next discovery request, like [`RequestReader::message`] for messages of any kind.
     ///
     /// # Errors
     ///
     /// Fails if the client sends something else than a request, or too large a request.
-    pub async fn next<H: Head>(&mut self) -> Result<Option<Request<H>>, Status> {
+    pub async fn next<H: RequestHead>(&mut self) -> Result<Option<LazyRequest<H>>, Status> {
         let Some(encoded) = self.message().await? else { return Ok(None) };
-        Request::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
+        LazyRequest::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 
     /// Returns the next request, still encoded; none when the client disconnects or the connection breaks,
@@ -72,7 +72,7 @@ impl Requests {
             }
             let Some(Ok(frame)) = self.body.frame().await else { return Ok(None) };
             let Ok(data) = frame.into_data() else { continue };
-            if !self.share.take(data.len()) {
+            if !self.share.reserve(data.len()) {
                 return Err(Status::resource_exhausted("too many large requests are under way"));
             }
             self.buffer.extend_from_slice(&data);
@@ -101,7 +101,7 @@ impl Requests {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
-        self.share.give_back(PREFIX + length);
+        self.share.release(PREFIX + length);
         self.last = length;
         Ok(Some(encoded))
     }
@@ -116,7 +116,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::xds::port::meter::Meter;
+    use crate::xds::port::meter::BufferMeter;
 
     /// Returns the version in each request in `bytes`, which come in frames of this size, and the final
     /// error.
@@ -126,7 +126,7 @@ mod tests {
             .map(|chunk| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(chunk))))
             .collect();
         let body = StreamBody::new(futures_util::stream::iter(frames));
-        let mut requests = Requests::new(body, Meter::default().share());
+        let mut requests = RequestReader::new(body, BufferMeter::default().share());
         let mut versions = Vec::new();
         loop {
             match requests.next::<DiscoveryRequest>().now_or_never().expect("all of it is there") {

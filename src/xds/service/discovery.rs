@@ -1,4 +1,4 @@
-//! The gRPC services: sockets and time around [`sotw::Stream`] and [`delta::Stream`].
+//! The gRPC services: sockets and time around [`sotw::SotwStream`] and [`delta::DeltaStream`].
 //!
 //! Written by hand as a tower service, because a generated one would encode every response for every client.
 //! No task is spawned for a stream: its body is polled by the connection, and waits for a request, for a new
@@ -6,7 +6,7 @@
 //! was produced, so that a client that does not read costs no more than the last response.
 //!
 //! The effect that a client can have on others is bounded here: the number of streams that begin at once
-//! ([`admission`]), the bytes held for incomplete requests ([`Meter`]), the number of names that are asked
+//! ([`admission`]), the bytes held for incomplete requests ([`BufferMeter`]), the number of names that are asked
 //! for ([`NameTable`](crate::xds::stream::subscription::NameTable)), the time until the first request, and the sizes
 //! of requests, headers and nodes.
 
@@ -42,18 +42,18 @@ use crate::nodes::{Connection, Nodes};
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::Metrics;
 use crate::xds::port::admission::{self, Admission, Rate};
-use crate::xds::port::connection::{self, Peer};
-use crate::xds::port::meter::Meter;
-use crate::xds::port::reader::Requests;
+use crate::xds::port::connection::{self, ClientPeer};
+use crate::xds::port::meter::BufferMeter;
+use crate::xds::port::reader::RequestReader;
 use crate::xds::service::client_status::ClientStatuses;
 use crate::xds::service::health_discovery::HealthDiscovery;
 use crate::xds::service::load_report::LoadReports;
 use crate::xds::stream::delta;
 use crate::xds::stream::order;
 use crate::xds::stream::sotw;
-use crate::xds::stream::{Common, Protocol, ProtocolError, Refusal};
+use crate::xds::stream::{DiscoveryStream, Nack, ProtocolError, StreamContext};
 use crate::xds::wire::frame;
-use crate::xds::wire::request::{self, Head as _};
+use crate::xds::wire::request::{LazyRequest, RequestHead as _};
 
 /// Methods that are served: the path, the variant, and the type if the service has just one.
 const METHODS: [(&str, Variant, Option<ResourceType>); 19] = {
@@ -142,7 +142,7 @@ const SERVICES: [&str; 10] = [
 
 /// Limits on the duration and number of streams.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct StreamLimits {
     /// Rate at which streams may begin.
     pub rate: Rate,
     /// Time within which a client must speak HTTP/2, and send the first request of a stream.
@@ -153,7 +153,7 @@ pub struct Limits {
     pub age: Range<Duration>,
 }
 
-impl Default for Limits {
+impl Default for StreamLimits {
     fn default() -> Self {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         Self {
@@ -164,7 +164,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl StreamLimits {
     /// Returns the time at which a stream that begins now should end.
     pub(crate) fn end(&self) -> Instant {
         // Every `RandomState` has random keys of its own.
@@ -180,7 +180,7 @@ impl Limits {
 /// Fails if the socket fails.
 pub async fn serve(
     incoming: impl Into<Incoming>,
-    discovery: Discovery,
+    discovery: DiscoveryService,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let limits = &discovery.shared.limits;
@@ -196,8 +196,8 @@ pub async fn serve(
 }
 
 /// Builds the routes of discovery and of the services beside it.
-async fn routes(discovery: Discovery) -> Routes {
-    let Shared { cache, nodes, limits, .. } = &*discovery.shared;
+async fn routes(discovery: DiscoveryService) -> Routes {
+    let DiscoveryContext { cache, nodes, limits, .. } = &*discovery.shared;
     let load_reports = LoadReports::new(nodes.clone(), limits.clone(), discovery.clone());
     let health_discovery =
         HealthDiscovery::new(cache.clone(), nodes.clone(), limits.clone(), discovery.clone());
@@ -239,46 +239,46 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 
 /// The discovery services: the aggregated one, and one for each type.
 #[derive(Debug, Clone)]
-pub struct Discovery {
-    shared: Arc<Shared>,
+pub struct DiscoveryService {
+    shared: Arc<DiscoveryContext>,
 }
 
 /// State that all streams share.
 #[derive(Debug)]
-struct Shared {
+struct DiscoveryContext {
     cache: Arc<Cache>,
     nodes: Nodes,
-    common: Common,
+    common: StreamContext,
     identifier: Arc<str>,
-    limits: Limits,
-    admission: Mutex<Gate>,
-    meter: Meter,
+    limits: StreamLimits,
+    admission: Mutex<AdmissionState>,
+    meter: BufferMeter,
     metrics: Metrics,
     identity: Rule,
 }
 
 /// Admission of streams, and the log of refused ones.
 #[derive(Debug)]
-struct Gate {
+struct AdmissionState {
     admission: Admission,
     said_at: Option<Instant>,
     refused: u64,
 }
 
-impl Discovery {
+impl DiscoveryService {
     /// Creates a service that serves the config in `cache` and records in `fleet` the answers of clients.
     /// `identifier` names this control plane to clients.
-    pub fn new(cache: Arc<Cache>, nodes: Nodes, identifier: &str, limits: Limits) -> Self {
-        let gate = Gate { admission: Admission::new(limits.rate), said_at: None, refused: 0 };
-        let common = Common { past: cache.past().clone(), ..Common::default() };
-        let shared = Shared {
+    pub fn new(cache: Arc<Cache>, nodes: Nodes, identifier: &str, limits: StreamLimits) -> Self {
+        let gate = AdmissionState { admission: Admission::new(limits.rate), said_at: None, refused: 0 };
+        let common = StreamContext { past: cache.past().clone(), ..StreamContext::default() };
+        let shared = DiscoveryContext {
             cache,
             nodes,
             common,
             identifier: identifier.into(),
             limits,
             admission: Mutex::new(gate),
-            meter: Meter::default(),
+            meter: BufferMeter::default(),
             metrics: Metrics::default(),
             identity: Rule::Any,
         };
@@ -307,9 +307,9 @@ impl Discovery {
     }
 }
 
-impl Shared {
+impl DiscoveryContext {
     /// Refuses a client whose certificate is not for the node that it claims to be.
-    fn identify(&self, peer: Option<&Peer>, id: &str, cluster: &str) -> Result<(), Status> {
+    fn identify(&self, peer: Option<&ClientPeer>, id: &str, cluster: &str) -> Result<(), Status> {
         let names = peer.and_then(|peer| peer.names.as_deref());
         self.identity.check(names, id, cluster).map_err(|reason| {
             let address = peer.map(|peer| peer.address.to_string());
@@ -328,10 +328,10 @@ impl Shared {
     fn place(&self) -> Result<Option<Duration>, Status> {
         let mut gate = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let answer = gate.admission.ask(now.into_std());
+        let answer = gate.admission.admit(now.into_std());
         match answer {
-            admission::Answer::After(wait) => return Ok((!wait.is_zero()).then_some(wait)),
-            admission::Answer::Refused => gate.refused += 1,
+            admission::AdmissionDecision::BeginAfter(wait) => return Ok((!wait.is_zero()).then_some(wait)),
+            admission::AdmissionDecision::Refused => gate.refused += 1,
         }
         // Logged at most once a second: a line for each refusal would add to the overload.
         if gate.said_at.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
@@ -343,7 +343,7 @@ impl Shared {
     }
 }
 
-impl<B> tower::Service<Request<B>> for Discovery
+impl<B> tower::Service<Request<B>> for DiscoveryService
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -362,8 +362,8 @@ where
             return ready(Ok(Status::unimplemented("there is no such method").into_http()));
         };
         ready(Ok(match variant {
-            Variant::StateOfTheWorld => self.open::<sotw::Stream, B>(request, *resource_type),
-            Variant::Delta => self.open::<delta::Stream, B>(request, *resource_type),
+            Variant::StateOfTheWorld => self.open::<sotw::SotwStream, B>(request, *resource_type),
+            Variant::Delta => self.open::<delta::DeltaStream, B>(request, *resource_type),
         }))
     }
 }
@@ -390,9 +390,9 @@ fn answer(body: impl FutureStream<Item = Frames> + Send + 'static) -> Response<B
     response
 }
 
-impl Discovery {
+impl DiscoveryService {
     /// Refuses a client whose certificate is not for the node that it claims to be.
-    pub(crate) fn identify(&self, peer: Option<&Peer>, id: &str, cluster: &str) -> Result<(), Status> {
+    pub(crate) fn identify(&self, peer: Option<&ClientPeer>, id: &str, cluster: &str) -> Result<(), Status> {
         self.shared.identify(peer, id, cluster)
     }
 
@@ -402,7 +402,7 @@ impl Discovery {
         &self,
         method: &str,
         request: Request<Body>,
-        asks: impl FnOnce(Requests, Option<Peer>) -> S,
+        asks: impl FnOnce(RequestReader, Option<ClientPeer>) -> S,
     ) -> Response<Body>
     where
         S: FutureStream<Item = Result<Bytes, Status>> + Send + 'static,
@@ -410,7 +410,7 @@ impl Discovery {
         if request.uri().path() != method {
             return Status::unimplemented("there is no such method").into_http();
         }
-        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = request.extensions().get::<ClientPeer>().cloned();
         let asks = asks(self.requests(request.into_body()), peer);
         answer(async_stream::stream! {
             let mut asks = pin!(asks);
@@ -426,38 +426,38 @@ impl Discovery {
     }
 
     /// Decodes the body of a call; the bytes that are buffered count towards the common limit.
-    fn requests<B>(&self, body: B) -> Requests
+    fn requests<B>(&self, body: B) -> RequestReader
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        Requests::new(body, self.shared.meter.share())
+        RequestReader::new(body, self.shared.meter.share())
     }
 
     fn open<P, B>(&self, request: Request<B>, resource_type: Option<ResourceType>) -> Response<Body>
     where
-        P: Protocol,
+        P: DiscoveryStream,
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = request.extensions().get::<ClientPeer>().cloned();
         let requests = self.requests(request.into_body());
-        answer(stream::<P>(self.shared.clone(), requests, Origin { peer, resource_type }))
+        answer(stream::<P>(self.shared.clone(), requests, StreamOrigin { peer, resource_type }))
     }
 }
 
 /// Origin of a stream: the client's address, and the type of the service if it has just one.
 #[derive(Clone)]
-struct Origin {
-    peer: Option<Peer>,
+struct StreamOrigin {
+    peer: Option<ClientPeer>,
     resource_type: Option<ResourceType>,
 }
 
 /// Yields the body of the response: data frames until the stream ends, then its status.
-fn stream<P: Protocol>(
-    shared: Arc<Shared>,
-    mut requests: Requests,
-    origin: Origin,
+fn stream<P: DiscoveryStream>(
+    shared: Arc<DiscoveryContext>,
+    mut requests: RequestReader,
+    origin: StreamOrigin,
 ) -> impl FutureStream<Item = Frames> {
     async_stream::stream! {
         // Boxed, since the future of the stream would otherwise reserve space for this step for its whole
@@ -502,19 +502,19 @@ struct Session<P> {
     connection: Connection,
     snapshots: Subscription,
     resource_type: Option<ResourceType>,
-    shared: Arc<Shared>,
+    shared: Arc<DiscoveryContext>,
     /// Deadline of the wait for clusters; none while nothing waits.
     impatient_at: Option<Instant>,
     /// Time at which the stream should end, or later, as soon as it is idle.
     ends_at: Instant,
 }
 
-impl<P: Protocol> Session<P> {
+impl<P: DiscoveryStream> Session<P> {
     /// Waits for the first request, the only one that must identify the client, and for admission.
     async fn begin(
-        shared: &Arc<Shared>,
-        requests: &mut Requests,
-        origin: Origin,
+        shared: &Arc<DiscoveryContext>,
+        requests: &mut RequestReader,
+        origin: StreamOrigin,
     ) -> Result<Option<(Box<Self>, Vec<frame::Response>)>, Status> {
         let first = tokio::time::timeout(shared.limits.first_request, requests.next::<P::Head>()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
@@ -545,7 +545,7 @@ impl<P: Protocol> Session<P> {
 
     /// Waits for the next event and returns the responses to send; none when the client disconnects or the
     /// server shuts down.
-    async fn next(&mut self, requests: &mut Requests) -> Result<Option<Vec<frame::Response>>, Status> {
+    async fn next(&mut self, requests: &mut RequestReader) -> Result<Option<Vec<frame::Response>>, Status> {
         // A client that sends without a pause yields to others now and then, and after a large request at
         // once.
         match requests.last() {
@@ -574,7 +574,7 @@ impl<P: Protocol> Session<P> {
         Ok(Some(responses))
     }
 
-    fn take(&mut self, mut request: request::Request<P::Head>) -> Result<Vec<frame::Response>, Status> {
+    fn take(&mut self, mut request: LazyRequest<P::Head>) -> Result<Vec<frame::Response>, Status> {
         let refuse = |error: ProtocolError| Status::invalid_argument(error.to_string());
         if let Some(resource_type) = self.resource_type {
             // A request to a single-type service may omit its type.
@@ -596,7 +596,7 @@ impl<P: Protocol> Session<P> {
 
     /// Records the client's answers and whether something waits.
     fn settle(&mut self) {
-        for Refusal { resource_type, version, error, names } in self.stream.take_refusals() {
+        for Nack { resource_type, version, error, names } in self.stream.take_nacks() {
             let held_back = names.join(", ");
             warn!(node = self.node, r#type = %resource_type, version, held_back, error, "refused; its last good config stays");
             let (node, resource_type) = (self.node.clone(), resource_type.plural());
@@ -612,7 +612,7 @@ impl<P: Protocol> Session<P> {
 
     fn frame(&self, responses: Vec<frame::Response>) -> impl Iterator<Item = Bytes> + use<P> {
         let identifier = self.shared.identifier.clone();
-        responses.into_iter().flat_map(move |response| frame::parts(response, P::VARIANT, &identifier))
+        responses.into_iter().flat_map(move |response| frame::chunks(response, P::VARIANT, &identifier))
     }
 }
 
@@ -642,9 +642,9 @@ mod tests {
     #[test]
     fn a_stream_that_waits_takes_little() {
         // There are thousands of streams, and each future is as large as its largest state.
-        let futures = [size(stream::<sotw::Stream>), size(stream::<delta::Stream>)];
+        let futures = [size(stream::<sotw::SotwStream>), size(stream::<delta::DeltaStream>)];
         assert!(futures.iter().all(|size| *size < 3 << 10), "{futures:?}");
-        let sessions = [size_of::<Session<sotw::Stream>>(), size_of::<Session<delta::Stream>>()];
+        let sessions = [size_of::<Session<sotw::SotwStream>>(), size_of::<Session<delta::DeltaStream>>()];
         assert!(sessions.iter().all(|size| *size < 4 << 10), "{sessions:?}");
     }
 }

@@ -32,10 +32,10 @@ use crate::cache::{Cache, Subscription};
 use crate::envoy::checks::Findings;
 use crate::envoy::node::Node;
 use crate::nodes::Nodes;
-use crate::xds::port::connection::Peer;
-use crate::xds::port::reader::Requests;
-use crate::xds::service::discovery::{self, Discovery, Limits};
-use crate::xds::service::health_discovery::specifier::{Check, Checks, checked_cluster};
+use crate::xds::port::connection::ClientPeer;
+use crate::xds::port::reader::RequestReader;
+use crate::xds::service::discovery::{self, DiscoveryService, StreamLimits};
+use crate::xds::service::health_discovery::specifier::{CheckCache, ClusterCheck, checked_cluster};
 use crate::xds::wire::frame;
 
 const METHOD: &str = "/envoy.service.health.v3.HealthDiscoveryService/StreamHealthCheck";
@@ -65,22 +65,22 @@ pub struct HealthDiscovery {
     /// Receiver of the results.
     nodes: Nodes,
     /// Limits on the duration of streams.
-    limits: Limits,
+    limits: StreamLimits,
     /// Verifier of the node identity of clients.
-    gate: Discovery,
-    checks: Arc<Checks>,
-    places: Arc<Places>,
+    gate: DiscoveryService,
+    checks: Arc<CheckCache>,
+    places: Arc<CheckerPermits>,
 }
 
 /// Permits for the Envoys that check.
 #[derive(Debug)]
-struct Places {
+struct CheckerPermits {
     all: Semaphore,
     /// Permits by `node.cluster`.
     of_clusters: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
-impl Places {
+impl CheckerPermits {
     /// Returns the permits of a `node.cluster`.
     fn of(&self, cluster: &str) -> Arc<Semaphore> {
         let mut of_clusters = self.of_clusters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,22 +101,22 @@ async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, Status> {
 
 /// Checks that an Envoy was asked for, and the time since which it runs each.
 #[derive(Debug, Default)]
-struct Asked {
+struct RequestedChecks {
     /// Current checks; none before the first specifier, since the Envoy may still run checks of an earlier
     /// stream.
-    checks: Option<Vec<Arc<Check>>>,
+    checks: Option<Vec<Arc<ClusterCheck>>>,
     /// Check and its start time, by cluster.
-    since: HashMap<Arc<str>, (Arc<Check>, Instant)>,
+    since: HashMap<Arc<str>, (Arc<ClusterCheck>, Instant)>,
 }
 
-impl Asked {
+impl RequestedChecks {
     /// Replaces the checks. Returns false if they did not change.
-    fn take(&mut self, checks: Vec<Arc<Check>>, now: Instant) -> bool {
+    fn take(&mut self, checks: Vec<Arc<ClusterCheck>>, now: Instant) -> bool {
         if self.checks.as_ref() == Some(&checks) {
             return false;
         }
         let before = std::mem::take(&mut self.since);
-        let since = |check: &Arc<Check>| {
+        let since = |check: &Arc<ClusterCheck>| {
             let before = before.get(&check.cluster).filter(|(before, _)| before == check);
             (check.cluster.clone(), (check.clone(), before.map_or(now, |(_, since)| *since)))
         };
@@ -125,7 +125,7 @@ impl Asked {
         true
     }
 
-    fn checks(&self) -> &[Arc<Check>] {
+    fn checks(&self) -> &[Arc<ClusterCheck>] {
         self.checks.as_deref().unwrap_or_default()
     }
 
@@ -153,7 +153,7 @@ impl Asked {
 struct Checker<'s> {
     node: String,
     snapshots: Subscription,
-    asked: Asked,
+    asked: RequestedChecks,
     /// True if the checks may have changed since the last specifier.
     is_due: bool,
     /// Earliest time of the next specifier.
@@ -164,19 +164,23 @@ struct Checker<'s> {
 
 impl HealthDiscovery {
     /// Creates a service that asks for checks of the config in `cache` and passes results on to `fleet`.
-    pub fn new(cache: Arc<Cache>, nodes: Nodes, limits: Limits, gate: Discovery) -> Self {
-        let places = Places { all: Semaphore::new(ALL_CHECKERS), of_clusters: Mutex::default() };
+    pub fn new(cache: Arc<Cache>, nodes: Nodes, limits: StreamLimits, gate: DiscoveryService) -> Self {
+        let places = CheckerPermits { all: Semaphore::new(ALL_CHECKERS), of_clusters: Mutex::default() };
         Self { cache, nodes, limits, gate, checks: Arc::default(), places: Arc::new(places) }
     }
 
     /// Yields the specifiers for the Envoy that sends `requests`, until it disconnects.
-    fn asks(self, mut requests: Requests, peer: Option<Peer>) -> impl Stream<Item = Result<Bytes, Status>> {
+    fn asks(
+        self,
+        mut requests: RequestReader,
+        peer: Option<ClientPeer>,
+    ) -> impl Stream<Item = Result<Bytes, Status>> {
         async_stream::try_stream! {
             let Some(node) = self.node(&mut requests, peer).await? else { return };
             let of_cluster = self.places.of(&node.cluster);
             if !self.has_place(&of_cluster) {
                 // The Envoy may still run checks of an earlier stream.
-                yield frame::of(&specifier::encode(&[], NEVER));
+                yield frame::encoded_message(&specifier::encode(&[], NEVER));
             }
             let Some(mut checker) = self.checker(node, &of_cluster, &mut requests).await? else { return };
             while let Some(asked) = self.next(&mut checker, &mut requests).await? {
@@ -186,7 +190,11 @@ impl HealthDiscovery {
     }
 
     /// Returns the node of the first request; none if the client disconnects before it.
-    async fn node(&self, requests: &mut Requests, peer: Option<Peer>) -> Result<Option<Node>, Status> {
+    async fn node(
+        &self,
+        requests: &mut RequestReader,
+        peer: Option<ClientPeer>,
+    ) -> Result<Option<Node>, Status> {
         let first = tokio::time::timeout(self.limits.first_request, requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
         let Some(first) = first else { return Ok(None) };
@@ -204,7 +212,7 @@ impl HealthDiscovery {
         &'s self,
         node: Node,
         of_cluster: &'s Semaphore,
-        requests: &mut Requests,
+        requests: &mut RequestReader,
     ) -> Result<Option<Checker<'s>>, Status> {
         let ends_at = self.limits.end();
         let places = async { Ok::<_, Status>((place(of_cluster).await?, place(&self.places.all).await?)) };
@@ -223,7 +231,7 @@ impl HealthDiscovery {
         Ok(Some(Checker {
             node: node.id.clone(),
             snapshots: self.cache.subscribe(node),
-            asked: Asked::default(),
+            asked: RequestedChecks::default(),
             is_due: true,
             not_before: Instant::now(),
             ends_at,
@@ -233,7 +241,7 @@ impl HealthDiscovery {
 
     /// Returns the checks for a snapshot, computed off the async threads: for thousands of clusters it takes
     /// a while.
-    async fn checks_of(&self, snapshot: Arc<Snapshot>) -> Result<Vec<Arc<Check>>, Status> {
+    async fn checks_of(&self, snapshot: Arc<Snapshot>) -> Result<Vec<Arc<ClusterCheck>>, Status> {
         let checks = self.checks.clone();
         let made = tokio::task::spawn_blocking(move || checks.of(&snapshot)).await;
         made.map_err(|error| Status::internal(error.to_string()))
@@ -244,7 +252,7 @@ impl HealthDiscovery {
     async fn next(
         &self,
         checker: &mut Checker<'_>,
-        requests: &mut Requests,
+        requests: &mut RequestReader,
     ) -> Result<Option<Bytes>, Status> {
         let Checker { node, snapshots, asked, is_due, not_before, ends_at, .. } = checker;
         loop {
@@ -252,7 +260,10 @@ impl HealthDiscovery {
                 let (checks, now) = (self.checks_of(snapshots.snapshot()).await?, Instant::now());
                 *not_before = now + PAUSE;
                 if asked.take(checks, now) {
-                    return Ok(Some(frame::of(&specifier::encode(asked.checks(), asked.interval()))));
+                    return Ok(Some(frame::encoded_message(&specifier::encode(
+                        asked.checks(),
+                        asked.interval(),
+                    ))));
                 }
             }
             let changed = async {

@@ -22,10 +22,10 @@ use tonic::server::NamedService;
 use crate::envoy::loads::{Report, Sender};
 use crate::envoy::node::Locality;
 use crate::nodes::Nodes;
-use crate::xds::port::connection::Peer;
-use crate::xds::port::reader::Requests;
-use crate::xds::service::discovery::{Discovery, Limits};
-use crate::xds::service::load_report::budget::{Pace, Place};
+use crate::xds::port::connection::ClientPeer;
+use crate::xds::port::reader::RequestReader;
+use crate::xds::service::discovery::{DiscoveryService, StreamLimits};
+use crate::xds::service::load_report::budget::{BudgetShare, ReportBudget};
 use crate::xds::wire::frame;
 
 const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
@@ -36,37 +36,37 @@ pub struct LoadReports {
     /// Receiver of the reports.
     nodes: Nodes,
     /// Limits on the duration of streams.
-    limits: Limits,
+    limits: StreamLimits,
     /// Verifier of the node identity of clients.
-    gate: Discovery,
-    pace: Arc<Mutex<Pace>>,
+    gate: DiscoveryService,
+    budget: Arc<Mutex<ReportBudget>>,
 }
 
 /// Share of one Envoy in the report budget, given back on drop.
 #[derive(Debug)]
-struct Seat {
-    pace: Arc<Mutex<Pace>>,
-    place: Place,
+struct BudgetGuard {
+    budget: Arc<Mutex<ReportBudget>>,
+    place: BudgetShare,
 }
 
-impl Seat {
-    fn take(pace: Arc<Mutex<Pace>>) -> Self {
-        let place = pace.lock().unwrap_or_else(PoisonError::into_inner).join();
-        Self { pace, place }
+impl BudgetGuard {
+    fn take(budget: Arc<Mutex<ReportBudget>>) -> Self {
+        let place = budget.lock().unwrap_or_else(PoisonError::into_inner).join();
+        Self { budget, place }
     }
 
     /// Takes in a report on this many clusters. Returns the new report interval if it differs from the
     /// current one.
     fn reported(&mut self, clusters: usize) -> Option<Duration> {
         let before = self.place.interval;
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).reported(&mut self.place, clusters);
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).reported(&mut self.place, clusters);
         (self.place.interval != before).then_some(self.place.interval)
     }
 }
 
-impl Drop for Seat {
+impl Drop for BudgetGuard {
     fn drop(&mut self) {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).leave(&self.place);
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).leave(&self.place);
     }
 }
 
@@ -83,13 +83,17 @@ fn asked(interval: Duration) -> LoadStatsResponse {
 
 impl LoadReports {
     /// Creates a service that passes reports on to `fleet`.
-    pub fn new(nodes: Nodes, limits: Limits, gate: Discovery) -> Self {
-        Self { nodes, limits, gate, pace: Arc::default() }
+    pub fn new(nodes: Nodes, limits: StreamLimits, gate: DiscoveryService) -> Self {
+        Self { nodes, limits, gate, budget: Arc::default() }
     }
 
     /// Yields the responses for the Envoy that sends `requests`, until it disconnects.
-    fn asks(self, mut requests: Requests, peer: Option<Peer>) -> impl Stream<Item = Result<Bytes, Status>> {
-        let Self { nodes, limits, gate, pace } = self;
+    fn asks(
+        self,
+        mut requests: RequestReader,
+        peer: Option<ClientPeer>,
+    ) -> impl Stream<Item = Result<Bytes, Status>> {
+        let Self { nodes, limits, gate, budget } = self;
         async_stream::try_stream! {
             let first = tokio::time::timeout(limits.first_request, next(&mut requests)).await;
             let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
@@ -100,17 +104,17 @@ impl LoadReports {
             gate.identify(peer.as_ref(), &id, &cluster)?;
             let [region, zone, sub_zone] = place;
             let reporter = nodes.reports(id, Locality { region, zone, sub_zone }).await;
-            let mut seat = Seat::take(pace);
-            yield frame::whole(&asked(seat.place.interval));
+            let mut guard = BudgetGuard::take(budget);
+            yield frame::message(&asked(guard.place.interval));
             let end = limits.end();
             loop {
                 let report = tokio::time::timeout_at(end, next(&mut requests)).await;
                 let aged = |_| Status::unavailable("reconnect: the stream has come of age");
                 let Some(report) = report.map_err(aged)?? else { return };
-                let interval = seat.reported(report.len());
+                let interval = guard.reported(report.len());
                 reporter.report(report).await;
                 if let Some(interval) = interval {
-                    yield frame::whole(&asked(interval));
+                    yield frame::message(&asked(interval));
                 }
                 tokio::task::consume_budget().await;
             }
@@ -118,7 +122,7 @@ impl LoadReports {
     }
 }
 
-async fn next(requests: &mut Requests) -> Result<Option<Report>, Status> {
+async fn next(requests: &mut RequestReader) -> Result<Option<Report>, Status> {
     let Some(encoded) = requests.message().await? else { return Ok(None) };
     Report::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
 }

@@ -1,6 +1,6 @@
 //! State of one delta (incremental) stream.
 //!
-//! Same interface as [`crate::xds::stream::sotw::Stream`]: events in, responses out, level-triggered. The resources
+//! Same interface as [`crate::xds::stream::sotw::SotwStream`]: events in, responses out, level-triggered. The resources
 //! that a client holds are kept as a set that all streams share, plus the few names for which this client
 //! differs from the set.
 
@@ -13,27 +13,28 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use crate::build::snapshot::{MAX_PIECE, Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::envoy::ResourceType;
 use crate::nodes::{State, TypeStatus};
-use crate::xds::stream::order::{self, Standing, Standings};
+use crate::xds::stream::order::{self, StreamProgress, TypeProgress};
 use crate::xds::stream::quarantine::Quarantine;
-use crate::xds::stream::subscription::Subscription;
+use crate::xds::stream::subscription::TypeSubscription;
 use crate::xds::stream::{
-    Common, Protocol, ProtocolError, Refusal, Types, has_legacy_wildcard, requested_type, shorten,
+    DiscoveryStream, Nack, ProtocolError, StreamContext, TypeTable, has_legacy_wildcard, requested_type,
+    shorten,
 };
 use crate::xds::wire::frame::Response;
-use crate::xds::wire::request::{Request, Versions};
+use crate::xds::wire::request::{LazyRequest, VersionList};
 
 /// Everything that one client was sent and answered.
 #[derive(Debug)]
-pub struct Stream {
+pub struct DeltaStream {
     target: Arc<Snapshot>,
-    types: Types<Told>,
-    common: Common,
+    types: TypeTable<DeltaTypeState>,
+    common: StreamContext,
     last_nonce: u64,
     impatient: bool,
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
-    refusals: Vec<Refusal>,
+    refusals: Vec<Nack>,
 }
 
 /// State of a name for which the client differs from the set that it was sent.
@@ -47,9 +48,9 @@ enum Held {
 
 /// State of one type.
 #[derive(Debug, Default)]
-struct Told {
+struct DeltaTypeState {
     /// Subscription; none until the client asks for the type.
-    subscription: Option<Subscription>,
+    subscription: Option<TypeSubscription>,
     /// Set that the client was sent last, as if it had accepted all of it. Only subscribed names count.
     set: Arc<ResourceSet>,
     /// Names for which the client holds something else than `set` has.
@@ -70,7 +71,7 @@ struct Told {
 }
 
 /// State of a type that the client did not ask for.
-static BLANK: LazyLock<Told> = LazyLock::new(Told::default);
+static BLANK: LazyLock<DeltaTypeState> = LazyLock::new(DeltaTypeState::default);
 
 #[derive(Debug)]
 struct InFlight {
@@ -101,7 +102,7 @@ impl Carried {
     }
 }
 
-impl Told {
+impl DeltaTypeState {
     fn wants(&self, name: &str) -> bool {
         self.subscription.as_ref().is_some_and(|subscription| subscription.wants(name))
     }
@@ -135,14 +136,14 @@ impl Told {
     }
 }
 
-impl Protocol for Stream {
+impl DiscoveryStream for DeltaStream {
     const VARIANT: Variant = Variant::Delta;
     type Head = DeltaDiscoveryRequest;
 
-    fn new(target: Arc<Snapshot>, common: &Common) -> Self {
+    fn new(target: Arc<Snapshot>, common: &StreamContext) -> Self {
         Self {
             target,
-            types: Types::default(),
+            types: TypeTable::default(),
             common: common.clone(),
             last_nonce: 0,
             impatient: false,
@@ -153,7 +154,7 @@ impl Protocol for Stream {
 
     fn on_request(
         &mut self,
-        mut request: Request<DeltaDiscoveryRequest>,
+        mut request: LazyRequest<DeltaDiscoveryRequest>,
     ) -> Result<Vec<Response>, ProtocolError> {
         let head = &mut request.head;
         let Some(resource_type) = requested_type(&head.type_url)? else { return Ok(Vec::new()) };
@@ -174,7 +175,7 @@ impl Protocol for Stream {
         let target = self.target.set(ResourceType::Cluster);
         let withholds =
             self.reconnecting && clusters.exceptions.keys().any(|name| target.get(name).is_none());
-        !self.impatient && (withholds || self.standings().is_waiting())
+        !self.impatient && (withholds || self.progress().is_waiting())
     }
 
     fn on_impatience(&mut self) -> Vec<Response> {
@@ -187,7 +188,7 @@ impl Protocol for Stream {
         self.types.iter().all(|told| told.in_flight.is_empty() && !told.quarantine.is_searching())
     }
 
-    fn take_refusals(&mut self) -> Vec<Refusal> {
+    fn take_nacks(&mut self) -> Vec<Nack> {
         std::mem::take(&mut self.refusals)
     }
 
@@ -197,13 +198,14 @@ impl Protocol for Stream {
             told.subscription.as_ref()?;
             let state = told.state();
             let error = told.error.as_deref().filter(|_| state == State::Nacked);
-            let current = self.standing(resource_type).is_some_and(|standing| standing.current);
+            let current =
+                self.type_progress(resource_type).is_some_and(|type_progress| type_progress.current);
             Some((resource_type, TypeStatus { state, version: told.acked, current, error }))
         })
     }
 }
 
-impl Stream {
+impl DeltaStream {
     /// Records an ACK or a NACK. A request with an unknown nonce answers no response of this stream.
     fn take_answer(&mut self, resource_type: ResourceType, nonce: &str, error: Option<&str>) {
         let told = self.types.get_mut(resource_type);
@@ -222,14 +224,14 @@ impl Stream {
         told.error = Some(error.to_owned());
         let held_back = told.quarantine.take(&names, error);
         let version = answered.version.to_string();
-        self.refusals.push(Refusal { resource_type, version, error: error.to_owned(), names: held_back });
+        self.refusals.push(Nack { resource_type, version, error: error.to_owned(), names: held_back });
     }
 
-    fn subscribe(&mut self, resource_type: ResourceType, request: &Request<DeltaDiscoveryRequest>) {
+    fn subscribe(&mut self, resource_type: ResourceType, request: &LazyRequest<DeltaDiscoveryRequest>) {
         let told = self.types.get_mut(resource_type);
-        let Request { names, unsubscribed, versions, .. } = request;
+        let LazyRequest { names, unsubscribed, versions, .. } = request;
         let Some(subscription) = &mut told.subscription else {
-            let mut subscription = Subscription::new(&self.common.names);
+            let mut subscription = TypeSubscription::new(&self.common.names);
             subscription.begin(names, unsubscribed, has_legacy_wildcard(resource_type));
             told.subscription = Some(subscription);
             let target = self.target.set(resource_type);
@@ -237,7 +239,7 @@ impl Stream {
                 told.resume(target, versions);
                 self.reconnecting |= resource_type == ResourceType::Cluster;
             }
-            return told.owe_unmet(target);
+            return told.owe_missing(target);
         };
         told.owed.extend(subscription.update(names, unsubscribed));
         for name in unsubscribed.iter().filter(|name| !subscription.wants(name)) {
@@ -249,10 +251,10 @@ impl Stream {
 
     /// Returns everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
-        let may_remove = |stream: &Self| stream.standings().may_remove(ResourceType::Cluster);
+        let may_remove = |stream: &Self| stream.progress().may_remove(ResourceType::Cluster);
         let could_remove = may_remove(self);
         let mut responses = self.offer_all();
-        // The routes may have settled without a response, if nothing of them was left to send.
+        // The routes may be complete without a response, if nothing of them was left to send.
         if !could_remove && may_remove(self) {
             responses.extend(self.offer_all());
         }
@@ -272,36 +274,36 @@ impl Stream {
             if self.told(resource_type).subscription.is_none() {
                 continue;
             }
-            let standings = self.standings();
-            if standings.may_add(resource_type, self.impatient) {
-                let may_remove = standings.may_remove(resource_type);
+            let progress = self.progress();
+            if progress.may_add(resource_type, self.impatient) {
+                let may_remove = progress.may_remove(resource_type);
                 responses.extend(self.offer(resource_type, may_remove));
             }
         }
         responses
     }
 
-    fn told(&self, resource_type: ResourceType) -> &Told {
+    fn told(&self, resource_type: ResourceType) -> &DeltaTypeState {
         self.types.get(resource_type).unwrap_or(&BLANK)
     }
 
-    fn standings(&self) -> Standings {
-        let to_come = self.reconnecting.then_some(Standing { last: None, current: false });
-        Standings {
-            clusters: self.standing(ResourceType::Cluster),
-            listeners: self.standing(ResourceType::Listener).or(to_come),
-            routes: self.standing(ResourceType::Route).or(to_come),
+    fn progress(&self) -> StreamProgress {
+        let to_come = self.reconnecting.then_some(TypeProgress { last: None, current: false });
+        StreamProgress {
+            clusters: self.type_progress(ResourceType::Cluster),
+            listeners: self.type_progress(ResourceType::Listener).or(to_come),
+            routes: self.type_progress(ResourceType::Route).or(to_come),
         }
     }
 
-    fn standing(&self, resource_type: ResourceType) -> Option<Standing> {
+    fn type_progress(&self, resource_type: ResourceType) -> Option<TypeProgress> {
         let told = self.told(resource_type);
         told.subscription.as_ref()?;
         let target = self.target.set(resource_type);
         // Removed resources that the client still holds are among the exceptions and do not count here.
         // Neither do refused resources, nor an aggregate cluster that is held back because the client refused
         // one of its members.
-        let Told { quarantine, .. } = told;
+        let DeltaTypeState { quarantine, .. } = told;
         let is_held_back = |own: &Resource| quarantine.holds(own) || quarantine.holds_what_is_led_to(own);
         let owes = |name: &Arc<str>| target.get(name).is_some_and(|own| !is_held_back(own));
         let behind = target.changed_since(&told.set).iter().any(|name| told.wants(name));
@@ -312,7 +314,7 @@ impl Stream {
             ResourceType::Cluster => State::Pending,
             _ => told.state(),
         };
-        Some(Standing { last: told.answered.then_some(last), current })
+        Some(TypeProgress { last: told.answered.then_some(last), current })
     }
 
     fn offer(&mut self, resource_type: ResourceType, may_remove: bool) -> Vec<Response> {
@@ -339,7 +341,7 @@ impl Stream {
         told.urgent = false;
         let first = !std::mem::replace(&mut told.answered, true);
         // A wildcard is answered even if there is nothing to send (Envoy waits for it at startup).
-        let greets = first && told.subscription.as_ref().is_some_and(Subscription::is_wildcard);
+        let greets = first && told.subscription.as_ref().is_some_and(TypeSubscription::is_wildcard);
         if resources.is_empty() && removed.is_empty() && !greets {
             // This part of the refused resources may be gone since; then the next part is due.
             return if retries { self.offer(resource_type, may_remove) } else { Vec::new() };
@@ -440,9 +442,9 @@ impl Stream {
     }
 }
 
-impl Told {
+impl DeltaTypeState {
     /// Resumes after a reconnection: resources that the client proves to hold are not sent again.
-    fn resume(&mut self, target: &Arc<ResourceSet>, versions: &Versions) {
+    fn resume(&mut self, target: &Arc<ResourceSet>, versions: &VersionList) {
         self.set = target.clone();
         self.answered = true;
         let Some(subscription) = &self.subscription else { return };
@@ -469,10 +471,10 @@ impl Told {
 
     /// Marks the subscribed names that do not exist as owed: a new stream is told at once that they are
     /// absent. Names that the client still holds are removed later, when nothing refers to them.
-    fn owe_unmet(&mut self, target: &ResourceSet) {
-        let unmet = self.subscription.as_ref().map(|subscription| subscription.unmet(target));
-        let unmet = unmet.iter().flat_map(|names| names.iter());
-        self.owed.extend(unmet.filter(|name| !self.exceptions.contains_key(*name)).cloned());
+    fn owe_missing(&mut self, target: &ResourceSet) {
+        let missing = self.subscription.as_ref().map(|subscription| subscription.missing(target));
+        let missing = missing.iter().flat_map(|names| names.iter());
+        self.owed.extend(missing.filter(|name| !self.exceptions.contains_key(*name)).cloned());
     }
 }
 
@@ -482,7 +484,7 @@ struct News {
     removed: Vec<Arc<str>>,
 }
 
-impl Told {
+impl DeltaTypeState {
     /// Takes out of a change of clusters the steps that would leave an aggregate cluster without members: an
     /// aggregate that replaces a cluster waits until the client has all members, and a cluster is removed
     /// only when no aggregate leads to it any more.
@@ -515,11 +517,11 @@ impl Told {
         }
         let subscription = self.subscription.as_ref();
         exceptions.retain(|name, held| {
-            let settled = match target.get(name) {
+            let complete = match target.get(name) {
                 Some(own) => *held == Held::Version(own.version),
                 None => *held == Held::Nothing,
             };
-            !settled && subscription.is_some_and(|it| it.wants(name))
+            !complete && subscription.is_some_and(|it| it.wants(name))
         });
         self.exceptions = exceptions;
         self.set = target.clone();

@@ -27,32 +27,32 @@ pub const GATED: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Rout
 
 /// Progress of a client with one type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct TypeProgress {
     /// Status of the last response; none before the first.
     pub last: Option<State>,
     /// True if everything that is new or changed in the newest snapshot was sent.
     pub current: bool,
 }
 
-impl Standing {
+impl TypeProgress {
     /// True if everything was sent and acknowledged.
-    pub fn is_settled(self) -> bool {
+    pub fn is_complete(self) -> bool {
         self.current && self.last == Some(State::Acked)
     }
 }
 
 /// Progress of a client with the types that depend on each other; none for a type that it has not asked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Standings {
+pub struct StreamProgress {
     /// Clusters.
-    pub clusters: Option<Standing>,
+    pub clusters: Option<TypeProgress>,
     /// Listeners.
-    pub listeners: Option<Standing>,
+    pub listeners: Option<TypeProgress>,
     /// Routes.
-    pub routes: Option<Standing>,
+    pub routes: Option<TypeProgress>,
 }
 
-impl Standings {
+impl StreamProgress {
     /// True if new and changed resources of this type may be sent. `impatient` is true when the wait is over.
     pub fn may_add(&self, resource_type: ResourceType, impatient: bool) -> bool {
         let own = match resource_type {
@@ -65,18 +65,19 @@ impl Standings {
             Some(_) if impatient => true,
             // Keeps the last good config after refused clusters. A client that has no config yet gets as much
             // as possible.
-            Some(Standing { last: Some(State::Nacked), .. }) => own.is_none_or(|own| own.last.is_none()),
-            Some(clusters) => clusters.is_settled(),
+            Some(TypeProgress { last: Some(State::Nacked), .. }) => own.is_none_or(|own| own.last.is_none()),
+            Some(clusters) => clusters.is_complete(),
         }
     }
 
     /// True if removed resources of this type may be removed from the client.
     pub fn may_remove(&self, resource_type: ResourceType) -> bool {
-        let settled = |standing: Option<Standing>| standing.is_none_or(Standing::is_settled);
+        let complete =
+            |type_progress: Option<TypeProgress>| type_progress.is_none_or(TypeProgress::is_complete);
         match resource_type {
-            ResourceType::Route => settled(self.listeners),
+            ResourceType::Route => complete(self.listeners),
             ResourceType::Cluster | ResourceType::Endpoints => {
-                settled(self.listeners) && settled(self.routes)
+                complete(self.listeners) && complete(self.routes)
             }
             _ => true,
         }
@@ -84,7 +85,9 @@ impl Standings {
 
     /// True while listeners or routes wait for the acknowledgement of clusters.
     pub fn is_waiting(&self) -> bool {
-        let waits = |standing: Option<Standing>| standing.is_some_and(|standing| !standing.current);
+        let waits = |type_progress: Option<TypeProgress>| {
+            type_progress.is_some_and(|type_progress| !type_progress.current)
+        };
         self.clusters.is_some_and(|clusters| clusters.last == Some(State::Pending))
             && (waits(self.listeners) || waits(self.routes))
     }

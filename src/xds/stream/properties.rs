@@ -18,8 +18,8 @@ use prost::Message as _;
 
 use crate::build::snapshot::{Snapshot, Variant};
 use crate::envoy::ResourceType;
-use crate::xds::stream::Common;
-use crate::xds::stream::Protocol;
+use crate::xds::stream::DiscoveryStream;
+use crate::xds::stream::StreamContext;
 use crate::xds::stream::delta;
 use crate::xds::stream::sotw;
 use crate::xds::stream::testkit::{describe, snapshot};
@@ -32,8 +32,8 @@ const TYPES: [ResourceType; 4] =
     [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener, ResourceType::Route];
 
 #[derive(Debug, Clone)]
-enum Event {
-    Change(Config),
+enum ClientEvent {
+    Change(TestConfig),
     Deliver,
     Warm,
     Reconnect,
@@ -42,12 +42,12 @@ enum Event {
 /// A config: each cluster with its content and that of its endpoints, and the index of the cluster that the
 /// route leads to.
 #[derive(Debug, Clone, Default)]
-struct Config {
+struct TestConfig {
     clusters: BTreeMap<char, (u8, u8)>,
     route: usize,
 }
 
-impl Config {
+impl TestConfig {
     /// Formats the config for `snapshot`. The route leads to a cluster that exists.
     fn text(&self) -> String {
         let content = |content: u8| if content == 3 { BAD.to_owned() } else { content.to_string() };
@@ -64,19 +64,19 @@ impl Config {
     }
 }
 
-fn config(bad: bool) -> impl Strategy<Value = Config> {
+fn config(bad: bool) -> impl Strategy<Value = TestConfig> {
     let content = if bad { prop_oneof![9 => 0..3_u8, 1 => Just(3_u8)].boxed() } else { (0..3_u8).boxed() };
     let clusters =
         prop::collection::btree_map(prop::sample::select(vec!['a', 'b', 'c', 'd']), (content, 0..2_u8), 0..5);
-    (clusters, 0..4_usize).prop_map(|(clusters, route)| Config { clusters, route })
+    (clusters, 0..4_usize).prop_map(|(clusters, route)| TestConfig { clusters, route })
 }
 
-fn events(bad: bool, reconnect: bool) -> impl Strategy<Value = Vec<Event>> {
+fn events(bad: bool, reconnect: bool) -> impl Strategy<Value = Vec<ClientEvent>> {
     let event = prop_oneof![
-        3 => config(bad).prop_map(Event::Change),
-        8 => Just(Event::Deliver),
-        4 => Just(Event::Warm),
-        u32::from(reconnect) => Just(Event::Reconnect),
+        3 => config(bad).prop_map(ClientEvent::Change),
+        8 => Just(ClientEvent::Deliver),
+        4 => Just(ClientEvent::Warm),
+        u32::from(reconnect) => Just(ClientEvent::Reconnect),
     ];
     prop::collection::vec(event, 0..60)
 }
@@ -92,16 +92,16 @@ struct Delivery {
 }
 
 /// Messages and client state of one variant of the protocol.
-trait Wire: Protocol {
+trait VariantMessages: DiscoveryStream {
     fn decode(response: Response) -> Delivery;
     /// Builds a request for a type: new names, dropped names, all names; and an answer, or the resources
     /// already held.
-    fn request(ask: &Ask<'_>) -> Self::Head;
+    fn request(ask: &RequestSpec<'_>) -> Self::Head;
     /// Applies a response to the resources that the client holds.
     fn apply(held: &mut BTreeMap<String, (String, String)>, delivery: &Delivery);
 }
 
-struct Ask<'a> {
+struct RequestSpec<'a> {
     resource_type: ResourceType,
     wanted: &'a BTreeSet<String>,
     subscribe: Vec<String>,
@@ -123,10 +123,10 @@ fn content(resource_type: ResourceType, bytes: &[u8]) -> (String, String) {
     (name.to_owned(), content.to_owned())
 }
 
-impl Wire for delta::Stream {
+impl VariantMessages for delta::DeltaStream {
     fn decode(response: Response) -> Delivery {
         let resource_type = response.resource_type;
-        let bytes = frame::parts(response, Variant::Delta, "").concat();
+        let bytes = frame::chunks(response, Variant::Delta, "").concat();
         let decoded = DeltaDiscoveryResponse::decode(&bytes[5..]).expect("a response");
         let names: Vec<&String> = decoded.resources.iter().map(|resource| &resource.name).collect();
         let distinct: BTreeSet<&String> = names.iter().copied().chain(&decoded.removed_resources).collect();
@@ -145,7 +145,7 @@ impl Wire for delta::Stream {
         }
     }
 
-    fn request(ask: &Ask<'_>) -> DeltaDiscoveryRequest {
+    fn request(ask: &RequestSpec<'_>) -> DeltaDiscoveryRequest {
         let versions = |held: &BTreeMap<String, (String, String)>| {
             held.iter().map(|(name, (_, version))| (name.clone(), version.clone())).collect()
         };
@@ -166,10 +166,10 @@ impl Wire for delta::Stream {
     }
 }
 
-impl Wire for sotw::Stream {
+impl VariantMessages for sotw::SotwStream {
     fn decode(response: Response) -> Delivery {
         let resource_type = response.resource_type;
-        let bytes = frame::parts(response, Variant::StateOfTheWorld, "").concat();
+        let bytes = frame::chunks(response, Variant::StateOfTheWorld, "").concat();
         let decoded = DiscoveryResponse::decode(&bytes[5..]).expect("a response");
         let resources = decoded.resources.iter().map(|any| {
             let (name, content) = content(resource_type, &any.value);
@@ -184,7 +184,7 @@ impl Wire for sotw::Stream {
         }
     }
 
-    fn request(ask: &Ask<'_>) -> DiscoveryRequest {
+    fn request(ask: &RequestSpec<'_>) -> DiscoveryRequest {
         DiscoveryRequest {
             type_url: ask.resource_type.type_url().to_owned(),
             resource_names: ask.wanted.iter().cloned().collect(),
@@ -205,15 +205,15 @@ impl Wire for sotw::Stream {
 
 /// Nonce and version of the last response of a type, and the names that the client wants.
 #[derive(Debug, Default)]
-struct Asked {
+struct TypeRequest {
     names: BTreeSet<String>,
     nonce: String,
     version: String,
 }
 
-struct Client<P> {
+struct SimulatedClient<P> {
     stream: P,
-    common: Common,
+    common: StreamContext,
     /// True if the client applies the good resources of a response that has a bad one.
     takes_the_good: bool,
     target: Arc<Snapshot>,
@@ -221,7 +221,7 @@ struct Client<P> {
     held: [BTreeMap<String, (String, String)>; TYPES.len()],
     /// Resources at the last acknowledgement, which is all that the stream knows of.
     acknowledged: [BTreeMap<String, (String, String)>; TYPES.len()],
-    asked: [Asked; TYPES.len()],
+    asked: [TypeRequest; TYPES.len()],
     /// Nonce of the response whose clusters are not warm, and which is not acknowledged yet.
     warming: Option<String>,
     /// Clusters that were refused on their own, with their content: they must not come again on this stream.
@@ -233,9 +233,9 @@ struct Client<P> {
     ever_asked: BTreeSet<(ResourceType, String)>,
 }
 
-impl<P: Wire> Client<P> {
+impl<P: VariantMessages> SimulatedClient<P> {
     fn new(takes_the_good: bool) -> Self {
-        let (target, common) = (snapshot(""), Common::default());
+        let (target, common) = (snapshot(""), StreamContext::default());
         let mut client = Self {
             stream: P::new(target.clone(), &common),
             common,
@@ -288,14 +288,15 @@ impl<P: Wire> Client<P> {
         let asked = &self.asked[resource_type as usize];
         let (nonce, version) = (asked.nonce.clone(), asked.version.clone());
         let wanted = &asked.names;
-        let ask = Ask { resource_type, wanted, subscribe, unsubscribe, nonce, version, refused, held };
+        let ask =
+            RequestSpec { resource_type, wanted, subscribe, unsubscribe, nonce, version, refused, held };
         let request = P::request(&ask);
         self.queue.extend(self.stream.on_request(request.into()).expect("in order"));
     }
 
-    fn happen(&mut self, event: Event) {
+    fn happen(&mut self, event: ClientEvent) {
         match event {
-            Event::Change(config) => {
+            ClientEvent::Change(config) => {
                 self.target = snapshot(&config.text());
                 // A bad cluster that changed and changed back counts as changed.
                 let refused = std::mem::take(&mut self.refused);
@@ -303,9 +304,9 @@ impl<P: Wire> Client<P> {
                 let responses = self.stream.on_snapshot(self.target.clone());
                 self.queue.extend(responses);
             }
-            Event::Deliver => self.deliver(),
-            Event::Warm => self.warm(),
-            Event::Reconnect => self.connect(),
+            ClientEvent::Deliver => self.deliver(),
+            ClientEvent::Warm => self.warm(),
+            ClientEvent::Reconnect => self.connect(),
         }
     }
 
@@ -499,8 +500,8 @@ fn is_whole(resource_type: ResourceType) -> bool {
     matches!(resource_type, ResourceType::Cluster | ResourceType::Listener)
 }
 
-fn check<P: Wire>(events: Vec<Event>, takes_the_good: bool) {
-    let mut client = Client::<P>::new(takes_the_good);
+fn check<P: VariantMessages>(events: Vec<ClientEvent>, takes_the_good: bool) {
+    let mut client = SimulatedClient::<P>::new(takes_the_good);
     for event in events {
         client.happen(event);
         client.nothing_is_broken();
@@ -515,21 +516,21 @@ proptest! {
 
     #[test]
     fn a_delta_client_ends_with_the_newest_and_never_has_a_broken_route(events in events(false, true)) {
-        check::<delta::Stream>(events, false);
+        check::<delta::DeltaStream>(events, false);
     }
 
     #[test]
     fn a_delta_client_that_refuses_ends_with_all_the_good_ones(events in events(true, false), good: bool) {
-        check::<delta::Stream>(events, good);
+        check::<delta::DeltaStream>(events, good);
     }
 
     #[test]
     fn a_sotw_client_ends_with_the_newest_and_never_has_a_broken_route(events in events(false, true)) {
-        check::<sotw::Stream>(events, false);
+        check::<sotw::SotwStream>(events, false);
     }
 
     #[test]
     fn a_sotw_client_that_refuses_ends_with_all_the_good_ones(events in events(true, false), good: bool) {
-        check::<sotw::Stream>(events, good);
+        check::<sotw::SotwStream>(events, good);
     }
 }

@@ -13,34 +13,34 @@ use envoy_types::pb::google::rpc::Status;
 use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::envoy::ResourceType;
 use crate::nodes::{State, TypeStatus};
-use crate::xds::stream::order::{self, GATED, Standing, Standings};
+use crate::xds::stream::order::{self, GATED, StreamProgress, TypeProgress};
 use crate::xds::stream::quarantine::Quarantine;
-use crate::xds::stream::subscription::Subscription;
+use crate::xds::stream::subscription::TypeSubscription;
 use crate::xds::stream::{
-    Common, Protocol, ProtocolError, Refusal, Types, is_sent_whole, requested_type, shorten,
+    DiscoveryStream, Nack, ProtocolError, StreamContext, TypeTable, is_sent_whole, requested_type, shorten,
 };
 use crate::xds::wire::frame::Response;
-use crate::xds::wire::request::{Names, Request};
+use crate::xds::wire::request::{LazyRequest, NameList};
 
 /// Everything that one client was sent and answered.
 #[derive(Debug)]
-pub struct Stream {
+pub struct SotwStream {
     target: Arc<Snapshot>,
-    types: Types<Told>,
-    common: Common,
+    types: TypeTable<SotwTypeState>,
+    common: StreamContext,
     last_nonce: u64,
     impatient: bool,
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
-    refusals: Vec<Refusal>,
+    refusals: Vec<Nack>,
 }
 
 /// State of one type.
 #[derive(Debug, Default)]
-struct Told {
+struct SotwTypeState {
     /// Subscription; none until the client asks for the type.
-    subscription: Option<Subscription>,
+    subscription: Option<TypeSubscription>,
     /// Set that the client was sent last, as if it had accepted all of it. For types that are sent by name,
     /// only subscribed names count.
     set: Arc<ResourceSet>,
@@ -67,7 +67,7 @@ struct Told {
 }
 
 /// State of a type that the client did not ask for.
-static BLANK: LazyLock<Told> = LazyLock::new(Told::default);
+static BLANK: LazyLock<SotwTypeState> = LazyLock::new(SotwTypeState::default);
 
 #[derive(Debug)]
 struct Sent {
@@ -79,7 +79,7 @@ struct Sent {
     names: Option<Box<[Arc<str>]>>,
 }
 
-impl Told {
+impl SotwTypeState {
     fn is_pending(&self) -> bool {
         self.sent.as_ref().is_some_and(|sent| sent.state == State::Pending)
     }
@@ -89,12 +89,12 @@ impl Told {
     }
 
     fn is_wildcard(&self) -> bool {
-        self.subscription.as_ref().is_some_and(Subscription::is_wildcard)
+        self.subscription.as_ref().is_some_and(TypeSubscription::is_wildcard)
     }
 
     /// True if the client holds nothing and wants all of `set`, as most do when they connect.
     fn lacks_all_of(&self, set: &ResourceSet) -> bool {
-        let covers = |subscription: &Subscription| subscription.covers(set);
+        let covers = |subscription: &TypeSubscription| subscription.covers(set);
         let has_nothing = self.set.is_empty() && self.owed.is_empty() && self.quarantine.is_empty();
         has_nothing && !set.is_empty() && self.subscription.as_ref().is_some_and(covers)
     }
@@ -157,14 +157,14 @@ impl Told {
     }
 }
 
-impl Protocol for Stream {
+impl DiscoveryStream for SotwStream {
     const VARIANT: Variant = Variant::StateOfTheWorld;
     type Head = DiscoveryRequest;
 
-    fn new(target: Arc<Snapshot>, common: &Common) -> Self {
+    fn new(target: Arc<Snapshot>, common: &StreamContext) -> Self {
         Self {
             target,
-            types: Types::default(),
+            types: TypeTable::default(),
             common: common.clone(),
             last_nonce: 0,
             impatient: false,
@@ -173,8 +173,8 @@ impl Protocol for Stream {
         }
     }
 
-    fn on_request(&mut self, request: Request<DiscoveryRequest>) -> Result<Vec<Response>, ProtocolError> {
-        let Request { head: request, names, .. } = request;
+    fn on_request(&mut self, request: LazyRequest<DiscoveryRequest>) -> Result<Vec<Response>, ProtocolError> {
+        let LazyRequest { head: request, names, .. } = request;
         let Some(resource_type) = requested_type(&request.type_url)? else { return Ok(Vec::new()) };
         match &self.told(resource_type).sent {
             // Stale: the request answers a response that a newer one has overtaken. Its names come again with
@@ -202,7 +202,7 @@ impl Protocol for Stream {
         let target = self.target.set(ResourceType::Cluster);
         let is_gone = |name: &Arc<str>| target.get(name).is_none();
         let withholds = self.reconnecting && target.changed_since(clusters).iter().any(is_gone);
-        !self.impatient && (withholds || self.standings().is_waiting())
+        !self.impatient && (withholds || self.progress().is_waiting())
     }
 
     fn on_impatience(&mut self) -> Vec<Response> {
@@ -215,7 +215,7 @@ impl Protocol for Stream {
         !self.types.iter().any(|told| told.is_pending() || told.quarantine.is_searching())
     }
 
-    fn take_refusals(&mut self) -> Vec<Refusal> {
+    fn take_nacks(&mut self) -> Vec<Nack> {
         std::mem::take(&mut self.refusals)
     }
 
@@ -231,7 +231,7 @@ impl Protocol for Stream {
     }
 }
 
-impl Stream {
+impl SotwStream {
     /// Records an ACK or a NACK of the last response.
     fn take_answer(&mut self, resource_type: ResourceType, error: Option<Status>) {
         let told = self.types.get_mut(resource_type);
@@ -242,15 +242,15 @@ impl Stream {
         if told.is_wildcard() {
             told.held.iter().for_each(|held| self.common.past.doubt(held.version()));
         }
-        self.refusals.push(Refusal { resource_type, version, error, names });
+        self.refusals.push(Nack { resource_type, version, error, names });
     }
 
     /// Updates the names that the client wants. New ones become owed, also names that were dropped and
     /// return.
-    fn subscribe(&mut self, resource_type: ResourceType, names: &Names, version_info: &str) {
+    fn subscribe(&mut self, resource_type: ResourceType, names: &NameList, version_info: &str) {
         let told = self.types.get_mut(resource_type);
         let first = told.subscription.is_none();
-        let subscription = told.subscription.get_or_insert_with(|| Subscription::new(&self.common.names));
+        let subscription = told.subscription.get_or_insert_with(|| TypeSubscription::new(&self.common.names));
         let added = subscription.replace(names, is_sent_whole(resource_type));
         if !is_sent_whole(resource_type) {
             // Everything counts as new while `set` is empty. Later, added names are owed.
@@ -289,10 +289,10 @@ impl Stream {
         responses.extend(self.offer_whole(ResourceType::Cluster));
         responses.extend(self.offer_by_name(ResourceType::Endpoints));
         responses.extend(self.offer_by_name(ResourceType::Secret));
-        if self.standings().may_add(ResourceType::Listener, self.impatient) {
+        if self.progress().may_add(ResourceType::Listener, self.impatient) {
             responses.extend(self.offer_whole(ResourceType::Listener));
         }
-        if self.standings().may_add(ResourceType::Route, self.impatient) {
+        if self.progress().may_add(ResourceType::Route, self.impatient) {
             responses.extend(self.offer_by_name(ResourceType::Route));
         }
         for further in ResourceType::FURTHER {
@@ -304,21 +304,21 @@ impl Stream {
         responses
     }
 
-    fn told(&self, resource_type: ResourceType) -> &Told {
+    fn told(&self, resource_type: ResourceType) -> &SotwTypeState {
         self.types.get(resource_type).unwrap_or(&BLANK)
     }
 
-    fn standings(&self) -> Standings {
+    fn progress(&self) -> StreamProgress {
         let [listeners, routes] = GATED;
-        let to_come = self.reconnecting.then_some(Standing { last: None, current: false });
-        Standings {
-            clusters: self.standing(ResourceType::Cluster),
-            listeners: self.standing(listeners).or(to_come),
-            routes: self.standing(routes).or(to_come),
+        let to_come = self.reconnecting.then_some(TypeProgress { last: None, current: false });
+        StreamProgress {
+            clusters: self.type_progress(ResourceType::Cluster),
+            listeners: self.type_progress(listeners).or(to_come),
+            routes: self.type_progress(routes).or(to_come),
         }
     }
 
-    fn standing(&self, resource_type: ResourceType) -> Option<Standing> {
+    fn type_progress(&self, resource_type: ResourceType) -> Option<TypeProgress> {
         let told = self.told(resource_type);
         told.subscription.as_ref()?;
         let current = self.is_current(resource_type);
@@ -333,7 +333,7 @@ impl Stream {
             (ResourceType::Cluster, Some(_)) if !told.quarantine.is_empty() => Some(State::Acked),
             (_, state) => state,
         };
-        Some(Standing { last, current })
+        Some(TypeProgress { last, current })
     }
 
     /// True if the client was sent everything that the target has of this type; further resources that it
@@ -364,13 +364,13 @@ impl Stream {
         if resource_type != ResourceType::Cluster {
             return target;
         }
-        let may_remove = self.standings().may_remove(ResourceType::Cluster);
+        let may_remove = self.progress().may_remove(ResourceType::Cluster);
         order::clusters(&told.set, &target, may_remove, told.keeps_all)
     }
 
     /// Replaces refused resources, and resources that lead to refused clusters, by the versions that the
     /// client holds.
-    fn without_refused(&self, told: &Told, target: Arc<ResourceSet>) -> Arc<ResourceSet> {
+    fn without_refused(&self, told: &SotwTypeState, target: Arc<ResourceSet>) -> Arc<ResourceSet> {
         let clusters = &self.told(ResourceType::Cluster).quarantine;
         let Some(held) = &told.held else { return target };
         if told.quarantine.is_empty() && clusters.is_empty() {

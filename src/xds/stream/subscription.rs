@@ -12,49 +12,49 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::build::snapshot::{ResourceSet, Version};
-use crate::xds::wire::request;
+use crate::xds::wire::request::NameList;
 
 /// A set of names and its hash, which does not depend on their order.
 #[derive(Debug, Default)]
-struct Names {
+struct NameSet {
     hash: u128,
     names: BTreeSet<Arc<str>>,
     /// Comparisons with the last few sets of resources.
-    fits: Mutex<Vec<(Version, Arc<Fit>)>>,
+    matches: Mutex<Vec<(Version, Arc<SetMatch>)>>,
     /// Total number of names in the table, shared with it.
     count: Arc<AtomicUsize>,
 }
 
-/// Number of [`Fit`] results kept for a set of names. Several, since types such as clusters and endpoints
+/// Number of [`SetMatch`] results kept for a set of names. Several, since types such as clusters and endpoints
 /// often have the same names.
-const KEPT_FITS: usize = 4;
+const KEPT_MATCHES: usize = 4;
 
 /// Result of a comparison of names with a set of resources.
 #[derive(Debug)]
-struct Fit {
+struct SetMatch {
     /// True if every resource is named.
     covers: bool,
     /// Names without a resource.
-    unmet: Arc<[Arc<str>]>,
+    missing: Arc<[Arc<str>]>,
 }
 
-impl Names {
+impl NameSet {
     /// Compares the names with a set of resources. The result is kept, since many streams ask with the same
     /// names and the same set in turn.
-    fn fit(&self, set: &ResourceSet) -> Arc<Fit> {
-        let mut fits = self.fits.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, fit)) = fits.iter().find(|(version, _)| *version == set.version()) {
-            return fit.clone();
+    fn set_match(&self, set: &ResourceSet) -> Arc<SetMatch> {
+        let mut matches = self.matches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, set_match)) = matches.iter().find(|(version, _)| *version == set.version()) {
+            return set_match.clone();
         }
-        let unmet: Arc<[_]> = self.names.iter().filter(|name| set.get(name).is_none()).cloned().collect();
-        let fit = Arc::new(Fit { covers: self.names.len() - unmet.len() == set.len(), unmet });
-        fits.truncate(KEPT_FITS - 1);
-        fits.insert(0, (set.version(), fit.clone()));
-        fit
+        let missing: Arc<[_]> = self.names.iter().filter(|name| set.get(name).is_none()).cloned().collect();
+        let set_match = Arc::new(SetMatch { covers: self.names.len() - missing.len() == set.len(), missing });
+        matches.truncate(KEPT_MATCHES - 1);
+        matches.insert(0, (set.version(), set_match.clone()));
+        set_match
     }
 }
 
-impl Drop for Names {
+impl Drop for NameSet {
     fn drop(&mut self) {
         self.count.fetch_sub(self.names.len(), Ordering::Relaxed);
     }
@@ -63,19 +63,19 @@ impl Drop for Names {
 /// Sets of names that streams hold. Cheap to clone: clones share.
 #[derive(Debug, Clone, Default)]
 pub struct NameTable {
-    sets: Arc<Mutex<Sets>>,
+    sets: Arc<Mutex<NameSets>>,
     count: Arc<AtomicUsize>,
     /// Random hash keys, unknown to clients, so that no client can make two sets of names with the same hash.
     keys: [RandomState; 2],
 }
 
 #[derive(Debug, Default)]
-struct Sets {
+struct NameSets {
     /// Sets by their hash.
-    named: HashMap<u128, Weak<Names>>,
+    named: HashMap<u128, Weak<NameSet>>,
     /// Sets by the hash of the encoded list, with true if the list has a `*`: an identical list need not be
     /// decoded again.
-    encoded: HashMap<u128, (Weak<Names>, bool)>,
+    encoded: HashMap<u128, (Weak<NameSet>, bool)>,
 }
 
 impl NameTable {
@@ -95,7 +95,7 @@ impl NameTable {
     }
 
     /// Returns the names in a list, and true if `*` is among them.
-    fn read(&self, list: &request::Names) -> (Arc<Names>, bool) {
+    fn read(&self, list: &NameList) -> (Arc<NameSet>, bool) {
         let encoded = self.hash(list.encoded());
         let known =
             self.lock().encoded.get(&encoded).and_then(|(names, star)| Some((names.upgrade()?, *star)));
@@ -115,13 +115,13 @@ impl NameTable {
     }
 
     /// Returns the set with this hash; made only if no stream holds it.
-    fn intern(&self, hash: u128, make: impl FnOnce() -> BTreeSet<Arc<str>>) -> Arc<Names> {
+    fn intern(&self, hash: u128, make: impl FnOnce() -> BTreeSet<Arc<str>>) -> Arc<NameSet> {
         if let Some(names) = self.lock().named.get(&hash).and_then(Weak::upgrade) {
             return names;
         }
         // Made without the lock, since a client may ask for very many names. Another stream may make the same
         // set meanwhile.
-        let names = Names { hash, names: make(), fits: Mutex::default(), count: self.count.clone() };
+        let names = NameSet { hash, names: make(), matches: Mutex::default(), count: self.count.clone() };
         let names = Arc::new(names);
         self.count.fetch_add(names.names.len(), Ordering::Relaxed);
         let mut sets = self.lock();
@@ -135,7 +135,7 @@ impl NameTable {
         names
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sets> {
+    fn lock(&self) -> MutexGuard<'_, NameSets> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -148,14 +148,14 @@ fn is_time_to_tidy(sets: usize) -> bool {
 
 /// Resources of one type that a client asked for.
 #[derive(Debug, Clone)]
-pub struct Subscription {
+pub struct TypeSubscription {
     wildcard: bool,
-    names: Arc<Names>,
+    names: Arc<NameSet>,
     named_once: bool,
     table: NameTable,
 }
 
-impl Subscription {
+impl TypeSubscription {
     /// Creates a subscription to nothing.
     pub fn new(table: &NameTable) -> Self {
         let names = table.intern(0, BTreeSet::new);
@@ -166,7 +166,7 @@ impl Subscription {
     ///
     /// `legacy_wildcard` is true if the type has the legacy form of the wildcard. Endpoints do not: Envoy
     /// sends an empty list for them when its last cluster is gone, and wants nothing.
-    pub fn replace(&mut self, list: &request::Names, legacy_wildcard: bool) -> Vec<Arc<str>> {
+    pub fn replace(&mut self, list: &NameList, legacy_wildcard: bool) -> Vec<Arc<str>> {
         self.named_once |= !list.is_empty();
         let (names, star) = self.table.read(list);
         self.wildcard = star || (legacy_wildcard && !self.named_once);
@@ -178,9 +178,9 @@ impl Subscription {
     }
 
     /// Applies the first delta request of a stream. All subscribed names must be answered then.
-    pub fn begin(&mut self, subscribe: &request::Names, unsubscribe: &request::Names, legacy_wildcard: bool) {
+    pub fn begin(&mut self, subscribe: &NameList, unsubscribe: &NameList, legacy_wildcard: bool) {
         self.replace(subscribe, legacy_wildcard);
-        self.update(&request::Names::default(), unsubscribe);
+        self.update(&NameList::default(), unsubscribe);
     }
 
     /// Applies a delta request, subscriptions first, and returns the names that must be answered: names in
@@ -188,9 +188,10 @@ impl Subscription {
     /// wildcard still covers (xDS protocol, "Unsubscribing From Resources").
     ///
     /// An empty list does not create a wildcard any more, but an existing wildcard stays.
-    pub fn update(&mut self, subscribe: &request::Names, unsubscribe: &request::Names) -> Vec<Arc<str>> {
+    pub fn update(&mut self, subscribe: &NameList, unsubscribe: &NameList) -> Vec<Arc<str>> {
         let mut owed = BTreeSet::new();
-        let mut names = Changing { names: &self.names, added: BTreeSet::new(), removed: BTreeSet::new() };
+        let mut names =
+            NameSetChange { names: &self.names, added: BTreeSet::new(), removed: BTreeSet::new() };
         for name in subscribe.iter() {
             if name == "*" {
                 self.wildcard = true;
@@ -226,23 +227,23 @@ impl Subscription {
 
     /// True if the client asked for every resource of `set`.
     pub fn covers(&self, set: &ResourceSet) -> bool {
-        self.wildcard || self.names.fit(set).covers
+        self.wildcard || self.names.set_match(set).covers
     }
 
     /// Returns the names that the client asked for and `set` lacks.
-    pub fn unmet(&self, set: &ResourceSet) -> Arc<[Arc<str>]> {
-        self.names.fit(set).unmet.clone()
+    pub fn missing(&self, set: &ResourceSet) -> Arc<[Arc<str>]> {
+        self.names.set_match(set).missing.clone()
     }
 }
 
 /// Changes to a set of names, collected before the new set is made.
-struct Changing<'a> {
-    names: &'a Arc<Names>,
+struct NameSetChange<'a> {
+    names: &'a Arc<NameSet>,
     added: BTreeSet<Arc<str>>,
     removed: BTreeSet<Arc<str>>,
 }
 
-impl Changing<'_> {
+impl NameSetChange<'_> {
     fn add(&mut self, name: &str) -> Arc<str> {
         self.removed.remove(name);
         if let Some(name) = self.names.names.get(name).or_else(|| self.added.get(name)) {
@@ -262,7 +263,7 @@ impl Changing<'_> {
         self.removed.insert(name.clone()).then_some(name)
     }
 
-    fn finish(self, table: &NameTable) -> Arc<Names> {
+    fn finish(self, table: &NameTable) -> Arc<NameSet> {
         if self.added.is_empty() && self.removed.is_empty() {
             return self.names.clone();
         }
@@ -279,18 +280,18 @@ mod tests {
     use crate::envoy::ResourceType;
     use crate::xds::stream::testkit::snapshot;
 
-    fn words(text: &str) -> request::Names {
+    fn words(text: &str) -> NameList {
         text.split_whitespace().collect()
     }
 
-    fn wanted(subscription: &Subscription) -> String {
+    fn wanted(subscription: &TypeSubscription) -> String {
         let names = ["a", "b", "c"].into_iter().filter(|name| subscription.wants(name));
         names.collect::<Vec<_>>().join(" ")
     }
 
     /// Applies SotW requests, each a list of names, and compares the names that are wanted in the end.
     fn check(legacy_wildcard: bool, requests: &[&str], expected: &str) {
-        let mut subscription = Subscription::new(&NameTable::default());
+        let mut subscription = TypeSubscription::new(&NameTable::default());
         for request in requests {
             subscription.replace(&words(request), legacy_wildcard);
         }
@@ -300,11 +301,11 @@ mod tests {
     /// Applies delta requests, each as `+name -name`, and compares the names that the last one must be
     /// answered with, and the names that are wanted in the end.
     fn check_delta(legacy_wildcard: bool, requests: &[&str], owed: &str, expected: &str) {
-        let mut subscription = Subscription::new(&NameTable::default());
+        let mut subscription = TypeSubscription::new(&NameTable::default());
         let mut last = Vec::new();
         for (at, request) in requests.iter().enumerate() {
             let pick = |sign| request.split_whitespace().filter_map(|word| word.strip_prefix(sign)).collect();
-            let (subscribe, unsubscribe): (request::Names, request::Names) = (pick('+'), pick('-'));
+            let (subscribe, unsubscribe): (NameList, NameList) = (pick('+'), pick('-'));
             if at == 0 {
                 subscription.begin(&subscribe, &unsubscribe, legacy_wildcard);
                 last = subscription.names.names.iter().cloned().collect();
@@ -365,7 +366,7 @@ mod tests {
 
     #[test]
     fn only_new_names_are_told() {
-        let mut subscription = Subscription::new(&NameTable::default());
+        let mut subscription = TypeSubscription::new(&NameTable::default());
         let mut added = |text: &str| subscription.replace(&words(text), false).join(" ");
         assert_eq!(added("a b"), "a b");
         assert_eq!(added("b c"), "c");
@@ -376,8 +377,8 @@ mod tests {
     #[test]
     fn names_are_counted_while_they_are_asked_for() {
         let table = NameTable::default();
-        let mut first = Subscription::new(&table);
-        let mut second = Subscription::new(&table);
+        let mut first = TypeSubscription::new(&table);
+        let mut second = TypeSubscription::new(&table);
         first.replace(&words("a b c"), false);
         second.replace(&words("a b c"), false);
         assert_eq!(table.len(), 3, "they share");
@@ -392,13 +393,13 @@ mod tests {
     #[test]
     fn names_and_resources_fit_or_not() {
         let set = |text: &str| snapshot(text).set(ResourceType::Endpoints).clone();
-        let check = |names: &str, resources: &str, covers: bool, unmet: &str| {
-            let mut subscription = Subscription::new(&NameTable::default());
+        let check = |names: &str, resources: &str, covers: bool, missing: &str| {
+            let mut subscription = TypeSubscription::new(&NameTable::default());
             subscription.replace(&words(names), false);
             let set = set(resources);
             for _ in 0..2 {
                 assert_eq!(subscription.covers(&set), covers, "{names} of {resources}");
-                assert_eq!(subscription.unmet(&set).join(" "), unmet, "{names} of {resources}");
+                assert_eq!(subscription.missing(&set).join(" "), missing, "{names} of {resources}");
             }
         };
         check("", "", true, "");
@@ -415,7 +416,7 @@ mod tests {
     fn what_is_sent_again_as_it_was_means_the_same() {
         let table = NameTable::default();
         let ask = |text: &str| {
-            let mut subscription = Subscription::new(&table);
+            let mut subscription = TypeSubscription::new(&table);
             subscription.replace(&words(text), false);
             (wanted(&subscription), subscription)
         };
@@ -429,7 +430,8 @@ mod tests {
     #[test]
     fn streams_that_ask_for_the_same_share_the_names() {
         let table = NameTable::default();
-        let mut subscriptions: Vec<Subscription> = (0..3).map(|_| Subscription::new(&table)).collect();
+        let mut subscriptions: Vec<TypeSubscription> =
+            (0..3).map(|_| TypeSubscription::new(&table)).collect();
         subscriptions[0].replace(&words("a b c"), false);
         subscriptions[1].begin(&words("c a"), &words(""), false);
         subscriptions[1].update(&words("b x"), &words("x"));

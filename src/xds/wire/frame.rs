@@ -30,8 +30,8 @@ pub struct Response {
 /// Size in bytes below which resources are copied together: a frame for each would cost more than the copy.
 const SMALL: usize = 16 << 10;
 
-/// Returns the parts of the gRPC message that carries `response`, to be written one after the other.
-pub fn parts(response: Response, variant: Variant, identifier: &str) -> Vec<Bytes> {
+/// Returns the chunks of the gRPC message that carries `response`, to be written one after the other.
+pub fn chunks(response: Response, variant: Variant, identifier: &str) -> Vec<Bytes> {
     let Response { resource_type, version, nonce, resources, removed } = response;
     let type_url = resource_type.type_url().to_owned();
     let control_plane = Some(ControlPlane { identifier: identifier.to_owned() });
@@ -59,29 +59,29 @@ pub fn parts(response: Response, variant: Variant, identifier: &str) -> Vec<Byte
         }
     };
     let length = head.len() + resources.iter().map(Bytes::len).sum::<usize>();
-    let mut parts = Vec::new();
+    let mut chunks = Vec::new();
     let mut open = begin(length, head.len());
     open.put_slice(&head);
     for resource in resources {
         if resource.len() < SMALL {
             open.put_slice(&resource);
         } else {
-            parts.push(open.split().freeze());
-            parts.push(resource);
+            chunks.push(open.split().freeze());
+            chunks.push(resource);
         }
     }
-    parts.push(open.freeze());
-    parts.retain(|part| !part.is_empty());
-    parts
+    chunks.push(open.freeze());
+    chunks.retain(|part| !part.is_empty());
+    chunks
 }
 
 /// Encodes `message`, which should be small, as a gRPC message.
-pub fn whole(message: &impl Message) -> Bytes {
-    of(&message.encode_to_vec())
+pub fn message(message: &impl Message) -> Bytes {
+    encoded_message(&message.encode_to_vec())
 }
 
 /// Frames an encoded message as a gRPC message.
-pub fn of(encoded: &[u8]) -> Bytes {
+pub fn encoded_message(encoded: &[u8]) -> Bytes {
     let mut open = begin(encoded.len(), encoded.len());
     open.put_slice(encoded);
     open.freeze()
@@ -120,7 +120,7 @@ mod tests {
     fn rule_58_the_parts_make_one_message_that_names_the_control_plane() {
         for size in [0, 2 * SMALL] {
             let bytes =
-                parts(response(Variant::StateOfTheWorld, &["a", "b"], size), Variant::StateOfTheWorld, "us");
+                chunks(response(Variant::StateOfTheWorld, &["a", "b"], size), Variant::StateOfTheWorld, "us");
             let bytes = bytes.concat();
             assert_eq!(
                 u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes")) as usize,
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_delta_response_names_what_is_gone() {
-        let bytes = parts(response(Variant::Delta, &["a"], 0), Variant::Delta, "us").concat();
+        let bytes = chunks(response(Variant::Delta, &["a"], 0), Variant::Delta, "us").concat();
         let decoded = DeltaDiscoveryResponse::decode(&bytes[5..]).expect("decodes");
         assert_eq!((decoded.system_version_info.as_str(), decoded.nonce.as_str()), ("v", "7"));
         assert_eq!(decoded.resources[0].name, "a");
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn what_is_large_is_shared_and_what_is_small_is_copied_together() {
         let count =
-            |size| parts(response(Variant::Delta, &["a", "b", "c"], size), Variant::Delta, "us").len();
+            |size| chunks(response(Variant::Delta, &["a", "b", "c"], size), Variant::Delta, "us").len();
         assert_eq!((count(10), count(2 * SMALL)), (1, 4));
     }
 }

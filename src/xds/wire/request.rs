@@ -22,7 +22,7 @@ const UNSUBSCRIBED: u32 = 4;
 const VERSIONS: u32 = 5;
 
 /// A request of one variant without its lists.
-pub trait Head: Message + Default + 'static {
+pub trait RequestHead: Message + Default + 'static {
     /// Numbers of the fields that are lists.
     const LISTS: &[u32];
 
@@ -33,7 +33,7 @@ pub trait Head: Message + Default + 'static {
     fn type_url(&mut self) -> &mut String;
 }
 
-impl Head for DiscoveryRequest {
+impl RequestHead for DiscoveryRequest {
     const LISTS: &[u32] = &[NAMES];
 
     fn node(&mut self) -> Option<core::Node> {
@@ -45,7 +45,7 @@ impl Head for DiscoveryRequest {
     }
 }
 
-impl Head for DeltaDiscoveryRequest {
+impl RequestHead for DeltaDiscoveryRequest {
     const LISTS: &[u32] = &[NAMES, UNSUBSCRIBED, VERSIONS];
 
     fn node(&mut self) -> Option<core::Node> {
@@ -59,35 +59,35 @@ impl Head for DeltaDiscoveryRequest {
 
 /// A request: its lists, and everything else.
 #[derive(Debug, Clone, Default)]
-pub struct Request<H> {
+pub struct LazyRequest<H> {
     /// All other fields; its own list fields are empty.
     pub head: H,
     /// `resource_names`; of a delta request `resource_names_subscribe`.
-    pub names: Names,
+    pub names: NameList,
     /// `resource_names_unsubscribe`; delta only.
-    pub unsubscribed: Names,
+    pub unsubscribed: NameList,
     /// `initial_resource_versions`; delta only.
-    pub versions: Versions,
+    pub versions: VersionList,
 }
 
 /// Names in the order in which they came. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Names(List);
+pub struct NameList(FieldList);
 
 /// Names with versions, in the order in which they came. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Versions(List);
+pub struct VersionList(FieldList);
 
 /// A repeated field in the bytes in which it came, including other fields between its items.
 #[derive(Debug, Clone, Default)]
-struct List {
+struct FieldList {
     /// List fields of the request: items of other lists may be in between.
     lists: &'static [u32],
     field: u32,
     encoded: Bytes,
 }
 
-impl<H: Head> Request<H> {
+impl<H: RequestHead> LazyRequest<H> {
     /// Reads a request.
     ///
     /// # Errors
@@ -114,12 +114,12 @@ impl<H: Head> Request<H> {
         head.merge(&encoded[decoded..])?;
         let [names, unsubscribed, versions] = lists;
         let list =
-            |field, range: Range<usize>| List { lists: H::LISTS, field, encoded: encoded.slice(range) };
+            |field, range: Range<usize>| FieldList { lists: H::LISTS, field, encoded: encoded.slice(range) };
         Ok(Self {
             head,
-            names: Names(list(NAMES, names)),
-            unsubscribed: Names(list(UNSUBSCRIBED, unsubscribed)),
-            versions: Versions(list(VERSIONS, versions)),
+            names: NameList(list(NAMES, names)),
+            unsubscribed: NameList(list(UNSUBSCRIBED, unsubscribed)),
+            versions: VersionList(list(VERSIONS, versions)),
         })
     }
 
@@ -132,13 +132,13 @@ impl<H: Head> Request<H> {
 }
 
 /// Conversion as if the request had been sent: it is encoded and read.
-impl<H: Head> From<H> for Request<H> {
+impl<H: RequestHead> From<H> for LazyRequest<H> {
     fn from(request: H) -> Self {
         Self::read(&request.encode_to_vec().into()).expect("what was encoded can be read")
     }
 }
 
-impl Names {
+impl NameList {
     /// Iterates over the names.
     pub fn iter(&self) -> impl Iterator<Item = &str> + Clone {
         self.0.values().map(|value| text(value).expect("it was checked when it was read"))
@@ -155,14 +155,14 @@ impl Names {
     }
 }
 
-impl<'a> FromIterator<&'a str> for Names {
+impl<'a> FromIterator<&'a str> for NameList {
     fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Self {
         let resource_names = names.into_iter().map(str::to_owned).collect();
-        Request::from(DiscoveryRequest { resource_names, ..Default::default() }).names
+        LazyRequest::from(DiscoveryRequest { resource_names, ..Default::default() }).names
     }
 }
 
-impl Versions {
+impl VersionList {
     /// Iterates over the names and the versions that the client holds. If a name occurs twice, the last one
     /// counts.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -180,7 +180,7 @@ impl Versions {
     }
 }
 
-impl List {
+impl FieldList {
     fn values(&self) -> impl Iterator<Item = &[u8]> + Clone {
         const CHECKED: &str = "it was checked when it was read";
         let (lists, wanted, mut rest) = (self.lists, self.field, &self.encoded[..]);
@@ -238,8 +238,8 @@ mod tests {
     use crate::xds::stream::testkit::snapshot;
 
     /// Rebuilds the request, with its lists in the fields where a decoder puts them.
-    fn whole(request: Request<DeltaDiscoveryRequest>) -> DeltaDiscoveryRequest {
-        let owned = |names: &Names| names.iter().map(str::to_owned).collect();
+    fn whole(request: LazyRequest<DeltaDiscoveryRequest>) -> DeltaDiscoveryRequest {
+        let owned = |names: &NameList| names.iter().map(str::to_owned).collect();
         let versions = request.versions.iter().map(|(name, version)| (name.to_owned(), version.to_owned()));
         DeltaDiscoveryRequest {
             resource_names_subscribe: owned(&request.names),
@@ -252,7 +252,7 @@ mod tests {
     fn check(encoded: Vec<u8>) {
         let encoded = Bytes::from(encoded);
         let expected = DeltaDiscoveryRequest::decode(encoded.clone());
-        let read = Request::<DeltaDiscoveryRequest>::read(&encoded);
+        let read = LazyRequest::<DeltaDiscoveryRequest>::read(&encoded);
         match (expected, read) {
             (Ok(expected), Ok(mut read)) => {
                 assert_eq!(whole(read.clone()), expected);
@@ -264,7 +264,7 @@ mod tests {
         }
 
         let expected = DiscoveryRequest::decode(encoded.clone());
-        let read = Request::<DiscoveryRequest>::read(&encoded);
+        let read = LazyRequest::<DiscoveryRequest>::read(&encoded);
         match (expected, read) {
             (Ok(expected), Ok(read)) => {
                 let resource_names = read.names.iter().map(str::to_owned).collect();
@@ -352,7 +352,10 @@ mod tests {
             // A map has no order, so each entry is encoded on its own.
             let entries = text.split_whitespace().map(|word| entry(set(word).iter().next().expect("one")));
             let encoded: Vec<u8> = entries.flat_map(|request| request.encode_to_vec()).collect();
-            Request::<DeltaDiscoveryRequest>::read(&encoded.into()).expect("it is one").versions.inventory()
+            LazyRequest::<DeltaDiscoveryRequest>::read(&encoded.into())
+                .expect("it is one")
+                .versions
+                .inventory()
         };
         assert_eq!(inventory("cds:a cds:b@2 cds:c"), all.inventory());
         assert_eq!(inventory("cds:c cds:a cds:b@2"), all.inventory());

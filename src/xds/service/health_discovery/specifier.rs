@@ -48,7 +48,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Checks of one cluster.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct ClusterCheck {
     /// Name of the cluster.
     pub cluster: Arc<str>,
     /// Time after which an endpoint that does not answer is known to be unhealthy: the longest timeout of the
@@ -64,13 +64,13 @@ pub struct Check {
 
 /// Cache of checks, so that unchanged ones are not built again.
 #[derive(Debug, Default)]
-pub struct Checks {
-    made: Mutex<HashMap<Key, Weak<Check>>>,
+pub struct CheckCache {
+    made: Mutex<HashMap<CheckKey, Weak<ClusterCheck>>>,
 }
 
 /// Everything that the checks of a cluster depend on: its name, and the versions of the cluster, its
 /// endpoints and all secrets.
-type Key = (Arc<str>, [Version; 3]);
+type CheckKey = (Arc<str>, [Version; 3]);
 
 /// Returns the name of the cluster of a check, from the name of the check.
 pub fn checked_cluster(check: &str) -> &str {
@@ -78,7 +78,7 @@ pub fn checked_cluster(check: &str) -> &str {
 }
 
 /// Encodes a specifier with these checks, to be reported at this interval.
-pub fn encode(checks: &[Arc<Check>], interval: Duration) -> Vec<u8> {
+pub fn encode(checks: &[Arc<ClusterCheck>], interval: Duration) -> Vec<u8> {
     let seconds = i64::try_from(interval.as_secs()).unwrap_or(i64::MAX);
     let interval = Some(protobuf::Duration { seconds, nanos: 0 });
     let mut encoded = HealthCheckSpecifier { interval, ..Default::default() }.encode_to_vec();
@@ -86,15 +86,15 @@ pub fn encode(checks: &[Arc<Check>], interval: Duration) -> Vec<u8> {
     encoded
 }
 
-impl Checks {
+impl CheckCache {
     /// Returns the checks for a snapshot, in the order of their clusters.
-    pub fn of(&self, snapshot: &Snapshot) -> Vec<Arc<Check>> {
+    pub fn of(&self, snapshot: &Snapshot) -> Vec<Arc<ClusterCheck>> {
         let [clusters, endpoints, secrets] =
             [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Secret].map(|it| snapshot.set(it));
         let secret = |name: &str| tls::Secret::decode(secrets.get(name)?.message()).ok();
         // The members of an aggregate cluster stand by for each other.
         let members: HashSet<&Arc<str>> = clusters.iter().flat_map(|cluster| &cluster.clusters).collect();
-        let is_wanted = |check: &Check| check.has_standbys || members.contains(&check.cluster);
+        let is_wanted = |check: &ClusterCheck| check.has_standbys || members.contains(&check.cluster);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let mut checks = Vec::new();
         for cluster in clusters.iter() {
@@ -109,14 +109,14 @@ impl Checks {
             let decoded = Cluster::decode(cluster.message());
             let decoded =
                 decoded.and_then(|it| Ok((it, ClusterLoadAssignment::decode(endpoints.message())?)));
-            let check = decoded.ok().and_then(|(it, endpoints)| Check::new(&it, &endpoints, &secret));
+            let check = decoded.ok().and_then(|(it, endpoints)| ClusterCheck::new(&it, &endpoints, &secret));
             if let Some(check) = check.map(Arc::new) {
                 made.insert(key, Arc::downgrade(&check));
                 checks.push(check);
             }
         }
         let all = checks.len();
-        checks.retain(|check: &Arc<Check>| is_wanted(check));
+        checks.retain(|check: &Arc<ClusterCheck>| is_wanted(check));
         if made.len() > 2 * all + 64 {
             made.retain(|_, check| check.strong_count() > 0);
         }
@@ -124,7 +124,7 @@ impl Checks {
     }
 }
 
-impl Check {
+impl ClusterCheck {
     /// Builds the checks of a cluster; none if there is nothing to check, or if Envoy cannot run them over
     /// HDS.
     fn new(
@@ -171,7 +171,7 @@ fn duration(of: &protobuf::Duration) -> Duration {
 
 /// Transport socket over which endpoints are reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Socket {
+struct EndpointSocket {
     /// Index in the `transport_socket_matches` of the cluster; none for its default socket.
     index: Option<usize>,
     /// SNI, if it is the hostname of the endpoint.
@@ -182,8 +182,8 @@ struct Socket {
 fn by_socket(
     cluster: &Cluster,
     assignment: &ClusterLoadAssignment,
-) -> BTreeMap<Socket, Vec<LocalityEndpoints>> {
-    let mut by_socket: BTreeMap<Socket, Vec<LocalityEndpoints>> = BTreeMap::new();
+) -> BTreeMap<EndpointSocket, Vec<LocalityEndpoints>> {
+    let mut by_socket: BTreeMap<EndpointSocket, Vec<LocalityEndpoints>> = BTreeMap::new();
     let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
     for LocalityLbEndpoints { locality, lb_endpoints, .. } in &assignment.endpoints {
         for own in lb_endpoints {
@@ -193,7 +193,7 @@ fn by_socket(
             if is_off || !socket_address(endpoint).is_some_and(|socket| seen.insert(socket)) {
                 continue;
             }
-            let localities = by_socket.entry(Socket::of(cluster, own, endpoint)).or_default();
+            let localities = by_socket.entry(EndpointSocket::of(cluster, own, endpoint)).or_default();
             match localities.last_mut().filter(|last| last.locality == *locality) {
                 Some(last) => last.endpoints.push(endpoint.clone()),
                 None => localities.push(LocalityEndpoints {
@@ -214,7 +214,7 @@ fn socket_address(endpoint: &Endpoint) -> Option<SocketAddr> {
     Some(SocketAddr::new(socket.address.parse::<IpAddr>().ok()?, u16::try_from(port).ok()?))
 }
 
-impl Socket {
+impl EndpointSocket {
     fn of(cluster: &Cluster, own: &LbEndpoint, endpoint: &Endpoint) -> Self {
         let metadata = own.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(MATCH));
         let is_met = |wanted: &TransportSocketMatch| {
@@ -431,7 +431,7 @@ mod tests {
 
     /// Returns the checks that an Envoy decodes.
     fn asked(cluster: &Cluster, assignment: &ClusterLoadAssignment) -> Vec<ClusterHealthCheck> {
-        let check = Check::new(cluster, assignment, &secrets).map(Arc::new);
+        let check = ClusterCheck::new(cluster, assignment, &secrets).map(Arc::new);
         let encoded = encode(check.as_slice(), Duration::from_secs(1));
         HealthCheckSpecifier::decode(&*encoded).expect("it is one").cluster_health_checks
     }
@@ -564,7 +564,7 @@ mod tests {
     #[test]
     fn what_is_as_it_was_is_not_made_again() {
         let snapshot = |ip: &str, health| snapshot(ip, 1, health, &[]);
-        let checks = Checks::default();
+        let checks = CheckCache::default();
         let first = checks.of(&snapshot("10.0.0.1", HealthStatus::Unknown));
         assert_eq!((first.len(), first[0].endpoints, first[0].timeout), (1, 2, Duration::from_millis(500)));
         let again = checks.of(&snapshot("10.0.0.1", HealthStatus::Unknown));
@@ -576,7 +576,7 @@ mod tests {
     #[test]
     fn where_nobody_stands_by_nothing_is_checked() {
         let checks = |priority, others: &[Resource]| {
-            Checks::default().of(&snapshot("10.0.0.1", priority, HealthStatus::Unknown, others)).len()
+            CheckCache::default().of(&snapshot("10.0.0.1", priority, HealthStatus::Unknown, others)).len()
         };
         assert_eq!((checks(0, &[]), checks(1, &[])), (0, 1));
         let mut aggregate = Resource::new("all", &Cluster::default());

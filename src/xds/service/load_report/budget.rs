@@ -6,7 +6,7 @@
 //! they are, the longer their interval. A few Envoys are enough to notice a failover within a second; to see
 //! it at each of a thousand may take a minute.
 //!
-//! The cost of an Envoy is learned from its reports. An Envoy with a steady load keeps its place, which
+//! The cost of an Envoy is learned from its reports. An Envoy with a steady load keeps its share, which
 //! changes only when the budget is clearly exceeded or has clearly room.
 
 use std::time::Duration;
@@ -28,7 +28,7 @@ const UNKNOWN: u64 = 1_000;
 
 /// Budget of all Envoys that report.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct ReportBudget {
     /// Sums of the cost of one report of each Envoy: of those that are watched closely, and of the others.
     watched: u64,
     others: u64,
@@ -36,50 +36,50 @@ pub struct Pace {
 
 /// Share of one Envoy in the budget.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct BudgetShare {
     cost: u64,
     is_watched: bool,
     /// Interval at which the Envoy should report.
     pub interval: Duration,
 }
 
-impl Pace {
+impl ReportBudget {
     /// Adds an Envoy.
-    pub fn join(&mut self) -> Place {
+    pub fn join(&mut self) -> BudgetShare {
         let is_watched = self.watched + UNKNOWN <= BUDGET;
-        let mut place = Place { cost: UNKNOWN, is_watched, interval: OFTEN };
+        let mut share = BudgetShare { cost: UNKNOWN, is_watched, interval: OFTEN };
         *self.half(is_watched) += UNKNOWN;
-        place.interval = self.interval(&place);
-        place
+        share.interval = self.interval(&share);
+        share
     }
 
     /// Updates the cost of an Envoy that has reported this many clusters, and with it the interval of its
-    /// place.
-    pub fn reported(&mut self, place: &mut Place, clusters: usize) {
-        *self.half(place.is_watched) -= place.cost;
-        place.cost = HEAD + clusters as u64;
-        place.is_watched = match place.is_watched {
-            true => self.watched + place.cost <= BUDGET,
+    /// share.
+    pub fn reported(&mut self, share: &mut BudgetShare, clusters: usize) {
+        *self.half(share.is_watched) -= share.cost;
+        share.cost = HEAD + clusters as u64;
+        share.is_watched = match share.is_watched {
+            true => self.watched + share.cost <= BUDGET,
             // Some room is left, so that an Envoy does not alternate between the halves.
-            false => self.watched + place.cost <= BUDGET * 3 / 4,
+            false => self.watched + share.cost <= BUDGET * 3 / 4,
         };
-        *self.half(place.is_watched) += place.cost;
-        place.interval = self.interval(place);
+        *self.half(share.is_watched) += share.cost;
+        share.interval = self.interval(share);
     }
 
     /// Removes an Envoy.
-    pub fn leave(&mut self, place: &Place) {
-        *self.half(place.is_watched) -= place.cost;
+    pub fn leave(&mut self, share: &BudgetShare) {
+        *self.half(share.is_watched) -= share.cost;
     }
 
     fn half(&mut self, is_watched: bool) -> &mut u64 {
         if is_watched { &mut self.watched } else { &mut self.others }
     }
 
-    /// Returns the interval of a place: 1 s if it is watched, else 10, 20, 40, … s. The steps keep the
+    /// Returns the interval of a share: 1 s if it is watched, else 10, 20, 40, … s. The steps keep the
     /// interval from changing each time an Envoy joins.
-    fn interval(&self, place: &Place) -> Duration {
-        if place.is_watched {
+    fn interval(&self, share: &BudgetShare) -> Duration {
+        if share.is_watched {
             return OFTEN;
         }
         let mut interval = RARELY;
@@ -95,24 +95,24 @@ mod tests {
     use super::*;
 
     /// Creates a fleet of this many Envoys, with this many clusters each, after three reports of each.
-    fn fleet(envoys: usize, clusters: usize) -> (Pace, Vec<Place>) {
-        let mut pace = Pace::default();
-        let mut places: Vec<Place> = (0..envoys).map(|_| pace.join()).collect();
+    fn fleet(envoys: usize, clusters: usize) -> (ReportBudget, Vec<BudgetShare>) {
+        let mut budget = ReportBudget::default();
+        let mut shares: Vec<BudgetShare> = (0..envoys).map(|_| budget.join()).collect();
         for _ in 0..3 {
-            for place in &mut places {
-                pace.reported(place, clusters);
+            for share in &mut shares {
+                budget.reported(share, clusters);
             }
         }
-        (pace, places)
+        (budget, shares)
     }
 
     /// Returns the number of watched Envoys, the longest interval of the others in s, and the cost of all per
     /// second.
-    fn told(places: &[Place]) -> (usize, u64, u64) {
-        let others = places.iter().filter(|place| !place.is_watched);
-        let slowest = others.map(|place| place.interval.as_secs()).max().unwrap_or_default();
-        let cost = places.iter().map(|place| place.cost as f64 / place.interval.as_secs_f64()).sum::<f64>();
-        (places.iter().filter(|place| place.is_watched).count(), slowest, cost.round() as u64)
+    fn told(shares: &[BudgetShare]) -> (usize, u64, u64) {
+        let others = shares.iter().filter(|share| !share.is_watched);
+        let slowest = others.map(|share| share.interval.as_secs()).max().unwrap_or_default();
+        let cost = shares.iter().map(|share| share.cost as f64 / share.interval.as_secs_f64()).sum::<f64>();
+        (shares.iter().filter(|share| share.is_watched).count(), slowest, cost.round() as u64)
     }
 
     #[test]
@@ -126,8 +126,8 @@ mod tests {
         for (envoys, clusters, watched, slowest) in
             [(1_000, 1_000, 19, 80), (10_000, 1_000, 19, 640), (10_000, 10, 250, 40), (100_000, 1, 294, 320)]
         {
-            let (_, places) = fleet(envoys, clusters);
-            let told = told(&places);
+            let (_, shares) = fleet(envoys, clusters);
+            let told = told(&shares);
             assert_eq!(
                 (told.0, told.1),
                 (watched, slowest),
@@ -139,33 +139,33 @@ mod tests {
 
     #[test]
     fn even_before_they_reported_for_the_first_time() {
-        let mut pace = Pace::default();
-        let places: Vec<Place> = (0..1_000).map(|_| pace.join()).collect();
-        assert_eq!(places.iter().filter(|place| place.is_watched).count(), 20);
-        assert_eq!(places.last().map(|place| place.interval.as_secs()), Some(80));
+        let mut budget = ReportBudget::default();
+        let shares: Vec<BudgetShare> = (0..1_000).map(|_| budget.join()).collect();
+        assert_eq!(shares.iter().filter(|share| share.is_watched).count(), 20);
+        assert_eq!(shares.last().map(|share| share.interval.as_secs()), Some(80));
     }
 
     #[test]
     fn who_turns_out_to_be_large_gives_its_place_up_and_one_that_fits_takes_it() {
-        let (mut pace, mut places) = fleet(20, 900);
-        assert_eq!(told(&places).0, 20);
-        pace.reported(&mut places[0], 9_000);
-        assert!(!places[0].is_watched);
-        pace.reported(&mut places[0], 900);
-        assert!(!places[0].is_watched, "there is room, but none to spare");
-        for gone in places.drain(1..10) {
-            pace.leave(&gone);
+        let (mut budget, mut shares) = fleet(20, 900);
+        assert_eq!(told(&shares).0, 20);
+        budget.reported(&mut shares[0], 9_000);
+        assert!(!shares[0].is_watched);
+        budget.reported(&mut shares[0], 900);
+        assert!(!shares[0].is_watched, "there is room, but none to spare");
+        for gone in shares.drain(1..10) {
+            budget.leave(&gone);
         }
-        pace.reported(&mut places[0], 900);
-        assert!(places[0].is_watched);
+        budget.reported(&mut shares[0], 900);
+        assert!(shares[0].is_watched);
     }
 
     #[test]
     fn nothing_is_left_of_those_who_left() {
-        let (mut pace, places) = fleet(100, 1_000);
-        for place in &places {
-            pace.leave(place);
+        let (mut budget, shares) = fleet(100, 1_000);
+        for share in &shares {
+            budget.leave(share);
         }
-        assert_eq!((pace.watched, pace.others), (0, 0));
+        assert_eq!((budget.watched, budget.others), (0, 0));
     }
 }
