@@ -31,8 +31,8 @@ use understudy::model::index::Subsets;
 use understudy::model::name::Name;
 use understudy::model::selector::Part;
 
+use understudy::xds::stream::protocol::{DiscoveryStream, StreamContext};
 use understudy::xds::stream::sotw::SotwStream;
-use understudy::xds::stream::{DiscoveryStream, StreamContext};
 use understudy::xds::wire::frame::{self, Response};
 
 const TARGETS: usize = 10;

@@ -51,7 +51,10 @@ use understudy::build;
 use understudy::cache::Cache;
 use understudy::nodes::Nodes;
 use understudy::xds::port::admission::Rate;
-use understudy::xds::service::discovery::{self, DiscoveryService, StreamLimits};
+use understudy::xds::port::guard::PortGuard;
+use understudy::xds::port::limits::StreamLimits;
+use understudy::xds::service;
+use understudy::xds::service::discovery::DiscoveryService;
 
 use crate::harness::{PATIENCE, Understudy, eventually};
 
@@ -751,8 +754,8 @@ async fn limited(limits: StreamLimits) -> SocketAddr {
     let cache = Arc::new(Cache::new(Arc::new(build)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let discovery = DiscoveryService::new(cache, Nodes::default(), "test", limits);
-    tokio::spawn(discovery::serve(listener, discovery, std::future::pending()));
+    let discovery = DiscoveryService::new(cache, Nodes::default(), "test", PortGuard::new(limits));
+    tokio::spawn(service::serve(listener, discovery, std::future::pending()));
     address
 }
 

@@ -1,14 +1,8 @@
 //! The load reporting service (LRS): asks every Envoy for its load and passes on the reports.
-//!
-//! Written by hand as a tower service, as [`crate::xds::service::discovery`] is: a generated one would decode every
-//! report whole, and keep a buffer as large as the largest report for the life of its stream.
 
 pub mod budget;
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,29 +10,23 @@ use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsResponse;
 use envoy_types::pb::google::protobuf;
 use futures_util::Stream;
 use tonic::Status;
-use tonic::body::Body;
-use tonic::server::NamedService;
 
 use crate::envoy::loads::{Report, Sender};
 use crate::envoy::node::Locality;
 use crate::nodes::Nodes;
 use crate::xds::port::connection::ClientPeer;
+use crate::xds::port::guard::{PortGuard, end_of_life};
 use crate::xds::port::reader::RequestReader;
-use crate::xds::service::discovery::{DiscoveryService, StreamLimits};
+use crate::xds::service::grpc::BidirectionalService;
 use crate::xds::service::load_report::budget::{BudgetShare, ReportBudget};
 use crate::xds::wire::frame;
-
-const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
 
 /// Implementation of the service.
 #[derive(Debug, Clone)]
 pub struct LoadReports {
     /// Receiver of the reports.
     nodes: Nodes,
-    /// Limits on the duration of streams.
-    limits: StreamLimits,
-    /// Verifier of the node identity of clients.
-    gate: DiscoveryService,
+    guard: Arc<PortGuard>,
     budget: Arc<Mutex<ReportBudget>>,
 }
 
@@ -46,32 +34,32 @@ pub struct LoadReports {
 #[derive(Debug)]
 struct BudgetGuard {
     budget: Arc<Mutex<ReportBudget>>,
-    place: BudgetShare,
+    share: BudgetShare,
 }
 
 impl BudgetGuard {
-    fn take(budget: Arc<Mutex<ReportBudget>>) -> Self {
-        let place = budget.lock().unwrap_or_else(PoisonError::into_inner).join();
-        Self { budget, place }
+    fn new(budget: Arc<Mutex<ReportBudget>>) -> Self {
+        let share = budget.lock().unwrap_or_else(PoisonError::into_inner).add();
+        Self { budget, share }
     }
 
     /// Takes in a report on this many clusters. Returns the new report interval if it differs from the
     /// current one.
-    fn reported(&mut self, clusters: usize) -> Option<Duration> {
-        let before = self.place.interval;
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).reported(&mut self.place, clusters);
-        (self.place.interval != before).then_some(self.place.interval)
+    fn record(&mut self, clusters: usize) -> Option<Duration> {
+        let before = self.share.interval;
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).record(&mut self.share, clusters);
+        (self.share.interval != before).then_some(self.share.interval)
     }
 }
 
 impl Drop for BudgetGuard {
     fn drop(&mut self) {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).leave(&self.place);
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.share);
     }
 }
 
 /// Builds a response that asks for the load of all clusters at this interval.
-fn asked(interval: Duration) -> LoadStatsResponse {
+fn response(interval: Duration) -> LoadStatsResponse {
     let seconds = i64::try_from(interval.as_secs()).unwrap_or(i64::MAX);
     LoadStatsResponse {
         send_all_clusters: true,
@@ -82,39 +70,54 @@ fn asked(interval: Duration) -> LoadStatsResponse {
 }
 
 impl LoadReports {
-    /// Creates a service that passes reports on to `fleet`.
-    pub fn new(nodes: Nodes, limits: StreamLimits, gate: DiscoveryService) -> Self {
-        Self { nodes, limits, gate, budget: Arc::default() }
+    /// Creates a service that passes reports on to `nodes`.
+    pub fn new(nodes: Nodes, guard: Arc<PortGuard>) -> Self {
+        Self { nodes, guard, budget: Arc::default() }
     }
 
-    /// Yields the responses for the Envoy that sends `requests`, until it disconnects.
-    fn asks(
+    /// Waits for the first request and returns the node that sends it; none if the client disconnects before.
+    async fn first_sender(
+        &self,
+        requests: &mut RequestReader,
+        peer: Option<&ClientPeer>,
+    ) -> Result<Option<Sender>, Status> {
+        let first = self.guard.first_request(next_report(requests)).await?;
+        let Some(first) = first else { return Ok(None) };
+        let sender = first.node.filter(|node| !node.id.is_empty()).ok_or_else(|| {
+            Status::invalid_argument("the first request of a stream must have a node with an id")
+        })?;
+        self.guard.identify(peer, &sender.id, &sender.cluster)?;
+        Ok(Some(sender))
+    }
+}
+
+impl BidirectionalService for LoadReports {
+    const NAME: &str = "envoy.service.load_stats.v3.LoadReportingService";
+    const METHOD: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
+
+    fn guard(&self) -> &PortGuard {
+        &self.guard
+    }
+
+    fn responses(
         self,
         mut requests: RequestReader,
         peer: Option<ClientPeer>,
-    ) -> impl Stream<Item = Result<Bytes, Status>> {
-        let Self { nodes, limits, gate, budget } = self;
+    ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
         async_stream::try_stream! {
-            let first = tokio::time::timeout(limits.first_request, next(&mut requests)).await;
-            let first = first.map_err(|_| Status::deadline_exceeded("no first request came"))??;
-            let Some(first) = first else { return };
-            let Sender { id, cluster, place } = first.node.filter(|node| !node.id.is_empty()).ok_or_else(|| {
-                Status::invalid_argument("the first request of a stream must have a node with an id")
-            })?;
-            gate.identify(peer.as_ref(), &id, &cluster)?;
-            let [region, zone, sub_zone] = place;
-            let reporter = nodes.reports(id, Locality { region, zone, sub_zone }).await;
-            let mut guard = BudgetGuard::take(budget);
-            yield frame::message(&asked(guard.place.interval));
-            let end = limits.end();
+            let Some(sender) = self.first_sender(&mut requests, peer.as_ref()).await? else { return };
+            let [region, zone, sub_zone] = sender.place;
+            let reporter = self.nodes.reports(sender.id, Locality { region, zone, sub_zone }).await;
+            let mut guard = BudgetGuard::new(self.budget.clone());
+            yield frame::message(&response(guard.share.interval));
+            let end = self.guard.limits().end();
             loop {
-                let report = tokio::time::timeout_at(end, next(&mut requests)).await;
-                let aged = |_| Status::unavailable("reconnect: the stream has come of age");
-                let Some(report) = report.map_err(aged)?? else { return };
-                let interval = guard.reported(report.len());
+                let report = tokio::time::timeout_at(end, next_report(&mut requests)).await;
+                let Some(report) = report.map_err(|_| end_of_life())?? else { return };
+                let interval = guard.record(report.len());
                 reporter.report(report).await;
                 if let Some(interval) = interval {
-                    yield frame::message(&asked(interval));
+                    yield frame::message(&response(interval));
                 }
                 tokio::task::consume_budget().await;
             }
@@ -122,26 +125,8 @@ impl LoadReports {
     }
 }
 
-async fn next(requests: &mut RequestReader) -> Result<Option<Report>, Status> {
+/// Reads the next report; none when the client disconnects.
+async fn next_report(requests: &mut RequestReader) -> Result<Option<Report>, Status> {
     let Some(encoded) = requests.message().await? else { return Ok(None) };
     Report::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
-}
-
-impl NamedService for LoadReports {
-    const NAME: &str = "envoy.service.load_stats.v3.LoadReportingService";
-}
-
-impl tower::Service<http::Request<Body>> for LoadReports {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let asks = |requests, peer| self.clone().asks(requests, peer);
-        ready(Ok(self.gate.bidirectional(METHOD, request, asks)))
-    }
 }

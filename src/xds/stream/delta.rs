@@ -4,151 +4,54 @@
 //! that a client holds are kept as a set that all streams share, plus the few names for which this client
 //! differs from the set.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-use std::sync::{Arc, LazyLock};
+mod payload;
+mod type_state;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
-use crate::build::snapshot::{MAX_PIECE, Resource, ResourceSet, Snapshot, Variant, Version};
+use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant};
 use crate::envoy::ResourceType;
+use crate::nodes::nack::{Nack, shorten_error};
 use crate::nodes::{State, TypeStatus};
-use crate::xds::stream::order::{self, StreamProgress, TypeProgress};
-use crate::xds::stream::quarantine::Quarantine;
+use crate::xds::stream::delta::payload::{InFlight, Payload, ResourceDelta, pieces, split};
+use crate::xds::stream::delta::type_state::{BLANK, DeltaTypeState, Held};
+use crate::xds::stream::order::{StreamProgress, TypeProgress};
+use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
 use crate::xds::stream::subscription::TypeSubscription;
-use crate::xds::stream::{
-    DiscoveryStream, Nack, ProtocolError, StreamContext, TypeTable, has_legacy_wildcard, requested_type,
-    shorten,
-};
+use crate::xds::stream::type_table::{TypeTable, has_legacy_wildcard, requested_type};
 use crate::xds::wire::frame::Response;
-use crate::xds::wire::request::{LazyRequest, VersionList};
+use crate::xds::wire::request::LazyRequest;
 
 /// Everything that one client was sent and answered.
 #[derive(Debug)]
 pub struct DeltaStream {
     target: Arc<Snapshot>,
     types: TypeTable<DeltaTypeState>,
-    common: StreamContext,
+    context: StreamContext,
     last_nonce: u64,
-    impatient: bool,
+    timed_out: bool,
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
-    refusals: Vec<Nack>,
-}
-
-/// State of a name for which the client differs from the set that it was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Held {
-    Nothing,
-    /// Content that is not known here: from another control plane, or after a refused response.
-    Unknown,
-    Version(Version),
-}
-
-/// State of one type.
-#[derive(Debug, Default)]
-struct DeltaTypeState {
-    /// Subscription; none until the client asks for the type.
-    subscription: Option<TypeSubscription>,
-    /// Set that the client was sent last, as if it had accepted all of it. Only subscribed names count.
-    set: Arc<ResourceSet>,
-    /// Names for which the client holds something else than `set` has.
-    exceptions: BTreeMap<Arc<str>, Held>,
-    /// Names that must be sent although they did not change.
-    owed: BTreeSet<Arc<str>>,
-    /// True if the owed names cannot wait until the earlier responses are answered.
-    urgent: bool,
-    /// Responses that are not acknowledged or refused yet.
-    in_flight: Vec<InFlight>,
-    quarantine: Quarantine,
-    /// True after the first response, even an empty one, or if the client resumed with versions of its own.
-    answered: bool,
-    /// Version of the last acknowledged response.
-    acked: Option<Version>,
-    /// Error text of the last NACK.
-    error: Option<String>,
-}
-
-/// State of a type that the client did not ask for.
-static BLANK: LazyLock<DeltaTypeState> = LazyLock::new(DeltaTypeState::default);
-
-#[derive(Debug)]
-struct InFlight {
-    nonce: u64,
-    version: Version,
-    carried: Carried,
-}
-
-/// Content of a response.
-#[derive(Debug)]
-enum Carried {
-    /// One of the pieces of a set, which streams share.
-    Piece(Arc<ResourceSet>, Range<usize>),
-    /// A selection of resources, and the names of removed ones.
-    Part { resources: Vec<Arc<Resource>>, removed: Vec<Arc<str>> },
-}
-
-impl Carried {
-    /// Returns each name with the version that was sent; none for a removed resource.
-    fn names(&self) -> Vec<(Arc<str>, Option<Version>)> {
-        let sent = |resource: &Arc<Resource>| (resource.name.clone(), Some(resource.version));
-        match self {
-            Self::Piece(set, range) => set.range(range.clone()).iter().map(sent).collect(),
-            Self::Part { resources, removed } => {
-                resources.iter().map(sent).chain(removed.iter().map(|name| (name.clone(), None))).collect()
-            }
-        }
-    }
-}
-
-impl DeltaTypeState {
-    fn wants(&self, name: &str) -> bool {
-        self.subscription.as_ref().is_some_and(|subscription| subscription.wants(name))
-    }
-
-    fn covers(&self, set: &ResourceSet) -> bool {
-        self.subscription.as_ref().is_some_and(|subscription| subscription.covers(set))
-    }
-
-    /// True when the client holds nothing and no name has a special state.
-    fn is_blank(&self) -> bool {
-        let Self { set, exceptions, owed, quarantine, .. } = self;
-        set.is_empty() && exceptions.is_empty() && owed.is_empty() && quarantine.is_empty()
-    }
-
-    fn held(&self, name: &str) -> Held {
-        match self.exceptions.get(name) {
-            Some(held) => *held,
-            None => self.set.get(name).map_or(Held::Nothing, |resource| Held::Version(resource.version)),
-        }
-    }
-
-    /// Status of this type: NACK while a resource is held back, pending while a response is unanswered.
-    fn state(&self) -> State {
-        if !self.quarantine.is_empty() {
-            State::Nacked
-        } else if !self.in_flight.is_empty() || !self.answered {
-            State::Pending
-        } else {
-            State::Acked
-        }
-    }
+    nacks: Vec<Nack>,
 }
 
 impl DiscoveryStream for DeltaStream {
     const VARIANT: Variant = Variant::Delta;
     type Head = DeltaDiscoveryRequest;
 
-    fn new(target: Arc<Snapshot>, common: &StreamContext) -> Self {
+    fn new(target: Arc<Snapshot>, context: &StreamContext) -> Self {
         Self {
             target,
             types: TypeTable::default(),
-            common: common.clone(),
+            context: context.clone(),
             last_nonce: 0,
-            impatient: false,
+            timed_out: false,
             reconnecting: false,
-            refusals: Vec::new(),
+            nacks: Vec::new(),
         }
     }
 
@@ -158,8 +61,8 @@ impl DiscoveryStream for DeltaStream {
     ) -> Result<Vec<Response>, ProtocolError> {
         let head = &mut request.head;
         let Some(resource_type) = requested_type(&head.type_url)? else { return Ok(Vec::new()) };
-        let error = head.error_detail.take().map(|error| shorten(error.message));
-        self.take_answer(resource_type, &head.response_nonce, error.as_deref());
+        let error = head.error_detail.take().map(|error| shorten_error(error.message));
+        self.record_answer(resource_type, &head.response_nonce, error.as_deref());
         // Subscriptions count regardless of the nonce (xDS protocol, "Incremental xDS").
         self.subscribe(resource_type, &request);
         Ok(self.advance())
@@ -171,81 +74,81 @@ impl DiscoveryStream for DeltaStream {
     }
 
     fn is_waiting(&self) -> bool {
-        let clusters = self.told(ResourceType::Cluster);
+        let clusters = self.type_state(ResourceType::Cluster);
         let target = self.target.set(ResourceType::Cluster);
         let withholds =
             self.reconnecting && clusters.exceptions.keys().any(|name| target.get(name).is_none());
-        !self.impatient && (withholds || self.progress().is_waiting())
+        !self.timed_out && (withholds || self.progress().is_waiting())
     }
 
-    fn on_impatience(&mut self) -> Vec<Response> {
-        self.impatient = true;
+    fn on_timeout(&mut self) -> Vec<Response> {
+        self.timed_out = true;
         self.reconnecting = false;
         self.advance()
     }
 
     fn is_idle(&self) -> bool {
-        self.types.iter().all(|told| told.in_flight.is_empty() && !told.quarantine.is_searching())
+        self.types.iter().all(|state| state.in_flight.is_empty() && !state.quarantine.is_searching())
     }
 
     fn take_nacks(&mut self) -> Vec<Nack> {
-        std::mem::take(&mut self.refusals)
+        std::mem::take(&mut self.nacks)
     }
 
     fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)> {
         ResourceType::ALL.into_iter().filter_map(|resource_type| {
-            let told = self.told(resource_type);
-            told.subscription.as_ref()?;
-            let state = told.state();
-            let error = told.error.as_deref().filter(|_| state == State::Nacked);
+            let state = self.type_state(resource_type);
+            state.subscription.as_ref()?;
+            let outcome = state.ack_state();
+            let error = state.error.as_deref().filter(|_| outcome == State::Nacked);
             let current =
                 self.type_progress(resource_type).is_some_and(|type_progress| type_progress.current);
-            Some((resource_type, TypeStatus { state, version: told.acked, current, error }))
+            Some((resource_type, TypeStatus { state: outcome, version: state.acked, current, error }))
         })
     }
 }
 
 impl DeltaStream {
     /// Records an ACK or a NACK. A request with an unknown nonce answers no response of this stream.
-    fn take_answer(&mut self, resource_type: ResourceType, nonce: &str, error: Option<&str>) {
-        let told = self.types.get_mut(resource_type);
-        let is_answered = |nonce: u64| told.in_flight.iter().position(|sent| sent.nonce == nonce);
+    fn record_answer(&mut self, resource_type: ResourceType, nonce: &str, error: Option<&str>) {
+        let state = self.types.get_mut(resource_type);
+        let is_answered = |nonce: u64| state.in_flight.iter().position(|sent| sent.nonce == nonce);
         let Some(index) = nonce.parse().ok().and_then(is_answered) else { return };
-        let answered = told.in_flight.remove(index);
+        let answered = state.in_flight.remove(index);
         let Some(error) = error else {
-            told.acked = Some(answered.version);
+            state.acked = Some(answered.version);
             return;
         };
         // After a NACK it is unknown which version the client holds of any of these.
-        let names = answered.carried.names();
+        let names = answered.payload.names();
         for (name, _) in &names {
-            told.exceptions.insert(name.clone(), Held::Unknown);
+            state.exceptions.insert(name.clone(), Held::Unknown);
         }
-        told.error = Some(error.to_owned());
-        let held_back = told.quarantine.take(&names, error);
+        state.error = Some(error.to_owned());
+        let held_back = state.quarantine.record(&names, error);
         let version = answered.version.to_string();
-        self.refusals.push(Nack { resource_type, version, error: error.to_owned(), names: held_back });
+        self.nacks.push(Nack { resource_type, version, error: error.to_owned(), names: held_back });
     }
 
     fn subscribe(&mut self, resource_type: ResourceType, request: &LazyRequest<DeltaDiscoveryRequest>) {
-        let told = self.types.get_mut(resource_type);
+        let state = self.types.get_mut(resource_type);
         let LazyRequest { names, unsubscribed, versions, .. } = request;
-        let Some(subscription) = &mut told.subscription else {
-            let mut subscription = TypeSubscription::new(&self.common.names);
+        let Some(subscription) = &mut state.subscription else {
+            let mut subscription = TypeSubscription::new(&self.context.names);
             subscription.begin(names, unsubscribed, has_legacy_wildcard(resource_type));
-            told.subscription = Some(subscription);
+            state.subscription = Some(subscription);
             let target = self.target.set(resource_type);
             if !versions.is_empty() {
-                told.resume(target, versions);
+                state.resume(target, versions);
                 self.reconnecting |= resource_type == ResourceType::Cluster;
             }
-            return told.owe_missing(target);
+            return state.owe_missing(target);
         };
-        told.owed.extend(subscription.update(names, unsubscribed));
+        state.owed.extend(subscription.update(names, unsubscribed));
         for name in unsubscribed.iter().filter(|name| !subscription.wants(name)) {
-            told.exceptions.remove(name);
-            told.owed.remove(name);
-            told.quarantine.forget(name);
+            state.exceptions.remove(name);
+            state.owed.remove(name);
+            state.quarantine.forget(name);
         }
     }
 
@@ -271,11 +174,11 @@ impl DeltaStream {
             ResourceType::Route,
         ];
         for resource_type in ordered.into_iter().chain(ResourceType::FURTHER) {
-            if self.told(resource_type).subscription.is_none() {
+            if self.type_state(resource_type).subscription.is_none() {
                 continue;
             }
             let progress = self.progress();
-            if progress.may_add(resource_type, self.impatient) {
+            if progress.may_add(resource_type, self.timed_out) {
                 let may_remove = progress.may_remove(resource_type);
                 responses.extend(self.offer(resource_type, may_remove));
             }
@@ -283,76 +186,73 @@ impl DeltaStream {
         responses
     }
 
-    fn told(&self, resource_type: ResourceType) -> &DeltaTypeState {
+    fn type_state(&self, resource_type: ResourceType) -> &DeltaTypeState {
         self.types.get(resource_type).unwrap_or(&BLANK)
     }
 
     fn progress(&self) -> StreamProgress {
-        let to_come = self.reconnecting.then_some(TypeProgress { last: None, current: false });
-        StreamProgress {
-            clusters: self.type_progress(ResourceType::Cluster),
-            listeners: self.type_progress(ResourceType::Listener).or(to_come),
-            routes: self.type_progress(ResourceType::Route).or(to_come),
-        }
+        StreamProgress::new(|resource_type| self.type_progress(resource_type), self.reconnecting)
     }
 
     fn type_progress(&self, resource_type: ResourceType) -> Option<TypeProgress> {
-        let told = self.told(resource_type);
-        told.subscription.as_ref()?;
+        let state = self.type_state(resource_type);
+        state.subscription.as_ref()?;
         let target = self.target.set(resource_type);
         // Removed resources that the client still holds are among the exceptions and do not count here.
         // Neither do refused resources, nor an aggregate cluster that is held back because the client refused
         // one of its members.
-        let DeltaTypeState { quarantine, .. } = told;
-        let is_held_back = |own: &Resource| quarantine.holds(own) || quarantine.holds_what_is_led_to(own);
+        let DeltaTypeState { quarantine, .. } = state;
+        let is_held_back = |own: &Resource| quarantine.holds(own) || quarantine.holds_target_of(own);
         let owes = |name: &Arc<str>| target.get(name).is_some_and(|own| !is_held_back(own));
-        let behind = target.changed_since(&told.set).iter().any(|name| told.wants(name));
-        let current = !behind && !told.exceptions.keys().any(owes) && !quarantine.is_searching();
+        let behind = target.changed_since(&state.set).iter().any(|name| state.wants(name));
+        let current = !behind && !state.exceptions.keys().any(owes) && !quarantine.is_searching();
         let last = match resource_type {
             // Refused clusters are known by name: only resources that refer to them wait, the others go on.
-            ResourceType::Cluster if told.in_flight.is_empty() && !quarantine.is_searching() => State::Acked,
+            ResourceType::Cluster if state.in_flight.is_empty() && !quarantine.is_searching() => State::Acked,
             ResourceType::Cluster => State::Pending,
-            _ => told.state(),
+            _ => state.ack_state(),
         };
-        Some(TypeProgress { last: told.answered.then_some(last), current })
+        Some(TypeProgress { last: state.responded.then_some(last), current })
     }
 
     fn offer(&mut self, resource_type: ResourceType, may_remove: bool) -> Vec<Response> {
         let target = self.target.set(resource_type).clone();
-        let told = self.told(resource_type);
-        let unchanged = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty() && told.exceptions.is_empty();
-        let waits = !told.in_flight.is_empty() && !told.urgent;
-        let retries = told.quarantine.is_searching();
-        if told.subscription.is_none() || waits || (unchanged && told.answered && !retries) {
+        let state = self.type_state(resource_type);
+        let unchanged =
+            Arc::ptr_eq(&state.set, &target) && state.owed.is_empty() && state.exceptions.is_empty();
+        let waits = !state.in_flight.is_empty() && !state.urgent;
+        let retries = state.quarantine.is_searching();
+        if state.subscription.is_none() || waits || (unchanged && state.responded && !retries) {
             return Vec::new();
         }
-        let clusters = self.told(ResourceType::Cluster);
-        let told = self.told(resource_type);
-        if told.is_blank() && clusters.quarantine.is_empty() && !target.is_empty() && told.covers(&target) {
-            return self.offer_pieces(resource_type, &target);
+        let clusters = self.type_state(ResourceType::Cluster);
+        let state = self.type_state(resource_type);
+        if state.is_blank() && clusters.quarantine.is_empty() && !target.is_empty() && state.covers(&target) {
+            return self.send_whole(resource_type, &target);
         }
-        let mut news = self.news(resource_type, may_remove);
+        let mut changes = self.due_changes(resource_type, may_remove);
         if resource_type == ResourceType::Cluster {
-            self.told(resource_type).wait_for_members(&target, &mut news);
+            self.type_state(resource_type).wait_for_members(&target, &mut changes);
         }
-        let told = self.types.get_mut(resource_type);
-        let News { resources, removed } = news;
-        told.rebase(&target, &resources, &removed);
-        told.urgent = false;
-        let first = !std::mem::replace(&mut told.answered, true);
+        let state = self.types.get_mut(resource_type);
+        let ResourceDelta { resources, removed } = changes;
+        state.rebase(&target, &resources, &removed);
+        state.urgent = false;
+        let first = !std::mem::replace(&mut state.responded, true);
         // A wildcard is answered even if there is nothing to send (Envoy waits for it at startup).
-        let greets = first && told.subscription.as_ref().is_some_and(TypeSubscription::is_wildcard);
-        if resources.is_empty() && removed.is_empty() && !greets {
+        let answers_wildcard =
+            first && state.subscription.as_ref().is_some_and(TypeSubscription::is_wildcard);
+        if resources.is_empty() && removed.is_empty() && !answers_wildcard {
             // This part of the refused resources may be gone since; then the next part is due.
             return if retries { self.offer(resource_type, may_remove) } else { Vec::new() };
         }
         if resource_type == ResourceType::Cluster {
-            self.follow(&resources);
+            self.owe_endpoints(&resources);
         }
         let is_all = resources.len() == target.len() && removed.is_empty();
         let parts = match is_all && resources.iter().all(|own| target.get(&own.name).is_some()) {
             true => pieces(&target),
-            false => cut(resources, removed),
+            false => split(resources, removed),
         };
         parts.into_iter().map(|part| self.respond(resource_type, &target, part)).collect()
     }
@@ -360,19 +260,19 @@ impl DeltaStream {
     /// Returns the difference between the target and the state of the client. While a bad resource is
     /// searched for, only the next part of the search. A resource that sends requests to a refused cluster is
     /// left as the client has it.
-    fn news(&mut self, resource_type: ResourceType, may_remove: bool) -> News {
+    fn due_changes(&mut self, resource_type: ResourceType, may_remove: bool) -> ResourceDelta {
         let target = self.target.set(resource_type);
-        let told = self.types.get_mut(resource_type);
-        told.quarantine.forget_changed(target);
-        let part = told.quarantine.next_part();
-        let told = self.told(resource_type);
+        let state = self.types.get_mut(resource_type);
+        state.quarantine.forget_changed(target);
+        let batch = state.quarantine.next_batch();
+        let state = self.type_state(resource_type);
         let mut names: BTreeSet<&Arc<str>> = BTreeSet::new();
-        let changed = target.changed_since(&told.set);
-        match &part {
-            Some(part) => names.extend(part),
-            None => names.extend(changed.iter().chain(told.exceptions.keys()).chain(&told.owed)),
+        let changed = target.changed_since(&state.set);
+        match &batch {
+            Some(batch) => names.extend(batch),
+            None => names.extend(changed.iter().chain(state.exceptions.keys()).chain(&state.owed)),
         }
-        let clusters = self.told(ResourceType::Cluster);
+        let clusters = self.type_state(ResourceType::Cluster);
         // Endpoints stay for as long as their cluster stays.
         let stays = |name: &str| {
             let held = clusters.exceptions.get(name);
@@ -380,37 +280,39 @@ impl DeltaStream {
         };
         // Envoy holds back a request for a subscribed host until it learns that the host does not exist.
         let is_host = resource_type == ResourceType::VirtualHost;
-        let mut news = News { resources: Vec::new(), removed: Vec::new() };
-        for name in names.into_iter().filter(|name| told.wants(name)) {
-            let (held, owed) = (told.held(name), told.owed.contains(name));
+        let mut changes = ResourceDelta { resources: Vec::new(), removed: Vec::new() };
+        for name in names.into_iter().filter(|name| state.wants(name)) {
+            let (held, owed) = (state.held(name), state.owed.contains(name));
             match target.get(name) {
-                Some(own) if told.quarantine.holds(own) && !owed => {}
-                Some(own) if clusters.quarantine.holds_what_is_led_to(own) => {}
-                Some(own) if owed || held != Held::Version(own.version) => news.resources.push(own.clone()),
-                None if owed && is_host => news.resources.push(Arc::new(Resource::absent(name))),
+                Some(own) if state.quarantine.holds(own) && !owed => {}
+                Some(own) if clusters.quarantine.holds_target_of(own) => {}
+                Some(own) if owed || held != Held::Version(own.version) => {
+                    changes.resources.push(own.clone())
+                }
+                None if owed && is_host => changes.resources.push(Arc::new(Resource::absent(name))),
                 None if owed || (may_remove && held != Held::Nothing && !stays(name)) => {
-                    news.removed.push(name.clone());
+                    changes.removed.push(name.clone());
                 }
                 Some(_) | None => {}
             }
         }
-        news
+        changes
     }
 
     /// Sends the whole set to a client that wants all of it and holds nothing, as most do when they connect.
-    fn offer_pieces(&mut self, resource_type: ResourceType, target: &Arc<ResourceSet>) -> Vec<Response> {
-        let told = self.types.get_mut(resource_type);
-        told.set = target.clone();
-        (told.urgent, told.answered) = (false, true);
+    fn send_whole(&mut self, resource_type: ResourceType, target: &Arc<ResourceSet>) -> Vec<Response> {
+        let state = self.types.get_mut(resource_type);
+        state.set = target.clone();
+        (state.urgent, state.responded) = (false, true);
         if resource_type == ResourceType::Cluster {
-            self.follow(target.range(0..target.len()));
+            self.owe_endpoints(target.range(0..target.len()));
         }
         pieces(target).into_iter().map(|piece| self.respond(resource_type, target, piece)).collect()
     }
 
     /// Marks the endpoints of changed clusters as owed, whether they changed or not.
-    fn follow(&mut self, clusters: &[Arc<Resource>]) {
-        self.impatient = false;
+    fn owe_endpoints(&mut self, clusters: &[Arc<Resource>]) {
+        self.timed_out = false;
         // Most clients have not asked for endpoints yet when they get their first clusters.
         if self.types.get(ResourceType::Endpoints).is_none() {
             return;
@@ -424,137 +326,22 @@ impl DeltaStream {
         }
     }
 
-    fn respond(&mut self, resource_type: ResourceType, set: &Arc<ResourceSet>, carried: Carried) -> Response {
+    fn respond(&mut self, resource_type: ResourceType, set: &Arc<ResourceSet>, payload: Payload) -> Response {
         self.last_nonce += 1;
         let (nonce, version) = (self.last_nonce, set.version());
-        let (resources, removed) = match &carried {
-            Carried::Piece(set, range) => {
+        let (resources, removed) = match &payload {
+            Payload::Piece(set, range) => {
                 let piece = set.pieces().iter().find(|piece| piece.range == *range);
                 (piece.into_iter().map(|piece| piece.fields.clone()).collect(), Vec::new())
             }
-            Carried::Part { resources, removed } => (
+            Payload::Selection { resources, removed } => (
                 resources.iter().map(|resource| resource.field(Variant::Delta)).collect(),
                 removed.iter().map(|name| name.to_string()).collect(),
             ),
         };
-        self.types.get_mut(resource_type).in_flight.push(InFlight { nonce, version, carried });
+        self.types.get_mut(resource_type).in_flight.push(InFlight { nonce, version, payload });
         Response { resource_type, version: version.to_string(), nonce: nonce.to_string(), resources, removed }
     }
-}
-
-impl DeltaTypeState {
-    /// Resumes after a reconnection: resources that the client proves to hold are not sent again.
-    fn resume(&mut self, target: &Arc<ResourceSet>, versions: &VersionList) {
-        self.set = target.clone();
-        self.answered = true;
-        let Some(subscription) = &self.subscription else { return };
-        if subscription.covers(target) && versions.inventory() == target.inventory() {
-            return; // Nearly all clients hold exactly the target.
-        }
-        let mut is_held = vec![false; target.len()];
-        for (name, version) in versions.iter() {
-            let own = target.find(name);
-            if let Some((at, _)) = own {
-                is_held[at] = true;
-            }
-            if own.is_some_and(|(_, own)| own.version_text() == version.as_bytes()) {
-                self.exceptions.remove(name);
-            } else if subscription.wants(name) {
-                let held = version.parse().map_or(Held::Unknown, Held::Version);
-                self.exceptions.insert(name.into(), held);
-            }
-        }
-        let missing =
-            target.iter().zip(is_held).filter(|(own, is_held)| !is_held && subscription.wants(&own.name));
-        self.exceptions.extend(missing.map(|(own, _)| (own.name.clone(), Held::Nothing)));
-    }
-
-    /// Marks the subscribed names that do not exist as owed: a new stream is told at once that they are
-    /// absent. Names that the client still holds are removed later, when nothing refers to them.
-    fn owe_missing(&mut self, target: &ResourceSet) {
-        let missing = self.subscription.as_ref().map(|subscription| subscription.missing(target));
-        let missing = missing.iter().flat_map(|names| names.iter());
-        self.owed.extend(missing.filter(|name| !self.exceptions.contains_key(*name)).cloned());
-    }
-}
-
-/// Resources to send and names to remove.
-struct News {
-    resources: Vec<Arc<Resource>>,
-    removed: Vec<Arc<str>>,
-}
-
-impl DeltaTypeState {
-    /// Takes out of a change of clusters the steps that would leave an aggregate cluster without members: an
-    /// aggregate that replaces a cluster waits until the client has all members, and a cluster is removed
-    /// only when no aggregate leads to it any more.
-    fn wait_for_members(&self, target: &Arc<ResourceSet>, news: &mut News) {
-        let has = |name: &str| self.held(name) != Held::Nothing;
-        let offered = news.resources.len();
-        // A cluster that was refused may or may not be there.
-        let has_for_sure = |name: &str| matches!(self.held(name), Held::Version(_));
-        news.resources.retain(|own| !has(&own.name) || !order::waits_for_members(own, has_for_sure));
-        let changes_aggregates = news.resources.len() < offered
-            || news.resources.iter().any(|own| !own.clusters.is_empty())
-            || !self.quarantine.is_empty();
-        let may_go = |gone: &Arc<str>| {
-            self.owed.contains(gone) || !(changes_aggregates || order::is_member(&self.set, target, gone))
-        };
-        news.removed.retain(may_go);
-    }
-
-    /// Records that the client was sent the target, except for the names that were left out: those keep their
-    /// earlier state.
-    fn rebase(&mut self, target: &Arc<ResourceSet>, sent: &[Arc<Resource>], removed: &[Arc<str>]) {
-        let mut exceptions = std::mem::take(&mut self.exceptions);
-        for name in target.changed_since(&self.set).iter().filter(|name| self.wants(name)) {
-            let held = self.set.get(name).map_or(Held::Nothing, |resource| Held::Version(resource.version));
-            exceptions.entry(name.clone()).or_insert(held);
-        }
-        for name in sent.iter().map(|resource| &resource.name).chain(removed) {
-            exceptions.remove(name);
-            self.owed.remove(name);
-        }
-        let subscription = self.subscription.as_ref();
-        exceptions.retain(|name, held| {
-            let complete = match target.get(name) {
-                Some(own) => *held == Held::Version(own.version),
-                None => *held == Held::Nothing,
-            };
-            !complete && subscription.is_some_and(|it| it.wants(name))
-        });
-        self.exceptions = exceptions;
-        self.set = target.clone();
-    }
-}
-
-/// Splits a whole set into its shared pieces.
-fn pieces(set: &Arc<ResourceSet>) -> Vec<Carried> {
-    set.pieces().iter().map(|piece| Carried::Piece(set.clone(), piece.range.clone())).collect()
-}
-
-/// Splits new and removed resources into parts of at most [`MAX_PIECE`] bytes, but of at least one name each.
-/// Returns one part even if there is nothing to send.
-fn cut(resources: Vec<Arc<Resource>>, removed: Vec<Arc<str>>) -> Vec<Carried> {
-    let mut parts = Vec::new();
-    let (mut part, mut size) = ((Vec::new(), Vec::new()), 0);
-    let resources =
-        resources.into_iter().map(|resource| (resource.field(Variant::Delta).len(), Ok(resource)));
-    // The key and the length of a name take at most 6 bytes.
-    let removed = removed.into_iter().map(|name| (name.len() + 6, Err(name)));
-    for (length, item) in resources.chain(removed) {
-        if size + length > MAX_PIECE && size > 0 {
-            parts.push(std::mem::take(&mut part));
-            size = 0;
-        }
-        size += length;
-        match item {
-            Ok(resource) => part.0.push(resource),
-            Err(name) => part.1.push(name),
-        }
-    }
-    parts.push(part);
-    parts.into_iter().map(|(resources, removed)| Carried::Part { resources, removed }).collect()
 }
 
 #[cfg(test)]

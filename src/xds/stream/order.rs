@@ -3,7 +3,7 @@
 //! - Clusters and their endpoints are sent without waiting. The endpoints of a changed cluster follow at
 //!   once, whether they changed or not, since Envoy warms the cluster when they arrive.
 //! - Listeners and routes are sent after the client has acknowledged the clusters, which Envoy does when all
-//!   of them are warm (xDS protocol, "Eventual consistency considerations"), or after [`PATIENCE`].
+//!   of them are warm (xDS protocol, "Eventual consistency considerations"), or after [`CLUSTER_TIMEOUT`].
 //! - An aggregate cluster that replaces a cluster waits in the same way for its members: Envoy takes it into
 //!   use at once, whether they are warm or not.
 //! - A removed resource stays with the client until nothing refers to it: a route until the listeners are
@@ -20,10 +20,7 @@ use crate::nodes::State;
 
 /// Time for which listeners and routes wait for the acknowledgement of the clusters. Envoy itself stops
 /// waiting for the endpoints of a cluster after at most 15 s.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Types that wait for the clusters that they may name.
-pub const GATED: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
+pub const CLUSTER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Progress of a client with one type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +50,19 @@ pub struct StreamProgress {
 }
 
 impl StreamProgress {
-    /// True if new and changed resources of this type may be sent. `impatient` is true when the wait is over.
-    pub fn may_add(&self, resource_type: ResourceType, impatient: bool) -> bool {
+    /// Collects the progress of the types. While the client is `reconnecting`, listeners and routes that it has
+    /// not asked for yet count as behind.
+    pub fn new(of: impl Fn(ResourceType) -> Option<TypeProgress>, reconnecting: bool) -> Self {
+        let unrequested = reconnecting.then_some(TypeProgress { last: None, current: false });
+        Self {
+            clusters: of(ResourceType::Cluster),
+            listeners: of(ResourceType::Listener).or(unrequested),
+            routes: of(ResourceType::Route).or(unrequested),
+        }
+    }
+
+    /// True if new and changed resources of this type may be sent. `timed_out` is true when the wait is over.
+    pub fn may_add(&self, resource_type: ResourceType, timed_out: bool) -> bool {
         let own = match resource_type {
             ResourceType::Listener => self.listeners,
             ResourceType::Route => self.routes,
@@ -62,7 +70,7 @@ impl StreamProgress {
         };
         match self.clusters {
             None => true,
-            Some(_) if impatient => true,
+            Some(_) if timed_out => true,
             // Keeps the last good config after refused clusters. A client that has no config yet gets as much
             // as possible.
             Some(TypeProgress { last: Some(State::Nacked), .. }) => own.is_none_or(|own| own.last.is_none()),
@@ -93,34 +101,34 @@ impl StreamProgress {
     }
 }
 
-/// Returns the clusters for a SotW client that was sent `told` and should come to run `target`: all of
+/// Returns the clusters for a SotW client that was sent `sent` and should come to run `target`: all of
 /// `target`, except that an aggregate cluster that must wait for its members keeps its old form, and that
 /// clusters that are still referred to stay.
 pub fn clusters(
-    told: &ResourceSet,
+    sent: &ResourceSet,
     target: &Arc<ResourceSet>,
     may_remove: bool,
     refused: bool,
 ) -> Arc<ResourceSet> {
-    if told.is_empty() || told.version() == target.version() {
+    if sent.is_empty() || sent.version() == target.version() {
         return target.clone();
     }
-    let has = |member: &str| !refused && told.get(member).is_some();
+    let has = |member: &str| !refused && sent.get(member).is_some();
     let staying = |name: &Arc<str>| {
-        let known = told.get(name)?;
+        let known = sent.get(name)?;
         let stays = match target.get(name) {
             Some(own) => waits_for_members(own, has),
-            None => !may_remove || refused || is_member(told, target, name),
+            None => !may_remove || refused || is_member(sent, target, name),
         };
         stays.then(|| known.clone())
     };
-    target.with(target.changed_since(told).iter().filter_map(staying).collect(), &BTreeSet::new())
+    target.with(target.changed_since(sent).iter().filter_map(staying).collect(), &BTreeSet::new())
 }
 
 /// True if an aggregate cluster that the client was sent leads to this cluster, and continues to exist in
 /// `target`: the client may use this cluster until it has the new form of the aggregate.
-pub fn is_member(told: &ResourceSet, target: &ResourceSet, cluster: &str) -> bool {
-    let mut aggregates = told.iter().filter(|known| known.clusters.iter().any(|member| **member == *cluster));
+pub fn is_member(sent: &ResourceSet, target: &ResourceSet, cluster: &str) -> bool {
+    let mut aggregates = sent.iter().filter(|known| known.clusters.iter().any(|member| **member == *cluster));
     aggregates.any(|aggregate| target.get(&aggregate.name).is_some())
 }
 
@@ -130,10 +138,10 @@ pub fn waits_for_members(aggregate: &Resource, has: impl Fn(&str) -> bool) -> bo
     aggregate.clusters.iter().any(|member| !has(member))
 }
 
-/// Returns the names of the endpoints that must follow when a client that has `told` is sent the clusters
+/// Returns the names of the endpoints that must follow when a client that has `sent` is sent the clusters
 /// `offered`.
-pub fn endpoints_to_follow(told: &ResourceSet, offered: &ResourceSet) -> Vec<Arc<str>> {
-    let changed = offered.changed_since(told);
+pub fn endpoints_to_follow(sent: &ResourceSet, offered: &ResourceSet) -> Vec<Arc<str>> {
+    let changed = offered.changed_since(sent);
     let clusters = changed.iter().filter_map(|name| offered.get(name));
     clusters.filter_map(|cluster| cluster.endpoints.clone()).collect()
 }

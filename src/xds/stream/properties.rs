@@ -18,9 +18,8 @@ use prost::Message as _;
 
 use crate::build::snapshot::{Snapshot, Variant};
 use crate::envoy::ResourceType;
-use crate::xds::stream::DiscoveryStream;
-use crate::xds::stream::StreamContext;
 use crate::xds::stream::delta;
+use crate::xds::stream::protocol::{DiscoveryStream, StreamContext};
 use crate::xds::stream::sotw;
 use crate::xds::stream::testkit::{describe, snapshot};
 use crate::xds::wire::frame::{self, Response};
@@ -414,7 +413,7 @@ impl<P: VariantMessages> SimulatedClient<P> {
                 if !self.stream.is_waiting() {
                     return;
                 }
-                self.queue.extend(self.stream.on_impatience());
+                self.queue.extend(self.stream.on_timeout());
             }
             self.deliver();
             self.warm();

@@ -13,7 +13,7 @@ use crate::build::snapshot::{Resource, ResourceSet, Version};
 #[derive(Debug, Default)]
 pub struct Quarantine {
     /// Parts of a refused response, to be offered one after the other.
-    parts: VecDeque<Vec<Arc<str>>>,
+    batches: VecDeque<Vec<Arc<str>>>,
     /// Resources that were refused on their own, with the refused version.
     refused: BTreeMap<Arc<str>, Version>,
 }
@@ -21,7 +21,7 @@ pub struct Quarantine {
 impl Quarantine {
     /// Records that these names were refused together, each with the version that was sent, or none for a
     /// removed resource. Returns the names that are held back from now on.
-    pub fn take(&mut self, names: &[(Arc<str>, Option<Version>)], error: &str) -> Vec<String> {
+    pub fn record(&mut self, names: &[(Arc<str>, Option<Version>)], error: &str) -> Vec<String> {
         match names {
             [] => Vec::new(),
             [(name, version)] => {
@@ -30,7 +30,7 @@ impl Quarantine {
             }
             _ => {
                 let names = names.iter().map(|(name, _)| name.clone()).collect();
-                self.parts.extend(suspects_apart(names, error));
+                self.batches.extend(split_suspects(names, error));
                 Vec::new()
             }
         }
@@ -38,22 +38,22 @@ impl Quarantine {
 
     /// True if no resource is held back and no search is under way.
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty() && self.refused.is_empty()
+        self.batches.is_empty() && self.refused.is_empty()
     }
 
     /// True while parts are left to offer.
     pub fn is_searching(&self) -> bool {
-        !self.parts.is_empty()
+        !self.batches.is_empty()
     }
 
     /// Takes out the part to offer next.
-    pub fn next_part(&mut self) -> Option<Vec<Arc<str>>> {
-        self.parts.pop_front()
+    pub fn next_batch(&mut self) -> Option<Vec<Arc<str>>> {
+        self.batches.pop_front()
     }
 
     /// Returns the names in all parts.
     pub fn suspects(&self) -> BTreeSet<&str> {
-        self.parts.iter().flatten().map(|name| &**name).collect()
+        self.batches.iter().flatten().map(|name| &**name).collect()
     }
 
     /// True if this version of the resource was refused on its own.
@@ -63,7 +63,7 @@ impl Quarantine {
 
     /// True if the resource leads to a cluster that was refused on its own; for the quarantine of the
     /// clusters only.
-    pub fn holds_what_is_led_to(&self, own: &Resource) -> bool {
+    pub fn holds_target_of(&self, own: &Resource) -> bool {
         !self.refused.is_empty() && own.clusters.iter().any(|name| self.refused.contains_key(name))
     }
 
@@ -80,9 +80,9 @@ impl Quarantine {
 
 /// Splits a refused response in two: the names that occur in the error text and the others; if one of these
 /// is empty, two halves. The error text is a hint only: both parts are offered in any case.
-fn suspects_apart(names: Vec<Arc<str>>, error: &str) -> [Vec<Arc<str>>; 2] {
-    let is_apart = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-' | '/');
-    let words: BTreeSet<&str> = error.split(is_apart).collect();
+fn split_suspects(names: Vec<Arc<str>>, error: &str) -> [Vec<Arc<str>>; 2] {
+    let is_separator = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-' | '/');
+    let words: BTreeSet<&str> = error.split(is_separator).collect();
     let (suspects, others): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| words.contains(&**name));
     match (suspects.len(), others.len()) {
         (0, many) => {

@@ -4,21 +4,23 @@
 //! level-triggered: only the newest snapshot is kept, and a response is always the difference between it and
 //! what the client was sent last, so that nothing queues up behind a slow client.
 
+mod type_state;
+
 use std::collections::BTreeSet;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::google::rpc::Status;
 
-use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
+use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant};
 use crate::envoy::ResourceType;
+use crate::nodes::nack::{Nack, shorten_error};
 use crate::nodes::{State, TypeStatus};
-use crate::xds::stream::order::{self, GATED, StreamProgress, TypeProgress};
-use crate::xds::stream::quarantine::Quarantine;
+use crate::xds::stream::order::{self, StreamProgress, TypeProgress};
+use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
+use crate::xds::stream::sotw::type_state::{BLANK, SentResponse, SotwTypeState};
 use crate::xds::stream::subscription::TypeSubscription;
-use crate::xds::stream::{
-    DiscoveryStream, Nack, ProtocolError, StreamContext, TypeTable, is_sent_whole, requested_type, shorten,
-};
+use crate::xds::stream::type_table::{TypeTable, is_sent_whole, requested_type};
 use crate::xds::wire::frame::Response;
 use crate::xds::wire::request::{LazyRequest, NameList};
 
@@ -27,156 +29,35 @@ use crate::xds::wire::request::{LazyRequest, NameList};
 pub struct SotwStream {
     target: Arc<Snapshot>,
     types: TypeTable<SotwTypeState>,
-    common: StreamContext,
+    context: StreamContext,
     last_nonce: u64,
-    impatient: bool,
+    timed_out: bool,
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
-    refusals: Vec<Nack>,
-}
-
-/// State of one type.
-#[derive(Debug, Default)]
-struct SotwTypeState {
-    /// Subscription; none until the client asks for the type.
-    subscription: Option<TypeSubscription>,
-    /// Set that the client was sent last, as if it had accepted all of it. For types that are sent by name,
-    /// only subscribed names count.
-    set: Arc<ResourceSet>,
-    /// Set that the client accepted last, for types that are sent whole; none while it holds something that
-    /// is not known here.
-    held: Option<Arc<ResourceSet>>,
-    /// True if the last response was refused and it is unknown what the client holds: nothing is removed and
-    /// aggregate clusters are not replaced.
-    keeps_all: bool,
-    /// True if the client may have accepted a part of a refused response, so that the whole set is sent even
-    /// if it equals `set`.
-    doubtful: bool,
-    /// Names to send although `set` has them, as soon as they exist.
-    owed: BTreeSet<Arc<str>>,
-    /// True if the owed names cannot wait until the last response is answered.
-    urgent: bool,
-    /// Last response; none before the first.
-    sent: Option<Sent>,
-    /// Version of the last acknowledged response.
-    acked: Option<Version>,
-    /// Error text of the last NACK.
-    error: Option<String>,
-    quarantine: Quarantine,
-}
-
-/// State of a type that the client did not ask for.
-static BLANK: LazyLock<SotwTypeState> = LazyLock::new(SotwTypeState::default);
-
-#[derive(Debug)]
-struct Sent {
-    /// Nonce; zero if nothing was sent because the client proved that it holds the version.
-    nonce: u64,
-    version: Version,
-    state: State,
-    /// Names in the response; none for all of the set.
-    names: Option<Box<[Arc<str>]>>,
-}
-
-impl SotwTypeState {
-    fn is_pending(&self) -> bool {
-        self.sent.as_ref().is_some_and(|sent| sent.state == State::Pending)
-    }
-
-    fn wants(&self, name: &str) -> bool {
-        self.subscription.as_ref().is_some_and(|subscription| subscription.wants(name))
-    }
-
-    fn is_wildcard(&self) -> bool {
-        self.subscription.as_ref().is_some_and(TypeSubscription::is_wildcard)
-    }
-
-    /// True if the client holds nothing and wants all of `set`, as most do when they connect.
-    fn lacks_all_of(&self, set: &ResourceSet) -> bool {
-        let covers = |subscription: &TypeSubscription| subscription.covers(set);
-        let has_nothing = self.set.is_empty() && self.owed.is_empty() && self.quarantine.is_empty();
-        has_nothing && !set.is_empty() && self.subscription.as_ref().is_some_and(covers)
-    }
-
-    /// Returns the resources of `target` that the client asked for; for a wildcard the set itself.
-    fn wanted(&self, target: &Arc<ResourceSet>) -> Arc<ResourceSet> {
-        match &self.subscription {
-            Some(subscription) if subscription.is_wildcard() => target.clone(),
-            _ => Arc::new(ResourceSet::new(target.iter().filter(|it| self.wants(&it.name)).cloned())),
-        }
-    }
-
-    /// Returns the status of this type: NACK while a resource is held back.
-    fn state(&self) -> Option<State> {
-        let sent = self.sent.as_ref()?;
-        Some(match sent.state {
-            _ if !self.quarantine.is_empty() => State::Nacked,
-            State::Nacked if !self.keeps_all => State::Acked,
-            state => state,
-        })
-    }
-
-    fn acknowledge(&mut self) {
-        let Some(sent) = &mut self.sent else { return };
-        sent.state = State::Acked;
-        sent.names = None;
-        self.acked = Some(sent.version);
-        self.held = Some(self.set.clone());
-    }
-
-    /// Records a NACK of the last response and returns the names that are held back from now on.
-    fn refuse(&mut self, resource_type: ResourceType, error: &str) -> Vec<String> {
-        let Some(sent) = &mut self.sent else { return Vec::new() };
-        sent.state = State::Nacked;
-        self.error = Some(error.to_owned());
-        let names = sent.names.take();
-        if !is_sent_whole(resource_type) {
-            let sent = match names {
-                Some(names) => self.versions(&names),
-                None => self.versions(&self.set.iter().map(|own| own.name.clone()).collect::<Vec<_>>()),
-            };
-            return self.quarantine.take(&sent, error);
-        }
-        // A SotW response deletes the resources that it leaves out, so a single resource can be held back
-        // only if it is known what the client holds.
-        let held = self.held.clone();
-        let changed = held.as_ref().map(|held| self.set.changed_since(held)).unwrap_or_default();
-        let news = self.versions(&changed);
-        self.keeps_all = news.is_empty();
-        let Some(held) = held.filter(|_| !self.keeps_all) else { return Vec::new() };
-        self.doubtful = changed.len() > 1;
-        self.set = held;
-        self.quarantine.take(&news, error)
-    }
-
-    /// Returns the names that are in `set` and subscribed to, with their versions.
-    fn versions(&self, names: &[Arc<str>]) -> Vec<(Arc<str>, Option<Version>)> {
-        let told = names.iter().filter_map(|name| self.set.get(name)).filter(|own| self.wants(&own.name));
-        told.map(|own| (own.name.clone(), Some(own.version))).collect()
-    }
+    nacks: Vec<Nack>,
 }
 
 impl DiscoveryStream for SotwStream {
     const VARIANT: Variant = Variant::StateOfTheWorld;
     type Head = DiscoveryRequest;
 
-    fn new(target: Arc<Snapshot>, common: &StreamContext) -> Self {
+    fn new(target: Arc<Snapshot>, context: &StreamContext) -> Self {
         Self {
             target,
             types: TypeTable::default(),
-            common: common.clone(),
+            context: context.clone(),
             last_nonce: 0,
-            impatient: false,
+            timed_out: false,
             reconnecting: false,
-            refusals: Vec::new(),
+            nacks: Vec::new(),
         }
     }
 
     fn on_request(&mut self, request: LazyRequest<DiscoveryRequest>) -> Result<Vec<Response>, ProtocolError> {
         let LazyRequest { head: request, names, .. } = request;
         let Some(resource_type) = requested_type(&request.type_url)? else { return Ok(Vec::new()) };
-        match &self.told(resource_type).sent {
+        match &self.type_state(resource_type).sent {
             // Stale: the request answers a response that a newer one has overtaken. Its names come again with
             // the answer to the newer one (xDS protocol, "Resource updates").
             Some(sent) if sent.nonce > 0 && request.response_nonce.parse() != Ok(sent.nonce) => {
@@ -184,7 +65,7 @@ impl DiscoveryStream for SotwStream {
             }
             // Further requests with the same nonce only change the names.
             Some(sent) if sent.state == State::Pending => {
-                self.take_answer(resource_type, request.error_detail)
+                self.record_answer(resource_type, request.error_detail)
             }
             _ => {}
         }
@@ -198,64 +79,65 @@ impl DiscoveryStream for SotwStream {
     }
 
     fn is_waiting(&self) -> bool {
-        let clusters = &self.told(ResourceType::Cluster).set;
+        let clusters = &self.type_state(ResourceType::Cluster).set;
         let target = self.target.set(ResourceType::Cluster);
         let is_gone = |name: &Arc<str>| target.get(name).is_none();
         let withholds = self.reconnecting && target.changed_since(clusters).iter().any(is_gone);
-        !self.impatient && (withholds || self.progress().is_waiting())
+        !self.timed_out && (withholds || self.progress().is_waiting())
     }
 
-    fn on_impatience(&mut self) -> Vec<Response> {
-        self.impatient = true;
+    fn on_timeout(&mut self) -> Vec<Response> {
+        self.timed_out = true;
         self.reconnecting = false;
         self.advance()
     }
 
     fn is_idle(&self) -> bool {
-        !self.types.iter().any(|told| told.is_pending() || told.quarantine.is_searching())
+        !self.types.iter().any(|state| state.is_pending() || state.quarantine.is_searching())
     }
 
     fn take_nacks(&mut self) -> Vec<Nack> {
-        std::mem::take(&mut self.refusals)
+        std::mem::take(&mut self.nacks)
     }
 
     fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)> {
         ResourceType::ALL.into_iter().filter_map(|resource_type| {
-            let told = self.told(resource_type);
-            told.subscription.as_ref()?;
-            let state = told.state().unwrap_or(State::Pending);
-            let error = told.error.as_deref().filter(|_| state == State::Nacked);
+            let state = self.type_state(resource_type);
+            state.subscription.as_ref()?;
+            let outcome = state.ack_state().unwrap_or(State::Pending);
+            let error = state.error.as_deref().filter(|_| outcome == State::Nacked);
             let current = self.is_current(resource_type);
-            Some((resource_type, TypeStatus { state, version: told.acked, current, error }))
+            Some((resource_type, TypeStatus { state: outcome, version: state.acked, current, error }))
         })
     }
 }
 
 impl SotwStream {
     /// Records an ACK or a NACK of the last response.
-    fn take_answer(&mut self, resource_type: ResourceType, error: Option<Status>) {
-        let told = self.types.get_mut(resource_type);
-        let Some(error) = error else { return told.acknowledge() };
-        let error = shorten(error.message);
-        let version = told.sent.as_ref().map(|sent| sent.version.to_string()).unwrap_or_default();
-        let names = told.refuse(resource_type, &error);
-        if told.is_wildcard() {
-            told.held.iter().for_each(|held| self.common.past.doubt(held.version()));
+    fn record_answer(&mut self, resource_type: ResourceType, error: Option<Status>) {
+        let state = self.types.get_mut(resource_type);
+        let Some(error) = error else { return state.record_ack() };
+        let error = shorten_error(error.message);
+        let version = state.sent.as_ref().map(|sent| sent.version.to_string()).unwrap_or_default();
+        let names = state.record_nack(resource_type, &error);
+        if state.is_wildcard() {
+            state.held.iter().for_each(|held| self.context.past.doubt(held.version()));
         }
-        self.refusals.push(Nack { resource_type, version, error, names });
+        self.nacks.push(Nack { resource_type, version, error, names });
     }
 
     /// Updates the names that the client wants. New ones become owed, also names that were dropped and
     /// return.
     fn subscribe(&mut self, resource_type: ResourceType, names: &NameList, version_info: &str) {
-        let told = self.types.get_mut(resource_type);
-        let first = told.subscription.is_none();
-        let subscription = told.subscription.get_or_insert_with(|| TypeSubscription::new(&self.common.names));
+        let state = self.types.get_mut(resource_type);
+        let first = state.subscription.is_none();
+        let subscription =
+            state.subscription.get_or_insert_with(|| TypeSubscription::new(&self.context.names));
         let added = subscription.replace(names, is_sent_whole(resource_type));
         if !is_sent_whole(resource_type) {
             // Everything counts as new while `set` is empty. Later, added names are owed.
-            if !told.set.is_empty() {
-                told.owed.extend(added);
+            if !state.set.is_empty() {
+                state.owed.extend(added);
             }
         } else if first {
             self.resume(resource_type, version_info);
@@ -265,73 +147,68 @@ impl SotwStream {
     /// Resumes from the version of the client: if the set of that version is known, only the changes since
     /// are sent.
     fn resume(&mut self, resource_type: ResourceType, version_info: &str) {
-        let told = self.types.get_mut(resource_type);
+        let state = self.types.get_mut(resource_type);
         if version_info.is_empty() {
-            told.held = Some(Arc::default());
+            state.held = Some(Arc::default());
             return;
         }
-        let Some(version) = version_info.parse().ok().filter(|_| told.is_wildcard()) else { return };
+        let Some(version) = version_info.parse().ok().filter(|_| state.is_wildcard()) else { return };
         let target = self.target.set(resource_type);
         let current = || (target.version() == version).then(|| (target.clone(), false));
-        let Some((set, doubtful)) = self.common.past.recall(version).or_else(current) else { return };
+        let Some((set, uncertain)) = self.context.past.recall(version).or_else(current) else { return };
         self.reconnecting |= resource_type == ResourceType::Cluster;
-        (told.set, told.held, told.doubtful) = (set.clone(), Some(set), doubtful);
-        told.acked = Some(version);
-        told.sent = Some(Sent { nonce: 0, version, state: State::Acked, names: None });
+        (state.set, state.held, state.uncertain) = (set.clone(), Some(set), uncertain);
+        state.acked = Some(version);
+        state.sent = Some(SentResponse { nonce: 0, version, state: State::Acked, names: None });
     }
 
     /// Returns everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
-        for (resource_type, told) in self.types.iter_mut() {
-            told.quarantine.forget_changed(self.target.set(resource_type));
+        for (resource_type, state) in self.types.iter_mut() {
+            state.quarantine.forget_changed(self.target.set(resource_type));
         }
         let mut responses = Vec::new();
         responses.extend(self.offer_whole(ResourceType::Cluster));
         responses.extend(self.offer_by_name(ResourceType::Endpoints));
         responses.extend(self.offer_by_name(ResourceType::Secret));
-        if self.progress().may_add(ResourceType::Listener, self.impatient) {
+        if self.progress().may_add(ResourceType::Listener, self.timed_out) {
             responses.extend(self.offer_whole(ResourceType::Listener));
         }
-        if self.progress().may_add(ResourceType::Route, self.impatient) {
+        if self.progress().may_add(ResourceType::Route, self.timed_out) {
             responses.extend(self.offer_by_name(ResourceType::Route));
         }
         for further in ResourceType::FURTHER {
-            responses.extend(match is_sent_whole(further) {
-                true => self.offer_whole(further),
-                false => self.offer_by_name(further),
+            responses.extend(if is_sent_whole(further) {
+                self.offer_whole(further)
+            } else {
+                self.offer_by_name(further)
             });
         }
         responses
     }
 
-    fn told(&self, resource_type: ResourceType) -> &SotwTypeState {
+    fn type_state(&self, resource_type: ResourceType) -> &SotwTypeState {
         self.types.get(resource_type).unwrap_or(&BLANK)
     }
 
     fn progress(&self) -> StreamProgress {
-        let [listeners, routes] = GATED;
-        let to_come = self.reconnecting.then_some(TypeProgress { last: None, current: false });
-        StreamProgress {
-            clusters: self.type_progress(ResourceType::Cluster),
-            listeners: self.type_progress(listeners).or(to_come),
-            routes: self.type_progress(routes).or(to_come),
-        }
+        StreamProgress::new(|resource_type| self.type_progress(resource_type), self.reconnecting)
     }
 
     fn type_progress(&self, resource_type: ResourceType) -> Option<TypeProgress> {
-        let told = self.told(resource_type);
-        told.subscription.as_ref()?;
+        let state = self.type_state(resource_type);
+        state.subscription.as_ref()?;
         let current = self.is_current(resource_type);
-        let last = match (resource_type, told.state()) {
+        let last = match (resource_type, state.ack_state()) {
             // A type that is sent by name may have nothing to send, and then there is no response to
             // acknowledge.
             (ResourceType::Route, None) if current => Some(State::Acked),
-            (ResourceType::Cluster, Some(_)) if told.is_pending() || told.quarantine.is_searching() => {
+            (ResourceType::Cluster, Some(_)) if state.is_pending() || state.quarantine.is_searching() => {
                 Some(State::Pending)
             }
             // Refused clusters are known by name: only resources that refer to them wait, the others go on.
-            (ResourceType::Cluster, Some(_)) if !told.quarantine.is_empty() => Some(State::Acked),
-            (_, state) => state,
+            (ResourceType::Cluster, Some(_)) if !state.quarantine.is_empty() => Some(State::Acked),
+            (_, outcome) => outcome,
         };
         Some(TypeProgress { last, current })
     }
@@ -339,46 +216,46 @@ impl SotwStream {
     /// True if the client was sent everything that the target has of this type; further resources that it
     /// holds do not count.
     fn is_current(&self, resource_type: ResourceType) -> bool {
-        let told = self.told(resource_type);
+        let state = self.type_state(resource_type);
         let target = self.target.set(resource_type);
-        let clusters = &self.told(ResourceType::Cluster).quarantine;
+        let clusters = &self.type_state(ResourceType::Cluster).quarantine;
         let is_news = |name: &Arc<str>| match target.get(name) {
             // The resources that a removed listener leads to are still in use.
             None => resource_type == ResourceType::Listener,
             Some(own) if resource_type == ResourceType::Cluster => {
-                !clusters.holds(own) && !clusters.holds_what_is_led_to(own)
+                !clusters.holds(own) && !clusters.holds_target_of(own)
             }
-            Some(own) => !told.quarantine.holds(own),
+            Some(own) => !state.quarantine.holds(own),
         };
-        let owes = told.owed.iter().any(|name| target.get(name).is_some());
-        let changed = target.changed_since(&told.set);
+        let owes = state.owed.iter().any(|name| target.get(name).is_some());
+        let changed = target.changed_since(&state.set);
         !owes
-            && !told.quarantine.is_searching()
-            && !changed.iter().any(|name| told.wants(name) && is_news(name))
+            && !state.quarantine.is_searching()
+            && !changed.iter().any(|name| state.wants(name) && is_news(name))
     }
 
     /// Returns the full set of a type that is sent whole, in the form in which the client may have it now.
-    fn whole(&self, resource_type: ResourceType) -> Arc<ResourceSet> {
-        let told = self.told(resource_type);
-        let target = self.without_refused(told, told.wanted(self.target.set(resource_type)));
+    fn whole_set(&self, resource_type: ResourceType) -> Arc<ResourceSet> {
+        let state = self.type_state(resource_type);
+        let target = self.without_refused(state, state.subscribed(self.target.set(resource_type)));
         if resource_type != ResourceType::Cluster {
             return target;
         }
         let may_remove = self.progress().may_remove(ResourceType::Cluster);
-        order::clusters(&told.set, &target, may_remove, told.keeps_all)
+        order::clusters(&state.set, &target, may_remove, state.keeps_all)
     }
 
     /// Replaces refused resources, and resources that lead to refused clusters, by the versions that the
     /// client holds.
-    fn without_refused(&self, told: &SotwTypeState, target: Arc<ResourceSet>) -> Arc<ResourceSet> {
-        let clusters = &self.told(ResourceType::Cluster).quarantine;
-        let Some(held) = &told.held else { return target };
-        if told.quarantine.is_empty() && clusters.is_empty() {
+    fn without_refused(&self, state: &SotwTypeState, target: Arc<ResourceSet>) -> Arc<ResourceSet> {
+        let clusters = &self.type_state(ResourceType::Cluster).quarantine;
+        let Some(held) = &state.held else { return target };
+        if state.quarantine.is_empty() && clusters.is_empty() {
             return target;
         }
-        let suspects = told.quarantine.suspects();
+        let suspects = state.quarantine.suspects();
         let is_held_back = |own: &&Arc<Resource>| {
-            suspects.contains(&*own.name) || told.quarantine.holds(own) || clusters.holds_what_is_led_to(own)
+            suspects.contains(&*own.name) || state.quarantine.holds(own) || clusters.holds_target_of(own)
         };
         let (mut kept, mut left_out) = (Vec::new(), BTreeSet::new());
         for own in target.iter().filter(is_held_back) {
@@ -392,15 +269,15 @@ impl SotwStream {
 
     /// Sends listeners, clusters or scoped routes: the full set each time, whatever changed in it.
     fn offer_whole(&mut self, resource_type: ResourceType) -> Option<Response> {
-        let told = self.told(resource_type);
-        if told.subscription.is_none() || told.is_pending() {
+        let state = self.type_state(resource_type);
+        if state.subscription.is_none() || state.is_pending() {
             return None;
         }
         let set = loop {
-            let searches = self.types.get_mut(resource_type).quarantine.next_part().is_some();
-            let told = self.told(resource_type);
-            let set = self.whole(resource_type);
-            if told.sent.is_none() || told.doubtful || told.set.version() != set.version() {
+            let searches = self.types.get_mut(resource_type).quarantine.next_batch().is_some();
+            let state = self.type_state(resource_type);
+            let set = self.whole_set(resource_type);
+            if state.sent.is_none() || state.uncertain || state.set.version() != set.version() {
                 break set;
             }
             // This part of the refused resources may be gone since; then the next part is due.
@@ -409,20 +286,20 @@ impl SotwStream {
             }
         };
         if resource_type == ResourceType::Cluster {
-            self.follow(&set);
+            self.owe_endpoints(&set);
         }
         let resources = vec![set.whole(Variant::StateOfTheWorld)];
-        if self.told(resource_type).is_wildcard() {
-            self.common.past.remember(&set);
+        if self.type_state(resource_type).is_wildcard() {
+            self.context.past.remember(&set);
         }
         Some(self.respond(resource_type, set, resources, None))
     }
 
     /// Marks the endpoints of changed clusters as owed, whether they changed or not.
-    fn follow(&mut self, offered: &ResourceSet) {
-        self.impatient = false;
-        let clusters = self.told(ResourceType::Cluster);
-        let endpoints = self.told(ResourceType::Endpoints);
+    fn owe_endpoints(&mut self, offered: &ResourceSet) {
+        self.timed_out = false;
+        let clusters = self.type_state(ResourceType::Cluster);
+        let endpoints = self.type_state(ResourceType::Endpoints);
         // Most clients have not asked for endpoints yet when they get their first clusters.
         if endpoints.subscription.is_none() {
             return;
@@ -437,60 +314,60 @@ impl SotwStream {
     /// Sends a type that is not sent whole: the changes of the subscribed names.
     fn offer_by_name(&mut self, resource_type: ResourceType) -> Option<Response> {
         let target = self.target.set(resource_type).clone();
-        let told = self.told(resource_type);
-        let searches = told.quarantine.is_searching();
-        let nothing_new = Arc::ptr_eq(&told.set, &target) && told.owed.is_empty() && !searches;
-        if nothing_new || told.subscription.is_none() || (told.is_pending() && !told.urgent) {
+        let state = self.type_state(resource_type);
+        let searches = state.quarantine.is_searching();
+        let nothing_new = Arc::ptr_eq(&state.set, &target) && state.owed.is_empty() && !searches;
+        if nothing_new || state.subscription.is_none() || (state.is_pending() && !state.urgent) {
             return None;
         }
-        let refused_clusters = !self.told(ResourceType::Cluster).quarantine.is_empty();
-        if told.lacks_all_of(&target) && !refused_clusters {
+        let refused_clusters = !self.type_state(ResourceType::Cluster).quarantine.is_empty();
+        if state.lacks_all_of(&target) && !refused_clusters {
             let resources = vec![target.whole(Variant::StateOfTheWorld)];
             return Some(self.respond(resource_type, target, resources, None));
         }
-        let news = self.news(resource_type);
-        let told = self.types.get_mut(resource_type);
-        told.urgent = false;
-        if news.is_empty() {
+        let due = self.due_resources(resource_type);
+        let state = self.types.get_mut(resource_type);
+        state.urgent = false;
+        if due.is_empty() {
             return None;
         }
-        let names = news.iter().map(|own| own.name.clone()).collect();
-        let resources = match news.len() {
+        let names = due.iter().map(|own| own.name.clone()).collect();
+        let resources = match due.len() {
             all if all == target.len() => vec![target.whole(Variant::StateOfTheWorld)],
-            _ => news.iter().map(|resource| resource.field(Variant::StateOfTheWorld)).collect(),
+            _ => due.iter().map(|resource| resource.field(Variant::StateOfTheWorld)).collect(),
         };
         Some(self.respond(resource_type, target, resources, Some(names)))
     }
 
     /// Returns the resources of a type that is sent by name that are due. While a bad resource is searched
     /// for, only the next part of the search. A resource that sends requests to a refused cluster stays owed.
-    fn news(&mut self, resource_type: ResourceType) -> Vec<Arc<Resource>> {
+    fn due_resources(&mut self, resource_type: ResourceType) -> Vec<Arc<Resource>> {
         let target = self.target.set(resource_type).clone();
-        let told = self.types.get_mut(resource_type);
-        let changed = target.changed_since(&told.set);
-        let is_refused = |name: &Arc<str>| target.get(name).is_some_and(|own| told.quarantine.holds(own));
+        let state = self.types.get_mut(resource_type);
+        let changed = target.changed_since(&state.set);
+        let is_refused = |name: &Arc<str>| target.get(name).is_some_and(|own| state.quarantine.holds(own));
         let changed = changed.iter().filter(|name| !is_refused(name)).cloned();
-        told.owed.extend(changed);
-        let subscription = told.subscription.as_ref();
-        told.owed.retain(|name| subscription.is_some_and(|it| it.wants(name)));
-        told.set = target.clone();
+        state.owed.extend(changed);
+        let subscription = state.subscription.as_ref();
+        state.owed.retain(|name| subscription.is_some_and(|it| it.wants(name)));
+        state.set = target.clone();
         loop {
-            let part = self.types.get_mut(resource_type).quarantine.next_part();
-            let told = self.told(resource_type);
-            let names: Vec<&Arc<str>> = match &part {
-                Some(part) => part.iter().filter(|name| told.wants(name)).collect(),
-                None => told.owed.iter().collect(),
+            let batch = self.types.get_mut(resource_type).quarantine.next_batch();
+            let state = self.type_state(resource_type);
+            let names: Vec<&Arc<str>> = match &batch {
+                Some(batch) => batch.iter().filter(|name| state.wants(name)).collect(),
+                None => state.owed.iter().collect(),
             };
-            let clusters = &self.told(ResourceType::Cluster).quarantine;
-            let there = names.into_iter().filter_map(|name| target.get(name));
-            let (later, now): (Vec<_>, Vec<_>) =
-                there.cloned().partition(|own| clusters.holds_what_is_led_to(own));
-            let told = self.types.get_mut(resource_type);
-            told.owed.extend(later.iter().map(|own| own.name.clone()));
-            now.iter().for_each(|own| _ = told.owed.remove(&own.name));
+            let clusters = &self.type_state(ResourceType::Cluster).quarantine;
+            let existing = names.into_iter().filter_map(|name| target.get(name));
+            let (deferred, ready): (Vec<_>, Vec<_>) =
+                existing.cloned().partition(|own| clusters.holds_target_of(own));
+            let state = self.types.get_mut(resource_type);
+            state.owed.extend(deferred.iter().map(|own| own.name.clone()));
+            ready.iter().for_each(|own| _ = state.owed.remove(&own.name));
             // This part of the refused resources may be gone since; then the next part is due.
-            if part.is_none() || !now.is_empty() {
-                return now;
+            if batch.is_none() || !ready.is_empty() {
+                return ready;
             }
         }
     }
@@ -504,11 +381,11 @@ impl SotwStream {
     ) -> Response {
         self.last_nonce += 1;
         let (nonce, version) = (self.last_nonce, set.version());
-        let told = self.types.get_mut(resource_type);
-        told.set = set;
-        (told.doubtful, told.keeps_all) = (false, false);
-        told.urgent = false;
-        told.sent = Some(Sent { nonce, version, state: State::Pending, names });
+        let state = self.types.get_mut(resource_type);
+        state.set = set;
+        (state.uncertain, state.keeps_all) = (false, false);
+        state.urgent = false;
+        state.sent = Some(SentResponse { nonce, version, state: State::Pending, names });
         Response {
             resource_type,
             version: version.to_string(),

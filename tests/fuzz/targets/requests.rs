@@ -23,8 +23,8 @@ use understudy::envoy::ResourceType;
 use understudy::xds::port::meter::BufferMeter;
 use understudy::xds::port::reader::RequestReader;
 use understudy::xds::stream::delta;
+use understudy::xds::stream::protocol::{DiscoveryStream, StreamContext};
 use understudy::xds::stream::sotw;
-use understudy::xds::stream::{DiscoveryStream, StreamContext};
 use understudy::xds::wire::frame;
 use understudy::xds::wire::request::{LazyRequest, RequestHead as _};
 
@@ -66,7 +66,7 @@ fn run<P: DiscoveryStream>(mut steps: &[u8]) {
         steps = rest;
         let responses = match step {
             0..3 => stream.on_snapshot(SNAPSHOTS[usize::from(*step)].clone()),
-            3 => stream.on_impatience(),
+            3 => stream.on_timeout(),
             _ => {
                 let Some((length, rest)) = steps.split_first() else { return };
                 let (encoded, rest) = rest.split_at(rest.len().min(usize::from(*length)));

@@ -88,7 +88,7 @@ pub fn encode(checks: &[Arc<ClusterCheck>], interval: Duration) -> Vec<u8> {
 
 impl CheckCache {
     /// Returns the checks for a snapshot, in the order of their clusters.
-    pub fn of(&self, snapshot: &Snapshot) -> Vec<Arc<ClusterCheck>> {
+    pub fn checks(&self, snapshot: &Snapshot) -> Vec<Arc<ClusterCheck>> {
         let [clusters, endpoints, secrets] =
             [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Secret].map(|it| snapshot.set(it));
         let secret = |name: &str| tls::Secret::decode(secrets.get(name)?.message()).ok();
@@ -565,18 +565,22 @@ mod tests {
     fn what_is_as_it_was_is_not_made_again() {
         let snapshot = |ip: &str, health| snapshot(ip, 1, health, &[]);
         let checks = CheckCache::default();
-        let first = checks.of(&snapshot("10.0.0.1", HealthStatus::Unknown));
+        let first = checks.checks(&snapshot("10.0.0.1", HealthStatus::Unknown));
         assert_eq!((first.len(), first[0].endpoints, first[0].timeout), (1, 2, Duration::from_millis(500)));
-        let again = checks.of(&snapshot("10.0.0.1", HealthStatus::Unknown));
+        let again = checks.checks(&snapshot("10.0.0.1", HealthStatus::Unknown));
         assert!(Arc::ptr_eq(&first[0], &again[0]));
-        assert_eq!(first, checks.of(&snapshot("10.0.0.1", HealthStatus::Draining)), "that is not asked for");
-        assert_ne!(first, checks.of(&snapshot("10.0.0.2", HealthStatus::Unknown)));
+        assert_eq!(
+            first,
+            checks.checks(&snapshot("10.0.0.1", HealthStatus::Draining)),
+            "that is not asked for"
+        );
+        assert_ne!(first, checks.checks(&snapshot("10.0.0.2", HealthStatus::Unknown)));
     }
 
     #[test]
     fn where_nobody_stands_by_nothing_is_checked() {
         let checks = |priority, others: &[Resource]| {
-            CheckCache::default().of(&snapshot("10.0.0.1", priority, HealthStatus::Unknown, others)).len()
+            CheckCache::default().checks(&snapshot("10.0.0.1", priority, HealthStatus::Unknown, others)).len()
         };
         assert_eq!((checks(0, &[]), checks(1, &[])), (0, 1));
         let mut aggregate = Resource::new("all", &Cluster::default());

@@ -45,7 +45,7 @@ pub struct BudgetShare {
 
 impl ReportBudget {
     /// Adds an Envoy.
-    pub fn join(&mut self) -> BudgetShare {
+    pub fn add(&mut self) -> BudgetShare {
         let is_watched = self.watched + UNKNOWN <= BUDGET;
         let mut share = BudgetShare { cost: UNKNOWN, is_watched, interval: OFTEN };
         *self.half(is_watched) += UNKNOWN;
@@ -55,7 +55,7 @@ impl ReportBudget {
 
     /// Updates the cost of an Envoy that has reported this many clusters, and with it the interval of its
     /// share.
-    pub fn reported(&mut self, share: &mut BudgetShare, clusters: usize) {
+    pub fn record(&mut self, share: &mut BudgetShare, clusters: usize) {
         *self.half(share.is_watched) -= share.cost;
         share.cost = HEAD + clusters as u64;
         share.is_watched = match share.is_watched {
@@ -68,7 +68,7 @@ impl ReportBudget {
     }
 
     /// Removes an Envoy.
-    pub fn leave(&mut self, share: &BudgetShare) {
+    pub fn remove(&mut self, share: &BudgetShare) {
         *self.half(share.is_watched) -= share.cost;
     }
 
@@ -97,10 +97,10 @@ mod tests {
     /// Creates a fleet of this many Envoys, with this many clusters each, after three reports of each.
     fn fleet(envoys: usize, clusters: usize) -> (ReportBudget, Vec<BudgetShare>) {
         let mut budget = ReportBudget::default();
-        let mut shares: Vec<BudgetShare> = (0..envoys).map(|_| budget.join()).collect();
+        let mut shares: Vec<BudgetShare> = (0..envoys).map(|_| budget.add()).collect();
         for _ in 0..3 {
             for share in &mut shares {
-                budget.reported(share, clusters);
+                budget.record(share, clusters);
             }
         }
         (budget, shares)
@@ -108,7 +108,7 @@ mod tests {
 
     /// Returns the number of watched Envoys, the longest interval of the others in s, and the cost of all per
     /// second.
-    fn told(shares: &[BudgetShare]) -> (usize, u64, u64) {
+    fn summary(shares: &[BudgetShare]) -> (usize, u64, u64) {
         let others = shares.iter().filter(|share| !share.is_watched);
         let slowest = others.map(|share| share.interval.as_secs()).max().unwrap_or_default();
         let cost = shares.iter().map(|share| share.cost as f64 / share.interval.as_secs_f64()).sum::<f64>();
@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn a_small_fleet_is_watched_closely() {
-        assert_eq!(told(&fleet(3, 1_000).1), (3, 0, 3_150));
-        assert_eq!(told(&fleet(100, 50).1), (100, 0, 10_000));
+        assert_eq!(summary(&fleet(3, 1_000).1), (3, 0, 3_150));
+        assert_eq!(summary(&fleet(100, 50).1), (100, 0, 10_000));
     }
 
     #[test]
@@ -127,20 +127,20 @@ mod tests {
             [(1_000, 1_000, 19, 80), (10_000, 1_000, 19, 640), (10_000, 10, 250, 40), (100_000, 1, 294, 320)]
         {
             let (_, shares) = fleet(envoys, clusters);
-            let told = told(&shares);
+            let summary = summary(&shares);
             assert_eq!(
-                (told.0, told.1),
+                (summary.0, summary.1),
                 (watched, slowest),
-                "{envoys} Envoys of {clusters} clusters: {told:?}"
+                "{envoys} Envoys of {clusters} clusters: {summary:?}"
             );
-            assert!(told.2 <= 2 * BUDGET, "{envoys} Envoys of {clusters} clusters cost {}", told.2);
+            assert!(summary.2 <= 2 * BUDGET, "{envoys} Envoys of {clusters} clusters cost {}", summary.2);
         }
     }
 
     #[test]
     fn even_before_they_reported_for_the_first_time() {
         let mut budget = ReportBudget::default();
-        let shares: Vec<BudgetShare> = (0..1_000).map(|_| budget.join()).collect();
+        let shares: Vec<BudgetShare> = (0..1_000).map(|_| budget.add()).collect();
         assert_eq!(shares.iter().filter(|share| share.is_watched).count(), 20);
         assert_eq!(shares.last().map(|share| share.interval.as_secs()), Some(80));
     }
@@ -148,15 +148,15 @@ mod tests {
     #[test]
     fn who_turns_out_to_be_large_gives_its_place_up_and_one_that_fits_takes_it() {
         let (mut budget, mut shares) = fleet(20, 900);
-        assert_eq!(told(&shares).0, 20);
-        budget.reported(&mut shares[0], 9_000);
+        assert_eq!(summary(&shares).0, 20);
+        budget.record(&mut shares[0], 9_000);
         assert!(!shares[0].is_watched);
-        budget.reported(&mut shares[0], 900);
+        budget.record(&mut shares[0], 900);
         assert!(!shares[0].is_watched, "there is room, but none to spare");
         for gone in shares.drain(1..10) {
-            budget.leave(&gone);
+            budget.remove(&gone);
         }
-        budget.reported(&mut shares[0], 900);
+        budget.record(&mut shares[0], 900);
         assert!(shares[0].is_watched);
     }
 
@@ -164,7 +164,7 @@ mod tests {
     fn nothing_is_left_of_those_who_left() {
         let (mut budget, shares) = fleet(100, 1_000);
         for share in &shares {
-            budget.leave(share);
+            budget.remove(share);
         }
         assert_eq!((budget.watched, budget.others), (0, 0));
     }

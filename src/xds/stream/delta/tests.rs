@@ -9,6 +9,7 @@ use expect_test::{Expect, expect};
 use prost::Message as _;
 
 use super::*;
+use crate::build::snapshot::MAX_PIECE;
 use crate::xds::stream::testkit::{describe, kind_of, snapshot, word_of};
 use crate::xds::wire::frame;
 
@@ -354,7 +355,7 @@ fn rule_42_what_went_meanwhile_goes_in_the_end_though_nothing_else_is_asked_for(
     let mut client = DeltaClient::new("cds:a");
     client.reconnect("cds", "", "a old").is_silent();
     assert!(client.stream.is_waiting());
-    let responses = client.stream.on_impatience();
+    let responses = client.stream.on_timeout();
     client.receive(responses).says(&expect!["cds: -old"]);
 }
 
@@ -389,7 +390,7 @@ fn the_wait_for_clusters_ends_when_patience_does() {
     let mut client = DeltaClient::up("cds:a eds:a lds:web rds:web@a");
     client.change("cds:a cds:b eds:a eds:b lds:web rds:web@b").says(&expect!["cds: b"]);
     assert!(client.stream.is_waiting());
-    let responses = client.stream.on_impatience();
+    let responses = client.stream.on_timeout();
     client.receive(responses).says(&expect!["rds: web@b"]);
     assert!(!client.stream.is_waiting());
 }
@@ -459,7 +460,7 @@ fn rule_48_the_names_of_very_many_that_are_gone_are_cut_too() {
         ..Default::default()
     };
     assert_eq!(stream.on_request(ack.into()).expect("in order"), [], "routes may refer to them");
-    let responses = stream.on_impatience();
+    let responses = stream.on_timeout();
     let sizes = responses.iter().map(|response| {
         frame::chunks(response.clone(), Variant::Delta, "").iter().map(bytes::Bytes::len).sum::<usize>()
     });

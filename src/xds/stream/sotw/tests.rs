@@ -85,7 +85,7 @@ impl SotwClient {
 
     /// Breaks the connection, changes the config and connects again; requests have to be sent separately.
     fn away(&mut self, snapshot_text: &str) -> &mut Self {
-        self.stream = SotwStream::new(snapshot(snapshot_text), &self.stream.common);
+        self.stream = SotwStream::new(snapshot(snapshot_text), &self.stream.context);
         self.held.iter_mut().for_each(|(nonce, ..)| nonce.clear());
         self
     }
@@ -309,7 +309,7 @@ fn rule_43_a_client_that_never_asks_for_routes_is_waited_for_only_so_long() {
     client.away("cds:a eds:a eds:b");
     client.ask("cds", "").is_silent();
     assert!(client.stream.is_waiting());
-    let responses = client.stream.on_impatience();
+    let responses = client.stream.on_timeout();
     client.receive(responses).says(&expect!["cds: a"]);
     assert!(!client.stream.is_waiting());
 }
@@ -346,7 +346,7 @@ fn the_wait_for_clusters_ends_when_patience_does() {
     let mut client = SotwClient::up("cds:a eds:a lds:web rds:web@a");
     client.change("cds:a cds:b eds:a eds:b lds:web rds:web@b").says(&expect!["cds: a b"]);
     assert!(client.stream.is_waiting());
-    let responses = client.stream.on_impatience();
+    let responses = client.stream.on_timeout();
     client.receive(responses).says(&expect!["rds: web@b"]);
     assert!(!client.stream.is_waiting());
 }
