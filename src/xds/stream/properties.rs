@@ -9,20 +9,18 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
-use envoy_types::pb::google::rpc::Status;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use proptest::prelude::*;
-use prost::Message as _;
 
 use crate::build::snapshot::{Snapshot, Variant};
 use crate::envoy::ResourceType;
 use crate::xds::stream::delta;
-use crate::xds::stream::protocol::{DiscoveryStream, StreamContext};
+use crate::xds::stream::protocol::StreamContext;
 use crate::xds::stream::sotw;
-use crate::xds::stream::testkit::{describe, snapshot};
-use crate::xds::wire::frame::{self, Response};
+use crate::xds::stream::testkit::{
+    DeliveredResource, Delivery, TestVariant, decode_resource, error_detail, snapshot,
+};
+use crate::xds::wire::frame::Response;
 
 /// Content of a cluster that the client refuses.
 const BAD: &str = "bad";
@@ -80,24 +78,16 @@ fn events(bad: bool, reconnect: bool) -> impl Strategy<Value = Vec<ClientEvent>>
     prop::collection::vec(event, 0..60)
 }
 
-/// A decoded response: resources by name with their content and version, and names that were removed.
-#[derive(Debug)]
-struct Delivery {
-    resource_type: ResourceType,
-    nonce: String,
-    version: String,
-    resources: BTreeMap<String, (String, String)>,
-    removed: Vec<String>,
-}
+/// Resources by name, with their content and version.
+type HeldResources = BTreeMap<String, (String, String)>;
 
 /// Messages and client state of one variant of the protocol.
-trait VariantMessages: DiscoveryStream {
-    fn decode(response: Response) -> Delivery;
+trait VariantMessages: TestVariant {
     /// Builds a request for a type: new names, dropped names, all names; and an answer, or the resources
     /// already held.
     fn request(ask: &RequestSpec<'_>) -> Self::Head;
     /// Applies a response to the resources that the client holds.
-    fn apply(held: &mut BTreeMap<String, (String, String)>, delivery: &Delivery);
+    fn apply(held: &mut HeldResources, delivery: &Delivery);
 }
 
 struct RequestSpec<'a> {
@@ -109,43 +99,18 @@ struct RequestSpec<'a> {
     version: String,
     refused: bool,
     /// Resources already held; only on the first request of a stream.
-    held: Option<&'a BTreeMap<String, (String, String)>>,
+    held: Option<&'a HeldResources>,
 }
 
-fn refusal(refused: bool) -> Option<Status> {
-    refused.then(|| Status { message: "no".into(), ..Default::default() })
-}
-
-fn content(resource_type: ResourceType, bytes: &[u8]) -> (String, String) {
-    let described = describe(resource_type, bytes);
-    let (name, content) = described.split_once('@').unwrap_or((&described, ""));
-    (name.to_owned(), content.to_owned())
+/// Returns the resources of a response.
+fn resources_of(delivery: &Delivery) -> HeldResources {
+    let resources = delivery.resources.iter();
+    resources.map(|it| (it.name.clone(), (it.content.clone(), it.version.clone()))).collect()
 }
 
 impl VariantMessages for delta::DeltaStream {
-    fn decode(response: Response) -> Delivery {
-        let resource_type = response.resource_type;
-        let bytes = frame::chunks(response, Variant::Delta, "").concat();
-        let decoded = DeltaDiscoveryResponse::decode(&bytes[5..]).expect("a response");
-        let names: Vec<&String> = decoded.resources.iter().map(|resource| &resource.name).collect();
-        let distinct: BTreeSet<&String> = names.iter().copied().chain(&decoded.removed_resources).collect();
-        assert_eq!(distinct.len(), names.len() + decoded.removed_resources.len(), "each name once");
-        let resources = decoded.resources.iter().map(|resource| {
-            let body = resource.resource.as_ref().expect("a body");
-            let (name, content) = content(resource_type, &body.value);
-            (name, (content, resource.version.clone()))
-        });
-        Delivery {
-            resource_type,
-            nonce: decoded.nonce,
-            version: decoded.system_version_info,
-            resources: resources.collect(),
-            removed: decoded.removed_resources,
-        }
-    }
-
     fn request(ask: &RequestSpec<'_>) -> DeltaDiscoveryRequest {
-        let versions = |held: &BTreeMap<String, (String, String)>| {
+        let versions = |held: &HeldResources| {
             held.iter().map(|(name, (_, version))| (name.clone(), version.clone())).collect()
         };
         DeltaDiscoveryRequest {
@@ -154,51 +119,34 @@ impl VariantMessages for delta::DeltaStream {
             resource_names_unsubscribe: ask.unsubscribe.clone(),
             initial_resource_versions: ask.held.map(versions).unwrap_or_default(),
             response_nonce: ask.nonce.clone(),
-            error_detail: refusal(ask.refused),
+            error_detail: ask.refused.then(|| error_detail("no")).flatten(),
             ..Default::default()
         }
     }
 
-    fn apply(held: &mut BTreeMap<String, (String, String)>, delivery: &Delivery) {
+    fn apply(held: &mut HeldResources, delivery: &Delivery) {
         held.retain(|name, _| !delivery.removed.contains(name));
-        held.extend(delivery.resources.clone());
+        held.extend(resources_of(delivery));
     }
 }
 
 impl VariantMessages for sotw::SotwStream {
-    fn decode(response: Response) -> Delivery {
-        let resource_type = response.resource_type;
-        let bytes = frame::chunks(response, Variant::StateOfTheWorld, "").concat();
-        let decoded = DiscoveryResponse::decode(&bytes[5..]).expect("a response");
-        let resources = decoded.resources.iter().map(|any| {
-            let (name, content) = content(resource_type, &any.value);
-            (name, (content, String::new()))
-        });
-        Delivery {
-            resource_type,
-            nonce: decoded.nonce,
-            version: decoded.version_info,
-            resources: resources.collect(),
-            removed: Vec::new(),
-        }
-    }
-
     fn request(ask: &RequestSpec<'_>) -> DiscoveryRequest {
         DiscoveryRequest {
             type_url: ask.resource_type.type_url().to_owned(),
             resource_names: ask.wanted.iter().cloned().collect(),
             version_info: ask.version.clone(),
             response_nonce: ask.nonce.clone(),
-            error_detail: refusal(ask.refused),
+            error_detail: ask.refused.then(|| error_detail("no")).flatten(),
             ..Default::default()
         }
     }
 
-    fn apply(held: &mut BTreeMap<String, (String, String)>, delivery: &Delivery) {
+    fn apply(held: &mut HeldResources, delivery: &Delivery) {
         if matches!(delivery.resource_type, ResourceType::Cluster | ResourceType::Listener) {
             held.clear();
         }
-        held.extend(delivery.resources.clone());
+        held.extend(resources_of(delivery));
     }
 }
 
@@ -217,9 +165,9 @@ struct SimulatedClient<P> {
     takes_the_good: bool,
     target: Arc<Snapshot>,
     queue: VecDeque<Response>,
-    held: [BTreeMap<String, (String, String)>; TYPES.len()],
+    held: [HeldResources; TYPES.len()],
     /// Resources at the last acknowledgement, which is all that the stream knows of.
-    acknowledged: [BTreeMap<String, (String, String)>; TYPES.len()],
+    acknowledged: [HeldResources; TYPES.len()],
     asked: [TypeRequest; TYPES.len()],
     /// Nonce of the response whose clusters are not warm, and which is not acknowledged yet.
     warming: Option<String>,
@@ -282,7 +230,7 @@ impl<P: VariantMessages> SimulatedClient<P> {
         subscribe: Vec<String>,
         unsubscribe: Vec<String>,
         refused: bool,
-        held: Option<&BTreeMap<String, (String, String)>>,
+        held: Option<&HeldResources>,
     ) {
         let asked = &self.asked[resource_type as usize];
         let (nonce, version) = (asked.nonce.clone(), asked.version.clone());
@@ -313,7 +261,7 @@ impl<P: VariantMessages> SimulatedClient<P> {
         let Some(response) = self.queue.pop_front() else { return };
         let delivery = P::decode(response);
         let resource_type = delivery.resource_type;
-        let is_bad = delivery.resources.values().any(|(content, _)| content == BAD);
+        let is_bad = delivery.resources.iter().any(|resource| resource.content == BAD);
         self.no_repetition(&delivery);
         self.asked[resource_type as usize].nonce.clone_from(&delivery.nonce);
         if is_bad {
@@ -355,11 +303,12 @@ impl<P: VariantMessages> SimulatedClient<P> {
     fn culprit(&self, delivery: &Delivery) -> Option<(String, String)> {
         let held = &self.acknowledged[delivery.resource_type as usize];
         let repeats = P::VARIANT == Variant::StateOfTheWorld && is_whole(delivery.resource_type);
-        let is_gone = repeats && held.keys().any(|name| !delivery.resources.contains_key(name));
+        let resources = resources_of(delivery);
+        let is_gone = repeats && held.keys().any(|name| !resources.contains_key(name));
         let is_new = |(name, (content, _)): &(&String, &(String, String))| {
             !repeats || held.get(*name).is_none_or(|(held, _)| held != content)
         };
-        let mut news = delivery.resources.iter().filter(is_new);
+        let mut news = resources.iter().filter(is_new);
         let (name, (content, _)) = news.next()?;
         let is_alone = news.next().is_none() && delivery.removed.is_empty() && !is_gone;
         is_alone.then(|| (name.clone(), content.clone()))
@@ -370,7 +319,7 @@ impl<P: VariantMessages> SimulatedClient<P> {
         let before = held.clone();
         P::apply(held, delivery);
         held.retain(|_, (content, _)| content != BAD);
-        for name in delivery.resources.keys() {
+        for DeliveredResource { name, .. } in &delivery.resources {
             if let (None, Some(known)) = (held.get(name), before.get(name)) {
                 held.insert(name.clone(), known.clone());
             }
@@ -425,7 +374,7 @@ impl<P: VariantMessages> SimulatedClient<P> {
     /// again.
     fn no_repetition(&self, delivery: &Delivery) {
         let resource_type = delivery.resource_type;
-        for (name, (content, _)) in &delivery.resources {
+        for DeliveredResource { name, content, .. } in &delivery.resources {
             assert!(
                 !self.refused.contains(&(name.clone(), content.clone())),
                 "{name} was refused and did not change"
@@ -438,7 +387,7 @@ impl<P: VariantMessages> SimulatedClient<P> {
             return;
         }
         let held = &self.held[resource_type as usize];
-        for (name, (content, _)) in &delivery.resources {
+        for DeliveredResource { name, content, .. } in &delivery.resources {
             assert_ne!(
                 held.get(name).map(|(held, _)| held),
                 Some(content),
@@ -462,8 +411,11 @@ impl<P: VariantMessages> SimulatedClient<P> {
     /// refused resources.
     fn holds_the_target(&self) {
         for resource_type in TYPES {
-            let expected =
-                self.target.set(resource_type).iter().map(|own| content(resource_type, own.message()));
+            let expected = self
+                .target
+                .set(resource_type)
+                .iter()
+                .map(|own| decode_resource(resource_type, own.message()));
             let held = &self.held[resource_type as usize];
             for (name, content) in expected.filter(|(_, content)| content != BAD) {
                 let wanted = self.asked[resource_type as usize].names.contains(&name);
@@ -491,7 +443,7 @@ impl<P: VariantMessages> SimulatedClient<P> {
 
     fn is_bad(&self, cluster: &str) -> bool {
         let own = self.target.set(ResourceType::Cluster).get(cluster);
-        own.is_some_and(|own| content(ResourceType::Cluster, own.message()).1 == BAD)
+        own.is_some_and(|own| decode_resource(ResourceType::Cluster, own.message()).1 == BAD)
     }
 }
 

@@ -1,73 +1,27 @@
 //! Tests of the stream: events go in, and the responses are compared. No socket, no clock. Rules have the
 //! numbers of the protocol checklist.
 
-use std::collections::VecDeque;
-
-use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
-use envoy_types::pb::google::rpc::Status;
-use expect_test::{Expect, expect};
-use prost::Message as _;
+use expect_test::expect;
 
 use super::*;
 use crate::build::snapshot::MAX_PIECE;
-use crate::xds::stream::testkit::{describe, kind_of, snapshot, word_of};
+use crate::xds::stream::testkit::{TestClient, error_detail, kind_of, names_of, snapshot};
 use crate::xds::wire::frame;
 
-/// A client that follows the protocol and logs each response as a line.
-struct DeltaClient {
-    stream: DeltaStream,
-    log: Vec<String>,
-    /// Nonces to answer, by type, in order.
-    nonces: [VecDeque<String>; ResourceType::ALL.len()],
-}
+type DeltaClient = TestClient<DeltaStream>;
 
 impl DeltaClient {
-    fn new(snapshot_text: &str) -> Self {
-        let stream = DeltaStream::new(snapshot(snapshot_text), &StreamContext::default());
-        Self { stream, log: Vec::new(), nonces: Default::default() }
-    }
-
     /// Creates an Envoy that has started with this snapshot and acknowledged all of it.
     fn up(snapshot_text: &str) -> Self {
-        let names = |kind: &str| {
-            let words = snapshot_text.split_whitespace().filter_map(|word| word.split_once(':'));
-            let names = words
-                .filter(|(own, _)| *own == kind)
-                .map(|(_, rest)| rest.split('@').next().expect("a name"));
-            names.map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ")
+        let names = |word: &str| {
+            let names = names_of(snapshot_text, word).into_iter().map(|name| format!("+{name}"));
+            names.collect::<Vec<_>>().join(" ")
         };
         let mut client = Self::new(snapshot_text);
         client.ask("cds", "").ask("eds", &names("eds")).ack_all("eds").ack_all("cds");
         client.ask("lds", "").ask("rds", &names("rds")).ack_all("lds").ack_all("rds");
         client.log.clear();
         client
-    }
-
-    fn request(&mut self, word: &str, request: DeltaDiscoveryRequest) -> &mut Self {
-        let type_url = kind_of(word).type_url().to_owned();
-        let responses =
-            self.stream.on_request(DeltaDiscoveryRequest { type_url, ..request }.into()).expect("in order");
-        self.receive(responses)
-    }
-
-    fn receive(&mut self, responses: Vec<Response>) -> &mut Self {
-        for response in responses {
-            let resource_type = response.resource_type;
-            self.nonces[resource_type as usize].push_back(response.nonce.clone());
-            let bytes = frame::chunks(response, Variant::Delta, "").concat();
-            let decoded = DeltaDiscoveryResponse::decode(&bytes[5..]).expect("a response");
-            let describe = |resource: &envoy_types::pb::envoy::service::discovery::v3::Resource| {
-                match &resource.resource {
-                    Some(body) => describe(resource_type, &body.value),
-                    None => format!("no {}", resource.aliases.join(" ")),
-                }
-            };
-            let sent = decoded.resources.iter().map(describe);
-            let removed = decoded.removed_resources.iter().map(|name| format!("-{name}"));
-            let names = sent.chain(removed).collect::<Vec<_>>().join(" ");
-            self.log.push(format!("{}: {names}", word_of(resource_type)));
-        }
-        self
     }
 
     /// Subscribes to `+name` and unsubscribes from `-name`, as a spontaneous request.
@@ -87,8 +41,8 @@ impl DeltaClient {
     }
 
     fn answer(&mut self, word: &str, error: Option<&str>) -> &mut Self {
-        let nonce = self.nonces[kind_of(word) as usize].pop_front().expect("something to answer");
-        let error_detail = error.map(|error| Status { message: error.to_owned(), ..Default::default() });
+        let nonce = self.answers[kind_of(word) as usize].pop_front().expect("something to answer");
+        let error_detail = error.and_then(error_detail);
         self.request(
             word,
             DeltaDiscoveryRequest { response_nonce: nonce, error_detail, ..Default::default() },
@@ -100,7 +54,7 @@ impl DeltaClient {
     }
 
     fn ack_all(&mut self, word: &str) -> &mut Self {
-        while !self.nonces[kind_of(word) as usize].is_empty() {
+        while !self.answers[kind_of(word) as usize].is_empty() {
             self.ack(word);
         }
         self
@@ -108,26 +62,6 @@ impl DeltaClient {
 
     fn nack(&mut self, word: &str, error: &str) -> &mut Self {
         self.answer(word, Some(error))
-    }
-
-    fn change(&mut self, snapshot_text: &str) -> &mut Self {
-        let responses = self.stream.on_snapshot(snapshot(snapshot_text));
-        self.receive(responses)
-    }
-
-    fn says(&mut self, expected: &Expect) -> &mut Self {
-        expected.assert_eq(&std::mem::take(&mut self.log).join("\n"));
-        self
-    }
-
-    fn is_silent(&mut self) -> &mut Self {
-        assert_eq!(self.log, Vec::<String>::new());
-        self
-    }
-
-    fn state(&self, word: &str) -> State {
-        let status = self.stream.statuses().find(|(resource_type, _)| *resource_type == kind_of(word));
-        status.expect("it was asked for").1.state
     }
 }
 
@@ -165,8 +99,8 @@ fn rule_6_a_subscription_counts_though_its_nonce_is_stale() {
 fn rule_10_a_refusal_may_carry_a_subscription() {
     let mut client = DeltaClient::up("cds:a eds:a eds:b lds:web rds:web");
     client.change("cds:a eds:a@bad eds:b lds:web rds:web").says(&expect!["eds: a@bad"]);
-    let nonce = client.nonces[ResourceType::Endpoints as usize].pop_front().expect("sent");
-    let error_detail = Some(Status { message: "no".into(), ..Default::default() });
+    let nonce = client.answers[ResourceType::Endpoints as usize].pop_front().expect("sent");
+    let error_detail = error_detail("no");
     let refusal = DeltaDiscoveryRequest { response_nonce: nonce, error_detail, ..changes("+b") };
     client.request("eds", refusal).says(&expect!["eds: b"]);
 }
@@ -486,7 +420,7 @@ fn rule_48_a_first_answer_is_cut_into_pieces_that_can_be_refused_each() {
     }
     let nack = DeltaDiscoveryRequest {
         response_nonce: responses[3].nonce.clone(),
-        error_detail: Some(Status { message: "no".to_owned(), ..Default::default() }),
+        error_detail: error_detail("no"),
         ..Default::default()
     };
     assert_eq!(stream.on_request(request(nack).into()).expect("in order"), []);

@@ -1,65 +1,24 @@
 //! Tests of the stream: events go in, and the responses are compared. No socket, no clock.
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
-use envoy_types::pb::google::rpc::Status;
-use expect_test::{Expect, expect};
+use expect_test::expect;
 use prost::Message as _;
 
 use super::*;
-use crate::xds::stream::testkit::{describe, kind_of, snapshot, word_of};
+use crate::xds::stream::testkit::{TestClient, error_detail, kind_of, names_of, snapshot};
 use crate::xds::wire::frame;
 
-/// A client that follows the protocol and logs each response as a line.
-struct SotwClient {
-    stream: SotwStream,
-    log: Vec<String>,
-    /// Nonce and version of the last response, and the names last asked for, by type.
-    held: [(String, String, String); ResourceType::ALL.len()],
-}
+type SotwClient = TestClient<SotwStream>;
 
 impl SotwClient {
-    fn new(snapshot_text: &str) -> Self {
-        Self {
-            stream: SotwStream::new(snapshot(snapshot_text), &StreamContext::default()),
-            log: Vec::new(),
-            held: Default::default(),
-        }
-    }
-
     /// Creates an Envoy that has started with this snapshot and acknowledged all of it.
     fn up(snapshot_text: &str) -> Self {
-        let names = |kind: &str| {
-            let words = snapshot_text.split_whitespace().filter_map(|word| word.split_once(':'));
-            let names = words
-                .filter(|(own, _)| *own == kind)
-                .map(|(_, rest)| rest.split('@').next().expect("a name"));
-            names.collect::<Vec<_>>().join(" ")
-        };
+        let names = |word: &str| names_of(snapshot_text, word).join(" ");
         let mut client = Self::new(snapshot_text);
         client.ask("cds", "").ask("eds", &names("cds")).ack("eds").ack("cds");
         client.ask("lds", "").ask("rds", &names("lds")).ack("lds").ack("rds");
         client.log.clear();
         client
-    }
-
-    fn request(&mut self, word: &str, request: DiscoveryRequest) -> &mut Self {
-        let type_url = kind_of(word).type_url().to_owned();
-        let responses =
-            self.stream.on_request(DiscoveryRequest { type_url, ..request }.into()).expect("in order");
-        self.receive(responses)
-    }
-
-    fn receive(&mut self, responses: Vec<Response>) -> &mut Self {
-        for response in responses {
-            let resource_type = response.resource_type;
-            let held = &mut self.held[resource_type as usize];
-            (held.0, held.1) = (response.nonce.clone(), response.version.clone());
-            let bytes = frame::chunks(response, Variant::StateOfTheWorld, "").concat();
-            let decoded = DiscoveryResponse::decode(&bytes[5..]).expect("a response");
-            let names = decoded.resources.iter().map(|any| describe(resource_type, &any.value));
-            self.log.push(format!("{}: {}", word_of(resource_type), names.collect::<Vec<_>>().join(" ")));
-        }
-        self
     }
 
     fn names(text: &str) -> Vec<String> {
@@ -68,9 +27,9 @@ impl SotwClient {
 
     /// Asks for names, with the nonce and version that Envoy would send.
     fn ask(&mut self, word: &str, names: &str) -> &mut Self {
-        let held = &mut self.held[kind_of(word) as usize];
-        held.2 = names.to_owned();
-        let (response_nonce, version_info) = (held.0.clone(), held.1.clone());
+        let answers = &mut self.answers[kind_of(word) as usize];
+        names.clone_into(&mut answers.names);
+        let (response_nonce, version_info) = (answers.nonce.clone(), answers.version.clone());
         let resource_names = Self::names(names);
         self.request(
             word,
@@ -79,14 +38,14 @@ impl SotwClient {
     }
 
     fn ack(&mut self, word: &str) -> &mut Self {
-        let names = self.held[kind_of(word) as usize].2.clone();
+        let names = self.answers[kind_of(word) as usize].names.clone();
         self.ask(word, &names)
     }
 
     /// Breaks the connection, changes the config and connects again; requests have to be sent separately.
     fn away(&mut self, snapshot_text: &str) -> &mut Self {
         self.stream = SotwStream::new(snapshot(snapshot_text), &self.stream.context);
-        self.held.iter_mut().for_each(|(nonce, ..)| nonce.clear());
+        self.answers.iter_mut().for_each(|answers| answers.nonce.clear());
         self
     }
 
@@ -95,29 +54,14 @@ impl SotwClient {
     }
 
     fn refuse(&mut self, word: &str, error: &str) -> &mut Self {
-        let held = &self.held[kind_of(word) as usize];
+        let answers = &self.answers[kind_of(word) as usize];
         let request = DiscoveryRequest {
-            response_nonce: held.0.clone(),
-            resource_names: Self::names(&held.2),
-            error_detail: Some(Status { message: error.into(), ..Default::default() }),
+            response_nonce: answers.nonce.clone(),
+            resource_names: Self::names(&answers.names),
+            error_detail: error_detail(error),
             ..Default::default()
         };
         self.request(word, request)
-    }
-
-    fn change(&mut self, snapshot_text: &str) -> &mut Self {
-        let responses = self.stream.on_snapshot(snapshot(snapshot_text));
-        self.receive(responses)
-    }
-
-    fn says(&mut self, expected: &Expect) -> &mut Self {
-        expected.assert_eq(&std::mem::take(&mut self.log).join("\n"));
-        self
-    }
-
-    fn is_silent(&mut self) -> &mut Self {
-        assert_eq!(self.log, Vec::<String>::new());
-        self
     }
 }
 
@@ -328,7 +272,7 @@ fn rule_43_a_client_that_may_have_taken_some_of_what_it_refused_is_told_all() {
     let mut client = SotwClient::up("cds:a eds:a lds:web rds:web@a");
     client.change("cds:a@bad cds:b eds:a lds:web rds:web@a").nack("cds").log.clear();
     // After the NACK the client still states the earlier version.
-    client.held[ResourceType::Cluster as usize].1 =
+    client.answers[ResourceType::Cluster as usize].version =
         snapshot("cds:a").set(ResourceType::Cluster).version().to_string();
     client.away("cds:a eds:a lds:web rds:web@a");
     client.ask("cds", "").says(&expect!["cds: a"]);
@@ -435,8 +379,8 @@ fn rule_7_an_answer_may_change_the_names() {
 fn rule_8_a_refusal_is_told_by_its_error_and_not_by_its_version() {
     let mut client = SotwClient::up("cds:a");
     client.change("cds:a@2").log.clear();
-    let held = &client.held[ResourceType::Cluster as usize];
-    let (response_nonce, version_info) = (held.0.clone(), "what it had before".to_owned());
+    let held = &client.answers[ResourceType::Cluster as usize];
+    let (response_nonce, version_info) = (held.nonce.clone(), "what it had before".to_owned());
     client.request("cds", DiscoveryRequest { response_nonce, version_info, ..Default::default() });
     let statuses: Vec<_> = client.stream.statuses().collect();
     assert_eq!((statuses[0].1.state, statuses[0].1.error), (State::Acked, None));
