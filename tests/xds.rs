@@ -92,13 +92,13 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 /// Requests and responses of one variant of the protocol, as far as the tests use them.
-trait Words: Send + 'static {
+trait RequestVariant: Send + 'static {
     type Response: Send + 'static;
     fn ask(id: &str, type_url: &str, subscribe: &[&str]) -> Self;
     fn answer(type_url: &str, response: &Self::Response) -> Self;
 }
 
-impl Words for DiscoveryRequest {
+impl RequestVariant for DiscoveryRequest {
     type Response = DiscoveryResponse;
 
     fn ask(id: &str, type_url: &str, subscribe: &[&str]) -> Self {
@@ -120,7 +120,7 @@ impl Words for DiscoveryRequest {
     }
 }
 
-impl Words for DeltaDiscoveryRequest {
+impl RequestVariant for DeltaDiscoveryRequest {
     type Response = DeltaDiscoveryResponse;
 
     fn ask(id: &str, type_url: &str, subscribe: &[&str]) -> Self {
@@ -138,12 +138,12 @@ impl Words for DeltaDiscoveryRequest {
 }
 
 /// Open discovery stream.
-struct Stream<R: Words> {
+struct Stream<R: RequestVariant> {
     requests: mpsc::Sender<R>,
     responses: Streaming<R::Response>,
 }
 
-impl<R: Words> Stream<R> {
+impl<R: RequestVariant> Stream<R> {
     async fn send(&self, request: R) {
         self.requests.send(request).await.unwrap();
     }

@@ -1,10 +1,10 @@
-//! Refusal of a response by an Envoy, and its error text.
+//! NACK: the refusal of a response by an Envoy.
 
 use crate::envoy::ResourceType;
 use crate::nodes::Connection;
 use crate::telemetry::events::Event;
 
-/// A NACK, to be logged.
+/// Refusal of one response by an Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nack {
     /// Type of the refused resources.

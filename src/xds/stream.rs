@@ -1,7 +1,7 @@
 //! State of a stream: the responses that a client is sent, and their order.
 //!
-//! Nothing here uses a socket or a clock: [`sotw`] and [`delta`] implement [`protocol::DiscoveryStream`] as plain
-//! structs.
+//! Nothing here uses a socket or a clock: [`sotw`] and [`delta`] implement [`protocol::DiscoveryStream`] as
+//! plain structs.
 
 pub mod delta;
 pub mod names;

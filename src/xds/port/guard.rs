@@ -1,8 +1,8 @@
 //! Guard of the port: the checks that every stream passes before it is served.
 //!
 //! It bounds the effect that a client can have on others: the number of streams that begin at once
-//! ([`Admission`]), the bytes held for incomplete requests ([`BufferMeter`]), the time until the first request,
-//! and the size of nodes.
+//! ([`Admission`]), the bytes held for incomplete requests ([`BufferMeter`]), the time until the first
+//! request, and the size of nodes.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -43,6 +43,7 @@ pub struct PortGuard {
 #[derive(Debug)]
 struct AdmissionState {
     admission: Admission,
+    /// Time of the last log line about refused streams; none before the first.
     logged_at: Option<Instant>,
     /// Streams refused since the last log line.
     refused: u64,

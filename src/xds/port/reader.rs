@@ -30,7 +30,7 @@ pub struct RequestReader {
     body: UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>,
     buffer: BytesMut,
     share: BufferShare,
-    last: usize,
+    last_length: usize,
 }
 
 impl RequestReader {
@@ -41,12 +41,12 @@ impl RequestReader {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let body = body.map_err(Into::into).boxed_unsync();
-        Self { body, buffer: BytesMut::new(), share, last: 0 }
+        Self { body, buffer: BytesMut::new(), share, last_length: 0 }
     }
 
-    /// Length of the last request, in bytes.
-    pub fn last(&self) -> usize {
-        self.last
+    /// Returns the length of the last request, in bytes.
+    pub fn last_length(&self) -> usize {
+        self.last_length
     }
 
     /// Returns the next discovery request, like [`RequestReader::message`] for messages of any kind.
@@ -67,7 +67,7 @@ impl RequestReader {
     /// Fails if the client sends something else than a message, or too large a message.
     pub async fn message(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
-            if let Some(message) = self.take()? {
+            if let Some(message) = self.split_message()? {
                 return Ok(Some(message));
             }
             let Some(Ok(frame)) = self.body.frame().await else { return Ok(None) };
@@ -79,8 +79,8 @@ impl RequestReader {
         }
     }
 
-    /// Takes the first request out of the buffer, if it is complete.
-    fn take(&mut self) -> Result<Option<Bytes>, Status> {
+    /// Splits the first request off the buffer, if it is complete.
+    fn split_message(&mut self) -> Result<Option<Bytes>, Status> {
         let Some((prefix, rest)) = self.buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
         let [compressed, length @ ..] = *prefix;
         let length = u32::from_be_bytes(length) as usize;
@@ -88,8 +88,8 @@ impl RequestReader {
             return Err(Status::unimplemented("compressed requests are not supported"));
         }
         if length > MAX_REQUEST {
-            let words = format!("a request of {length} bytes is larger than {MAX_REQUEST}");
-            return Err(Status::out_of_range(words));
+            let error = format!("a request of {length} bytes is larger than {MAX_REQUEST}");
+            return Err(Status::out_of_range(error));
         }
         if rest.len() < length {
             let missing = length - rest.len();
@@ -102,7 +102,7 @@ impl RequestReader {
             self.buffer = BytesMut::new();
         }
         self.share.release(PREFIX + length);
-        self.last = length;
+        self.last_length = length;
         Ok(Some(encoded))
     }
 }

@@ -34,8 +34,8 @@ pub struct DiscoveryService {
 }
 
 impl DiscoveryService {
-    /// Creates a service that serves the config in `cache` to the clients that `guard` admits, and records their
-    /// answers in `nodes`. `identifier` names this control plane to clients.
+    /// Creates a service that serves the config in `cache` to the clients that `guard` admits, and records
+    /// their answers in `nodes`. `identifier` names this control plane to clients.
     pub fn new(cache: Arc<Cache>, nodes: Nodes, identifier: &str, guard: PortGuard) -> Self {
         let streams = StreamContext { past: cache.past().clone(), ..StreamContext::default() };
         let (identifier, guard) = (identifier.into(), Arc::new(guard));
@@ -54,7 +54,7 @@ impl DiscoveryService {
         &self.context.guard
     }
 
-    /// Answers a call: opens a stream of this variant.
+    /// Answers a call with a stream of this variant; of one type, or of all if there is none.
     fn open<P, B>(&self, request: Request<B>, resource_type: Option<ResourceType>) -> Response<Body>
     where
         P: DiscoveryStream,

@@ -1,7 +1,7 @@
 //! gRPC streams over plain HTTP bodies.
 //!
-//! Written by hand as tower services: generated ones would encode every response for every client, decode every
-//! report whole, and keep a buffer as large as the largest message for the life of its stream.
+//! Written by hand as tower services: generated ones would encode every response for every client, decode
+//! every report whole, and keep a buffer as large as the largest message for the life of its stream.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

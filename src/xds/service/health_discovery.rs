@@ -122,8 +122,8 @@ impl HealthDiscovery {
         built.map_err(|error| Status::internal(error.to_string()))
     }
 
-    /// Takes in results until the checks change and returns the new specifier; none when the node disconnects
-    /// or the server shuts down.
+    /// Passes on results until the checks change and returns the new specifier; none when the node
+    /// disconnects or the server shuts down.
     async fn next(
         &self,
         checker: &mut Checker<'_>,

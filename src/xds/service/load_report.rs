@@ -43,7 +43,7 @@ impl BudgetGuard {
         Self { budget, share }
     }
 
-    /// Takes in a report on this many clusters. Returns the new report interval if it differs from the
+    /// Counts a report on this many clusters. Returns the new report interval if it differs from the
     /// current one.
     fn record(&mut self, clusters: usize) -> Option<Duration> {
         let before = self.share.interval;
@@ -75,7 +75,7 @@ impl LoadReports {
         Self { nodes, guard, budget: Arc::default() }
     }
 
-    /// Waits for the first request and returns the node that sends it; none if the client disconnects before.
+    /// Waits for the first request and returns its sender; none if the client disconnects before it.
     async fn first_sender(
         &self,
         requests: &mut RequestReader,

@@ -1,8 +1,9 @@
 //! State of one delta (incremental) stream.
 //!
-//! Same interface as [`crate::xds::stream::sotw::SotwStream`]: events in, responses out, level-triggered. The resources
-//! that a client holds are kept as a set that all streams share, plus the few names for which this client
-//! differs from the set.
+//! No socket, no clock, no `async`: events go in, the responses to send come out, in order. It is
+//! level-triggered, as [`SotwStream`](crate::xds::stream::sotw::SotwStream) is. The resources that a client
+//! holds are kept as a set that all streams share, plus the few names for which this client differs from the
+//! set.
 
 mod payload;
 mod type_state;
@@ -16,7 +17,7 @@ use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant};
 use crate::envoy::ResourceType;
 use crate::nodes::nack::{Nack, shorten_error};
 use crate::nodes::{State, TypeStatus};
-use crate::xds::stream::delta::payload::{InFlight, Payload, ResourceDelta, pieces, split};
+use crate::xds::stream::delta::payload::{InFlight, Payload, ResourceDelta, payloads, pieces};
 use crate::xds::stream::delta::type_state::{BLANK, DeltaTypeState, Held};
 use crate::xds::stream::order::{StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
@@ -243,23 +244,19 @@ impl DeltaStream {
         let answers_wildcard =
             first && state.subscription.as_ref().is_some_and(TypeSubscription::is_wildcard);
         if resources.is_empty() && removed.is_empty() && !answers_wildcard {
-            // This part of the refused resources may be gone since; then the next part is due.
+            // This batch of the refused resources may be gone since; then the next batch is due.
             return if retries { self.offer(resource_type, may_remove) } else { Vec::new() };
         }
         if resource_type == ResourceType::Cluster {
             self.owe_endpoints(&resources);
         }
-        let is_all = resources.len() == target.len() && removed.is_empty();
-        let parts = match is_all && resources.iter().all(|own| target.get(&own.name).is_some()) {
-            true => pieces(&target),
-            false => split(resources, removed),
-        };
-        parts.into_iter().map(|part| self.respond(resource_type, &target, part)).collect()
+        let payloads = payloads(&target, ResourceDelta { resources, removed });
+        payloads.into_iter().map(|payload| self.respond(resource_type, &target, payload)).collect()
     }
 
     /// Returns the difference between the target and the state of the client. While a bad resource is
-    /// searched for, only the next part of the search. A resource that sends requests to a refused cluster is
-    /// left as the client has it.
+    /// searched for, only the next batch of the search. A resource that sends requests to a refused cluster
+    /// is left as the client has it.
     fn due_changes(&mut self, resource_type: ResourceType, may_remove: bool) -> ResourceDelta {
         let target = self.target.set(resource_type);
         let state = self.types.get_mut(resource_type);
@@ -329,16 +326,7 @@ impl DeltaStream {
     fn respond(&mut self, resource_type: ResourceType, set: &Arc<ResourceSet>, payload: Payload) -> Response {
         self.last_nonce += 1;
         let (nonce, version) = (self.last_nonce, set.version());
-        let (resources, removed) = match &payload {
-            Payload::Piece(set, range) => {
-                let piece = set.pieces().iter().find(|piece| piece.range == *range);
-                (piece.into_iter().map(|piece| piece.fields.clone()).collect(), Vec::new())
-            }
-            Payload::Selection { resources, removed } => (
-                resources.iter().map(|resource| resource.field(Variant::Delta)).collect(),
-                removed.iter().map(|name| name.to_string()).collect(),
-            ),
-        };
+        let (resources, removed) = payload.encode();
         self.types.get_mut(resource_type).in_flight.push(InFlight { nonce, version, payload });
         Response { resource_type, version: version.to_string(), nonce: nonce.to_string(), resources, removed }
     }

@@ -21,8 +21,8 @@ pub(super) struct NameSet {
     count: Arc<AtomicUsize>,
 }
 
-/// Number of [`SetMatch`] results kept for a set of names. Several, since types such as clusters and endpoints
-/// often have the same names.
+/// Number of [`SetMatch`] results kept for a set of names. Several, since types such as clusters and
+/// endpoints often have the same names.
 const KEPT_MATCHES: usize = 4;
 
 /// Result of a comparison of names with a set of resources.
@@ -110,13 +110,13 @@ impl NameTable {
         (names, star)
     }
 
-    /// Returns the set with this hash; made only if no stream holds it.
+    /// Returns the set with this hash; created only if no stream holds it.
     pub(super) fn intern(&self, hash: u128, make: impl FnOnce() -> BTreeSet<Arc<str>>) -> Arc<NameSet> {
         if let Some(names) = self.lock().named.get(&hash).and_then(Weak::upgrade) {
             return names;
         }
-        // Made without the lock, since a client may ask for very many names. Another stream may make the same
-        // set meanwhile.
+        // Created without the lock, since a client may ask for very many names. Another stream may make the
+        // same set meanwhile.
         let names = NameSet { hash, names: make(), matches: Mutex::default(), count: self.count.clone() };
         let names = Arc::new(names);
         self.count.fetch_add(names.names.len(), Ordering::Relaxed);

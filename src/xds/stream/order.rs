@@ -50,8 +50,8 @@ pub struct StreamProgress {
 }
 
 impl StreamProgress {
-    /// Collects the progress of the types. While the client is `reconnecting`, listeners and routes that it has
-    /// not asked for yet count as behind.
+    /// Collects the progress of the types. While the client is `reconnecting`, listeners and routes that it
+    /// has not asked for yet count as behind.
     pub fn new(of: impl Fn(ResourceType) -> Option<TypeProgress>, reconnecting: bool) -> Self {
         let unrequested = reconnecting.then_some(TypeProgress { last: None, current: false });
         Self {

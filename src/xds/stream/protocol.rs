@@ -23,7 +23,8 @@ pub struct StreamContext {
 /// A stream of one variant of the protocol: events go in, the responses to send come out, in order.
 ///
 /// Requests and snapshots come in any order. [`Self::on_timeout`] is due when [`Self::is_waiting`] has
-/// lasted [`order::PATIENCE`]. The other methods do not send anything.
+/// lasted [`CLUSTER_TIMEOUT`](crate::xds::stream::order::CLUSTER_TIMEOUT). The other methods do not send
+/// anything.
 pub trait DiscoveryStream: Sized + Send + Sync + 'static {
     /// Variant by which responses are framed.
     const VARIANT: Variant;
@@ -33,14 +34,14 @@ pub trait DiscoveryStream: Sized + Send + Sync + 'static {
     /// Creates a stream whose client should come to run `target`.
     fn new(target: Arc<Snapshot>, context: &StreamContext) -> Self;
 
-    /// Takes a request and returns the responses to send now.
+    /// Handles a request and returns the responses to send now.
     ///
     /// # Errors
     ///
     /// Fails if the request breaks the protocol; the stream should end then.
     fn on_request(&mut self, request: LazyRequest<Self::Head>) -> Result<Vec<Response>, ProtocolError>;
 
-    /// Takes a new snapshot and returns the responses to send now.
+    /// Handles a new snapshot and returns the responses to send now.
     fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response>;
 
     /// Stops waiting for the clusters and returns the responses to send now.
@@ -53,7 +54,7 @@ pub trait DiscoveryStream: Sized + Send + Sync + 'static {
     /// good moment to end the stream.
     fn is_idle(&self) -> bool;
 
-    /// Takes the refusals since the last call.
+    /// Removes and returns the NACKs since the last call.
     fn take_nacks(&mut self) -> Vec<Nack>;
 
     /// Status of each type that the client has asked for.

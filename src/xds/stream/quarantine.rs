@@ -1,7 +1,7 @@
 //! Refused resources, and the search for the bad ones among them.
 //!
 //! The client may have dropped the good resources with the bad (Envoy drops a whole response if one resource
-//! does not decode). So resources that were refused together are offered again in parts, until the bad ones
+//! does not decode). So resources that were refused together are offered again in batches, until the bad ones
 //! are alone. Those are held back until they change; the client keeps its earlier version of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,7 +12,7 @@ use crate::build::snapshot::{Resource, ResourceSet, Version};
 /// Refused resources of one type, for one client.
 #[derive(Debug, Default)]
 pub struct Quarantine {
-    /// Parts of a refused response, to be offered one after the other.
+    /// Batches of a refused response, to be offered one after the other.
     batches: VecDeque<Vec<Arc<str>>>,
     /// Resources that were refused on their own, with the refused version.
     refused: BTreeMap<Arc<str>, Version>,
@@ -41,17 +41,17 @@ impl Quarantine {
         self.batches.is_empty() && self.refused.is_empty()
     }
 
-    /// True while parts are left to offer.
+    /// True while batches are left to offer.
     pub fn is_searching(&self) -> bool {
         !self.batches.is_empty()
     }
 
-    /// Takes out the part to offer next.
+    /// Takes out the batch to offer next.
     pub fn next_batch(&mut self) -> Option<Vec<Arc<str>>> {
         self.batches.pop_front()
     }
 
-    /// Returns the names in all parts.
+    /// Returns the names in all batches.
     pub fn suspects(&self) -> BTreeSet<&str> {
         self.batches.iter().flatten().map(|name| &**name).collect()
     }
@@ -61,8 +61,8 @@ impl Quarantine {
         self.refused.get(&own.name).is_some_and(|version| *version == own.version)
     }
 
-    /// True if the resource leads to a cluster that was refused on its own; for the quarantine of the
-    /// clusters only.
+    /// True if the resource sends requests to a cluster that was refused on its own; for the quarantine of
+    /// the clusters only.
     pub fn holds_target_of(&self, own: &Resource) -> bool {
         !self.refused.is_empty() && own.clusters.iter().any(|name| self.refused.contains_key(name))
     }
@@ -79,7 +79,7 @@ impl Quarantine {
 }
 
 /// Splits a refused response in two: the names that occur in the error text and the others; if one of these
-/// is empty, two halves. The error text is a hint only: both parts are offered in any case.
+/// is empty, two halves. The error text is a hint only: both are offered in any case.
 fn split_suspects(names: Vec<Arc<str>>, error: &str) -> [Vec<Arc<str>>; 2] {
     let is_separator = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-' | '/');
     let words: BTreeSet<&str> = error.split(is_separator).collect();

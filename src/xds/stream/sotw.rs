@@ -280,7 +280,7 @@ impl SotwStream {
             if state.sent.is_none() || state.uncertain || state.set.version() != set.version() {
                 break set;
             }
-            // This part of the refused resources may be gone since; then the next part is due.
+            // This batch of the refused resources may be gone since; then the next batch is due.
             if !searches {
                 return None;
             }
@@ -340,7 +340,8 @@ impl SotwStream {
     }
 
     /// Returns the resources of a type that is sent by name that are due. While a bad resource is searched
-    /// for, only the next part of the search. A resource that sends requests to a refused cluster stays owed.
+    /// for, only the next batch of the search. A resource that sends requests to a refused cluster stays
+    /// owed.
     fn due_resources(&mut self, resource_type: ResourceType) -> Vec<Arc<Resource>> {
         let target = self.target.set(resource_type).clone();
         let state = self.types.get_mut(resource_type);
@@ -365,7 +366,7 @@ impl SotwStream {
             let state = self.types.get_mut(resource_type);
             state.owed.extend(deferred.iter().map(|own| own.name.clone()));
             ready.iter().for_each(|own| _ = state.owed.remove(&own.name));
-            // This part of the refused resources may be gone since; then the next part is due.
+            // This batch of the refused resources may be gone since; then the next batch is due.
             if batch.is_none() || !ready.is_empty() {
                 return ready;
             }

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn only_new_names_are_told() {
+    fn only_new_names_are_returned() {
         let mut subscription = TypeSubscription::new(&NameTable::default());
         let mut added = |text: &str| subscription.replace(&words(text), false).join(" ");
         assert_eq!(added("a b"), "a b");

@@ -60,18 +60,18 @@ pub fn chunks(response: Response, variant: Variant, identifier: &str) -> Vec<Byt
     };
     let length = head.len() + resources.iter().map(Bytes::len).sum::<usize>();
     let mut chunks = Vec::new();
-    let mut open = begin(length, head.len());
-    open.put_slice(&head);
+    let mut chunk = begin(length, head.len());
+    chunk.put_slice(&head);
     for resource in resources {
         if resource.len() < SMALL {
-            open.put_slice(&resource);
+            chunk.put_slice(&resource);
         } else {
-            chunks.push(open.split().freeze());
+            chunks.push(chunk.split().freeze());
             chunks.push(resource);
         }
     }
-    chunks.push(open.freeze());
-    chunks.retain(|part| !part.is_empty());
+    chunks.push(chunk.freeze());
+    chunks.retain(|chunk| !chunk.is_empty());
     chunks
 }
 
@@ -82,17 +82,17 @@ pub fn message(message: &impl Message) -> Bytes {
 
 /// Frames an encoded message as a gRPC message.
 pub fn encoded_message(encoded: &[u8]) -> Bytes {
-    let mut open = begin(encoded.len(), encoded.len());
-    open.put_slice(encoded);
-    open.freeze()
+    let mut chunk = begin(encoded.len(), encoded.len());
+    chunk.put_slice(encoded);
+    chunk.freeze()
 }
 
 /// Begins an uncompressed gRPC message of this length: its prefix, with `room` bytes of capacity after it.
 fn begin(length: usize, room: usize) -> BytesMut {
-    let mut open = BytesMut::with_capacity(5 + room);
-    open.put_u8(0);
-    open.put_u32(u32::try_from(length).expect("a config of 4 GiB is refused long before"));
-    open
+    let mut chunk = BytesMut::with_capacity(5 + room);
+    chunk.put_u8(0);
+    chunk.put_u32(u32::try_from(length).expect("a config of 4 GiB is refused long before"));
+    chunk
 }
 
 #[cfg(test)]

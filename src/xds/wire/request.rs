@@ -1,7 +1,7 @@
 //! Decoder of discovery requests that does not copy their long lists.
 //!
 //! A client that reconnects states the versions of thousands of resources, and thousands of clients reconnect
-//! at once. So the lists in a request stay in the bytes in which they came, validated, and are decoded on
+//! at once. So the lists in a request stay in the bytes in which they arrived, validated, and are decoded on
 //! iteration. All other fields are decoded as usual: a message may be decoded piece by piece (protobuf
 //! encoding, "Last One Wins").
 
@@ -78,7 +78,7 @@ pub struct NameList(FieldList);
 #[derive(Debug, Clone, Default)]
 pub struct VersionList(FieldList);
 
-/// A repeated field in the bytes in which it came, including other fields between its items.
+/// A repeated field in the bytes in which it arrived, including other fields between its items.
 #[derive(Debug, Clone, Default)]
 struct FieldList {
     /// List fields of the request: items of other lists may be in between.
@@ -174,7 +174,8 @@ impl VersionList {
         self.0.encoded.is_empty()
     }
 
-    /// Computes the same number as [`ResourceSet::inventory`](crate::build::snapshot::ResourceSet::inventory).
+    /// Computes the number that
+    /// [`ResourceSet::inventory`](crate::build::snapshot::ResourceSet::inventory) returns for the same set.
     pub fn inventory(&self) -> u128 {
         inventory(self.0.values())
     }
@@ -196,7 +197,7 @@ impl FieldList {
     }
 }
 
-/// Takes the next field off `rest`: returns its number, and its value if it is one of `lists`.
+/// Splits the next field off `rest`: returns its number, and its value if it is one of `lists`.
 fn next<'a>(rest: &mut &'a [u8], lists: &[u32]) -> Result<(u32, Option<&'a [u8]>), ReadError> {
     let (field, wire_type) = decode_key(rest)?;
     // Like prost, which decodes a map field regardless of its wire type.

@@ -1,4 +1,4 @@
-//! State that all discovery streams share.
+//! Context of the discovery streams: the config, the nodes and the guard that they share.
 
 use std::sync::Arc;
 

@@ -4,8 +4,8 @@
 //! snapshot or for a deadline, whichever comes first. It is polled only while the client takes the data that
 //! was produced, so that a client that does not read costs no more than the last response.
 //!
-//! The guard of the port bounds the streams that begin and the bytes of their requests; the number of names that
-//! are asked for ([`NameTable`](crate::xds::stream::names::NameTable)) is bounded here.
+//! The guard of the port bounds the streams that begin and the bytes of their requests; the number of names
+//! that are asked for ([`NameTable`](crate::xds::stream::names::NameTable)) is bounded here.
 
 use std::sync::Arc;
 
@@ -130,7 +130,7 @@ impl<P: DiscoveryStream> Session<P> {
     async fn next(&mut self, requests: &mut RequestReader) -> Result<Option<Vec<frame::Response>>, Status> {
         // A client that sends without a pause yields to others now and then, and after a large request at
         // once.
-        match requests.last() {
+        match requests.last_length() {
             LARGE.. => tokio::task::yield_now().await,
             _ => tokio::task::consume_budget().await,
         }

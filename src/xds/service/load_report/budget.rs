@@ -6,7 +6,7 @@
 //! they are, the longer their interval. A few Envoys are enough to notice a failover within a second; to see
 //! it at each of a thousand may take a minute.
 //!
-//! The cost of an Envoy is learned from its reports. An Envoy with a steady load keeps its share, which
+//! The cost of an Envoy is learned from its reports. An Envoy with a steady load keeps its half, which
 //! changes only when the budget is clearly exceeded or has clearly room.
 
 use std::time::Duration;
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_one_costs_what_it_may_and_no_more() {
+    fn a_large_fleet_stays_within_the_budget() {
         for (envoys, clusters, watched, slowest) in
             [(1_000, 1_000, 19, 80), (10_000, 1_000, 19, 640), (10_000, 10, 250, 40), (100_000, 1, 294, 320)]
         {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn even_before_they_reported_for_the_first_time() {
+    fn the_budget_holds_before_the_first_reports() {
         let mut budget = ReportBudget::default();
         let shares: Vec<BudgetShare> = (0..1_000).map(|_| budget.add()).collect();
         assert_eq!(shares.iter().filter(|share| share.is_watched).count(), 20);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn who_turns_out_to_be_large_gives_its_place_up_and_one_that_fits_takes_it() {
+    fn an_envoy_that_turns_out_to_be_large_is_no_longer_watched_and_one_that_fits_is() {
         let (mut budget, mut shares) = fleet(20, 900);
         assert_eq!(summary(&shares).0, 20);
         budget.record(&mut shares[0], 9_000);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_those_who_left() {
+    fn nothing_is_counted_of_removed_envoys() {
         let (mut budget, shares) = fleet(100, 1_000);
         for share in &shares {
             budget.remove(share);
