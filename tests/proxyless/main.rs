@@ -44,7 +44,7 @@ impl Client {
     async fn calls(&mut self) -> CallCounts {
         let from = self.process.printed();
         self.process.tell("");
-        serde_json::from_str(&self.process.line(from, "told ").await).unwrap()
+        serde_json::from_str(&self.process.line(from, "report ").await).unwrap()
     }
 
     /// Waits until this server alone answers calls, and returns the number of calls that failed meanwhile.

@@ -57,7 +57,7 @@ pub struct ClientConnection {
     socket: Socket,
     peer: ClientPeer,
     preface: Option<PrefaceDeadline>,
-    /// True if the kernel was told to expect more data, and none was written since.
+    /// True if the kernel was asked to expect more data, and none was written since.
     held_back: bool,
 }
 

@@ -356,7 +356,7 @@ impl<P: VariantMessages> SimulatedClient<P> {
     }
 
     /// Delivers and acknowledges responses until none are left.
-    fn settle(&mut self) {
+    fn run_until_idle(&mut self) {
         for _ in 0..1_000 {
             if self.queue.is_empty() && self.warming.is_none() {
                 if !self.stream.is_waiting() {
@@ -457,7 +457,7 @@ fn check<P: VariantMessages>(events: Vec<ClientEvent>, takes_the_good: bool) {
         client.happen(event);
         client.nothing_is_broken();
     }
-    client.settle();
+    client.run_until_idle();
     client.nothing_is_broken();
     client.holds_the_target();
 }

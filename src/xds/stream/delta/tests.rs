@@ -277,7 +277,7 @@ fn rule_42_what_a_client_proves_to_hold_is_not_sent_again() {
 }
 
 #[test]
-fn rule_42_what_changed_came_or_went_meanwhile_is_told() {
+fn rule_42_what_changed_came_or_went_meanwhile_is_sent() {
     let mut client = DeltaClient::new("cds:a@2 cds:new eds:a lds:web rds:web");
     client.reconnect("cds", "", "a old").says(&expect!["cds: a@2 new"]);
     client.ack("cds").reconnect("lds", "", "web").is_silent();

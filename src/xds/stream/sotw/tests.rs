@@ -236,7 +236,7 @@ fn a_client_that_holds_what_we_do_not_know_keeps_all_of_it_when_it_refuses() {
 }
 
 #[test]
-fn rule_43_what_went_while_the_client_was_away_stays_until_its_routes_were_told() {
+fn rule_43_what_went_while_the_client_was_away_stays_until_its_routes_were_sent() {
     let mut client = SotwClient::up("cds:a cds:b eds:a eds:b lds:web rds:web@b");
     client.away("cds:a cds:c eds:a eds:c lds:web rds:web@c");
     client.ask("cds", "").says(&expect!["cds: a b c"]);
