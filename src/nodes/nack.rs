@@ -1,4 +1,4 @@
-//! NACK: the refusal of a response by an Envoy.
+//! NACK of a response: what the Envoy refused and why.
 
 use crate::envoy::ResourceType;
 use crate::nodes::Connection;
@@ -6,7 +6,7 @@ use crate::telemetry::events::Event;
 
 /// Refusal of one response by an Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nack {
+pub struct ResponseNack {
     /// Type of the refused resources.
     pub resource_type: ResourceType,
     /// Version of the refused response.
@@ -19,8 +19,8 @@ pub struct Nack {
 
 impl Connection {
     /// Publishes a NACK of this node as an event.
-    pub fn publish_nack(&self, nack: Nack) {
-        let Nack { resource_type, version, error, names } = nack;
+    pub fn publish_nack(&self, nack: ResponseNack) {
+        let ResponseNack { resource_type, version, error, names } = nack;
         let node = self.nodes.lock().connected.get(&self.stream).map(|presence| presence.node.id.clone());
         let Some(node) = node else { return };
         self.nodes.events.publish(&Event::Nack {

@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant};
 use crate::envoy::ResourceType;
-use crate::nodes::nack::{Nack, shorten_error};
+use crate::nodes::nack::{ResponseNack, shorten_error};
 use crate::nodes::{State, TypeStatus};
 use crate::xds::stream::delta::payload::{InFlight, Payload, ResourceDelta, payloads, pieces};
 use crate::xds::stream::delta::type_state::{BLANK, DeltaTypeState, Held};
@@ -37,7 +37,7 @@ pub struct DeltaStream {
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
-    nacks: Vec<Nack>,
+    nacks: Vec<ResponseNack>,
 }
 
 impl DiscoveryStream for DeltaStream {
@@ -92,7 +92,7 @@ impl DiscoveryStream for DeltaStream {
         self.types.iter().all(|state| state.in_flight.is_empty() && !state.quarantine.is_searching())
     }
 
-    fn take_nacks(&mut self) -> Vec<Nack> {
+    fn take_nacks(&mut self) -> Vec<ResponseNack> {
         std::mem::take(&mut self.nacks)
     }
 
@@ -128,7 +128,7 @@ impl DeltaStream {
         state.error = Some(error.to_owned());
         let held_back = state.quarantine.record(&names, error);
         let version = answered.version.to_string();
-        self.nacks.push(Nack { resource_type, version, error: error.to_owned(), names: held_back });
+        self.nacks.push(ResponseNack { resource_type, version, error: error.to_owned(), names: held_back });
     }
 
     fn subscribe(&mut self, resource_type: ResourceType, request: &LazyRequest<DeltaDiscoveryRequest>) {

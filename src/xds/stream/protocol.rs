@@ -6,7 +6,7 @@ use crate::build::snapshot::past::Past;
 use crate::build::snapshot::{Snapshot, Variant};
 use crate::envoy::ResourceType;
 use crate::nodes::TypeStatus;
-use crate::nodes::nack::Nack;
+use crate::nodes::nack::ResponseNack;
 use crate::xds::stream::names::NameTable;
 use crate::xds::wire::frame::Response;
 use crate::xds::wire::request::{LazyRequest, RequestHead};
@@ -55,7 +55,7 @@ pub trait DiscoveryStream: Sized + Send + Sync + 'static {
     fn is_idle(&self) -> bool;
 
     /// Removes and returns the NACKs since the last call.
-    fn take_nacks(&mut self) -> Vec<Nack>;
+    fn take_nacks(&mut self) -> Vec<ResponseNack>;
 
     /// Status of each type that the client has asked for.
     fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)>;

@@ -14,7 +14,7 @@ use envoy_types::pb::google::rpc::Status;
 
 use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant};
 use crate::envoy::ResourceType;
-use crate::nodes::nack::{Nack, shorten_error};
+use crate::nodes::nack::{ResponseNack, shorten_error};
 use crate::nodes::{State, TypeStatus};
 use crate::xds::stream::order::{self, StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
@@ -35,7 +35,7 @@ pub struct SotwStream {
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
-    nacks: Vec<Nack>,
+    nacks: Vec<ResponseNack>,
 }
 
 impl DiscoveryStream for SotwStream {
@@ -96,7 +96,7 @@ impl DiscoveryStream for SotwStream {
         !self.types.iter().any(|state| state.is_pending() || state.quarantine.is_searching())
     }
 
-    fn take_nacks(&mut self) -> Vec<Nack> {
+    fn take_nacks(&mut self) -> Vec<ResponseNack> {
         std::mem::take(&mut self.nacks)
     }
 
@@ -123,7 +123,7 @@ impl SotwStream {
         if state.is_wildcard() {
             state.held.iter().for_each(|held| self.context.past.doubt(held.version()));
         }
-        self.nacks.push(Nack { resource_type, version, error, names });
+        self.nacks.push(ResponseNack { resource_type, version, error, names });
     }
 
     /// Updates the names that the client wants. New ones become owed, also names that were dropped and

@@ -20,7 +20,7 @@ use crate::cache::Subscription;
 use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
 use crate::nodes::Connection;
-use crate::nodes::nack::Nack;
+use crate::nodes::nack::ResponseNack;
 use crate::xds::port::connection::ClientPeer;
 use crate::xds::port::guard::{checked_node, end_of_life};
 use crate::xds::port::reader::RequestReader;
@@ -194,8 +194,8 @@ impl<P: DiscoveryStream> Session<P> {
     }
 
     /// Logs and counts a NACK, and publishes it as an event.
-    fn record_nack(&self, nack: Nack) {
-        let Nack { resource_type, version, error, names } = &nack;
+    fn record_nack(&self, nack: ResponseNack) {
+        let ResponseNack { resource_type, version, error, names } = &nack;
         let held_back = names.join(", ");
         warn!(node = self.node, r#type = %resource_type, version, held_back, error, "refused; its last good config stays");
         self.context.guard.metrics().nacked(resource_type.plural());
