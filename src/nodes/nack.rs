@@ -36,7 +36,7 @@ impl Connection {
 /// Longest error text that is kept, in bytes. Envoy cuts its own at some KB.
 const MAX_ERROR: usize = 8 << 10;
 
-/// Cuts a client's error text to at most [`MAX_ERROR`] bytes, at a character boundary.
+/// Cuts a client's error text to at most 8 KiB, at a character boundary.
 pub fn shorten_error(mut error: String) -> String {
     if error.len() > MAX_ERROR {
         error.truncate(error.floor_char_boundary(MAX_ERROR));
