@@ -31,7 +31,10 @@ use crate::store::Store;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::webhooks::Notifier;
-use crate::xds::server::{self, Discovery, Limits};
+use crate::xds::port::guard::PortGuard;
+use crate::xds::port::limits::StreamLimits;
+use crate::xds::service;
+use crate::xds::service::discovery::DiscoveryService;
 
 /// Maximum number of connections waiting to be accepted. After a restart the whole fleet reconnects at once.
 const BACKLOG: u32 = 4096;
@@ -200,8 +203,9 @@ impl App {
         tokio::spawn(reload_on(hangup, control.clone(), paths.clone()));
         let door = control.clone();
         let loads = nodes.loads();
-        let discovery = Discovery::new(cache.clone(), nodes.clone(), &identifier(), Limits::default());
-        let discovery = discovery.with_metrics(metrics.clone()).with_identity(identity);
+        let guard = PortGuard::new(StreamLimits::default());
+        let guard = guard.with_metrics(metrics.clone()).with_identity(identity);
+        let discovery = DiscoveryService::new(cache.clone(), nodes.clone(), &identifier(), guard);
         let access = Access::new(policy, control.store().clone()).context("cannot read the tokens")?;
         let live = Arc::new(Live::default());
         let notifier = Notifier::default();
@@ -328,10 +332,10 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 async fn serve_xds(
     incoming: Incoming,
-    discovery: Discovery,
+    discovery: DiscoveryService,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    server::serve(incoming, discovery, stopped(stop)).await.context("xDS failed")
+    service::serve(incoming, discovery, stopped(stop)).await.context("xDS failed")
 }
 
 async fn conduct(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> anyhow::Result<()> {
