@@ -25,7 +25,7 @@ use crate::failover::supervisor::Supervisor;
 use crate::failover::traffic::Live;
 use crate::nodes::{NodeReport, Nodes};
 use crate::source::files::{self, Files};
-use crate::source::resolve::Resolver;
+use crate::source::resolve::DnsResolver;
 use crate::source::watch as watcher;
 use crate::store::Store;
 use crate::telemetry::events::Events;
@@ -179,7 +179,7 @@ impl App {
             let start = control::Start {
                 files: read,
                 store,
-                resolver: Resolver::new(),
+                resolver: DnsResolver::new(),
                 overrides: ledger.orders.overrides(),
                 events: telling.0,
                 metrics: telling.1,

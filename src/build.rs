@@ -6,8 +6,10 @@
 //! resource keeps its bytes.
 
 pub mod compile;
+pub mod index;
 pub mod lint;
 mod patch;
+mod reach;
 mod same_address;
 pub mod snapshot;
 mod variant;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::build::compile::Compiled;
+use crate::build::index::UpstreamIndex;
 use crate::build::lint::Lints;
 use crate::build::patch::Patched;
 use crate::build::snapshot::Snapshot;
@@ -29,13 +32,13 @@ use crate::envoy::node::{Locality, Node};
 use crate::model::Model;
 use crate::model::addresses::Addresses;
 use crate::model::documents::{Documents, Files, Parsed, Stored};
-use crate::model::drill::Drill;
-use crate::model::index::Subsets;
+use crate::model::drill::ScheduledDrill;
 use crate::model::name::Name;
 use crate::model::overrides::OverridesByUpstream;
 use crate::model::target::Host;
 use crate::model::upstream::Upstream;
-use crate::model::validate::{self, Meaning, Resolved};
+use crate::model::validate::reuse::ResolvedEntities;
+use crate::model::validate::{self, Validated};
 
 /// Inputs of a build: everything that may change what an Envoy is sent, as one value.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -76,9 +79,9 @@ pub struct Build {
     pub documents: Documents,
     /// Entities written over REST, as in the inputs of this build.
     pub stored: Stored,
-    subsets: Subsets,
+    subsets: UpstreamIndex,
     lints: Lints,
-    resolved: Resolved,
+    resolved: ResolvedEntities,
     compiled: Compiled,
     patched: Patched,
     variants: Variants,
@@ -160,17 +163,17 @@ impl Build {
     }
 
     /// Returns the upstreams that have a scheduled drill, each with its drill.
-    pub fn drilled(&self) -> impl Iterator<Item = (&Upstream, &Drill)> {
+    pub fn drilled(&self) -> impl Iterator<Item = (&Upstream, &ScheduledDrill)> {
         self.subsets.drilled.values().filter_map(|upstream| Some((&**upstream, upstream.drill.as_ref()?)))
     }
 
-    fn to_lint(&self) -> lint::Config<'_> {
-        lint::Config { model: &self.model, resolved: &self.resolved, documents: &self.documents }
+    fn to_lint(&self) -> lint::LintInput<'_> {
+        lint::LintInput { model: &self.model, resolved: &self.resolved, documents: &self.documents }
     }
 
-    fn to_compile(&self) -> compile::Config<'_> {
+    fn to_compile(&self) -> compile::CompileInput<'_> {
         let Self { model, subsets, addresses, overrides, .. } = self;
-        compile::Config { model, subsets, addresses, overrides }
+        compile::CompileInput { model, subsets, addresses, overrides }
     }
 }
 
@@ -208,9 +211,9 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
     let Parsed { documents, new, mut violations } = parsed;
     violations.extend(lint::faults_of_levels(&new));
     let meaning = validate::validate(&documents, &inputs.named_files, inputs.now, &last.resolved);
-    let Meaning { model, mut warnings, until, resolved } = match meaning {
+    let Validated { model, mut warnings, until, resolved } = match meaning {
         Ok(meaning) if violations.is_empty() => meaning,
-        Ok(Meaning { warnings: found, .. }) | Err(found) => {
+        Ok(Validated { warnings: found, .. }) | Err(found) => {
             violations.extend(found);
             return Err(in_order(violations));
         }

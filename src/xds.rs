@@ -40,7 +40,7 @@ mod words;
 
 use std::sync::Arc;
 
-use crate::build::snapshot::past::Past;
+use crate::build::snapshot::past::SentSets;
 use crate::build::snapshot::{Snapshot, Variant};
 use crate::envoy::ResourceType;
 use crate::nodes::TypeStatus;
@@ -54,7 +54,7 @@ pub struct Common {
     /// Resource names that clients subscribe to.
     pub names: NameTable,
     /// Sets of resources that clients were sent earlier, by version.
-    pub past: Past,
+    pub past: SentSets,
 }
 
 /// A stream of one variant of the protocol: events go in, the responses to send come out, in order.

@@ -12,10 +12,10 @@ mod connection;
 pub mod endpoint;
 pub mod health;
 pub mod listener;
-pub mod pool;
 pub mod route;
 pub mod secret;
 pub mod service;
+mod target_cluster;
 mod tls;
 mod whole_response;
 
@@ -29,18 +29,18 @@ use envoy_types::pb::google::protobuf as wrappers;
 use imbl::OrdMap;
 use prost::Message;
 
+use crate::build::index::UpstreamIndex;
+use crate::build::reach::Reach;
 use crate::build::snapshot::{Resource, Snapshot};
 use crate::config::raw;
 use crate::envoy::ResourceType;
 use crate::envoy::node::Locality;
-use crate::memo::{Memo, Output, Shared, changes, follow};
+use crate::memo::{ArcEq, Memo, MemoOutput, changes, follow};
 use crate::model::Model;
 use crate::model::addresses::Addresses;
-use crate::model::index::Subsets;
 use crate::model::listener::Listener;
 use crate::model::name::Name;
 use crate::model::overrides::OverridesByUpstream;
-use crate::model::reach::Reach;
 use crate::model::service::Service;
 
 /// Name of the HTTP filter for stickiness: a client returns to the target that served it before.
@@ -48,11 +48,11 @@ const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
 
 /// Config to be compiled, as resolved by the earlier stages of a build.
 #[derive(Debug, Clone, Copy)]
-pub struct Config<'a> {
+pub struct CompileInput<'a> {
     /// Validated entities.
     pub model: &'a Model,
     /// Upstreams of the model by rare trait, so that a search does not scan all of them.
-    pub subsets: &'a Subsets,
+    pub subsets: &'a UpstreamIndex,
     /// Resolved addresses of host names.
     pub addresses: &'a Addresses,
     /// Overrides by operators, drills and failback, by upstream.
@@ -65,41 +65,42 @@ pub struct Config<'a> {
 pub struct Compiled {
     reach: Arc<Reach>,
     /// Clusters that hold targets and aggregates over their tiers, by upstream.
-    clusters: Memo<Name, cluster::Input, Vec<Arc<Resource>>>,
+    clusters: Memo<Name, cluster::ClusterInput, Vec<Arc<Resource>>>,
     /// Aggregate clusters over several upstreams, by service.
-    aggregates: Memo<Name, service::Input, Vec<Arc<Resource>>>,
+    aggregates: Memo<Name, service::AggregateInput, Vec<Arc<Resource>>>,
     /// Load assignments, by upstream.
-    endpoints: Memo<Name, endpoint::Input, Vec<Arc<Resource>>>,
+    endpoints: Memo<Name, endpoint::EndpointInput, Vec<Arc<Resource>>>,
     /// Listeners, by fleet and listener.
-    listeners: Memo<(Name, Name), listener::Input, Arc<Resource>>,
+    listeners: Memo<(Name, Name), listener::ListenerInput, Arc<Resource>>,
     /// Contributions to route configurations, by route.
-    parts: OrdMap<Name, Arc<route::Part>>,
+    parts: OrdMap<Name, Arc<route::RouteFragment>>,
     /// Route configurations, by fleet and listener.
-    routes: Memo<(Name, Name), route::Input, Arc<Resource>>,
+    routes: Memo<(Name, Name), route::RouteConfigInput, Arc<Resource>>,
     /// Secrets, by fleet and secret.
-    secrets: Memo<(Name, Arc<str>), secret::Input, Arc<Resource>>,
-    raw: Memo<(ResourceType, Arc<str>), Shared<raw::Resource>, Arc<Resource>>,
+    secrets: Memo<(Name, Arc<str>), secret::SecretInput, Arc<Resource>>,
+    raw: Memo<(ResourceType, Arc<str>), ArcEq<raw::Resource>, Arc<Resource>>,
 }
 
 impl Compiled {
     /// Compiles `now`. Resources that depend on nothing that differs from `last`, the config that `self` was
     /// compiled from, are taken over from `self`.
     #[must_use]
-    pub fn updated(&self, last: Config<'_>, now: Config<'_>) -> Self {
+    pub fn updated(&self, last: CompileInput<'_>, now: CompileInput<'_>) -> Self {
         let (before, model) = (last.model, now.model);
         let reach = self.reach.updated(before, model);
-        let parts =
-            follow(&self.parts, (&before.routes, &model.routes), |route| Arc::new(route::Part::new(route)));
+        let parts = follow(&self.parts, (&before.routes, &model.routes), |route| {
+            Arc::new(route::RouteFragment::new(route))
+        });
         let fleets = model.fleet_names();
         let listeners = fleets.iter().flat_map(|fleet| {
-            let input = |listener: &Listener| listener::Input::new(model, fleet, listener);
+            let input = |listener: &Listener| listener::ListenerInput::new(model, fleet, listener);
             model.listeners_of(fleet).map(move |it| ((fleet.clone(), it.name.clone()), input(it)))
         });
         let secrets = fleets.iter().flat_map(|fleet| {
             let upstreams = now.subsets.in_tls.values().filter(|it| reach.has_upstream(fleet, &it.name));
             secret::needed(model, fleet, upstreams).into_iter().map(|(name, it)| ((fleet.clone(), name), it))
         });
-        let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), Shared(raw.clone())));
+        let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), ArcEq(raw.clone())));
         Self {
             clusters: self.clusters.with(of_upstreams(last, now), |input| shared(cluster::compile(input))),
             aggregates: self.aggregates.with(of_services(last, now), |input| shared(service::compile(input))),
@@ -107,7 +108,7 @@ impl Compiled {
             listeners: self.listeners.only(listeners, |input| Arc::new(listener::compile(input))),
             secrets: self.secrets.only(secrets, |input| Arc::new(secret::compile(input))),
             routes: self.routes(model, &parts),
-            raw: self.raw.only(raw, |Shared(raw)| {
+            raw: self.raw.only(raw, |ArcEq(raw)| {
                 Arc::new(Resource::encoded(raw.resource_type, raw.name(), &raw.message))
             }),
             parts,
@@ -120,8 +121,8 @@ impl Compiled {
     fn routes(
         &self,
         model: &Model,
-        parts: &OrdMap<Name, Arc<route::Part>>,
-    ) -> Memo<(Name, Name), route::Input, Arc<Resource>> {
+        parts: &OrdMap<Name, Arc<route::RouteFragment>>,
+    ) -> Memo<(Name, Name), route::RouteConfigInput, Arc<Resource>> {
         let fleets = model.fleet_names();
         let serving = fleets.iter().flat_map(|fleet| {
             let listeners = model.listeners_of(fleet).filter(|listener| listener.is_http());
@@ -133,8 +134,8 @@ impl Compiled {
         }
         let input = |(fleet, listener): (Name, Name)| {
             let served = parts.values().filter(|part| part.is_served(&fleet, &listener));
-            let parts = served.cloned().map(Shared).collect();
-            let input = route::Input { listener: listener.clone(), parts };
+            let parts = served.cloned().map(ArcEq).collect();
+            let input = route::RouteConfigInput { listener: listener.clone(), parts };
             ((fleet, listener), input)
         };
         self.routes.only(serving.into_iter().map(input), |input| Arc::new(route::compile(input)))
@@ -229,25 +230,25 @@ impl Compiled {
 /// Returns the upstreams whose clusters may differ, each with the input of its clusters; none for a removed
 /// upstream.
 fn of_upstreams<'a>(
-    last: Config<'a>,
-    now: Config<'a>,
-) -> impl Iterator<Item = (Name, Option<cluster::Input>)> + use<'a> {
+    last: CompileInput<'a>,
+    now: CompileInput<'a>,
+) -> impl Iterator<Item = (Name, Option<cluster::ClusterInput>)> + use<'a> {
     let upstreams = &now.model.upstreams;
     let mut asked: BTreeSet<&Name> =
         changes(&last.model.upstreams, upstreams).map(|change| change.key).collect();
     asked.extend(led(last, now));
     asked.into_iter().map(move |name| {
-        let upstream = upstreams.get(name).cloned().map(Shared);
-        (name.clone(), upstream.map(|upstream| cluster::Input::new(upstream, now.overrides)))
+        let upstream = upstreams.get(name).cloned().map(ArcEq);
+        (name.clone(), upstream.map(|upstream| cluster::ClusterInput::new(upstream, now.overrides)))
     })
 }
 
 /// Returns the services whose aggregates may differ, each with the input of its aggregates; none for a
 /// removed service.
 fn of_services<'a>(
-    last: Config<'a>,
-    now: Config<'a>,
-) -> impl Iterator<Item = (Name, Option<service::Input>)> + use<'a> {
+    last: CompileInput<'a>,
+    now: CompileInput<'a>,
+) -> impl Iterator<Item = (Name, Option<service::AggregateInput>)> + use<'a> {
     let services = &now.model.services;
     let mut asked: BTreeSet<&Name> =
         changes(&last.model.services, services).map(|change| change.key).collect();
@@ -257,19 +258,19 @@ fn of_services<'a>(
         asked.extend(services.values().filter(|service| is_led(service)).map(|service| &service.name));
     }
     asked.into_iter().map(move |name| {
-        let service = services.get(name).cloned().map(Shared);
-        (name.clone(), service.map(|service| service::Input::new(service, now.overrides)))
+        let service = services.get(name).cloned().map(ArcEq);
+        (name.clone(), service.map(|service| service::AggregateInput::new(service, now.overrides)))
     })
 }
 
 /// Returns the upstreams whose overrides differ between the two configs.
-fn steered<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> {
+fn steered<'a>(last: CompileInput<'a>, now: CompileInput<'a>) -> impl Iterator<Item = &'a Name> {
     let steered = last.overrides.keys().chain(now.overrides.keys());
     steered.filter(move |name| last.overrides.get(*name) != now.overrides.get(*name))
 }
 
 /// Returns the upstreams whose overrides put another tier first than before.
-fn led<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> {
+fn led<'a>(last: CompileInput<'a>, now: CompileInput<'a>) -> impl Iterator<Item = &'a Name> {
     let first = |of: &OverridesByUpstream, name: &Name| {
         of.get(name).and_then(|endpoint_overrides| endpoint_overrides.first)
     };
@@ -279,9 +280,9 @@ fn led<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> 
 /// Returns the upstreams whose endpoints may differ, each with the input of its endpoints; none for a removed
 /// upstream.
 fn assigned<'a>(
-    last: Config<'a>,
-    now: Config<'a>,
-) -> impl Iterator<Item = (Name, Option<endpoint::Input>)> + use<'a> {
+    last: CompileInput<'a>,
+    now: CompileInput<'a>,
+) -> impl Iterator<Item = (Name, Option<endpoint::EndpointInput>)> + use<'a> {
     let upstreams = &now.model.upstreams;
     let mut asked: BTreeSet<&Name> =
         changes(&last.model.upstreams, upstreams).map(|change| change.key).collect();
@@ -290,11 +291,12 @@ fn assigned<'a>(
     }
     asked.extend(steered(last, now));
     asked.into_iter().map(move |name| {
-        let endpoint_overrides = now.overrides.get(name).cloned().map(Shared);
-        let upstream = upstreams.get(name).cloned().map(Shared);
+        let endpoint_overrides = now.overrides.get(name).cloned().map(ArcEq);
+        let upstream = upstreams.get(name).cloned().map(ArcEq);
         (
             name.clone(),
-            upstream.map(|upstream| endpoint::Input::new(upstream, now.addresses, endpoint_overrides)),
+            upstream
+                .map(|upstream| endpoint::EndpointInput::new(upstream, now.addresses, endpoint_overrides)),
         )
     })
 }

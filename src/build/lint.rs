@@ -27,15 +27,15 @@ use imbl::OrdMap;
 use crate::build::lint::levels::Levels;
 use crate::build::lint::routes::Shadows;
 use crate::build::lint::sharing::Neighbours;
-use crate::build::lint::subject::{RouteSubject, UpstreamSubject, WaySubject};
+use crate::build::lint::subject::{CallerSubject, RouteSubject, UpstreamSubject};
 use crate::config::document::Document;
 use crate::config::{Level, Related, Violation};
 use crate::memo::{self, Memo};
 use crate::model::Model;
 use crate::model::documents::Documents;
 use crate::model::name::Name;
-use crate::model::place::Place;
-use crate::model::validate::Resolved;
+use crate::model::place::FaultPlace;
+use crate::model::validate::reuse::ResolvedEntities;
 
 /// Explanation of a code: its meaning, the harm and the remedy.
 #[derive(Debug, Clone, Copy)]
@@ -58,22 +58,22 @@ pub struct Explanation {
 }
 
 /// Lint rule: its explanation and its check.
-struct Rule {
+struct LintRule {
     explanation: Explanation,
-    check: Check,
+    check: LintCheck,
 }
 
 /// Check of a rule, by the kind of its subject.
-enum Check {
-    Upstream(fn(&UpstreamSubject, &mut Findings<'_>)),
-    Way(fn(&WaySubject, &mut Findings<'_>)),
-    Route(fn(&RouteSubject, &mut Findings<'_>)),
+enum LintCheck {
+    Upstream(fn(&UpstreamSubject, &mut FindingCollector<'_>)),
+    Way(fn(&CallerSubject, &mut FindingCollector<'_>)),
+    Route(fn(&RouteSubject, &mut FindingCollector<'_>)),
 }
 
-const FAMILIES: [&[Rule]; 6] =
+const FAMILIES: [&[LintRule]; 6] =
     [detection::RULES, tiers::RULES, retries::RULES, routes::RULES, sharing::RULES, drills::RULES];
 
-fn rules() -> impl Iterator<Item = &'static Rule> {
+fn rules() -> impl Iterator<Item = &'static LintRule> {
     FAMILIES.into_iter().flatten()
 }
 
@@ -83,33 +83,33 @@ pub fn explanations() -> Vec<&'static Explanation> {
 }
 
 /// Findings of one rule in one subject.
-struct Findings<'a> {
+struct FindingCollector<'a> {
     rule: &'static Explanation,
     level: Level,
     violations: &'a mut Vec<Violation>,
 }
 
-impl Findings<'_> {
+impl FindingCollector<'_> {
     /// Reports a finding at `place`.
-    fn tell(&mut self, place: &Place<'_>, message: String) {
+    fn tell(&mut self, place: &FaultPlace<'_>, message: String) {
         self.tell_with(place, message, Vec::new());
     }
 
-    fn tell_with(&mut self, place: &Place<'_>, message: String, related: Vec<Related>) {
+    fn tell_with(&mut self, place: &FaultPlace<'_>, message: String, related: Vec<Related>) {
         let violation = place.document.violation(self.rule.code, self.level, &place.path, message);
         self.violations.push(Violation { help: Some(self.rule.fix.to_owned()), related, ..violation });
     }
 }
 
-type Told = Arc<Vec<Violation>>;
+type Findings = Arc<Vec<Violation>>;
 
 /// Config to lint: its meaning, and the places where it is declared.
 #[derive(Debug, Clone, Copy)]
-pub struct Config<'a> {
+pub struct LintInput<'a> {
     /// Validated entities.
     pub model: &'a Model,
     /// Results of validation, each with everything that it was made of.
-    pub resolved: &'a Resolved,
+    pub resolved: &'a ResolvedEntities,
     /// Documents that declare the entities.
     pub documents: &'a Documents,
 }
@@ -117,9 +117,9 @@ pub struct Config<'a> {
 /// Findings of all rules in a model, by subject.
 #[derive(Debug, Clone, Default)]
 pub struct Lints {
-    upstreams: Kept<Name, UpstreamSubject>,
-    ways: Kept<WayKey, WaySubject>,
-    routes: Kept<Name, RouteSubject>,
+    upstreams: FindingsBySubject<Name, UpstreamSubject>,
+    ways: FindingsBySubject<CallerKey, CallerSubject>,
+    routes: FindingsBySubject<Name, RouteSubject>,
     neighbours: Neighbours,
     shadows: Shadows,
     levels: Arc<Levels>,
@@ -127,26 +127,26 @@ pub struct Lints {
 
 /// Key of a way: a service, and a route to it that may override its policy; without a route the service
 /// itself.
-type WayKey = (Name, Option<Name>);
+type CallerKey = (Name, Option<Name>);
 
 /// Findings in the subjects of one kind.
 #[derive(Debug, Clone)]
-struct Kept<K: Ord, S> {
-    memo: Memo<K, S, Told>,
+struct FindingsBySubject<K: Ord, S> {
+    memo: Memo<K, S, Findings>,
     /// Findings of the subjects that have at least one above level info.
-    loud: OrdMap<K, Told>,
+    loud: OrdMap<K, Findings>,
 }
 
-impl<K: Ord, S> Default for Kept<K, S> {
+impl<K: Ord, S> Default for FindingsBySubject<K, S> {
     fn default() -> Self {
         Self { memo: Memo::default(), loud: OrdMap::new() }
     }
 }
 
-impl<K: Ord + Clone, S: PartialEq + Clone> Kept<K, S> {
-    fn put(&mut self, key: K, subject: Option<S>, look: fn(&S) -> Told) {
+impl<K: Ord + Clone, S: PartialEq + Clone> FindingsBySubject<K, S> {
+    fn put(&mut self, key: K, subject: Option<S>, look: fn(&S) -> Findings) {
         if self.memo.put(key.clone(), subject, look) {
-            let is_loud = |told: &&Told| told.iter().any(|violation| violation.level != Level::Info);
+            let is_loud = |told: &&Findings| told.iter().any(|violation| violation.level != Level::Info);
             let told = self.memo.get(&key).filter(is_loud).cloned();
             memo::put(&mut self.loud, key, told);
         }
@@ -162,7 +162,7 @@ impl Lints {
     /// Lints `now`. Subjects that are unchanged since `last`, the config that `self` is of, keep their
     /// findings and are not checked again.
     #[must_use]
-    pub fn updated(&self, last: Config<'_>, now: Config<'_>) -> Self {
+    pub fn updated(&self, last: LintInput<'_>, now: LintInput<'_>) -> Self {
         let levels = Arc::new(levels::of(now.documents));
         let levels = if *levels == *self.levels { self.levels.clone() } else { levels };
         let mut next = Self { levels, ..self.clone() };
@@ -205,35 +205,36 @@ pub fn faults_of_levels(documents: &[Arc<Document>]) -> Vec<Violation> {
     levels::faults(documents)
 }
 
-fn upstream(subject: &UpstreamSubject) -> Told {
+fn upstream(subject: &UpstreamSubject) -> Findings {
     told(&subject.levels.0.over(subject.declared().lint.as_ref()), |rule, findings| {
-        if let Check::Upstream(check) = rule.check {
+        if let LintCheck::Upstream(check) = rule.check {
             check(subject, findings);
         }
     })
 }
 
-fn way(subject: &WaySubject) -> Told {
+fn way(subject: &CallerSubject) -> Findings {
     told(&subject.levels.0.over(subject.lint()), |rule, findings| {
-        if let Check::Way(check) = rule.check {
+        if let LintCheck::Way(check) = rule.check {
             check(subject, findings);
         }
     })
 }
 
-fn route(subject: &RouteSubject) -> Told {
+fn route(subject: &RouteSubject) -> Findings {
     told(&subject.levels.0.over(subject.declared().lint.as_ref()), |rule, findings| {
-        if let Check::Route(check) = rule.check {
+        if let LintCheck::Route(check) = rule.check {
             check(subject, findings);
         }
     })
 }
 
-fn told(levels: &Levels, check: impl Fn(&Rule, &mut Findings<'_>)) -> Told {
+fn told(levels: &Levels, check: impl Fn(&LintRule, &mut FindingCollector<'_>)) -> Findings {
     let mut violations = Vec::new();
     for rule in rules() {
         if let Some(level) = levels.of(&rule.explanation) {
-            let findings = &mut Findings { rule: &rule.explanation, level, violations: &mut violations };
+            let findings =
+                &mut FindingCollector { rule: &rule.explanation, level, violations: &mut violations };
             check(rule, findings);
         }
     }

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::envoy::{self, ResourceType, canonical, descriptors, json};
-use crate::memo::{Change, Same, changes};
+use crate::memo::{ArcPtrEq, MapChange, changes};
 
 /// Hash of some content (XXH3, 128 bits), written as 32 hex digits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,8 +43,8 @@ impl Version {
         self.0 = self.0.wrapping_add(resource.digest());
     }
 
-    fn forget(&mut self, resource: Option<Same<Resource>>) {
-        self.0 = self.0.wrapping_sub(resource.map_or(0, |Same(resource)| resource.digest()));
+    fn forget(&mut self, resource: Option<ArcPtrEq<Resource>>) {
+        self.0 = self.0.wrapping_sub(resource.map_or(0, |ArcPtrEq(resource)| resource.digest()));
     }
 }
 
@@ -203,14 +203,14 @@ fn put_field(number: u32, value: &[u8], buffer: &mut BytesMut) {
 /// of each, and the differences to the sets that clients have.
 #[derive(Debug)]
 pub struct ResourceSet {
-    by_name: OrdMap<Arc<str>, Same<Resource>>,
+    by_name: OrdMap<Arc<str>, ArcPtrEq<Resource>>,
     version: Version,
     in_order: OnceLock<Vec<Arc<Resource>>>,
     index: OnceLock<HashMap<Arc<str>, usize>>,
     inventory: OnceLock<u128>,
     whole: [OnceLock<Bytes>; 2],
     pieces: OnceLock<Vec<Piece>>,
-    changes: Recent<Names>,
+    changes: Recent<ResourceNames>,
     variations: Recent<Arc<Self>>,
 }
 
@@ -227,7 +227,7 @@ pub struct Piece {
 }
 
 /// Names of resources, shared between streams.
-pub type Names = Arc<[Arc<str>]>;
+pub type ResourceNames = Arc<[Arc<str>]>;
 
 /// The two variants of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,12 +274,12 @@ impl ResourceSet {
         }
         for resource in new {
             version.learn(&resource);
-            version.forget(by_name.insert(resource.name.clone(), Same(resource)));
+            version.forget(by_name.insert(resource.name.clone(), ArcPtrEq(resource)));
         }
         Self::from(by_name, version)
     }
 
-    fn from(by_name: OrdMap<Arc<str>, Same<Resource>>, version: Version) -> Self {
+    fn from(by_name: OrdMap<Arc<str>, ArcPtrEq<Resource>>, version: Version) -> Self {
         Self {
             by_name,
             version,
@@ -300,7 +300,7 @@ impl ResourceSet {
 
     /// Returns the resource of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.by_name.get(name).map(|Same(resource)| resource)
+        self.by_name.get(name).map(|ArcPtrEq(resource)| resource)
     }
 
     /// Returns the resource of this name and its position. For callers that look up many: the first call
@@ -313,7 +313,7 @@ impl ResourceSet {
 
     /// Iterates over all resources, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
-        self.by_name.values().map(|Same(resource)| resource)
+        self.by_name.values().map(|ArcPtrEq(resource)| resource)
     }
 
     /// Returns all resources as a slice, for access by position. The first call builds the list.
@@ -383,9 +383,9 @@ impl ResourceSet {
     }
 
     /// Returns the names that are new, changed or gone since `old`.
-    pub fn changed_since(&self, old: &Self) -> Names {
+    pub fn changed_since(&self, old: &Self) -> ResourceNames {
         if self.version == old.version {
-            return Names::default();
+            return ResourceNames::default();
         }
         recent(&self.changes, old.version, || self.compare(old))
     }
@@ -408,9 +408,9 @@ impl ResourceSet {
         })
     }
 
-    fn compare(&self, old: &Self) -> Names {
-        let is_other = |change: &Change<'_, Arc<str>, Same<Resource>>| {
-            let [old, new] = [change.old, change.new].map(|side| side.map(|Same(own)| own.version));
+    fn compare(&self, old: &Self) -> ResourceNames {
+        let is_other = |change: &MapChange<'_, Arc<str>, ArcPtrEq<Resource>>| {
+            let [old, new] = [change.old, change.new].map(|side| side.map(|ArcPtrEq(own)| own.version));
             old != new
         };
         changes(&old.by_name, &self.by_name).filter(is_other).map(|change| change.key.clone()).collect()

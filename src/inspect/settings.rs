@@ -14,7 +14,7 @@ use crate::build::compile::route::retry;
 use crate::config::Path;
 use crate::config::document::{Declared, Document, FailoverMode, Kind, WhenAllDown};
 use crate::config::values::{self, Size};
-use crate::model::drill::Drill;
+use crate::model::drill::ScheduledDrill;
 use crate::model::failback::{Failback, Release};
 use crate::model::health::{
     FailurePercentage, HealthCheck, OutlierDetection, Probe, SuccessRate, TargetCheck,
@@ -22,12 +22,12 @@ use crate::model::health::{
 use crate::model::name::Name;
 use crate::model::service::Service;
 use crate::model::target::{Address, Target};
-use crate::model::tls::{OfTarget, Sni, Tls, Trust, Verify};
+use crate::model::tls::{Sni, TargetTls, Trust, UpstreamTls, Verify};
 use crate::model::upstream::{Failover, Limits, Sticky, Upstream, WholeResponse};
 
 /// Effective value of one setting, with its origin.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Setting {
+pub struct EffectiveSetting {
     /// Path within the upstream, such as `health_check.interval`; `targets[10.0.0.1:8080].weight` for a
     /// target, `services[checkout].timeout` for a service, and `envoy.…` for a setting that only Envoy has.
     pub path: String,
@@ -35,13 +35,13 @@ pub struct Setting {
     pub value: Value,
     /// Origin of the value.
     #[serde(flatten)]
-    pub origin: Origin,
+    pub origin: SettingOrigin,
 }
 
 /// Origin of a value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "origin", rename_all = "snake_case")]
-pub enum Origin {
+pub enum SettingOrigin {
     /// Fixed default; nothing is declared.
     Default,
     /// Declaration in a file.
@@ -63,7 +63,7 @@ pub enum Origin {
 }
 
 /// Returns the settings of an upstream, its targets and its services; none if there is no such upstream.
-pub fn upstream(build: &Build, name: &Name) -> Option<Vec<Setting>> {
+pub fn upstream(build: &Build, name: &Name) -> Option<Vec<EffectiveSetting>> {
     let upstream = build.model.upstreams.get(name)?;
     let mut settings = of_upstream(upstream, build);
     for target in &upstream.targets {
@@ -77,50 +77,50 @@ pub fn upstream(build: &Build, name: &Name) -> Option<Vec<Setting>> {
 }
 
 /// Declaration of an entity: its document and its path in that.
-type Source<'a> = Option<(&'a Document, Path)>;
+type Declaration<'a> = Option<(&'a Document, Path)>;
 
-fn source<'a>(build: &'a Build, kind: Kind, name: &Name) -> Source<'a> {
+fn source<'a>(build: &'a Build, kind: Kind, name: &Name) -> Declaration<'a> {
     let (document, path) = build.documents.find(kind, name.as_str())?;
     Some((document, path.clone()))
 }
 
 /// Collector of the settings of one entity.
-struct Settings<'a> {
+struct SettingCollector<'a> {
     /// Prefix of all paths.
     prefix: String,
-    source: Source<'a>,
-    found: Vec<Setting>,
+    source: Declaration<'a>,
+    found: Vec<EffectiveSetting>,
 }
 
-impl<'a> Settings<'a> {
-    fn new(prefix: impl Into<String>, source: Source<'a>) -> Self {
+impl<'a> SettingCollector<'a> {
+    fn new(prefix: impl Into<String>, source: Declaration<'a>) -> Self {
         Self { prefix: prefix.into(), source, found: Vec::new() }
     }
 
     /// Adds a setting with a fixed default. `keys` are separated by dots.
     fn add(&mut self, keys: &str, value: impl Into<Value>) {
-        self.push(keys, value.into(), Origin::Default);
+        self.push(keys, value.into(), SettingOrigin::Default);
     }
 
     /// Adds a setting that is derived from others unless it is declared.
     fn derived(&mut self, keys: &str, value: impl Into<Value>, because: impl Into<String>) {
-        self.push(keys, value.into(), Origin::Derived { because: because.into() });
+        self.push(keys, value.into(), SettingOrigin::Derived { because: because.into() });
     }
 
-    fn push(&mut self, keys: &str, value: Value, otherwise: Origin) {
+    fn push(&mut self, keys: &str, value: Value, otherwise: SettingOrigin) {
         let origin = self.said(keys).unwrap_or(otherwise);
-        self.found.push(Setting { path: format!("{}{keys}", self.prefix), value, origin });
+        self.found.push(EffectiveSetting { path: format!("{}{keys}", self.prefix), value, origin });
     }
 
     /// Returns the place of the declaration; none if nothing is declared.
-    fn said(&self, keys: &str) -> Option<Origin> {
+    fn said(&self, keys: &str) -> Option<SettingOrigin> {
         let (document, entity) = self.source.as_ref()?;
         let path = keys.split('.').fold(entity.clone(), |path, key| path.key(key));
         document.says(&path).then(|| match document.file() {
-            None => Origin::Stored,
+            None => SettingOrigin::Stored,
             Some(file) => {
                 let place = document.related(&path, "");
-                Origin::File { file: file.to_owned(), line: place.line, column: place.column }
+                SettingOrigin::File { file: file.to_owned(), line: place.line, column: place.column }
             }
         })
     }
@@ -139,7 +139,7 @@ fn word(value: impl Serialize) -> Value {
     serde_json::to_value(value).expect("it is a word")
 }
 
-fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
+fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<EffectiveSetting> {
     let Upstream {
         name,
         protocol,
@@ -161,7 +161,7 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
         tier_count: _,
         by_name: _,
     } = upstream;
-    let mut settings = Settings::new("", source(build, Kind::Upstream, name));
+    let mut settings = SettingCollector::new("", source(build, Kind::Upstream, name));
     settings.add("name", name.as_str());
     settings.add("protocol", word(protocol));
     match tls {
@@ -202,7 +202,7 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
     settings.found
 }
 
-fn of_failback(failback: &Failback, settings: &mut Settings<'_>) {
+fn of_failback(failback: &Failback, settings: &mut SettingCollector<'_>) {
     let Failback { release, at_most } = failback;
     match release {
         Release::Auto => settings.add("failback", "auto"),
@@ -218,8 +218,8 @@ fn of_failback(failback: &Failback, settings: &mut Settings<'_>) {
     }
 }
 
-fn of_drill(drill: Option<&Drill>, settings: &mut Settings<'_>) {
-    let Some(Drill { schedule, down, length, error_rate }) = drill else {
+fn of_drill(drill: Option<&ScheduledDrill>, settings: &mut SettingCollector<'_>) {
+    let Some(ScheduledDrill { schedule, down, length, error_rate }) = drill else {
         settings.add("drill", Value::Null);
         return;
     };
@@ -231,8 +231,8 @@ fn of_drill(drill: Option<&Drill>, settings: &mut Settings<'_>) {
 
 /// Adds the TLS settings. `otherwise` is the reason of values that are not declared; none if they are
 /// defaults.
-fn of_tls(tls: &Tls, otherwise: Option<&str>, settings: &mut Settings<'_>) {
-    let Tls { sni, trust, verify, client_certificate } = tls;
+fn of_tls(tls: &UpstreamTls, otherwise: Option<&str>, settings: &mut SettingCollector<'_>) {
+    let UpstreamTls { sni, trust, verify, client_certificate } = tls;
     let mut add = |key: &str, value: Value| match otherwise {
         Some(because) => settings.derived(&format!("tls.{key}"), value, because),
         None => settings.add(&format!("tls.{key}"), value),
@@ -260,7 +260,7 @@ fn of_tls(tls: &Tls, otherwise: Option<&str>, settings: &mut Settings<'_>) {
     }
 }
 
-fn of_sticky(sticky: Option<&Sticky>, settings: &mut Settings<'_>) {
+fn of_sticky(sticky: Option<&Sticky>, settings: &mut SettingCollector<'_>) {
     match sticky {
         None => settings.add("sticky", Value::Null),
         Some(Sticky::Header(name)) => settings.add("sticky.header", name.as_str()),
@@ -272,7 +272,7 @@ fn of_sticky(sticky: Option<&Sticky>, settings: &mut Settings<'_>) {
     }
 }
 
-fn of_limits(limits: &Limits, settings: &mut Settings<'_>) {
+fn of_limits(limits: &Limits, settings: &mut SettingCollector<'_>) {
     let Limits { connections, pending_requests, requests, retries, requests_per_connection, retry_budget } =
         limits;
     settings.add("limits.connections", *connections);
@@ -288,7 +288,7 @@ fn of_limits(limits: &Limits, settings: &mut Settings<'_>) {
     settings.add("limits.requests_per_connection", *requests_per_connection);
 }
 
-fn of_health_check(check: Option<&HealthCheck>, settings: &mut Settings<'_>) {
+fn of_health_check(check: Option<&HealthCheck>, settings: &mut SettingCollector<'_>) {
     let Some(check) = check else { return settings.add("health_check", "off") };
     let HealthCheck {
         probe,
@@ -315,7 +315,7 @@ fn of_health_check(check: Option<&HealthCheck>, settings: &mut Settings<'_>) {
     settings.add("health_check.jitter", *jitter);
 }
 
-fn of_probe(probe: &Probe, settings: &mut Settings<'_>) {
+fn of_probe(probe: &Probe, settings: &mut SettingCollector<'_>) {
     let mut host = |key: &str, host: &Option<String>| match host {
         Some(host) => settings.add(key, host.as_str()),
         None => settings.derived(key, Value::Null, "the target's host"),
@@ -343,7 +343,7 @@ fn of_probe(probe: &Probe, settings: &mut Settings<'_>) {
     }
 }
 
-fn of_outlier_detection(detection: Option<&OutlierDetection>, settings: &mut Settings<'_>) {
+fn of_outlier_detection(detection: Option<&OutlierDetection>, settings: &mut SettingCollector<'_>) {
     let Some(detection) = detection else { return settings.add("outlier_detection", "off") };
     let OutlierDetection {
         consecutive_5xx,
@@ -390,7 +390,7 @@ fn of_outlier_detection(detection: Option<&OutlierDetection>, settings: &mut Set
     }
 }
 
-fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> Vec<Setting> {
+fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> Vec<EffectiveSetting> {
     let Target { address, weight, tier, locality, health_check, tls } = target;
     let source = target_source(address, &upstream.name, build);
     let declared = source.as_ref().map(|(document, path)| document.json(path)).unwrap_or_default();
@@ -398,13 +398,13 @@ fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> Vec<Setting
         true => json!(1),
         false => declared.get("priority").cloned().unwrap_or(json!(0)),
     };
-    let mut settings = Settings::new(format!("targets[{address}]."), source);
+    let mut settings = SettingCollector::new(format!("targets[{address}]."), source);
     settings.add("target", address.to_string());
     settings.add("weight", *weight);
     match tls {
-        OfTarget::AsUpstream => {}
-        OfTarget::Plain => settings.add("tls", "off"),
-        OfTarget::Own(tls) => {
+        TargetTls::AsUpstream => {}
+        TargetTls::Plain => settings.add("tls", "off"),
+        TargetTls::Own(tls) => {
             of_tls(tls, Some("by the upstream, and by the target's address"), &mut settings)
         }
     }
@@ -414,7 +414,11 @@ fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> Vec<Setting
         false => {
             let because = format!("{priority} was said, and there is no gap between priorities");
             let path = format!("{}priority", settings.prefix);
-            settings.found.push(Setting { path, value: json!(tier), origin: Origin::Derived { because } });
+            settings.found.push(EffectiveSetting {
+                path,
+                value: json!(tier),
+                origin: SettingOrigin::Derived { because },
+            });
         }
     }
     for (key, value) in
@@ -435,7 +439,7 @@ fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> Vec<Setting
 }
 
 /// Returns the first declaration of a target: in its upstream, or added over REST.
-fn target_source<'a>(address: &Address, upstream: &Name, build: &'a Build) -> Source<'a> {
+fn target_source<'a>(address: &Address, upstream: &Name, build: &'a Build) -> Declaration<'a> {
     let is_it = |target: &crate::config::document::Target| {
         target.target.as_deref().and_then(|text| Address::parse(text).ok()).as_ref() == Some(address)
     };
@@ -451,10 +455,10 @@ fn target_source<'a>(address: &Address, upstream: &Name, build: &'a Build) -> So
     })
 }
 
-fn of_service(service: &Service, build: &Build) -> Vec<Setting> {
+fn of_service(service: &Service, build: &Build) -> Vec<EffectiveSetting> {
     let policy = &service.policy;
     let prefix = format!("services[{}].", service.name);
-    let mut settings = Settings::new(prefix, source(build, Kind::Service, &service.name));
+    let mut settings = SettingCollector::new(prefix, source(build, Kind::Service, &service.name));
     settings.add("timeout", time(policy.timeout));
     let (Some(retries), Some(tries)) = (&policy.retries, retry::tries(policy, service)) else {
         settings.add("retries", "off");
@@ -482,8 +486,8 @@ fn of_service(service: &Service, build: &Build) -> Vec<Setting> {
 }
 
 /// Returns the Envoy settings that no config field sets directly.
-fn of_envoy(upstream: &Upstream) -> Vec<Setting> {
-    let mut settings = Settings::new("envoy.", None);
+fn of_envoy(upstream: &Upstream) -> Vec<EffectiveSetting> {
+    let mut settings = SettingCollector::new("envoy.", None);
     let because = match upstream.failover.mode {
         FailoverMode::Standby => "`failover.mode: standby`: a tier with one usable target is a full one",
         FailoverMode::Spill => "`failover.mode: spill` with its factor",
@@ -521,11 +525,11 @@ mod tests {
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
         let settings = upstream(&build, &Name::parse("shop").expect("a name")).expect("there is one");
         let shown = settings.iter().filter(|it| paths.iter().any(|path| it.path.starts_with(path)));
-        let lines = shown.map(|Setting { path, value, origin }| match origin {
-            Origin::Default => format!("{path}: {value} (default)\n"),
-            Origin::Stored => format!("{path}: {value} (stored)\n"),
-            Origin::Derived { because } => format!("{path}: {value} ({because})\n"),
-            Origin::File { line, column, .. } => {
+        let lines = shown.map(|EffectiveSetting { path, value, origin }| match origin {
+            SettingOrigin::Default => format!("{path}: {value} (default)\n"),
+            SettingOrigin::Stored => format!("{path}: {value} (stored)\n"),
+            SettingOrigin::Derived { because } => format!("{path}: {value} ({because})\n"),
+            SettingOrigin::File { line, column, .. } => {
                 format!("{path}: {value} ({}:{})\n", line.unwrap_or(0), column.unwrap_or(0))
             }
         });

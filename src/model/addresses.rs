@@ -18,12 +18,12 @@ pub struct Addresses {
     /// A and AAAA records of a name.
     pub names: OrdMap<String, Vec<IpAddr>>,
     /// Places that the SRV records of a service lead to.
-    pub services: OrdMap<String, Vec<Place>>,
+    pub services: OrdMap<String, Vec<ResolvedAddress>>,
 }
 
 /// Socket address of a target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct ResolvedAddress {
     /// Priority of the SRV record that led here, the lowest first; zero without one.
     pub priority: u16,
     /// IP address and port.
@@ -36,13 +36,13 @@ pub struct Place {
 
 impl Addresses {
     /// Returns the places of `address`: one per IP, or none if it is not resolved.
-    pub fn places(&self, address: &Address) -> Vec<Place> {
+    pub fn places(&self, address: &Address) -> Vec<ResolvedAddress> {
         let ips = match &address.host {
             Host::Service(name) => return self.services.get(name).cloned().unwrap_or_default(),
             Host::Ip(ip) => std::slice::from_ref(ip),
             Host::Name(name) => self.names.get(name).map(Vec::as_slice).unwrap_or_default(),
         };
-        let place = |ip: &IpAddr| Place {
+        let place = |ip: &IpAddr| ResolvedAddress {
             priority: 0,
             socket: SocketAddr::new(*ip, address.port),
             host: address.host.clone(),
@@ -114,7 +114,7 @@ impl TryFrom<BTreeMap<String, Vec<String>>> for Addresses {
                 match Address::parse(&text) {
                     Ok(address) if !matches!(address.host, Host::Service(_)) => {
                         let led_to = addresses.places(&address).into_iter();
-                        places.extend(led_to.map(|place| Place { weight: Some(1), ..place }));
+                        places.extend(led_to.map(|place| ResolvedAddress { weight: Some(1), ..place }));
                     }
                     _ => return Err(format!("`{text}` of `{name}` is neither an IP nor host:port")),
                 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::document;
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Cookie of a sticky upstream or of a hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,11 @@ pub struct Cookie {
 }
 
 impl Cookie {
-    pub(crate) fn resolve(place: &Place<'_>, declared: &document::Cookie, faults: &mut Faults) -> Self {
+    pub(crate) fn resolve(
+        place: &FaultPlace<'_>,
+        declared: &document::Cookie,
+        faults: &mut FaultCollector,
+    ) -> Self {
         let name = declared.name.clone().unwrap_or_default();
         if declared.name.is_none() {
             faults.missing(&place.key("name"), "`name`", "name the cookie, such as `name: route`");

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::config::document::{self, Document, Kind, Origin};
 use crate::config::tree::Node;
 use crate::config::{Path, Violation};
-use crate::memo::{Change, Same, changes};
+use crate::memo::{ArcPtrEq, MapChange, changes};
 use crate::model::name::Name;
 
 /// Texts by file name.
@@ -36,16 +36,16 @@ pub struct Documents {
     /// Documents of entities written over REST, except targets.
     stored: OrdMap<(Kind, String), Arc<Document>>,
     /// Documents of targets added over REST, by upstream.
-    targets: OrdMap<Name, Same<Added>>,
+    targets: OrdMap<Name, ArcPtrEq<Added>>,
     /// Names of files with keys and certificates, by the document that names them. Nearly all documents name
     /// none.
     named_files: OrdMap<Origin, BTreeSet<String>>,
-    entities: BTreeMap<Kind, Entities>,
+    entities: BTreeMap<Kind, KindIndex>,
 }
 
 /// Entities of one kind.
 #[derive(Debug, Clone, Default)]
-struct Entities {
+struct KindIndex {
     /// Entities with a valid name, in order of precedence. In a valid config each name has one entity.
     by_name: OrdMap<Name, Vec<Site>>,
     /// Entities without a valid name.
@@ -57,7 +57,7 @@ struct Entities {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
     /// Document that declares it.
-    pub document: Same<Document>,
+    pub document: ArcPtrEq<Document>,
     /// Index in the document's list of the kind.
     pub index: usize,
 }
@@ -79,7 +79,7 @@ impl Documents {
     pub fn updated(&self, files: &Files, stored: &Stored) -> Parsed {
         let documents = Self { texts: files.clone(), bodies: stored.clone(), ..self.clone() };
         let mut parsed = Parsed { documents, new: Vec::new(), violations: Vec::new() };
-        for Change { key, new, .. } in changes(&self.bodies, stored) {
+        for MapChange { key, new, .. } in changes(&self.bodies, stored) {
             let documents = new.map(|body| {
                 let (document, violations) = document::parse_stored(key.0, &key.1, Node::from_json(body));
                 (vec![Arc::new(document)], violations)
@@ -163,7 +163,7 @@ impl Documents {
         }
         match added.is_empty() {
             true => drop(self.targets.remove(&upstream)),
-            false => drop(self.targets.insert(upstream, Same(Arc::new(added)))),
+            false => drop(self.targets.insert(upstream, ArcPtrEq(Arc::new(added)))),
         }
     }
 
@@ -185,7 +185,7 @@ impl Documents {
 
     /// Returns the sites of entities with a duplicate or invalid name. A valid config has none.
     pub fn odd(&self, kind: Kind) -> Vec<&Site> {
-        let Some(Entities { by_name, unnamed, count }) = self.entities.get(&kind) else { return Vec::new() };
+        let Some(KindIndex { by_name, unnamed, count }) = self.entities.get(&kind) else { return Vec::new() };
         if by_name.len() == *count {
             return Vec::new();
         }
@@ -230,7 +230,7 @@ impl Documents {
                 Some((document, path))
             });
         }
-        let Site { document: Same(document), index } = self.site(kind, name)?;
+        let Site { document: ArcPtrEq(document), index } = self.site(kind, name)?;
         Some((document, document.path_of(kind, *index)?))
     }
 
@@ -241,13 +241,13 @@ impl Documents {
 
     /// Returns the targets added to an upstream over REST as one value, which shows by its pointer if any of
     /// them changed.
-    pub(crate) fn added_together(&self, upstream: &str) -> Option<Same<Added>> {
+    pub(crate) fn added_together(&self, upstream: &str) -> Option<ArcPtrEq<Added>> {
         self.targets.get(upstream).cloned()
     }
 }
 
 /// Parses the new text of a file; `None` if the file is gone.
-fn parse(change: &Change<'_, String, Arc<str>>) -> Option<(Vec<Arc<Document>>, Vec<Violation>)> {
+fn parse(change: &MapChange<'_, String, Arc<str>>) -> Option<(Vec<Arc<Document>>, Vec<Violation>)> {
     let (documents, violations) = document::parse_file(change.key, change.new?);
     Some((documents.into_iter().map(Arc::new).collect(), violations))
 }
@@ -295,7 +295,7 @@ fn entities(documents: &[Arc<Document>]) -> impl Iterator<Item = (Kind, Option<N
     documents.iter().flat_map(|document| {
         Kind::TOP.into_iter().flat_map(move |kind| {
             let names = document.names(kind).into_iter().enumerate();
-            let site = move |index| Site { document: Same(document.clone()), index };
+            let site = move |index| Site { document: ArcPtrEq(document.clone()), index };
             names.map(move |(index, name)| (kind, name.and_then(Name::parse), site(index)))
         })
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::document::{self, LoadBalancer, Resolve};
 use crate::config::operation::{self, FailbackMode, FailbackSettings};
 use crate::config::values;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 
 /// Default duration of a step.
 const EVERY: Duration = Duration::from_secs(60);
@@ -76,7 +76,11 @@ impl Failback {
 }
 
 /// Resolves the failback of an upstream.
-pub(crate) fn resolve(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Faults) -> Failback {
+pub(crate) fn resolve(
+    place: &FaultPlace<'_>,
+    upstream: &document::Upstream,
+    faults: &mut FaultCollector,
+) -> Failback {
     let failback = match upstream.failback.as_ref() {
         None | Some(operation::Failback::Word(FailbackMode::Auto)) => Failback::default(),
         Some(operation::Failback::Word(FailbackMode::Manual)) => {
@@ -99,9 +103,9 @@ pub(crate) fn resolve(place: &Place<'_>, upstream: &document::Upstream, faults: 
     failback
 }
 
-fn understand(place: &Place<'_>, settings: &FailbackSettings, faults: &mut Faults) -> Failback {
+fn understand(place: &FaultPlace<'_>, settings: &FailbackSettings, faults: &mut FaultCollector) -> Failback {
     let FailbackSettings { after, steps, every, max_failbacks } = settings;
-    let time = |key: &str, value: &values::Duration, faults: &mut Faults| {
+    let time = |key: &str, value: &values::Duration, faults: &mut FaultCollector| {
         if value.0 < Duration::from_secs(1) {
             faults.wrong(&place.key(key), "this time is too short".to_owned(), "1s or more".to_owned());
         }
@@ -136,7 +140,7 @@ fn understand(place: &Place<'_>, settings: &FailbackSettings, faults: &mut Fault
     Failback { release, at_most }
 }
 
-fn percents(place: &Place<'_>, steps: &[u32], faults: &mut Faults) -> Vec<u32> {
+fn percents(place: &FaultPlace<'_>, steps: &[u32], faults: &mut FaultCollector) -> Vec<u32> {
     let ascend = steps.windows(2).all(|pair| pair[0] < pair[1]);
     if !ascend || steps.first().is_none_or(|first| *first == 0) || steps.last() != Some(&100) {
         let help = "begin above 0, ascend, and end with 100, such as [10, 50, 100]".to_owned();

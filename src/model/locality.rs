@@ -6,6 +6,10 @@ use crate::envoy::node::Locality;
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
+/// Sort key of tiers: the declared tier, then the distance to the Envoy, then the priority of a DNS SRV
+/// record.
+pub type TierRank = (u32, Distance, u16);
+
 /// Distance between two localities; the nearest is the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Distance {

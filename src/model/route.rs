@@ -11,7 +11,7 @@ use crate::config::document::{self, Declared};
 use crate::model::header::{self, HeaderChanges};
 use crate::model::matching::{self, StringMatch};
 use crate::model::name::{Name, Scope};
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 use crate::model::route::action::{Action, Forward};
 use crate::model::service::Service;
 
@@ -187,9 +187,9 @@ pub(crate) struct References {
 /// reports its other faults.
 pub(crate) fn resolve(
     references: References,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     route: &Declared<document::Route>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<Route> {
     let References { name, listeners, fleets, service } = references;
     let route = &route.entity;
@@ -205,7 +205,11 @@ pub(crate) fn resolve(
     Some(Route { name, listeners, fleets, hosts, paths, methods, headers, query, action, response_headers })
 }
 
-pub(crate) fn hosts(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<HostMatch> {
+pub(crate) fn hosts(
+    place: &FaultPlace<'_>,
+    declared: &[String],
+    faults: &mut FaultCollector,
+) -> Vec<HostMatch> {
     let mut hosts = Vec::new();
     for (index, text) in declared.iter().enumerate() {
         match HostMatch::parse(text) {
@@ -224,7 +228,7 @@ pub(crate) fn hosts(place: &Place<'_>, declared: &[String], faults: &mut Faults)
     hosts
 }
 
-fn paths(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<PathMatch> {
+fn paths(place: &FaultPlace<'_>, declared: &[String], faults: &mut FaultCollector) -> Vec<PathMatch> {
     let mut paths = Vec::new();
     for (index, text) in declared.iter().enumerate() {
         match PathMatch::parse(text) {
@@ -239,7 +243,7 @@ fn paths(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<Pat
     paths
 }
 
-fn methods(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<String> {
+fn methods(place: &FaultPlace<'_>, declared: &[String], faults: &mut FaultCollector) -> Vec<String> {
     let mut methods: Vec<String> = Vec::new();
     for (index, method) in declared.iter().enumerate() {
         if method.is_empty() || !method.chars().all(|c| c.is_ascii_uppercase() || c == '-') {
@@ -254,9 +258,9 @@ fn methods(place: &Place<'_>, declared: &[String], faults: &mut Faults) -> Vec<S
 }
 
 fn headers(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &BTreeMap<String, String>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> BTreeMap<String, StringMatch> {
     for name in declared.keys() {
         header::name(&place.key(name), name, faults);
@@ -265,9 +269,9 @@ fn headers(
 }
 
 fn matches(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &BTreeMap<String, String>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> BTreeMap<String, StringMatch> {
     let mut matches = BTreeMap::new();
     for (name, text) in declared {

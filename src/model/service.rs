@@ -10,7 +10,7 @@ use crate::config::document::{self, MethodsOnce};
 use crate::config::near;
 use crate::config::values::Switch;
 use crate::model::name::Name;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 use crate::model::route::is_authority;
 use crate::model::service::hash::HashBy;
 use crate::model::target;
@@ -24,7 +24,7 @@ pub struct Service {
     /// Upstreams that serve its requests: at least one, by tier, then in declaration order.
     pub members: Vec<Member>,
     /// Timeouts and retries; a route may override them.
-    pub policy: Policy,
+    pub policy: RequestPolicy,
     /// Host header that targets get.
     pub host_header: HostHeader,
     /// Hash keys for a hashing balancer, in order of precedence: the first that a request has is used.
@@ -69,7 +69,11 @@ pub enum HostHeader {
 }
 
 impl HostHeader {
-    pub(crate) fn resolve(place: &Place<'_>, declared: Option<&str>, faults: &mut Faults) -> Self {
+    pub(crate) fn resolve(
+        place: &FaultPlace<'_>,
+        declared: Option<&str>,
+        faults: &mut FaultCollector,
+    ) -> Self {
         match declared {
             None | Some("keep") => Self::Keep,
             Some("target") => Self::Target,
@@ -87,7 +91,7 @@ impl HostHeader {
 /// Timeouts and retries of a request. A `None` value is derived from the tiers of the upstreams during
 /// compilation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
+pub struct RequestPolicy {
     /// Timeout of the whole request, over all tries; zero for no limit.
     pub timeout: Duration,
     /// Timeout of one try of an idempotent request; zero for no limit.
@@ -154,7 +158,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Timeouts and retries that a service or a route declares.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Declared<'a> {
+pub(crate) struct DeclaredPolicy<'a> {
     pub(crate) timeout: Option<crate::config::values::Duration>,
     pub(crate) try_timeout: Option<crate::config::values::Duration>,
     pub(crate) retries: Option<&'a Switch<document::Retries>>,
@@ -162,13 +166,13 @@ pub(crate) struct Declared<'a> {
 
 /// Resolves the policy of a service, or that of a route over its service's.
 pub(crate) fn resolve(
-    place: &Place<'_>,
-    declared: Declared<'_>,
-    base: Option<&Policy>,
-    faults: &mut Faults,
-) -> Policy {
+    place: &FaultPlace<'_>,
+    declared: DeclaredPolicy<'_>,
+    base: Option<&RequestPolicy>,
+    faults: &mut FaultCollector,
+) -> RequestPolicy {
     let inherited = base.and_then(|base| base.retries.clone());
-    let policy = Policy {
+    let policy = RequestPolicy {
         timeout: declared
             .timeout
             .map_or_else(|| base.map_or(TIMEOUT, |base| base.timeout), |timeout| timeout.0),
@@ -210,13 +214,21 @@ impl Default for Retries {
 }
 
 /// Resolves the weight and the priority of a member of a service.
-pub(crate) fn share(place: &Place<'_>, declared: &document::Member, faults: &mut Faults) -> (u32, u32) {
+pub(crate) fn share(
+    place: &FaultPlace<'_>,
+    declared: &document::Member,
+    faults: &mut FaultCollector,
+) -> (u32, u32) {
     let weight = target::weight(place, declared.weight, faults);
     (weight, target::priority(place, declared.priority, declared.failover, "member", faults))
 }
 
 /// Checks the members of a service together, and turns their priorities into tiers.
-pub(crate) fn members(place: &Place<'_>, mut members: Vec<Member>, faults: &mut Faults) -> Vec<Member> {
+pub(crate) fn members(
+    place: &FaultPlace<'_>,
+    mut members: Vec<Member>,
+    faults: &mut FaultCollector,
+) -> Vec<Member> {
     if !members.is_empty() && members.iter().all(|member| member.weight == 0) {
         let help = "let at least one of them have a weight above 0".to_owned();
         faults.error(place, code::NO_SHARE, "no member of this service gets traffic".to_owned(), help);
@@ -252,10 +264,10 @@ fn ways(members: &[Member]) -> usize {
 }
 
 fn resolve_retries(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::Retries,
     base: Option<Retries>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Retries {
     let base = base.unwrap_or_default();
     let back_off = declared.back_off.clone().unwrap_or_default();
@@ -295,7 +307,7 @@ fn resolve_retries(
     retries
 }
 
-fn retry_on(place: &Place<'_>, words: &[String], faults: &mut Faults) -> Vec<String> {
+fn retry_on(place: &FaultPlace<'_>, words: &[String], faults: &mut FaultCollector) -> Vec<String> {
     for (index, word) in words.iter().enumerate() {
         if !RETRY_ON.contains(&word.as_str()) {
             let help = match near(word, RETRY_ON).first() {

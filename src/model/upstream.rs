@@ -11,14 +11,14 @@ use crate::config::document::{
 };
 use crate::config::values::Toggle;
 use crate::model::cookie::Cookie;
-use crate::model::drill::{self, Drill};
+use crate::model::drill::{self, ScheduledDrill};
 use crate::model::failback::{self, Failback};
 use crate::model::header;
 use crate::model::health::{self, HealthCheck, OutlierDetection};
 use crate::model::name::Name;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 use crate::model::target::Target;
-use crate::model::tls::{OfTarget, Tls};
+use crate::model::tls::{TargetTls, UpstreamTls};
 
 /// Pool of targets and its policy; one Envoy cluster, or an aggregate of one cluster per tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Upstream {
     /// Protocol of the connections to targets.
     pub protocol: UpstreamProtocol,
     /// TLS to targets; `None` for plain text. A target may have its own settings.
-    pub tls: Option<Arc<Tls>>,
+    pub tls: Option<Arc<UpstreamTls>>,
     /// Time limit for opening a connection. The try timeout does not run meanwhile; hence the default never
     /// exceeds the shortest try timeout.
     pub connect_timeout: Duration,
@@ -51,7 +51,7 @@ pub struct Upstream {
     /// Conditions under which the primaries get their traffic back.
     pub failback: Failback,
     /// Scheduled drill of a failover.
-    pub drill: Option<Drill>,
+    pub drill: Option<ScheduledDrill>,
     /// Resolver of host names: the control plane or Envoy.
     pub resolve: Resolve,
     /// Buffering of responses until they are complete, if it is on.
@@ -78,12 +78,12 @@ impl Upstream {
 
     /// True if any target is reached over TLS.
     pub fn is_tls(&self) -> bool {
-        self.tls.is_some() || self.targets.iter().any(|target| matches!(target.tls, OfTarget::Own(_)))
+        self.tls.is_some() || self.targets.iter().any(|target| matches!(target.tls, TargetTls::Own(_)))
     }
 
     /// True if no target, nor one added without settings of its own, is reached in plain text.
     pub fn is_tls_throughout(&self) -> bool {
-        self.tls.is_some() && self.targets.iter().all(|target| target.tls != OfTarget::Plain)
+        self.tls.is_some() && self.targets.iter().all(|target| target.tls != TargetTls::Plain)
     }
 }
 
@@ -182,9 +182,9 @@ pub(crate) fn resolve(
     name: Name,
     (targets, tier_count): (Vec<Target>, u32),
     uses: Uses,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     upstream: &document::Upstream,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Upstream {
     let by_distance = upstream.failover.as_ref().is_some_and(|failover| failover.locality == Some(true));
     if by_distance && upstream.resolve == Some(Resolve::Envoy) {
@@ -228,7 +228,7 @@ pub(crate) fn resolve(
     }
 }
 
-fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration {
+fn positive(value: Duration, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> Duration {
     if value < Duration::from_millis(1) {
         faults.wrong(place, "this time is too short".to_owned(), "1ms or more".to_owned());
     }
@@ -236,10 +236,10 @@ fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration
 }
 
 fn sticky(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::Sticky,
     upstream: &document::Upstream,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Sticky {
     let by_hash = upstream.load_balancer.is_some_and(LoadBalancer::is_by_hash);
     if by_hash || upstream.resolve == Some(Resolve::Envoy) {
@@ -261,7 +261,11 @@ fn sticky(
     }
 }
 
-fn slow_start(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Faults) -> Duration {
+fn slow_start(
+    place: &FaultPlace<'_>,
+    upstream: &document::Upstream,
+    faults: &mut FaultCollector,
+) -> Duration {
     let Some(slow_start) = upstream.slow_start.filter(|window| !window.0.is_zero()) else {
         return Duration::ZERO;
     };
@@ -274,7 +278,7 @@ fn slow_start(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Fau
     slow_start.0
 }
 
-fn limits(place: &Place<'_>, limits: document::Limits, faults: &mut Faults) -> Limits {
+fn limits(place: &FaultPlace<'_>, limits: document::Limits, faults: &mut FaultCollector) -> Limits {
     let retry_budget = limits.retry_budget.map(|budget| {
         let percent = budget.percent.unwrap_or(20.0);
         if !(0.0..=100.0).contains(&percent) {
@@ -294,7 +298,7 @@ fn limits(place: &Place<'_>, limits: document::Limits, faults: &mut Faults) -> L
     }
 }
 
-fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults) -> Failover {
+fn failover(place: &FaultPlace<'_>, failover: document::Failover, faults: &mut FaultCollector) -> Failover {
     let factor = failover.factor.unwrap_or(140);
     if factor < 100 {
         faults.wrong(
@@ -313,9 +317,9 @@ fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults
 }
 
 fn whole_response(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: Option<&Toggle<document::WholeResponse>>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<WholeResponse> {
     let declared = declared.and_then(Toggle::settings)?;
     let max = declared.max.map_or(256 << 10, |size| size.0);

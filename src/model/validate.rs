@@ -4,7 +4,7 @@
 //! reported again. If a file cannot be parsed, names that it might declare are not reported as dangling.
 
 mod connections;
-mod reuse;
+pub mod reuse;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use crate::config::document::{self, Declared, Document, Kind, ListenerProtocol, Origin};
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
-use crate::memo::{Same, Shared, changes};
+use crate::memo::{ArcEq, ArcPtrEq, changes};
 use crate::model::Model;
 use crate::model::certificate::{Certificates, Sources};
 use crate::model::documents::{Documents, Site};
@@ -26,23 +26,23 @@ use crate::model::matching::StringMatch;
 use crate::model::name::{Name, Scope};
 use crate::model::notify;
 use crate::model::passthrough::Passthrough;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 use crate::model::raw;
 use crate::model::resolver;
 use crate::model::rollout;
 use crate::model::route::{self, HostMatch, PathMatch, Route};
 use crate::model::service::hash;
 use crate::model::service::{self, HostHeader, Member, Service};
-use crate::model::target::{self, Candidate, Target};
-use crate::model::tls::Tls;
+use crate::model::target::{self, Target, TargetCandidate};
+use crate::model::tls::UpstreamTls;
 use crate::model::upstream::{self, Upstream};
-use crate::model::validate::reuse::{Material, RouteInput, Scopes, ServiceInput, UpstreamInput};
-
-pub use reuse::Resolved;
+use crate::model::validate::reuse::{
+    ResolvedEntities, RouteInput, Scopes, ServiceInput, TlsMaterial, UpstreamInput,
+};
 
 /// Result of a validation without errors.
 #[derive(Debug)]
-pub struct Meaning {
+pub struct Validated {
     /// Resolved configuration.
     pub model: Model,
     /// Warnings: valid settings that are probably not meant.
@@ -50,7 +50,7 @@ pub struct Meaning {
     /// Time at which the warnings change although no input changed, because certificates expire.
     pub until: Option<Timestamp>,
     /// Cache for the next validation.
-    pub resolved: Resolved,
+    pub resolved: ResolvedEntities,
 }
 
 /// Validates all documents together. `named_files` hold keys and certificates; without `now`, no certificate
@@ -63,20 +63,20 @@ pub fn validate(
     documents: &Documents,
     named_files: &NamedFiles,
     now: Option<Timestamp>,
-    last: &Resolved,
-) -> Result<Meaning, Vec<Violation>> {
+    last: &ResolvedEntities,
+) -> Result<Validated, Vec<Violation>> {
     let mut validation = Validation {
         documents,
         whole: documents.of_files().all(|document| document.whole),
         sources: Sources { files: named_files, now },
         certificates: Arc::default(),
-        faults: Faults::default(),
+        faults: FaultCollector::default(),
     };
     let (model, resolved) = validation.model(last);
-    let Faults { violations: warnings, until } = validation.faults;
+    let FaultCollector { violations: warnings, until } = validation.faults;
     match warnings.iter().any(|violation| violation.level == Level::Error) {
         true => Err(warnings),
-        false => Ok(Meaning { model, warnings, until, resolved }),
+        false => Ok(Validated { model, warnings, until, resolved }),
     }
 }
 
@@ -87,7 +87,7 @@ struct Validation<'a> {
     sources: Sources<'a>,
     /// Resolved certificates; empty until they are validated.
     certificates: Arc<Certificates>,
-    faults: Faults,
+    faults: FaultCollector,
 }
 
 /// Entity with its name and place.
@@ -103,18 +103,18 @@ struct Named<'a, T> {
 }
 
 impl<'a, T> Named<'a, T> {
-    fn place(&self) -> Place<'a> {
-        Place::new(self.document, &self.declared.path)
+    fn place(&self) -> FaultPlace<'a> {
+        FaultPlace::new(self.document, &self.declared.path)
     }
 
     fn site(&self) -> Site {
-        Site { document: Same(self.document.clone()), index: self.index }
+        Site { document: ArcPtrEq(self.document.clone()), index: self.index }
     }
 }
 
 impl<'a> Validation<'a> {
-    fn model(&mut self, last: &Resolved) -> (Model, Resolved) {
-        let mut resolved = Resolved { documents: self.documents.clone(), ..last.clone() };
+    fn model(&mut self, last: &ResolvedEntities) -> (Model, ResolvedEntities) {
+        let mut resolved = ResolvedEntities { documents: self.documents.clone(), ..last.clone() };
         let fleets = self.named(Kind::Fleet, |document| &document.fleets, |fleet| fleet.name.as_deref());
         let listeners = self.named(Kind::Listener, |document| &document.listeners, |it| it.name.as_deref());
         let certificates =
@@ -190,9 +190,9 @@ impl<'a> Validation<'a> {
         name: fn(&T) -> Option<&str>,
     ) -> Vec<Named<'a, T>> {
         let mut odd = Vec::new();
-        for Site { document: Same(document), index } in self.documents.odd(kind) {
+        for Site { document: ArcPtrEq(document), index } in self.documents.odd(kind) {
             let declared = &list(document)[*index];
-            let place = Place::new(document, &declared.path);
+            let place = FaultPlace::new(document, &declared.path);
             let name = self.name(kind, &place, name(&declared.entity));
             if let Some(name) = &name {
                 self.is_second(kind, list, name, &place);
@@ -208,7 +208,7 @@ impl<'a> Validation<'a> {
         kind: Kind,
         list: fn(&Document) -> &Vec<Declared<T>>,
         name: &Name,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
     ) {
         let first = self.one(kind, list, name).map(|first| first.place());
         let message = format!("another {} is named `{name}`", kind.singular());
@@ -218,7 +218,7 @@ impl<'a> Validation<'a> {
         self.faults.error_with(&place.key("name"), code::DUPLICATE_NAME, message, help, related);
     }
 
-    fn name(&mut self, kind: Kind, place: &Place<'_>, text: Option<&str>) -> Option<Name> {
+    fn name(&mut self, kind: Kind, place: &FaultPlace<'_>, text: Option<&str>) -> Option<Name> {
         let place_of_name = place.key("name");
         match text {
             None => {
@@ -238,7 +238,7 @@ impl<'a> Validation<'a> {
     /// Resolves `list` to a scope of known names. Unknown names are reported and left out.
     fn scope<'n>(
         &mut self,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         kind: Kind,
         list: &[String],
         known: impl Fn() -> Vec<&'n Name>,
@@ -279,7 +279,7 @@ impl<'a> Validation<'a> {
             return if self.is_raw_alone() { Vec::new() } else { vec![Listener::default_listener()] };
         }
         let fleet_names: Vec<Name> = fleets.iter().map(|fleet| fleet.name.clone()).collect();
-        let mut listeners: Vec<(Place<'_>, Listener)> = Vec::new();
+        let mut listeners: Vec<(FaultPlace<'_>, Listener)> = Vec::new();
         for named in declared {
             let place = named.place();
             let Named { name, counts, declared, .. } = named;
@@ -330,14 +330,14 @@ impl<'a> Validation<'a> {
     }
 
     /// Resolves a scope of fleets. `names` are the declared ones; the default fleet always exists.
-    fn fleets(&mut self, place: &Place<'_>, list: &[String], names: &[Name]) -> Scope {
+    fn fleets(&mut self, place: &FaultPlace<'_>, list: &[String], names: &[Name]) -> Scope {
         let default = Name::default_fleet();
         self.scope(&place.key("fleets"), Kind::Fleet, list, || names.iter().chain([&default]).collect())
     }
 
     /// Resolves again the upstreams that changed, whose users require something else of them, or whose keys
     /// and certificates may have changed.
-    fn upstreams(&mut self, last: &Resolved, resolved: &mut Resolved) {
+    fn upstreams(&mut self, last: &ResolvedEntities, resolved: &mut ResolvedEntities) {
         const KIND: Kind = Kind::Upstream;
         fn list(document: &Document) -> &Vec<Declared<document::Upstream>> {
             &document.upstreams
@@ -349,7 +349,7 @@ impl<'a> Validation<'a> {
         if !are_as_used {
             resolved.uses = Arc::new(uses(documents));
         }
-        let material = Shared(Arc::new(Material {
+        let material = ArcEq(Arc::new(TlsMaterial {
             certificates: self.certificates.clone(),
             named_files: self.sources.files.clone(),
             now: self.sources.now,
@@ -399,7 +399,7 @@ impl<'a> Validation<'a> {
     fn resolve_upstream<'p>(
         &mut self,
         name: &Name,
-        place: &Place<'p>,
+        place: &FaultPlace<'p>,
         declared: &document::Upstream,
         added: Vec<(&'p Document, &'p Declared<document::Target>)>,
         uses: upstream::Uses,
@@ -417,8 +417,8 @@ impl<'a> Validation<'a> {
     fn targets<'p>(
         &mut self,
         name: &Name,
-        tls: Option<&Tls>,
-        place: &Place<'p>,
+        tls: Option<&UpstreamTls>,
+        place: &FaultPlace<'p>,
         upstream: &document::Upstream,
         added: Vec<(&'p Document, &'p Declared<document::Target>)>,
     ) -> (Vec<Target>, u32) {
@@ -430,9 +430,10 @@ impl<'a> Validation<'a> {
             self.faults.error(&place, code::NO_TARGETS, "an upstream needs a target".to_owned(), help);
         }
         let own = own.iter().enumerate().map(|(index, target)| (place.index(index), target));
-        let added =
-            added.into_iter().map(|(document, target)| (Place::new(document, &target.path), &target.entity));
-        let mut candidates: Vec<Candidate<'_>> = Vec::new();
+        let added = added
+            .into_iter()
+            .map(|(document, target)| (FaultPlace::new(document, &target.path), &target.entity));
+        let mut candidates: Vec<TargetCandidate<'_>> = Vec::new();
         for (place, target) in own.chain(added) {
             let Some(mut candidate) = target::resolve(place, target, upstream, &mut self.faults) else {
                 continue;
@@ -448,7 +449,7 @@ impl<'a> Validation<'a> {
 
     /// Merges a target that is listed twice, with a warning. Envoy keeps an address once, in its lowest
     /// priority; this does the same.
-    fn same_target<'p>(&mut self, first: &mut Candidate<'p>, second: Candidate<'p>) {
+    fn same_target<'p>(&mut self, first: &mut TargetCandidate<'p>, second: TargetCandidate<'p>) {
         let message = format!("target `{}` is listed twice; it is kept once", second.address);
         let help = "remove one of them, or add up their weights".to_owned();
         self.faults.warning(&second.place.key("target"), code::SAME_TARGET, message, help);
@@ -462,7 +463,7 @@ impl<'a> Validation<'a> {
     /// Turns the declared priorities into tiers without gaps, as Envoy's documentation requires. Tier 0 is
     /// that of priority 0 even if no target has it, so that a standby stays one when the last primary is
     /// removed.
-    fn tiers(&mut self, candidates: Vec<Candidate<'_>>) -> (Vec<Target>, u32) {
+    fn tiers(&mut self, candidates: Vec<TargetCandidate<'_>>) -> (Vec<Target>, u32) {
         let declared = candidates.iter().map(|candidate| candidate.priority);
         let priorities: BTreeSet<u32> = declared.chain([0]).collect();
         let tier = |priority| u32::try_from(priorities.range(..priority).count()).unwrap_or(u32::MAX);
@@ -477,7 +478,7 @@ impl<'a> Validation<'a> {
         }
         let mut targets: Vec<Target> = candidates
             .into_iter()
-            .filter(Candidate::is_used)
+            .filter(TargetCandidate::is_used)
             .map(|candidate| Target {
                 tier: tier(candidate.priority),
                 address: candidate.address,
@@ -494,7 +495,7 @@ impl<'a> Validation<'a> {
     }
 
     /// Resolves again the services that changed, or whose upstreams changed.
-    fn services(&mut self, last: &Resolved, resolved: &mut Resolved) {
+    fn services(&mut self, last: &ResolvedEntities, resolved: &mut ResolvedEntities) {
         const KIND: Kind = Kind::Service;
         fn list(document: &Document) -> &Vec<Declared<document::Service>> {
             &document.services
@@ -529,7 +530,7 @@ impl<'a> Validation<'a> {
         let mut found = Vec::new();
         for (place, name) in one.into_iter().chain(members) {
             match upstreams.get(name) {
-                Some(upstream) => found.push(Shared(upstream.clone())),
+                Some(upstream) => found.push(ArcEq(upstream.clone())),
                 None => self.dangling(&place, Kind::Upstream, name, upstreams.keys()),
             }
         }
@@ -539,11 +540,11 @@ impl<'a> Validation<'a> {
     fn resolve_service(
         &mut self,
         name: &Name,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         declared: &document::Service,
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
     ) -> Option<Service> {
-        let policy = service::Declared {
+        let policy = service::DeclaredPolicy {
             timeout: declared.timeout,
             try_timeout: declared.try_timeout,
             retries: declared.retries.as_ref(),
@@ -562,7 +563,7 @@ impl<'a> Validation<'a> {
     /// Resolves the members of a service; empty if no valid upstream is named.
     fn members(
         &mut self,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         service: &document::Service,
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
     ) -> Vec<Member> {
@@ -598,7 +599,7 @@ impl<'a> Validation<'a> {
     /// Returns the upstream of this name. A dangling name has been reported already.
     fn upstream(
         &mut self,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         name: Option<&str>,
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
     ) -> Option<Arc<Upstream>> {
@@ -608,14 +609,14 @@ impl<'a> Validation<'a> {
         upstreams.get(name?).cloned()
     }
 
-    fn missing_reference(&mut self, place: &Place<'_>, kind: Kind) {
+    fn missing_reference(&mut self, place: &FaultPlace<'_>, kind: Kind) {
         let help = format!("name the {} that serves", kind.singular());
         self.faults.missing(place, &format!("`{}`", kind.singular()), &help);
     }
 
     fn dangling<'n>(
         &mut self,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         kind: Kind,
         name: &str,
         names: impl IntoIterator<Item = &'n Name>,
@@ -628,7 +629,7 @@ impl<'a> Validation<'a> {
 
     /// Resolves again the routes that changed, or whose services changed. SNI routes are few, and are
     /// resolved each time.
-    fn routes(&mut self, last: &Resolved, resolved: &mut Resolved) -> Vec<Passthrough> {
+    fn routes(&mut self, last: &ResolvedEntities, resolved: &mut ResolvedEntities) -> Vec<Passthrough> {
         const KIND: Kind = Kind::Route;
         fn list(document: &Document) -> &Vec<Declared<document::Route>> {
             &document.routes
@@ -691,13 +692,13 @@ impl<'a> Validation<'a> {
         let service = entity.service.as_deref();
         let service = service.and_then(|it| self.service_of(&place, Some(it), services));
         let (name, site) = (named.name.clone(), named.site());
-        RouteInput { name, site, listeners, fleets, service: service.map(Shared) }
+        RouteInput { name, site, listeners, fleets, service: service.map(ArcEq) }
     }
 
     fn resolve_route(
         &mut self,
         references: route::References,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         declared: &Declared<document::Route>,
     ) -> Option<Route> {
         if let Some(service) = &references.service {
@@ -711,8 +712,8 @@ impl<'a> Validation<'a> {
     fn same_requests(&mut self, routes: &OrdMap<Name, Arc<Route>>) {
         let place = |name| self.one(Kind::Route, |document| &document.routes, name).map(|it| it.place());
         let routes = routes.iter().filter_map(|(name, route)| Some((place(name)?, route)));
-        let routes: Vec<(Place<'a>, &Arc<Route>)> = routes.collect();
-        let mut asked: HashMap<Asked<'_>, Vec<usize>> = HashMap::new();
+        let routes: Vec<(FaultPlace<'a>, &Arc<Route>)> = routes.collect();
+        let mut asked: HashMap<MatchKey<'_>, Vec<usize>> = HashMap::new();
         for (index, (place, route)) in routes.iter().enumerate() {
             let mut twin = None;
             for host in &route.hosts {
@@ -739,7 +740,7 @@ impl<'a> Validation<'a> {
     }
 }
 
-type Asked<'r> = (
+type MatchKey<'r> = (
     &'r HostMatch,
     &'r PathMatch,
     &'r Vec<String>,
@@ -750,7 +751,7 @@ type Asked<'r> = (
 /// Returns the first entity of a name.
 fn first_of<'a, T>(
     name: &Name,
-    Site { document: Same(document), index }: &'a Site,
+    Site { document: ArcPtrEq(document), index }: &'a Site,
     list: fn(&Document) -> &Vec<Declared<T>>,
 ) -> Named<'a, T> {
     let declared = &list(document)[*index];

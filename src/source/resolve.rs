@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
-use crate::model::addresses::{Addresses, Place};
+use crate::model::addresses::{Addresses, ResolvedAddress};
 use crate::model::resolver::Resolver as Settings;
 use crate::model::target::Host;
 
@@ -34,24 +34,24 @@ const AT_ONCE: usize = 256;
 
 /// Resolver that remembers the answers.
 #[derive(Debug)]
-pub struct Resolver {
+pub struct DnsResolver {
     settings: Settings,
     dns: Option<TokioResolver>,
-    names: Names,
+    names: ResolvedNames,
     /// Next look-up of each name. A name has no entry while its look-up is under way.
     due: BTreeSet<(Instant, Host)>,
-    lookups: JoinSet<(Host, Result<Answer, String>)>,
+    lookups: JoinSet<(Host, Result<DnsAnswer, String>)>,
     permits: Arc<Semaphore>,
 }
 
 /// Shared view of the resolved names. Cheap to clone: clones share their state.
 #[derive(Debug, Clone, Default)]
-pub struct Names(Arc<Mutex<BTreeMap<Host, Known>>>);
+pub struct ResolvedNames(Arc<Mutex<BTreeMap<Host, NameEntry>>>);
 
 #[derive(Debug, Clone, Default)]
-struct Known {
+struct NameEntry {
     /// Last good answer; none if there never was one.
-    found: Option<Found>,
+    found: Option<DnsRecords>,
     /// Time of that answer.
     answered_at: Option<Instant>,
     /// Reason why the newest look-up failed, if it did.
@@ -64,48 +64,48 @@ struct Known {
 
 /// Good answer: it has at least one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Found {
+enum DnsRecords {
     Ips(Vec<IpAddr>),
-    Places(Vec<Place>),
+    Places(Vec<ResolvedAddress>),
 }
 
 #[derive(Debug)]
-struct Answer {
-    found: Found,
+struct DnsAnswer {
+    found: DnsRecords,
     valid_until: Instant,
 }
 
 /// State of a name.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Resolved {
+pub struct NameStatus {
     /// Age of the answer in use; none if there never was one.
     pub age: Option<Duration>,
     /// Reason why the newest look-up failed, if it did.
     pub error: Option<String>,
 }
 
-impl Names {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Host, Known>> {
+impl ResolvedNames {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Host, NameEntry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the state of a name; none if it is not resolved here.
-    pub fn resolved(&self, host: &Host) -> Option<Resolved> {
-        self.lock().get(host).map(|known| Resolved {
+    pub fn resolved(&self, host: &Host) -> Option<NameStatus> {
+        self.lock().get(host).map(|known| NameStatus {
             age: known.answered_at.map(|at| at.elapsed()),
             error: known.error.clone(),
         })
     }
 }
 
-impl Resolver {
+impl DnsResolver {
     /// Returns a resolver with default settings, which uses the DNS servers of the system.
     pub fn new() -> Self {
         let settings = Settings::default();
         Self {
             dns: dns(&settings.servers),
             settings,
-            names: Names::default(),
+            names: ResolvedNames::default(),
             due: BTreeSet::new(),
             lookups: JoinSet::new(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
@@ -113,7 +113,7 @@ impl Resolver {
     }
 
     /// Returns the shared view of the resolved names.
-    pub fn names(&self) -> Names {
+    pub fn names(&self) -> ResolvedNames {
         self.names.clone()
     }
 
@@ -137,13 +137,15 @@ impl Resolver {
         let new: Vec<Host> = {
             let mut names = self.names.lock();
             let new: Vec<Host> = hosts.iter().filter(|host| !names.contains_key(host)).cloned().collect();
-            names.extend(new.iter().map(|host| (host.clone(), Known { is_new: true, ..Known::default() })));
+            names.extend(
+                new.iter().map(|host| (host.clone(), NameEntry { is_new: true, ..NameEntry::default() })),
+            );
             new
         };
         for host in &new {
             self.look_up(host.clone());
         }
-        let is_unknown = |names: &Names| {
+        let is_unknown = |names: &ResolvedNames| {
             let names = names.lock();
             new.iter().any(|host| names.get(host).is_some_and(|known| known.is_new))
         };
@@ -199,10 +201,10 @@ impl Resolver {
         let mut addresses = Addresses::default();
         for (host, known) in self.names.lock().iter() {
             match (host, &known.found) {
-                (Host::Name(name), Some(Found::Ips(ips))) => {
+                (Host::Name(name), Some(DnsRecords::Ips(ips))) => {
                     addresses.names.insert(name.clone(), ips.clone());
                 }
-                (Host::Service(name), Some(Found::Places(places))) => {
+                (Host::Service(name), Some(DnsRecords::Places(places))) => {
                     addresses.services.insert(name.clone(), places.clone());
                 }
                 _ => {}
@@ -228,13 +230,13 @@ impl Resolver {
     }
 
     /// Records an answer and schedules the next look-up. True if the addresses differ.
-    fn note(&mut self, host: &Host, answer: Result<Answer, String>) -> bool {
+    fn note(&mut self, host: &Host, answer: Result<DnsAnswer, String>) -> bool {
         let now = Instant::now();
         let mut names = self.names.lock();
         let Some(known) = names.get_mut(host) else { return false };
         known.is_new = false;
         let (due, changed) = match answer {
-            Ok(Answer { found, valid_until }) => {
+            Ok(DnsAnswer { found, valid_until }) => {
                 if known.error.take().is_some() {
                     info!(name = %host, "resolves again");
                 }
@@ -268,7 +270,7 @@ impl Resolver {
     }
 }
 
-impl Default for Resolver {
+impl Default for DnsResolver {
     fn default() -> Self {
         Self::new()
     }
@@ -310,19 +312,19 @@ fn name_server(server: &SocketAddr) -> NameServerConfig {
 }
 
 /// Looks up one name. `last` is the last good answer.
-async fn look_up(dns: &TokioResolver, host: &Host, last: Option<Found>) -> Result<Answer, String> {
+async fn look_up(dns: &TokioResolver, host: &Host, last: Option<DnsRecords>) -> Result<DnsAnswer, String> {
     match host {
         Host::Name(name) => {
             let last = match &last {
-                Some(Found::Ips(ips)) => ips.as_slice(),
+                Some(DnsRecords::Ips(ips)) => ips.as_slice(),
                 _ => &[],
             };
             let (ips, valid_until) = ips(dns, name, last).await?;
-            Ok(Answer { found: Found::Ips(ips), valid_until })
+            Ok(DnsAnswer { found: DnsRecords::Ips(ips), valid_until })
         }
         Host::Service(name) => {
             let last = match last {
-                Some(Found::Places(places)) => places,
+                Some(DnsRecords::Places(places)) => places,
                 _ => Vec::new(),
             };
             places(dns, name, &last).await
@@ -358,7 +360,7 @@ async fn ips(dns: &TokioResolver, name: &str, last: &[IpAddr]) -> Result<(Vec<Ip
 
 /// Looks up the SRV records of a service and the addresses of their hosts; the result is sorted. If a host
 /// fails, its addresses are kept from `last`.
-async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answer, String> {
+async fn places(dns: &TokioResolver, name: &str, last: &[ResolvedAddress]) -> Result<DnsAnswer, String> {
     let found = records(dns, name, RecordType::SRV).await?;
     let (found, mut valid_until) = found.ok_or_else(|| "the service has no record".to_owned())?;
     let records: Vec<_> = found
@@ -396,7 +398,7 @@ async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answe
                 known
             }
         };
-        places.extend(ips.into_iter().map(|ip| Place {
+        places.extend(ips.into_iter().map(|ip| ResolvedAddress {
             priority: record.priority,
             socket: SocketAddr::new(ip, record.port),
             host: host.clone(),
@@ -409,7 +411,7 @@ async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answe
     places.dedup();
     match places.is_empty() {
         true => Err(error),
-        false => Ok(Answer { found: Found::Places(places), valid_until }),
+        false => Ok(DnsAnswer { found: DnsRecords::Places(places), valid_until }),
     }
 }
 

@@ -27,7 +27,7 @@ use tonic::server::NamedService;
 
 use crate::build::snapshot::Snapshot;
 use crate::cache::{Cache, Subscription};
-use crate::envoy::checks::Findings;
+use crate::envoy::checks::CheckResults;
 use crate::envoy::node::Node;
 use crate::nodes::Nodes;
 use crate::xds::frame;
@@ -135,7 +135,7 @@ impl Asked {
     /// Returns the results that count, under the names of the clusters. Envoy reports an endpoint as
     /// unhealthy until its first check is done, so unhealthy results are dropped for as long as a first check
     /// may take.
-    fn count(&self, findings: Findings, now: Instant) -> Findings {
+    fn count(&self, findings: CheckResults, now: Instant) -> CheckResults {
         let clusters = findings.clusters.into_iter().filter_map(|mut cluster| {
             let (check, since) = self.since.get(checked_cluster(&cluster.name))?;
             let is_known = now.duration_since(*since) >= check.timeout + INTERVAL;
@@ -143,7 +143,7 @@ impl Asked {
             check.cluster.as_ref().clone_into(&mut cluster.name);
             Some(cluster)
         });
-        Findings { clusters: clusters.collect() }
+        CheckResults { clusters: clusters.collect() }
     }
 }
 
@@ -287,8 +287,8 @@ fn asked_by(first: &[u8]) -> Result<Node, Status> {
     }
 }
 
-fn read(message: &[u8]) -> Result<Findings, Status> {
-    Findings::read(message).map_err(|error| Status::internal(error.to_string()))
+fn read(message: &[u8]) -> Result<CheckResults, Status> {
+    CheckResults::read(message).map_err(|error| Status::internal(error.to_string()))
 }
 
 impl NamedService for HealthDiscovery {

@@ -17,7 +17,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
-use crate::envoy::loads::{Report, Sender};
+use crate::envoy::loads::{LoadReport, Sender};
 use crate::envoy::node::Locality;
 use crate::nodes::Nodes;
 use crate::xds::frame;
@@ -116,9 +116,9 @@ impl LoadReports {
     }
 }
 
-async fn next(requests: &mut Requests) -> Result<Option<Report>, Status> {
+async fn next(requests: &mut Requests) -> Result<Option<LoadReport>, Status> {
     let Some(encoded) = requests.message().await? else { return Ok(None) };
-    Report::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
+    LoadReport::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
 }
 
 impl NamedService for LoadReports {

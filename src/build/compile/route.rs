@@ -23,24 +23,24 @@ use crate::build::compile::route::matching::Methods;
 use crate::build::compile::service;
 use crate::build::snapshot::Resource;
 use crate::config::document::MethodsOnce;
-use crate::memo::Shared;
+use crate::memo::ArcEq;
 use crate::model::name::{Name, Scope};
 use crate::model::route::action::Action;
 use crate::model::route::{HostMatch, PathMatch, Route};
 
 /// Everything that a route configuration depends on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Input {
+pub struct RouteConfigInput {
     /// Listener whose name the configuration has.
     pub listener: Name,
     /// Contributions of the routes that the fleet serves on this listener.
-    pub parts: Vec<Shared<Part>>,
+    pub parts: Vec<ArcEq<RouteFragment>>,
 }
 
 /// Contribution of one route to a route configuration. It stays equal when properties of the service change
 /// that do not show in a route, as do nearly all properties of its targets.
 #[derive(Debug, PartialEq)]
-pub struct Part {
+pub struct RouteFragment {
     name: Name,
     listeners: Scope,
     fleets: Scope,
@@ -55,7 +55,7 @@ pub struct Part {
     clusters: Vec<Arc<str>>,
 }
 
-impl Part {
+impl RouteFragment {
     /// Compiles the contribution of a route.
     pub fn new(route: &Route) -> Self {
         let Route { name, listeners, fleets, hosts, methods, headers, query, .. } = route;
@@ -79,10 +79,10 @@ impl Part {
 }
 
 /// Compiles the route configuration of a listener. It has the listener's name.
-pub fn compile(Input { listener, parts }: &Input) -> Resource {
+pub fn compile(RouteConfigInput { listener, parts }: &RouteConfigInput) -> Resource {
     let hosts: BTreeSet<&HostMatch> = parts.iter().flat_map(|part| &part.0.hosts).collect();
-    let mut by_host: HashMap<&HostMatch, Vec<&Part>> = HashMap::new();
-    for Shared(part) in parts {
+    let mut by_host: HashMap<&HostMatch, Vec<&RouteFragment>> = HashMap::new();
+    for ArcEq(part) in parts {
         part.hosts.iter().for_each(|host| by_host.entry(host).or_default().push(part));
     }
     let configuration = envoy::RouteConfiguration {
@@ -99,14 +99,14 @@ pub fn compile(Input { listener, parts }: &Input) -> Resource {
 }
 
 /// One path of a route, with the host of the route that covers the virtual host.
-struct Candidate<'a> {
+struct PathCandidate<'a> {
     host: &'a HostMatch,
     path: &'a PathMatch,
-    part: &'a Part,
+    part: &'a RouteFragment,
     routes: &'a [envoy::Route],
 }
 
-impl Candidate<'_> {
+impl PathCandidate<'_> {
     /// Returns the sort key; the smallest wins: by host, then path, then number of conditions, then name.
     fn rank(&self) -> impl Ord + use<> {
         let kind = match self.path {
@@ -115,7 +115,7 @@ impl Candidate<'_> {
             PathMatch::Regex(_) => 2,
         };
         let longest = Reverse(self.path.length());
-        let Part { name, asks_for, .. } = self.part;
+        let RouteFragment { name, asks_for, .. } = self.part;
         (host_rank(self.host), kind, longest, Reverse(*asks_for), name.clone(), self.path.clone())
     }
 }
@@ -131,9 +131,9 @@ fn host_rank(host: &HostMatch) -> (u8, Reverse<usize>) {
 }
 
 /// Returns the virtual host of `host`: the routes that name it, then those of wider hosts that cover it.
-fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&Part>>) -> envoy::VirtualHost {
+fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&RouteFragment>>) -> envoy::VirtualHost {
     let mut seen = HashSet::new();
-    let mut candidates: Vec<Candidate<'_>> = host
+    let mut candidates: Vec<PathCandidate<'_>> = host
         .covering()
         .iter()
         .filter_map(|covering| by_host.get_key_value(covering))
@@ -141,7 +141,7 @@ fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&Part>>) -> 
         // A route that names several covering hosts counts once, with the narrowest of them.
         .filter(|(_, part)| seen.insert(&part.name))
         .flat_map(|(host, part)| {
-            part.paths.iter().map(move |(path, routes)| Candidate { host, path, part, routes })
+            part.paths.iter().map(move |(path, routes)| PathCandidate { host, path, part, routes })
         })
         .collect();
     candidates.sort_by_cached_key(|candidate| candidate.rank());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::build::lint::subject::UpstreamSubject;
-use crate::build::lint::{Check, Explanation, Rule, estimate};
+use crate::build::lint::{Explanation, LintCheck, LintRule, estimate};
 use crate::config::Level;
 use crate::config::document::WhenAllDown;
 use crate::config::values;
@@ -11,8 +11,8 @@ use crate::model::health::Probe;
 
 const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US001",
             level: Level::Warning,
@@ -22,7 +22,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: off, outlier_detection: off, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let alone = upstream.targets.len() == 1;
             if !alone && upstream.health_check.is_none() && upstream.outlier_detection.is_none() {
@@ -31,7 +31,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US002",
             level: Level::Warning,
@@ -41,7 +41,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: off, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, health_check: { tcp: {} }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let has_standby = subject.tiers().len() > 1;
             if has_standby && upstream.health_check.is_none() && upstream.outlier_detection.is_some() {
@@ -51,7 +51,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US003",
             level: Level::Warning,
@@ -61,7 +61,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: off, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { consecutive_5xx: 3 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             if upstream.outlier_detection.is_none()
                 && upstream.health_check.is_some()
@@ -73,7 +73,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US004",
             level: Level::Info,
@@ -83,7 +83,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop }]",
             good: "upstreams: [{ name: shop, health_check: { http: { path: /healthz } }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let blind = upstream.health_check.as_ref().is_some_and(|check| !estimate::sees_a_freeze(check));
             let others = |method: &str| !IDEMPOTENT.contains(&method);
@@ -96,7 +96,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US005",
             level: Level::Warning,
@@ -106,7 +106,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { max_ejection_percent: 10 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { max_ejection_percent: 100 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if let Some((cap, ejected)) = ejectable(subject)
                 && ejected == 0
             {
@@ -116,7 +116,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US006",
             level: Level::Warning,
@@ -126,7 +126,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { max_ejection_percent: 50 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { max_ejection_percent: 70 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let tiers = subject.tiers();
             let Some((cap, ejected)) = ejectable(subject) else { return };
             if tiers.len() > 1 && (1..tiers[0]).contains(&ejected) {
@@ -138,7 +138,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US007",
             level: Level::Warning,
@@ -148,7 +148,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, idle_interval: 1m }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, health_check: { tcp: {}, idle_interval: 2s }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(check) = &subject.upstream().health_check else { return };
             if check.idle_interval >= Duration::from_secs(10) && check.idle_interval > check.interval {
                 let message =
@@ -157,7 +157,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US008",
             level: Level::Warning,
@@ -167,7 +167,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, interval: 15s }, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, health_check: { tcp: {}, interval: 5s }, targets: [{ target: 10.0.0.1:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(check) = &subject.upstream().health_check else { return };
             let longest = check.unhealthy_threshold * (check.interval + check.timeout);
             if longest > Duration::from_secs(20) {
@@ -176,7 +176,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US009",
             level: Level::Warning,
@@ -186,7 +186,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { split_external_local_origin_errors: true }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { split_external_local_origin_errors: false }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(detection) = &subject.upstream().outlier_detection else { return };
             if detection.split_external_local_origin_errors && detection.consecutive_local_origin_failure > 1
             {
@@ -198,7 +198,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US010",
             level: Level::Warning,
@@ -208,7 +208,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { consecutive_5xx: 1 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { consecutive_5xx: 3 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(detection) = &subject.upstream().outlier_detection else { return };
             let counts = [
                 ("consecutive_5xx", detection.consecutive_5xx),
@@ -221,7 +221,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US011",
             level: Level::Warning,
@@ -231,7 +231,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { health_check_returns_ejected: true }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { health_check_returns_ejected: false }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let returns =
                 upstream.outlier_detection.as_ref().is_some_and(|it| it.health_check_returns_ejected);
@@ -245,7 +245,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US012",
             level: Level::Warning,
@@ -255,7 +255,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { base_ejection_time: 10m }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { base_ejection_time: 1m }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(detection) = &subject.upstream().outlier_detection else { return };
             if detection.max_ejection_time > Duration::from_secs(300) {
                 let message = format!(
@@ -266,7 +266,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US013",
             level: Level::Info,
@@ -276,7 +276,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, healthy_threshold: 1 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, health_check: { tcp: {}, healthy_threshold: 3 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(check) = &subject.upstream().health_check else { return };
             let back = check.healthy_threshold * check.interval;
             if back < Duration::from_secs(2) {
@@ -285,7 +285,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US014",
             level: Level::Warning,
@@ -295,7 +295,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: { http: { path: /healthz, expected: [\"200-599\"] } }, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, health_check: { http: { path: /healthz, expected: [\"200-399\"] } }, targets: [{ target: 10.0.0.1:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(check) = &subject.upstream().health_check else { return };
             if let Probe::Http { expected, .. } = &check.probe
                 && expected.iter().any(|(_, last)| *last >= 500)
@@ -305,7 +305,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US015",
             level: Level::Info,
@@ -315,7 +315,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, port: 9000 }, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, health_check: { tcp: {} }, targets: [{ target: 10.0.0.1:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(port) = subject.upstream().health_check.as_ref().and_then(|check| check.port) else {
                 return;
             };
@@ -325,7 +325,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US016",
             level: Level::Info,
@@ -335,7 +335,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, failover: { when_all_down: fail }, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, failover: { when_all_down: try_all }, targets: [{ target: 10.0.0.1:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if subject.upstream().failover.when_all_down == WhenAllDown::Fail {
                 let message =
                     "when all targets are down requests fail until a check passes or an ejection ends"
@@ -344,7 +344,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US017",
             level: Level::Warning,
@@ -354,7 +354,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, failover: { objective: 2s }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop }]",
             good: "upstreams: [{ name: shop, failover: { objective: 2s }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 250ms }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(objective) = subject.upstream().failover.objective else { return };
             let estimate = estimate::of(subject);
             if estimate.worst().is_some_and(|worst| worst <= objective) {
@@ -388,7 +388,7 @@ fn ejectable(subject: &UpstreamSubject) -> Option<(u32, usize)> {
     (!upstream.targets.is_empty()).then(|| (cap, upstream.targets.len() * cap as usize / 100))
 }
 
-fn cap_place(subject: &UpstreamSubject) -> crate::model::place::Place<'_> {
+fn cap_place(subject: &UpstreamSubject) -> crate::model::place::FaultPlace<'_> {
     subject.place().key("outlier_detection").key("max_ejection_percent")
 }
 

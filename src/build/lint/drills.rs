@@ -2,12 +2,12 @@
 
 use jiff::Timestamp;
 
-use crate::build::lint::{Check, Explanation, Rule};
+use crate::build::lint::{Explanation, LintCheck, LintRule};
 use crate::config::Level;
 use crate::model::selector::Part;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US055",
             level: Level::Warning,
@@ -17,7 +17,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, drill: { schedule: \"0 3 * * 1\", down: [zone=b] }, targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, drill: { schedule: \"0 3 * * 1\", down: [zone=a] }, targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             // Other rules report an upstream without targets.
             let Some(drill) = upstream.drill.as_ref().filter(|_| !upstream.targets.is_empty()) else {
@@ -31,7 +31,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US056",
             level: Level::Warning,
@@ -41,7 +41,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, drill: { schedule: \"0 3 * * 1\" }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, drill: { schedule: \"0 3 * * 1\" }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let Some(drill) = upstream.drill.as_ref().filter(|_| !upstream.targets.is_empty()) else {
                 return;
@@ -53,7 +53,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US057",
             level: Level::Warning,
@@ -63,7 +63,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, drill: { schedule: \"0 3 31 2 *\" }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, drill: { schedule: \"0 3 29 2 *\" }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(drill) = &subject.upstream().drill else { return };
             // A day that exists at all has occurred since the epoch.
             if drill.next(Timestamp::UNIX_EPOCH).is_none() {

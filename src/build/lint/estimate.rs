@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::build::lint::subject::{UpstreamSubject, Way};
+use crate::build::lint::subject::{Caller, UpstreamSubject};
 use crate::model::health::{HealthCheck, Probe};
 
 /// Time until traffic leaves a failed target, by kind of failure; none for never.
@@ -61,7 +61,7 @@ pub(super) fn sees_a_freeze(check: &HealthCheck) -> bool {
 /// a way has no try timeout.
 fn by_traffic(subject: &UpstreamSubject) -> Option<Duration> {
     subject.upstream().outlier_detection.as_ref()?;
-    let longest = |way: &Way| way.tries().try_timeout;
+    let longest = |way: &Caller| way.tries().try_timeout;
     let ways = subject.ways().iter().map(longest).collect::<Option<Vec<_>>>()?;
     ways.into_iter().max()
 }

@@ -7,7 +7,7 @@ use crate::build::lint::{self, Explanation};
 use crate::config::document::{Document, LintSetting};
 use crate::config::{Level, Violation, near, tree};
 use crate::model::documents::Documents;
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Levels that the config sets, by code; none for a rule that is off.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,10 +35,10 @@ pub(super) fn of(documents: &Documents) -> Levels {
 
 /// Returns the faults in the lint settings of the documents, for all entities and for single ones.
 pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
-    let mut faults = Faults::default();
+    let mut faults = FaultCollector::default();
     for document in documents {
         for declared in &document.lint {
-            let place = Place::new(document, &declared.path);
+            let place = FaultPlace::new(document, &declared.path);
             for (code, setting) in &declared.entity {
                 check(&place, code, setting, false, &mut faults);
             }
@@ -48,7 +48,7 @@ pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
         let routes = document.routes.iter().map(|it| (&it.path, it.entity.lint.as_ref()));
         let settings = upstreams.chain(services).chain(routes);
         for (path, settings) in settings.filter_map(|(path, settings)| Some((path, settings?))) {
-            let place = Place::new(document, path).key("lint");
+            let place = FaultPlace::new(document, path).key("lint");
             for (code, setting) in settings {
                 check(&place, code, setting, true, &mut faults);
             }
@@ -59,7 +59,13 @@ pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
 
 /// Checks one setting. Its code must be that of a rule. A setting of one entity must have a reason, for
 /// readers who come later.
-fn check(place: &Place<'_>, code: &str, setting: &LintSetting, needs_reason: bool, faults: &mut Faults) {
+fn check(
+    place: &FaultPlace<'_>,
+    code: &str,
+    setting: &LintSetting,
+    needs_reason: bool,
+    faults: &mut FaultCollector,
+) {
     let codes = || lint::rules().map(|rule| rule.explanation.code);
     if !codes().any(|known| known == code) {
         let help = match near(code, codes()).first() {

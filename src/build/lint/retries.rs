@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use crate::build::lint::detection::time;
-use crate::build::lint::subject::WaySubject;
-use crate::build::lint::{Check, Explanation, Rule, estimate};
+use crate::build::lint::subject::CallerSubject;
+use crate::build::lint::{Explanation, LintCheck, LintRule, estimate};
 use crate::config::Level;
 use crate::config::document::MethodsOnce;
 use crate::model::upstream::Upstream;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US034",
             level: Level::Warning,
@@ -20,7 +20,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: off }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { methods_once: never } }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let says = subject.says(|service| service.retries.is_some(), |route| route.retries.is_some());
             if says && subject.way().policy().retries.is_none() && subject.way().tries().targets > 1 {
                 findings.tell(
@@ -30,7 +30,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US035",
             level: Level::Warning,
@@ -40,7 +40,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, retries: { attempts: 1 } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, retries: { attempts: 2 } }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let tries = subject.way().tries();
             let needed = tries.update_frequency * tries.tiers.saturating_sub(1);
             if says_retries(subject) && tries.retries > 0 && tries.retries < needed {
@@ -50,7 +50,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US036",
             level: Level::Info,
@@ -60,7 +60,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { attempts: 1 } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { attempts: 2 } }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let tries = subject.way().tries();
             if says_retries(subject)
                 && tries.retries > 0
@@ -71,7 +71,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US037",
             level: Level::Warning,
@@ -81,7 +81,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 5s, try_timeout: 5s }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 5s, try_timeout: 2s }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let policy = subject.way().policy();
             let Some(try_timeout) = subject.way().tries().try_timeout else { return };
             if says_times(subject) && !policy.timeout.is_zero() && try_timeout >= policy.timeout {
@@ -94,7 +94,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US038",
             level: Level::Warning,
@@ -104,7 +104,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, timeout: 4s, try_timeout: 2s }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, timeout: 4s, try_timeout: 1s }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let (policy, tries) = (subject.way().policy(), subject.way().tries());
             let Some(try_timeout) = tries.try_timeout else { return };
             let before = try_timeout * tries.update_frequency * tries.tiers.saturating_sub(1);
@@ -119,7 +119,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US039",
             level: Level::Warning,
@@ -129,7 +129,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, connect_timeout: 1s, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 250ms }]",
             good: "upstreams: [{ name: shop, connect_timeout: 1s, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 2s }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let Some(try_timeout) = subject.way().tries().try_timeout else { return };
             let connect = subject.way().service().upstreams().map(|upstream| upstream.connect_timeout).max();
             if let Some(connect) = connect.filter(|connect| *connect > try_timeout && says_times(subject)) {
@@ -142,7 +142,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US040",
             level: Level::Warning,
@@ -152,7 +152,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 0s }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 0s, try_timeout: 30s }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let tries = subject.way().tries();
             let sees =
                 |upstream: &Upstream| upstream.health_check.as_ref().is_some_and(estimate::sees_a_freeze);
@@ -170,7 +170,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US041",
             level: Level::Info,
@@ -180,7 +180,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 1s }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let tries = subject.way().tries();
             let says_try = subject.way().policy().try_timeout.is_some();
             let is_service = !subject.says(|_| false, |_| true);
@@ -195,7 +195,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US042",
             level: Level::Warning,
@@ -205,7 +205,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 20ms }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 250ms }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let Some(try_timeout) = subject.way().tries().try_timeout else { return };
             if says_times(subject) && try_timeout < Duration::from_millis(50) {
                 let message = format!(
@@ -216,7 +216,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US043",
             level: Level::Warning,
@@ -226,7 +226,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { retry_on: [retriable_4xx] } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { retry_on: [reset, connect_failure] } }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             if let Some(retries) = &subject.way().policy().retries
                 && says_retries(subject)
             {
@@ -240,7 +240,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US044",
             level: Level::Warning,
@@ -250,7 +250,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { retry_on: [reset, connect_failure] } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { retry_on: [reset, connect_failure], statuses: [503] } }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             if let Some(retries) = &subject.way().policy().retries
                 && says_retries(subject)
             {
@@ -266,7 +266,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US045",
             level: Level::Warning,
@@ -276,7 +276,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { methods_once: always } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { methods_once: safe } }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let retries = subject.way().policy().retries.as_ref();
             if says_retries(subject)
                 && retries.is_some_and(|retries| retries.methods_once == MethodsOnce::Always)
@@ -286,7 +286,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US046",
             level: Level::Warning,
@@ -296,7 +296,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { statuses: [302] } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { statuses: [429] } }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let statuses = subject.way().policy().retries.iter().flat_map(|retries| &retries.statuses);
             if let Some(status) = statuses.copied().find(|status| *status < 400)
                 && says_retries(subject)
@@ -306,7 +306,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US047",
             level: Level::Info,
@@ -316,7 +316,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { body: 4KiB } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { body: 1MiB } }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let body = subject.way().policy().retries.as_ref().map(|retries| retries.body);
             if let Some(body) = body.filter(|body| *body < 64 << 10 && says_retries(subject)) {
                 let message = format!("a request with a body of more than {body} bytes is not tried again");
@@ -324,7 +324,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US048",
             level: Level::Warning,
@@ -334,7 +334,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { back_off: { base: 2s, max: 5s } } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { back_off: { base: 20ms, max: 1s } } }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             let base = subject.way().policy().retries.as_ref().map(|retries| retries.back_off_base);
             if let Some(base) =
                 base.filter(|base| *base >= Duration::from_millis(500) && says_retries(subject))
@@ -346,7 +346,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US049",
             level: Level::Info,
@@ -356,7 +356,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: shop, service: shop }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Way(|subject, findings| {
             if subject.is_unused() {
                 let message = format!("no route leads to service `{}`", subject.way().service().name);
                 findings.tell(&subject.place().key("name"), message);
@@ -367,10 +367,10 @@ pub(super) const RULES: &[Rule] = &[
 
 /// Returns true if findings about retries are reported here: always for a service, for a route only if it
 /// declares `retries`. Inherited retries are reported for the service.
-fn says_retries(subject: &WaySubject) -> bool {
+fn says_retries(subject: &CallerSubject) -> bool {
     subject.says(|_| true, |route| route.retries.is_some())
 }
 
-fn says_times(subject: &WaySubject) -> bool {
+fn says_times(subject: &CallerSubject) -> bool {
     subject.says(|_| true, |route| route.timeout.is_some() || route.try_timeout.is_some())
 }

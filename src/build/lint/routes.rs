@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use crate::build::lint::{Check, Explanation, Rule};
+use crate::build::lint::{Explanation, LintCheck, LintRule};
 use crate::config::Level;
 use crate::memo::changes;
 use crate::model::name::{Name, Scope};
 use crate::model::route::{HostMatch, PathMatch, Route};
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US050",
             level: Level::Warning,
@@ -22,7 +22,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: all, service: shop }, { name: versions, paths: [\"~/v[0-9]+/.*\"], service: shop }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: all, paths: [\"~/.*\"], service: shop }, { name: versions, paths: [\"~/v[0-9]+/.*\"], service: shop }]",
         },
-        check: Check::Route(|subject, findings| {
+        check: LintCheck::Route(|subject, findings| {
             if let Some(other) = subject.shadow() {
                 let message = format!(
                     "route `{}` never gets a request: route `{other}` stands before it",
@@ -32,7 +32,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US051",
             level: Level::Warning,
@@ -42,7 +42,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: versions, paths: [\"/v[0-9]+\"], service: shop }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: versions, paths: [\"~/v[0-9]+\"], service: shop }]",
         },
-        check: Check::Route(|subject, findings| {
+        check: LintCheck::Route(|subject, findings| {
             for (index, text) in subject.declared().paths.iter().enumerate() {
                 if !text.starts_with('~') && text.contains(['[', '(', '*', '\\', '^', '|']) {
                     let message = format!("`{text}` is taken as it stands, not as a regex");

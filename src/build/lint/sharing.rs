@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use crate::build::lint::{Check, Explanation, Rule};
+use crate::build::lint::{Explanation, LintCheck, LintRule};
 use crate::config::Level;
-use crate::memo::{Change, changes};
+use crate::memo::{MapChange, changes};
 use crate::model::health::{HealthCheck, Probe};
 use crate::model::name::Name;
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US052",
             level: Level::Warning,
@@ -24,7 +24,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: old, health_check: off, targets: [{ target: 10.0.0.1:80 }] }",
             good: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: old, targets: [{ target: 10.0.0.1:80 }] }",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             if upstream.health_check.is_some() {
                 return;
@@ -39,7 +39,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US053",
             level: Level::Info,
@@ -49,7 +49,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams:\n  - { name: shop, health_check: { http: { path: /shop } }, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: cart, health_check: { http: { path: /cart } }, targets: [{ target: 10.0.0.1:80 }] }",
             good: "upstreams:\n  - { name: shop, health_check: { http: { path: /healthz } }, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: cart, health_check: { http: { path: /healthz } }, targets: [{ target: 10.0.0.1:80 }] }",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let Some(asked) = upstream.health_check.as_ref().map(way_of_asking) else { return };
             let differs = |other: &&Upstream| {
@@ -63,7 +63,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US054",
             level: Level::Info,
@@ -73,7 +73,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }\n  - { name: cart, targets: [{ target: 10.0.0.2:80 }] }",
             good: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }\n  - { name: cart, targets: [{ target: 10.0.0.3:80 }] }",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             for target in subject.upstream().targets.iter().filter(|target| target.tier > 0) {
                 let is_primary = |other: &&Upstream| {
                     other.targets.iter().any(|own| own.tier == 0 && own.address == target.address)
@@ -121,7 +121,7 @@ impl Neighbours {
     ) -> BTreeSet<Name> {
         let Self { having, neighbours } = self;
         let mut touched: BTreeSet<Name> = BTreeSet::new();
-        for Change { key: name, old, new } in changes(last, now) {
+        for MapChange { key: name, old, new } in changes(last, now) {
             touched.insert(name.clone());
             for target in old.iter().flat_map(|upstream| &upstream.targets) {
                 let Some(names) = having.remove(&target.address) else { continue };

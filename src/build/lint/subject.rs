@@ -7,39 +7,39 @@ use std::time::Duration;
 use crate::build::compile::route::retry;
 use crate::build::compile::service;
 use crate::build::lint::levels::Levels;
-use crate::build::lint::{Config, Lints, Told, WayKey};
+use crate::build::lint::{CallerKey, Findings, LintInput, Lints};
 use crate::config::document::{self, Kind, LintSetting};
-use crate::memo::{Change, Memo, Shared, changes};
+use crate::memo::{ArcEq, MapChange, Memo, changes};
 use crate::model::documents::Site;
 use crate::model::name::Name;
-use crate::model::place::Place;
+use crate::model::place::FaultPlace;
 use crate::model::route::Route;
-use crate::model::service::{Policy, Service};
+use crate::model::service::{RequestPolicy, Service};
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 
 /// Upstream, with the ways to it and the upstreams that have a target in common with it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct UpstreamSubject {
-    upstream: Shared<Upstream>,
-    ways: Vec<Way>,
-    neighbours: Vec<Shared<Upstream>>,
+    upstream: ArcEq<Upstream>,
+    ways: Vec<Caller>,
+    neighbours: Vec<ArcEq<Upstream>>,
     raw_reaches_it: bool,
     site: Site,
-    pub(super) levels: Shared<Levels>,
+    pub(super) levels: ArcEq<Levels>,
 }
 
 /// Way of requests to an upstream: a service, or one of its routes, with the policy that applies.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Way {
-    service: Shared<Service>,
-    route: Option<Shared<Route>>,
-    tries: Tries,
+pub(super) struct Caller {
+    service: ArcEq<Service>,
+    route: Option<ArcEq<Route>>,
+    tries: RetryEffect,
 }
 
 /// Effective retry settings for idempotent requests on a way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tries {
+pub(super) struct RetryEffect {
     /// Maximum number of retries after the first try; 0 if retries are off.
     pub(super) retries: u32,
     /// Timeout of one try; none for no limit or if retries are off.
@@ -54,33 +54,33 @@ pub(super) struct Tries {
 
 /// Service, or route that may override its service.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct WaySubject {
-    way: Way,
+pub(super) struct CallerSubject {
+    way: Caller,
     is_used: bool,
     site: Site,
-    pub(super) levels: Shared<Levels>,
+    pub(super) levels: ArcEq<Levels>,
 }
 
 /// Route, with the route that takes all of its requests, if one does.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RouteSubject {
-    route: Shared<Route>,
+    route: ArcEq<Route>,
     shadow: Option<Name>,
     site: Site,
-    pub(super) levels: Shared<Levels>,
+    pub(super) levels: ArcEq<Levels>,
 }
 
-impl Way {
+impl Caller {
     fn new(service: Arc<Service>, route: Option<Arc<Route>>) -> Self {
-        let tries = Tries::new(policy(&service, route.as_deref()), &service);
-        Self { service: Shared(service), route: route.map(Shared), tries }
+        let tries = RetryEffect::new(policy(&service, route.as_deref()), &service);
+        Self { service: ArcEq(service), route: route.map(ArcEq), tries }
     }
 
     pub(super) fn service(&self) -> &Service {
         &self.service.0
     }
 
-    pub(super) fn policy(&self) -> &Policy {
+    pub(super) fn policy(&self) -> &RequestPolicy {
         policy(&self.service.0, self.route.as_ref().map(|route| &*route.0))
     }
 
@@ -92,17 +92,17 @@ impl Way {
     }
 
     /// Returns the effective retry settings.
-    pub(super) fn tries(&self) -> Tries {
+    pub(super) fn tries(&self) -> RetryEffect {
         self.tries
     }
 }
 
-fn policy<'p>(service: &'p Service, route: Option<&'p Route>) -> &'p Policy {
+fn policy<'p>(service: &'p Service, route: Option<&'p Route>) -> &'p RequestPolicy {
     route.and_then(Route::forward).map_or(&service.policy, |forward| &forward.policy)
 }
 
-impl Tries {
-    fn new(policy: &Policy, service: &Service) -> Self {
+impl RetryEffect {
+    fn new(policy: &RequestPolicy, service: &Service) -> Self {
         let orders = service::orders(service);
         let most =
             |counts: Vec<usize>| u32::try_from(counts.into_iter().max().unwrap_or(0)).unwrap_or(u32::MAX);
@@ -129,7 +129,7 @@ impl UpstreamSubject {
     }
 
     /// Returns the ways through routes, or the services alone if none of them has a route.
-    pub(super) fn ways(&self) -> &[Way] {
+    pub(super) fn ways(&self) -> &[Caller] {
         &self.ways
     }
 
@@ -146,14 +146,14 @@ impl UpstreamSubject {
         &self.site.document.0.upstreams[self.site.index].entity
     }
 
-    pub(super) fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> FaultPlace<'_> {
         let document = &self.site.document.0;
-        Place::new(document, &document.upstreams[self.site.index].path)
+        FaultPlace::new(document, &document.upstreams[self.site.index].path)
     }
 
     /// Returns the place of a target in the upstream's own list; that of the upstream if the list does not
     /// have the target.
-    pub(super) fn place_of(&self, address: &Address) -> Place<'_> {
+    pub(super) fn place_of(&self, address: &Address) -> FaultPlace<'_> {
         let targets = self.declared().targets.iter().flatten();
         let own = |target: &document::Target| {
             target.target.as_ref().is_some_and(|text| Address::parse(text).is_ok_and(|own| own == *address))
@@ -165,8 +165,8 @@ impl UpstreamSubject {
     }
 }
 
-impl WaySubject {
-    pub(super) fn way(&self) -> &Way {
+impl CallerSubject {
+    pub(super) fn way(&self) -> &Caller {
         &self.way
     }
 
@@ -195,13 +195,13 @@ impl WaySubject {
         }
     }
 
-    pub(super) fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> FaultPlace<'_> {
         let document = &self.site.document.0;
         let path = match self.way.route {
             Some(_) => &document.routes[self.site.index].path,
             None => &document.services[self.site.index].path,
         };
-        Place::new(document, path)
+        FaultPlace::new(document, path)
     }
 }
 
@@ -218,14 +218,14 @@ impl RouteSubject {
         &self.site.document.0.routes[self.site.index].entity
     }
 
-    pub(super) fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> FaultPlace<'_> {
         let document = &self.site.document.0;
-        Place::new(document, &document.routes[self.site.index].path)
+        FaultPlace::new(document, &document.routes[self.site.index].path)
     }
 }
 
 /// Names of the subjects that must be checked again.
-pub(super) struct Changed {
+pub(super) struct ChangedSubjects {
     /// Services, with all ways to them.
     pub(super) services: BTreeSet<Name>,
     pub(super) upstreams: BTreeSet<Name>,
@@ -234,7 +234,12 @@ pub(super) struct Changed {
 
 /// Returns the subjects that changed from `last` to `now`. Updates the neighbours and shadows of `next` in
 /// passing.
-pub(super) fn changed(last: Config<'_>, now: Config<'_>, lints: &Lints, next: &mut Lints) -> Changed {
+pub(super) fn changed(
+    last: LintInput<'_>,
+    now: LintInput<'_>,
+    lints: &Lints,
+    next: &mut Lints,
+) -> ChangedSubjects {
     let redeclared = |kind| now.documents.changed(kind, last.documents).into_iter().cloned();
     let mut services: BTreeSet<Name> = redeclared(Kind::Service).collect();
     let mut upstreams: BTreeSet<Name> = redeclared(Kind::Upstream).collect();
@@ -242,12 +247,12 @@ pub(super) fn changed(last: Config<'_>, now: Config<'_>, lints: &Lints, next: &m
 
     upstreams.extend(next.neighbours.update(&last.model.upstreams, &now.model.upstreams));
     routes.extend(next.shadows.update(&last.model.routes, &now.model.routes));
-    for Change { key, old, new } in changes(&last.model.routes, &now.model.routes) {
+    for MapChange { key, old, new } in changes(&last.model.routes, &now.model.routes) {
         routes.insert(key.clone());
         let forwards = old.into_iter().chain(new).filter_map(|route| route.forward());
         services.extend(forwards.map(|forward| forward.service.name.clone()));
     }
-    for Change { key, .. } in changes(&last.model.services, &now.model.services) {
+    for MapChange { key, .. } in changes(&last.model.services, &now.model.services) {
         services.insert(key.clone());
     }
     let all_are_new =
@@ -261,26 +266,30 @@ pub(super) fn changed(last: Config<'_>, now: Config<'_>, lints: &Lints, next: &m
         let known = [last, now].into_iter().filter_map(|config| config.model.services.get(name));
         upstreams.extend(known.flat_map(|service| service.upstreams()).map(|upstream| upstream.name.clone()));
     }
-    Changed { services, upstreams, routes }
+    ChangedSubjects { services, upstreams, routes }
 }
 
 /// Returns the ways to a service that were checked.
 pub(super) fn ways_of<'m>(
-    ways: &'m Memo<WayKey, WaySubject, Told>,
+    ways: &'m Memo<CallerKey, CallerSubject, Findings>,
     service: &'m Name,
-) -> impl Iterator<Item = (&'m WayKey, &'m WaySubject)> {
+) -> impl Iterator<Item = (&'m CallerKey, &'m CallerSubject)> {
     ways.inputs().range((service.clone(), None)..).take_while(move |((of, _), _)| of == service)
 }
 
 /// Returns the keys of a service alone and of each route to it.
-pub(super) fn way_keys(config: Config<'_>, service: &Name) -> Vec<WayKey> {
+pub(super) fn way_keys(config: LintInput<'_>, service: &Name) -> Vec<CallerKey> {
     let routes = config.resolved.routes_of(service).cloned().map(Some);
     [None].into_iter().chain(routes).map(|route| (service.clone(), route)).collect()
 }
 
 /// Returns the subject for a key; none if there is no such way.
-pub(super) fn way(config: Config<'_>, (service, route): &WayKey, levels: &Arc<Levels>) -> Option<WaySubject> {
-    let Config { model, resolved, documents } = config;
+pub(super) fn way(
+    config: LintInput<'_>,
+    (service, route): &CallerKey,
+    levels: &Arc<Levels>,
+) -> Option<CallerSubject> {
+    let LintInput { model, resolved, documents } = config;
     let leads_there =
         |route: &&Arc<Route>| route.forward().is_some_and(|forward| forward.service.name == *service);
     let (route, site) = match route {
@@ -290,42 +299,42 @@ pub(super) fn way(config: Config<'_>, (service, route): &WayKey, levels: &Arc<Le
         }
         None => (None, documents.site(Kind::Service, service.as_str())?),
     };
-    Some(WaySubject {
-        way: Way::new(model.services.get(service)?.clone(), route),
+    Some(CallerSubject {
+        way: Caller::new(model.services.get(service)?.clone(), route),
         is_used: resolved.routes_of(service).next().is_some(),
         site: site.clone(),
-        levels: Shared(levels.clone()),
+        levels: ArcEq(levels.clone()),
     })
 }
 
 /// Returns the subject for an upstream; none if there is no such upstream. The ways in `lints` must be up to
 /// date.
-pub(super) fn upstream(config: Config<'_>, name: &Name, lints: &Lints) -> Option<UpstreamSubject> {
-    let Config { model, resolved, documents } = config;
-    let leads_here = |way: &&Way| way.service().upstreams().any(|upstream| upstream.name == *name);
+pub(super) fn upstream(config: LintInput<'_>, name: &Name, lints: &Lints) -> Option<UpstreamSubject> {
+    let LintInput { model, resolved, documents } = config;
+    let leads_here = |way: &&Caller| way.service().upstreams().any(|upstream| upstream.name == *name);
     let services = resolved.services_of(name);
     let ways = services.flat_map(|service| ways_of(&lints.ways.memo, service));
-    let ways: Vec<&Way> = ways.map(|(_, subject)| &subject.way).filter(leads_here).collect();
+    let ways: Vec<&Caller> = ways.map(|(_, subject)| &subject.way).filter(leads_here).collect();
     let is_routed = ways.iter().any(|way| way.route.is_some());
     let ways = ways.into_iter().filter(|way| way.route.is_some() == is_routed);
     let neighbours = lints.neighbours.of(name).filter_map(|name| model.upstreams.get(name));
     Some(UpstreamSubject {
-        upstream: Shared(model.upstreams.get(name)?.clone()),
+        upstream: ArcEq(model.upstreams.get(name)?.clone()),
         ways: ways.cloned().collect(),
-        neighbours: neighbours.cloned().map(Shared).collect(),
+        neighbours: neighbours.cloned().map(ArcEq).collect(),
         raw_reaches_it: !model.raw.is_empty(),
         site: documents.site(Kind::Upstream, name.as_str())?.clone(),
-        levels: Shared(lints.levels.clone()),
+        levels: ArcEq(lints.levels.clone()),
     })
 }
 
 /// Returns the subject for a route; none if there is no such route. The shadows in `lints` must be up to
 /// date.
-pub(super) fn route(config: Config<'_>, name: &Name, lints: &Lints) -> Option<RouteSubject> {
+pub(super) fn route(config: LintInput<'_>, name: &Name, lints: &Lints) -> Option<RouteSubject> {
     Some(RouteSubject {
-        route: Shared(config.model.routes.get(name)?.clone()),
+        route: ArcEq(config.model.routes.get(name)?.clone()),
         shadow: lints.shadows.of(name).cloned(),
         site: config.documents.site(Kind::Route, name.as_str())?.clone(),
-        levels: Shared(lints.levels.clone()),
+        levels: ArcEq(lints.levels.clone()),
     })
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::build::lint::subject::UpstreamSubject;
-use crate::build::lint::{Check, Explanation, Rule};
+use crate::build::lint::{Explanation, LintCheck, LintRule};
 use crate::config::Level;
 use crate::config::document::{FailoverMode, LoadBalancer, Resolve};
 use crate::model::target::{Host, Target};
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US018",
             level: Level::Info,
@@ -19,7 +19,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if let [only] = subject.upstream().targets.as_slice()
                 && matches!(only.address.host, Host::Ip(_))
             {
@@ -30,7 +30,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US019",
             level: Level::Warning,
@@ -40,7 +40,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, enabled: false }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, enabled: false }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let declared = subject.declared().targets.as_ref().is_some_and(|targets| !targets.is_empty());
             if declared && subject.upstream().targets.is_empty() {
                 findings
@@ -48,7 +48,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US020",
             level: Level::Warning,
@@ -58,7 +58,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, enabled: false }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if let Some(first) = subject.upstream().targets.first()
                 && first.tier > 0
             {
@@ -67,7 +67,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US021",
             level: Level::Warning,
@@ -77,7 +77,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.1:81, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let (primaries, rest) = tiers(subject);
             let machines: BTreeSet<&Host> = primaries.iter().map(|target| &target.address.host).collect();
             let is_lost = |target: &&Target| {
@@ -89,7 +89,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US022",
             level: Level::Warning,
@@ -99,7 +99,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, zone: a, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, zone: b, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let (primaries, rest) = tiers(subject);
             let zone = |target: &Target| (target.locality.region.clone(), target.locality.zone.clone());
             let zones: BTreeSet<_> = primaries.iter().map(zone).collect();
@@ -114,7 +114,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US023",
             level: Level::Info,
@@ -124,7 +124,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80 }, { target: 10.0.0.4:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             for (tier, next) in neighbouring_tiers(subject) {
                 let (weight, behind) = (weight(tier), weight(next));
                 if behind * 2 < weight {
@@ -134,7 +134,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US024",
             level: Level::Info,
@@ -144,7 +144,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, failover: { mode: spill }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, failover: { mode: spill }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let tiers = subject.tiers();
             let is_spill = subject.upstream().failover.mode == FailoverMode::Spill;
             if is_spill && !tiers.is_empty() && tiers[..tiers.len() - 1].iter().all(|targets| *targets == 1) {
@@ -155,7 +155,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US025",
             level: Level::Warning,
@@ -165,7 +165,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, failover: { mode: spill }, targets: [{ target: 10.0.0.1:80, weight: 900 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, failover: { mode: spill }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let uneven = |tier: &[Target]| {
                 let weights = tier.iter().map(|target| target.weight);
                 weights.clone().max().unwrap_or(0) > 2 * weights.min().unwrap_or(0)
@@ -178,7 +178,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US026",
             level: Level::Warning,
@@ -188,14 +188,14 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, load_balancer: random, targets: [{ target: 10.0.0.1:80, weight: 1 }, { target: 10.0.0.2:80, weight: 3 }] }]",
             good: "upstreams: [{ name: shop, load_balancer: weighted_random, targets: [{ target: 10.0.0.1:80, weight: 1 }, { target: 10.0.0.2:80, weight: 3 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if subject.upstream().load_balancer == LoadBalancer::Random && has_uneven_tier(subject) {
                 findings
                     .tell(&subject.place().key("load_balancer"), "`random` ignores the weights".to_owned());
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US027",
             level: Level::Info,
@@ -205,7 +205,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, load_balancer: least_request, targets: [{ target: 10.0.0.1:80, weight: 1 }, { target: 10.0.0.2:80, weight: 3 }] }]",
             good: "upstreams: [{ name: shop, load_balancer: least_request, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if subject.upstream().load_balancer == LoadBalancer::LeastRequest && has_uneven_tier(subject) {
                 findings.tell(
                     &subject.place().key("load_balancer"),
@@ -214,7 +214,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US028",
             level: Level::Info,
@@ -224,7 +224,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, load_balancer: maglev, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, load_balancer: maglev, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let tiers = subject.tiers();
             if subject.upstream().load_balancer.is_by_hash()
                 && !tiers.is_empty()
@@ -237,7 +237,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US029",
             level: Level::Info,
@@ -247,7 +247,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, sticky: { cookie: { name: route } }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, sticky: { cookie: { name: route } }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if subject.upstream().sticky.is_some() && subject.tiers().len() > 1 {
                 let message =
                     "a client that was led to the standby stays there when the primaries return".to_owned();
@@ -255,7 +255,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US030",
             level: Level::Info,
@@ -265,7 +265,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, slow_start: 30s, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, slow_start: 30s, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             if !upstream.slow_start.is_zero() && subject.tiers().first() == Some(&1) {
                 findings.tell(
@@ -275,7 +275,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US031",
             level: Level::Warning,
@@ -285,7 +285,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, limits: { retries: 3 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, limits: { retries: 1000 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let limits = &subject.upstream().limits;
             let place = subject.place().key("limits");
             match &limits.retry_budget {
@@ -306,7 +306,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US032",
             level: Level::Info,
@@ -316,7 +316,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, resolve: envoy, targets: [{ target: shop.example.com:80 }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: shop.example.com:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let has_name = upstream.targets.iter().any(|target| matches!(target.address.host, Host::Name(_)));
             if upstream.resolve == Resolve::Envoy && has_name {
@@ -327,7 +327,7 @@ pub(super) const RULES: &[Rule] = &[
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US033",
             level: Level::Info,
@@ -337,7 +337,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: shop, service: shop }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if subject.is_unreached() {
                 findings.tell(
                     &subject.place().key("name"),

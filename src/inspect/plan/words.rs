@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::config::Level;
 use crate::config::document::Kind;
-use crate::inspect::plan::{Action, Change, Edit};
+use crate::inspect::plan::{Edit, EditAction, PlannedChange};
 use crate::model::Model;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;
@@ -27,12 +27,17 @@ impl Words {
 
 /// Describes an edit; none if it changes nothing. The effects on an upstream's tiers are described once, with
 /// the first edit that affects the upstream: `told` has the upstreams that are described already.
-pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<String>) -> Option<Change> {
+pub(super) fn change(
+    edit: &Edit,
+    old: &Model,
+    new: &Model,
+    told: &mut BTreeSet<String>,
+) -> Option<PlannedChange> {
     let action = edit.action()?;
     let (kind, name) = (edit.kind.singular(), edit.name.clone());
     let words = match (action, &edit.before, &edit.after) {
-        (Action::Update, Some(before), Some(after)) => updated(edit.kind, before, after),
-        (Action::Delete, ..) => Words::plain("goes", "go"),
+        (EditAction::Update, Some(before), Some(after)) => updated(edit.kind, before, after),
+        (EditAction::Delete, ..) => Words::plain("goes", "go"),
         _ => Words::plain("is new", "are new"),
     };
     let upstream = match edit.kind {
@@ -55,7 +60,7 @@ pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<
             format!("{effects}target {address} of upstream {upstream} {}", words.of_one)
         }
         // The effects on the upstream say more than that a field differs.
-        _ if action == Action::Update && words.of_one.is_empty() => {
+        _ if action == EditAction::Update && words.of_one.is_empty() => {
             let meaning = if effects.is_empty() { "changes".to_owned() } else { effects.join(" and ") };
             format!("{kind} {name} {meaning}")
         }
@@ -69,7 +74,7 @@ pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<
         true => words.of_many,
         false => format!("{}: {}", words.of_many, effects.join(", ")),
     };
-    Some(Change { kind, name, action, summary, level, of_many })
+    Some(PlannedChange { kind, name, action, summary, level, of_many })
 }
 
 /// Describes the difference between two bodies of an entity.

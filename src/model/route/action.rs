@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::config::document::{self, Scheme};
 use crate::model::header::{self, HeaderChanges};
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 use crate::model::route::rewrite::Rewrite;
 use crate::model::route::{PathMatch, is_authority};
-use crate::model::service::{self, Policy, Service};
+use crate::model::service::{self, RequestPolicy, Service};
 
 /// Action on a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Forward {
     /// Service that serves the request.
     pub service: Arc<Service>,
     /// Policy of the service, with the overrides of the route applied.
-    pub policy: Policy,
+    pub policy: RequestPolicy,
     /// Rewrite of the path that targets see; `None` keeps the client's path.
     pub rewrite: Option<Rewrite>,
     /// Changes to the request headers before the request is sent.
@@ -63,11 +63,11 @@ const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
 /// Resolves the action that a route declares. `service` is the resolved one; without it a route to a service
 /// has no action, but its other faults are reported.
 pub(crate) fn resolve(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     route: &document::Route,
     service: Option<Arc<Service>>,
     paths: &[PathMatch],
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<Action> {
     exactly_one(place, route, faults);
     let redirect = route.redirect.as_ref().map(|it| redirect(&place.key("redirect"), it, faults));
@@ -82,7 +82,7 @@ pub(crate) fn resolve(
 
 const ACTIONS: [&str; 3] = ["service", "redirect", "respond"];
 
-fn exactly_one(place: &Place<'_>, route: &document::Route, faults: &mut Faults) {
+fn exactly_one(place: &FaultPlace<'_>, route: &document::Route, faults: &mut FaultCollector) {
     let declared = [route.service.is_some(), route.redirect.is_some(), route.respond.is_some()];
     let mut declared = ACTIONS.iter().zip(declared).filter(|(_, declared)| *declared).map(|(key, _)| *key);
     let Some(first) = declared.next() else {
@@ -102,7 +102,7 @@ fn exactly_one(place: &Place<'_>, route: &document::Route, faults: &mut Faults) 
 }
 
 /// Reports fields that configure the use of a service, in a route that answers without one.
-fn only_with_a_service(place: &Place<'_>, route: &document::Route, faults: &mut Faults) {
+fn only_with_a_service(place: &FaultPlace<'_>, route: &document::Route, faults: &mut FaultCollector) {
     let declared = [
         ("rewrite", route.rewrite.is_some()),
         ("request_headers", route.request_headers != document::HeaderChanges::default()),
@@ -118,13 +118,13 @@ fn only_with_a_service(place: &Place<'_>, route: &document::Route, faults: &mut 
 }
 
 fn forward(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     route: &document::Route,
     service: Option<Arc<Service>>,
     paths: &[PathMatch],
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<Forward> {
-    let declared = service::Declared {
+    let declared = service::DeclaredPolicy {
         timeout: route.timeout,
         try_timeout: route.try_timeout,
         retries: route.retries.as_ref(),
@@ -138,11 +138,11 @@ fn forward(
 }
 
 /// True if decoding has already reported a fault at `place`, or a misspelling of its key.
-fn is_told(place: &Place<'_>) -> bool {
+fn is_told(place: &FaultPlace<'_>) -> bool {
     place.document.is_faulty(&place.path) || place.document.is_misspelt(&place.path)
 }
 
-fn redirect(place: &Place<'_>, declared: &document::Redirect, faults: &mut Faults) -> Redirect {
+fn redirect(place: &FaultPlace<'_>, declared: &document::Redirect, faults: &mut FaultCollector) -> Redirect {
     let document::Redirect { scheme, host, path, status } = declared;
     let goes_nowhere = scheme.is_none() && host.is_none() && path.is_none();
     if goes_nowhere && !["scheme", "host", "path"].iter().any(|key| is_told(&place.key(key))) {
@@ -165,7 +165,7 @@ fn redirect(place: &Place<'_>, declared: &document::Redirect, faults: &mut Fault
     Redirect { scheme: *scheme, host: host.clone(), path: path.clone(), status: known.unwrap_or(301) }
 }
 
-fn respond(place: &Place<'_>, declared: &document::Respond, faults: &mut Faults) -> Respond {
+fn respond(place: &FaultPlace<'_>, declared: &document::Respond, faults: &mut FaultCollector) -> Respond {
     let declared_status = declared.status.unwrap_or(200);
     let status = u16::try_from(declared_status).ok().filter(|status| (200..600).contains(status));
     if status.is_none() {

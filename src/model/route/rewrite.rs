@@ -2,7 +2,7 @@
 
 use crate::config::document;
 use crate::model::matching;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 use crate::model::route::PathMatch;
 use crate::model::route::action::{A_PATH, is_path};
 
@@ -25,10 +25,10 @@ pub enum Rewrite {
 
 impl Rewrite {
     pub(super) fn resolve(
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         declared: &document::Rewrite,
         paths: &[PathMatch],
-        faults: &mut Faults,
+        faults: &mut FaultCollector,
     ) -> Option<Self> {
         let document::Rewrite { prefix, path, regex, to } = declared;
         match (prefix, path, regex, to) {
@@ -55,13 +55,13 @@ impl Rewrite {
     }
 }
 
-fn told_path(place: &Place<'_>, text: &str, faults: &mut Faults) {
+fn told_path(place: &FaultPlace<'_>, text: &str, faults: &mut FaultCollector) {
     if !is_path(text, &['?', '#']) {
         faults.wrong(place, format!("`{text}` is not a path"), A_PATH.to_owned());
     }
 }
 
-fn told_prefix(place: &Place<'_>, text: &str, paths: &[PathMatch], faults: &mut Faults) {
+fn told_prefix(place: &FaultPlace<'_>, text: &str, paths: &[PathMatch], faults: &mut FaultCollector) {
     told_path(place, text, faults);
     if let Some(regex) = paths.iter().find(|path| matches!(path, PathMatch::Regex(_))) {
         let message = format!("the path `{regex}` of this route has no prefix");
@@ -69,7 +69,7 @@ fn told_prefix(place: &Place<'_>, text: &str, paths: &[PathMatch], faults: &mut 
     }
 }
 
-fn told_regex(place: &Place<'_>, pattern: &str, substitution: &str, faults: &mut Faults) {
+fn told_regex(place: &FaultPlace<'_>, pattern: &str, substitution: &str, faults: &mut FaultCollector) {
     let groups = match matching::whole(pattern) {
         Ok(regex) => regex.captures_len() - 1,
         Err(error) => {

@@ -13,12 +13,12 @@ use crate::model::certificate::{self, Certificates};
 use crate::model::listener::word;
 use crate::model::name::Name;
 use crate::model::passthrough::{self, Passthrough};
-use crate::model::place::{Place, code};
+use crate::model::place::{FaultPlace, code};
 use crate::model::route;
 use crate::model::service::hash::HashBy;
 use crate::model::service::{Member, Service};
-use crate::model::target::Candidate;
-use crate::model::tls::{self, Known, Tls};
+use crate::model::target::TargetCandidate;
+use crate::model::tls::{self, KnownCertificates, UpstreamTls};
 use crate::model::upstream::Upstream;
 
 /// Fields of an upstream that apply to requests only.
@@ -50,9 +50,9 @@ impl<'a> Validation<'a> {
     pub(super) fn upstream_tls(
         &mut self,
         name: &Name,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         upstream: &document::Upstream,
-    ) -> Option<Arc<Tls>> {
+    ) -> Option<Arc<UpstreamTls>> {
         let declared = match &upstream.tls {
             Some(Switch::On(declared)) => declared,
             _ => return None,
@@ -67,9 +67,9 @@ impl<'a> Validation<'a> {
     pub(super) fn target_tls(
         &mut self,
         upstream: &Name,
-        candidate: &mut Candidate<'_>,
+        candidate: &mut TargetCandidate<'_>,
         declared: &document::Target,
-        tls: Option<&Tls>,
+        tls: Option<&UpstreamTls>,
     ) {
         let known = known(&self.certificates, self.whole, self.sources);
         let owner = format!("upstreams/{upstream}/targets/{}", candidate.address);
@@ -85,7 +85,7 @@ impl<'a> Validation<'a> {
     }
 
     /// Reports settings of an upstream that do not fit its protocol.
-    pub(super) fn upstream_protocol(&mut self, place: &Place<'_>, upstream: &Upstream) {
+    pub(super) fn upstream_protocol(&mut self, place: &FaultPlace<'_>, upstream: &Upstream) {
         match upstream.protocol {
             UpstreamProtocol::Auto if !upstream.is_tls_throughout() => {
                 let message = "`auto` is agreed on by ALPN, which is a part of TLS".to_owned();
@@ -103,7 +103,12 @@ impl<'a> Validation<'a> {
     }
 
     /// Reports settings of a service for TCP connections that apply to requests only.
-    pub(super) fn service_protocol(&mut self, place: &Place<'_>, members: &[Member], hash_by: &[HashBy]) {
+    pub(super) fn service_protocol(
+        &mut self,
+        place: &FaultPlace<'_>,
+        members: &[Member],
+        hash_by: &[HashBy],
+    ) {
         let is_tcp = |member: &Member| member.upstream.protocol == UpstreamProtocol::Tcp;
         if !members.iter().any(is_tcp) {
             return;
@@ -130,7 +135,7 @@ impl<'a> Validation<'a> {
         }
     }
 
-    fn meaningless_for_tcp(&mut self, place: &Place<'_>) {
+    fn meaningless_for_tcp(&mut self, place: &FaultPlace<'_>) {
         if !is_said(place) {
             return;
         }
@@ -190,7 +195,7 @@ impl<'a> Validation<'a> {
         fleet_names: &[Name],
         services: &OrdMap<Name, Arc<Service>>,
     ) -> Vec<Passthrough> {
-        let mut all: Vec<(Place<'a>, Passthrough)> = Vec::new();
+        let mut all: Vec<(FaultPlace<'a>, Passthrough)> = Vec::new();
         for named in declared {
             let place = named.place();
             let Named { name, counts, declared, .. } = named;
@@ -221,7 +226,7 @@ impl<'a> Validation<'a> {
     /// Returns the service that a route or a listener names.
     pub(super) fn service_of(
         &mut self,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         text: Option<&str>,
         services: &OrdMap<Name, Arc<Service>>,
     ) -> Option<Arc<Service>> {
@@ -241,7 +246,7 @@ impl<'a> Validation<'a> {
 
     /// Reports a service whose upstreams do not accept connections, or add TLS to connections that are TLS
     /// already.
-    pub(super) fn for_connections(&mut self, place: &Place<'_>, service: &Service, is_tls: bool) {
+    pub(super) fn for_connections(&mut self, place: &FaultPlace<'_>, service: &Service, is_tls: bool) {
         let not_tcp = service.upstreams().find(|upstream| upstream.protocol != UpstreamProtocol::Tcp);
         let in_tls = service.upstreams().find(|upstream| is_tls && upstream.is_tls());
         if let Some(upstream) = not_tcp {
@@ -257,7 +262,7 @@ impl<'a> Validation<'a> {
     }
 
     /// Reports a service for requests that has an upstream for TCP connections.
-    pub(super) fn for_requests(&mut self, place: &Place<'_>, service: &Service) {
+    pub(super) fn for_requests(&mut self, place: &FaultPlace<'_>, service: &Service) {
         if let Some(upstream) = service.upstreams().find(|it| it.protocol == UpstreamProtocol::Tcp) {
             let message = format!("the upstream `{}` is for connections, not for requests", upstream.name);
             let help = "give the upstream `protocol: http1`, or the service to a listener of protocol tcp";
@@ -265,7 +270,7 @@ impl<'a> Validation<'a> {
         }
     }
 
-    fn same_names_asked_for(&mut self, all: &[(Place<'a>, Passthrough)]) {
+    fn same_names_asked_for(&mut self, all: &[(FaultPlace<'a>, Passthrough)]) {
         for (index, (place, own)) in all.iter().enumerate() {
             let twin = all[..index].iter().find_map(|(first, other)| {
                 let meets = other.fleets.overlaps(&own.fleets)
@@ -286,7 +291,7 @@ impl<'a> Validation<'a> {
     /// apart.
     pub(super) fn names_by_sni<'n>(
         &mut self,
-        gateway: &Place<'_>,
+        gateway: &FaultPlace<'_>,
         upstreams: impl Iterator<Item = &'n Name>,
     ) {
         let mut seen: HashMap<String, &Name> = HashMap::new();
@@ -307,12 +312,12 @@ pub(super) fn known<'k>(
     certificates: &'k Certificates,
     all_are_known: bool,
     sources: certificate::Sources<'k>,
-) -> Known<'k> {
-    Known { certificates, all_are_known, sources }
+) -> KnownCertificates<'k> {
+    KnownCertificates { certificates, all_are_known, sources }
 }
 
 /// Returns the fields that are present, whatever their values.
-fn fields(place: &Place<'_>) -> Vec<String> {
+fn fields(place: &FaultPlace<'_>) -> Vec<String> {
     match place.document.json(&place.path) {
         serde_json::Value::Object(fields) => fields.into_iter().map(|(key, _)| key).collect(),
         _ => Vec::new(),
@@ -320,7 +325,7 @@ fn fields(place: &Place<'_>) -> Vec<String> {
 }
 
 /// True if the value at `place` differs from an absent one.
-fn is_said(place: &Place<'_>) -> bool {
+fn is_said(place: &FaultPlace<'_>) -> bool {
     match place.document.json(&place.path) {
         serde_json::Value::Null | serde_json::Value::Bool(false) => false,
         serde_json::Value::Array(items) => !items.is_empty(),

@@ -14,26 +14,26 @@ use super::Validation;
 use crate::config::Violation;
 use crate::config::document::{self, Declared, Document};
 use crate::config::material::NamedFiles;
-use crate::memo::{self, Memo, Output, Same, Shared};
+use crate::memo::{self, ArcEq, ArcPtrEq, Memo, MemoOutput};
 use crate::model::certificate::{Certificates, Sources};
 use crate::model::documents::{Added, Documents, Site};
 use crate::model::name::{Name, Scope};
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 use crate::model::route::{self, Route};
 use crate::model::service::Service;
 use crate::model::upstream::{self, Upstream};
 
 /// Result of each entity, with all inputs that it was computed from.
 #[derive(Debug, Clone, Default)]
-pub struct Resolved {
+pub struct ResolvedEntities {
     pub(super) documents: Documents,
     pub(super) uses: Arc<BTreeMap<Name, upstream::Uses>>,
-    pub(super) material: Option<Shared<Material>>,
+    pub(super) material: Option<ArcEq<TlsMaterial>>,
     /// Names of fleets and listeners that routes may refer to.
     pub(super) scopes: Scopes,
-    pub(super) upstreams: Stage<UpstreamInput, Upstream>,
-    pub(super) services: Stage<ServiceInput, Service>,
-    pub(super) routes: Stage<RouteInput, Route>,
+    pub(super) upstreams: ResolvedKind<UpstreamInput, Upstream>,
+    pub(super) services: ResolvedKind<ServiceInput, Service>,
+    pub(super) routes: ResolvedKind<RouteInput, Route>,
     /// Upstreams that mention TLS in their own settings or in those of a target.
     pub(super) in_tls: OrdSet<Name>,
     /// Routes that name listeners or fleets.
@@ -44,7 +44,7 @@ pub struct Resolved {
     pub(super) ways: OrdSet<(Name, Name)>,
 }
 
-impl Resolved {
+impl ResolvedEntities {
     /// Iterates over the services that name an upstream, sorted by name.
     pub fn services_of<'r>(&'r self, upstream: &'r Name) -> impl Iterator<Item = &'r Name> {
         second(&self.users, upstream)
@@ -100,23 +100,23 @@ pub(super) struct Scopes {
 
 /// Entities of one kind, with their inputs and faults.
 #[derive(Debug, Clone)]
-pub(super) struct Stage<I, T> {
-    memo: Memo<Name, I, Outcome<T>>,
+pub(super) struct ResolvedKind<I, T> {
+    memo: Memo<Name, I, EntityOutcome<T>>,
     /// Entities that could be resolved.
     pub(super) entities: OrdMap<Name, Arc<T>>,
     /// Faults and warnings by entity; an entity without any has no entry.
     told: OrdMap<Name, Arc<Vec<Violation>>>,
 }
 
-impl<I, T> Default for Stage<I, T> {
+impl<I, T> Default for ResolvedKind<I, T> {
     fn default() -> Self {
         Self { memo: Memo::default(), entities: OrdMap::new(), told: OrdMap::new() }
     }
 }
 
-impl<I: PartialEq + Clone, T: PartialEq> Stage<I, T> {
+impl<I: PartialEq + Clone, T: PartialEq> ResolvedKind<I, T> {
     /// Replaces the input of an entity and resolves it if the input changed.
-    pub(super) fn put(&mut self, name: &Name, input: Option<I>, resolve: fn(&I) -> Outcome<T>) {
+    pub(super) fn put(&mut self, name: &Name, input: Option<I>, resolve: fn(&I) -> EntityOutcome<T>) {
         if !self.memo.put(name.clone(), input, resolve) {
             return;
         }
@@ -141,28 +141,28 @@ impl Site {
     fn declared<'d, T>(
         &'d self,
         list: fn(&'d Document) -> &'d Vec<Declared<T>>,
-    ) -> (&'d Declared<T>, Place<'d>) {
+    ) -> (&'d Declared<T>, FaultPlace<'d>) {
         let declared = &list(&self.document.0)[self.index];
-        (declared, Place::new(&self.document.0, &declared.path))
+        (declared, FaultPlace::new(&self.document.0, &declared.path))
     }
 }
 
 /// Result of an entity. A missing essential field leaves no entity, but its faults are still kept.
 #[derive(Debug, PartialEq)]
-pub(super) struct Outcome<T> {
+pub(super) struct EntityOutcome<T> {
     pub(super) entity: Option<Arc<T>>,
     pub(super) faults: Vec<Violation>,
     /// Time at which the faults change, because certificates expire.
     pub(super) until: Option<Timestamp>,
 }
 
-impl<T> Clone for Outcome<T> {
+impl<T> Clone for EntityOutcome<T> {
     fn clone(&self) -> Self {
         Self { entity: self.entity.clone(), faults: self.faults.clone(), until: self.until }
     }
 }
 
-impl<T: PartialEq> Output for Outcome<T> {
+impl<T: PartialEq> MemoOutput for EntityOutcome<T> {
     fn keeping(self, last: &Self) -> Self {
         let entity = match (self.entity, &last.entity) {
             (Some(entity), Some(last)) => Some(entity.keeping(last)),
@@ -174,7 +174,7 @@ impl<T: PartialEq> Output for Outcome<T> {
 
 /// Inputs of the resolution of TLS.
 #[derive(Debug, PartialEq)]
-pub(super) struct Material {
+pub(super) struct TlsMaterial {
     pub(super) certificates: Arc<Certificates>,
     pub(super) named_files: NamedFiles,
     pub(super) now: Option<Timestamp>,
@@ -182,7 +182,7 @@ pub(super) struct Material {
     pub(super) whole: bool,
 }
 
-impl Material {
+impl TlsMaterial {
     /// True if the two differ at most in the time.
     pub(super) fn is_alike(&self, other: &Self) -> bool {
         (&self.certificates, &self.named_files, self.whole)
@@ -192,9 +192,9 @@ impl Material {
 
 /// Calls `resolve` with a validation that has no documents, and no keys and certificates except `material`.
 fn alone<T>(
-    material: Option<&Material>,
+    material: Option<&TlsMaterial>,
     resolve: impl FnOnce(&mut Validation<'_>) -> Option<T>,
-) -> Outcome<T> {
+) -> EntityOutcome<T> {
     let (documents, no_files) = (Documents::default(), NamedFiles::default());
     let mut validation = Validation {
         documents: &documents,
@@ -204,11 +204,11 @@ fn alone<T>(
             now: material.and_then(|material| material.now),
         },
         certificates: material.map(|material| material.certificates.clone()).unwrap_or_default(),
-        faults: Faults::default(),
+        faults: FaultCollector::default(),
     };
     let entity = resolve(&mut validation).map(Arc::new);
-    let Faults { violations: faults, until } = validation.faults;
-    Outcome { entity, faults, until }
+    let FaultCollector { violations: faults, until } = validation.faults;
+    EntityOutcome { entity, faults, until }
 }
 
 /// All inputs of an upstream.
@@ -217,14 +217,14 @@ pub(super) struct UpstreamInput {
     pub(super) name: Name,
     pub(super) site: Site,
     /// Targets added over REST.
-    pub(super) added: Option<Same<Added>>,
+    pub(super) added: Option<ArcPtrEq<Added>>,
     pub(super) uses: upstream::Uses,
     /// Keys and certificates, if the upstream or one of its targets mentions TLS.
-    pub(super) material: Option<Shared<Material>>,
+    pub(super) material: Option<ArcEq<TlsMaterial>>,
 }
 
 impl UpstreamInput {
-    pub(super) fn resolve(&self) -> Outcome<Upstream> {
+    pub(super) fn resolve(&self) -> EntityOutcome<Upstream> {
         let (declared, place) = self.site.declared(|document| &document.upstreams);
         let added = self.added.iter().flat_map(|added| added.0.iter());
         let added = added.filter_map(|document| Some((&**document, &document.target.as_ref()?.1)));
@@ -248,11 +248,11 @@ pub(super) struct ServiceInput {
     pub(super) name: Name,
     pub(super) site: Site,
     /// Upstreams that it names and that exist.
-    pub(super) upstreams: Vec<Shared<Upstream>>,
+    pub(super) upstreams: Vec<ArcEq<Upstream>>,
 }
 
 impl ServiceInput {
-    pub(super) fn resolve(&self) -> Outcome<Service> {
+    pub(super) fn resolve(&self) -> EntityOutcome<Service> {
         let (declared, place) = self.site.declared(|document| &document.services);
         let upstreams = self.upstreams.iter().map(|it| (it.0.name.clone(), it.0.clone()));
         let upstreams: BTreeMap<Name, Arc<Upstream>> = upstreams.collect();
@@ -267,11 +267,11 @@ pub(super) struct RouteInput {
     pub(super) site: Site,
     pub(super) listeners: Scope,
     pub(super) fleets: Scope,
-    pub(super) service: Option<Shared<Service>>,
+    pub(super) service: Option<ArcEq<Service>>,
 }
 
 impl RouteInput {
-    pub(super) fn resolve(&self) -> Outcome<Route> {
+    pub(super) fn resolve(&self) -> EntityOutcome<Route> {
         let (declared, place) = self.site.declared(|document| &document.routes);
         let references = route::References {
             name: self.name.clone(),
