@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 
-use crate::build::snapshot::Version;
+use crate::build::snapshot::resource::Version;
 use crate::envoy::ResourceType;
 use crate::envoy::checks::CheckResults;
 use crate::envoy::loads::LoadReport;

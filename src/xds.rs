@@ -40,8 +40,9 @@ mod words;
 
 use std::sync::Arc;
 
+use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::past::SentSets;
-use crate::build::snapshot::{Snapshot, Variant};
+use crate::build::snapshot::resource::Variant;
 use crate::envoy::ResourceType;
 use crate::nodes::TypeStatus;
 use crate::xds::frame::Response;

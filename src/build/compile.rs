@@ -31,7 +31,8 @@ use prost::Message;
 
 use crate::build::index::UpstreamIndex;
 use crate::build::reach::Reach;
-use crate::build::snapshot::{Resource, Snapshot};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::Resource;
 use crate::config::raw;
 use crate::envoy::ResourceType;
 use crate::envoy::node::Locality;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::build::compile::Compiled;
-use crate::build::snapshot::{Resource, Version};
+use crate::build::snapshot::resource::{Resource, Version};
 use crate::config::document::{Declared, Document, Kind};
 use crate::config::raw::Patch;
 use crate::config::{Level, Path, Violation, near};

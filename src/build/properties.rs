@@ -214,8 +214,8 @@ fn said(build: &Build) -> (impl PartialEq + std::fmt::Debug + use<>, Vec<String>
 }
 
 /// Returns a resource as text, with all fields that xDS streams depend on.
-fn dump(resource: &crate::build::snapshot::Resource) -> String {
-    let crate::build::snapshot::Resource { name, version, endpoints, clusters, .. } = resource;
+fn dump(resource: &crate::build::snapshot::resource::Resource) -> String {
+    let crate::build::snapshot::resource::Resource { name, version, endpoints, clusters, .. } = resource;
     format!("{name} {version} {endpoints:?} {clusters:?} {:?}", resource.message())
 }
 

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::build::Build;
-use crate::build::snapshot::{ResourceSet, Snapshot};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::set::ResourceSet;
 use crate::config::Level;
 use crate::config::document::{Document, Kind};
 use crate::config::raw;

@@ -42,7 +42,7 @@ pub struct Route {
 
 impl Route {
     /// True if both routes match the same requests on the same listeners and fleets.
-    pub fn asks_for_the_same(&self, other: &Self) -> bool {
+    pub fn matches_the_same(&self, other: &Self) -> bool {
         (&self.hosts, &self.paths) == (&other.hosts, &other.paths)
             && (&self.methods, &self.headers, &self.query) == (&other.methods, &other.headers, &other.query)
             && (&self.listeners, &self.fleets) == (&other.listeners, &other.fleets)

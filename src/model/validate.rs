@@ -673,7 +673,7 @@ impl<'a> Validation<'a> {
             self.faults.violations.extend(input.resolve().faults);
         }
         let mut changed = changes(&last.routes.entities, &resolved.routes.entities);
-        if !changed.all(|it| it.old.zip(it.new).is_some_and(|(old, new)| old.asks_for_the_same(new))) {
+        if !changed.all(|it| it.old.zip(it.new).is_some_and(|(old, new)| old.matches_the_same(new))) {
             self.same_requests(&resolved.routes.entities);
         }
         self.passthroughs(passthroughs, &resolved.scopes.fleets, &resolved.services.entities)

@@ -10,7 +10,9 @@ use std::sync::{Arc, LazyLock};
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
-use crate::build::snapshot::{MAX_PIECE, Resource, ResourceSet, Snapshot, Variant, Version};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::{Resource, Variant, Version};
+use crate::build::snapshot::set::{MAX_PIECE, ResourceSet};
 use crate::envoy::ResourceType;
 use crate::nodes::{State, TypeStatus};
 use crate::xds::frame::Response;

@@ -16,7 +16,8 @@ use envoy_types::pb::google::rpc::Status;
 use proptest::prelude::*;
 use prost::Message as _;
 
-use crate::build::snapshot::{Snapshot, Variant};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::Variant;
 use crate::envoy::ResourceType;
 use crate::xds::Protocol;
 use crate::xds::frame::{self, Response};

@@ -34,7 +34,7 @@ use tracing::{info, warn};
 
 use crate::access::identity::Rule;
 use crate::access::tls::Incoming;
-use crate::build::snapshot::Variant;
+use crate::build::snapshot::resource::Variant;
 use crate::cache::{Cache, Subscription};
 use crate::envoy::node::Node;
 use crate::envoy::{ResourceType, descriptors};

@@ -8,7 +8,8 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use prost::Message as _;
 
-use crate::build::snapshot::{Resource, Snapshot};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::Resource;
 use crate::envoy::ResourceType;
 
 /// Parses a snapshot from words such as `cds:a cds:b@2 eds:a lds:web rds:web@b`: a type, a name, and after

@@ -25,7 +25,7 @@ use envoy_types::pb::google::protobuf as wrappers;
 
 use crate::build::compile::target_cluster::{self, AddressSource, TargetCluster};
 use crate::build::compile::{ads, any, duration, endpoint, health, tls, uint32, whole_response};
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::config::document::{LoadBalancer, UpstreamProtocol, WhenAllDown};
 use crate::memo::ArcEq;
 use crate::model::overrides::{First, OverridesByUpstream};

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 
 use crate::build::compile::target_cluster::{self, AddressSource, TargetCluster};
 use crate::build::compile::{health, tls, uint32};
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::config::document::{FailoverMode, UpstreamProtocol};
 use crate::envoy::node::Locality;
 use crate::memo::ArcEq;

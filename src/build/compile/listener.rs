@@ -10,7 +10,7 @@ use envoy_types::pb::google::protobuf::BoolValue;
 
 use crate::build::compile::endpoint::socket_address;
 use crate::build::compile::{STATEFUL_SESSION, access_log, ads, any, connection, duration, tls};
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::model::Model;
 use crate::model::listener::{Listener, ProtocolSettings, Termination};
 use crate::model::name::Name;

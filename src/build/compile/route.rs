@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::config::route::v3 as envoy;
 
 use crate::build::compile::route::matching::Methods;
 use crate::build::compile::service;
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::config::document::MethodsOnce;
 use crate::memo::ArcEq;
 use crate::model::name::{Name, Scope};

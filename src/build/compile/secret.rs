@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as envoy;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::model::Model;
 use crate::model::certificate::{Authority, Certificate, Pem};
 use crate::model::listener::{Listener, Termination};

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::build::compile::{cluster, target_cluster};
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::memo::ArcEq;
 use crate::model::name::Name;
 use crate::model::overrides::{First, OverridesByUpstream};

@@ -15,23 +15,23 @@ use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
 /// Cluster with targets.
-pub struct TargetCluster<'a> {
+pub(super) struct TargetCluster<'a> {
     /// Cluster name: that of the upstream, followed by `/p0`, `/p1` and so on if the cluster holds one tier.
     /// Declared names cannot contain a `/`.
-    pub name: String,
+    pub(super) name: String,
     /// Tier that the cluster holds, from 0; 0 if it holds all of them.
-    pub tier: u32,
+    pub(super) tier: u32,
     /// Targets, by tier, then as declared.
-    pub targets: &'a [Target],
+    pub(super) targets: &'a [Target],
     /// Distance from the Envoy to which the targets are restricted; none for no restriction.
-    pub distance: Option<Distance>,
+    pub(super) distance: Option<Distance>,
     /// Source of the addresses.
-    pub discovery: AddressSource,
+    pub(super) discovery: AddressSource,
 }
 
 /// Source from which Envoy gets the addresses of targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AddressSource {
+pub(super) enum AddressSource {
     /// EDS, from the control plane.
     Eds,
     /// DNS, resolved by Envoy.
@@ -39,7 +39,7 @@ pub enum AddressSource {
 }
 
 /// Returns the clusters that hold the targets of an upstream, by declared tier, then by distance.
-pub fn all(upstream: &Upstream) -> Vec<TargetCluster<'_>> {
+pub(super) fn all(upstream: &Upstream) -> Vec<TargetCluster<'_>> {
     if !upstream.has_cluster_for_each_tier() {
         let name = upstream.name.to_string();
         let (tier, targets) = (0, &*upstream.targets);
@@ -64,7 +64,7 @@ pub fn all(upstream: &Upstream) -> Vec<TargetCluster<'_>> {
 
 /// Returns the clusters that hold the targets of an upstream in the order in which they serve, with `first`
 /// applied.
-pub fn in_serving_order(upstream: &Upstream, first: Option<First>) -> Vec<TargetCluster<'_>> {
+pub(super) fn in_serving_order(upstream: &Upstream, first: Option<First>) -> Vec<TargetCluster<'_>> {
     let mut clusters = all(upstream);
     clusters.sort_by_key(|cluster| first.map_or(cluster.tier, |first| first.rank(cluster.tier)));
     clusters
@@ -72,7 +72,7 @@ pub fn in_serving_order(upstream: &Upstream, first: Option<First>) -> Vec<Target
 
 /// Returns the override of the first tier if it applies to clusters: none for an upstream with a single
 /// cluster, whose endpoints carry the override.
-pub fn first_override(upstream: &Upstream, overrides: &OverridesByUpstream) -> Option<First> {
+pub(super) fn first_override(upstream: &Upstream, overrides: &OverridesByUpstream) -> Option<First> {
     let endpoint_overrides =
         upstream.has_cluster_for_each_tier().then(|| overrides.get(&upstream.name)).flatten();
     endpoint_overrides.and_then(|endpoint_overrides| endpoint_overrides.first)

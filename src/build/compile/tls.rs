@@ -19,7 +19,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::google::protobuf::{BoolValue, Struct, Value, value};
 
 use crate::build::compile::{ads, any};
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::config::document::UpstreamProtocol;
 use crate::model::listener::Termination;
 use crate::model::target::Target;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::build::lint::estimate;
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::build::lint::subject::UpstreamSubject;
-use crate::build::lint::{Explanation, LintCheck, LintRule, estimate};
 use crate::config::Level;
 use crate::config::document::WhenAllDown;
 use crate::config::values;
@@ -27,7 +29,7 @@ pub(super) const RULES: &[LintRule] = &[
             let alone = upstream.targets.len() == 1;
             if !alone && upstream.health_check.is_none() && upstream.outlier_detection.is_none() {
                 let message = format!("nothing finds out that a target of `{}` is dead", upstream.name);
-                findings.tell(&subject.place().key("health_check"), message);
+                findings.report(&subject.place().key("health_check"), message);
             }
         }),
     },
@@ -47,7 +49,7 @@ pub(super) const RULES: &[LintRule] = &[
             if has_standby && upstream.health_check.is_none() && upstream.outlier_detection.is_some() {
                 let message =
                     format!("no check looks at the standby of `{}` before it is needed", upstream.name);
-                findings.tell(&subject.place().key("health_check"), message);
+                findings.report(&subject.place().key("health_check"), message);
             }
         }),
     },
@@ -69,7 +71,7 @@ pub(super) const RULES: &[LintRule] = &[
             {
                 let message =
                     format!("a target of `{}` that only fails requests keeps its traffic", upstream.name);
-                findings.tell(&subject.place().key("outlier_detection"), message);
+                findings.report(&subject.place().key("outlier_detection"), message);
             }
         }),
     },
@@ -87,12 +89,12 @@ pub(super) const RULES: &[LintRule] = &[
             let upstream = subject.upstream();
             let blind = upstream.health_check.as_ref().is_some_and(|check| !estimate::sees_a_freeze(check));
             let others = |method: &str| !IDEMPOTENT.contains(&method);
-            if blind && subject.ways().iter().any(|way| way.takes(others)) {
+            if blind && subject.callers().iter().any(|caller| caller.accepts_method(others)) {
                 let message = format!(
                     "a frozen target of `{}` is not noticed by POSTs, nor by its TCP check",
                     upstream.name
                 );
-                findings.tell(&subject.place().key("health_check"), message);
+                findings.report(&subject.place().key("health_check"), message);
             }
         }),
     },
@@ -112,7 +114,7 @@ pub(super) const RULES: &[LintRule] = &[
             {
                 let count = subject.upstream().targets.len();
                 let message = format!("a cap of {cap} % of {count} targets ejects nobody");
-                findings.tell(&cap_place(subject), message);
+                findings.report(&cap_place(subject), message);
             }
         }),
     },
@@ -134,7 +136,7 @@ pub(super) const RULES: &[LintRule] = &[
                     "a cap of {cap} % ejects {ejected} of {} primaries: the standby never serves by it",
                     tiers[0]
                 );
-                findings.tell(&cap_place(subject), message);
+                findings.report(&cap_place(subject), message);
             }
         }),
     },
@@ -153,7 +155,7 @@ pub(super) const RULES: &[LintRule] = &[
             if check.idle_interval >= Duration::from_secs(10) && check.idle_interval > check.interval {
                 let message =
                     format!("without traffic targets are checked every {} only", time(check.idle_interval));
-                findings.tell(&subject.place().key("health_check").key("idle_interval"), message);
+                findings.report(&subject.place().key("health_check").key("idle_interval"), message);
             }
         }),
     },
@@ -172,7 +174,7 @@ pub(super) const RULES: &[LintRule] = &[
             let longest = check.unhealthy_threshold * (check.interval + check.timeout);
             if longest > Duration::from_secs(20) {
                 let message = format!("checks take up to {} to find a dead target", time(longest));
-                findings.tell(&subject.place().key("health_check").key("interval"), message);
+                findings.report(&subject.place().key("health_check").key("interval"), message);
             }
         }),
     },
@@ -194,7 +196,7 @@ pub(super) const RULES: &[LintRule] = &[
                     "a frozen target still accepts connections, and each resets this count".to_owned();
                 let place =
                     subject.place().key("outlier_detection").key("split_external_local_origin_errors");
-                findings.tell(&place, message);
+                findings.report(&place, message);
             }
         }),
     },
@@ -217,7 +219,7 @@ pub(super) const RULES: &[LintRule] = &[
             for (key, _) in counts.into_iter().filter(|(_, count)| *count == 1) {
                 let message =
                     "one request that fails everywhere ejects a target with each of its tries".to_owned();
-                findings.tell(&subject.place().key("outlier_detection").key(key), message);
+                findings.report(&subject.place().key("outlier_detection").key(key), message);
             }
         }),
     },
@@ -238,7 +240,7 @@ pub(super) const RULES: &[LintRule] = &[
             if returns && upstream.health_check.is_some() {
                 let message =
                     "a target that only fails requests is tried with live ones after every check".to_owned();
-                findings.tell(
+                findings.report(
                     &subject.place().key("outlier_detection").key("health_check_returns_ejected"),
                     message,
                 );
@@ -262,7 +264,7 @@ pub(super) const RULES: &[LintRule] = &[
                     "a target that recovered stays out for up to {}",
                     time(detection.max_ejection_time)
                 );
-                findings.tell(&subject.place().key("outlier_detection").key("base_ejection_time"), message);
+                findings.report(&subject.place().key("outlier_detection").key("base_ejection_time"), message);
             }
         }),
     },
@@ -281,7 +283,7 @@ pub(super) const RULES: &[LintRule] = &[
             let back = check.healthy_threshold * check.interval;
             if back < Duration::from_secs(2) {
                 let message = format!("a target is back {} after it came up", time(back));
-                findings.tell(&subject.place().key("health_check").key("healthy_threshold"), message);
+                findings.report(&subject.place().key("health_check").key("healthy_threshold"), message);
             }
         }),
     },
@@ -301,7 +303,7 @@ pub(super) const RULES: &[LintRule] = &[
                 && expected.iter().any(|(_, last)| *last >= 500)
             {
                 let message = "a target that answers its check with an error of its own passes it".to_owned();
-                findings.tell(&subject.place().key("health_check").key("http").key("expected"), message);
+                findings.report(&subject.place().key("health_check").key("http").key("expected"), message);
             }
         }),
     },
@@ -321,7 +323,7 @@ pub(super) const RULES: &[LintRule] = &[
             };
             if subject.upstream().targets.iter().any(|target| target.address.port != port) {
                 let message = format!("port {port} is checked, which is not the one that serves");
-                findings.tell(&subject.place().key("health_check").key("port"), message);
+                findings.report(&subject.place().key("health_check").key("port"), message);
             }
         }),
     },
@@ -340,7 +342,7 @@ pub(super) const RULES: &[LintRule] = &[
                 let message =
                     "when all targets are down requests fail until a check passes or an ejection ends"
                         .to_owned();
-                findings.tell(&subject.place().key("failover").key("when_all_down"), message);
+                findings.report(&subject.place().key("failover").key("when_all_down"), message);
             }
         }),
     },
@@ -360,22 +362,25 @@ pub(super) const RULES: &[LintRule] = &[
             if estimate.worst().is_some_and(|worst| worst <= objective) {
                 return;
             }
-            let told = |kind: &str, after: Option<Duration>| match after {
+            let delay = |kind: &str, after: Option<Duration>| match after {
                 Some(after) if after <= objective => None,
                 Some(after) => Some(format!("{kind} target for up to {}", time(after))),
                 None => Some(format!("{kind} target for ever")),
             };
-            let kept: Vec<String> = [
-                told("a stopped", estimate.stopped),
-                told("an unreachable", estimate.unreachable),
-                told("a frozen", estimate.frozen),
+            let delays: Vec<String> = [
+                delay("a stopped", estimate.stopped),
+                delay("an unreachable", estimate.unreachable),
+                delay("a frozen", estimate.frozen),
             ]
             .into_iter()
             .flatten()
             .collect();
-            let message =
-                format!("traffic stays with {}; the objective is {}", kept.join(", with "), time(objective));
-            findings.tell(&subject.place().key("failover").key("objective"), message);
+            let message = format!(
+                "traffic stays with {}; the objective is {}",
+                delays.join(", with "),
+                time(objective)
+            );
+            findings.report(&subject.place().key("failover").key("objective"), message);
         }),
     },
 ];

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 
-use crate::build::lint::{Explanation, LintCheck, LintRule};
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::config::Level;
 use crate::model::selector::Part;
 
@@ -26,7 +27,7 @@ pub(super) const RULES: &[LintRule] = &[
             for (index, text) in drill.down.iter().enumerate() {
                 if let Err((message, help)) = Part::parse(text, upstream) {
                     let place = subject.place().key("drill").key("down").index(index);
-                    findings.tell(&place, format!("{message}: {help}"));
+                    findings.report(&place, format!("{message}: {help}"));
                 }
             }
         }),
@@ -49,7 +50,7 @@ pub(super) const RULES: &[LintRule] = &[
             let parts: Vec<Part> = drill.down.iter().filter_map(|text| Part::read(text).ok()).collect();
             if upstream.targets.iter().all(|target| parts.iter().any(|part| part.includes(target))) {
                 let message = format!("`{}` is all that serves", drill.down.join("`, `"));
-                findings.tell(&subject.place().key("drill").key("down"), message);
+                findings.report(&subject.place().key("drill").key("down"), message);
             }
         }),
     },
@@ -68,7 +69,7 @@ pub(super) const RULES: &[LintRule] = &[
             // A day that exists at all has occurred since the epoch.
             if drill.next(Timestamp::UNIX_EPOCH).is_none() {
                 let message = format!("`{}` names no day that comes", drill.schedule);
-                findings.tell(&subject.place().key("drill").key("schedule"), message);
+                findings.report(&subject.place().key("drill").key("schedule"), message);
             }
         }),
     },

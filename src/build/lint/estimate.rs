@@ -61,7 +61,7 @@ pub(super) fn sees_a_freeze(check: &HealthCheck) -> bool {
 /// a way has no try timeout.
 fn by_traffic(subject: &UpstreamSubject) -> Option<Duration> {
     subject.upstream().outlier_detection.as_ref()?;
-    let longest = |way: &Caller| way.tries().try_timeout;
-    let ways = subject.ways().iter().map(longest).collect::<Option<Vec<_>>>()?;
-    ways.into_iter().max()
+    let longest = |caller: &Caller| caller.tries().try_timeout;
+    let callers = subject.callers().iter().map(longest).collect::<Option<Vec<_>>>()?;
+    callers.into_iter().max()
 }

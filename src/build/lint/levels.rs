@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::build::lint::{self, Explanation};
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::faults::FAULTS;
 use crate::config::document::{Document, LintSetting};
 use crate::config::{Level, Violation, near, tree};
 use crate::model::documents::Documents;
@@ -33,14 +34,15 @@ pub(super) fn of(documents: &Documents) -> Levels {
     Levels(settings.map(|(code, setting)| (code.clone(), setting.level())).collect())
 }
 
-/// Returns the faults in the lint settings of the documents, for all entities and for single ones.
-pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
+/// Returns the faults in the lint settings of the documents, for all entities and for single ones. `rules` are the codes
+/// of all rules.
+pub(super) fn faults(documents: &[Arc<Document>], rules: &[&str]) -> Vec<Violation> {
     let mut faults = FaultCollector::default();
     for document in documents {
         for declared in &document.lint {
             let place = FaultPlace::new(document, &declared.path);
             for (code, setting) in &declared.entity {
-                check(&place, code, setting, false, &mut faults);
+                check(&place, (code, setting), rules, false, &mut faults);
             }
         }
         let upstreams = document.upstreams.iter().map(|it| (&it.path, it.entity.lint.as_ref()));
@@ -50,7 +52,7 @@ pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
         for (path, settings) in settings.filter_map(|(path, settings)| Some((path, settings?))) {
             let place = FaultPlace::new(document, path).key("lint");
             for (code, setting) in settings {
-                check(&place, code, setting, true, &mut faults);
+                check(&place, (code, setting), rules, true, &mut faults);
             }
         }
     }
@@ -61,15 +63,14 @@ pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
 /// readers who come later.
 fn check(
     place: &FaultPlace<'_>,
-    code: &str,
-    setting: &LintSetting,
+    (code, setting): (&str, &LintSetting),
+    rules: &[&str],
     needs_reason: bool,
     faults: &mut FaultCollector,
 ) {
-    let codes = || lint::rules().map(|rule| rule.explanation.code);
-    if !codes().any(|known| known == code) {
-        let help = match near(code, codes()).first() {
-            _ if lint::faults::FAULTS.iter().any(|fault| fault.code == code) => {
+    if !rules.contains(&code) {
+        let help = match near(code, rules.iter().copied()).first() {
+            _ if FAULTS.iter().any(|fault| fault.code == code) => {
                 "a fault is no rule, and has no level".to_owned()
             }
             Some(word) => format!("did you mean `{word}`?"),

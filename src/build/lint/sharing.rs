@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use crate::build::lint::{Explanation, LintCheck, LintRule};
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::config::Level;
 use crate::memo::{MapChange, changes};
 use crate::model::health::{HealthCheck, Probe};
@@ -35,7 +36,7 @@ pub(super) const RULES: &[LintRule] = &[
                 .find_map(|other| Some((other, common(upstream, other)?)))
             {
                 let message = format!("{address} is checked in upstream `{}` and not here", other.name);
-                findings.tell(&subject.place().key("health_check"), message);
+                findings.report(&subject.place().key("health_check"), message);
             }
         }),
     },
@@ -51,15 +52,15 @@ pub(super) const RULES: &[LintRule] = &[
         },
         check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
-            let Some(asked) = upstream.health_check.as_ref().map(way_of_asking) else { return };
+            let Some(probe) = upstream.health_check.as_ref().map(probe_key) else { return };
             let differs = |other: &&Upstream| {
-                other.health_check.as_ref().map(way_of_asking).is_some_and(|other| other != asked)
+                other.health_check.as_ref().map(probe_key).is_some_and(|other| other != probe)
             };
             if let Some((other, address)) =
                 subject.neighbours().filter(differs).find_map(|other| Some((other, common(upstream, other)?)))
             {
                 let message = format!("{address} is checked in another way by upstream `{}`", other.name);
-                findings.tell(&subject.place().key("health_check"), message);
+                findings.report(&subject.place().key("health_check"), message);
             }
         }),
     },
@@ -80,7 +81,7 @@ pub(super) const RULES: &[LintRule] = &[
                 };
                 if let Some(other) = subject.neighbours().find(is_primary) {
                     let message = format!("{} is a primary of upstream `{}` too", target.address, other.name);
-                    findings.tell(&subject.place_of(&target.address), message);
+                    findings.report(&subject.place_of(&target.address), message);
                 }
             }
         }),
@@ -94,7 +95,7 @@ fn common<'u>(upstream: &'u Upstream, other: &Upstream) -> Option<&'u Address> {
 }
 
 /// Returns the protocol of a health check, its path or service, and its port; the interval does not matter.
-fn way_of_asking(check: &HealthCheck) -> (&'static str, String, Option<u16>) {
+fn probe_key(check: &HealthCheck) -> (&'static str, String, Option<u16>) {
     match &check.probe {
         Probe::Tcp { .. } => ("tcp", String::new(), check.port),
         Probe::Http { path, .. } => ("http", path.clone(), check.port),

@@ -1,15 +1,15 @@
 //! Subjects of rules: an entity with its declaration, and what must be known around it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::build::compile::route::retry;
 use crate::build::compile::service;
+use crate::build::lint::input::LintInput;
 use crate::build::lint::levels::Levels;
-use crate::build::lint::{CallerKey, Findings, LintInput, Lints};
 use crate::config::document::{self, Kind, LintSetting};
-use crate::memo::{ArcEq, MapChange, Memo, changes};
+use crate::memo::ArcEq;
 use crate::model::documents::Site;
 use crate::model::name::Name;
 use crate::model::place::FaultPlace;
@@ -18,11 +18,15 @@ use crate::model::service::{RequestPolicy, Service};
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 
+/// Key of a caller: a service, and a route to it that may override its policy; without a route the service
+/// itself.
+pub(super) type CallerKey = (Name, Option<Name>);
+
 /// Upstream, with the ways to it and the upstreams that have a target in common with it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct UpstreamSubject {
     upstream: ArcEq<Upstream>,
-    ways: Vec<Caller>,
+    callers: Vec<Caller>,
     neighbours: Vec<ArcEq<Upstream>>,
     raw_reaches_it: bool,
     site: Site,
@@ -55,7 +59,7 @@ pub(super) struct RetryEffect {
 /// Service, or route that may override its service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct CallerSubject {
-    way: Caller,
+    caller: Caller,
     is_used: bool,
     site: Site,
     pub(super) levels: ArcEq<Levels>,
@@ -86,7 +90,7 @@ impl Caller {
 
     /// Returns true if requests of a method that satisfies `is_method` may take this way. A service, and a
     /// route without methods, takes all of them.
-    pub(super) fn takes(&self, is_method: impl Fn(&str) -> bool) -> bool {
+    pub(super) fn accepts_method(&self, is_method: impl Fn(&str) -> bool) -> bool {
         let methods = self.route.as_ref().map(|route| &route.0.methods);
         methods.is_none_or(|methods| methods.is_empty() || methods.iter().any(|method| is_method(method)))
     }
@@ -118,6 +122,29 @@ impl RetryEffect {
 }
 
 impl UpstreamSubject {
+    /// Returns the subject for an upstream; none if there is no such upstream. `callers` are all its callers.
+    pub(super) fn new<'c>(
+        input: LintInput<'_>,
+        name: &Name,
+        callers: impl Iterator<Item = &'c CallerSubject>,
+        neighbours: impl Iterator<Item = &'c Name>,
+        levels: &Arc<Levels>,
+    ) -> Option<Self> {
+        let LintInput { model, documents, .. } = input;
+        let callers: Vec<&Caller> = callers.map(|subject| &subject.caller).collect();
+        let is_routed = callers.iter().any(|caller| caller.route.is_some());
+        let callers = callers.into_iter().filter(|caller| caller.route.is_some() == is_routed);
+        let neighbours = neighbours.filter_map(|name| model.upstreams.get(name));
+        Some(Self {
+            upstream: ArcEq(model.upstreams.get(name)?.clone()),
+            callers: callers.cloned().collect(),
+            neighbours: neighbours.cloned().map(ArcEq).collect(),
+            raw_reaches_it: !model.raw.is_empty(),
+            site: documents.site(Kind::Upstream, name.as_str())?.clone(),
+            levels: ArcEq(levels.clone()),
+        })
+    }
+
     pub(super) fn upstream(&self) -> &Upstream {
         &self.upstream.0
     }
@@ -129,8 +156,8 @@ impl UpstreamSubject {
     }
 
     /// Returns the ways through routes, or the services alone if none of them has a route.
-    pub(super) fn ways(&self) -> &[Caller] {
-        &self.ways
+    pub(super) fn callers(&self) -> &[Caller] {
+        &self.callers
     }
 
     pub(super) fn neighbours(&self) -> impl Iterator<Item = &Upstream> {
@@ -139,7 +166,7 @@ impl UpstreamSubject {
 
     /// Returns true if no route leads to it. False if there is any raw resource, since that may lead to it.
     pub(super) fn is_unreached(&self) -> bool {
-        !self.raw_reaches_it && self.ways.iter().all(|way| way.route.is_none())
+        !self.raw_reaches_it && self.callers.iter().all(|caller| caller.route.is_none())
     }
 
     pub(super) fn declared(&self) -> &document::Upstream {
@@ -166,30 +193,54 @@ impl UpstreamSubject {
 }
 
 impl CallerSubject {
-    pub(super) fn way(&self) -> &Caller {
-        &self.way
+    /// Returns the subject for a key; none if there is no such caller.
+    pub(super) fn new(
+        input: LintInput<'_>,
+        (service, route): &CallerKey,
+        levels: &Arc<Levels>,
+    ) -> Option<Self> {
+        let LintInput { model, resolved, documents } = input;
+        let uses_service =
+            |route: &&Arc<Route>| route.forward().is_some_and(|forward| forward.service.name == *service);
+        let (route, site) = match route {
+            Some(name) => {
+                let route = model.routes.get(name).filter(uses_service)?;
+                (Some(route.clone()), documents.site(Kind::Route, name.as_str())?)
+            }
+            None => (None, documents.site(Kind::Service, service.as_str())?),
+        };
+        Some(Self {
+            caller: Caller::new(model.services.get(service)?.clone(), route),
+            is_used: resolved.routes_of(service).next().is_some(),
+            site: site.clone(),
+            levels: ArcEq(levels.clone()),
+        })
+    }
+
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// Returns true for a service that no route names; always false for a route.
     pub(super) fn is_unused(&self) -> bool {
-        self.way.route.is_none() && !self.is_used
+        self.caller.route.is_none() && !self.is_used
     }
 
     /// Evaluates a predicate on the declaration at hand: `route` on that of a route, `service` on that of a
     /// service. A route declares only what differs from its service.
-    pub(super) fn says(
+    pub(super) fn declares(
         &self,
         service: fn(&document::Service) -> bool,
         route: fn(&document::Route) -> bool,
     ) -> bool {
-        match self.way.route {
+        match self.caller.route {
             Some(_) => route(&self.site.document.0.routes[self.site.index].entity),
             None => service(&self.site.document.0.services[self.site.index].entity),
         }
     }
 
     pub(super) fn lint(&self) -> Option<&BTreeMap<String, LintSetting>> {
-        match self.way.route {
+        match self.caller.route {
             Some(_) => self.site.document.0.routes[self.site.index].entity.lint.as_ref(),
             None => self.site.document.0.services[self.site.index].entity.lint.as_ref(),
         }
@@ -197,7 +248,7 @@ impl CallerSubject {
 
     pub(super) fn place(&self) -> FaultPlace<'_> {
         let document = &self.site.document.0;
-        let path = match self.way.route {
+        let path = match self.caller.route {
             Some(_) => &document.routes[self.site.index].path,
             None => &document.services[self.site.index].path,
         };
@@ -206,6 +257,22 @@ impl CallerSubject {
 }
 
 impl RouteSubject {
+    /// Returns the subject for a route; none if there is no such route. `shadow` is the route that takes all
+    /// of its requests.
+    pub(super) fn new(
+        input: LintInput<'_>,
+        name: &Name,
+        shadow: Option<&Name>,
+        levels: &Arc<Levels>,
+    ) -> Option<Self> {
+        Some(Self {
+            route: ArcEq(input.model.routes.get(name)?.clone()),
+            shadow: shadow.cloned(),
+            site: input.documents.site(Kind::Route, name.as_str())?.clone(),
+            levels: ArcEq(levels.clone()),
+        })
+    }
+
     pub(super) fn route(&self) -> &Route {
         &self.route.0
     }
@@ -222,119 +289,4 @@ impl RouteSubject {
         let document = &self.site.document.0;
         FaultPlace::new(document, &document.routes[self.site.index].path)
     }
-}
-
-/// Names of the subjects that must be checked again.
-pub(super) struct ChangedSubjects {
-    /// Services, with all ways to them.
-    pub(super) services: BTreeSet<Name>,
-    pub(super) upstreams: BTreeSet<Name>,
-    pub(super) routes: BTreeSet<Name>,
-}
-
-/// Returns the subjects that changed from `last` to `now`. Updates the neighbours and shadows of `next` in
-/// passing.
-pub(super) fn changed(
-    last: LintInput<'_>,
-    now: LintInput<'_>,
-    lints: &Lints,
-    next: &mut Lints,
-) -> ChangedSubjects {
-    let redeclared = |kind| now.documents.changed(kind, last.documents).into_iter().cloned();
-    let mut services: BTreeSet<Name> = redeclared(Kind::Service).collect();
-    let mut upstreams: BTreeSet<Name> = redeclared(Kind::Upstream).collect();
-    let mut routes: BTreeSet<Name> = redeclared(Kind::Route).collect();
-
-    upstreams.extend(next.neighbours.update(&last.model.upstreams, &now.model.upstreams));
-    routes.extend(next.shadows.update(&last.model.routes, &now.model.routes));
-    for MapChange { key, old, new } in changes(&last.model.routes, &now.model.routes) {
-        routes.insert(key.clone());
-        let forwards = old.into_iter().chain(new).filter_map(|route| route.forward());
-        services.extend(forwards.map(|forward| forward.service.name.clone()));
-    }
-    for MapChange { key, .. } in changes(&last.model.services, &now.model.services) {
-        services.insert(key.clone());
-    }
-    let all_are_new =
-        !Arc::ptr_eq(&lints.levels, &next.levels) || last.model.raw.is_empty() != now.model.raw.is_empty();
-    if all_are_new {
-        services.extend(now.model.services.keys().cloned());
-        upstreams.extend(now.model.upstreams.keys().cloned());
-        routes.extend(now.model.routes.keys().cloned());
-    }
-    for name in &services {
-        let known = [last, now].into_iter().filter_map(|config| config.model.services.get(name));
-        upstreams.extend(known.flat_map(|service| service.upstreams()).map(|upstream| upstream.name.clone()));
-    }
-    ChangedSubjects { services, upstreams, routes }
-}
-
-/// Returns the ways to a service that were checked.
-pub(super) fn ways_of<'m>(
-    ways: &'m Memo<CallerKey, CallerSubject, Findings>,
-    service: &'m Name,
-) -> impl Iterator<Item = (&'m CallerKey, &'m CallerSubject)> {
-    ways.inputs().range((service.clone(), None)..).take_while(move |((of, _), _)| of == service)
-}
-
-/// Returns the keys of a service alone and of each route to it.
-pub(super) fn way_keys(config: LintInput<'_>, service: &Name) -> Vec<CallerKey> {
-    let routes = config.resolved.routes_of(service).cloned().map(Some);
-    [None].into_iter().chain(routes).map(|route| (service.clone(), route)).collect()
-}
-
-/// Returns the subject for a key; none if there is no such way.
-pub(super) fn way(
-    config: LintInput<'_>,
-    (service, route): &CallerKey,
-    levels: &Arc<Levels>,
-) -> Option<CallerSubject> {
-    let LintInput { model, resolved, documents } = config;
-    let leads_there =
-        |route: &&Arc<Route>| route.forward().is_some_and(|forward| forward.service.name == *service);
-    let (route, site) = match route {
-        Some(name) => {
-            let route = model.routes.get(name).filter(leads_there)?;
-            (Some(route.clone()), documents.site(Kind::Route, name.as_str())?)
-        }
-        None => (None, documents.site(Kind::Service, service.as_str())?),
-    };
-    Some(CallerSubject {
-        way: Caller::new(model.services.get(service)?.clone(), route),
-        is_used: resolved.routes_of(service).next().is_some(),
-        site: site.clone(),
-        levels: ArcEq(levels.clone()),
-    })
-}
-
-/// Returns the subject for an upstream; none if there is no such upstream. The ways in `lints` must be up to
-/// date.
-pub(super) fn upstream(config: LintInput<'_>, name: &Name, lints: &Lints) -> Option<UpstreamSubject> {
-    let LintInput { model, resolved, documents } = config;
-    let leads_here = |way: &&Caller| way.service().upstreams().any(|upstream| upstream.name == *name);
-    let services = resolved.services_of(name);
-    let ways = services.flat_map(|service| ways_of(&lints.ways.memo, service));
-    let ways: Vec<&Caller> = ways.map(|(_, subject)| &subject.way).filter(leads_here).collect();
-    let is_routed = ways.iter().any(|way| way.route.is_some());
-    let ways = ways.into_iter().filter(|way| way.route.is_some() == is_routed);
-    let neighbours = lints.neighbours.of(name).filter_map(|name| model.upstreams.get(name));
-    Some(UpstreamSubject {
-        upstream: ArcEq(model.upstreams.get(name)?.clone()),
-        ways: ways.cloned().collect(),
-        neighbours: neighbours.cloned().map(ArcEq).collect(),
-        raw_reaches_it: !model.raw.is_empty(),
-        site: documents.site(Kind::Upstream, name.as_str())?.clone(),
-        levels: ArcEq(lints.levels.clone()),
-    })
-}
-
-/// Returns the subject for a route; none if there is no such route. The shadows in `lints` must be up to
-/// date.
-pub(super) fn route(config: LintInput<'_>, name: &Name, lints: &Lints) -> Option<RouteSubject> {
-    Some(RouteSubject {
-        route: ArcEq(config.model.routes.get(name)?.clone()),
-        shadow: lints.shadows.of(name).cloned(),
-        site: config.documents.site(Kind::Route, name.as_str())?.clone(),
-        levels: ArcEq(lints.levels.clone()),
-    })
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::build::lint::subject::UpstreamSubject;
-use crate::build::lint::{Explanation, LintCheck, LintRule};
 use crate::config::Level;
 use crate::config::document::{FailoverMode, LoadBalancer, Resolve};
 use crate::model::target::{Host, Target};
@@ -23,7 +24,7 @@ pub(super) const RULES: &[LintRule] = &[
             if let [only] = subject.upstream().targets.as_slice()
                 && matches!(only.address.host, Host::Ip(_))
             {
-                findings.tell(
+                findings.report(
                     &subject.place().key("targets"),
                     format!("there is nothing to fail over to from {}", only.address),
                 );
@@ -44,7 +45,7 @@ pub(super) const RULES: &[LintRule] = &[
             let declared = subject.declared().targets.as_ref().is_some_and(|targets| !targets.is_empty());
             if declared && subject.upstream().targets.is_empty() {
                 findings
-                    .tell(&subject.place().key("targets"), "none of these targets gets traffic".to_owned());
+                    .report(&subject.place().key("targets"), "none of these targets gets traffic".to_owned());
             }
         }),
     },
@@ -63,7 +64,7 @@ pub(super) const RULES: &[LintRule] = &[
                 && first.tier > 0
             {
                 let message = format!("no primary gets traffic: {} serves all the time", first.address);
-                findings.tell(&subject.place_of(&first.address), message);
+                findings.report(&subject.place_of(&first.address), message);
             }
         }),
     },
@@ -85,7 +86,7 @@ pub(super) const RULES: &[LintRule] = &[
             };
             if machines.len() == 1 && !rest.is_empty() && rest.iter().all(|target| is_lost(&target)) {
                 let message = format!("{} is on the machine of every primary", rest[0].address);
-                findings.tell(&subject.place_of(&rest[0].address), message);
+                findings.report(&subject.place_of(&rest[0].address), message);
             }
         }),
     },
@@ -110,7 +111,7 @@ pub(super) const RULES: &[LintRule] = &[
                 && rest.iter().all(|target| zones.contains(&zone(target)))
             {
                 let message = format!("all of it is lost with zone `{}`", primaries[0].locality.zone);
-                findings.tell(&subject.place_of(&rest[0].address), message);
+                findings.report(&subject.place_of(&rest[0].address), message);
             }
         }),
     },
@@ -129,7 +130,7 @@ pub(super) const RULES: &[LintRule] = &[
                 let (weight, behind) = (weight(tier), weight(next));
                 if behind * 2 < weight {
                     let message = format!("a tier of weight {behind} stands in for one of weight {weight}");
-                    findings.tell(&subject.place_of(&next[0].address), message);
+                    findings.report(&subject.place_of(&next[0].address), message);
                 }
             }
         }),
@@ -148,7 +149,7 @@ pub(super) const RULES: &[LintRule] = &[
             let tiers = subject.tiers();
             let is_spill = subject.upstream().failover.mode == FailoverMode::Spill;
             if is_spill && !tiers.is_empty() && tiers[..tiers.len() - 1].iter().all(|targets| *targets == 1) {
-                findings.tell(
+                findings.report(
                     &subject.place().key("failover").key("mode"),
                     "there is nothing to spill from".to_owned(),
                 );
@@ -174,7 +175,7 @@ pub(super) const RULES: &[LintRule] = &[
             if is_spill && neighbouring_tiers(subject).any(|(tier, _)| uneven(tier)) {
                 let message =
                     "the death of a light target moves as much load as that of a heavy one".to_owned();
-                findings.tell(&subject.place().key("failover").key("mode"), message);
+                findings.report(&subject.place().key("failover").key("mode"), message);
             }
         }),
     },
@@ -191,7 +192,7 @@ pub(super) const RULES: &[LintRule] = &[
         check: LintCheck::Upstream(|subject, findings| {
             if subject.upstream().load_balancer == LoadBalancer::Random && has_uneven_tier(subject) {
                 findings
-                    .tell(&subject.place().key("load_balancer"), "`random` ignores the weights".to_owned());
+                    .report(&subject.place().key("load_balancer"), "`random` ignores the weights".to_owned());
             }
         }),
     },
@@ -207,7 +208,7 @@ pub(super) const RULES: &[LintRule] = &[
         },
         check: LintCheck::Upstream(|subject, findings| {
             if subject.upstream().load_balancer == LoadBalancer::LeastRequest && has_uneven_tier(subject) {
-                findings.tell(
+                findings.report(
                     &subject.place().key("load_balancer"),
                     "`least_request` mixes the weights with load".to_owned(),
                 );
@@ -230,7 +231,7 @@ pub(super) const RULES: &[LintRule] = &[
                 && !tiers.is_empty()
                 && tiers.iter().all(|targets| *targets == 1)
             {
-                findings.tell(
+                findings.report(
                     &subject.place().key("load_balancer"),
                     "the hash has one target to choose from".to_owned(),
                 );
@@ -251,7 +252,7 @@ pub(super) const RULES: &[LintRule] = &[
             if subject.upstream().sticky.is_some() && subject.tiers().len() > 1 {
                 let message =
                     "a client that was led to the standby stays there when the primaries return".to_owned();
-                findings.tell(&subject.place().key("sticky"), message);
+                findings.report(&subject.place().key("sticky"), message);
             }
         }),
     },
@@ -268,7 +269,7 @@ pub(super) const RULES: &[LintRule] = &[
         check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             if !upstream.slow_start.is_zero() && subject.tiers().first() == Some(&1) {
-                findings.tell(
+                findings.report(
                     &subject.place().key("slow_start"),
                     "the only primary has no peers to ramp up against".to_owned(),
                 );
@@ -290,7 +291,7 @@ pub(super) const RULES: &[LintRule] = &[
             let place = subject.place().key("limits");
             match &limits.retry_budget {
                 None if limits.retries < 20 => {
-                    findings.tell(
+                    findings.report(
                         &place.key("retries"),
                         format!("{} retries at a time are fewer than a failure needs", limits.retries),
                     );
@@ -300,7 +301,7 @@ pub(super) const RULES: &[LintRule] = &[
                         "{} % and at least {} are fewer than a failure needs",
                         budget.percent, budget.at_least
                     );
-                    findings.tell(&place.key("retry_budget"), message);
+                    findings.report(&place.key("retry_budget"), message);
                 }
                 _ => {}
             }
@@ -320,7 +321,7 @@ pub(super) const RULES: &[LintRule] = &[
             let upstream = subject.upstream();
             let has_name = upstream.targets.iter().any(|target| matches!(target.address.host, Host::Name(_)));
             if upstream.resolve == Resolve::Envoy && has_name {
-                findings.tell(
+                findings.report(
                     &subject.place().key("resolve"),
                     "an empty answer of DNS takes the targets away at once".to_owned(),
                 );
@@ -339,7 +340,7 @@ pub(super) const RULES: &[LintRule] = &[
         },
         check: LintCheck::Upstream(|subject, findings| {
             if subject.is_unreached() {
-                findings.tell(
+                findings.report(
                     &subject.place().key("name"),
                     format!("nothing sends requests to upstream `{}`", subject.upstream().name),
                 );

@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::build::snapshot::{ResourceSet, Snapshot, Version};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::Version;
+use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
 
 /// Number of sets that are kept. They share the resources that did not change.
