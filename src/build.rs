@@ -37,7 +37,7 @@ use crate::model::name::Name;
 use crate::model::overrides::OverridesByUpstream;
 use crate::model::target::Host;
 use crate::model::upstream::Upstream;
-use crate::model::validate::reuse::ResolvedEntities;
+use crate::model::validate::resolved::ResolvedEntities;
 use crate::model::validate::{self, Validated};
 
 /// Inputs of a build: everything that may change what an Envoy is sent, as one value.

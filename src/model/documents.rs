@@ -184,7 +184,7 @@ impl Documents {
     }
 
     /// Returns the sites of entities with a duplicate or invalid name. A valid config has none.
-    pub fn odd(&self, kind: Kind) -> Vec<&Site> {
+    pub fn misnamed(&self, kind: Kind) -> Vec<&Site> {
         let Some(KindIndex { by_name, unnamed, count }) = self.entities.get(&kind) else { return Vec::new() };
         if by_name.len() == *count {
             return Vec::new();

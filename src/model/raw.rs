@@ -15,7 +15,7 @@ use crate::model::listener::Listener;
 use crate::model::place::{FaultCollector, FaultPlace, code};
 
 /// Maximum number of dangling references that are reported one by one.
-const MAX_TOLD: usize = 20;
+const MAX_REPORTED: usize = 20;
 
 /// Names that may be referred to or that are taken.
 struct RawNames<'a> {
@@ -25,12 +25,12 @@ struct RawNames<'a> {
     compiled: HashMap<(Kind, &'a str), Option<(&'a Document, &'a Path)>>,
 }
 
-/// Resolves the raw resources, sorted by type and name. `whole` is false if names may exist that no document
+/// Resolves the raw resources, sorted by type and name. `is_complete` is false if names may exist that no document
 /// shows.
 pub(super) fn resolve(
     documents: &Documents,
     listeners: &[Listener],
-    whole: bool,
+    is_complete: bool,
     faults: &mut FaultCollector,
 ) -> Vec<Arc<Resource>> {
     if all(documents).next().is_none() {
@@ -39,9 +39,9 @@ pub(super) fn resolve(
     let mut names = RawNames { raw: HashMap::new(), compiled: compiled(documents, listeners) };
     for (document, declared) in all(documents) {
         names.conflict(document, declared, faults);
-        names.take(document, declared, faults);
+        names.add(document, declared, faults);
     }
-    if whole {
+    if is_complete {
         names.dangling(documents, faults);
     }
     let mut resources: Vec<Arc<Resource>> =
@@ -117,7 +117,7 @@ impl<'a> RawNames<'a> {
         faults.error_with(&name_of(document, declared), code::RAW_CONFLICT, message, help, related);
     }
 
-    fn take(
+    fn add(
         &mut self,
         document: &'a Document,
         declared: &'a Declared<Arc<Resource>>,
@@ -147,7 +147,7 @@ impl<'a> RawNames<'a> {
             .filter(|(_, it)| !self.has(it.resource_type, &it.name))
             .collect::<Vec<_>>()
             .into_iter();
-        for (document, Reference { path, resource_type, name }) in dangling.by_ref().take(MAX_TOLD) {
+        for (document, Reference { path, resource_type, name }) in dangling.by_ref().take(MAX_REPORTED) {
             let message = match resource_type {
                 ResourceType::Endpoints => format!("there are no endpoints for `{name}`"),
                 _ => format!("no {} is named `{name}`", resource_type.singular()),

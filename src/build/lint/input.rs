@@ -2,7 +2,7 @@
 
 use crate::model::Model;
 use crate::model::documents::Documents;
-use crate::model::validate::reuse::ResolvedEntities;
+use crate::model::validate::resolved::ResolvedEntities;
 
 /// Config to lint: its meaning, and the places where it is declared.
 #[derive(Debug, Clone, Copy)]
