@@ -13,7 +13,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crate::config::document::{FailoverMode, LoadBalancer, WhenAllDown};
+use crate::build::compile::{cluster, endpoint};
+use crate::config::document::LoadBalancer;
 use crate::envoy::node::Locality;
 use crate::model::addresses::Addresses;
 use crate::model::locality::TierRank;
@@ -263,14 +264,8 @@ pub fn simulate(
 /// Returns the policy that `compile` sets for an upstream.
 fn policy(upstream: &Upstream) -> BalancingPolicy {
     BalancingPolicy {
-        overprovisioning_factor: match upstream.failover.mode {
-            FailoverMode::Standby => u32::MAX,
-            FailoverMode::Spill => upstream.failover.factor,
-        },
-        panic_threshold: match upstream.failover.when_all_down {
-            WhenAllDown::TryAll => 1,
-            WhenAllDown::Fail => 0,
-        },
+        overprovisioning_factor: endpoint::overprovisioning_factor(upstream),
+        panic_threshold: cluster::panic_threshold(upstream),
         // Hash balancers respect weights over the distribution of keys, provided that there are many keys.
         by_weight: upstream.load_balancer != LoadBalancer::Random,
     }

@@ -25,6 +25,16 @@ pub enum Host {
     Service(String),
 }
 
+impl Host {
+    /// Returns the IP address; none for a name or a service.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(ip) => Some(*ip),
+            Self::Name(_) | Self::Service(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -12,7 +12,6 @@ use crate::config::values::Switch;
 use crate::model::certificate::{self, Authority, Certificate, Certificates, Sources};
 use crate::model::name::Name;
 use crate::model::place::{FaultCollector, FaultPlace, code};
-use crate::model::target::Host;
 
 /// TLS settings of connections to targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,12 +124,12 @@ pub(crate) fn resolve(
     UpstreamTls { sni, trust: trust(owner, place, declared, base, known, faults), verify, client_certificate }
 }
 
-/// Resolves the TLS settings of a target.
+/// Resolves the TLS settings of a target. `ip` is its address; none if it is declared by a name.
 pub(crate) fn of_target(
     owner: &str,
     place: &FaultPlace<'_>,
     declared: Option<&Switch<document::Tls>>,
-    host: &Host,
+    ip: Option<IpAddr>,
     upstream: Option<&UpstreamTls>,
     known: KnownCertificates<'_>,
     faults: &mut FaultCollector,
@@ -141,18 +140,18 @@ pub(crate) fn of_target(
         (None, Some(upstream)) => upstream.clone(),
         (Some(Switch::Off) | None, None) => return TargetTls::AsUpstream,
     };
-    let own = of_host(own, host);
+    let own = for_address(own, ip);
     if upstream == Some(&own) { TargetTls::AsUpstream } else { TargetTls::Own(Arc::new(own)) }
 }
 
 /// Adapts the settings to a target that is an IP address: it requests no server name, and the certificate
 /// must have the address unless other names are declared or nothing is verified.
-fn of_host(tls: UpstreamTls, host: &Host) -> UpstreamTls {
-    match host {
-        Host::Ip(ip) if tls.sni == Sni::Host => {
-            let is_unsaid = tls.verify == Verify::Sni && tls.trust != Trust::Anything;
+fn for_address(tls: UpstreamTls, ip: Option<IpAddr>) -> UpstreamTls {
+    match ip {
+        Some(ip) if tls.sni == Sni::Host => {
+            let is_default = tls.verify == Verify::Sni && tls.trust != Trust::Anything;
             let verify =
-                if is_unsaid { Verify::Names(vec![SubjectName::Ip(*ip)]) } else { tls.verify.clone() };
+                if is_default { Verify::Names(vec![SubjectName::Ip(ip)]) } else { tls.verify.clone() };
             UpstreamTls { sni: Sni::None, verify, ..tls }
         }
         _ => tls,

@@ -162,15 +162,19 @@ fn cluster_type<M: prost::Message + prost::Name>(name: &str, config: &M) -> clus
     })
 }
 
-fn common_lb_config(upstream: &Upstream) -> cluster::CommonLbConfig {
-    let panic = match upstream.failover.when_all_down {
+/// Returns the percentage of usable targets of a tier below which Envoy ignores their health; 0 for never.
+pub fn panic_threshold(upstream: &Upstream) -> u32 {
+    match upstream.failover.when_all_down {
         // Any value above 0 has the same effect: with the factor of standby mode a tier is either fully
         // available or not at all.
-        WhenAllDown::TryAll => 1.0,
-        WhenAllDown::Fail => 0.0,
-    };
+        WhenAllDown::TryAll => 1,
+        WhenAllDown::Fail => 0,
+    }
+}
+
+fn common_lb_config(upstream: &Upstream) -> cluster::CommonLbConfig {
     cluster::CommonLbConfig {
-        healthy_panic_threshold: Some(Percent { value: panic }),
+        healthy_panic_threshold: Some(Percent { value: f64::from(panic_threshold(upstream)) }),
         // Envoy's default of 1 s delays the update that the last primary has died.
         update_merge_window: Some(duration(std::time::Duration::ZERO)),
         override_host_status: upstream.sticky.is_some().then(sessions_finish_on_draining_targets),

@@ -24,9 +24,11 @@ use crate::build::compile::service;
 use crate::build::snapshot::resource::Resource;
 use crate::config::document::MethodsOnce;
 use crate::memo::ArcEq;
+use crate::model::host_match::HostMatch;
 use crate::model::name::{Name, Scope};
+use crate::model::path_match::PathMatch;
+use crate::model::route::Route;
 use crate::model::route::action::Action;
-use crate::model::route::{HostMatch, PathMatch, Route};
 
 /// Everything that a route configuration depends on.
 #[derive(Debug, Clone, PartialEq)]

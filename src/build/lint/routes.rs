@@ -9,8 +9,10 @@ use crate::build::lint::explanation::Explanation;
 use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::config::Level;
 use crate::memo::changes;
+use crate::model::host_match::HostMatch;
 use crate::model::name::{Name, Scope};
-use crate::model::route::{HostMatch, PathMatch, Route};
+use crate::model::path_match::PathMatch;
+use crate::model::route::Route;
 
 pub(super) const RULES: &[LintRule] = &[
     LintRule {

@@ -9,7 +9,8 @@ use crate::cli::offline::check;
 use crate::cli::output::{Format, Output};
 use crate::cli::print;
 use crate::config::near;
-use crate::inspect::settings::{self, EffectiveSetting, SettingOrigin};
+use crate::inspect::settings;
+use crate::inspect::settings::setting::{EffectiveSetting, SettingOrigin};
 use crate::model::name::Name;
 
 /// Options of `understudy show`.
@@ -34,7 +35,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let settings = Name::parse(&options.upstream).and_then(|name| settings::upstream(&build, &name));
+    let settings = Name::parse(&options.upstream).and_then(|name| settings::of(&build, &name));
     let Some(settings) = settings else {
         let names = near(&options.upstream, build.model.upstreams.keys().map(Name::as_str));
         let help = names.first().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crate::config::document::{self, Scheme};
 use crate::model::header::{self, HeaderChanges};
+use crate::model::host_match::is_authority;
+use crate::model::path_match::{PATH_RULE, PathMatch, is_path};
 use crate::model::place::{FaultCollector, FaultPlace, code};
 use crate::model::route::rewrite::Rewrite;
-use crate::model::route::{PathMatch, is_authority};
 use crate::model::service::{self, RequestPolicy, Service};
 
 /// Action on a request.
@@ -154,7 +155,7 @@ fn redirect(place: &FaultPlace<'_>, declared: &document::Redirect, faults: &mut 
         faults.wrong(&place.key("host"), format!("`{text}` is not a host"), help);
     }
     if let Some(text) = path.as_ref().filter(|path| !is_path(path, &['#'])) {
-        faults.wrong(&place.key("path"), format!("`{text}` is not a path"), A_PATH.to_owned());
+        faults.wrong(&place.key("path"), format!("`{text}` is not a path"), PATH_RULE.to_owned());
     }
     let status = status.unwrap_or(301);
     let known = REDIRECTS.into_iter().find(|known| u32::from(*known) == status);
@@ -182,12 +183,4 @@ fn respond(place: &FaultPlace<'_>, declared: &document::Respond, faults: &mut Fa
         body,
         headers: header::values(&place.key("headers"), &declared.headers, faults),
     }
-}
-
-pub(super) const A_PATH: &str = "begin it with /, in visible ASCII; percent-encode what is not";
-
-/// True if `text` is a path that fits into the first line of a request and has none of the characters
-/// `without`.
-pub(super) fn is_path(text: &str, without: &[char]) -> bool {
-    text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && !without.contains(&c))
 }

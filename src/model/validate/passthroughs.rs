@@ -6,11 +6,11 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::config::document::{self, Kind, ListenerProtocol};
+use crate::model::host_match;
 use crate::model::listener::word;
 use crate::model::name::Name;
 use crate::model::passthrough::{self, Passthrough};
 use crate::model::place::{FaultPlace, code};
-use crate::model::route;
 use crate::model::service::Service;
 use crate::model::validate::context::{Named, Validation};
 use crate::model::validate::protocols;
@@ -80,7 +80,7 @@ pub(super) fn resolve<'a>(
             }
         }
         let fleets = validation.fleets(&place, &entity.fleets, fleet_names);
-        let hosts = route::hosts(&place.key("hosts"), &entity.hosts, &mut validation.faults);
+        let hosts = host_match::resolve(&place.key("hosts"), &entity.hosts, &mut validation.faults);
         let listeners = entity.listeners.iter().filter_map(|name| Name::parse(name)).collect();
         let service = validation.service_of(&place, entity.service.as_deref(), services);
         let Some(service) = service else { continue };

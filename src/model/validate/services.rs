@@ -38,9 +38,9 @@ impl ServiceInput {
         let members = entity.upstreams.iter().enumerate();
         let members = members
             .filter_map(|(index, member)| Some((several.index(index).key("name"), member.name.as_deref()?)));
-        let first_named = entity.upstream.as_deref().map(|name| (place.key("upstream"), name));
+        let only = entity.upstream.as_deref().map(|name| (place.key("upstream"), name));
         let mut found = Vec::new();
-        for (place, name) in first_named.into_iter().chain(members) {
+        for (place, name) in only.into_iter().chain(members) {
             match upstreams.get(name) {
                 Some(upstream) => found.push(ArcEq(upstream.clone())),
                 None => validation.dangling(&place, Kind::Upstream, name, upstreams.keys()),
@@ -89,9 +89,8 @@ fn members(
 ) -> Vec<Member> {
     let several = place.key("upstreams");
     if service.upstreams.is_empty() {
-        let first_named =
-            upstream(validation, &place.key("upstream"), service.upstream.as_deref(), upstreams);
-        return first_named.map(|upstream| Member { upstream, weight: 1, tier: 0 }).into_iter().collect();
+        let only = upstream(validation, &place.key("upstream"), service.upstream.as_deref(), upstreams);
+        return only.map(|upstream| Member { upstream, weight: 1, tier: 0 }).into_iter().collect();
     }
     if service.upstream.is_some() {
         let message = "`upstream` and `upstreams` both say where requests go".to_owned();

@@ -57,7 +57,7 @@ fn target_tls(
         &owner,
         &candidate.place.key("tls"),
         declared.tls.as_deref(),
-        &candidate.address.host,
+        candidate.address.host.ip(),
         tls,
         known,
         &mut validation.faults,

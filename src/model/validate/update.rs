@@ -42,33 +42,17 @@ pub(super) fn upstreams(
         now: validation.sources.now,
         is_complete: validation.is_complete,
     }));
-    let mut pending: BTreeSet<Name> = documents.changed(KIND, &last.documents).into_iter().cloned().collect();
-    pending.extend(documents.changed_targets(&last.documents).cloned());
-    if !Arc::ptr_eq(&last.uses, &resolved.uses) {
-        let used = last.uses.keys().chain(resolved.uses.keys());
-        pending.extend(used.filter(|name| last.uses.get(*name) != resolved.uses.get(*name)).cloned());
-    }
     // The passing of time affects only the upstreams of which a certificate has expired since.
     let known = last.material.clone().filter(|known| known.0.is_alike(&material.0));
-    let has_passed = |until: Timestamp| validation.sources.now.is_some_and(|now| until <= now);
-    let is_due = |name: &&Name| known.is_none() || last.upstreams.until(name).is_some_and(has_passed);
-    pending.extend(last.in_tls.iter().filter(is_due).cloned());
-    for name in pending {
+    for name in pending_upstreams(validation, last, resolved, known.is_some()) {
         let input = validation.first_named(KIND, list, &name).map(|named| {
-            let added = documents.added_together(name.as_str());
-            let all_added = added.as_ref().map(|added| added.0.as_slice()).unwrap_or_default();
-            let mentions_tls = upstreams::mentions_tls(&named.declared.entity, all_added);
-            UpstreamInput {
-                name: name.clone(),
-                site: named.site(),
-                added,
-                uses: resolved.uses.get(&name).copied().unwrap_or_default(),
-                material: mentions_tls.then(|| material.clone()),
-            }
+            let uses = resolved.uses.get(&name).copied().unwrap_or_default();
+            UpstreamInput::new(documents, &named, uses, &material)
         });
-        match input.as_ref().is_some_and(|input| input.material.is_some()) {
-            true => drop(resolved.in_tls.insert(name.clone())),
-            false => drop(resolved.in_tls.remove(&name)),
+        if input.as_ref().is_some_and(|input| input.material.is_some()) {
+            resolved.in_tls.insert(name.clone());
+        } else {
+            resolved.in_tls.remove(&name);
         }
         resolved.upstreams.put(&name, input, UpstreamInput::resolve);
     }
@@ -80,6 +64,27 @@ pub(super) fn upstreams(
     resolved.material = known.or(Some(material));
     let in_tls = resolved.in_tls.iter();
     validation.faults.hold_until(in_tls.filter_map(|name| resolved.upstreams.until(name)));
+}
+
+/// Returns the upstreams to resolve again. `is_material_known` is false if keys or certificates changed.
+fn pending_upstreams(
+    validation: &Validation<'_>,
+    last: &ResolvedEntities,
+    resolved: &ResolvedEntities,
+    is_material_known: bool,
+) -> BTreeSet<Name> {
+    let documents = validation.documents;
+    let changed = documents.changed(Kind::Upstream, &last.documents);
+    let mut pending: BTreeSet<Name> = changed.into_iter().cloned().collect();
+    pending.extend(documents.changed_targets(&last.documents).cloned());
+    if !Arc::ptr_eq(&last.uses, &resolved.uses) {
+        let used = last.uses.keys().chain(resolved.uses.keys());
+        pending.extend(used.filter(|name| last.uses.get(*name) != resolved.uses.get(*name)).cloned());
+    }
+    let has_passed = |until: Timestamp| validation.sources.now.is_some_and(|now| until <= now);
+    let is_due = |name: &&Name| !is_material_known || last.upstreams.until(name).is_some_and(has_passed);
+    pending.extend(last.in_tls.iter().filter(is_due).cloned());
+    pending
 }
 
 /// Resolves again the services that changed, or whose upstreams changed.
@@ -126,9 +131,10 @@ pub(super) fn routes<'a>(
             let entity = &named.declared.entity;
             !entity.listeners.is_empty() || !entity.fleets.is_empty()
         };
-        match validation.first_named(KIND, list, name).is_some_and(is_scoped) {
-            true => drop(resolved.scoped.insert(name.clone())),
-            false => drop(resolved.scoped.remove(name)),
+        if validation.first_named(KIND, list, name).is_some_and(is_scoped) {
+            resolved.scoped.insert(name.clone());
+        } else {
+            resolved.scoped.remove(name);
         }
     }
     pending.extend(resolved.scoped.iter().cloned());

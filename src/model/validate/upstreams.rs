@@ -12,7 +12,7 @@ use crate::model::name::Name;
 use crate::model::place::FaultPlace;
 use crate::model::tls::{self, UpstreamTls};
 use crate::model::upstream::{self, Upstream};
-use crate::model::validate::context::{self, Validation};
+use crate::model::validate::context::{self, Named, Validation};
 use crate::model::validate::outcome::{EntityOutcome, TlsMaterial, alone};
 use crate::model::validate::{protocols, targets};
 
@@ -29,6 +29,19 @@ pub(super) struct UpstreamInput {
 }
 
 impl UpstreamInput {
+    /// Collects the input of a declared upstream.
+    pub(super) fn new(
+        documents: &Documents,
+        named: &Named<'_, document::Upstream>,
+        uses: upstream::Uses,
+        material: &ArcEq<TlsMaterial>,
+    ) -> Self {
+        let added = documents.added_together(named.name.as_str());
+        let all_added = added.as_ref().map(|added| added.0.as_slice()).unwrap_or_default();
+        let material = mentions_tls(&named.declared.entity, all_added).then(|| material.clone());
+        Self { name: named.name.clone(), site: named.site(), added, uses, material }
+    }
+
     pub(super) fn resolve(&self) -> EntityOutcome<Upstream> {
         let (declared, place) = self.site.declared(|document| &document.upstreams);
         let added = self.added.iter().flat_map(|added| added.0.iter());
@@ -41,7 +54,7 @@ impl UpstreamInput {
 }
 
 /// True if the upstream or one of its targets mentions TLS.
-pub(super) fn mentions_tls(upstream: &document::Upstream, added: &[Arc<Document>]) -> bool {
+fn mentions_tls(upstream: &document::Upstream, added: &[Arc<Document>]) -> bool {
     let own = upstream.targets.iter().flatten();
     let added = added.iter().filter_map(|document| Some(&document.target.as_ref()?.1.entity));
     upstream.tls.is_some() || own.chain(added).any(|target| target.tls.is_some())

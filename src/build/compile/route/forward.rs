@@ -13,7 +13,7 @@ use crate::build::compile::route::matching::Methods;
 use crate::build::compile::route::{hash, header, retry, rewrite, sticky};
 use crate::build::compile::service::{self, WeightedOrder};
 use crate::build::compile::{duration, uint32};
-use crate::model::route::PathMatch;
+use crate::model::path_match::PathMatch;
 use crate::model::route::action::Forward;
 use crate::model::service::{HostHeader, RequestPolicy, Service};
 

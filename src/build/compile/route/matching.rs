@@ -8,7 +8,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 
 use crate::model::matching::StringMatch;
-use crate::model::route::{PathMatch, Route};
+use crate::model::path_match::PathMatch;
+use crate::model::route::Route;
 
 /// Idempotent methods, whose requests may be repeated (RFC 9110, section 9.2.2).
 const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
