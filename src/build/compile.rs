@@ -74,7 +74,7 @@ pub struct Compiled {
     /// Listeners, by fleet and listener.
     listeners: Memo<(Name, Name), listener::ListenerInput, Arc<Resource>>,
     /// Contributions to route configurations, by route.
-    parts: OrdMap<Name, Arc<route::RouteFragment>>,
+    fragments: OrdMap<Name, Arc<route::RouteFragment>>,
     /// Route configurations, by fleet and listener.
     routes: Memo<(Name, Name), route::RouteConfigInput, Arc<Resource>>,
     /// Secrets, by fleet and secret.
@@ -89,7 +89,7 @@ impl Compiled {
     pub fn updated(&self, last: CompileInput<'_>, now: CompileInput<'_>) -> Self {
         let (before, model) = (last.model, now.model);
         let reach = self.reach.updated(before, model);
-        let parts = follow(&self.parts, (&before.routes, &model.routes), |route| {
+        let fragments = follow(&self.fragments, (&before.routes, &model.routes), |route| {
             Arc::new(route::RouteFragment::new(route))
         });
         let fleets = model.fleet_names();
@@ -103,26 +103,30 @@ impl Compiled {
         });
         let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), ArcEq(raw.clone())));
         Self {
-            clusters: self.clusters.with(of_upstreams(last, now), |input| shared(cluster::compile(input))),
-            aggregates: self.aggregates.with(of_services(last, now), |input| shared(service::compile(input))),
-            endpoints: self.endpoints.with(assigned(last, now), |input| shared(endpoint::compile(input))),
+            clusters: self.clusters.with(cluster_inputs(last, now), |input| shared(cluster::compile(input))),
+            aggregates: self
+                .aggregates
+                .with(aggregate_inputs(last, now), |input| shared(service::compile(input))),
+            endpoints: self
+                .endpoints
+                .with(endpoint_inputs(last, now), |input| shared(endpoint::compile(input))),
             listeners: self.listeners.only(listeners, |input| Arc::new(listener::compile(input))),
             secrets: self.secrets.only(secrets, |input| Arc::new(secret::compile(input))),
-            routes: self.routes(model, &parts),
+            routes: self.routes(model, &fragments),
             raw: self.raw.only(raw, |ArcEq(raw)| {
                 Arc::new(Resource::encoded(raw.resource_type, raw.name(), &raw.message))
             }),
-            parts,
+            fragments,
             reach,
         }
     }
 
-    /// Returns the route configurations made of `parts`; those of `self` if neither parts nor listeners
+    /// Returns the route configurations made of `fragments`; those of `self` if neither fragments nor listeners
     /// changed.
     fn routes(
         &self,
         model: &Model,
-        parts: &OrdMap<Name, Arc<route::RouteFragment>>,
+        fragments: &OrdMap<Name, Arc<route::RouteFragment>>,
     ) -> Memo<(Name, Name), route::RouteConfigInput, Arc<Resource>> {
         let fleets = model.fleet_names();
         let serving = fleets.iter().flat_map(|fleet| {
@@ -130,13 +134,13 @@ impl Compiled {
             listeners.map(|listener| (fleet.clone(), listener.name.clone()))
         });
         let serving: BTreeSet<(Name, Name)> = serving.collect();
-        if parts.ptr_eq(&self.parts) && serving.iter().eq(self.routes.outputs().keys()) {
+        if fragments.ptr_eq(&self.fragments) && serving.iter().eq(self.routes.outputs().keys()) {
             return self.routes.clone();
         }
         let input = |(fleet, listener): (Name, Name)| {
-            let served = parts.values().filter(|part| part.is_served(&fleet, &listener));
-            let parts = served.cloned().map(ArcEq).collect();
-            let input = route::RouteConfigInput { listener: listener.clone(), parts };
+            let served = fragments.values().filter(|fragment| fragment.is_served(&fleet, &listener));
+            let fragments = served.cloned().map(ArcEq).collect();
+            let input = route::RouteConfigInput { listener: listener.clone(), fragments };
             ((fleet, listener), input)
         };
         self.routes.only(serving.into_iter().map(input), |input| Arc::new(route::compile(input)))
@@ -175,20 +179,35 @@ impl Compiled {
         amend: impl Fn(ResourceType, &Arc<Resource>) -> Arc<Resource>,
     ) -> Snapshot {
         let (nothing, none) = (Self::default(), Snapshot::default());
-        let leads_there = |(last, _): &(&Self, _)| Arc::ptr_eq(&last.reach, &self.reach);
-        let (last, snapshot) = last.filter(leads_there).unwrap_or((&nothing, &none));
+        let has_same_reach = |(last, _): &(&Self, _)| Arc::ptr_eq(&last.reach, &self.reach);
+        let (last, snapshot) = last.filter(has_same_reach).unwrap_or((&nothing, &none));
         let has = |upstream: &Name| self.reach.has_upstream(fleet, upstream);
         let serves = |service: &Name| self.reach.has_service(fleet, service);
         let is_here = |(of, _): &(Name, Name)| of == fleet;
         let mut differences: [Difference; ResourceType::ALL.len()] = Default::default();
         let of = &mut differences;
-        of[ResourceType::Cluster as usize].take(last.clusters.outputs(), self.clusters.outputs(), has);
-        of[ResourceType::Cluster as usize].take(last.aggregates.outputs(), self.aggregates.outputs(), serves);
-        of[ResourceType::Endpoints as usize].take(last.endpoints.outputs(), self.endpoints.outputs(), has);
-        of[ResourceType::Listener as usize].take(last.listeners.outputs(), self.listeners.outputs(), is_here);
-        of[ResourceType::Route as usize].take(last.routes.outputs(), self.routes.outputs(), is_here);
-        of[ResourceType::Secret as usize]
-            .take(last.secrets.outputs(), self.secrets.outputs(), |(of, _)| of == fleet);
+        of[ResourceType::Cluster as usize].add_changes(last.clusters.outputs(), self.clusters.outputs(), has);
+        of[ResourceType::Cluster as usize].add_changes(
+            last.aggregates.outputs(),
+            self.aggregates.outputs(),
+            serves,
+        );
+        of[ResourceType::Endpoints as usize].add_changes(
+            last.endpoints.outputs(),
+            self.endpoints.outputs(),
+            has,
+        );
+        of[ResourceType::Listener as usize].add_changes(
+            last.listeners.outputs(),
+            self.listeners.outputs(),
+            is_here,
+        );
+        of[ResourceType::Route as usize].add_changes(last.routes.outputs(), self.routes.outputs(), is_here);
+        of[ResourceType::Secret as usize].add_changes(
+            last.secrets.outputs(),
+            self.secrets.outputs(),
+            |(of, _)| of == fleet,
+        );
         for resource_type in ResourceType::ALL {
             let new = &mut differences[resource_type as usize].new;
             new.iter_mut().for_each(|resource| *resource = amend(resource_type, resource));
@@ -197,8 +216,8 @@ impl Compiled {
             differences[change.key.0 as usize].add(change.old, change.new);
         }
         let differences = ResourceType::ALL.into_iter().zip(differences).filter(|(_, it)| !it.is_empty());
-        differences.fold(snapshot.clone(), |snapshot, (resource_type, Difference { gone, new })| {
-            snapshot.with(resource_type, snapshot.set(resource_type).changed(&gone, new))
+        differences.fold(snapshot.clone(), |snapshot, (resource_type, Difference { removed, new })| {
+            snapshot.with(resource_type, snapshot.set(resource_type).changed(&removed, new))
         })
     }
 
@@ -230,15 +249,15 @@ impl Compiled {
 
 /// Returns the upstreams whose clusters may differ, each with the input of its clusters; none for a removed
 /// upstream.
-fn of_upstreams<'a>(
+fn cluster_inputs<'a>(
     last: CompileInput<'a>,
     now: CompileInput<'a>,
 ) -> impl Iterator<Item = (Name, Option<cluster::ClusterInput>)> + use<'a> {
     let upstreams = &now.model.upstreams;
-    let mut asked: BTreeSet<&Name> =
+    let mut pending: BTreeSet<&Name> =
         changes(&last.model.upstreams, upstreams).map(|change| change.key).collect();
-    asked.extend(led(last, now));
-    asked.into_iter().map(move |name| {
+    pending.extend(with_changed_first(last, now));
+    pending.into_iter().map(move |name| {
         let upstream = upstreams.get(name).cloned().map(ArcEq);
         (name.clone(), upstream.map(|upstream| cluster::ClusterInput::new(upstream, now.overrides)))
     })
@@ -246,52 +265,59 @@ fn of_upstreams<'a>(
 
 /// Returns the services whose aggregates may differ, each with the input of its aggregates; none for a
 /// removed service.
-fn of_services<'a>(
+fn aggregate_inputs<'a>(
     last: CompileInput<'a>,
     now: CompileInput<'a>,
 ) -> impl Iterator<Item = (Name, Option<service::AggregateInput>)> + use<'a> {
     let services = &now.model.services;
-    let mut asked: BTreeSet<&Name> =
+    let mut pending: BTreeSet<&Name> =
         changes(&last.model.services, services).map(|change| change.key).collect();
-    let led: BTreeSet<&Name> = led(last, now).collect();
-    let is_led = |service: &Service| service.upstreams().any(|it| led.contains(&it.name));
-    if !led.is_empty() {
-        asked.extend(services.values().filter(|service| is_led(service)).map(|service| &service.name));
+    let with_changed_first: BTreeSet<&Name> = with_changed_first(last, now).collect();
+    let has_changed_first =
+        |service: &Service| service.upstreams().any(|it| with_changed_first.contains(&it.name));
+    if !with_changed_first.is_empty() {
+        pending.extend(
+            services.values().filter(|service| has_changed_first(service)).map(|service| &service.name),
+        );
     }
-    asked.into_iter().map(move |name| {
+    pending.into_iter().map(move |name| {
         let service = services.get(name).cloned().map(ArcEq);
         (name.clone(), service.map(|service| service::AggregateInput::new(service, now.overrides)))
     })
 }
 
 /// Returns the upstreams whose overrides differ between the two configs.
-fn steered<'a>(last: CompileInput<'a>, now: CompileInput<'a>) -> impl Iterator<Item = &'a Name> {
-    let steered = last.overrides.keys().chain(now.overrides.keys());
-    steered.filter(move |name| last.overrides.get(*name) != now.overrides.get(*name))
+fn with_changed_overrides<'a>(
+    last: CompileInput<'a>,
+    now: CompileInput<'a>,
+) -> impl Iterator<Item = &'a Name> {
+    let with_changed_overrides = last.overrides.keys().chain(now.overrides.keys());
+    with_changed_overrides.filter(move |name| last.overrides.get(*name) != now.overrides.get(*name))
 }
 
 /// Returns the upstreams whose overrides put another tier first than before.
-fn led<'a>(last: CompileInput<'a>, now: CompileInput<'a>) -> impl Iterator<Item = &'a Name> {
+fn with_changed_first<'a>(last: CompileInput<'a>, now: CompileInput<'a>) -> impl Iterator<Item = &'a Name> {
     let first = |of: &OverridesByUpstream, name: &Name| {
         of.get(name).and_then(|endpoint_overrides| endpoint_overrides.first)
     };
-    steered(last, now).filter(move |name| first(last.overrides, name) != first(now.overrides, name))
+    with_changed_overrides(last, now)
+        .filter(move |name| first(last.overrides, name) != first(now.overrides, name))
 }
 
 /// Returns the upstreams whose endpoints may differ, each with the input of its endpoints; none for a removed
 /// upstream.
-fn assigned<'a>(
+fn endpoint_inputs<'a>(
     last: CompileInput<'a>,
     now: CompileInput<'a>,
 ) -> impl Iterator<Item = (Name, Option<endpoint::EndpointInput>)> + use<'a> {
     let upstreams = &now.model.upstreams;
-    let mut asked: BTreeSet<&Name> =
+    let mut pending: BTreeSet<&Name> =
         changes(&last.model.upstreams, upstreams).map(|change| change.key).collect();
     if last.addresses != now.addresses {
-        asked.extend(now.subsets.with_names.keys());
+        pending.extend(now.subsets.with_names.keys());
     }
-    asked.extend(steered(last, now));
-    asked.into_iter().map(move |name| {
+    pending.extend(with_changed_overrides(last, now));
+    pending.into_iter().map(move |name| {
         let endpoint_overrides = now.overrides.get(name).cloned().map(ArcEq);
         let upstream = upstreams.get(name).cloned().map(ArcEq);
         (
@@ -306,13 +332,13 @@ fn assigned<'a>(
 #[derive(Debug, Default)]
 struct Difference {
     /// Names of the old resources, including those that `new` replaces.
-    gone: Vec<Arc<str>>,
+    removed: Vec<Arc<str>>,
     new: Vec<Arc<Resource>>,
 }
 
 impl Difference {
     /// Adds what differs between two outputs, for the keys that satisfy `is_in`.
-    fn take<K: Ord, O: AsResources + PartialEq>(
+    fn add_changes<K: Ord, O: AsResources + PartialEq>(
         &mut self,
         last: &OrdMap<K, O>,
         now: &OrdMap<K, O>,
@@ -325,12 +351,12 @@ impl Difference {
 
     fn add<O: AsResources>(&mut self, old: Option<&O>, new: Option<&O>) {
         let old = old.into_iter().flat_map(AsResources::resources);
-        self.gone.extend(old.map(|resource| resource.name.clone()));
+        self.removed.extend(old.map(|resource| resource.name.clone()));
         self.new.extend(new.into_iter().flat_map(AsResources::resources).cloned());
     }
 
     fn is_empty(&self) -> bool {
-        self.gone.is_empty() && self.new.is_empty()
+        self.removed.is_empty() && self.new.is_empty()
     }
 }
 

@@ -37,20 +37,21 @@ impl Reach {
     /// Returns the reach of `now`, sharing this value if no reference differs from that in `last`.
     #[must_use]
     pub(super) fn updated(self: &Arc<Self>, last: &Model, now: &Model) -> Arc<Self> {
-        let leads = |route: &Arc<Route>| {
+        let references = |route: &Arc<Route>| {
             let service = route.forward().map(|forward| forward.service.name.clone());
             (route.fleets.clone(), service)
         };
         let names = |service: &Arc<Service>| -> BTreeSet<Name> {
             service.upstreams().map(|upstream| upstream.name.clone()).collect()
         };
-        let same_routes =
-            changes(&last.routes, &now.routes).all(|change| change.old.map(leads) == change.new.map(leads));
+        let same_routes = changes(&last.routes, &now.routes)
+            .all(|change| change.old.map(references) == change.new.map(references));
         let same_services = changes(&last.services, &now.services)
             .all(|change| change.old.map(names) == change.new.map(names));
-        match !self.0.is_empty() && ways_in(last) == ways_in(now) && same_routes && same_services {
-            true => self.clone(),
-            false => Arc::new(Self::new(now)),
+        if !self.0.is_empty() && direct_uses(last) == direct_uses(now) && same_routes && same_services {
+            self.clone()
+        } else {
+            Arc::new(Self::new(now))
         }
     }
 
@@ -72,7 +73,7 @@ impl Reach {
 type DirectUse<'m> = (&'m Scope, Option<&'m Name>, bool);
 
 /// Returns the fleets, and all references to services except those of routes for requests, which are many.
-fn ways_in(model: &Model) -> (Vec<Name>, Vec<DirectUse<'_>>) {
+fn direct_uses(model: &Model) -> (Vec<Name>, Vec<DirectUse<'_>>) {
     let passthroughs = model.passthroughs.iter().map(|it| (&it.fleets, Some(&it.service.name), false));
     let listeners = model.listeners.iter().map(|it| {
         let is_gateway = matches!(it.protocol, ProtocolSettings::FailoverGateway(_));

@@ -30,7 +30,7 @@ fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &Documents
     let mut first: HashMap<SocketAddr, &Address> = HashMap::new();
     let mut warnings = Vec::new();
     for target in &upstream.targets {
-        let places = addresses.places(&target.address);
+        let places = addresses.resolve(&target.address);
         let taken = places.iter().find_map(|place| {
             let other = *first.entry(place.socket).or_insert(&target.address);
             (*other != target.address).then_some((place.socket, other))

@@ -58,7 +58,7 @@ fn a_changed_target_changes_its_endpoints_and_nothing_else() {
 
 /// Returns the snapshots without and with an override of the upstream `shop`. Asserts that the build
 /// history does not matter, and that nothing remains of the override once it is removed.
-fn led(text: &str, endpoint_overrides: EndpointOverrides) -> [Arc<Snapshot>; 2] {
+fn snapshots_with_override(text: &str, endpoint_overrides: EndpointOverrides) -> [Arc<Snapshot>; 2] {
     let mut inputs = files(&[("shop.yaml", text)]);
     let before = build(&inputs, None).expect("it builds");
     inputs.overrides.insert(Name::parse("shop").expect("a name"), Arc::new(endpoint_overrides));
@@ -77,12 +77,12 @@ fn changed(old: &Snapshot, new: &Snapshot) -> Vec<ResourceType> {
 
 /// Returns the endpoints under an override, each as `priority address health weight`. Asserts that
 /// nothing but endpoints changes.
-fn steered(text: &str, endpoint_overrides: EndpointOverrides) -> Vec<String> {
-    let [old, new] = led(text, endpoint_overrides);
+fn overridden_endpoints(text: &str, endpoint_overrides: EndpointOverrides) -> Vec<String> {
+    let [old, new] = snapshots_with_override(text, endpoint_overrides);
     assert_eq!(changed(&old, &new), [ResourceType::Endpoints], "nothing but endpoints");
-    let told = new.to_json();
+    let json = new.to_json();
     let mut lines = Vec::new();
-    for assignment in told["endpoints"].as_array().into_iter().flatten() {
+    for assignment in json["endpoints"].as_array().into_iter().flatten() {
         for locality in assignment["endpoints"].as_array().into_iter().flatten() {
             for endpoint in locality["lb_endpoints"].as_array().into_iter().flatten() {
                 let address = &endpoint["endpoint"]["address"]["socket_address"]["address"];
@@ -100,8 +100,8 @@ fn steered(text: &str, endpoint_overrides: EndpointOverrides) -> Vec<String> {
 fn an_order_changes_the_endpoints_of_its_upstream_and_nothing_else() {
     let part = |text: &str| Part::read(text).expect("a part");
     let states = [(part("10.0.0.1:80"), State::Drained), (part("priority=1"), State::Down)].into();
-    let told = steered(SHOP, EndpointOverrides { states, first: None });
-    assert_eq!(told, ["0 10.0.0.1 DRAINING 100", "1 10.0.0.2 UNHEALTHY 100"]);
+    let lines = overridden_endpoints(SHOP, EndpointOverrides { states, first: None });
+    assert_eq!(lines, ["0 10.0.0.1 DRAINING 100", "1 10.0.0.2 UNHEALTHY 100"]);
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn what_a_drill_takes_down_stands_by_where_that_keeps_requests_away() {
     let check = |settings: &str, health: &str| {
         let states = [(Part::Priority(0), State::Rehearsed)].into();
         let text = SHOP.replace("targets:", &format!("{settings}targets:"));
-        let told = steered(&text, EndpointOverrides { states, first: None });
-        assert_eq!(told[0], format!("0 10.0.0.1 {health} 100"), "{settings}");
+        let lines = overridden_endpoints(&text, EndpointOverrides { states, first: None });
+        assert_eq!(lines[0], format!("0 10.0.0.1 {health} 100"), "{settings}");
     };
     check("", "DEGRADED");
     check("load_balancer: least_request, failover: { mode: spill }, ", "DEGRADED");
@@ -123,15 +123,18 @@ services: [{ name: shop, upstream: shop }]
 listeners: [{ name: db, address: \"127.0.0.1:7000\", protocol: tcp, service: shop }]
 ";
     let states = [(Part::Priority(0), State::Rehearsed)].into();
-    assert_eq!(steered(tcp, EndpointOverrides { states, first: None })[0], "0 10.0.0.1 UNHEALTHY 100");
+    assert_eq!(
+        overridden_endpoints(tcp, EndpointOverrides { states, first: None })[0],
+        "0 10.0.0.1 UNHEALTHY 100"
+    );
 }
 
 #[test]
 fn a_tier_that_serves_first_becomes_the_first_priority() {
     let first =
         |home| EndpointOverrides { first: Some(First { tier: 1, home }), ..EndpointOverrides::default() };
-    assert_eq!(steered(SHOP, first(0)), ["0 10.0.0.2 - 100", "1 10.0.0.1 - 100"]);
-    assert_eq!(steered(SHOP, first(10)), ["0 10.0.0.1 - 100000", "0 10.0.0.2 - 900000"]);
+    assert_eq!(overridden_endpoints(SHOP, first(0)), ["0 10.0.0.2 - 100", "1 10.0.0.1 - 100"]);
+    assert_eq!(overridden_endpoints(SHOP, first(10)), ["0 10.0.0.1 - 100000", "0 10.0.0.2 - 900000"]);
 }
 
 #[test]
@@ -143,12 +146,12 @@ services:
   - { name: both, upstreams: [{ name: shop }, { name: far, failover: true }] }",
     ) + "  - { name: both, service: both, paths: [/both] }";
     let first = EndpointOverrides { first: Some(First { tier: 1, home: 0 }), ..EndpointOverrides::default() };
-    let [old, new] = led(&hashed, first);
+    let [old, new] = snapshots_with_override(&hashed, first);
     assert_eq!(changed(&old, &new), [ResourceType::Cluster]);
     let is_new = |it: &&Arc<Resource>| old.set(ResourceType::Cluster).get(&it.name) != Some(it);
     let members = |it: &Arc<Resource>| format!("{}: {}", it.name, it.clusters.join(" "));
-    let told: Vec<String> = new.set(ResourceType::Cluster).iter().filter(is_new).map(members).collect();
-    assert_eq!(told, ["service/both/shop: shop/p1 shop/p0 far", "shop: shop/p1 shop/p0"]);
+    let lines: Vec<String> = new.set(ResourceType::Cluster).iter().filter(is_new).map(members).collect();
+    assert_eq!(lines, ["service/both/shop: shop/p1 shop/p0 far", "shop: shop/p1 shop/p0"]);
 }
 
 #[test]
@@ -273,10 +276,10 @@ upstreams:
     let ips = ["10.0.0.2", "10.0.0.1"].map(|ip| ip.parse().expect("an IP"));
     inputs.addresses.names.insert("a.example.com".to_owned(), ips.into());
     let after = build(&inputs, Some(&before)).expect("it builds");
-    let told = after.warnings.iter().map(|it| format!("{} {}: {}", it.code, it.path, it.message));
+    let lines = after.warnings.iter().map(|it| format!("{} {}: {}", it.code, it.path, it.message));
     let expected = "US116 upstreams[0].targets[1].target: \
                         `10.0.0.1:80` leads to 10.0.0.1:80 too; it is kept once, in the first tier";
-    assert_eq!(told.collect::<Vec<_>>(), [expected]);
+    assert_eq!(lines.collect::<Vec<_>>(), [expected]);
 }
 
 #[test]
@@ -301,8 +304,8 @@ upstreams:
         snapshot.set(ResourceType::Endpoints).get(name).expect("there").clone()
     };
     let priorities = |snapshot: &Snapshot| -> Vec<u64> {
-        let told = get(snapshot, "near").to_json(ResourceType::Endpoints);
-        let localities = told["endpoints"].as_array().expect("a list").clone();
+        let json = get(snapshot, "near").to_json(ResourceType::Endpoints);
+        let localities = json["endpoints"].as_array().expect("a list").clone();
         localities.iter().map(|it| it["priority"].as_u64().unwrap_or(0)).collect()
     };
     let first = build(&files(&[("a.yaml", &text(1))]), None).expect("it builds");
@@ -332,9 +335,9 @@ raw: { patches: [{ kind: endpoints, name: near, merge: { policy: { overprovision
 ";
     let build = build(&files(&[("a.yaml", text)]), None).expect("it builds");
     let place = "/a".parse().expect("a locality");
-    let told = build.snapshot_at(&Name::default_fleet(), &place).to_json();
-    assert_eq!(told["endpoints"][0]["policy"]["overprovisioning_factor"], 150);
-    assert_eq!(told["endpoints"][0]["endpoints"][1]["priority"], 1);
+    let json = build.snapshot_at(&Name::default_fleet(), &place).to_json();
+    assert_eq!(json["endpoints"][0]["policy"]["overprovisioning_factor"], 150);
+    assert_eq!(json["endpoints"][0]["endpoints"][1]["priority"], 1);
 }
 
 #[test]
@@ -349,8 +352,8 @@ upstreams:
     let build = build(&files(&[("shop.yaml", text)]), None).expect("it builds");
     assert_eq!(targets(&build, "shop"), ["0 10.0.0.1:80", "1 10.0.0.2:80", "2 10.0.0.3:80"]);
     assert_eq!(targets(&build, "standby-only"), ["1 10.0.0.1:80"], "it stays one");
-    let told = build.snapshot(&Name::default_fleet()).to_json();
-    let endpoints = told["endpoints"].as_array().expect("a list").iter();
+    let json = build.snapshot(&Name::default_fleet()).to_json();
+    let endpoints = json["endpoints"].as_array().expect("a list").iter();
     let mut standby = endpoints.filter(|of| of["cluster_name"] == "standby-only");
     let priority = standby.next().map(|of| of["endpoints"][0]["priority"].clone());
     assert_eq!(priority, Some(Value::Null), "Envoy's first priority has targets");
@@ -363,13 +366,13 @@ raw:
     - { \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: tracing, type: STATIC }
 ";
 
-fn told(build: &Build) -> Value {
+fn snapshot_json(build: &Build) -> Value {
     build.snapshot(&Name::default_fleet()).to_json()
 }
 
 fn names(build: &Build, kind: &str, field: &str) -> Vec<String> {
-    let told = told(build);
-    let resources = told[kind].as_array().expect("a list").iter();
+    let json = snapshot_json(build);
+    let resources = json[kind].as_array().expect("a list").iter();
     resources.map(|resource| resource[field].as_str().unwrap_or_default().to_owned()).collect()
 }
 
@@ -451,9 +454,9 @@ fn what_a_raw_resource_names_and_is_not_there_is_a_warning() {
     stored(&mut inputs, Kind::Raw, "routes/b", routes);
     stored(&mut inputs, Kind::Raw, "clusters/c", eds);
     let warnings = build(&inputs, None).expect("it builds").warnings;
-    let told = warnings.iter().map(|it| format!("{} {}: {}", it.code, it.path, it.message));
+    let lines = warnings.iter().map(|it| format!("{} {}: {}", it.code, it.path, it.message));
     assert_eq!(
-        told.collect::<Vec<_>>(),
+        lines.collect::<Vec<_>>(),
         [
             "US130 raw.clusters/c: there are no endpoints for `c`",
             "US130 raw.listeners/a.filter_chains[0].filters[0].typed_config.rds.route_config_name: \
@@ -470,10 +473,10 @@ fn a_patch_changes_what_it_names_and_nothing_else() {
     let patch = "raw: { patches: [{ kind: clusters, name: shop, merge: { connectTimeout: 3s, health_checks: null } }] }";
     let plain = build(&files(&[("shop.yaml", SHOP)]), None).expect("it builds");
     let patched = build(&files(&[("shop.yaml", SHOP), ("patch.yaml", patch)]), None).expect("it builds");
-    let mut expected = told(&plain);
+    let mut expected = snapshot_json(&plain);
     expected["clusters"][0]["connect_timeout"] = "3s".into();
     expected["clusters"][0].as_object_mut().expect("a cluster").remove("health_checks");
-    assert_eq!(told(&patched), expected);
+    assert_eq!(snapshot_json(&patched), expected);
     let snapshot = patched.snapshot(&Name::default_fleet());
     let cluster = snapshot.set(ResourceType::Cluster).get("shop").expect("there").clone();
     assert_eq!(cluster.endpoints.as_deref(), Some("shop"), "its endpoints still follow it");

@@ -80,7 +80,7 @@ impl LoadReport {
                 report.node = Some(node_of(node)?);
                 Ok(())
             }
-            WireField::Bytes(2, cluster) => report.take(cluster),
+            WireField::Bytes(2, cluster) => report.read_cluster(cluster),
             _ => Ok(()),
         })?;
         Ok(report)
@@ -108,14 +108,14 @@ impl LoadReport {
     }
 
     /// Appends a `ClusterStats`.
-    fn take(&mut self, encoded: &[u8]) -> Result<(), ReadError> {
+    fn read_cluster(&mut self, encoded: &[u8]) -> Result<(), ReadError> {
         let (mut seconds, mut in_progress) = (1.0, 0);
         each_field(encoded, |field| match field {
             WireField::Bytes(1, name) => {
                 self.names.push_str(text(name)?);
                 Ok(())
             }
-            WireField::Bytes(2, locality) => self.take_locality(locality, &mut in_progress),
+            WireField::Bytes(2, locality) => self.read_locality(locality, &mut in_progress),
             WireField::Bytes(4, interval) => {
                 seconds = seconds_of(interval)?;
                 Ok(())
@@ -128,7 +128,7 @@ impl LoadReport {
     }
 
     /// Appends an `UpstreamLocalityStats`.
-    fn take_locality(&mut self, encoded: &[u8], in_progress: &mut u64) -> Result<(), ReadError> {
+    fn read_locality(&mut self, encoded: &[u8], in_progress: &mut u64) -> Result<(), ReadError> {
         each_field(encoded, |field| {
             match field {
                 WireField::Number(2, success) => self.requests = self.requests.saturating_add(success),
@@ -167,7 +167,7 @@ fn node_of(encoded: &[u8]) -> Result<Sender, ReadError> {
         match field {
             WireField::Bytes(1, id) => text(id)?.clone_into(&mut node.id),
             WireField::Bytes(2, cluster) => text(cluster)?.clone_into(&mut node.cluster),
-            WireField::Bytes(4, locality) => take_place(locality, &mut node.place)?,
+            WireField::Bytes(4, locality) => read_locality_names(locality, &mut node.place)?,
             _ => {}
         }
         Ok(())
@@ -176,7 +176,7 @@ fn node_of(encoded: &[u8]) -> Result<Sender, ReadError> {
 }
 
 /// Reads a `Locality`.
-fn take_place(encoded: &[u8], [region, zone, sub_zone]: &mut [String; 3]) -> Result<(), ReadError> {
+fn read_locality_names(encoded: &[u8], [region, zone, sub_zone]: &mut [String; 3]) -> Result<(), ReadError> {
     each_field(encoded, |field| {
         match field {
             WireField::Bytes(1, name) => text(name)?.clone_into(region),

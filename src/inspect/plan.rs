@@ -104,8 +104,8 @@ impl Plan {
 
 /// Describes the edits, entity by entity. An edit that changes nothing is left out.
 pub fn changes(edits: &[Edit], old: &Build, new: &Build) -> Vec<PlannedChange> {
-    let mut told = BTreeSet::new();
-    edits.iter().filter_map(|edit| words::change(edit, &old.model, &new.model, &mut told)).collect()
+    let mut described = BTreeSet::new();
+    edits.iter().filter_map(|edit| words::change(edit, &old.model, &new.model, &mut described)).collect()
 }
 
 /// Maximum number of sentences in a summary; `NAMES` is that of names in a sentence.

@@ -80,7 +80,7 @@ struct TierLoads {
 }
 
 /// Predicate on health that selects endpoints of a tier.
-type Among = fn(EndpointHealth) -> bool;
+type HealthPredicate = fn(EndpointHealth) -> bool;
 
 /// Returns the distribution of requests over the endpoints.
 pub fn shares(endpoints: &[Endpoint], policy: BalancingPolicy) -> Shares {
@@ -99,20 +99,22 @@ pub fn shares(endpoints: &[Endpoint], policy: BalancingPolicy) -> Shares {
         shares.unserved = 100.0;
         return shares;
     }
-    let load = match panics.iter().all(|panics| *panics) {
-        true => load_in_panic(&tiers),
-        false => load(&healthy, &degraded, available),
+    let load = if panics.iter().all(|panics| *panics) {
+        load_in_panic(&tiers)
+    } else {
+        load(&healthy, &degraded, available)
     };
     for (priority, panics) in panics.into_iter().enumerate() {
-        let among: [(u64, Among); 2] = match panics {
-            true => [(load.healthy[priority], |_| true), (load.degraded[priority], |_| true)],
-            false => [
+        let loads: [(u64, HealthPredicate); 2] = if panics {
+            [(load.healthy[priority], |_| true), (load.degraded[priority], |_| true)]
+        } else {
+            [
                 (load.healthy[priority], |health| health == EndpointHealth::Healthy),
                 (load.degraded[priority], |health| health == EndpointHealth::Degraded),
-            ],
+            ]
         };
-        for (percent, among) in among {
-            spread(&mut shares, endpoints, priority, percent, among, policy.by_weight);
+        for (percent, selects) in loads {
+            spread(&mut shares, endpoints, priority, percent, selects, policy.by_weight);
         }
     }
     shares
@@ -142,15 +144,15 @@ fn panics(tier: TierCounts, threshold: u32) -> bool {
 /// the availability of all tiers together, must be above 0.
 fn load(healthy: &[u64], degraded: &[u64], available: u64) -> TierLoads {
     let mut rest = 100;
-    let mut take = |availability: &[u64]| -> Vec<u64> {
-        let taken = availability.iter().map(|percent| {
-            let taken = (percent * 100).checked_div(available).unwrap_or_default().min(rest);
-            rest -= taken;
-            taken
+    let mut assign = |availability: &[u64]| -> Vec<u64> {
+        let assigned = availability.iter().map(|percent| {
+            let assigned = (percent * 100).checked_div(available).unwrap_or_default().min(rest);
+            rest -= assigned;
+            assigned
         });
-        taken.collect()
+        assigned.collect()
     };
-    let mut load = TierLoads { healthy: take(healthy), degraded: take(degraded) };
+    let mut load = TierLoads { healthy: assign(healthy), degraded: assign(degraded) };
     let first = |availability: &[u64]| availability.iter().position(|percent| *percent > 0);
     match (first(healthy), first(degraded)) {
         (Some(first), _) => load.healthy[first] += rest,
@@ -172,25 +174,25 @@ fn load_in_panic(tiers: &[TierCounts]) -> TierLoads {
     TierLoads { healthy, degraded: vec![0; tiers.len()] }
 }
 
-/// Spreads the load of a tier over the endpoints that `among` selects. Without any, the load is unserved.
+/// Spreads the load of a tier over the endpoints that `selects` selects. Without any, the load is unserved.
 fn spread(
     shares: &mut Shares,
     endpoints: &[Endpoint],
     priority: usize,
     percent: u64,
-    among: Among,
+    selects: HealthPredicate,
     by_weight: bool,
 ) {
     let percent = u32::try_from(percent).map_or(100.0, f64::from);
     let weight = |endpoint: &Endpoint| if by_weight { f64::from(endpoint.weight) } else { 1.0 };
-    let meant = |endpoint: &&Endpoint| endpoint.priority == priority && among(endpoint.health);
-    let total: f64 = endpoints.iter().filter(meant).map(weight).sum();
+    let is_selected = |endpoint: &&Endpoint| endpoint.priority == priority && selects(endpoint.health);
+    let total: f64 = endpoints.iter().filter(is_selected).map(weight).sum();
     if total == 0.0 {
         shares.unserved += percent;
         return;
     }
     for (share, endpoint) in shares.endpoints.iter_mut().zip(endpoints) {
-        if meant(&endpoint) {
+        if is_selected(&endpoint) {
             *share += percent * weight(endpoint) / total;
         }
     }
@@ -291,7 +293,7 @@ fn places_of(upstream: &Upstream, addresses: &Addresses, from: Option<&Locality>
         if !addresses.knows(&target.address.host) {
             endpoints.push(endpoint(0, target.weight));
         }
-        let places = addresses.places(&target.address).into_iter();
+        let places = addresses.resolve(&target.address).into_iter();
         let new = places.filter(|place| seen.insert(place.socket));
         endpoints.extend(new.map(|place| endpoint(place.priority, place.weight.unwrap_or(target.weight))));
     }

@@ -84,24 +84,25 @@ impl Documents {
                 let (document, violations) = document::parse_stored(key.0, &key.1, Node::from_json(body));
                 (vec![Arc::new(document)], violations)
             });
-            parsed.take(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, documents);
+            parsed.replace(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, documents);
         }
         let changed: Vec<_> = changes(&self.texts, files).collect();
         for (change, documents) in changed.iter().zip(in_parallel(&changed, parse)) {
-            parsed.take(&Origin::File(change.key.as_str().into()), documents);
+            parsed.replace(&Origin::File(change.key.as_str().into()), documents);
         }
         parsed
     }
 
-    fn note_files(&mut self, origin: &Origin, documents: &[Arc<Document>]) {
+    fn index_named_files(&mut self, origin: &Origin, documents: &[Arc<Document>]) {
         let named: BTreeSet<String> = documents.iter().flat_map(|document| document.named_files()).collect();
-        match named.is_empty() {
-            true => drop(self.named_files.remove(origin)),
-            false => drop(self.named_files.insert(origin.clone(), named)),
+        if named.is_empty() {
+            self.named_files.remove(origin);
+        } else {
+            self.named_files.insert(origin.clone(), named);
         }
     }
 
-    fn learn_entities(&mut self, documents: &[Arc<Document>]) {
+    fn index_entities(&mut self, documents: &[Arc<Document>]) {
         for (kind, name, site) in entities(documents) {
             let entities = self.entities.entry(kind).or_default();
             entities.count += 1;
@@ -115,7 +116,7 @@ impl Documents {
         }
     }
 
-    fn forget_entities(&mut self, documents: &[Arc<Document>]) {
+    fn unindex_entities(&mut self, documents: &[Arc<Document>]) {
         for (kind, name, Site { document, .. }) in entities(documents) {
             let entities = self.entities.entry(kind).or_default();
             entities.count -= 1;
@@ -161,9 +162,10 @@ impl Documents {
             let place = added.partition_point(|known| known.origin < document.origin);
             added.insert(place, document);
         }
-        match added.is_empty() {
-            true => drop(self.targets.remove(&upstream)),
-            false => drop(self.targets.insert(upstream, ArcPtrEq(Arc::new(added)))),
+        if added.is_empty() {
+            self.targets.remove(&upstream);
+        } else {
+            self.targets.insert(upstream, ArcPtrEq(Arc::new(added)));
         }
     }
 
@@ -271,12 +273,12 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], function: fn(&T) -> R) -> Vec<R> {
 
 impl Parsed {
     /// Replaces the documents of an origin; `None` if it is gone.
-    fn take(&mut self, origin: &Origin, parsed: Option<(Vec<Arc<Document>>, Vec<Violation>)>) {
+    fn replace(&mut self, origin: &Origin, parsed: Option<(Vec<Arc<Document>>, Vec<Violation>)>) {
         let (documents, violations) = parsed.unwrap_or_default();
-        self.documents.note_files(origin, &documents);
-        self.documents.learn_entities(&documents);
+        self.documents.index_named_files(origin, &documents);
+        self.documents.index_entities(&documents);
         let last = self.documents.put(origin, documents.clone());
-        self.documents.forget_entities(&last);
+        self.documents.unindex_entities(&last);
         self.new.extend(documents);
         self.violations.extend(violations);
     }

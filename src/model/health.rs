@@ -190,11 +190,11 @@ pub(crate) fn target_check(
                     tell them apart by `port` or `host`, or put this target into another upstream";
         faults.error(&place.key("path"), code::TARGET_CHECK_PATH, message, help.to_owned());
     }
-    let says_a_host =
+    let declares_host =
         matches!(upstream, Some(Switch::On(check)) if check.http.is_some() || check.grpc.is_some());
     if let Some(host) = &check.host {
         let place = place.key("host");
-        if !says_a_host && upstream != Some(&Switch::Off) {
+        if !declares_host && upstream != Some(&Switch::Off) {
             let message = "a TCP health check says no host name".to_owned();
             let help = "remove `host`, or let the upstream check by `http` or `grpc`".to_owned();
             faults.error(&place, code::CONFLICT, message, help);

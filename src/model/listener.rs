@@ -168,8 +168,8 @@ fn protocol(
             }
             Some(ProtocolSettings::Https(termination?))
         }
-        ListenerProtocol::FailoverGateway => match declared.certificates.is_empty() {
-            true => {
+        ListenerProtocol::FailoverGateway => {
+            if declared.certificates.is_empty() {
                 if declared.client_ca.is_some() {
                     let message =
                         "without `certificates` TLS is not ended here, so nobody looks at those of \
@@ -179,9 +179,10 @@ fn protocol(
                     faults.error(&place.key("client_ca"), code::CONFLICT, message, help);
                 }
                 Some(ProtocolSettings::FailoverGateway(None))
+            } else {
+                Some(ProtocolSettings::FailoverGateway(Some(termination?)))
             }
-            false => Some(ProtocolSettings::FailoverGateway(Some(termination?))),
-        },
+        }
     }
 }
 

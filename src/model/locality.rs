@@ -33,10 +33,7 @@ impl Distance {
         let may_be_same = |a: &str, b: &str| a.is_empty() || b.is_empty() || a == b;
         // Zone names are unique across regions in most clouds: a locality with a zone alone is enough.
         if same(&from.zone, &to.zone) && may_be_same(&from.region, &to.region) {
-            match may_be_same(&from.sub_zone, &to.sub_zone) {
-                true => Self::Here,
-                false => Self::SameZone,
-            }
+            if may_be_same(&from.sub_zone, &to.sub_zone) { Self::Here } else { Self::SameZone }
         } else if same(&from.region, &to.region) {
             Self::SameRegion
         } else {

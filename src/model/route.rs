@@ -13,7 +13,7 @@ use crate::model::matching::StringMatch;
 use crate::model::name::{Name, Scope};
 use crate::model::path_match::{self, PathMatch};
 use crate::model::place::{FaultCollector, FaultPlace};
-use crate::model::route::action::{Action, Forward};
+use crate::model::route::action::{Forward, RouteAction};
 use crate::model::service::Service;
 
 /// Matcher of requests, and the action on them.
@@ -36,7 +36,7 @@ pub struct Route {
     /// Query parameters, all of which must match, by name.
     pub query: BTreeMap<String, StringMatch>,
     /// Action on matching requests.
-    pub action: Action,
+    pub action: RouteAction,
     /// Changes to the headers of responses, both of targets and of Envoy itself.
     pub response_headers: HeaderChanges,
 }
@@ -52,8 +52,8 @@ impl Route {
     /// Returns the forwarding, if the route uses a service.
     pub fn forward(&self) -> Option<&Forward> {
         match &self.action {
-            Action::Forward(forward) => Some(forward),
-            Action::Redirect(_) | Action::Respond(_) => None,
+            RouteAction::Forward(forward) => Some(forward),
+            RouteAction::Redirect(_) | RouteAction::Respond(_) => None,
         }
     }
 }

@@ -152,7 +152,7 @@ const RETRY_ON: [&str; 16] = [
 
 /// Maximum number of orders of the members. Each order is a cluster (without a thread or a connection of its
 /// own) and an entry in every route.
-const MAX_WAYS: usize = 90;
+const MAX_ORDERS: usize = 90;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -244,11 +244,11 @@ pub(crate) fn members(
         member.tier = u32::try_from(priorities.range(..member.tier).count()).unwrap_or(u32::MAX);
     }
     members.sort_by_key(|member| member.tier);
-    let ways = ways(&members);
-    if ways > MAX_WAYS {
-        let message = format!("there are {ways} ways through the members of this service");
+    let orders = orders(&members);
+    if orders > MAX_ORDERS {
+        let message = format!("there are {orders} ways through the members of this service");
         let help = format!(
-            "at most {MAX_WAYS}: a tier of n members has n × (n − 1), and those of several tiers are multiplied"
+            "at most {MAX_ORDERS}: a tier of n members has n × (n − 1), and those of several tiers are multiplied"
         );
         faults.error(place, code::TOO_MANY_MEMBERS, message, help);
     }
@@ -257,7 +257,7 @@ pub(crate) fn members(
 
 /// Returns the number of orders in which the members may be tried: in each tier any weighted member may be
 /// the first, and any other the second.
-fn ways(members: &[Member]) -> usize {
+fn orders(members: &[Member]) -> usize {
     let weighted = members.iter().filter(|member| member.weight > 0).collect::<Vec<_>>();
     let tiers = weighted.chunk_by(|one, next| one.tier == next.tier);
     tiers.map(|tier| (tier.len() * (tier.len() - 1)).max(1)).fold(1, usize::saturating_mul)

@@ -68,10 +68,10 @@ pub fn validate(
     };
     let (model, resolved) = model(&mut validation, last);
     let FaultCollector { violations: warnings, until } = validation.faults;
-    match warnings.iter().any(|violation| violation.level == Level::Error) {
-        true => Err(warnings),
-        false => Ok(Validated { model, warnings, until, resolved }),
+    if warnings.iter().any(|violation| violation.level == Level::Error) {
+        return Err(warnings);
     }
+    Ok(Validated { model, warnings, until, resolved })
 }
 
 /// Validates all kinds, each after those that it refers to.

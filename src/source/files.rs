@@ -56,8 +56,8 @@ fn read_again(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> 
             Err(error) => violations.push(unreadable(path, &error)),
         }
     }
-    for gone in last.keys().filter(|name| !found.contains(*name)) {
-        files.remove(gone);
+    for removed in last.keys().filter(|name| !found.contains(*name)) {
+        files.remove(removed);
     }
     if violations.is_empty() { Ok(files) } else { Err(violations) }
 }

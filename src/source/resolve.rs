@@ -66,7 +66,7 @@ struct NameEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum DnsRecords {
     Ips(Vec<IpAddr>),
-    Places(Vec<ResolvedAddress>),
+    Sockets(Vec<ResolvedAddress>),
 }
 
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl DnsResolver {
         };
         while is_unknown(&self.names) {
             match timeout_at(deadline, self.lookups.join_next()).await {
-                Ok(Some(ended)) => drop(ended.map(|(host, answer)| self.note(&host, answer))),
+                Ok(Some(ended)) => drop(ended.map(|(host, answer)| self.record(&host, answer))),
                 Ok(None) | Err(_) => return,
             }
         }
@@ -183,12 +183,12 @@ impl DnsResolver {
                     }
                 }
                 Some(ended) = self.lookups.join_next() => {
-                    changed |= ended.is_ok_and(|(host, answer)| self.note(&host, answer));
+                    changed |= ended.is_ok_and(|(host, answer)| self.record(&host, answer));
                 }
             }
             // Answers that arrived at the same time make one change.
             while let Some(ended) = self.lookups.try_join_next() {
-                changed |= ended.is_ok_and(|(host, answer)| self.note(&host, answer));
+                changed |= ended.is_ok_and(|(host, answer)| self.record(&host, answer));
             }
             if changed {
                 return;
@@ -204,8 +204,8 @@ impl DnsResolver {
                 (Host::Name(name), Some(DnsRecords::Ips(ips))) => {
                     addresses.names.insert(name.clone(), ips.clone());
                 }
-                (Host::Service(name), Some(DnsRecords::Places(places))) => {
-                    addresses.services.insert(name.clone(), places.clone());
+                (Host::Service(name), Some(DnsRecords::Sockets(sockets))) => {
+                    addresses.services.insert(name.clone(), sockets.clone());
                 }
                 _ => {}
             }
@@ -230,7 +230,7 @@ impl DnsResolver {
     }
 
     /// Records an answer and schedules the next look-up. True if the addresses differ.
-    fn note(&mut self, host: &Host, answer: Result<DnsAnswer, String>) -> bool {
+    fn record(&mut self, host: &Host, answer: Result<DnsAnswer, String>) -> bool {
         let now = Instant::now();
         let mut names = self.names.lock();
         let Some(known) = names.get_mut(host) else { return false };
@@ -324,10 +324,10 @@ async fn look_up(dns: &TokioResolver, host: &Host, last: Option<DnsRecords>) -> 
         }
         Host::Service(name) => {
             let last = match last {
-                Some(DnsRecords::Places(places)) => places,
+                Some(DnsRecords::Sockets(sockets)) => sockets,
                 _ => Vec::new(),
             };
-            places(dns, name, &last).await
+            service_sockets(dns, name, &last).await
         }
         Host::Ip(_) => Err("an IP address needs no resolving".to_owned()),
     }
@@ -360,7 +360,11 @@ async fn ips(dns: &TokioResolver, name: &str, last: &[IpAddr]) -> Result<(Vec<Ip
 
 /// Looks up the SRV records of a service and the addresses of their hosts; the result is sorted. If a host
 /// fails, its addresses are kept from `last`.
-async fn places(dns: &TokioResolver, name: &str, last: &[ResolvedAddress]) -> Result<DnsAnswer, String> {
+async fn service_sockets(
+    dns: &TokioResolver,
+    name: &str,
+    last: &[ResolvedAddress],
+) -> Result<DnsAnswer, String> {
     let found = records(dns, name, RecordType::SRV).await?;
     let (found, mut valid_until) = found.ok_or_else(|| "the service has no record".to_owned())?;
     let records: Vec<_> = found
@@ -370,7 +374,7 @@ async fn places(dns: &TokioResolver, name: &str, last: &[ResolvedAddress]) -> Re
             _ => None,
         })
         .collect();
-    let led_to = records.iter().map(async |record| {
+    let resolved_hosts = records.iter().map(async |record| {
         let host = record.target.to_string().trim_end_matches('.').to_ascii_lowercase();
         let host = match host.parse() {
             Ok(ip) => Host::Ip(ip),
@@ -385,9 +389,9 @@ async fn places(dns: &TokioResolver, name: &str, last: &[ResolvedAddress]) -> Re
         };
         (record, host, known, ips)
     });
-    let mut places = Vec::new();
+    let mut sockets = Vec::new();
     let mut error = "the service has no record".to_owned();
-    for (record, host, known, ips) in join_all(led_to).await {
+    for (record, host, known, ips) in join_all(resolved_hosts).await {
         let ips = match ips {
             Ok((ips, until)) => {
                 valid_until = valid_until.min(until);
@@ -398,7 +402,7 @@ async fn places(dns: &TokioResolver, name: &str, last: &[ResolvedAddress]) -> Re
                 known
             }
         };
-        places.extend(ips.into_iter().map(|ip| ResolvedAddress {
+        sockets.extend(ips.into_iter().map(|ip| ResolvedAddress {
             priority: record.priority,
             socket: SocketAddr::new(ip, record.port),
             host: host.clone(),
@@ -407,12 +411,12 @@ async fn places(dns: &TokioResolver, name: &str, last: &[ResolvedAddress]) -> Re
             weight: Some(u32::from(record.weight.max(1))),
         }));
     }
-    places.sort();
-    places.dedup();
-    match places.is_empty() {
-        true => Err(error),
-        false => Ok(DnsAnswer { found: DnsRecords::Places(places), valid_until }),
+    sockets.sort();
+    sockets.dedup();
+    if sockets.is_empty() {
+        return Err(error);
     }
+    Ok(DnsAnswer { found: DnsRecords::Sockets(sockets), valid_until })
 }
 
 /// Returns the records of one type and the time at which they expire; none if DNS says that there are none.

@@ -123,11 +123,12 @@ fn members<'a>(
     let endpoint_overrides = input.endpoint_overrides();
     let mut places: Vec<_> = targets
         .flat_map(|(distance, target)| {
-            let places = input.addresses.places(&target.address).into_iter();
+            let places = input.addresses.resolve(&target.address).into_iter();
             // The aggregate orders the tiers if each has a cluster of its own.
-            let tier = match input.upstream.0.has_cluster_for_each_tier() {
-                true => target.tier,
-                false => endpoint_overrides.rank(target.tier),
+            let tier = if input.upstream.0.has_cluster_for_each_tier() {
+                target.tier
+            } else {
+                endpoint_overrides.rank(target.tier)
             };
             places.map(move |place| ((tier, distance, place.priority), target, place))
         })

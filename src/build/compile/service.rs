@@ -22,7 +22,7 @@ use crate::model::service::{Member, Service};
 use crate::model::upstream::Upstream;
 
 /// Sum of weights before they are reduced: shares are rounded to millionths.
-const WHOLE: f64 = 1_000_000.0;
+const WEIGHT_SCALE: f64 = 1_000_000.0;
 
 /// Everything that the aggregates of a service depend on.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,14 +84,17 @@ impl WeightedOrder<'_> {
 pub fn orders(service: &Service) -> Vec<WeightedOrder<'_>> {
     let members: Vec<&Member> = service.members.iter().filter(|member| member.weight > 0).collect();
     let tiers = members.chunk_by(|one, next| one.tier == next.tier);
-    let ways = tiers.fold(
-        vec![MemberSequence { share: 1.0, members: Vec::new(), parts: Vec::new() }],
-        |ways, tier| {
-            ways.iter().flat_map(|way| ways_of(tier).into_iter().map(move |next| way.then(next))).collect()
+    let sequences = tiers.fold(
+        vec![MemberSequence { share: 1.0, members: Vec::new(), distinguishing: Vec::new() }],
+        |sequences, tier| {
+            sequences
+                .iter()
+                .flat_map(|sequence| sequences_of(tier).into_iter().map(move |next| sequence.then(next)))
+                .collect()
         },
     );
-    let weights = weights(&ways.iter().map(|way| way.share).collect::<Vec<_>>());
-    ways.iter().zip(weights).map(|(way, weight)| way.order(service, weight)).collect()
+    let weights = weights(&sequences.iter().map(|sequence| sequence.share).collect::<Vec<_>>());
+    sequences.iter().zip(weights).map(|(sequence, weight)| sequence.order(service, weight)).collect()
 }
 
 /// Compiles the aggregates of a service; empty if it has a single upstream.
@@ -126,7 +129,7 @@ struct MemberSequence<'a> {
     members: Vec<&'a Member>,
     /// Members whose positions distinguish this sequence from the others: the first two of each tier that has
     /// several.
-    parts: Vec<&'a Member>,
+    distinguishing: Vec<&'a Member>,
 }
 
 impl<'a> MemberSequence<'a> {
@@ -134,7 +137,7 @@ impl<'a> MemberSequence<'a> {
         Self {
             share: self.share * next.share,
             members: [self.members.as_slice(), &next.members].concat(),
-            parts: [self.parts.as_slice(), &next.parts].concat(),
+            distinguishing: [self.distinguishing.as_slice(), &next.distinguishing].concat(),
         }
     }
 
@@ -146,11 +149,12 @@ impl<'a> MemberSequence<'a> {
     /// Returns the cluster name: that of a single upstream, or `service/` followed by the service and at
     /// least one member. Three segments cannot collide with the name of a tier's cluster, which has two.
     fn cluster(&self, service: &Service) -> String {
-        let parts = if self.parts.is_empty() { &self.members[..1] } else { &self.parts };
+        let distinguishing =
+            if self.distinguishing.is_empty() { &self.members[..1] } else { &self.distinguishing };
         match self.members.as_slice() {
             [alone] => alone.upstream.name.to_string(),
-            _ => parts.iter().fold(format!("service/{}", service.name), |name, part| {
-                format!("{name}/{}", part.upstream.name)
+            _ => distinguishing.iter().fold(format!("service/{}", service.name), |name, member| {
+                format!("{name}/{}", member.upstream.name)
             }),
         }
     }
@@ -158,9 +162,9 @@ impl<'a> MemberSequence<'a> {
 
 /// Returns the orders in which the members of a tier are tried: each pair of first and second member, then
 /// the rest by descending weight.
-fn ways_of<'a>(tier: &[&'a Member]) -> Vec<MemberSequence<'a>> {
+fn sequences_of<'a>(tier: &[&'a Member]) -> Vec<MemberSequence<'a>> {
     if let [alone] = tier {
-        return vec![MemberSequence { share: 1.0, members: vec![alone], parts: Vec::new() }];
+        return vec![MemberSequence { share: 1.0, members: vec![alone], distinguishing: Vec::new() }];
     }
     let total: f64 = tier.iter().map(|member| f64::from(member.weight)).sum();
     let mut by_weight = tier.to_vec();
@@ -175,7 +179,7 @@ fn ways_of<'a>(tier: &[&'a Member]) -> Vec<MemberSequence<'a>> {
             MemberSequence {
                 share: one / total * (two / (total - one)),
                 members: [first, second].into_iter().chain(rest.copied()).collect(),
-                parts: vec![first, second],
+                distinguishing: vec![first, second],
             }
         })
         .collect()
@@ -184,7 +188,7 @@ fn ways_of<'a>(tier: &[&'a Member]) -> Vec<MemberSequence<'a>> {
 /// Converts shares of a whole to small integer weights in the same ratio, each at least 1.
 fn weights(shares: &[f64]) -> Vec<u32> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share is from 0 to 1")]
-    let weights = shares.iter().map(|share| ((share * WHOLE).round() as u32).max(1));
+    let weights = shares.iter().map(|share| ((share * WEIGHT_SCALE).round() as u32).max(1));
     let weights: Vec<u32> = weights.collect();
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     weights.into_iter().map(|weight| weight / divisor).collect()

@@ -47,10 +47,8 @@ pub(super) fn all(upstream: &Upstream) -> Vec<TargetCluster<'_>> {
     }
     // An upstream without targets has a first tier nonetheless: an aggregate needs at least one member.
     let tiers = 0..upstream.tier_count.max(1);
-    let distances: Vec<Option<Distance>> = match upstream.failover.locality {
-        true => Distance::ALL.map(Some).into(),
-        false => vec![None],
-    };
+    let distances: Vec<Option<Distance>> =
+        if upstream.failover.locality { Distance::ALL.map(Some).into() } else { vec![None] };
     let clusters = tiers.flat_map(|tier| distances.iter().map(move |distance| (tier, *distance)));
     clusters
         .enumerate()

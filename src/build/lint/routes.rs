@@ -146,10 +146,8 @@ fn literal(pattern: &str) -> &str {
         .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_')))
         .unwrap_or(pattern.len());
     // The character before one of these quantifiers may be absent.
-    match pattern[end..].starts_with(['*', '?', '{']) {
-        true => &pattern[..end.saturating_sub(1)],
-        false => &pattern[..end],
-    }
+    let is_optional = pattern[end..].starts_with(['*', '?', '{']);
+    if is_optional { &pattern[..end.saturating_sub(1)] } else { &pattern[..end] }
 }
 
 /// Returns the prefix matches on segment boundaries that match every path beginning with `literal`. The last

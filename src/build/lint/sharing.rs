@@ -146,9 +146,10 @@ impl Neighbours {
             let others =
                 targets.flat_map(|target| having[&target.address].iter()).filter(|other| *other != name);
             let others: BTreeSet<Name> = others.cloned().collect();
-            match others.is_empty() {
-                true => drop(neighbours.remove(name)),
-                false => drop(neighbours.insert(name.clone(), others)),
+            if others.is_empty() {
+                neighbours.remove(name);
+            } else {
+                neighbours.insert(name.clone(), others);
             }
         }
         touched

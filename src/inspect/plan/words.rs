@@ -26,12 +26,12 @@ impl Words {
 }
 
 /// Describes an edit; none if it changes nothing. The effects on an upstream's tiers are described once, with
-/// the first edit that affects the upstream: `told` has the upstreams that are described already.
+/// the first edit that affects the upstream: `described` has the upstreams that are described already.
 pub(super) fn change(
     edit: &Edit,
     old: &Model,
     new: &Model,
-    told: &mut BTreeSet<String>,
+    described: &mut BTreeSet<String>,
 ) -> Option<PlannedChange> {
     let action = edit.action()?;
     let (kind, name) = (edit.kind.singular(), edit.name.clone());
@@ -46,7 +46,7 @@ pub(super) fn change(
         _ => None,
     };
     let effects = upstream
-        .filter(|upstream| told.insert((*upstream).to_owned()))
+        .filter(|upstream| described.insert((*upstream).to_owned()))
         .map(|upstream| of_upstream(upstream, old, new))
         .unwrap_or_default();
     let level = effects.iter().map(|(_, level)| *level).max().unwrap_or(words.level).max(words.level);
@@ -70,10 +70,8 @@ pub(super) fn change(
             format!("{kind} {name} {} ({fields})", effects.join(" and "))
         }
     };
-    let of_many = match effects.is_empty() {
-        true => words.of_many,
-        false => format!("{}: {}", words.of_many, effects.join(", ")),
-    };
+    let of_many =
+        if effects.is_empty() { words.of_many } else { format!("{}: {}", words.of_many, effects.join(", ")) };
     Some(PlannedChange { kind, name, action, summary, level, of_many })
 }
 
@@ -141,13 +139,13 @@ fn of_targets(was: &Value, is: &Value) -> Vec<String> {
         targets.filter_map(|target| target["target"].as_str().map(str::to_owned)).collect()
     };
     let (was_at, is_at) = (addresses(was), addresses(is));
-    let told = |what: &str, names: Vec<&String>| match names.as_slice() {
+    let described = |what: &str, names: Vec<&String>| match names.as_slice() {
         [] => None,
         [one] => Some(format!("{what} target {one}")),
         several => Some(format!("{what} {} targets", several.len())),
     };
-    let mut text: Vec<String> = told("new", is_at.difference(&was_at).collect()).into_iter().collect();
-    text.extend(told("without", was_at.difference(&is_at).collect()));
+    let mut text: Vec<String> = described("new", is_at.difference(&was_at).collect()).into_iter().collect();
+    text.extend(described("without", was_at.difference(&is_at).collect()));
     if text.is_empty() {
         text.push("targets".to_owned());
     }

@@ -49,9 +49,8 @@ fn add_probe(probe: &Probe, settings: &mut SettingCollector<'_>) {
             settings.add("health_check.http.path", path.as_str());
             settings.add("health_check.http.method", method.as_str());
             settings.add("health_check.http.headers", json!(headers));
-            let ranges = expected.iter().map(|(first, last)| match first == last {
-                true => format!("{first}"),
-                false => format!("{first}-{last}"),
+            let ranges = expected.iter().map(|(first, last)| {
+                if first == last { format!("{first}") } else { format!("{first}-{last}") }
             });
             settings.add("health_check.http.expected", ranges.collect::<Vec<_>>());
             settings.add("health_check.http.body", body.clone());
@@ -108,8 +107,9 @@ pub(super) fn add_outlier_detection(
     add("max_ejection_percent", json!(max_ejection_percent));
     add("health_check_returns_ejected", json!(health_check_returns_ejected));
     let longest = time(*max_ejection_time);
-    match *max_ejection_time > Duration::from_secs(30) {
-        true => settings.derived("outlier_detection.max_ejection_time", longest, "as `base_ejection_time`"),
-        false => settings.add("outlier_detection.max_ejection_time", longest),
+    if *max_ejection_time > Duration::from_secs(30) {
+        settings.derived("outlier_detection.max_ejection_time", longest, "as `base_ejection_time`");
+    } else {
+        settings.add("outlier_detection.max_ejection_time", longest);
     }
 }

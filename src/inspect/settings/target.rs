@@ -18,9 +18,10 @@ pub(super) fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> 
     let Target { address, weight, tier, locality, health_check, tls } = target;
     let source = target_source(address, &upstream.name, build);
     let declared = source.as_ref().map(|(document, path)| document.json(path)).unwrap_or_default();
-    let priority = match declared["failover"] == json!(true) {
-        true => json!(1),
-        false => declared.get("priority").cloned().unwrap_or(json!(0)),
+    let priority = if declared["failover"] == json!(true) {
+        json!(1)
+    } else {
+        declared.get("priority").cloned().unwrap_or(json!(0))
     };
     let mut settings = SettingCollector::new(format!("targets[{address}]."), source);
     settings.add("target", address.to_string());

@@ -43,13 +43,11 @@ pub(super) fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<EffectiveSe
         None => settings.add("tls", Value::Null),
         Some(tls) => tls::add_tls(tls, None, &mut settings),
     }
-    match *connect_timeout < Duration::from_millis(250) {
-        true => settings.derived(
-            "connect_timeout",
-            time(*connect_timeout),
-            "no longer than the shortest try_timeout that uses the upstream",
-        ),
-        false => settings.add("connect_timeout", time(*connect_timeout)),
+    if *connect_timeout < Duration::from_millis(250) {
+        let because = "no longer than the shortest try_timeout that uses the upstream";
+        settings.derived("connect_timeout", time(*connect_timeout), because);
+    } else {
+        settings.add("connect_timeout", time(*connect_timeout));
     }
     settings.add("idle_timeout", time(*idle_timeout));
     settings.add("load_balancer", word(load_balancer));
@@ -58,15 +56,24 @@ pub(super) fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<EffectiveSe
     add_limits(limits, &mut settings);
     health::add_health_check(health_check.as_ref(), &mut settings);
     health::add_outlier_detection(outlier_detection.as_ref(), &mut settings);
+    add_failover(failover, &mut settings);
+    add_failback(failback, &mut settings);
+    add_drill(drill.as_ref(), &mut settings);
+    settings.add("resolve", word(resolve));
+    add_whole_response(whole_response.as_ref(), &mut settings);
+    settings.found
+}
+
+fn add_failover(failover: &Failover, settings: &mut SettingCollector<'_>) {
     let Failover { mode, factor, when_all_down, locality, objective } = failover;
     settings.add("failover.mode", word(mode));
     settings.add("failover.factor", *factor);
     settings.add("failover.when_all_down", word(when_all_down));
     settings.add("failover.locality", *locality);
     settings.add("failover.objective", objective.map_or(Value::Null, time));
-    add_failback(failback, &mut settings);
-    add_drill(drill.as_ref(), &mut settings);
-    settings.add("resolve", word(resolve));
+}
+
+fn add_whole_response(whole_response: Option<&WholeResponse>, settings: &mut SettingCollector<'_>) {
     match whole_response {
         None => settings.add("whole_response", "off"),
         Some(WholeResponse { max, chunked }) => {
@@ -74,7 +81,6 @@ pub(super) fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<EffectiveSe
             settings.add("whole_response.chunked", word(chunked));
         }
     }
-    settings.found
 }
 
 fn add_failback(failback: &Failback, settings: &mut SettingCollector<'_>) {

@@ -13,7 +13,7 @@ use crate::model::service::{self, RequestPolicy, Service};
 
 /// Action on a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum RouteAction {
     /// Forwards the request to a service.
     Forward(Box<Forward>),
     /// Redirects the client.
@@ -69,16 +69,16 @@ pub(crate) fn resolve(
     service: Option<Arc<Service>>,
     paths: &[PathMatch],
     faults: &mut FaultCollector,
-) -> Option<Action> {
+) -> Option<RouteAction> {
     exactly_one(place, route, faults);
     let redirect = route.redirect.as_ref().map(|it| redirect(&place.key("redirect"), it, faults));
     let respond = route.respond.as_ref().map(|it| respond(&place.key("respond"), it, faults));
-    let answer = redirect.map(Action::Redirect).or(respond.map(Action::Respond));
+    let answer = redirect.map(RouteAction::Redirect).or(respond.map(RouteAction::Respond));
     if route.service.is_none() && answer.is_some() {
         only_with_a_service(place, route, faults);
         return answer;
     }
-    forward(place, route, service, paths, faults).map(Box::new).map(Action::Forward)
+    forward(place, route, service, paths, faults).map(Box::new).map(RouteAction::Forward)
 }
 
 const ACTIONS: [&str; 3] = ["service", "redirect", "respond"];
@@ -88,7 +88,7 @@ fn exactly_one(place: &FaultPlace<'_>, route: &document::Route, faults: &mut Fau
     let mut declared = ACTIONS.iter().zip(declared).filter(|(_, declared)| *declared).map(|(key, _)| *key);
     let Some(first) = declared.next() else {
         // Reported at the first key, unless decoding has already reported a fault at one of them.
-        if !ACTIONS.into_iter().any(|key| is_told(&place.key(key))) {
+        if !ACTIONS.into_iter().any(|key| is_reported(&place.key(key))) {
             let help = "name the service that serves, or what is answered in place of one";
             faults.missing(&place.key("service"), "`service`, `redirect` or `respond`", help);
         }
@@ -139,14 +139,14 @@ fn forward(
 }
 
 /// True if decoding has already reported a fault at `place`, or a misspelling of its key.
-fn is_told(place: &FaultPlace<'_>) -> bool {
+fn is_reported(place: &FaultPlace<'_>) -> bool {
     place.document.is_faulty(&place.path) || place.document.is_misspelt(&place.path)
 }
 
 fn redirect(place: &FaultPlace<'_>, declared: &document::Redirect, faults: &mut FaultCollector) -> Redirect {
     let document::Redirect { scheme, host, path, status } = declared;
     let goes_nowhere = scheme.is_none() && host.is_none() && path.is_none();
-    if goes_nowhere && !["scheme", "host", "path"].iter().any(|key| is_told(&place.key(key))) {
+    if goes_nowhere && !["scheme", "host", "path"].iter().any(|key| is_reported(&place.key(key))) {
         let help = "give one of `scheme`, `host` and `path`";
         faults.missing(place, "what to redirect to", help);
     }

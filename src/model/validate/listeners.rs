@@ -47,10 +47,10 @@ pub(super) fn resolve<'a>(
         let listener =
             listener::resolve(name, scope, service, &place, declared, known, &mut validation.faults);
         let Some(listener) = listener else { continue };
-        let taken = listeners
+        let used_by = listeners
             .iter()
             .find(|(_, other)| other.address == listener.address && other.fleets.overlaps(&listener.fleets));
-        if let Some((first, other)) = taken {
+        if let Some((first, other)) = used_by {
             let message = format!("listener `{}` has the address {} too", other.name, listener.address);
             let related = vec![first.key("address").related("first used here")];
             let help = "give each listener of a fleet an address of its own".to_owned();

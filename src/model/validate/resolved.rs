@@ -78,11 +78,11 @@ fn related<'s>(pairs: &'s OrdSet<(Name, Name)>, first: &'s Name) -> impl Iterato
 }
 
 fn relate(pairs: &mut OrdSet<(Name, Name)>, (last, now): (BTreeSet<Name>, BTreeSet<Name>), to: &Name) {
-    for gone in last.difference(&now) {
-        pairs.remove(&(gone.clone(), to.clone()));
+    for removed in last.difference(&now) {
+        pairs.remove(&(removed.clone(), to.clone()));
     }
-    for come in now.difference(&last) {
-        pairs.insert((come.clone(), to.clone()));
+    for added in now.difference(&last) {
+        pairs.insert((added.clone(), to.clone()));
     }
 }
 
