@@ -1,6 +1,6 @@
 //! Lint rules for configs that are valid but harmful, above all for failover that would not happen.
 //!
-//! A rule is a pure function of one subject: an upstream, a way to an upstream (a service, or a route that
+//! A rule is a pure function of one subject: an upstream, a caller of upstreams (a service, or a route that
 //! overrides its service) or a route, each with what must be known around it. Findings are kept for as long
 //! as the subject does not change. The config sets the level of a rule for all entities, or for one entity
 //! with a reason. A finding of level error refuses the config.

@@ -35,7 +35,7 @@ pub struct ResolvedAddress {
 }
 
 impl Addresses {
-    /// Returns the places of `address`: one per IP, or none if it is not resolved.
+    /// Resolves `address`: one result per IP, or none if it is not resolved.
     pub fn resolve(&self, address: &Address) -> Vec<ResolvedAddress> {
         let ips = match &address.host {
             Host::Service(name) => return self.services.get(name).cloned().unwrap_or_default(),

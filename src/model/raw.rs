@@ -25,8 +25,8 @@ struct RawNames<'a> {
     compiled: HashMap<(Kind, &'a str), Option<(&'a Document, &'a Path)>>,
 }
 
-/// Resolves the raw resources, sorted by type and name. `is_complete` is false if names may exist that no document
-/// shows.
+/// Resolves the raw resources, sorted by type and name. `is_complete` is false if names may exist that no
+/// document shows.
 pub(super) fn resolve(
     documents: &Documents,
     listeners: &[Listener],

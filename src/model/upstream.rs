@@ -1,4 +1,4 @@
-//! Upstreams: pools of targets with a policy.
+//! Upstreams: groups of targets with a policy.
 //!
 //! The defaults are measured: together with the retries of a service, no idempotent request is lost when a
 //! target dies, freezes, refuses connections or answers 503. They need no knowledge of the service.

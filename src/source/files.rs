@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
-
-/// Texts by file name.
-pub use crate::model::documents::Files;
+use crate::model::documents::Files;
 
 /// Time that a file may stay blank between being truncated and being written.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -128,8 +128,8 @@ fn by_dns(cluster: envoy::Cluster, target_cluster: &TargetCluster<'_>, upstream:
     Resource::new(&cluster.name, &cluster)
 }
 
-/// Returns an aggregate cluster over `target_clusters`, in this order. Settings that Envoy takes from the aggregate
-/// itself, which are the limits, the panic threshold and the filters, are those of `first`.
+/// Returns an aggregate cluster over `target_clusters`, in this order. Settings that Envoy takes from the
+/// aggregate itself, which are the limits, the panic threshold and the filters, are those of `first`.
 pub(super) fn aggregate(name: &str, target_clusters: &[TargetCluster<'_>], first: &Upstream) -> Resource {
     let clusters: Vec<String> =
         target_clusters.iter().map(|target_cluster| target_cluster.name.clone()).collect();

@@ -109,7 +109,7 @@ struct AssignedEndpoint<'a> {
     health: core::HealthStatus,
 }
 
-/// Returns the endpoints of a target_cluster whose address is not in `seen` yet, by tier, then as declared. Adds the
+/// Returns the endpoints of a cluster whose address is not in `seen` yet, by tier, then as declared. Adds the
 /// addresses to `seen`.
 fn members<'a>(
     target_cluster: &TargetCluster<'a>,

@@ -34,8 +34,8 @@ pub(super) fn of(documents: &Documents) -> Levels {
     Levels(settings.map(|(code, setting)| (code.clone(), setting.level())).collect())
 }
 
-/// Returns the faults in the lint settings of the documents, for all entities and for single ones. `rules` are the codes
-/// of all rules.
+/// Returns the faults in the lint settings of the documents, for all entities and for single ones.
+/// `rules` are the codes of all rules.
 pub(super) fn faults(documents: &[Arc<Document>], rules: &[&str]) -> Vec<Violation> {
     let mut faults = FaultCollector::default();
     for document in documents {

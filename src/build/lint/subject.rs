@@ -22,7 +22,7 @@ use crate::model::upstream::Upstream;
 /// itself.
 pub(super) type CallerKey = (Name, Option<Name>);
 
-/// Upstream, with the ways to it and the upstreams that have a target in common with it.
+/// Upstream, with its callers and the upstreams that have a target in common with it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct UpstreamSubject {
     upstream: ArcEq<Upstream>,
@@ -41,7 +41,7 @@ pub(super) struct Caller {
     tries: RetryEffect,
 }
 
-/// Effective retry settings for idempotent requests on a way.
+/// Effective retry settings for idempotent requests of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RetryEffect {
     /// Maximum number of retries after the first try; 0 if retries are off.
@@ -88,8 +88,8 @@ impl Caller {
         policy(&self.service.0, self.route.as_ref().map(|route| &*route.0))
     }
 
-    /// Returns true if requests of a method that satisfies `is_method` may take this way. A service, and a
-    /// route without methods, takes all of them.
+    /// Returns true if requests of a method that satisfies `is_method` may come from this caller. A service, and a
+    /// route without methods, sends all of them.
     pub(super) fn accepts_method(&self, is_method: impl Fn(&str) -> bool) -> bool {
         let methods = self.route.as_ref().map(|route| &route.0.methods);
         methods.is_none_or(|methods| methods.is_empty() || methods.iter().any(|method| is_method(method)))
@@ -155,7 +155,7 @@ impl UpstreamSubject {
         self.upstream().targets.chunk_by(|one, next| one.tier == next.tier).map(<[Target]>::len).collect()
     }
 
-    /// Returns the ways through routes, or the services alone if none of them has a route.
+    /// Returns the callers that are routes, or the services alone if none of them has a route.
     pub(super) fn callers(&self) -> &[Caller] {
         &self.callers
     }
