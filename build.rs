@@ -39,7 +39,7 @@ fn envoy_descriptors() -> Result<FileDescriptorSet, Box<dyn Error>> {
     Ok(files)
 }
 
-/// Generates the Rust source of a table of all messages, sorted by name: `Shape`s of `src/envoy/shapes.rs`.
+/// Generates the Rust source of a table of all messages, sorted by name: `MessageShape`s of `src/envoy/shapes.rs`.
 fn shapes(files: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
     let mut messages = BTreeMap::new();
     for file in &files.file {
@@ -58,8 +58,9 @@ fn shapes(files: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
         let fields: Vec<String> =
             fields.iter().map(|(number, inner)| format!("({number}, {inner})")).collect();
         let (name, fields) = (name.trim_start_matches('.'), fields.join(", "));
-        table +=
-            &format!("Shape {{ name: {name:?}, is_map_entry: {is_map_entry}, messages: &[{fields}] }},\n");
+        table += &format!(
+            "MessageShape {{ name: {name:?}, is_map_entry: {is_map_entry}, messages: &[{fields}] }},\n"
+        );
     }
     Ok(table + "]")
 }

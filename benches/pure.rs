@@ -18,16 +18,17 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
 use prost::Message;
 use serde_json::{Value, json};
-use understudy::build::compile::{Compiled, Config};
-use understudy::build::snapshot::{Snapshot, Variant};
+use understudy::build::compile::{CompileInput, Compiled};
+use understudy::build::index::UpstreamIndex;
+use understudy::build::snapshot::Snapshot;
+use understudy::build::snapshot::resource::Variant;
 use understudy::build::{Build, Inputs, build};
 use understudy::config::document::Kind;
-use understudy::envoy::loads::Report;
+use understudy::envoy::loads::LoadReport;
 use understudy::envoy::{ResourceType, canonical};
 use understudy::failover::traffic::Live;
 use understudy::inspect::simulate::simulate;
 use understudy::model::Model;
-use understudy::model::index::Subsets;
 use understudy::model::name::Name;
 use understudy::model::selector::Part;
 
@@ -159,10 +160,10 @@ fn compiles(criterion: &mut Criterion) {
     let inputs = inputs(1_000, 100);
     let build = built(&inputs, None);
     let (addresses, overrides) = (&inputs.addresses, &inputs.overrides);
-    let (nothing, no_subsets) = (Model::default(), Subsets::default());
+    let (nothing, no_subsets) = (Model::default(), UpstreamIndex::default());
     let subsets = no_subsets.updated(&nothing.upstreams, &build.model.upstreams);
-    let none = Config { model: &nothing, subsets: &no_subsets, addresses, overrides };
-    let all = Config { model: &build.model, subsets: &subsets, addresses, overrides };
+    let none = CompileInput { model: &nothing, subsets: &no_subsets, addresses, overrides };
+    let all = CompileInput { model: &build.model, subsets: &subsets, addresses, overrides };
     let compiled = Compiled::default().updated(none, all);
     let mut group = criterion.benchmark_group("compile");
     group.sample_size(20);
@@ -288,14 +289,14 @@ fn report(upstreams: usize) -> LoadStatsRequest {
 fn folds(criterion: &mut Criterion) {
     let build = built(&inputs(1_000, 100), None);
     let bytes = report(1_000).encode_to_vec();
-    let (live, report) = (Live::default(), Report::read(&bytes).expect("it is one"));
+    let (live, report) = (Live::default(), LoadReport::read(&bytes).expect("it is one"));
     let at = jiff::Timestamp::UNIX_EPOCH;
     let mut group = criterion.benchmark_group("live");
     group.bench_function("a report of 1,000 clusters", |bench| {
         bench.iter(|| live.fold("edge-1", at, &report, &build).len());
     });
     group.bench_function("reading it", |bench| {
-        bench.iter(|| Report::read(&bytes).expect("it is one").len());
+        bench.iter(|| LoadReport::read(&bytes).expect("it is one").len());
     });
     group.finish();
 }

@@ -23,9 +23,10 @@ use crate::control::{self, Control, WriteError};
 use crate::failover::ledger::Ledger;
 use crate::failover::supervisor::Supervisor;
 use crate::failover::traffic::Live;
+use crate::model::documents::Files;
 use crate::nodes::{NodeReport, Nodes};
-use crate::source::files::{self, Files};
-use crate::source::resolve::Resolver;
+use crate::source::files;
+use crate::source::resolve::DnsResolver;
 use crate::source::watch as watcher;
 use crate::store::Store;
 use crate::telemetry::events::Events;
@@ -182,7 +183,7 @@ impl App {
             let start = control::Start {
                 files: read,
                 store,
-                resolver: Resolver::new(),
+                resolver: DnsResolver::new(),
                 overrides: ledger.orders.overrides(),
                 events: telling.0,
                 metrics: telling.1,

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::build::Build;
 use crate::build::snapshot::Snapshot;
-use crate::build::snapshot::past::Past;
+use crate::build::snapshot::past::SentSets;
 use crate::envoy::node::Node;
 
 /// Builds that Envoys should run, now and at the end of the rollout.
@@ -51,7 +51,7 @@ impl Serving {
 #[derive(Debug)]
 pub struct Cache {
     current: watch::Sender<Published>,
-    past: Past,
+    past: SentSets,
 }
 
 /// A generation with its number, counted from 1 at the start of the process.
@@ -65,11 +65,11 @@ impl Cache {
     /// Creates a cache with its first build, so that an empty config is never served by mistake.
     pub fn new(build: Arc<Build>) -> Self {
         let serving = Serving::everywhere(build);
-        Self { current: watch::Sender::new(Published { generation: 1, serving }), past: Past::default() }
+        Self { current: watch::Sender::new(Published { generation: 1, serving }), past: SentSets::default() }
     }
 
     /// Returns the sets that clients were sent earlier, also by an earlier process.
-    pub fn past(&self) -> &Past {
+    pub fn past(&self) -> &SentSets {
         &self.past
     }
 

@@ -26,11 +26,12 @@ use crate::config::material::NamedFiles;
 use crate::config::{Violation, render};
 use crate::control::rollout::{Accepted, Point, Progress, Rejected, Step, Trial};
 use crate::inspect::plan::{self, Edit, Plan};
+use crate::model::documents::Files;
 use crate::model::overrides::OverridesByUpstream;
 use crate::model::target::Host;
 use crate::nodes::Nodes;
-use crate::source::files::{self, Files};
-use crate::source::resolve::{Names, Resolver};
+use crate::source::files;
+use crate::source::resolve::{DnsResolver, ResolvedNames};
 use crate::store::records::{Answer, Kept, Revision, Source};
 use crate::store::{self, Change, Commit, Store};
 use crate::telemetry::events::{Event, Events};
@@ -206,7 +207,7 @@ pub struct Control {
     violations: watch::Receiver<Faults>,
     named_files: watch::Receiver<BTreeSet<String>>,
     progress: watch::Receiver<Progress>,
-    names: Names,
+    names: ResolvedNames,
     store: Arc<Store>,
 }
 
@@ -233,7 +234,7 @@ struct State {
     cache: Arc<Cache>,
     nodes: Nodes,
     store: Arc<Store>,
-    resolver: Resolver,
+    resolver: DnsResolver,
     runtime: tokio::runtime::Handle,
     /// With files that were refused, to be tried again when something else changed.
     refused: Option<Inputs>,
@@ -271,7 +272,7 @@ pub struct Start {
     /// What was written over REST before.
     pub store: Store,
     /// For host names among the targets.
-    pub resolver: Resolver,
+    pub resolver: DnsResolver,
     /// Where it is told what happened.
     pub events: Events,
     /// Where it is counted.
@@ -459,7 +460,7 @@ impl Control {
     }
 
     /// What is known of the host names among the targets.
-    pub fn names(&self) -> &Names {
+    pub fn names(&self) -> &ResolvedNames {
         &self.names
     }
 
@@ -1051,7 +1052,7 @@ fn build(
     inputs: &mut Inputs,
     last: Option<&Build>,
     reading: Reading,
-    resolver: &mut Resolver,
+    resolver: &mut DnsResolver,
     runtime: &tokio::runtime::Handle,
 ) -> Result<Build, Vec<Violation>> {
     let build = build_here(inputs, last, reading)?;
@@ -1103,7 +1104,7 @@ mod tests {
             files: Ok(Files::default()),
             store,
             overrides: OverridesByUpstream::default(),
-            resolver: Resolver::new(),
+            resolver: DnsResolver::new(),
             events: Events::default(),
             metrics: Metrics::default(),
             nodes: Nodes::default(),

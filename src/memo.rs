@@ -23,20 +23,20 @@ pub struct Memo<K: Ord, I, O> {
 }
 
 /// Output of a memoized function.
-pub trait Output: Clone + PartialEq {
+pub trait MemoOutput: Clone + PartialEq {
     /// Returns this output, or the last one of the key if they are equal: an unchanged output keeps its
     /// allocation, so that later stages compare only pointers.
     #[must_use]
     fn keeping(self, last: &Self) -> Self;
 }
 
-impl<T: PartialEq> Output for Arc<T> {
+impl<T: PartialEq> MemoOutput for Arc<T> {
     fn keeping(self, last: &Self) -> Self {
         if *self == **last { last.clone() } else { self }
     }
 }
 
-impl<T: PartialEq> Output for Vec<Arc<T>> {
+impl<T: PartialEq> MemoOutput for Vec<Arc<T>> {
     fn keeping(self, last: &Self) -> Self {
         let known = |one: &Arc<T>| last.iter().find(|known| **known == *one).cloned();
         self.into_iter().map(|one| known(&one).unwrap_or(one)).collect()
@@ -49,7 +49,7 @@ impl<K: Ord, I, O> Default for Memo<K, I, O> {
     }
 }
 
-impl<K: Ord + Clone, I: PartialEq + Clone, O: Output> Memo<K, I, O> {
+impl<K: Ord + Clone, I: PartialEq + Clone, O: MemoOutput> Memo<K, I, O> {
     /// Replaces the input of a key and computes its output if the input changed; `None` removes the key. True
     /// if the output changed.
     pub fn put(&mut self, key: K, input: Option<I>, function: fn(&I) -> O) -> bool {
@@ -113,7 +113,7 @@ impl<K: Ord, I, O> Memo<K, I, O> {
 }
 
 /// Updates `last`, the map of `function` over the values of `before`, to the values of `now`.
-pub fn follow<K: Ord + Clone, V: PartialEq, O: Output>(
+pub fn follow<K: Ord + Clone, V: PartialEq, O: MemoOutput>(
     last: &OrdMap<K, O>,
     (before, now): (&OrdMap<K, V>, &OrdMap<K, V>),
     function: impl Fn(&V) -> O,
@@ -126,7 +126,7 @@ pub fn follow<K: Ord + Clone, V: PartialEq, O: Output>(
 }
 
 /// Sets or removes the value of a key. True if the value changed.
-pub fn put<K: Ord + Clone, O: Output>(map: &mut OrdMap<K, O>, key: K, value: Option<O>) -> bool {
+pub fn put<K: Ord + Clone, O: MemoOutput>(map: &mut OrdMap<K, O>, key: K, value: Option<O>) -> bool {
     match (value, map.get(&key)) {
         (None, None) => false,
         (None, Some(_)) => map.remove(&key).is_some(),
@@ -141,7 +141,7 @@ pub fn put<K: Ord + Clone, O: Output>(map: &mut OrdMap<K, O>, key: K, value: Opt
 
 /// Change of the value of a key.
 #[derive(Debug, Clone, Copy)]
-pub struct Change<'a, K, V> {
+pub struct MapChange<'a, K, V> {
     /// Key whose value changed.
     pub key: &'a K,
     /// Previous value; `None` if the key is new.
@@ -154,26 +154,28 @@ pub struct Change<'a, K, V> {
 pub fn changes<'a, K: Ord, V: PartialEq>(
     last: &'a OrdMap<K, V>,
     now: &'a OrdMap<K, V>,
-) -> impl Iterator<Item = Change<'a, K, V>> {
+) -> impl Iterator<Item = MapChange<'a, K, V>> {
     last.diff(now).map(|item| match item {
-        DiffItem::Add(key, new) => Change { key, old: None, new: Some(new) },
-        DiffItem::Update { old: (_, old), new: (key, new) } => Change { key, old: Some(old), new: Some(new) },
-        DiffItem::Remove(key, old) => Change { key, old: Some(old), new: None },
+        DiffItem::Add(key, new) => MapChange { key, old: None, new: Some(new) },
+        DiffItem::Update { old: (_, old), new: (key, new) } => {
+            MapChange { key, old: Some(old), new: Some(new) }
+        }
+        DiffItem::Remove(key, old) => MapChange { key, old: Some(old), new: None },
     })
 }
 
 /// Value that is compared by pointer only. Used where equal values share one allocation, or where a
 /// comparison costs more than a needless recomputation.
 #[derive(Debug)]
-pub struct Same<T>(pub Arc<T>);
+pub struct ArcPtrEq<T>(pub Arc<T>);
 
-impl<T> Clone for Same<T> {
+impl<T> Clone for ArcPtrEq<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> PartialEq for Same<T> {
+impl<T> PartialEq for ArcPtrEq<T> {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -182,15 +184,15 @@ impl<T> PartialEq for Same<T> {
 /// Value that is compared by pointer first: for entities that did not change, this is all that a comparison
 /// costs.
 #[derive(Debug)]
-pub struct Shared<T>(pub Arc<T>);
+pub struct ArcEq<T>(pub Arc<T>);
 
-impl<T> Clone for Shared<T> {
+impl<T> Clone for ArcEq<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T: PartialEq> PartialEq for Shared<T> {
+impl<T: PartialEq> PartialEq for ArcEq<T> {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || *self.0 == *other.0
     }

@@ -4,7 +4,7 @@
 //! range and every default is filled in, so that the later stages need no error path.
 //!
 //! A *route* selects requests and sends them to a *service* (or answers them without one). A service serves
-//! requests by *upstreams*, and an upstream is a pool of *targets* with its policy. One upstream is one Envoy
+//! requests by *upstreams*, and an upstream is a group of *targets* with its policy. One upstream is one Envoy
 //! cluster (or one cluster per tier), however many services and routes use it: its health and ejection state
 //! must not be split.
 
@@ -17,7 +17,7 @@ pub mod failback;
 pub mod fleet;
 pub mod header;
 pub mod health;
-pub mod index;
+pub mod host_match;
 pub mod listener;
 pub mod locality;
 pub mod matching;
@@ -25,9 +25,9 @@ pub mod name;
 pub mod notify;
 pub mod overrides;
 pub mod passthrough;
+pub mod path_match;
 pub mod place;
 mod raw;
-pub mod reach;
 pub mod resolver;
 pub mod rollout;
 pub mod route;

@@ -15,10 +15,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 
-use crate::build::snapshot::Version;
+use crate::build::snapshot::resource::Version;
 use crate::envoy::ResourceType;
-use crate::envoy::checks::Findings;
-use crate::envoy::loads::Report;
+use crate::envoy::checks::CheckResults;
+use crate::envoy::loads::LoadReport;
 use crate::envoy::node::{Locality, Node};
 use crate::nodes::registry::Registry;
 use crate::telemetry::events::{Event, Events};
@@ -91,7 +91,7 @@ pub enum NodeReport {
         /// Node id.
         node: String,
         /// Content of the report.
-        report: Report,
+        report: LoadReport,
     },
     /// Results of the health checks that the Envoy runs for the control plane.
     Checked {
@@ -100,7 +100,7 @@ pub enum NodeReport {
         /// Interval at which it reports them.
         interval: Duration,
         /// Health of the endpoints.
-        findings: Findings,
+        findings: CheckResults,
     },
     /// Start of load reports.
     Here {
@@ -190,7 +190,7 @@ impl Nodes {
 
     /// Queues the check results of a node, which reports them at this interval; waits while the queue is
     /// full.
-    pub async fn found(&self, node: &str, interval: Duration, findings: Findings) {
+    pub async fn found(&self, node: &str, interval: Duration, findings: CheckResults) {
         self.tell(NodeReport::Checked { node: node.to_owned(), interval, findings }).await;
     }
 
@@ -312,7 +312,7 @@ pub struct Reporter {
 
 impl Reporter {
     /// Records a report and queues it; waits while the queue is full.
-    pub async fn report(&self, report: Report) {
+    pub async fn report(&self, report: LoadReport) {
         let totals = Totals { requests: report.requests, errors: report.errors };
         self.nodes.lock().report(&self.node, totals, Timestamp::now());
         self.nodes.stirred(false);

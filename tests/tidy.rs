@@ -51,8 +51,21 @@ const ROOMS: [(&str, &[&str]); 18] = [
         ],
     ),
     (
+        // `model` for the texts of config files.
         "app",
-        &["access", "admin", "config", "control", "failover", "nodes", "source", "store", "telemetry", "xds"],
+        &[
+            "access",
+            "admin",
+            "config",
+            "control",
+            "failover",
+            "model",
+            "nodes",
+            "source",
+            "store",
+            "telemetry",
+            "xds",
+        ],
     ),
     ("cli", &["access", "admin", "app", "build", "config", "envoy", "inspect", "model", "source", "store"]),
 ];

@@ -20,8 +20,8 @@ use crate::build::Build;
 use crate::config::document::Kind;
 use crate::config::raw;
 use crate::control::{Decision, Now, Proposal};
+use crate::model::documents::Files;
 use crate::model::documents::Stored;
-use crate::source::files::Files;
 use crate::store::Change;
 use crate::store::records::Answer;
 

@@ -12,10 +12,10 @@ mod connection;
 pub mod endpoint;
 pub mod health;
 pub mod listener;
-pub mod pool;
 pub mod route;
 pub mod secret;
 pub mod service;
+mod target_cluster;
 mod tls;
 mod whole_response;
 
@@ -29,18 +29,19 @@ use envoy_types::pb::google::protobuf as wrappers;
 use imbl::OrdMap;
 use prost::Message;
 
-use crate::build::snapshot::{Resource, Snapshot};
+use crate::build::index::UpstreamIndex;
+use crate::build::reach::Reach;
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::Resource;
 use crate::config::raw;
 use crate::envoy::ResourceType;
 use crate::envoy::node::Locality;
-use crate::memo::{Memo, Output, Shared, changes, follow};
+use crate::memo::{ArcEq, Memo, MemoOutput, changes, follow};
 use crate::model::Model;
 use crate::model::addresses::Addresses;
-use crate::model::index::Subsets;
 use crate::model::listener::Listener;
 use crate::model::name::Name;
 use crate::model::overrides::OverridesByUpstream;
-use crate::model::reach::Reach;
 use crate::model::service::Service;
 
 /// Name of the HTTP filter for stickiness: a client returns to the target that served it before.
@@ -48,11 +49,11 @@ const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
 
 /// Config to be compiled, as resolved by the earlier stages of a build.
 #[derive(Debug, Clone, Copy)]
-pub struct Config<'a> {
+pub struct CompileInput<'a> {
     /// Validated entities.
     pub model: &'a Model,
     /// Upstreams of the model by rare trait, so that a search does not scan all of them.
-    pub subsets: &'a Subsets,
+    pub subsets: &'a UpstreamIndex,
     /// Resolved addresses of host names.
     pub addresses: &'a Addresses,
     /// Overrides by operators, drills and failback, by upstream.
@@ -65,76 +66,81 @@ pub struct Config<'a> {
 pub struct Compiled {
     reach: Arc<Reach>,
     /// Clusters that hold targets and aggregates over their tiers, by upstream.
-    clusters: Memo<Name, cluster::Input, Vec<Arc<Resource>>>,
+    clusters: Memo<Name, cluster::ClusterInput, Vec<Arc<Resource>>>,
     /// Aggregate clusters over several upstreams, by service.
-    aggregates: Memo<Name, service::Input, Vec<Arc<Resource>>>,
+    aggregates: Memo<Name, service::AggregateInput, Vec<Arc<Resource>>>,
     /// Load assignments, by upstream.
-    endpoints: Memo<Name, endpoint::Input, Vec<Arc<Resource>>>,
+    endpoints: Memo<Name, endpoint::EndpointInput, Vec<Arc<Resource>>>,
     /// Listeners, by fleet and listener.
-    listeners: Memo<(Name, Name), listener::Input, Arc<Resource>>,
+    listeners: Memo<(Name, Name), listener::ListenerInput, Arc<Resource>>,
     /// Contributions to route configurations, by route.
-    parts: OrdMap<Name, Arc<route::Part>>,
+    fragments: OrdMap<Name, Arc<route::RouteFragment>>,
     /// Route configurations, by fleet and listener.
-    routes: Memo<(Name, Name), route::Input, Arc<Resource>>,
+    routes: Memo<(Name, Name), route::RouteConfigInput, Arc<Resource>>,
     /// Secrets, by fleet and secret.
-    secrets: Memo<(Name, Arc<str>), secret::Input, Arc<Resource>>,
-    raw: Memo<(ResourceType, Arc<str>), Shared<raw::Resource>, Arc<Resource>>,
+    secrets: Memo<(Name, Arc<str>), secret::SecretInput, Arc<Resource>>,
+    raw: Memo<(ResourceType, Arc<str>), ArcEq<raw::Resource>, Arc<Resource>>,
 }
 
 impl Compiled {
     /// Compiles `now`. Resources that depend on nothing that differs from `last`, the config that `self` was
     /// compiled from, are taken over from `self`.
     #[must_use]
-    pub fn updated(&self, last: Config<'_>, now: Config<'_>) -> Self {
+    pub fn updated(&self, last: CompileInput<'_>, now: CompileInput<'_>) -> Self {
         let (before, model) = (last.model, now.model);
         let reach = self.reach.updated(before, model);
-        let parts =
-            follow(&self.parts, (&before.routes, &model.routes), |route| Arc::new(route::Part::new(route)));
+        let fragments = follow(&self.fragments, (&before.routes, &model.routes), |route| {
+            Arc::new(route::RouteFragment::new(route))
+        });
         let fleets = model.fleet_names();
         let listeners = fleets.iter().flat_map(|fleet| {
-            let input = |listener: &Listener| listener::Input::new(model, fleet, listener);
+            let input = |listener: &Listener| listener::ListenerInput::new(model, fleet, listener);
             model.listeners_of(fleet).map(move |it| ((fleet.clone(), it.name.clone()), input(it)))
         });
         let secrets = fleets.iter().flat_map(|fleet| {
             let upstreams = now.subsets.in_tls.values().filter(|it| reach.has_upstream(fleet, &it.name));
             secret::needed(model, fleet, upstreams).into_iter().map(|(name, it)| ((fleet.clone(), name), it))
         });
-        let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), Shared(raw.clone())));
+        let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), ArcEq(raw.clone())));
         Self {
-            clusters: self.clusters.with(of_upstreams(last, now), |input| shared(cluster::compile(input))),
-            aggregates: self.aggregates.with(of_services(last, now), |input| shared(service::compile(input))),
-            endpoints: self.endpoints.with(assigned(last, now), |input| shared(endpoint::compile(input))),
+            clusters: self.clusters.with(cluster_inputs(last, now), |input| shared(cluster::compile(input))),
+            aggregates: self
+                .aggregates
+                .with(aggregate_inputs(last, now), |input| shared(service::compile(input))),
+            endpoints: self
+                .endpoints
+                .with(endpoint_inputs(last, now), |input| shared(endpoint::compile(input))),
             listeners: self.listeners.only(listeners, |input| Arc::new(listener::compile(input))),
             secrets: self.secrets.only(secrets, |input| Arc::new(secret::compile(input))),
-            routes: self.routes(model, &parts),
-            raw: self.raw.only(raw, |Shared(raw)| {
+            routes: self.routes(model, &fragments),
+            raw: self.raw.only(raw, |ArcEq(raw)| {
                 Arc::new(Resource::encoded(raw.resource_type, raw.name(), &raw.message))
             }),
-            parts,
+            fragments,
             reach,
         }
     }
 
-    /// Returns the route configurations made of `parts`; those of `self` if neither parts nor listeners
+    /// Returns the route configurations made of `fragments`; those of `self` if neither fragments nor listeners
     /// changed.
     fn routes(
         &self,
         model: &Model,
-        parts: &OrdMap<Name, Arc<route::Part>>,
-    ) -> Memo<(Name, Name), route::Input, Arc<Resource>> {
+        fragments: &OrdMap<Name, Arc<route::RouteFragment>>,
+    ) -> Memo<(Name, Name), route::RouteConfigInput, Arc<Resource>> {
         let fleets = model.fleet_names();
         let serving = fleets.iter().flat_map(|fleet| {
             let listeners = model.listeners_of(fleet).filter(|listener| listener.is_http());
             listeners.map(|listener| (fleet.clone(), listener.name.clone()))
         });
         let serving: BTreeSet<(Name, Name)> = serving.collect();
-        if parts.ptr_eq(&self.parts) && serving.iter().eq(self.routes.outputs().keys()) {
+        if fragments.ptr_eq(&self.fragments) && serving.iter().eq(self.routes.outputs().keys()) {
             return self.routes.clone();
         }
         let input = |(fleet, listener): (Name, Name)| {
-            let served = parts.values().filter(|part| part.is_served(&fleet, &listener));
-            let parts = served.cloned().map(Shared).collect();
-            let input = route::Input { listener: listener.clone(), parts };
+            let served = fragments.values().filter(|fragment| fragment.is_served(&fleet, &listener));
+            let fragments = served.cloned().map(ArcEq).collect();
+            let input = route::RouteConfigInput { listener: listener.clone(), fragments };
             ((fleet, listener), input)
         };
         self.routes.only(serving.into_iter().map(input), |input| Arc::new(route::compile(input)))
@@ -173,20 +179,35 @@ impl Compiled {
         amend: impl Fn(ResourceType, &Arc<Resource>) -> Arc<Resource>,
     ) -> Snapshot {
         let (nothing, none) = (Self::default(), Snapshot::default());
-        let leads_there = |(last, _): &(&Self, _)| Arc::ptr_eq(&last.reach, &self.reach);
-        let (last, snapshot) = last.filter(leads_there).unwrap_or((&nothing, &none));
+        let has_same_reach = |(last, _): &(&Self, _)| Arc::ptr_eq(&last.reach, &self.reach);
+        let (last, snapshot) = last.filter(has_same_reach).unwrap_or((&nothing, &none));
         let has = |upstream: &Name| self.reach.has_upstream(fleet, upstream);
         let serves = |service: &Name| self.reach.has_service(fleet, service);
         let is_here = |(of, _): &(Name, Name)| of == fleet;
         let mut differences: [Difference; ResourceType::ALL.len()] = Default::default();
         let of = &mut differences;
-        of[ResourceType::Cluster as usize].take(last.clusters.outputs(), self.clusters.outputs(), has);
-        of[ResourceType::Cluster as usize].take(last.aggregates.outputs(), self.aggregates.outputs(), serves);
-        of[ResourceType::Endpoints as usize].take(last.endpoints.outputs(), self.endpoints.outputs(), has);
-        of[ResourceType::Listener as usize].take(last.listeners.outputs(), self.listeners.outputs(), is_here);
-        of[ResourceType::Route as usize].take(last.routes.outputs(), self.routes.outputs(), is_here);
-        of[ResourceType::Secret as usize]
-            .take(last.secrets.outputs(), self.secrets.outputs(), |(of, _)| of == fleet);
+        of[ResourceType::Cluster as usize].add_changes(last.clusters.outputs(), self.clusters.outputs(), has);
+        of[ResourceType::Cluster as usize].add_changes(
+            last.aggregates.outputs(),
+            self.aggregates.outputs(),
+            serves,
+        );
+        of[ResourceType::Endpoints as usize].add_changes(
+            last.endpoints.outputs(),
+            self.endpoints.outputs(),
+            has,
+        );
+        of[ResourceType::Listener as usize].add_changes(
+            last.listeners.outputs(),
+            self.listeners.outputs(),
+            is_here,
+        );
+        of[ResourceType::Route as usize].add_changes(last.routes.outputs(), self.routes.outputs(), is_here);
+        of[ResourceType::Secret as usize].add_changes(
+            last.secrets.outputs(),
+            self.secrets.outputs(),
+            |(of, _)| of == fleet,
+        );
         for resource_type in ResourceType::ALL {
             let new = &mut differences[resource_type as usize].new;
             new.iter_mut().for_each(|resource| *resource = amend(resource_type, resource));
@@ -195,8 +216,8 @@ impl Compiled {
             differences[change.key.0 as usize].add(change.old, change.new);
         }
         let differences = ResourceType::ALL.into_iter().zip(differences).filter(|(_, it)| !it.is_empty());
-        differences.fold(snapshot.clone(), |snapshot, (resource_type, Difference { gone, new })| {
-            snapshot.with(resource_type, snapshot.set(resource_type).changed(&gone, new))
+        differences.fold(snapshot.clone(), |snapshot, (resource_type, Difference { removed, new })| {
+            snapshot.with(resource_type, snapshot.set(resource_type).changed(&removed, new))
         })
     }
 
@@ -228,73 +249,81 @@ impl Compiled {
 
 /// Returns the upstreams whose clusters may differ, each with the input of its clusters; none for a removed
 /// upstream.
-fn of_upstreams<'a>(
-    last: Config<'a>,
-    now: Config<'a>,
-) -> impl Iterator<Item = (Name, Option<cluster::Input>)> + use<'a> {
+fn cluster_inputs<'a>(
+    last: CompileInput<'a>,
+    now: CompileInput<'a>,
+) -> impl Iterator<Item = (Name, Option<cluster::ClusterInput>)> + use<'a> {
     let upstreams = &now.model.upstreams;
-    let mut asked: BTreeSet<&Name> =
+    let mut pending: BTreeSet<&Name> =
         changes(&last.model.upstreams, upstreams).map(|change| change.key).collect();
-    asked.extend(led(last, now));
-    asked.into_iter().map(move |name| {
-        let upstream = upstreams.get(name).cloned().map(Shared);
-        (name.clone(), upstream.map(|upstream| cluster::Input::new(upstream, now.overrides)))
+    pending.extend(with_changed_first(last, now));
+    pending.into_iter().map(move |name| {
+        let upstream = upstreams.get(name).cloned().map(ArcEq);
+        (name.clone(), upstream.map(|upstream| cluster::ClusterInput::new(upstream, now.overrides)))
     })
 }
 
 /// Returns the services whose aggregates may differ, each with the input of its aggregates; none for a
 /// removed service.
-fn of_services<'a>(
-    last: Config<'a>,
-    now: Config<'a>,
-) -> impl Iterator<Item = (Name, Option<service::Input>)> + use<'a> {
+fn aggregate_inputs<'a>(
+    last: CompileInput<'a>,
+    now: CompileInput<'a>,
+) -> impl Iterator<Item = (Name, Option<service::AggregateInput>)> + use<'a> {
     let services = &now.model.services;
-    let mut asked: BTreeSet<&Name> =
+    let mut pending: BTreeSet<&Name> =
         changes(&last.model.services, services).map(|change| change.key).collect();
-    let led: BTreeSet<&Name> = led(last, now).collect();
-    let is_led = |service: &Service| service.upstreams().any(|it| led.contains(&it.name));
-    if !led.is_empty() {
-        asked.extend(services.values().filter(|service| is_led(service)).map(|service| &service.name));
+    let with_changed_first: BTreeSet<&Name> = with_changed_first(last, now).collect();
+    let has_changed_first =
+        |service: &Service| service.upstreams().any(|it| with_changed_first.contains(&it.name));
+    if !with_changed_first.is_empty() {
+        pending.extend(
+            services.values().filter(|service| has_changed_first(service)).map(|service| &service.name),
+        );
     }
-    asked.into_iter().map(move |name| {
-        let service = services.get(name).cloned().map(Shared);
-        (name.clone(), service.map(|service| service::Input::new(service, now.overrides)))
+    pending.into_iter().map(move |name| {
+        let service = services.get(name).cloned().map(ArcEq);
+        (name.clone(), service.map(|service| service::AggregateInput::new(service, now.overrides)))
     })
 }
 
 /// Returns the upstreams whose overrides differ between the two configs.
-fn steered<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> {
-    let steered = last.overrides.keys().chain(now.overrides.keys());
-    steered.filter(move |name| last.overrides.get(*name) != now.overrides.get(*name))
+fn with_changed_overrides<'a>(
+    last: CompileInput<'a>,
+    now: CompileInput<'a>,
+) -> impl Iterator<Item = &'a Name> {
+    let with_changed_overrides = last.overrides.keys().chain(now.overrides.keys());
+    with_changed_overrides.filter(move |name| last.overrides.get(*name) != now.overrides.get(*name))
 }
 
 /// Returns the upstreams whose overrides put another tier first than before.
-fn led<'a>(last: Config<'a>, now: Config<'a>) -> impl Iterator<Item = &'a Name> {
+fn with_changed_first<'a>(last: CompileInput<'a>, now: CompileInput<'a>) -> impl Iterator<Item = &'a Name> {
     let first = |of: &OverridesByUpstream, name: &Name| {
         of.get(name).and_then(|endpoint_overrides| endpoint_overrides.first)
     };
-    steered(last, now).filter(move |name| first(last.overrides, name) != first(now.overrides, name))
+    with_changed_overrides(last, now)
+        .filter(move |name| first(last.overrides, name) != first(now.overrides, name))
 }
 
 /// Returns the upstreams whose endpoints may differ, each with the input of its endpoints; none for a removed
 /// upstream.
-fn assigned<'a>(
-    last: Config<'a>,
-    now: Config<'a>,
-) -> impl Iterator<Item = (Name, Option<endpoint::Input>)> + use<'a> {
+fn endpoint_inputs<'a>(
+    last: CompileInput<'a>,
+    now: CompileInput<'a>,
+) -> impl Iterator<Item = (Name, Option<endpoint::EndpointInput>)> + use<'a> {
     let upstreams = &now.model.upstreams;
-    let mut asked: BTreeSet<&Name> =
+    let mut pending: BTreeSet<&Name> =
         changes(&last.model.upstreams, upstreams).map(|change| change.key).collect();
     if last.addresses != now.addresses {
-        asked.extend(now.subsets.with_names.keys());
+        pending.extend(now.subsets.with_names.keys());
     }
-    asked.extend(steered(last, now));
-    asked.into_iter().map(move |name| {
-        let endpoint_overrides = now.overrides.get(name).cloned().map(Shared);
-        let upstream = upstreams.get(name).cloned().map(Shared);
+    pending.extend(with_changed_overrides(last, now));
+    pending.into_iter().map(move |name| {
+        let endpoint_overrides = now.overrides.get(name).cloned().map(ArcEq);
+        let upstream = upstreams.get(name).cloned().map(ArcEq);
         (
             name.clone(),
-            upstream.map(|upstream| endpoint::Input::new(upstream, now.addresses, endpoint_overrides)),
+            upstream
+                .map(|upstream| endpoint::EndpointInput::new(upstream, now.addresses, endpoint_overrides)),
         )
     })
 }
@@ -303,13 +332,13 @@ fn assigned<'a>(
 #[derive(Debug, Default)]
 struct Difference {
     /// Names of the old resources, including those that `new` replaces.
-    gone: Vec<Arc<str>>,
+    removed: Vec<Arc<str>>,
     new: Vec<Arc<Resource>>,
 }
 
 impl Difference {
     /// Adds what differs between two outputs, for the keys that satisfy `is_in`.
-    fn take<K: Ord, O: AsResources + PartialEq>(
+    fn add_changes<K: Ord, O: AsResources + PartialEq>(
         &mut self,
         last: &OrdMap<K, O>,
         now: &OrdMap<K, O>,
@@ -322,12 +351,12 @@ impl Difference {
 
     fn add<O: AsResources>(&mut self, old: Option<&O>, new: Option<&O>) {
         let old = old.into_iter().flat_map(AsResources::resources);
-        self.gone.extend(old.map(|resource| resource.name.clone()));
+        self.removed.extend(old.map(|resource| resource.name.clone()));
         self.new.extend(new.into_iter().flat_map(AsResources::resources).cloned());
     }
 
     fn is_empty(&self) -> bool {
-        self.gone.is_empty() && self.new.is_empty()
+        self.removed.is_empty() && self.new.is_empty()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Lint rules for configs that are valid but harmful, above all for failover that would not happen.
 //!
-//! A rule is a pure function of one subject: an upstream, a way to an upstream (a service, or a route that
+//! A rule is a pure function of one subject: an upstream, a caller of upstreams (a service, or a route that
 //! overrides its service) or a route, each with what must be known around it. Findings are kept for as long
 //! as the subject does not change. The config sets the level of a rule for all entities, or for one entity
 //! with a reason. A finding of level error refuses the config.
@@ -10,70 +10,41 @@
 mod detection;
 mod drills;
 pub mod estimate;
+pub mod explanation;
 mod faults;
+mod findings;
+pub mod input;
 mod levels;
 mod retries;
 mod routes;
+mod rule;
 mod sharing;
 mod subject;
 #[cfg(test)]
 mod tests;
 mod tiers;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use imbl::OrdMap;
-
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::findings::{Findings, FindingsBySubject};
+use crate::build::lint::input::LintInput;
 use crate::build::lint::levels::Levels;
 use crate::build::lint::routes::Shadows;
+use crate::build::lint::rule::{FindingCollector, LintCheck, LintRule};
 use crate::build::lint::sharing::Neighbours;
-use crate::build::lint::subject::{RouteSubject, UpstreamSubject, WaySubject};
-use crate::config::document::Document;
-use crate::config::{Level, Related, Violation};
-use crate::memo::{self, Memo};
-use crate::model::Model;
-use crate::model::documents::Documents;
+use crate::build::lint::subject::{CallerKey, CallerSubject, RouteSubject, UpstreamSubject};
+use crate::config::document::{Document, Kind};
+use crate::config::{Level, Violation};
+use crate::memo::{MapChange, changes};
 use crate::model::name::Name;
-use crate::model::place::Place;
-use crate::model::validate::Resolved;
 
-/// Explanation of a code: its meaning, the harm and the remedy.
-#[derive(Debug, Clone, Copy)]
-pub struct Explanation {
-    /// Stable code, such as `US012`.
-    pub code: &'static str,
-    /// Default level, which the config can override for a rule. The level of a fault is fixed: error for
-    /// most, warning for some.
-    pub level: Level,
-    /// Summary in one line.
-    pub title: &'static str,
-    /// Harm that results.
-    pub why: &'static str,
-    /// Remedy.
-    pub fix: &'static str,
-    /// Example config that has the finding; empty if it takes more than a line to show.
-    pub bad: &'static str,
-    /// Example config without the finding; empty if `bad` is.
-    pub good: &'static str,
-}
-
-/// Lint rule: its explanation and its check.
-struct Rule {
-    explanation: Explanation,
-    check: Check,
-}
-
-/// Check of a rule, by the kind of its subject.
-enum Check {
-    Upstream(fn(&UpstreamSubject, &mut Findings<'_>)),
-    Way(fn(&WaySubject, &mut Findings<'_>)),
-    Route(fn(&RouteSubject, &mut Findings<'_>)),
-}
-
-const FAMILIES: [&[Rule]; 6] =
+/// Rules by family.
+const FAMILIES: [&[LintRule]; 6] =
     [detection::RULES, tiers::RULES, retries::RULES, routes::RULES, sharing::RULES, drills::RULES];
 
-fn rules() -> impl Iterator<Item = &'static Rule> {
+fn rules() -> impl Iterator<Item = &'static LintRule> {
     FAMILIES.into_iter().flatten()
 }
 
@@ -82,158 +53,165 @@ pub fn explanations() -> Vec<&'static Explanation> {
     rules().map(|rule| &rule.explanation).chain(faults::FAULTS).collect()
 }
 
-/// Findings of one rule in one subject.
-struct Findings<'a> {
-    rule: &'static Explanation,
-    level: Level,
-    violations: &'a mut Vec<Violation>,
-}
-
-impl Findings<'_> {
-    /// Reports a finding at `place`.
-    fn tell(&mut self, place: &Place<'_>, message: String) {
-        self.tell_with(place, message, Vec::new());
-    }
-
-    fn tell_with(&mut self, place: &Place<'_>, message: String, related: Vec<Related>) {
-        let violation = place.document.violation(self.rule.code, self.level, &place.path, message);
-        self.violations.push(Violation { help: Some(self.rule.fix.to_owned()), related, ..violation });
-    }
-}
-
-type Told = Arc<Vec<Violation>>;
-
-/// Config to lint: its meaning, and the places where it is declared.
-#[derive(Debug, Clone, Copy)]
-pub struct Config<'a> {
-    /// Validated entities.
-    pub model: &'a Model,
-    /// Results of validation, each with everything that it was made of.
-    pub resolved: &'a Resolved,
-    /// Documents that declare the entities.
-    pub documents: &'a Documents,
-}
-
 /// Findings of all rules in a model, by subject.
 #[derive(Debug, Clone, Default)]
 pub struct Lints {
-    upstreams: Kept<Name, UpstreamSubject>,
-    ways: Kept<WayKey, WaySubject>,
-    routes: Kept<Name, RouteSubject>,
+    upstreams: FindingsBySubject<Name, UpstreamSubject>,
+    callers: FindingsBySubject<CallerKey, CallerSubject>,
+    routes: FindingsBySubject<Name, RouteSubject>,
     neighbours: Neighbours,
     shadows: Shadows,
     levels: Arc<Levels>,
-}
-
-/// Key of a way: a service, and a route to it that may override its policy; without a route the service
-/// itself.
-type WayKey = (Name, Option<Name>);
-
-/// Findings in the subjects of one kind.
-#[derive(Debug, Clone)]
-struct Kept<K: Ord, S> {
-    memo: Memo<K, S, Told>,
-    /// Findings of the subjects that have at least one above level info.
-    loud: OrdMap<K, Told>,
-}
-
-impl<K: Ord, S> Default for Kept<K, S> {
-    fn default() -> Self {
-        Self { memo: Memo::default(), loud: OrdMap::new() }
-    }
-}
-
-impl<K: Ord + Clone, S: PartialEq + Clone> Kept<K, S> {
-    fn put(&mut self, key: K, subject: Option<S>, look: fn(&S) -> Told) {
-        if self.memo.put(key.clone(), subject, look) {
-            let is_loud = |told: &&Told| told.iter().any(|violation| violation.level != Level::Info);
-            let told = self.memo.get(&key).filter(is_loud).cloned();
-            memo::put(&mut self.loud, key, told);
-        }
-    }
-
-    fn told(&self, is_loud: bool) -> impl Iterator<Item = &Violation> {
-        let told = if is_loud { &self.loud } else { self.memo.outputs() };
-        told.values().flat_map(|told| told.iter())
-    }
 }
 
 impl Lints {
     /// Lints `now`. Subjects that are unchanged since `last`, the config that `self` is of, keep their
     /// findings and are not checked again.
     #[must_use]
-    pub fn updated(&self, last: Config<'_>, now: Config<'_>) -> Self {
+    pub fn updated(&self, last: LintInput<'_>, now: LintInput<'_>) -> Self {
         let levels = Arc::new(levels::of(now.documents));
         let levels = if *levels == *self.levels { self.levels.clone() } else { levels };
         let mut next = Self { levels, ..self.clone() };
-        let changed = subject::changed(last, now, self, &mut next);
+        let changed = next.changed_subjects(last, now, self);
         for service in &changed.services {
-            for key in subject::ways_of(&self.ways.memo, service).map(|(key, _)| key) {
-                let subject = subject::way(now, key, &next.levels);
-                next.ways.put(key.clone(), subject, way);
-            }
-            for key in subject::way_keys(now, service) {
-                let subject = subject::way(now, &key, &next.levels);
-                next.ways.put(key, subject, way);
+            let known = self.callers_of(service).map(|(key, _)| key.clone());
+            for key in known.chain(caller_keys(now, service)) {
+                let subject = CallerSubject::new(now, &key, &next.levels);
+                next.callers.put(key, subject, check_caller);
             }
         }
         for name in changed.upstreams {
-            let subject = subject::upstream(now, &name, &next);
-            next.upstreams.put(name, subject, upstream);
+            let subject = next.upstream_subject(now, &name);
+            next.upstreams.put(name, subject, check_upstream);
         }
         for name in changed.routes {
-            let subject = subject::route(now, &name, &next);
-            next.routes.put(name, subject, route);
+            let subject = RouteSubject::new(now, &name, next.shadows.of(&name), &next.levels);
+            next.routes.put(name, subject, check_route);
         }
         next
     }
 
     /// Returns all findings.
     pub fn violations(&self) -> impl Iterator<Item = &Violation> {
-        self.upstreams.told(false).chain(self.ways.told(false)).chain(self.routes.told(false))
+        self.upstreams.all().chain(self.callers.all()).chain(self.routes.all())
     }
 
     /// Returns the findings of a level, which must be above info.
-    pub fn loud(&self, level: Level) -> impl Iterator<Item = &Violation> {
-        let loud = self.upstreams.told(true).chain(self.ways.told(true)).chain(self.routes.told(true));
-        loud.filter(move |told| told.level == level)
+    pub fn at_level(&self, level: Level) -> impl Iterator<Item = &Violation> {
+        let above_info =
+            self.upstreams.above_info().chain(self.callers.above_info()).chain(self.routes.above_info());
+        above_info.filter(move |violation| violation.level == level)
     }
+
+    /// Returns the subjects that changed from `last` to `now`. Updates the neighbours and shadows in passing.
+    /// `before` are the findings of `last`.
+    fn changed_subjects(
+        &mut self,
+        last: LintInput<'_>,
+        now: LintInput<'_>,
+        before: &Self,
+    ) -> ChangedSubjects {
+        let redeclared = |kind| now.documents.changed(kind, last.documents).into_iter().cloned();
+        let mut services: BTreeSet<Name> = redeclared(Kind::Service).collect();
+        let mut upstreams: BTreeSet<Name> = redeclared(Kind::Upstream).collect();
+        let mut routes: BTreeSet<Name> = redeclared(Kind::Route).collect();
+
+        upstreams.extend(self.neighbours.update(&last.model.upstreams, &now.model.upstreams));
+        routes.extend(self.shadows.update(&last.model.routes, &now.model.routes));
+        for MapChange { key, old, new } in changes(&last.model.routes, &now.model.routes) {
+            routes.insert(key.clone());
+            let forwards = old.into_iter().chain(new).filter_map(|route| route.forward());
+            services.extend(forwards.map(|forward| forward.service.name.clone()));
+        }
+        for MapChange { key, .. } in changes(&last.model.services, &now.model.services) {
+            services.insert(key.clone());
+        }
+        let are_all_changed = !Arc::ptr_eq(&before.levels, &self.levels)
+            || last.model.raw.is_empty() != now.model.raw.is_empty();
+        if are_all_changed {
+            services.extend(now.model.services.keys().cloned());
+            upstreams.extend(now.model.upstreams.keys().cloned());
+            routes.extend(now.model.routes.keys().cloned());
+        }
+        for name in &services {
+            let known = [last, now].into_iter().filter_map(|input| input.model.services.get(name));
+            let used = known.flat_map(|service| service.upstreams());
+            upstreams.extend(used.map(|upstream| upstream.name.clone()));
+        }
+        ChangedSubjects { services, upstreams, routes }
+    }
+
+    /// Returns the callers of a service that were checked.
+    fn callers_of<'l>(
+        &'l self,
+        service: &'l Name,
+    ) -> impl Iterator<Item = (&'l CallerKey, &'l CallerSubject)> {
+        let from = (service.clone(), None);
+        self.callers.memo.inputs().range(from..).take_while(move |((of, _), _)| of == service)
+    }
+
+    /// Returns the subject for an upstream; none if there is no such upstream. The callers must be up to date.
+    fn upstream_subject(&self, now: LintInput<'_>, name: &Name) -> Option<UpstreamSubject> {
+        let uses_upstream = |subject: &&CallerSubject| {
+            subject.caller().service().upstreams().any(|upstream| upstream.name == *name)
+        };
+        let services = now.resolved.services_of(name);
+        let callers = services.flat_map(|service| self.callers_of(service)).map(|(_, subject)| subject);
+        let neighbours = self.neighbours.of(name);
+        UpstreamSubject::new(now, name, callers.filter(uses_upstream), neighbours, &self.levels)
+    }
+}
+
+/// Names of the subjects that must be checked again.
+struct ChangedSubjects {
+    /// Services, with all callers that use them.
+    services: BTreeSet<Name>,
+    upstreams: BTreeSet<Name>,
+    routes: BTreeSet<Name>,
+}
+
+/// Returns the keys of a service alone and of each route to it.
+fn caller_keys(input: LintInput<'_>, service: &Name) -> Vec<CallerKey> {
+    let routes = input.resolved.routes_of(service).cloned().map(Some);
+    [None].into_iter().chain(routes).map(|route| (service.clone(), route)).collect()
 }
 
 /// Returns the faults in the lint settings of these documents.
 pub fn faults_of_levels(documents: &[Arc<Document>]) -> Vec<Violation> {
-    levels::faults(documents)
+    levels::faults(documents, &rules().map(|rule| rule.explanation.code).collect::<Vec<_>>())
 }
 
-fn upstream(subject: &UpstreamSubject) -> Told {
-    told(&subject.levels.0.over(subject.declared().lint.as_ref()), |rule, findings| {
-        if let Check::Upstream(check) = rule.check {
+fn check_upstream(subject: &UpstreamSubject) -> Findings {
+    findings(&subject.levels.0.over(subject.declared().lint.as_ref()), |rule, findings| {
+        if let LintCheck::Upstream(check) = rule.check {
             check(subject, findings);
         }
     })
 }
 
-fn way(subject: &WaySubject) -> Told {
-    told(&subject.levels.0.over(subject.lint()), |rule, findings| {
-        if let Check::Way(check) = rule.check {
+fn check_caller(subject: &CallerSubject) -> Findings {
+    findings(&subject.levels.0.over(subject.lint()), |rule, findings| {
+        if let LintCheck::Caller(check) = rule.check {
             check(subject, findings);
         }
     })
 }
 
-fn route(subject: &RouteSubject) -> Told {
-    told(&subject.levels.0.over(subject.declared().lint.as_ref()), |rule, findings| {
-        if let Check::Route(check) = rule.check {
+fn check_route(subject: &RouteSubject) -> Findings {
+    findings(&subject.levels.0.over(subject.declared().lint.as_ref()), |rule, findings| {
+        if let LintCheck::Route(check) = rule.check {
             check(subject, findings);
         }
     })
 }
 
-fn told(levels: &Levels, check: impl Fn(&Rule, &mut Findings<'_>)) -> Told {
+/// Runs all rules at these levels.
+fn findings(levels: &Levels, check: impl Fn(&LintRule, &mut FindingCollector<'_>)) -> Findings {
     let mut violations = Vec::new();
     for rule in rules() {
         if let Some(level) = levels.of(&rule.explanation) {
-            let findings = &mut Findings { rule: &rule.explanation, level, violations: &mut violations };
+            let findings =
+                &mut FindingCollector { rule: &rule.explanation, level, violations: &mut violations };
             check(rule, findings);
         }
     }

@@ -7,42 +7,42 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::build::compile::Compiled;
-use crate::build::snapshot::{Resource, Version};
+use crate::build::snapshot::resource::{Resource, Version};
 use crate::config::document::{Declared, Document, Kind};
 use crate::config::raw::Patch;
 use crate::config::{Level, Path, Violation, near};
 use crate::envoy::{ResourceType, descriptors, json, merge};
-use crate::memo::{Memo, Same, Shared};
+use crate::memo::{ArcEq, ArcPtrEq, Memo};
 use crate::model::Model;
 use crate::model::documents::Documents;
 use crate::model::place::code;
 
 /// Patched resources with their outcomes, by the compiled resource.
-pub(super) type Patched = Memo<Key, Input, Arc<Outcome>>;
+pub(super) type Patched = Memo<PatchKey, PatchInput, Arc<PatchOutcome>>;
 
 /// Key of a compiled resource. Fleets may have different resources of one name, which differ in version.
-type Key = (ResourceType, Arc<str>, Version);
+type PatchKey = (ResourceType, Arc<str>, Version);
 
 /// Everything that a patched resource depends on.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Input {
+pub(super) struct PatchInput {
     resource_type: ResourceType,
-    resource: Shared<Resource>,
+    resource: ArcEq<Resource>,
     /// Patches of the resource, in the order of the documents.
-    patches: Vec<Written>,
+    patches: Vec<DeclaredPatch>,
 }
 
 /// Resource after its patches, with the faults of those that do not apply.
 #[derive(Debug, PartialEq)]
-pub(super) struct Outcome {
+pub(super) struct PatchOutcome {
     resource: Arc<Resource>,
     violations: Vec<Violation>,
 }
 
 /// Patch, by its document and its index in that.
 #[derive(Debug, Clone, PartialEq)]
-struct Written {
-    document: Same<Document>,
+struct DeclaredPatch {
+    document: ArcPtrEq<Document>,
     index: usize,
 }
 
@@ -69,9 +69,9 @@ pub(super) fn apply(
         }
         for resource in named {
             let key = (*resource_type, resource.name.clone(), resource.version);
-            let resource = Shared(Arc::clone(resource));
+            let resource = ArcEq(Arc::clone(resource));
             let patches = patches.clone();
-            inputs.insert(key, Input { resource_type: *resource_type, resource, patches });
+            inputs.insert(key, PatchInput { resource_type: *resource_type, resource, patches });
         }
     }
     let patched = last.only(inputs, |input| Arc::new(input.outcome()));
@@ -98,7 +98,7 @@ pub(super) fn amended(
 }
 
 /// Patches of a config, for resources that are compiled after the build.
-pub(super) struct Patches<'a>(BTreeMap<(ResourceType, &'a str), Vec<Written>>);
+pub(super) struct Patches<'a>(BTreeMap<(ResourceType, &'a str), Vec<DeclaredPatch>>);
 
 impl<'a> Patches<'a> {
     /// Collects the patches of the documents.
@@ -112,27 +112,27 @@ impl<'a> Patches<'a> {
         match self.0.get(&(resource_type, &*resource.name)).cloned() {
             None => resource,
             Some(patches) => {
-                let input = Input { resource_type, resource: Shared(resource), patches };
+                let input = PatchInput { resource_type, resource: ArcEq(resource), patches };
                 input.outcome().resource
             }
         }
     }
 }
 
-fn by_resource(documents: &Documents) -> BTreeMap<(ResourceType, &str), Vec<Written>> {
-    let mut patches: BTreeMap<_, Vec<Written>> = BTreeMap::new();
+fn by_resource(documents: &Documents) -> BTreeMap<(ResourceType, &str), Vec<DeclaredPatch>> {
+    let mut patches: BTreeMap<_, Vec<DeclaredPatch>> = BTreeMap::new();
     for document in documents.of(Kind::Raw) {
         for (index, Declared { entity, .. }) in document.patches.iter().enumerate() {
-            let written = Written { document: Same(document.clone()), index };
+            let written = DeclaredPatch { document: ArcPtrEq(document.clone()), index };
             patches.entry((entity.resource_type, entity.name.as_str())).or_default().push(written);
         }
     }
     patches
 }
 
-impl Input {
-    fn outcome(&self) -> Outcome {
-        let mut outcome = Outcome { resource: self.resource.0.clone(), violations: Vec::new() };
+impl PatchInput {
+    fn outcome(&self) -> PatchOutcome {
+        let mut outcome = PatchOutcome { resource: self.resource.0.clone(), violations: Vec::new() };
         for patch in &self.patches {
             match patch.applied(self.resource_type, &outcome.resource) {
                 Ok(resource) => outcome.resource = Arc::new(resource),
@@ -143,7 +143,7 @@ impl Input {
     }
 }
 
-impl Written {
+impl DeclaredPatch {
     fn declared(&self) -> &Declared<Patch> {
         &self.document.0.patches[self.index]
     }

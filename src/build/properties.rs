@@ -15,7 +15,7 @@ use crate::model::addresses::Addresses;
 
 /// Change of the inputs.
 #[derive(Debug, Clone)]
-enum Change {
+enum RandomEdit {
     /// File with these entities, by kind.
     File(usize, Vec<(&'static str, Value)>),
     /// File with a text that may not parse.
@@ -135,7 +135,7 @@ fn entity() -> impl Strategy<Value = (&'static str, Value)> {
     ]
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn change() -> impl Strategy<Value = RandomEdit> {
     let file = (0..3_usize, prop::collection::vec(entity(), 0..4));
     let text =
         prop::sample::select(vec!["", "upstreams: [", "upstreams: [{ name: a }]\n---\nservices: []\n"]);
@@ -146,28 +146,28 @@ fn change() -> impl Strategy<Value = Change> {
     ];
     let named = |(kind, body): (Kind, Value)| {
         let name = body["name"].as_str().unwrap_or_default().to_owned();
-        Change::Stored(kind, name, body)
+        RandomEdit::Stored(kind, name, body)
     };
     let added = |(upstream, body): (&str, Value)| {
         let name = format!("{upstream}/{}", body["target"].as_str().unwrap_or_default());
-        Change::Stored(Kind::Target, name, body)
+        RandomEdit::Stored(Kind::Target, name, body)
     };
     let kind = prop::sample::select(vec![Kind::Upstream, Kind::Service, Kind::Route]);
     prop_oneof![
-        6 => file.prop_map(|(file, entities)| Change::File(file, entities)),
-        1 => (0..3_usize, text).prop_map(|(file, text)| Change::Text(file, text)),
-        1 => (0..3_usize).prop_map(Change::NoFile),
+        6 => file.prop_map(|(file, entities)| RandomEdit::File(file, entities)),
+        1 => (0..3_usize, text).prop_map(|(file, text)| RandomEdit::Text(file, text)),
+        1 => (0..3_usize).prop_map(RandomEdit::NoFile),
         4 => stored.prop_map(named),
         4 => (name(), target()).prop_map(added),
-        2 => (kind, name()).prop_map(|(kind, name)| Change::NotStored(kind, name.to_owned())),
+        2 => (kind, name()).prop_map(|(kind, name)| RandomEdit::NotStored(kind, name.to_owned())),
         2 => (name(), address()).prop_map(|(upstream, address)| {
-            Change::NotStored(Kind::Target, format!("{upstream}/{address}"))
+            RandomEdit::NotStored(Kind::Target, format!("{upstream}/{address}"))
         }),
-        2 => (0..3_u8, 0..3_u8).prop_map(|(one, two)| Change::Names(one, two)),
+        2 => (0..3_u8, 0..3_u8).prop_map(|(one, two)| RandomEdit::Names(one, two)),
     ]
 }
 
-impl Change {
+impl RandomEdit {
     fn apply(self, inputs: &mut Inputs) {
         let file = |number: usize| format!("{number}.yaml");
         match self {
@@ -214,8 +214,8 @@ fn said(build: &Build) -> (impl PartialEq + std::fmt::Debug + use<>, Vec<String>
 }
 
 /// Returns a resource as text, with all fields that xDS streams depend on.
-fn dump(resource: &crate::build::snapshot::Resource) -> String {
-    let crate::build::snapshot::Resource { name, version, endpoints, clusters, .. } = resource;
+fn dump(resource: &crate::build::snapshot::resource::Resource) -> String {
+    let crate::build::snapshot::resource::Resource { name, version, endpoints, clusters, .. } = resource;
     format!("{name} {version} {endpoints:?} {clusters:?} {:?}", resource.message())
 }
 
@@ -239,7 +239,7 @@ proptest! {
                 }
                 (Err(next), Err(fresh)) => {
                     prop_assert_eq!(next, fresh);
-                    if matches!(change, Change::Stored(..) | Change::NotStored(..)) {
+                    if matches!(change, RandomEdit::Stored(..) | RandomEdit::NotStored(..)) {
                         inputs = before;
                     }
                 }

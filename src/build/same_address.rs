@@ -4,17 +4,21 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use crate::build::index::UpstreamIndex;
 use crate::config::document::{Document, Kind};
 use crate::config::{Level, Path, Violation};
 use crate::model::addresses::Addresses;
 use crate::model::documents::Documents;
-use crate::model::index::Subsets;
 use crate::model::place::code;
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
 /// Returns a warning for each target that lost an address because another target resolves to it too.
-pub(super) fn warnings(subsets: &Subsets, addresses: &Addresses, documents: &Documents) -> Vec<Violation> {
+pub(super) fn warnings(
+    subsets: &UpstreamIndex,
+    addresses: &Addresses,
+    documents: &Documents,
+) -> Vec<Violation> {
     if *addresses == Addresses::default() {
         return Vec::new();
     }
@@ -26,7 +30,7 @@ fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &Documents
     let mut first: HashMap<SocketAddr, &Address> = HashMap::new();
     let mut warnings = Vec::new();
     for target in &upstream.targets {
-        let places = addresses.places(&target.address);
+        let places = addresses.resolve(&target.address);
         let taken = places.iter().find_map(|place| {
             let other = *first.entry(place.socket).or_insert(&target.address);
             (*other != target.address).then_some((place.socket, other))

@@ -8,29 +8,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::build::compile::Compiled;
+use crate::build::index::UpstreamIndex;
 use crate::build::snapshot::Snapshot;
 use crate::envoy::node::Locality;
 use crate::model::Model;
-use crate::model::index::Subsets;
 use crate::model::locality::Distance;
 use crate::model::name::Name;
 
 /// Key of a variant: a fleet, and the distance to each of its places.
-type Key = (Name, Vec<Distance>);
+type VariantKey = (Name, Vec<Distance>);
 
 /// Variants of the snapshots of one build, as far as they were requested.
 #[derive(Debug, Default)]
 pub(super) struct Variants {
     /// Localities of the targets whose distance counts, by fleet; none for a fleet without such targets.
     places: BTreeMap<Name, Vec<Locality>>,
-    made: Mutex<BTreeMap<Key, Arc<Snapshot>>>,
+    made: Mutex<BTreeMap<VariantKey, Arc<Snapshot>>>,
     /// Variants of the previous build, from which unchanged resources are taken.
-    last: BTreeMap<Key, Arc<Snapshot>>,
+    last: BTreeMap<VariantKey, Arc<Snapshot>>,
 }
 
 impl Variants {
     /// Creates an empty set of variants that takes unchanged resources from `last`.
-    pub(super) fn new(model: &Model, subsets: &Subsets, compiled: &Compiled, last: &Self) -> Self {
+    pub(super) fn new(model: &Model, subsets: &UpstreamIndex, compiled: &Compiled, last: &Self) -> Self {
         let upstreams = &subsets.by_distance;
         let fleets = if upstreams.is_empty() { Vec::new() } else { model.fleet_names() };
         let places = fleets.into_iter().map(|fleet| {

@@ -9,7 +9,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, encode_key, encode_va
 use prost::{Message, Name};
 
 use crate::envoy::fields::{self, ReadError};
-use crate::envoy::shapes::{self, Shape};
+use crate::envoy::shapes::{self, MessageShape};
 
 /// Returns the canonical encoding of `message`.
 pub fn encode<M: Message + Name>(message: &M) -> Vec<u8> {
@@ -25,7 +25,7 @@ pub fn encode<M: Message + Name>(message: &M) -> Vec<u8> {
 /// # Errors
 ///
 /// Returns an error if `bytes` are no encoding of a message.
-pub fn canonicalize(bytes: &[u8], shape: &Shape) -> Result<Vec<u8>, ReadError> {
+pub fn canonicalize(bytes: &[u8], shape: &MessageShape) -> Result<Vec<u8>, ReadError> {
     if shape.name == "google.protobuf.Any" {
         return canonicalize_any(bytes);
     }

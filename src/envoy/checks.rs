@@ -3,28 +3,28 @@
 
 use std::net::SocketAddr;
 
-use crate::envoy::fields::{Field, ReadError, each_field, socket_of, text};
+use crate::envoy::fields::{ReadError, WireField, each_field, socket_of, text};
 
 /// Value of `HealthStatus.HEALTHY`; all other statuses count as unhealthy.
 const HEALTHY: u64 = 1;
 
 /// Contents of an `EndpointHealthResponse`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Findings {
+pub struct CheckResults {
     /// Results by cluster, in the order of the message.
-    pub clusters: Vec<Cluster>,
+    pub clusters: Vec<ClusterHealth>,
 }
 
 /// Results of one cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cluster {
+pub struct ClusterHealth {
     /// Name under which its check was requested.
     pub name: String,
     /// Endpoints; true for a healthy one.
     pub endpoints: Vec<(SocketAddr, bool)>,
 }
 
-impl Findings {
+impl CheckResults {
     /// Reads a `HealthCheckRequestOrEndpointHealthResponse`. A request yields no clusters.
     ///
     /// # Errors
@@ -34,9 +34,9 @@ impl Findings {
         let mut findings = Self::default();
         each_field(encoded, |field| match field {
             // The flat list in field 1 repeats the endpoints without their clusters.
-            Field::Bytes(2, response) => each_field(response, |field| match field {
-                Field::Bytes(2, cluster) => {
-                    findings.clusters.push(Cluster::read(cluster)?);
+            WireField::Bytes(2, response) => each_field(response, |field| match field {
+                WireField::Bytes(2, cluster) => {
+                    findings.clusters.push(ClusterHealth::read(cluster)?);
                     Ok(())
                 }
                 _ => Ok(()),
@@ -47,17 +47,17 @@ impl Findings {
     }
 }
 
-impl Cluster {
+impl ClusterHealth {
     /// Reads a `ClusterEndpointsHealth`.
     fn read(encoded: &[u8]) -> Result<Self, ReadError> {
         let mut cluster = Self::default();
         each_field(encoded, |field| match field {
-            Field::Bytes(1, name) => {
+            WireField::Bytes(1, name) => {
                 text(name)?.clone_into(&mut cluster.name);
                 Ok(())
             }
-            Field::Bytes(2, locality) => each_field(locality, |field| {
-                if let Field::Bytes(2, endpoint) = field {
+            WireField::Bytes(2, locality) => each_field(locality, |field| {
+                if let WireField::Bytes(2, endpoint) = field {
                     cluster.endpoints.extend(found(endpoint)?);
                 }
                 Ok(())
@@ -72,13 +72,13 @@ impl Cluster {
 fn found(encoded: &[u8]) -> Result<Option<(SocketAddr, bool)>, ReadError> {
     let (mut socket, mut status) = (None, 0);
     each_field(encoded, |field| match field {
-        Field::Bytes(1, endpoint) => each_field(endpoint, |field| {
-            if let Field::Bytes(1, address) = field {
+        WireField::Bytes(1, endpoint) => each_field(endpoint, |field| {
+            if let WireField::Bytes(1, address) = field {
                 socket = socket_of(address)?;
             }
             Ok(())
         }),
-        Field::Number(2, value) => {
+        WireField::Number(2, value) => {
             status = value;
             Ok(())
         }
@@ -137,8 +137,8 @@ mod tests {
             ("none", &[]),
             ("slow", &[("10.0.0.2", Timeout), ("10.0.0.3", Draining)]),
         ]);
-        let findings = Findings::read(&encoded).expect("it is one");
-        let words = |cluster: &Cluster| {
+        let findings = CheckResults::read(&encoded).expect("it is one");
+        let words = |cluster: &ClusterHealth| {
             let endpoints =
                 cluster.endpoints.iter().map(|(socket, is_healthy)| format!(" {socket} {is_healthy}"));
             format!("{}:{}", cluster.name, endpoints.collect::<String>())
@@ -153,7 +153,7 @@ mod tests {
     fn a_request_finds_nothing() {
         let request = RequestType::HealthCheckRequest(hds::HealthCheckRequest::default());
         let request = hds::HealthCheckRequestOrEndpointHealthResponse { request_type: Some(request) };
-        assert_eq!(Findings::read(&request.encode_to_vec()).expect("it is one"), Findings::default());
+        assert_eq!(CheckResults::read(&request.encode_to_vec()).expect("it is one"), CheckResults::default());
     }
 
     proptest! {
@@ -168,7 +168,7 @@ mod tests {
                 encoded[index] = byte;
             }
             encoded.truncate(cut.index(encoded.len() + 1));
-            if let Ok(findings) = Findings::read(&encoded) {
+            if let Ok(findings) = CheckResults::read(&encoded) {
                 prop_assert!(findings.clusters.len() <= encoded.len());
             }
         }

@@ -22,7 +22,7 @@ pub enum ReadError {
 
 /// Field of a message: its number and its value.
 #[derive(Debug, Clone, Copy)]
-pub enum Field<'a> {
+pub enum WireField<'a> {
     /// Varint.
     Number(u32, u64),
     /// Length-delimited value: text, bytes or a message.
@@ -57,13 +57,13 @@ pub fn text(value: &[u8]) -> Result<&str, ReadError> {
 /// Returns an error if the bytes are no message, or if `each` does.
 pub fn each_field<'a>(
     mut rest: &'a [u8],
-    mut each: impl FnMut(Field<'a>) -> Result<(), ReadError>,
+    mut each: impl FnMut(WireField<'a>) -> Result<(), ReadError>,
 ) -> Result<(), ReadError> {
     while !rest.is_empty() {
         let (number, wire_type) = decode_key(&mut rest)?;
         match wire_type {
-            WireType::Varint => each(Field::Number(number, decode_varint(&mut rest)?))?,
-            WireType::LengthDelimited => each(Field::Bytes(number, value(&mut rest)?))?,
+            WireType::Varint => each(WireField::Number(number, decode_varint(&mut rest)?))?,
+            WireType::LengthDelimited => each(WireField::Bytes(number, value(&mut rest)?))?,
             other => skip_field(other, number, &mut rest, DecodeContext::default())?,
         }
     }
@@ -78,11 +78,11 @@ pub fn each_field<'a>(
 pub fn socket_of(address: &[u8]) -> Result<Option<SocketAddr>, ReadError> {
     let (mut ip, mut port) = (None, None);
     each_field(address, |field| {
-        let Field::Bytes(1, socket) = field else { return Ok(()) };
+        let WireField::Bytes(1, socket) = field else { return Ok(()) };
         each_field(socket, |field| {
             match field {
-                Field::Bytes(2, address) => ip = text(address)?.parse::<IpAddr>().ok(),
-                Field::Number(3, value) => port = u16::try_from(value).ok(),
+                WireField::Bytes(2, address) => ip = text(address)?.parse::<IpAddr>().ok(),
+                WireField::Number(3, value) => port = u16::try_from(value).ok(),
                 _ => {}
             }
             Ok(())

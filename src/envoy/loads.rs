@@ -6,11 +6,11 @@
 
 use std::net::SocketAddr;
 
-use crate::envoy::fields::{Field, ReadError, each_field, socket_of, text};
+use crate::envoy::fields::{ReadError, WireField, each_field, socket_of, text};
 
 /// Contents of a `LoadStatsRequest`.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Report {
+pub struct LoadReport {
     /// Node that reports. Envoy repeats it in every report.
     pub node: Option<Sender>,
     /// Number of requests that ended, successful or not, over all clusters.
@@ -19,8 +19,8 @@ pub struct Report {
     pub errors: u64,
     /// Concatenated names of all clusters.
     names: String,
-    clusters: Vec<Span>,
-    loads: Vec<Load>,
+    clusters: Vec<ClusterSpan>,
+    loads: Vec<EndpointLoad>,
 }
 
 /// Contents of a `Node`.
@@ -36,7 +36,7 @@ pub struct Sender {
 
 /// End of a cluster's name and loads. They begin at the end of the previous cluster.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Span {
+struct ClusterSpan {
     name: usize,
     loads: usize,
     seconds: f32,
@@ -45,7 +45,7 @@ struct Span {
 
 /// Load of a cluster since the last report.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Cluster<'r> {
+pub struct ClusterLoad<'r> {
     /// Name of the cluster.
     pub name: &'r str,
     /// Length of the interval in seconds; 1 if the Envoy does not report it.
@@ -53,12 +53,12 @@ pub struct Cluster<'r> {
     /// Number of requests in progress at the time of the report.
     pub in_progress: u64,
     /// Loads by endpoint.
-    pub loads: &'r [Load],
+    pub loads: &'r [EndpointLoad],
 }
 
 /// Requests to one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
+pub struct EndpointLoad {
     /// Address of the endpoint.
     pub socket: SocketAddr,
     /// Value of `total_successful_requests`.
@@ -67,7 +67,7 @@ pub struct Load {
     pub errors: u64,
 }
 
-impl Report {
+impl LoadReport {
     /// Reads an encoded `LoadStatsRequest`.
     ///
     /// # Errors
@@ -76,20 +76,20 @@ impl Report {
     pub fn read(encoded: &[u8]) -> Result<Self, ReadError> {
         let mut report = Self::default();
         each_field(encoded, |field| match field {
-            Field::Bytes(1, node) => {
+            WireField::Bytes(1, node) => {
                 report.node = Some(node_of(node)?);
                 Ok(())
             }
-            Field::Bytes(2, cluster) => report.take(cluster),
+            WireField::Bytes(2, cluster) => report.read_cluster(cluster),
             _ => Ok(()),
         })?;
         Ok(report)
     }
 
     /// Iterates over the clusters, in the order of the report.
-    pub fn clusters(&self) -> impl Iterator<Item = Cluster<'_>> {
+    pub fn clusters(&self) -> impl Iterator<Item = ClusterLoad<'_>> {
         let starts = std::iter::once((0, 0)).chain(self.clusters.iter().map(|span| (span.name, span.loads)));
-        starts.zip(&self.clusters).map(|((name, loads), span)| Cluster {
+        starts.zip(&self.clusters).map(|((name, loads), span)| ClusterLoad {
             name: &self.names[name..span.name],
             seconds: span.seconds,
             in_progress: span.in_progress,
@@ -108,36 +108,36 @@ impl Report {
     }
 
     /// Appends a `ClusterStats`.
-    fn take(&mut self, encoded: &[u8]) -> Result<(), ReadError> {
+    fn read_cluster(&mut self, encoded: &[u8]) -> Result<(), ReadError> {
         let (mut seconds, mut in_progress) = (1.0, 0);
         each_field(encoded, |field| match field {
-            Field::Bytes(1, name) => {
+            WireField::Bytes(1, name) => {
                 self.names.push_str(text(name)?);
                 Ok(())
             }
-            Field::Bytes(2, locality) => self.take_locality(locality, &mut in_progress),
-            Field::Bytes(4, interval) => {
+            WireField::Bytes(2, locality) => self.read_locality(locality, &mut in_progress),
+            WireField::Bytes(4, interval) => {
                 seconds = seconds_of(interval)?;
                 Ok(())
             }
             _ => Ok(()),
         })?;
-        let span = Span { name: self.names.len(), loads: self.loads.len(), seconds, in_progress };
+        let span = ClusterSpan { name: self.names.len(), loads: self.loads.len(), seconds, in_progress };
         self.clusters.push(span);
         Ok(())
     }
 
     /// Appends an `UpstreamLocalityStats`.
-    fn take_locality(&mut self, encoded: &[u8], in_progress: &mut u64) -> Result<(), ReadError> {
+    fn read_locality(&mut self, encoded: &[u8], in_progress: &mut u64) -> Result<(), ReadError> {
         each_field(encoded, |field| {
             match field {
-                Field::Number(2, success) => self.requests = self.requests.saturating_add(success),
-                Field::Number(3, requests) => *in_progress = in_progress.saturating_add(requests),
-                Field::Number(4, errors) => {
+                WireField::Number(2, success) => self.requests = self.requests.saturating_add(success),
+                WireField::Number(3, requests) => *in_progress = in_progress.saturating_add(requests),
+                WireField::Number(4, errors) => {
                     self.requests = self.requests.saturating_add(errors);
                     self.errors = self.errors.saturating_add(errors);
                 }
-                Field::Bytes(7, endpoint) => self.loads.extend(load(endpoint)?),
+                WireField::Bytes(7, endpoint) => self.loads.extend(load(endpoint)?),
                 _ => {}
             }
             Ok(())
@@ -146,18 +146,18 @@ impl Report {
 }
 
 /// Reads an `UpstreamEndpointStats`; `None` if no request ended, or if its address is not an IP address.
-fn load(encoded: &[u8]) -> Result<Option<Load>, ReadError> {
+fn load(encoded: &[u8]) -> Result<Option<EndpointLoad>, ReadError> {
     let (mut socket, mut success, mut errors) = (None, 0, 0);
     each_field(encoded, |field| {
         match field {
-            Field::Bytes(1, address) => socket = socket_of(address)?,
-            Field::Number(2, count) => success = count,
-            Field::Number(4, count) => errors = count,
+            WireField::Bytes(1, address) => socket = socket_of(address)?,
+            WireField::Number(2, count) => success = count,
+            WireField::Number(4, count) => errors = count,
             _ => {}
         }
         Ok(())
     })?;
-    Ok(socket.filter(|_| success > 0 || errors > 0).map(|socket| Load { socket, success, errors }))
+    Ok(socket.filter(|_| success > 0 || errors > 0).map(|socket| EndpointLoad { socket, success, errors }))
 }
 
 /// Reads a `Node`.
@@ -165,9 +165,9 @@ fn node_of(encoded: &[u8]) -> Result<Sender, ReadError> {
     let mut node = Sender::default();
     each_field(encoded, |field| {
         match field {
-            Field::Bytes(1, id) => text(id)?.clone_into(&mut node.id),
-            Field::Bytes(2, cluster) => text(cluster)?.clone_into(&mut node.cluster),
-            Field::Bytes(4, locality) => take_place(locality, &mut node.place)?,
+            WireField::Bytes(1, id) => text(id)?.clone_into(&mut node.id),
+            WireField::Bytes(2, cluster) => text(cluster)?.clone_into(&mut node.cluster),
+            WireField::Bytes(4, locality) => read_locality_names(locality, &mut node.place)?,
             _ => {}
         }
         Ok(())
@@ -176,12 +176,12 @@ fn node_of(encoded: &[u8]) -> Result<Sender, ReadError> {
 }
 
 /// Reads a `Locality`.
-fn take_place(encoded: &[u8], [region, zone, sub_zone]: &mut [String; 3]) -> Result<(), ReadError> {
+fn read_locality_names(encoded: &[u8], [region, zone, sub_zone]: &mut [String; 3]) -> Result<(), ReadError> {
     each_field(encoded, |field| {
         match field {
-            Field::Bytes(1, name) => text(name)?.clone_into(region),
-            Field::Bytes(2, name) => text(name)?.clone_into(zone),
-            Field::Bytes(3, name) => text(name)?.clone_into(sub_zone),
+            WireField::Bytes(1, name) => text(name)?.clone_into(region),
+            WireField::Bytes(2, name) => text(name)?.clone_into(zone),
+            WireField::Bytes(3, name) => text(name)?.clone_into(sub_zone),
             _ => {}
         }
         Ok(())
@@ -193,8 +193,8 @@ fn seconds_of(encoded: &[u8]) -> Result<f32, ReadError> {
     let (mut seconds, mut nanos) = (0, 0);
     each_field(encoded, |field| {
         match field {
-            Field::Number(1, value) => seconds = value,
-            Field::Number(2, value) => nanos = value,
+            WireField::Number(1, value) => seconds = value,
+            WireField::Number(2, value) => nanos = value,
             _ => {}
         }
         Ok(())
@@ -251,18 +251,18 @@ mod tests {
         }
     }
 
-    fn words(report: &Report) -> Vec<String> {
-        let load = |load: &Load| format!("{} {}+{}", load.socket, load.success, load.errors);
-        let one = |cluster: Cluster<'_>| {
+    fn words(report: &LoadReport) -> Vec<String> {
+        let load = |load: &EndpointLoad| format!("{} {}+{}", load.socket, load.success, load.errors);
+        let one = |cluster: ClusterLoad<'_>| {
             let loads: Vec<String> = cluster.loads.iter().map(load).collect();
-            let Cluster { name, seconds, in_progress, .. } = cluster;
+            let ClusterLoad { name, seconds, in_progress, .. } = cluster;
             format!("{name} {seconds} s, {in_progress} under way: {}", loads.join(", "))
         };
         report.clusters().map(one).collect()
     }
 
-    fn read(request: &LoadStatsRequest) -> Report {
-        Report::read(&request.encode_to_vec()).expect("it is one")
+    fn read(request: &LoadStatsRequest) -> LoadReport {
+        LoadReport::read(&request.encode_to_vec()).expect("it is one")
     }
 
     #[test]
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn nothing_is_a_report_without_clusters() {
-        assert_eq!(Report::read(&[]).expect("it is one"), Report::default());
+        assert_eq!(LoadReport::read(&[]).expect("it is one"), LoadReport::default());
     }
 
     #[test]
@@ -322,7 +322,7 @@ mod tests {
                 encoded[index] = byte;
             }
             encoded.truncate(cut.index(encoded.len() + 1));
-            if let Ok(report) = Report::read(&encoded) {
+            if let Ok(report) = LoadReport::read(&encoded) {
                 prop_assert_eq!(report.clusters().count(), report.len());
             }
         }

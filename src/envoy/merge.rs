@@ -18,26 +18,26 @@ pub struct Unknown {
     pub message: String,
 }
 
-/// Merges `part` into `whole`, which is in the form of [`crate::envoy::json::from_bytes`]. Keys of `part` may
-/// be proto field names or JSON names.
+/// Merges `patch` into `message`, which is in the form of [`crate::envoy::json::from_bytes`]. Keys of `patch`
+/// may be proto field names or JSON names.
 ///
 /// # Errors
 ///
-/// Returns the first key that is no field; `whole` is then partly merged.
-pub fn merge(whole: &mut Value, part: &Value, descriptor: &MessageDescriptor) -> Result<(), Unknown> {
-    let Value::Object(part) = part else {
-        *whole = part.clone();
+/// Returns the first key that is no field; `message` is then partly merged.
+pub fn merge(message: &mut Value, patch: &Value, descriptor: &MessageDescriptor) -> Result<(), Unknown> {
+    let Value::Object(patch) = patch else {
+        *message = patch.clone();
         return Ok(());
     };
     if descriptor.full_name() == "google.protobuf.Any" {
-        return any(whole, part);
+        return any(message, patch);
     }
     if is_special(descriptor.full_name()) {
-        overlay(whole, part);
+        overlay(message, patch);
         return Ok(());
     }
-    let fields = object(whole);
-    for (key, value) in part.iter().filter(|(key, _)| *key != TYPE) {
+    let fields = object(message);
+    for (key, value) in patch.iter().filter(|(key, _)| *key != TYPE) {
         let Some(field) = field_of(descriptor, key) else {
             return Err(Unknown { keys: vec![key.clone()], message: descriptor.full_name().to_owned() });
         };
@@ -70,9 +70,13 @@ impl Unknown {
 }
 
 /// Merges the entries of a map field by key.
-fn entries(whole: &mut Value, part: &Map<String, Value>, entry: &MessageDescriptor) -> Result<(), Unknown> {
-    let fields = object(whole);
-    for (key, value) in part {
+fn entries(
+    message: &mut Value,
+    patch: &Map<String, Value>,
+    entry: &MessageDescriptor,
+) -> Result<(), Unknown> {
+    let fields = object(message);
+    for (key, value) in patch {
         match (value, entry.map_entry_value_field().kind()) {
             (Value::Null, _) => drop(fields.remove(key)),
             (value, Kind::Message(inner)) => {
@@ -85,31 +89,31 @@ fn entries(whole: &mut Value, part: &Map<String, Value>, entry: &MessageDescript
     Ok(())
 }
 
-/// Merges into a packed message. It keeps its type unless `part` states another one, which replaces the whole
-/// message.
-fn any(whole: &mut Value, part: &Map<String, Value>) -> Result<(), Unknown> {
+/// Merges into a packed message. It keeps its type unless `patch` states another one, which replaces the
+/// message as a whole.
+fn any(message: &mut Value, patch: &Map<String, Value>) -> Result<(), Unknown> {
     let name = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
-    let (stated, own) = (name(part.get(TYPE)), name(whole.get(TYPE)));
-    let message = |url: &Option<String>| url.as_deref().and_then(descriptors::message_of_type_url);
-    let other = stated.is_some() && message(&stated) != message(&own);
-    match message(&own) {
+    let (stated, own) = (name(patch.get(TYPE)), name(message.get(TYPE)));
+    let descriptor_of = |url: &Option<String>| url.as_deref().and_then(descriptors::message_of_type_url);
+    let other = stated.is_some() && descriptor_of(&stated) != descriptor_of(&own);
+    match descriptor_of(&own) {
         Some(inner) if !other && !is_special(inner.full_name()) => {
-            merge(whole, &Value::Object(part.clone()), &inner)
+            merge(message, &Value::Object(patch.clone()), &inner)
         }
         _ => {
-            *whole = Value::Object(part.clone());
+            *message = Value::Object(patch.clone());
             Ok(())
         }
     }
 }
 
 /// Merges by RFC 7396, for messages whose JSON form has no fields.
-fn overlay(whole: &mut Value, part: &Map<String, Value>) {
-    let fields = object(whole);
-    for (key, value) in part {
+fn overlay(message: &mut Value, patch: &Map<String, Value>) {
+    let fields = object(message);
+    for (key, value) in patch {
         match value {
             Value::Null => drop(fields.remove(key)),
-            Value::Object(part) => overlay(fields.entry(key).or_insert(Value::Null), part),
+            Value::Object(patch) => overlay(fields.entry(key).or_insert(Value::Null), patch),
             value => drop(fields.insert(key.clone(), value.clone())),
         }
     }
@@ -131,10 +135,10 @@ mod tests {
 
     use super::*;
 
-    fn check(mut whole: Value, part: Value, expected: Value) {
+    fn check(mut message: Value, patch: Value, expected: Value) {
         let descriptor = descriptors::message("envoy.config.cluster.v3.Cluster").expect("known");
-        merge(&mut whole, &part, &descriptor).expect("every key is a field");
-        assert_eq!(whole, expected);
+        merge(&mut message, &patch, &descriptor).expect("every key is a field");
+        assert_eq!(message, expected);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 /// Fields of a message that are messages themselves.
 #[derive(Debug)]
-pub struct Shape {
+pub struct MessageShape {
     /// Full name, such as `envoy.config.cluster.v3.Cluster`.
     pub name: &'static str,
     /// True for an entry of a map, whose order has no meaning.
@@ -16,22 +16,22 @@ pub struct Shape {
 }
 
 /// All shapes, sorted by name.
-static SHAPES: &[Shape] = &include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
+static SHAPES: &[MessageShape] = &include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 
 /// Returns the shape of the message with this full name.
-pub fn of(full_name: &str) -> Option<&'static Shape> {
+pub fn of(full_name: &str) -> Option<&'static MessageShape> {
     let at = SHAPES.binary_search_by(|shape| shape.name.cmp(full_name)).ok()?;
     Some(&SHAPES[at])
 }
 
 /// Returns the shape of the message that a type URL names.
-pub fn of_type_url(type_url: &str) -> Option<&'static Shape> {
+pub fn of_type_url(type_url: &str) -> Option<&'static MessageShape> {
     of(type_url.rsplit('/').next()?)
 }
 
-impl Shape {
+impl MessageShape {
     /// Returns the shape of the messages in this field; `None` if it holds no message.
-    pub fn field(&self, number: u32) -> Option<&'static Shape> {
+    pub fn field(&self, number: u32) -> Option<&'static MessageShape> {
         let at = self.messages.binary_search_by_key(&number, |(number, _)| *number).ok()?;
         Some(&SHAPES[usize::from(self.messages[at].1)])
     }

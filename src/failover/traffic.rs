@@ -34,8 +34,8 @@ use self::summary::Drawing;
 pub use self::summary::{NodePicture, NodeTarget, Picture, TargetPicture};
 use crate::build::Build;
 use crate::config::document::upstream::{FailoverMode, LoadBalancer};
-use crate::envoy::checks::Findings;
-use crate::envoy::loads::{self, Report};
+use crate::envoy::checks::CheckResults;
+use crate::envoy::loads::{self, LoadReport};
 use crate::envoy::node::Locality;
 use crate::model::addresses::Addresses;
 use crate::model::locality::Ranks;
@@ -250,7 +250,7 @@ struct Pool<'b> {
 
 impl Live {
     /// Folds a load report. Clusters that are not in `build` are ignored.
-    pub fn fold(&self, node: &str, at: Timestamp, report: &Report, build: &Build) -> Vec<Shift> {
+    pub fn fold(&self, node: &str, at: Timestamp, report: &LoadReport, build: &Build) -> Vec<Shift> {
         let mut heard = self.heard();
         let (node, mut seen) =
             heard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeSeen::default()));
@@ -290,7 +290,14 @@ impl Live {
 
     /// Takes in the health check results of a node, which it sends every `interval`. Clusters that are not in
     /// `build` are ignored.
-    pub fn check(&self, node: &str, at: Timestamp, interval: Duration, findings: Findings, build: &Build) {
+    pub fn check(
+        &self,
+        node: &str,
+        at: Timestamp,
+        interval: Duration,
+        findings: CheckResults,
+        build: &Build,
+    ) {
         let mut heard = self.heard();
         let mut found: HashMap<u32, Vec<(u16, bool)>> = HashMap::new();
         for cluster in findings.clusters {
@@ -574,11 +581,11 @@ impl Met {
     /// has several; none is returned for an endpoint of unknown tier.
     fn located(
         &mut self,
-        load: &loads::Load,
+        load: &loads::EndpointLoad,
         (pool, ranks): (Pool<'_>, &Ranks<'_>),
         part: Option<u32>,
     ) -> Option<Load> {
-        let loads::Load { socket, success, errors } = *load;
+        let loads::EndpointLoad { socket, success, errors } = *load;
         // The number of a cluster is not its tier with locality failover: some clusters have no targets then.
         let part = part.filter(|_| !pool.upstream.failover.locality);
         let (number, target) = self.find(socket, pool, part.is_some())?;

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::build::Build;
-use crate::build::snapshot::{ResourceSet, Snapshot};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::set::ResourceSet;
 use crate::config::Level;
 use crate::config::document::{Document, Kind};
 use crate::config::raw;
@@ -36,7 +37,7 @@ pub struct Edit {
 /// Action of an edit on its entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Action {
+pub enum EditAction {
     /// Creation of a new entity.
     Create,
     /// Change of an existing entity.
@@ -47,13 +48,13 @@ pub enum Action {
 
 /// Meaning of an edit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Change {
+pub struct PlannedChange {
     /// Kind of the entity, in the singular.
     pub kind: &'static str,
     /// Name of the entity: `upstream/host:port` for a target.
     pub name: String,
     /// Action on the entity.
-    pub action: Action,
+    pub action: EditAction,
     /// Sentence without a full stop: `upstream checkout loses its only standby`.
     pub summary: String,
     /// Level of the change: a warning if clients may notice it, else an info.
@@ -67,7 +68,7 @@ pub struct Change {
 /// Names of the resources of one type that differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the fields say it")]
-pub struct Names {
+pub struct ResourceChanges {
     pub added: BTreeSet<Arc<str>>,
     pub changed: BTreeSet<Arc<str>>,
     pub removed: BTreeSet<Arc<str>>,
@@ -77,18 +78,18 @@ pub struct Names {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Plan {
     /// Changes by entity.
-    pub changes: Vec<Change>,
+    pub changes: Vec<PlannedChange>,
     /// Changed resources over all fleets, by the plural of their type.
-    pub envoy: BTreeMap<&'static str, Names>,
+    pub envoy: BTreeMap<&'static str, ResourceChanges>,
 }
 
 impl Edit {
     /// Returns the action on the entity; none if it stays the same.
-    pub fn action(&self) -> Option<Action> {
+    pub fn action(&self) -> Option<EditAction> {
         match (&self.before, &self.after) {
-            (None, Some(_)) => Some(Action::Create),
-            (Some(_), None) => Some(Action::Delete),
-            (Some(before), Some(after)) if before != after => Some(Action::Update),
+            (None, Some(_)) => Some(EditAction::Create),
+            (Some(_), None) => Some(EditAction::Delete),
+            (Some(before), Some(after)) if before != after => Some(EditAction::Update),
             _ => None,
         }
     }
@@ -102,9 +103,9 @@ impl Plan {
 }
 
 /// Describes the edits, entity by entity. An edit that changes nothing is left out.
-pub fn changes(edits: &[Edit], old: &Build, new: &Build) -> Vec<Change> {
-    let mut told = BTreeSet::new();
-    edits.iter().filter_map(|edit| words::change(edit, &old.model, &new.model, &mut told)).collect()
+pub fn changes(edits: &[Edit], old: &Build, new: &Build) -> Vec<PlannedChange> {
+    let mut described = BTreeSet::new();
+    edits.iter().filter_map(|edit| words::change(edit, &old.model, &new.model, &mut described)).collect()
 }
 
 /// Maximum number of sentences in a summary; `NAMES` is that of names in a sentence.
@@ -112,10 +113,10 @@ const SENTENCES: usize = 8;
 const NAMES: usize = 8;
 
 /// Summarizes changes in one line with their names. Entities with the same change share a sentence.
-pub fn summary(changes: &[Change]) -> String {
-    let mut groups: Vec<Vec<&Change>> = Vec::new();
+pub fn summary(changes: &[PlannedChange]) -> String {
+    let mut groups: Vec<Vec<&PlannedChange>> = Vec::new();
     for change in changes {
-        let alike = |group: &&mut Vec<&Change>| {
+        let alike = |group: &&mut Vec<&PlannedChange>| {
             (group[0].kind, group[0].action, &group[0].of_many)
                 == (change.kind, change.action, &change.of_many)
         };
@@ -124,7 +125,7 @@ pub fn summary(changes: &[Change]) -> String {
             None => groups.push(vec![change]),
         }
     }
-    let sentence = |group: &Vec<&Change>| match group.as_slice() {
+    let sentence = |group: &Vec<&PlannedChange>| match group.as_slice() {
         [only] => only.summary.clone(),
         several => {
             let names: Vec<&str> = several.iter().take(NAMES).map(|change| change.name.as_str()).collect();
@@ -163,14 +164,14 @@ pub fn file_edits(old: &Build, new: &Build) -> Vec<Edit> {
     edits
 }
 
-type Declared = BTreeMap<(Kind, String), (Arc<str>, Arc<Value>)>;
+type DeclaredEntities = BTreeMap<(Kind, String), (Arc<str>, Arc<Value>)>;
 
 /// Returns the entities that the files of `build` declare, by kind and name, without the documents that
 /// `other` shares.
-fn declared(build: &Build, other: &Build) -> Declared {
+fn declared(build: &Build, other: &Build) -> DeclaredEntities {
     let shared: BTreeSet<*const Document> = other.file_documents().map(Arc::as_ptr).collect();
     let own = build.file_documents().filter(|document| !shared.contains(&Arc::as_ptr(document)));
-    let mut declared = Declared::new();
+    let mut declared = DeclaredEntities::new();
     for document in own {
         let file: Arc<str> = document.file().unwrap_or_default().into();
         for kind in Kind::TOP.into_iter().chain([Kind::Raw]) {
@@ -192,10 +193,10 @@ fn declared(build: &Build, other: &Build) -> Declared {
 }
 
 /// Returns the resources that differ in any fleet, by the plural of their type.
-fn resources(old: &Build, new: &Build) -> BTreeMap<&'static str, Names> {
+fn resources(old: &Build, new: &Build) -> BTreeMap<&'static str, ResourceChanges> {
     let nothing = Arc::new(Snapshot::default());
     let fleets: BTreeSet<_> = old.snapshots.keys().chain(new.snapshots.keys()).collect();
-    let mut names: BTreeMap<ResourceType, Names> = BTreeMap::new();
+    let mut names: BTreeMap<ResourceType, ResourceChanges> = BTreeMap::new();
     for fleet in fleets {
         let [old, new] = [old, new].map(|build| build.snapshots.get(fleet).unwrap_or(&nothing));
         for resource_type in ResourceType::ALL {
@@ -205,12 +206,12 @@ fn resources(old: &Build, new: &Build) -> BTreeMap<&'static str, Names> {
     }
     names
         .into_iter()
-        .filter(|(it, names)| !ResourceType::FURTHER.contains(it) || *names != Names::default())
+        .filter(|(it, names)| !ResourceType::FURTHER.contains(it) || *names != ResourceChanges::default())
         .map(|(it, names)| (it.plural(), names))
         .collect()
 }
 
-fn compare(old: &Arc<ResourceSet>, new: &Arc<ResourceSet>, names: &mut Names) {
+fn compare(old: &Arc<ResourceSet>, new: &Arc<ResourceSet>, names: &mut ResourceChanges) {
     if old.version() == new.version() {
         return;
     }

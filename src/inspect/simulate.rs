@@ -13,10 +13,11 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crate::config::document::upstream::{FailoverMode, LoadBalancer, WhenAllDown};
+use crate::build::compile::{cluster, endpoint};
+use crate::config::document::upstream::LoadBalancer;
 use crate::envoy::node::Locality;
 use crate::model::addresses::Addresses;
-use crate::model::locality::Distance;
+use crate::model::locality::TierRank;
 use crate::model::name::Name;
 use crate::model::selector::Part;
 use crate::model::target::{Address, Target};
@@ -24,7 +25,7 @@ use crate::model::upstream::Upstream;
 
 /// Health of an endpoint, as Envoy sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
+pub enum EndpointHealth {
     /// Endpoint that gets requests.
     Healthy,
     /// Endpoint that gets requests if healthy ones cannot take them all.
@@ -41,12 +42,12 @@ pub struct Endpoint {
     /// Weight, from 1.
     pub weight: u32,
     /// Health status.
-    pub health: Health,
+    pub health: EndpointHealth,
 }
 
 /// Settings of the distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
+pub struct BalancingPolicy {
     /// Overprovisioning factor in percent, 100 or more.
     pub overprovisioning_factor: u32,
     /// Panic threshold in percent: a tier with a smaller share of usable endpoints panics. Zero for never.
@@ -66,23 +67,23 @@ pub struct Shares {
 
 /// Numbers of endpoints in a tier.
 #[derive(Debug, Clone, Copy, Default)]
-struct Tier {
+struct TierCounts {
     endpoints: u64,
     healthy: u64,
     degraded: u64,
 }
 
 /// Load of each tier in whole percents, for healthy and for degraded endpoints.
-struct Load {
+struct TierLoads {
     healthy: Vec<u64>,
     degraded: Vec<u64>,
 }
 
 /// Predicate on health that selects endpoints of a tier.
-type Among = fn(Health) -> bool;
+type HealthPredicate = fn(EndpointHealth) -> bool;
 
 /// Returns the distribution of requests over the endpoints.
-pub fn shares(endpoints: &[Endpoint], policy: Policy) -> Shares {
+pub fn shares(endpoints: &[Endpoint], policy: BalancingPolicy) -> Shares {
     let tiers = tiers(endpoints);
     let availability = |usable: u64, all: u64| -> u64 {
         let factor = u64::from(policy.overprovisioning_factor);
@@ -98,39 +99,41 @@ pub fn shares(endpoints: &[Endpoint], policy: Policy) -> Shares {
         shares.unserved = 100.0;
         return shares;
     }
-    let load = match panics.iter().all(|panics| *panics) {
-        true => load_in_panic(&tiers),
-        false => load(&healthy, &degraded, available),
+    let load = if panics.iter().all(|panics| *panics) {
+        load_in_panic(&tiers)
+    } else {
+        load(&healthy, &degraded, available)
     };
     for (priority, panics) in panics.into_iter().enumerate() {
-        let among: [(u64, Among); 2] = match panics {
-            true => [(load.healthy[priority], |_| true), (load.degraded[priority], |_| true)],
-            false => [
-                (load.healthy[priority], |health| health == Health::Healthy),
-                (load.degraded[priority], |health| health == Health::Degraded),
-            ],
+        let loads: [(u64, HealthPredicate); 2] = if panics {
+            [(load.healthy[priority], |_| true), (load.degraded[priority], |_| true)]
+        } else {
+            [
+                (load.healthy[priority], |health| health == EndpointHealth::Healthy),
+                (load.degraded[priority], |health| health == EndpointHealth::Degraded),
+            ]
         };
-        for (percent, among) in among {
-            spread(&mut shares, endpoints, priority, percent, among, policy.by_weight);
+        for (percent, selects) in loads {
+            spread(&mut shares, endpoints, priority, percent, selects, policy.by_weight);
         }
     }
     shares
 }
 
-fn tiers(endpoints: &[Endpoint]) -> Vec<Tier> {
+fn tiers(endpoints: &[Endpoint]) -> Vec<TierCounts> {
     let count = endpoints.iter().map(|endpoint| endpoint.priority + 1).max().unwrap_or(0);
-    let mut tiers = vec![Tier::default(); count];
+    let mut tiers = vec![TierCounts::default(); count];
     for endpoint in endpoints {
         let tier = &mut tiers[endpoint.priority];
         tier.endpoints += 1;
-        tier.healthy += u64::from(endpoint.health == Health::Healthy);
-        tier.degraded += u64::from(endpoint.health == Health::Degraded);
+        tier.healthy += u64::from(endpoint.health == EndpointHealth::Healthy);
+        tier.degraded += u64::from(endpoint.health == EndpointHealth::Degraded);
     }
     tiers
 }
 
 /// Returns true if a tier panics (Envoy's `isHostSetInPanic`).
-fn panics(tier: Tier, threshold: u32) -> bool {
+fn panics(tier: TierCounts, threshold: u32) -> bool {
     match tier.endpoints {
         0 => threshold > 0,
         endpoints => 100 * (tier.healthy + tier.degraded) < u64::from(threshold) * endpoints,
@@ -139,17 +142,17 @@ fn panics(tier: Tier, threshold: u32) -> bool {
 
 /// Returns the load of each tier outside total panic (Envoy's `recalculatePerPriorityState`). `available`,
 /// the availability of all tiers together, must be above 0.
-fn load(healthy: &[u64], degraded: &[u64], available: u64) -> Load {
+fn load(healthy: &[u64], degraded: &[u64], available: u64) -> TierLoads {
     let mut rest = 100;
-    let mut take = |availability: &[u64]| -> Vec<u64> {
-        let taken = availability.iter().map(|percent| {
-            let taken = (percent * 100).checked_div(available).unwrap_or_default().min(rest);
-            rest -= taken;
-            taken
+    let mut assign = |availability: &[u64]| -> Vec<u64> {
+        let assigned = availability.iter().map(|percent| {
+            let assigned = (percent * 100).checked_div(available).unwrap_or_default().min(rest);
+            rest -= assigned;
+            assigned
         });
-        taken.collect()
+        assigned.collect()
     };
-    let mut load = Load { healthy: take(healthy), degraded: take(degraded) };
+    let mut load = TierLoads { healthy: assign(healthy), degraded: assign(degraded) };
     let first = |availability: &[u64]| availability.iter().position(|percent| *percent > 0);
     match (first(healthy), first(degraded)) {
         (Some(first), _) => load.healthy[first] += rest,
@@ -161,35 +164,35 @@ fn load(healthy: &[u64], degraded: &[u64], available: u64) -> Load {
 
 /// Returns the load of each tier in total panic, in proportion to its size (Envoy's
 /// `recalculateLoadInTotalPanic`).
-fn load_in_panic(tiers: &[Tier]) -> Load {
+fn load_in_panic(tiers: &[TierCounts]) -> TierLoads {
     let all: u64 = tiers.iter().map(|tier| tier.endpoints).sum();
     let mut healthy: Vec<u64> = tiers.iter().map(|tier| 100 * tier.endpoints / all).collect();
     let rest = 100 - healthy.iter().sum::<u64>();
     if let Some(first) = tiers.iter().position(|tier| tier.endpoints > 0) {
         healthy[first] += rest;
     }
-    Load { healthy, degraded: vec![0; tiers.len()] }
+    TierLoads { healthy, degraded: vec![0; tiers.len()] }
 }
 
-/// Spreads the load of a tier over the endpoints that `among` selects. Without any, the load is unserved.
+/// Spreads the load of a tier over the endpoints that `selects` selects. Without any, the load is unserved.
 fn spread(
     shares: &mut Shares,
     endpoints: &[Endpoint],
     priority: usize,
     percent: u64,
-    among: Among,
+    selects: HealthPredicate,
     by_weight: bool,
 ) {
     let percent = u32::try_from(percent).map_or(100.0, f64::from);
     let weight = |endpoint: &Endpoint| if by_weight { f64::from(endpoint.weight) } else { 1.0 };
-    let meant = |endpoint: &&Endpoint| endpoint.priority == priority && among(endpoint.health);
-    let total: f64 = endpoints.iter().filter(meant).map(weight).sum();
+    let is_selected = |endpoint: &&Endpoint| endpoint.priority == priority && selects(endpoint.health);
+    let total: f64 = endpoints.iter().filter(is_selected).map(weight).sum();
     if total == 0.0 {
         shares.unserved += percent;
         return;
     }
     for (share, endpoint) in shares.endpoints.iter_mut().zip(endpoints) {
-        if meant(&endpoint) {
+        if is_selected(&endpoint) {
             *share += percent * weight(endpoint) / total;
         }
     }
@@ -233,13 +236,13 @@ pub fn simulate(
     let is_down = |target: &Target| down.iter().any(|down| down.includes(target));
     let places = places_of(upstream, addresses, from);
     // Tiers whose names did not resolve are skipped, as in what Envoy is sent.
-    let tiers: BTreeSet<Tiering> = places.iter().map(|place| place.tier).collect();
+    let tiers: BTreeSet<TierRank> = places.iter().map(|place| place.tier).collect();
     let endpoint = |place: &EndpointOf| {
         let target = &upstream.targets[place.target];
         Endpoint {
             priority: tiers.range(..place.tier).count(),
             weight: place.weight,
-            health: if is_down(target) { Health::Down } else { Health::Healthy },
+            health: if is_down(target) { EndpointHealth::Down } else { EndpointHealth::Healthy },
         }
     };
     let endpoints: Vec<Endpoint> = places.iter().map(endpoint).collect();
@@ -261,16 +264,10 @@ pub fn simulate(
 }
 
 /// Returns the policy that `compile` sets for an upstream.
-fn policy(upstream: &Upstream) -> Policy {
-    Policy {
-        overprovisioning_factor: match upstream.failover.mode {
-            FailoverMode::Standby => u32::MAX,
-            FailoverMode::Spill => upstream.failover.factor,
-        },
-        panic_threshold: match upstream.failover.when_all_down {
-            WhenAllDown::TryAll => 1,
-            WhenAllDown::Fail => 0,
-        },
+fn policy(upstream: &Upstream) -> BalancingPolicy {
+    BalancingPolicy {
+        overprovisioning_factor: endpoint::overprovisioning_factor(upstream),
+        panic_threshold: cluster::panic_threshold(upstream),
         // Hash balancers respect weights over the distribution of keys, provided that there are many keys.
         by_weight: upstream.load_balancer != LoadBalancer::Random,
     }
@@ -280,13 +277,9 @@ fn policy(upstream: &Upstream) -> Policy {
 struct EndpointOf {
     /// Index of the target in the upstream.
     target: usize,
-    tier: Tiering,
+    tier: TierRank,
     weight: u32,
 }
-
-/// Sort key of tiers: the declared tier, then the distance to the Envoy, then the priority of a DNS SRV
-/// record.
-type Tiering = (u32, Distance, u16);
 
 /// Returns the endpoints of the targets. An address that several targets resolve to is kept once, with the
 /// first, as `compile` and Envoy do.
@@ -300,7 +293,7 @@ fn places_of(upstream: &Upstream, addresses: &Addresses, from: Option<&Locality>
         if !addresses.knows(&target.address.host) {
             endpoints.push(endpoint(0, target.weight));
         }
-        let places = addresses.places(&target.address).into_iter();
+        let places = addresses.resolve(&target.address).into_iter();
         let new = places.filter(|place| seen.insert(place.socket));
         endpoints.extend(new.map(|place| endpoint(place.priority, place.weight.unwrap_or(target.weight))));
     }

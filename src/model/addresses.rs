@@ -18,12 +18,12 @@ pub struct Addresses {
     /// A and AAAA records of a name.
     pub names: OrdMap<String, Vec<IpAddr>>,
     /// Places that the SRV records of a service lead to.
-    pub services: OrdMap<String, Vec<Place>>,
+    pub services: OrdMap<String, Vec<ResolvedAddress>>,
 }
 
 /// Socket address of a target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct ResolvedAddress {
     /// Priority of the SRV record that led here, the lowest first; zero without one.
     pub priority: u16,
     /// IP address and port.
@@ -35,14 +35,14 @@ pub struct Place {
 }
 
 impl Addresses {
-    /// Returns the places of `address`: one per IP, or none if it is not resolved.
-    pub fn places(&self, address: &Address) -> Vec<Place> {
+    /// Resolves `address`: one result per IP, or none if it is not resolved.
+    pub fn resolve(&self, address: &Address) -> Vec<ResolvedAddress> {
         let ips = match &address.host {
             Host::Service(name) => return self.services.get(name).cloned().unwrap_or_default(),
             Host::Ip(ip) => std::slice::from_ref(ip),
             Host::Name(name) => self.names.get(name).map(Vec::as_slice).unwrap_or_default(),
         };
-        let place = |ip: &IpAddr| Place {
+        let place = |ip: &IpAddr| ResolvedAddress {
             priority: 0,
             socket: SocketAddr::new(*ip, address.port),
             host: address.host.clone(),
@@ -56,7 +56,7 @@ impl Addresses {
         match &address.host {
             Host::Ip(ip) => vec![SocketAddr::new(*ip, address.port)],
             Host::Name(_) | Host::Service(_) => {
-                self.places(address).into_iter().map(|place| place.socket).collect()
+                self.resolve(address).into_iter().map(|place| place.socket).collect()
             }
         }
     }
@@ -75,7 +75,7 @@ impl Addresses {
                     of.names.extend(known);
                 }
                 Host::Service(name) => {
-                    let known = self.services.get(name).map(|places| (name.clone(), places.clone()));
+                    let known = self.services.get(name).map(|sockets| (name.clone(), sockets.clone()));
                     of.services.extend(known);
                 }
             }
@@ -109,17 +109,17 @@ impl TryFrom<BTreeMap<String, Vec<String>>> for Addresses {
             }
         }
         for (name, list) in services {
-            let mut places = Vec::new();
+            let mut sockets = Vec::new();
             for text in list {
                 match Address::parse(&text) {
                     Ok(address) if !matches!(address.host, Host::Service(_)) => {
-                        let led_to = addresses.places(&address).into_iter();
-                        places.extend(led_to.map(|place| Place { weight: Some(1), ..place }));
+                        let resolved = addresses.resolve(&address).into_iter();
+                        sockets.extend(resolved.map(|place| ResolvedAddress { weight: Some(1), ..place }));
                     }
                     _ => return Err(format!("`{text}` of `{name}` is neither an IP nor host:port")),
                 }
             }
-            addresses.services.insert(name, places);
+            addresses.services.insert(name, sockets);
         }
         Ok(addresses)
     }
@@ -139,8 +139,8 @@ A.example.com: [192.0.2.1, '2001:db8::1']
 _http._tcp.example.com: ['a.example.com:81', '192.0.2.9:82', 'gone.example.com:83']
 srv:_empty._tcp.example.com.: []
 ";
-        let places = addresses(text).expect("valid").places(&Address::parse(target).expect("valid"));
-        let told: Vec<String> = places
+        let sockets = addresses(text).expect("valid").resolve(&Address::parse(target).expect("valid"));
+        let told: Vec<String> = sockets
             .iter()
             .map(|place| format!("{} {} {:?}", place.socket, place.host, place.weight))
             .collect();

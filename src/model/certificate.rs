@@ -17,7 +17,7 @@ use crate::config::Step;
 use crate::config::document;
 use crate::config::material::{Material, NamedFiles, path_of};
 use crate::model::name::Name;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 
 /// PEM text, hidden in debug output because it may be a key.
 #[derive(Clone, PartialEq, Eq)]
@@ -71,10 +71,10 @@ pub(crate) struct Sources<'a> {
 /// Resolves a declared certificate whose name is already resolved.
 pub(crate) fn resolve(
     name: Name,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::certificate::Certificate,
     sources: Sources<'_>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<Certificate> {
     let chain = field(place, "certificate", declared.certificate.as_ref(), sources, faults);
     let key = field(place, "key", declared.key.as_ref(), sources, faults);
@@ -97,10 +97,10 @@ pub(crate) fn resolve(
 /// Resolves the certificates of an authority.
 pub(crate) fn authority(
     secret: String,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &Material,
     sources: Sources<'_>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<Authority> {
     let (place, text) = text(place, declared, sources, faults)?;
     let (pem, _) = certificates(&place, &text, sources, faults)?;
@@ -108,12 +108,12 @@ pub(crate) fn authority(
 }
 
 fn field<'p>(
-    place: &Place<'p>,
+    place: &FaultPlace<'p>,
     key: &str,
     declared: Option<&Material>,
     sources: Sources<'_>,
-    faults: &mut Faults,
-) -> Option<(Place<'p>, Arc<str>)> {
+    faults: &mut FaultCollector,
+) -> Option<(FaultPlace<'p>, Arc<str>)> {
     let place = place.key(key);
     match declared {
         Some(declared) => text(&place, declared, sources, faults),
@@ -126,11 +126,11 @@ fn field<'p>(
 
 /// Returns the text with the place where it was named.
 fn text<'p>(
-    place: &Place<'p>,
+    place: &FaultPlace<'p>,
     declared: &Material,
     sources: Sources<'_>,
-    faults: &mut Faults,
-) -> Option<(Place<'p>, Arc<str>)> {
+    faults: &mut FaultCollector,
+) -> Option<(FaultPlace<'p>, Arc<str>)> {
     match (&declared.file, &declared.inline) {
         (Some(file), None) => {
             let place = place.key("file");
@@ -150,7 +150,12 @@ fn text<'p>(
     }
 }
 
-fn read(place: &Place<'_>, file: &str, sources: Sources<'_>, faults: &mut Faults) -> Option<Arc<str>> {
+fn read(
+    place: &FaultPlace<'_>,
+    file: &str,
+    sources: Sources<'_>,
+    faults: &mut FaultCollector,
+) -> Option<Arc<str>> {
     let Some(path) = path_of(file, place.document.file()) else {
         let help = "write an absolute path: what comes by REST stands beside no file".to_owned();
         faults.wrong(place, format!("the path `{file}` is relative"), help);
@@ -169,10 +174,10 @@ fn read(place: &Place<'_>, file: &str, sources: Sources<'_>, faults: &mut Faults
 
 /// Parses the certificates of a text. Returns them as PEM, and the first one decoded.
 fn certificates(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     text: &str,
     sources: Sources<'_>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<(Pem, CertificateDer<'static>)> {
     let help = "expected PEM: `-----BEGIN CERTIFICATE-----`, base64, `-----END CERTIFICATE-----`";
     if text.contains("PRIVATE KEY-----") && place.path.0.last() == Some(&Step::Key("inline".to_owned())) {
@@ -202,7 +207,7 @@ fn certificates(
     Some((sections(text, |kind| kind == "CERTIFICATE"), first))
 }
 
-fn validity(place: &Place<'_>, all: &[(i64, i64)], sources: Sources<'_>, faults: &mut Faults) {
+fn validity(place: &FaultPlace<'_>, all: &[(i64, i64)], sources: Sources<'_>, faults: &mut FaultCollector) {
     let Some(now) = sources.now.map(Timestamp::as_second) else { return };
     let day = |second: i64| {
         let time = Timestamp::from_second(second).map(|time| time.to_string());
@@ -234,7 +239,7 @@ fn soon((start, end): (i64, i64)) -> i64 {
 }
 
 /// Parses the first private key of a text. Returns it with its public key.
-fn private_key(place: &Place<'_>, text: &str, faults: &mut Faults) -> Option<(Pem, Vec<u8>)> {
+fn private_key(place: &FaultPlace<'_>, text: &str, faults: &mut FaultCollector) -> Option<(Pem, Vec<u8>)> {
     let mut bad = |message: &str, help: &str| {
         faults.error(place, code::NOT_PEM, message.to_owned(), help.to_owned());
         None

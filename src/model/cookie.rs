@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::document;
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Cookie of a sticky upstream or of a hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +18,9 @@ pub struct Cookie {
 
 impl Cookie {
     pub(crate) fn resolve(
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         declared: &document::cookie::Cookie,
-        faults: &mut Faults,
+        faults: &mut FaultCollector,
     ) -> Self {
         let name = declared.name.clone().unwrap_or_default();
         if declared.name.is_none() {

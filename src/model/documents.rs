@@ -15,7 +15,7 @@ use crate::config::decode;
 use crate::config::document::{Document, Kind, Origin};
 use crate::config::tree::Node;
 use crate::config::{Path, Violation};
-use crate::memo::{Change, Same, changes};
+use crate::memo::{ArcPtrEq, MapChange, changes};
 use crate::model::name::Name;
 
 /// Texts by file name.
@@ -37,16 +37,16 @@ pub struct Documents {
     /// Documents of entities written over REST, except targets.
     stored: OrdMap<(Kind, String), Arc<Document>>,
     /// Documents of targets added over REST, by upstream.
-    targets: OrdMap<Name, Same<Added>>,
+    targets: OrdMap<Name, ArcPtrEq<Added>>,
     /// Names of files with keys and certificates, by the document that names them. Nearly all documents name
     /// none.
     named_files: OrdMap<Origin, BTreeSet<String>>,
-    entities: BTreeMap<Kind, Entities>,
+    entities: BTreeMap<Kind, KindIndex>,
 }
 
 /// Entities of one kind.
 #[derive(Debug, Clone, Default)]
-struct Entities {
+struct KindIndex {
     /// Entities with a valid name, in order of precedence. In a valid config each name has one entity.
     by_name: OrdMap<Name, Vec<Site>>,
     /// Entities without a valid name.
@@ -58,7 +58,7 @@ struct Entities {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
     /// Document that declares it.
-    pub document: Same<Document>,
+    pub document: ArcPtrEq<Document>,
     /// Index in the document's list of the kind.
     pub index: usize,
 }
@@ -80,29 +80,30 @@ impl Documents {
     pub fn updated(&self, files: &Files, stored: &Stored) -> Parsed {
         let documents = Self { texts: files.clone(), bodies: stored.clone(), ..self.clone() };
         let mut parsed = Parsed { documents, new: Vec::new(), violations: Vec::new() };
-        for Change { key, new, .. } in changes(&self.bodies, stored) {
+        for MapChange { key, new, .. } in changes(&self.bodies, stored) {
             let documents = new.map(|body| {
                 let (document, violations) = decode::parse_stored(key.0, &key.1, Node::from_json(body));
                 (vec![Arc::new(document)], violations)
             });
-            parsed.take(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, documents);
+            parsed.replace(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, documents);
         }
         let changed: Vec<_> = changes(&self.texts, files).collect();
         for (change, documents) in changed.iter().zip(in_parallel(&changed, parse)) {
-            parsed.take(&Origin::File(change.key.as_str().into()), documents);
+            parsed.replace(&Origin::File(change.key.as_str().into()), documents);
         }
         parsed
     }
 
-    fn note_files(&mut self, origin: &Origin, documents: &[Arc<Document>]) {
+    fn index_named_files(&mut self, origin: &Origin, documents: &[Arc<Document>]) {
         let named: BTreeSet<String> = documents.iter().flat_map(|document| document.named_files()).collect();
-        match named.is_empty() {
-            true => drop(self.named_files.remove(origin)),
-            false => drop(self.named_files.insert(origin.clone(), named)),
+        if named.is_empty() {
+            self.named_files.remove(origin);
+        } else {
+            self.named_files.insert(origin.clone(), named);
         }
     }
 
-    fn learn_entities(&mut self, documents: &[Arc<Document>]) {
+    fn index_entities(&mut self, documents: &[Arc<Document>]) {
         for (kind, name, site) in entities(documents) {
             let entities = self.entities.entry(kind).or_default();
             entities.count += 1;
@@ -116,7 +117,7 @@ impl Documents {
         }
     }
 
-    fn forget_entities(&mut self, documents: &[Arc<Document>]) {
+    fn unindex_entities(&mut self, documents: &[Arc<Document>]) {
         for (kind, name, Site { document, .. }) in entities(documents) {
             let entities = self.entities.entry(kind).or_default();
             entities.count -= 1;
@@ -162,9 +163,10 @@ impl Documents {
             let place = added.partition_point(|known| known.origin < document.origin);
             added.insert(place, document);
         }
-        match added.is_empty() {
-            true => drop(self.targets.remove(&upstream)),
-            false => drop(self.targets.insert(upstream, Same(Arc::new(added)))),
+        if added.is_empty() {
+            self.targets.remove(&upstream);
+        } else {
+            self.targets.insert(upstream, ArcPtrEq(Arc::new(added)));
         }
     }
 
@@ -185,8 +187,8 @@ impl Documents {
     }
 
     /// Returns the sites of entities with a duplicate or invalid name. A valid config has none.
-    pub fn odd(&self, kind: Kind) -> Vec<&Site> {
-        let Some(Entities { by_name, unnamed, count }) = self.entities.get(&kind) else { return Vec::new() };
+    pub fn misnamed(&self, kind: Kind) -> Vec<&Site> {
+        let Some(KindIndex { by_name, unnamed, count }) = self.entities.get(&kind) else { return Vec::new() };
         if by_name.len() == *count {
             return Vec::new();
         }
@@ -231,7 +233,7 @@ impl Documents {
                 Some((document, path))
             });
         }
-        let Site { document: Same(document), index } = self.site(kind, name)?;
+        let Site { document: ArcPtrEq(document), index } = self.site(kind, name)?;
         Some((document, document.path_of(kind, *index)?))
     }
 
@@ -242,13 +244,13 @@ impl Documents {
 
     /// Returns the targets added to an upstream over REST as one value, which shows by its pointer if any of
     /// them changed.
-    pub(crate) fn added_together(&self, upstream: &str) -> Option<Same<Added>> {
+    pub(crate) fn added_together(&self, upstream: &str) -> Option<ArcPtrEq<Added>> {
         self.targets.get(upstream).cloned()
     }
 }
 
 /// Parses the new text of a file; `None` if the file is gone.
-fn parse(change: &Change<'_, String, Arc<str>>) -> Option<(Vec<Arc<Document>>, Vec<Violation>)> {
+fn parse(change: &MapChange<'_, String, Arc<str>>) -> Option<(Vec<Arc<Document>>, Vec<Violation>)> {
     let (documents, violations) = decode::parse_file(change.key, change.new?);
     Some((documents.into_iter().map(Arc::new).collect(), violations))
 }
@@ -272,12 +274,12 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], function: fn(&T) -> R) -> Vec<R> {
 
 impl Parsed {
     /// Replaces the documents of an origin; `None` if it is gone.
-    fn take(&mut self, origin: &Origin, parsed: Option<(Vec<Arc<Document>>, Vec<Violation>)>) {
+    fn replace(&mut self, origin: &Origin, parsed: Option<(Vec<Arc<Document>>, Vec<Violation>)>) {
         let (documents, violations) = parsed.unwrap_or_default();
-        self.documents.note_files(origin, &documents);
-        self.documents.learn_entities(&documents);
+        self.documents.index_named_files(origin, &documents);
+        self.documents.index_entities(&documents);
         let last = self.documents.put(origin, documents.clone());
-        self.documents.forget_entities(&last);
+        self.documents.unindex_entities(&last);
         self.new.extend(documents);
         self.violations.extend(violations);
     }
@@ -296,7 +298,7 @@ fn entities(documents: &[Arc<Document>]) -> impl Iterator<Item = (Kind, Option<N
     documents.iter().flat_map(|document| {
         Kind::TOP.into_iter().flat_map(move |kind| {
             let names = document.names(kind).into_iter().enumerate();
-            let site = move |index| Site { document: Same(document.clone()), index };
+            let site = move |index| Site { document: ArcPtrEq(document.clone()), index };
             names.map(move |(index, name)| (kind, name.and_then(Name::parse), site(index)))
         })
     })

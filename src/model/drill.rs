@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 use crate::config::document;
 use crate::config::document::drill::DrillAbort;
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Default duration of a drill.
 pub const LENGTH: Duration = document::drill::Drill::LENGTH.0;
@@ -20,7 +20,7 @@ pub const ERROR_RATE: f64 = DrillAbort::ERROR_RATE;
 
 /// Drill and its schedule.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Drill {
+pub struct ScheduledDrill {
     /// Cron expression, in UTC.
     pub schedule: String,
     /// Targets that are taken down, in the syntax of `simulate`: targets, `priority=0`, `zone=a`.
@@ -32,9 +32,9 @@ pub struct Drill {
 }
 
 // `error_rate` is never NaN: a value that is not a number is refused when it is read.
-impl Eq for Drill {}
+impl Eq for ScheduledDrill {}
 
-impl Drill {
+impl ScheduledDrill {
     /// Returns the next time of the drill after this one; `None` if the schedule matches no day in the
     /// future.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
@@ -46,10 +46,10 @@ impl Drill {
 
 /// Resolves the scheduled drill of an upstream.
 pub(crate) fn resolve(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     upstream: &document::upstream::Upstream,
-    faults: &mut Faults,
-) -> Option<Drill> {
+    faults: &mut FaultCollector,
+) -> Option<ScheduledDrill> {
     let declared = upstream.drill.as_ref()?;
     let Some(schedule) = &declared.schedule else {
         faults.missing(&place.key("schedule"), "`schedule`", "say when, as cron does: \"0 3 * * 1\"");
@@ -76,5 +76,5 @@ pub(crate) fn resolve(
         let help = "name targets, zones or tiers, such as priority=0".to_owned();
         faults.wrong(&place.key("down"), "a drill takes something out".to_owned(), help);
     }
-    Some(Drill { schedule: schedule.clone(), down, length, error_rate })
+    Some(ScheduledDrill { schedule: schedule.clone(), down, length, error_rate })
 }

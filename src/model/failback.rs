@@ -6,7 +6,7 @@ use crate::config::document;
 use crate::config::document::failback::{FailbackMode, FailbackSettings};
 use crate::config::document::upstream::{LoadBalancer, Resolve};
 use crate::config::values;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 
 /// Conditions and rate limit of failbacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,9 +75,9 @@ impl Failback {
 
 /// Resolves the failback of an upstream.
 pub(crate) fn resolve(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     upstream: &document::upstream::Upstream,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Failback {
     let failback = match upstream.failback.as_ref() {
         None | Some(document::failback::Failback::Word(FailbackMode::Auto)) => Failback::default(),
@@ -101,9 +101,9 @@ pub(crate) fn resolve(
     failback
 }
 
-fn understand(place: &Place<'_>, settings: &FailbackSettings, faults: &mut Faults) -> Failback {
+fn understand(place: &FaultPlace<'_>, settings: &FailbackSettings, faults: &mut FaultCollector) -> Failback {
     let FailbackSettings { after, steps, every, max_failbacks } = settings;
-    let time = |key: &str, value: &values::Duration, faults: &mut Faults| {
+    let time = |key: &str, value: &values::Duration, faults: &mut FaultCollector| {
         if value.0 < Duration::from_secs(1) {
             faults.wrong(&place.key(key), "this time is too short".to_owned(), "1s or more".to_owned());
         }
@@ -139,7 +139,7 @@ fn understand(place: &Place<'_>, settings: &FailbackSettings, faults: &mut Fault
     Failback { release, at_most }
 }
 
-fn percents(place: &Place<'_>, steps: &[u32], faults: &mut Faults) -> Vec<u32> {
+fn percents(place: &FaultPlace<'_>, steps: &[u32], faults: &mut FaultCollector) -> Vec<u32> {
     let ascend = steps.windows(2).all(|pair| pair[0] < pair[1]);
     if !ascend || steps.first().is_none_or(|first| *first == 0) || steps.last() != Some(&100) {
         let help = "begin above 0, ascend, and end with 100, such as [10, 50, 100]".to_owned();

@@ -8,7 +8,7 @@ use crate::config::document::{self, Declared};
 use crate::envoy::node::Node;
 use crate::model::matching::StringMatch;
 use crate::model::name::Name;
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Group of Envoys.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,12 +16,12 @@ pub struct Fleet {
     /// Unique among fleets.
     pub name: Name,
     /// Conditions, all of which must match; without any, every node matches.
-    select: BTreeMap<Field, StringMatch>,
+    select: BTreeMap<NodeField, StringMatch>,
 }
 
 /// Field of a node that a fleet may match.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Field {
+enum NodeField {
     Cluster,
     Id,
     Region,
@@ -35,11 +35,11 @@ impl Fleet {
         let given = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
         self.select.iter().all(|(field, expected)| {
             let value = match field {
-                Field::Cluster => given(&node.cluster),
-                Field::Id => given(&node.id),
-                Field::Region => given(&node.locality.region),
-                Field::Zone => given(&node.locality.zone),
-                Field::Metadata(key) => node.metadata.get(key).cloned(),
+                NodeField::Cluster => given(&node.cluster),
+                NodeField::Id => given(&node.id),
+                NodeField::Region => given(&node.locality.region),
+                NodeField::Zone => given(&node.locality.zone),
+                NodeField::Metadata(key) => node.metadata.get(key).cloned(),
             };
             expected.matches(value.as_deref())
         })
@@ -49,23 +49,23 @@ impl Fleet {
 /// Resolves a declared fleet whose name is already resolved.
 pub(crate) fn resolve(
     name: Name,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     fleet: &Declared<document::fleet::Fleet>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Fleet {
     let place = place.key("select");
     let select = fleet.entity.select.clone().unwrap_or_default();
     let plain = [
-        (Field::Cluster, "cluster", select.cluster),
-        (Field::Id, "id", select.id),
-        (Field::Region, "region", select.region),
-        (Field::Zone, "zone", select.zone),
+        (NodeField::Cluster, "cluster", select.cluster),
+        (NodeField::Id, "id", select.id),
+        (NodeField::Region, "region", select.region),
+        (NodeField::Zone, "zone", select.zone),
     ];
     let plain = plain.into_iter().filter_map(|(field, key, text)| Some((field, place.key(key), text?)));
     let metadata = select
         .metadata
         .into_iter()
-        .map(|(key, text)| (Field::Metadata(key.clone()), place.key("metadata").key(&key), text));
+        .map(|(key, text)| (NodeField::Metadata(key.clone()), place.key("metadata").key(&key), text));
     let mut select = BTreeMap::new();
     for (field, place, text) in plain.chain(metadata) {
         match StringMatch::parse(&text) {

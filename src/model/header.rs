@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::config::document;
 use crate::config::tree;
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Maximum length in bytes. Envoy accepts twice as much, but each `%` is written to its config as two.
 const LONGEST: usize = 8192;
@@ -23,9 +23,9 @@ pub struct HeaderChanges {
 
 impl HeaderChanges {
     pub(crate) fn resolve(
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         declared: &document::route::HeaderChanges,
-        faults: &mut Faults,
+        faults: &mut FaultCollector,
     ) -> Self {
         for (index, text) in declared.remove.iter().enumerate() {
             changeable(&place.key("remove").index(index), text, faults);
@@ -40,9 +40,9 @@ impl HeaderChanges {
 
 /// Resolves headers to be written, by name in lower case.
 pub(crate) fn values(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &BTreeMap<String, String>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> BTreeMap<String, String> {
     for (text, value) in declared {
         changeable(&place.key(text), text, faults);
@@ -56,9 +56,9 @@ pub(crate) fn values(
 
 /// Changes the keys to lower case. Header names ignore case, so two that differ only in case are a fault.
 pub(crate) fn by_lower_case<V: Clone>(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &BTreeMap<String, V>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> BTreeMap<String, V> {
     let mut lower = BTreeMap::new();
     for (text, value) in declared {
@@ -72,14 +72,14 @@ pub(crate) fn by_lower_case<V: Clone>(
 }
 
 /// Reports a text that is no valid header name.
-pub(crate) fn name(place: &Place<'_>, text: &str, faults: &mut Faults) {
+pub(crate) fn name(place: &FaultPlace<'_>, text: &str, faults: &mut FaultCollector) {
     if http::HeaderName::from_bytes(text.as_bytes()).is_err() || text.len() > LONGEST {
         faults.wrong(place, format!("`{text}` is not the name of a header"), None);
     }
 }
 
 /// Reports headers that cannot be changed. Envoy changes the host by other settings and refuses it here.
-fn changeable(place: &Place<'_>, text: &str, faults: &mut Faults) {
+fn changeable(place: &FaultPlace<'_>, text: &str, faults: &mut FaultCollector) {
     if text.eq_ignore_ascii_case("host") {
         let help = "the service's `host_header` says which host targets are told".to_owned();
         faults.wrong(place, "the header `host` is not changed here".to_owned(), help);

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use crate::config::document;
 use crate::config::document::upstream::UpstreamProtocol;
 use crate::config::values::{self, Switch};
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 
 /// Active health check of the targets of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,21 +131,22 @@ pub struct FailurePercentage {
 
 /// Resolves `health_check` of an upstream that speaks `protocol`.
 pub(crate) fn check(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: Option<&Switch<document::health::HealthCheck>>,
     protocol: UpstreamProtocol,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<HealthCheck> {
     let check = match declared {
         Some(Switch::Off) => return None,
         Some(Switch::On(check)) => check.clone(),
         None => document::health::HealthCheck::default(),
     };
-    let time = |value: Option<values::Duration>, default, key: &str, faults: &mut Faults| match value {
+    let time = |value: Option<values::Duration>, default, key: &str, faults: &mut FaultCollector| match value
+    {
         Some(value) => positive(value.0, &place.key(key), faults),
         None => default,
     };
-    let count = |value: Option<u32>, default, key: &str, faults: &mut Faults| {
+    let count = |value: Option<u32>, default, key: &str, faults: &mut FaultCollector| {
         at_least_one(value.unwrap_or(default), &place.key(key), faults)
     };
     let interval = time(check.interval, document::health::HealthCheck::INTERVAL.0, "interval", faults);
@@ -183,10 +184,10 @@ pub(crate) fn check(
 
 /// Resolves `health_check` of a target; `upstream` is the declaration of its upstream.
 pub(crate) fn target_check(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: Option<&Switch<document::health::TargetHealthCheck>>,
     upstream: Option<&Switch<document::health::HealthCheck>>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> TargetCheck {
     let check = match declared {
         Some(Switch::Off) => return TargetCheck::Off,
@@ -204,11 +205,11 @@ pub(crate) fn target_check(
                     tell them apart by `port` or `host`, or put this target into another upstream";
         faults.error(&place.key("path"), code::TARGET_CHECK_PATH, message, help.to_owned());
     }
-    let says_a_host =
+    let declares_host =
         matches!(upstream, Some(Switch::On(check)) if check.http.is_some() || check.grpc.is_some());
     if let Some(host) = &check.host {
         let place = place.key("host");
-        if !says_a_host && upstream != Some(&Switch::Off) {
+        if !declares_host && upstream != Some(&Switch::Off) {
             let message = "a TCP health check says no host name".to_owned();
             let help = "remove `host`, or let the upstream check by `http` or `grpc`".to_owned();
             faults.error(&place, code::CONFLICT, message, help);
@@ -218,7 +219,7 @@ pub(crate) fn target_check(
     TargetCheck::On { port: port(check.port, place, faults), host: check.host }
 }
 
-fn port(port: Option<u16>, place: &Place<'_>, faults: &mut Faults) -> Option<u16> {
+fn port(port: Option<u16>, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> Option<u16> {
     if port == Some(0) {
         let help = "name the port, from 1 to 65535".to_owned();
         faults.wrong(&place.key("port"), "0 is no port".to_owned(), help);
@@ -226,7 +227,11 @@ fn port(port: Option<u16>, place: &Place<'_>, faults: &mut Faults) -> Option<u16
     port
 }
 
-fn probe(place: &Place<'_>, check: &document::health::HealthCheck, faults: &mut Faults) -> Probe {
+fn probe(
+    place: &FaultPlace<'_>,
+    check: &document::health::HealthCheck,
+    faults: &mut FaultCollector,
+) -> Probe {
     match (&check.tcp, &check.http, &check.grpc) {
         (tcp, None, None) => tcp_probe(&place.key("tcp"), tcp.clone().unwrap_or_default(), faults),
         (None, Some(http), None) => http_probe(&place.key("http"), http.clone(), faults),
@@ -247,14 +252,18 @@ fn probe(place: &Place<'_>, check: &document::health::HealthCheck, faults: &mut 
     }
 }
 
-fn tcp_probe(place: &Place<'_>, tcp: document::health::TcpCheck, faults: &mut Faults) -> Probe {
+fn tcp_probe(place: &FaultPlace<'_>, tcp: document::health::TcpCheck, faults: &mut FaultCollector) -> Probe {
     for (key, text) in [("send", &tcp.send), ("receive", &tcp.receive)] {
         not_empty(text.as_deref(), &place.key(key), faults);
     }
     Probe::Tcp { send: tcp.send, receive: tcp.receive }
 }
 
-fn http_probe(place: &Place<'_>, http: document::health::HttpCheck, faults: &mut Faults) -> Probe {
+fn http_probe(
+    place: &FaultPlace<'_>,
+    http: document::health::HttpCheck,
+    faults: &mut FaultCollector,
+) -> Probe {
     const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
     let path = http.path.unwrap_or_else(|| document::health::HttpCheck::PATH.to_owned());
     if !path.starts_with('/') {
@@ -286,7 +295,7 @@ fn http_probe(place: &Place<'_>, http: document::health::HttpCheck, faults: &mut
     Probe::Http { path, method, host: http.host, headers: http.headers, expected, body: http.body }
 }
 
-fn headers(place: &Place<'_>, headers: &BTreeMap<String, String>, faults: &mut Faults) {
+fn headers(place: &FaultPlace<'_>, headers: &BTreeMap<String, String>, faults: &mut FaultCollector) {
     for (name, value) in headers {
         let place = place.key(name);
         match HeaderName::try_from(name.as_str()) {
@@ -309,14 +318,14 @@ fn headers(place: &Place<'_>, headers: &BTreeMap<String, String>, faults: &mut F
 
 /// Reports a host that is no valid authority. `*` is refused too: it would be sent literally, and no server
 /// knows such a host.
-fn host_name(host: &str, place: &Place<'_>, faults: &mut Faults) {
+fn host_name(host: &str, place: &FaultPlace<'_>, faults: &mut FaultCollector) {
     if host.contains('*') || host.parse::<http::uri::Authority>().is_err() {
         let help = "a name such as app.example.com; without it, the target's own is said".to_owned();
         faults.wrong(place, format!("`{host}` is no host name"), help);
     }
 }
 
-fn not_empty(text: Option<&str>, place: &Place<'_>, faults: &mut Faults) {
+fn not_empty(text: Option<&str>, place: &FaultPlace<'_>, faults: &mut FaultCollector) {
     if text == Some("") {
         let help = "leave the field out if nothing is meant".to_owned();
         faults.wrong(place, "the text is empty".to_owned(), help);
@@ -325,16 +334,17 @@ fn not_empty(text: Option<&str>, place: &Place<'_>, faults: &mut Faults) {
 
 /// Resolves `outlier_detection` of an upstream.
 pub(crate) fn outlier_detection(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: Option<&Switch<document::outlier::OutlierDetection>>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<OutlierDetection> {
     let detection = match declared {
         Some(Switch::Off) => return None,
         Some(Switch::On(detection)) => detection.clone(),
         None => document::outlier::OutlierDetection::default(),
     };
-    let time = |value: Option<values::Duration>, default, key: &str, faults: &mut Faults| match value {
+    let time = |value: Option<values::Duration>, default, key: &str, faults: &mut FaultCollector| match value
+    {
         Some(value) => positive(value.0, &place.key(key), faults),
         None => default,
     };
@@ -390,9 +400,9 @@ pub(crate) fn outlier_detection(
 }
 
 fn success_rate(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: Option<Switch<document::outlier::SuccessRate>>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<SuccessRate> {
     let Some(Switch::On(rate)) = declared else { return None };
     let factor = rate.stdev_factor.unwrap_or(document::outlier::SuccessRate::STDEV_FACTOR);
@@ -415,9 +425,9 @@ fn thousandths(factor: f64) -> u32 {
 }
 
 fn failure_percentage(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: Option<Switch<document::outlier::FailurePercentage>>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<FailurePercentage> {
     let Some(Switch::On(failures)) = declared else { return None };
     Some(FailurePercentage {
@@ -433,21 +443,21 @@ fn failure_percentage(
     })
 }
 
-fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration {
+fn positive(value: Duration, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> Duration {
     if value < Duration::from_millis(1) {
         faults.wrong(place, "this time is too short".to_owned(), "1ms or more".to_owned());
     }
     value
 }
 
-fn at_least_one(value: u32, place: &Place<'_>, faults: &mut Faults) -> u32 {
+fn at_least_one(value: u32, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> u32 {
     if value == 0 {
         faults.wrong(place, "0 is too small".to_owned(), "1 or more".to_owned());
     }
     value
 }
 
-fn percent(value: u32, place: &Place<'_>, faults: &mut Faults) -> u32 {
+fn percent(value: u32, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> u32 {
     if value > 100 {
         faults.wrong(place, format!("{value} is no percentage"), "0 to 100".to_owned());
     }

@@ -9,9 +9,9 @@ use crate::config::document::{self, Declared};
 use crate::config::values::Switch;
 use crate::model::certificate::{self, Authority, Certificate};
 use crate::model::name::{Name, Scope};
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 use crate::model::service::Service;
-use crate::model::tls::{self, Known};
+use crate::model::tls::{self, KnownCertificates};
 
 /// Name of the listener that is added if none is declared.
 pub const DEFAULT: &str = "default";
@@ -24,7 +24,7 @@ pub struct Listener {
     /// Address and port; the port is never 0.
     pub address: SocketAddr,
     /// Protocol of the connections.
-    pub protocol: Protocol,
+    pub protocol: ProtocolSettings,
     /// Fleets that open it.
     pub fleets: Scope,
     /// Time after which an idle connection is closed; zero for never.
@@ -35,7 +35,7 @@ pub struct Listener {
 
 /// Protocol of a listener.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Protocol {
+pub enum ProtocolSettings {
     /// HTTP/1 and HTTP/2 in plain text.
     Http,
     /// HTTP/1 and HTTP/2 over TLS.
@@ -74,7 +74,7 @@ impl Listener {
         Self {
             name: Name::parse(DEFAULT).expect("`default` is a name"),
             address: SocketAddr::from(([0, 0, 0, 0], 8000)),
-            protocol: Protocol::Http,
+            protocol: ProtocolSettings::Http,
             fleets: Scope::All,
             idle_timeout: document::listener::Listener::IDLE_TIMEOUT.0,
             access_log: None,
@@ -83,13 +83,13 @@ impl Listener {
 
     /// True if requests are routed here, not connections.
     pub fn is_http(&self) -> bool {
-        matches!(self.protocol, Protocol::Http | Protocol::Https(_))
+        matches!(self.protocol, ProtocolSettings::Http | ProtocolSettings::Https(_))
     }
 
     /// Returns the service that gets all connections of a TCP listener.
     pub fn service(&self) -> Option<&Arc<Service>> {
         match &self.protocol {
-            Protocol::Tcp(service) => Some(service),
+            ProtocolSettings::Tcp(service) => Some(service),
             _ => None,
         }
     }
@@ -97,7 +97,9 @@ impl Listener {
     /// Returns the settings of the termination of TLS, if TLS is terminated here.
     pub fn termination(&self) -> Option<&Termination> {
         match &self.protocol {
-            Protocol::Https(termination) | Protocol::FailoverGateway(Some(termination)) => Some(termination),
+            ProtocolSettings::Https(termination) | ProtocolSettings::FailoverGateway(Some(termination)) => {
+                Some(termination)
+            }
             _ => None,
         }
     }
@@ -109,10 +111,10 @@ pub(crate) fn resolve(
     name: Name,
     fleets: Scope,
     service: Option<Arc<Service>>,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     listener: &Declared<document::listener::Listener>,
-    known: Known<'_>,
-    faults: &mut Faults,
+    known: KnownCertificates<'_>,
+    faults: &mut FaultCollector,
 ) -> Option<Listener> {
     let declared = &listener.entity;
     let access_log = access_log(&place.key("access_log"), declared.access_log.as_ref(), faults);
@@ -146,27 +148,27 @@ pub(crate) fn word(protocol: ListenerProtocol) -> &'static str {
 fn protocol(
     name: &Name,
     service: Option<Arc<Service>>,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::listener::Listener,
-    known: Known<'_>,
-    faults: &mut Faults,
-) -> Option<Protocol> {
+    known: KnownCertificates<'_>,
+    faults: &mut FaultCollector,
+) -> Option<ProtocolSettings> {
     let protocol = declared.protocol.unwrap_or_default();
     meaningless(protocol, place, declared, faults);
     let termination = termination(name, place, declared, known, faults);
     match protocol {
-        ListenerProtocol::Http => Some(Protocol::Http),
-        ListenerProtocol::TlsPassthrough => Some(Protocol::TlsPassthrough),
-        ListenerProtocol::Tcp => Some(Protocol::Tcp(service?)),
+        ListenerProtocol::Http => Some(ProtocolSettings::Http),
+        ListenerProtocol::TlsPassthrough => Some(ProtocolSettings::TlsPassthrough),
+        ListenerProtocol::Tcp => Some(ProtocolSettings::Tcp(service?)),
         ListenerProtocol::Https => {
             if declared.certificates.is_empty() {
                 let help = "name at least one; the first is for clients that ask for no name of another";
                 faults.missing(&place.key("certificates"), "`certificates`", help);
             }
-            Some(Protocol::Https(termination?))
+            Some(ProtocolSettings::Https(termination?))
         }
-        ListenerProtocol::FailoverGateway => match declared.certificates.is_empty() {
-            true => {
+        ListenerProtocol::FailoverGateway => {
+            if declared.certificates.is_empty() {
                 if declared.client_ca.is_some() {
                     let message =
                         "without `certificates` TLS is not ended here, so nobody looks at those of \
@@ -175,19 +177,20 @@ fn protocol(
                     let help = "name `certificates`, or leave out `client_ca`".to_owned();
                     faults.error(&place.key("client_ca"), code::CONFLICT, message, help);
                 }
-                Some(Protocol::FailoverGateway(None))
+                Some(ProtocolSettings::FailoverGateway(None))
+            } else {
+                Some(ProtocolSettings::FailoverGateway(Some(termination?)))
             }
-            false => Some(Protocol::FailoverGateway(Some(termination?))),
-        },
+        }
     }
 }
 
 /// Reports fields that belong to other protocols.
 fn meaningless(
     protocol: ListenerProtocol,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::listener::Listener,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) {
     use ListenerProtocol::{FailoverGateway, Http, Https, Tcp};
 
@@ -212,10 +215,10 @@ fn meaningless(
 /// Resolves the termination of TLS; `None` without a usable certificate.
 fn termination(
     name: &Name,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::listener::Listener,
-    known: Known<'_>,
-    faults: &mut Faults,
+    known: KnownCertificates<'_>,
+    faults: &mut FaultCollector,
 ) -> Option<Termination> {
     let list = place.key("certificates");
     let mut certificates: Vec<Arc<Certificate>> = Vec::new();
@@ -231,9 +234,9 @@ fn termination(
 }
 
 fn access_log(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: Option<&Switch<document::listener::AccessLog>>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<AccessLog> {
     let Some(Switch::On(declared)) = declared else { return None };
     let path = declared.path.clone().filter(|path| !path.is_empty());
@@ -243,7 +246,7 @@ fn access_log(
     Some(AccessLog { path: path?, format: declared.format.unwrap_or_default() })
 }
 
-fn address(text: &str, place: &Place<'_>, faults: &mut Faults) -> Option<SocketAddr> {
+fn address(text: &str, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> Option<SocketAddr> {
     let help = "write an IP address and a port, such as 0.0.0.0:8000 or [::]:8000".to_owned();
     match text.parse::<SocketAddr>() {
         Ok(address) if address.port() == 0 => {

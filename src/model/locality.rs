@@ -6,6 +6,10 @@ use crate::envoy::node::Locality;
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
+/// Sort key of tiers: the declared tier, then the distance to the Envoy, then the priority of a DNS SRV
+/// record.
+pub type TierRank = (u32, Distance, u16);
+
 /// Distance between two localities; the nearest is the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Distance {
@@ -29,10 +33,7 @@ impl Distance {
         let may_be_same = |a: &str, b: &str| a.is_empty() || b.is_empty() || a == b;
         // Zone names are unique across regions in most clouds: a locality with a zone alone is enough.
         if same(&from.zone, &to.zone) && may_be_same(&from.region, &to.region) {
-            match may_be_same(&from.sub_zone, &to.sub_zone) {
-                true => Self::Here,
-                false => Self::SameZone,
-            }
+            if may_be_same(&from.sub_zone, &to.sub_zone) { Self::Here } else { Self::SameZone }
         } else if same(&from.region, &to.region) {
             Self::SameRegion
         } else {

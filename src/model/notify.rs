@@ -6,7 +6,7 @@ use http::Uri;
 
 use crate::config::document::notify::NotifyEvent;
 use crate::model::documents::Documents;
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Receiver of events, each sent by HTTP POST.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,11 +28,11 @@ impl fmt::Debug for Receiver {
 }
 
 /// Resolves all receivers that the documents declare.
-pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Vec<Receiver> {
+pub(crate) fn resolve(documents: &Documents, faults: &mut FaultCollector) -> Vec<Receiver> {
     let mut receivers = Vec::new();
     for document in documents.of_files() {
         for declared in &document.notify {
-            let place = Place::new(document, &declared.path);
+            let place = FaultPlace::new(document, &declared.path);
             let Some(url) = &declared.entity.url else {
                 faults.missing(&place.key("url"), "`url`", "say where, such as https://hooks.example.com/x");
                 continue;

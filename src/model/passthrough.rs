@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::model::host_match::HostMatch;
 use crate::model::name::{Name, Scope};
-use crate::model::route::HostMatch;
 use crate::model::service::Service;
 
 /// Fields of a route that apply to connections; the others apply to requests, which are encrypted.

@@ -65,14 +65,14 @@ pub mod code {
 
 /// Path in a document.
 #[derive(Debug, Clone)]
-pub struct Place<'a> {
+pub struct FaultPlace<'a> {
     /// Document.
     pub document: &'a Document,
     /// Path within the document.
     pub path: Path,
 }
 
-impl<'a> Place<'a> {
+impl<'a> FaultPlace<'a> {
     /// Returns the place at this path, such as the top of an entity.
     pub fn new(document: &'a Document, path: &Path) -> Self {
         Self { document, path: path.clone() }
@@ -96,7 +96,7 @@ impl<'a> Place<'a> {
 
 /// Faults found so far.
 #[derive(Debug, Default)]
-pub struct Faults {
+pub struct FaultCollector {
     /// Faults in the order in which they were found.
     pub violations: Vec<Violation>,
     /// Time at which the faults change although no input changed, because certificates expire; `None` if they
@@ -104,7 +104,7 @@ pub struct Faults {
     pub until: Option<Timestamp>,
 }
 
-impl Faults {
+impl FaultCollector {
     /// Limits the time until which the faults hold to the earliest of these.
     pub fn hold_until(&mut self, at: impl IntoIterator<Item = Timestamp>) {
         self.until = at.into_iter().chain(self.until).min();
@@ -113,7 +113,7 @@ impl Faults {
     /// Adds an error at `place` with a suggestion, unless decoding has already reported the place.
     pub fn error(
         &mut self,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         code: &'static str,
         message: String,
         help: impl Into<Option<String>>,
@@ -124,7 +124,7 @@ impl Faults {
     /// Adds an error with other places that explain it; otherwise like [`Self::error`].
     pub fn error_with(
         &mut self,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         code: &'static str,
         message: String,
         help: impl Into<Option<String>>,
@@ -134,24 +134,24 @@ impl Faults {
     }
 
     /// Adds a warning: valid, but probably not what was meant.
-    pub fn warning(&mut self, place: &Place<'_>, code: &'static str, message: String, help: String) {
+    pub fn warning(&mut self, place: &FaultPlace<'_>, code: &'static str, message: String, help: String) {
         self.add(place, code, Level::Warning, message, Some(help), Vec::new());
     }
 
     /// Adds an error for an invalid value.
-    pub fn wrong(&mut self, place: &Place<'_>, message: String, help: impl Into<Option<String>>) {
+    pub fn wrong(&mut self, place: &FaultPlace<'_>, message: String, help: impl Into<Option<String>>) {
         self.error(place, tree::WRONG_VALUE, message, help);
     }
 
     /// Adds an error for a missing field.
-    pub fn missing(&mut self, place: &Place<'_>, what: &str, help: &str) {
+    pub fn missing(&mut self, place: &FaultPlace<'_>, what: &str, help: &str) {
         self.error(place, tree::MISSING_FIELD, format!("{what} is missing"), help.to_owned());
     }
 
     /// Adds an error for a reference to something that does not exist, with similar names if there are any.
     pub fn dangling<'n>(
         &mut self,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         kind: &str,
         name: &str,
         names: impl IntoIterator<Item = &'n str>,
@@ -165,7 +165,7 @@ impl Faults {
 
     fn add(
         &mut self,
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         code: &'static str,
         level: Level,
         message: String,

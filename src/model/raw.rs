@@ -12,36 +12,36 @@ use crate::config::{Path, near};
 use crate::envoy::ResourceType;
 use crate::model::documents::Documents;
 use crate::model::listener::Listener;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 
 /// Maximum number of dangling references that are reported one by one.
-const MAX_TOLD: usize = 20;
+const MAX_REPORTED: usize = 20;
 
 /// Names that may be referred to or that are taken.
-struct Names<'a> {
+struct RawNames<'a> {
     /// First raw resource of each key, with its document.
     raw: HashMap<&'a str, (&'a Document, &'a Declared<Arc<Resource>>)>,
     /// Compiled entities, with the places of their declarations; the default listener has none.
     compiled: HashMap<(Kind, &'a str), Option<(&'a Document, &'a Path)>>,
 }
 
-/// Resolves the raw resources, sorted by type and name. `whole` is false if names may exist that no document
-/// shows.
+/// Resolves the raw resources, sorted by type and name. `is_complete` is false if names may exist that no
+/// document shows.
 pub(super) fn resolve(
     documents: &Documents,
     listeners: &[Listener],
-    whole: bool,
-    faults: &mut Faults,
+    is_complete: bool,
+    faults: &mut FaultCollector,
 ) -> Vec<Arc<Resource>> {
     if all(documents).next().is_none() {
         return Vec::new();
     }
-    let mut names = Names { raw: HashMap::new(), compiled: compiled(documents, listeners) };
+    let mut names = RawNames { raw: HashMap::new(), compiled: compiled(documents, listeners) };
     for (document, declared) in all(documents) {
         names.conflict(document, declared, faults);
-        names.take(document, declared, faults);
+        names.add(document, declared, faults);
     }
-    if whole {
+    if is_complete {
         names.dangling(documents, faults);
     }
     let mut resources: Vec<Arc<Resource>> =
@@ -98,25 +98,31 @@ fn compiled<'a>(
     compiled
 }
 
-fn name_of<'a>(document: &'a Document, declared: &Declared<Arc<Resource>>) -> Place<'a> {
-    Place::new(document, &declared.path).key(declared.entity.resource_type.name_field())
+fn name_of<'a>(document: &'a Document, declared: &Declared<Arc<Resource>>) -> FaultPlace<'a> {
+    FaultPlace::new(document, &declared.path).key(declared.entity.resource_type.name_field())
 }
 
-impl<'a> Names<'a> {
-    fn conflict(&self, document: &Document, declared: &Declared<Arc<Resource>>, faults: &mut Faults) {
+impl<'a> RawNames<'a> {
+    fn conflict(&self, document: &Document, declared: &Declared<Arc<Resource>>, faults: &mut FaultCollector) {
         let (resource_type, name) = (declared.entity.resource_type, declared.entity.name());
         let Some((kind, own)) = maker(resource_type, name) else { return };
         let Some(maker) = self.compiled.get(&(kind, own)) else { return };
         let (kind, word) = (kind.singular(), resource_type.singular());
         let message = format!("the {kind} `{own}` is compiled to {word} `{name}` already");
         let help = format!("give one of them another name, or change the {word} by a patch");
-        let related = maker
-            .map(|(document, path)| Place::new(document, path).key("name").related(&format!("the {kind}")));
+        let related = maker.map(|(document, path)| {
+            FaultPlace::new(document, path).key("name").related(&format!("the {kind}"))
+        });
         let related = related.into_iter().collect();
         faults.error_with(&name_of(document, declared), code::RAW_CONFLICT, message, help, related);
     }
 
-    fn take(&mut self, document: &'a Document, declared: &'a Declared<Arc<Resource>>, faults: &mut Faults) {
+    fn add(
+        &mut self,
+        document: &'a Document,
+        declared: &'a Declared<Arc<Resource>>,
+        faults: &mut FaultCollector,
+    ) {
         let resource = &declared.entity;
         let Some((other_document, other)) = self.raw.get(&*resource.key) else {
             self.raw.insert(&resource.key, (document, declared));
@@ -134,14 +140,14 @@ impl<'a> Names<'a> {
             || self.raw.contains_key(raw::key(resource_type, name).as_str())
     }
 
-    fn dangling(&self, documents: &Documents, faults: &mut Faults) {
+    fn dangling(&self, documents: &Documents, faults: &mut FaultCollector) {
         let references = all(documents)
             .flat_map(|(document, declared)| declared.entity.references.iter().map(move |it| (document, it)));
         let mut dangling = references
             .filter(|(_, it)| !self.has(it.resource_type, &it.name))
             .collect::<Vec<_>>()
             .into_iter();
-        for (document, Reference { path, resource_type, name }) in dangling.by_ref().take(MAX_TOLD) {
+        for (document, Reference { path, resource_type, name }) in dangling.by_ref().take(MAX_REPORTED) {
             let message = match resource_type {
                 ResourceType::Endpoints => format!("there are no endpoints for `{name}`"),
                 _ => format!("no {} is named `{name}`", resource_type.singular()),
@@ -150,13 +156,13 @@ impl<'a> Names<'a> {
                 Some(word) => format!("did you mean `{word}`?"),
                 None => "declare it, unless the Envoys' bootstrap has it".to_owned(),
             };
-            faults.warning(&Place::new(document, path), code::RAW_DANGLING, message, help);
+            faults.warning(&FaultPlace::new(document, path), code::RAW_DANGLING, message, help);
         }
         let more = dangling.len();
         if let Some((document, Reference { path, name, .. })) = dangling.next() {
             let message = format!("`{name}` is not there, and so it is with {} more names", more - 1);
             let help = "the warnings before this one are of the same kind".to_owned();
-            faults.warning(&Place::new(document, path), code::RAW_DANGLING, message, help);
+            faults.warning(&FaultPlace::new(document, path), code::RAW_DANGLING, message, help);
         }
     }
 

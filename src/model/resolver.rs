@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::document::{self, Declared};
 use crate::model::documents::Documents;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 
 /// Default port of DNS.
 const DNS: u16 = 53;
@@ -35,21 +35,25 @@ impl Default for Resolver {
 }
 
 /// Resolves the resolver that the documents declare. A second declaration is a fault.
-pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Resolver {
+pub(crate) fn resolve(documents: &Documents, faults: &mut FaultCollector) -> Resolver {
     let mut declared =
         documents.of_files().filter_map(|document| Some((document, document.resolver.as_ref()?)));
     let Some((document, first)) = declared.next() else { return Resolver::default() };
-    let place = Place::new(document, &first.path);
+    let place = FaultPlace::new(document, &first.path);
     for (document, Declared { path, .. }) in declared {
         let message = "the resolver is declared twice".to_owned();
         let help = "say all of it in one place".to_owned();
         let related = vec![place.related("first declared here")];
-        faults.error_with(&Place::new(document, path), code::DECLARED_TWICE, message, help, related);
+        faults.error_with(&FaultPlace::new(document, path), code::DECLARED_TWICE, message, help, related);
     }
     understand(&place, &first.entity, faults)
 }
 
-fn understand(place: &Place<'_>, declared: &document::resolver::Resolver, faults: &mut Faults) -> Resolver {
+fn understand(
+    place: &FaultPlace<'_>,
+    declared: &document::resolver::Resolver,
+    faults: &mut FaultCollector,
+) -> Resolver {
     let default = Resolver::default();
     let mut servers = Vec::new();
     for (index, text) in declared.servers.iter().enumerate() {

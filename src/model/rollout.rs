@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::document::{self, Declared};
 use crate::config::values::Switch;
 use crate::model::documents::Documents;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 
 /// Settings of the rollout of a change.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,21 +30,25 @@ impl Default for Rollout {
 }
 
 /// Resolves the rollout that the documents declare. A second declaration is a fault.
-pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Rollout {
+pub(crate) fn resolve(documents: &Documents, faults: &mut FaultCollector) -> Rollout {
     let mut declared =
         documents.of_files().filter_map(|document| Some((document, document.rollout.as_ref()?)));
     let Some((document, first)) = declared.next() else { return Rollout::default() };
-    let place = Place::new(document, &first.path);
+    let place = FaultPlace::new(document, &first.path);
     for (document, Declared { path, .. }) in declared {
         let message = "the rollout is declared twice".to_owned();
         let help = "say all of it in one place".to_owned();
         let related = vec![place.related("first declared here")];
-        faults.error_with(&Place::new(document, path), code::DECLARED_TWICE, message, help, related);
+        faults.error_with(&FaultPlace::new(document, path), code::DECLARED_TWICE, message, help, related);
     }
     understand(&place, &first.entity, faults)
 }
 
-fn understand(place: &Place<'_>, declared: &document::rollout::Rollout, faults: &mut Faults) -> Rollout {
+fn understand(
+    place: &FaultPlace<'_>,
+    declared: &document::rollout::Rollout,
+    faults: &mut FaultCollector,
+) -> Rollout {
     let default = Rollout::default();
     let error_rate = match &declared.abort_if {
         None => default.error_rate,

@@ -10,9 +10,9 @@ use crate::config::document;
 use crate::config::document::service::MethodsOnce;
 use crate::config::near;
 use crate::config::values::Switch;
+use crate::model::host_match::is_authority;
 use crate::model::name::Name;
-use crate::model::place::{Faults, Place, code};
-use crate::model::route::is_authority;
+use crate::model::place::{FaultCollector, FaultPlace, code};
 use crate::model::service::hash::HashBy;
 use crate::model::target;
 use crate::model::upstream::Upstream;
@@ -25,7 +25,7 @@ pub struct Service {
     /// Upstreams that serve its requests: at least one, by tier, then in declaration order.
     pub members: Vec<Member>,
     /// Timeouts and retries; a route may override them.
-    pub policy: Policy,
+    pub policy: RequestPolicy,
     /// Host header that targets get.
     pub host_header: HostHeader,
     /// Hash keys for a hashing balancer, in order of precedence: the first that a request has is used.
@@ -70,7 +70,11 @@ pub enum HostHeader {
 }
 
 impl HostHeader {
-    pub(crate) fn resolve(place: &Place<'_>, declared: Option<&str>, faults: &mut Faults) -> Self {
+    pub(crate) fn resolve(
+        place: &FaultPlace<'_>,
+        declared: Option<&str>,
+        faults: &mut FaultCollector,
+    ) -> Self {
         match declared.unwrap_or(document::service::Service::HOST_HEADER) {
             "keep" => Self::Keep,
             "target" => Self::Target,
@@ -88,7 +92,7 @@ impl HostHeader {
 /// Timeouts and retries of a request. A `None` value is derived from the tiers of the upstreams during
 /// compilation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
+pub struct RequestPolicy {
     /// Timeout of the whole request, over all tries; zero for no limit.
     pub timeout: Duration,
     /// Timeout of one try of an idempotent request; zero for no limit.
@@ -149,11 +153,11 @@ const RETRY_ON: [&str; 16] = [
 
 /// Maximum number of orders of the members. Each order is a cluster (without a thread or a connection of its
 /// own) and an entry in every route.
-const MAX_WAYS: usize = 90;
+const MAX_ORDERS: usize = 90;
 
 /// Timeouts and retries that a service or a route declares.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Declared<'a> {
+pub(crate) struct DeclaredPolicy<'a> {
     pub(crate) timeout: Option<crate::config::values::Duration>,
     pub(crate) try_timeout: Option<crate::config::values::Duration>,
     pub(crate) retries: Option<&'a Switch<document::service::Retries>>,
@@ -161,13 +165,13 @@ pub(crate) struct Declared<'a> {
 
 /// Resolves the policy of a service, or that of a route over its service's.
 pub(crate) fn resolve(
-    place: &Place<'_>,
-    declared: Declared<'_>,
-    base: Option<&Policy>,
-    faults: &mut Faults,
-) -> Policy {
+    place: &FaultPlace<'_>,
+    declared: DeclaredPolicy<'_>,
+    base: Option<&RequestPolicy>,
+    faults: &mut FaultCollector,
+) -> RequestPolicy {
     let inherited = base.and_then(|base| base.retries.clone());
-    let policy = Policy {
+    let policy = RequestPolicy {
         timeout: declared.timeout.map_or_else(
             || base.map_or(document::service::Service::TIMEOUT.0, |base| base.timeout),
             |timeout| timeout.0,
@@ -210,16 +214,20 @@ impl Default for Retries {
 
 /// Resolves the weight and the priority of a member of a service.
 pub(crate) fn share(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::service::Member,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> (u32, u32) {
     let weight = target::weight(place, declared.weight, faults);
     (weight, target::priority(place, declared.priority, declared.failover, "member", faults))
 }
 
 /// Checks the members of a service together, and turns their priorities into tiers.
-pub(crate) fn members(place: &Place<'_>, mut members: Vec<Member>, faults: &mut Faults) -> Vec<Member> {
+pub(crate) fn members(
+    place: &FaultPlace<'_>,
+    mut members: Vec<Member>,
+    faults: &mut FaultCollector,
+) -> Vec<Member> {
     if !members.is_empty() && members.iter().all(|member| member.weight == 0) {
         let help = "let at least one of them have a weight above 0".to_owned();
         faults.error(place, code::NO_SHARE, "no member of this service gets traffic".to_owned(), help);
@@ -235,11 +243,11 @@ pub(crate) fn members(place: &Place<'_>, mut members: Vec<Member>, faults: &mut 
         member.tier = u32::try_from(priorities.range(..member.tier).count()).unwrap_or(u32::MAX);
     }
     members.sort_by_key(|member| member.tier);
-    let ways = ways(&members);
-    if ways > MAX_WAYS {
-        let message = format!("there are {ways} ways through the members of this service");
+    let orders = orders(&members);
+    if orders > MAX_ORDERS {
+        let message = format!("there are {orders} ways through the members of this service");
         let help = format!(
-            "at most {MAX_WAYS}: a tier of n members has n × (n − 1), and those of several tiers are multiplied"
+            "at most {MAX_ORDERS}: a tier of n members has n × (n − 1), and those of several tiers are multiplied"
         );
         faults.error(place, code::TOO_MANY_MEMBERS, message, help);
     }
@@ -248,17 +256,17 @@ pub(crate) fn members(place: &Place<'_>, mut members: Vec<Member>, faults: &mut 
 
 /// Returns the number of orders in which the members may be tried: in each tier any weighted member may be
 /// the first, and any other the second.
-fn ways(members: &[Member]) -> usize {
+fn orders(members: &[Member]) -> usize {
     let weighted = members.iter().filter(|member| member.weight > 0).collect::<Vec<_>>();
     let tiers = weighted.chunk_by(|one, next| one.tier == next.tier);
     tiers.map(|tier| (tier.len() * (tier.len() - 1)).max(1)).fold(1, usize::saturating_mul)
 }
 
 fn resolve_retries(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::service::Retries,
     base: Option<Retries>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Retries {
     let base = base.unwrap_or_default();
     let back_off = declared.back_off.clone().unwrap_or_default();
@@ -298,7 +306,7 @@ fn resolve_retries(
     retries
 }
 
-fn retry_on(place: &Place<'_>, words: &[String], faults: &mut Faults) -> Vec<String> {
+fn retry_on(place: &FaultPlace<'_>, words: &[String], faults: &mut FaultCollector) -> Vec<String> {
     for (index, word) in words.iter().enumerate() {
         if !RETRY_ON.contains(&word.as_str()) {
             let help = match near(word, RETRY_ON).first() {

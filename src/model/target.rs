@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::config::document;
 use crate::envoy::node::Locality;
 use crate::model::health::{self, TargetCheck};
-use crate::model::place::{Faults, Place, code};
-use crate::model::tls::OfTarget;
+use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::tls::TargetTls;
 
 /// Maximum weight of one target. Envoy adds up weights in 32 bits.
 pub const MAX_WEIGHT: u32 = 65_535;
@@ -23,6 +23,16 @@ pub enum Host {
     Name(String),
     /// Name whose SRV records give hosts and ports, in lower case.
     Service(String),
+}
+
+impl Host {
+    /// Returns the IP address; none for a name or a service.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(ip) => Some(*ip),
+            Self::Name(_) | Self::Service(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Host {
@@ -133,23 +143,23 @@ pub struct Target {
     /// Health check, as far as its upstream has checks.
     pub health_check: TargetCheck,
     /// TLS settings of the connections to it.
-    pub tls: OfTarget,
+    pub tls: TargetTls,
 }
 
 /// Declared target, before the priorities of its upstream are turned into tiers.
 #[derive(Debug, Clone)]
-pub(crate) struct Candidate<'a> {
-    pub(crate) place: Place<'a>,
+pub(crate) struct TargetCandidate<'a> {
+    pub(crate) place: FaultPlace<'a>,
     pub(crate) address: Address,
     pub(crate) weight: u32,
     pub(crate) priority: u32,
     pub(crate) enabled: bool,
     pub(crate) locality: Locality,
     pub(crate) health_check: TargetCheck,
-    pub(crate) tls: OfTarget,
+    pub(crate) tls: TargetTls,
 }
 
-impl Candidate<'_> {
+impl TargetCandidate<'_> {
     /// True if it gets traffic.
     pub(crate) fn is_used(&self) -> bool {
         self.enabled && self.weight > 0
@@ -158,11 +168,11 @@ impl Candidate<'_> {
 
 /// Resolves one declared target of `upstream`.
 pub(crate) fn resolve<'a>(
-    place: Place<'a>,
+    place: FaultPlace<'a>,
     target: &document::target::Target,
     upstream: &document::upstream::Upstream,
-    faults: &mut Faults,
-) -> Option<Candidate<'a>> {
+    faults: &mut FaultCollector,
+) -> Option<TargetCandidate<'a>> {
     let Some(text) = &target.target else {
         faults.missing(&place.key("target"), "`target`", "name it as host:port, such as 10.0.0.1:8080");
         return None;
@@ -181,7 +191,7 @@ pub(crate) fn resolve<'a>(
         let help = "remove `resolve: envoy`, or name the hosts".to_owned();
         faults.error(&place.key("target"), code::CONFLICT, message, help);
     }
-    Some(Candidate {
+    Some(TargetCandidate {
         address,
         weight: weight(&place, target.weight, faults),
         priority: priority(&place, target.priority, target.failover, "target", faults),
@@ -197,13 +207,13 @@ pub(crate) fn resolve<'a>(
             upstream.health_check.as_ref(),
             faults,
         ),
-        tls: OfTarget::AsUpstream,
+        tls: TargetTls::AsUpstream,
         place,
     })
 }
 
 /// Resolves the weight of a target, or of a member of a service. The default is 100.
-pub(crate) fn weight(place: &Place<'_>, declared: Option<u32>, faults: &mut Faults) -> u32 {
+pub(crate) fn weight(place: &FaultPlace<'_>, declared: Option<u32>, faults: &mut FaultCollector) -> u32 {
     let weight = declared.unwrap_or(document::target::Target::WEIGHT);
     if weight > MAX_WEIGHT {
         let help = format!("weights go from 0 to {MAX_WEIGHT}; only their ratio counts");
@@ -214,11 +224,11 @@ pub(crate) fn weight(place: &Place<'_>, declared: Option<u32>, faults: &mut Faul
 
 /// Resolves the priority of a target, or of a member of a service; `what` is the word for it in messages.
 pub(crate) fn priority(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     priority: Option<u32>,
     failover: Option<bool>,
     what: &str,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> u32 {
     match (priority, failover) {
         // `failover: false` beside `priority: 0` contradicts nothing.

@@ -11,12 +11,11 @@ use crate::config::material::Ca;
 use crate::config::values::Switch;
 use crate::model::certificate::{self, Authority, Certificate, Certificates, Sources};
 use crate::model::name::Name;
-use crate::model::place::{Faults, Place, code};
-use crate::model::target::Host;
+use crate::model::place::{FaultCollector, FaultPlace, code};
 
 /// TLS settings of connections to targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
+pub struct UpstreamTls {
     /// Server name that is requested.
     pub sni: Sni,
     /// Authorities whose certificates are accepted.
@@ -80,19 +79,19 @@ impl fmt::Display for SubjectName {
 
 /// TLS settings of one target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum OfTarget {
+pub enum TargetTls {
     /// Settings of its upstream.
     #[default]
     AsUpstream,
     /// TLS with settings of its own.
-    Own(Arc<Tls>),
+    Own(Arc<UpstreamTls>),
     /// Plain text, although its upstream has TLS.
     Plain,
 }
 
 /// Certificates that `tls` may refer to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Known<'a> {
+pub(crate) struct KnownCertificates<'a> {
     pub(crate) certificates: &'a Certificates,
     /// False if names may exist that no document shows, because a text could not be read.
     pub(crate) all_are_known: bool,
@@ -103,12 +102,12 @@ pub(crate) struct Known<'a> {
 /// of a CA's secret.
 pub(crate) fn resolve(
     owner: &str,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::tls::Tls,
-    base: Option<&Tls>,
-    known: Known<'_>,
-    faults: &mut Faults,
-) -> Tls {
+    base: Option<&UpstreamTls>,
+    known: KnownCertificates<'_>,
+    faults: &mut FaultCollector,
+) -> UpstreamTls {
     let sni = match &declared.sni {
         Some(text) => Sni::Name(server_name(text, &place.key("sni"), faults)),
         None => base.map_or(Sni::Host, |base| base.sni.clone()),
@@ -122,44 +121,44 @@ pub(crate) fn resolve(
         Some(name) => certificate_named(name, &place.key("client_certificate"), known, faults),
         None => base.and_then(|base| base.client_certificate.clone()),
     };
-    Tls { sni, trust: trust(owner, place, declared, base, known, faults), verify, client_certificate }
+    UpstreamTls { sni, trust: trust(owner, place, declared, base, known, faults), verify, client_certificate }
 }
 
-/// Resolves the TLS settings of a target.
+/// Resolves the TLS settings of a target. `ip` is its address; none if it is declared by a name.
 pub(crate) fn of_target(
     owner: &str,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: Option<&Switch<document::tls::Tls>>,
-    host: &Host,
-    upstream: Option<&Tls>,
-    known: Known<'_>,
-    faults: &mut Faults,
-) -> OfTarget {
+    ip: Option<IpAddr>,
+    upstream: Option<&UpstreamTls>,
+    known: KnownCertificates<'_>,
+    faults: &mut FaultCollector,
+) -> TargetTls {
     let own = match (declared, upstream) {
-        (Some(Switch::Off), Some(_)) => return OfTarget::Plain,
+        (Some(Switch::Off), Some(_)) => return TargetTls::Plain,
         (Some(Switch::On(declared)), _) => resolve(owner, place, declared, upstream, known, faults),
         (None, Some(upstream)) => upstream.clone(),
-        (Some(Switch::Off) | None, None) => return OfTarget::AsUpstream,
+        (Some(Switch::Off) | None, None) => return TargetTls::AsUpstream,
     };
-    let own = of_host(own, host);
-    if upstream == Some(&own) { OfTarget::AsUpstream } else { OfTarget::Own(Arc::new(own)) }
+    let own = for_address(own, ip);
+    if upstream == Some(&own) { TargetTls::AsUpstream } else { TargetTls::Own(Arc::new(own)) }
 }
 
 /// Adapts the settings to a target that is an IP address: it requests no server name, and the certificate
 /// must have the address unless other names are declared or nothing is verified.
-fn of_host(tls: Tls, host: &Host) -> Tls {
-    match host {
-        Host::Ip(ip) if tls.sni == Sni::Host => {
-            let is_unsaid = tls.verify == Verify::Sni && tls.trust != Trust::Anything;
+fn for_address(tls: UpstreamTls, ip: Option<IpAddr>) -> UpstreamTls {
+    match ip {
+        Some(ip) if tls.sni == Sni::Host => {
+            let is_default = tls.verify == Verify::Sni && tls.trust != Trust::Anything;
             let verify =
-                if is_unsaid { Verify::Names(vec![SubjectName::Ip(*ip)]) } else { tls.verify.clone() };
-            Tls { sni: Sni::None, verify, ..tls }
+                if is_default { Verify::Names(vec![SubjectName::Ip(ip)]) } else { tls.verify.clone() };
+            UpstreamTls { sni: Sni::None, verify, ..tls }
         }
         _ => tls,
     }
 }
 
-fn server_name(text: &str, place: &Place<'_>, faults: &mut Faults) -> String {
+fn server_name(text: &str, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> String {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
@@ -182,11 +181,11 @@ fn subject_name(text: &str) -> SubjectName {
 
 fn trust(
     owner: &str,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::tls::Tls,
-    base: Option<&Tls>,
-    known: Known<'_>,
-    faults: &mut Faults,
+    base: Option<&UpstreamTls>,
+    known: KnownCertificates<'_>,
+    faults: &mut FaultCollector,
 ) -> Trust {
     if declared.insecure.unwrap_or(document::tls::Tls::INSECURE) {
         let checks = [
@@ -215,9 +214,9 @@ fn trust(
 /// Returns the certificate of this name.
 pub(crate) fn certificate_named(
     name: &str,
-    place: &Place<'_>,
-    known: Known<'_>,
-    faults: &mut Faults,
+    place: &FaultPlace<'_>,
+    known: KnownCertificates<'_>,
+    faults: &mut FaultCollector,
 ) -> Option<Arc<Certificate>> {
     let found = Name::parse(name).and_then(|name| known.certificates.get(&name));
     if found.is_none() && known.all_are_known {

@@ -1,4 +1,4 @@
-//! Upstreams: pools of targets with a policy.
+//! Upstreams: groups of targets with a policy.
 //!
 //! The defaults are measured: together with the retries of a service, no idempotent request is lost when a
 //! target dies, freezes, refuses connections or answers 503. They need no knowledge of the service.
@@ -12,14 +12,14 @@ use crate::config::document::upstream::{
 };
 use crate::config::values::Toggle;
 use crate::model::cookie::Cookie;
-use crate::model::drill::{self, Drill};
+use crate::model::drill::{self, ScheduledDrill};
 use crate::model::failback::{self, Failback};
 use crate::model::header;
 use crate::model::health::{self, HealthCheck, OutlierDetection};
 use crate::model::name::Name;
-use crate::model::place::{Faults, Place, code};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 use crate::model::target::Target;
-use crate::model::tls::{OfTarget, Tls};
+use crate::model::tls::{TargetTls, UpstreamTls};
 
 /// Pool of targets and its policy; one Envoy cluster, or an aggregate of one cluster per tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Upstream {
     /// Protocol of the connections to targets.
     pub protocol: UpstreamProtocol,
     /// TLS to targets; `None` for plain text. A target may have its own settings.
-    pub tls: Option<Arc<Tls>>,
+    pub tls: Option<Arc<UpstreamTls>>,
     /// Time limit for opening a connection. The try timeout does not run meanwhile; hence the default never
     /// exceeds the shortest try timeout.
     pub connect_timeout: Duration,
@@ -52,7 +52,7 @@ pub struct Upstream {
     /// Conditions under which the primaries get their traffic back.
     pub failback: Failback,
     /// Scheduled drill of a failover.
-    pub drill: Option<Drill>,
+    pub drill: Option<ScheduledDrill>,
     /// Resolver of host names: the control plane or Envoy.
     pub resolve: Resolve,
     /// Buffering of responses until they are complete, if it is on.
@@ -79,12 +79,12 @@ impl Upstream {
 
     /// True if any target is reached over TLS.
     pub fn is_tls(&self) -> bool {
-        self.tls.is_some() || self.targets.iter().any(|target| matches!(target.tls, OfTarget::Own(_)))
+        self.tls.is_some() || self.targets.iter().any(|target| matches!(target.tls, TargetTls::Own(_)))
     }
 
     /// True if no target, nor one added without settings of its own, is reached in plain text.
     pub fn is_tls_throughout(&self) -> bool {
-        self.tls.is_some() && self.targets.iter().all(|target| target.tls != OfTarget::Plain)
+        self.tls.is_some() && self.targets.iter().all(|target| target.tls != TargetTls::Plain)
     }
 }
 
@@ -180,9 +180,9 @@ pub(crate) fn resolve(
     name: Name,
     (targets, tier_count): (Vec<Target>, u32),
     uses: Uses,
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     upstream: &document::upstream::Upstream,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Upstream {
     let by_distance = upstream.failover.as_ref().is_some_and(|failover| failover.locality == Some(true));
     if by_distance && upstream.resolve == Some(Resolve::Envoy) {
@@ -229,7 +229,7 @@ pub(crate) fn resolve(
     }
 }
 
-fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration {
+fn positive(value: Duration, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> Duration {
     if value < Duration::from_millis(1) {
         faults.wrong(place, "this time is too short".to_owned(), "1ms or more".to_owned());
     }
@@ -237,10 +237,10 @@ fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration
 }
 
 fn sticky(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &document::upstream::Sticky,
     upstream: &document::upstream::Upstream,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Sticky {
     let by_hash = upstream.load_balancer.is_some_and(LoadBalancer::is_by_hash);
     if by_hash || upstream.resolve == Some(Resolve::Envoy) {
@@ -262,7 +262,11 @@ fn sticky(
     }
 }
 
-fn slow_start(place: &Place<'_>, upstream: &document::upstream::Upstream, faults: &mut Faults) -> Duration {
+fn slow_start(
+    place: &FaultPlace<'_>,
+    upstream: &document::upstream::Upstream,
+    faults: &mut FaultCollector,
+) -> Duration {
     let slow_start = upstream.slow_start.unwrap_or(document::upstream::Upstream::SLOW_START).0;
     if slow_start.is_zero() {
         return slow_start;
@@ -276,7 +280,7 @@ fn slow_start(place: &Place<'_>, upstream: &document::upstream::Upstream, faults
     slow_start
 }
 
-fn limits(place: &Place<'_>, limits: document::upstream::Limits, faults: &mut Faults) -> Limits {
+fn limits(place: &FaultPlace<'_>, limits: document::upstream::Limits, faults: &mut FaultCollector) -> Limits {
     let retry_budget = limits.retry_budget.map(|budget| {
         let percent = budget.percent.unwrap_or(document::upstream::RetryBudget::PERCENT);
         if !(0.0..=100.0).contains(&percent) {
@@ -299,7 +303,11 @@ fn limits(place: &Place<'_>, limits: document::upstream::Limits, faults: &mut Fa
     }
 }
 
-fn failover(place: &Place<'_>, failover: document::upstream::Failover, faults: &mut Faults) -> Failover {
+fn failover(
+    place: &FaultPlace<'_>,
+    failover: document::upstream::Failover,
+    faults: &mut FaultCollector,
+) -> Failover {
     let factor = failover.factor.unwrap_or(document::upstream::Failover::FACTOR);
     if factor < 100 {
         faults.wrong(
@@ -318,9 +326,9 @@ fn failover(place: &Place<'_>, failover: document::upstream::Failover, faults: &
 }
 
 fn whole_response(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: Option<&Toggle<document::upstream::WholeResponse>>,
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<WholeResponse> {
     let declared = declared.and_then(Toggle::settings)?;
     let max = declared.max.unwrap_or(document::upstream::WholeResponse::MAX).0;

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
-
-/// Texts by file name.
-pub use crate::model::documents::Files;
+use crate::model::documents::Files;
 
 /// Time that a file may stay blank between being truncated and being written.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -56,8 +54,8 @@ fn read_again(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> 
             Err(error) => violations.push(unreadable(path, &error)),
         }
     }
-    for gone in last.keys().filter(|name| !found.contains(*name)) {
-        files.remove(gone);
+    for removed in last.keys().filter(|name| !found.contains(*name)) {
+        files.remove(removed);
     }
     if violations.is_empty() { Ok(files) } else { Err(violations) }
 }

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
-use crate::model::addresses::{Addresses, Place};
+use crate::model::addresses::{Addresses, ResolvedAddress};
 use crate::model::resolver::Resolver as Settings;
 use crate::model::target::Host;
 
@@ -34,24 +34,24 @@ const AT_ONCE: usize = 256;
 
 /// Resolver that remembers the answers.
 #[derive(Debug)]
-pub struct Resolver {
+pub struct DnsResolver {
     settings: Settings,
     dns: Option<TokioResolver>,
-    names: Names,
+    names: ResolvedNames,
     /// Next look-up of each name. A name has no entry while its look-up is under way.
     due: BTreeSet<(Instant, Host)>,
-    lookups: JoinSet<(Host, Result<Answer, String>)>,
+    lookups: JoinSet<(Host, Result<DnsAnswer, String>)>,
     permits: Arc<Semaphore>,
 }
 
 /// Shared view of the resolved names. Cheap to clone: clones share their state.
 #[derive(Debug, Clone, Default)]
-pub struct Names(Arc<Mutex<BTreeMap<Host, Known>>>);
+pub struct ResolvedNames(Arc<Mutex<BTreeMap<Host, NameEntry>>>);
 
 #[derive(Debug, Clone, Default)]
-struct Known {
+struct NameEntry {
     /// Last good answer; none if there never was one.
-    found: Option<Found>,
+    found: Option<DnsRecords>,
     /// Time of that answer.
     answered_at: Option<Instant>,
     /// Reason why the newest look-up failed, if it did.
@@ -64,48 +64,48 @@ struct Known {
 
 /// Good answer: it has at least one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Found {
+enum DnsRecords {
     Ips(Vec<IpAddr>),
-    Places(Vec<Place>),
+    Sockets(Vec<ResolvedAddress>),
 }
 
 #[derive(Debug)]
-struct Answer {
-    found: Found,
+struct DnsAnswer {
+    found: DnsRecords,
     valid_until: Instant,
 }
 
 /// State of a name.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Resolved {
+pub struct NameStatus {
     /// Age of the answer in use; none if there never was one.
     pub age: Option<Duration>,
     /// Reason why the newest look-up failed, if it did.
     pub error: Option<String>,
 }
 
-impl Names {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Host, Known>> {
+impl ResolvedNames {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Host, NameEntry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the state of a name; none if it is not resolved here.
-    pub fn resolved(&self, host: &Host) -> Option<Resolved> {
-        self.lock().get(host).map(|known| Resolved {
+    pub fn resolved(&self, host: &Host) -> Option<NameStatus> {
+        self.lock().get(host).map(|known| NameStatus {
             age: known.answered_at.map(|at| at.elapsed()),
             error: known.error.clone(),
         })
     }
 }
 
-impl Resolver {
+impl DnsResolver {
     /// Returns a resolver with default settings, which uses the DNS servers of the system.
     pub fn new() -> Self {
         let settings = Settings::default();
         Self {
             dns: dns(&settings.servers),
             settings,
-            names: Names::default(),
+            names: ResolvedNames::default(),
             due: BTreeSet::new(),
             lookups: JoinSet::new(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
@@ -113,7 +113,7 @@ impl Resolver {
     }
 
     /// Returns the shared view of the resolved names.
-    pub fn names(&self) -> Names {
+    pub fn names(&self) -> ResolvedNames {
         self.names.clone()
     }
 
@@ -137,19 +137,21 @@ impl Resolver {
         let new: Vec<Host> = {
             let mut names = self.names.lock();
             let new: Vec<Host> = hosts.iter().filter(|host| !names.contains_key(host)).cloned().collect();
-            names.extend(new.iter().map(|host| (host.clone(), Known { is_new: true, ..Known::default() })));
+            names.extend(
+                new.iter().map(|host| (host.clone(), NameEntry { is_new: true, ..NameEntry::default() })),
+            );
             new
         };
         for host in &new {
             self.look_up(host.clone());
         }
-        let is_unknown = |names: &Names| {
+        let is_unknown = |names: &ResolvedNames| {
             let names = names.lock();
             new.iter().any(|host| names.get(host).is_some_and(|known| known.is_new))
         };
         while is_unknown(&self.names) {
             match timeout_at(deadline, self.lookups.join_next()).await {
-                Ok(Some(ended)) => drop(ended.map(|(host, answer)| self.note(&host, answer))),
+                Ok(Some(ended)) => drop(ended.map(|(host, answer)| self.record(&host, answer))),
                 Ok(None) | Err(_) => return,
             }
         }
@@ -181,12 +183,12 @@ impl Resolver {
                     }
                 }
                 Some(ended) = self.lookups.join_next() => {
-                    changed |= ended.is_ok_and(|(host, answer)| self.note(&host, answer));
+                    changed |= ended.is_ok_and(|(host, answer)| self.record(&host, answer));
                 }
             }
             // Answers that arrived at the same time make one change.
             while let Some(ended) = self.lookups.try_join_next() {
-                changed |= ended.is_ok_and(|(host, answer)| self.note(&host, answer));
+                changed |= ended.is_ok_and(|(host, answer)| self.record(&host, answer));
             }
             if changed {
                 return;
@@ -199,11 +201,11 @@ impl Resolver {
         let mut addresses = Addresses::default();
         for (host, known) in self.names.lock().iter() {
             match (host, &known.found) {
-                (Host::Name(name), Some(Found::Ips(ips))) => {
+                (Host::Name(name), Some(DnsRecords::Ips(ips))) => {
                     addresses.names.insert(name.clone(), ips.clone());
                 }
-                (Host::Service(name), Some(Found::Places(places))) => {
-                    addresses.services.insert(name.clone(), places.clone());
+                (Host::Service(name), Some(DnsRecords::Sockets(sockets))) => {
+                    addresses.services.insert(name.clone(), sockets.clone());
                 }
                 _ => {}
             }
@@ -228,13 +230,13 @@ impl Resolver {
     }
 
     /// Records an answer and schedules the next look-up. True if the addresses differ.
-    fn note(&mut self, host: &Host, answer: Result<Answer, String>) -> bool {
+    fn record(&mut self, host: &Host, answer: Result<DnsAnswer, String>) -> bool {
         let now = Instant::now();
         let mut names = self.names.lock();
         let Some(known) = names.get_mut(host) else { return false };
         known.is_new = false;
         let (due, changed) = match answer {
-            Ok(Answer { found, valid_until }) => {
+            Ok(DnsAnswer { found, valid_until }) => {
                 if known.error.take().is_some() {
                     info!(name = %host, "resolves again");
                 }
@@ -268,7 +270,7 @@ impl Resolver {
     }
 }
 
-impl Default for Resolver {
+impl Default for DnsResolver {
     fn default() -> Self {
         Self::new()
     }
@@ -310,22 +312,22 @@ fn name_server(server: &SocketAddr) -> NameServerConfig {
 }
 
 /// Looks up one name. `last` is the last good answer.
-async fn look_up(dns: &TokioResolver, host: &Host, last: Option<Found>) -> Result<Answer, String> {
+async fn look_up(dns: &TokioResolver, host: &Host, last: Option<DnsRecords>) -> Result<DnsAnswer, String> {
     match host {
         Host::Name(name) => {
             let last = match &last {
-                Some(Found::Ips(ips)) => ips.as_slice(),
+                Some(DnsRecords::Ips(ips)) => ips.as_slice(),
                 _ => &[],
             };
             let (ips, valid_until) = ips(dns, name, last).await?;
-            Ok(Answer { found: Found::Ips(ips), valid_until })
+            Ok(DnsAnswer { found: DnsRecords::Ips(ips), valid_until })
         }
         Host::Service(name) => {
             let last = match last {
-                Some(Found::Places(places)) => places,
+                Some(DnsRecords::Sockets(sockets)) => sockets,
                 _ => Vec::new(),
             };
-            places(dns, name, &last).await
+            service_sockets(dns, name, &last).await
         }
         Host::Ip(_) => Err("an IP address needs no resolving".to_owned()),
     }
@@ -358,7 +360,11 @@ async fn ips(dns: &TokioResolver, name: &str, last: &[IpAddr]) -> Result<(Vec<Ip
 
 /// Looks up the SRV records of a service and the addresses of their hosts; the result is sorted. If a host
 /// fails, its addresses are kept from `last`.
-async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answer, String> {
+async fn service_sockets(
+    dns: &TokioResolver,
+    name: &str,
+    last: &[ResolvedAddress],
+) -> Result<DnsAnswer, String> {
     let found = records(dns, name, RecordType::SRV).await?;
     let (found, mut valid_until) = found.ok_or_else(|| "the service has no record".to_owned())?;
     let records: Vec<_> = found
@@ -368,7 +374,7 @@ async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answe
             _ => None,
         })
         .collect();
-    let led_to = records.iter().map(async |record| {
+    let resolved_hosts = records.iter().map(async |record| {
         let host = record.target.to_string().trim_end_matches('.').to_ascii_lowercase();
         let host = match host.parse() {
             Ok(ip) => Host::Ip(ip),
@@ -383,9 +389,9 @@ async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answe
         };
         (record, host, known, ips)
     });
-    let mut places = Vec::new();
+    let mut sockets = Vec::new();
     let mut error = "the service has no record".to_owned();
-    for (record, host, known, ips) in join_all(led_to).await {
+    for (record, host, known, ips) in join_all(resolved_hosts).await {
         let ips = match ips {
             Ok((ips, until)) => {
                 valid_until = valid_until.min(until);
@@ -396,7 +402,7 @@ async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answe
                 known
             }
         };
-        places.extend(ips.into_iter().map(|ip| Place {
+        sockets.extend(ips.into_iter().map(|ip| ResolvedAddress {
             priority: record.priority,
             socket: SocketAddr::new(ip, record.port),
             host: host.clone(),
@@ -405,12 +411,12 @@ async fn places(dns: &TokioResolver, name: &str, last: &[Place]) -> Result<Answe
             weight: Some(u32::from(record.weight.max(1))),
         }));
     }
-    places.sort();
-    places.dedup();
-    match places.is_empty() {
-        true => Err(error),
-        false => Ok(Answer { found: Found::Places(places), valid_until }),
+    sockets.sort();
+    sockets.dedup();
+    if sockets.is_empty() {
+        return Err(error);
     }
+    Ok(DnsAnswer { found: DnsRecords::Sockets(sockets), valid_until })
 }
 
 /// Returns the records of one type and the time at which they expire; none if DNS says that there are none.

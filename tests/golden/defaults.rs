@@ -16,9 +16,10 @@ use understudy::config::document::outlier::OutlierDetection;
 use understudy::config::document::resolver::Resolver;
 use understudy::config::document::upstream::Upstream;
 use understudy::config::{Violation, schema};
-use understudy::inspect::settings::{self, Origin, Setting};
+use understudy::inspect::settings;
+use understudy::inspect::settings::setting::{EffectiveSetting, SettingOrigin};
 use understudy::model::Model;
-use understudy::model::listener::{Listener, Protocol};
+use understudy::model::listener::{Listener, ProtocolSettings};
 use understudy::model::name::Name;
 use understudy::source::files;
 
@@ -314,7 +315,7 @@ fn derived_defaults_are_described_by_their_values() {
     check("Resolver", "max_ttl", Resolver::MAX_TTL.to_string());
     let listener = Listener::default_listener();
     check("File", "listeners", listener.address.to_string());
-    assert_eq!(listener.protocol, Protocol::Http);
+    assert_eq!(listener.protocol, ProtocolSettings::Http);
     check("File", "listeners", json!(ListenerProtocol::Http).as_str().unwrap().to_owned());
     check("File", "listeners", format!("`{}`", listener.name));
 }
@@ -357,7 +358,7 @@ fn field_at<'s>(
 
 /// A setting that `show` prints, and the field of the schema that it is a value of.
 struct Shown {
-    setting: Setting,
+    setting: EffectiveSetting,
     field: String,
     default: Option<Value>,
     is_of_target: bool,
@@ -367,7 +368,7 @@ struct Shown {
 fn shown(types: &BTreeMap<String, Value>, upstream: &str) -> Vec<Shown> {
     let text = format!("{{ upstreams: [{upstream}], services: [{{ name: shop, upstream: shop }}] }}");
     let build = build(&serde_yaml::from_str(&text).unwrap()).unwrap();
-    let settings = settings::upstream(&build, &Name::parse("shop").unwrap()).unwrap();
+    let settings = settings::of(&build, &Name::parse("shop").unwrap()).unwrap();
     let settings = settings.into_iter().filter(|it| !it.path.split(['.', ']']).any(|key| key == "envoy"));
     let shown = settings.map(|setting| {
         let (of, path) = match setting.path.split_once("].") {
@@ -415,9 +416,9 @@ fn the_defaults_that_show_prints_are_those_of_the_schema() {
     let types = types();
     let all: Vec<Shown> = SHOWN.iter().flat_map(|upstream| shown(&types, upstream)).collect();
     let wrong = all.iter().filter(|shown| match shown.setting.origin {
-        Origin::Default => !is_default(shown),
-        Origin::Derived { .. } => !is_derived(shown),
-        Origin::File { .. } | Origin::Stored => false,
+        SettingOrigin::Default => !is_default(shown),
+        SettingOrigin::Derived { .. } => !is_derived(shown),
+        SettingOrigin::File { .. } | SettingOrigin::Stored => false,
     });
     let wrong = wrong.map(|Shown { setting, field, default, .. }| {
         format!("{field}: {} is shown as {:?}, the default is {default:?}", setting.value, setting.origin)

@@ -23,11 +23,11 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf as wrappers;
 
-use crate::build::compile::pool::{self, Discovery, Pool};
+use crate::build::compile::target_cluster::{self, AddressSource, TargetCluster};
 use crate::build::compile::{ads, any, duration, endpoint, health, tls, uint32, whole_response};
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::config::document::upstream::{LoadBalancer, UpstreamProtocol, WhenAllDown};
-use crate::memo::Shared;
+use crate::memo::ArcEq;
 use crate::model::overrides::{First, OverridesByUpstream};
 use crate::model::upstream::{Limits, Upstream, WholeResponse};
 
@@ -35,39 +35,40 @@ const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProt
 
 /// Everything that the clusters of an upstream depend on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Input {
-    upstream: Shared<Upstream>,
+pub struct ClusterInput {
+    upstream: ArcEq<Upstream>,
     /// Override of the tier that serves first; none if there is no override, or if the upstream has a single
     /// cluster, whose endpoints carry the override.
     first: Option<First>,
 }
 
-impl Input {
+impl ClusterInput {
     /// Collects what the clusters of `upstream` depend on.
-    pub fn new(upstream: Shared<Upstream>, overrides: &OverridesByUpstream) -> Self {
-        let first = pool::first(&upstream.0, overrides);
+    pub fn new(upstream: ArcEq<Upstream>, overrides: &OverridesByUpstream) -> Self {
+        let first = target_cluster::first_override(&upstream.0, overrides);
         Self { upstream, first }
     }
 }
 
 /// Compiles the clusters of an upstream: one that holds all its targets, or one for each tier and an
 /// aggregate.
-pub fn compile(input: &Input) -> Vec<Resource> {
+pub fn compile(input: &ClusterInput) -> Vec<Resource> {
     let upstream = &*input.upstream.0;
-    let pools = pool::of(upstream).into_iter().map(|pool| holding(&pool, upstream));
-    let over_tiers = upstream
-        .has_cluster_for_each_tier()
-        .then(|| aggregate(upstream.name.as_str(), &pool::led(upstream, input.first), upstream));
-    pools.chain(over_tiers).collect()
+    let target_clusters =
+        target_cluster::all(upstream).into_iter().map(|target_cluster| holding(&target_cluster, upstream));
+    let over_tiers = upstream.has_cluster_for_each_tier().then(|| {
+        aggregate(upstream.name.as_str(), &target_cluster::in_serving_order(upstream, input.first), upstream)
+    });
+    target_clusters.chain(over_tiers).collect()
 }
 
 /// Returns a cluster that holds targets.
-fn holding(pool: &Pool<'_>, upstream: &Upstream) -> Resource {
+fn holding(target_cluster: &TargetCluster<'_>, upstream: &Upstream) -> Resource {
     // Upstream filters are taken from the cluster that a route names: this one, unless there is an aggregate.
     let whole_response = upstream.whole_response.as_ref().filter(|_| !upstream.has_cluster_for_each_tier());
-    let (transport_socket, transport_socket_matches) = tls::to_targets(upstream, pool.targets);
+    let (transport_socket, transport_socket_matches) = tls::to_targets(upstream, target_cluster.targets);
     let cluster = envoy::Cluster {
-        name: pool.name.clone(),
+        name: target_cluster.name.clone(),
         connect_timeout: Some(duration(upstream.connect_timeout)),
         // Removed targets would otherwise keep serving for as long as their health checks pass.
         ignore_health_on_host_removal: true,
@@ -87,9 +88,9 @@ fn holding(pool: &Pool<'_>, upstream: &Upstream) -> Resource {
         close_connections_on_host_health_failure: upstream.protocol == UpstreamProtocol::Tcp,
         ..Default::default()
     };
-    match pool.discovery {
-        Discovery::Eds => by_eds(cluster),
-        Discovery::Dns => by_dns(cluster, pool, upstream),
+    match target_cluster.discovery {
+        AddressSource::Eds => by_eds(cluster),
+        AddressSource::Dns => by_dns(cluster, target_cluster, upstream),
     }
 }
 
@@ -108,7 +109,7 @@ fn by_eds(cluster: envoy::Cluster) -> Resource {
 ///
 /// DNS answers are used until their TTL ends. If the DNS server fails or does not respond, Envoy keeps the
 /// last answer. An answer without addresses empties the tier, so that the next tier serves.
-fn by_dns(cluster: envoy::Cluster, pool: &Pool<'_>, upstream: &Upstream) -> Resource {
+fn by_dns(cluster: envoy::Cluster, target_cluster: &TargetCluster<'_>, upstream: &Upstream) -> Resource {
     let every = Some(duration(std::time::Duration::from_secs(1)));
     let dns = DnsCluster {
         // Refresh rate of answers whose TTL is 0.
@@ -121,16 +122,17 @@ fn by_dns(cluster: envoy::Cluster, pool: &Pool<'_>, upstream: &Upstream) -> Reso
     };
     let cluster = envoy::Cluster {
         cluster_discovery_type: Some(cluster_type("envoy.cluster.dns", &dns)),
-        load_assignment: Some(endpoint::by_name(pool, upstream)),
+        load_assignment: Some(endpoint::by_name(target_cluster, upstream)),
         ..cluster
     };
     Resource::new(&cluster.name, &cluster)
 }
 
-/// Returns an aggregate cluster over `pools`, in this order. Settings that Envoy takes from the aggregate
-/// itself, which are the limits, the panic threshold and the filters, are those of `first`.
-pub(super) fn aggregate(name: &str, pools: &[Pool<'_>], first: &Upstream) -> Resource {
-    let clusters: Vec<String> = pools.iter().map(|pool| pool.name.clone()).collect();
+/// Returns an aggregate cluster over `target_clusters`, in this order. Settings that Envoy takes from the
+/// aggregate itself, which are the limits, the panic threshold and the filters, are those of `first`.
+pub(super) fn aggregate(name: &str, target_clusters: &[TargetCluster<'_>], first: &Upstream) -> Resource {
+    let clusters: Vec<String> =
+        target_clusters.iter().map(|target_cluster| target_cluster.name.clone()).collect();
     let cluster = envoy::Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(cluster_type(
@@ -160,15 +162,19 @@ fn cluster_type<M: prost::Message + prost::Name>(name: &str, config: &M) -> clus
     })
 }
 
-fn common_lb_config(upstream: &Upstream) -> cluster::CommonLbConfig {
-    let panic = match upstream.failover.when_all_down {
+/// Returns the percentage of usable targets of a tier below which Envoy ignores their health; 0 for never.
+pub fn panic_threshold(upstream: &Upstream) -> u32 {
+    match upstream.failover.when_all_down {
         // Any value above 0 has the same effect: with the factor of standby mode a tier is either fully
         // available or not at all.
-        WhenAllDown::TryAll => 1.0,
-        WhenAllDown::Fail => 0.0,
-    };
+        WhenAllDown::TryAll => 1,
+        WhenAllDown::Fail => 0,
+    }
+}
+
+fn common_lb_config(upstream: &Upstream) -> cluster::CommonLbConfig {
     cluster::CommonLbConfig {
-        healthy_panic_threshold: Some(Percent { value: panic }),
+        healthy_panic_threshold: Some(Percent { value: f64::from(panic_threshold(upstream)) }),
         // Envoy's default of 1 s delays the update that the last primary has died.
         update_merge_window: Some(duration(std::time::Duration::ZERO)),
         override_host_status: upstream.sticky.is_some().then(sessions_finish_on_draining_targets),

@@ -15,10 +15,10 @@ use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp}
 
 use crate::build::compile::service::orders;
 use crate::build::compile::{access_log, any, duration, tls, uint32};
+use crate::model::host_match::HostMatch;
 use crate::model::listener::{Listener, Termination};
 use crate::model::name::Name;
 use crate::model::passthrough::Passthrough;
-use crate::model::route::HostMatch;
 use crate::model::service::hash::HashBy;
 use crate::model::service::{Retries, Service};
 

@@ -11,14 +11,14 @@ use envoy_types::pb::envoy::config::endpoint::v3 as envoy;
 use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 
-use crate::build::compile::pool::{self, Discovery, Pool};
+use crate::build::compile::target_cluster::{self, AddressSource, TargetCluster};
 use crate::build::compile::{health, tls, uint32};
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::config::document::upstream::{FailoverMode, UpstreamProtocol};
 use crate::envoy::node::Locality;
-use crate::memo::Shared;
+use crate::memo::ArcEq;
 use crate::model::addresses::Addresses;
-use crate::model::locality::Distance;
+use crate::model::locality::{Distance, TierRank};
 use crate::model::overrides::{self, EndpointOverrides, First, State};
 use crate::model::target::{Host, MAX_PRIORITY, Target};
 use crate::model::upstream::Upstream;
@@ -30,22 +30,22 @@ const NEVER_SPILL: u32 = u32::MAX;
 
 /// Everything that the load assignments of an upstream depend on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Input {
-    upstream: Shared<Upstream>,
+pub struct EndpointInput {
+    upstream: ArcEq<Upstream>,
     /// Addresses of the host names among the targets, and of no others.
     addresses: Addresses,
     /// Override of the declared states and tiers; none if there is none.
-    endpoint_overrides: Option<Shared<EndpointOverrides>>,
+    endpoint_overrides: Option<ArcEq<EndpointOverrides>>,
     /// Locality of the Envoy; none if it is unknown or distance does not count.
     from: Option<Locality>,
 }
 
-impl Input {
+impl EndpointInput {
     /// Collects what the load assignments of `upstream` depend on, for an Envoy whose locality is unknown.
     pub fn new(
-        upstream: Shared<Upstream>,
+        upstream: ArcEq<Upstream>,
         addresses: &Addresses,
-        endpoint_overrides: Option<Shared<EndpointOverrides>>,
+        endpoint_overrides: Option<ArcEq<EndpointOverrides>>,
     ) -> Self {
         let addresses = addresses.of(upstream.0.targets.iter().map(|target| &target.address.host));
         Self { upstream, addresses, endpoint_overrides, from: None }
@@ -64,19 +64,29 @@ impl Input {
 }
 
 /// Compiles the load assignments of an upstream, one for each of its EDS clusters.
-pub fn compile(input: &Input) -> Vec<Resource> {
+pub fn compile(input: &EndpointInput) -> Vec<Resource> {
     let upstream = &*input.upstream.0;
     // Two names may resolve to one address. It is kept once, in the first tier, as Envoy itself would do.
     let mut seen: BTreeSet<SocketAddr> = BTreeSet::new();
-    let pools = pool::of(upstream).into_iter().filter(|pool| pool.discovery == Discovery::Eds);
-    pools
-        .map(|pool| Resource::new(&pool.name, &assignment(&pool, upstream, members(&pool, input, &mut seen))))
+    let target_clusters = target_cluster::all(upstream)
+        .into_iter()
+        .filter(|target_cluster| target_cluster.discovery == AddressSource::Eds);
+    target_clusters
+        .map(|target_cluster| {
+            Resource::new(
+                &target_cluster.name,
+                &assignment(&target_cluster, upstream, members(&target_cluster, input, &mut seen)),
+            )
+        })
         .collect()
 }
 
 /// Returns the load assignment of a cluster whose host names Envoy resolves itself.
-pub(super) fn by_name(pool: &Pool<'_>, upstream: &Upstream) -> envoy::ClusterLoadAssignment {
-    let members = pool.targets.iter().map(|target| Member {
+pub(super) fn by_name(
+    target_cluster: &TargetCluster<'_>,
+    upstream: &Upstream,
+) -> envoy::ClusterLoadAssignment {
+    let members = target_cluster.targets.iter().map(|target| AssignedEndpoint {
         tier: (target.tier, Distance::Elsewhere, 0),
         target,
         host: target.address.host.clone(),
@@ -84,16 +94,12 @@ pub(super) fn by_name(pool: &Pool<'_>, upstream: &Upstream) -> envoy::ClusterLoa
         weight: target.weight,
         health: core::HealthStatus::Unknown,
     });
-    assignment(pool, upstream, members.collect())
+    assignment(target_cluster, upstream, members.collect())
 }
 
-/// Sort key of tiers: the declared tier, then the distance to the Envoy, then the priority of a DNS SRV
-/// record.
-type Tier = (u32, Distance, u16);
-
 /// Endpoint before it is encoded.
-struct Member<'a> {
-    tier: Tier,
+struct AssignedEndpoint<'a> {
+    tier: TierRank,
     target: &'a Target,
     /// Host as declared, or as the SRV record names it.
     host: Host,
@@ -103,27 +109,33 @@ struct Member<'a> {
     health: core::HealthStatus,
 }
 
-/// Returns the endpoints of a pool whose address is not in `seen` yet, by tier, then as declared. Adds the
+/// Returns the endpoints of a cluster whose address is not in `seen` yet, by tier, then as declared. Adds the
 /// addresses to `seen`.
-fn members<'a>(pool: &Pool<'a>, input: &Input, seen: &mut BTreeSet<SocketAddr>) -> Vec<Member<'a>> {
+fn members<'a>(
+    target_cluster: &TargetCluster<'a>,
+    input: &EndpointInput,
+    seen: &mut BTreeSet<SocketAddr>,
+) -> Vec<AssignedEndpoint<'a>> {
     let distance = |target: &Target| input.upstream.0.distance(input.from.as_ref(), &target.locality);
-    let targets = pool.targets.iter().map(|target| (distance(target), target));
-    let targets = targets.filter(|(distance, _)| pool.distance.is_none_or(|of_pool| of_pool == *distance));
+    let targets = target_cluster.targets.iter().map(|target| (distance(target), target));
+    let targets = targets
+        .filter(|(distance, _)| target_cluster.distance.is_none_or(|of_cluster| of_cluster == *distance));
     let endpoint_overrides = input.endpoint_overrides();
     let mut places: Vec<_> = targets
         .flat_map(|(distance, target)| {
-            let places = input.addresses.places(&target.address).into_iter();
+            let places = input.addresses.resolve(&target.address).into_iter();
             // The aggregate orders the tiers if each has a cluster of its own.
-            let tier = match input.upstream.0.has_cluster_for_each_tier() {
-                true => target.tier,
-                false => endpoint_overrides.rank(target.tier),
+            let tier = if input.upstream.0.has_cluster_for_each_tier() {
+                target.tier
+            } else {
+                endpoint_overrides.rank(target.tier)
             };
             places.map(move |place| ((tier, distance, place.priority), target, place))
         })
         .collect();
     places.sort_by_key(|(tier, ..)| *tier);
     let new = places.into_iter().filter(|(_, _, place)| seen.insert(place.socket));
-    let members = new.map(|(tier, target, place)| Member {
+    let members = new.map(|(tier, target, place)| AssignedEndpoint {
         tier,
         target,
         host: place.host,
@@ -162,12 +174,15 @@ fn can_stand_by(upstream: &Upstream) -> bool {
 
 /// Scales the weights of two tiers that serve together so that each gets its percentage of the requests,
 /// whatever the declared weights of their targets.
-fn shared<'a>(mut members: Vec<Member<'a>>, endpoint_overrides: &EndpointOverrides) -> Vec<Member<'a>> {
+fn shared<'a>(
+    mut members: Vec<AssignedEndpoint<'a>>,
+    endpoint_overrides: &EndpointOverrides,
+) -> Vec<AssignedEndpoint<'a>> {
     let Some(First { tier: first, home }) = endpoint_overrides.first.filter(|first| first.home > 0) else {
         return members;
     };
     for (tier, percent) in [(0, home), (first, 100 - home.min(100))] {
-        let of_tier = |member: &&mut Member<'_>| member.target.tier == tier;
+        let of_tier = |member: &&mut AssignedEndpoint<'_>| member.target.tier == tier;
         let all: u64 = members.iter_mut().filter(of_tier).map(|member| u64::from(member.weight)).sum();
         for member in members.iter_mut().filter(of_tier) {
             member.weight = overrides::shared_weight(member.weight, all, percent);
@@ -177,13 +192,13 @@ fn shared<'a>(mut members: Vec<Member<'a>>, endpoint_overrides: &EndpointOverrid
 }
 
 fn assignment(
-    pool: &Pool<'_>,
+    target_cluster: &TargetCluster<'_>,
     upstream: &Upstream,
-    members: Vec<Member<'_>>,
+    members: Vec<AssignedEndpoint<'_>>,
 ) -> envoy::ClusterLoadAssignment {
     let overprovisioning_factor = Some(uint32(overprovisioning_factor(upstream)));
     envoy::ClusterLoadAssignment {
-        cluster_name: pool.name.clone(),
+        cluster_name: target_cluster.name.clone(),
         endpoints: localities(upstream, members),
         policy: Some(Policy { overprovisioning_factor, ..Default::default() }),
         ..Default::default()
@@ -201,9 +216,9 @@ pub fn overprovisioning_factor(upstream: &Upstream) -> u32 {
 
 /// Groups endpoints by priority and locality. Tiers whose names did not resolve are skipped, so that the
 /// priorities have no gaps. Tiers beyond Envoy's last priority are merged into that one.
-fn localities(upstream: &Upstream, members: Vec<Member<'_>>) -> Vec<envoy::LocalityLbEndpoints> {
-    let tiers: BTreeSet<Tier> = members.iter().map(|member| member.tier).collect();
-    let priorities: BTreeMap<Tier, u32> =
+fn localities(upstream: &Upstream, members: Vec<AssignedEndpoint<'_>>) -> Vec<envoy::LocalityLbEndpoints> {
+    let tiers: BTreeSet<TierRank> = members.iter().map(|member| member.tier).collect();
+    let priorities: BTreeMap<TierRank, u32> =
         tiers.into_iter().zip((0..=MAX_PRIORITY).chain(std::iter::repeat(MAX_PRIORITY))).collect();
     let mut localities: BTreeMap<(u32, &Locality), Vec<envoy::LbEndpoint>> = BTreeMap::new();
     for member in members {
@@ -225,7 +240,7 @@ fn localities(upstream: &Upstream, members: Vec<Member<'_>>) -> Vec<envoy::Local
         .collect()
 }
 
-fn endpoint(upstream: &Upstream, member: Member<'_>) -> envoy::LbEndpoint {
+fn endpoint(upstream: &Upstream, member: AssignedEndpoint<'_>) -> envoy::LbEndpoint {
     // An IPv6 address is written in brackets, as in a URL.
     let host = match &member.host {
         Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),

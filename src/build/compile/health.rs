@@ -24,7 +24,7 @@ const ANSWER: u64 = 64 << 10;
 /// Interval between a failed check and the next one while the threshold is not reached yet. It applies to TCP
 /// upstreams, where only checks detect a frozen target: the kernel still accepts connections, and there is no
 /// request whose missing response would count.
-const SECOND_LOOK: Duration = Duration::from_millis(10);
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Compiles the health check of a cluster.
 ///
@@ -38,7 +38,8 @@ pub(crate) fn health_check(check: &HealthCheck, upstream: &Upstream) -> core::He
         unhealthy_threshold: Some(uint32(check.unhealthy_threshold)),
         healthy_threshold: Some(uint32(check.healthy_threshold)),
         unhealthy_interval: Some(duration(check.unhealthy_interval)),
-        unhealthy_edge_interval: (upstream.protocol == UpstreamProtocol::Tcp).then(|| duration(SECOND_LOOK)),
+        unhealthy_edge_interval: (upstream.protocol == UpstreamProtocol::Tcp)
+            .then(|| duration(RETRY_INTERVAL)),
         // Envoy's default of 60 s leaves the standby of an idle service unchecked.
         no_traffic_interval: Some(duration(check.idle_interval)),
         no_traffic_healthy_interval: Some(duration(check.idle_interval)),
@@ -131,11 +132,11 @@ pub(crate) fn endpoint_check(
     let check = upstream.health_check.as_ref()?;
     let config = match target {
         TargetCheck::Off => HealthCheckConfig { disable_active_health_check: true, ..Default::default() },
-        TargetCheck::On { port, host: said } => {
+        TargetCheck::On { port, host: declared } => {
             let own = check.probe.names_the_target().then(|| host.to_owned());
             HealthCheckConfig {
                 port_value: port.or(check.port).map_or(0, u32::from),
-                hostname: said.clone().or(own).unwrap_or_default(),
+                hostname: declared.clone().or(own).unwrap_or_default(),
                 ..Default::default()
             }
         }

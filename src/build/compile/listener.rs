@@ -10,9 +10,9 @@ use envoy_types::pb::google::protobuf::BoolValue;
 
 use crate::build::compile::endpoint::socket_address;
 use crate::build::compile::{STATEFUL_SESSION, access_log, ads, any, connection, duration, tls};
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::model::Model;
-use crate::model::listener::{Listener, Protocol, Termination};
+use crate::model::listener::{Listener, ProtocolSettings, Termination};
 use crate::model::name::Name;
 use crate::model::passthrough::Passthrough;
 
@@ -20,7 +20,7 @@ const HTTP_CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_man
 
 /// Everything that a listener depends on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Input {
+pub struct ListenerInput {
     listener: Listener,
     /// Passthrough routes (by SNI) that the fleet serves on this listener.
     passthroughs: Vec<Passthrough>,
@@ -28,11 +28,11 @@ pub struct Input {
     upstreams: Vec<Name>,
 }
 
-impl Input {
+impl ListenerInput {
     /// Collects what `listener` depends on in `fleet`.
     pub fn new(model: &Model, fleet: &Name, listener: &Listener) -> Self {
         let upstreams = match listener.protocol {
-            Protocol::FailoverGateway(_) => model.upstreams.keys().cloned().collect(),
+            ProtocolSettings::FailoverGateway(_) => model.upstreams.keys().cloned().collect(),
             _ => Vec::new(),
         };
         let passthroughs = model.passthroughs_of(fleet, &listener.name).cloned().collect();
@@ -41,17 +41,17 @@ impl Input {
 }
 
 /// Compiles a listener.
-pub fn compile(input: &Input) -> Resource {
-    let Input { listener, passthroughs, upstreams } = input;
+pub fn compile(input: &ListenerInput) -> Resource {
+    let ListenerInput { listener, passthroughs, upstreams } = input;
     let name = listener.name.as_str();
     let (filter_chains, by_sni) = match &listener.protocol {
-        Protocol::Http => (vec![requests(listener, None)], false),
-        Protocol::Https(termination) => (vec![requests(listener, Some(termination))], false),
-        Protocol::Tcp(service) => (vec![connection::to_service(listener, service)], false),
-        Protocol::TlsPassthrough => {
+        ProtocolSettings::Http => (vec![requests(listener, None)], false),
+        ProtocolSettings::Https(termination) => (vec![requests(listener, Some(termination))], false),
+        ProtocolSettings::Tcp(service) => (vec![connection::to_service(listener, service)], false),
+        ProtocolSettings::TlsPassthrough => {
             (passthroughs.iter().map(|route| connection::by_sni(listener, route)).collect(), true)
         }
-        Protocol::FailoverGateway(termination) => {
+        ProtocolSettings::FailoverGateway(termination) => {
             let chain = |upstream| connection::to_upstream(listener, upstream, termination.as_ref());
             (upstreams.iter().map(chain).collect(), true)
         }

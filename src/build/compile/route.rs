@@ -21,26 +21,28 @@ use envoy_types::pb::envoy::config::route::v3 as envoy;
 
 use crate::build::compile::route::matching::Methods;
 use crate::build::compile::service;
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::config::document::service::MethodsOnce;
-use crate::memo::Shared;
+use crate::memo::ArcEq;
+use crate::model::host_match::HostMatch;
 use crate::model::name::{Name, Scope};
-use crate::model::route::action::Action;
-use crate::model::route::{HostMatch, PathMatch, Route};
+use crate::model::path_match::PathMatch;
+use crate::model::route::Route;
+use crate::model::route::action::RouteAction;
 
 /// Everything that a route configuration depends on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Input {
+pub struct RouteConfigInput {
     /// Listener whose name the configuration has.
     pub listener: Name,
     /// Contributions of the routes that the fleet serves on this listener.
-    pub parts: Vec<Shared<Part>>,
+    pub fragments: Vec<ArcEq<RouteFragment>>,
 }
 
 /// Contribution of one route to a route configuration. It stays equal when properties of the service change
 /// that do not show in a route, as do nearly all properties of its targets.
 #[derive(Debug, PartialEq)]
-pub struct Part {
+pub struct RouteFragment {
     name: Name,
     listeners: Scope,
     fleets: Scope,
@@ -48,14 +50,14 @@ pub struct Part {
     /// Paths, each with the Envoy routes that it becomes.
     paths: Vec<(PathMatch, Vec<envoy::Route>)>,
     /// Numbers of required methods, headers and query parameters.
-    asks_for: (usize, usize, usize),
+    condition_counts: (usize, usize, usize),
     /// Length of the body of a fixed response, in bytes; 0 for other actions.
     body_length: usize,
     /// Clusters that must exist before requests are sent to them.
     clusters: Vec<Arc<str>>,
 }
 
-impl Part {
+impl RouteFragment {
     /// Compiles the contribution of a route.
     pub fn new(route: &Route) -> Self {
         let Route { name, listeners, fleets, hosts, methods, headers, query, .. } = route;
@@ -66,7 +68,7 @@ impl Part {
             fleets: fleets.clone(),
             hosts: hosts.clone(),
             paths: route.paths.iter().map(|path| (path.clone(), envoy_routes(path, route))).collect(),
-            asks_for: (methods.len(), headers.len(), query.len()),
+            condition_counts: (methods.len(), headers.len(), query.len()),
             body_length: answer::body_length(route),
             clusters: forward.map(|forward| service::clusters(&forward.service)).unwrap_or_default(),
         }
@@ -79,34 +81,36 @@ impl Part {
 }
 
 /// Compiles the route configuration of a listener. It has the listener's name.
-pub fn compile(Input { listener, parts }: &Input) -> Resource {
-    let hosts: BTreeSet<&HostMatch> = parts.iter().flat_map(|part| &part.0.hosts).collect();
-    let mut by_host: HashMap<&HostMatch, Vec<&Part>> = HashMap::new();
-    for Shared(part) in parts {
-        part.hosts.iter().for_each(|host| by_host.entry(host).or_default().push(part));
+pub fn compile(RouteConfigInput { listener, fragments }: &RouteConfigInput) -> Resource {
+    let hosts: BTreeSet<&HostMatch> = fragments.iter().flat_map(|fragment| &fragment.0.hosts).collect();
+    let mut by_host: HashMap<&HostMatch, Vec<&RouteFragment>> = HashMap::new();
+    for ArcEq(fragment) in fragments {
+        fragment.hosts.iter().for_each(|host| by_host.entry(host).or_default().push(fragment));
     }
     let configuration = envoy::RouteConfiguration {
         name: listener.to_string(),
         virtual_hosts: hosts.into_iter().map(|host| virtual_host(host, &by_host)).collect(),
         ignore_port_in_host_matching: true,
-        max_direct_response_body_size_bytes: answer::longest_body(parts.iter().map(|it| it.0.body_length)),
+        max_direct_response_body_size_bytes: answer::longest_body(
+            fragments.iter().map(|it| it.0.body_length),
+        ),
         ..Default::default()
     };
     let mut resource = Resource::new(listener.as_str(), &configuration);
-    let clusters: BTreeSet<&Arc<str>> = parts.iter().flat_map(|part| &part.0.clusters).collect();
+    let clusters: BTreeSet<&Arc<str>> = fragments.iter().flat_map(|fragment| &fragment.0.clusters).collect();
     resource.clusters = clusters.into_iter().cloned().collect();
     resource
 }
 
 /// One path of a route, with the host of the route that covers the virtual host.
-struct Candidate<'a> {
+struct PathCandidate<'a> {
     host: &'a HostMatch,
     path: &'a PathMatch,
-    part: &'a Part,
+    fragment: &'a RouteFragment,
     routes: &'a [envoy::Route],
 }
 
-impl Candidate<'_> {
+impl PathCandidate<'_> {
     /// Returns the sort key; the smallest wins: by host, then path, then number of conditions, then name.
     fn rank(&self) -> impl Ord + use<> {
         let kind = match self.path {
@@ -115,8 +119,8 @@ impl Candidate<'_> {
             PathMatch::Regex(_) => 2,
         };
         let longest = Reverse(self.path.length());
-        let Part { name, asks_for, .. } = self.part;
-        (host_rank(self.host), kind, longest, Reverse(*asks_for), name.clone(), self.path.clone())
+        let RouteFragment { name, condition_counts, .. } = self.fragment;
+        (host_rank(self.host), kind, longest, Reverse(*condition_counts), name.clone(), self.path.clone())
     }
 }
 
@@ -131,17 +135,17 @@ fn host_rank(host: &HostMatch) -> (u8, Reverse<usize>) {
 }
 
 /// Returns the virtual host of `host`: the routes that name it, then those of wider hosts that cover it.
-fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&Part>>) -> envoy::VirtualHost {
+fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&RouteFragment>>) -> envoy::VirtualHost {
     let mut seen = HashSet::new();
-    let mut candidates: Vec<Candidate<'_>> = host
+    let mut candidates: Vec<PathCandidate<'_>> = host
         .covering()
         .iter()
         .filter_map(|covering| by_host.get_key_value(covering))
-        .flat_map(|(host, parts)| parts.iter().map(move |part| (*host, *part)))
+        .flat_map(|(host, fragments)| fragments.iter().map(move |fragment| (*host, *fragment)))
         // A route that names several covering hosts counts once, with the narrowest of them.
-        .filter(|(_, part)| seen.insert(&part.name))
-        .flat_map(|(host, part)| {
-            part.paths.iter().map(move |(path, routes)| Candidate { host, path, part, routes })
+        .filter(|(_, fragment)| seen.insert(&fragment.name))
+        .flat_map(|(host, fragment)| {
+            fragment.paths.iter().map(move |(path, routes)| PathCandidate { host, path, fragment, routes })
         })
         .collect();
     candidates.sort_by_cached_key(|candidate| candidate.rank());
@@ -171,8 +175,8 @@ fn envoy_route(path: &PathMatch, route: &Route, methods: Methods) -> Option<envo
         ..Default::default()
     };
     Some(match &route.action {
-        Action::Forward(forward) => forward::compile(matched, forward, path, methods),
-        Action::Redirect(redirect) => answer::redirect(matched, redirect),
-        Action::Respond(respond) => answer::respond(matched, respond),
+        RouteAction::Forward(forward) => forward::compile(matched, forward, path, methods),
+        RouteAction::Redirect(redirect) => answer::redirect(matched, redirect),
+        RouteAction::Respond(respond) => answer::respond(matched, respond),
     })
 }

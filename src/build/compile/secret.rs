@@ -7,17 +7,17 @@ use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as envoy;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::model::Model;
 use crate::model::certificate::{Authority, Certificate, Pem};
 use crate::model::listener::{Listener, Termination};
 use crate::model::name::Name;
-use crate::model::tls::{OfTarget, Tls, Trust};
+use crate::model::tls::{TargetTls, Trust, UpstreamTls};
 use crate::model::upstream::Upstream;
 
 /// Everything that a secret depends on.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Input {
+pub enum SecretInput {
     /// Certificate that Envoy presents to its peers.
     Certificate(Arc<Certificate>),
     /// Authority against which Envoy verifies the certificates of its peers.
@@ -30,7 +30,7 @@ pub fn needed<'u>(
     model: &Model,
     fleet: &Name,
     upstreams: impl Iterator<Item = &'u Arc<Upstream>>,
-) -> BTreeMap<Arc<str>, Input> {
+) -> BTreeMap<Arc<str>, SecretInput> {
     let mut needed = Needed::default();
     model.listeners_of(fleet).filter_map(Listener::termination).for_each(|it| needed.by_listener(it));
     upstreams.for_each(|upstream| needed.by_upstream(upstream));
@@ -39,9 +39,9 @@ pub fn needed<'u>(
 }
 
 /// Compiles a secret.
-pub fn compile(input: &Input) -> Resource {
+pub fn compile(input: &SecretInput) -> Resource {
     let (name, secret) = match input {
-        Input::Certificate(certificate) => {
+        SecretInput::Certificate(certificate) => {
             let certificate_and_key = envoy::TlsCertificate {
                 certificate_chain: Some(inline(&certificate.chain)),
                 private_key: Some(inline(&certificate.key)),
@@ -49,7 +49,7 @@ pub fn compile(input: &Input) -> Resource {
             };
             (certificate.name.as_str(), Type::TlsCertificate(certificate_and_key))
         }
-        Input::Authority(authority) => {
+        SecretInput::Authority(authority) => {
             let trusted_ca = Some(inline(&authority.pem));
             let context = envoy::CertificateValidationContext { trusted_ca, ..Default::default() };
             (&*authority.secret, Type::ValidationContext(context))
@@ -59,7 +59,7 @@ pub fn compile(input: &Input) -> Resource {
 }
 
 #[derive(Default)]
-struct Needed(BTreeMap<Arc<str>, Input>);
+struct Needed(BTreeMap<Arc<str>, SecretInput>);
 
 impl Needed {
     fn by_listener(&mut self, termination: &Termination) {
@@ -70,7 +70,7 @@ impl Needed {
     fn by_upstream(&mut self, upstream: &Upstream) {
         upstream.tls.iter().for_each(|tls| self.tls(tls));
         for target in &upstream.targets {
-            if let OfTarget::Own(tls) = &target.tls {
+            if let TargetTls::Own(tls) = &target.tls {
                 self.tls(tls);
             }
         }
@@ -83,7 +83,7 @@ impl Needed {
         }
     }
 
-    fn tls(&mut self, tls: &Tls) {
+    fn tls(&mut self, tls: &UpstreamTls) {
         tls.client_certificate.iter().for_each(|certificate| self.certificate(certificate));
         if let Trust::Authority(authority) = &tls.trust {
             self.authority(authority);
@@ -91,11 +91,11 @@ impl Needed {
     }
 
     fn certificate(&mut self, certificate: &Arc<Certificate>) {
-        self.0.insert(certificate.name.as_str().into(), Input::Certificate(certificate.clone()));
+        self.0.insert(certificate.name.as_str().into(), SecretInput::Certificate(certificate.clone()));
     }
 
     fn authority(&mut self, authority: &Authority) {
-        self.0.insert(authority.secret.clone(), Input::Authority(authority.clone()));
+        self.0.insert(authority.secret.clone(), SecretInput::Authority(authority.clone()));
     }
 }
 

@@ -13,36 +13,38 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::build::compile::{cluster, pool};
-use crate::build::snapshot::Resource;
-use crate::memo::Shared;
+use crate::build::compile::{cluster, target_cluster};
+use crate::build::snapshot::resource::Resource;
+use crate::memo::ArcEq;
 use crate::model::name::Name;
 use crate::model::overrides::{First, OverridesByUpstream};
 use crate::model::service::{Member, Service};
 use crate::model::upstream::Upstream;
 
 /// Sum of weights before they are reduced: shares are rounded to millionths.
-const WHOLE: f64 = 1_000_000.0;
+const WEIGHT_SCALE: f64 = 1_000_000.0;
 
 /// Everything that the aggregates of a service depend on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Input {
-    service: Shared<Service>,
+pub struct AggregateInput {
+    service: ArcEq<Service>,
     /// Overrides of the first tier, by upstream, as far as they apply to clusters.
     firsts: BTreeMap<Name, First>,
 }
 
-impl Input {
+impl AggregateInput {
     /// Collects what the aggregates of `service` depend on.
-    pub fn new(service: Shared<Service>, overrides: &OverridesByUpstream) -> Self {
-        let first = |upstream: &Upstream| Some((upstream.name.clone(), pool::first(upstream, overrides)?));
+    pub fn new(service: ArcEq<Service>, overrides: &OverridesByUpstream) -> Self {
+        let first = |upstream: &Upstream| {
+            Some((upstream.name.clone(), target_cluster::first_override(upstream, overrides)?))
+        };
         let firsts = service.0.upstreams().filter_map(|upstream| first(upstream)).collect();
         Self { service, firsts }
     }
 }
 
 /// Order in which the upstreams of a service are tried, with its weight.
-pub struct Order<'a> {
+pub struct WeightedOrder<'a> {
     /// Name of the cluster that tries them in this order.
     pub cluster: String,
     /// Weight relative to the other orders of the service; at least 1.
@@ -51,7 +53,7 @@ pub struct Order<'a> {
     pub upstreams: Vec<&'a Upstream>,
 }
 
-impl Order<'_> {
+impl WeightedOrder<'_> {
     /// Returns the number of targets over all upstreams.
     pub fn targets(&self) -> usize {
         self.upstreams.iter().map(|upstream| upstream.most_targets()).sum()
@@ -79,25 +81,32 @@ impl Order<'_> {
 
 /// Returns the orders in which the upstreams of a service are tried, at least one. Their clusters are the
 /// weighted destinations of routes and TCP listeners.
-pub fn orders(service: &Service) -> Vec<Order<'_>> {
+pub fn orders(service: &Service) -> Vec<WeightedOrder<'_>> {
     let members: Vec<&Member> = service.members.iter().filter(|member| member.weight > 0).collect();
     let tiers = members.chunk_by(|one, next| one.tier == next.tier);
-    let ways = tiers.fold(vec![Way { share: 1.0, members: Vec::new(), parts: Vec::new() }], |ways, tier| {
-        ways.iter().flat_map(|way| ways_of(tier).into_iter().map(move |next| way.then(next))).collect()
-    });
-    let weights = weights(&ways.iter().map(|way| way.share).collect::<Vec<_>>());
-    ways.iter().zip(weights).map(|(way, weight)| way.order(service, weight)).collect()
+    let sequences = tiers.fold(
+        vec![MemberSequence { share: 1.0, members: Vec::new(), distinguishing: Vec::new() }],
+        |sequences, tier| {
+            sequences
+                .iter()
+                .flat_map(|sequence| sequences_of(tier).into_iter().map(move |next| sequence.then(next)))
+                .collect()
+        },
+    );
+    let weights = weights(&sequences.iter().map(|sequence| sequence.share).collect::<Vec<_>>());
+    sequences.iter().zip(weights).map(|(sequence, weight)| sequence.order(service, weight)).collect()
 }
 
 /// Compiles the aggregates of a service; empty if it has a single upstream.
-pub fn compile(input: &Input) -> Vec<Resource> {
+pub fn compile(input: &AggregateInput) -> Vec<Resource> {
     let service = &*input.service.0;
-    let several = orders(service).into_iter().filter(Order::is_aggregate);
+    let several = orders(service).into_iter().filter(WeightedOrder::is_aggregate);
     several
         .map(|order| {
             let upstreams = order.upstreams.iter();
-            let pools = upstreams.flat_map(|it| pool::led(it, input.firsts.get(&it.name).copied()));
-            cluster::aggregate(&order.cluster, &pools.collect::<Vec<_>>(), service.first())
+            let target_clusters = upstreams
+                .flat_map(|it| target_cluster::in_serving_order(it, input.firsts.get(&it.name).copied()));
+            cluster::aggregate(&order.cluster, &target_clusters.collect::<Vec<_>>(), service.first())
         })
         .collect()
 }
@@ -105,8 +114,9 @@ pub fn compile(input: &Input) -> Vec<Resource> {
 /// Returns the names of all clusters that must exist before requests are sent to a service.
 pub fn clusters(service: &Service) -> Vec<Arc<str>> {
     let of_upstream = |upstream: &Upstream| {
-        let pools = pool::of(upstream).into_iter().map(|pool| pool.name);
-        pools.chain([upstream.name.to_string()]).collect::<Vec<_>>()
+        let target_clusters =
+            target_cluster::all(upstream).into_iter().map(|target_cluster| target_cluster.name);
+        target_clusters.chain([upstream.name.to_string()]).collect::<Vec<_>>()
     };
     let upstreams = service.upstreams().flat_map(|upstream| of_upstream(upstream));
     let orders = orders(service).into_iter().map(|order| order.cluster);
@@ -114,36 +124,37 @@ pub fn clusters(service: &Service) -> Vec<Arc<str>> {
 }
 
 /// Sequence of members with its share of the requests, from 0 to 1.
-struct Way<'a> {
+struct MemberSequence<'a> {
     share: f64,
     members: Vec<&'a Member>,
     /// Members whose positions distinguish this sequence from the others: the first two of each tier that has
     /// several.
-    parts: Vec<&'a Member>,
+    distinguishing: Vec<&'a Member>,
 }
 
-impl<'a> Way<'a> {
-    fn then(&self, next: Way<'a>) -> Self {
+impl<'a> MemberSequence<'a> {
+    fn then(&self, next: MemberSequence<'a>) -> Self {
         Self {
             share: self.share * next.share,
             members: [self.members.as_slice(), &next.members].concat(),
-            parts: [self.parts.as_slice(), &next.parts].concat(),
+            distinguishing: [self.distinguishing.as_slice(), &next.distinguishing].concat(),
         }
     }
 
-    fn order(&self, service: &Service, weight: u32) -> Order<'a> {
+    fn order(&self, service: &Service, weight: u32) -> WeightedOrder<'a> {
         let upstreams = self.members.iter().map(|member| &*member.upstream).collect();
-        Order { cluster: self.cluster(service), weight, upstreams }
+        WeightedOrder { cluster: self.cluster(service), weight, upstreams }
     }
 
     /// Returns the cluster name: that of a single upstream, or `service/` followed by the service and at
     /// least one member. Three segments cannot collide with the name of a tier's cluster, which has two.
     fn cluster(&self, service: &Service) -> String {
-        let parts = if self.parts.is_empty() { &self.members[..1] } else { &self.parts };
+        let distinguishing =
+            if self.distinguishing.is_empty() { &self.members[..1] } else { &self.distinguishing };
         match self.members.as_slice() {
             [alone] => alone.upstream.name.to_string(),
-            _ => parts.iter().fold(format!("service/{}", service.name), |name, part| {
-                format!("{name}/{}", part.upstream.name)
+            _ => distinguishing.iter().fold(format!("service/{}", service.name), |name, member| {
+                format!("{name}/{}", member.upstream.name)
             }),
         }
     }
@@ -151,9 +162,9 @@ impl<'a> Way<'a> {
 
 /// Returns the orders in which the members of a tier are tried: each pair of first and second member, then
 /// the rest by descending weight.
-fn ways_of<'a>(tier: &[&'a Member]) -> Vec<Way<'a>> {
+fn sequences_of<'a>(tier: &[&'a Member]) -> Vec<MemberSequence<'a>> {
     if let [alone] = tier {
-        return vec![Way { share: 1.0, members: vec![alone], parts: Vec::new() }];
+        return vec![MemberSequence { share: 1.0, members: vec![alone], distinguishing: Vec::new() }];
     }
     let total: f64 = tier.iter().map(|member| f64::from(member.weight)).sum();
     let mut by_weight = tier.to_vec();
@@ -165,10 +176,10 @@ fn ways_of<'a>(tier: &[&'a Member]) -> Vec<Way<'a>> {
         .map(|(first, second)| {
             let (one, two) = (f64::from(first.weight), f64::from(second.weight));
             let rest = by_weight.iter().filter(|it| name(it) != name(first) && name(it) != name(second));
-            Way {
+            MemberSequence {
                 share: one / total * (two / (total - one)),
                 members: [first, second].into_iter().chain(rest.copied()).collect(),
-                parts: vec![first, second],
+                distinguishing: vec![first, second],
             }
         })
         .collect()
@@ -177,7 +188,7 @@ fn ways_of<'a>(tier: &[&'a Member]) -> Vec<Way<'a>> {
 /// Converts shares of a whole to small integer weights in the same ratio, each at least 1.
 fn weights(shares: &[f64]) -> Vec<u32> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share is from 0 to 1")]
-    let weights = shares.iter().map(|share| ((share * WHOLE).round() as u32).max(1));
+    let weights = shares.iter().map(|share| ((share * WEIGHT_SCALE).round() as u32).max(1));
     let weights: Vec<u32> = weights.collect();
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     weights.into_iter().map(|weight| weight / divisor).collect()

@@ -19,11 +19,11 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::google::protobuf::{BoolValue, Struct, Value, value};
 
 use crate::build::compile::{ads, any};
-use crate::build::snapshot::Resource;
+use crate::build::snapshot::resource::Resource;
 use crate::config::document::upstream::UpstreamProtocol;
 use crate::model::listener::Termination;
 use crate::model::target::Target;
-use crate::model::tls::{OfTarget, Sni, SubjectName, Tls, Trust, Verify};
+use crate::model::tls::{Sni, SubjectName, TargetTls, Trust, UpstreamTls, Verify};
 use crate::model::upstream::Upstream;
 
 /// Path of the system's CA bundle on Debian, Ubuntu and in Envoy's own images. `system_root_certs`, which
@@ -74,18 +74,18 @@ pub(crate) fn to_targets(
 
 /// Returns the endpoint metadata that selects the socket of a target; none for a target without TLS settings
 /// of its own.
-pub(crate) fn metadata(target: &OfTarget, protocol: UpstreamProtocol) -> Option<core::Metadata> {
+pub(crate) fn metadata(target: &TargetTls, protocol: UpstreamProtocol) -> Option<core::Metadata> {
     let (key, _) = own_socket(target, protocol)?;
     let filter_metadata = [(MATCH.0.to_owned(), selection(&key))].into();
     Some(core::Metadata { filter_metadata, ..Default::default() })
 }
 
 /// Returns the socket of a target with TLS settings of its own, and its key. Equal sockets have equal keys.
-fn own_socket(target: &OfTarget, protocol: UpstreamProtocol) -> Option<(String, core::TransportSocket)> {
+fn own_socket(target: &TargetTls, protocol: UpstreamProtocol) -> Option<(String, core::TransportSocket)> {
     match target {
-        OfTarget::AsUpstream => None,
-        OfTarget::Plain => Some(("plain".to_owned(), socket("raw_buffer", any(&RawBuffer {})))),
-        OfTarget::Own(tls) => {
+        TargetTls::AsUpstream => None,
+        TargetTls::Plain => Some(("plain".to_owned(), socket("raw_buffer", any(&RawBuffer {})))),
+        TargetTls::Own(tls) => {
             let socket = client(tls, protocol);
             // The key depends on the content alone: a target's socket must not change when another target
             // comes or goes.
@@ -100,7 +100,7 @@ fn selection(key: &str) -> Struct {
     Struct { fields: [(MATCH.1.to_owned(), value)].into() }
 }
 
-fn client(tls: &Tls, protocol: UpstreamProtocol) -> core::TransportSocket {
+fn client(tls: &UpstreamTls, protocol: UpstreamProtocol) -> core::TransportSocket {
     let alpn: &[&str] = if protocol == UpstreamProtocol::Http2 { &["h2"] } else { &[] };
     let context = envoy::UpstreamTlsContext {
         sni: match &tls.sni {
@@ -124,7 +124,7 @@ fn client(tls: &Tls, protocol: UpstreamProtocol) -> core::TransportSocket {
     socket("tls", any(&context))
 }
 
-fn validation(tls: &Tls) -> Option<ValidationContextType> {
+fn validation(tls: &UpstreamTls) -> Option<ValidationContextType> {
     let names = match &tls.verify {
         Verify::Sni => Vec::new(),
         Verify::Names(names) => names.iter().map(subject_name).collect(),

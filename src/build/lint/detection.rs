@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::build::lint::estimate;
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::build::lint::subject::UpstreamSubject;
-use crate::build::lint::{Check, Explanation, Rule, estimate};
 use crate::config::Level;
 use crate::config::document::upstream::WhenAllDown;
 use crate::config::values;
@@ -11,8 +13,8 @@ use crate::model::health::Probe;
 
 const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US001",
             level: Level::Warning,
@@ -22,16 +24,16 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: off, outlier_detection: off, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let alone = upstream.targets.len() == 1;
             if !alone && upstream.health_check.is_none() && upstream.outlier_detection.is_none() {
                 let message = format!("nothing finds out that a target of `{}` is dead", upstream.name);
-                findings.tell(&subject.place().key("health_check"), message);
+                findings.report(&subject.place().key("health_check"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US002",
             level: Level::Warning,
@@ -41,17 +43,17 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: off, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, health_check: { tcp: {} }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let has_standby = subject.tiers().len() > 1;
             if has_standby && upstream.health_check.is_none() && upstream.outlier_detection.is_some() {
                 let message =
                     format!("no check looks at the standby of `{}` before it is needed", upstream.name);
-                findings.tell(&subject.place().key("health_check"), message);
+                findings.report(&subject.place().key("health_check"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US003",
             level: Level::Warning,
@@ -61,7 +63,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: off, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { consecutive_5xx: 3 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             if upstream.outlier_detection.is_none()
                 && upstream.health_check.is_some()
@@ -69,11 +71,11 @@ pub(super) const RULES: &[Rule] = &[
             {
                 let message =
                     format!("a target of `{}` that only fails requests keeps its traffic", upstream.name);
-                findings.tell(&subject.place().key("outlier_detection"), message);
+                findings.report(&subject.place().key("outlier_detection"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US004",
             level: Level::Info,
@@ -83,20 +85,20 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop }]",
             good: "upstreams: [{ name: shop, health_check: { http: { path: /healthz } }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let blind = upstream.health_check.as_ref().is_some_and(|check| !estimate::sees_a_freeze(check));
             let others = |method: &str| !IDEMPOTENT.contains(&method);
-            if blind && subject.ways().iter().any(|way| way.takes(others)) {
+            if blind && subject.callers().iter().any(|caller| caller.accepts_method(others)) {
                 let message = format!(
                     "a frozen target of `{}` is not noticed by POSTs, nor by its TCP check",
                     upstream.name
                 );
-                findings.tell(&subject.place().key("health_check"), message);
+                findings.report(&subject.place().key("health_check"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US005",
             level: Level::Warning,
@@ -106,17 +108,17 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { max_ejection_percent: 10 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { max_ejection_percent: 100 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if let Some((cap, ejected)) = ejectable(subject)
                 && ejected == 0
             {
                 let count = subject.upstream().targets.len();
                 let message = format!("a cap of {cap} % of {count} targets ejects nobody");
-                findings.tell(&cap_place(subject), message);
+                findings.report(&cap_place(subject), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US006",
             level: Level::Warning,
@@ -126,7 +128,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { max_ejection_percent: 50 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { max_ejection_percent: 70 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let tiers = subject.tiers();
             let Some((cap, ejected)) = ejectable(subject) else { return };
             if tiers.len() > 1 && (1..tiers[0]).contains(&ejected) {
@@ -134,11 +136,11 @@ pub(super) const RULES: &[Rule] = &[
                     "a cap of {cap} % ejects {ejected} of {} primaries: the standby never serves by it",
                     tiers[0]
                 );
-                findings.tell(&cap_place(subject), message);
+                findings.report(&cap_place(subject), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US007",
             level: Level::Warning,
@@ -148,16 +150,16 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, idle_interval: 1m }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, health_check: { tcp: {}, idle_interval: 2s }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(check) = &subject.upstream().health_check else { return };
             if check.idle_interval >= Duration::from_secs(10) && check.idle_interval > check.interval {
                 let message =
                     format!("without traffic targets are checked every {} only", time(check.idle_interval));
-                findings.tell(&subject.place().key("health_check").key("idle_interval"), message);
+                findings.report(&subject.place().key("health_check").key("idle_interval"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US008",
             level: Level::Warning,
@@ -167,16 +169,16 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, interval: 15s }, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, health_check: { tcp: {}, interval: 5s }, targets: [{ target: 10.0.0.1:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(check) = &subject.upstream().health_check else { return };
             let longest = check.unhealthy_threshold * (check.interval + check.timeout);
             if longest > Duration::from_secs(20) {
                 let message = format!("checks take up to {} to find a dead target", time(longest));
-                findings.tell(&subject.place().key("health_check").key("interval"), message);
+                findings.report(&subject.place().key("health_check").key("interval"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US009",
             level: Level::Warning,
@@ -186,7 +188,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { split_external_local_origin_errors: true }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { split_external_local_origin_errors: false }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(detection) = &subject.upstream().outlier_detection else { return };
             if detection.split_external_local_origin_errors && detection.consecutive_local_origin_failure > 1
             {
@@ -194,11 +196,11 @@ pub(super) const RULES: &[Rule] = &[
                     "a frozen target still accepts connections, and each resets this count".to_owned();
                 let place =
                     subject.place().key("outlier_detection").key("split_external_local_origin_errors");
-                findings.tell(&place, message);
+                findings.report(&place, message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US010",
             level: Level::Warning,
@@ -208,7 +210,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { consecutive_5xx: 1 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { consecutive_5xx: 3 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(detection) = &subject.upstream().outlier_detection else { return };
             let counts = [
                 ("consecutive_5xx", detection.consecutive_5xx),
@@ -217,11 +219,11 @@ pub(super) const RULES: &[Rule] = &[
             for (key, _) in counts.into_iter().filter(|(_, count)| *count == 1) {
                 let message =
                     "one request that fails everywhere ejects a target with each of its tries".to_owned();
-                findings.tell(&subject.place().key("outlier_detection").key(key), message);
+                findings.report(&subject.place().key("outlier_detection").key(key), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US011",
             level: Level::Warning,
@@ -231,21 +233,21 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { health_check_returns_ejected: true }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { health_check_returns_ejected: false }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let returns =
                 upstream.outlier_detection.as_ref().is_some_and(|it| it.health_check_returns_ejected);
             if returns && upstream.health_check.is_some() {
                 let message =
                     "a target that only fails requests is tried with live ones after every check".to_owned();
-                findings.tell(
+                findings.report(
                     &subject.place().key("outlier_detection").key("health_check_returns_ejected"),
                     message,
                 );
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US012",
             level: Level::Warning,
@@ -255,18 +257,18 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, outlier_detection: { base_ejection_time: 10m }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, outlier_detection: { base_ejection_time: 1m }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(detection) = &subject.upstream().outlier_detection else { return };
             if detection.max_ejection_time > Duration::from_secs(300) {
                 let message = format!(
                     "a target that recovered stays out for up to {}",
                     time(detection.max_ejection_time)
                 );
-                findings.tell(&subject.place().key("outlier_detection").key("base_ejection_time"), message);
+                findings.report(&subject.place().key("outlier_detection").key("base_ejection_time"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US013",
             level: Level::Info,
@@ -276,16 +278,16 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, healthy_threshold: 1 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, health_check: { tcp: {}, healthy_threshold: 3 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(check) = &subject.upstream().health_check else { return };
             let back = check.healthy_threshold * check.interval;
             if back < Duration::from_secs(2) {
                 let message = format!("a target is back {} after it came up", time(back));
-                findings.tell(&subject.place().key("health_check").key("healthy_threshold"), message);
+                findings.report(&subject.place().key("health_check").key("healthy_threshold"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US014",
             level: Level::Warning,
@@ -295,17 +297,17 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: { http: { path: /healthz, expected: [\"200-599\"] } }, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, health_check: { http: { path: /healthz, expected: [\"200-399\"] } }, targets: [{ target: 10.0.0.1:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(check) = &subject.upstream().health_check else { return };
             if let Probe::Http { expected, .. } = &check.probe
                 && expected.iter().any(|(_, last)| *last >= 500)
             {
                 let message = "a target that answers its check with an error of its own passes it".to_owned();
-                findings.tell(&subject.place().key("health_check").key("http").key("expected"), message);
+                findings.report(&subject.place().key("health_check").key("http").key("expected"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US015",
             level: Level::Info,
@@ -315,17 +317,17 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, port: 9000 }, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, health_check: { tcp: {} }, targets: [{ target: 10.0.0.1:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(port) = subject.upstream().health_check.as_ref().and_then(|check| check.port) else {
                 return;
             };
             if subject.upstream().targets.iter().any(|target| target.address.port != port) {
                 let message = format!("port {port} is checked, which is not the one that serves");
-                findings.tell(&subject.place().key("health_check").key("port"), message);
+                findings.report(&subject.place().key("health_check").key("port"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US016",
             level: Level::Info,
@@ -335,16 +337,16 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, failover: { when_all_down: fail }, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, failover: { when_all_down: try_all }, targets: [{ target: 10.0.0.1:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if subject.upstream().failover.when_all_down == WhenAllDown::Fail {
                 let message =
                     "when all targets are down requests fail until a check passes or an ejection ends"
                         .to_owned();
-                findings.tell(&subject.place().key("failover").key("when_all_down"), message);
+                findings.report(&subject.place().key("failover").key("when_all_down"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US017",
             level: Level::Warning,
@@ -354,28 +356,31 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, failover: { objective: 2s }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop }]",
             good: "upstreams: [{ name: shop, failover: { objective: 2s }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 250ms }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(objective) = subject.upstream().failover.objective else { return };
             let estimate = estimate::of(subject);
             if estimate.worst().is_some_and(|worst| worst <= objective) {
                 return;
             }
-            let told = |kind: &str, after: Option<Duration>| match after {
+            let delay = |kind: &str, after: Option<Duration>| match after {
                 Some(after) if after <= objective => None,
                 Some(after) => Some(format!("{kind} target for up to {}", time(after))),
                 None => Some(format!("{kind} target for ever")),
             };
-            let kept: Vec<String> = [
-                told("a stopped", estimate.stopped),
-                told("an unreachable", estimate.unreachable),
-                told("a frozen", estimate.frozen),
+            let delays: Vec<String> = [
+                delay("a stopped", estimate.stopped),
+                delay("an unreachable", estimate.unreachable),
+                delay("a frozen", estimate.frozen),
             ]
             .into_iter()
             .flatten()
             .collect();
-            let message =
-                format!("traffic stays with {}; the objective is {}", kept.join(", with "), time(objective));
-            findings.tell(&subject.place().key("failover").key("objective"), message);
+            let message = format!(
+                "traffic stays with {}; the objective is {}",
+                delays.join(", with "),
+                time(objective)
+            );
+            findings.report(&subject.place().key("failover").key("objective"), message);
         }),
     },
 ];
@@ -388,7 +393,7 @@ fn ejectable(subject: &UpstreamSubject) -> Option<(u32, usize)> {
     (!upstream.targets.is_empty()).then(|| (cap, upstream.targets.len() * cap as usize / 100))
 }
 
-fn cap_place(subject: &UpstreamSubject) -> crate::model::place::Place<'_> {
+fn cap_place(subject: &UpstreamSubject) -> crate::model::place::FaultPlace<'_> {
     subject.place().key("outlier_detection").key("max_ejection_percent")
 }
 

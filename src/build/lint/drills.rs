@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 
-use crate::build::lint::{Check, Explanation, Rule};
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::config::Level;
 use crate::model::selector::Part;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US055",
             level: Level::Warning,
@@ -17,7 +18,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, drill: { schedule: \"0 3 * * 1\", down: [zone=b] }, targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, drill: { schedule: \"0 3 * * 1\", down: [zone=a] }, targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             // Other rules report an upstream without targets.
             let Some(drill) = upstream.drill.as_ref().filter(|_| !upstream.targets.is_empty()) else {
@@ -26,12 +27,12 @@ pub(super) const RULES: &[Rule] = &[
             for (index, text) in drill.down.iter().enumerate() {
                 if let Err((message, help)) = Part::parse(text, upstream) {
                     let place = subject.place().key("drill").key("down").index(index);
-                    findings.tell(&place, format!("{message}: {help}"));
+                    findings.report(&place, format!("{message}: {help}"));
                 }
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US056",
             level: Level::Warning,
@@ -41,7 +42,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, drill: { schedule: \"0 3 * * 1\" }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, drill: { schedule: \"0 3 * * 1\" }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let Some(drill) = upstream.drill.as_ref().filter(|_| !upstream.targets.is_empty()) else {
                 return;
@@ -49,11 +50,11 @@ pub(super) const RULES: &[Rule] = &[
             let parts: Vec<Part> = drill.down.iter().filter_map(|text| Part::read(text).ok()).collect();
             if upstream.targets.iter().all(|target| parts.iter().any(|part| part.includes(target))) {
                 let message = format!("`{}` is all that serves", drill.down.join("`, `"));
-                findings.tell(&subject.place().key("drill").key("down"), message);
+                findings.report(&subject.place().key("drill").key("down"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US057",
             level: Level::Warning,
@@ -63,12 +64,12 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, drill: { schedule: \"0 3 31 2 *\" }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, drill: { schedule: \"0 3 29 2 *\" }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let Some(drill) = &subject.upstream().drill else { return };
             // A day that exists at all has occurred since the epoch.
             if drill.next(Timestamp::UNIX_EPOCH).is_none() {
                 let message = format!("`{}` names no day that comes", drill.schedule);
-                findings.tell(&subject.place().key("drill").key("schedule"), message);
+                findings.report(&subject.place().key("drill").key("schedule"), message);
             }
         }),
     },

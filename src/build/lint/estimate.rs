@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::build::lint::subject::{UpstreamSubject, Way};
+use crate::build::lint::subject::{Caller, UpstreamSubject};
 use crate::model::health::{HealthCheck, Probe};
 
 /// Time until traffic leaves a failed target, by kind of failure; none for never.
@@ -27,7 +27,7 @@ impl Estimate {
     }
 }
 
-/// Estimates detection for an upstream with all ways to it.
+/// Estimates detection for an upstream with all its callers.
 pub(super) fn of(subject: &UpstreamSubject) -> Estimate {
     let check = subject.upstream().health_check.as_ref();
     let refused = check.map(|check| check.unhealthy_threshold * probe_interval(check));
@@ -57,11 +57,11 @@ pub(super) fn sees_a_freeze(check: &HealthCheck) -> bool {
 }
 
 /// Returns the time until outlier detection notices that tries get no response: the longest try timeout of
-/// all ways, since that way may be the only one in use. None without outlier detection, without a way, or if
-/// a way has no try timeout.
+/// all callers, since that caller may be the only one in use. None without outlier detection, without a
+/// caller, or if a caller has no try timeout.
 fn by_traffic(subject: &UpstreamSubject) -> Option<Duration> {
     subject.upstream().outlier_detection.as_ref()?;
-    let longest = |way: &Way| way.tries().try_timeout;
-    let ways = subject.ways().iter().map(longest).collect::<Option<Vec<_>>>()?;
-    ways.into_iter().max()
+    let longest = |caller: &Caller| caller.tries().try_timeout;
+    let callers = subject.callers().iter().map(longest).collect::<Option<Vec<_>>>()?;
+    callers.into_iter().max()
 }

@@ -1,7 +1,7 @@
 //! Explanations of faults: codes from US100 on. A fault refuses the config, except for five that are
 //! warnings. The config cannot set the level of a fault.
 
-use crate::build::lint::Explanation;
+use crate::build::lint::explanation::Explanation;
 use crate::config::Level;
 
 const fn fault(

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::build::lint::{self, Explanation};
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::faults::FAULTS;
 use crate::config::document::Document;
 use crate::config::document::lint::LintSetting;
 use crate::config::{Level, Violation, near, tree};
 use crate::model::documents::Documents;
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Levels that the config sets, by code; none for a rule that is off.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,13 +36,14 @@ pub(super) fn of(documents: &Documents) -> Levels {
 }
 
 /// Returns the faults in the lint settings of the documents, for all entities and for single ones.
-pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
-    let mut faults = Faults::default();
+/// `rules` are the codes of all rules.
+pub(super) fn faults(documents: &[Arc<Document>], rules: &[&str]) -> Vec<Violation> {
+    let mut faults = FaultCollector::default();
     for document in documents {
         for declared in &document.lint {
-            let place = Place::new(document, &declared.path);
+            let place = FaultPlace::new(document, &declared.path);
             for (code, setting) in &declared.entity {
-                check(&place, code, setting, false, &mut faults);
+                check(&place, (code, setting), rules, false, &mut faults);
             }
         }
         let upstreams = document.upstreams.iter().map(|it| (&it.path, it.entity.lint.as_ref()));
@@ -49,9 +51,9 @@ pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
         let routes = document.routes.iter().map(|it| (&it.path, it.entity.lint.as_ref()));
         let settings = upstreams.chain(services).chain(routes);
         for (path, settings) in settings.filter_map(|(path, settings)| Some((path, settings?))) {
-            let place = Place::new(document, path).key("lint");
+            let place = FaultPlace::new(document, path).key("lint");
             for (code, setting) in settings {
-                check(&place, code, setting, true, &mut faults);
+                check(&place, (code, setting), rules, true, &mut faults);
             }
         }
     }
@@ -60,11 +62,16 @@ pub(super) fn faults(documents: &[Arc<Document>]) -> Vec<Violation> {
 
 /// Checks one setting. Its code must be that of a rule. A setting of one entity must have a reason, for
 /// readers who come later.
-fn check(place: &Place<'_>, code: &str, setting: &LintSetting, needs_reason: bool, faults: &mut Faults) {
-    let codes = || lint::rules().map(|rule| rule.explanation.code);
-    if !codes().any(|known| known == code) {
-        let help = match near(code, codes()).first() {
-            _ if lint::faults::FAULTS.iter().any(|fault| fault.code == code) => {
+fn check(
+    place: &FaultPlace<'_>,
+    (code, setting): (&str, &LintSetting),
+    rules: &[&str],
+    needs_reason: bool,
+    faults: &mut FaultCollector,
+) {
+    if !rules.contains(&code) {
+        let help = match near(code, rules.iter().copied()).first() {
+            _ if FAULTS.iter().any(|fault| fault.code == code) => {
                 "a fault is no rule, and has no level".to_owned()
             }
             Some(word) => format!("did you mean `{word}`?"),

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use crate::build::lint::detection::time;
-use crate::build::lint::subject::WaySubject;
-use crate::build::lint::{Check, Explanation, Rule, estimate};
+use crate::build::lint::estimate;
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::rule::{LintCheck, LintRule};
+use crate::build::lint::subject::CallerSubject;
 use crate::config::Level;
 use crate::config::document::service::MethodsOnce;
 use crate::model::upstream::Upstream;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US034",
             level: Level::Warning,
@@ -20,17 +22,19 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: off }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { methods_once: never } }]",
         },
-        check: Check::Way(|subject, findings| {
-            let says = subject.says(|service| service.retries.is_some(), |route| route.retries.is_some());
-            if says && subject.way().policy().retries.is_none() && subject.way().tries().targets > 1 {
-                findings.tell(
+        check: LintCheck::Caller(|subject, findings| {
+            let declares =
+                subject.declares(|service| service.retries.is_some(), |route| route.retries.is_some());
+            if declares && subject.caller().policy().retries.is_none() && subject.caller().tries().targets > 1
+            {
+                findings.report(
                     &subject.place().key("retries"),
                     "no request is tried again when its target dies".to_owned(),
                 );
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US035",
             level: Level::Warning,
@@ -40,17 +44,17 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, retries: { attempts: 1 } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, retries: { attempts: 2 } }]",
         },
-        check: Check::Way(|subject, findings| {
-            let tries = subject.way().tries();
+        check: LintCheck::Caller(|subject, findings| {
+            let tries = subject.caller().tries();
             let needed = tries.update_frequency * tries.tiers.saturating_sub(1);
-            if says_retries(subject) && tries.retries > 0 && tries.retries < needed {
+            if declares_retries(subject) && tries.retries > 0 && tries.retries < needed {
                 let message =
                     format!("{} retries do not reach the last tier: that takes {needed}", tries.retries);
-                findings.tell(&subject.place().key("retries").key("attempts"), message);
+                findings.report(&subject.place().key("retries").key("attempts"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US036",
             level: Level::Info,
@@ -60,18 +64,18 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { attempts: 1 } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { attempts: 2 } }]",
         },
-        check: Check::Way(|subject, findings| {
-            let tries = subject.way().tries();
-            if says_retries(subject)
+        check: LintCheck::Caller(|subject, findings| {
+            let tries = subject.caller().tries();
+            if declares_retries(subject)
                 && tries.retries > 0
                 && tries.retries < (tries.targets.saturating_sub(1)).min(10)
             {
                 let message = format!("{} retries for {} targets", tries.retries, tries.targets);
-                findings.tell(&subject.place().key("retries").key("attempts"), message);
+                findings.report(&subject.place().key("retries").key("attempts"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US037",
             level: Level::Warning,
@@ -81,20 +85,20 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 5s, try_timeout: 5s }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 5s, try_timeout: 2s }]",
         },
-        check: Check::Way(|subject, findings| {
-            let policy = subject.way().policy();
-            let Some(try_timeout) = subject.way().tries().try_timeout else { return };
-            if says_times(subject) && !policy.timeout.is_zero() && try_timeout >= policy.timeout {
+        check: LintCheck::Caller(|subject, findings| {
+            let policy = subject.caller().policy();
+            let Some(try_timeout) = subject.caller().tries().try_timeout else { return };
+            if declares_timeouts(subject) && !policy.timeout.is_zero() && try_timeout >= policy.timeout {
                 let message = format!(
                     "a try of {} leaves nothing of the timeout of {}",
                     time(try_timeout),
                     time(policy.timeout)
                 );
-                findings.tell(&subject.place().key("try_timeout"), message);
+                findings.report(&subject.place().key("try_timeout"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US038",
             level: Level::Warning,
@@ -104,22 +108,22 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, timeout: 4s, try_timeout: 2s }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, timeout: 4s, try_timeout: 1s }]",
         },
-        check: Check::Way(|subject, findings| {
-            let (policy, tries) = (subject.way().policy(), subject.way().tries());
+        check: LintCheck::Caller(|subject, findings| {
+            let (policy, tries) = (subject.caller().policy(), subject.caller().tries());
             let Some(try_timeout) = tries.try_timeout else { return };
             let before = try_timeout * tries.update_frequency * tries.tiers.saturating_sub(1);
             let in_time = policy.timeout.is_zero() || before < policy.timeout;
-            if says_times(subject) && tries.tiers > 1 && try_timeout < policy.timeout && !in_time {
+            if declares_timeouts(subject) && tries.tiers > 1 && try_timeout < policy.timeout && !in_time {
                 let message = format!(
                     "the last tier is tried after {}, and the timeout is {}",
                     time(before),
                     time(policy.timeout)
                 );
-                findings.tell(&subject.place().key("try_timeout"), message);
+                findings.report(&subject.place().key("try_timeout"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US039",
             level: Level::Warning,
@@ -129,20 +133,23 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, connect_timeout: 1s, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 250ms }]",
             good: "upstreams: [{ name: shop, connect_timeout: 1s, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 2s }]",
         },
-        check: Check::Way(|subject, findings| {
-            let Some(try_timeout) = subject.way().tries().try_timeout else { return };
-            let connect = subject.way().service().upstreams().map(|upstream| upstream.connect_timeout).max();
-            if let Some(connect) = connect.filter(|connect| *connect > try_timeout && says_times(subject)) {
+        check: LintCheck::Caller(|subject, findings| {
+            let Some(try_timeout) = subject.caller().tries().try_timeout else { return };
+            let connect =
+                subject.caller().service().upstreams().map(|upstream| upstream.connect_timeout).max();
+            if let Some(connect) =
+                connect.filter(|connect| *connect > try_timeout && declares_timeouts(subject))
+            {
                 let message = format!(
                     "a connection may take {}, longer than a try of {}",
                     time(connect),
                     time(try_timeout)
                 );
-                findings.tell(&subject.place().key("try_timeout"), message);
+                findings.report(&subject.place().key("try_timeout"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US040",
             level: Level::Warning,
@@ -152,25 +159,29 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 0s }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 0s, try_timeout: 30s }]",
         },
-        check: Check::Way(|subject, findings| {
-            let tries = subject.way().tries();
+        check: LintCheck::Caller(|subject, findings| {
+            let tries = subject.caller().tries();
             let sees =
                 |upstream: &Upstream| upstream.health_check.as_ref().is_some_and(estimate::sees_a_freeze);
-            if subject.way().service().upstreams().all(|upstream| sees(upstream)) {
+            if subject.caller().service().upstreams().all(|upstream| sees(upstream)) {
                 return;
             }
-            if says_times(subject) && tries.retries > 0 && tries.targets > 1 && tries.try_timeout.is_none() {
+            if declares_timeouts(subject)
+                && tries.retries > 0
+                && tries.targets > 1
+                && tries.try_timeout.is_none()
+            {
                 let message = "a request to a frozen target is never given up to try another".to_owned();
-                let key = if subject.says(|it| it.try_timeout.is_some(), |it| it.try_timeout.is_some()) {
+                let key = if subject.declares(|it| it.try_timeout.is_some(), |it| it.try_timeout.is_some()) {
                     "try_timeout"
                 } else {
                     "timeout"
                 };
-                findings.tell(&subject.place().key(key), message);
+                findings.report(&subject.place().key(key), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US041",
             level: Level::Info,
@@ -180,22 +191,22 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 1s }]",
         },
-        check: Check::Way(|subject, findings| {
-            let tries = subject.way().tries();
-            let says_try = subject.way().policy().try_timeout.is_some();
-            let is_service = !subject.says(|_| false, |_| true);
+        check: LintCheck::Caller(|subject, findings| {
+            let tries = subject.caller().tries();
+            let declares_try_timeout = subject.caller().policy().try_timeout.is_some();
+            let is_service = !subject.declares(|_| false, |_| true);
             if let Some(try_timeout) = tries.try_timeout
                 && is_service
-                && !says_try
+                && !declares_try_timeout
                 && tries.targets > 1
                 && try_timeout > Duration::from_secs(1)
             {
                 let message = format!("requests to a target that freezes wait for {}", time(try_timeout));
-                findings.tell(&subject.place().key("try_timeout"), message);
+                findings.report(&subject.place().key("try_timeout"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US042",
             level: Level::Warning,
@@ -205,18 +216,18 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 20ms }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 250ms }]",
         },
-        check: Check::Way(|subject, findings| {
-            let Some(try_timeout) = subject.way().tries().try_timeout else { return };
-            if says_times(subject) && try_timeout < Duration::from_millis(50) {
+        check: LintCheck::Caller(|subject, findings| {
+            let Some(try_timeout) = subject.caller().tries().try_timeout else { return };
+            if declares_timeouts(subject) && try_timeout < Duration::from_millis(50) {
                 let message = format!(
                     "an answer that takes longer than {} is cut and counts as a failure",
                     time(try_timeout)
                 );
-                findings.tell(&subject.place().key("try_timeout"), message);
+                findings.report(&subject.place().key("try_timeout"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US043",
             level: Level::Warning,
@@ -226,21 +237,21 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { retry_on: [retriable_4xx] } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { retry_on: [reset, connect_failure] } }]",
         },
-        check: Check::Way(|subject, findings| {
-            if let Some(retries) = &subject.way().policy().retries
-                && says_retries(subject)
+        check: LintCheck::Caller(|subject, findings| {
+            if let Some(retries) = &subject.caller().policy().retries
+                && declares_retries(subject)
             {
                 let has = |word: &str| retries.retry_on.iter().any(|own| own == word);
                 let covered = has("5xx") || (has("connect-failure") && has("reset"));
                 if !covered {
                     let message =
                         "requests whose connection is refused or reset are not all tried again".to_owned();
-                    findings.tell(&subject.place().key("retries").key("retry_on"), message);
+                    findings.report(&subject.place().key("retries").key("retry_on"), message);
                 }
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US044",
             level: Level::Warning,
@@ -250,9 +261,9 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { retry_on: [reset, connect_failure] } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { retry_on: [reset, connect_failure], statuses: [503] } }]",
         },
-        check: Check::Way(|subject, findings| {
-            if let Some(retries) = &subject.way().policy().retries
-                && says_retries(subject)
+        check: LintCheck::Caller(|subject, findings| {
+            if let Some(retries) = &subject.caller().policy().retries
+                && declares_retries(subject)
             {
                 let has = |word: &str| retries.retry_on.iter().any(|own| own == word);
                 if !has("5xx")
@@ -261,12 +272,12 @@ pub(super) const RULES: &[Rule] = &[
                     && !retries.statuses.contains(&503)
                 {
                     let message = "a 503 of a failing target goes to the client".to_owned();
-                    findings.tell(&subject.place().key("retries").key("retry_on"), message);
+                    findings.report(&subject.place().key("retries").key("retry_on"), message);
                 }
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US045",
             level: Level::Warning,
@@ -276,17 +287,17 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { methods_once: always } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { methods_once: safe } }]",
         },
-        check: Check::Way(|subject, findings| {
-            let retries = subject.way().policy().retries.as_ref();
-            if says_retries(subject)
+        check: LintCheck::Caller(|subject, findings| {
+            let retries = subject.caller().policy().retries.as_ref();
+            if declares_retries(subject)
                 && retries.is_some_and(|retries| retries.methods_once == MethodsOnce::Always)
             {
                 let message = "a POST whose answer was lost is executed again".to_owned();
-                findings.tell(&subject.place().key("retries").key("methods_once"), message);
+                findings.report(&subject.place().key("retries").key("methods_once"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US046",
             level: Level::Warning,
@@ -296,17 +307,19 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { statuses: [302] } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { statuses: [429] } }]",
         },
-        check: Check::Way(|subject, findings| {
-            let statuses = subject.way().policy().retries.iter().flat_map(|retries| &retries.statuses);
+        check: LintCheck::Caller(|subject, findings| {
+            let statuses = subject.caller().policy().retries.iter().flat_map(|retries| &retries.statuses);
             if let Some(status) = statuses.copied().find(|status| *status < 400)
-                && says_retries(subject)
+                && declares_retries(subject)
             {
-                findings
-                    .tell(&subject.place().key("retries").key("statuses"), format!("{status} is no failure"));
+                findings.report(
+                    &subject.place().key("retries").key("statuses"),
+                    format!("{status} is no failure"),
+                );
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US047",
             level: Level::Info,
@@ -316,15 +329,15 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { body: 4KiB } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { body: 1MiB } }]",
         },
-        check: Check::Way(|subject, findings| {
-            let body = subject.way().policy().retries.as_ref().map(|retries| retries.body);
-            if let Some(body) = body.filter(|body| *body < 64 << 10 && says_retries(subject)) {
+        check: LintCheck::Caller(|subject, findings| {
+            let body = subject.caller().policy().retries.as_ref().map(|retries| retries.body);
+            if let Some(body) = body.filter(|body| *body < 64 << 10 && declares_retries(subject)) {
                 let message = format!("a request with a body of more than {body} bytes is not tried again");
-                findings.tell(&subject.place().key("retries").key("body"), message);
+                findings.report(&subject.place().key("retries").key("body"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US048",
             level: Level::Warning,
@@ -334,19 +347,19 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { back_off: { base: 2s, max: 5s } } }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { back_off: { base: 20ms, max: 1s } } }]",
         },
-        check: Check::Way(|subject, findings| {
-            let base = subject.way().policy().retries.as_ref().map(|retries| retries.back_off_base);
+        check: LintCheck::Caller(|subject, findings| {
+            let base = subject.caller().policy().retries.as_ref().map(|retries| retries.back_off_base);
             if let Some(base) =
-                base.filter(|base| *base >= Duration::from_millis(500) && says_retries(subject))
+                base.filter(|base| *base >= Duration::from_millis(500) && declares_retries(subject))
             {
-                findings.tell(
+                findings.report(
                     &subject.place().key("retries").key("back_off"),
                     format!("a retry waits for up to {}", time(base)),
                 );
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US049",
             level: Level::Info,
@@ -356,10 +369,10 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: shop, service: shop }]",
         },
-        check: Check::Way(|subject, findings| {
+        check: LintCheck::Caller(|subject, findings| {
             if subject.is_unused() {
-                let message = format!("no route leads to service `{}`", subject.way().service().name);
-                findings.tell(&subject.place().key("name"), message);
+                let message = format!("no route leads to service `{}`", subject.caller().service().name);
+                findings.report(&subject.place().key("name"), message);
             }
         }),
     },
@@ -367,10 +380,10 @@ pub(super) const RULES: &[Rule] = &[
 
 /// Returns true if findings about retries are reported here: always for a service, for a route only if it
 /// declares `retries`. Inherited retries are reported for the service.
-fn says_retries(subject: &WaySubject) -> bool {
-    subject.says(|_| true, |route| route.retries.is_some())
+fn declares_retries(subject: &CallerSubject) -> bool {
+    subject.declares(|_| true, |route| route.retries.is_some())
 }
 
-fn says_times(subject: &WaySubject) -> bool {
-    subject.says(|_| true, |route| route.timeout.is_some() || route.try_timeout.is_some())
+fn declares_timeouts(subject: &CallerSubject) -> bool {
+    subject.declares(|_| true, |route| route.timeout.is_some() || route.try_timeout.is_some())
 }

@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use crate::build::lint::{Check, Explanation, Rule};
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::config::Level;
 use crate::memo::changes;
+use crate::model::host_match::HostMatch;
 use crate::model::name::{Name, Scope};
-use crate::model::route::{HostMatch, PathMatch, Route};
+use crate::model::path_match::PathMatch;
+use crate::model::route::Route;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US050",
             level: Level::Warning,
@@ -22,17 +25,17 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: all, service: shop }, { name: versions, paths: [\"~/v[0-9]+/.*\"], service: shop }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: all, paths: [\"~/.*\"], service: shop }, { name: versions, paths: [\"~/v[0-9]+/.*\"], service: shop }]",
         },
-        check: Check::Route(|subject, findings| {
+        check: LintCheck::Route(|subject, findings| {
             if let Some(other) = subject.shadow() {
                 let message = format!(
                     "route `{}` never gets a request: route `{other}` stands before it",
                     subject.route().name
                 );
-                findings.tell(&subject.place().key("paths"), message);
+                findings.report(&subject.place().key("paths"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US051",
             level: Level::Warning,
@@ -42,11 +45,11 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: versions, paths: [\"/v[0-9]+\"], service: shop }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: versions, paths: [\"~/v[0-9]+\"], service: shop }]",
         },
-        check: Check::Route(|subject, findings| {
+        check: LintCheck::Route(|subject, findings| {
             for (index, text) in subject.declared().paths.iter().enumerate() {
                 if !text.starts_with('~') && text.contains(['[', '(', '*', '\\', '^', '|']) {
                     let message = format!("`{text}` is taken as it stands, not as a regex");
-                    findings.tell(&subject.place().key("paths").index(index), message);
+                    findings.report(&subject.place().key("paths").index(index), message);
                 }
             }
         }),
@@ -66,7 +69,7 @@ impl Shadows {
         last: &OrdMap<Name, Arc<Route>>,
         now: &OrdMap<Name, Arc<Route>>,
     ) -> Vec<Name> {
-        let is_alike = |old: &Arc<Route>, new: &Arc<Route>| old.asks_for_the_same(new);
+        let is_alike = |old: &Arc<Route>, new: &Arc<Route>| old.matches_the_same(new);
         if changes(last, now).all(|it| it.old.zip(it.new).is_some_and(|(old, new)| is_alike(old, new))) {
             return Vec::new();
         }
@@ -93,14 +96,14 @@ fn shadows(routes: &OrdMap<Name, Arc<Route>>) -> HashMap<&Name, &Name> {
         }
     }
     let before = |route: &Route, host: &HostMatch, path: &PathMatch| {
-        let same = by_path[&(host, path)].iter().filter(|other| asks_for_more_by_name(other, route));
+        let same = by_path[&(host, path)].iter().filter(|other| has_more_conditions(other, route));
         let wider = match path {
             PathMatch::Regex(pattern) => prefixes(literal(pattern)),
             PathMatch::Exact(_) | PathMatch::Prefix(_) => Vec::new(),
         };
         let wider = wider.iter().filter_map(|prefix| by_path.get(&(host, prefix))).flatten();
         same.chain(wider)
-            .find(|other| other.name != route.name && takes_all_of(other, route))
+            .find(|other| other.name != route.name && matches_all_of(other, route))
             .map(|other| &other.name)
     };
     let shadow = |route: &'_ Route| {
@@ -112,13 +115,13 @@ fn shadows(routes: &OrdMap<Name, Arc<Route>>) -> HashMap<&Name, &Name> {
 }
 
 /// Returns true if `other` precedes `route` for the same host and path, by its number of conditions.
-fn asks_for_more_by_name(other: &Route, route: &Route) -> bool {
+fn has_more_conditions(other: &Route, route: &Route) -> bool {
     let rank = |route: &Route| (route.methods.len(), route.headers.len(), route.query.len());
     rank(other) > rank(route)
 }
 
 /// Returns true if `other` matches every request that `route` matches, hosts and paths aside.
-fn takes_all_of(other: &Route, route: &Route) -> bool {
+fn matches_all_of(other: &Route, route: &Route) -> bool {
     let includes = |wide: &Scope, narrow: &Scope| match (wide, narrow) {
         (Scope::All, _) => true,
         (Scope::Only(_), Scope::All) => false,
@@ -143,10 +146,8 @@ fn literal(pattern: &str) -> &str {
         .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_')))
         .unwrap_or(pattern.len());
     // The character before one of these quantifiers may be absent.
-    match pattern[end..].starts_with(['*', '?', '{']) {
-        true => &pattern[..end.saturating_sub(1)],
-        false => &pattern[..end],
-    }
+    let is_optional = pattern[end..].starts_with(['*', '?', '{']);
+    if is_optional { &pattern[..end.saturating_sub(1)] } else { &pattern[..end] }
 }
 
 /// Returns the prefix matches on segment boundaries that match every path beginning with `literal`. The last

@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use crate::build::lint::{Check, Explanation, Rule};
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::config::Level;
-use crate::memo::{Change, changes};
+use crate::memo::{MapChange, changes};
 use crate::model::health::{HealthCheck, Probe};
 use crate::model::name::Name;
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US052",
             level: Level::Warning,
@@ -24,7 +25,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: old, health_check: off, targets: [{ target: 10.0.0.1:80 }] }",
             good: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: old, targets: [{ target: 10.0.0.1:80 }] }",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             if upstream.health_check.is_some() {
                 return;
@@ -35,11 +36,11 @@ pub(super) const RULES: &[Rule] = &[
                 .find_map(|other| Some((other, common(upstream, other)?)))
             {
                 let message = format!("{address} is checked in upstream `{}` and not here", other.name);
-                findings.tell(&subject.place().key("health_check"), message);
+                findings.report(&subject.place().key("health_check"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US053",
             level: Level::Info,
@@ -49,21 +50,21 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams:\n  - { name: shop, health_check: { http: { path: /shop } }, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: cart, health_check: { http: { path: /cart } }, targets: [{ target: 10.0.0.1:80 }] }",
             good: "upstreams:\n  - { name: shop, health_check: { http: { path: /healthz } }, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: cart, health_check: { http: { path: /healthz } }, targets: [{ target: 10.0.0.1:80 }] }",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
-            let Some(asked) = upstream.health_check.as_ref().map(way_of_asking) else { return };
+            let Some(probe) = upstream.health_check.as_ref().map(probe_key) else { return };
             let differs = |other: &&Upstream| {
-                other.health_check.as_ref().map(way_of_asking).is_some_and(|other| other != asked)
+                other.health_check.as_ref().map(probe_key).is_some_and(|other| other != probe)
             };
             if let Some((other, address)) =
                 subject.neighbours().filter(differs).find_map(|other| Some((other, common(upstream, other)?)))
             {
                 let message = format!("{address} is checked in another way by upstream `{}`", other.name);
-                findings.tell(&subject.place().key("health_check"), message);
+                findings.report(&subject.place().key("health_check"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US054",
             level: Level::Info,
@@ -73,14 +74,14 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }\n  - { name: cart, targets: [{ target: 10.0.0.2:80 }] }",
             good: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }\n  - { name: cart, targets: [{ target: 10.0.0.3:80 }] }",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             for target in subject.upstream().targets.iter().filter(|target| target.tier > 0) {
                 let is_primary = |other: &&Upstream| {
                     other.targets.iter().any(|own| own.tier == 0 && own.address == target.address)
                 };
                 if let Some(other) = subject.neighbours().find(is_primary) {
                     let message = format!("{} is a primary of upstream `{}` too", target.address, other.name);
-                    findings.tell(&subject.place_of(&target.address), message);
+                    findings.report(&subject.place_of(&target.address), message);
                 }
             }
         }),
@@ -94,7 +95,7 @@ fn common<'u>(upstream: &'u Upstream, other: &Upstream) -> Option<&'u Address> {
 }
 
 /// Returns the protocol of a health check, its path or service, and its port; the interval does not matter.
-fn way_of_asking(check: &HealthCheck) -> (&'static str, String, Option<u16>) {
+fn probe_key(check: &HealthCheck) -> (&'static str, String, Option<u16>) {
     match &check.probe {
         Probe::Tcp { .. } => ("tcp", String::new(), check.port),
         Probe::Http { path, .. } => ("http", path.clone(), check.port),
@@ -121,7 +122,7 @@ impl Neighbours {
     ) -> BTreeSet<Name> {
         let Self { having, neighbours } = self;
         let mut touched: BTreeSet<Name> = BTreeSet::new();
-        for Change { key: name, old, new } in changes(last, now) {
+        for MapChange { key: name, old, new } in changes(last, now) {
             touched.insert(name.clone());
             for target in old.iter().flat_map(|upstream| &upstream.targets) {
                 let Some(names) = having.remove(&target.address) else { continue };
@@ -145,9 +146,10 @@ impl Neighbours {
             let others =
                 targets.flat_map(|target| having[&target.address].iter()).filter(|other| *other != name);
             let others: BTreeSet<Name> = others.cloned().collect();
-            match others.is_empty() {
-                true => drop(neighbours.remove(name)),
-                false => drop(neighbours.insert(name.clone(), others)),
+            if others.is_empty() {
+                neighbours.remove(name);
+            } else {
+                neighbours.insert(name.clone(), others);
             }
         }
         touched

@@ -1,46 +1,50 @@
 //! Subjects of rules: an entity with its declaration, and what must be known around it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::build::compile::route::retry;
 use crate::build::compile::service;
+use crate::build::lint::input::LintInput;
 use crate::build::lint::levels::Levels;
-use crate::build::lint::{Config, Lints, Told, WayKey};
 use crate::config::document::lint::LintSetting;
 use crate::config::document::{self, Kind};
-use crate::memo::{Change, Memo, Shared, changes};
+use crate::memo::ArcEq;
 use crate::model::documents::Site;
 use crate::model::name::Name;
-use crate::model::place::Place;
+use crate::model::place::FaultPlace;
 use crate::model::route::Route;
-use crate::model::service::{Policy, Service};
+use crate::model::service::{RequestPolicy, Service};
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 
-/// Upstream, with the ways to it and the upstreams that have a target in common with it.
+/// Key of a caller: a service, and a route to it that may override its policy; without a route the service
+/// itself.
+pub(super) type CallerKey = (Name, Option<Name>);
+
+/// Upstream, with its callers and the upstreams that have a target in common with it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct UpstreamSubject {
-    upstream: Shared<Upstream>,
-    ways: Vec<Way>,
-    neighbours: Vec<Shared<Upstream>>,
+    upstream: ArcEq<Upstream>,
+    callers: Vec<Caller>,
+    neighbours: Vec<ArcEq<Upstream>>,
     raw_reaches_it: bool,
     site: Site,
-    pub(super) levels: Shared<Levels>,
+    pub(super) levels: ArcEq<Levels>,
 }
 
 /// Way of requests to an upstream: a service, or one of its routes, with the policy that applies.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Way {
-    service: Shared<Service>,
-    route: Option<Shared<Route>>,
-    tries: Tries,
+pub(super) struct Caller {
+    service: ArcEq<Service>,
+    route: Option<ArcEq<Route>>,
+    tries: RetryEffect,
 }
 
-/// Effective retry settings for idempotent requests on a way.
+/// Effective retry settings for idempotent requests of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tries {
+pub(super) struct RetryEffect {
     /// Maximum number of retries after the first try; 0 if retries are off.
     pub(super) retries: u32,
     /// Timeout of one try; none for no limit or if retries are off.
@@ -55,55 +59,55 @@ pub(super) struct Tries {
 
 /// Service, or route that may override its service.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct WaySubject {
-    way: Way,
+pub(super) struct CallerSubject {
+    caller: Caller,
     is_used: bool,
     site: Site,
-    pub(super) levels: Shared<Levels>,
+    pub(super) levels: ArcEq<Levels>,
 }
 
 /// Route, with the route that takes all of its requests, if one does.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RouteSubject {
-    route: Shared<Route>,
+    route: ArcEq<Route>,
     shadow: Option<Name>,
     site: Site,
-    pub(super) levels: Shared<Levels>,
+    pub(super) levels: ArcEq<Levels>,
 }
 
-impl Way {
+impl Caller {
     fn new(service: Arc<Service>, route: Option<Arc<Route>>) -> Self {
-        let tries = Tries::new(policy(&service, route.as_deref()), &service);
-        Self { service: Shared(service), route: route.map(Shared), tries }
+        let tries = RetryEffect::new(policy(&service, route.as_deref()), &service);
+        Self { service: ArcEq(service), route: route.map(ArcEq), tries }
     }
 
     pub(super) fn service(&self) -> &Service {
         &self.service.0
     }
 
-    pub(super) fn policy(&self) -> &Policy {
+    pub(super) fn policy(&self) -> &RequestPolicy {
         policy(&self.service.0, self.route.as_ref().map(|route| &*route.0))
     }
 
-    /// Returns true if requests of a method that satisfies `is_method` may take this way. A service, and a
-    /// route without methods, takes all of them.
-    pub(super) fn takes(&self, is_method: impl Fn(&str) -> bool) -> bool {
+    /// Returns true if requests of a method that satisfies `is_method` may come from this caller. A service, and a
+    /// route without methods, sends all of them.
+    pub(super) fn accepts_method(&self, is_method: impl Fn(&str) -> bool) -> bool {
         let methods = self.route.as_ref().map(|route| &route.0.methods);
         methods.is_none_or(|methods| methods.is_empty() || methods.iter().any(|method| is_method(method)))
     }
 
     /// Returns the effective retry settings.
-    pub(super) fn tries(&self) -> Tries {
+    pub(super) fn tries(&self) -> RetryEffect {
         self.tries
     }
 }
 
-fn policy<'p>(service: &'p Service, route: Option<&'p Route>) -> &'p Policy {
+fn policy<'p>(service: &'p Service, route: Option<&'p Route>) -> &'p RequestPolicy {
     route.and_then(Route::forward).map_or(&service.policy, |forward| &forward.policy)
 }
 
-impl Tries {
-    fn new(policy: &Policy, service: &Service) -> Self {
+impl RetryEffect {
+    fn new(policy: &RequestPolicy, service: &Service) -> Self {
         let orders = service::orders(service);
         let most =
             |counts: Vec<usize>| u32::try_from(counts.into_iter().max().unwrap_or(0)).unwrap_or(u32::MAX);
@@ -119,6 +123,29 @@ impl Tries {
 }
 
 impl UpstreamSubject {
+    /// Returns the subject for an upstream; none if there is no such upstream. `callers` are all its callers.
+    pub(super) fn new<'c>(
+        input: LintInput<'_>,
+        name: &Name,
+        callers: impl Iterator<Item = &'c CallerSubject>,
+        neighbours: impl Iterator<Item = &'c Name>,
+        levels: &Arc<Levels>,
+    ) -> Option<Self> {
+        let LintInput { model, documents, .. } = input;
+        let callers: Vec<&Caller> = callers.map(|subject| &subject.caller).collect();
+        let is_routed = callers.iter().any(|caller| caller.route.is_some());
+        let callers = callers.into_iter().filter(|caller| caller.route.is_some() == is_routed);
+        let neighbours = neighbours.filter_map(|name| model.upstreams.get(name));
+        Some(Self {
+            upstream: ArcEq(model.upstreams.get(name)?.clone()),
+            callers: callers.cloned().collect(),
+            neighbours: neighbours.cloned().map(ArcEq).collect(),
+            raw_reaches_it: !model.raw.is_empty(),
+            site: documents.site(Kind::Upstream, name.as_str())?.clone(),
+            levels: ArcEq(levels.clone()),
+        })
+    }
+
     pub(super) fn upstream(&self) -> &Upstream {
         &self.upstream.0
     }
@@ -129,9 +156,9 @@ impl UpstreamSubject {
         self.upstream().targets.chunk_by(|one, next| one.tier == next.tier).map(<[Target]>::len).collect()
     }
 
-    /// Returns the ways through routes, or the services alone if none of them has a route.
-    pub(super) fn ways(&self) -> &[Way] {
-        &self.ways
+    /// Returns the callers that are routes, or the services alone if none of them has a route.
+    pub(super) fn callers(&self) -> &[Caller] {
+        &self.callers
     }
 
     pub(super) fn neighbours(&self) -> impl Iterator<Item = &Upstream> {
@@ -140,21 +167,21 @@ impl UpstreamSubject {
 
     /// Returns true if no route leads to it. False if there is any raw resource, since that may lead to it.
     pub(super) fn is_unreached(&self) -> bool {
-        !self.raw_reaches_it && self.ways.iter().all(|way| way.route.is_none())
+        !self.raw_reaches_it && self.callers.iter().all(|caller| caller.route.is_none())
     }
 
     pub(super) fn declared(&self) -> &document::upstream::Upstream {
         &self.site.document.0.upstreams[self.site.index].entity
     }
 
-    pub(super) fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> FaultPlace<'_> {
         let document = &self.site.document.0;
-        Place::new(document, &document.upstreams[self.site.index].path)
+        FaultPlace::new(document, &document.upstreams[self.site.index].path)
     }
 
     /// Returns the place of a target in the upstream's own list; that of the upstream if the list does not
     /// have the target.
-    pub(super) fn place_of(&self, address: &Address) -> Place<'_> {
+    pub(super) fn place_of(&self, address: &Address) -> FaultPlace<'_> {
         let targets = self.declared().targets.iter().flatten();
         let own = |target: &document::target::Target| {
             target.target.as_ref().is_some_and(|text| Address::parse(text).is_ok_and(|own| own == *address))
@@ -166,47 +193,87 @@ impl UpstreamSubject {
     }
 }
 
-impl WaySubject {
-    pub(super) fn way(&self) -> &Way {
-        &self.way
+impl CallerSubject {
+    /// Returns the subject for a key; none if there is no such caller.
+    pub(super) fn new(
+        input: LintInput<'_>,
+        (service, route): &CallerKey,
+        levels: &Arc<Levels>,
+    ) -> Option<Self> {
+        let LintInput { model, resolved, documents } = input;
+        let uses_service =
+            |route: &&Arc<Route>| route.forward().is_some_and(|forward| forward.service.name == *service);
+        let (route, site) = match route {
+            Some(name) => {
+                let route = model.routes.get(name).filter(uses_service)?;
+                (Some(route.clone()), documents.site(Kind::Route, name.as_str())?)
+            }
+            None => (None, documents.site(Kind::Service, service.as_str())?),
+        };
+        Some(Self {
+            caller: Caller::new(model.services.get(service)?.clone(), route),
+            is_used: resolved.routes_of(service).next().is_some(),
+            site: site.clone(),
+            levels: ArcEq(levels.clone()),
+        })
+    }
+
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// Returns true for a service that no route names; always false for a route.
     pub(super) fn is_unused(&self) -> bool {
-        self.way.route.is_none() && !self.is_used
+        self.caller.route.is_none() && !self.is_used
     }
 
     /// Evaluates a predicate on the declaration at hand: `route` on that of a route, `service` on that of a
     /// service. A route declares only what differs from its service.
-    pub(super) fn says(
+    pub(super) fn declares(
         &self,
         service: fn(&document::service::Service) -> bool,
         route: fn(&document::route::Route) -> bool,
     ) -> bool {
-        match self.way.route {
+        match self.caller.route {
             Some(_) => route(&self.site.document.0.routes[self.site.index].entity),
             None => service(&self.site.document.0.services[self.site.index].entity),
         }
     }
 
     pub(super) fn lint(&self) -> Option<&BTreeMap<String, LintSetting>> {
-        match self.way.route {
+        match self.caller.route {
             Some(_) => self.site.document.0.routes[self.site.index].entity.lint.as_ref(),
             None => self.site.document.0.services[self.site.index].entity.lint.as_ref(),
         }
     }
 
-    pub(super) fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> FaultPlace<'_> {
         let document = &self.site.document.0;
-        let path = match self.way.route {
+        let path = match self.caller.route {
             Some(_) => &document.routes[self.site.index].path,
             None => &document.services[self.site.index].path,
         };
-        Place::new(document, path)
+        FaultPlace::new(document, path)
     }
 }
 
 impl RouteSubject {
+    /// Returns the subject for a route; none if there is no such route. `shadow` is the route that takes all
+    /// of its requests.
+    pub(super) fn new(
+        input: LintInput<'_>,
+        name: &Name,
+        shadow: Option<&Name>,
+        levels: &Arc<Levels>,
+    ) -> Option<Self> {
+        Some(Self {
+            route: ArcEq(input.model.routes.get(name)?.clone()),
+            shadow: shadow.cloned(),
+            site: input.documents.site(Kind::Route, name.as_str())?.clone(),
+            levels: ArcEq(levels.clone()),
+        })
+    }
+
     pub(super) fn route(&self) -> &Route {
         &self.route.0
     }
@@ -219,114 +286,8 @@ impl RouteSubject {
         &self.site.document.0.routes[self.site.index].entity
     }
 
-    pub(super) fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> FaultPlace<'_> {
         let document = &self.site.document.0;
-        Place::new(document, &document.routes[self.site.index].path)
+        FaultPlace::new(document, &document.routes[self.site.index].path)
     }
-}
-
-/// Names of the subjects that must be checked again.
-pub(super) struct Changed {
-    /// Services, with all ways to them.
-    pub(super) services: BTreeSet<Name>,
-    pub(super) upstreams: BTreeSet<Name>,
-    pub(super) routes: BTreeSet<Name>,
-}
-
-/// Returns the subjects that changed from `last` to `now`. Updates the neighbours and shadows of `next` in
-/// passing.
-pub(super) fn changed(last: Config<'_>, now: Config<'_>, lints: &Lints, next: &mut Lints) -> Changed {
-    let redeclared = |kind| now.documents.changed(kind, last.documents).into_iter().cloned();
-    let mut services: BTreeSet<Name> = redeclared(Kind::Service).collect();
-    let mut upstreams: BTreeSet<Name> = redeclared(Kind::Upstream).collect();
-    let mut routes: BTreeSet<Name> = redeclared(Kind::Route).collect();
-
-    upstreams.extend(next.neighbours.update(&last.model.upstreams, &now.model.upstreams));
-    routes.extend(next.shadows.update(&last.model.routes, &now.model.routes));
-    for Change { key, old, new } in changes(&last.model.routes, &now.model.routes) {
-        routes.insert(key.clone());
-        let forwards = old.into_iter().chain(new).filter_map(|route| route.forward());
-        services.extend(forwards.map(|forward| forward.service.name.clone()));
-    }
-    for Change { key, .. } in changes(&last.model.services, &now.model.services) {
-        services.insert(key.clone());
-    }
-    let all_are_new =
-        !Arc::ptr_eq(&lints.levels, &next.levels) || last.model.raw.is_empty() != now.model.raw.is_empty();
-    if all_are_new {
-        services.extend(now.model.services.keys().cloned());
-        upstreams.extend(now.model.upstreams.keys().cloned());
-        routes.extend(now.model.routes.keys().cloned());
-    }
-    for name in &services {
-        let known = [last, now].into_iter().filter_map(|config| config.model.services.get(name));
-        upstreams.extend(known.flat_map(|service| service.upstreams()).map(|upstream| upstream.name.clone()));
-    }
-    Changed { services, upstreams, routes }
-}
-
-/// Returns the ways to a service that were checked.
-pub(super) fn ways_of<'m>(
-    ways: &'m Memo<WayKey, WaySubject, Told>,
-    service: &'m Name,
-) -> impl Iterator<Item = (&'m WayKey, &'m WaySubject)> {
-    ways.inputs().range((service.clone(), None)..).take_while(move |((of, _), _)| of == service)
-}
-
-/// Returns the keys of a service alone and of each route to it.
-pub(super) fn way_keys(config: Config<'_>, service: &Name) -> Vec<WayKey> {
-    let routes = config.resolved.routes_of(service).cloned().map(Some);
-    [None].into_iter().chain(routes).map(|route| (service.clone(), route)).collect()
-}
-
-/// Returns the subject for a key; none if there is no such way.
-pub(super) fn way(config: Config<'_>, (service, route): &WayKey, levels: &Arc<Levels>) -> Option<WaySubject> {
-    let Config { model, resolved, documents } = config;
-    let leads_there =
-        |route: &&Arc<Route>| route.forward().is_some_and(|forward| forward.service.name == *service);
-    let (route, site) = match route {
-        Some(name) => {
-            let route = model.routes.get(name).filter(leads_there)?;
-            (Some(route.clone()), documents.site(Kind::Route, name.as_str())?)
-        }
-        None => (None, documents.site(Kind::Service, service.as_str())?),
-    };
-    Some(WaySubject {
-        way: Way::new(model.services.get(service)?.clone(), route),
-        is_used: resolved.routes_of(service).next().is_some(),
-        site: site.clone(),
-        levels: Shared(levels.clone()),
-    })
-}
-
-/// Returns the subject for an upstream; none if there is no such upstream. The ways in `lints` must be up to
-/// date.
-pub(super) fn upstream(config: Config<'_>, name: &Name, lints: &Lints) -> Option<UpstreamSubject> {
-    let Config { model, resolved, documents } = config;
-    let leads_here = |way: &&Way| way.service().upstreams().any(|upstream| upstream.name == *name);
-    let services = resolved.services_of(name);
-    let ways = services.flat_map(|service| ways_of(&lints.ways.memo, service));
-    let ways: Vec<&Way> = ways.map(|(_, subject)| &subject.way).filter(leads_here).collect();
-    let is_routed = ways.iter().any(|way| way.route.is_some());
-    let ways = ways.into_iter().filter(|way| way.route.is_some() == is_routed);
-    let neighbours = lints.neighbours.of(name).filter_map(|name| model.upstreams.get(name));
-    Some(UpstreamSubject {
-        upstream: Shared(model.upstreams.get(name)?.clone()),
-        ways: ways.cloned().collect(),
-        neighbours: neighbours.cloned().map(Shared).collect(),
-        raw_reaches_it: !model.raw.is_empty(),
-        site: documents.site(Kind::Upstream, name.as_str())?.clone(),
-        levels: Shared(lints.levels.clone()),
-    })
-}
-
-/// Returns the subject for a route; none if there is no such route. The shadows in `lints` must be up to
-/// date.
-pub(super) fn route(config: Config<'_>, name: &Name, lints: &Lints) -> Option<RouteSubject> {
-    Some(RouteSubject {
-        route: Shared(config.model.routes.get(name)?.clone()),
-        shadow: lints.shadows.of(name).cloned(),
-        site: config.documents.site(Kind::Route, name.as_str())?.clone(),
-        levels: Shared(lints.levels.clone()),
-    })
 }

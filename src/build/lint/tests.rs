@@ -7,13 +7,13 @@ use super::*;
 use crate::build::{Inputs, build};
 
 /// Returns the findings in a config, each as code and level.
-fn told(text: &str) -> BTreeSet<String> {
+fn findings(text: &str) -> BTreeSet<String> {
     let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
     let violations = match build(&Inputs { files, ..Inputs::default() }, None) {
         Ok(build) => build.violations(),
         Err(violations) => violations,
     };
-    violations.iter().map(|told| format!("{} {}", told.code, told.level)).collect()
+    violations.iter().map(|findings| format!("{} {}", findings.code, findings.level)).collect()
 }
 
 /// Faults without an example, which take more than a line to show, are tested where they are reported.
@@ -26,8 +26,8 @@ fn every_code_is_told_of_its_bad_example_and_not_of_its_good_one() {
             continue;
         }
         let expected = format!("{code} {level}");
-        let (before, after) = (told(bad), told(good));
-        let cured = !after.iter().any(|told| *told == expected || told.ends_with("error"));
+        let (before, after) = (findings(bad), findings(good));
+        let cured = !after.iter().any(|findings| *findings == expected || findings.ends_with("error"));
         if !before.contains(&expected) || !cured {
             wrong.push(format!("{code}: {before:?}, then {after:?}"));
         }
@@ -74,7 +74,7 @@ routes: [{ name: shop, service: shop }]
 
 #[test]
 fn a_config_of_defaults_has_no_warning_and_is_told_what_defaults_cost() {
-    assert_eq!(told(DEFAULTS), ["US004 info", "US041 info"].map(str::to_owned).into());
+    assert_eq!(findings(DEFAULTS), ["US004 info", "US041 info"].map(str::to_owned).into());
 }
 
 #[test]
@@ -100,8 +100,8 @@ fn rules_are_levelled_for_all_or_for_one_with_a_reason() {
         ("lint: { US111: off }", "", vec!["US101 error"]),
         ("lint: { US041: loud }", "", vec!["US103 error"]),
     ] {
-        let told = told(&text(lint, of_upstream));
-        assert_eq!(told.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{lint} {of_upstream}");
+        let findings = findings(&text(lint, of_upstream));
+        assert_eq!(findings.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{lint} {of_upstream}");
     }
 }
 
@@ -114,9 +114,10 @@ fn each_part_of_a_drill_that_is_not_there_is_told_of_where_it_stands() {
     let check = |down: &str, expected: &[&str]| {
         let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.replace("DOWN", down).into());
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
-        let told = build.violations().into_iter().filter(|told| told.level == Level::Warning);
-        let told: Vec<String> = told.map(|it| format!("{} {}: {}", it.code, it.path, it.message)).collect();
-        assert_eq!(told, expected, "{down}");
+        let findings = build.violations().into_iter().filter(|findings| findings.level == Level::Warning);
+        let findings: Vec<String> =
+            findings.map(|it| format!("{} {}: {}", it.code, it.path, it.message)).collect();
+        assert_eq!(findings, expected, "{down}");
     };
     check("priority=0", &[]);
     check("10.0.0.1:80, 10.0.0.2:80", &[]);

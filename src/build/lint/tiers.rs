@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use crate::build::lint::explanation::Explanation;
+use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::build::lint::subject::UpstreamSubject;
-use crate::build::lint::{Check, Explanation, Rule};
 use crate::config::Level;
 use crate::config::document::upstream::{FailoverMode, LoadBalancer, Resolve};
 use crate::model::target::{Host, Target};
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
+pub(super) const RULES: &[LintRule] = &[
+    LintRule {
         explanation: Explanation {
             code: "US018",
             level: Level::Info,
@@ -19,18 +20,18 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if let [only] = subject.upstream().targets.as_slice()
                 && matches!(only.address.host, Host::Ip(_))
             {
-                findings.tell(
+                findings.report(
                     &subject.place().key("targets"),
                     format!("there is nothing to fail over to from {}", only.address),
                 );
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US019",
             level: Level::Warning,
@@ -40,15 +41,15 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, enabled: false }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, enabled: false }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let declared = subject.declared().targets.as_ref().is_some_and(|targets| !targets.is_empty());
             if declared && subject.upstream().targets.is_empty() {
                 findings
-                    .tell(&subject.place().key("targets"), "none of these targets gets traffic".to_owned());
+                    .report(&subject.place().key("targets"), "none of these targets gets traffic".to_owned());
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US020",
             level: Level::Warning,
@@ -58,16 +59,16 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, enabled: false }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if let Some(first) = subject.upstream().targets.first()
                 && first.tier > 0
             {
                 let message = format!("no primary gets traffic: {} serves all the time", first.address);
-                findings.tell(&subject.place_of(&first.address), message);
+                findings.report(&subject.place_of(&first.address), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US021",
             level: Level::Warning,
@@ -77,7 +78,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.1:81, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let (primaries, rest) = tiers(subject);
             let machines: BTreeSet<&Host> = primaries.iter().map(|target| &target.address.host).collect();
             let is_lost = |target: &&Target| {
@@ -85,11 +86,11 @@ pub(super) const RULES: &[Rule] = &[
             };
             if machines.len() == 1 && !rest.is_empty() && rest.iter().all(|target| is_lost(&target)) {
                 let message = format!("{} is on the machine of every primary", rest[0].address);
-                findings.tell(&subject.place_of(&rest[0].address), message);
+                findings.report(&subject.place_of(&rest[0].address), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US022",
             level: Level::Warning,
@@ -99,7 +100,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, zone: a, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, zone: b, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let (primaries, rest) = tiers(subject);
             let zone = |target: &Target| (target.locality.region.clone(), target.locality.zone.clone());
             let zones: BTreeSet<_> = primaries.iter().map(zone).collect();
@@ -110,11 +111,11 @@ pub(super) const RULES: &[Rule] = &[
                 && rest.iter().all(|target| zones.contains(&zone(target)))
             {
                 let message = format!("all of it is lost with zone `{}`", primaries[0].locality.zone);
-                findings.tell(&subject.place_of(&rest[0].address), message);
+                findings.report(&subject.place_of(&rest[0].address), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US023",
             level: Level::Info,
@@ -124,17 +125,17 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80 }, { target: 10.0.0.4:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             for (tier, next) in neighbouring_tiers(subject) {
                 let (weight, behind) = (weight(tier), weight(next));
                 if behind * 2 < weight {
                     let message = format!("a tier of weight {behind} stands in for one of weight {weight}");
-                    findings.tell(&subject.place_of(&next[0].address), message);
+                    findings.report(&subject.place_of(&next[0].address), message);
                 }
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US024",
             level: Level::Info,
@@ -144,18 +145,18 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, failover: { mode: spill }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, failover: { mode: spill }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let tiers = subject.tiers();
             let is_spill = subject.upstream().failover.mode == FailoverMode::Spill;
             if is_spill && !tiers.is_empty() && tiers[..tiers.len() - 1].iter().all(|targets| *targets == 1) {
-                findings.tell(
+                findings.report(
                     &subject.place().key("failover").key("mode"),
                     "there is nothing to spill from".to_owned(),
                 );
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US025",
             level: Level::Warning,
@@ -165,7 +166,7 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, failover: { mode: spill }, targets: [{ target: 10.0.0.1:80, weight: 900 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, failover: { mode: spill }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let uneven = |tier: &[Target]| {
                 let weights = tier.iter().map(|target| target.weight);
                 weights.clone().max().unwrap_or(0) > 2 * weights.min().unwrap_or(0)
@@ -174,11 +175,11 @@ pub(super) const RULES: &[Rule] = &[
             if is_spill && neighbouring_tiers(subject).any(|(tier, _)| uneven(tier)) {
                 let message =
                     "the death of a light target moves as much load as that of a heavy one".to_owned();
-                findings.tell(&subject.place().key("failover").key("mode"), message);
+                findings.report(&subject.place().key("failover").key("mode"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US026",
             level: Level::Warning,
@@ -188,14 +189,14 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, load_balancer: random, targets: [{ target: 10.0.0.1:80, weight: 1 }, { target: 10.0.0.2:80, weight: 3 }] }]",
             good: "upstreams: [{ name: shop, load_balancer: weighted_random, targets: [{ target: 10.0.0.1:80, weight: 1 }, { target: 10.0.0.2:80, weight: 3 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if subject.upstream().load_balancer == LoadBalancer::Random && has_uneven_tier(subject) {
                 findings
-                    .tell(&subject.place().key("load_balancer"), "`random` ignores the weights".to_owned());
+                    .report(&subject.place().key("load_balancer"), "`random` ignores the weights".to_owned());
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US027",
             level: Level::Info,
@@ -205,16 +206,16 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, load_balancer: least_request, targets: [{ target: 10.0.0.1:80, weight: 1 }, { target: 10.0.0.2:80, weight: 3 }] }]",
             good: "upstreams: [{ name: shop, load_balancer: least_request, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if subject.upstream().load_balancer == LoadBalancer::LeastRequest && has_uneven_tier(subject) {
-                findings.tell(
+                findings.report(
                     &subject.place().key("load_balancer"),
                     "`least_request` mixes the weights with load".to_owned(),
                 );
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US028",
             level: Level::Info,
@@ -224,20 +225,20 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, load_balancer: maglev, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, load_balancer: maglev, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let tiers = subject.tiers();
             if subject.upstream().load_balancer.is_by_hash()
                 && !tiers.is_empty()
                 && tiers.iter().all(|targets| *targets == 1)
             {
-                findings.tell(
+                findings.report(
                     &subject.place().key("load_balancer"),
                     "the hash has one target to choose from".to_owned(),
                 );
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US029",
             level: Level::Info,
@@ -247,15 +248,15 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, sticky: { cookie: { name: route } }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, sticky: { cookie: { name: route } }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if subject.upstream().sticky.is_some() && subject.tiers().len() > 1 {
                 let message =
                     "a client that was led to the standby stays there when the primaries return".to_owned();
-                findings.tell(&subject.place().key("sticky"), message);
+                findings.report(&subject.place().key("sticky"), message);
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US030",
             level: Level::Info,
@@ -265,17 +266,17 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, slow_start: 30s, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
             good: "upstreams: [{ name: shop, slow_start: 30s, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             if !upstream.slow_start.is_zero() && subject.tiers().first() == Some(&1) {
-                findings.tell(
+                findings.report(
                     &subject.place().key("slow_start"),
                     "the only primary has no peers to ramp up against".to_owned(),
                 );
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US031",
             level: Level::Warning,
@@ -285,12 +286,12 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, limits: { retries: 3 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
             good: "upstreams: [{ name: shop, limits: { retries: 1000 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let limits = &subject.upstream().limits;
             let place = subject.place().key("limits");
             match &limits.retry_budget {
                 None if limits.retries < 20 => {
-                    findings.tell(
+                    findings.report(
                         &place.key("retries"),
                         format!("{} retries at a time are fewer than a failure needs", limits.retries),
                     );
@@ -300,13 +301,13 @@ pub(super) const RULES: &[Rule] = &[
                         "{} % and at least {} are fewer than a failure needs",
                         budget.percent, budget.at_least
                     );
-                    findings.tell(&place.key("retry_budget"), message);
+                    findings.report(&place.key("retry_budget"), message);
                 }
                 _ => {}
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US032",
             level: Level::Info,
@@ -316,18 +317,18 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, resolve: envoy, targets: [{ target: shop.example.com:80 }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: shop.example.com:80 }] }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             let upstream = subject.upstream();
             let has_name = upstream.targets.iter().any(|target| matches!(target.address.host, Host::Name(_)));
             if upstream.resolve == Resolve::Envoy && has_name {
-                findings.tell(
+                findings.report(
                     &subject.place().key("resolve"),
                     "an empty answer of DNS takes the targets away at once".to_owned(),
                 );
             }
         }),
     },
-    Rule {
+    LintRule {
         explanation: Explanation {
             code: "US033",
             level: Level::Info,
@@ -337,9 +338,9 @@ pub(super) const RULES: &[Rule] = &[
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: shop, service: shop }]",
         },
-        check: Check::Upstream(|subject, findings| {
+        check: LintCheck::Upstream(|subject, findings| {
             if subject.is_unreached() {
-                findings.tell(
+                findings.report(
                     &subject.place().key("name"),
                     format!("nothing sends requests to upstream `{}`", subject.upstream().name),
                 );

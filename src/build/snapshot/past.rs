@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::build::snapshot::{ResourceSet, Snapshot, Version};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::Version;
+use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
 
 /// Number of sets that are kept. They share the resources that did not change.
@@ -15,20 +17,20 @@ const KEPT: usize = 32;
 /// Sets that were sent last, of all fleets and of the types that are sent whole. Cheap to clone: clones
 /// share.
 #[derive(Debug, Clone, Default)]
-pub struct Past {
+pub struct SentSets {
     /// Sets, the most recent first.
-    sets: Arc<Mutex<VecDeque<Known>>>,
+    sets: Arc<Mutex<VecDeque<SentSet>>>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct SentSet {
     set: Arc<ResourceSet>,
     /// True if a client refused a later response. It may have applied a part of that, and still states this
     /// version.
     doubtful: bool,
 }
 
-impl Past {
+impl SentSets {
     /// Records that clients are sent `set`.
     pub fn remember(&self, set: &ResourceSet) {
         self.with(|sets| {
@@ -42,7 +44,7 @@ impl Past {
                     sets.truncate(KEPT - 1);
                     // A copy without the cached encodings.
                     let set = Arc::new(ResourceSet::from(set.by_name.clone(), set.version));
-                    sets.push_front(Known { set, doubtful: false });
+                    sets.push_front(SentSet { set, doubtful: false });
                 }
             }
         });
@@ -72,7 +74,7 @@ impl Past {
         })
     }
 
-    fn with<R>(&self, work: impl FnOnce(&mut VecDeque<Known>) -> R) -> R {
+    fn with<R>(&self, work: impl FnOnce(&mut VecDeque<SentSet>) -> R) -> R {
         work(&mut self.sets.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -82,7 +84,7 @@ mod tests {
     use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 
     use super::*;
-    use crate::build::snapshot::Resource;
+    use crate::build::snapshot::resource::Resource;
 
     fn set(content: usize) -> ResourceSet {
         let cluster = Cluster { name: content.to_string(), ..Default::default() };
@@ -91,7 +93,7 @@ mod tests {
 
     #[test]
     fn those_that_were_told_last_are_known_by_their_version() {
-        let past = Past::default();
+        let past = SentSets::default();
         let knows = |content| past.recall(set(content).version()).is_some_and(|(it, _)| *it == set(content));
         for content in 0..KEPT {
             past.remember(&set(content));
@@ -103,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_set_is_doubtful_once_what_came_after_it_was_refused() {
-        let past = Past::default();
+        let past = SentSets::default();
         past.remember(&set(1));
         let is_doubtful = || past.recall(set(1).version()).map(|(_, doubtful)| doubtful);
         assert_eq!(is_doubtful(), Some(false));

@@ -16,7 +16,7 @@ use crate::model::name::Name;
 use crate::model::resolver;
 use crate::model::target::Host;
 use crate::source::files;
-use crate::source::resolve::Resolver;
+use crate::source::resolve::DnsResolver;
 
 /// Options of `understudy compile`.
 #[derive(Debug, clap::Args)]
@@ -99,7 +99,7 @@ fn resolve(names: &BTreeSet<Host>, settings: &resolver::Resolver) -> anyhow::Res
         return Ok(Addresses::default());
     }
     tokio::runtime::Runtime::new()?.block_on(async {
-        let mut resolver = Resolver::new();
+        let mut resolver = DnsResolver::new();
         resolver.configure(settings);
         resolver.learn(names).await;
         let addresses = resolver.addresses();

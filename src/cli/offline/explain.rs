@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::build::lint::{self, Explanation};
+use crate::build::lint;
+use crate::build::lint::explanation::Explanation;
 use crate::cli::print;
 use crate::config::near;
 

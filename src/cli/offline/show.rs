@@ -9,7 +9,8 @@ use crate::cli::offline::check;
 use crate::cli::output::{Format, FormatOptions};
 use crate::cli::print;
 use crate::config::near;
-use crate::inspect::settings::{self, Origin, Setting};
+use crate::inspect::settings;
+use crate::inspect::settings::setting::{EffectiveSetting, SettingOrigin};
 use crate::model::name::Name;
 
 /// Options of `understudy show`.
@@ -34,7 +35,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let settings = Name::parse(&options.upstream).and_then(|name| settings::upstream(&build, &name));
+    let settings = Name::parse(&options.upstream).and_then(|name| settings::of(&build, &name));
     let Some(settings) = settings else {
         let names = near(&options.upstream, build.model.upstreams.keys().map(Name::as_str));
         let help = names.first().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
@@ -47,10 +48,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Formats the settings as lines of YAML, with the origin as a comment.
-fn table(settings: &[Setting]) -> String {
+fn table(settings: &[EffectiveSetting]) -> String {
     let lines: Vec<(String, String)> = settings
         .iter()
-        .map(|Setting { path, value, origin }| (format!("{path}: {}", text(value)), comment(origin)))
+        .map(|EffectiveSetting { path, value, origin }| (format!("{path}: {}", text(value)), comment(origin)))
         .collect();
     let widest = lines.iter().map(|(setting, _)| setting.chars().count()).filter(|width| *width <= 60).max();
     let width = widest.unwrap_or(0);
@@ -64,12 +65,12 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn comment(origin: &Origin) -> String {
+fn comment(origin: &SettingOrigin) -> String {
     match origin {
-        Origin::Default => "default".to_owned(),
-        Origin::Stored => "written over REST".to_owned(),
-        Origin::Derived { because } => format!("derived: {because}"),
-        Origin::File { file, line, .. } => match line {
+        SettingOrigin::Default => "default".to_owned(),
+        SettingOrigin::Stored => "written over REST".to_owned(),
+        SettingOrigin::Derived { because } => format!("derived: {because}"),
+        SettingOrigin::File { file, line, .. } => match line {
             Some(line) => format!("{file}:{line}"),
             None => file.clone(),
         },

@@ -29,13 +29,13 @@ fn at(second: i64) -> Timestamp {
 
 /// Load report of an Envoy for one second of `shop`: for each host (last byte of its address), the number of
 /// answered and of failed requests.
-fn report(loads: &[(u8, u64, u64)]) -> Report {
+fn report(loads: &[(u8, u64, u64)]) -> LoadReport {
     read(stats(loads))
 }
 
-fn read(cluster_stats: Vec<endpoint::ClusterStats>) -> Report {
+fn read(cluster_stats: Vec<endpoint::ClusterStats>) -> LoadReport {
     let request = LoadStatsRequest { cluster_stats, ..Default::default() };
-    Report::read(&request.encode_to_vec()).expect("it is one")
+    LoadReport::read(&request.encode_to_vec()).expect("it is one")
 }
 
 fn stats(loads: &[(u8, u64, u64)]) -> Vec<endpoint::ClusterStats> {
@@ -197,7 +197,7 @@ fn a_few_requests_show_nothing_of_those_that_got_none() {
 fn without_traffic_the_last_state_is_old() {
     let (live, build) = (Live::default(), made(SHOP));
     live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
-    live.fold("a", at(2), &Report::default(), &build);
+    live.fold("a", at(2), &LoadReport::default(), &build);
     let old = picture(&live, &build, 7);
     assert_eq!((health(&old).as_str(), old.is_stale, old.serving), ("~+~+?", true, Some(0)));
 }
@@ -311,10 +311,10 @@ fn how_long_a_request_takes_shows_in_how_many_are_under_way() {
 }
 
 /// Check results of an Envoy: the health of each host (last byte of its address).
-fn findings(endpoints: &[(u8, bool)]) -> Findings {
+fn findings(endpoints: &[(u8, bool)]) -> CheckResults {
     let socket = |host: u8| SocketAddr::from(([10, 0, 0, host], 80));
     let endpoints = endpoints.iter().map(|(host, is_healthy)| (socket(*host), *is_healthy)).collect();
-    Findings { clusters: vec![crate::envoy::checks::Cluster { name: "shop".into(), endpoints }] }
+    CheckResults { clusters: vec![crate::envoy::checks::ClusterHealth { name: "shop".into(), endpoints }] }
 }
 
 const SECOND: Duration = Duration::from_secs(1);

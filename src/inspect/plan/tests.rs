@@ -20,7 +20,7 @@ fn check(old: &str, new: &str, expected: Expect) {
         text += &format!("{:?} {}: {}\n", change.action, change.level, change.summary);
     }
     text += &format!("= {}\n", summary(&plan.changes));
-    for (of, Names { added, changed, removed }) in plan.envoy {
+    for (of, ResourceChanges { added, changed, removed }) in plan.envoy {
         for (what, names) in [("+", added), ("~", changed), ("-", removed)] {
             text += &names.iter().map(|name| format!("{what} {of} {name}\n")).collect::<String>();
         }

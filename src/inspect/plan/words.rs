@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::config::Level;
 use crate::config::document::Kind;
-use crate::inspect::plan::{Action, Change, Edit};
+use crate::inspect::plan::{Edit, EditAction, PlannedChange};
 use crate::model::Model;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;
@@ -26,13 +26,18 @@ impl Words {
 }
 
 /// Describes an edit; none if it changes nothing. The effects on an upstream's tiers are described once, with
-/// the first edit that affects the upstream: `told` has the upstreams that are described already.
-pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<String>) -> Option<Change> {
+/// the first edit that affects the upstream: `described` has the upstreams that are described already.
+pub(super) fn change(
+    edit: &Edit,
+    old: &Model,
+    new: &Model,
+    described: &mut BTreeSet<String>,
+) -> Option<PlannedChange> {
     let action = edit.action()?;
     let (kind, name) = (edit.kind.singular(), edit.name.clone());
     let words = match (action, &edit.before, &edit.after) {
-        (Action::Update, Some(before), Some(after)) => updated(edit.kind, before, after),
-        (Action::Delete, ..) => Words::plain("goes", "go"),
+        (EditAction::Update, Some(before), Some(after)) => updated(edit.kind, before, after),
+        (EditAction::Delete, ..) => Words::plain("goes", "go"),
         _ => Words::plain("is new", "are new"),
     };
     let upstream = match edit.kind {
@@ -41,7 +46,7 @@ pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<
         _ => None,
     };
     let effects = upstream
-        .filter(|upstream| told.insert((*upstream).to_owned()))
+        .filter(|upstream| described.insert((*upstream).to_owned()))
         .map(|upstream| of_upstream(upstream, old, new))
         .unwrap_or_default();
     let level = effects.iter().map(|(_, level)| *level).max().unwrap_or(words.level).max(words.level);
@@ -55,7 +60,7 @@ pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<
             format!("{effects}target {address} of upstream {upstream} {}", words.of_one)
         }
         // The effects on the upstream say more than that a field differs.
-        _ if action == Action::Update && words.of_one.is_empty() => {
+        _ if action == EditAction::Update && words.of_one.is_empty() => {
             let meaning = if effects.is_empty() { "changes".to_owned() } else { effects.join(" and ") };
             format!("{kind} {name} {meaning}")
         }
@@ -65,11 +70,9 @@ pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<
             format!("{kind} {name} {} ({fields})", effects.join(" and "))
         }
     };
-    let of_many = match effects.is_empty() {
-        true => words.of_many,
-        false => format!("{}: {}", words.of_many, effects.join(", ")),
-    };
-    Some(Change { kind, name, action, summary, level, of_many })
+    let of_many =
+        if effects.is_empty() { words.of_many } else { format!("{}: {}", words.of_many, effects.join(", ")) };
+    Some(PlannedChange { kind, name, action, summary, level, of_many })
 }
 
 /// Describes the difference between two bodies of an entity.
@@ -136,13 +139,13 @@ fn of_targets(was: &Value, is: &Value) -> Vec<String> {
         targets.filter_map(|target| target["target"].as_str().map(str::to_owned)).collect()
     };
     let (was_at, is_at) = (addresses(was), addresses(is));
-    let told = |what: &str, names: Vec<&String>| match names.as_slice() {
+    let described = |what: &str, names: Vec<&String>| match names.as_slice() {
         [] => None,
         [one] => Some(format!("{what} target {one}")),
         several => Some(format!("{what} {} targets", several.len())),
     };
-    let mut text: Vec<String> = told("new", is_at.difference(&was_at).collect()).into_iter().collect();
-    text.extend(told("without", was_at.difference(&is_at).collect()));
+    let mut text: Vec<String> = described("new", is_at.difference(&was_at).collect()).into_iter().collect();
+    text.extend(described("without", was_at.difference(&is_at).collect()));
     if text.is_empty() {
         text.push("targets".to_owned());
     }

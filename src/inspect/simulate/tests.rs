@@ -9,17 +9,18 @@ use super::*;
 use crate::build::{Inputs, build};
 use crate::model::selector::NoPart;
 
-const STANDBY: Policy = Policy { overprovisioning_factor: u32::MAX, panic_threshold: 1, by_weight: true };
-const SPILL: Policy = Policy { overprovisioning_factor: 140, ..STANDBY };
-const FAIL: Policy = Policy { panic_threshold: 0, ..STANDBY };
+const STANDBY: BalancingPolicy =
+    BalancingPolicy { overprovisioning_factor: u32::MAX, panic_threshold: 1, by_weight: true };
+const SPILL: BalancingPolicy = BalancingPolicy { overprovisioning_factor: 140, ..STANDBY };
+const FAIL: BalancingPolicy = BalancingPolicy { panic_threshold: 0, ..STANDBY };
 
 /// Parses endpoints: tiers are separated by `/`; `+` is healthy, `~` degraded, `-` down.
 fn endpoints(tiers: &str) -> Vec<Endpoint> {
     let endpoint = |priority, sign| {
         let health = match sign {
-            '+' => Health::Healthy,
-            '~' => Health::Degraded,
-            '-' => Health::Down,
+            '+' => EndpointHealth::Healthy,
+            '~' => EndpointHealth::Degraded,
+            '-' => EndpointHealth::Down,
             other => panic!("`{other}` is no health"),
         };
         Endpoint { priority, weight: 1, health }
@@ -31,7 +32,7 @@ fn endpoints(tiers: &str) -> Vec<Endpoint> {
 }
 
 /// Asserts the rounded shares of the tiers, followed by the unserved share.
-fn check(tiers: &str, policy: Policy, expected: &[u32]) {
+fn check(tiers: &str, policy: BalancingPolicy, expected: &[u32]) {
     let endpoints = endpoints(tiers);
     let shares = shares(&endpoints, policy);
     let mut by_tier = vec![0.0; tiers.split('/').count()];
@@ -76,7 +77,7 @@ fn when_nothing_is_usable_every_target_is_tried_or_none() {
     check("-- / -", STANDBY, &[67, 33, 0]);
     check("- / - / -", STANDBY, &[34, 33, 33, 0]);
     check("-- / -", FAIL, &[0, 0, 100]);
-    check("-- / -", Policy { panic_threshold: 0, ..SPILL }, &[0, 0, 100]);
+    check("-- / -", BalancingPolicy { panic_threshold: 0, ..SPILL }, &[0, 0, 100]);
     check("", STANDBY, &[0, 100]);
 }
 
@@ -85,14 +86,14 @@ fn a_degraded_target_serves_where_healthy_ones_are_short() {
     check("~ / +", STANDBY, &[0, 100, 0]);
     check("~ / -", STANDBY, &[100, 0, 0]);
     // Example in Envoy's source: healthy 10, 20 and 10 %, degraded 20, 10 and 0 %, 70 % in all.
-    let factor = Policy { overprovisioning_factor: 100, ..SPILL };
+    let factor = BalancingPolicy { overprovisioning_factor: 100, ..SPILL };
     check("+~~------- / ++~------- / +---------", factor, &[44, 42, 14, 0]);
 }
 
 #[test]
 fn a_large_tier_with_one_usable_target_is_in_panic() {
     let tier = format!("+{}", "-".repeat(200));
-    let wide = Policy { overprovisioning_factor: 400, ..SPILL };
+    let wide = BalancingPolicy { overprovisioning_factor: 400, ..SPILL };
     let endpoints = endpoints(&tier);
     let shares = shares(&endpoints, wide);
     assert!((shares.endpoints[0] - 100.0 / 201.0).abs() < 1e-9, "every target is tried alike");
@@ -101,10 +102,10 @@ fn a_large_tier_with_one_usable_target_is_in_panic() {
 
 #[test]
 fn within_a_tier_weights_count_unless_the_balancer_ignores_them() {
-    let endpoint = |weight| Endpoint { priority: 0, weight, health: Health::Healthy };
+    let endpoint = |weight| Endpoint { priority: 0, weight, health: EndpointHealth::Healthy };
     let tier = [endpoint(1), endpoint(3)];
     assert_eq!(shares(&tier, STANDBY).endpoints, [25.0, 75.0]);
-    assert_eq!(shares(&tier, Policy { by_weight: false, ..STANDBY }).endpoints, [50.0, 50.0]);
+    assert_eq!(shares(&tier, BalancingPolicy { by_weight: false, ..STANDBY }).endpoints, [50.0, 50.0]);
 }
 
 const SHOP: &str = "
@@ -180,16 +181,15 @@ fn what_is_not_there_cannot_be_down() {
     }
 }
 
-fn any_policy() -> impl Strategy<Value = Policy> {
+fn any_policy() -> impl Strategy<Value = BalancingPolicy> {
     let factor = prop_oneof![Just(u32::MAX), 100..1_000_u32];
     (factor, 0..=1_u32, any::<bool>()).prop_map(|(overprovisioning_factor, panic_threshold, by_weight)| {
-        Policy { overprovisioning_factor, panic_threshold, by_weight }
+        BalancingPolicy { overprovisioning_factor, panic_threshold, by_weight }
     })
 }
 
 fn any_endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
-    let health =
-        prop_oneof![4 => Just(Health::Healthy), 1 => Just(Health::Degraded), 3 => Just(Health::Down)];
+    let health = prop_oneof![4 => Just(EndpointHealth::Healthy), 1 => Just(EndpointHealth::Degraded), 3 => Just(EndpointHealth::Down)];
     let endpoint = (0..4_usize, 1..1_000_u32, health).prop_map(|(priority, weight, health)| Endpoint {
         priority,
         weight,
@@ -210,7 +210,7 @@ proptest! {
     #[test]
     fn what_is_down_gets_nothing_while_anything_is_usable(endpoints in any_endpoints(), policy in any_policy()) {
         // One usable endpoint of fewer than 100 in a tier is above the panic threshold of 1 %.
-        let usable = |endpoint: &Endpoint| endpoint.health != Health::Down;
+        let usable = |endpoint: &Endpoint| endpoint.health != EndpointHealth::Down;
         let shares = shares(&endpoints, policy);
         if endpoints.iter().any(usable) {
             prop_assert_eq!(shares.unserved, 0.0);
@@ -233,16 +233,16 @@ proptest! {
     ) {
         prop_assume!(!endpoints.is_empty());
         let is_standby = policy.overprovisioning_factor == u32::MAX;
-        let policy = Policy { by_weight: policy.by_weight && is_standby, ..policy };
+        let policy = BalancingPolicy { by_weight: policy.by_weight && is_standby, ..policy };
         let dies = which.index(endpoints.len());
         let mut after = endpoints.clone();
-        after[dies].health = Health::Down;
-        prop_assume!(after.iter().any(|endpoint| endpoint.health == Health::Healthy));
+        after[dies].health = EndpointHealth::Down;
+        prop_assume!(after.iter().any(|endpoint| endpoint.health == EndpointHealth::Healthy));
         let rounding = if is_standby { 1e-9 } else { 8.0 };
         let before = shares(&endpoints, policy);
         let then = shares(&after, policy);
         for (index, endpoint) in after.iter().enumerate() {
-            if endpoint.health == Health::Healthy {
+            if endpoint.health == EndpointHealth::Healthy {
                 prop_assert!(then.endpoints[index] >= before.endpoints[index] - rounding, "{before:?} {then:?}");
             }
         }
@@ -252,7 +252,7 @@ proptest! {
     #[test]
     fn standby_tiers_wait(endpoints in any_endpoints()) {
         let shares = shares(&endpoints, STANDBY);
-        let healthy = endpoints.iter().filter(|endpoint| endpoint.health == Health::Healthy);
+        let healthy = endpoints.iter().filter(|endpoint| endpoint.health == EndpointHealth::Healthy);
         if let Some(first) = healthy.map(|endpoint| endpoint.priority).min() {
             for (endpoint, share) in endpoints.iter().zip(&shares.endpoints) {
                 prop_assert!(endpoint.priority == first || *share == 0.0);

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use crate::config::document;
 use crate::config::document::route::Scheme;
 use crate::model::header::{self, HeaderChanges};
-use crate::model::place::{Faults, Place, code};
+use crate::model::host_match::is_authority;
+use crate::model::path_match::{PATH_RULE, PathMatch, is_path};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 use crate::model::route::rewrite::Rewrite;
-use crate::model::route::{PathMatch, is_authority};
-use crate::model::service::{self, Policy, Service};
+use crate::model::service::{self, RequestPolicy, Service};
 
 /// Action on a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum RouteAction {
     /// Forwards the request to a service.
     Forward(Box<Forward>),
     /// Redirects the client.
@@ -28,7 +29,7 @@ pub struct Forward {
     /// Service that serves the request.
     pub service: Arc<Service>,
     /// Policy of the service, with the overrides of the route applied.
-    pub policy: Policy,
+    pub policy: RequestPolicy,
     /// Rewrite of the path that targets see; `None` keeps the client's path.
     pub rewrite: Option<Rewrite>,
     /// Changes to the request headers before the request is sent.
@@ -64,31 +65,31 @@ const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
 /// Resolves the action that a route declares. `service` is the resolved one; without it a route to a service
 /// has no action, but its other faults are reported.
 pub(crate) fn resolve(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     route: &document::route::Route,
     service: Option<Arc<Service>>,
     paths: &[PathMatch],
-    faults: &mut Faults,
-) -> Option<Action> {
+    faults: &mut FaultCollector,
+) -> Option<RouteAction> {
     exactly_one(place, route, faults);
     let redirect = route.redirect.as_ref().map(|it| redirect(&place.key("redirect"), it, faults));
     let respond = route.respond.as_ref().map(|it| respond(&place.key("respond"), it, faults));
-    let answer = redirect.map(Action::Redirect).or(respond.map(Action::Respond));
+    let answer = redirect.map(RouteAction::Redirect).or(respond.map(RouteAction::Respond));
     if route.service.is_none() && answer.is_some() {
         only_with_a_service(place, route, faults);
         return answer;
     }
-    forward(place, route, service, paths, faults).map(Box::new).map(Action::Forward)
+    forward(place, route, service, paths, faults).map(Box::new).map(RouteAction::Forward)
 }
 
 const ACTIONS: [&str; 3] = ["service", "redirect", "respond"];
 
-fn exactly_one(place: &Place<'_>, route: &document::route::Route, faults: &mut Faults) {
+fn exactly_one(place: &FaultPlace<'_>, route: &document::route::Route, faults: &mut FaultCollector) {
     let declared = [route.service.is_some(), route.redirect.is_some(), route.respond.is_some()];
     let mut declared = ACTIONS.iter().zip(declared).filter(|(_, declared)| *declared).map(|(key, _)| *key);
     let Some(first) = declared.next() else {
         // Reported at the first key, unless decoding has already reported a fault at one of them.
-        if !ACTIONS.into_iter().any(|key| is_told(&place.key(key))) {
+        if !ACTIONS.into_iter().any(|key| is_reported(&place.key(key))) {
             let help = "name the service that serves, or what is answered in place of one";
             faults.missing(&place.key("service"), "`service`, `redirect` or `respond`", help);
         }
@@ -103,7 +104,7 @@ fn exactly_one(place: &Place<'_>, route: &document::route::Route, faults: &mut F
 }
 
 /// Reports fields that configure the use of a service, in a route that answers without one.
-fn only_with_a_service(place: &Place<'_>, route: &document::route::Route, faults: &mut Faults) {
+fn only_with_a_service(place: &FaultPlace<'_>, route: &document::route::Route, faults: &mut FaultCollector) {
     let declared = [
         ("rewrite", route.rewrite.is_some()),
         ("request_headers", route.request_headers != document::route::HeaderChanges::default()),
@@ -119,13 +120,13 @@ fn only_with_a_service(place: &Place<'_>, route: &document::route::Route, faults
 }
 
 fn forward(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     route: &document::route::Route,
     service: Option<Arc<Service>>,
     paths: &[PathMatch],
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Option<Forward> {
-    let declared = service::Declared {
+    let declared = service::DeclaredPolicy {
         timeout: route.timeout,
         try_timeout: route.try_timeout,
         retries: route.retries.as_ref(),
@@ -139,14 +140,18 @@ fn forward(
 }
 
 /// True if decoding has already reported a fault at `place`, or a misspelling of its key.
-fn is_told(place: &Place<'_>) -> bool {
+fn is_reported(place: &FaultPlace<'_>) -> bool {
     place.document.is_faulty(&place.path) || place.document.is_misspelt(&place.path)
 }
 
-fn redirect(place: &Place<'_>, declared: &document::route::Redirect, faults: &mut Faults) -> Redirect {
+fn redirect(
+    place: &FaultPlace<'_>,
+    declared: &document::route::Redirect,
+    faults: &mut FaultCollector,
+) -> Redirect {
     let document::route::Redirect { scheme, host, path, status } = declared;
     let goes_nowhere = scheme.is_none() && host.is_none() && path.is_none();
-    if goes_nowhere && !["scheme", "host", "path"].iter().any(|key| is_told(&place.key(key))) {
+    if goes_nowhere && !["scheme", "host", "path"].iter().any(|key| is_reported(&place.key(key))) {
         let help = "give one of `scheme`, `host` and `path`";
         faults.missing(place, "what to redirect to", help);
     }
@@ -155,7 +160,7 @@ fn redirect(place: &Place<'_>, declared: &document::route::Redirect, faults: &mu
         faults.wrong(&place.key("host"), format!("`{text}` is not a host"), help);
     }
     if let Some(text) = path.as_ref().filter(|path| !is_path(path, &['#'])) {
-        faults.wrong(&place.key("path"), format!("`{text}` is not a path"), A_PATH.to_owned());
+        faults.wrong(&place.key("path"), format!("`{text}` is not a path"), PATH_RULE.to_owned());
     }
     let status = status.unwrap_or(document::route::Redirect::STATUS.into());
     let known = REDIRECTS.into_iter().find(|known| u32::from(*known) == status);
@@ -171,7 +176,11 @@ fn redirect(place: &Place<'_>, declared: &document::route::Redirect, faults: &mu
     }
 }
 
-fn respond(place: &Place<'_>, declared: &document::route::Respond, faults: &mut Faults) -> Respond {
+fn respond(
+    place: &FaultPlace<'_>,
+    declared: &document::route::Respond,
+    faults: &mut FaultCollector,
+) -> Respond {
     let declared_status = declared.status.unwrap_or(document::route::Respond::STATUS.into());
     let status = u16::try_from(declared_status).ok().filter(|status| (200..600).contains(status));
     if status.is_none() {
@@ -188,12 +197,4 @@ fn respond(place: &Place<'_>, declared: &document::route::Respond, faults: &mut 
         body,
         headers: header::values(&place.key("headers"), &declared.headers, faults),
     }
-}
-
-pub(super) const A_PATH: &str = "begin it with /, in visible ASCII; percent-encode what is not";
-
-/// True if `text` is a path that fits into the first line of a request and has none of the characters
-/// `without`.
-pub(super) fn is_path(text: &str, without: &[char]) -> bool {
-    text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && !without.contains(&c))
 }

@@ -2,9 +2,8 @@
 
 use crate::config::document;
 use crate::model::matching;
-use crate::model::place::{Faults, Place, code};
-use crate::model::route::PathMatch;
-use crate::model::route::action::{A_PATH, is_path};
+use crate::model::path_match::{PATH_RULE, PathMatch, is_path};
+use crate::model::place::{FaultCollector, FaultPlace, code};
 
 /// Rewrite of the path that targets see. The query is not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,23 +24,23 @@ pub enum Rewrite {
 
 impl Rewrite {
     pub(super) fn resolve(
-        place: &Place<'_>,
+        place: &FaultPlace<'_>,
         declared: &document::route::Rewrite,
         paths: &[PathMatch],
-        faults: &mut Faults,
+        faults: &mut FaultCollector,
     ) -> Option<Self> {
         let document::route::Rewrite { prefix, path, regex, to } = declared;
         match (prefix, path, regex, to) {
             (Some(prefix), None, None, None) => {
-                told_prefix(&place.key("prefix"), prefix, paths, faults);
+                check_prefix(&place.key("prefix"), prefix, paths, faults);
                 Some(Self::Prefix(prefix.trim_end_matches('/').to_owned()))
             }
             (None, Some(path), None, None) => {
-                told_path(&place.key("path"), path, faults);
+                check_path(&place.key("path"), path, faults);
                 Some(Self::Path(path.clone()))
             }
             (None, None, Some(pattern), Some(substitution)) => {
-                told_regex(place, pattern, substitution, faults);
+                check_regex(place, pattern, substitution, faults);
                 Some(Self::Regex { pattern: pattern.clone(), substitution: substitution.clone() })
             }
             _ => {
@@ -55,21 +54,21 @@ impl Rewrite {
     }
 }
 
-fn told_path(place: &Place<'_>, text: &str, faults: &mut Faults) {
+fn check_path(place: &FaultPlace<'_>, text: &str, faults: &mut FaultCollector) {
     if !is_path(text, &['?', '#']) {
-        faults.wrong(place, format!("`{text}` is not a path"), A_PATH.to_owned());
+        faults.wrong(place, format!("`{text}` is not a path"), PATH_RULE.to_owned());
     }
 }
 
-fn told_prefix(place: &Place<'_>, text: &str, paths: &[PathMatch], faults: &mut Faults) {
-    told_path(place, text, faults);
+fn check_prefix(place: &FaultPlace<'_>, text: &str, paths: &[PathMatch], faults: &mut FaultCollector) {
+    check_path(place, text, faults);
     if let Some(regex) = paths.iter().find(|path| matches!(path, PathMatch::Regex(_))) {
         let message = format!("the path `{regex}` of this route has no prefix");
         faults.error(place, code::CONFLICT, message, "use `path`, or `regex` with `to`".to_owned());
     }
 }
 
-fn told_regex(place: &Place<'_>, pattern: &str, substitution: &str, faults: &mut Faults) {
+fn check_regex(place: &FaultPlace<'_>, pattern: &str, substitution: &str, faults: &mut FaultCollector) {
     let groups = match matching::whole(pattern) {
         Ok(regex) => regex.captures_len() - 1,
         Err(error) => {

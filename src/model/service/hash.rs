@@ -3,7 +3,7 @@
 use crate::config::document;
 use crate::model::cookie::Cookie;
 use crate::model::header;
-use crate::model::place::{Faults, Place};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Input of the hash of a hashing load balancer (`ring_hash`, `maglev`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,16 +35,20 @@ impl HashBy {
 
 /// Resolves the declared hash keys and keeps their order of precedence.
 pub(crate) fn resolve(
-    place: &Place<'_>,
+    place: &FaultPlace<'_>,
     declared: &[document::service::HashBy],
-    faults: &mut Faults,
+    faults: &mut FaultCollector,
 ) -> Vec<HashBy> {
     let each = declared.iter().enumerate();
     each.map(|(index, one)| HashBy::resolve(&place.index(index), one, faults)).collect()
 }
 
 impl HashBy {
-    fn resolve(place: &Place<'_>, declared: &document::service::HashBy, faults: &mut Faults) -> Self {
+    fn resolve(
+        place: &FaultPlace<'_>,
+        declared: &document::service::HashBy,
+        faults: &mut FaultCollector,
+    ) -> Self {
         match declared {
             document::service::HashBy::Header(name) => {
                 header::name(&place.key("header"), name, faults);

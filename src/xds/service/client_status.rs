@@ -19,7 +19,8 @@ use status::client_status_discovery_service_server::ClientStatusDiscoveryService
 use status::{ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::build::snapshot::{ResourceSet, Snapshot};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::set::ResourceSet;
 use crate::cache::Cache;
 use crate::envoy::ResourceType;
 use crate::nodes::{Nodes, Noted, Presence, State};

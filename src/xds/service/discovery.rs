@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tonic::body::Body;
 
-use crate::build::snapshot::Variant;
+use crate::build::snapshot::resource::Variant;
 use crate::cache::Cache;
 use crate::envoy::ResourceType;
 use crate::nodes::Nodes;

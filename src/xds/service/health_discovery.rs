@@ -22,7 +22,7 @@ use tonic::Status;
 
 use crate::build::snapshot::Snapshot;
 use crate::cache::{Cache, Subscription};
-use crate::envoy::checks::Findings;
+use crate::envoy::checks::CheckResults;
 use crate::envoy::node::Node;
 use crate::nodes::Nodes;
 use crate::xds::port::connection::ClientPeer;
@@ -202,6 +202,6 @@ fn requesting_node(first: &[u8]) -> Result<Node, Status> {
     }
 }
 
-fn read_findings(message: &[u8]) -> Result<Findings, Status> {
-    Findings::read(message).map_err(|error| Status::internal(error.to_string()))
+fn read_findings(message: &[u8]) -> Result<CheckResults, Status> {
+    CheckResults::read(message).map_err(|error| Status::internal(error.to_string()))
 }

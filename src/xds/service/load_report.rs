@@ -11,7 +11,7 @@ use envoy_types::pb::google::protobuf;
 use futures_util::Stream;
 use tonic::Status;
 
-use crate::envoy::loads::{Report, Sender};
+use crate::envoy::loads::{LoadReport, Sender};
 use crate::envoy::node::Locality;
 use crate::nodes::Nodes;
 use crate::xds::port::connection::ClientPeer;
@@ -126,7 +126,7 @@ impl BidirectionalService for LoadReports {
 }
 
 /// Reads the next report; none when the client disconnects.
-async fn next_report(requests: &mut RequestReader) -> Result<Option<Report>, Status> {
+async fn next_report(requests: &mut RequestReader) -> Result<Option<LoadReport>, Status> {
     let Some(encoded) = requests.message().await? else { return Ok(None) };
-    Report::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
+    LoadReport::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
 }

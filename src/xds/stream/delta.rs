@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
-use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::{Resource, Variant};
+use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
 use crate::nodes::nack::{ResponseNack, shorten_error};
 use crate::nodes::{State, TypeStatus};

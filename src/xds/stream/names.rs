@@ -7,7 +7,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::build::snapshot::{ResourceSet, Version};
+use crate::build::snapshot::resource::Version;
+use crate::build::snapshot::set::ResourceSet;
 use crate::xds::wire::request::NameList;
 
 /// A set of names and its hash, which does not depend on their order.

@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::build::snapshot::{Resource, ResourceSet};
+use crate::build::snapshot::resource::Resource;
+use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
 use crate::nodes::State;
 

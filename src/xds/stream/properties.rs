@@ -12,7 +12,8 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use proptest::prelude::*;
 
-use crate::build::snapshot::{Snapshot, Variant};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::Variant;
 use crate::envoy::ResourceType;
 use crate::xds::stream::delta;
 use crate::xds::stream::protocol::StreamContext;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::build::snapshot::past::Past;
-use crate::build::snapshot::{Snapshot, Variant};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::past::SentSets;
+use crate::build::snapshot::resource::Variant;
 use crate::envoy::ResourceType;
 use crate::nodes::TypeStatus;
 use crate::nodes::nack::ResponseNack;
@@ -17,7 +18,7 @@ pub struct StreamContext {
     /// Resource names that clients subscribe to.
     pub names: NameTable,
     /// Sets of resources that clients were sent earlier, by version.
-    pub past: Past,
+    pub past: SentSets,
 }
 
 /// A stream of one variant of the protocol: events go in, the responses to send come out, in order.

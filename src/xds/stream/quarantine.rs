@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::build::snapshot::{Resource, ResourceSet, Version};
+use crate::build::snapshot::resource::{Resource, Version};
+use crate::build::snapshot::set::ResourceSet;
 
 /// Refused resources of one type, for one client.
 #[derive(Debug, Default)]

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::google::rpc::Status;
 
-use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::{Resource, Variant};
+use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
 use crate::nodes::nack::{ResponseNack, shorten_error};
 use crate::nodes::{State, TypeStatus};

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::build::snapshot::ResourceSet;
+use crate::build::snapshot::set::ResourceSet;
 use crate::xds::stream::names::{NameSet, NameSetChange, NameTable};
 use crate::xds::wire::request::NameList;
 

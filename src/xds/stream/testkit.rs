@@ -13,7 +13,8 @@ use envoy_types::pb::google::rpc::Status;
 use expect_test::Expect;
 use prost::Message as _;
 
-use crate::build::snapshot::{Resource, Snapshot, Variant};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::{Resource, Variant};
 use crate::envoy::ResourceType;
 use crate::nodes::State;
 use crate::xds::stream::delta::DeltaStream;

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::core::v3::ControlPlane;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use prost::Message;
 
-use crate::build::snapshot::Variant;
+use crate::build::snapshot::resource::Variant;
 use crate::envoy::ResourceType;
 
 /// A response before framing.
@@ -100,7 +100,7 @@ mod tests {
     use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 
     use super::*;
-    use crate::build::snapshot::Resource;
+    use crate::build::snapshot::resource::Resource;
 
     fn response(variant: Variant, names: &[&str], size: usize) -> Response {
         let resource = |name: &str| {

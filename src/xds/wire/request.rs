@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, check_wire_type, decode_key, skip_field};
 
-use crate::build::snapshot::inventory;
+use crate::build::snapshot::set::inventory;
 use crate::envoy::fields::{self, ReadError, text};
 
 /// Numbers of the fields that are lists. Both variants have the names in the same field.
@@ -175,7 +175,7 @@ impl VersionList {
     }
 
     /// Computes the number that
-    /// [`ResourceSet::inventory`](crate::build::snapshot::ResourceSet::inventory) returns for the same set.
+    /// [`ResourceSet::inventory`](crate::build::snapshot::set::ResourceSet::inventory) returns for the same set.
     pub fn inventory(&self) -> u128 {
         inventory(self.0.values())
     }
@@ -234,7 +234,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::build::snapshot::Resource;
+    use crate::build::snapshot::resource::Resource;
     use crate::envoy::ResourceType;
     use crate::xds::stream::testkit::snapshot;
 

@@ -12,7 +12,7 @@ use crate::build::compile::route::header;
 use crate::build::compile::uint32;
 use crate::config::document::route::Scheme;
 use crate::model::route::Route;
-use crate::model::route::action::{Action, Redirect, Respond};
+use crate::model::route::action::{Redirect, Respond, RouteAction};
 
 /// Default of Envoy for the maximum body of a direct response, in bytes.
 const ENVOYS_LONGEST: usize = 4096;
@@ -60,8 +60,8 @@ pub(super) fn respond(route: envoy::Route, respond: &Respond) -> envoy::Route {
 /// Returns the length of the body of a route's fixed response, in bytes; 0 for other actions.
 pub(super) fn body_length(route: &Route) -> usize {
     match &route.action {
-        Action::Respond(respond) => respond.body.len(),
-        Action::Forward(_) | Action::Redirect(_) => 0,
+        RouteAction::Respond(respond) => respond.body.len(),
+        RouteAction::Forward(_) | RouteAction::Redirect(_) => 0,
     }
 }
 

@@ -11,11 +11,11 @@ use envoy_types::pb::google::protobuf::{BoolValue, UInt64Value};
 
 use crate::build::compile::route::matching::Methods;
 use crate::build::compile::route::{hash, header, retry, rewrite, sticky};
-use crate::build::compile::service::{self, Order};
+use crate::build::compile::service::{self, WeightedOrder};
 use crate::build::compile::{duration, uint32};
-use crate::model::route::PathMatch;
+use crate::model::path_match::PathMatch;
 use crate::model::route::action::Forward;
-use crate::model::service::{HostHeader, Policy, Service};
+use crate::model::service::{HostHeader, RequestPolicy, Service};
 
 /// Default of Envoy for the idle timeout of a stream.
 const ENVOYS_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -59,7 +59,7 @@ fn action(forward: &Forward, methods: Methods) -> envoy::RouteAction {
     }
 }
 
-fn cluster_specifier(mut orders: Vec<Order<'_>>) -> ClusterSpecifier {
+fn cluster_specifier(mut orders: Vec<WeightedOrder<'_>>) -> ClusterSpecifier {
     if orders.len() == 1 {
         return ClusterSpecifier::Cluster(orders.remove(0).cluster);
     }
@@ -84,7 +84,7 @@ fn hash_policy(service: &Service) -> Vec<HashPolicy> {
 
 /// Returns the idle timeout, if it must differ from Envoy's default: Envoy resets streams that are idle for 5
 /// min, which must not happen before the request timeout. Zero for no limit.
-fn idle_timeout(policy: &Policy) -> Option<Duration> {
+fn idle_timeout(policy: &RequestPolicy) -> Option<Duration> {
     let unlimited = policy.timeout.is_zero();
     (unlimited || policy.timeout > ENVOYS_IDLE_TIMEOUT).then_some(policy.timeout)
 }

@@ -8,7 +8,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 
 use crate::model::matching::StringMatch;
-use crate::model::route::{PathMatch, Route};
+use crate::model::path_match::PathMatch;
+use crate::model::route::Route;
 
 /// Idempotent methods, whose requests may be repeated (RFC 9110, section 9.2.2).
 const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
@@ -39,17 +40,21 @@ pub(super) fn route_match(path: &PathMatch, route: &Route, methods: Methods) -> 
 /// Returns the matcher of the method: `Some(None)` if any method matches, `None` if no method is left to
 /// match.
 #[expect(clippy::option_option, reason = "no route, a route without a matcher, a route with one")]
-fn method_matcher(asked: &[String], methods: Methods) -> Option<Option<envoy::HeaderMatcher>> {
+fn method_matcher(methods_of_route: &[String], methods: Methods) -> Option<Option<envoy::HeaderMatcher>> {
     let idempotent = |method: &str| IDEMPOTENT.contains(&method);
     let wanted: Vec<&str> = match methods {
-        Methods::All => asked.iter().map(String::as_str).collect(),
-        Methods::Idempotent if asked.is_empty() => IDEMPOTENT.to_vec(),
-        Methods::Idempotent => asked.iter().map(String::as_str).filter(|method| idempotent(method)).collect(),
+        Methods::All => methods_of_route.iter().map(String::as_str).collect(),
+        Methods::Idempotent if methods_of_route.is_empty() => IDEMPOTENT.to_vec(),
+        Methods::Idempotent => {
+            methods_of_route.iter().map(String::as_str).filter(|method| idempotent(method)).collect()
+        }
         // The route for idempotent methods precedes this one, so that no matcher is needed.
-        Methods::Others if asked.is_empty() => return Some(None),
-        Methods::Others => asked.iter().map(String::as_str).filter(|method| !idempotent(method)).collect(),
+        Methods::Others if methods_of_route.is_empty() => return Some(None),
+        Methods::Others => {
+            methods_of_route.iter().map(String::as_str).filter(|method| !idempotent(method)).collect()
+        }
     };
-    match (wanted.as_slice(), asked.is_empty()) {
+    match (wanted.as_slice(), methods_of_route.is_empty()) {
         ([], true) => Some(None),
         ([], false) => None,
         ([method], _) => Some(Some(header_matcher(":method", &StringMatch::Exact((*method).to_owned())))),

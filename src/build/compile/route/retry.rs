@@ -10,14 +10,14 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 
 use crate::build::compile::route::matching::Methods;
-use crate::build::compile::service::{self, Order};
+use crate::build::compile::service::{self, WeightedOrder};
 use crate::build::compile::{any, duration, uint32};
 use crate::config::document::service::MethodsOnce;
-use crate::model::service::{GRPC_STATUSES, Policy, Retries, Service};
+use crate::model::service::{GRPC_STATUSES, RequestPolicy, Retries, Service};
 
 /// Effective retry settings for requests of idempotent methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tries {
+pub struct RetryLimits {
     /// Maximum number of retries after the first try.
     pub attempts: u32,
     /// Timeout of one try; none for no limit.
@@ -28,9 +28,9 @@ pub struct Tries {
 
 /// Returns the effective retry settings of a policy with the upstreams of a service: as declared, or else
 /// derived from their tiers. None if retries are off.
-pub fn tries(policy: &Policy, service: &Service) -> Option<Tries> {
+pub fn tries(policy: &RequestPolicy, service: &Service) -> Option<RetryLimits> {
     let (retries, orders) = (policy.retries.as_ref()?, service::orders(service));
-    Some(Tries {
+    Some(RetryLimits {
         attempts: retries.attempts.unwrap_or_else(|| attempts(&orders)),
         try_timeout: effective_try_timeout(policy, &orders),
         update_frequency: update_frequency(&orders),
@@ -42,8 +42,8 @@ const REACHED_NO_SERVER: &str = "connect-failure,refused-stream,reset-before-req
 
 /// Compiles the retry policy of one of the Envoy routes of a route; none for no retries.
 pub(super) fn retry_policy(
-    policy: &Policy,
-    orders: &[Order<'_>],
+    policy: &RequestPolicy,
+    orders: &[WeightedOrder<'_>],
     methods: Methods,
 ) -> Option<envoy::RetryPolicy> {
     let retries = policy.retries.as_ref()?;
@@ -91,8 +91,8 @@ fn retry_on(retries: &Retries) -> String {
 }
 
 /// Returns the default number of retries: enough to reach every target, from 3 to 10.
-fn attempts(orders: &[Order<'_>]) -> u32 {
-    let targets = orders.iter().map(Order::targets).max().unwrap_or(0);
+fn attempts(orders: &[WeightedOrder<'_>]) -> u32 {
+    let targets = orders.iter().map(WeightedOrder::targets).max().unwrap_or(0);
     u32::try_from(targets).unwrap_or(u32::MAX).clamp(3, 10)
 }
 
@@ -100,16 +100,16 @@ fn attempts(orders: &[Order<'_>]) -> u32 {
 /// has a second target to try first, else 1. A tier of one target must be left at once, since Envoy goes on
 /// choosing the tier even if its only host is ejected between two tries. Routes are the same for all Envoys,
 /// so a single target counts if any locality sees one.
-fn update_frequency(orders: &[Order<'_>]) -> u32 {
-    if orders.iter().any(Order::has_a_single_before_the_last) { 1 } else { 2 }
+fn update_frequency(orders: &[WeightedOrder<'_>]) -> u32 {
+    if orders.iter().any(WeightedOrder::has_a_single_before_the_last) { 1 } else { 2 }
 }
 
 /// Returns the timeout of one try of an idempotent request: as declared, or the request timeout divided by
 /// the number of tries that it takes to reach the last tier, at least 2. A healthy but slow service must not
 /// be cut off, and a frozen target must leave time for the others. None for no limit.
-fn effective_try_timeout(policy: &Policy, orders: &[Order<'_>]) -> Option<Duration> {
+fn effective_try_timeout(policy: &RequestPolicy, orders: &[WeightedOrder<'_>]) -> Option<Duration> {
     let try_timeout = policy.try_timeout.unwrap_or_else(|| {
-        let tiers = orders.iter().map(Order::most_tiers).max().unwrap_or(0);
+        let tiers = orders.iter().map(WeightedOrder::most_tiers).max().unwrap_or(0);
         let before_last = u32::try_from(tiers.saturating_sub(1)).unwrap_or(u32::MAX);
         let tries = before_last.saturating_mul(update_frequency(orders)).saturating_add(1).max(2);
         Duration::from_millis(u64::try_from((policy.timeout / tries).as_millis()).unwrap_or(u64::MAX))
@@ -124,7 +124,7 @@ fn previous_hosts() -> RetryHostPredicate {
     }
 }
 
-fn previous_priorities(orders: &[Order<'_>]) -> RetryPriority {
+fn previous_priorities(orders: &[WeightedOrder<'_>]) -> RetryPriority {
     let config = PreviousPrioritiesConfig {
         update_frequency: i32::try_from(update_frequency(orders)).expect("it is 1 or 2"),
     };
@@ -153,7 +153,7 @@ mod tests {
         let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
         let service = build.model.services.values().next().expect("there is one");
-        let Tries { attempts, try_timeout, update_frequency } =
+        let RetryLimits { attempts, try_timeout, update_frequency } =
             tries(&service.policy, service).expect("retries are on");
         let found = (attempts, try_timeout.map(|time| time.as_millis()), update_frequency);
         assert_eq!(found, expected, "{tiers:?} {service:?}");

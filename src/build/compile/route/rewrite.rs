@@ -4,7 +4,7 @@ use envoy_types::pb::envoy::config::route::v3 as envoy;
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 
 use crate::build::compile::route::matching::regex;
-use crate::model::route::PathMatch;
+use crate::model::path_match::PathMatch;
 use crate::model::route::rewrite::Rewrite;
 
 /// Returns `action` with a rewrite of the path.

@@ -1,6 +1,6 @@
 //! Methods of the discovery services.
 
-use crate::build::snapshot::Variant;
+use crate::build::snapshot::resource::Variant;
 use crate::envoy::ResourceType;
 
 /// Methods that are served: the path, the variant, and the type if the service has just one.

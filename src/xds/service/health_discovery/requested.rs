@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::envoy::checks::Findings;
+use crate::envoy::checks::CheckResults;
 use crate::xds::service::health_discovery::specifier::{ClusterCheck, checked_cluster};
 
 /// Shortest interval at which an Envoy reports results.
@@ -53,7 +53,7 @@ impl RequestedChecks {
     /// Returns the results that count, under the names of the clusters. Envoy reports an endpoint as
     /// unhealthy until its first check is done, so unhealthy results are dropped for as long as a first check
     /// may take.
-    pub(super) fn reported(&self, findings: Findings, now: Instant) -> Findings {
+    pub(super) fn reported(&self, findings: CheckResults, now: Instant) -> CheckResults {
         let clusters = findings.clusters.into_iter().filter_map(|mut cluster| {
             let (check, since) = self.since.get(checked_cluster(&cluster.name))?;
             let is_known = now.duration_since(*since) >= check.timeout + INTERVAL;
@@ -61,6 +61,6 @@ impl RequestedChecks {
             check.cluster.as_ref().clone_into(&mut cluster.name);
             Some(cluster)
         });
-        Findings { clusters: clusters.collect() }
+        CheckResults { clusters: clusters.collect() }
     }
 }

@@ -31,7 +31,8 @@ use envoy_types::pb::envoy::service::health::v3::{
 use envoy_types::pb::google::protobuf::{self, Any, Struct};
 use prost::{Message as _, Name as _};
 
-use crate::build::snapshot::{Snapshot, Version};
+use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::resource::Version;
 use crate::envoy::ResourceType;
 
 /// Suffix of the name of a check, after the name of the cluster: with the same name, Envoy would count both
@@ -318,7 +319,7 @@ mod tests {
     use tls::common_tls_context::CombinedCertificateValidationContext;
 
     use super::*;
-    use crate::build::snapshot::Resource;
+    use crate::build::snapshot::resource::Resource;
 
     fn cluster(checker: HealthChecker) -> Cluster {
         Cluster {

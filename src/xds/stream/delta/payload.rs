@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::build::snapshot::{MAX_PIECE, Resource, ResourceSet, Variant, Version};
+use crate::build::snapshot::resource::{Resource, Variant, Version};
+use crate::build::snapshot::set::{MAX_PIECE, ResourceSet};
 
 #[derive(Debug)]
 pub(super) struct InFlight {

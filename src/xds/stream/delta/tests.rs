@@ -4,7 +4,7 @@
 use expect_test::expect;
 
 use super::*;
-use crate::build::snapshot::MAX_PIECE;
+use crate::build::snapshot::set::MAX_PIECE;
 use crate::xds::stream::testkit::{TestClient, error_detail, kind_of, names_of, snapshot};
 use crate::xds::wire::frame;
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
-use crate::build::snapshot::{Resource, ResourceSet, Version};
+use crate::build::snapshot::resource::{Resource, Version};
+use crate::build::snapshot::set::ResourceSet;
 use crate::nodes::State;
 use crate::xds::stream::delta::payload::{InFlight, ResourceDelta};
 use crate::xds::stream::order;

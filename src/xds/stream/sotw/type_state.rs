@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
-use crate::build::snapshot::{ResourceSet, Version};
+use crate::build::snapshot::resource::Version;
+use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
 use crate::nodes::State;
 use crate::xds::stream::quarantine::Quarantine;

@@ -8,14 +8,14 @@ use crate::config::document::upstream::Resolve;
 use crate::memo::changes;
 use crate::model::name::Name;
 use crate::model::target::Host;
-use crate::model::tls::OfTarget;
+use crate::model::tls::TargetTls;
 use crate::model::upstream::Upstream;
 
 type Upstreams = OrdMap<Name, Arc<Upstream>>;
 
 /// Upstreams by trait.
 #[derive(Debug, Clone, Default)]
-pub struct Subsets {
+pub struct UpstreamIndex {
     /// Upstreams with a target that is reached over TLS.
     pub in_tls: Upstreams,
     /// Upstreams with names that the control plane resolves.
@@ -26,7 +26,7 @@ pub struct Subsets {
     pub drilled: Upstreams,
 }
 
-impl Subsets {
+impl UpstreamIndex {
     /// Returns the subsets of `now`, given that `self` holds those of `last`.
     #[must_use]
     pub fn updated(&self, last: &Upstreams, now: &Upstreams) -> Self {
@@ -49,7 +49,7 @@ impl Subsets {
 }
 
 fn is_in_tls(upstream: &Upstream) -> bool {
-    let own = |tls: &OfTarget| matches!(tls, OfTarget::Own(_));
+    let own = |tls: &TargetTls| matches!(tls, TargetTls::Own(_));
     upstream.tls.is_some() || upstream.targets.iter().any(|target| own(&target.tls))
 }
 

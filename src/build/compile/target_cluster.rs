@@ -15,23 +15,23 @@ use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
 /// Cluster with targets.
-pub struct Pool<'a> {
+pub(super) struct TargetCluster<'a> {
     /// Cluster name: that of the upstream, followed by `/p0`, `/p1` and so on if the cluster holds one tier.
     /// Declared names cannot contain a `/`.
-    pub name: String,
+    pub(super) name: String,
     /// Tier that the cluster holds, from 0; 0 if it holds all of them.
-    pub tier: u32,
+    pub(super) tier: u32,
     /// Targets, by tier, then as declared.
-    pub targets: &'a [Target],
+    pub(super) targets: &'a [Target],
     /// Distance from the Envoy to which the targets are restricted; none for no restriction.
-    pub distance: Option<Distance>,
+    pub(super) distance: Option<Distance>,
     /// Source of the addresses.
-    pub discovery: Discovery,
+    pub(super) discovery: AddressSource,
 }
 
 /// Source from which Envoy gets the addresses of targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Discovery {
+pub(super) enum AddressSource {
     /// EDS, from the control plane.
     Eds,
     /// DNS, resolved by Envoy.
@@ -39,40 +39,38 @@ pub enum Discovery {
 }
 
 /// Returns the clusters that hold the targets of an upstream, by declared tier, then by distance.
-pub fn of(upstream: &Upstream) -> Vec<Pool<'_>> {
+pub(super) fn all(upstream: &Upstream) -> Vec<TargetCluster<'_>> {
     if !upstream.has_cluster_for_each_tier() {
         let name = upstream.name.to_string();
         let (tier, targets) = (0, &*upstream.targets);
-        return vec![Pool { name, tier, targets, distance: None, discovery: Discovery::Eds }];
+        return vec![TargetCluster { name, tier, targets, distance: None, discovery: AddressSource::Eds }];
     }
     // An upstream without targets has a first tier nonetheless: an aggregate needs at least one member.
     let tiers = 0..upstream.tier_count.max(1);
-    let distances: Vec<Option<Distance>> = match upstream.failover.locality {
-        true => Distance::ALL.map(Some).into(),
-        false => vec![None],
-    };
-    let pools = tiers.flat_map(|tier| distances.iter().map(move |distance| (tier, *distance)));
-    pools
+    let distances: Vec<Option<Distance>> =
+        if upstream.failover.locality { Distance::ALL.map(Some).into() } else { vec![None] };
+    let clusters = tiers.flat_map(|tier| distances.iter().map(move |distance| (tier, *distance)));
+    clusters
         .enumerate()
         .map(|(number, (tier, distance))| {
             let targets = of_tier(&upstream.targets, tier);
             let discovery = discovery(upstream, targets);
-            Pool { name: format!("{}/p{number}", upstream.name), tier, targets, distance, discovery }
+            TargetCluster { name: format!("{}/p{number}", upstream.name), tier, targets, distance, discovery }
         })
         .collect()
 }
 
 /// Returns the clusters that hold the targets of an upstream in the order in which they serve, with `first`
 /// applied.
-pub fn led(upstream: &Upstream, first: Option<First>) -> Vec<Pool<'_>> {
-    let mut pools = of(upstream);
-    pools.sort_by_key(|pool| first.map_or(pool.tier, |first| first.rank(pool.tier)));
-    pools
+pub(super) fn in_serving_order(upstream: &Upstream, first: Option<First>) -> Vec<TargetCluster<'_>> {
+    let mut clusters = all(upstream);
+    clusters.sort_by_key(|cluster| first.map_or(cluster.tier, |first| first.rank(cluster.tier)));
+    clusters
 }
 
 /// Returns the override of the first tier if it applies to clusters: none for an upstream with a single
 /// cluster, whose endpoints carry the override.
-pub fn first(upstream: &Upstream, overrides: &OverridesByUpstream) -> Option<First> {
+pub(super) fn first_override(upstream: &Upstream, overrides: &OverridesByUpstream) -> Option<First> {
     let endpoint_overrides =
         upstream.has_cluster_for_each_tier().then(|| overrides.get(&upstream.name)).flatten();
     endpoint_overrides.and_then(|endpoint_overrides| endpoint_overrides.first)
@@ -85,10 +83,10 @@ fn of_tier(targets: &[Target], tier: u32) -> &[Target] {
     &targets[first..end]
 }
 
-fn discovery(upstream: &Upstream, targets: &[Target]) -> Discovery {
+fn discovery(upstream: &Upstream, targets: &[Target]) -> AddressSource {
     let is_name = |target: &Target| matches!(target.address.host, Host::Name(_));
     match upstream.resolve {
-        Resolve::Envoy if targets.iter().any(is_name) => Discovery::Dns,
-        Resolve::Envoy | Resolve::ControlPlane => Discovery::Eds,
+        Resolve::Envoy if targets.iter().any(is_name) => AddressSource::Dns,
+        Resolve::Envoy | Resolve::ControlPlane => AddressSource::Eds,
     }
 }

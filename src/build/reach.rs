@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use crate::memo::changes;
 use crate::model::Model;
-use crate::model::listener::Protocol;
+use crate::model::listener::ProtocolSettings;
 use crate::model::name::{Name, Scope};
 use crate::model::route::Route;
 use crate::model::service::Service;
 
 /// Services and upstreams by the fleets of a model that use them.
 #[derive(Debug, Default)]
-pub struct Reach(BTreeMap<Name, OfFleet>);
+pub(super) struct Reach(BTreeMap<Name, FleetReach>);
 
 #[derive(Debug, Default)]
-struct OfFleet {
+struct FleetReach {
     services: HashSet<Name>,
     /// Upstreams that other fleets use and this one does not.
     only_elsewhere: HashSet<Name>,
@@ -29,66 +29,68 @@ impl Reach {
             model
                 .fleet_names()
                 .into_iter()
-                .map(|fleet| (fleet.clone(), OfFleet::new(model, &fleet)))
+                .map(|fleet| (fleet.clone(), FleetReach::new(model, &fleet)))
                 .collect(),
         )
     }
 
     /// Returns the reach of `now`, sharing this value if no reference differs from that in `last`.
     #[must_use]
-    pub fn updated(self: &Arc<Self>, last: &Model, now: &Model) -> Arc<Self> {
-        let leads = |route: &Arc<Route>| {
+    pub(super) fn updated(self: &Arc<Self>, last: &Model, now: &Model) -> Arc<Self> {
+        let references = |route: &Arc<Route>| {
             let service = route.forward().map(|forward| forward.service.name.clone());
             (route.fleets.clone(), service)
         };
         let names = |service: &Arc<Service>| -> BTreeSet<Name> {
             service.upstreams().map(|upstream| upstream.name.clone()).collect()
         };
-        let same_routes =
-            changes(&last.routes, &now.routes).all(|change| change.old.map(leads) == change.new.map(leads));
+        let same_routes = changes(&last.routes, &now.routes)
+            .all(|change| change.old.map(references) == change.new.map(references));
         let same_services = changes(&last.services, &now.services)
             .all(|change| change.old.map(names) == change.new.map(names));
-        match !self.0.is_empty() && ways_in(last) == ways_in(now) && same_routes && same_services {
-            true => self.clone(),
-            false => Arc::new(Self::new(now)),
+        if !self.0.is_empty() && direct_uses(last) == direct_uses(now) && same_routes && same_services {
+            self.clone()
+        } else {
+            Arc::new(Self::new(now))
         }
     }
 
     /// True if a fleet has the aggregate clusters of a service: its routes or listeners use the service.
-    pub fn has_service(&self, fleet: &Name, service: &Name) -> bool {
+    pub(super) fn has_service(&self, fleet: &Name, service: &Name) -> bool {
         self.0.get(fleet).is_some_and(|of| of.services.contains(service))
     }
 
     /// True if a fleet has an upstream. A fleet has the upstreams that its routes and listeners use, and
     /// those that no fleet uses. The latter are compiled for all fleets, so that they are warm when the first
     /// route is added. A fleet with a failover gateway has all upstreams.
-    pub fn has_upstream(&self, fleet: &Name, upstream: &Name) -> bool {
+    pub(super) fn has_upstream(&self, fleet: &Name, upstream: &Name) -> bool {
         self.0.get(fleet).is_some_and(|of| !of.only_elsewhere.contains(upstream))
     }
 }
 
 /// Fleets and service of a listener or an SNI route, and true for a failover gateway, which uses all
 /// upstreams.
-type WayIn<'m> = (&'m Scope, Option<&'m Name>, bool);
+type DirectUse<'m> = (&'m Scope, Option<&'m Name>, bool);
 
 /// Returns the fleets, and all references to services except those of routes for requests, which are many.
-fn ways_in(model: &Model) -> (Vec<Name>, Vec<WayIn<'_>>) {
+fn direct_uses(model: &Model) -> (Vec<Name>, Vec<DirectUse<'_>>) {
     let passthroughs = model.passthroughs.iter().map(|it| (&it.fleets, Some(&it.service.name), false));
     let listeners = model.listeners.iter().map(|it| {
-        let is_gateway = matches!(it.protocol, Protocol::FailoverGateway(_));
+        let is_gateway = matches!(it.protocol, ProtocolSettings::FailoverGateway(_));
         (&it.fleets, it.service().map(|service| &service.name), is_gateway)
     });
     (model.fleet_names(), passthroughs.chain(listeners).collect())
 }
 
-impl OfFleet {
+impl FleetReach {
     fn new(model: &Model, fleet: &Name) -> Self {
         let names = |service: &Arc<Service>| -> Vec<Name> {
             service.upstreams().map(|upstream| upstream.name.clone()).collect()
         };
         let (here, elsewhere): (Vec<_>, Vec<_>) = uses(model).partition(|(fleets, _)| fleets.includes(fleet));
         let mut only_elsewhere: HashSet<Name> = elsewhere.iter().flat_map(|(_, it)| names(it)).collect();
-        let is_gateway = |protocol: &Protocol| matches!(protocol, Protocol::FailoverGateway(_));
+        let is_gateway =
+            |protocol: &ProtocolSettings| matches!(protocol, ProtocolSettings::FailoverGateway(_));
         if model.listeners_of(fleet).any(|listener| is_gateway(&listener.protocol)) {
             only_elsewhere.clear();
         }

@@ -1,0 +1,116 @@
+//! Validation of the targets of an upstream.
+
+use std::collections::BTreeSet;
+
+use crate::config::document::{self, Declared, Document, Origin};
+use crate::model::name::Name;
+use crate::model::place::{FaultPlace, code};
+use crate::model::target::{self, Target, TargetCandidate};
+use crate::model::tls::{self, UpstreamTls};
+use crate::model::validate::context::{self, Validation};
+
+/// Resolves the targets that get traffic (those of the upstream itself, then those added over REST).
+/// Returns them with the number of tiers.
+pub(super) fn resolve<'p>(
+    validation: &mut Validation<'_>,
+    name: &Name,
+    tls: Option<&UpstreamTls>,
+    place: &FaultPlace<'p>,
+    upstream: &document::upstream::Upstream,
+    added: Vec<(&'p Document, &'p Declared<document::target::Target>)>,
+) -> (Vec<Target>, u32) {
+    let place = place.key("targets");
+    let own = upstream.targets.as_deref().unwrap_or_default();
+    let from_file = matches!(place.document.origin, Origin::File(_));
+    if own.is_empty() && from_file && added.is_empty() {
+        let help = "list at least one, such as `- target: 10.0.0.1:8080`".to_owned();
+        validation.faults.error(&place, code::NO_TARGETS, "an upstream needs a target".to_owned(), help);
+    }
+    let own = own.iter().enumerate().map(|(index, target)| (place.index(index), target));
+    let added =
+        added.into_iter().map(|(document, target)| (FaultPlace::new(document, &target.path), &target.entity));
+    let mut candidates: Vec<TargetCandidate<'_>> = Vec::new();
+    for (place, target) in own.chain(added) {
+        let Some(mut candidate) = target::resolve(place, target, upstream, &mut validation.faults) else {
+            continue;
+        };
+        target_tls(validation, name, &mut candidate, target, tls);
+        match candidates.iter_mut().find(|other| other.address == candidate.address) {
+            Some(first) => merge_equal(validation, first, candidate),
+            None => candidates.push(candidate),
+        }
+    }
+    tiers(validation, candidates)
+}
+
+/// Resolves `tls` of a target over that of its upstream.
+fn target_tls(
+    validation: &mut Validation<'_>,
+    upstream: &Name,
+    candidate: &mut TargetCandidate<'_>,
+    declared: &document::target::Target,
+    tls: Option<&UpstreamTls>,
+) {
+    let known = context::known(&validation.certificates, validation.is_complete, validation.sources);
+    let owner = format!("upstreams/{upstream}/targets/{}", candidate.address);
+    candidate.tls = tls::of_target(
+        &owner,
+        &candidate.place.key("tls"),
+        declared.tls.as_deref(),
+        candidate.address.host.ip(),
+        tls,
+        known,
+        &mut validation.faults,
+    );
+}
+
+/// Merges a target that is listed twice, with a warning. Envoy keeps an address once, in its lowest
+/// priority; this does the same.
+fn merge_equal<'p>(
+    validation: &mut Validation<'_>,
+    first: &mut TargetCandidate<'p>,
+    second: TargetCandidate<'p>,
+) {
+    let message = format!("target `{}` is listed twice; it is kept once", second.address);
+    let help = "remove one of them, or add up their weights".to_owned();
+    validation.faults.warning(&second.place.key("target"), code::SAME_TARGET, message, help);
+    match (first.is_used(), second.is_used()) {
+        (true, true) => first.priority = first.priority.min(second.priority),
+        (false, true) => *first = second,
+        (_, false) => {}
+    }
+}
+
+/// Turns the declared priorities into tiers without gaps, as Envoy's documentation requires. Tier 0 is
+/// that of priority 0 even if no target has it, so that a standby stays one when the last primary is
+/// removed.
+fn tiers(validation: &mut Validation<'_>, candidates: Vec<TargetCandidate<'_>>) -> (Vec<Target>, u32) {
+    let declared = candidates.iter().map(|candidate| candidate.priority);
+    let priorities: BTreeSet<u32> = declared.chain([0]).collect();
+    let tier = |priority| u32::try_from(priorities.range(..priority).count()).unwrap_or(u32::MAX);
+    let gap = candidates
+        .iter()
+        .find(|candidate| candidate.priority > 1 && tier(candidate.priority) < candidate.priority);
+    if let Some(candidate) = gap {
+        let message =
+            format!("priority {} follows a gap; it is moved up to the one before", candidate.priority);
+        let help = "number the priorities 0, 1, 2, … without gaps".to_owned();
+        validation.faults.warning(&candidate.place.key("priority"), code::PRIORITY_GAP, message, help);
+    }
+    let mut targets: Vec<Target> = candidates
+        .into_iter()
+        .filter(TargetCandidate::is_used)
+        .map(|candidate| Target {
+            tier: tier(candidate.priority),
+            address: candidate.address,
+            weight: candidate.weight,
+            locality: candidate.locality,
+            health_check: candidate.health_check,
+            tls: candidate.tls,
+        })
+        .collect();
+    // The vector reuses the allocation of the candidates, which are larger.
+    targets.shrink_to_fit();
+    targets.sort_by_key(|target| target.tier);
+    (targets, tier(u32::MAX))
+}
