@@ -22,7 +22,7 @@ use crate::config::Violation;
 use crate::control::{self, Control, WriteError};
 use crate::failover::ledger::Ledger;
 use crate::failover::supervisor::Supervisor;
-use crate::failover::traffic::Live;
+use crate::failover::traffic::Traffic;
 use crate::nodes::{NodeReport, Nodes};
 use crate::source::files::{self, Files};
 use crate::source::resolve::Resolver;
@@ -203,7 +203,7 @@ impl App {
         let discovery = Discovery::new(cache.clone(), nodes.clone(), &identifier(), Limits::default());
         let discovery = discovery.with_metrics(metrics.clone()).with_identity(identity);
         let access = Access::new(policy, control.store().clone()).context("cannot read the tokens")?;
-        let live = Arc::new(Live::default());
+        let live = Arc::new(Traffic::default());
         let notifier = Notifier::default();
         let telling = (notifier.clone(), events.clone(), cache.clone());
         let supervisor = Supervisor::new(control.clone(), cache.clone(), live, events.clone(), ledger);

@@ -283,8 +283,8 @@ mod tests {
     use crate::build::snapshot::Resource;
     use crate::config::document::Kind;
     use crate::envoy::ResourceType;
-    use crate::model::overrides::{EndpointOverrides, First, State};
-    use crate::model::selector::Part;
+    use crate::model::overrides::{EndpointOverrides, First, OverrideState};
+    use crate::model::selector::TargetSelector;
 
     const SHOP: &str = "
 upstreams:
@@ -380,8 +380,9 @@ routes:
 
     #[test]
     fn an_order_changes_the_endpoints_of_its_upstream_and_nothing_else() {
-        let part = |text: &str| Part::read(text).expect("a part");
-        let states = [(part("10.0.0.1:80"), State::Drained), (part("priority=1"), State::Down)].into();
+        let part = |text: &str| TargetSelector::read(text).expect("a part");
+        let states =
+            [(part("10.0.0.1:80"), OverrideState::Drained), (part("priority=1"), OverrideState::Down)].into();
         let told = steered(SHOP, EndpointOverrides { states, first: None });
         assert_eq!(told, ["0 10.0.0.1 DRAINING 100", "1 10.0.0.2 UNHEALTHY 100"]);
     }
@@ -389,7 +390,7 @@ routes:
     #[test]
     fn what_a_drill_takes_down_stands_by_where_that_keeps_requests_away() {
         let check = |settings: &str, health: &str| {
-            let states = [(Part::Priority(0), State::Rehearsed)].into();
+            let states = [(TargetSelector::Priority(0), OverrideState::Rehearsed)].into();
             let text = SHOP.replace("targets:", &format!("{settings}targets:"));
             let told = steered(&text, EndpointOverrides { states, first: None });
             assert_eq!(told[0], format!("0 10.0.0.1 {health} 100"), "{settings}");
@@ -404,7 +405,7 @@ upstreams: [{ name: shop, protocol: tcp, targets: [{ target: 10.0.0.1:80 }, { ta
 services: [{ name: shop, upstream: shop }]
 listeners: [{ name: db, address: \"127.0.0.1:7000\", protocol: tcp, service: shop }]
 ";
-        let states = [(Part::Priority(0), State::Rehearsed)].into();
+        let states = [(TargetSelector::Priority(0), OverrideState::Rehearsed)].into();
         assert_eq!(steered(tcp, EndpointOverrides { states, first: None })[0], "0 10.0.0.1 UNHEALTHY 100");
     }
 

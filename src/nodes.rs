@@ -24,7 +24,7 @@ use crate::telemetry::events::{Event, Events};
 
 /// Outcome of the last response of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum AckState {
     /// No answer yet; Envoy does not answer while a cluster is warming.
     Pending,
     /// Acknowledged.
@@ -37,7 +37,7 @@ pub enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TypeStatus<'a> {
     /// Outcome of the last response.
-    pub state: State,
+    pub state: AckState,
     /// Version of the last acknowledged response; none before the first ACK.
     pub version: Option<Version>,
     /// True if the client was sent everything that it asked for from the newest snapshot.
@@ -48,9 +48,9 @@ pub struct TypeStatus<'a> {
 
 /// Status of one type on a stream, with times, as it was recorded.
 #[derive(Debug, Clone)]
-pub struct Noted {
+pub struct RecordedStatus {
     /// Outcome of the last response.
-    pub state: State,
+    pub state: AckState,
     /// Time since which the type has this outcome.
     pub since: Timestamp,
     /// Version of the last acknowledged response; none before the first ACK.
@@ -79,7 +79,7 @@ pub struct Presence {
     /// Newest generation that its types were compared with.
     pub seen: u64,
     /// Status of the types that it asked for.
-    pub types: BTreeMap<ResourceType, Noted>,
+    pub types: BTreeMap<ResourceType, RecordedStatus>,
 }
 
 /// A message about the load of an Envoy, or about the targets that it checked for the control plane.
@@ -116,7 +116,7 @@ pub enum NodeReport {
 }
 
 /// Number of reports that are queued; further reporters wait.
-const REPORTS: usize = 64;
+const MAX_QUEUED_REPORTS: usize = 64;
 
 /// Status of all Envoys. Cheap to clone: clones share.
 ///
@@ -125,14 +125,14 @@ const REPORTS: usize = 64;
 pub struct Nodes {
     nodes: Arc<Mutex<Registry>>,
     events: Events,
-    signal: Arc<Signal>,
+    signal: Arc<WakeSignal>,
     /// Channel to the single consumer of load reports; unset before [`Nodes::loads`].
     listener: Arc<OnceLock<mpsc::Sender<NodeReport>>>,
 }
 
 /// Wakes the task that waits in [`Nodes::stirs`].
 #[derive(Debug, Default)]
-struct Signal {
+struct WakeSignal {
     notify: Notify,
     is_close: AtomicBool,
 }
@@ -167,7 +167,7 @@ impl Nodes {
     }
 
     /// Records a new stream; it counts as connected until the guard is dropped.
-    pub fn connect(&self, node: Node, address: Option<SocketAddr>) -> Connection {
+    pub fn connect(&self, node: Node, address: Option<SocketAddr>) -> StreamGuard {
         let (id, cluster) = (node.id.clone(), node.cluster.clone());
         let mut nodes = self.lock();
         let stream = nodes.connect(node, address, Timestamp::now());
@@ -176,12 +176,12 @@ impl Nodes {
         }
         drop(nodes);
         self.stirred(false);
-        Connection { nodes: self.clone(), stream }
+        StreamGuard { nodes: self.clone(), stream }
     }
 
     /// Returns the channel of load reports and check results from now on. Only the first call gets them.
     pub fn loads(&self) -> mpsc::Receiver<NodeReport> {
-        let (sender, receiver) = mpsc::channel(REPORTS);
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_REPORTS);
         // A second receiver is closed at once.
         let _ = self.listener.set(sender);
         receiver
@@ -202,9 +202,9 @@ impl Nodes {
 
     /// Records that a node at this locality began to report its load, which it does until the guard is
     /// dropped.
-    pub async fn reports(&self, node: String, place: Locality) -> Reporter {
+    pub async fn reports(&self, node: String, place: Locality) -> ReporterGuard {
         self.lock().begin_reports(&node);
-        let reporter = Reporter { nodes: self.clone(), node };
+        let reporter = ReporterGuard { nodes: self.clone(), node };
         self.tell(NodeReport::Here { node: reporter.node.clone(), place }).await;
         reporter
     }
@@ -271,12 +271,12 @@ impl Nodes {
 
 /// Guard of one stream in the [`Nodes`].
 #[derive(Debug)]
-pub struct Connection {
+pub struct StreamGuard {
     nodes: Nodes,
     stream: u64,
 }
 
-impl Connection {
+impl StreamGuard {
     /// Records the status of the stream with the newest generation that it has seen. The time of an
     /// unchanged status is kept.
     pub fn note<'a>(&self, seen: u64, statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>) {
@@ -289,7 +289,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         let mut nodes = self.nodes.lock();
         let id = nodes.connected.get(&self.stream).map(|presence| presence.node.id.clone());
@@ -304,12 +304,12 @@ impl Drop for Connection {
 
 /// Guard of a node's stream of load reports.
 #[derive(Debug)]
-pub struct Reporter {
+pub struct ReporterGuard {
     nodes: Nodes,
     node: String,
 }
 
-impl Reporter {
+impl ReporterGuard {
     /// Records a report and queues it; waits while the queue is full.
     pub async fn report(&self, report: Report) {
         let totals = Totals { requests: report.requests, errors: report.errors };
@@ -319,7 +319,7 @@ impl Reporter {
     }
 }
 
-impl Drop for Reporter {
+impl Drop for ReporterGuard {
     fn drop(&mut self) {
         if !self.nodes.lock().end_reports(&self.node) {
             return;

@@ -12,7 +12,7 @@ use crate::admin::problem::Problem;
 use crate::build::Build;
 use crate::failover::ledger::Ledger;
 use crate::model::name::Name;
-use crate::nodes::{Noted, Presence};
+use crate::nodes::{Presence, RecordedStatus};
 
 #[derive(Serialize)]
 pub(crate) struct NodeView {
@@ -41,14 +41,14 @@ struct TypeView {
 }
 
 impl TypeView {
-    fn of(noted: &Noted) -> Self {
-        use crate::nodes::State;
+    fn of(noted: &RecordedStatus) -> Self {
+        use crate::nodes::AckState;
         let (last_error, last_error_at) = noted.last_error.clone().unzip();
         Self {
             state: match noted.state {
-                State::Pending => "pending",
-                State::Acked => "acked",
-                State::Nacked => "nacked",
+                AckState::Pending => "pending",
+                AckState::Acked => "acked",
+                AckState::Nacked => "nacked",
             },
             version: noted.version.map(|version| version.to_string()),
             error: noted.error.clone(),

@@ -449,7 +449,8 @@ fn word(phase: Phase) -> &'static str {
 fn sighting(nodes: &Nodes, id: &str, candidate: &Build) -> Option<Sighting> {
     let streams = nodes.streams(id);
     let types = || streams.iter().flat_map(|presence| presence.types.values());
-    let is_pending = |noted: &nodes::Noted| !noted.current || noted.state == nodes::State::Pending;
+    let is_pending =
+        |noted: &nodes::RecordedStatus| !noted.current || noted.state == nodes::AckState::Pending;
     let nodes::Totals { requests, errors } = nodes.totals(id);
     Some(Sighting {
         id: id.to_owned(),

@@ -9,20 +9,20 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::failover::orders::Orders;
-use crate::failover::traffic::{Shift, Totals};
+use crate::failover::traffic::{TierShift, Totals};
 use crate::model::failback::Damping;
 use crate::model::name::Name;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
 /// Tier of the primaries.
-const HOME: u32 = 0;
+const PRIMARY_TIER: u32 = 0;
 
 /// Retention of a failover after its end.
-pub const MEMORY: SignedDuration = SignedDuration::from_hours(30 * 24);
+pub const RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Maximum number of failovers that are kept.
-const MOST: usize = 10_000;
+const MAX_FAILOVERS: usize = 10_000;
 
 /// Cause of a failover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -63,12 +63,12 @@ impl Cause {
     /// Returns the cause for which an upstream left its first tier. `errors` is the number of requests that
     /// the first tier failed just before.
     pub fn of(upstream: &Upstream, orders: &Orders, errors: u64) -> Self {
-        let primaries = || upstream.targets.iter().filter(|target| target.tier == HOME);
+        let primaries = || upstream.targets.iter().filter(|target| target.tier == PRIMARY_TIER);
         let is_out = |target: &Target| orders.state_of(upstream, target).is_some();
         if primaries().next().is_none() {
             return Self::Removed;
         }
-        if orders.pins.get(&upstream.name).is_some_and(|pin| pin.priority != HOME) {
+        if orders.pins.get(&upstream.name).is_some_and(|pin| pin.priority != PRIMARY_TIER) {
             return Self::Pin;
         }
         if primaries().any(|target| orders.is_drilled(upstream, target)) {
@@ -91,7 +91,7 @@ impl Cause {
 
 /// Period in which a standby served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failover {
+pub struct FailoverRecord {
     /// Name of the upstream.
     pub upstream: Name,
     /// Time at which the first Envoy left the primaries.
@@ -129,7 +129,7 @@ pub type Tallies = BTreeMap<Cause, Tally>;
 
 /// Effect of a shift on the failovers of its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum FailoverChange {
     /// A failover with this number began.
     Began(u64),
     /// The failover with this number goes on, at more Envoys or with another tier or cause.
@@ -142,15 +142,15 @@ pub enum Change {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
     /// Failovers by number, from 1.
-    pub failovers: BTreeMap<u64, Failover>,
+    pub failovers: BTreeMap<u64, FailoverRecord>,
     /// Totals of failovers that are no longer kept, by upstream.
     pub forgotten: BTreeMap<Name, Tallies>,
-    now: BTreeMap<Name, Standing>,
+    now: BTreeMap<Name, ServingState>,
 }
 
 /// Current state of an upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Standing {
+struct ServingState {
     /// Number of Envoys that each tier serves.
     tally: BTreeMap<u32, u32>,
     /// Ids of the Envoys that another tier than the first serves.
@@ -165,11 +165,11 @@ struct Standing {
 
 impl History {
     /// Restores the history after a restart. Open failovers last until their Envoys are back or gone.
-    pub fn restored(failovers: BTreeMap<u64, Failover>, forgotten: BTreeMap<Name, Tallies>) -> Self {
+    pub fn restored(failovers: BTreeMap<u64, FailoverRecord>, forgotten: BTreeMap<Name, Tallies>) -> Self {
         let open = failovers.iter().filter(|(_, failover)| failover.end.is_none());
-        let standing = |(id, failover): (&u64, &Failover)| {
+        let standing = |(id, failover): (&u64, &FailoverRecord)| {
             let (away, before) = (failover.nodes.clone(), (failover.requests, failover.errors));
-            let standing = Standing { away, open: Some(*id), before, ..Standing::default() };
+            let standing = ServingState { away, open: Some(*id), before, ..ServingState::default() };
             (failover.upstream.clone(), standing)
         };
         let now = open.map(standing).collect();
@@ -178,23 +178,28 @@ impl History {
 
     /// Takes in the shift of one Envoy. `totals` are the current counters of the upstream, and `cause` is
     /// asked for when a failover begins.
-    pub fn shift(&mut self, shift: &Shift, cause: impl FnOnce() -> Cause, totals: Totals) -> Option<Change> {
+    pub fn shift(
+        &mut self,
+        shift: &TierShift,
+        cause: impl FnOnce() -> Cause,
+        totals: Totals,
+    ) -> Option<FailoverChange> {
         let next = self.failovers.last_key_value().map_or(1, |(last, _)| last + 1);
         let standing = self.now.entry(shift.upstream.clone()).or_default();
         standing.count(shift);
-        match (standing.open, shift.to.filter(|to| *to != HOME)) {
+        match (standing.open, shift.to.filter(|to| *to != PRIMARY_TIER)) {
             (None, None) => None,
             (None, Some(to)) => {
                 // Errors just before the shift count as errors of the failover.
                 let errors = totals.errors.saturating_sub(shift.errors);
                 (standing.open, standing.before) = (Some(next), (0, 0));
                 standing.began = Totals { errors, ..totals };
-                let failover = Failover {
+                let failover = FailoverRecord {
                     upstream: shift.upstream.clone(),
                     start: shift.at,
                     end: None,
                     cause: cause(),
-                    from: shift.from.unwrap_or(HOME),
+                    from: shift.from.unwrap_or(PRIMARY_TIER),
                     to,
                     nodes: [shift.node.clone()].into(),
                     requests: 0,
@@ -202,7 +207,7 @@ impl History {
                     was_held: false,
                 };
                 self.failovers.insert(next, failover);
-                Some(Change::Began(next))
+                Some(FailoverChange::Began(next))
             }
             (Some(open), to) => {
                 let failover = self.failovers.get_mut(&open)?;
@@ -210,14 +215,14 @@ impl History {
                 if let Some(to) = to {
                     failover.to = to;
                     failover.nodes.insert(shift.node.clone());
-                    return Some(Change::Spread(open));
+                    return Some(FailoverChange::Spread(open));
                 }
                 if !standing.away.is_empty() {
                     return None;
                 }
                 standing.open = None;
                 failover.end = Some(shift.at);
-                Some(Change::Ended(open))
+                Some(FailoverChange::Ended(open))
             }
         }
     }
@@ -240,7 +245,7 @@ impl History {
     }
 
     /// Ends the failovers of upstreams that do not exist any more.
-    pub fn without(&mut self, now: Timestamp, is_there: impl Fn(&Name) -> bool) -> Vec<Change> {
+    pub fn without(&mut self, now: Timestamp, is_there: impl Fn(&Name) -> bool) -> Vec<FailoverChange> {
         let gone: Vec<Name> = self.now.keys().filter(|name| !is_there(name)).cloned().collect();
         let mut ended = Vec::new();
         for name in gone {
@@ -248,7 +253,7 @@ impl History {
             let Some(open) = open else { continue };
             if let Some(failover) = self.failovers.get_mut(&open) {
                 failover.end = Some(now);
-                ended.push(Change::Ended(open));
+                ended.push(FailoverChange::Ended(open));
             }
         }
         ended
@@ -257,8 +262,9 @@ impl History {
     /// Drops failovers that ended 30 days ago, and the first ones beyond the maximum. They go on to count in
     /// the totals.
     pub fn forget(&mut self, now: Timestamp) {
-        let is_old = |failover: &Failover| failover.end.is_some_and(|end| now.duration_since(end) >= MEMORY);
-        let too_many = self.failovers.len().saturating_sub(MOST);
+        let is_old =
+            |failover: &FailoverRecord| failover.end.is_some_and(|end| now.duration_since(end) >= RETENTION);
+        let too_many = self.failovers.len().saturating_sub(MAX_FAILOVERS);
         let mut first = self.failovers.keys().copied().take(too_many).collect::<BTreeSet<u64>>();
         first.extend(self.failovers.iter().filter(|(_, failover)| is_old(failover)).map(|(id, _)| *id));
         for failover in first.iter().filter_map(|id| self.failovers.remove(id)) {
@@ -286,7 +292,7 @@ impl History {
     }
 
     /// Returns the open failover of an upstream and its number.
-    pub fn open(&self, upstream: &Name) -> Option<(u64, &Failover)> {
+    pub fn open(&self, upstream: &Name) -> Option<(u64, &FailoverRecord)> {
         let open = self.now.get(upstream)?.open?;
         Some((open, self.failovers.get(&open)?))
     }
@@ -297,7 +303,7 @@ impl History {
     }
 
     /// Returns all open failovers with their numbers.
-    pub fn all_open(&self) -> impl Iterator<Item = (u64, &Failover)> {
+    pub fn all_open(&self) -> impl Iterator<Item = (u64, &FailoverRecord)> {
         let open = self.now.values().filter_map(|standing| standing.open);
         open.filter_map(|id| Some((id, self.failovers.get(&id)?)))
     }
@@ -332,13 +338,13 @@ impl History {
 }
 
 impl Tally {
-    fn add(&mut self, failover: &Failover, now: Timestamp) {
+    fn add(&mut self, failover: &FailoverRecord, now: Timestamp) {
         self.count += 1;
         self.seconds += failover.end.unwrap_or(now).duration_since(failover.start).as_secs_f64().max(0.0);
     }
 }
 
-impl Standing {
+impl ServingState {
     /// Returns requests and errors since the open failover began.
     fn counted(&self, totals: Totals) -> (u64, u64) {
         let since = totals.since(self.began);
@@ -346,7 +352,7 @@ impl Standing {
         (requests.saturating_add(since.requests), errors.saturating_add(since.errors))
     }
 
-    fn count(&mut self, shift: &Shift) {
+    fn count(&mut self, shift: &TierShift) {
         if let Some(count) = shift.from.and_then(|from| self.tally.get_mut(&from)) {
             *count = count.saturating_sub(1);
         }
@@ -354,7 +360,7 @@ impl Standing {
             *self.tally.entry(to).or_default() += 1;
         }
         match shift.to {
-            Some(to) if to != HOME => drop(self.away.insert(shift.node.clone())),
+            Some(to) if to != PRIMARY_TIER => drop(self.away.insert(shift.node.clone())),
             _ => drop(self.away.remove(&shift.node)),
         }
     }
@@ -364,9 +370,9 @@ impl Standing {
 mod tests {
     use super::*;
     use crate::build::{Inputs, build};
-    use crate::failover::orders::{Note, StateOrder};
-    use crate::model::overrides::State;
-    use crate::model::selector::Part;
+    use crate::failover::orders::{OrderMetadata, StateOrder};
+    use crate::model::overrides::OverrideState;
+    use crate::model::selector::TargetSelector;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("within the calendar")
@@ -376,12 +382,12 @@ mod tests {
         Name::parse("shop").expect("a name")
     }
 
-    fn shift(node: &str, second: i64, from: impl Into<Option<u32>>, to: impl Into<Option<u32>>) -> Shift {
+    fn shift(node: &str, second: i64, from: impl Into<Option<u32>>, to: impl Into<Option<u32>>) -> TierShift {
         let (from, to) = (from.into(), to.into());
-        Shift { node: node.into(), upstream: shop(), from, to, at: at(second), errors: 0 }
+        TierShift { node: node.into(), upstream: shop(), from, to, at: at(second), errors: 0 }
     }
 
-    fn take(history: &mut History, shift: &Shift) -> Option<Change> {
+    fn take(history: &mut History, shift: &TierShift) -> Option<FailoverChange> {
         let seconds = u64::try_from(shift.at.as_second()).expect("after 1970");
         let totals = Totals { requests: seconds * 100, errors: seconds, ..Totals::default() };
         history.shift(shift, || Cause::HealthCheck, totals)
@@ -399,8 +405,14 @@ mod tests {
             shift("b", 25, 1, 0),
         ]
         .map(|shift| take(&mut history, &shift));
-        let expected =
-            [None, None, Some(Change::Began(1)), Some(Change::Spread(1)), None, Some(Change::Ended(1))];
+        let expected = [
+            None,
+            None,
+            Some(FailoverChange::Began(1)),
+            Some(FailoverChange::Spread(1)),
+            None,
+            Some(FailoverChange::Ended(1)),
+        ];
         assert_eq!(changes, expected);
         let failover = &history.failovers[&1];
         assert_eq!((failover.start, failover.end), (at(5), Some(at(25))));
@@ -412,7 +424,7 @@ mod tests {
     fn an_envoy_that_goes_counts_as_back() {
         let mut history = History::default();
         take(&mut history, &shift("a", 5, 0, 1));
-        assert_eq!(take(&mut history, &shift("a", 9, 1, None)), Some(Change::Ended(1)));
+        assert_eq!(take(&mut history, &shift("a", 9, 1, None)), Some(FailoverChange::Ended(1)));
         assert_eq!(history.serving(&shop()), None);
     }
 
@@ -427,8 +439,8 @@ mod tests {
             let shift = shift("a", second, from, to);
             history.shift(&shift, || Cause::HealthCheck, again(second.unsigned_abs()))
         };
-        assert_eq!(say(None, Some(1), 30), Some(Change::Spread(1)));
-        assert_eq!(say(Some(1), Some(0), 40), Some(Change::Ended(1)));
+        assert_eq!(say(None, Some(1), 30), Some(FailoverChange::Spread(1)));
+        assert_eq!(say(Some(1), Some(0), 40), Some(FailoverChange::Ended(1)));
         let failover = &history.failovers[&1];
         assert_eq!((failover.requests, failover.errors), (400 + 40, 4 + 1), "what was counted before counts");
     }
@@ -498,9 +510,10 @@ mod tests {
             let build = build(&inputs, None).expect("it builds");
             let mut orders = Orders::default();
             for part in out {
-                let part = Part::read(part).expect("a part");
-                let note = Note { author: "ann".into(), reason: None, since: at(1), expires_at: None };
-                orders.states.insert((shop(), part), StateOrder { state: State::Drained, note });
+                let part = TargetSelector::read(part).expect("a part");
+                let note =
+                    OrderMetadata { author: "ann".into(), reason: None, since: at(1), expires_at: None };
+                orders.states.insert((shop(), part), StateOrder { state: OverrideState::Drained, note });
             }
             Cause::of(&build.model.upstreams["shop"], &orders, 5)
         };

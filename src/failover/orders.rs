@@ -14,17 +14,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::failover::orders::drill::Drill;
+use crate::failover::orders::drill::DrillRun;
 use crate::failover::orders::hold::Hold;
 use crate::model::name::Name;
-use crate::model::overrides::{EndpointOverrides, First, OverridesByUpstream, State};
-use crate::model::selector::Part;
+use crate::model::overrides::{EndpointOverrides, First, OverrideState, OverridesByUpstream};
+use crate::model::selector::TargetSelector;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
 /// Author, reason and lifetime of an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
+pub struct OrderMetadata {
     /// Name of the client that gave the order.
     pub author: String,
     /// Reason, if the author gave one.
@@ -35,7 +35,7 @@ pub struct Note {
     pub expires_at: Option<Timestamp>,
 }
 
-impl Note {
+impl OrderMetadata {
     fn is_over(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|end| end <= now)
     }
@@ -45,33 +45,33 @@ impl Note {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateOrder {
     /// State of the targets.
-    pub state: State,
+    pub state: OverrideState,
     /// Author, reason and lifetime.
     #[serde(flatten)]
-    pub note: Note,
+    pub note: OrderMetadata,
 }
 
 /// Order that a tier serves before all others while it is healthy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pin {
+pub struct PinOrder {
     /// Number of the tier, from 0.
     pub priority: u32,
     /// Author, reason and lifetime.
     #[serde(flatten)]
-    pub note: Note,
+    pub note: OrderMetadata,
 }
 
 /// Orders in force, with all drills, running and ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Orders {
     /// States by upstream and selected targets.
-    pub states: BTreeMap<(Name, Part), StateOrder>,
+    pub states: BTreeMap<(Name, TargetSelector), StateOrder>,
     /// Pins by upstream.
-    pub pins: BTreeMap<Name, Pin>,
+    pub pins: BTreeMap<Name, PinOrder>,
     /// Holds by upstream.
     pub holds: BTreeMap<Name, Hold>,
     /// Drills by number, from 1, including those that ended.
-    pub drills: BTreeMap<u64, Drill>,
+    pub drills: BTreeMap<u64, DrillRun>,
 }
 
 impl Orders {
@@ -86,7 +86,7 @@ impl Orders {
             let endpoint_overrides = overrides.entry(drill.upstream.clone()).or_default();
             for part in &drill.down {
                 // A state that an operator gave takes precedence.
-                endpoint_overrides.states.entry(part.clone()).or_insert(State::Rehearsed);
+                endpoint_overrides.states.entry(part.clone()).or_insert(OverrideState::Rehearsed);
             }
         }
         for (upstream, hold) in &self.holds {
@@ -127,7 +127,7 @@ impl Orders {
     }
 
     /// Returns the running drill of an upstream and its number.
-    pub fn drill_of(&self, upstream: &Name) -> Option<(u64, &Drill)> {
+    pub fn drill_of(&self, upstream: &Name) -> Option<(u64, &DrillRun)> {
         let mut running = self.drills.iter().filter(|(_, drill)| drill.is_running());
         running.find(|(_, drill)| drill.upstream == *upstream).map(|(id, drill)| (*id, drill))
     }
@@ -143,7 +143,7 @@ impl Orders {
         &'a self,
         upstream: &'a Upstream,
         target: &'a Target,
-    ) -> Option<(&'a Part, &'a StateOrder)> {
+    ) -> Option<(&'a TargetSelector, &'a StateOrder)> {
         let of = self
             .states
             .iter()
@@ -160,8 +160,8 @@ mod tests {
         Timestamp::from_second(second).expect("within the calendar")
     }
 
-    fn note(expires_at: Option<i64>) -> Note {
-        Note { author: "ann".into(), reason: None, since: at(0), expires_at: expires_at.map(at) }
+    fn note(expires_at: Option<i64>) -> OrderMetadata {
+        OrderMetadata { author: "ann".into(), reason: None, since: at(0), expires_at: expires_at.map(at) }
     }
 
     fn shop() -> Name {
@@ -169,8 +169,8 @@ mod tests {
     }
 
     fn drained(orders: &mut Orders, part: &str, expires_at: Option<i64>) {
-        let part = Part::read(part).expect("a part");
-        let order = StateOrder { state: State::Drained, note: note(expires_at) };
+        let part = TargetSelector::read(part).expect("a part");
+        let order = StateOrder { state: OverrideState::Drained, note: note(expires_at) };
         orders.states.insert((shop(), part), order);
     }
 
@@ -179,7 +179,7 @@ mod tests {
         let mut orders = Orders::default();
         drained(&mut orders, "10.0.0.1:80", Some(10));
         drained(&mut orders, "zone=a", None);
-        orders.pins.insert(shop(), Pin { priority: 1, note: note(Some(20)) });
+        orders.pins.insert(shop(), PinOrder { priority: 1, note: note(Some(20)) });
         let left = |now| {
             let orders = orders.at(at(now));
             (orders.states.len(), orders.pins.len())
@@ -193,18 +193,24 @@ mod tests {
         orders.holds.insert(shop(), Hold::new(1, at(0), &Default::default(), false));
         let first = |orders: &Orders| orders.overrides()["shop"].first.map(|first| first.tier);
         assert_eq!(first(&orders), Some(1));
-        orders.pins.insert(shop(), Pin { priority: 0, note: note(None) });
+        orders.pins.insert(shop(), PinOrder { priority: 0, note: note(None) });
         assert_eq!(first(&orders), Some(0));
     }
 
     #[test]
     fn a_running_drill_takes_its_parts_down_and_a_restart_ends_it() {
         let mut orders = Orders::default();
-        let part = Part::Priority(0);
-        orders.drills.insert(1, Drill::begin(shop(), vec![part.clone()], at(0), at(60), 1.0, "ann".into()));
-        assert_eq!(orders.overrides()["shop"].states[&part], State::Rehearsed);
+        let part = TargetSelector::Priority(0);
+        orders
+            .drills
+            .insert(1, DrillRun::begin(shop(), vec![part.clone()], at(0), at(60), 1.0, "ann".into()));
+        assert_eq!(orders.overrides()["shop"].states[&part], OverrideState::Rehearsed);
         drained(&mut orders, "priority=0", Some(5));
-        assert_eq!(orders.overrides()["shop"].states[&part], State::Drained, "an operator's word stands");
+        assert_eq!(
+            orders.overrides()["shop"].states[&part],
+            OverrideState::Drained,
+            "an operator's word stands"
+        );
         let restarted = orders.restarted(at(5));
         assert!(restarted.overrides().is_empty());
         assert_eq!(restarted.drills[&1].state.word(), "reverted");

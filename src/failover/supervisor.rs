@@ -20,13 +20,13 @@ use self::watch::hold_if_asked;
 use crate::build::Build;
 use crate::cache::Cache;
 use crate::control::Control;
-use crate::failover::history::{Cause, Change, Failover, History};
+use crate::failover::history::{Cause, FailoverChange, FailoverRecord, History};
 use crate::failover::ledger::{self, Ledger};
-use crate::failover::orders::decide::{Refusal, Scene};
-use crate::failover::orders::{Note, Orders};
-use crate::failover::traffic::{Live, Picture, Shift, Totals};
+use crate::failover::orders::decide::{OrderRefusal, Situation};
+use crate::failover::orders::{OrderMetadata, Orders};
+use crate::failover::traffic::{Summary, TierShift, Totals, Traffic};
 use crate::model::name::Name;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 use crate::nodes::NodeReport;
@@ -34,24 +34,24 @@ use crate::store::{self, Record, Store};
 use crate::telemetry::events::{Event, Events};
 
 /// Interval of supervision.
-const TICK: Duration = Duration::from_millis(200);
+const TICK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Interval at which old observations and failovers are dropped.
-const SWEEP: SignedDuration = SignedDuration::from_mins(1);
+const EXPIRY_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 
 /// Interval at which the counters of open failovers are stored.
-const NOTE: SignedDuration = SignedDuration::from_secs(5);
+const COUNTER_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 
 /// Time for the traffic to return after the end of an order that moved it. If it does not return, the
 /// primaries failed meanwhile.
-const RETURN: SignedDuration = SignedDuration::from_secs(5);
+const RETURN_TIMEOUT: SignedDuration = SignedDuration::from_secs(5);
 
 /// Reason why an order is not in force.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The order was refused.
     #[error("{0}")]
-    Refused(Refusal),
+    Refused(OrderRefusal),
     /// The order could not be made durable.
     #[error("the order could not be stored")]
     Store(#[source] store::Error),
@@ -60,8 +60,8 @@ pub enum Error {
     ShuttingDown,
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
+impl From<OrderRefusal> for Error {
+    fn from(refusal: OrderRefusal) -> Self {
         Self::Refused(refusal)
     }
 }
@@ -69,14 +69,14 @@ impl From<Refusal> for Error {
 /// Supervisor of orders. Cheap to clone: clones share their state.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
-    inner: Arc<Inner>,
+    inner: Arc<SupervisorState>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct SupervisorState {
     control: Control,
     cache: Arc<Cache>,
-    live: Arc<Live>,
+    live: Arc<Traffic>,
     store: Arc<Store>,
     /// Locked while orders change.
     supervision: Mutex<Supervision>,
@@ -105,7 +105,7 @@ struct Supervision {
 
 /// Author, reason and duration of an order that a client asks for.
 #[derive(Debug, Clone)]
-pub struct Asking {
+pub struct OrderRequest {
     /// Name of the client.
     pub author: String,
     /// Reason, if one was given.
@@ -116,10 +116,10 @@ pub struct Asking {
     pub force: bool,
 }
 
-impl Asking {
-    fn note(&self, now: Timestamp) -> Note {
+impl OrderRequest {
+    fn note(&self, now: Timestamp) -> OrderMetadata {
         let expires_at = self.expires_in.map(|length| later(now, length));
-        Note { author: self.author.clone(), reason: self.reason.clone(), since: now, expires_at }
+        OrderMetadata { author: self.author.clone(), reason: self.reason.clone(), since: now, expires_at }
     }
 }
 
@@ -129,7 +129,13 @@ fn later(time: Timestamp, by: Duration) -> Timestamp {
 
 impl Supervisor {
     /// Returns a supervisor that continues from this ledger. The control already publishes its overrides.
-    pub fn new(control: Control, cache: Arc<Cache>, live: Arc<Live>, events: Events, ledger: Ledger) -> Self {
+    pub fn new(
+        control: Control,
+        cache: Arc<Cache>,
+        live: Arc<Traffic>,
+        events: Events,
+        ledger: Ledger,
+    ) -> Self {
         let store = control.store().clone();
         let shown = RwLock::new(Arc::new(ledger.clone()));
         // Nodes that were on a standby may never return: they count as gone unless they report in time.
@@ -145,7 +151,7 @@ impl Supervisor {
             swept: Timestamp::UNIX_EPOCH,
         };
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(SupervisorState {
                 control,
                 cache,
                 live,
@@ -163,18 +169,18 @@ impl Supervisor {
     }
 
     /// Returns the summary of what Envoys observe of an upstream.
-    pub fn picture(&self, build: &Build, upstream: &Upstream) -> Picture {
-        self.inner.live.picture(upstream, build, Timestamp::now())
+    pub fn summary(&self, build: &Build, upstream: &Upstream) -> Summary {
+        self.inner.live.summary(upstream, build, Timestamp::now())
     }
 
     /// Returns the summary without node names, which takes a fraction of the time.
-    pub fn outline(&self, build: &Build, upstream: &Upstream) -> Picture {
-        self.inner.live.outline(upstream, build, Timestamp::now())
+    pub fn summary_without_nodes(&self, build: &Build, upstream: &Upstream) -> Summary {
+        self.inner.live.summary_without_nodes(upstream, build, Timestamp::now())
     }
 
     /// Supervises orders until the future is dropped.
     pub async fn run(&self) {
-        let mut ticks = tokio::time::interval(TICK);
+        let mut ticks = tokio::time::interval(TICK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -191,7 +197,7 @@ impl Supervisor {
             let (now, live) = (Timestamp::now(), &self.inner.live);
             let shifts = match heard {
                 NodeReport::Load { node, report } => {
-                    live.fold(&node, now, &report, &self.inner.cache.build())
+                    live.ingest(&node, now, &report, &self.inner.cache.build())
                 }
                 NodeReport::Checked { node, interval, findings } => {
                     live.check(&node, now, interval, findings, &self.inner.cache.build());
@@ -218,7 +224,7 @@ impl Supervisor {
     pub async fn order<T>(
         &self,
         force: bool,
-        decide: impl FnOnce(&Scene<'_>) -> Result<(Orders, T), Refusal> + Send,
+        decide: impl FnOnce(&Situation<'_>) -> Result<(Orders, T), OrderRefusal> + Send,
     ) -> Result<T, Error> {
         let mut supervision = self.inner.supervision.lock().await;
         let build = self.inner.cache.build();
@@ -227,7 +233,7 @@ impl Supervisor {
             let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(&build, upstream, target);
             let Ledger { orders, history } = &supervision.ledger;
             let has_failed = |name: &Name| history.has_failed(name);
-            decide(&Scene {
+            decide(&Situation {
                 build: &build,
                 orders,
                 is_healthy: &is_healthy,
@@ -248,7 +254,7 @@ impl Supervisor {
     pub async fn propose<T>(
         &self,
         force: bool,
-        decide: impl FnOnce(&Scene<'_>) -> Result<(Orders, T), Refusal> + Send,
+        decide: impl FnOnce(&Situation<'_>) -> Result<(Orders, T), OrderRefusal> + Send,
     ) -> Result<T, Error> {
         let supervision = self.inner.supervision.lock().await;
         let build = self.inner.cache.build();
@@ -256,12 +262,12 @@ impl Supervisor {
         let (Ledger { orders, history }, now) = (&supervision.ledger, Timestamp::now());
         let has_failed = |name: &Name| history.has_failed(name);
         let scene =
-            Scene { build: &build, orders, is_healthy: &is_healthy, has_failed: &has_failed, now, force };
+            Situation { build: &build, orders, is_healthy: &is_healthy, has_failed: &has_failed, now, force };
         decide(&scene).map(|(_, told)| told).map_err(Error::Refused)
     }
 
     fn is_healthy(&self, build: &Build, upstream: &Upstream, target: &Target) -> Option<bool> {
-        let picture = self.outline(build, upstream);
+        let picture = self.summary_without_nodes(build, upstream);
         let target = picture.targets.get(&target.address)?;
         target.is_healthy.filter(|_| !target.is_stale)
     }
@@ -311,7 +317,7 @@ impl Supervisor {
             if before.drills.contains_key(id) {
                 continue;
             }
-            let picture = self.picture(build, upstream);
+            let picture = self.summary(build, upstream);
             let fresh = picture.nodes.iter().filter(|(_, node)| !node.is_stale);
             drill.nodes = fresh.map(|(node, _)| node.to_string()).collect();
             drill.share_before = shares(&picture);
@@ -323,7 +329,7 @@ impl Supervisor {
     fn tell_orders(&self, before: &Orders, after: &Orders) {
         for ((upstream, part), order) in &after.states {
             if before.states.get(&(upstream.clone(), part.clone())) != Some(order) {
-                let Note { author, reason, expires_at, .. } = &order.note;
+                let OrderMetadata { author, reason, expires_at, .. } = &order.note;
                 let state = order.state.word();
                 info!(%upstream, %part, state, author, reason, "state set");
                 let what = json!({ "part": part, "state": state, "author": author, "reason": reason,
@@ -368,19 +374,19 @@ impl Supervisor {
 
     /// Returns the shifts of a node that is gone: no tier serves it any more, also for upstreams that it last
     /// reported before a restart.
-    fn gone(&self, history: &History, node: &str, at: Timestamp) -> Vec<Shift> {
+    fn gone(&self, history: &History, node: &str, at: Timestamp) -> Vec<TierShift> {
         let mut shifts = self.inner.live.gone(node, at);
         for upstream in history.away(node) {
             if shifts.iter().all(|shift| shift.upstream != *upstream) {
                 let (node, upstream) = (node.to_owned(), upstream.clone());
-                shifts.push(Shift { node, upstream, from: None, to: None, at, errors: 0 });
+                shifts.push(TierShift { node, upstream, from: None, to: None, at, errors: 0 });
             }
         }
         shifts
     }
 
     /// Takes in shifts of the serving tier.
-    async fn shifted(&self, shifts: Vec<Shift>, now: Timestamp) {
+    async fn shifted(&self, shifts: Vec<TierShift>, now: Timestamp) {
         if shifts.is_empty() {
             return;
         }
@@ -388,7 +394,7 @@ impl Supervisor {
         self.shift(&mut supervision, shifts, now).await;
     }
 
-    async fn shift(&self, supervision: &mut Supervision, shifts: Vec<Shift>, now: Timestamp) {
+    async fn shift(&self, supervision: &mut Supervision, shifts: Vec<TierShift>, now: Timestamp) {
         let build = self.inner.cache.build();
         let mut orders = supervision.ledger.orders.clone();
         let mut changes = Vec::new();
@@ -426,20 +432,21 @@ impl Supervisor {
     }
 
     /// Publishes the beginning and end of failovers as events, and makes the failovers durable.
-    async fn remember(&self, supervision: &mut Supervision, changes: &[Change]) -> Result<(), Error> {
+    async fn remember(&self, supervision: &mut Supervision, changes: &[FailoverChange]) -> Result<(), Error> {
         let mut records = Vec::new();
         for change in changes {
-            let (Change::Began(id) | Change::Spread(id) | Change::Ended(id)) = *change;
+            let (FailoverChange::Began(id) | FailoverChange::Spread(id) | FailoverChange::Ended(id)) =
+                *change;
             let Some(failover) = supervision.ledger.history.failovers.get(&id) else { continue };
             let record = ledger::failover_record(id, failover);
-            let Failover { upstream, cause, from, to, nodes, .. } = failover;
+            let FailoverRecord { upstream, cause, from, to, nodes, .. } = failover;
             match change {
-                Change::Began(_) => {
+                FailoverChange::Began(_) => {
                     warn!(%upstream, from, to, cause = cause.word(), ?nodes, "failover");
                     self.tell(failover_event, upstream, told(id, failover));
                 }
-                Change::Spread(_) => {}
-                Change::Ended(_) => {
+                FailoverChange::Spread(_) => {}
+                FailoverChange::Ended(_) => {
                     info!(%upstream, from = to, to = from, "failback");
                     self.tell(failback_event, upstream, told(id, failover));
                 }
@@ -453,7 +460,7 @@ impl Supervisor {
         let live = &self.inner.live;
         let absent = live.absent(now);
         let gone = absent.iter().flat_map(|(node, at)| self.gone(&supervision.ledger.history, node, *at));
-        let gone: Vec<Shift> = gone.collect();
+        let gone: Vec<TierShift> = gone.collect();
         if !gone.is_empty() {
             self.shift(supervision, gone, now).await;
         }
@@ -468,11 +475,11 @@ impl Supervisor {
         self.watch_holds(supervision, &mut orders, &build, now);
         self.begin_drills(supervision, &mut orders, &build, now);
         self.give(supervision, orders, &build).await?;
-        if now.duration_since(supervision.noted_at) > NOTE {
+        if now.duration_since(supervision.noted_at) > COUNTER_INTERVAL {
             supervision.noted_at = now;
             self.note_open(supervision).await?;
         }
-        if now.duration_since(supervision.swept) > SWEEP {
+        if now.duration_since(supervision.swept) > EXPIRY_INTERVAL {
             supervision.swept = now;
             self.sweep(supervision, now).await?;
             self.show(supervision);
@@ -512,17 +519,18 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// Fails as [`Scene::drill`] does, or if an entry of `down` matches no target.
+    /// Fails as [`Situation::drill`] does, or if an entry of `down` matches no target.
     pub fn begin(
-        scene: &Scene<'_>,
+        scene: &Situation<'_>,
         upstream: &Upstream,
         down: &[String],
         length: Duration,
         error_rate: Option<f64>,
-        asking: &Asking,
-    ) -> Result<Orders, Refusal> {
-        let parts: Result<Vec<Part>, _> = down.iter().map(|text| Part::parse(text, upstream)).collect();
-        let parts = parts.map_err(|(message, help)| Refusal::Invalid(format!("{message}; {help}")))?;
+        asking: &OrderRequest,
+    ) -> Result<Orders, OrderRefusal> {
+        let parts: Result<Vec<TargetSelector>, _> =
+            down.iter().map(|text| TargetSelector::parse(text, upstream)).collect();
+        let parts = parts.map_err(|(message, help)| OrderRefusal::Invalid(format!("{message}; {help}")))?;
         let until = later(scene.now, length);
         let mut orders = scene.drill(upstream, parts, until, error_rate, asking.author.clone())?;
         if let Some(mut begun) = orders.drills.last_entry() {
@@ -532,13 +540,13 @@ impl Supervisor {
     }
 
     /// Returns the author, reason and lifetime of an order given now.
-    pub fn note(scene: &Scene<'_>, asking: &Asking) -> Note {
+    pub fn note(scene: &Situation<'_>, asking: &OrderRequest) -> OrderMetadata {
         asking.note(scene.now)
     }
 }
 
 /// Returns the fields of an event about a failover, except its upstream.
-fn told(id: u64, failover: &Failover) -> Value {
+fn told(id: u64, failover: &FailoverRecord) -> Value {
     json!({
         "id": id.to_string(),
         "start": failover.start,
@@ -576,7 +584,7 @@ fn drill_event(upstream: String, what: Value) -> Event {
     Event::Drill { upstream, what }
 }
 
-fn shares(picture: &Picture) -> BTreeMap<String, f64> {
+fn shares(picture: &Summary) -> BTreeMap<String, f64> {
     if picture.is_stale {
         return BTreeMap::new();
     }

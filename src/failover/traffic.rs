@@ -11,7 +11,7 @@
 //! Envoys that run health checks for the control plane (HDS); health that neither source confirms becomes
 //! stale.
 //!
-//! Reports are folded as they arrive. Changes are returned as [`Shift`]s, so that callers need no scan to
+//! Reports are folded as they arrive. Changes are returned as [`TierShift`]s, so that callers need no scan to
 //! find them.
 //!
 //! A thousand Envoys with a thousand upstreams each make a million pairs, so the state of a pair is small: 32
@@ -29,9 +29,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use self::checks::Checks;
-use self::summary::Drawing;
-pub use self::summary::{NodePicture, NodeTarget, Picture, TargetPicture};
+use self::checks::CheckResults;
+use self::summary::SummaryBuilder;
+pub use self::summary::{NodeSummary, NodeTarget, Summary, TargetSummary};
 use crate::build::Build;
 use crate::config::document::{FailoverMode, LoadBalancer};
 use crate::envoy::checks::Findings;
@@ -45,25 +45,25 @@ use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
 /// Retention of a node's observations after its last report.
-const MEMORY: SignedDuration = SignedDuration::from_hours(1);
+const RETENTION: SignedDuration = SignedDuration::from_hours(1);
 
 /// Time without a stream after which a node counts as gone. Envoy reopens a load report stream 5 s after it
 /// ended, and every such stream ends now and then.
 const ABSENCE: SignedDuration = SignedDuration::from_secs(20);
 
 /// Percentage of the answered requests from which a standby counts as serving. A smaller share is retries.
-const SERVES: u64 = 30;
+const SERVING_PERCENT: u64 = 30;
 
 /// Number of requests that a target should have got, by its weight, before a target without any counts as
 /// unhealthy.
-const ENOUGH: u64 = 20;
+const MIN_DUE_REQUESTS: u64 = 20;
 
 /// Minimum sum of requests in progress for a latency estimate, which is then accurate to about a fifth.
-const MET: u64 = 20;
+const MIN_IN_PROGRESS: u64 = 20;
 
 /// Change of the tier that serves an upstream at one Envoy.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Shift {
+pub struct TierShift {
     /// Id of the node.
     pub node: String,
     /// Name of the upstream.
@@ -93,33 +93,33 @@ pub struct Totals {
 
 /// Traffic of all Envoys, from load reports and health checks.
 #[derive(Debug, Default)]
-pub struct Live {
-    heard: Mutex<Heard>,
+pub struct Traffic {
+    heard: Mutex<Observations>,
 }
 
 #[derive(Debug, Default)]
-struct Heard {
-    nodes: HashMap<Arc<str>, NodeSeen>,
-    upstreams: Numbers<Name>,
+struct Observations {
+    nodes: HashMap<Arc<str>, NodeTraffic>,
+    upstreams: Interner<Name>,
     /// State of each upstream, by its number.
-    met: Vec<Met>,
-    checks: Checks,
+    met: Vec<UpstreamTraffic>,
+    checks: CheckResults,
     /// Nodes that left, with the time in milliseconds since the epoch, in order of departure.
     left: VecDeque<(i64, Arc<str>)>,
 }
 
 /// State of an upstream that got requests or was checked.
 #[derive(Debug, Default)]
-struct Met {
+struct UpstreamTraffic {
     /// Number of the upstream.
     number: u32,
-    counted: Counted,
+    counted: UpstreamCounters,
     /// Upstream from which `targets` and `endpoints` were derived; none to derive them again.
     upstream: Option<Arc<Upstream>>,
     /// Addresses of its host names from which they were derived.
     addresses: Addresses,
     /// Numbers of its endpoints.
-    sockets: Numbers<SocketAddr>,
+    sockets: Interner<SocketAddr>,
     /// Index of the target of each endpoint, by the number of the endpoint; none if it belongs to no target.
     targets: Vec<Option<usize>>,
     /// Endpoints of the declared targets: index of the target, number of the endpoint.
@@ -128,7 +128,7 @@ struct Met {
 
 /// Counters of an upstream, with their values one or two minutes ago.
 #[derive(Debug, Clone, Copy, Default)]
-struct Counted {
+struct UpstreamCounters {
     totals: Totals,
     /// Minute of the newest report, since the epoch.
     minute: i64,
@@ -138,7 +138,7 @@ struct Counted {
 
 /// Interner: assigns small numbers to values and reuses those that were released.
 #[derive(Debug)]
-struct Numbers<T> {
+struct Interner<T> {
     numbers: HashMap<T, u32>,
     /// Values by number.
     all: Vec<T>,
@@ -147,7 +147,7 @@ struct Numbers<T> {
 }
 
 #[derive(Debug, Default)]
-struct NodeSeen {
+struct NodeTraffic {
     /// True while its load report stream is open.
     is_here: bool,
     /// Time at which its stream last ended, in milliseconds since the epoch.
@@ -159,14 +159,14 @@ struct NodeSeen {
     /// Locality of the node, if known.
     place: Option<Box<Locality>>,
     /// Upstreams the node sends to, sorted by number.
-    upstreams: Vec<Seen>,
+    upstreams: Vec<UpstreamObservation>,
     /// Targets of all its upstreams; each upstream owns a range.
-    targets: Vec<TargetSeen>,
+    targets: Vec<EndpointObservation>,
 }
 
 /// Observations of one node about one upstream.
 #[derive(Debug)]
-struct Seen {
+struct UpstreamObservation {
     /// Number of the upstream.
     number: u32,
     serving: Option<u8>,
@@ -176,17 +176,17 @@ struct Seen {
     last: u32,
     /// Errors of the first tier in the last report.
     errors: u32,
-    /// Start and length of its range in `NodeSeen::targets`. The range is sorted by endpoint number.
+    /// Start and length of its range in `NodeTraffic::targets`. The range is sorted by endpoint number.
     first: u32,
     count: u32,
 }
 
 /// Observations of one node about one endpoint.
 #[derive(Debug, Clone, Copy)]
-struct TargetSeen {
+struct EndpointObservation {
     /// Number of the endpoint.
     number: u16,
-    health: Health,
+    health: ObservedHealth,
     /// Time since which the health is the same, in seconds since the epoch.
     since: u32,
     requests_per_second: f32,
@@ -195,9 +195,9 @@ struct TargetSeen {
 /// Health of an endpoint, and its age: the time from its last confirmation to the last report. Two bits, and
 /// 14 bits of seconds, which saturate at 16,383 (4.5 hours).
 #[derive(Debug, Clone, Copy, Default)]
-struct Health(u16);
+struct ObservedHealth(u16);
 
-impl Health {
+impl ObservedHealth {
     const IS_KNOWN: u16 = 1;
     const IS_HEALTHY: u16 = 2;
     const SECOND: u16 = 4;
@@ -225,7 +225,7 @@ impl Health {
 
 /// Load of one endpoint in a report.
 #[derive(Debug, Clone, Copy)]
-struct Load {
+struct EndpointLoad {
     number: u16,
     tier: u32,
     success: u64,
@@ -234,7 +234,7 @@ struct Load {
 
 /// Interval of a report.
 #[derive(Debug, Clone, Copy)]
-struct Spell {
+struct Interval {
     seconds: f32,
     /// Requests in progress at its end.
     in_progress: u64,
@@ -242,34 +242,34 @@ struct Spell {
 
 /// Upstream with the addresses that map endpoints to its targets, and the overrides in force.
 #[derive(Clone, Copy)]
-struct Pool<'b> {
+struct ResolvedUpstream<'b> {
     upstream: &'b Arc<Upstream>,
     addresses: &'b Addresses,
     endpoint_overrides: Option<&'b EndpointOverrides>,
 }
 
-impl Live {
+impl Traffic {
     /// Folds a load report. Clusters that are not in `build` are ignored.
-    pub fn fold(&self, node: &str, at: Timestamp, report: &Report, build: &Build) -> Vec<Shift> {
+    pub fn ingest(&self, node: &str, at: Timestamp, report: &Report, build: &Build) -> Vec<TierShift> {
         let mut heard = self.heard();
         let (node, mut seen) =
-            heard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeSeen::default()));
+            heard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeTraffic::default()));
         (seen.is_here, seen.last) = (true, at.as_millisecond());
         seen.interval = report.clusters().map(|it| it.seconds).reduce(f32::max).unwrap_or(seen.interval);
         let mut shifts = Vec::new();
         let mut loads = Vec::new();
         // Clusters of an aggregate are folded as one upstream.
-        let mut parts: BTreeMap<&str, (Spell, Vec<Load>)> = BTreeMap::new();
+        let mut parts: BTreeMap<&str, (Interval, Vec<EndpointLoad>)> = BTreeMap::new();
         for cluster in report.clusters() {
             let (name, part) = split(cluster.name);
-            let Some(pool) = Pool::of(name, build) else { continue };
+            let Some(pool) = ResolvedUpstream::of(name, build) else { continue };
             let ranks = pool.upstream.ranks(seen.place.as_deref());
             let met = heard.met(pool);
-            let spell = Spell { seconds: cluster.seconds, in_progress: cluster.in_progress };
+            let spell = Interval { seconds: cluster.seconds, in_progress: cluster.in_progress };
             let located = cluster.loads.iter().filter_map(|load| met.located(load, (pool, &ranks), part));
             if part.is_some() {
                 let (of_all, loads) =
-                    parts.entry(name).or_insert((Spell { in_progress: 0, ..spell }, Vec::new()));
+                    parts.entry(name).or_insert((Interval { in_progress: 0, ..spell }, Vec::new()));
                 of_all.in_progress = of_all.in_progress.saturating_add(spell.in_progress);
                 loads.extend(located);
             } else {
@@ -279,7 +279,7 @@ impl Live {
             }
         }
         for (name, (spell, mut loads)) in parts {
-            let Some(pool) = Pool::of(name, build) else { continue };
+            let Some(pool) = ResolvedUpstream::of(name, build) else { continue };
             let met = heard.met(pool);
             shifts.extend(met.take((&node, &mut seen), at, pool, spell, &mut loads));
         }
@@ -294,7 +294,7 @@ impl Live {
         let mut heard = self.heard();
         let mut found: HashMap<u32, Vec<(u16, bool)>> = HashMap::new();
         for cluster in findings.clusters {
-            let Some(pool) = Pool::of(split(&cluster.name).0, build) else { continue };
+            let Some(pool) = ResolvedUpstream::of(split(&cluster.name).0, build) else { continue };
             let met = heard.met(pool);
             let upstream = met.number;
             let numbered = cluster.endpoints.into_iter().filter_map(|(socket, is_healthy)| {
@@ -310,9 +310,9 @@ impl Live {
     pub fn here(&self, node: &str, place: Locality) {
         let mut heard = self.heard();
         let (node, seen) =
-            heard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeSeen::default()));
+            heard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeTraffic::default()));
         let place = (place != Locality::default()).then(|| Box::new(place));
-        heard.nodes.insert(node, NodeSeen { is_here: true, place, ..seen });
+        heard.nodes.insert(node, NodeTraffic { is_here: true, place, ..seen });
     }
 
     /// Records that the stream of a node ended. The node may return: see [`Self::absent`].
@@ -320,9 +320,9 @@ impl Live {
         let mut heard = self.heard();
         let left = at.as_millisecond();
         let (node, seen) =
-            heard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeSeen::default()));
+            heard.nodes.remove_entry(node).unwrap_or_else(|| (node.into(), NodeTraffic::default()));
         heard.left.push_back((left, node.clone()));
-        heard.nodes.insert(node, NodeSeen { is_here: false, left, last: seen.last.max(left), ..seen });
+        heard.nodes.insert(node, NodeTraffic { is_here: false, left, last: seen.last.max(left), ..seen });
     }
 
     /// Returns the nodes that left and did not return in time, with the time of departure. Each departure is
@@ -330,7 +330,7 @@ impl Live {
     pub fn absent(&self, now: Timestamp) -> Vec<(Arc<str>, Timestamp)> {
         let latest = now.saturating_sub(ABSENCE).unwrap_or(now).as_millisecond();
         let mut heard = self.heard();
-        let Heard { left, nodes, .. } = &mut *heard;
+        let Observations { left, nodes, .. } = &mut *heard;
         let due = left.partition_point(|(at, _)| *at <= latest);
         let is_gone = |(at, node): &(i64, Arc<str>)| {
             nodes.get(node).is_none_or(|seen| !seen.is_here && seen.left == *at)
@@ -340,14 +340,14 @@ impl Live {
     }
 
     /// Records that a node is gone: returns a shift to no tier for each upstream it served.
-    pub fn gone(&self, node: &str, at: Timestamp) -> Vec<Shift> {
+    pub fn gone(&self, node: &str, at: Timestamp) -> Vec<TierShift> {
         let mut heard = self.heard();
-        let Heard { nodes, upstreams, .. } = &mut *heard;
+        let Observations { nodes, upstreams, .. } = &mut *heard;
         let Some(seen) = nodes.get_mut(node) else { return Vec::new() };
-        let shift = |seen: &mut Seen| {
+        let shift = |seen: &mut UpstreamObservation| {
             let from = Some(u32::from(seen.serving.take()?));
             let upstream = upstreams.all[seen.number as usize].clone();
-            Some(Shift { node: node.to_owned(), upstream, from, to: None, at, errors: 0 })
+            Some(TierShift { node: node.to_owned(), upstream, from, to: None, at, errors: 0 })
         };
         seen.upstreams.iter_mut().filter_map(shift).collect()
     }
@@ -355,7 +355,7 @@ impl Live {
     /// Drops old observations: nodes without a stream and without a report for an hour, old check results,
     /// and endpoints that belong to no target of `build`.
     pub fn forget(&self, now: Timestamp, build: &Build) {
-        let oldest = now.saturating_sub(MEMORY).unwrap_or(now).as_millisecond();
+        let oldest = now.saturating_sub(RETENTION).unwrap_or(now).as_millisecond();
         let mut heard = self.heard();
         heard.nodes.retain(|_, seen| seen.is_here || seen.last >= oldest);
         heard.checks.forget(u32::try_from(oldest / 1000).unwrap_or_default());
@@ -377,28 +377,30 @@ impl Live {
         }
     }
 
-    fn counted(&self, upstream: &Name) -> Counted {
+    fn counted(&self, upstream: &Name) -> UpstreamCounters {
         let heard = self.heard();
         heard
             .upstreams
             .find(upstream)
-            .map_or_else(Counted::default, |number| heard.met[number as usize].counted)
+            .map_or_else(UpstreamCounters::default, |number| heard.met[number as usize].counted)
     }
 
     /// Returns the summary of an upstream of `build`.
-    pub fn picture(&self, upstream: &Upstream, build: &Build, now: Timestamp) -> Picture {
-        self.draw(Drawing::new(upstream, now, true), build)
+    pub fn summary(&self, upstream: &Upstream, build: &Build, now: Timestamp) -> Summary {
+        self.draw(SummaryBuilder::new(upstream, now, true), build)
     }
 
     /// Returns the summary without node names, which takes a fraction of the time.
-    pub fn outline(&self, upstream: &Upstream, build: &Build, now: Timestamp) -> Picture {
-        self.draw(Drawing::new(upstream, now, false), build)
+    pub fn summary_without_nodes(&self, upstream: &Upstream, build: &Build, now: Timestamp) -> Summary {
+        self.draw(SummaryBuilder::new(upstream, now, false), build)
     }
 
-    fn draw(&self, mut drawing: Drawing<'_>, build: &Build) -> Picture {
+    fn draw(&self, mut drawing: SummaryBuilder<'_>, build: &Build) -> Summary {
         let name = &drawing.upstream.name;
         let mut heard = self.heard();
-        if let (Some(number), Some(pool)) = (heard.upstreams.find(name), Pool::of(name.as_str(), build)) {
+        if let (Some(number), Some(pool)) =
+            (heard.upstreams.find(name), ResolvedUpstream::of(name.as_str(), build))
+        {
             heard.met[number as usize].follow(pool);
             let targets = &heard.met[number as usize].targets;
             let mut checks = heard.checks.of(number);
@@ -415,18 +417,18 @@ impl Live {
         drawing.finish()
     }
 
-    fn heard(&self) -> MutexGuard<'_, Heard> {
+    fn heard(&self) -> MutexGuard<'_, Observations> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> Default for Numbers<T> {
+impl<T> Default for Interner<T> {
     fn default() -> Self {
         Self { numbers: HashMap::new(), all: Vec::new(), free: Vec::new() }
     }
 }
 
-impl<T: Clone + Eq + std::hash::Hash> Numbers<T> {
+impl<T: Clone + Eq + std::hash::Hash> Interner<T> {
     fn find(&self, one: &T) -> Option<u32> {
         self.numbers.get(one).copied()
     }
@@ -458,7 +460,7 @@ impl<T: Clone + Eq + std::hash::Hash> Numbers<T> {
     }
 }
 
-impl<'b> Pool<'b> {
+impl<'b> ResolvedUpstream<'b> {
     fn of(name: &str, build: &'b Build) -> Option<Self> {
         let upstream = build.model.upstreams.get(name)?;
         let endpoint_overrides = build.overrides.get(name).map(AsRef::as_ref);
@@ -471,23 +473,23 @@ impl<'b> Pool<'b> {
     }
 }
 
-impl NodeSeen {
+impl NodeTraffic {
     /// Returns the position of an upstream, or the position at which to insert it.
     fn place(&self, number: u32) -> Result<usize, usize> {
         self.upstreams.binary_search_by_key(&number, |seen| seen.number)
     }
 
     /// Returns the observations of an upstream and its targets.
-    fn find(&self, number: u32) -> Option<(&Seen, &[TargetSeen])> {
+    fn find(&self, number: u32) -> Option<(&UpstreamObservation, &[EndpointObservation])> {
         let seen = &self.upstreams[self.place(number).ok()?];
         Some((seen, &self.targets[seen.targets()]))
     }
 
     /// Returns the observations of an upstream, which are created if missing, and the targets of all
     /// upstreams.
-    fn of(&mut self, number: u32, now: i64) -> (&mut Seen, &mut Vec<TargetSeen>) {
+    fn of(&mut self, number: u32, now: i64) -> (&mut UpstreamObservation, &mut Vec<EndpointObservation>) {
         let place = self.place(number).unwrap_or_else(|place| {
-            self.upstreams.insert(place, Seen::new(number, now));
+            self.upstreams.insert(place, UpstreamObservation::new(number, now));
             place
         });
         (&mut self.upstreams[place], &mut self.targets)
@@ -507,12 +509,12 @@ impl NodeSeen {
     }
 }
 
-impl Heard {
+impl Observations {
     /// Returns the state of an upstream, brought up to date with its config.
-    fn met(&mut self, pool: Pool<'_>) -> &mut Met {
+    fn met(&mut self, pool: ResolvedUpstream<'_>) -> &mut UpstreamTraffic {
         let number = self.upstreams.of(&pool.upstream.name);
         if self.met.len() == number as usize {
-            self.met.push(Met { number, ..Met::default() });
+            self.met.push(UpstreamTraffic { number, ..UpstreamTraffic::default() });
         }
         let met = &mut self.met[number as usize];
         met.follow(pool);
@@ -523,7 +525,7 @@ impl Heard {
     /// reused.
     fn forget_endpoints(&mut self, build: &Build) {
         for (upstream, met) in self.upstreams.all.iter().zip(&mut self.met) {
-            let pool = Pool::of(upstream.as_str(), build);
+            let pool = ResolvedUpstream::of(upstream.as_str(), build);
             let is_target = |socket: &SocketAddr| pool.is_some_and(|pool| pool.target(*socket).is_some());
             let gone = met.sockets.retain(is_target);
             if gone.is_empty() {
@@ -536,7 +538,7 @@ impl Heard {
                 let seen = &mut node.upstreams[place];
                 let own = node.targets[seen.targets()].iter();
                 let left = own.filter(|target| !gone.contains(&u32::from(target.number)));
-                let left: Vec<TargetSeen> = left.copied().collect();
+                let left: Vec<EndpointObservation> = left.copied().collect();
                 seen.keep(&mut node.targets, &left);
                 node.settle();
             }
@@ -544,9 +546,9 @@ impl Heard {
     }
 }
 
-impl Met {
+impl UpstreamTraffic {
     /// Derives the targets of the endpoints again if the upstream or its addresses changed.
-    fn follow(&mut self, pool: Pool<'_>) {
+    fn follow(&mut self, pool: ResolvedUpstream<'_>) {
         let addresses = pool.addresses.of(pool.upstream.targets.iter().map(|target| &target.address.host));
         let is_same = self.upstream.as_ref().is_some_and(|last| Arc::ptr_eq(last, pool.upstream));
         if is_same && self.addresses == addresses {
@@ -575,20 +577,25 @@ impl Met {
     fn located(
         &mut self,
         load: &loads::Load,
-        (pool, ranks): (Pool<'_>, &Ranks<'_>),
+        (pool, ranks): (ResolvedUpstream<'_>, &Ranks<'_>),
         part: Option<u32>,
-    ) -> Option<Load> {
+    ) -> Option<EndpointLoad> {
         let loads::Load { socket, success, errors } = *load;
         // The number of a cluster is not its tier with locality failover: some clusters have no targets then.
         let part = part.filter(|_| !pool.upstream.failover.locality);
         let (number, target) = self.find(socket, pool, part.is_some())?;
         let tier = target.map(|index| ranks.of(index)).or(part)?;
-        Some(Load { number: u16::try_from(number).ok()?, tier, success, errors })
+        Some(EndpointLoad { number: u16::try_from(number).ok()?, tier, success, errors })
     }
 
     /// Returns the number of an endpoint and the index of its target. An unknown endpoint of no target gets a
     /// number only if its tier is known.
-    fn find(&mut self, socket: SocketAddr, pool: Pool<'_>, has_tier: bool) -> Option<(u32, Option<usize>)> {
+    fn find(
+        &mut self,
+        socket: SocketAddr,
+        pool: ResolvedUpstream<'_>,
+        has_tier: bool,
+    ) -> Option<(u32, Option<usize>)> {
         let number = self.sockets.find(&socket).or_else(|| {
             let target = pool.target(socket);
             // An endpoint of no target and unknown tier is not interned.
@@ -607,12 +614,12 @@ impl Met {
     /// Takes in the loads of the upstream in a report. Returns the shift of the serving tier, if it changed.
     fn take(
         &mut self,
-        (node, seen): (&str, &mut NodeSeen),
+        (node, seen): (&str, &mut NodeTraffic),
         at: Timestamp,
-        pool: Pool<'_>,
-        spell: Spell,
-        loads: &mut [Load],
-    ) -> Option<Shift> {
+        pool: ResolvedUpstream<'_>,
+        spell: Interval,
+        loads: &mut [EndpointLoad],
+    ) -> Option<TierShift> {
         if loads.is_empty() {
             return None;
         }
@@ -623,17 +630,17 @@ impl Met {
         let from = seen.serving.map(u32::from);
         seen.note(targets, at, serving(pool.upstream, loads), spell.seconds, loads);
         seen.judge(targets, self, (pool, &ranks), loads);
-        let of_first = |load: &&Load| load.tier == 0;
+        let of_first = |load: &&EndpointLoad| load.tier == 0;
         let failed: u64 = loads.iter().filter(of_first).map(|load| load.errors).sum();
         let before = std::mem::replace(&mut seen.errors, u32::try_from(failed).unwrap_or(u32::MAX));
         let (to, errors) = (seen.serving.map(u32::from), failed.saturating_add(u64::from(before)));
         let upstream = || pool.upstream.name.clone();
-        (to != from).then(|| Shift { node: node.to_owned(), upstream: upstream(), from, to, at, errors })
+        (to != from).then(|| TierShift { node: node.to_owned(), upstream: upstream(), from, to, at, errors })
     }
 }
 
-impl Counted {
-    fn count(&mut self, at: Timestamp, spell: Spell, loads: &[Load]) {
+impl UpstreamCounters {
+    fn count(&mut self, at: Timestamp, spell: Interval, loads: &[EndpointLoad]) {
         let minute = at.as_second() / 60;
         if minute != self.minute {
             let before = if minute == self.minute + 1 { self.marks[0] } else { self.totals };
@@ -672,17 +679,17 @@ impl Totals {
     /// Returns the mean duration of a try in milliseconds, by Little's law: requests in progress are the
     /// arrival rate times the duration. None if too few requests in progress were seen for an estimate.
     pub fn latency(self) -> Option<f64> {
-        let is_known = self.in_progress >= MET && self.requests > 0;
+        let is_known = self.in_progress >= MIN_IN_PROGRESS && self.requests > 0;
         is_known.then(|| self.busy as f64 / self.requests as f64)
     }
 }
 
-impl Seen {
+impl UpstreamObservation {
     fn new(number: u32, now: i64) -> Self {
         Self { number, serving: None, since: now, last: 0, errors: 0, first: 0, count: 0 }
     }
 
-    /// Returns its range in `NodeSeen::targets`.
+    /// Returns its range in `NodeTraffic::targets`.
     fn targets(&self) -> Range<usize> {
         self.first as usize..(self.first + self.count) as usize
     }
@@ -690,11 +697,11 @@ impl Seen {
     /// Records the serving tier and the request rate of each target, and ages their health.
     fn note(
         &mut self,
-        targets: &mut Vec<TargetSeen>,
+        targets: &mut Vec<EndpointObservation>,
         at: Timestamp,
         serving: Option<u32>,
         seconds: f32,
-        loads: &[Load],
+        loads: &[EndpointLoad],
     ) {
         let passed = seconds_of(at).saturating_sub(self.last);
         self.last = seconds_of(at);
@@ -718,19 +725,19 @@ impl Seen {
     }
 
     /// Ensures an entry for each of these endpoints.
-    fn make_room(&mut self, targets: &mut Vec<TargetSeen>, numbers: impl Iterator<Item = u16>) {
+    fn make_room(&mut self, targets: &mut Vec<EndpointObservation>, numbers: impl Iterator<Item = u16>) {
         let own = &targets[self.targets()];
         let new: Vec<u16> = numbers.filter(|number| place(own, *number).is_none()).collect();
         if new.is_empty() {
             return;
         }
-        let new = new.into_iter().map(|number| TargetSeen {
+        let new = new.into_iter().map(|number| EndpointObservation {
             number,
-            health: Health::default(),
+            health: ObservedHealth::default(),
             since: 0,
             requests_per_second: 0.0,
         });
-        let mut all: Vec<TargetSeen> = own.iter().copied().chain(new).collect();
+        let mut all: Vec<EndpointObservation> = own.iter().copied().chain(new).collect();
         all.sort_by_key(|target| target.number);
         all.dedup_by_key(|target| target.number);
         self.keep(targets, &all);
@@ -738,7 +745,7 @@ impl Seen {
 
     /// Appends its entries to `targets` and points its range there. The old range is unused until the next
     /// compaction.
-    fn keep(&mut self, targets: &mut Vec<TargetSeen>, own: &[TargetSeen]) {
+    fn keep(&mut self, targets: &mut Vec<EndpointObservation>, own: &[EndpointObservation]) {
         let number = |count: usize| u32::try_from(count).expect("a report has 16 MB at the most");
         (self.first, self.count) = (number(targets.len()), number(own.len()));
         targets.extend_from_slice(own);
@@ -747,13 +754,13 @@ impl Seen {
     /// Derives the health of each known target from the traffic.
     fn judge(
         &mut self,
-        targets: &mut Vec<TargetSeen>,
-        met: &Met,
-        (pool, ranks): (Pool<'_>, &Ranks<'_>),
-        loads: &[Load],
+        targets: &mut Vec<EndpointObservation>,
+        met: &UpstreamTraffic,
+        (pool, ranks): (ResolvedUpstream<'_>, &Ranks<'_>),
+        loads: &[EndpointLoad],
     ) {
         let Some(serving) = self.serving.map(u32::from) else { return };
-        let Pool { upstream, endpoint_overrides, .. } = pool;
+        let ResolvedUpstream { upstream, endpoint_overrides, .. } = pool;
         let is_led = endpoint_overrides.is_some_and(|endpoint_overrides| endpoint_overrides.first.is_some());
         let peers = || upstream.targets.iter().enumerate().filter(|(index, _)| ranks.of(*index) == serving);
         let in_tier = || loads.iter().filter(|load| load.tier == serving);
@@ -766,7 +773,7 @@ impl Seen {
             let is_out = endpoint_overrides.is_some_and(|it| it.state(declared).is_some());
             let is_before = rank < serving && !is_led;
             let is_beside = rank == serving && spreads;
-            let is_due = || answered.saturating_mul(weight(declared)) >= ENOUGH * weights;
+            let is_due = || answered.saturating_mul(weight(declared)) >= MIN_DUE_REQUESTS * weights;
             !is_out && (is_before || (is_beside && is_due()))
         };
         if serving > 0 || in_tier().count() < peers().count() {
@@ -787,13 +794,13 @@ impl Seen {
             if target.health.is_healthy() != Some(is_healthy) {
                 target.since = self.last;
             }
-            target.health = Health::now(is_healthy);
+            target.health = ObservedHealth::now(is_healthy);
         }
     }
 }
 
 /// Returns the position of an endpoint among those of its upstream.
-fn place(targets: &[TargetSeen], number: u16) -> Option<usize> {
+fn place(targets: &[EndpointObservation], number: u16) -> Option<usize> {
     targets.binary_search_by_key(&number, |target| target.number).ok()
 }
 
@@ -814,17 +821,19 @@ fn seconds_of(at: Timestamp) -> u32 {
 }
 
 /// Returns the tier that serves, by answered requests. In standby mode it is the last tier with at least
-/// [`SERVES`] percent of them, in spill mode the tier with the most. None if no tier qualifies.
-fn serving(upstream: &Upstream, loads: &[Load]) -> Option<u32> {
+/// [`SERVING_PERCENT`] percent of them, in spill mode the tier with the most. None if no tier qualifies.
+fn serving(upstream: &Upstream, loads: &[EndpointLoad]) -> Option<u32> {
     let mut tiers: BTreeMap<u32, u64> = BTreeMap::new();
     for load in loads.iter().filter(|load| load.success > 0) {
         *tiers.entry(load.tier).or_default() += load.success;
     }
     let all: u64 = tiers.values().sum();
     match upstream.failover.mode {
-        FailoverMode::Standby => {
-            tiers.iter().rev().find(|(_, count)| **count * 100 >= all * SERVES).map(|(tier, _)| *tier)
-        }
+        FailoverMode::Standby => tiers
+            .iter()
+            .rev()
+            .find(|(_, count)| **count * 100 >= all * SERVING_PERCENT)
+            .map(|(tier, _)| *tier),
         FailoverMode::Spill => {
             tiers.iter().max_by_key(|(tier, count)| (**count, u32::MAX - **tier)).map(|(tier, _)| *tier)
         }

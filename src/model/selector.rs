@@ -9,7 +9,7 @@ use crate::model::upstream::Upstream;
 
 /// Selection of targets of an upstream: `10.0.0.1:8080`, `region=R`, `zone=Z`, `sub_zone=S` or `priority=N`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
+pub enum TargetSelector {
     /// Single target.
     Target(Address),
     /// All targets of a region.
@@ -23,15 +23,15 @@ pub enum Part {
 }
 
 /// Message and suggestion for a text that selects nothing.
-pub type NoPart = (String, String);
+pub type SelectorError = (String, String);
 
-impl Part {
+impl TargetSelector {
     /// Parses a selection that must match a target of the upstream.
     ///
     /// # Errors
     ///
     /// Returns a message and a suggestion if the text is not valid or matches no target of the upstream.
-    pub fn parse(text: &str, upstream: &Upstream) -> Result<Self, NoPart> {
+    pub fn parse(text: &str, upstream: &Upstream) -> Result<Self, SelectorError> {
         let part = Self::read(text)?;
         match upstream.targets.iter().any(|target| part.includes(target)) {
             true => Ok(part),
@@ -44,7 +44,7 @@ impl Part {
     /// # Errors
     ///
     /// Returns a message and a suggestion if the text is not valid.
-    pub fn read(text: &str) -> Result<Self, NoPart> {
+    pub fn read(text: &str) -> Result<Self, SelectorError> {
         let part = match text.split_once('=') {
             Some(("region", name)) => Self::Region(name.to_owned()),
             Some(("zone", name)) => Self::Zone(name.to_owned()),
@@ -77,7 +77,7 @@ impl Part {
         }
     }
 
-    fn absent_in(&self, upstream: &Upstream) -> NoPart {
+    fn absent_in(&self, upstream: &Upstream) -> SelectorError {
         let (kind, wanted, of): (_, _, fn(&Target) -> String) = match self {
             Self::Target(address) => ("target", address.to_string(), |target| target.address.to_string()),
             Self::Region(name) => ("region", name.clone(), |target| target.locality.region.clone()),
@@ -96,7 +96,7 @@ impl Part {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for TargetSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Target(address) => address.fmt(f),
@@ -108,13 +108,13 @@ impl fmt::Display for Part {
     }
 }
 
-impl serde::Serialize for Part {
+impl serde::Serialize for TargetSelector {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> serde::Deserialize<'de> for Part {
+impl<'de> serde::Deserialize<'de> for TargetSelector {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         Self::read(&text).map_err(|(message, _)| serde::de::Error::custom(message))

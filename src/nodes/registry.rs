@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Noted, Presence, Refused, Totals, TypeStatus};
+use super::{Presence, RecordedStatus, Refused, Totals, TypeStatus};
 use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
 
 /// Time for which a disconnected node is remembered.
-const MEMORY: SignedDuration = SignedDuration::from_hours(1);
+const RETENTION: SignedDuration = SignedDuration::from_hours(1);
 
 /// Limits on the disconnected nodes that are remembered: their number, and the bytes that they sent. Clients
 /// determine both.
@@ -32,12 +32,12 @@ pub(super) struct Registry {
     departed_bytes: usize,
     pub(super) refusals: Vec<Refused>,
     /// State by node id, for as long as anything is known of the node.
-    pub(super) by_id: HashMap<String, Known>,
+    pub(super) by_id: HashMap<String, NodeRecord>,
 }
 
 /// State of a node that does not belong to one of its streams.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct NodeRecord {
     /// Numbers of its streams, the newest last.
     pub(super) streams: Vec<u64>,
     departed: Option<u64>,
@@ -106,7 +106,7 @@ impl Registry {
                 self.refusals.push(Refused { node: presence.node.id.clone(), seen });
             }
             let last_error = error.clone().filter(|_| is_new).map(|error| (error, now)).or(last_error);
-            let noted = Noted { state, since, version, current, error, last_error };
+            let noted = RecordedStatus { state, since, version, current, error, last_error };
             presence.types.insert(resource_type, noted);
         }
     }
@@ -181,7 +181,7 @@ impl Registry {
     /// Forgets nodes that disconnected too long ago, and the oldest ones if there are too many.
     fn expire(&mut self, now: Timestamp) {
         while let Some((departure, presence)) = self.departed.first_key_value() {
-            let is_old = presence.disconnected_at.is_some_and(|left| now.duration_since(left) > MEMORY);
+            let is_old = presence.disconnected_at.is_some_and(|left| now.duration_since(left) > RETENTION);
             let are_many = self.departed.len() > MAX_DEPARTED || self.departed_bytes > MAX_DEPARTED_BYTES;
             if !is_old && !are_many {
                 return;
@@ -203,7 +203,7 @@ impl Registry {
 
     fn tidy(&mut self, id: &str) {
         let is_nobody =
-            |known: &Known| known.streams.is_empty() && known.departed.is_none() && known.reporters == 0;
+            |known: &NodeRecord| known.streams.is_empty() && known.departed.is_none() && known.reporters == 0;
         if self.by_id.get(id).is_some_and(is_nobody) {
             self.by_id.remove(id);
         }
@@ -218,7 +218,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nodes::State;
+    use crate::nodes::AckState;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).expect("within the calendar")
@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn acked(resource_type: ResourceType) -> [(ResourceType, TypeStatus<'static>); 1] {
-        [(resource_type, TypeStatus { state: State::Acked, version: None, current: true, error: None })]
+        [(resource_type, TypeStatus { state: AckState::Acked, version: None, current: true, error: None })]
     }
 
     /// Formats the list at `now`: each `id` with the time of its departure and its types.
@@ -333,7 +333,7 @@ mod tests {
         let mut nodes = Registry::default();
         let stream = nodes.connect(node("a"), None, at(0));
         let refused = |current| {
-            let status = TypeStatus { state: State::Nacked, version: None, current, error: Some("no") };
+            let status = TypeStatus { state: AckState::Nacked, version: None, current, error: Some("no") };
             [(ResourceType::Cluster, status)]
         };
         nodes.note(stream, 1, refused(false), at(1));

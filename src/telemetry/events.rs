@@ -2,7 +2,7 @@
 //!
 //! All publishers share one [`Events`]; [`publish`](Events::publish) never waits for a reader. The last
 //! events are kept in a ring, which each follower reads at its own pace. There is no queue per follower: one
-//! that is too slow finds that its next event was dropped, and gets [`Next::TooSlow`].
+//! that is too slow finds that its next event was dropped, and gets [`FollowOutcome::TooSlow`].
 //!
 //! A new kind of event needs a variant of [`Event`] and its word in [`Event::word`].
 
@@ -15,8 +15,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 /// Maximum number of events that are kept, and maximum bytes of their JSON, which contains texts of clients.
-const KEPT: usize = 4_096;
-const KEPT_BYTES: usize = 8 << 20;
+const MAX_EVENTS: usize = 4_096;
+const MAX_BYTES: usize = 8 << 20;
 
 /// Event of the control plane. Its fields are the fields of the JSON that followers get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -150,7 +150,7 @@ impl Event {
 
 /// Published event.
 #[derive(Debug)]
-pub struct Told {
+pub struct PublishedEvent {
     /// Number of the event since the start of the process, from 1.
     pub number: u64,
     /// Word of its kind.
@@ -161,7 +161,7 @@ pub struct Told {
 
 /// Event with the time of its generation.
 #[derive(Serialize)]
-struct Timed<'a> {
+struct TimedEvent<'a> {
     time: String,
     #[serde(flatten)]
     event: &'a Event,
@@ -186,7 +186,7 @@ impl Default for Events {
 impl Events {
     /// Publishes an event to all followers, and keeps it for those that will resume.
     pub fn publish(&self, event: &Event) {
-        let timed = Timed { time: Timestamp::now().to_string(), event };
+        let timed = TimedEvent { time: Timestamp::now().to_string(), event };
         let json = serde_json::to_string(&timed).expect("an event is texts and numbers");
         // Numbers are announced under the lock, so that no follower wakes up before an earlier event is
         // there.
@@ -242,9 +242,9 @@ pub struct Follower {
 
 /// Outcome of waiting for the next event.
 #[derive(Debug)]
-pub enum Next {
+pub enum FollowOutcome {
     /// The next event.
-    Event(Arc<Told>),
+    Event(Arc<PublishedEvent>),
     /// The requested event is no longer kept; the oldest event that is kept follows.
     Missed,
     /// The follower was too slow: its next event is no longer kept. It should follow anew.
@@ -253,19 +253,19 @@ pub enum Next {
 
 impl Follower {
     /// Waits for the next event.
-    pub async fn next(&mut self) -> Next {
+    pub async fn next(&mut self) -> FollowOutcome {
         if !std::mem::replace(&mut self.is_known, true) {
-            return Next::Missed;
+            return FollowOutcome::Missed;
         }
         loop {
             self.newest.mark_unchanged();
             match self.events.lock().get(self.position) {
-                Found::Event(told) => {
+                RingSlot::Event(told) => {
                     self.position += 1;
-                    return Next::Event(told);
+                    return FollowOutcome::Event(told);
                 }
-                Found::Gone => return Next::TooSlow,
-                Found::NotYet => {}
+                RingSlot::Gone => return FollowOutcome::TooSlow,
+                RingSlot::NotYet => {}
             }
             // Cannot fail: the follower holds a sender itself.
             let _ = self.newest.changed().await;
@@ -278,7 +278,7 @@ impl Follower {
 struct Ring {
     /// Number of the next event.
     next: u64,
-    events: VecDeque<Arc<Told>>,
+    events: VecDeque<Arc<PublishedEvent>>,
     bytes: usize,
 }
 
@@ -289,8 +289,8 @@ impl Default for Ring {
 }
 
 /// Content of the ring at a number.
-enum Found {
-    Event(Arc<Told>),
+enum RingSlot {
+    Event(Arc<PublishedEvent>),
     NotYet,
     Gone,
 }
@@ -300,8 +300,8 @@ impl Ring {
         let number = self.next;
         self.next += 1;
         self.bytes += json.len();
-        self.events.push_back(Arc::new(Told { number, word, json }));
-        while self.events.len() > KEPT || self.bytes > KEPT_BYTES {
+        self.events.push_back(Arc::new(PublishedEvent { number, word, json }));
+        while self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES {
             let Some(oldest) = self.events.pop_front() else { break };
             self.bytes -= oldest.json.len();
         }
@@ -317,14 +317,14 @@ impl Ring {
         (self.oldest()..=self.next).contains(&number)
     }
 
-    fn get(&self, number: u64) -> Found {
+    fn get(&self, number: u64) -> RingSlot {
         match number.checked_sub(self.oldest()) {
-            None => Found::Gone,
+            None => RingSlot::Gone,
             Some(index) => usize::try_from(index)
                 .ok()
                 .and_then(|index| self.events.get(index))
                 .cloned()
-                .map_or(Found::NotYet, Found::Event),
+                .map_or(RingSlot::NotYet, RingSlot::Event),
         }
     }
 }
@@ -339,12 +339,12 @@ mod tests {
 
     async fn node(follower: &mut Follower) -> String {
         match follower.next().await {
-            Next::Event(told) => {
+            FollowOutcome::Event(told) => {
                 let event: serde_json::Value = serde_json::from_str(&told.json).unwrap_or_default();
                 event["node"].as_str().unwrap_or_default().to_owned()
             }
-            Next::Missed => "missed".to_owned(),
-            Next::TooSlow => "too slow".to_owned(),
+            FollowOutcome::Missed => "missed".to_owned(),
+            FollowOutcome::TooSlow => "too slow".to_owned(),
         }
     }
 
@@ -379,12 +379,12 @@ mod tests {
     async fn so_many_are_kept_and_who_is_slower_is_told() {
         let events = Events::default();
         let mut slow = events.follow(None);
-        (0..=KEPT).for_each(|number| events.publish(&gone(number)));
+        (0..=MAX_EVENTS).for_each(|number| events.publish(&gone(number)));
         assert_eq!(node(&mut slow).await, "too slow");
         assert_eq!(node(&mut events.follow(Some(&events.id(1)))).await, "1", "the oldest that is kept");
-        let long = |_| events.publish(&Event::Disconnected { node: "x".repeat(KEPT_BYTES / 4) });
+        let long = |_| events.publish(&Event::Disconnected { node: "x".repeat(MAX_BYTES / 4) });
         (0..8).for_each(long);
-        assert!(events.lock().bytes <= KEPT_BYTES);
+        assert!(events.lock().bytes <= MAX_BYTES);
     }
 
     #[test]
@@ -397,7 +397,7 @@ mod tests {
             reason: None,
             summary: "a\nb".into(),
         });
-        let Found::Event(told) = events.lock().get(1) else { panic!("it was told") };
+        let RingSlot::Event(told) = events.lock().get(1) else { panic!("it was told") };
         assert!(told.json.starts_with("{\"time\":\"2"), "{}", told.json);
         let rest = r#"Z","number":7,"source":"api","author":"ci","reason":null,"summary":"a\nb"}"#;
         assert!(told.json.ends_with(rest), "{}", told.json);

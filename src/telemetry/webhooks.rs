@@ -24,16 +24,16 @@ use tracing::{info, warn};
 use crate::cache::Cache;
 use crate::config::operation::NotifyEvent;
 use crate::model::notify::Receiver;
-use crate::telemetry::events::{Events, Next, Told};
+use crate::telemetry::events::{Events, FollowOutcome, PublishedEvent};
 
 /// Timeout of a POST.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Waits before each repetition of a failed POST.
-const AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+const RETRY_DELAYS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
 /// Maximum number of concurrent deliveries.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT: usize = 64;
 
 /// Sender of webhooks. Cheap to clone: clones share their state.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ pub struct Notifier {
 
 /// Result of a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tested {
+pub struct WebhookTest {
     /// Scheme and host of the receiver.
     pub url: String,
     /// Reason of the failure; none if the test succeeded.
@@ -60,7 +60,7 @@ impl Default for Notifier {
             let connector = connector.https_or_http().enable_http1().build();
             Client::builder(TokioExecutor::new()).build(connector)
         });
-        Self { client, slots: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { client, slots: Arc::new(Semaphore::new(MAX_CONCURRENT)) }
     }
 }
 
@@ -74,9 +74,9 @@ impl Notifier {
         let mut follower = events.follow(None);
         loop {
             let told = match follower.next().await {
-                Next::Event(told) => told,
-                Next::Missed => continue,
-                Next::TooSlow => {
+                FollowOutcome::Event(told) => told,
+                FollowOutcome::Missed => continue,
+                FollowOutcome::TooSlow => {
                     warn!("events came faster than they could be told to receivers; some were left out");
                     follower = events.follow(None);
                     continue;
@@ -93,9 +93,9 @@ impl Notifier {
     }
 
     /// Sends a test event once to each of these receivers.
-    pub async fn test(&self, receivers: &[Receiver]) -> Vec<Tested> {
+    pub async fn test(&self, receivers: &[Receiver]) -> Vec<WebhookTest> {
         let body = json!({ "event": "test", "time": jiff::Timestamp::now().to_string() }).to_string();
-        let told = receivers.iter().map(async |receiver| Tested {
+        let told = receivers.iter().map(async |receiver| WebhookTest {
             url: shown(&receiver.url),
             error: self.post(receiver, &body).await.err(),
         });
@@ -104,7 +104,7 @@ impl Notifier {
 
     async fn deliver(&self, receiver: &Receiver, body: &str) {
         let Ok(_slot) = self.slots.acquire().await else { return };
-        let mut waits = AGAIN.into_iter();
+        let mut waits = RETRY_DELAYS.into_iter();
         loop {
             let error = match self.post(receiver, body).await {
                 Ok(()) => return info!(url = shown(&receiver.url), "told"),
@@ -124,8 +124,8 @@ impl Notifier {
             request = request.header("x-understudy-signature", signature(secret, body));
         }
         let request = request.body(Full::from(body.to_owned())).map_err(|error| error.to_string())?;
-        let response = timeout(PATIENCE, client.request(request)).await;
-        let response = response.map_err(|_| format!("it did not answer within {PATIENCE:?}"))?;
+        let response = timeout(TIMEOUT, client.request(request)).await;
+        let response = response.map_err(|_| format!("it did not answer within {TIMEOUT:?}"))?;
         let response = response.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         match response.status() {
             status if status.is_success() => Ok(()),
@@ -146,7 +146,7 @@ fn kind(word: &str) -> Option<NotifyEvent> {
     }
 }
 
-fn body(told: &Told) -> String {
+fn body(told: &PublishedEvent) -> String {
     let mut body: Value = serde_json::from_str(&told.json).unwrap_or_default();
     body["event"] = json!(told.word);
     body.to_string()
@@ -182,7 +182,11 @@ mod tests {
 
     #[test]
     fn what_is_told_is_the_event_with_its_kind() {
-        let told = Told { number: 1, word: "failover", json: r#"{"time":"now","upstream":"shop"}"#.into() };
+        let told = PublishedEvent {
+            number: 1,
+            word: "failover",
+            json: r#"{"time":"now","upstream":"shop"}"#.into(),
+        };
         let body: Value = serde_json::from_str(&body(&told)).expect("JSON");
         assert_eq!(body, json!({ "event": "failover", "time": "now", "upstream": "shop" }));
     }

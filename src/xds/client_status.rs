@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::build::snapshot::{ResourceSet, Snapshot};
 use crate::cache::Cache;
 use crate::envoy::ResourceType;
-use crate::nodes::{Nodes, Noted, Presence, State};
+use crate::nodes::{AckState, Nodes, Presence, RecordedStatus};
 
 /// Upper bound on the resources in one answer, over all nodes: they all go into one message. A larger answer
 /// is refused.
@@ -124,15 +124,15 @@ fn node(presence: &Presence) -> core::Node {
 
 fn resources(
     resource_type: ResourceType,
-    noted: &Noted,
+    noted: &RecordedStatus,
     set: &ResourceSet,
 ) -> impl Iterator<Item = GenericXdsConfig> {
     let (config, client) = match noted.state {
-        State::Acked if noted.current => (ConfigStatus::Synced, ClientResourceStatus::Acked),
+        AckState::Acked if noted.current => (ConfigStatus::Synced, ClientResourceStatus::Acked),
         // The client acknowledged its last response; newer content waits for other types.
-        State::Acked => (ConfigStatus::NotSent, ClientResourceStatus::Acked),
-        State::Pending => (ConfigStatus::Stale, ClientResourceStatus::Requested),
-        State::Nacked => (ConfigStatus::Error, ClientResourceStatus::Nacked),
+        AckState::Acked => (ConfigStatus::NotSent, ClientResourceStatus::Acked),
+        AckState::Pending => (ConfigStatus::Stale, ClientResourceStatus::Requested),
+        AckState::Nacked => (ConfigStatus::Error, ClientResourceStatus::Nacked),
     };
     let error_state = noted.error.as_ref().map(|error| UpdateFailureState {
         details: error.clone(),

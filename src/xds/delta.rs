@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use crate::build::snapshot::{MAX_PIECE, Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::envoy::ResourceType;
-use crate::nodes::{State, TypeStatus};
+use crate::nodes::{AckState, TypeStatus};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, Standing, Standings};
 use crate::xds::quarantine::Quarantine;
@@ -124,13 +124,13 @@ impl Told {
     }
 
     /// Status of this type: NACK while a resource is held back, pending while a response is unanswered.
-    fn state(&self) -> State {
+    fn state(&self) -> AckState {
         if !self.quarantine.is_empty() {
-            State::Nacked
+            AckState::Nacked
         } else if !self.in_flight.is_empty() || !self.answered {
-            State::Pending
+            AckState::Pending
         } else {
-            State::Acked
+            AckState::Acked
         }
     }
 }
@@ -196,7 +196,7 @@ impl Protocol for Stream {
             let told = self.told(resource_type);
             told.subscription.as_ref()?;
             let state = told.state();
-            let error = told.error.as_deref().filter(|_| state == State::Nacked);
+            let error = told.error.as_deref().filter(|_| state == AckState::Nacked);
             let current = self.standing(resource_type).is_some_and(|standing| standing.current);
             Some((resource_type, TypeStatus { state, version: told.acked, current, error }))
         })
@@ -308,8 +308,10 @@ impl Stream {
         let current = !behind && !told.exceptions.keys().any(owes) && !quarantine.is_searching();
         let last = match resource_type {
             // Refused clusters are known by name: only resources that refer to them wait, the others go on.
-            ResourceType::Cluster if told.in_flight.is_empty() && !quarantine.is_searching() => State::Acked,
-            ResourceType::Cluster => State::Pending,
+            ResourceType::Cluster if told.in_flight.is_empty() && !quarantine.is_searching() => {
+                AckState::Acked
+            }
+            ResourceType::Cluster => AckState::Pending,
             _ => told.state(),
         };
         Some(Standing { last: told.answered.then_some(last), current })

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::build::snapshot::{Resource, ResourceSet};
 use crate::envoy::ResourceType;
-use crate::nodes::State;
+use crate::nodes::AckState;
 
 /// Time for which listeners and routes wait for the acknowledgement of the clusters. Envoy itself stops
 /// waiting for the endpoints of a cluster after at most 15 s.
@@ -29,7 +29,7 @@ pub const GATED: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Rout
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     /// Status of the last response; none before the first.
-    pub last: Option<State>,
+    pub last: Option<AckState>,
     /// True if everything that is new or changed in the newest snapshot was sent.
     pub current: bool,
 }
@@ -37,7 +37,7 @@ pub struct Standing {
 impl Standing {
     /// True if everything was sent and acknowledged.
     pub fn is_settled(self) -> bool {
-        self.current && self.last == Some(State::Acked)
+        self.current && self.last == Some(AckState::Acked)
     }
 }
 
@@ -65,7 +65,7 @@ impl Standings {
             Some(_) if impatient => true,
             // Keeps the last good config after refused clusters. A client that has no config yet gets as much
             // as possible.
-            Some(Standing { last: Some(State::Nacked), .. }) => own.is_none_or(|own| own.last.is_none()),
+            Some(Standing { last: Some(AckState::Nacked), .. }) => own.is_none_or(|own| own.last.is_none()),
             Some(clusters) => clusters.is_settled(),
         }
     }
@@ -85,7 +85,7 @@ impl Standings {
     /// True while listeners or routes wait for the acknowledgement of clusters.
     pub fn is_waiting(&self) -> bool {
         let waits = |standing: Option<Standing>| standing.is_some_and(|standing| !standing.current);
-        self.clusters.is_some_and(|clusters| clusters.last == Some(State::Pending))
+        self.clusters.is_some_and(|clusters| clusters.last == Some(AckState::Pending))
             && (waits(self.listeners) || waits(self.routes))
     }
 }

@@ -38,7 +38,7 @@ use crate::build::snapshot::Variant;
 use crate::cache::{Cache, Subscription};
 use crate::envoy::node::Node;
 use crate::envoy::{ResourceType, descriptors};
-use crate::nodes::{Connection, Nodes};
+use crate::nodes::{Nodes, StreamGuard};
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::Metrics;
 use crate::xds::admission::{self, Admission, Rate};
@@ -495,7 +495,7 @@ fn end(status: &Status) -> Frame<Bytes> {
 struct Session<P> {
     stream: P,
     node: String,
-    connection: Connection,
+    connection: StreamGuard,
     snapshots: Subscription,
     resource_type: Option<ResourceType>,
     shared: Arc<Shared>,

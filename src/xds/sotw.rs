@@ -12,7 +12,7 @@ use envoy_types::pb::google::rpc::Status;
 
 use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::envoy::ResourceType;
-use crate::nodes::{State, TypeStatus};
+use crate::nodes::{AckState, TypeStatus};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, GATED, Standing, Standings};
 use crate::xds::quarantine::Quarantine;
@@ -72,14 +72,14 @@ struct Sent {
     /// Nonce; zero if nothing was sent because the client proved that it holds the version.
     nonce: u64,
     version: Version,
-    state: State,
+    state: AckState,
     /// Names in the response; none for all of the set.
     names: Option<Box<[Arc<str>]>>,
 }
 
 impl Told {
     fn is_pending(&self) -> bool {
-        self.sent.as_ref().is_some_and(|sent| sent.state == State::Pending)
+        self.sent.as_ref().is_some_and(|sent| sent.state == AckState::Pending)
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -106,18 +106,18 @@ impl Told {
     }
 
     /// Returns the status of this type: NACK while a resource is held back.
-    fn state(&self) -> Option<State> {
+    fn state(&self) -> Option<AckState> {
         let sent = self.sent.as_ref()?;
         Some(match sent.state {
-            _ if !self.quarantine.is_empty() => State::Nacked,
-            State::Nacked if !self.keeps_all => State::Acked,
+            _ if !self.quarantine.is_empty() => AckState::Nacked,
+            AckState::Nacked if !self.keeps_all => AckState::Acked,
             state => state,
         })
     }
 
     fn acknowledge(&mut self) {
         let Some(sent) = &mut self.sent else { return };
-        sent.state = State::Acked;
+        sent.state = AckState::Acked;
         sent.names = None;
         self.acked = Some(sent.version);
         self.held = Some(self.set.clone());
@@ -126,7 +126,7 @@ impl Told {
     /// Records a NACK of the last response and returns the names that are held back from now on.
     fn refuse(&mut self, resource_type: ResourceType, error: &str) -> Vec<String> {
         let Some(sent) = &mut self.sent else { return Vec::new() };
-        sent.state = State::Nacked;
+        sent.state = AckState::Nacked;
         self.error = Some(error.to_owned());
         let names = sent.names.take();
         if !is_sent_whole(resource_type) {
@@ -181,7 +181,7 @@ impl Protocol for Stream {
                 return Ok(Vec::new());
             }
             // Further requests with the same nonce only change the names.
-            Some(sent) if sent.state == State::Pending => {
+            Some(sent) if sent.state == AckState::Pending => {
                 self.take_answer(resource_type, request.error_detail)
             }
             _ => {}
@@ -221,8 +221,8 @@ impl Protocol for Stream {
         ResourceType::ALL.into_iter().filter_map(|resource_type| {
             let told = self.told(resource_type);
             told.subscription.as_ref()?;
-            let state = told.state().unwrap_or(State::Pending);
-            let error = told.error.as_deref().filter(|_| state == State::Nacked);
+            let state = told.state().unwrap_or(AckState::Pending);
+            let error = told.error.as_deref().filter(|_| state == AckState::Nacked);
             let current = self.is_current(resource_type);
             Some((resource_type, TypeStatus { state, version: told.acked, current, error }))
         })
@@ -275,7 +275,7 @@ impl Stream {
         self.reconnecting |= resource_type == ResourceType::Cluster;
         (told.set, told.held, told.doubtful) = (set.clone(), Some(set), doubtful);
         told.acked = Some(version);
-        told.sent = Some(Sent { nonce: 0, version, state: State::Acked, names: None });
+        told.sent = Some(Sent { nonce: 0, version, state: AckState::Acked, names: None });
     }
 
     /// Returns everything that can be sent now, in the order in which the client can take it.
@@ -323,12 +323,12 @@ impl Stream {
         let last = match (resource_type, told.state()) {
             // A type that is sent by name may have nothing to send, and then there is no response to
             // acknowledge.
-            (ResourceType::Route, None) if current => Some(State::Acked),
+            (ResourceType::Route, None) if current => Some(AckState::Acked),
             (ResourceType::Cluster, Some(_)) if told.is_pending() || told.quarantine.is_searching() => {
-                Some(State::Pending)
+                Some(AckState::Pending)
             }
             // Refused clusters are known by name: only resources that refer to them wait, the others go on.
-            (ResourceType::Cluster, Some(_)) if !told.quarantine.is_empty() => Some(State::Acked),
+            (ResourceType::Cluster, Some(_)) if !told.quarantine.is_empty() => Some(AckState::Acked),
             (_, state) => state,
         };
         Some(Standing { last, current })
@@ -506,7 +506,7 @@ impl Stream {
         told.set = set;
         (told.doubtful, told.keeps_all) = (false, false);
         told.urgent = false;
-        told.sent = Some(Sent { nonce, version, state: State::Pending, names });
+        told.sent = Some(Sent { nonce, version, state: AckState::Pending, names });
         Response {
             resource_type,
             version: version.to_string(),

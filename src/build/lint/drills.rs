@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::build::lint::{Check, Explanation, Rule};
 use crate::config::Level;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -24,7 +24,7 @@ pub(super) const RULES: &[Rule] = &[
                 return;
             };
             for (index, text) in drill.down.iter().enumerate() {
-                if let Err((message, help)) = Part::parse(text, upstream) {
+                if let Err((message, help)) = TargetSelector::parse(text, upstream) {
                     let place = subject.place().key("drill").key("down").index(index);
                     findings.tell(&place, format!("{message}: {help}"));
                 }
@@ -46,7 +46,8 @@ pub(super) const RULES: &[Rule] = &[
             let Some(drill) = upstream.drill.as_ref().filter(|_| !upstream.targets.is_empty()) else {
                 return;
             };
-            let parts: Vec<Part> = drill.down.iter().filter_map(|text| Part::read(text).ok()).collect();
+            let parts: Vec<TargetSelector> =
+                drill.down.iter().filter_map(|text| TargetSelector::read(text).ok()).collect();
             if upstream.targets.iter().all(|target| parts.iter().any(|part| part.includes(target))) {
                 let message = format!("`{}` is all that serves", drill.down.join("`, `"));
                 findings.tell(&subject.place().key("drill").key("down"), message);

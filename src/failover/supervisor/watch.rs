@@ -5,17 +5,17 @@ use jiff::Timestamp;
 use serde_json::json;
 use tracing::warn;
 
-use super::{RETURN, Supervision, Supervisor, drill_event, later, rounded, shares};
+use super::{RETURN_TIMEOUT, Supervision, Supervisor, drill_event, later, rounded, shares};
 use crate::build::Build;
-use crate::failover::history::{Cause, Change, History};
+use crate::failover::history::{Cause, FailoverChange, History};
 use crate::failover::orders::Orders;
-use crate::failover::orders::decide::{Refusal, Scene};
-use crate::failover::orders::drill::{Drill, Seen};
-use crate::failover::orders::hold::{Hold, Home, Next, Phase};
-use crate::failover::traffic::{Picture, TargetPicture};
+use crate::failover::orders::decide::{OrderRefusal, Situation};
+use crate::failover::orders::drill::{DrillObservations, DrillRun};
+use crate::failover::orders::hold::{Hold, HoldOutcome, HoldPhase, PrimariesStatus};
+use crate::failover::traffic::{Summary, TargetSummary};
 use crate::model::failback::Failback;
 use crate::model::name::Name;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 
@@ -38,10 +38,10 @@ impl Supervisor {
             let before = supervision.drills.get(id).copied().unwrap_or_default();
             let totals = self.inner.live.totals(&drill.upstream);
             let totals = totals.since(before);
-            let seen = Seen {
+            let seen = DrillObservations {
                 requests: totals.requests,
                 errors: totals.errors,
-                share: shares(&self.outline(build, upstream)),
+                share: shares(&self.summary_without_nodes(build, upstream)),
                 latency: totals.latency().map(rounded),
             };
             drill.watch(now, seen);
@@ -50,11 +50,11 @@ impl Supervisor {
 
     /// Returns the Envoys that sent requests since a drill began, and recently none to the targets it takes
     /// down.
-    fn without_drilled(&self, build: &Build, upstream: &Upstream, drill: &Drill) -> Vec<String> {
+    fn without_drilled(&self, build: &Build, upstream: &Upstream, drill: &DrillRun) -> Vec<String> {
         if drill.nodes.iter().all(|node| drill.shift_seconds.contains_key(node)) {
             return Vec::new();
         }
-        let picture = self.picture(build, upstream);
+        let picture = self.summary(build, upstream);
         let is_drilled = |address: &Address| {
             let mut targets = upstream.targets.iter().filter(|target| target.address == *address);
             targets.any(|target| drill.includes(target))
@@ -85,21 +85,21 @@ impl Supervisor {
             }
             // Traffic to primaries is no sign that the standby failed while orders keep it out of rotation,
             // and for a time after.
-            let is_out = out_by_order.get(&name).is_some_and(|out| now.duration_since(*out) < RETURN);
+            let is_out = out_by_order.get(&name).is_some_and(|out| now.duration_since(*out) < RETURN_TIMEOUT);
             if is_out && upstream.failback.holds() {
                 return Some((name, hold));
             }
             out_by_order.remove(&name);
-            let picture = self.outline(build, upstream);
+            let picture = self.summary_without_nodes(build, upstream);
             let serves = match hold.phase {
-                Phase::Step { .. } => home_answers(upstream, &picture),
+                HoldPhase::Step { .. } => home_answers(upstream, &picture),
                 _ if self.serving(&ledger.history, build, upstream) == Some(0) => Some(true),
                 _ => (picture.requests_per_second > 0.0).then_some(false),
             };
-            let home = Home { serves, is_healthy: home_is_healthy(upstream, &picture) };
+            let home = PrimariesStatus { serves, is_healthy: home_is_healthy(upstream, &picture) };
             match hold.next(now, &upstream.failback, home) {
-                Next::Hold(hold) => Some((name, hold)),
-                Next::Over => None,
+                HoldOutcome::Hold(hold) => Some((name, hold)),
+                HoldOutcome::Over => None,
             }
         };
         orders.holds = std::mem::take(&mut orders.holds).into_iter().filter_map(next).collect();
@@ -114,7 +114,7 @@ impl Supervisor {
         orders: &mut Orders,
         build: &Build,
         now: Timestamp,
-    ) -> Vec<Change> {
+    ) -> Vec<FailoverChange> {
         let ordered =
             supervision.ledger.history.all_open().filter(|(_, failover)| !failover.cause.is_failure());
         let causes = ordered.filter_map(|(id, failover)| {
@@ -129,17 +129,19 @@ impl Supervisor {
         let mut blamed = Vec::new();
         for (id, upstream, cause) in causes {
             let since = *supervision.unexplained.entry(upstream.name.clone()).or_insert(now);
-            if now.duration_since(since) < RETURN || !self.stays_away(build, upstream, since + RETURN / 2) {
+            if now.duration_since(since) < RETURN_TIMEOUT
+                || !self.stays_away(build, upstream, since + RETURN_TIMEOUT / 2)
+            {
                 continue;
             }
             supervision.ledger.history.blame(id, cause);
-            blamed.push(Change::Spread(id));
+            blamed.push(FailoverChange::Spread(id));
             let serving = self.serving(&supervision.ledger.history, build, upstream);
             hold_if_asked(
                 orders,
                 &mut supervision.ledger.history,
                 (upstream, serving),
-                Change::Spread(id),
+                FailoverChange::Spread(id),
                 now,
             );
         }
@@ -148,7 +150,7 @@ impl Supervisor {
 
     /// True if a standby serves most of the Envoys that sent requests after this time.
     fn stays_away(&self, build: &Build, upstream: &Upstream, after: Timestamp) -> bool {
-        let picture = self.picture(build, upstream);
+        let picture = self.summary(build, upstream);
         let told = picture.nodes.values().filter(|node| node.last > after);
         let (away, home): (Vec<_>, Vec<_>) = told.partition(|node| node.serving.is_some_and(|tier| tier > 0));
         away.len() > home.len()
@@ -158,7 +160,7 @@ impl Supervisor {
     /// differently, it is the declared tier with the most requests.
     pub(super) fn serving(&self, history: &History, build: &Build, upstream: &Upstream) -> Option<u32> {
         match upstream.failover.locality {
-            true => self.outline(build, upstream).busiest_tier(upstream),
+            true => self.summary_without_nodes(build, upstream).busiest_tier(upstream),
             false => history.serving(&upstream.name),
         }
     }
@@ -189,9 +191,10 @@ impl Supervisor {
             let is_healthy = |upstream: &Upstream, target: &Target| self.is_healthy(build, upstream, target);
             let has_failed = |name: &Name| supervision.ledger.history.has_failed(name);
             let is_healthy = &is_healthy;
-            let scene = Scene { build, orders, is_healthy, has_failed: &has_failed, now, force: false };
-            let parts: Result<Vec<Part>, _> = drill.down.iter().map(|it| Part::parse(it, upstream)).collect();
-            let begun = parts.map_err(|(message, _)| Refusal::Invalid(message)).and_then(|parts| {
+            let scene = Situation { build, orders, is_healthy, has_failed: &has_failed, now, force: false };
+            let parts: Result<Vec<TargetSelector>, _> =
+                drill.down.iter().map(|it| TargetSelector::parse(it, upstream)).collect();
+            let begun = parts.map_err(|(message, _)| OrderRefusal::Invalid(message)).and_then(|parts| {
                 let until = later(now, drill.length);
                 scene.drill(upstream, parts, until, Some(drill.error_rate), "schedule".to_owned())
             });
@@ -215,14 +218,14 @@ fn is_out_by_order(orders: &Orders, upstream: &Upstream, tier: u32) -> bool {
 }
 
 /// Returns the summaries of the primaries of an upstream.
-fn primaries<'p>(upstream: &'p Upstream, picture: &'p Picture) -> impl Iterator<Item = &'p TargetPicture> {
+fn primaries<'p>(upstream: &'p Upstream, picture: &'p Summary) -> impl Iterator<Item = &'p TargetSummary> {
     let primaries = upstream.targets.iter().filter(|target| target.tier == 0);
     primaries.filter_map(|target| picture.targets.get(&target.address))
 }
 
 /// True if a primary answers requests, false if all primaries of known health are unhealthy; none otherwise.
-fn home_answers(upstream: &Upstream, picture: &Picture) -> Option<bool> {
-    let answers = |seen: &TargetPicture| seen.requests_per_second > 0.0 && seen.is_healthy == Some(true);
+fn home_answers(upstream: &Upstream, picture: &Summary) -> Option<bool> {
+    let answers = |seen: &TargetSummary| seen.requests_per_second > 0.0 && seen.is_healthy == Some(true);
     if primaries(upstream, picture).any(answers) {
         return Some(true);
     }
@@ -231,7 +234,7 @@ fn home_answers(upstream: &Upstream, picture: &Picture) -> Option<bool> {
 }
 
 /// True if a primary is healthy; none without recent health checks or without a recent health.
-fn home_is_healthy(upstream: &Upstream, picture: &Picture) -> Option<bool> {
+fn home_is_healthy(upstream: &Upstream, picture: &Summary) -> Option<bool> {
     if picture.checked_by.is_empty() {
         return None;
     }
@@ -245,10 +248,10 @@ pub(super) fn hold_if_asked(
     orders: &mut Orders,
     history: &mut History,
     (upstream, serving): (&Upstream, Option<u32>),
-    change: Change,
+    change: FailoverChange,
     now: Timestamp,
 ) {
-    let (Change::Began(id) | Change::Spread(id)) = change else { return };
+    let (FailoverChange::Began(id) | FailoverChange::Spread(id)) = change else { return };
     let Failback { at_most, .. } = &upstream.failback;
     let serving = serving.filter(|tier| *tier != 0);
     let Some(failover) = history.failovers.get_mut(&id) else { return };

@@ -6,24 +6,24 @@ use std::sync::Arc;
 
 /// Check results of all Envoys, by node.
 #[derive(Debug, Default)]
-pub(super) struct Checks {
-    nodes: HashMap<Arc<str>, NodeChecks>,
+pub(super) struct CheckResults {
+    nodes: HashMap<Arc<str>, NodeCheckResults>,
 }
 
 /// Newest check results of one Envoy.
 #[derive(Debug)]
-pub(super) struct NodeChecks {
+pub(super) struct NodeCheckResults {
     /// Time of arrival, in seconds since the epoch.
     pub(super) at: u32,
     /// Interval of its results, in seconds.
     pub(super) interval: f32,
     /// Endpoints by the number of the upstream, sorted by endpoint number.
-    upstreams: HashMap<u32, Vec<Checked>>,
+    upstreams: HashMap<u32, Vec<CheckResult>>,
 }
 
 /// Check result of one endpoint.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Checked {
+pub(super) struct CheckResult {
     /// Number of the endpoint.
     pub(super) number: u16,
     pub(super) is_healthy: bool,
@@ -31,7 +31,7 @@ pub(super) struct Checked {
     pub(super) since: u32,
 }
 
-impl Checks {
+impl CheckResults {
     /// Replaces the results of a node. `found` has the number and health of each endpoint, by the number of
     /// its upstream. An endpoint whose health did not change keeps its `since`.
     pub(super) fn take(&mut self, node: &str, at: u32, interval: f32, found: HashMap<u32, Vec<(u16, bool)>>) {
@@ -45,16 +45,16 @@ impl Checks {
             let checked = |(number, is_healthy)| {
                 let known = before.binary_search_by_key(&number, |known| known.number).ok();
                 let known = known.map(|place| before[place]).filter(|known| known.is_healthy == is_healthy);
-                Checked { number, is_healthy, since: known.map_or(at, |known| known.since) }
+                CheckResult { number, is_healthy, since: known.map_or(at, |known| known.since) }
             };
             (upstream, endpoints.into_iter().map(checked).collect())
         });
         let upstreams = upstreams.collect();
-        self.nodes.insert(node, NodeChecks { at, interval, upstreams });
+        self.nodes.insert(node, NodeCheckResults { at, interval, upstreams });
     }
 
     /// Returns the results for an upstream, by node.
-    pub(super) fn of(&self, upstream: u32) -> HashMap<&Arc<str>, (&NodeChecks, &[Checked])> {
+    pub(super) fn of(&self, upstream: u32) -> HashMap<&Arc<str>, (&NodeCheckResults, &[CheckResult])> {
         let nodes = self.nodes.iter();
         nodes
             .filter_map(|(node, checks)| Some((node, (checks, checks.upstreams.get(&upstream)?.as_slice()))))
