@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::build::snapshot::Version;
 use crate::envoy::ResourceType;
 use crate::envoy::checks::Findings;
+use crate::envoy::load_totals::LoadTotals;
 use crate::envoy::loads::Report;
 use crate::envoy::node::{Locality, Node};
 use crate::nodes::registry::Registry;
@@ -146,15 +147,6 @@ pub struct Refused {
     pub seen: u64,
 }
 
-/// Requests that an Envoy sent to targets, by its load reports.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Completed requests, successful or not.
-    pub requests: u64,
-    /// Failed requests among them.
-    pub errors: u64,
-}
-
 impl Nodes {
     /// Creates an empty fleet that publishes connections and disconnections in `events`.
     pub fn new(events: Events) -> Self {
@@ -228,7 +220,7 @@ impl Nodes {
     }
 
     /// Returns the sum of the load reports of a node.
-    pub fn totals(&self, id: &str) -> Totals {
+    pub fn totals(&self, id: &str) -> LoadTotals {
         self.lock().by_id.get(id).map(|known| known.totals).unwrap_or_default()
     }
 
@@ -312,8 +304,7 @@ pub struct ReporterGuard {
 impl ReporterGuard {
     /// Records a report and queues it; waits while the queue is full.
     pub async fn report(&self, report: Report) {
-        let totals = Totals { requests: report.requests, errors: report.errors };
-        self.nodes.lock().report(&self.node, totals, Timestamp::now());
+        self.nodes.lock().report(&self.node, report.totals, Timestamp::now());
         self.nodes.stirred(false);
         self.nodes.tell(NodeReport::Load { node: self.node.clone(), report }).await;
     }

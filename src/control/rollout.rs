@@ -26,6 +26,7 @@ use crate::config::document::Kind;
 use crate::config::{Level, Violation};
 use crate::control::rollout::canary::{Load, Phase, Policy, Refusal, Rollout, Sighting, View};
 use crate::control::{Reading, State, build_here, edits, put};
+use crate::envoy::load_totals::LoadTotals;
 use crate::inspect::plan;
 use crate::nodes::{self, Nodes, Presence};
 use crate::store::records::Revision;
@@ -451,7 +452,7 @@ fn sighting(nodes: &Nodes, id: &str, candidate: &Build) -> Option<Sighting> {
     let types = || streams.iter().flat_map(|presence| presence.types.values());
     let is_pending =
         |noted: &nodes::RecordedStatus| !noted.current || noted.state == nodes::AckState::Pending;
-    let nodes::Totals { requests, errors } = nodes.totals(id);
+    let LoadTotals { requests, errors, .. } = nodes.totals(id);
     Some(Sighting {
         id: id.to_owned(),
         fleet: candidate.fleet_of(&streams.first()?.node).to_string(),

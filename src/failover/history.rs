@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::envoy::load_totals::LoadTotals;
 use crate::failover::orders::Orders;
-use crate::failover::traffic::{TierShift, Totals};
+use crate::failover::traffic::TierShift;
 use crate::model::failback::Damping;
 use crate::model::name::Name;
 use crate::model::target::Target;
@@ -115,7 +116,7 @@ pub struct FailoverRecord {
     pub was_held: bool,
 }
 
-/// Totals of failovers that are no longer kept, since counters must not decrease.
+/// LoadTotals of failovers that are no longer kept, since counters must not decrease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// Number of failovers.
@@ -124,7 +125,7 @@ pub struct Tally {
     pub seconds: f64,
 }
 
-/// Totals by cause.
+/// LoadTotals by cause.
 pub type Tallies = BTreeMap<Cause, Tally>;
 
 /// Effect of a shift on the failovers of its upstream.
@@ -143,7 +144,7 @@ pub enum FailoverChange {
 pub struct History {
     /// Failovers by number, from 1.
     pub failovers: BTreeMap<u64, FailoverRecord>,
-    /// Totals of failovers that are no longer kept, by upstream.
+    /// LoadTotals of failovers that are no longer kept, by upstream.
     pub forgotten: BTreeMap<Name, Tallies>,
     now: BTreeMap<Name, ServingState>,
 }
@@ -158,7 +159,7 @@ struct ServingState {
     /// Number of the failover that lasts, if any.
     open: Option<u64>,
     /// Counters of the upstream at the beginning of that failover; zero if it was restored.
-    began: Totals,
+    began: LoadTotals,
     /// Requests and errors of that failover before the restart.
     before: (u64, u64),
 }
@@ -182,7 +183,7 @@ impl History {
         &mut self,
         shift: &TierShift,
         cause: impl FnOnce() -> Cause,
-        totals: Totals,
+        totals: LoadTotals,
     ) -> Option<FailoverChange> {
         let next = self.failovers.last_key_value().map_or(1, |(last, _)| last + 1);
         let standing = self.now.entry(shift.upstream.clone()).or_default();
@@ -193,7 +194,7 @@ impl History {
                 // Errors just before the shift count as errors of the failover.
                 let errors = totals.errors.saturating_sub(shift.errors);
                 (standing.open, standing.before) = (Some(next), (0, 0));
-                standing.began = Totals { errors, ..totals };
+                standing.began = LoadTotals { errors, ..totals };
                 let failover = FailoverRecord {
                     upstream: shift.upstream.clone(),
                     start: shift.at,
@@ -235,7 +236,7 @@ impl History {
     }
 
     /// Updates the requests and errors of open failovers.
-    pub fn count(&mut self, totals: impl Fn(&Name) -> Totals) {
+    pub fn count(&mut self, totals: impl Fn(&Name) -> LoadTotals) {
         for (name, standing) in &self.now {
             let Some(failover) = standing.open.and_then(|open| self.failovers.get_mut(&open)) else {
                 continue;
@@ -346,7 +347,7 @@ impl Tally {
 
 impl ServingState {
     /// Returns requests and errors since the open failover began.
-    fn counted(&self, totals: Totals) -> (u64, u64) {
+    fn counted(&self, totals: LoadTotals) -> (u64, u64) {
         let since = totals.since(self.began);
         let (requests, errors) = self.before;
         (requests.saturating_add(since.requests), errors.saturating_add(since.errors))
@@ -389,7 +390,7 @@ mod tests {
 
     fn take(history: &mut History, shift: &TierShift) -> Option<FailoverChange> {
         let seconds = u64::try_from(shift.at.as_second()).expect("after 1970");
-        let totals = Totals { requests: seconds * 100, errors: seconds, ..Totals::default() };
+        let totals = LoadTotals { requests: seconds * 100, errors: seconds, ..LoadTotals::default() };
         history.shift(shift, || Cause::HealthCheck, totals)
     }
 
@@ -432,9 +433,9 @@ mod tests {
     fn what_lasted_at_a_restart_ends_when_its_envoys_say_so() {
         let mut history = History::default();
         take(&mut history, &shift("a", 5, 0, 1));
-        history.count(|_| Totals { requests: 900, errors: 9, ..Totals::default() });
+        history.count(|_| LoadTotals { requests: 900, errors: 9, ..LoadTotals::default() });
         let mut history = History::restored(history.failovers, BTreeMap::new());
-        let again = |second| Totals { requests: second, errors: 1, ..Totals::default() };
+        let again = |second| LoadTotals { requests: second, errors: 1, ..LoadTotals::default() };
         let mut say = |from, to, second| {
             let shift = shift("a", second, from, to);
             history.shift(&shift, || Cause::HealthCheck, again(second.unsigned_abs()))

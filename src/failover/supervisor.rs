@@ -20,11 +20,12 @@ use self::watch::hold_if_asked;
 use crate::build::Build;
 use crate::cache::Cache;
 use crate::control::Control;
+use crate::envoy::load_totals::LoadTotals;
 use crate::failover::history::{Cause, FailoverChange, FailoverRecord, History};
 use crate::failover::ledger::{self, Ledger};
 use crate::failover::orders::decide::{OrderRefusal, Situation};
 use crate::failover::orders::{OrderMetadata, Orders};
-use crate::failover::traffic::{Summary, TierShift, Totals, Traffic};
+use crate::failover::traffic::{Summary, TierShift, Traffic};
 use crate::model::name::Name;
 use crate::model::selector::TargetSelector;
 use crate::model::target::Target;
@@ -90,7 +91,7 @@ struct SupervisorState {
 struct Supervision {
     ledger: Ledger,
     /// Counters of the upstream at the beginning of each drill, by number of the drill.
-    drills: BTreeMap<u64, Totals>,
+    drills: BTreeMap<u64, LoadTotals>,
     /// Next start of each scheduled drill, by upstream, with the schedule it was derived from.
     due: BTreeMap<Name, (String, Option<Timestamp>)>,
     /// Time since which a standby serves although no order explains it any more, by upstream.

@@ -35,6 +35,7 @@ pub use self::summary::{NodeSummary, NodeTarget, Summary, TargetSummary};
 use crate::build::Build;
 use crate::config::document::{FailoverMode, LoadBalancer};
 use crate::envoy::checks::Findings;
+use crate::envoy::load_totals::LoadTotals;
 use crate::envoy::loads::{self, Report};
 use crate::envoy::node::Locality;
 use crate::model::addresses::Addresses;
@@ -58,9 +59,6 @@ const SERVING_PERCENT: u64 = 30;
 /// unhealthy.
 const MIN_DUE_REQUESTS: u64 = 20;
 
-/// Minimum sum of requests in progress for a latency estimate, which is then accurate to about a fifth.
-const MIN_IN_PROGRESS: u64 = 20;
-
 /// Change of the tier that serves an upstream at one Envoy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TierShift {
@@ -76,19 +74,6 @@ pub struct TierShift {
     pub at: Timestamp,
     /// Number of requests that the first tier failed in this report and the one before it.
     pub errors: u64,
-}
-
-/// Request counters of an upstream, since the start of the process.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Requests to targets, including retries.
-    pub requests: u64,
-    /// Requests that a target failed.
-    pub errors: u64,
-    /// Requests in progress at the end of a report, summed over all reports.
-    pub in_progress: u64,
-    /// Requests in progress times the interval of the report in milliseconds, summed over all reports.
-    pub busy: u64,
 }
 
 /// Traffic of all Envoys, from load reports and health checks.
@@ -129,11 +114,11 @@ struct UpstreamTraffic {
 /// Counters of an upstream, with their values one or two minutes ago.
 #[derive(Debug, Clone, Copy, Default)]
 struct UpstreamCounters {
-    totals: Totals,
+    totals: LoadTotals,
     /// Minute of the newest report, since the epoch.
     minute: i64,
     /// Counters at the beginning of that minute, and of the minute before it.
-    marks: [Totals; 2],
+    marks: [LoadTotals; 2],
 }
 
 /// Interner: assigns small numbers to values and reuses those that were released.
@@ -363,17 +348,17 @@ impl Traffic {
     }
 
     /// Returns the counters of an upstream since the start of the process.
-    pub fn totals(&self, upstream: &Name) -> Totals {
+    pub fn totals(&self, upstream: &Name) -> LoadTotals {
         self.counted(upstream).totals
     }
 
     /// Returns the counters of the last minute or two.
-    pub fn recent(&self, upstream: &Name, now: Timestamp) -> Totals {
+    pub fn recent(&self, upstream: &Name, now: Timestamp) -> LoadTotals {
         let counted = self.counted(upstream);
         match now.as_second() / 60 - counted.minute {
             0 => counted.totals.since(counted.marks[1]),
             1 => counted.totals.since(counted.marks[0]),
-            _ => Totals::default(),
+            _ => LoadTotals::default(),
         }
     }
 
@@ -646,41 +631,10 @@ impl UpstreamCounters {
             let before = if minute == self.minute + 1 { self.marks[0] } else { self.totals };
             (self.minute, self.marks) = (minute, [self.totals, before]);
         }
-        let milliseconds = (spell.seconds * 1000.0) as u64;
-        let busy = spell.in_progress.saturating_mul(milliseconds);
         let errors = loads.iter().fold(0, |sum: u64, load| sum.saturating_add(load.errors));
         let requests = loads.iter().fold(errors, |sum, load| sum.saturating_add(load.success));
-        let totals = Totals { requests, errors, in_progress: spell.in_progress, busy };
-        self.totals = self.totals.plus(totals);
-    }
-}
-
-impl Totals {
-    fn plus(self, other: Self) -> Self {
-        Self {
-            requests: self.requests.saturating_add(other.requests),
-            errors: self.errors.saturating_add(other.errors),
-            in_progress: self.in_progress.saturating_add(other.in_progress),
-            busy: self.busy.saturating_add(other.busy),
-        }
-    }
-
-    /// Returns the difference to the earlier counters `before`.
-    #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            requests: self.requests.saturating_sub(before.requests),
-            errors: self.errors.saturating_sub(before.errors),
-            in_progress: self.in_progress.saturating_sub(before.in_progress),
-            busy: self.busy.saturating_sub(before.busy),
-        }
-    }
-
-    /// Returns the mean duration of a try in milliseconds, by Little's law: requests in progress are the
-    /// arrival rate times the duration. None if too few requests in progress were seen for an estimate.
-    pub fn latency(self) -> Option<f64> {
-        let is_known = self.in_progress >= MIN_IN_PROGRESS && self.requests > 0;
-        is_known.then(|| self.busy as f64 / self.requests as f64)
+        let Interval { seconds, in_progress } = spell;
+        self.totals = self.totals.plus(LoadTotals::of_report(requests, errors, in_progress, seconds));
     }
 }
 

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Presence, RecordedStatus, Refused, Totals, TypeStatus};
+use super::{Presence, RecordedStatus, Refused, TypeStatus};
 use crate::envoy::ResourceType;
+use crate::envoy::load_totals::LoadTotals;
 use crate::envoy::node::Node;
 
 /// Time for which a disconnected node is remembered.
@@ -44,7 +45,7 @@ pub(super) struct NodeRecord {
     /// Number of its load report streams.
     reporters: usize,
     last_load_report: Option<Timestamp>,
-    pub(super) totals: Totals,
+    pub(super) totals: LoadTotals,
 }
 
 impl Presence {
@@ -139,11 +140,10 @@ impl Registry {
         self.by_id.entry(id.to_owned()).or_default().reporters += 1;
     }
 
-    pub(super) fn report(&mut self, id: &str, totals: Totals, now: Timestamp) {
+    pub(super) fn report(&mut self, id: &str, totals: LoadTotals, now: Timestamp) {
         if let Some(known) = self.by_id.get_mut(id) {
             known.last_load_report = Some(now);
-            known.totals.requests += totals.requests;
-            known.totals.errors += totals.errors;
+            known.totals = known.totals.plus(totals);
         }
     }
 
@@ -318,7 +318,7 @@ mod tests {
         let stream = nodes.connect(node("a"), None, at(0));
         nodes.begin_reports("a");
         assert_eq!(report(&mut nodes), None);
-        nodes.report("a", Totals::default(), at(5));
+        nodes.report("a", LoadTotals::default(), at(5));
         nodes.end_reports("a");
         assert_eq!(report(&mut nodes), Some(at(5)));
         nodes.disconnect(stream, at(6));

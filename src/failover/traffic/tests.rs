@@ -281,7 +281,10 @@ fn clusters_of_one_tier_each_are_one_upstream() {
     stats[1].cluster_name = "shop/p1".into();
     let shifts = live.ingest("a", at(1), &read(stats), &build);
     assert_eq!((shifts.len(), shifts[0].to), (1, Some(1)));
-    assert_eq!(live.totals(&shifts[0].upstream), Totals { requests: 105, errors: 5, ..Totals::default() });
+    assert_eq!(
+        live.totals(&shifts[0].upstream),
+        LoadTotals { requests: 105, errors: 5, ..LoadTotals::default() }
+    );
 }
 
 #[test]
@@ -307,7 +310,7 @@ fn how_long_a_request_takes_shows_in_how_many_are_under_way() {
     live.ingest("a", at(190), &second(1), &build);
     let recent = live.recent(name, at(190));
     assert_eq!((recent.requests, recent.latency()), (200, None), "too few to tell");
-    assert_eq!(live.recent(name, at(600)), Totals::default());
+    assert_eq!(live.recent(name, at(600)), LoadTotals::default());
 }
 
 /// Check results of an Envoy: the health of each host (last byte of its address).
