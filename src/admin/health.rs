@@ -14,7 +14,7 @@ use crate::admin::orders::{drill_view, failover_view, state_view};
 use crate::admin::problem::Problem;
 use crate::failover::ledger::Ledger;
 use crate::failover::orders::drill;
-use crate::failover::traffic::{NodeSummary, NodeTarget, Summary, TargetSummary};
+use crate::failover::traffic::summary::{NodeSummary, NodeTarget, Summary, TargetSummary};
 use crate::model::name::Name;
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;

@@ -10,7 +10,7 @@ use crate::admin::Admin;
 use crate::admin::health::{hold, not_reporting, rounded, state_of, word};
 use crate::build::Build;
 use crate::failover::ledger::Ledger;
-use crate::failover::traffic::NodeSummary;
+use crate::failover::traffic::summary::NodeSummary;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envoy::load_totals::LoadTotals;
 use crate::failover::orders::Orders;
-use crate::failover::traffic::TierShift;
+use crate::failover::traffic::shift::TierShift;
 use crate::model::failback::Damping;
 use crate::model::name::Name;
 use crate::model::target::Target;

@@ -25,7 +25,9 @@ use crate::failover::history::{Cause, FailoverChange, FailoverRecord, History};
 use crate::failover::ledger::{self, Ledger};
 use crate::failover::orders::decide::{OrderRefusal, Situation};
 use crate::failover::orders::{OrderMetadata, Orders};
-use crate::failover::traffic::{Summary, TierShift, Traffic};
+use crate::failover::traffic::Traffic;
+use crate::failover::traffic::shift::TierShift;
+use crate::failover::traffic::summary::Summary;
 use crate::model::name::Name;
 use crate::model::selector::TargetSelector;
 use crate::model::target::Target;
@@ -140,7 +142,7 @@ impl Supervisor {
         let store = control.store().clone();
         let shown = RwLock::new(Arc::new(ledger.clone()));
         // Nodes that were on a standby may never return: they count as gone unless they report in time.
-        ledger.history.all_away().for_each(|node| live.left(node, Timestamp::now()));
+        ledger.history.all_away().for_each(|node| live.leave(node, Timestamp::now()));
         let supervision = Supervision {
             ledger,
             drills: BTreeMap::new(),
@@ -201,15 +203,15 @@ impl Supervisor {
                     live.ingest(&node, now, &report, &self.inner.cache.build())
                 }
                 NodeReport::Checked { node, interval, findings } => {
-                    live.check(&node, now, interval, findings, &self.inner.cache.build());
+                    live.ingest_checks(&node, now, interval, findings, &self.inner.cache.build());
                     continue;
                 }
                 NodeReport::Here { node, place } => {
-                    live.here(&node, place);
+                    live.join(&node, place);
                     continue;
                 }
                 NodeReport::Left { node } => {
-                    live.left(&node, now);
+                    live.leave(&node, now);
                     continue;
                 }
             };
@@ -376,7 +378,7 @@ impl Supervisor {
     /// Returns the shifts of a node that is gone: no tier serves it any more, also for upstreams that it last
     /// reported before a restart.
     fn gone(&self, history: &History, node: &str, at: Timestamp) -> Vec<TierShift> {
-        let mut shifts = self.inner.live.gone(node, at);
+        let mut shifts = self.inner.live.clear_serving(node, at);
         for upstream in history.away(node) {
             if shifts.iter().all(|shift| shift.upstream != *upstream) {
                 let (node, upstream) = (node.to_owned(), upstream.clone());
@@ -459,7 +461,7 @@ impl Supervisor {
 
     async fn tick(&self, supervision: &mut Supervision, now: Timestamp) -> Result<(), Error> {
         let live = &self.inner.live;
-        let absent = live.absent(now);
+        let absent = live.take_absent(now);
         let gone = absent.iter().flat_map(|(node, at)| self.gone(&supervision.ledger.history, node, *at));
         let gone: Vec<TierShift> = gone.collect();
         if !gone.is_empty() {
@@ -506,7 +508,7 @@ impl Supervisor {
     }
 
     async fn sweep(&self, supervision: &mut Supervision, now: Timestamp) -> Result<(), Error> {
-        self.inner.live.forget(now, &self.inner.cache.build());
+        self.inner.live.drop_expired(now, &self.inner.cache.build());
         let before = supervision.ledger.history.clone();
         supervision.ledger.history.forget(now);
         let changes = ledger::history_records(&before, &supervision.ledger.history);

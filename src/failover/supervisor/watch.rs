@@ -12,7 +12,7 @@ use crate::failover::orders::Orders;
 use crate::failover::orders::decide::{OrderRefusal, Situation};
 use crate::failover::orders::drill::{DrillObservations, DrillRun};
 use crate::failover::orders::hold::{Hold, HoldOutcome, HoldPhase, PrimariesStatus};
-use crate::failover::traffic::{Summary, TargetSummary};
+use crate::failover::traffic::summary::{Summary, TargetSummary};
 use crate::model::failback::Failback;
 use crate::model::name::Name;
 use crate::model::selector::TargetSelector;

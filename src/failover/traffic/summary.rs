@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::checks::{CheckResult, NodeCheckResults};
-use super::{EndpointObservation, UpstreamObservation};
+use super::node::{EndpointObservation, UpstreamObservation};
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
@@ -173,7 +173,7 @@ impl HealthVote {
     }
 }
 
-/// Inverse of `live::seconds_of`; fractions of a second are lost.
+/// Inverse of [`seconds_since_epoch`](super::node::seconds_since_epoch); fractions of a second are lost.
 fn time_of(seconds: u32) -> Timestamp {
     time(i64::from(seconds) * 1000)
 }
@@ -205,25 +205,25 @@ impl<'a> SummaryBuilder<'a> {
     pub(super) fn add(
         &mut self,
         (node, interval): (&Arc<str>, f32),
-        (seen, seen_targets): (&UpstreamObservation, &[EndpointObservation]),
+        (observation, endpoints): (&UpstreamObservation, &[EndpointObservation]),
         found: Option<UpstreamChecks<'_>>,
         targets: &[Option<usize>],
     ) {
-        let is_fresh = self.is_fresh(seen.last, interval);
+        let is_fresh = self.is_fresh(observation.last, interval);
         let mut requests_per_second = 0.0;
         let mut votes: Vec<HealthVote> = Vec::new();
         let mut sent: Vec<(usize, f64)> = Vec::new();
-        for own in seen_targets {
+        for own in endpoints {
             let Some(target) = targets[usize::from(own.number)] else { continue };
-            let drawing = self.targets[target].get_or_insert_default();
+            let target_votes = self.targets[target].get_or_insert_default();
             let last = f64::from(own.requests_per_second);
             let rate = if is_fresh { last } else { 0.0 };
             requests_per_second += rate;
             sent.push((target, last));
-            drawing.requests_per_second[0] += rate;
-            drawing.requests_per_second[1] += last;
+            target_votes.requests_per_second[0] += rate;
+            target_votes.requests_per_second[1] += last;
             if let Some(is_healthy) = own.health.is_healthy() {
-                let is_fresh = self.is_fresh(seen.last.saturating_sub(own.health.age()), interval);
+                let is_fresh = self.is_fresh(observation.last.saturating_sub(own.health.age()), interval);
                 let is_shown = is_fresh && own.health.age() == 0;
                 HealthVote { target, is_fresh, is_shown, is_healthy, since: own.since }.join(&mut votes);
             }
@@ -240,15 +240,15 @@ impl<'a> SummaryBuilder<'a> {
         self.cast(node, votes);
         self.is_stale &= !is_fresh;
         self.requests_per_second += requests_per_second;
-        let serving = seen.serving.map(u32::from);
+        let serving = observation.serving.map(u32::from);
         if let Some(serving) = serving {
-            self.serving.entry((is_fresh, serving)).or_default().add(seen.since);
+            self.serving.entry((is_fresh, serving)).or_default().add(observation.since);
         }
         if let Some(targets) = targets {
-            let (since, last) = (time(seen.since), time_of(seen.last));
-            let told =
+            let (since, last) = (time(observation.since), time_of(observation.last));
+            let summary =
                 NodeSummary { serving, since, last, is_stale: !is_fresh, requests_per_second, targets };
-            self.nodes.insert(node.clone(), told);
+            self.nodes.insert(node.clone(), summary);
         }
     }
 
@@ -327,9 +327,10 @@ impl<'a> SummaryBuilder<'a> {
         // Index of the current rates or, if all reports are stale, of the last known ones.
         let which = usize::from(is_stale);
         let all: f64 = targets.iter().flatten().map(|target| target.requests_per_second[which]).sum();
-        let drawn = upstream.targets.iter().zip(targets);
-        let targets =
-            drawn.filter_map(|(target, drawing)| Some((target.address.clone(), drawing?.finish(which, all))));
+        let voted = upstream.targets.iter().zip(targets);
+        let targets = voted.filter_map(|(target, target_votes)| {
+            Some((target.address.clone(), target_votes?.finish(which, all)))
+        });
         let targets = targets.collect();
         Summary { serving, since, is_stale, requests_per_second, nodes, targets, checked_by }
     }
