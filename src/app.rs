@@ -335,7 +335,7 @@ async fn serve_xds(
 }
 
 async fn conduct(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> anyhow::Result<()> {
-    tokio::join!(supervisor.run(), supervisor.listen(loads));
+    tokio::join!(supervisor.run(), supervisor.ingest_reports(loads));
     Ok(())
 }
 

@@ -44,7 +44,7 @@ fn stream(events: Events, mut follower: Follower) -> impl Stream<Item = Result<E
         loop {
             match follower.next().await {
                 FollowOutcome::Event(told) => {
-                    yield Ok(Event::default().id(events.id(told.number)).event(told.word).data(&told.json));
+                    yield Ok(Event::default().id(events.id(told.number)).event(told.kind.word()).data(&told.json));
                 }
                 FollowOutcome::Missed => {
                     let why = json!({ "detail": "events after that id are not kept any more; these are the oldest that are" });

@@ -74,7 +74,7 @@ impl NodeView {
             envoy_version: presence.node.version.clone(),
             on_standby: presence
                 .last_load_report
-                .map(|_| ledger.history.away(&presence.node.id).into_iter().cloned().collect()),
+                .map(|_| ledger.history.on_standby(&presence.node.id).into_iter().cloned().collect()),
             types: types.collect(),
         }
     }

@@ -167,7 +167,7 @@ pub(crate) async fn upstream(
             .orders
             .pins
             .get(&found.name)
-            .map(|pin| json!({ "priority": pin.priority, "note": pin.note })),
+            .map(|pin| json!({ "priority": pin.priority, "note": pin.metadata })),
         hold: hold(&ledger, found),
         drill: ledger
             .orders

@@ -16,8 +16,9 @@ use crate::config::values;
 use crate::failover::history::FailoverRecord;
 use crate::failover::orders::decide::{OrderRefusal, Situation};
 use crate::failover::orders::drill::DrillRun;
+use crate::failover::orders::request::OrderRequest;
 use crate::failover::orders::{Orders, StateOrder};
-use crate::failover::supervisor::{Error, OrderRequest, Supervisor};
+use crate::failover::supervisor::error::Error;
 use crate::model::drill::{LENGTH, MAX_LENGTH};
 use crate::model::name::Name;
 use crate::model::overrides;
@@ -128,8 +129,8 @@ impl Admin {
     ) -> Result<T, Problem> {
         write.query.end()?;
         let told = match write.dry_run {
-            true => self.supervisor.propose(force, decide).await,
-            false => self.supervisor.order(force, decide).await,
+            true => self.supervisor.preview(force, decide).await,
+            false => self.supervisor.execute(force, decide).await,
         };
         told.map_err(Problem::from)
     }
@@ -172,7 +173,7 @@ impl Admin {
         let order = self.order(write, asking.force, |scene| {
             let Some(state) = state else { return Ok((scene.auto(upstream, &part), None)) };
             let upstream = scene.upstream(upstream)?;
-            let orders = scene.state(upstream, &part, state, Supervisor::note(scene, &asking))?;
+            let orders = scene.state(upstream, &part, state, asking.metadata(scene.now))?;
             let given = orders.states.get(&(upstream.name.clone(), part.clone())).cloned();
             Ok((orders, given))
         });
@@ -205,7 +206,7 @@ impl Admin {
 
 /// A state as the API shows it.
 pub(crate) fn state_view(part: &TargetSelector, order: Option<&StateOrder>) -> Value {
-    let note = order.map(|order| &order.note);
+    let note = order.map(|order| &order.metadata);
     let mut view = json!({
         "state": order.map_or("auto", |order| order.state.word()),
         "reason": note.and_then(|note| note.reason.as_deref()),
@@ -327,9 +328,9 @@ pub(crate) async fn list(State(admin): State<Admin>) -> Json<Value> {
             "phase": hold.phase, "flapping": hold.is_flapping, "due": due })
     });
     let pins = orders.pins.iter().map(|(upstream, pin)| {
-        json!({ "upstream": upstream, "priority": pin.priority, "reason": pin.note.reason,
-            "author": pin.note.author, "since": pin.note.since.to_string(),
-            "expires_at": pin.note.expires_at.map(|at| at.to_string()) })
+        json!({ "upstream": upstream, "priority": pin.priority, "reason": pin.metadata.reason,
+            "author": pin.metadata.author, "since": pin.metadata.since.to_string(),
+            "expires_at": pin.metadata.expires_at.map(|at| at.to_string()) })
     });
     let drills = orders.drills.iter().filter(|(_, drill)| drill.is_running());
     Json(json!({
@@ -351,17 +352,17 @@ pub(crate) async fn pin(
     let asking = asking(&mut write, body.reason, body.expires_in)?;
     let pin = admin.order(write, asking.force, |scene| {
         let upstream = scene.upstream(&upstream)?;
-        let orders = scene.pin(upstream, body.priority, Supervisor::note(scene, &asking))?;
+        let orders = scene.pin(upstream, body.priority, asking.metadata(scene.now))?;
         let pin = orders.pins[&upstream.name].clone();
         Ok((orders, pin))
     });
     let pin = pin.await?;
     Ok(Json(json!({
         "priority": pin.priority,
-        "reason": pin.note.reason,
-        "author": pin.note.author,
-        "since": pin.note.since.to_string(),
-        "expires_at": pin.note.expires_at.map(|at| at.to_string()),
+        "reason": pin.metadata.reason,
+        "author": pin.metadata.author,
+        "since": pin.metadata.since.to_string(),
+        "expires_at": pin.metadata.expires_at.map(|at| at.to_string()),
     })))
 }
 
@@ -414,7 +415,7 @@ pub(crate) async fn drill(
     let asking = asking(&mut write, body.reason, None)?;
     let begun = admin.order(write, asking.force, |scene| {
         let upstream = scene.upstream(&upstream)?;
-        let orders = Supervisor::begin(scene, upstream, &body.down, length, error_rate, &asking)?;
+        let orders = scene.requested_drill(upstream, &body.down, length, error_rate, &asking)?;
         let (id, drill) = orders.drills.last_key_value().expect("it was added");
         let view = (*id, drill.clone());
         Ok((orders, view))

@@ -1,6 +1,7 @@
 //! Ledger of the orders in force and the history, and its records in the store.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -40,8 +41,30 @@ impl Ledger {
                 .ok_or_else(|| store::Error::Damaged { key: format!("{kind}/{key}") })?;
         }
         let restarted = orders.restarted(now);
-        store.put_records(&records(&orders, &restarted))?;
+        store.put_records(&order_records(&orders, &restarted))?;
         Ok(Self { orders: restarted, history: History::restored(stored.failovers, stored.forgotten) })
+    }
+}
+
+/// Records of the ledger in the store. Cheap to clone: clones share the store.
+#[derive(Debug, Clone)]
+pub(super) struct LedgerStore {
+    store: Arc<Store>,
+}
+
+impl LedgerStore {
+    /// Returns the records in this store.
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        Self { store }
+    }
+
+    /// Makes records durable, on a thread that may block. Returns none if the runtime shuts down.
+    pub(super) async fn put(&self, records: Vec<Record>) -> Option<Result<(), store::Error>> {
+        if records.is_empty() {
+            return Some(Ok(()));
+        }
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || store.put_records(&records)).await.ok()
     }
 }
 
@@ -63,8 +86,8 @@ fn read(
     }
     match kind {
         "state" => {
-            let (upstream, part) = key.split_once('/')?;
-            let key = (Name::parse(upstream)?, TargetSelector::read(part).ok()?);
+            let (upstream, selector) = key.split_once('/')?;
+            let key = (Name::parse(upstream)?, TargetSelector::read(selector).ok()?);
             orders.states.insert(key, record(value)?);
         }
         "pin" => drop(orders.pins.insert(Name::parse(key)?, record(value)?)),
@@ -79,9 +102,10 @@ fn read(
 }
 
 /// Returns the records of orders that differ.
-pub(super) fn records(before: &Orders, after: &Orders) -> Vec<Record> {
+pub(super) fn order_records(before: &Orders, after: &Orders) -> Vec<Record> {
     let [state, pin, hold, drill, ..] = KINDS;
-    let states = differing(state, &before.states, &after.states, |(name, part)| format!("{name}/{part}"));
+    let states =
+        differing(state, &before.states, &after.states, |(name, selector)| format!("{name}/{selector}"));
     let pins = differing(pin, &before.pins, &after.pins, Name::to_string);
     let holds = differing(hold, &before.holds, &after.holds, Name::to_string);
     let drills = differing(drill, &before.drills, &after.drills, u64::to_string);

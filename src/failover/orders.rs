@@ -7,6 +7,8 @@
 pub mod decide;
 pub mod drill;
 pub mod hold;
+pub mod request;
+pub mod time;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +38,7 @@ pub struct OrderMetadata {
 }
 
 impl OrderMetadata {
-    fn is_over(&self, now: Timestamp) -> bool {
+    fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|end| end <= now)
     }
 }
@@ -48,7 +50,7 @@ pub struct StateOrder {
     pub state: OverrideState,
     /// Author, reason and lifetime.
     #[serde(flatten)]
-    pub note: OrderMetadata,
+    pub metadata: OrderMetadata,
 }
 
 /// Order that a tier serves before all others while it is healthy.
@@ -58,7 +60,7 @@ pub struct PinOrder {
     pub priority: u32,
     /// Author, reason and lifetime.
     #[serde(flatten)]
-    pub note: OrderMetadata,
+    pub metadata: OrderMetadata,
 }
 
 /// Orders in force, with all drills, running and ended.
@@ -78,15 +80,15 @@ impl Orders {
     /// Returns the overrides of endpoints that the orders amount to. An upstream without one has no entry.
     pub fn overrides(&self) -> OverridesByUpstream {
         let mut overrides: BTreeMap<Name, EndpointOverrides> = BTreeMap::new();
-        for ((upstream, part), order) in &self.states {
+        for ((upstream, selector), order) in &self.states {
             let endpoint_overrides = overrides.entry(upstream.clone()).or_default();
-            endpoint_overrides.states.insert(part.clone(), order.state);
+            endpoint_overrides.states.insert(selector.clone(), order.state);
         }
         for drill in self.drills.values().filter(|drill| drill.is_running()) {
             let endpoint_overrides = overrides.entry(drill.upstream.clone()).or_default();
-            for part in &drill.down {
+            for selector in &drill.down {
                 // A state that an operator gave takes precedence.
-                endpoint_overrides.states.entry(part.clone()).or_insert(OverrideState::Rehearsed);
+                endpoint_overrides.states.entry(selector.clone()).or_insert(OverrideState::Rehearsed);
             }
         }
         for (upstream, hold) in &self.holds {
@@ -96,12 +98,12 @@ impl Orders {
             let first = First { tier: pin.priority, home: 0 };
             overrides.entry(upstream.clone()).or_default().first = Some(first);
         }
-        let asks = |(_, endpoint_overrides): &(Name, EndpointOverrides)| {
+        let is_needed = |(_, endpoint_overrides): &(Name, EndpointOverrides)| {
             *endpoint_overrides != EndpointOverrides::default()
         };
         overrides
             .into_iter()
-            .filter(asks)
+            .filter(is_needed)
             .map(|(name, endpoint_overrides)| (name, Arc::new(endpoint_overrides)))
             .collect()
     }
@@ -110,8 +112,8 @@ impl Orders {
     #[must_use]
     pub fn at(&self, now: Timestamp) -> Self {
         let mut orders = self.clone();
-        orders.states.retain(|_, order| !order.note.is_over(now));
-        orders.pins.retain(|_, pin| !pin.note.is_over(now));
+        orders.states.retain(|_, order| !order.metadata.is_expired(now));
+        orders.pins.retain(|_, pin| !pin.metadata.is_expired(now));
         orders
     }
 
@@ -147,8 +149,8 @@ impl Orders {
         let of = self
             .states
             .iter()
-            .filter(move |((name, part), _)| *name == upstream.name && part.includes(target));
-        of.max_by_key(|(_, order)| order.state).map(|((_, part), order)| (part, order))
+            .filter(move |((name, selector), _)| *name == upstream.name && selector.includes(target));
+        of.max_by_key(|(_, order)| order.state).map(|((_, selector), order)| (selector, order))
     }
 }
 
@@ -160,7 +162,7 @@ mod tests {
         Timestamp::from_second(second).expect("within the calendar")
     }
 
-    fn note(expires_at: Option<i64>) -> OrderMetadata {
+    fn metadata(expires_at: Option<i64>) -> OrderMetadata {
         OrderMetadata { author: "ann".into(), reason: None, since: at(0), expires_at: expires_at.map(at) }
     }
 
@@ -170,16 +172,16 @@ mod tests {
 
     fn drained(orders: &mut Orders, part: &str, expires_at: Option<i64>) {
         let part = TargetSelector::read(part).expect("a part");
-        let order = StateOrder { state: OverrideState::Drained, note: note(expires_at) };
+        let order = StateOrder { state: OverrideState::Drained, metadata: metadata(expires_at) };
         orders.states.insert((shop(), part), order);
     }
 
     #[test]
-    fn orders_end_when_their_time_is_over() {
+    fn orders_end_when_their_time_is_expired() {
         let mut orders = Orders::default();
         drained(&mut orders, "10.0.0.1:80", Some(10));
         drained(&mut orders, "zone=a", None);
-        orders.pins.insert(shop(), PinOrder { priority: 1, note: note(Some(20)) });
+        orders.pins.insert(shop(), PinOrder { priority: 1, metadata: metadata(Some(20)) });
         let left = |now| {
             let orders = orders.at(at(now));
             (orders.states.len(), orders.pins.len())
@@ -193,7 +195,7 @@ mod tests {
         orders.holds.insert(shop(), Hold::new(1, at(0), &Default::default(), false));
         let first = |orders: &Orders| orders.overrides()["shop"].first.map(|first| first.tier);
         assert_eq!(first(&orders), Some(1));
-        orders.pins.insert(shop(), PinOrder { priority: 0, note: note(None) });
+        orders.pins.insert(shop(), PinOrder { priority: 0, metadata: metadata(None) });
         assert_eq!(first(&orders), Some(0));
     }
 

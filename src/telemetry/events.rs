@@ -4,22 +4,25 @@
 //! events are kept in a ring, which each follower reads at its own pace. There is no queue per follower: one
 //! that is too slow finds that its next event was dropped, and gets [`FollowOutcome::TooSlow`].
 //!
-//! A new kind of event needs a variant of [`Event`] and its word in [`Event::word`].
+//! A new kind of event needs a variant of [`Event`] and its word in [`EventKind::word`].
 
-use std::collections::VecDeque;
+pub mod kind;
+pub mod payload;
+pub mod ring;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
 use tokio::sync::watch;
 
-/// Maximum number of events that are kept, and maximum bytes of their JSON, which contains texts of clients.
-const MAX_EVENTS: usize = 4_096;
-const MAX_BYTES: usize = 8 << 20;
+use self::kind::EventKind;
+use self::payload::{DrillEvent, FailoverEvent, HoldEvent, PinEvent, TargetStateEvent};
+use self::ring::{PublishedEvent, Ring, RingSlot};
 
 /// Event of the control plane. Its fields are the fields of the JSON that followers get.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Event {
     /// A change was accepted; it is durable and published.
@@ -78,85 +81,38 @@ pub enum Event {
     /// The files are without faults again, and are what is served.
     FilesRecovered {},
     /// A standby serves.
-    Failover {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    Failover(FailoverEvent),
     /// The primaries serve again.
-    Failback {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    Failback(FailoverEvent),
     /// Targets (one, or all of a tier, zone or region) were taken out of rotation or are back.
-    TargetState {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    TargetState(TargetStateEvent),
     /// A tier was pinned, or its pin was removed.
-    Pin {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    Pin(PinEvent),
     /// A standby is held, its hold changed, or it was released.
-    Hold {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    Hold(HoldEvent),
     /// A drill began, ended, or was skipped.
-    Drill {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    Drill(DrillEvent),
 }
 
 impl Event {
-    /// Returns the word of its kind: the `event` field of the stream.
-    pub fn word(&self) -> &'static str {
+    /// Returns its kind.
+    pub fn kind(&self) -> EventKind {
         match self {
-            Self::Revision { .. } => "revision",
-            Self::Rejected { .. } => "rejected",
-            Self::Nack { .. } => "nack",
-            Self::Connected { .. } => "connected",
-            Self::Disconnected { .. } => "disconnected",
-            Self::FilesRefused { .. } => "files_refused",
-            Self::FilesRecovered {} => "files_recovered",
-            Self::Failover { .. } => "failover",
-            Self::Failback { .. } => "failback",
-            Self::TargetState { .. } => "target_state",
-            Self::Pin { .. } => "pin",
-            Self::Hold { .. } => "hold",
-            Self::Drill { .. } => "drill",
+            Self::Revision { .. } => EventKind::Revision,
+            Self::Rejected { .. } => EventKind::Rejected,
+            Self::Nack { .. } => EventKind::Nack,
+            Self::Connected { .. } => EventKind::Connected,
+            Self::Disconnected { .. } => EventKind::Disconnected,
+            Self::FilesRefused { .. } => EventKind::FilesRefused,
+            Self::FilesRecovered {} => EventKind::FilesRecovered,
+            Self::Failover(_) => EventKind::Failover,
+            Self::Failback(_) => EventKind::Failback,
+            Self::TargetState(_) => EventKind::TargetState,
+            Self::Pin(_) => EventKind::Pin,
+            Self::Hold(_) => EventKind::Hold,
+            Self::Drill(_) => EventKind::Drill,
         }
     }
-}
-
-/// Published event.
-#[derive(Debug)]
-pub struct PublishedEvent {
-    /// Number of the event since the start of the process, from 1.
-    pub number: u64,
-    /// Word of its kind.
-    pub word: &'static str,
-    /// JSON of the event and its `time`.
-    pub json: String,
 }
 
 /// Event with the time of its generation.
@@ -191,7 +147,7 @@ impl Events {
         // Numbers are announced under the lock, so that no follower wakes up before an earlier event is
         // there.
         let mut ring = self.lock();
-        let number = ring.push(event.word(), json);
+        let number = ring.push(event.kind(), json);
         self.newest.send_replace(number);
     }
 
@@ -260,12 +216,12 @@ impl Follower {
         loop {
             self.newest.mark_unchanged();
             match self.events.lock().get(self.position) {
-                RingSlot::Event(told) => {
+                RingSlot::Event(event) => {
                     self.position += 1;
-                    return FollowOutcome::Event(told);
+                    return FollowOutcome::Event(event);
                 }
-                RingSlot::Gone => return FollowOutcome::TooSlow,
-                RingSlot::NotYet => {}
+                RingSlot::Dropped => return FollowOutcome::TooSlow,
+                RingSlot::Pending => {}
             }
             // Cannot fail: the follower holds a sender itself.
             let _ = self.newest.changed().await;
@@ -273,64 +229,9 @@ impl Follower {
     }
 }
 
-/// Ring of the last events, in order.
-#[derive(Debug)]
-struct Ring {
-    /// Number of the next event.
-    next: u64,
-    events: VecDeque<Arc<PublishedEvent>>,
-    bytes: usize,
-}
-
-impl Default for Ring {
-    fn default() -> Self {
-        Self { next: 1, events: VecDeque::new(), bytes: 0 }
-    }
-}
-
-/// Content of the ring at a number.
-enum RingSlot {
-    Event(Arc<PublishedEvent>),
-    NotYet,
-    Gone,
-}
-
-impl Ring {
-    fn push(&mut self, word: &'static str, json: String) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        self.bytes += json.len();
-        self.events.push_back(Arc::new(PublishedEvent { number, word, json }));
-        while self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES {
-            let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= oldest.json.len();
-        }
-        number
-    }
-
-    fn oldest(&self) -> u64 {
-        self.next - self.events.len() as u64
-    }
-
-    /// True if no event from this number on was dropped.
-    fn holds(&self, number: u64) -> bool {
-        (self.oldest()..=self.next).contains(&number)
-    }
-
-    fn get(&self, number: u64) -> RingSlot {
-        match number.checked_sub(self.oldest()) {
-            None => RingSlot::Gone,
-            Some(index) => usize::try_from(index)
-                .ok()
-                .and_then(|index| self.events.get(index))
-                .cloned()
-                .map_or(RingSlot::NotYet, RingSlot::Event),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::ring::{MAX_BYTES, MAX_EVENTS};
     use super::*;
 
     fn gone(node: usize) -> Event {
@@ -339,8 +240,8 @@ mod tests {
 
     async fn node(follower: &mut Follower) -> String {
         match follower.next().await {
-            FollowOutcome::Event(told) => {
-                let event: serde_json::Value = serde_json::from_str(&told.json).unwrap_or_default();
+            FollowOutcome::Event(published) => {
+                let event: serde_json::Value = serde_json::from_str(&published.json).unwrap_or_default();
                 event["node"].as_str().unwrap_or_default().to_owned()
             }
             FollowOutcome::Missed => "missed".to_owned(),
@@ -397,9 +298,9 @@ mod tests {
             reason: None,
             summary: "a\nb".into(),
         });
-        let RingSlot::Event(told) = events.lock().get(1) else { panic!("it was told") };
-        assert!(told.json.starts_with("{\"time\":\"2"), "{}", told.json);
+        let RingSlot::Event(published) = events.lock().get(1) else { panic!("it was published") };
+        assert!(published.json.starts_with("{\"time\":\"2"), "{}", published.json);
         let rest = r#"Z","number":7,"source":"api","author":"ci","reason":null,"summary":"a\nb"}"#;
-        assert!(told.json.ends_with(rest), "{}", told.json);
+        assert!(published.json.ends_with(rest), "{}", published.json);
     }
 }

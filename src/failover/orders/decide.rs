@@ -1,18 +1,21 @@
 //! Decisions on orders: validates a request against the config and the observed traffic.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::build::Build;
 use crate::failover::orders::drill::DrillRun;
 use crate::failover::orders::hold::HoldOutcome;
+use crate::failover::orders::request::OrderRequest;
+use crate::failover::orders::time::later;
 use crate::failover::orders::{OrderMetadata, Orders, PinOrder, StateOrder};
 use crate::inspect::simulate;
-use crate::model::drill::ERROR_RATE;
+use crate::model::drill::{Drill, ERROR_RATE};
 use crate::model::name::Name;
 use crate::model::overrides::OverrideState;
-use crate::model::selector::TargetSelector;
+use crate::model::selector::{SelectorError, TargetSelector};
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
@@ -66,10 +69,10 @@ impl<'a> Situation<'a> {
 
     /// Removes the state of some targets, so that only their health counts. Neither the upstream nor the
     /// state needs to exist.
-    pub fn auto(&self, upstream: &str, part: &TargetSelector) -> Orders {
+    pub fn auto(&self, upstream: &str, selector: &TargetSelector) -> Orders {
         let mut orders = self.orders.clone();
         if let Some(name) = Name::parse(upstream) {
-            orders.states.remove(&(name, part.clone()));
+            orders.states.remove(&(name, selector.clone()));
         }
         orders
     }
@@ -82,21 +85,21 @@ impl<'a> Situation<'a> {
     pub fn state(
         &self,
         upstream: &Upstream,
-        part: &TargetSelector,
+        selector: &TargetSelector,
         state: OverrideState,
-        note: OrderMetadata,
+        metadata: OrderMetadata,
     ) -> Result<Orders, OrderRefusal> {
-        self.reach(upstream, |target| part.includes(target))?;
+        self.ensure_reach(upstream, |target| selector.includes(target))?;
         let mut orders = self.orders.clone();
-        orders.states.insert((upstream.name.clone(), part.clone()), StateOrder { state, note });
+        orders.states.insert((upstream.name.clone(), selector.clone()), StateOrder { state, metadata });
         if !self.force {
-            self.leaves_some(upstream, &orders)?;
+            self.ensure_usable_target(upstream, &orders)?;
         }
         Ok(orders)
     }
 
     /// Refuses orders that leave an upstream without a usable target, if it has one now.
-    fn leaves_some(&self, upstream: &Upstream, orders: &Orders) -> Result<(), OrderRefusal> {
+    fn ensure_usable_target(&self, upstream: &Upstream, orders: &Orders) -> Result<(), OrderRefusal> {
         let usable = |orders: &Orders| {
             let overrides = orders.overrides();
             let endpoint_overrides = overrides.get(&upstream.name).cloned();
@@ -114,7 +117,11 @@ impl<'a> Situation<'a> {
         )))
     }
 
-    fn reach(&self, upstream: &Upstream, is_meant: impl Fn(&Target) -> bool) -> Result<(), OrderRefusal> {
+    fn ensure_reach(
+        &self,
+        upstream: &Upstream,
+        is_meant: impl Fn(&Target) -> bool,
+    ) -> Result<(), OrderRefusal> {
         match upstream.beyond_reach(is_meant) {
             None => Ok(()),
             Some(target) => Err(OrderRefusal::Conflict(format!(
@@ -134,7 +141,7 @@ impl<'a> Situation<'a> {
         &self,
         upstream: &Upstream,
         priority: u32,
-        note: OrderMetadata,
+        metadata: OrderMetadata,
     ) -> Result<Orders, OrderRefusal> {
         if !upstream.targets.iter().any(|target| target.tier == priority) {
             let name = &upstream.name;
@@ -142,9 +149,9 @@ impl<'a> Situation<'a> {
                 "upstream `{name}` has no targets of priority {priority}"
             )));
         }
-        self.reach(upstream, |target| target.tier <= priority)?;
+        self.ensure_reach(upstream, |target| target.tier <= priority)?;
         let mut orders = self.orders.clone();
-        orders.pins.insert(upstream.name.clone(), PinOrder { priority, note });
+        orders.pins.insert(upstream.name.clone(), PinOrder { priority, metadata });
         Ok(orders)
     }
 
@@ -198,10 +205,10 @@ impl<'a> Situation<'a> {
         if let Some((id, _)) = self.orders.drill_of(&upstream.name) {
             return Err(OrderRefusal::Conflict(format!("drill {id} of upstream `{}` runs", upstream.name)));
         }
-        let is_meant = |target: &Target| down.iter().any(|part| part.includes(target));
-        self.reach(upstream, is_meant)?;
+        let is_meant = |target: &Target| down.iter().any(|selector| selector.includes(target));
+        self.ensure_reach(upstream, is_meant)?;
         if !self.force {
-            self.survives(upstream, &down, is_meant)?;
+            self.ensure_survival(upstream, &down, is_meant)?;
         }
         let mut orders = self.orders.clone();
         let id = orders.drills.last_key_value().map_or(1, |(last, _)| last + 1);
@@ -211,9 +218,45 @@ impl<'a> Situation<'a> {
         Ok(orders)
     }
 
+    /// Begins a drill that a client asks for. `length` is its duration; `down` names targets, tiers, zones or
+    /// regions.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Self::drill`] does, or if an entry of `down` matches no target.
+    pub fn requested_drill(
+        &self,
+        upstream: &Upstream,
+        down: &[String],
+        length: Duration,
+        error_rate: Option<f64>,
+        request: &OrderRequest,
+    ) -> Result<Orders, OrderRefusal> {
+        let selectors = parse_selectors(down, upstream)
+            .map_err(|(message, help)| OrderRefusal::Invalid(format!("{message}; {help}")))?;
+        let until = later(self.now, length);
+        let mut orders = self.drill(upstream, selectors, until, error_rate, request.author.clone())?;
+        if let Some(mut begun) = orders.drills.last_entry() {
+            begun.get_mut().purpose.clone_from(&request.reason);
+        }
+        Ok(orders)
+    }
+
+    /// Begins a drill that is due by its schedule.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Self::drill`] does, or if an entry of `down` matches no target.
+    pub fn scheduled_drill(&self, upstream: &Upstream, drill: &Drill) -> Result<Orders, OrderRefusal> {
+        let selectors =
+            parse_selectors(&drill.down, upstream).map_err(|(message, _)| OrderRefusal::Invalid(message))?;
+        let until = later(self.now, drill.length);
+        self.drill(upstream, selectors, until, Some(drill.error_rate), "schedule".to_owned())
+    }
+
     /// Refuses a drill that would rehearse nothing, would lose requests according to the simulator, or
     /// depends on targets that are known to be unhealthy.
-    fn survives(
+    fn ensure_survival(
         &self,
         upstream: &Upstream,
         down: &[TargetSelector],
@@ -231,8 +274,8 @@ impl<'a> Situation<'a> {
         }
         let out = self.orders.states.keys().filter(|(of, _)| of == name);
         let all: Vec<TargetSelector> =
-            down.iter().cloned().chain(out.map(|(_, part)| part.clone())).collect();
-        let is_out = |target: &Target| all.iter().any(|part| part.includes(target));
+            down.iter().cloned().chain(out.map(|(_, selector)| selector.clone())).collect();
+        let is_out = |target: &Target| all.iter().any(|selector| selector.includes(target));
         let left: Vec<&Target> = upstream.targets.iter().filter(|target| !is_out(target)).collect();
         if left.is_empty() {
             return Err(OrderRefusal::Conflict(format!(
@@ -263,4 +306,8 @@ impl<'a> Situation<'a> {
             Some(dead) => Err(OrderRefusal::Conflict(format!("`{}` is down already", dead.address))),
         }
     }
+}
+
+fn parse_selectors(down: &[String], upstream: &Upstream) -> Result<Vec<TargetSelector>, SelectorError> {
+    down.iter().map(|text| TargetSelector::parse(text, upstream)).collect()
 }

@@ -134,19 +134,19 @@ impl DrillRun {
     }
 
     /// Records that the traffic of an Envoy moved. Only the first time counts.
-    pub fn shifted(&mut self, node: &str, at: Timestamp) {
+    pub fn record_shift(&mut self, node: &str, at: Timestamp) {
         let seconds = at.duration_since(self.started).as_secs_f64().max(0.0);
         self.shift_seconds.entry(node.to_owned()).or_insert((seconds * 100.0).round() / 100.0);
     }
 
     /// True if the traffic of an Envoy has moved.
-    pub fn moved(&self, node: &str) -> bool {
+    pub fn has_shifted(&self, node: &str) -> bool {
         self.shift_seconds.contains_key(node)
     }
 
     /// True if the drill takes the target down.
     pub fn includes(&self, target: &Target) -> bool {
-        self.down.iter().any(|part| part.includes(target))
+        self.down.iter().any(|selector| selector.includes(target))
     }
 
     /// True if the drill takes down all targets of a declared tier. Always false with locality failover,
@@ -158,13 +158,13 @@ impl DrillRun {
 
     /// Takes in observations. Aborts the drill if too many requests failed, and ends it when its time is
     /// over.
-    pub fn watch(&mut self, now: Timestamp, seen: DrillObservations) {
-        let DrillObservations { requests, errors, share, latency } = seen;
+    pub fn observe(&mut self, now: Timestamp, observations: DrillObservations) {
+        let DrillObservations { requests, errors, share, latency } = observations;
         (self.requests, self.errors, self.latency) = (requests, errors, latency);
         if !share.is_empty() {
             self.share = share;
         }
-        let percent = |part: u64, whole: u64| 100.0 * to_f64(part) / to_f64(whole.max(1));
+        let percent = |count: u64, whole: u64| 100.0 * to_f64(count) / to_f64(whole.max(1));
         if requests >= MIN_REQUESTS && percent(errors, requests) > self.error_rate {
             let reason = format!("{errors} of {requests} requests failed");
             self.end(now, DrillState::Aborted, Some(reason));
@@ -185,7 +185,7 @@ impl DrillRun {
 
     /// Returns the report of the drill, in Markdown.
     pub fn markdown(&self, id: u64) -> String {
-        let parts: Vec<String> = self.down.iter().map(ToString::to_string).collect();
+        let down: Vec<String> = self.down.iter().map(ToString::to_string).collect();
         let ended = self.ended.map_or_else(|| "it runs".to_owned(), |at| at.to_string());
         let mut text = format!(
             "# Drill {id} of `{}`\n\n\
@@ -193,7 +193,7 @@ impl DrillRun {
              - Requests: {}, of which failed: {} (limit {} %)\n",
             self.upstream,
             self.state.word(),
-            parts.join(", "),
+            down.join(", "),
             self.started,
             self.author,
             self.requests,
@@ -248,9 +248,9 @@ mod tests {
         let name = Name::parse("shop").expect("a name");
         let mut drill =
             DrillRun::begin(name, vec![TargetSelector::Priority(0)], at(0), at(60), 1.0, "ann".into());
-        drill.watch(at(second), DrillObservations { requests, errors, ..DrillObservations::default() });
-        let told = format!("{} {}", drill.state.word(), drill.reason.unwrap_or_default());
-        assert_eq!(told.trim(), expected);
+        drill.observe(at(second), DrillObservations { requests, errors, ..DrillObservations::default() });
+        let end = format!("{} {}", drill.state.word(), drill.reason.unwrap_or_default());
+        assert_eq!(end.trim(), expected);
     }
 
     #[test]
@@ -277,8 +277,8 @@ mod tests {
     fn an_envoy_shifts_once() {
         let name = Name::parse("shop").expect("a name");
         let mut drill = DrillRun::begin(name, Vec::new(), at(0), at(60), 1.0, "ann".into());
-        drill.shifted("edge-1", at(1));
-        drill.shifted("edge-1", at(9));
+        drill.record_shift("edge-1", at(1));
+        drill.record_shift("edge-1", at(9));
         assert_eq!(drill.shift_seconds["edge-1"], 1.0);
     }
 }

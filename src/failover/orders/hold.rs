@@ -17,6 +17,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::failover::orders::time::later;
 use crate::model::failback::{Failback, Release};
 use crate::model::overrides::First;
 
@@ -132,16 +133,16 @@ impl Hold {
     }
 
     /// Returns the outcome for the failback policy and the observed state of the primaries.
-    pub fn next(&self, now: Timestamp, failback: &Failback, home: PrimariesStatus) -> HoldOutcome {
+    pub fn next(&self, now: Timestamp, failback: &Failback, primaries: PrimariesStatus) -> HoldOutcome {
         if !failback.holds() {
             return HoldOutcome::Over;
         }
-        let home_serves = home.serves == Some(true);
+        let primaries_serve = primaries.serves == Some(true);
         let phase = match (&self.phase, &failback.release) {
             // The standby failed, and Envoys fell back to the primaries.
-            (HoldPhase::Held { .. }, _) if home_serves => return HoldOutcome::Over,
+            (HoldPhase::Held { .. }, _) if primaries_serve => return HoldOutcome::Over,
             (HoldPhase::Held { .. }, Release::After(_))
-                if !self.is_flapping && home.is_healthy == Some(false) =>
+                if !self.is_flapping && primaries.is_healthy == Some(false) =>
             {
                 HoldPhase::Held { until: None }
             }
@@ -152,16 +153,18 @@ impl Hold {
                 HoldPhase::Trying { until: now + TRIAL }
             }
             (HoldPhase::Held { .. }, _) => return HoldOutcome::Hold(self.clone()),
-            (HoldPhase::Trying { .. }, _) if home_serves => return HoldOutcome::Over,
-            (HoldPhase::Trying { until }, _) if *until <= now => match (home.serves, home.is_healthy) {
-                // No requests arrived, and the primaries are healthy.
-                (None, Some(true)) => return HoldOutcome::Over,
-                (None, None) => return HoldOutcome::Hold(self.clone()),
-                _ => first_phase(now, failback, self.is_flapping),
-            },
+            (HoldPhase::Trying { .. }, _) if primaries_serve => return HoldOutcome::Over,
+            (HoldPhase::Trying { until }, _) if *until <= now => {
+                match (primaries.serves, primaries.is_healthy) {
+                    // No requests arrived, and the primaries are healthy.
+                    (None, Some(true)) => return HoldOutcome::Over,
+                    (None, None) => return HoldOutcome::Hold(self.clone()),
+                    _ => first_phase(now, failback, self.is_flapping),
+                }
+            }
             (HoldPhase::Trying { .. }, _) => return HoldOutcome::Hold(self.clone()),
             (HoldPhase::Step { index, .. }, Release::Steps { percents, every }) => {
-                match self.stepped(now, *index, percents, *every, home.serves) {
+                match self.stepped(now, *index, percents, *every, primaries.serves) {
                     Some(phase) => phase,
                     None => return HoldOutcome::Over,
                 }
@@ -179,14 +182,14 @@ impl Hold {
         index: usize,
         percents: &[u32],
         every: Duration,
-        home_serves: Option<bool>,
+        primaries_serve: Option<bool>,
     ) -> Option<HoldPhase> {
         let HoldPhase::Step { percent, serving_since, .. } = self.phase else { return None };
         let at = |index: usize, serving_since| {
             let percent = percents.get(index).copied().unwrap_or(100);
             HoldPhase::Step { index, percent, serving_since }
         };
-        match (serving_since, home_serves) {
+        match (serving_since, primaries_serve) {
             // The primaries stopped serving: start again with the first step.
             (_, Some(false)) => Some(at(0, None)),
             // A small share of little traffic can be no requests at all.
@@ -212,10 +215,6 @@ fn first_phase(now: Timestamp, failback: &Failback, is_flapping: bool) -> HoldPh
             HoldPhase::Step { index: 0, percent, serving_since: None }
         }
     }
-}
-
-fn later(time: Timestamp, by: Duration) -> Timestamp {
-    SignedDuration::try_from(by).ok().and_then(|by| time.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
