@@ -23,7 +23,8 @@ use crate::control::{self, Control, WriteError};
 use crate::failover::ledger::Ledger;
 use crate::failover::supervisor::Supervisor;
 use crate::failover::traffic::Traffic;
-use crate::nodes::{NodeReport, Nodes};
+use crate::nodes::Nodes;
+use crate::nodes::report::NodeReport;
 use crate::source::files::{self, Files};
 use crate::source::resolve::Resolver;
 use crate::source::watch as watcher;
@@ -199,7 +200,7 @@ impl App {
         let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         tokio::spawn(reload_on(hangup, control.clone(), paths.clone()));
         let door = control.clone();
-        let loads = nodes.loads();
+        let loads = nodes.subscribe_reports();
         let discovery = Discovery::new(cache.clone(), nodes.clone(), &identifier(), Limits::default());
         let discovery = discovery.with_metrics(metrics.clone()).with_identity(identity);
         let access = Access::new(policy, control.store().clone()).context("cannot read the tokens")?;

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use crate::build::snapshot::past::Past;
 use crate::build::snapshot::{Snapshot, Variant};
 use crate::envoy::ResourceType;
-use crate::nodes::TypeStatus;
+use crate::nodes::status::TypeStatus;
 use crate::xds::frame::Response;
 use crate::xds::subscription::NameTable;
 use crate::xds::wire::{Head, Request};

@@ -12,7 +12,7 @@ use crate::admin::problem::Problem;
 use crate::build::Build;
 use crate::failover::ledger::Ledger;
 use crate::model::name::Name;
-use crate::nodes::{Presence, RecordedStatus};
+use crate::nodes::status::{Presence, RecordedStatus};
 
 #[derive(Serialize)]
 pub(crate) struct NodeView {
@@ -42,8 +42,9 @@ struct TypeView {
 
 impl TypeView {
     fn of(noted: &RecordedStatus) -> Self {
-        use crate::nodes::AckState;
-        let (last_error, last_error_at) = noted.last_error.clone().unzip();
+        use crate::nodes::status::AckState;
+        let (last_error, last_error_at) =
+            noted.last_nack.as_ref().map(|nack| (nack.error.clone(), nack.at)).unzip();
         Self {
             state: match noted.state {
                 AckState::Pending => "pending",

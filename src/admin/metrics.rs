@@ -20,7 +20,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::admin::Admin;
 use crate::build::Build;
 use crate::failover::history::History;
-use crate::nodes::{AckState, Nodes};
+use crate::nodes::Nodes;
+use crate::nodes::status::AckState;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -47,7 +47,7 @@ use crate::failover::traffic::summary::Summary;
 use crate::model::name::Name;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
-use crate::nodes::NodeReport;
+use crate::nodes::report::NodeReport;
 use crate::telemetry::events::Events;
 
 /// Interval of supervision.
@@ -143,10 +143,10 @@ impl Supervisor {
                         self.apply(&mut supervision, &shifts, now).await;
                     }
                 }
-                NodeReport::Checked { node, interval, findings } => {
+                NodeReport::HealthChecks { node, interval, findings } => {
                     traffic.ingest_checks(&node, now, interval, findings, &build);
                 }
-                NodeReport::Here { node, place } => traffic.join(&node, place),
+                NodeReport::Joined { node, locality } => traffic.join(&node, locality),
                 NodeReport::Left { node } => traffic.leave(&node, now),
             }
         }

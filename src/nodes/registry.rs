@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Presence, RecordedStatus, Refused, TypeStatus};
+use super::status::{Nack, Presence, RecordedStatus, TypeStatus};
 use crate::envoy::ResourceType;
 use crate::envoy::load_totals::LoadTotals;
 use crate::envoy::node::Node;
@@ -19,7 +20,7 @@ const MAX_DEPARTED: usize = 50_000;
 const MAX_DEPARTED_BYTES: usize = 64 << 20;
 
 /// Limit on the refusals that wait to be taken. More than that belong to one incident.
-const MAX_REFUSALS: usize = 1_000;
+const MAX_NACKS: usize = 1_000;
 
 /// State of all nodes.
 #[derive(Debug, Default)]
@@ -31,7 +32,7 @@ pub(super) struct Registry {
     /// those entries are hidden until the last of these streams ends.
     departed: BTreeMap<u64, Presence>,
     departed_bytes: usize,
-    pub(super) refusals: Vec<Refused>,
+    pub(super) nacks: Vec<Arc<Nack>>,
     /// State by node id, for as long as anything is known of the node.
     pub(super) by_id: HashMap<String, NodeRecord>,
 }
@@ -52,9 +53,9 @@ impl Presence {
     /// Estimates the memory, in bytes, that depends on data from the client.
     fn weight(&self) -> usize {
         let length = |error: &String| error.len();
-        let errors = self.types.values().map(|noted| {
-            noted.error.as_ref().map_or(0, length)
-                + noted.last_error.as_ref().map_or(0, |(error, _)| error.len())
+        let errors = self.types.values().map(|status| {
+            status.error.as_ref().map_or(0, length)
+                + status.last_nack.as_ref().map_or(0, |nack| nack.error.len())
         });
         self.node.weight() + errors.sum::<usize>()
     }
@@ -62,11 +63,11 @@ impl Presence {
 
 impl Registry {
     pub(super) fn connect(&mut self, node: Node, address: Option<SocketAddr>, now: Timestamp) -> u64 {
-        let stream = self.number();
+        let stream = self.next_number();
         let known = self.by_id.entry(node.id.clone()).or_default();
         known.streams.push(stream);
         if let Some(departed) = known.departed.take() {
-            self.forget(departed);
+            self.remove_departed(departed);
         }
         let presence = Presence {
             node,
@@ -74,22 +75,22 @@ impl Registry {
             connected_at: now,
             disconnected_at: None,
             last_load_report: None,
-            seen: 0,
+            generation: 0,
             types: BTreeMap::new(),
         };
         self.connected.insert(stream, presence);
         stream
     }
 
-    pub(super) fn note<'a>(
+    pub(super) fn record<'a>(
         &mut self,
         stream: u64,
-        seen: u64,
+        generation: u64,
         statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>,
         now: Timestamp,
     ) {
         let Some(presence) = self.connected.get_mut(&stream) else { return };
-        presence.seen = seen;
+        presence.generation = generation;
         for (resource_type, status) in statuses {
             let TypeStatus { state, version, current, error } = status;
             let known = presence.types.get(&resource_type);
@@ -101,14 +102,18 @@ impl Registry {
             }
             let since = known.filter(|known| known.state == state).map_or(now, |known| known.since);
             let is_new = known.is_none_or(|known| known.error.as_deref() != error);
-            let last_error = known.and_then(|known| known.last_error.clone());
-            let error = error.map(str::to_owned);
-            if is_new && error.is_some() && self.refusals.len() < MAX_REFUSALS {
-                self.refusals.push(Refused { node: presence.node.id.clone(), seen });
+            let mut last_nack = known.and_then(|known| known.last_nack.clone());
+            if let Some(error) = error.filter(|_| is_new) {
+                let (node, error) = (presence.node.id.clone(), error.to_owned());
+                let nack = Arc::new(Nack { node, generation, error, at: now });
+                if self.nacks.len() < MAX_NACKS {
+                    self.nacks.push(nack.clone());
+                }
+                last_nack = Some(nack);
             }
-            let last_error = error.clone().filter(|_| is_new).map(|error| (error, now)).or(last_error);
-            let noted = RecordedStatus { state, since, version, current, error, last_error };
-            presence.types.insert(resource_type, noted);
+            let error = error.map(str::to_owned);
+            let status = RecordedStatus { state, since, version, current, error, last_nack };
+            presence.types.insert(resource_type, status);
         }
     }
 
@@ -116,13 +121,13 @@ impl Registry {
     /// client with a stream for each type loses them one after the other.
     pub(super) fn disconnect(&mut self, stream: u64, now: Timestamp) {
         let Some(mut presence) = self.connected.remove(&stream) else { return };
-        let departure = self.number();
+        let departure = self.next_number();
         let Some(known) = self.by_id.get_mut(&presence.node.id) else { return };
         known.streams.retain(|other| *other != stream);
         let earlier = known.departed.replace(departure);
-        if let Some(earlier) = earlier.and_then(|earlier| self.forget(earlier)) {
-            for (resource_type, noted) in earlier.types {
-                presence.types.entry(resource_type).or_insert(noted);
+        if let Some(earlier) = earlier.and_then(|earlier| self.remove_departed(earlier)) {
+            for (resource_type, status) in earlier.types {
+                presence.types.entry(resource_type).or_insert(status);
             }
         }
         presence.disconnected_at = Some(now);
@@ -153,7 +158,7 @@ impl Registry {
             known.reporters -= 1;
             known.reporters
         });
-        self.tidy(id);
+        self.remove_if_unknown(id);
         left == Some(0)
     }
 
@@ -162,7 +167,7 @@ impl Registry {
         let departed = self.departed.values().filter(|presence| {
             self.by_id.get(&presence.node.id).is_none_or(|known| known.streams.is_empty())
         });
-        departed.chain(self.connected.values()).map(|presence| self.told(presence)).collect()
+        departed.chain(self.connected.values()).map(|presence| self.with_load_report(presence)).collect()
     }
 
     pub(super) fn find(&mut self, id: &str, now: Timestamp) -> Option<Presence> {
@@ -170,10 +175,10 @@ impl Registry {
         let known = self.by_id.get(id)?;
         let newest = known.streams.last().and_then(|stream| self.connected.get(stream));
         let departed = known.departed.and_then(|departed| self.departed.get(&departed));
-        newest.or(departed).map(|presence| self.told(presence))
+        newest.or(departed).map(|presence| self.with_load_report(presence))
     }
 
-    fn told(&self, presence: &Presence) -> Presence {
+    fn with_load_report(&self, presence: &Presence) -> Presence {
         let known = self.by_id.get(&presence.node.id);
         Presence { last_load_report: known.and_then(|known| known.last_load_report), ..presence.clone() }
     }
@@ -187,29 +192,29 @@ impl Registry {
                 return;
             }
             let (departure, id) = (*departure, presence.node.id.clone());
-            self.forget(departure);
+            self.remove_departed(departure);
             if let Some(known) = self.by_id.get_mut(&id) {
                 known.departed = None;
             }
-            self.tidy(&id);
+            self.remove_if_unknown(&id);
         }
     }
 
-    fn forget(&mut self, departure: u64) -> Option<Presence> {
+    fn remove_departed(&mut self, departure: u64) -> Option<Presence> {
         let presence = self.departed.remove(&departure)?;
         self.departed_bytes -= presence.weight();
         Some(presence)
     }
 
-    fn tidy(&mut self, id: &str) {
-        let is_nobody =
+    fn remove_if_unknown(&mut self, id: &str) {
+        let is_unknown =
             |known: &NodeRecord| known.streams.is_empty() && known.departed.is_none() && known.reporters == 0;
-        if self.by_id.get(id).is_some_and(is_nobody) {
+        if self.by_id.get(id).is_some_and(is_unknown) {
             self.by_id.remove(id);
         }
     }
 
-    fn number(&mut self) -> u64 {
+    fn next_number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
@@ -218,7 +223,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nodes::AckState;
+    use crate::nodes::status::AckState;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).expect("within the calendar")
@@ -246,7 +251,7 @@ mod tests {
     fn a_node_that_left_is_remembered_for_an_hour() {
         let mut nodes = Registry::default();
         let stream = nodes.connect(node("a"), None, at(0));
-        nodes.note(stream, 1, acked(ResourceType::Cluster), at(1));
+        nodes.record(stream, 1, acked(ResourceType::Cluster), at(1));
         nodes.disconnect(stream, at(10));
         assert_eq!(listed(&mut nodes, 3610), ["a left 10 clusters"]);
         assert_eq!(listed(&mut nodes, 3611), Vec::<String>::new());
@@ -270,7 +275,7 @@ mod tests {
         let mut nodes = Registry::default();
         let old = nodes.connect(node("a"), None, at(0));
         let new = nodes.connect(node("a"), None, at(5));
-        nodes.note(new, 1, acked(ResourceType::Listener), at(5));
+        nodes.record(new, 1, acked(ResourceType::Listener), at(5));
         nodes.disconnect(old, at(6));
         assert_eq!(listed(&mut nodes, 7), ["a listeners"]);
         assert_eq!(nodes.find("a", at(7)).and_then(|presence| presence.disconnected_at), None);
@@ -281,8 +286,8 @@ mod tests {
         let mut nodes = Registry::default();
         let clusters = nodes.connect(node("a"), None, at(0));
         let listeners = nodes.connect(node("a"), None, at(0));
-        nodes.note(clusters, 1, acked(ResourceType::Cluster), at(1));
-        nodes.note(listeners, 1, acked(ResourceType::Listener), at(1));
+        nodes.record(clusters, 1, acked(ResourceType::Cluster), at(1));
+        nodes.record(listeners, 1, acked(ResourceType::Listener), at(1));
         nodes.disconnect(clusters, at(10));
         nodes.disconnect(listeners, at(11));
         assert_eq!(listed(&mut nodes, 12), ["a left 11 clusters,listeners"]);
@@ -336,10 +341,12 @@ mod tests {
             let status = TypeStatus { state: AckState::Nacked, version: None, current, error: Some("no") };
             [(ResourceType::Cluster, status)]
         };
-        nodes.note(stream, 1, refused(false), at(1));
-        nodes.note(stream, 1, refused(true), at(2));
-        let noted = nodes.find("a", at(3)).map(|mut presence| presence.types.remove(&ResourceType::Cluster));
-        let noted = noted.flatten().expect("it was noted");
-        assert_eq!((noted.since, noted.last_error), (at(1), Some(("no".to_owned(), at(1)))));
+        nodes.record(stream, 1, refused(false), at(1));
+        nodes.record(stream, 1, refused(true), at(2));
+        let status = nodes.find("a", at(3)).map(|mut presence| presence.types.remove(&ResourceType::Cluster));
+        let status = status.flatten().expect("it was recorded");
+        let nack = Nack { node: "a".into(), generation: 1, error: "no".into(), at: at(1) };
+        assert_eq!((status.since, status.last_nack), (at(1), Some(Arc::new(nack))));
+        assert_eq!(nodes.nacks.len(), 1);
     }
 }

@@ -22,7 +22,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::build::snapshot::{ResourceSet, Snapshot};
 use crate::cache::Cache;
 use crate::envoy::ResourceType;
-use crate::nodes::{AckState, Nodes, Presence, RecordedStatus};
+use crate::nodes::Nodes;
+use crate::nodes::status::{AckState, Presence, RecordedStatus};
 
 /// Upper bound on the resources in one answer, over all nodes: they all go into one message. A larger answer
 /// is refused.

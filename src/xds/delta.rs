@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use crate::build::snapshot::{MAX_PIECE, Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::envoy::ResourceType;
-use crate::nodes::{AckState, TypeStatus};
+use crate::nodes::status::{AckState, TypeStatus};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, Standing, Standings};
 use crate::xds::quarantine::Quarantine;

@@ -261,7 +261,7 @@ impl HealthDiscovery {
                 message = requests.message() => {
                     let Some(message) = message? else { return Ok(None) };
                     let findings = asked.count(read(&message)?, Instant::now());
-                    self.nodes.found(node, asked.interval(), findings).await;
+                    self.nodes.report_checks(node, asked.interval(), findings).await;
                 }
                 is_open = changed => match is_open {
                     true => *is_due = true,

@@ -97,7 +97,7 @@ impl LoadReports {
             })?;
             gate.identify(peer.as_ref(), &id, &cluster)?;
             let [region, zone, sub_zone] = place;
-            let reporter = nodes.reports(id, Locality { region, zone, sub_zone }).await;
+            let reporter = nodes.begin_load_reports(id, Locality { region, zone, sub_zone }).await;
             let mut seat = Seat::take(pace);
             yield frame::whole(&asked(seat.place.interval));
             let end = limits.end();

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::build::snapshot::{Resource, ResourceSet};
 use crate::envoy::ResourceType;
-use crate::nodes::AckState;
+use crate::nodes::status::AckState;
 
 /// Time for which listeners and routes wait for the acknowledgement of the clusters. Envoy itself stops
 /// waiting for the endpoints of a cluster after at most 15 s.

@@ -599,7 +599,7 @@ impl<P: Protocol> Session<P> {
             self.shared.metrics.nacked(resource_type);
             self.shared.nodes.events().publish(&Event::Nack { node, resource_type, version, names, error });
         }
-        self.connection.note(self.snapshots.seen(), self.stream.statuses());
+        self.connection.record(self.snapshots.seen(), self.stream.statuses());
         self.impatient_at = match (self.stream.is_waiting(), self.impatient_at) {
             (false, _) => None,
             (true, at) => at.or_else(|| Some(Instant::now() + order::PATIENCE)),

@@ -12,7 +12,7 @@ use envoy_types::pb::google::rpc::Status;
 
 use crate::build::snapshot::{Resource, ResourceSet, Snapshot, Variant, Version};
 use crate::envoy::ResourceType;
-use crate::nodes::{AckState, TypeStatus};
+use crate::nodes::status::{AckState, TypeStatus};
 use crate::xds::frame::Response;
 use crate::xds::order::{self, GATED, Standing, Standings};
 use crate::xds::quarantine::Quarantine;
