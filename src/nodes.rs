@@ -28,7 +28,7 @@ use crate::telemetry::events::{Event, Events};
 /// Number of reports that are queued; further reporters wait.
 const MAX_QUEUED_REPORTS: usize = 64;
 
-/// Status of all Envoys. Cheap to clone: clones share.
+/// Status of all Envoys. Cheap to clone: clones share their state.
 ///
 /// The mutex is a blocking one: it is held while a few fields are copied and never across an await.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +48,7 @@ struct WakeSignal {
 }
 
 impl Nodes {
-    /// Creates an empty fleet that publishes connections and disconnections in `events`.
+    /// Creates an empty registry that publishes connections and disconnections in `events`.
     pub fn new(events: Events) -> Self {
         Self { events, ..Self::default() }
     }

@@ -26,7 +26,6 @@ use crate::config::document::Kind;
 use crate::config::{Level, Violation};
 use crate::control::rollout::canary::{Load, Phase, Policy, Refusal, Rollout, Sighting, View};
 use crate::control::{Reading, State, build_here, edits, put};
-use crate::envoy::load_totals::LoadTotals;
 use crate::inspect::plan;
 use crate::nodes::Nodes;
 use crate::nodes::status::{AckState, Presence, RecordedStatus};
@@ -453,14 +452,14 @@ fn sighting(nodes: &Nodes, id: &str, candidate: &Build) -> Option<Sighting> {
     let streams = nodes.streams(id);
     let types = || streams.iter().flat_map(|presence| presence.types.values());
     let is_pending = |noted: &RecordedStatus| !noted.current || noted.state == AckState::Pending;
-    let LoadTotals { requests, errors, .. } = nodes.totals(id);
+    let totals = nodes.totals(id);
     Some(Sighting {
         id: id.to_owned(),
         fleet: candidate.fleet_of(&streams.first()?.node).to_string(),
         seen: streams.iter().map(|presence| presence.generation).min()?,
         is_pending: types().next().is_none() || types().any(is_pending),
         errors: types().filter_map(|noted| noted.error.clone()).collect(),
-        load: Load { requests, errors },
+        load: Load { requests: totals.requests, errors: totals.errors },
     })
 }
 

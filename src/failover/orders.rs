@@ -110,7 +110,7 @@ impl Orders {
 
     /// Returns the orders without expired states and pins.
     #[must_use]
-    pub fn at(&self, now: Timestamp) -> Self {
+    pub fn without_expired(&self, now: Timestamp) -> Self {
         let mut orders = self.clone();
         orders.states.retain(|_, order| !order.metadata.is_expired(now));
         orders.pins.retain(|_, pin| !pin.metadata.is_expired(now));
@@ -121,7 +121,7 @@ impl Orders {
     /// running drills reverted, since nothing watched them meanwhile.
     #[must_use]
     pub fn restarted(&self, now: Timestamp) -> Self {
-        let mut orders = self.at(now);
+        let mut orders = self.without_expired(now);
         for drill in orders.drills.values_mut().filter(|drill| drill.is_running()) {
             drill.revert(now, "the control plane was restarted");
         }
@@ -183,7 +183,7 @@ mod tests {
         drained(&mut orders, "zone=a", None);
         orders.pins.insert(shop(), PinOrder { priority: 1, metadata: metadata(Some(20)) });
         let left = |now| {
-            let orders = orders.at(at(now));
+            let orders = orders.without_expired(at(now));
             (orders.states.len(), orders.pins.len())
         };
         assert_eq!([left(9), left(10), left(20)], [(2, 1), (1, 1), (1, 0)]);

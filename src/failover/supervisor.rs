@@ -231,7 +231,7 @@ impl Supervisor {
         ledger.history.update_counts(|name| view.traffic.totals(name));
         let removed = ledger.history.end_removed(now, |name| build.model.upstreams.contains_key(name));
         executor.record_failovers(&ledger.history, &removed).await?;
-        let mut orders = ledger.orders.at(now);
+        let mut orders = ledger.orders.without_expired(now);
         drills.update(&mut orders, view);
         let reassigned = outlasting.reassign_causes(ledger, &mut orders, view);
         executor.record_failovers(&ledger.history, &reassigned).await?;

@@ -66,7 +66,7 @@ impl EndpointOverrides {
     /// Returns the state given to a target, directly or through its tier, zone or region; the worst of
     /// several.
     pub fn state(&self, target: &Target) -> Option<OverrideState> {
-        self.states.iter().filter(|(part, _)| part.includes(target)).map(|(_, state)| *state).max()
+        self.states.iter().filter(|(selector, _)| selector.includes(target)).map(|(_, state)| *state).max()
     }
 
     /// Returns the position at which a tier serves; 0 serves first.

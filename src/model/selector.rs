@@ -32,10 +32,11 @@ impl TargetSelector {
     ///
     /// Returns a message and a suggestion if the text is not valid or matches no target of the upstream.
     pub fn parse(text: &str, upstream: &Upstream) -> Result<Self, SelectorError> {
-        let part = Self::read(text)?;
-        match upstream.targets.iter().any(|target| part.includes(target)) {
-            true => Ok(part),
-            false => Err(part.absent_in(upstream)),
+        let selector = Self::read(text)?;
+        if upstream.targets.iter().any(|target| selector.includes(target)) {
+            Ok(selector)
+        } else {
+            Err(selector.absent_in(upstream))
         }
     }
 
@@ -45,7 +46,7 @@ impl TargetSelector {
     ///
     /// Returns a message and a suggestion if the text is not valid.
     pub fn read(text: &str) -> Result<Self, SelectorError> {
-        let part = match text.split_once('=') {
+        let selector = match text.split_once('=') {
             Some(("region", name)) => Self::Region(name.to_owned()),
             Some(("zone", name)) => Self::Zone(name.to_owned()),
             Some(("sub_zone", name)) => Self::SubZone(name.to_owned()),
@@ -63,7 +64,7 @@ impl TargetSelector {
             }
             None => Self::Target(Address::parse(text).map_err(|(message, help)| (message, help.to_owned()))?),
         };
-        Ok(part)
+        Ok(selector)
     }
 
     /// True if the selection includes this target.

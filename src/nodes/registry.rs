@@ -55,7 +55,7 @@ impl Presence {
         let length = |error: &String| error.len();
         let errors = self.types.values().map(|status| {
             status.error.as_ref().map_or(0, length)
-                + status.last_nack.as_ref().map_or(0, |nack| nack.error.len())
+                + status.last_nack.as_ref().map_or(0, |nack| nack.error.len() + nack.node.len())
         });
         self.node.weight() + errors.sum::<usize>()
     }
@@ -64,9 +64,9 @@ impl Presence {
 impl Registry {
     pub(super) fn connect(&mut self, node: Node, address: Option<SocketAddr>, now: Timestamp) -> u64 {
         let stream = self.next_number();
-        let known = self.by_id.entry(node.id.clone()).or_default();
-        known.streams.push(stream);
-        if let Some(departed) = known.departed.take() {
+        let record = self.by_id.entry(node.id.clone()).or_default();
+        record.streams.push(stream);
+        if let Some(departed) = record.departed.take() {
             self.remove_departed(departed);
         }
         let presence = Presence {
@@ -93,16 +93,16 @@ impl Registry {
         presence.generation = generation;
         for (resource_type, status) in statuses {
             let TypeStatus { state, version, current, error } = status;
-            let known = presence.types.get(&resource_type);
-            if known.is_some_and(|known| {
-                (known.state, known.version, known.current, known.error.as_deref())
+            let last = presence.types.get(&resource_type);
+            if last.is_some_and(|last| {
+                (last.state, last.version, last.current, last.error.as_deref())
                     == (state, version, current, error)
             }) {
                 continue;
             }
-            let since = known.filter(|known| known.state == state).map_or(now, |known| known.since);
-            let is_new = known.is_none_or(|known| known.error.as_deref() != error);
-            let mut last_nack = known.and_then(|known| known.last_nack.clone());
+            let since = last.filter(|last| last.state == state).map_or(now, |last| last.since);
+            let is_new = last.is_none_or(|last| last.error.as_deref() != error);
+            let mut last_nack = last.and_then(|last| last.last_nack.clone());
             if let Some(error) = error.filter(|_| is_new) {
                 let (node, error) = (presence.node.id.clone(), error.to_owned());
                 let nack = Arc::new(Nack { node, generation, error, at: now });
@@ -122,9 +122,9 @@ impl Registry {
     pub(super) fn disconnect(&mut self, stream: u64, now: Timestamp) {
         let Some(mut presence) = self.connected.remove(&stream) else { return };
         let departure = self.next_number();
-        let Some(known) = self.by_id.get_mut(&presence.node.id) else { return };
-        known.streams.retain(|other| *other != stream);
-        let earlier = known.departed.replace(departure);
+        let Some(record) = self.by_id.get_mut(&presence.node.id) else { return };
+        record.streams.retain(|other| *other != stream);
+        let earlier = record.departed.replace(departure);
         if let Some(earlier) = earlier.and_then(|earlier| self.remove_departed(earlier)) {
             for (resource_type, status) in earlier.types {
                 presence.types.entry(resource_type).or_insert(status);
@@ -138,7 +138,7 @@ impl Registry {
 
     /// Returns the number of streams of a node.
     pub(super) fn streams(&self, id: &str) -> usize {
-        self.by_id.get(id).map_or(0, |known| known.streams.len())
+        self.by_id.get(id).map_or(0, |record| record.streams.len())
     }
 
     pub(super) fn begin_reports(&mut self, id: &str) {
@@ -146,17 +146,17 @@ impl Registry {
     }
 
     pub(super) fn report(&mut self, id: &str, totals: LoadTotals, now: Timestamp) {
-        if let Some(known) = self.by_id.get_mut(id) {
-            known.last_load_report = Some(now);
-            known.totals = known.totals.plus(totals);
+        if let Some(record) = self.by_id.get_mut(id) {
+            record.last_load_report = Some(now);
+            record.totals = record.totals.plus(totals);
         }
     }
 
     /// Returns true if this was the last load report stream of the node.
     pub(super) fn end_reports(&mut self, id: &str) -> bool {
-        let left = self.by_id.get_mut(id).map(|known| {
-            known.reporters -= 1;
-            known.reporters
+        let left = self.by_id.get_mut(id).map(|record| {
+            record.reporters -= 1;
+            record.reporters
         });
         self.remove_if_unknown(id);
         left == Some(0)
@@ -165,22 +165,22 @@ impl Registry {
     pub(super) fn list(&mut self, now: Timestamp) -> Vec<Presence> {
         self.expire(now);
         let departed = self.departed.values().filter(|presence| {
-            self.by_id.get(&presence.node.id).is_none_or(|known| known.streams.is_empty())
+            self.by_id.get(&presence.node.id).is_none_or(|record| record.streams.is_empty())
         });
         departed.chain(self.connected.values()).map(|presence| self.with_load_report(presence)).collect()
     }
 
     pub(super) fn find(&mut self, id: &str, now: Timestamp) -> Option<Presence> {
         self.expire(now);
-        let known = self.by_id.get(id)?;
-        let newest = known.streams.last().and_then(|stream| self.connected.get(stream));
-        let departed = known.departed.and_then(|departed| self.departed.get(&departed));
+        let record = self.by_id.get(id)?;
+        let newest = record.streams.last().and_then(|stream| self.connected.get(stream));
+        let departed = record.departed.and_then(|departed| self.departed.get(&departed));
         newest.or(departed).map(|presence| self.with_load_report(presence))
     }
 
     fn with_load_report(&self, presence: &Presence) -> Presence {
-        let known = self.by_id.get(&presence.node.id);
-        Presence { last_load_report: known.and_then(|known| known.last_load_report), ..presence.clone() }
+        let record = self.by_id.get(&presence.node.id);
+        Presence { last_load_report: record.and_then(|record| record.last_load_report), ..presence.clone() }
     }
 
     /// Forgets nodes that disconnected too long ago, and the oldest ones if there are too many.
@@ -193,8 +193,8 @@ impl Registry {
             }
             let (departure, id) = (*departure, presence.node.id.clone());
             self.remove_departed(departure);
-            if let Some(known) = self.by_id.get_mut(&id) {
-                known.departed = None;
+            if let Some(record) = self.by_id.get_mut(&id) {
+                record.departed = None;
             }
             self.remove_if_unknown(&id);
         }
@@ -207,8 +207,9 @@ impl Registry {
     }
 
     fn remove_if_unknown(&mut self, id: &str) {
-        let is_unknown =
-            |known: &NodeRecord| known.streams.is_empty() && known.departed.is_none() && known.reporters == 0;
+        let is_unknown = |record: &NodeRecord| {
+            record.streams.is_empty() && record.departed.is_none() && record.reporters == 0
+        };
         if self.by_id.get(id).is_some_and(is_unknown) {
             self.by_id.remove(id);
         }

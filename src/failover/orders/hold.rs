@@ -75,7 +75,7 @@ pub enum HoldOutcome {
 /// Observed state of the primaries of a held standby.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrimariesStatus {
-    /// True if the primaries serve; none without requests to tell by.
+    /// True if the primaries serve; none without requests to judge by.
     pub serves: Option<bool>,
     /// True if a primary is healthy; none if unknown.
     pub is_healthy: Option<bool>,
@@ -248,9 +248,9 @@ mod tests {
     fn check(release: Release, seen: &[(i64, impl Into<Option<bool>> + Copy, &str)]) {
         let failback = Failback { release, at_most: None };
         let mut hold = Hold::new(1, at(0), &failback, false);
-        for (second, home_serves, expected) in seen {
-            let home = PrimariesStatus { serves: (*home_serves).into(), is_healthy: None };
-            let next = hold.next(at(*second), &failback, home);
+        for (second, primaries_serve, expected) in seen {
+            let primaries = PrimariesStatus { serves: (*primaries_serve).into(), is_healthy: None };
+            let next = hold.next(at(*second), &failback, primaries);
             assert_eq!(words(&next), *expected, "at {second}");
             match next {
                 HoldOutcome::Hold(next) => hold = next,
@@ -285,8 +285,8 @@ mod tests {
         let check = |is_flapping: bool, seen: &[(i64, Option<bool>, &str)]| {
             let mut hold = Hold::new(1, at(0), &failback, is_flapping);
             for (second, is_healthy, expected) in seen {
-                let home = PrimariesStatus { serves: Some(false), is_healthy: *is_healthy };
-                let next = hold.next(at(*second), &failback, home);
+                let primaries = PrimariesStatus { serves: Some(false), is_healthy: *is_healthy };
+                let next = hold.next(at(*second), &failback, primaries);
                 assert_eq!(words(&next), *expected, "at {second}");
                 let HoldOutcome::Hold(next) = next else { panic!("it is over at {second}") };
                 hold = next;
