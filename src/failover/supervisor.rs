@@ -5,7 +5,7 @@
 //! [`history`](crate::failover::history). This module makes their results durable and publishes them: to
 //! Envoys through the [`Control`], to clients as events. Orders are durable before they are published.
 //!
-//! One task owns the ledger at a time: it holds the lock of [`Supervision`] while it derives the next orders
+//! One task owns the ledger at a time: it holds the lock of `Supervision` while it derives the next orders
 //! and puts them in force. Readers get a copy of the ledger as of the last change.
 
 mod announce;
