@@ -26,11 +26,11 @@ use understudy::build::{Build, Inputs, build};
 use understudy::config::document::Kind;
 use understudy::envoy::loads::LoadReport;
 use understudy::envoy::{ResourceType, canonical};
-use understudy::failover::traffic::Live;
+use understudy::failover::traffic::Traffic;
 use understudy::inspect::simulate::simulate;
 use understudy::model::Model;
 use understudy::model::name::Name;
-use understudy::model::selector::Part;
+use understudy::model::selector::TargetSelector;
 
 use understudy::xds::stream::protocol::{DiscoveryStream, StreamContext};
 use understudy::xds::stream::sotw::SotwStream;
@@ -148,7 +148,8 @@ fn simulations(criterion: &mut Criterion) {
         let build = built(&Inputs { files, ..Inputs::default() }, None);
         let upstream = build.model.upstreams.values().next().expect("one was declared");
         let down = ["priority=0", "10.0.0.1:80"];
-        let down = down.map(|part| Part::parse(part, upstream).expect("it is a part of the upstream"));
+        let down =
+            down.map(|part| TargetSelector::parse(part, upstream).expect("it is a part of the upstream"));
         group.bench_function(BenchmarkId::new("half is down, of", targets), |bench| {
             bench.iter(|| simulate(upstream, &build.addresses, None, black_box(&down)));
         });
@@ -289,11 +290,11 @@ fn report(upstreams: usize) -> LoadStatsRequest {
 fn folds(criterion: &mut Criterion) {
     let build = built(&inputs(1_000, 100), None);
     let bytes = report(1_000).encode_to_vec();
-    let (live, report) = (Live::default(), LoadReport::read(&bytes).expect("it is one"));
+    let (live, report) = (Traffic::default(), LoadReport::read(&bytes).expect("it is one"));
     let at = jiff::Timestamp::UNIX_EPOCH;
     let mut group = criterion.benchmark_group("live");
     group.bench_function("a report of 1,000 clusters", |bench| {
-        bench.iter(|| live.fold("edge-1", at, &report, &build).len());
+        bench.iter(|| live.ingest("edge-1", at, &report, &build).len());
     });
     group.bench_function("reading it", |bench| {
         bench.iter(|| LoadReport::read(&bytes).expect("it is one").len());

@@ -22,9 +22,10 @@ use crate::config::Violation;
 use crate::control::{self, Control, WriteError};
 use crate::failover::ledger::Ledger;
 use crate::failover::supervisor::Supervisor;
-use crate::failover::traffic::Live;
+use crate::failover::traffic::Traffic;
 use crate::model::documents::Files;
-use crate::nodes::{NodeReport, Nodes};
+use crate::nodes::Nodes;
+use crate::nodes::report::NodeReport;
 use crate::source::files;
 use crate::source::resolve::DnsResolver;
 use crate::source::watch as watcher;
@@ -203,12 +204,12 @@ impl App {
         let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         tokio::spawn(reload_on(hangup, control.clone(), paths.clone()));
         let door = control.clone();
-        let loads = nodes.loads();
+        let loads = nodes.subscribe_reports();
         let guard = PortGuard::new(StreamLimits::default());
         let guard = guard.with_metrics(metrics.clone()).with_identity(identity);
         let discovery = DiscoveryService::new(cache.clone(), nodes.clone(), &identifier(), guard);
         let access = Access::new(policy, control.store().clone()).context("cannot read the tokens")?;
-        let live = Arc::new(Live::default());
+        let live = Arc::new(Traffic::default());
         let notifier = Notifier::default();
         let telling = (notifier.clone(), events.clone(), cache.clone());
         let supervisor = Supervisor::new(control.clone(), cache.clone(), live, events.clone(), ledger);
@@ -340,7 +341,7 @@ async fn serve_xds(
 }
 
 async fn conduct(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> anyhow::Result<()> {
-    tokio::join!(supervisor.run(), supervisor.listen(loads));
+    tokio::join!(supervisor.run(), supervisor.ingest_reports(loads));
     Ok(())
 }
 

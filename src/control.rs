@@ -534,7 +534,7 @@ impl State {
                     tokio::select! {
                         task = queue.recv() => task.map_or(Wake::End, Wake::Task),
                         () = self.resolver.changed() => Wake::Addresses,
-                        () = self.nodes.stirs() => Wake::Nodes,
+                        () = self.nodes.changed() => Wake::Nodes,
                         () = due(until) => Wake::Nodes,
                         () = passed(self.build.until) => Wake::Clock,
                     }

@@ -5,6 +5,7 @@ pub mod checks;
 pub mod descriptors;
 pub mod fields;
 pub mod json;
+pub mod load_totals;
 pub mod loads;
 pub mod merge;
 pub mod node;

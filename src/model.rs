@@ -9,6 +9,7 @@
 //! must not be split.
 
 pub mod addresses;
+pub mod cause;
 pub mod certificate;
 pub mod cookie;
 pub mod documents;

@@ -3,8 +3,9 @@
 
 pub mod nack;
 mod registry;
+pub mod report;
+pub mod status;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,149 +16,40 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 
-use crate::build::snapshot::resource::Version;
+use self::registry::Registry;
+use self::report::NodeReport;
+use self::status::{Nack, Presence, TypeStatus};
 use crate::envoy::ResourceType;
 use crate::envoy::checks::CheckResults;
+use crate::envoy::load_totals::LoadTotals;
 use crate::envoy::loads::LoadReport;
 use crate::envoy::node::{Locality, Node};
-use crate::nodes::registry::Registry;
 use crate::telemetry::events::{Event, Events};
 
-/// Outcome of the last response of a type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// No answer yet; Envoy does not answer while a cluster is warming.
-    Pending,
-    /// Acknowledged.
-    Acked,
-    /// Refused; the client keeps its earlier config.
-    Nacked,
-}
-
-/// Status of one type on a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TypeStatus<'a> {
-    /// Outcome of the last response.
-    pub state: State,
-    /// Version of the last acknowledged response; none before the first ACK.
-    pub version: Option<Version>,
-    /// True if the client was sent everything that it asked for from the newest snapshot.
-    pub current: bool,
-    /// Error text of the client, while it refuses.
-    pub error: Option<&'a str>,
-}
-
-/// Status of one type on a stream, with times, as it was recorded.
-#[derive(Debug, Clone)]
-pub struct Noted {
-    /// Outcome of the last response.
-    pub state: State,
-    /// Time since which the type has this outcome.
-    pub since: Timestamp,
-    /// Version of the last acknowledged response; none before the first ACK.
-    pub version: Option<Version>,
-    /// True if the client was sent everything that it asked for from the newest snapshot.
-    pub current: bool,
-    /// Error text of the client, while it refuses.
-    pub error: Option<String>,
-    /// Text and time of the last refusal, kept after the client has recovered.
-    pub last_error: Option<(String, Timestamp)>,
-}
-
-/// A stream of an Envoy, or the last status of an Envoy that disconnected.
-#[derive(Debug, Clone)]
-pub struct Presence {
-    /// Identity of the Envoy.
-    pub node: Node,
-    /// Remote address of the connection, if known.
-    pub address: Option<SocketAddr>,
-    /// Time at which the stream began.
-    pub connected_at: Timestamp,
-    /// Time at which its last stream ended; none while it is connected.
-    pub disconnected_at: Option<Timestamp>,
-    /// Time of its last load report; none before the first.
-    pub last_load_report: Option<Timestamp>,
-    /// Newest generation that its types were compared with.
-    pub seen: u64,
-    /// Status of the types that it asked for.
-    pub types: BTreeMap<ResourceType, Noted>,
-}
-
-/// A message about the load of an Envoy, or about the targets that it checked for the control plane.
-#[derive(Debug)]
-pub enum NodeReport {
-    /// Load that the Envoy sent to each cluster since its last report.
-    Load {
-        /// Node id.
-        node: String,
-        /// Content of the report.
-        report: LoadReport,
-    },
-    /// Results of the health checks that the Envoy runs for the control plane.
-    Checked {
-        /// Node id.
-        node: String,
-        /// Interval at which it reports them.
-        interval: Duration,
-        /// Health of the endpoints.
-        findings: CheckResults,
-    },
-    /// Start of load reports.
-    Here {
-        /// Node id.
-        node: String,
-        /// Locality of the Envoy.
-        place: Locality,
-    },
-    /// End of load reports.
-    Left {
-        /// Node id.
-        node: String,
-    },
-}
-
 /// Number of reports that are queued; further reporters wait.
-const REPORTS: usize = 64;
+const MAX_QUEUED_REPORTS: usize = 64;
 
-/// Status of all Envoys. Cheap to clone: clones share.
+/// Status of all Envoys. Cheap to clone: clones share their state.
 ///
 /// The mutex is a blocking one: it is held while a few fields are copied and never across an await.
 #[derive(Debug, Clone, Default)]
 pub struct Nodes {
     nodes: Arc<Mutex<Registry>>,
     events: Events,
-    signal: Arc<Signal>,
-    /// Channel to the single consumer of load reports; unset before [`Nodes::loads`].
+    signal: Arc<WakeSignal>,
+    /// Channel to the single consumer of load reports; unset before [`Nodes::subscribe_reports`].
     listener: Arc<OnceLock<mpsc::Sender<NodeReport>>>,
 }
 
-/// Wakes the task that waits in [`Nodes::stirs`].
+/// Wakes the task that waits in [`Nodes::changed`].
 #[derive(Debug, Default)]
-struct Signal {
+struct WakeSignal {
     notify: Notify,
     is_close: AtomicBool,
 }
 
-/// Start of a refusal by an Envoy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// Node id.
-    pub node: String,
-    /// Newest generation that it was sent.
-    pub seen: u64,
-}
-
-/// Requests that an Envoy sent to targets, by its load reports.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Completed requests, successful or not.
-    pub requests: u64,
-    /// Failed requests among them.
-    pub errors: u64,
-}
-
 impl Nodes {
-    /// Creates an empty fleet that publishes connections and disconnections in `events`.
+    /// Creates an empty registry that publishes connections and disconnections in `events`.
     pub fn new(events: Events) -> Self {
         Self { events, ..Self::default() }
     }
@@ -168,7 +60,7 @@ impl Nodes {
     }
 
     /// Records a new stream; it counts as connected until the guard is dropped.
-    pub fn connect(&self, node: Node, address: Option<SocketAddr>) -> Connection {
+    pub fn connect(&self, node: Node, address: Option<SocketAddr>) -> StreamGuard {
         let (id, cluster) = (node.id.clone(), node.cluster.clone());
         let mut nodes = self.lock();
         let stream = nodes.connect(node, address, Timestamp::now());
@@ -176,13 +68,13 @@ impl Nodes {
             self.events.publish(&Event::Connected { node: id, cluster });
         }
         drop(nodes);
-        self.stirred(false);
-        Connection { nodes: self.clone(), stream }
+        self.wake(false);
+        StreamGuard { nodes: self.clone(), stream }
     }
 
     /// Returns the channel of load reports and check results from now on. Only the first call gets them.
-    pub fn loads(&self) -> mpsc::Receiver<NodeReport> {
-        let (sender, receiver) = mpsc::channel(REPORTS);
+    pub fn subscribe_reports(&self) -> mpsc::Receiver<NodeReport> {
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_REPORTS);
         // A second receiver is closed at once.
         let _ = self.listener.set(sender);
         receiver
@@ -190,23 +82,23 @@ impl Nodes {
 
     /// Queues the check results of a node, which reports them at this interval; waits while the queue is
     /// full.
-    pub async fn found(&self, node: &str, interval: Duration, findings: CheckResults) {
-        self.tell(NodeReport::Checked { node: node.to_owned(), interval, findings }).await;
+    pub async fn report_checks(&self, node: &str, interval: Duration, findings: CheckResults) {
+        self.queue(NodeReport::HealthChecks { node: node.to_owned(), interval, findings }).await;
     }
 
-    async fn tell(&self, heard: NodeReport) {
+    async fn queue(&self, report: NodeReport) {
         if let Some(listener) = self.listener.get() {
             // The receiver is gone when the server shuts down.
-            let _ = listener.send(heard).await;
+            let _ = listener.send(report).await;
         }
     }
 
     /// Records that a node at this locality began to report its load, which it does until the guard is
     /// dropped.
-    pub async fn reports(&self, node: String, place: Locality) -> Reporter {
+    pub async fn begin_load_reports(&self, node: String, locality: Locality) -> ReporterGuard {
         self.lock().begin_reports(&node);
-        let reporter = Reporter { nodes: self.clone(), node };
-        self.tell(NodeReport::Here { node: reporter.node.clone(), place }).await;
+        let reporter = ReporterGuard { nodes: self.clone(), node };
+        self.queue(NodeReport::Joined { node: reporter.node.clone(), locality }).await;
         reporter
     }
 
@@ -224,33 +116,33 @@ impl Nodes {
     /// Returns the streams of a node, oldest first.
     pub fn streams(&self, id: &str) -> Vec<Presence> {
         let nodes = self.lock();
-        let streams = nodes.by_id.get(id).map(|known| known.streams.as_slice()).unwrap_or_default();
+        let streams = nodes.by_id.get(id).map(|record| record.streams.as_slice()).unwrap_or_default();
         streams.iter().filter_map(|stream| nodes.connected.get(stream).cloned()).collect()
     }
 
     /// Returns the sum of the load reports of a node.
-    pub fn totals(&self, id: &str) -> Totals {
-        self.lock().by_id.get(id).map(|known| known.totals).unwrap_or_default()
+    pub fn totals(&self, id: &str) -> LoadTotals {
+        self.lock().by_id.get(id).map(|record| record.totals).unwrap_or_default()
     }
 
     /// Waits until an Envoy refuses something; in close mode ([`Self::follow_closely`]) also until one
     /// connects, disconnects, answers or reports its load. Only one task may wait.
-    pub async fn stirs(&self) {
+    pub async fn changed(&self) {
         self.signal.notify.notified().await;
     }
 
-    /// Switches the close mode of [`Self::stirs`], in which all events wake it, on or off.
+    /// Switches the close mode of [`Self::changed`], in which all events wake it, on or off.
     pub fn follow_closely(&self, is_close: bool) {
         self.signal.is_close.store(is_close, Ordering::Relaxed);
     }
 
-    /// Takes the refusals since the last call.
-    pub fn take_refusals(&self) -> Vec<Refused> {
-        std::mem::take(&mut self.lock().refusals)
+    /// Takes the refusals that began since the last call.
+    pub fn take_nacks(&self) -> Vec<Arc<Nack>> {
+        std::mem::take(&mut self.lock().nacks)
     }
 
-    fn stirred(&self, is_refusal: bool) {
-        if is_refusal || self.signal.is_close.load(Ordering::Relaxed) {
+    fn wake(&self, is_nack: bool) {
+        if is_nack || self.signal.is_close.load(Ordering::Relaxed) {
             self.signal.notify.notify_one();
         }
     }
@@ -272,25 +164,29 @@ impl Nodes {
 
 /// Guard of one stream in the [`Nodes`].
 #[derive(Debug)]
-pub struct Connection {
+pub struct StreamGuard {
     nodes: Nodes,
     stream: u64,
 }
 
-impl Connection {
-    /// Records the status of the stream with the newest generation that it has seen. The time of an
+impl StreamGuard {
+    /// Records the status of the stream with the newest generation that it was compared with. The time of an
     /// unchanged status is kept.
-    pub fn note<'a>(&self, seen: u64, statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>) {
-        let refusals = {
+    pub fn record<'a>(
+        &self,
+        generation: u64,
+        statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>,
+    ) {
+        let has_nacks = {
             let mut nodes = self.nodes.lock();
-            nodes.note(self.stream, seen, statuses, Timestamp::now());
-            !nodes.refusals.is_empty()
+            nodes.record(self.stream, generation, statuses, Timestamp::now());
+            !nodes.nacks.is_empty()
         };
-        self.nodes.stirred(refusals);
+        self.nodes.wake(has_nacks);
     }
 }
 
-impl Drop for Connection {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         let mut nodes = self.nodes.lock();
         let id = nodes.connected.get(&self.stream).map(|presence| presence.node.id.clone());
@@ -299,35 +195,34 @@ impl Drop for Connection {
             self.nodes.events.publish(&Event::Disconnected { node });
         }
         drop(nodes);
-        self.nodes.stirred(false);
+        self.nodes.wake(false);
     }
 }
 
 /// Guard of a node's stream of load reports.
 #[derive(Debug)]
-pub struct Reporter {
+pub struct ReporterGuard {
     nodes: Nodes,
     node: String,
 }
 
-impl Reporter {
+impl ReporterGuard {
     /// Records a report and queues it; waits while the queue is full.
     pub async fn report(&self, report: LoadReport) {
-        let totals = Totals { requests: report.requests, errors: report.errors };
-        self.nodes.lock().report(&self.node, totals, Timestamp::now());
-        self.nodes.stirred(false);
-        self.nodes.tell(NodeReport::Load { node: self.node.clone(), report }).await;
+        self.nodes.lock().report(&self.node, report.totals, Timestamp::now());
+        self.nodes.wake(false);
+        self.nodes.queue(NodeReport::Load { node: self.node.clone(), report }).await;
     }
 }
 
-impl Drop for Reporter {
+impl Drop for ReporterGuard {
     fn drop(&mut self) {
         if !self.nodes.lock().end_reports(&self.node) {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {
             let (nodes, node) = (self.nodes.clone(), std::mem::take(&mut self.node));
-            runtime.spawn(async move { nodes.tell(NodeReport::Left { node }).await });
+            runtime.spawn(async move { nodes.queue(NodeReport::Left { node }).await });
         }
     }
 }

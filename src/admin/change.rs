@@ -14,7 +14,7 @@ use crate::build::Build;
 use crate::config::render;
 use crate::control::rollout::CanaryProgress;
 use crate::control::{Decision, Now, Proposal, Written};
-use crate::nodes::{Presence, State};
+use crate::nodes::status::{AckState, Presence};
 use crate::store::records::Answer;
 
 /// How often it is looked who has acknowledged.
@@ -108,12 +108,13 @@ impl Admin {
 
 /// True when an Envoy has acknowledged all that it asked for of this generation or a later one.
 fn has_all(presence: &Presence, generation: u64) -> bool {
-    let is_acked = |noted: &crate::nodes::Noted| noted.current && noted.state == State::Acked;
-    presence.seen >= generation && presence.types.values().all(is_acked)
+    let is_acked =
+        |noted: &crate::nodes::status::RecordedStatus| noted.current && noted.state == AckState::Acked;
+    presence.generation >= generation && presence.types.values().all(is_acked)
 }
 
 fn told(presence: &Presence, build: &Build) -> Value {
-    let waiting = presence.types.iter().filter(|(_, noted)| noted.state != State::Acked || !noted.current);
+    let waiting = presence.types.iter().filter(|(_, noted)| noted.state != AckState::Acked || !noted.current);
     let types: Vec<Value> = waiting
         .map(|(resource_type, noted)| match &noted.error {
             Some(error) => json!({ "type": resource_type.plural(), "state": "nacked", "error": error }),

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
-use crate::telemetry::events::{Events, Follower, Next};
+use crate::telemetry::events::{Events, FollowOutcome, Follower};
 
 /// How many may follow at once.
 const MAX_FOLLOWERS: usize = 256;
@@ -43,14 +43,14 @@ fn stream(events: Events, mut follower: Follower) -> impl Stream<Item = Result<E
         yield Ok(Event::default().comment("following"));
         loop {
             match follower.next().await {
-                Next::Event(told) => {
-                    yield Ok(Event::default().id(events.id(told.number)).event(told.word).data(&told.json));
+                FollowOutcome::Event(told) => {
+                    yield Ok(Event::default().id(events.id(told.number)).event(told.kind.word()).data(&told.json));
                 }
-                Next::Missed => {
+                FollowOutcome::Missed => {
                     let why = json!({ "detail": "events after that id are not kept any more; these are the oldest that are" });
                     yield Ok(Event::default().event("missed").data(why.to_string()));
                 }
-                Next::TooSlow => {
+                FollowOutcome::TooSlow => {
                     let why = json!({ "detail": "too slow: the next event is not kept any more; connect again" });
                     yield Ok(Event::default().event("end").data(why.to_string()));
                     return;

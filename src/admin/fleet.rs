@@ -12,7 +12,7 @@ use crate::admin::problem::Problem;
 use crate::build::Build;
 use crate::failover::ledger::Ledger;
 use crate::model::name::Name;
-use crate::nodes::{Noted, Presence};
+use crate::nodes::status::{Presence, RecordedStatus};
 
 #[derive(Serialize)]
 pub(crate) struct NodeView {
@@ -41,14 +41,15 @@ struct TypeView {
 }
 
 impl TypeView {
-    fn of(noted: &Noted) -> Self {
-        use crate::nodes::State;
-        let (last_error, last_error_at) = noted.last_error.clone().unzip();
+    fn of(noted: &RecordedStatus) -> Self {
+        use crate::nodes::status::AckState;
+        let (last_error, last_error_at) =
+            noted.last_nack.as_ref().map(|nack| (nack.error.clone(), nack.at)).unzip();
         Self {
             state: match noted.state {
-                State::Pending => "pending",
-                State::Acked => "acked",
-                State::Nacked => "nacked",
+                AckState::Pending => "pending",
+                AckState::Acked => "acked",
+                AckState::Nacked => "nacked",
             },
             version: noted.version.map(|version| version.to_string()),
             error: noted.error.clone(),
@@ -74,7 +75,7 @@ impl NodeView {
             envoy_version: presence.node.version.clone(),
             on_standby: presence
                 .last_load_report
-                .map(|_| ledger.history.away(&presence.node.id).into_iter().cloned().collect()),
+                .map(|_| ledger.history.on_standby(&presence.node.id).into_iter().cloned().collect()),
             types: types.collect(),
         }
     }

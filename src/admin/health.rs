@@ -14,7 +14,7 @@ use crate::admin::orders::{drill_view, failover_view, state_view};
 use crate::admin::problem::Problem;
 use crate::failover::ledger::Ledger;
 use crate::failover::orders::drill;
-use crate::failover::traffic::{NodePicture, NodeTarget, Picture, TargetPicture};
+use crate::failover::traffic::summary::{NodeSummary, NodeTarget, Summary, TargetSummary};
 use crate::model::name::Name;
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
@@ -90,10 +90,10 @@ pub(crate) fn rounded(value: f64) -> f64 {
 }
 
 impl TargetView {
-    fn of(admin: &Admin, upstream: &Upstream, target: &Target, seen: &Picture, ledger: &Ledger) -> Self {
+    fn of(admin: &Admin, upstream: &Upstream, target: &Target, seen: &Summary, ledger: &Ledger) -> Self {
         let order = ledger.orders.state_of(upstream, target);
         let is_known = !seen.nodes.is_empty();
-        let TargetPicture { is_healthy, since, is_stale, share, requests_per_second, reported_by, disagree } =
+        let TargetSummary { is_healthy, since, is_stale, share, requests_per_second, reported_by, disagree } =
             seen.targets.get(&target.address).cloned().unwrap_or_default();
         Self {
             target: target.address.to_string(),
@@ -121,7 +121,7 @@ pub(crate) fn word(is_healthy: bool) -> &'static str {
 }
 
 impl NodeView {
-    fn of((id, seen): (&Arc<str>, &NodePicture)) -> Self {
+    fn of((id, seen): (&Arc<str>, &NodeSummary)) -> Self {
         let target = |(address, seen): (&Address, &NodeTarget)| {
             json!({
                 "target": address.to_string(),
@@ -152,7 +152,7 @@ pub(crate) async fn upstream(
     let Some(found) = found else {
         return Err(Problem::not_found(&format!("no upstream is named `{upstream}`")));
     };
-    let (ledger, seen) = (admin.supervisor.ledger(), admin.supervisor.picture(&build, found));
+    let (ledger, seen) = (admin.supervisor.ledger(), admin.supervisor.summary(&build, found));
     let targets = found.targets.iter();
     Ok(Json(HealthView {
         serving_priority: seen.serving,
@@ -167,12 +167,12 @@ pub(crate) async fn upstream(
             .orders
             .pins
             .get(&found.name)
-            .map(|pin| json!({ "priority": pin.priority, "note": pin.note })),
+            .map(|pin| json!({ "priority": pin.priority, "note": pin.metadata })),
         hold: hold(&ledger, found),
         drill: ledger
             .orders
             .drill_of(&found.name)
-            .map(|(id, drill): (u64, &drill::Drill)| drill_view(id, drill)),
+            .map(|(id, drill): (u64, &drill::DrillRun)| drill_view(id, drill)),
         failover: failover(&ledger, &found.name),
     }))
 }

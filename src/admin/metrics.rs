@@ -20,7 +20,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::admin::Admin;
 use crate::build::Build;
 use crate::failover::history::History;
-use crate::nodes::{Nodes, State as TypeState};
+use crate::nodes::Nodes;
+use crate::nodes::status::AckState;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -130,9 +131,9 @@ fn of_fleet(nodes: &Nodes, build: &Build, registry: &mut Registry) {
         let fleet = build.fleet_of(&presence.node).to_string();
         for (resource_type, noted) in &presence.types {
             let state = match noted.state {
-                TypeState::Pending => "pending",
-                TypeState::Acked => "acked",
-                TypeState::Nacked => "nacked",
+                AckState::Pending => "pending",
+                AckState::Acked => "acked",
+                AckState::Nacked => "nacked",
             };
             let of_type = ("type", resource_type.plural().to_owned());
             *types.entry([("fleet", fleet.clone()), of_type, ("state", state.to_owned())]).or_default() += 1;
@@ -168,7 +169,7 @@ fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
     let all = build.model.upstreams.values().map(|upstream| upstream.targets.len()).sum::<usize>();
     for upstream in build.model.upstreams.values() {
         let of = ("upstream", upstream.name.to_string());
-        let seen = admin.supervisor.outline(build, upstream);
+        let seen = admin.supervisor.summary_without_nodes(build, upstream);
         serving.extend(seen.serving.map(|tier| ([of.clone()], i64::from(tier))));
         rates.push(([of.clone()], seen.requests_per_second));
         // A series that is not there is not 0.

@@ -13,15 +13,16 @@ use crate::admin::problem::Problem;
 use crate::admin::request::{Parameters, Write, decoded};
 use crate::admin::view::Desired;
 use crate::config::values;
-use crate::failover::history::Failover;
-use crate::failover::orders::decide::{Refusal, Scene};
-use crate::failover::orders::drill::Drill;
+use crate::failover::history::FailoverRecord;
+use crate::failover::orders::decide::{OrderRefusal, Situation};
+use crate::failover::orders::drill::DrillRun;
+use crate::failover::orders::request::OrderRequest;
 use crate::failover::orders::{Orders, StateOrder};
-use crate::failover::supervisor::{Asking, Error, Supervisor};
+use crate::failover::supervisor::error::Error;
 use crate::model::drill::{LENGTH, MAX_LENGTH};
 use crate::model::name::Name;
 use crate::model::overrides;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 
 /// How many failovers or drills a page has unless told otherwise, and at most.
 const PAGE: (usize, usize) = (100, 1000);
@@ -29,9 +30,11 @@ const PAGE: (usize, usize) = (100, 1000);
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
-            Error::Refused(Refusal::Unknown(detail)) => Self::not_found(&detail),
-            Error::Refused(Refusal::Invalid(detail)) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
-            Error::Refused(Refusal::Conflict(detail)) => Self::new(StatusCode::CONFLICT, detail),
+            Error::Refused(OrderRefusal::Unknown(detail)) => Self::not_found(&detail),
+            Error::Refused(OrderRefusal::Invalid(detail)) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+            }
+            Error::Refused(OrderRefusal::Conflict(detail)) => Self::new(StatusCode::CONFLICT, detail),
             Error::Store(source) => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 format!("the order could not be stored: {source}"),
@@ -61,11 +64,11 @@ enum StateWord {
 }
 
 impl StateWord {
-    fn state(self) -> Option<overrides::State> {
+    fn state(self) -> Option<overrides::OverrideState> {
         match self {
             Self::Auto => None,
-            Self::Drained => Some(overrides::State::Drained),
-            Self::Down => Some(overrides::State::Down),
+            Self::Drained => Some(overrides::OverrideState::Drained),
+            Self::Down => Some(overrides::OverrideState::Down),
         }
     }
 }
@@ -105,7 +108,7 @@ fn asking(
     write: &mut Write,
     reason: Option<String>,
     expires_in: Option<values::Duration>,
-) -> Result<Asking, Problem> {
+) -> Result<OrderRequest, Problem> {
     if expires_in.is_some_and(|length| length.0.is_zero()) {
         let detail = "`expires_in` is more than nothing; leave it out for good";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
@@ -113,7 +116,7 @@ fn asking(
     let force = write.query.take_flag("force")?;
     let reason = reason.or_else(|| write.terms.reason.clone());
     let author = write.terms.author.clone();
-    Ok(Asking { author, reason, expires_in: expires_in.map(|length| length.0), force })
+    Ok(OrderRequest { author, reason, expires_in: expires_in.map(|length| length.0), force })
 }
 
 impl Admin {
@@ -122,18 +125,18 @@ impl Admin {
         &self,
         write: Write,
         force: bool,
-        decide: impl FnOnce(&Scene<'_>) -> Result<(Orders, T), Refusal> + Send,
+        decide: impl FnOnce(&Situation<'_>) -> Result<(Orders, T), OrderRefusal> + Send,
     ) -> Result<T, Problem> {
         write.query.end()?;
         let told = match write.dry_run {
-            true => self.supervisor.propose(force, decide).await,
-            false => self.supervisor.order(force, decide).await,
+            true => self.supervisor.preview(force, decide).await,
+            false => self.supervisor.execute(force, decide).await,
         };
         told.map_err(Problem::from)
     }
 
     /// The part that a path names, which must be there, or have a state from when it was.
-    fn part(&self, upstream: &str, part: Part) -> Result<Part, Problem> {
+    fn part(&self, upstream: &str, part: TargetSelector) -> Result<TargetSelector, Problem> {
         let name = Name::parse(upstream);
         let states = &self.supervisor.ledger().orders.states;
         if name.is_some_and(|name| states.contains_key(&(name, part.clone()))) {
@@ -146,7 +149,9 @@ impl Admin {
         };
         let is_there = match &part {
             // One without traffic may be drained before it gets some.
-            Part::Target(address) => Desired::of(&build).target(upstream, &address.to_string()).is_some(),
+            TargetSelector::Target(address) => {
+                Desired::of(&build).target(upstream, &address.to_string()).is_some()
+            }
             part => found.targets.iter().any(|target| part.includes(target)),
         };
         match is_there {
@@ -155,7 +160,12 @@ impl Admin {
         }
     }
 
-    async fn set(&self, upstream: &str, part: Part, mut write: Write) -> Result<Json<Value>, Problem> {
+    async fn set(
+        &self,
+        upstream: &str,
+        part: TargetSelector,
+        mut write: Write,
+    ) -> Result<Json<Value>, Problem> {
         let body: StateBody = decoded(&write.body)?;
         let part = self.part(upstream, part)?;
         let asking = asking(&mut write, body.reason, body.expires_in)?;
@@ -163,29 +173,29 @@ impl Admin {
         let order = self.order(write, asking.force, |scene| {
             let Some(state) = state else { return Ok((scene.auto(upstream, &part), None)) };
             let upstream = scene.upstream(upstream)?;
-            let orders = scene.state(upstream, &part, state, Supervisor::note(scene, &asking))?;
+            let orders = scene.state(upstream, &part, state, asking.metadata(scene.now))?;
             let given = orders.states.get(&(upstream.name.clone(), part.clone())).cloned();
             Ok((orders, given))
         });
         Ok(Json(state_view(&part, order.await?.as_ref())))
     }
 
-    async fn clear(&self, upstream: &str, part: Part, write: Write) -> Result<StatusCode, Problem> {
+    async fn clear(&self, upstream: &str, part: TargetSelector, write: Write) -> Result<StatusCode, Problem> {
         let part = self.part(upstream, part)?;
         let order = self.order(write, true, |scene| {
             let orders = scene.auto(upstream, &part);
             match orders.states.len() < scene.orders.states.len() {
                 true => Ok((orders, ())),
-                false => Err(Refusal::Unknown(format!("`{part}` has no state of its own"))),
+                false => Err(OrderRefusal::Unknown(format!("`{part}` has no state of its own"))),
             }
         });
         order.await.map(|()| StatusCode::NO_CONTENT)
     }
 
-    fn shown(&self, upstream: &str, part: Part) -> Result<Json<Value>, Problem> {
+    fn shown(&self, upstream: &str, part: TargetSelector) -> Result<Json<Value>, Problem> {
         let part = self.part(upstream, part)?;
         let ledger = self.supervisor.ledger();
-        let of = |((name, of), _): &(&(_, Part), &StateOrder)| {
+        let of = |((name, of), _): &(&(_, TargetSelector), &StateOrder)| {
             let name: &Name = name;
             name.as_str() == upstream && *of == part
         };
@@ -195,8 +205,8 @@ impl Admin {
 }
 
 /// A state as the API shows it.
-pub(crate) fn state_view(part: &Part, order: Option<&StateOrder>) -> Value {
-    let note = order.map(|order| &order.note);
+pub(crate) fn state_view(part: &TargetSelector, order: Option<&StateOrder>) -> Value {
+    let note = order.map(|order| &order.metadata);
     let mut view = json!({
         "state": order.map_or("auto", |order| order.state.word()),
         "reason": note.and_then(|note| note.reason.as_deref()),
@@ -205,22 +215,22 @@ pub(crate) fn state_view(part: &Part, order: Option<&StateOrder>) -> Value {
         "expires_at": note.and_then(|note| note.expires_at).map(|at| at.to_string()),
     });
     match part {
-        Part::Target(address) => view["target"] = json!(address.to_string()),
-        Part::Priority(priority) => view["priority"] = json!(priority),
-        Part::Zone(zone) => view["zone"] = json!(zone),
+        TargetSelector::Target(address) => view["target"] = json!(address.to_string()),
+        TargetSelector::Priority(priority) => view["priority"] = json!(priority),
+        TargetSelector::Zone(zone) => view["zone"] = json!(zone),
         part => view["part"] = json!(part),
     }
     view
 }
 
-fn target(text: &str) -> Result<Part, Problem> {
-    let read = crate::model::target::Address::parse(text).map(Part::Target);
+fn target(text: &str) -> Result<TargetSelector, Problem> {
+    let read = crate::model::target::Address::parse(text).map(TargetSelector::Target);
     read.map_err(|(message, help)| Problem::new(StatusCode::BAD_REQUEST, format!("{message}; {help}")))
 }
 
-fn tier(text: &str) -> Result<Part, Problem> {
+fn tier(text: &str) -> Result<TargetSelector, Problem> {
     let wrong = |_| Problem::new(StatusCode::BAD_REQUEST, format!("`{text}` is no priority"));
-    text.parse().map(Part::Priority).map_err(wrong)
+    text.parse().map(TargetSelector::Priority).map_err(wrong)
 }
 
 /// `GET /upstreams/{upstream}/targets/{target}/state`
@@ -280,7 +290,7 @@ pub(crate) async fn zone_state(
     State(admin): State<Admin>,
     Path((upstream, zone)): Path<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
-    admin.shown(&upstream, Part::Zone(zone))
+    admin.shown(&upstream, TargetSelector::Zone(zone))
 }
 
 /// `PUT` of the same.
@@ -289,7 +299,7 @@ pub(crate) async fn set_zone_state(
     Path((upstream, zone)): Path<(String, String)>,
     write: Write,
 ) -> Result<Json<Value>, Problem> {
-    admin.set(&upstream, Part::Zone(zone), write).await
+    admin.set(&upstream, TargetSelector::Zone(zone), write).await
 }
 
 /// `DELETE` of the same.
@@ -298,7 +308,7 @@ pub(crate) async fn clear_zone_state(
     Path((upstream, zone)): Path<(String, String)>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    admin.clear(&upstream, Part::Zone(zone), write).await
+    admin.clear(&upstream, TargetSelector::Zone(zone), write).await
 }
 
 /// `GET /orders`: all that is in force beside the config.
@@ -318,9 +328,9 @@ pub(crate) async fn list(State(admin): State<Admin>) -> Json<Value> {
             "phase": hold.phase, "flapping": hold.is_flapping, "due": due })
     });
     let pins = orders.pins.iter().map(|(upstream, pin)| {
-        json!({ "upstream": upstream, "priority": pin.priority, "reason": pin.note.reason,
-            "author": pin.note.author, "since": pin.note.since.to_string(),
-            "expires_at": pin.note.expires_at.map(|at| at.to_string()) })
+        json!({ "upstream": upstream, "priority": pin.priority, "reason": pin.metadata.reason,
+            "author": pin.metadata.author, "since": pin.metadata.since.to_string(),
+            "expires_at": pin.metadata.expires_at.map(|at| at.to_string()) })
     });
     let drills = orders.drills.iter().filter(|(_, drill)| drill.is_running());
     Json(json!({
@@ -342,17 +352,17 @@ pub(crate) async fn pin(
     let asking = asking(&mut write, body.reason, body.expires_in)?;
     let pin = admin.order(write, asking.force, |scene| {
         let upstream = scene.upstream(&upstream)?;
-        let orders = scene.pin(upstream, body.priority, Supervisor::note(scene, &asking))?;
+        let orders = scene.pin(upstream, body.priority, asking.metadata(scene.now))?;
         let pin = orders.pins[&upstream.name].clone();
         Ok((orders, pin))
     });
     let pin = pin.await?;
     Ok(Json(json!({
         "priority": pin.priority,
-        "reason": pin.note.reason,
-        "author": pin.note.author,
-        "since": pin.note.since.to_string(),
-        "expires_at": pin.note.expires_at.map(|at| at.to_string()),
+        "reason": pin.metadata.reason,
+        "author": pin.metadata.author,
+        "since": pin.metadata.since.to_string(),
+        "expires_at": pin.metadata.expires_at.map(|at| at.to_string()),
     })))
 }
 
@@ -405,7 +415,7 @@ pub(crate) async fn drill(
     let asking = asking(&mut write, body.reason, None)?;
     let begun = admin.order(write, asking.force, |scene| {
         let upstream = scene.upstream(&upstream)?;
-        let orders = Supervisor::begin(scene, upstream, &body.down, length, error_rate, &asking)?;
+        let orders = scene.requested_drill(upstream, &body.down, length, error_rate, &asking)?;
         let (id, drill) = orders.drills.last_key_value().expect("it was added");
         let view = (*id, drill.clone());
         Ok((orders, view))
@@ -425,7 +435,7 @@ impl Admin {
     }
 }
 
-pub(crate) fn drill_view(id: u64, drill: &Drill) -> Value {
+pub(crate) fn drill_view(id: u64, drill: &DrillRun) -> Value {
     let waiting = drill.nodes.iter().filter(|node| !drill.shift_seconds.contains_key(*node));
     json!({
         "id": id.to_string(),
@@ -517,7 +527,7 @@ pub(crate) async fn one_drill(
     }
 }
 
-fn markdown(id: u64, drill: &Drill) -> Response {
+fn markdown(id: u64, drill: &DrillRun) -> Response {
     let content = HeaderValue::from_static("text/markdown; charset=utf-8");
     ([(header::CONTENT_TYPE, content)], drill.markdown(id)).into_response()
 }
@@ -532,9 +542,9 @@ pub(crate) async fn abort(
     let abort = admin.order(write, true, |scene| {
         let mut orders = scene.orders.clone();
         let drill = id.parse::<u64>().ok().and_then(|id| orders.drills.get_mut(&id));
-        let drill = drill.ok_or_else(|| Refusal::Unknown(format!("there is no drill `{id}`")))?;
+        let drill = drill.ok_or_else(|| OrderRefusal::Unknown(format!("there is no drill `{id}`")))?;
         if !drill.is_running() {
-            return Err(Refusal::Conflict(format!("drill {id} is over: {}", drill.state.word())));
+            return Err(OrderRefusal::Conflict(format!("drill {id} is over: {}", drill.state.word())));
         }
         drill.abort(scene.now, format!("{author} ended it"));
         Ok((orders, ()))
@@ -542,7 +552,7 @@ pub(crate) async fn abort(
     abort.await.map(|()| StatusCode::NO_CONTENT)
 }
 
-pub(crate) fn failover_view(id: u64, failover: &Failover) -> Value {
+pub(crate) fn failover_view(id: u64, failover: &FailoverRecord) -> Value {
     json!({
         "id": id.to_string(),
         "upstream": failover.upstream,

@@ -17,7 +17,7 @@ use crate::envoy::node::Locality;
 use crate::inspect::simulate;
 use crate::model::name::Name;
 use crate::model::place::code;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 use crate::model::upstream::Upstream;
 
 /// The body of `POST /simulate`, or one of its `cases`.
@@ -70,7 +70,7 @@ fn answer(build: &Build, case: &Case, path: &Path) -> Result<Value, Vec<Fault>> 
     let mut faults = Vec::new();
     let mut down = Vec::new();
     for (index, text) in case.down.iter().enumerate() {
-        match Part::parse(text, upstream) {
+        match TargetSelector::parse(text, upstream) {
             Ok(one) => down.push(one),
             Err((message, help)) => {
                 faults.push(fault(&path.key("down").index(index), message, Some(help)));

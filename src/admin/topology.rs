@@ -10,7 +10,7 @@ use crate::admin::Admin;
 use crate::admin::health::{hold, not_reporting, rounded, state_of, word};
 use crate::build::Build;
 use crate::failover::ledger::Ledger;
-use crate::failover::traffic::NodePicture;
+use crate::failover::traffic::summary::NodeSummary;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;
 
@@ -51,7 +51,7 @@ fn of_upstream(
     upstream: &Upstream,
     services: &[&Name],
 ) -> Value {
-    let seen = admin.supervisor.picture(build, upstream);
+    let seen = admin.supervisor.summary(build, upstream);
     let mut tiers: BTreeMap<u32, Vec<Value>> = BTreeMap::new();
     let mut shares: BTreeMap<u32, f64> = BTreeMap::new();
     for target in &upstream.targets {
@@ -75,10 +75,10 @@ fn of_upstream(
     let by_distance = upstream.failover.locality;
     let serving = if by_distance { seen.busiest_tier(upstream) } else { seen.serving };
     let serving_at =
-        |node: &NodePicture| if by_distance { node.busiest_tier(upstream) } else { node.serving };
+        |node: &NodeSummary| if by_distance { node.busiest_tier(upstream) } else { node.serving };
     let tiers = tiers.into_iter().map(|(priority, targets)| {
         let is_told =
-            |node: &NodePicture| serving_at(node) == Some(priority) && (!node.is_stale || seen.is_stale);
+            |node: &NodeSummary| serving_at(node) == Some(priority) && (!node.is_stale || seen.is_stale);
         let nodes = seen.nodes.iter().filter(|(_, node)| is_told(node));
         json!({
             "priority": priority,

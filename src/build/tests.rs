@@ -6,8 +6,8 @@ use super::*;
 use crate::build::snapshot::resource::Resource;
 use crate::config::document::Kind;
 use crate::envoy::ResourceType;
-use crate::model::overrides::{EndpointOverrides, First, State};
-use crate::model::selector::Part;
+use crate::model::overrides::{EndpointOverrides, First, OverrideState};
+use crate::model::selector::TargetSelector;
 
 const SHOP: &str = "
 upstreams:
@@ -98,8 +98,9 @@ fn overridden_endpoints(text: &str, endpoint_overrides: EndpointOverrides) -> Ve
 
 #[test]
 fn an_order_changes_the_endpoints_of_its_upstream_and_nothing_else() {
-    let part = |text: &str| Part::read(text).expect("a part");
-    let states = [(part("10.0.0.1:80"), State::Drained), (part("priority=1"), State::Down)].into();
+    let part = |text: &str| TargetSelector::read(text).expect("a part");
+    let states =
+        [(part("10.0.0.1:80"), OverrideState::Drained), (part("priority=1"), OverrideState::Down)].into();
     let lines = overridden_endpoints(SHOP, EndpointOverrides { states, first: None });
     assert_eq!(lines, ["0 10.0.0.1 DRAINING 100", "1 10.0.0.2 UNHEALTHY 100"]);
 }
@@ -107,7 +108,7 @@ fn an_order_changes_the_endpoints_of_its_upstream_and_nothing_else() {
 #[test]
 fn what_a_drill_takes_down_stands_by_where_that_keeps_requests_away() {
     let check = |settings: &str, health: &str| {
-        let states = [(Part::Priority(0), State::Rehearsed)].into();
+        let states = [(TargetSelector::Priority(0), OverrideState::Rehearsed)].into();
         let text = SHOP.replace("targets:", &format!("{settings}targets:"));
         let lines = overridden_endpoints(&text, EndpointOverrides { states, first: None });
         assert_eq!(lines[0], format!("0 10.0.0.1 {health} 100"), "{settings}");
@@ -122,7 +123,7 @@ upstreams: [{ name: shop, protocol: tcp, targets: [{ target: 10.0.0.1:80 }, { ta
 services: [{ name: shop, upstream: shop }]
 listeners: [{ name: db, address: \"127.0.0.1:7000\", protocol: tcp, service: shop }]
 ";
-    let states = [(Part::Priority(0), State::Rehearsed)].into();
+    let states = [(TargetSelector::Priority(0), OverrideState::Rehearsed)].into();
     assert_eq!(
         overridden_endpoints(tcp, EndpointOverrides { states, first: None })[0],
         "0 10.0.0.1 UNHEALTHY 100"

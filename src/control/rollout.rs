@@ -27,7 +27,8 @@ use crate::config::{Level, Violation};
 use crate::control::rollout::canary::{Load, Phase, Policy, Refusal, Rollout, Sighting, View};
 use crate::control::{Reading, State, build_here, edits, put};
 use crate::inspect::plan;
-use crate::nodes::{self, Nodes, Presence};
+use crate::nodes::Nodes;
+use crate::nodes::status::{AckState, Presence, RecordedStatus};
 use crate::store::records::Revision;
 use crate::store::{Change, Commit};
 use crate::telemetry::events::Event;
@@ -374,7 +375,8 @@ impl State {
     fn note_refusals(&mut self) {
         let canaries = self.trial.as_ref().map(|trial| trial.rollout.canaries()).unwrap_or_default();
         let mut amended: Vec<Revision> = Vec::new();
-        for nodes::Refused { node, seen } in self.nodes.take_refusals() {
+        for nack in self.nodes.take_nacks() {
+            let (node, seen) = (nack.node.clone(), nack.generation);
             let known = self.generations.iter().rev().find(|(generation, _)| *generation <= seen);
             let Some((_, number)) = known.filter(|_| !canaries.contains(&node)) else { continue };
             if !amended.iter().any(|revision| revision.number == *number) {
@@ -449,15 +451,15 @@ fn word(phase: Phase) -> &'static str {
 fn sighting(nodes: &Nodes, id: &str, candidate: &Build) -> Option<Sighting> {
     let streams = nodes.streams(id);
     let types = || streams.iter().flat_map(|presence| presence.types.values());
-    let is_pending = |noted: &nodes::Noted| !noted.current || noted.state == nodes::State::Pending;
-    let nodes::Totals { requests, errors } = nodes.totals(id);
+    let is_pending = |noted: &RecordedStatus| !noted.current || noted.state == AckState::Pending;
+    let totals = nodes.totals(id);
     Some(Sighting {
         id: id.to_owned(),
         fleet: candidate.fleet_of(&streams.first()?.node).to_string(),
-        seen: streams.iter().map(|presence| presence.seen).min()?,
+        seen: streams.iter().map(|presence| presence.generation).min()?,
         is_pending: types().next().is_none() || types().any(is_pending),
         errors: types().filter_map(|noted| noted.error.clone()).collect(),
-        load: Load { requests, errors },
+        load: Load { requests: totals.requests, errors: totals.errors },
     })
 }
 

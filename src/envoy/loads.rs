@@ -7,16 +7,15 @@
 use std::net::SocketAddr;
 
 use crate::envoy::fields::{ReadError, WireField, each_field, socket_of, text};
+use crate::envoy::load_totals::LoadTotals;
 
 /// Contents of a `LoadStatsRequest`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoadReport {
     /// Node that reports. Envoy repeats it in every report.
     pub node: Option<Sender>,
-    /// Number of requests that ended, successful or not, over all clusters.
-    pub requests: u64,
-    /// Number of these that failed.
-    pub errors: u64,
+    /// Sums over all clusters.
+    pub totals: LoadTotals,
     /// Concatenated names of all clusters.
     names: String,
     clusters: Vec<ClusterSpan>,
@@ -122,6 +121,7 @@ impl LoadReport {
             }
             _ => Ok(()),
         })?;
+        self.totals = self.totals.plus(LoadTotals::of_report(0, 0, in_progress, seconds));
         let span = ClusterSpan { name: self.names.len(), loads: self.loads.len(), seconds, in_progress };
         self.clusters.push(span);
         Ok(())
@@ -131,17 +131,18 @@ impl LoadReport {
     fn read_locality(&mut self, encoded: &[u8], in_progress: &mut u64) -> Result<(), ReadError> {
         each_field(encoded, |field| {
             match field {
-                WireField::Number(2, success) => self.requests = self.requests.saturating_add(success),
+                WireField::Number(2, success) => self.count(success, 0),
                 WireField::Number(3, requests) => *in_progress = in_progress.saturating_add(requests),
-                WireField::Number(4, errors) => {
-                    self.requests = self.requests.saturating_add(errors);
-                    self.errors = self.errors.saturating_add(errors);
-                }
+                WireField::Number(4, errors) => self.count(errors, errors),
                 WireField::Bytes(7, endpoint) => self.loads.extend(load(endpoint)?),
                 _ => {}
             }
             Ok(())
         })
+    }
+
+    fn count(&mut self, requests: u64, errors: u64) {
+        self.totals = self.totals.plus(LoadTotals { requests, errors, ..LoadTotals::default() });
     }
 }
 
@@ -283,7 +284,7 @@ mod tests {
         let report = read(&request);
         let place = ["eu", "a", ""].map(str::to_owned);
         assert_eq!(report.node, Some(Sender { id: "edge-1".into(), cluster: "edge".into(), place }));
-        assert_eq!((report.requests, report.errors, report.len()), (13, 3, 3));
+        assert_eq!((report.totals.requests, report.totals.errors, report.len()), (13, 3, 3));
         assert_eq!(
             words(&report),
             [

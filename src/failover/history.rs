@@ -8,98 +8,66 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::envoy::load_totals::LoadTotals;
 use crate::failover::orders::Orders;
-use crate::failover::traffic::{Shift, Totals};
+use crate::failover::traffic::shift::TierShift;
+use crate::model::cause::FailoverCause;
 use crate::model::failback::Damping;
+use crate::model::health::OutlierDetection;
 use crate::model::name::Name;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
 /// Tier of the primaries.
-const HOME: u32 = 0;
+const PRIMARY_TIER: u32 = 0;
 
 /// Retention of a failover after its end.
-pub const MEMORY: SignedDuration = SignedDuration::from_hours(30 * 24);
+pub const RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Maximum number of failovers that are kept.
-const MOST: usize = 10_000;
+const MAX_FAILOVERS: usize = 10_000;
 
-/// Cause of a failover.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// Health checks of the primaries failed.
-    HealthCheck,
-    /// Requests to the primaries failed, and outlier detection ejected them.
-    OutlierDetection,
-    /// An operator took the primaries out of rotation.
-    Drained,
-    /// A drill took a primary down.
-    Drill,
-    /// The first tier has no target with traffic.
-    Removed,
-    /// An operator pinned the standby.
-    Pin,
+/// Returns the cause for which an upstream left its first tier. `errors` is the number of requests that the
+/// first tier failed just before.
+pub fn cause_of(upstream: &Upstream, orders: &Orders, errors: u64) -> FailoverCause {
+    let primaries = || upstream.targets.iter().filter(|target| target.tier == PRIMARY_TIER);
+    let is_out = |target: &Target| orders.state_of(upstream, target).is_some();
+    if primaries().next().is_none() {
+        return FailoverCause::Removed;
+    }
+    if orders.pins.get(&upstream.name).is_some_and(|pin| pin.priority != PRIMARY_TIER) {
+        return FailoverCause::Pin;
+    }
+    if primaries().any(|target| orders.is_drilled(upstream, target)) {
+        return FailoverCause::Drill;
+    }
+    // A single primary may be all that an Envoy has nearby, with locality failover.
+    if primaries().all(is_out) || upstream.failover.locality && primaries().any(is_out) {
+        return FailoverCause::Drained;
+    }
+    match (&upstream.health_check, &upstream.outlier_detection) {
+        (None, Some(_)) => FailoverCause::OutlierDetection,
+        (Some(_), Some(detection)) if is_ejected(detection, errors) => FailoverCause::OutlierDetection,
+        _ => FailoverCause::HealthCheck,
+    }
 }
 
-impl Cause {
-    /// Returns the word of the cause in the API.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::HealthCheck => "health_check",
-            Self::OutlierDetection => "outlier_detection",
-            Self::Drained => "drained",
-            Self::Drill => "drill",
-            Self::Removed => "removed",
-            Self::Pin => "pin",
-        }
-    }
-
-    /// True if the primaries failed by themselves. Only then is a standby held.
-    pub fn is_failure(self) -> bool {
-        matches!(self, Self::HealthCheck | Self::OutlierDetection)
-    }
-
-    /// Returns the cause for which an upstream left its first tier. `errors` is the number of requests that
-    /// the first tier failed just before.
-    pub fn of(upstream: &Upstream, orders: &Orders, errors: u64) -> Self {
-        let primaries = || upstream.targets.iter().filter(|target| target.tier == HOME);
-        let is_out = |target: &Target| orders.state_of(upstream, target).is_some();
-        if primaries().next().is_none() {
-            return Self::Removed;
-        }
-        if orders.pins.get(&upstream.name).is_some_and(|pin| pin.priority != HOME) {
-            return Self::Pin;
-        }
-        if primaries().any(|target| orders.is_drilled(upstream, target)) {
-            return Self::Drill;
-        }
-        // A single primary may be all that an Envoy has nearby, with locality failover.
-        if primaries().all(is_out) || upstream.failover.locality && primaries().any(is_out) {
-            return Self::Drained;
-        }
-        match (&upstream.health_check, &upstream.outlier_detection) {
-            (None, Some(_)) => Self::OutlierDetection,
-            (Some(_), Some(detection)) => {
-                let threshold = detection.consecutive_5xx.min(detection.consecutive_gateway_failure);
-                if errors >= u64::from(threshold) { Self::OutlierDetection } else { Self::HealthCheck }
-            }
-            (_, None) => Self::HealthCheck,
-        }
-    }
+/// True if so many errors in a row eject a target.
+fn is_ejected(detection: &OutlierDetection, errors: u64) -> bool {
+    errors >= u64::from(detection.consecutive_5xx.min(detection.consecutive_gateway_failure))
 }
 
 /// Period in which a standby served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failover {
+pub struct FailoverRecord {
     /// Name of the upstream.
     pub upstream: Name,
     /// Time at which the first Envoy left the primaries.
     pub start: Timestamp,
     /// Time at which the last Envoy was back; none while the failover lasts.
     pub end: Option<Timestamp>,
-    /// Cause of the failover.
-    pub cause: Cause,
+    /// FailoverCause of the failover.
+    pub cause: FailoverCause,
     /// Tier that served before.
     pub from: u32,
     /// Tier that served last.
@@ -115,7 +83,7 @@ pub struct Failover {
     pub was_held: bool,
 }
 
-/// Totals of failovers that are no longer kept, since counters must not decrease.
+/// LoadTotals of failovers that are no longer kept, since counters must not decrease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// Number of failovers.
@@ -124,12 +92,12 @@ pub struct Tally {
     pub seconds: f64,
 }
 
-/// Totals by cause.
-pub type Tallies = BTreeMap<Cause, Tally>;
+/// LoadTotals by cause.
+pub type Tallies = BTreeMap<FailoverCause, Tally>;
 
 /// Effect of a shift on the failovers of its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum FailoverChange {
     /// A failover with this number began.
     Began(u64),
     /// The failover with this number goes on, at more Envoys or with another tier or cause.
@@ -138,19 +106,27 @@ pub enum Change {
     Ended(u64),
 }
 
+impl FailoverChange {
+    /// Returns the number of the failover.
+    pub fn id(self) -> u64 {
+        let (Self::Began(id) | Self::Spread(id) | Self::Ended(id)) = self;
+        id
+    }
+}
+
 /// Failovers that are kept, and the current state of each upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
     /// Failovers by number, from 1.
-    pub failovers: BTreeMap<u64, Failover>,
-    /// Totals of failovers that are no longer kept, by upstream.
+    pub failovers: BTreeMap<u64, FailoverRecord>,
+    /// LoadTotals of failovers that are no longer kept, by upstream.
     pub forgotten: BTreeMap<Name, Tallies>,
-    now: BTreeMap<Name, Standing>,
+    current: BTreeMap<Name, ServingState>,
 }
 
 /// Current state of an upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Standing {
+struct ServingState {
     /// Number of Envoys that each tier serves.
     tally: BTreeMap<u32, u32>,
     /// Ids of the Envoys that another tier than the first serves.
@@ -158,43 +134,48 @@ struct Standing {
     /// Number of the failover that lasts, if any.
     open: Option<u64>,
     /// Counters of the upstream at the beginning of that failover; zero if it was restored.
-    began: Totals,
+    began: LoadTotals,
     /// Requests and errors of that failover before the restart.
     before: (u64, u64),
 }
 
 impl History {
     /// Restores the history after a restart. Open failovers last until their Envoys are back or gone.
-    pub fn restored(failovers: BTreeMap<u64, Failover>, forgotten: BTreeMap<Name, Tallies>) -> Self {
+    pub fn restored(failovers: BTreeMap<u64, FailoverRecord>, forgotten: BTreeMap<Name, Tallies>) -> Self {
         let open = failovers.iter().filter(|(_, failover)| failover.end.is_none());
-        let standing = |(id, failover): (&u64, &Failover)| {
+        let state = |(id, failover): (&u64, &FailoverRecord)| {
             let (away, before) = (failover.nodes.clone(), (failover.requests, failover.errors));
-            let standing = Standing { away, open: Some(*id), before, ..Standing::default() };
-            (failover.upstream.clone(), standing)
+            let state = ServingState { away, open: Some(*id), before, ..ServingState::default() };
+            (failover.upstream.clone(), state)
         };
-        let now = open.map(standing).collect();
-        Self { failovers, forgotten, now }
+        let current = open.map(state).collect();
+        Self { failovers, forgotten, current }
     }
 
     /// Takes in the shift of one Envoy. `totals` are the current counters of the upstream, and `cause` is
     /// asked for when a failover begins.
-    pub fn shift(&mut self, shift: &Shift, cause: impl FnOnce() -> Cause, totals: Totals) -> Option<Change> {
+    pub fn apply(
+        &mut self,
+        shift: &TierShift,
+        cause: impl FnOnce() -> FailoverCause,
+        totals: LoadTotals,
+    ) -> Option<FailoverChange> {
         let next = self.failovers.last_key_value().map_or(1, |(last, _)| last + 1);
-        let standing = self.now.entry(shift.upstream.clone()).or_default();
-        standing.count(shift);
-        match (standing.open, shift.to.filter(|to| *to != HOME)) {
+        let state = self.current.entry(shift.upstream.clone()).or_default();
+        state.move_node(shift);
+        match (state.open, shift.to.filter(|to| *to != PRIMARY_TIER)) {
             (None, None) => None,
             (None, Some(to)) => {
                 // Errors just before the shift count as errors of the failover.
                 let errors = totals.errors.saturating_sub(shift.errors);
-                (standing.open, standing.before) = (Some(next), (0, 0));
-                standing.began = Totals { errors, ..totals };
-                let failover = Failover {
+                (state.open, state.before) = (Some(next), (0, 0));
+                state.began = LoadTotals { errors, ..totals };
+                let failover = FailoverRecord {
                     upstream: shift.upstream.clone(),
                     start: shift.at,
                     end: None,
                     cause: cause(),
-                    from: shift.from.unwrap_or(HOME),
+                    from: shift.from.unwrap_or(PRIMARY_TIER),
                     to,
                     nodes: [shift.node.clone()].into(),
                     requests: 0,
@@ -202,53 +183,57 @@ impl History {
                     was_held: false,
                 };
                 self.failovers.insert(next, failover);
-                Some(Change::Began(next))
+                Some(FailoverChange::Began(next))
             }
             (Some(open), to) => {
                 let failover = self.failovers.get_mut(&open)?;
-                (failover.requests, failover.errors) = standing.counted(totals);
+                (failover.requests, failover.errors) = state.counts(totals);
                 if let Some(to) = to {
                     failover.to = to;
                     failover.nodes.insert(shift.node.clone());
-                    return Some(Change::Spread(open));
+                    return Some(FailoverChange::Spread(open));
                 }
-                if !standing.away.is_empty() {
+                if !state.away.is_empty() {
                     return None;
                 }
-                standing.open = None;
+                state.open = None;
                 failover.end = Some(shift.at);
-                Some(Change::Ended(open))
+                Some(FailoverChange::Ended(open))
             }
         }
     }
 
     /// Sets the cause of a failover.
-    pub fn blame(&mut self, id: u64, cause: Cause) {
+    pub fn set_cause(&mut self, id: u64, cause: FailoverCause) {
         if let Some(failover) = self.failovers.get_mut(&id) {
             failover.cause = cause;
         }
     }
 
     /// Updates the requests and errors of open failovers.
-    pub fn count(&mut self, totals: impl Fn(&Name) -> Totals) {
-        for (name, standing) in &self.now {
-            let Some(failover) = standing.open.and_then(|open| self.failovers.get_mut(&open)) else {
+    pub fn update_counts(&mut self, totals: impl Fn(&Name) -> LoadTotals) {
+        for (name, state) in &self.current {
+            let Some(failover) = state.open.and_then(|open| self.failovers.get_mut(&open)) else {
                 continue;
             };
-            (failover.requests, failover.errors) = standing.counted(totals(name));
+            (failover.requests, failover.errors) = state.counts(totals(name));
         }
     }
 
     /// Ends the failovers of upstreams that do not exist any more.
-    pub fn without(&mut self, now: Timestamp, is_there: impl Fn(&Name) -> bool) -> Vec<Change> {
-        let gone: Vec<Name> = self.now.keys().filter(|name| !is_there(name)).cloned().collect();
+    pub fn end_removed(
+        &mut self,
+        now: Timestamp,
+        is_declared: impl Fn(&Name) -> bool,
+    ) -> Vec<FailoverChange> {
+        let gone: Vec<Name> = self.current.keys().filter(|name| !is_declared(name)).cloned().collect();
         let mut ended = Vec::new();
         for name in gone {
-            let open = self.now.remove(&name).and_then(|standing| standing.open);
+            let open = self.current.remove(&name).and_then(|state| state.open);
             let Some(open) = open else { continue };
             if let Some(failover) = self.failovers.get_mut(&open) {
                 failover.end = Some(now);
-                ended.push(Change::Ended(open));
+                ended.push(FailoverChange::Ended(open));
             }
         }
         ended
@@ -256,9 +241,10 @@ impl History {
 
     /// Drops failovers that ended 30 days ago, and the first ones beyond the maximum. They go on to count in
     /// the totals.
-    pub fn forget(&mut self, now: Timestamp) {
-        let is_old = |failover: &Failover| failover.end.is_some_and(|end| now.duration_since(end) >= MEMORY);
-        let too_many = self.failovers.len().saturating_sub(MOST);
+    pub fn drop_expired(&mut self, now: Timestamp) {
+        let is_old =
+            |failover: &FailoverRecord| failover.end.is_some_and(|end| now.duration_since(end) >= RETENTION);
+        let too_many = self.failovers.len().saturating_sub(MAX_FAILOVERS);
         let mut first = self.failovers.keys().copied().take(too_many).collect::<BTreeSet<u64>>();
         first.extend(self.failovers.iter().filter(|(_, failover)| is_old(failover)).map(|(id, _)| *id));
         for failover in first.iter().filter_map(|id| self.failovers.remove(id)) {
@@ -280,14 +266,14 @@ impl History {
 
     /// Returns the tier that serves an upstream at most Envoys; none if no Envoy reported any.
     pub fn serving(&self, upstream: &Name) -> Option<u32> {
-        let tally = &self.now.get(upstream)?.tally;
+        let tally = &self.current.get(upstream)?.tally;
         let most = tally.iter().filter(|(_, count)| **count > 0);
         most.max_by_key(|(tier, count)| (**count, u32::MAX - **tier)).map(|(tier, _)| *tier)
     }
 
     /// Returns the open failover of an upstream and its number.
-    pub fn open(&self, upstream: &Name) -> Option<(u64, &Failover)> {
-        let open = self.now.get(upstream)?.open?;
+    pub fn open(&self, upstream: &Name) -> Option<(u64, &FailoverRecord)> {
+        let open = self.current.get(upstream)?.open?;
         Some((open, self.failovers.get(&open)?))
     }
 
@@ -297,25 +283,25 @@ impl History {
     }
 
     /// Returns all open failovers with their numbers.
-    pub fn all_open(&self) -> impl Iterator<Item = (u64, &Failover)> {
-        let open = self.now.values().filter_map(|standing| standing.open);
+    pub fn all_open(&self) -> impl Iterator<Item = (u64, &FailoverRecord)> {
+        let open = self.current.values().filter_map(|state| state.open);
         open.filter_map(|id| Some((id, self.failovers.get(&id)?)))
     }
 
     /// Returns the upstreams that another tier than the first serves at this Envoy.
-    pub fn away(&self, node: &str) -> Vec<&Name> {
-        self.now.iter().filter(|(_, standing)| standing.away.contains(node)).map(|(name, _)| name).collect()
+    pub fn on_standby(&self, node: &str) -> Vec<&Name> {
+        self.current.iter().filter(|(_, state)| state.away.contains(node)).map(|(name, _)| name).collect()
     }
 
     /// Returns the Envoys at which another tier than the first serves any upstream.
-    pub fn all_away(&self) -> impl Iterator<Item = &str> {
-        let nodes: BTreeSet<&String> = self.now.values().flat_map(|standing| &standing.away).collect();
+    pub fn nodes_on_standby(&self) -> impl Iterator<Item = &str> {
+        let nodes: BTreeSet<&String> = self.current.values().flat_map(|state| &state.away).collect();
         nodes.into_iter().map(String::as_str)
     }
 
     /// True if no failover is open.
     pub fn is_quiet(&self) -> bool {
-        self.now.values().all(|standing| standing.open.is_none())
+        self.current.values().all(|state| state.open.is_none())
     }
 
     /// True if at least `at_most.count` failovers of the upstream that failures caused have ended within the
@@ -332,21 +318,21 @@ impl History {
 }
 
 impl Tally {
-    fn add(&mut self, failover: &Failover, now: Timestamp) {
+    fn add(&mut self, failover: &FailoverRecord, now: Timestamp) {
         self.count += 1;
         self.seconds += failover.end.unwrap_or(now).duration_since(failover.start).as_secs_f64().max(0.0);
     }
 }
 
-impl Standing {
+impl ServingState {
     /// Returns requests and errors since the open failover began.
-    fn counted(&self, totals: Totals) -> (u64, u64) {
+    fn counts(&self, totals: LoadTotals) -> (u64, u64) {
         let since = totals.since(self.began);
         let (requests, errors) = self.before;
         (requests.saturating_add(since.requests), errors.saturating_add(since.errors))
     }
 
-    fn count(&mut self, shift: &Shift) {
+    fn move_node(&mut self, shift: &TierShift) {
         if let Some(count) = shift.from.and_then(|from| self.tally.get_mut(&from)) {
             *count = count.saturating_sub(1);
         }
@@ -354,7 +340,7 @@ impl Standing {
             *self.tally.entry(to).or_default() += 1;
         }
         match shift.to {
-            Some(to) if to != HOME => drop(self.away.insert(shift.node.clone())),
+            Some(to) if to != PRIMARY_TIER => drop(self.away.insert(shift.node.clone())),
             _ => drop(self.away.remove(&shift.node)),
         }
     }
@@ -364,9 +350,9 @@ impl Standing {
 mod tests {
     use super::*;
     use crate::build::{Inputs, build};
-    use crate::failover::orders::{Note, StateOrder};
-    use crate::model::overrides::State;
-    use crate::model::selector::Part;
+    use crate::failover::orders::{OrderMetadata, StateOrder};
+    use crate::model::overrides::OverrideState;
+    use crate::model::selector::TargetSelector;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("within the calendar")
@@ -376,15 +362,15 @@ mod tests {
         Name::parse("shop").expect("a name")
     }
 
-    fn shift(node: &str, second: i64, from: impl Into<Option<u32>>, to: impl Into<Option<u32>>) -> Shift {
+    fn shift(node: &str, second: i64, from: impl Into<Option<u32>>, to: impl Into<Option<u32>>) -> TierShift {
         let (from, to) = (from.into(), to.into());
-        Shift { node: node.into(), upstream: shop(), from, to, at: at(second), errors: 0 }
+        TierShift { node: node.into(), upstream: shop(), from, to, at: at(second), errors: 0 }
     }
 
-    fn take(history: &mut History, shift: &Shift) -> Option<Change> {
+    fn take(history: &mut History, shift: &TierShift) -> Option<FailoverChange> {
         let seconds = u64::try_from(shift.at.as_second()).expect("after 1970");
-        let totals = Totals { requests: seconds * 100, errors: seconds, ..Totals::default() };
-        history.shift(shift, || Cause::HealthCheck, totals)
+        let totals = LoadTotals { requests: seconds * 100, errors: seconds, ..LoadTotals::default() };
+        history.apply(shift, || FailoverCause::HealthCheck, totals)
     }
 
     #[test]
@@ -399,8 +385,14 @@ mod tests {
             shift("b", 25, 1, 0),
         ]
         .map(|shift| take(&mut history, &shift));
-        let expected =
-            [None, None, Some(Change::Began(1)), Some(Change::Spread(1)), None, Some(Change::Ended(1))];
+        let expected = [
+            None,
+            None,
+            Some(FailoverChange::Began(1)),
+            Some(FailoverChange::Spread(1)),
+            None,
+            Some(FailoverChange::Ended(1)),
+        ];
         assert_eq!(changes, expected);
         let failover = &history.failovers[&1];
         assert_eq!((failover.start, failover.end), (at(5), Some(at(25))));
@@ -412,7 +404,7 @@ mod tests {
     fn an_envoy_that_goes_counts_as_back() {
         let mut history = History::default();
         take(&mut history, &shift("a", 5, 0, 1));
-        assert_eq!(take(&mut history, &shift("a", 9, 1, None)), Some(Change::Ended(1)));
+        assert_eq!(take(&mut history, &shift("a", 9, 1, None)), Some(FailoverChange::Ended(1)));
         assert_eq!(history.serving(&shop()), None);
     }
 
@@ -420,15 +412,15 @@ mod tests {
     fn what_lasted_at_a_restart_ends_when_its_envoys_say_so() {
         let mut history = History::default();
         take(&mut history, &shift("a", 5, 0, 1));
-        history.count(|_| Totals { requests: 900, errors: 9, ..Totals::default() });
+        history.update_counts(|_| LoadTotals { requests: 900, errors: 9, ..LoadTotals::default() });
         let mut history = History::restored(history.failovers, BTreeMap::new());
-        let again = |second| Totals { requests: second, errors: 1, ..Totals::default() };
+        let again = |second| LoadTotals { requests: second, errors: 1, ..LoadTotals::default() };
         let mut say = |from, to, second| {
             let shift = shift("a", second, from, to);
-            history.shift(&shift, || Cause::HealthCheck, again(second.unsigned_abs()))
+            history.apply(&shift, || FailoverCause::HealthCheck, again(second.unsigned_abs()))
         };
-        assert_eq!(say(None, Some(1), 30), Some(Change::Spread(1)));
-        assert_eq!(say(Some(1), Some(0), 40), Some(Change::Ended(1)));
+        assert_eq!(say(None, Some(1), 30), Some(FailoverChange::Spread(1)));
+        assert_eq!(say(Some(1), Some(0), 40), Some(FailoverChange::Ended(1)));
         let failover = &history.failovers[&1];
         assert_eq!((failover.requests, failover.errors), (400 + 40, 4 + 1), "what was counted before counts");
     }
@@ -464,9 +456,9 @@ mod tests {
         take(&mut history, &shift("a", 5, 0, 1));
         take(&mut history, &shift("a", 6, 1, 0));
         let month = 30 * 24 * 3600;
-        history.forget(at(month));
+        history.drop_expired(at(month));
         assert_eq!(history.failovers.len(), 1);
-        history.forget(at(6 + month));
+        history.drop_expired(at(6 + month));
         assert_eq!(history.failovers.len(), 0);
     }
 
@@ -477,10 +469,10 @@ mod tests {
             take(&mut history, &shift("a", second, 0, 1));
             take(&mut history, &shift("a", second + 7, 1, 0));
         }
-        let tallies = |history: &History| history.tallies(at(2000))[&shop()][&Cause::HealthCheck];
+        let tallies = |history: &History| history.tallies(at(2000))[&shop()][&FailoverCause::HealthCheck];
         let before = tallies(&history);
         assert_eq!(before, Tally { count: 2, seconds: 14.0 });
-        history.forget(at(30 * 24 * 3600 + 100));
+        history.drop_expired(at(30 * 24 * 3600 + 100));
         assert_eq!(history.failovers.len(), 1);
         assert_eq!(tallies(&history), before);
         let kept = serde_json::to_value(&history.forgotten).expect("JSON");
@@ -498,16 +490,21 @@ mod tests {
             let build = build(&inputs, None).expect("it builds");
             let mut orders = Orders::default();
             for part in out {
-                let part = Part::read(part).expect("a part");
-                let note = Note { author: "ann".into(), reason: None, since: at(1), expires_at: None };
-                orders.states.insert((shop(), part), StateOrder { state: State::Drained, note });
+                let part = TargetSelector::read(part).expect("a part");
+                let metadata =
+                    OrderMetadata { author: "ann".into(), reason: None, since: at(1), expires_at: None };
+                orders.states.insert((shop(), part), StateOrder { state: OverrideState::Drained, metadata });
             }
-            Cause::of(&build.model.upstreams["shop"], &orders, 5)
+            cause_of(&build.model.upstreams["shop"], &orders, 5)
         };
-        assert_eq!(cause(text, &[]), Cause::OutlierDetection);
-        assert_eq!(cause(text, &["zone=a"]), Cause::Drained);
+        assert_eq!(cause(text, &[]), FailoverCause::OutlierDetection);
+        assert_eq!(cause(text, &["zone=a"]), FailoverCause::Drained);
         let far = text.replace("locality: true", "locality: false");
-        assert_eq!(cause(&far, &["zone=a"]), Cause::OutlierDetection, "the others of its tier are left");
-        assert_eq!(cause(&far, &["zone=a", "zone=b"]), Cause::Drained);
+        assert_eq!(
+            cause(&far, &["zone=a"]),
+            FailoverCause::OutlierDetection,
+            "the others of its tier are left"
+        );
+        assert_eq!(cause(&far, &["zone=a", "zone=b"]), FailoverCause::Drained);
     }
 }

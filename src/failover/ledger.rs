@@ -1,16 +1,17 @@
 //! Ledger of the orders in force and the history, and its records in the store.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::failover::history::{Failover, History, Tallies};
+use crate::failover::history::{FailoverRecord, History, Tallies};
 use crate::failover::orders::Orders;
 use crate::model::name::Name;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 use crate::store::{self, Record, Store};
 
 /// Kinds of records in the store.
@@ -34,39 +35,66 @@ impl Ledger {
     /// Fails if the store cannot be read or written, or if a record is damaged.
     pub fn open(store: &Store, now: Timestamp) -> Result<Self, store::Error> {
         let mut orders = Orders::default();
-        let mut past = Past::default();
+        let mut stored = StoredHistory::default();
         for (kind, key, value) in store.records()? {
-            read(&mut orders, &mut past, (&kind, &key), value)
+            read(&mut orders, &mut stored, (&kind, &key), value)
                 .ok_or_else(|| store::Error::Damaged { key: format!("{kind}/{key}") })?;
         }
         let restarted = orders.restarted(now);
-        store.put_records(&records(&orders, &restarted))?;
-        Ok(Self { orders: restarted, history: History::restored(past.failovers, past.forgotten) })
+        store.put_records(&order_records(&orders, &restarted))?;
+        Ok(Self { orders: restarted, history: History::restored(stored.failovers, stored.forgotten) })
+    }
+}
+
+/// Records of the ledger in the store. Cheap to clone: clones share the store.
+#[derive(Debug, Clone)]
+pub(super) struct LedgerStore {
+    store: Arc<Store>,
+}
+
+impl LedgerStore {
+    /// Returns the records in this store.
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        Self { store }
+    }
+
+    /// Makes records durable, on a thread that may block. Returns none if the runtime shuts down.
+    pub(super) async fn put(&self, records: Vec<Record>) -> Option<Result<(), store::Error>> {
+        if records.is_empty() {
+            return Some(Ok(()));
+        }
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || store.put_records(&records)).await.ok()
     }
 }
 
 /// Failovers in the store, and the totals of those that were dropped.
 #[derive(Default)]
-struct Past {
-    failovers: BTreeMap<u64, Failover>,
+struct StoredHistory {
+    failovers: BTreeMap<u64, FailoverRecord>,
     forgotten: BTreeMap<Name, Tallies>,
 }
 
-fn read(orders: &mut Orders, past: &mut Past, (kind, key): (&str, &str), value: Value) -> Option<()> {
+fn read(
+    orders: &mut Orders,
+    stored: &mut StoredHistory,
+    (kind, key): (&str, &str),
+    value: Value,
+) -> Option<()> {
     fn record<T: DeserializeOwned>(value: Value) -> Option<T> {
         serde_json::from_value(value).ok()
     }
     match kind {
         "state" => {
-            let (upstream, part) = key.split_once('/')?;
-            let key = (Name::parse(upstream)?, Part::read(part).ok()?);
+            let (upstream, selector) = key.split_once('/')?;
+            let key = (Name::parse(upstream)?, TargetSelector::read(selector).ok()?);
             orders.states.insert(key, record(value)?);
         }
         "pin" => drop(orders.pins.insert(Name::parse(key)?, record(value)?)),
         "hold" => drop(orders.holds.insert(Name::parse(key)?, record(value)?)),
         "drill" => drop(orders.drills.insert(key.parse().ok()?, record(value)?)),
-        "failover" => drop(past.failovers.insert(key.parse().ok()?, record(value)?)),
-        "forgotten" => drop(past.forgotten.insert(Name::parse(key)?, record(value)?)),
+        "failover" => drop(stored.failovers.insert(key.parse().ok()?, record(value)?)),
+        "forgotten" => drop(stored.forgotten.insert(Name::parse(key)?, record(value)?)),
         // Kind of a newer version: skipped.
         _ => {}
     }
@@ -74,9 +102,10 @@ fn read(orders: &mut Orders, past: &mut Past, (kind, key): (&str, &str), value: 
 }
 
 /// Returns the records of orders that differ.
-pub(super) fn records(before: &Orders, after: &Orders) -> Vec<Record> {
+pub(super) fn order_records(before: &Orders, after: &Orders) -> Vec<Record> {
     let [state, pin, hold, drill, ..] = KINDS;
-    let states = differing(state, &before.states, &after.states, |(name, part)| format!("{name}/{part}"));
+    let states =
+        differing(state, &before.states, &after.states, |(name, selector)| format!("{name}/{selector}"));
     let pins = differing(pin, &before.pins, &after.pins, Name::to_string);
     let holds = differing(hold, &before.holds, &after.holds, Name::to_string);
     let drills = differing(drill, &before.drills, &after.drills, u64::to_string);
@@ -109,7 +138,7 @@ fn differing<K: Ord, V: PartialEq + Serialize>(
 }
 
 /// Returns the record of a failover.
-pub(super) fn failover_record(id: u64, failover: &Failover) -> Record {
+pub(super) fn failover_record(id: u64, failover: &FailoverRecord) -> Record {
     let value = serde_json::to_value(failover).expect("records have nothing that JSON lacks");
     Record { kind: KINDS[4], key: id.to_string(), value: Some(value) }
 }

@@ -7,6 +7,8 @@
 pub mod decide;
 pub mod drill;
 pub mod hold;
+pub mod request;
+pub mod time;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,17 +16,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::failover::orders::drill::Drill;
+use crate::failover::orders::drill::DrillRun;
 use crate::failover::orders::hold::Hold;
 use crate::model::name::Name;
-use crate::model::overrides::{EndpointOverrides, First, OverridesByUpstream, State};
-use crate::model::selector::Part;
+use crate::model::overrides::{EndpointOverrides, First, OverrideState, OverridesByUpstream};
+use crate::model::selector::TargetSelector;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
 /// Author, reason and lifetime of an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
+pub struct OrderMetadata {
     /// Name of the client that gave the order.
     pub author: String,
     /// Reason, if the author gave one.
@@ -35,8 +37,8 @@ pub struct Note {
     pub expires_at: Option<Timestamp>,
 }
 
-impl Note {
-    fn is_over(&self, now: Timestamp) -> bool {
+impl OrderMetadata {
+    fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|end| end <= now)
     }
 }
@@ -45,48 +47,48 @@ impl Note {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateOrder {
     /// State of the targets.
-    pub state: State,
+    pub state: OverrideState,
     /// Author, reason and lifetime.
     #[serde(flatten)]
-    pub note: Note,
+    pub metadata: OrderMetadata,
 }
 
 /// Order that a tier serves before all others while it is healthy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pin {
+pub struct PinOrder {
     /// Number of the tier, from 0.
     pub priority: u32,
     /// Author, reason and lifetime.
     #[serde(flatten)]
-    pub note: Note,
+    pub metadata: OrderMetadata,
 }
 
 /// Orders in force, with all drills, running and ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Orders {
     /// States by upstream and selected targets.
-    pub states: BTreeMap<(Name, Part), StateOrder>,
+    pub states: BTreeMap<(Name, TargetSelector), StateOrder>,
     /// Pins by upstream.
-    pub pins: BTreeMap<Name, Pin>,
+    pub pins: BTreeMap<Name, PinOrder>,
     /// Holds by upstream.
     pub holds: BTreeMap<Name, Hold>,
     /// Drills by number, from 1, including those that ended.
-    pub drills: BTreeMap<u64, Drill>,
+    pub drills: BTreeMap<u64, DrillRun>,
 }
 
 impl Orders {
     /// Returns the overrides of endpoints that the orders amount to. An upstream without one has no entry.
     pub fn overrides(&self) -> OverridesByUpstream {
         let mut overrides: BTreeMap<Name, EndpointOverrides> = BTreeMap::new();
-        for ((upstream, part), order) in &self.states {
+        for ((upstream, selector), order) in &self.states {
             let endpoint_overrides = overrides.entry(upstream.clone()).or_default();
-            endpoint_overrides.states.insert(part.clone(), order.state);
+            endpoint_overrides.states.insert(selector.clone(), order.state);
         }
         for drill in self.drills.values().filter(|drill| drill.is_running()) {
             let endpoint_overrides = overrides.entry(drill.upstream.clone()).or_default();
-            for part in &drill.down {
+            for selector in &drill.down {
                 // A state that an operator gave takes precedence.
-                endpoint_overrides.states.entry(part.clone()).or_insert(State::Rehearsed);
+                endpoint_overrides.states.entry(selector.clone()).or_insert(OverrideState::Rehearsed);
             }
         }
         for (upstream, hold) in &self.holds {
@@ -96,22 +98,22 @@ impl Orders {
             let first = First { tier: pin.priority, home: 0 };
             overrides.entry(upstream.clone()).or_default().first = Some(first);
         }
-        let asks = |(_, endpoint_overrides): &(Name, EndpointOverrides)| {
+        let is_needed = |(_, endpoint_overrides): &(Name, EndpointOverrides)| {
             *endpoint_overrides != EndpointOverrides::default()
         };
         overrides
             .into_iter()
-            .filter(asks)
+            .filter(is_needed)
             .map(|(name, endpoint_overrides)| (name, Arc::new(endpoint_overrides)))
             .collect()
     }
 
     /// Returns the orders without expired states and pins.
     #[must_use]
-    pub fn at(&self, now: Timestamp) -> Self {
+    pub fn without_expired(&self, now: Timestamp) -> Self {
         let mut orders = self.clone();
-        orders.states.retain(|_, order| !order.note.is_over(now));
-        orders.pins.retain(|_, pin| !pin.note.is_over(now));
+        orders.states.retain(|_, order| !order.metadata.is_expired(now));
+        orders.pins.retain(|_, pin| !pin.metadata.is_expired(now));
         orders
     }
 
@@ -119,7 +121,7 @@ impl Orders {
     /// running drills reverted, since nothing watched them meanwhile.
     #[must_use]
     pub fn restarted(&self, now: Timestamp) -> Self {
-        let mut orders = self.at(now);
+        let mut orders = self.without_expired(now);
         for drill in orders.drills.values_mut().filter(|drill| drill.is_running()) {
             drill.revert(now, "the control plane was restarted");
         }
@@ -127,7 +129,7 @@ impl Orders {
     }
 
     /// Returns the running drill of an upstream and its number.
-    pub fn drill_of(&self, upstream: &Name) -> Option<(u64, &Drill)> {
+    pub fn drill_of(&self, upstream: &Name) -> Option<(u64, &DrillRun)> {
         let mut running = self.drills.iter().filter(|(_, drill)| drill.is_running());
         running.find(|(_, drill)| drill.upstream == *upstream).map(|(id, drill)| (*id, drill))
     }
@@ -143,12 +145,12 @@ impl Orders {
         &'a self,
         upstream: &'a Upstream,
         target: &'a Target,
-    ) -> Option<(&'a Part, &'a StateOrder)> {
+    ) -> Option<(&'a TargetSelector, &'a StateOrder)> {
         let of = self
             .states
             .iter()
-            .filter(move |((name, part), _)| *name == upstream.name && part.includes(target));
-        of.max_by_key(|(_, order)| order.state).map(|((_, part), order)| (part, order))
+            .filter(move |((name, selector), _)| *name == upstream.name && selector.includes(target));
+        of.max_by_key(|(_, order)| order.state).map(|((_, selector), order)| (selector, order))
     }
 }
 
@@ -160,8 +162,8 @@ mod tests {
         Timestamp::from_second(second).expect("within the calendar")
     }
 
-    fn note(expires_at: Option<i64>) -> Note {
-        Note { author: "ann".into(), reason: None, since: at(0), expires_at: expires_at.map(at) }
+    fn metadata(expires_at: Option<i64>) -> OrderMetadata {
+        OrderMetadata { author: "ann".into(), reason: None, since: at(0), expires_at: expires_at.map(at) }
     }
 
     fn shop() -> Name {
@@ -169,19 +171,19 @@ mod tests {
     }
 
     fn drained(orders: &mut Orders, part: &str, expires_at: Option<i64>) {
-        let part = Part::read(part).expect("a part");
-        let order = StateOrder { state: State::Drained, note: note(expires_at) };
+        let part = TargetSelector::read(part).expect("a part");
+        let order = StateOrder { state: OverrideState::Drained, metadata: metadata(expires_at) };
         orders.states.insert((shop(), part), order);
     }
 
     #[test]
-    fn orders_end_when_their_time_is_over() {
+    fn orders_end_when_their_time_is_expired() {
         let mut orders = Orders::default();
         drained(&mut orders, "10.0.0.1:80", Some(10));
         drained(&mut orders, "zone=a", None);
-        orders.pins.insert(shop(), Pin { priority: 1, note: note(Some(20)) });
+        orders.pins.insert(shop(), PinOrder { priority: 1, metadata: metadata(Some(20)) });
         let left = |now| {
-            let orders = orders.at(at(now));
+            let orders = orders.without_expired(at(now));
             (orders.states.len(), orders.pins.len())
         };
         assert_eq!([left(9), left(10), left(20)], [(2, 1), (1, 1), (1, 0)]);
@@ -193,18 +195,24 @@ mod tests {
         orders.holds.insert(shop(), Hold::new(1, at(0), &Default::default(), false));
         let first = |orders: &Orders| orders.overrides()["shop"].first.map(|first| first.tier);
         assert_eq!(first(&orders), Some(1));
-        orders.pins.insert(shop(), Pin { priority: 0, note: note(None) });
+        orders.pins.insert(shop(), PinOrder { priority: 0, metadata: metadata(None) });
         assert_eq!(first(&orders), Some(0));
     }
 
     #[test]
     fn a_running_drill_takes_its_parts_down_and_a_restart_ends_it() {
         let mut orders = Orders::default();
-        let part = Part::Priority(0);
-        orders.drills.insert(1, Drill::begin(shop(), vec![part.clone()], at(0), at(60), 1.0, "ann".into()));
-        assert_eq!(orders.overrides()["shop"].states[&part], State::Rehearsed);
+        let part = TargetSelector::Priority(0);
+        orders
+            .drills
+            .insert(1, DrillRun::begin(shop(), vec![part.clone()], at(0), at(60), 1.0, "ann".into()));
+        assert_eq!(orders.overrides()["shop"].states[&part], OverrideState::Rehearsed);
         drained(&mut orders, "priority=0", Some(5));
-        assert_eq!(orders.overrides()["shop"].states[&part], State::Drained, "an operator's word stands");
+        assert_eq!(
+            orders.overrides()["shop"].states[&part],
+            OverrideState::Drained,
+            "an operator's word stands"
+        );
         let restarted = orders.restarted(at(5));
         assert!(restarted.overrides().is_empty());
         assert_eq!(restarted.drills[&1].state.word(), "reverted");

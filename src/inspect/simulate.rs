@@ -19,7 +19,7 @@ use crate::envoy::node::Locality;
 use crate::model::addresses::Addresses;
 use crate::model::locality::TierRank;
 use crate::model::name::Name;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 use crate::model::target::{Address, Target};
 use crate::model::upstream::Upstream;
 
@@ -231,7 +231,7 @@ pub fn simulate(
     upstream: &Upstream,
     addresses: &Addresses,
     from: Option<&Locality>,
-    down: &[Part],
+    down: &[TargetSelector],
 ) -> Simulation {
     let is_down = |target: &Target| down.iter().any(|down| down.includes(target));
     let places = places_of(upstream, addresses, from);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::document::upstream::Resolve;
 use crate::model::name::Name;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 use crate::model::target::{Host, Target};
 use crate::model::upstream::Upstream;
 
@@ -24,7 +24,7 @@ pub type OverridesByUpstream = BTreeMap<Name, Arc<EndpointOverrides>>;
 /// the mildest to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum OverrideState {
     /// Down for a drill: the target serves only if no other target can, so that a standby which fails during
     /// the drill costs no request.
     Rehearsed,
@@ -34,7 +34,7 @@ pub enum State {
     Down,
 }
 
-impl State {
+impl OverrideState {
     /// Returns its word in the API.
     pub fn word(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl State {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EndpointOverrides {
     /// States of selected targets.
-    pub states: BTreeMap<Part, State>,
+    pub states: BTreeMap<TargetSelector, OverrideState>,
     /// Tier that serves before all others, as long as it can.
     pub first: Option<First>,
 }
@@ -65,8 +65,8 @@ pub struct First {
 impl EndpointOverrides {
     /// Returns the state given to a target, directly or through its tier, zone or region; the worst of
     /// several.
-    pub fn state(&self, target: &Target) -> Option<State> {
-        self.states.iter().filter(|(part, _)| part.includes(target)).map(|(_, state)| *state).max()
+    pub fn state(&self, target: &Target) -> Option<OverrideState> {
+        self.states.iter().filter(|(selector, _)| selector.includes(target)).map(|(_, state)| *state).max()
     }
 
     /// Returns the position at which a tier serves; 0 serves first.

@@ -9,7 +9,7 @@ use crate::model::upstream::Upstream;
 
 /// Selection of targets of an upstream: `10.0.0.1:8080`, `region=R`, `zone=Z`, `sub_zone=S` or `priority=N`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
+pub enum TargetSelector {
     /// Single target.
     Target(Address),
     /// All targets of a region.
@@ -23,19 +23,20 @@ pub enum Part {
 }
 
 /// Message and suggestion for a text that selects nothing.
-pub type NoPart = (String, String);
+pub type SelectorError = (String, String);
 
-impl Part {
+impl TargetSelector {
     /// Parses a selection that must match a target of the upstream.
     ///
     /// # Errors
     ///
     /// Returns a message and a suggestion if the text is not valid or matches no target of the upstream.
-    pub fn parse(text: &str, upstream: &Upstream) -> Result<Self, NoPart> {
-        let part = Self::read(text)?;
-        match upstream.targets.iter().any(|target| part.includes(target)) {
-            true => Ok(part),
-            false => Err(part.absent_in(upstream)),
+    pub fn parse(text: &str, upstream: &Upstream) -> Result<Self, SelectorError> {
+        let selector = Self::read(text)?;
+        if upstream.targets.iter().any(|target| selector.includes(target)) {
+            Ok(selector)
+        } else {
+            Err(selector.absent_in(upstream))
         }
     }
 
@@ -44,8 +45,8 @@ impl Part {
     /// # Errors
     ///
     /// Returns a message and a suggestion if the text is not valid.
-    pub fn read(text: &str) -> Result<Self, NoPart> {
-        let part = match text.split_once('=') {
+    pub fn read(text: &str) -> Result<Self, SelectorError> {
+        let selector = match text.split_once('=') {
             Some(("region", name)) => Self::Region(name.to_owned()),
             Some(("zone", name)) => Self::Zone(name.to_owned()),
             Some(("sub_zone", name)) => Self::SubZone(name.to_owned()),
@@ -63,7 +64,7 @@ impl Part {
             }
             None => Self::Target(Address::parse(text).map_err(|(message, help)| (message, help.to_owned()))?),
         };
-        Ok(part)
+        Ok(selector)
     }
 
     /// True if the selection includes this target.
@@ -77,7 +78,7 @@ impl Part {
         }
     }
 
-    fn absent_in(&self, upstream: &Upstream) -> NoPart {
+    fn absent_in(&self, upstream: &Upstream) -> SelectorError {
         let (kind, wanted, of): (_, _, fn(&Target) -> String) = match self {
             Self::Target(address) => ("target", address.to_string(), |target| target.address.to_string()),
             Self::Region(name) => ("region", name.clone(), |target| target.locality.region.clone()),
@@ -96,7 +97,7 @@ impl Part {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for TargetSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Target(address) => address.fmt(f),
@@ -108,13 +109,13 @@ impl fmt::Display for Part {
     }
 }
 
-impl serde::Serialize for Part {
+impl serde::Serialize for TargetSelector {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> serde::Deserialize<'de> for Part {
+impl<'de> serde::Deserialize<'de> for TargetSelector {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         Self::read(&text).map_err(|(message, _)| serde::de::Error::custom(message))

@@ -1,7 +1,7 @@
 //! NACK of a response: what the Envoy refused and why.
 
 use crate::envoy::ResourceType;
-use crate::nodes::Connection;
+use crate::nodes::StreamGuard;
 use crate::telemetry::events::Event;
 
 /// Refusal of one response by an Envoy.
@@ -17,7 +17,7 @@ pub struct ResponseNack {
     pub names: Vec<String>,
 }
 
-impl Connection {
+impl StreamGuard {
     /// Publishes a NACK of this node as an event.
     pub fn publish_nack(&self, nack: ResponseNack) {
         let ResponseNack { resource_type, version, error, names } = nack;

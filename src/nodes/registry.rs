@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Noted, Presence, Refused, Totals, TypeStatus};
+use super::status::{Nack, Presence, RecordedStatus, TypeStatus};
 use crate::envoy::ResourceType;
+use crate::envoy::load_totals::LoadTotals;
 use crate::envoy::node::Node;
 
 /// Time for which a disconnected node is remembered.
-const MEMORY: SignedDuration = SignedDuration::from_hours(1);
+const RETENTION: SignedDuration = SignedDuration::from_hours(1);
 
 /// Limits on the disconnected nodes that are remembered: their number, and the bytes that they sent. Clients
 /// determine both.
@@ -18,7 +20,7 @@ const MAX_DEPARTED: usize = 50_000;
 const MAX_DEPARTED_BYTES: usize = 64 << 20;
 
 /// Limit on the refusals that wait to be taken. More than that belong to one incident.
-const MAX_REFUSALS: usize = 1_000;
+const MAX_NACKS: usize = 1_000;
 
 /// State of all nodes.
 #[derive(Debug, Default)]
@@ -30,30 +32,30 @@ pub(super) struct Registry {
     /// those entries are hidden until the last of these streams ends.
     departed: BTreeMap<u64, Presence>,
     departed_bytes: usize,
-    pub(super) refusals: Vec<Refused>,
+    pub(super) nacks: Vec<Arc<Nack>>,
     /// State by node id, for as long as anything is known of the node.
-    pub(super) by_id: HashMap<String, Known>,
+    pub(super) by_id: HashMap<String, NodeRecord>,
 }
 
 /// State of a node that does not belong to one of its streams.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct NodeRecord {
     /// Numbers of its streams, the newest last.
     pub(super) streams: Vec<u64>,
     departed: Option<u64>,
     /// Number of its load report streams.
     reporters: usize,
     last_load_report: Option<Timestamp>,
-    pub(super) totals: Totals,
+    pub(super) totals: LoadTotals,
 }
 
 impl Presence {
     /// Estimates the memory, in bytes, that depends on data from the client.
     fn weight(&self) -> usize {
         let length = |error: &String| error.len();
-        let errors = self.types.values().map(|noted| {
-            noted.error.as_ref().map_or(0, length)
-                + noted.last_error.as_ref().map_or(0, |(error, _)| error.len())
+        let errors = self.types.values().map(|status| {
+            status.error.as_ref().map_or(0, length)
+                + status.last_nack.as_ref().map_or(0, |nack| nack.error.len() + nack.node.len())
         });
         self.node.weight() + errors.sum::<usize>()
     }
@@ -61,11 +63,11 @@ impl Presence {
 
 impl Registry {
     pub(super) fn connect(&mut self, node: Node, address: Option<SocketAddr>, now: Timestamp) -> u64 {
-        let stream = self.number();
-        let known = self.by_id.entry(node.id.clone()).or_default();
-        known.streams.push(stream);
-        if let Some(departed) = known.departed.take() {
-            self.forget(departed);
+        let stream = self.next_number();
+        let record = self.by_id.entry(node.id.clone()).or_default();
+        record.streams.push(stream);
+        if let Some(departed) = record.departed.take() {
+            self.remove_departed(departed);
         }
         let presence = Presence {
             node,
@@ -73,41 +75,45 @@ impl Registry {
             connected_at: now,
             disconnected_at: None,
             last_load_report: None,
-            seen: 0,
+            generation: 0,
             types: BTreeMap::new(),
         };
         self.connected.insert(stream, presence);
         stream
     }
 
-    pub(super) fn note<'a>(
+    pub(super) fn record<'a>(
         &mut self,
         stream: u64,
-        seen: u64,
+        generation: u64,
         statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>,
         now: Timestamp,
     ) {
         let Some(presence) = self.connected.get_mut(&stream) else { return };
-        presence.seen = seen;
+        presence.generation = generation;
         for (resource_type, status) in statuses {
             let TypeStatus { state, version, current, error } = status;
-            let known = presence.types.get(&resource_type);
-            if known.is_some_and(|known| {
-                (known.state, known.version, known.current, known.error.as_deref())
+            let last = presence.types.get(&resource_type);
+            if last.is_some_and(|last| {
+                (last.state, last.version, last.current, last.error.as_deref())
                     == (state, version, current, error)
             }) {
                 continue;
             }
-            let since = known.filter(|known| known.state == state).map_or(now, |known| known.since);
-            let is_new = known.is_none_or(|known| known.error.as_deref() != error);
-            let last_error = known.and_then(|known| known.last_error.clone());
-            let error = error.map(str::to_owned);
-            if is_new && error.is_some() && self.refusals.len() < MAX_REFUSALS {
-                self.refusals.push(Refused { node: presence.node.id.clone(), seen });
+            let since = last.filter(|last| last.state == state).map_or(now, |last| last.since);
+            let is_new = last.is_none_or(|last| last.error.as_deref() != error);
+            let mut last_nack = last.and_then(|last| last.last_nack.clone());
+            if let Some(error) = error.filter(|_| is_new) {
+                let (node, error) = (presence.node.id.clone(), error.to_owned());
+                let nack = Arc::new(Nack { node, generation, error, at: now });
+                if self.nacks.len() < MAX_NACKS {
+                    self.nacks.push(nack.clone());
+                }
+                last_nack = Some(nack);
             }
-            let last_error = error.clone().filter(|_| is_new).map(|error| (error, now)).or(last_error);
-            let noted = Noted { state, since, version, current, error, last_error };
-            presence.types.insert(resource_type, noted);
+            let error = error.map(str::to_owned);
+            let status = RecordedStatus { state, since, version, current, error, last_nack };
+            presence.types.insert(resource_type, status);
         }
     }
 
@@ -115,13 +121,13 @@ impl Registry {
     /// client with a stream for each type loses them one after the other.
     pub(super) fn disconnect(&mut self, stream: u64, now: Timestamp) {
         let Some(mut presence) = self.connected.remove(&stream) else { return };
-        let departure = self.number();
-        let Some(known) = self.by_id.get_mut(&presence.node.id) else { return };
-        known.streams.retain(|other| *other != stream);
-        let earlier = known.departed.replace(departure);
-        if let Some(earlier) = earlier.and_then(|earlier| self.forget(earlier)) {
-            for (resource_type, noted) in earlier.types {
-                presence.types.entry(resource_type).or_insert(noted);
+        let departure = self.next_number();
+        let Some(record) = self.by_id.get_mut(&presence.node.id) else { return };
+        record.streams.retain(|other| *other != stream);
+        let earlier = record.departed.replace(departure);
+        if let Some(earlier) = earlier.and_then(|earlier| self.remove_departed(earlier)) {
+            for (resource_type, status) in earlier.types {
+                presence.types.entry(resource_type).or_insert(status);
             }
         }
         presence.disconnected_at = Some(now);
@@ -132,84 +138,84 @@ impl Registry {
 
     /// Returns the number of streams of a node.
     pub(super) fn streams(&self, id: &str) -> usize {
-        self.by_id.get(id).map_or(0, |known| known.streams.len())
+        self.by_id.get(id).map_or(0, |record| record.streams.len())
     }
 
     pub(super) fn begin_reports(&mut self, id: &str) {
         self.by_id.entry(id.to_owned()).or_default().reporters += 1;
     }
 
-    pub(super) fn report(&mut self, id: &str, totals: Totals, now: Timestamp) {
-        if let Some(known) = self.by_id.get_mut(id) {
-            known.last_load_report = Some(now);
-            known.totals.requests += totals.requests;
-            known.totals.errors += totals.errors;
+    pub(super) fn report(&mut self, id: &str, totals: LoadTotals, now: Timestamp) {
+        if let Some(record) = self.by_id.get_mut(id) {
+            record.last_load_report = Some(now);
+            record.totals = record.totals.plus(totals);
         }
     }
 
     /// Returns true if this was the last load report stream of the node.
     pub(super) fn end_reports(&mut self, id: &str) -> bool {
-        let left = self.by_id.get_mut(id).map(|known| {
-            known.reporters -= 1;
-            known.reporters
+        let left = self.by_id.get_mut(id).map(|record| {
+            record.reporters -= 1;
+            record.reporters
         });
-        self.tidy(id);
+        self.remove_if_unknown(id);
         left == Some(0)
     }
 
     pub(super) fn list(&mut self, now: Timestamp) -> Vec<Presence> {
         self.expire(now);
         let departed = self.departed.values().filter(|presence| {
-            self.by_id.get(&presence.node.id).is_none_or(|known| known.streams.is_empty())
+            self.by_id.get(&presence.node.id).is_none_or(|record| record.streams.is_empty())
         });
-        departed.chain(self.connected.values()).map(|presence| self.told(presence)).collect()
+        departed.chain(self.connected.values()).map(|presence| self.with_load_report(presence)).collect()
     }
 
     pub(super) fn find(&mut self, id: &str, now: Timestamp) -> Option<Presence> {
         self.expire(now);
-        let known = self.by_id.get(id)?;
-        let newest = known.streams.last().and_then(|stream| self.connected.get(stream));
-        let departed = known.departed.and_then(|departed| self.departed.get(&departed));
-        newest.or(departed).map(|presence| self.told(presence))
+        let record = self.by_id.get(id)?;
+        let newest = record.streams.last().and_then(|stream| self.connected.get(stream));
+        let departed = record.departed.and_then(|departed| self.departed.get(&departed));
+        newest.or(departed).map(|presence| self.with_load_report(presence))
     }
 
-    fn told(&self, presence: &Presence) -> Presence {
-        let known = self.by_id.get(&presence.node.id);
-        Presence { last_load_report: known.and_then(|known| known.last_load_report), ..presence.clone() }
+    fn with_load_report(&self, presence: &Presence) -> Presence {
+        let record = self.by_id.get(&presence.node.id);
+        Presence { last_load_report: record.and_then(|record| record.last_load_report), ..presence.clone() }
     }
 
     /// Forgets nodes that disconnected too long ago, and the oldest ones if there are too many.
     fn expire(&mut self, now: Timestamp) {
         while let Some((departure, presence)) = self.departed.first_key_value() {
-            let is_old = presence.disconnected_at.is_some_and(|left| now.duration_since(left) > MEMORY);
+            let is_old = presence.disconnected_at.is_some_and(|left| now.duration_since(left) > RETENTION);
             let are_many = self.departed.len() > MAX_DEPARTED || self.departed_bytes > MAX_DEPARTED_BYTES;
             if !is_old && !are_many {
                 return;
             }
             let (departure, id) = (*departure, presence.node.id.clone());
-            self.forget(departure);
-            if let Some(known) = self.by_id.get_mut(&id) {
-                known.departed = None;
+            self.remove_departed(departure);
+            if let Some(record) = self.by_id.get_mut(&id) {
+                record.departed = None;
             }
-            self.tidy(&id);
+            self.remove_if_unknown(&id);
         }
     }
 
-    fn forget(&mut self, departure: u64) -> Option<Presence> {
+    fn remove_departed(&mut self, departure: u64) -> Option<Presence> {
         let presence = self.departed.remove(&departure)?;
         self.departed_bytes -= presence.weight();
         Some(presence)
     }
 
-    fn tidy(&mut self, id: &str) {
-        let is_nobody =
-            |known: &Known| known.streams.is_empty() && known.departed.is_none() && known.reporters == 0;
-        if self.by_id.get(id).is_some_and(is_nobody) {
+    fn remove_if_unknown(&mut self, id: &str) {
+        let is_unknown = |record: &NodeRecord| {
+            record.streams.is_empty() && record.departed.is_none() && record.reporters == 0
+        };
+        if self.by_id.get(id).is_some_and(is_unknown) {
             self.by_id.remove(id);
         }
     }
 
-    fn number(&mut self) -> u64 {
+    fn next_number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
@@ -218,7 +224,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nodes::State;
+    use crate::nodes::status::AckState;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).expect("within the calendar")
@@ -229,7 +235,7 @@ mod tests {
     }
 
     fn acked(resource_type: ResourceType) -> [(ResourceType, TypeStatus<'static>); 1] {
-        [(resource_type, TypeStatus { state: State::Acked, version: None, current: true, error: None })]
+        [(resource_type, TypeStatus { state: AckState::Acked, version: None, current: true, error: None })]
     }
 
     /// Formats the list at `now`: each `id` with the time of its departure and its types.
@@ -246,7 +252,7 @@ mod tests {
     fn a_node_that_left_is_remembered_for_an_hour() {
         let mut nodes = Registry::default();
         let stream = nodes.connect(node("a"), None, at(0));
-        nodes.note(stream, 1, acked(ResourceType::Cluster), at(1));
+        nodes.record(stream, 1, acked(ResourceType::Cluster), at(1));
         nodes.disconnect(stream, at(10));
         assert_eq!(listed(&mut nodes, 3610), ["a left 10 clusters"]);
         assert_eq!(listed(&mut nodes, 3611), Vec::<String>::new());
@@ -270,7 +276,7 @@ mod tests {
         let mut nodes = Registry::default();
         let old = nodes.connect(node("a"), None, at(0));
         let new = nodes.connect(node("a"), None, at(5));
-        nodes.note(new, 1, acked(ResourceType::Listener), at(5));
+        nodes.record(new, 1, acked(ResourceType::Listener), at(5));
         nodes.disconnect(old, at(6));
         assert_eq!(listed(&mut nodes, 7), ["a listeners"]);
         assert_eq!(nodes.find("a", at(7)).and_then(|presence| presence.disconnected_at), None);
@@ -281,8 +287,8 @@ mod tests {
         let mut nodes = Registry::default();
         let clusters = nodes.connect(node("a"), None, at(0));
         let listeners = nodes.connect(node("a"), None, at(0));
-        nodes.note(clusters, 1, acked(ResourceType::Cluster), at(1));
-        nodes.note(listeners, 1, acked(ResourceType::Listener), at(1));
+        nodes.record(clusters, 1, acked(ResourceType::Cluster), at(1));
+        nodes.record(listeners, 1, acked(ResourceType::Listener), at(1));
         nodes.disconnect(clusters, at(10));
         nodes.disconnect(listeners, at(11));
         assert_eq!(listed(&mut nodes, 12), ["a left 11 clusters,listeners"]);
@@ -318,7 +324,7 @@ mod tests {
         let stream = nodes.connect(node("a"), None, at(0));
         nodes.begin_reports("a");
         assert_eq!(report(&mut nodes), None);
-        nodes.report("a", Totals::default(), at(5));
+        nodes.report("a", LoadTotals::default(), at(5));
         nodes.end_reports("a");
         assert_eq!(report(&mut nodes), Some(at(5)));
         nodes.disconnect(stream, at(6));
@@ -333,13 +339,15 @@ mod tests {
         let mut nodes = Registry::default();
         let stream = nodes.connect(node("a"), None, at(0));
         let refused = |current| {
-            let status = TypeStatus { state: State::Nacked, version: None, current, error: Some("no") };
+            let status = TypeStatus { state: AckState::Nacked, version: None, current, error: Some("no") };
             [(ResourceType::Cluster, status)]
         };
-        nodes.note(stream, 1, refused(false), at(1));
-        nodes.note(stream, 1, refused(true), at(2));
-        let noted = nodes.find("a", at(3)).map(|mut presence| presence.types.remove(&ResourceType::Cluster));
-        let noted = noted.flatten().expect("it was noted");
-        assert_eq!((noted.since, noted.last_error), (at(1), Some(("no".to_owned(), at(1)))));
+        nodes.record(stream, 1, refused(false), at(1));
+        nodes.record(stream, 1, refused(true), at(2));
+        let status = nodes.find("a", at(3)).map(|mut presence| presence.types.remove(&ResourceType::Cluster));
+        let status = status.flatten().expect("it was recorded");
+        let nack = Nack { node: "a".into(), generation: 1, error: "no".into(), at: at(1) };
+        assert_eq!((status.since, status.last_nack), (at(1), Some(Arc::new(nack))));
+        assert_eq!(nodes.nacks.len(), 1);
     }
 }

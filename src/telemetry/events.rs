@@ -2,24 +2,27 @@
 //!
 //! All publishers share one [`Events`]; [`publish`](Events::publish) never waits for a reader. The last
 //! events are kept in a ring, which each follower reads at its own pace. There is no queue per follower: one
-//! that is too slow finds that its next event was dropped, and gets [`Next::TooSlow`].
+//! that is too slow finds that its next event was dropped, and gets [`FollowOutcome::TooSlow`].
 //!
-//! A new kind of event needs a variant of [`Event`] and its word in [`Event::word`].
+//! A new kind of event needs a variant of [`Event`] and its word in [`EventKind::word`].
 
-use std::collections::VecDeque;
+pub mod kind;
+pub mod payload;
+pub mod ring;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
 use tokio::sync::watch;
 
-/// Maximum number of events that are kept, and maximum bytes of their JSON, which contains texts of clients.
-const KEPT: usize = 4_096;
-const KEPT_BYTES: usize = 8 << 20;
+use self::kind::EventKind;
+use self::payload::{DrillEvent, FailoverEvent, HoldEvent, PinEvent, TargetStateEvent};
+use self::ring::{PublishedEvent, Ring, RingSlot};
 
 /// Event of the control plane. Its fields are the fields of the JSON that followers get.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Event {
     /// A change was accepted; it is durable and published.
@@ -78,90 +81,43 @@ pub enum Event {
     /// The files are without faults again, and are what is served.
     FilesRecovered {},
     /// A standby serves.
-    Failover {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    Failover(FailoverEvent),
     /// The primaries serve again.
-    Failback {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    Failback(FailoverEvent),
     /// Targets (one, or all of a tier, zone or region) were taken out of rotation or are back.
-    TargetState {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    TargetState(TargetStateEvent),
     /// A tier was pinned, or its pin was removed.
-    Pin {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    Pin(PinEvent),
     /// A standby is held, its hold changed, or it was released.
-    Hold {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    Hold(HoldEvent),
     /// A drill began, ended, or was skipped.
-    Drill {
-        /// Name of the upstream.
-        upstream: String,
-        /// Further fields.
-        #[serde(flatten)]
-        what: Value,
-    },
+    Drill(DrillEvent),
 }
 
 impl Event {
-    /// Returns the word of its kind: the `event` field of the stream.
-    pub fn word(&self) -> &'static str {
+    /// Returns its kind.
+    pub fn kind(&self) -> EventKind {
         match self {
-            Self::Revision { .. } => "revision",
-            Self::Rejected { .. } => "rejected",
-            Self::Nack { .. } => "nack",
-            Self::Connected { .. } => "connected",
-            Self::Disconnected { .. } => "disconnected",
-            Self::FilesRefused { .. } => "files_refused",
-            Self::FilesRecovered {} => "files_recovered",
-            Self::Failover { .. } => "failover",
-            Self::Failback { .. } => "failback",
-            Self::TargetState { .. } => "target_state",
-            Self::Pin { .. } => "pin",
-            Self::Hold { .. } => "hold",
-            Self::Drill { .. } => "drill",
+            Self::Revision { .. } => EventKind::Revision,
+            Self::Rejected { .. } => EventKind::Rejected,
+            Self::Nack { .. } => EventKind::Nack,
+            Self::Connected { .. } => EventKind::Connected,
+            Self::Disconnected { .. } => EventKind::Disconnected,
+            Self::FilesRefused { .. } => EventKind::FilesRefused,
+            Self::FilesRecovered {} => EventKind::FilesRecovered,
+            Self::Failover(_) => EventKind::Failover,
+            Self::Failback(_) => EventKind::Failback,
+            Self::TargetState(_) => EventKind::TargetState,
+            Self::Pin(_) => EventKind::Pin,
+            Self::Hold(_) => EventKind::Hold,
+            Self::Drill(_) => EventKind::Drill,
         }
     }
 }
 
-/// Published event.
-#[derive(Debug)]
-pub struct Told {
-    /// Number of the event since the start of the process, from 1.
-    pub number: u64,
-    /// Word of its kind.
-    pub word: &'static str,
-    /// JSON of the event and its `time`.
-    pub json: String,
-}
-
 /// Event with the time of its generation.
 #[derive(Serialize)]
-struct Timed<'a> {
+struct TimedEvent<'a> {
     time: String,
     #[serde(flatten)]
     event: &'a Event,
@@ -186,12 +142,12 @@ impl Default for Events {
 impl Events {
     /// Publishes an event to all followers, and keeps it for those that will resume.
     pub fn publish(&self, event: &Event) {
-        let timed = Timed { time: Timestamp::now().to_string(), event };
+        let timed = TimedEvent { time: Timestamp::now().to_string(), event };
         let json = serde_json::to_string(&timed).expect("an event is texts and numbers");
         // Numbers are announced under the lock, so that no follower wakes up before an earlier event is
         // there.
         let mut ring = self.lock();
-        let number = ring.push(event.word(), json);
+        let number = ring.push(event.kind(), json);
         self.newest.send_replace(number);
     }
 
@@ -242,9 +198,9 @@ pub struct Follower {
 
 /// Outcome of waiting for the next event.
 #[derive(Debug)]
-pub enum Next {
+pub enum FollowOutcome {
     /// The next event.
-    Event(Arc<Told>),
+    Event(Arc<PublishedEvent>),
     /// The requested event is no longer kept; the oldest event that is kept follows.
     Missed,
     /// The follower was too slow: its next event is no longer kept. It should follow anew.
@@ -253,19 +209,19 @@ pub enum Next {
 
 impl Follower {
     /// Waits for the next event.
-    pub async fn next(&mut self) -> Next {
+    pub async fn next(&mut self) -> FollowOutcome {
         if !std::mem::replace(&mut self.is_known, true) {
-            return Next::Missed;
+            return FollowOutcome::Missed;
         }
         loop {
             self.newest.mark_unchanged();
             match self.events.lock().get(self.position) {
-                Found::Event(told) => {
+                RingSlot::Event(event) => {
                     self.position += 1;
-                    return Next::Event(told);
+                    return FollowOutcome::Event(event);
                 }
-                Found::Gone => return Next::TooSlow,
-                Found::NotYet => {}
+                RingSlot::Dropped => return FollowOutcome::TooSlow,
+                RingSlot::Pending => {}
             }
             // Cannot fail: the follower holds a sender itself.
             let _ = self.newest.changed().await;
@@ -273,64 +229,9 @@ impl Follower {
     }
 }
 
-/// Ring of the last events, in order.
-#[derive(Debug)]
-struct Ring {
-    /// Number of the next event.
-    next: u64,
-    events: VecDeque<Arc<Told>>,
-    bytes: usize,
-}
-
-impl Default for Ring {
-    fn default() -> Self {
-        Self { next: 1, events: VecDeque::new(), bytes: 0 }
-    }
-}
-
-/// Content of the ring at a number.
-enum Found {
-    Event(Arc<Told>),
-    NotYet,
-    Gone,
-}
-
-impl Ring {
-    fn push(&mut self, word: &'static str, json: String) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        self.bytes += json.len();
-        self.events.push_back(Arc::new(Told { number, word, json }));
-        while self.events.len() > KEPT || self.bytes > KEPT_BYTES {
-            let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= oldest.json.len();
-        }
-        number
-    }
-
-    fn oldest(&self) -> u64 {
-        self.next - self.events.len() as u64
-    }
-
-    /// True if no event from this number on was dropped.
-    fn holds(&self, number: u64) -> bool {
-        (self.oldest()..=self.next).contains(&number)
-    }
-
-    fn get(&self, number: u64) -> Found {
-        match number.checked_sub(self.oldest()) {
-            None => Found::Gone,
-            Some(index) => usize::try_from(index)
-                .ok()
-                .and_then(|index| self.events.get(index))
-                .cloned()
-                .map_or(Found::NotYet, Found::Event),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::ring::{MAX_BYTES, MAX_EVENTS};
     use super::*;
 
     fn gone(node: usize) -> Event {
@@ -339,12 +240,12 @@ mod tests {
 
     async fn node(follower: &mut Follower) -> String {
         match follower.next().await {
-            Next::Event(told) => {
-                let event: serde_json::Value = serde_json::from_str(&told.json).unwrap_or_default();
+            FollowOutcome::Event(published) => {
+                let event: serde_json::Value = serde_json::from_str(&published.json).unwrap_or_default();
                 event["node"].as_str().unwrap_or_default().to_owned()
             }
-            Next::Missed => "missed".to_owned(),
-            Next::TooSlow => "too slow".to_owned(),
+            FollowOutcome::Missed => "missed".to_owned(),
+            FollowOutcome::TooSlow => "too slow".to_owned(),
         }
     }
 
@@ -379,12 +280,12 @@ mod tests {
     async fn so_many_are_kept_and_who_is_slower_is_told() {
         let events = Events::default();
         let mut slow = events.follow(None);
-        (0..=KEPT).for_each(|number| events.publish(&gone(number)));
+        (0..=MAX_EVENTS).for_each(|number| events.publish(&gone(number)));
         assert_eq!(node(&mut slow).await, "too slow");
         assert_eq!(node(&mut events.follow(Some(&events.id(1)))).await, "1", "the oldest that is kept");
-        let long = |_| events.publish(&Event::Disconnected { node: "x".repeat(KEPT_BYTES / 4) });
+        let long = |_| events.publish(&Event::Disconnected { node: "x".repeat(MAX_BYTES / 4) });
         (0..8).for_each(long);
-        assert!(events.lock().bytes <= KEPT_BYTES);
+        assert!(events.lock().bytes <= MAX_BYTES);
     }
 
     #[test]
@@ -397,9 +298,9 @@ mod tests {
             reason: None,
             summary: "a\nb".into(),
         });
-        let Found::Event(told) = events.lock().get(1) else { panic!("it was told") };
-        assert!(told.json.starts_with("{\"time\":\"2"), "{}", told.json);
+        let RingSlot::Event(published) = events.lock().get(1) else { panic!("it was published") };
+        assert!(published.json.starts_with("{\"time\":\"2"), "{}", published.json);
         let rest = r#"Z","number":7,"source":"api","author":"ci","reason":null,"summary":"a\nb"}"#;
-        assert!(told.json.ends_with(rest), "{}", told.json);
+        assert!(published.json.ends_with(rest), "{}", published.json);
     }
 }

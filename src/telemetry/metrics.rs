@@ -16,23 +16,23 @@ use prometheus_client::registry::{Registry, Unit};
 pub type Label = [(&'static str, &'static str); 1];
 
 /// Labels of a request to the admin API: method, route and status.
-type Request = [(&'static str, String); 3];
-type Route = [(&'static str, String); 2];
+type RequestLabels = [(&'static str, String); 3];
+type RouteLabels = [(&'static str, String); 2];
 
 /// All counters and timers. Cheap to clone: clones share their state.
 #[derive(Debug, Clone, Default)]
-pub struct Metrics(Arc<Live>);
+pub struct Metrics(Arc<Instruments>);
 
 #[derive(Debug)]
-struct Live {
+struct Instruments {
     builds: Family<Label, Counter>,
     build_seconds: Histogram,
     commit_seconds: Histogram,
     revisions: Family<Label, Counter>,
     rejected: Counter,
     nacks: Family<Label, Counter>,
-    requests: Family<Request, Counter>,
-    request_seconds: Family<Route, Histogram>,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Family<RouteLabels, Histogram>,
     refusals: Family<Label, Counter>,
 }
 
@@ -41,7 +41,7 @@ fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 15))
 }
 
-impl Default for Live {
+impl Default for Instruments {
     fn default() -> Self {
         Self {
             builds: Family::default(),
@@ -100,7 +100,7 @@ impl Metrics {
 
     /// Registers all metrics in `registry`.
     pub fn register(&self, registry: &mut Registry) {
-        let Live {
+        let Instruments {
             builds,
             build_seconds,
             commit_seconds,

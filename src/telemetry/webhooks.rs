@@ -24,16 +24,18 @@ use tracing::{info, warn};
 use crate::cache::Cache;
 use crate::config::document::notify::NotifyEvent;
 use crate::model::notify::Receiver;
-use crate::telemetry::events::{Events, Next, Told};
+use crate::telemetry::events::kind::EventKind;
+use crate::telemetry::events::ring::PublishedEvent;
+use crate::telemetry::events::{Events, FollowOutcome};
 
 /// Timeout of a POST.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Waits before each repetition of a failed POST.
-const AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+const RETRY_DELAYS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
 /// Maximum number of concurrent deliveries.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT: usize = 64;
 
 /// Sender of webhooks. Cheap to clone: clones share their state.
 #[derive(Debug, Clone)]
@@ -45,7 +47,7 @@ pub struct Notifier {
 
 /// Result of a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tested {
+pub struct WebhookTest {
     /// Scheme and host of the receiver.
     pub url: String,
     /// Reason of the failure; none if the test succeeded.
@@ -60,7 +62,7 @@ impl Default for Notifier {
             let connector = connector.https_or_http().enable_http1().build();
             Client::builder(TokioExecutor::new()).build(connector)
         });
-        Self { client, slots: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { client, slots: Arc::new(Semaphore::new(MAX_CONCURRENT)) }
     }
 }
 
@@ -73,45 +75,45 @@ impl Notifier {
     pub async fn run(&self, events: &Events, cache: &Cache) -> anyhow::Result<()> {
         let mut follower = events.follow(None);
         loop {
-            let told = match follower.next().await {
-                Next::Event(told) => told,
-                Next::Missed => continue,
-                Next::TooSlow => {
+            let event = match follower.next().await {
+                FollowOutcome::Event(event) => event,
+                FollowOutcome::Missed => continue,
+                FollowOutcome::TooSlow => {
                     warn!("events came faster than they could be told to receivers; some were left out");
                     follower = events.follow(None);
                     continue;
                 }
             };
-            let Some(kind) = kind(told.word) else { continue };
+            let Some(selected) = selected_by(event.kind) else { continue };
             let build = cache.build();
-            let wanting = build.model.notify.iter().filter(|receiver| receiver.events.contains(&kind));
-            for receiver in wanting {
-                let (notifier, receiver, body) = (self.clone(), receiver.clone(), body(&told));
+            let receivers = build.model.notify.iter().filter(|receiver| receiver.events.contains(&selected));
+            for receiver in receivers {
+                let (notifier, receiver, body) = (self.clone(), receiver.clone(), body(&event));
                 tokio::spawn(async move { notifier.deliver(&receiver, &body).await });
             }
         }
     }
 
     /// Sends a test event once to each of these receivers.
-    pub async fn test(&self, receivers: &[Receiver]) -> Vec<Tested> {
+    pub async fn test(&self, receivers: &[Receiver]) -> Vec<WebhookTest> {
         let body = json!({ "event": "test", "time": jiff::Timestamp::now().to_string() }).to_string();
-        let told = receivers.iter().map(async |receiver| Tested {
-            url: shown(&receiver.url),
+        let tests = receivers.iter().map(async |receiver| WebhookTest {
+            url: public_url(&receiver.url),
             error: self.post(receiver, &body).await.err(),
         });
-        futures_util::future::join_all(told).await
+        futures_util::future::join_all(tests).await
     }
 
     async fn deliver(&self, receiver: &Receiver, body: &str) {
         let Ok(_slot) = self.slots.acquire().await else { return };
-        let mut waits = AGAIN.into_iter();
+        let mut waits = RETRY_DELAYS.into_iter();
         loop {
             let error = match self.post(receiver, body).await {
-                Ok(()) => return info!(url = shown(&receiver.url), "told"),
+                Ok(()) => return info!(url = public_url(&receiver.url), "told"),
                 Err(error) => error,
             };
             let Some(wait) = waits.next() else {
-                return warn!(url = shown(&receiver.url), error, "a receiver could not be told");
+                return warn!(url = public_url(&receiver.url), error, "a receiver could not be told");
             };
             tokio::time::sleep(wait).await;
         }
@@ -124,8 +126,8 @@ impl Notifier {
             request = request.header("x-understudy-signature", signature(secret, body));
         }
         let request = request.body(Full::from(body.to_owned())).map_err(|error| error.to_string())?;
-        let response = timeout(PATIENCE, client.request(request)).await;
-        let response = response.map_err(|_| format!("it did not answer within {PATIENCE:?}"))?;
+        let response = timeout(TIMEOUT, client.request(request)).await;
+        let response = response.map_err(|_| format!("it did not answer within {TIMEOUT:?}"))?;
         let response = response.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         match response.status() {
             status if status.is_success() => Ok(()),
@@ -134,21 +136,28 @@ impl Notifier {
     }
 }
 
-/// Returns the kind of an event word, if receivers can select it.
-fn kind(word: &str) -> Option<NotifyEvent> {
-    match word {
-        "failover" => Some(NotifyEvent::Failover),
-        "failback" => Some(NotifyEvent::Failback),
-        "nack" => Some(NotifyEvent::Nack),
-        "files_refused" | "files_recovered" => Some(NotifyEvent::StaleFiles),
-        "drill" => Some(NotifyEvent::Drill),
-        _ => None,
+/// Returns the word by which receivers select events of this kind, if they can.
+fn selected_by(kind: EventKind) -> Option<NotifyEvent> {
+    match kind {
+        EventKind::Failover => Some(NotifyEvent::Failover),
+        EventKind::Failback => Some(NotifyEvent::Failback),
+        EventKind::Nack => Some(NotifyEvent::Nack),
+        EventKind::FilesRefused | EventKind::FilesRecovered => Some(NotifyEvent::StaleFiles),
+        EventKind::Drill => Some(NotifyEvent::Drill),
+        EventKind::Revision
+        | EventKind::Rejected
+        | EventKind::Connected
+        | EventKind::Disconnected
+        | EventKind::TargetState
+        | EventKind::Pin
+        | EventKind::Hold => None,
     }
 }
 
-fn body(told: &Told) -> String {
-    let mut body: Value = serde_json::from_str(&told.json).unwrap_or_default();
-    body["event"] = json!(told.word);
+/// Returns the body of a POST: the JSON of the event with its kind as `event`.
+fn body(event: &PublishedEvent) -> String {
+    let mut body: Value = serde_json::from_str(&event.json).unwrap_or_default();
+    body["event"] = json!(event.kind.word());
     body.to_string()
 }
 
@@ -161,7 +170,7 @@ pub fn signature(secret: &str, body: &str) -> String {
 }
 
 /// Returns the scheme and host of a URL, without the rest, which may be secret.
-fn shown(url: &str) -> String {
+fn public_url(url: &str) -> String {
     let parsed = url.parse::<http::Uri>().ok();
     let host = parsed.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?.host())));
     host.map_or_else(|| "a receiver".to_owned(), |(scheme, host)| format!("{scheme}://{host}"))
@@ -182,15 +191,19 @@ mod tests {
 
     #[test]
     fn what_is_told_is_the_event_with_its_kind() {
-        let told = Told { number: 1, word: "failover", json: r#"{"time":"now","upstream":"shop"}"#.into() };
-        let body: Value = serde_json::from_str(&body(&told)).expect("JSON");
+        let event = PublishedEvent {
+            number: 1,
+            kind: EventKind::Failover,
+            json: r#"{"time":"now","upstream":"shop"}"#.into(),
+        };
+        let body: Value = serde_json::from_str(&body(&event)).expect("JSON");
         assert_eq!(body, json!({ "event": "failover", "time": "now", "upstream": "shop" }));
     }
 
     #[test]
     fn of_an_address_only_the_host_is_shown() {
         assert_eq!(
-            shown("https://user:pw@hooks.example.com:8443/T0/B0?token=x"),
+            public_url("https://user:pw@hooks.example.com:8443/T0/B0?token=x"),
             "https://hooks.example.com"
         );
     }

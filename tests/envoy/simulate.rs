@@ -17,7 +17,7 @@ use understudy::build::{self, Build, Inputs};
 use understudy::inspect::simulate::{self, Simulation};
 use understudy::model::addresses::Addresses;
 use understudy::model::name::Name;
-use understudy::model::selector::Part;
+use understudy::model::selector::TargetSelector;
 
 use crate::harness::{PATIENCE, Understudy, free_port};
 use crate::stage::{Edge, all_acked};
@@ -261,10 +261,10 @@ fn expected(
     servers: &[SocketAddr],
 ) -> (Simulation, BTreeMap<Option<usize>, f64>) {
     let upstream = &build.model.upstreams[&name(case)];
-    let down: Vec<Part> = topology
+    let down: Vec<TargetSelector> = topology
         .down(servers)
         .iter()
-        .map(|server| Part::parse(&server.to_string(), upstream).expect("it is there"))
+        .map(|server| TargetSelector::parse(&server.to_string(), upstream).expect("it is there"))
         .collect();
     let simulation = simulate::simulate(upstream, &Addresses::default(), None, &down);
     let index = |address: &str| servers.iter().position(|server| server.to_string() == address);

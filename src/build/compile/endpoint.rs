@@ -19,7 +19,7 @@ use crate::envoy::node::Locality;
 use crate::memo::ArcEq;
 use crate::model::addresses::Addresses;
 use crate::model::locality::{Distance, TierRank};
-use crate::model::overrides::{self, EndpointOverrides, First, State};
+use crate::model::overrides::{self, EndpointOverrides, First, OverrideState};
 use crate::model::target::{Host, MAX_PRIORITY, Target};
 use crate::model::upstream::Upstream;
 
@@ -154,9 +154,9 @@ fn health_status(
     target: &Target,
 ) -> core::HealthStatus {
     match endpoint_overrides.state(target) {
-        Some(State::Drained) => core::HealthStatus::Draining,
-        Some(State::Rehearsed) if can_stand_by(upstream) => core::HealthStatus::Degraded,
-        Some(State::Rehearsed | State::Down) => core::HealthStatus::Unhealthy,
+        Some(OverrideState::Drained) => core::HealthStatus::Draining,
+        Some(OverrideState::Rehearsed) if can_stand_by(upstream) => core::HealthStatus::Degraded,
+        Some(OverrideState::Rehearsed | OverrideState::Down) => core::HealthStatus::Unhealthy,
         None => core::HealthStatus::Unknown,
     }
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::build::lint::explanation::Explanation;
 use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::config::Level;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 
 pub(super) const RULES: &[LintRule] = &[
     LintRule {
@@ -25,7 +25,7 @@ pub(super) const RULES: &[LintRule] = &[
                 return;
             };
             for (index, text) in drill.down.iter().enumerate() {
-                if let Err((message, help)) = Part::parse(text, upstream) {
+                if let Err((message, help)) = TargetSelector::parse(text, upstream) {
                     let place = subject.place().key("drill").key("down").index(index);
                     findings.report(&place, format!("{message}: {help}"));
                 }
@@ -47,7 +47,8 @@ pub(super) const RULES: &[LintRule] = &[
             let Some(drill) = upstream.drill.as_ref().filter(|_| !upstream.targets.is_empty()) else {
                 return;
             };
-            let parts: Vec<Part> = drill.down.iter().filter_map(|text| Part::read(text).ok()).collect();
+            let parts: Vec<TargetSelector> =
+                drill.down.iter().filter_map(|text| TargetSelector::read(text).ok()).collect();
             if upstream.targets.iter().all(|target| parts.iter().any(|part| part.includes(target))) {
                 let message = format!("`{}` is all that serves", drill.down.join("`, `"));
                 findings.report(&subject.place().key("drill").key("down"), message);

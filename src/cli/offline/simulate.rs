@@ -15,7 +15,7 @@ use crate::envoy::node::Locality;
 use crate::inspect::simulate;
 use crate::model::addresses::Addresses;
 use crate::model::name::Name;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 use crate::model::upstream::Upstream;
 
 /// Options of `understudy simulate`.
@@ -63,11 +63,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         };
         return Ok(wrong_usage(&format!("no upstream is named `{}`{help}", options.upstream)));
     };
-    let down =
-        match options.down.iter().map(|text| Part::parse(text, upstream)).collect::<Result<Vec<_>, _>>() {
-            Ok(down) => down,
-            Err((message, help)) => return Ok(wrong_usage(&format!("{message}; {help}"))),
-        };
+    let down = match options
+        .down
+        .iter()
+        .map(|text| TargetSelector::parse(text, upstream))
+        .collect::<Result<Vec<_>, _>>()
+    {
+        Ok(down) => down,
+        Err((message, help)) => return Ok(wrong_usage(&format!("{message}; {help}"))),
+    };
     let addresses = match &options.addresses {
         Some(file) => compile::read_addresses(file)?,
         None => Addresses::default(),
@@ -85,7 +89,7 @@ fn print_shares(
     options: &Options,
     upstream: &Upstream,
     addresses: &Addresses,
-    down: &[Part],
+    down: &[TargetSelector],
 ) -> anyhow::Result<()> {
     let from = options.node_locality.as_ref();
     let before = simulate::simulate(upstream, addresses, from, &[]);
@@ -117,8 +121,10 @@ mod tests {
         let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
         let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
         let upstream = build.model.upstreams.values().next().expect("there is one");
-        let down: Vec<Part> =
-            down.split_whitespace().map(|it| Part::parse(it, upstream).expect("it is there")).collect();
+        let down: Vec<TargetSelector> = down
+            .split_whitespace()
+            .map(|it| TargetSelector::parse(it, upstream).expect("it is there"))
+            .collect();
         let simulate = |down| simulate::simulate(upstream, &Addresses::default(), None, down);
         (simulate(&[]), simulate(&down))
     }

@@ -1,24 +1,27 @@
 //! Decisions on orders: validates a request against the config and the observed traffic.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::build::Build;
-use crate::failover::orders::drill::Drill;
-use crate::failover::orders::hold::Next;
-use crate::failover::orders::{Note, Orders, Pin, StateOrder};
+use crate::failover::orders::drill::DrillRun;
+use crate::failover::orders::hold::HoldOutcome;
+use crate::failover::orders::request::OrderRequest;
+use crate::failover::orders::time::later;
+use crate::failover::orders::{OrderMetadata, Orders, PinOrder, StateOrder};
 use crate::inspect::simulate;
-use crate::model::drill::ERROR_RATE;
+use crate::model::drill::{ERROR_RATE, ScheduledDrill};
 use crate::model::name::Name;
-use crate::model::overrides::State;
-use crate::model::selector::Part;
+use crate::model::overrides::OverrideState;
+use crate::model::selector::{SelectorError, TargetSelector};
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
 /// Reason why an order is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum OrderRefusal {
     /// The order names something that does not exist.
     Unknown(String),
     /// The order is malformed.
@@ -27,7 +30,7 @@ pub enum Refusal {
     Conflict(String),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for OrderRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(text) | Self::Invalid(text) | Self::Conflict(text) => f.write_str(text),
@@ -36,7 +39,7 @@ impl fmt::Display for Refusal {
 }
 
 /// State of the system against which an order is decided.
-pub struct Scene<'a> {
+pub struct Situation<'a> {
     /// Newest config.
     pub build: &'a Build,
     /// Orders in force.
@@ -51,23 +54,25 @@ pub struct Scene<'a> {
     pub force: bool,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> Situation<'a> {
     /// Returns the upstream of this name.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Unknown`] if there is none.
-    pub fn upstream(&self, name: &str) -> Result<&'a Upstream, Refusal> {
+    /// [`OrderRefusal::Unknown`] if there is none.
+    pub fn upstream(&self, name: &str) -> Result<&'a Upstream, OrderRefusal> {
         let found = Name::parse(name).and_then(|name| self.build.model.upstreams.get(&name));
-        found.map(AsRef::as_ref).ok_or_else(|| Refusal::Unknown(format!("no upstream is named `{name}`")))
+        found
+            .map(AsRef::as_ref)
+            .ok_or_else(|| OrderRefusal::Unknown(format!("no upstream is named `{name}`")))
     }
 
     /// Removes the state of some targets, so that only their health counts. Neither the upstream nor the
     /// state needs to exist.
-    pub fn auto(&self, upstream: &str, part: &Part) -> Orders {
+    pub fn auto(&self, upstream: &str, selector: &TargetSelector) -> Orders {
         let mut orders = self.orders.clone();
         if let Some(name) = Name::parse(upstream) {
-            orders.states.remove(&(name, part.clone()));
+            orders.states.remove(&(name, selector.clone()));
         }
         orders
     }
@@ -76,25 +81,25 @@ impl<'a> Scene<'a> {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Conflict`] if one of them cannot be steered, or if no usable target would be left.
+    /// [`OrderRefusal::Conflict`] if one of them cannot be steered, or if no usable target would be left.
     pub fn state(
         &self,
         upstream: &Upstream,
-        part: &Part,
-        state: State,
-        note: Note,
-    ) -> Result<Orders, Refusal> {
-        self.reach(upstream, |target| part.includes(target))?;
+        selector: &TargetSelector,
+        state: OverrideState,
+        metadata: OrderMetadata,
+    ) -> Result<Orders, OrderRefusal> {
+        self.ensure_reach(upstream, |target| selector.includes(target))?;
         let mut orders = self.orders.clone();
-        orders.states.insert((upstream.name.clone(), part.clone()), StateOrder { state, note });
+        orders.states.insert((upstream.name.clone(), selector.clone()), StateOrder { state, metadata });
         if !self.force {
-            self.leaves_some(upstream, &orders)?;
+            self.ensure_usable_target(upstream, &orders)?;
         }
         Ok(orders)
     }
 
     /// Refuses orders that leave an upstream without a usable target, if it has one now.
-    fn leaves_some(&self, upstream: &Upstream, orders: &Orders) -> Result<(), Refusal> {
+    fn ensure_usable_target(&self, upstream: &Upstream, orders: &Orders) -> Result<(), OrderRefusal> {
         let usable = |orders: &Orders| {
             let overrides = orders.overrides();
             let endpoint_overrides = overrides.get(&upstream.name).cloned();
@@ -107,15 +112,19 @@ impl<'a> Scene<'a> {
             return Ok(());
         }
         let name = &upstream.name;
-        Err(Refusal::Conflict(format!(
+        Err(OrderRefusal::Conflict(format!(
             "upstream `{name}` would be left without a usable target; force does it"
         )))
     }
 
-    fn reach(&self, upstream: &Upstream, is_meant: impl Fn(&Target) -> bool) -> Result<(), Refusal> {
+    fn ensure_reach(
+        &self,
+        upstream: &Upstream,
+        is_meant: impl Fn(&Target) -> bool,
+    ) -> Result<(), OrderRefusal> {
         match upstream.beyond_reach(is_meant) {
             None => Ok(()),
-            Some(target) => Err(Refusal::Conflict(format!(
+            Some(target) => Err(OrderRefusal::Conflict(format!(
                 "`{}` cannot be steered: with `resolve: envoy` the tier of a host name stands in its cluster, \
                  which would be swapped; let the control plane resolve it, or set `enabled: false`",
                 target.address
@@ -127,15 +136,22 @@ impl<'a> Scene<'a> {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Invalid`] if there is no such tier, [`Refusal::Conflict`] if it cannot be steered.
-    pub fn pin(&self, upstream: &Upstream, priority: u32, note: Note) -> Result<Orders, Refusal> {
+    /// [`OrderRefusal::Invalid`] if there is no such tier, [`OrderRefusal::Conflict`] if it cannot be steered.
+    pub fn pin(
+        &self,
+        upstream: &Upstream,
+        priority: u32,
+        metadata: OrderMetadata,
+    ) -> Result<Orders, OrderRefusal> {
         if !upstream.targets.iter().any(|target| target.tier == priority) {
             let name = &upstream.name;
-            return Err(Refusal::Invalid(format!("upstream `{name}` has no targets of priority {priority}")));
+            return Err(OrderRefusal::Invalid(format!(
+                "upstream `{name}` has no targets of priority {priority}"
+            )));
         }
-        self.reach(upstream, |target| target.tier <= priority)?;
+        self.ensure_reach(upstream, |target| target.tier <= priority)?;
         let mut orders = self.orders.clone();
-        orders.pins.insert(upstream.name.clone(), Pin { priority, note });
+        orders.pins.insert(upstream.name.clone(), PinOrder { priority, metadata });
         Ok(orders)
     }
 
@@ -143,27 +159,28 @@ impl<'a> Scene<'a> {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Unknown`] if there is no pin.
-    pub fn unpin(&self, upstream: &str) -> Result<Orders, Refusal> {
+    /// [`OrderRefusal::Unknown`] if there is no pin.
+    pub fn unpin(&self, upstream: &str) -> Result<Orders, OrderRefusal> {
         let mut orders = self.orders.clone();
         let pin = Name::parse(upstream).and_then(|name| orders.pins.remove(&name));
         if pin.is_some() {
             return Ok(orders);
         }
         let name = &self.upstream(upstream)?.name;
-        Err(Refusal::Unknown(format!("upstream `{name}` has no pin")))
+        Err(OrderRefusal::Unknown(format!("upstream `{name}` has no pin")))
     }
 
     /// Releases the held standby of an upstream, so that its primaries get their traffic back.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Conflict`] if no standby is held.
-    pub fn failback(&self, upstream: &Upstream) -> Result<Orders, Refusal> {
+    /// [`OrderRefusal::Conflict`] if no standby is held.
+    pub fn failback(&self, upstream: &Upstream) -> Result<Orders, OrderRefusal> {
         let mut orders = self.orders.clone();
-        let nothing = || Refusal::Conflict(format!("no standby of upstream `{}` is held", upstream.name));
+        let nothing =
+            || OrderRefusal::Conflict(format!("no standby of upstream `{}` is held", upstream.name));
         let hold = orders.holds.remove(&upstream.name).ok_or_else(nothing)?;
-        if let Next::Hold(hold) = hold.released(self.now, &upstream.failback) {
+        if let HoldOutcome::Hold(hold) = hold.released(self.now, &upstream.failback) {
             orders.holds.insert(upstream.name.clone(), hold);
         }
         Ok(orders)
@@ -174,60 +191,107 @@ impl<'a> Scene<'a> {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Conflict`] if another drill of the upstream runs, a target cannot be steered, the upstream
+    /// [`OrderRefusal::Conflict`] if another drill of the upstream runs, a target cannot be steered, the upstream
     /// is pinned or on a standby already, no target would be left, the simulator finds unserved requests, a
     /// target that would have to serve is unhealthy, or a target to be taken down is unhealthy already.
     pub fn drill(
         &self,
         upstream: &Upstream,
-        down: Vec<Part>,
+        down: Vec<TargetSelector>,
         until: Timestamp,
         error_rate: Option<f64>,
         author: String,
-    ) -> Result<Orders, Refusal> {
+    ) -> Result<Orders, OrderRefusal> {
         if let Some((id, _)) = self.orders.drill_of(&upstream.name) {
-            return Err(Refusal::Conflict(format!("drill {id} of upstream `{}` runs", upstream.name)));
+            return Err(OrderRefusal::Conflict(format!("drill {id} of upstream `{}` runs", upstream.name)));
         }
-        let is_meant = |target: &Target| down.iter().any(|part| part.includes(target));
-        self.reach(upstream, is_meant)?;
+        let is_meant = |target: &Target| down.iter().any(|selector| selector.includes(target));
+        self.ensure_reach(upstream, is_meant)?;
         if !self.force {
-            self.survives(upstream, &down, is_meant)?;
+            self.ensure_survival(upstream, &down, is_meant)?;
         }
         let mut orders = self.orders.clone();
         let id = orders.drills.last_key_value().map_or(1, |(last, _)| last + 1);
         let error_rate = error_rate.unwrap_or(ERROR_RATE);
-        let drill = Drill::begin(upstream.name.clone(), down, self.now, until, error_rate, author);
+        let drill = DrillRun::begin(upstream.name.clone(), down, self.now, until, error_rate, author);
         orders.drills.insert(id, drill);
         Ok(orders)
     }
 
-    /// Refuses a drill that would rehearse nothing, would lose requests according to the simulator, or
-    /// depends on targets that are known to be unhealthy.
-    fn survives(
+    /// Begins a drill that a client asks for. `length` is its duration; `down` names targets, tiers, zones or
+    /// regions.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Self::drill`] does, or if an entry of `down` matches no target.
+    pub fn requested_drill(
         &self,
         upstream: &Upstream,
-        down: &[Part],
+        down: &[String],
+        length: Duration,
+        error_rate: Option<f64>,
+        request: &OrderRequest,
+    ) -> Result<Orders, OrderRefusal> {
+        let selectors = parse_selectors(down, upstream)
+            .map_err(|(message, help)| OrderRefusal::Invalid(format!("{message}; {help}")))?;
+        let until = later(self.now, length);
+        let mut orders = self.drill(upstream, selectors, until, error_rate, request.author.clone())?;
+        if let Some(mut begun) = orders.drills.last_entry() {
+            begun.get_mut().purpose.clone_from(&request.reason);
+        }
+        Ok(orders)
+    }
+
+    /// Begins a drill that is due by its schedule.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Self::drill`] does, or if an entry of `down` matches no target.
+    pub fn scheduled_drill(
+        &self,
+        upstream: &Upstream,
+        drill: &ScheduledDrill,
+    ) -> Result<Orders, OrderRefusal> {
+        let selectors =
+            parse_selectors(&drill.down, upstream).map_err(|(message, _)| OrderRefusal::Invalid(message))?;
+        let until = later(self.now, drill.length);
+        self.drill(upstream, selectors, until, Some(drill.error_rate), "schedule".to_owned())
+    }
+
+    /// Refuses a drill that would rehearse nothing, would lose requests according to the simulator, or
+    /// depends on targets that are known to be unhealthy.
+    fn ensure_survival(
+        &self,
+        upstream: &Upstream,
+        down: &[TargetSelector],
         is_meant: impl Fn(&Target) -> bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), OrderRefusal> {
         let name = &upstream.name;
         if let Some(pin) = self.orders.pins.get(name) {
             let priority = pin.priority;
-            return Err(Refusal::Conflict(format!("upstream `{name}` is pinned to priority {priority}")));
+            return Err(OrderRefusal::Conflict(format!(
+                "upstream `{name}` is pinned to priority {priority}"
+            )));
         }
         if self.orders.holds.contains_key(name) || (self.has_failed)(name) {
-            return Err(Refusal::Conflict(format!("a standby of upstream `{name}` serves already")));
+            return Err(OrderRefusal::Conflict(format!("a standby of upstream `{name}` serves already")));
         }
         let out = self.orders.states.keys().filter(|(of, _)| of == name);
-        let all: Vec<Part> = down.iter().cloned().chain(out.map(|(_, part)| part.clone())).collect();
-        let is_out = |target: &Target| all.iter().any(|part| part.includes(target));
+        let all: Vec<TargetSelector> =
+            down.iter().cloned().chain(out.map(|(_, selector)| selector.clone())).collect();
+        let is_out = |target: &Target| all.iter().any(|selector| selector.includes(target));
         let left: Vec<&Target> = upstream.targets.iter().filter(|target| !is_out(target)).collect();
         if left.is_empty() {
-            return Err(Refusal::Conflict(format!("upstream `{name}` would have no target left to serve")));
+            return Err(OrderRefusal::Conflict(format!(
+                "upstream `{name}` would have no target left to serve"
+            )));
         }
         let simulated = simulate::simulate(upstream, &self.build.addresses, None, &all);
         if simulated.unserved > 0.0 {
             let unserved = simulated.unserved;
-            return Err(Refusal::Conflict(format!("{unserved:.1} % of the requests would not be served")));
+            return Err(OrderRefusal::Conflict(format!(
+                "{unserved:.1} % of the requests would not be served"
+            )));
         }
         let is_dead = |target: &Target| (self.is_healthy)(upstream, target) == Some(false);
         let serves = |target: &&&Target| {
@@ -236,12 +300,18 @@ impl<'a> Scene<'a> {
         };
         if let Some(dead) = left.iter().filter(serves).find(|target| is_dead(target)) {
             let address = &dead.address;
-            return Err(Refusal::Conflict(format!("`{address}`, which would have to serve, is not healthy")));
+            return Err(OrderRefusal::Conflict(format!(
+                "`{address}`, which would have to serve, is not healthy"
+            )));
         }
         let mut meant = upstream.targets.iter().filter(|target| is_meant(target));
         match meant.find(|target| is_dead(target)) {
             None => Ok(()),
-            Some(dead) => Err(Refusal::Conflict(format!("`{}` is down already", dead.address))),
+            Some(dead) => Err(OrderRefusal::Conflict(format!("`{}` is down already", dead.address))),
         }
     }
+}
+
+fn parse_selectors(down: &[String], upstream: &Upstream) -> Result<Vec<TargetSelector>, SelectorError> {
+    down.iter().map(|text| TargetSelector::parse(text, upstream)).collect()
 }

@@ -6,20 +6,20 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::name::Name;
-use crate::model::selector::Part;
+use crate::model::selector::TargetSelector;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
 /// Minimum number of requests before their errors can abort a drill.
-const FEW: u64 = 20;
+const MIN_REQUESTS: u64 = 20;
 
 /// Drill, running or ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Drill {
+pub struct DrillRun {
     /// Name of the upstream.
     pub upstream: Name,
     /// Targets that count as down.
-    pub down: Vec<Part>,
+    pub down: Vec<TargetSelector>,
     /// Name of the client that began it, or `schedule`.
     pub author: String,
     /// Reason for the drill, if one was given.
@@ -32,7 +32,7 @@ pub struct Drill {
     /// Time at which it ended; none while it runs.
     pub ended: Option<Timestamp>,
     /// State of the drill.
-    pub state: State,
+    pub state: DrillState,
     /// Reason of the end, if it ended before its time.
     pub reason: Option<String>,
     /// Percentage of failed requests above which it is aborted.
@@ -60,7 +60,7 @@ pub struct Drill {
 /// State of a drill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum DrillState {
     /// The targets count as down.
     Running,
     /// The drill ran its full time.
@@ -71,7 +71,7 @@ pub enum State {
     Reverted,
 }
 
-impl State {
+impl DrillState {
     /// Returns the word of the state in the API.
     pub fn word(self) -> &'static str {
         match self {
@@ -85,7 +85,7 @@ impl State {
 
 /// Observations of an upstream since a drill began.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Seen {
+pub struct DrillObservations {
     /// Requests to targets.
     pub requests: u64,
     /// Requests that a target failed.
@@ -96,11 +96,11 @@ pub struct Seen {
     pub latency: Option<f64>,
 }
 
-impl Drill {
+impl DrillRun {
     /// Returns a running drill that began at `started`.
     pub fn begin(
         upstream: Name,
-        down: Vec<Part>,
+        down: Vec<TargetSelector>,
         started: Timestamp,
         until: Timestamp,
         error_rate: f64,
@@ -114,7 +114,7 @@ impl Drill {
             started,
             until,
             ended: None,
-            state: State::Running,
+            state: DrillState::Running,
             reason: None,
             error_rate,
             shift_seconds: BTreeMap::new(),
@@ -130,23 +130,23 @@ impl Drill {
 
     /// True until it ends.
     pub fn is_running(&self) -> bool {
-        self.state == State::Running
+        self.state == DrillState::Running
     }
 
     /// Records that the traffic of an Envoy moved. Only the first time counts.
-    pub fn shifted(&mut self, node: &str, at: Timestamp) {
+    pub fn record_shift(&mut self, node: &str, at: Timestamp) {
         let seconds = at.duration_since(self.started).as_secs_f64().max(0.0);
         self.shift_seconds.entry(node.to_owned()).or_insert((seconds * 100.0).round() / 100.0);
     }
 
     /// True if the traffic of an Envoy has moved.
-    pub fn moved(&self, node: &str) -> bool {
+    pub fn has_shifted(&self, node: &str) -> bool {
         self.shift_seconds.contains_key(node)
     }
 
     /// True if the drill takes the target down.
     pub fn includes(&self, target: &Target) -> bool {
-        self.down.iter().any(|part| part.includes(target))
+        self.down.iter().any(|selector| selector.includes(target))
     }
 
     /// True if the drill takes down all targets of a declared tier. Always false with locality failover,
@@ -158,34 +158,34 @@ impl Drill {
 
     /// Takes in observations. Aborts the drill if too many requests failed, and ends it when its time is
     /// over.
-    pub fn watch(&mut self, now: Timestamp, seen: Seen) {
-        let Seen { requests, errors, share, latency } = seen;
+    pub fn observe(&mut self, now: Timestamp, observations: DrillObservations) {
+        let DrillObservations { requests, errors, share, latency } = observations;
         (self.requests, self.errors, self.latency) = (requests, errors, latency);
         if !share.is_empty() {
             self.share = share;
         }
-        let percent = |part: u64, whole: u64| 100.0 * to_f64(part) / to_f64(whole.max(1));
-        if requests >= FEW && percent(errors, requests) > self.error_rate {
+        let percent = |count: u64, whole: u64| 100.0 * to_f64(count) / to_f64(whole.max(1));
+        if requests >= MIN_REQUESTS && percent(errors, requests) > self.error_rate {
             let reason = format!("{errors} of {requests} requests failed");
-            self.end(now, State::Aborted, Some(reason));
+            self.end(now, DrillState::Aborted, Some(reason));
         } else if now >= self.until {
-            self.end(now, State::Done, None);
+            self.end(now, DrillState::Done, None);
         }
     }
 
     /// Aborts the drill.
     pub fn abort(&mut self, now: Timestamp, reason: String) {
-        self.end(now, State::Aborted, Some(reason));
+        self.end(now, DrillState::Aborted, Some(reason));
     }
 
     /// Ends the drill as reverted, since nothing watched it.
     pub fn revert(&mut self, now: Timestamp, reason: &str) {
-        self.end(now, State::Reverted, Some(reason.to_owned()));
+        self.end(now, DrillState::Reverted, Some(reason.to_owned()));
     }
 
     /// Returns the report of the drill, in Markdown.
     pub fn markdown(&self, id: u64) -> String {
-        let parts: Vec<String> = self.down.iter().map(ToString::to_string).collect();
+        let down: Vec<String> = self.down.iter().map(ToString::to_string).collect();
         let ended = self.ended.map_or_else(|| "it runs".to_owned(), |at| at.to_string());
         let mut text = format!(
             "# Drill {id} of `{}`\n\n\
@@ -193,7 +193,7 @@ impl Drill {
              - Requests: {}, of which failed: {} (limit {} %)\n",
             self.upstream,
             self.state.word(),
-            parts.join(", "),
+            down.join(", "),
             self.started,
             self.author,
             self.requests,
@@ -226,7 +226,7 @@ impl Drill {
         text
     }
 
-    fn end(&mut self, now: Timestamp, state: State, reason: Option<String>) {
+    fn end(&mut self, now: Timestamp, state: DrillState, reason: Option<String>) {
         (self.state, self.ended, self.reason) = (state, Some(now), reason);
     }
 }
@@ -246,10 +246,11 @@ mod tests {
     /// Checks the state of a drill of 60 s, with a limit of 1 % errors, after these observations.
     fn check(second: i64, requests: u64, errors: u64, expected: &str) {
         let name = Name::parse("shop").expect("a name");
-        let mut drill = Drill::begin(name, vec![Part::Priority(0)], at(0), at(60), 1.0, "ann".into());
-        drill.watch(at(second), Seen { requests, errors, ..Seen::default() });
-        let told = format!("{} {}", drill.state.word(), drill.reason.unwrap_or_default());
-        assert_eq!(told.trim(), expected);
+        let mut drill =
+            DrillRun::begin(name, vec![TargetSelector::Priority(0)], at(0), at(60), 1.0, "ann".into());
+        drill.observe(at(second), DrillObservations { requests, errors, ..DrillObservations::default() });
+        let end = format!("{} {}", drill.state.word(), drill.reason.unwrap_or_default());
+        assert_eq!(end.trim(), expected);
     }
 
     #[test]
@@ -275,9 +276,9 @@ mod tests {
     #[test]
     fn an_envoy_shifts_once() {
         let name = Name::parse("shop").expect("a name");
-        let mut drill = Drill::begin(name, Vec::new(), at(0), at(60), 1.0, "ann".into());
-        drill.shifted("edge-1", at(1));
-        drill.shifted("edge-1", at(9));
+        let mut drill = DrillRun::begin(name, Vec::new(), at(0), at(60), 1.0, "ann".into());
+        drill.record_shift("edge-1", at(1));
+        drill.record_shift("edge-1", at(9));
         assert_eq!(drill.shift_seconds["edge-1"], 1.0);
     }
 }

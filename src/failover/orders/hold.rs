@@ -17,11 +17,12 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::failover::orders::time::later;
 use crate::model::failback::{Failback, Release};
 use crate::model::overrides::First;
 
 /// Time within which the primaries must serve after a release; otherwise they have not recovered.
-pub const TRY: SignedDuration = SignedDuration::from_secs(4);
+pub const TRIAL: SignedDuration = SignedDuration::from_secs(4);
 
 /// Hold of a standby.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +32,7 @@ pub struct Hold {
     /// Time at which the hold began, or at which an operator released it into steps.
     pub since: Timestamp,
     /// Phase of the hold.
-    pub phase: Phase,
+    pub phase: HoldPhase,
     /// True if failbacks came too often, so that only an operator releases it.
     pub is_flapping: bool,
 }
@@ -39,7 +40,7 @@ pub struct Hold {
 /// Phase of a hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum HoldPhase {
     /// The standby serves alone.
     Held {
         /// Time of the next try to fail back; none while the hold waits for an operator or for the primaries
@@ -64,7 +65,7 @@ pub enum Phase {
 
 /// Outcome of a decision about a hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
+pub enum HoldOutcome {
     /// The hold goes on, possibly in another phase.
     Hold(Hold),
     /// The hold is over; the primaries have their traffic back.
@@ -73,8 +74,8 @@ pub enum Next {
 
 /// Observed state of the primaries of a held standby.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Home {
-    /// True if the primaries serve; none without requests to tell by.
+pub struct PrimariesStatus {
+    /// True if the primaries serve; none without requests to judge by.
     pub serves: Option<bool>,
     /// True if a primary is healthy; none if unknown.
     pub is_healthy: Option<bool>,
@@ -89,21 +90,21 @@ impl Hold {
     /// Returns the tier that the hold puts first; none in the declared order.
     pub fn first(&self) -> Option<First> {
         match self.phase {
-            Phase::Held { .. } => Some(First { tier: self.tier, home: 0 }),
-            Phase::Trying { .. } => None,
-            Phase::Step { percent, .. } => Some(First { tier: self.tier, home: percent }),
+            HoldPhase::Held { .. } => Some(First { tier: self.tier, home: 0 }),
+            HoldPhase::Trying { .. } => None,
+            HoldPhase::Step { percent, .. } => Some(First { tier: self.tier, home: percent }),
         }
     }
 
     /// Returns the time at which the phase ends by itself; none if it waits for an event.
     pub fn due(&self, failback: &Failback) -> Option<Timestamp> {
         match (&self.phase, &failback.release) {
-            (Phase::Held { until }, _) => *until,
-            (Phase::Trying { until }, _) => Some(*until),
-            (Phase::Step { serving_since, .. }, Release::Steps { every, .. }) => {
+            (HoldPhase::Held { until }, _) => *until,
+            (HoldPhase::Trying { until }, _) => Some(*until),
+            (HoldPhase::Step { serving_since, .. }, Release::Steps { every, .. }) => {
                 serving_since.map(|since| later(since, *every))
             }
-            (Phase::Step { .. }, _) => None,
+            (HoldPhase::Step { .. }, _) => None,
         }
     }
 
@@ -111,7 +112,7 @@ impl Hold {
     /// recover.
     pub fn waits_for_primaries(&self, failback: &Failback) -> Option<Duration> {
         match failback.release {
-            Release::After(after) if !self.is_flapping && self.phase == (Phase::Held { until: None }) => {
+            Release::After(after) if !self.is_flapping && self.phase == (HoldPhase::Held { until: None }) => {
                 Some(after)
             }
             _ => None,
@@ -120,52 +121,58 @@ impl Hold {
 
     /// Releases the hold for an operator, regardless of health. If the policy returns traffic in steps, the
     /// first step begins; in all other cases, and if steps are under way, the hold is over.
-    pub fn released(&self, now: Timestamp, failback: &Failback) -> Next {
+    pub fn released(&self, now: Timestamp, failback: &Failback) -> HoldOutcome {
         match &failback.release {
-            Release::Steps { percents, .. } if !matches!(self.phase, Phase::Step { .. }) => {
+            Release::Steps { percents, .. } if !matches!(self.phase, HoldPhase::Step { .. }) => {
                 let percent = percents.first().copied().unwrap_or(100);
-                let phase = Phase::Step { index: 0, percent, serving_since: None };
-                Next::Hold(Self { phase, is_flapping: false, since: now, ..self.clone() })
+                let phase = HoldPhase::Step { index: 0, percent, serving_since: None };
+                HoldOutcome::Hold(Self { phase, is_flapping: false, since: now, ..self.clone() })
             }
-            _ => Next::Over,
+            _ => HoldOutcome::Over,
         }
     }
 
     /// Returns the outcome for the failback policy and the observed state of the primaries.
-    pub fn next(&self, now: Timestamp, failback: &Failback, home: Home) -> Next {
+    pub fn next(&self, now: Timestamp, failback: &Failback, primaries: PrimariesStatus) -> HoldOutcome {
         if !failback.holds() {
-            return Next::Over;
+            return HoldOutcome::Over;
         }
-        let home_serves = home.serves == Some(true);
+        let primaries_serve = primaries.serves == Some(true);
         let phase = match (&self.phase, &failback.release) {
             // The standby failed, and Envoys fell back to the primaries.
-            (Phase::Held { .. }, _) if home_serves => return Next::Over,
-            (Phase::Held { .. }, Release::After(_))
-                if !self.is_flapping && home.is_healthy == Some(false) =>
+            (HoldPhase::Held { .. }, _) if primaries_serve => return HoldOutcome::Over,
+            (HoldPhase::Held { .. }, Release::After(_))
+                if !self.is_flapping && primaries.is_healthy == Some(false) =>
             {
-                Phase::Held { until: None }
+                HoldPhase::Held { until: None }
             }
-            (Phase::Held { until: None }, Release::After(_)) => first_phase(now, failback, self.is_flapping),
-            (Phase::Held { until: Some(until) }, _) if *until <= now => Phase::Trying { until: now + TRY },
-            (Phase::Held { .. }, _) => return Next::Hold(self.clone()),
-            (Phase::Trying { .. }, _) if home_serves => return Next::Over,
-            (Phase::Trying { until }, _) if *until <= now => match (home.serves, home.is_healthy) {
-                // No requests arrived, and the primaries are healthy.
-                (None, Some(true)) => return Next::Over,
-                (None, None) => return Next::Hold(self.clone()),
-                _ => first_phase(now, failback, self.is_flapping),
-            },
-            (Phase::Trying { .. }, _) => return Next::Hold(self.clone()),
-            (Phase::Step { index, .. }, Release::Steps { percents, every }) => {
-                match self.stepped(now, *index, percents, *every, home.serves) {
+            (HoldPhase::Held { until: None }, Release::After(_)) => {
+                first_phase(now, failback, self.is_flapping)
+            }
+            (HoldPhase::Held { until: Some(until) }, _) if *until <= now => {
+                HoldPhase::Trying { until: now + TRIAL }
+            }
+            (HoldPhase::Held { .. }, _) => return HoldOutcome::Hold(self.clone()),
+            (HoldPhase::Trying { .. }, _) if primaries_serve => return HoldOutcome::Over,
+            (HoldPhase::Trying { until }, _) if *until <= now => {
+                match (primaries.serves, primaries.is_healthy) {
+                    // No requests arrived, and the primaries are healthy.
+                    (None, Some(true)) => return HoldOutcome::Over,
+                    (None, None) => return HoldOutcome::Hold(self.clone()),
+                    _ => first_phase(now, failback, self.is_flapping),
+                }
+            }
+            (HoldPhase::Trying { .. }, _) => return HoldOutcome::Hold(self.clone()),
+            (HoldPhase::Step { index, .. }, Release::Steps { percents, every }) => {
+                match self.stepped(now, *index, percents, *every, primaries.serves) {
                     Some(phase) => phase,
-                    None => return Next::Over,
+                    None => return HoldOutcome::Over,
                 }
             }
             // The policy has changed and has no steps any more.
-            (Phase::Step { .. }, _) => first_phase(now, failback, self.is_flapping),
+            (HoldPhase::Step { .. }, _) => first_phase(now, failback, self.is_flapping),
         };
-        Next::Hold(Self { phase, ..self.clone() })
+        HoldOutcome::Hold(Self { phase, ..self.clone() })
     }
 
     /// Returns the next phase of a return in steps; none when it is complete.
@@ -175,19 +182,19 @@ impl Hold {
         index: usize,
         percents: &[u32],
         every: Duration,
-        home_serves: Option<bool>,
-    ) -> Option<Phase> {
-        let Phase::Step { percent, serving_since, .. } = self.phase else { return None };
+        primaries_serve: Option<bool>,
+    ) -> Option<HoldPhase> {
+        let HoldPhase::Step { percent, serving_since, .. } = self.phase else { return None };
         let at = |index: usize, serving_since| {
             let percent = percents.get(index).copied().unwrap_or(100);
-            Phase::Step { index, percent, serving_since }
+            HoldPhase::Step { index, percent, serving_since }
         };
-        match (serving_since, home_serves) {
+        match (serving_since, primaries_serve) {
             // The primaries stopped serving: start again with the first step.
             (_, Some(false)) => Some(at(0, None)),
             // A small share of little traffic can be no requests at all.
             (_, None) => Some(self.phase.clone()),
-            (None, Some(true)) => Some(Phase::Step { index, percent, serving_since: Some(now) }),
+            (None, Some(true)) => Some(HoldPhase::Step { index, percent, serving_since: Some(now) }),
             (Some(since), Some(true)) if later(since, every) > now => Some(self.phase.clone()),
             (Some(_), Some(true)) => match percents.get(index + 1) {
                 // A step of 100 % equals the declared order, so it ends the hold.
@@ -198,20 +205,16 @@ impl Hold {
     }
 }
 
-fn first_phase(now: Timestamp, failback: &Failback, is_flapping: bool) -> Phase {
+fn first_phase(now: Timestamp, failback: &Failback, is_flapping: bool) -> HoldPhase {
     match &failback.release {
-        _ if is_flapping => Phase::Held { until: None },
-        Release::Auto | Release::Manual => Phase::Held { until: None },
-        Release::After(after) => Phase::Held { until: Some(later(now, *after)) },
+        _ if is_flapping => HoldPhase::Held { until: None },
+        Release::Auto | Release::Manual => HoldPhase::Held { until: None },
+        Release::After(after) => HoldPhase::Held { until: Some(later(now, *after)) },
         Release::Steps { percents, .. } => {
             let percent = percents.first().copied().unwrap_or(100);
-            Phase::Step { index: 0, percent, serving_since: None }
+            HoldPhase::Step { index: 0, percent, serving_since: None }
         }
     }
-}
-
-fn later(time: Timestamp, by: Duration) -> Timestamp {
-    SignedDuration::try_from(by).ok().and_then(|by| time.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -223,17 +226,17 @@ mod tests {
     }
 
     /// Primaries that do not serve and whose health is unknown.
-    const AWAY: Home = Home { serves: Some(false), is_healthy: None };
+    const AWAY: PrimariesStatus = PrimariesStatus { serves: Some(false), is_healthy: None };
 
-    fn words(next: &Next) -> String {
+    fn words(next: &HoldOutcome) -> String {
         match next {
-            Next::Over => "over".to_owned(),
-            Next::Hold(hold) => match &hold.phase {
-                Phase::Held { until: None } => "held".to_owned(),
-                Phase::Held { until: Some(until) } => format!("held until {}", until.as_second()),
-                Phase::Trying { until } => format!("trying until {}", until.as_second()),
-                Phase::Step { percent, serving_since: None, .. } => format!("{percent} % offered"),
-                Phase::Step { percent, serving_since: Some(since), .. } => {
+            HoldOutcome::Over => "over".to_owned(),
+            HoldOutcome::Hold(hold) => match &hold.phase {
+                HoldPhase::Held { until: None } => "held".to_owned(),
+                HoldPhase::Held { until: Some(until) } => format!("held until {}", until.as_second()),
+                HoldPhase::Trying { until } => format!("trying until {}", until.as_second()),
+                HoldPhase::Step { percent, serving_since: None, .. } => format!("{percent} % offered"),
+                HoldPhase::Step { percent, serving_since: Some(since), .. } => {
                     format!("{percent} % since {}", since.as_second())
                 }
             },
@@ -245,13 +248,13 @@ mod tests {
     fn check(release: Release, seen: &[(i64, impl Into<Option<bool>> + Copy, &str)]) {
         let failback = Failback { release, at_most: None };
         let mut hold = Hold::new(1, at(0), &failback, false);
-        for (second, home_serves, expected) in seen {
-            let home = Home { serves: (*home_serves).into(), is_healthy: None };
-            let next = hold.next(at(*second), &failback, home);
+        for (second, primaries_serve, expected) in seen {
+            let primaries = PrimariesStatus { serves: (*primaries_serve).into(), is_healthy: None };
+            let next = hold.next(at(*second), &failback, primaries);
             assert_eq!(words(&next), *expected, "at {second}");
             match next {
-                Next::Hold(next) => hold = next,
-                Next::Over => return,
+                HoldOutcome::Hold(next) => hold = next,
+                HoldOutcome::Over => return,
             }
         }
     }
@@ -282,10 +285,10 @@ mod tests {
         let check = |is_flapping: bool, seen: &[(i64, Option<bool>, &str)]| {
             let mut hold = Hold::new(1, at(0), &failback, is_flapping);
             for (second, is_healthy, expected) in seen {
-                let home = Home { serves: Some(false), is_healthy: *is_healthy };
-                let next = hold.next(at(*second), &failback, home);
+                let primaries = PrimariesStatus { serves: Some(false), is_healthy: *is_healthy };
+                let next = hold.next(at(*second), &failback, primaries);
                 assert_eq!(words(&next), *expected, "at {second}");
-                let Next::Hold(next) = next else { panic!("it is over at {second}") };
+                let HoldOutcome::Hold(next) = next else { panic!("it is over at {second}") };
                 hold = next;
             }
         };
@@ -354,9 +357,10 @@ mod tests {
     #[test]
     fn a_try_without_requests_ends_by_what_checks_say() {
         let failback = Failback { release: Release::After(Duration::from_secs(9)), at_most: None };
-        let hold = Hold { phase: Phase::Trying { until: at(4) }, ..Hold::new(1, at(0), &failback, false) };
+        let hold =
+            Hold { phase: HoldPhase::Trying { until: at(4) }, ..Hold::new(1, at(0), &failback, false) };
         let check = |second, is_healthy, expected: &str| {
-            let next = hold.next(at(second), &failback, Home { serves: None, is_healthy });
+            let next = hold.next(at(second), &failback, PrimariesStatus { serves: None, is_healthy });
             assert_eq!(words(&next), expected, "{is_healthy:?} at {second}");
         };
         check(3, Some(true), "trying until 4");
@@ -369,7 +373,7 @@ mod tests {
     fn a_policy_that_holds_no_more_releases() {
         let manual = Failback { release: Release::Manual, at_most: None };
         let hold = Hold::new(1, at(0), &manual, false);
-        assert_eq!(hold.next(at(1), &Failback::default(), AWAY), Next::Over);
+        assert_eq!(hold.next(at(1), &Failback::default(), AWAY), HoldOutcome::Over);
     }
 
     #[test]
@@ -377,7 +381,7 @@ mod tests {
         let failback = Failback { release: Release::After(Duration::from_secs(5)), at_most: None };
         let hold = Hold::new(1, at(0), &failback, true);
         assert_eq!(words(&hold.next(at(100), &failback, AWAY)), "held");
-        assert_eq!(hold.released(at(100), &failback), Next::Over);
+        assert_eq!(hold.released(at(100), &failback), HoldOutcome::Over);
     }
 
     #[test]

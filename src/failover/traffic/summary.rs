@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::checks::{Checked, NodeChecks};
-use super::{Seen, TargetSeen};
+use super::checks::{CheckResult, NodeCheckResults};
+use super::node::{EndpointObservation, UpstreamObservation};
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
@@ -15,7 +15,7 @@ const FRESH: SignedDuration = SignedDuration::from_millis(2_500);
 
 /// Observations of all Envoys about an upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Picture {
+pub struct Summary {
     /// Tier that serves at most Envoys that sent requests recently or, if none did, that ever did. Tiers are
     /// counted as each Envoy has them.
     pub serving: Option<u32>,
@@ -26,16 +26,16 @@ pub struct Picture {
     /// Requests to targets per second, including retries.
     pub requests_per_second: f64,
     /// Observations by node.
-    pub nodes: BTreeMap<Arc<str>, NodePicture>,
+    pub nodes: BTreeMap<Arc<str>, NodeSummary>,
     /// Observations by target.
-    pub targets: BTreeMap<Address, TargetPicture>,
+    pub targets: BTreeMap<Address, TargetSummary>,
     /// Nodes that recently sent results of health checks of its targets.
     pub checked_by: Vec<Arc<str>>,
 }
 
 /// Observations of one Envoy about an upstream.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NodePicture {
+pub struct NodeSummary {
     /// Tier that serves, as this Envoy counts tiers.
     pub serving: Option<u32>,
     /// Time since which that tier serves.
@@ -63,7 +63,7 @@ pub struct NodeTarget {
 
 /// Observations of all Envoys about a target.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct TargetPicture {
+pub struct TargetSummary {
     /// Health by majority of the Envoys that know it recently or, if none does, that ever did; none if none
     /// ever did. A tie is healthy.
     pub is_healthy: Option<bool>,
@@ -81,7 +81,7 @@ pub struct TargetPicture {
     pub disagree: Vec<Arc<str>>,
 }
 
-impl Picture {
+impl Summary {
     /// Returns the declared tier that gets the most requests, or last got them; none if there were no
     /// requests. With locality failover it can be the first although each Envoy is served by a later tier, as
     /// that Envoy counts tiers.
@@ -90,7 +90,7 @@ impl Picture {
     }
 }
 
-impl NodePicture {
+impl NodeSummary {
     /// Returns the declared tier to which it sends the most requests, or last sent them.
     pub fn busiest_tier(&self, upstream: &Upstream) -> Option<u32> {
         busiest_tier(upstream, |address| self.targets.get(address).map(|target| target.share))
@@ -107,44 +107,44 @@ fn busiest_tier(upstream: &Upstream, share: impl Fn(&Address) -> Option<f64>) ->
 }
 
 /// Builder of a summary.
-pub(super) struct Drawing<'a> {
+pub(super) struct SummaryBuilder<'a> {
     pub(super) upstream: &'a Upstream,
     now: Timestamp,
     /// True to include the nodes with their names.
     has_names: bool,
-    nodes: BTreeMap<Arc<str>, NodePicture>,
+    nodes: BTreeMap<Arc<str>, NodeSummary>,
     /// True while no report is fresh.
     is_stale: bool,
     /// Nodes by freshness of their last report and by the tier that serves them.
-    serving: BTreeMap<(bool, u32), Class>,
+    serving: BTreeMap<(bool, u32), Agreement>,
     requests_per_second: f64,
     /// Votes and request rates by the index of the target.
-    targets: Vec<Option<TargetDrawing>>,
+    targets: Vec<Option<TargetVotes>>,
     checked_by: Vec<Arc<str>>,
 }
 
 /// Check results of a node for the endpoints of the upstream.
-type Found<'a> = (&'a NodeChecks, &'a [Checked]);
+type UpstreamChecks<'a> = (&'a NodeCheckResults, &'a [CheckResult]);
 
 /// Votes of all nodes on a target, and its request rate.
 #[derive(Default)]
-struct TargetDrawing {
+struct TargetVotes {
     /// Requests per second: of fresh reports, and of the last reports.
     requests_per_second: [f64; 2],
     /// Votes by freshness and health: `votes[is_fresh][is_healthy]`.
-    votes: [[Class; 2]; 2],
+    votes: [[Agreement; 2]; 2],
 }
 
 /// Nodes that agree.
 #[derive(Default)]
-struct Class {
+struct Agreement {
     count: usize,
     /// Earliest time since which one of them agrees, in milliseconds since the epoch.
     since: i64,
     nodes: Vec<Arc<str>>,
 }
 
-impl Class {
+impl Agreement {
     fn add(&mut self, since: i64) {
         self.since = if self.count == 0 { since } else { self.since.min(since) };
         self.count += 1;
@@ -152,7 +152,7 @@ impl Class {
 }
 
 /// Health of a target according to a node.
-struct Vote {
+struct HealthVote {
     target: usize,
     is_fresh: bool,
     /// True if the newest report of the node confirms it.
@@ -161,7 +161,7 @@ struct Vote {
     since: u32,
 }
 
-impl Vote {
+impl HealthVote {
     /// Adds the vote to those of the same node. Of several votes on a target (a host name with several
     /// addresses), a fresh one wins, then a healthy one.
     fn join(self, votes: &mut Vec<Self>) {
@@ -173,7 +173,7 @@ impl Vote {
     }
 }
 
-/// Inverse of `live::seconds_of`; fractions of a second are lost.
+/// Inverse of [`seconds_since_epoch`](super::node::seconds_since_epoch); fractions of a second are lost.
 fn time_of(seconds: u32) -> Timestamp {
     time(i64::from(seconds) * 1000)
 }
@@ -182,7 +182,7 @@ fn time(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-impl<'a> Drawing<'a> {
+impl<'a> SummaryBuilder<'a> {
     pub(super) fn new(upstream: &'a Upstream, now: Timestamp, has_names: bool) -> Self {
         Self {
             upstream,
@@ -205,27 +205,27 @@ impl<'a> Drawing<'a> {
     pub(super) fn add(
         &mut self,
         (node, interval): (&Arc<str>, f32),
-        (seen, seen_targets): (&Seen, &[TargetSeen]),
-        found: Option<Found<'_>>,
+        (observation, endpoints): (&UpstreamObservation, &[EndpointObservation]),
+        found: Option<UpstreamChecks<'_>>,
         targets: &[Option<usize>],
     ) {
-        let is_fresh = self.is_fresh(seen.last, interval);
+        let is_fresh = self.is_fresh(observation.last, interval);
         let mut requests_per_second = 0.0;
-        let mut votes: Vec<Vote> = Vec::new();
+        let mut votes: Vec<HealthVote> = Vec::new();
         let mut sent: Vec<(usize, f64)> = Vec::new();
-        for own in seen_targets {
+        for own in endpoints {
             let Some(target) = targets[usize::from(own.number)] else { continue };
-            let drawing = self.targets[target].get_or_insert_default();
+            let target_votes = self.targets[target].get_or_insert_default();
             let last = f64::from(own.requests_per_second);
             let rate = if is_fresh { last } else { 0.0 };
             requests_per_second += rate;
             sent.push((target, last));
-            drawing.requests_per_second[0] += rate;
-            drawing.requests_per_second[1] += last;
+            target_votes.requests_per_second[0] += rate;
+            target_votes.requests_per_second[1] += last;
             if let Some(is_healthy) = own.health.is_healthy() {
-                let is_fresh = self.is_fresh(seen.last.saturating_sub(own.health.age()), interval);
+                let is_fresh = self.is_fresh(observation.last.saturating_sub(own.health.age()), interval);
                 let is_shown = is_fresh && own.health.age() == 0;
-                Vote { target, is_fresh, is_shown, is_healthy, since: own.since }.join(&mut votes);
+                HealthVote { target, is_fresh, is_shown, is_healthy, since: own.since }.join(&mut votes);
             }
         }
         // Health that the last report confirms overrides checks; any other yields to a fresh check.
@@ -240,21 +240,26 @@ impl<'a> Drawing<'a> {
         self.cast(node, votes);
         self.is_stale &= !is_fresh;
         self.requests_per_second += requests_per_second;
-        let serving = seen.serving.map(u32::from);
+        let serving = observation.serving.map(u32::from);
         if let Some(serving) = serving {
-            self.serving.entry((is_fresh, serving)).or_default().add(seen.since);
+            self.serving.entry((is_fresh, serving)).or_default().add(observation.since);
         }
         if let Some(targets) = targets {
-            let (since, last) = (time(seen.since), time_of(seen.last));
-            let told =
-                NodePicture { serving, since, last, is_stale: !is_fresh, requests_per_second, targets };
-            self.nodes.insert(node.clone(), told);
+            let (since, last) = (time(observation.since), time_of(observation.last));
+            let summary =
+                NodeSummary { serving, since, last, is_stale: !is_fresh, requests_per_second, targets };
+            self.nodes.insert(node.clone(), summary);
         }
     }
 
     /// Returns the traffic of a node to each target. `sent` has the requests per second of the last report,
     /// by target.
-    fn sent(&self, sent: &[(usize, f64)], is_fresh: bool, votes: &[Vote]) -> BTreeMap<Address, NodeTarget> {
+    fn sent(
+        &self,
+        sent: &[(usize, f64)],
+        is_fresh: bool,
+        votes: &[HealthVote],
+    ) -> BTreeMap<Address, NodeTarget> {
         let all: f64 = sent.iter().map(|(_, rate)| rate).sum();
         let mut targets: BTreeMap<usize, NodeTarget> = BTreeMap::new();
         for (target, rate) in sent {
@@ -271,7 +276,12 @@ impl<'a> Drawing<'a> {
     }
 
     /// Adds the check results of a node that sent no requests to the upstream.
-    pub(super) fn add_checks(&mut self, node: &Arc<str>, found: Found<'_>, targets: &[Option<usize>]) {
+    pub(super) fn add_checks(
+        &mut self,
+        node: &Arc<str>,
+        found: UpstreamChecks<'_>,
+        targets: &[Option<usize>],
+    ) {
         let votes = self.votes(node, found, targets);
         self.cast(node, votes);
     }
@@ -280,23 +290,23 @@ impl<'a> Drawing<'a> {
     fn votes(
         &mut self,
         node: &Arc<str>,
-        (checks, endpoints): Found<'_>,
+        (checks, endpoints): UpstreamChecks<'_>,
         targets: &[Option<usize>],
-    ) -> Vec<Vote> {
+    ) -> Vec<HealthVote> {
         let is_fresh = self.is_fresh(checks.at, checks.interval);
         if is_fresh {
             self.checked_by.push(node.clone());
         }
         let mut votes = Vec::new();
-        for Checked { number, is_healthy, since } in endpoints.iter().copied() {
+        for CheckResult { number, is_healthy, since } in endpoints.iter().copied() {
             let Some(target) = targets[usize::from(number)] else { continue };
-            Vote { target, is_fresh, is_shown: false, is_healthy, since }.join(&mut votes);
+            HealthVote { target, is_fresh, is_shown: false, is_healthy, since }.join(&mut votes);
         }
         votes
     }
 
-    fn cast(&mut self, node: &Arc<str>, votes: Vec<Vote>) {
-        for Vote { target, is_fresh, is_healthy, since, .. } in votes {
+    fn cast(&mut self, node: &Arc<str>, votes: Vec<HealthVote>) {
+        for HealthVote { target, is_fresh, is_healthy, since, .. } in votes {
             let votes = &mut self.targets[target].get_or_insert_default().votes;
             let class = &mut votes[usize::from(is_fresh)][usize::from(is_healthy)];
             class.add(i64::from(since) * 1000);
@@ -306,7 +316,7 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    pub(super) fn finish(self) -> Picture {
+    pub(super) fn finish(self) -> Summary {
         let Self { upstream, nodes, is_stale, serving, requests_per_second, targets, mut checked_by, .. } =
             self;
         checked_by.sort();
@@ -317,18 +327,19 @@ impl<'a> Drawing<'a> {
         // Index of the current rates or, if all reports are stale, of the last known ones.
         let which = usize::from(is_stale);
         let all: f64 = targets.iter().flatten().map(|target| target.requests_per_second[which]).sum();
-        let drawn = upstream.targets.iter().zip(targets);
-        let targets =
-            drawn.filter_map(|(target, drawing)| Some((target.address.clone(), drawing?.finish(which, all))));
+        let voted = upstream.targets.iter().zip(targets);
+        let targets = voted.filter_map(|(target, target_votes)| {
+            Some((target.address.clone(), target_votes?.finish(which, all)))
+        });
         let targets = targets.collect();
-        Picture { serving, since, is_stale, requests_per_second, nodes, targets, checked_by }
+        Summary { serving, since, is_stale, requests_per_second, nodes, targets, checked_by }
     }
 }
 
-impl TargetDrawing {
+impl TargetVotes {
     /// Returns the summary of the target. `which` selects the current rates (0) or the last known ones (1),
     /// of which `all` is the sum over all targets.
-    fn finish(self, which: usize, all: f64) -> TargetPicture {
+    fn finish(self, which: usize, all: f64) -> TargetSummary {
         let requests_per_second = self.requests_per_second;
         let [old, fresh] = self.votes;
         let is_stale = fresh.iter().all(|class| class.count == 0);
@@ -338,7 +349,7 @@ impl TargetDrawing {
         most.nodes.sort();
         others.nodes.sort();
         let is_known = most.count > 0;
-        TargetPicture {
+        TargetSummary {
             is_healthy: is_known.then_some(is_healthy),
             since: is_known.then(|| time(most.since)),
             is_stale,

@@ -8,6 +8,12 @@ use envoy_types::pb::envoy::config::endpoint::v3::{UpstreamEndpointStats, Upstre
 use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
 use prost::Message as _;
 
+use std::net::SocketAddr;
+
+use super::health::ObservedHealth;
+use super::node::{EndpointObservation, UpstreamObservation};
+use super::retention::RETENTION;
+use super::summary::NodeTarget;
 use super::*;
 use crate::build::{Inputs, build};
 use crate::model::target::Address;
@@ -69,26 +75,26 @@ fn shifts(text: &str, seconds: &[&[(u8, u64, u64)]]) -> Vec<String> {
 
 /// Shifts of one Envoy in this locality that sends one report per second.
 fn shifts_at(place: &str, text: &str, seconds: &[&[(u8, u64, u64)]]) -> Vec<String> {
-    let (live, build) = (Live::default(), made(text));
-    live.here("a", place.parse().expect("a place"));
+    let (traffic, build) = (Traffic::default(), made(text));
+    traffic.join("a", place.parse().expect("a place"));
     let mut shifts = Vec::new();
     for (second, loads) in (1..).zip(seconds) {
-        let found = live.fold("a", at(second), &report(loads), &build);
+        let found = traffic.ingest("a", at(second), &report(loads), &build);
         let tier = |tier: Option<u32>| tier.map_or_else(|| "?".to_owned(), |tier| tier.to_string());
         shifts.extend(found.iter().map(|it| format!("{second}: {} → {}", tier(it.from), tier(it.to))));
     }
     shifts
 }
 
-fn picture(live: &Live, build: &Build, second: i64) -> Picture {
-    live.picture(&build.model.upstreams["shop"], build, at(second))
+fn summary(traffic: &Traffic, build: &Build, second: i64) -> Summary {
+    traffic.summary(&build.model.upstreams["shop"], build, at(second))
 }
 
 /// Health of the three targets: `+` healthy, `-` unhealthy, `?` unknown; `~` precedes a stale one.
-fn health(picture: &Picture) -> String {
+fn health(seen: &Summary) -> String {
     let one = |host: u8| {
         let address = Address::parse(&format!("10.0.0.{host}:80")).expect("an address");
-        let Some(target) = picture.targets.get(&address) else { return "?" };
+        let Some(target) = seen.targets.get(&address) else { return "?" };
         match (target.is_healthy, target.is_stale) {
             (None, _) => "?",
             (Some(true), false) => "+",
@@ -137,28 +143,28 @@ fn without_answers_nothing_is_known_to_have_moved() {
 
 #[test]
 fn a_target_that_gets_nothing_where_it_should_is_unhealthy() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
-    assert_eq!(health(&picture(&live, &build, 1)), "++?");
-    live.fold("a", at(2), &report(&[(2, 100, 0)]), &build);
-    assert_eq!(health(&picture(&live, &build, 2)), "-+?", "its tier serves without it");
-    live.fold("a", at(3), &report(&[(9, 100, 0)]), &build);
-    assert_eq!(health(&picture(&live, &build, 3)), "--+", "a later tier serves in its place");
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    assert_eq!(health(&summary(&traffic, &build, 1)), "++?");
+    traffic.ingest("a", at(2), &report(&[(2, 100, 0)]), &build);
+    assert_eq!(health(&summary(&traffic, &build, 2)), "-+?", "its tier serves without it");
+    traffic.ingest("a", at(3), &report(&[(9, 100, 0)]), &build);
+    assert_eq!(health(&summary(&traffic, &build, 3)), "--+", "a later tier serves in its place");
 }
 
 #[test]
 fn so_is_one_that_never_got_anything() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.fold("a", at(1), &report(&[(2, 50, 0)]), &build);
-    assert_eq!(health(&picture(&live, &build, 1)), "-+?", "it failed its checks from the start");
-    live.fold("b", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
-    live.fold("c", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
-    let told = picture(&live, &build, 1);
-    let first = &told.targets[&Address::parse("10.0.0.1:80").expect("an address")];
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest("a", at(1), &report(&[(2, 50, 0)]), &build);
+    assert_eq!(health(&summary(&traffic, &build, 1)), "-+?", "it failed its checks from the start");
+    traffic.ingest("b", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    traffic.ingest("c", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    let seen = summary(&traffic, &build, 1);
+    let first = &seen.targets[&Address::parse("10.0.0.1:80").expect("an address")];
     assert_eq!((first.is_healthy, first.disagree.join(" ")), (Some(true), "a".into()));
-    live.fold("d", at(1), &report(&[(9, 50, 0)]), &build);
-    let told = picture(&live, &build, 1);
-    let first = &told.targets[&Address::parse("10.0.0.1:80").expect("an address")];
+    traffic.ingest("d", at(1), &report(&[(9, 50, 0)]), &build);
+    let seen = summary(&traffic, &build, 1);
+    let first = &seen.targets[&Address::parse("10.0.0.1:80").expect("an address")];
     assert_eq!(first.disagree.join(" "), "a d");
 }
 
@@ -166,11 +172,11 @@ fn so_is_one_that_never_got_anything() {
 fn where_not_every_target_gets_a_share_one_without_requests_may_be_healthy() {
     let check = |setting: &str, loads: &[(u8, u64, u64)], expected: &str| {
         let text = SHOP.replace("    targets:", &format!("    {setting}\n    targets:"));
-        let (live, build) = (Live::default(), made(&text));
-        live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
-        live.fold("a", at(60), &report(loads), &build);
-        let told = picture(&live, &build, 60);
-        assert_eq!(health(&told), expected, "{setting}");
+        let (traffic, build) = (Traffic::default(), made(&text));
+        traffic.ingest("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+        traffic.ingest("a", at(60), &report(loads), &build);
+        let seen = summary(&traffic, &build, 60);
+        assert_eq!(health(&seen), expected, "{setting}");
     };
     check("load_balancer: least_request", &[(2, 100, 0)], "-+?");
     check("load_balancer: random", &[(2, 39, 0)], "~++?");
@@ -180,113 +186,119 @@ fn where_not_every_target_gets_a_share_one_without_requests_may_be_healthy() {
         check(setting, &[(9, 100, 0)], "--+");
     }
     let light = SHOP.replace("{ target: 10.0.0.1:80 }", "{ target: 10.0.0.1:80, weight: 1 }");
-    let (live, build) = (Live::default(), made(&light));
-    live.fold("a", at(1), &report(&[(2, 1000, 0)]), &build);
-    assert_eq!(health(&picture(&live, &build, 1)), "?+?", "ten of these should have been its own");
+    let (traffic, build) = (Traffic::default(), made(&light));
+    traffic.ingest("a", at(1), &report(&[(2, 1000, 0)]), &build);
+    assert_eq!(health(&summary(&traffic, &build, 1)), "?+?", "ten of these should have been its own");
 }
 
 #[test]
 fn a_few_requests_show_nothing_of_those_that_got_none() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.fold("a", at(1), &report(&[(1, 5, 0), (2, 5, 0)]), &build);
-    live.fold("a", at(2), &report(&[(1, 3, 0)]), &build);
-    assert_eq!(health(&picture(&live, &build, 2)), "++?");
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest("a", at(1), &report(&[(1, 5, 0), (2, 5, 0)]), &build);
+    traffic.ingest("a", at(2), &report(&[(1, 3, 0)]), &build);
+    assert_eq!(health(&summary(&traffic, &build, 2)), "++?");
 }
 
 #[test]
 fn without_traffic_the_last_state_is_old() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
-    live.fold("a", at(2), &LoadReport::default(), &build);
-    let old = picture(&live, &build, 7);
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    traffic.ingest("a", at(2), &LoadReport::default(), &build);
+    let old = summary(&traffic, &build, 7);
     assert_eq!((health(&old).as_str(), old.is_stale, old.serving), ("~+~+?", true, Some(0)));
 }
 
 #[test]
 fn who_sees_something_else_disagrees() {
-    let (live, build) = (Live::default(), made(SHOP));
+    let (traffic, build) = (Traffic::default(), made(SHOP));
     for node in ["a", "b", "c"] {
-        live.fold(node, at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+        traffic.ingest(node, at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
     }
-    live.fold("b", at(2), &report(&[(2, 100, 0)]), &build);
-    let picture = picture(&live, &build, 2);
-    let target = &picture.targets[&Address::parse("10.0.0.1:80").expect("an address")];
+    traffic.ingest("b", at(2), &report(&[(2, 100, 0)]), &build);
+    let seen = summary(&traffic, &build, 2);
+    let target = &seen.targets[&Address::parse("10.0.0.1:80").expect("an address")];
     assert_eq!(target.is_healthy, Some(true));
     assert_eq!((target.reported_by.join(" "), target.disagree.join(" ")), ("a c".into(), "b".into()));
 }
 
 #[test]
 fn shares_are_those_of_all_envoys_together() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.fold("a", at(1), &report(&[(1, 30, 0), (2, 30, 0)]), &build);
-    live.fold("b", at(1), &report(&[(9, 40, 0)]), &build);
-    let picture = picture(&live, &build, 1);
-    let shares: Vec<f64> = picture.targets.values().map(|target| target.share.round()).collect();
-    assert_eq!((shares, picture.requests_per_second.round()), (vec![30.0, 30.0, 40.0], 100.0));
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest("a", at(1), &report(&[(1, 30, 0), (2, 30, 0)]), &build);
+    traffic.ingest("b", at(1), &report(&[(9, 40, 0)]), &build);
+    let seen = summary(&traffic, &build, 1);
+    let shares: Vec<f64> = seen.targets.values().map(|target| target.share.round()).collect();
+    assert_eq!((shares, seen.requests_per_second.round()), (vec![30.0, 30.0, 40.0], 100.0));
 }
 
 #[test]
 fn an_envoy_that_goes_serves_nothing() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.fold("a", at(1), &report(&[(9, 100, 0)]), &build);
-    live.left("a", at(4));
-    let gone = live.gone("a", at(5));
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest("a", at(1), &report(&[(9, 100, 0)]), &build);
+    traffic.leave("a", at(4));
+    let gone = traffic.clear_serving("a", at(5));
     assert_eq!((gone[0].from, gone[0].to), (Some(1), None));
-    assert_eq!(live.gone("a", at(6)), []);
-    live.forget(at(5000), &build);
-    assert!(picture(&live, &build, 5000).nodes.is_empty());
+    assert_eq!(traffic.clear_serving("a", at(6)), []);
+    traffic.drop_expired(at(5000), &build);
+    assert!(summary(&traffic, &build, 5000).nodes.is_empty());
 }
 
 #[test]
 fn endpoints_that_are_of_no_target_any_more_leave_nothing_behind() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
     let moved = made(&SHOP.replace("10.0.0.2", "10.0.0.3"));
-    live.forget(at(2), &moved);
-    live.fold("a", at(3), &report(&[(3, 100, 0)]), &moved);
-    assert_eq!(health(&picture(&live, &moved, 3)), "-??", "what was said of the one is not of the other");
-    let heard = live.heard();
-    assert_eq!((heard.met[0].sockets.all.len(), heard.nodes["a"].targets.len()), (3, 2));
-    drop(heard);
-    live.forget(at(4), &made("upstreams: [{ name: other, targets: [{ target: 10.0.0.1:80 }] }]"));
-    assert_eq!(health(&picture(&live, &build, 4)), "???");
+    traffic.drop_expired(at(2), &moved);
+    traffic.ingest("a", at(3), &report(&[(3, 100, 0)]), &moved);
+    assert_eq!(health(&summary(&traffic, &moved, 3)), "-??", "what was said of the one is not of the other");
+    let observations = traffic.lock();
+    assert_eq!(
+        (observations.upstreams[0].sockets.values().len(), observations.nodes["a"].endpoints.len()),
+        (3, 2)
+    );
+    drop(observations);
+    traffic.drop_expired(at(4), &made("upstreams: [{ name: other, targets: [{ target: 10.0.0.1:80 }] }]"));
+    assert_eq!(health(&summary(&traffic, &build, 4)), "???");
 }
 
 #[test]
 fn a_pair_of_an_envoy_and_an_upstream_takes_little() {
     // Each byte counts: there are millions of pairs.
-    assert_eq!((size_of::<Seen>(), size_of::<TargetSeen>()), (32, 12));
+    assert_eq!((size_of::<UpstreamObservation>(), size_of::<EndpointObservation>()), (32, 12));
 }
 
 #[test]
 fn health_that_is_not_known_again_gets_old() {
     for is_healthy in [true, false] {
-        let health = Health::now(is_healthy);
+        let health = ObservedHealth::confirmed(is_healthy);
         assert_eq!((health.is_healthy(), health.age()), (Some(is_healthy), 0));
-        let later = health.later(5).later(0).later(70);
+        let later = health.aged(5).aged(0).aged(70);
         assert_eq!((later.is_healthy(), later.age()), (Some(is_healthy), 75));
-        let much_later = later.later(u32::MAX);
+        let much_later = later.aged(u32::MAX);
         assert_eq!((much_later.is_healthy(), much_later.age()), (Some(is_healthy), 16_383));
     }
-    assert_eq!(Health::default().later(7).is_healthy(), None);
+    assert_eq!(ObservedHealth::default().aged(7).is_healthy(), None);
 }
 
 #[test]
 fn clusters_of_one_tier_each_are_one_upstream() {
     let hashed = SHOP.replace("targets:", "load_balancer: maglev\n    targets:");
-    let (live, build) = (Live::default(), made(&hashed));
+    let (traffic, build) = (Traffic::default(), made(&hashed));
     let mut stats = self::stats(&[(1, 10, 5)]);
     stats.extend(self::stats(&[(9, 90, 0)]));
     stats[0].cluster_name = "shop/p0".into();
     stats[1].cluster_name = "shop/p1".into();
-    let shifts = live.fold("a", at(1), &read(stats), &build);
+    let shifts = traffic.ingest("a", at(1), &read(stats), &build);
     assert_eq!((shifts.len(), shifts[0].to), (1, Some(1)));
-    assert_eq!(live.totals(&shifts[0].upstream), Totals { requests: 105, errors: 5, ..Totals::default() });
+    assert_eq!(
+        traffic.totals(&shifts[0].upstream),
+        LoadTotals { requests: 105, errors: 5, ..LoadTotals::default() }
+    );
 }
 
 #[test]
 fn how_long_a_request_takes_shows_in_how_many_are_under_way() {
-    let (live, build) = (Live::default(), made(SHOP));
+    let (traffic, build) = (Traffic::default(), made(SHOP));
     let name = &build.model.upstreams["shop"].name;
     let second = |in_progress: u64| {
         let mut stats = stats(&[(1, 100, 0)]);
@@ -294,20 +306,20 @@ fn how_long_a_request_takes_shows_in_how_many_are_under_way() {
         read(stats)
     };
     for at_second in 60..90 {
-        live.fold("a", at(at_second), &second(2), &build);
+        traffic.ingest("a", at(at_second), &second(2), &build);
     }
-    assert_eq!(live.recent(name, at(90)).latency(), Some(20.0), "two under way at 100 a second");
-    let before = live.totals(name);
+    assert_eq!(traffic.recent(name, at(90)).latency(), Some(20.0), "two under way at 100 a second");
+    let before = traffic.totals(name);
     for at_second in 90..100 {
-        live.fold("a", at(at_second), &second(5), &build);
+        traffic.ingest("a", at(at_second), &second(5), &build);
     }
-    assert_eq!(live.totals(name).since(before).latency(), Some(50.0));
-    live.fold("a", at(125), &second(0), &build);
-    assert_eq!(live.recent(name, at(130)).requests, 4100, "that of the minute before is recent");
-    live.fold("a", at(190), &second(1), &build);
-    let recent = live.recent(name, at(190));
+    assert_eq!(traffic.totals(name).since(before).latency(), Some(50.0));
+    traffic.ingest("a", at(125), &second(0), &build);
+    assert_eq!(traffic.recent(name, at(130)).requests, 4100, "that of the minute before is recent");
+    traffic.ingest("a", at(190), &second(1), &build);
+    let recent = traffic.recent(name, at(190));
     assert_eq!((recent.requests, recent.latency()), (200, None), "too few to tell");
-    assert_eq!(live.recent(name, at(600)), Totals::default());
+    assert_eq!(traffic.recent(name, at(600)), LoadTotals::default());
 }
 
 /// Check results of an Envoy: the health of each host (last byte of its address).
@@ -321,9 +333,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn checks_tell_of_targets_without_traffic() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.check("a", at(1), SECOND, findings(&[(1, true), (2, true), (9, false)]), &build);
-    let seen = picture(&live, &build, 1);
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest_checks("a", at(1), SECOND, findings(&[(1, true), (2, true), (9, false)]), &build);
+    let seen = summary(&traffic, &build, 1);
     assert_eq!(health(&seen), "++-");
     assert_eq!(
         (seen.serving, seen.is_stale, seen.nodes.len()),
@@ -331,41 +343,41 @@ fn checks_tell_of_targets_without_traffic() {
         "that nobody serves is as true"
     );
     assert_eq!(seen.checked_by, ["a".into()]);
-    live.fold("a", at(2), &report(&[(1, 50, 0), (2, 0, 50)]), &build);
-    assert_eq!(health(&picture(&live, &build, 2)), "+--", "traffic shows more than checks do");
-    live.fold("a", at(3), &report(&[(1, 50, 0)]), &build);
-    assert_eq!(health(&picture(&live, &build, 3)), "+--", "it is due, and gets nothing");
-    live.check("a", at(4), SECOND, findings(&[(1, true), (2, true), (9, true)]), &build);
-    live.fold("a", at(4), &report(&[(1, 1, 0)]), &build);
-    assert_eq!(health(&picture(&live, &build, 4)), "+++", "as long as there is some");
-    let seen = picture(&live, &build, 60);
+    traffic.ingest("a", at(2), &report(&[(1, 50, 0), (2, 0, 50)]), &build);
+    assert_eq!(health(&summary(&traffic, &build, 2)), "+--", "traffic shows more than checks do");
+    traffic.ingest("a", at(3), &report(&[(1, 50, 0)]), &build);
+    assert_eq!(health(&summary(&traffic, &build, 3)), "+--", "it is due, and gets nothing");
+    traffic.ingest_checks("a", at(4), SECOND, findings(&[(1, true), (2, true), (9, true)]), &build);
+    traffic.ingest("a", at(4), &report(&[(1, 1, 0)]), &build);
+    assert_eq!(health(&summary(&traffic, &build, 4)), "+++", "as long as there is some");
+    let seen = summary(&traffic, &build, 60);
     assert_eq!(health(&seen), "~+~-~+", "what traffic showed last is shown on");
     assert!(seen.checked_by.is_empty());
 }
 
 #[test]
 fn what_was_found_counts_since_it_was_found_first() {
-    let (live, build) = (Live::default(), made(SHOP));
+    let (traffic, build) = (Traffic::default(), made(SHOP));
     let since = |second| {
-        let seen = picture(&live, &build, second);
+        let seen = summary(&traffic, &build, second);
         let address = Address::parse("10.0.0.9:80").expect("an address");
         seen.targets[&address].since.expect("it is known").as_second()
     };
     for (second, is_healthy, expected) in
         [(1, true, 1), (2, true, 1), (3, false, 3), (4, false, 3), (5, true, 5)]
     {
-        live.check("a", at(second), SECOND, findings(&[(9, is_healthy)]), &build);
+        traffic.ingest_checks("a", at(second), SECOND, findings(&[(9, is_healthy)]), &build);
         assert_eq!(since(second), expected, "at {second}");
     }
 }
 
 #[test]
 fn each_who_checks_has_a_vote() {
-    let (live, build) = (Live::default(), made(SHOP));
+    let (traffic, build) = (Traffic::default(), made(SHOP));
     for (node, is_healthy) in [("a", false), ("b", false), ("c", true)] {
-        live.check(node, at(1), SECOND, findings(&[(9, is_healthy)]), &build);
+        traffic.ingest_checks(node, at(1), SECOND, findings(&[(9, is_healthy)]), &build);
     }
-    let seen = picture(&live, &build, 1);
+    let seen = summary(&traffic, &build, 1);
     let target = &seen.targets[&Address::parse("10.0.0.9:80").expect("an address")];
     assert_eq!(
         (target.is_healthy, &*target.reported_by, &*target.disagree),
@@ -375,35 +387,35 @@ fn each_who_checks_has_a_vote() {
 
 #[test]
 fn what_was_found_of_strangers_and_of_those_who_went_is_forgotten() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.check("a", at(1), SECOND, findings(&[(1, false), (2, true), (7, true)]), &build);
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest_checks("a", at(1), SECOND, findings(&[(1, false), (2, true), (7, true)]), &build);
     let without = made(&SHOP.replace("{ target: 10.0.0.1:80 }, ", ""));
-    live.forget(at(2), &without);
+    traffic.drop_expired(at(2), &without);
     let with = made(&SHOP.replace("10.0.0.1:80", "10.0.0.3:80"));
-    assert_eq!(health(&picture(&live, &with, 2)), "?+?", "nobody has its number");
+    assert_eq!(health(&summary(&traffic, &with, 2)), "?+?", "nobody has its number");
     let three = Address::parse("10.0.0.3:80").expect("an address");
-    assert_eq!(picture(&live, &with, 2).targets.get(&three), None);
-    live.forget(at(2) + MEMORY, &with);
-    assert_eq!(health(&picture(&live, &with, 2)), "???");
+    assert_eq!(summary(&traffic, &with, 2).targets.get(&three), None);
+    traffic.drop_expired(at(2) + RETENTION, &with);
+    assert_eq!(health(&summary(&traffic, &with, 2)), "???");
 }
 
 #[test]
 fn who_leaves_counts_as_gone_after_twenty_seconds_unless_it_returns() {
-    let (live, build) = (Live::default(), made(SHOP));
+    let (traffic, build) = (Traffic::default(), made(SHOP));
     let absent = |second| {
-        let absent = live.absent(at(second)).into_iter();
+        let absent = traffic.take_absent(at(second)).into_iter();
         absent.map(|(node, left)| format!("{node} {}", left.as_second())).collect::<Vec<_>>()
     };
-    live.fold("a", at(1), &report(&[(1, 50, 0)]), &build);
-    live.left("a", at(2));
-    live.left("never seen", at(3));
+    traffic.ingest("a", at(1), &report(&[(1, 50, 0)]), &build);
+    traffic.leave("a", at(2));
+    traffic.leave("never seen", at(3));
     assert_eq!(absent(21), [""; 0]);
-    live.here("a", Locality::default());
+    traffic.join("a", Locality::default());
     assert_eq!(absent(22), [""; 0], "it returned");
     assert_eq!(absent(23), ["never seen 3"]);
-    live.left("a", at(40));
-    live.here("a", Locality::default());
-    live.left("a", at(50));
+    traffic.leave("a", at(40));
+    traffic.join("a", Locality::default());
+    traffic.leave("a", at(50));
     assert_eq!(absent(65), [""; 0], "it left again, and that is not so long ago");
     assert_eq!(absent(70), ["a 50"]);
     assert_eq!(absent(800), [""; 0], "each is told of once");
@@ -411,11 +423,11 @@ fn who_leaves_counts_as_gone_after_twenty_seconds_unless_it_returns() {
 
 #[test]
 fn shares_are_of_those_who_send() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.fold("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
-    live.fold("b", at(60), &report(&[(9, 100, 0)]), &build);
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest("a", at(1), &report(&[(1, 50, 0), (2, 50, 0)]), &build);
+    traffic.ingest("b", at(60), &report(&[(9, 100, 0)]), &build);
     let shares = |second| {
-        let seen = picture(&live, &build, second);
+        let seen = summary(&traffic, &build, second);
         seen.targets.values().map(|target| target.share).collect::<Vec<_>>()
     };
     assert_eq!(shares(60), [0.0, 0.0, 100.0]);
@@ -424,10 +436,10 @@ fn shares_are_of_those_who_send() {
 
 #[test]
 fn each_envoy_has_shares_of_its_own() {
-    let (live, build) = (Live::default(), made(SHOP));
-    live.fold("a", at(1), &report(&[(1, 75, 0), (2, 25, 0)]), &build);
-    live.fold("b", at(1), &report(&[(1, 0, 10), (9, 40, 0)]), &build);
-    let seen = picture(&live, &build, 1);
+    let (traffic, build) = (Traffic::default(), made(SHOP));
+    traffic.ingest("a", at(1), &report(&[(1, 75, 0), (2, 25, 0)]), &build);
+    traffic.ingest("b", at(1), &report(&[(1, 0, 10), (9, 40, 0)]), &build);
+    let seen = summary(&traffic, &build, 1);
     let words = |node: &str| {
         let of = |target: &NodeTarget| {
             let health = target.is_healthy.map_or('?', |is_healthy| if is_healthy { '+' } else { '-' });
@@ -472,10 +484,10 @@ fn where_distance_counts_each_envoy_has_tiers_of_its_own() {
 #[test]
 fn a_zone_in_whose_place_another_serves_is_unhealthy() {
     let check = |place: &str, loads: &[(u8, u64, u64)], expected: (&str, Option<u32>, Option<u32>)| {
-        let (live, build) = (Live::default(), made(ZONES));
-        live.here("a", place.parse().expect("a place"));
-        live.fold("a", at(1), &report(loads), &build);
-        let seen = picture(&live, &build, 1);
+        let (traffic, build) = (Traffic::default(), made(ZONES));
+        traffic.join("a", place.parse().expect("a place"));
+        traffic.ingest("a", at(1), &report(loads), &build);
+        let seen = summary(&traffic, &build, 1);
         let tier = seen.busiest_tier(&build.model.upstreams["shop"]);
         assert_eq!((health(&seen).as_str(), seen.serving, tier), expected, "from {place:?}: {loads:?}");
     };
@@ -490,21 +502,21 @@ fn a_zone_in_whose_place_another_serves_is_unhealthy() {
 
 #[test]
 fn errors_are_those_of_the_nearest() {
-    let (live, build) = (Live::default(), made(ZONES));
-    live.here("a", "eu/b".parse().expect("a place"));
-    live.fold("a", at(1), &report(&[(2, 100, 0)]), &build);
-    let shifts = live.fold("a", at(2), &report(&[(1, 90, 3), (2, 0, 7)]), &build);
+    let (traffic, build) = (Traffic::default(), made(ZONES));
+    traffic.join("a", "eu/b".parse().expect("a place"));
+    traffic.ingest("a", at(1), &report(&[(2, 100, 0)]), &build);
+    let shifts = traffic.ingest("a", at(2), &report(&[(1, 90, 3), (2, 0, 7)]), &build);
     assert_eq!((shifts.len(), shifts[0].to, shifts[0].errors), (1, Some(1), 7));
 }
 
 #[test]
 fn where_an_envoy_is_counts_in_clusters_of_one_tier_too() {
     let hashed = ZONES.replace("targets:", "load_balancer: maglev\n    targets:");
-    let (live, build) = (Live::default(), made(&hashed));
-    live.here("a", "eu/a".parse().expect("a place"));
+    let (traffic, build) = (Traffic::default(), made(&hashed));
+    traffic.join("a", "eu/a".parse().expect("a place"));
     let mut stats = self::stats(&[(2, 90, 0), (7, 10, 0)]);
     stats[0].cluster_name = "shop/p2".into();
-    let shifts = live.fold("a", at(1), &read(stats), &build);
+    let shifts = traffic.ingest("a", at(1), &read(stats), &build);
     assert_eq!((shifts.len(), shifts[0].to), (1, Some(1)));
-    assert_eq!(live.totals(&shifts[0].upstream).requests, 90, "what a stranger got is of no tier");
+    assert_eq!(traffic.totals(&shifts[0].upstream).requests, 90, "what a stranger got is of no tier");
 }

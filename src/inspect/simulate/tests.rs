@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::build::{Inputs, build};
-use crate::model::selector::NoPart;
+use crate::model::selector::SelectorError;
 
 const STANDBY: BalancingPolicy =
     BalancingPolicy { overprovisioning_factor: u32::MAX, panic_threshold: 1, by_weight: true };
@@ -117,11 +117,12 @@ upstreams:
       - { target: standby.example.com:80, priority: 1, region: far }
 ";
 
-fn shop(addresses: &[(&str, &[&str])], down: &[&str]) -> Result<Vec<String>, NoPart> {
+fn shop(addresses: &[(&str, &[&str])], down: &[&str]) -> Result<Vec<String>, SelectorError> {
     let files = imbl::OrdMap::unit("a.yaml".to_owned(), SHOP.into());
     let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
     let upstream = build.model.upstreams.values().next().expect("there is one");
-    let down = down.iter().map(|text| Part::parse(text, upstream)).collect::<Result<Vec<_>, _>>()?;
+    let down =
+        down.iter().map(|text| TargetSelector::parse(text, upstream)).collect::<Result<Vec<_>, _>>()?;
     let ip = |text: &&str| text.parse().expect("it is one");
     let names =
         addresses.iter().map(|(name, ips)| ((*name).to_owned(), ips.iter().map(ip).collect::<Vec<IpAddr>>()));
@@ -270,7 +271,7 @@ fn by_distance_the_nearest_tier_serves_first_and_each_envoy_has_its_own() {
     let shares = |from: Option<&str>, down: &[&str]| -> Vec<f64> {
         let from = from.map(|text| text.parse().expect("a locality"));
         let down: Vec<_> =
-            down.iter().map(|text| Part::parse(text, upstream).expect("it is there")).collect();
+            down.iter().map(|text| TargetSelector::parse(text, upstream).expect("it is there")).collect();
         let simulation = simulate(upstream, &Addresses::default(), from.as_ref(), &down);
         simulation.targets.iter().map(|target| target.share).collect()
     };

@@ -23,7 +23,8 @@ use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::set::ResourceSet;
 use crate::cache::Cache;
 use crate::envoy::ResourceType;
-use crate::nodes::{Nodes, Noted, Presence, State};
+use crate::nodes::Nodes;
+use crate::nodes::status::{AckState, Presence, RecordedStatus};
 
 /// Upper bound on the resources in one answer, over all nodes: they all go into one message. A larger answer
 /// is refused.
@@ -125,15 +126,15 @@ fn node(presence: &Presence) -> core::Node {
 
 fn resources(
     resource_type: ResourceType,
-    noted: &Noted,
+    noted: &RecordedStatus,
     set: &ResourceSet,
 ) -> impl Iterator<Item = GenericXdsConfig> {
     let (config, client) = match noted.state {
-        State::Acked if noted.current => (ConfigStatus::Synced, ClientResourceStatus::Acked),
+        AckState::Acked if noted.current => (ConfigStatus::Synced, ClientResourceStatus::Acked),
         // The client acknowledged its last response; newer content waits for other types.
-        State::Acked => (ConfigStatus::NotSent, ClientResourceStatus::Acked),
-        State::Pending => (ConfigStatus::Stale, ClientResourceStatus::Requested),
-        State::Nacked => (ConfigStatus::Error, ClientResourceStatus::Nacked),
+        AckState::Acked => (ConfigStatus::NotSent, ClientResourceStatus::Acked),
+        AckState::Pending => (ConfigStatus::Stale, ClientResourceStatus::Requested),
+        AckState::Nacked => (ConfigStatus::Error, ClientResourceStatus::Nacked),
     };
     let error_state = noted.error.as_ref().map(|error| UpdateFailureState {
         details: error.clone(),

@@ -149,7 +149,7 @@ impl HealthDiscovery {
                 message = requests.message() => {
                     let Some(message) = message? else { return Ok(None) };
                     let findings = requested.reported(read_findings(&message)?, Instant::now());
-                    self.nodes.found(node, requested.interval(), findings).await;
+                    self.nodes.report_checks(node, requested.interval(), findings).await;
                 }
                 is_open = changed => {
                     if !is_open {

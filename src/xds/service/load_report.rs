@@ -107,7 +107,7 @@ impl BidirectionalService for LoadReports {
         async_stream::try_stream! {
             let Some(sender) = self.first_sender(&mut requests, peer.as_ref()).await? else { return };
             let [region, zone, sub_zone] = sender.place;
-            let reporter = self.nodes.reports(sender.id, Locality { region, zone, sub_zone }).await;
+            let reporter = self.nodes.begin_load_reports(sender.id, Locality { region, zone, sub_zone }).await;
             let mut guard = BudgetGuard::new(self.budget.clone());
             yield frame::message(&response(guard.share.interval));
             let end = self.guard.limits().end();

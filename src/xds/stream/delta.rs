@@ -18,7 +18,7 @@ use crate::build::snapshot::resource::{Resource, Variant};
 use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
 use crate::nodes::nack::{ResponseNack, shorten_error};
-use crate::nodes::{State, TypeStatus};
+use crate::nodes::status::{AckState, TypeStatus};
 use crate::xds::stream::delta::payload::{InFlight, Payload, ResourceDelta, payloads, pieces};
 use crate::xds::stream::delta::type_state::{BLANK, DeltaTypeState, Held};
 use crate::xds::stream::order::{StreamProgress, TypeProgress};
@@ -103,7 +103,7 @@ impl DiscoveryStream for DeltaStream {
             let state = self.type_state(resource_type);
             state.subscription.as_ref()?;
             let outcome = state.ack_state();
-            let error = state.error.as_deref().filter(|_| outcome == State::Nacked);
+            let error = state.error.as_deref().filter(|_| outcome == AckState::Nacked);
             let current =
                 self.type_progress(resource_type).is_some_and(|type_progress| type_progress.current);
             Some((resource_type, TypeStatus { state: outcome, version: state.acked, current, error }))
@@ -211,8 +211,10 @@ impl DeltaStream {
         let current = !behind && !state.exceptions.keys().any(owes) && !quarantine.is_searching();
         let last = match resource_type {
             // Refused clusters are known by name: only resources that refer to them wait, the others go on.
-            ResourceType::Cluster if state.in_flight.is_empty() && !quarantine.is_searching() => State::Acked,
-            ResourceType::Cluster => State::Pending,
+            ResourceType::Cluster if state.in_flight.is_empty() && !quarantine.is_searching() => {
+                AckState::Acked
+            }
+            ResourceType::Cluster => AckState::Pending,
             _ => state.ack_state(),
         };
         Some(TypeProgress { last: state.responded.then_some(last), current })

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::build::snapshot::resource::Resource;
 use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
-use crate::nodes::State;
+use crate::nodes::status::AckState;
 
 /// Time for which listeners and routes wait for the acknowledgement of the clusters. Envoy itself stops
 /// waiting for the endpoints of a cluster after at most 15 s.
@@ -27,7 +27,7 @@ pub const CLUSTER_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TypeProgress {
     /// Status of the last response; none before the first.
-    pub last: Option<State>,
+    pub last: Option<AckState>,
     /// True if everything that is new or changed in the newest snapshot was sent.
     pub current: bool,
 }
@@ -35,7 +35,7 @@ pub struct TypeProgress {
 impl TypeProgress {
     /// True if everything was sent and acknowledged.
     pub fn is_complete(self) -> bool {
-        self.current && self.last == Some(State::Acked)
+        self.current && self.last == Some(AckState::Acked)
     }
 }
 
@@ -74,7 +74,9 @@ impl StreamProgress {
             Some(_) if timed_out => true,
             // Keeps the last good config after refused clusters. A client that has no config yet gets as much
             // as possible.
-            Some(TypeProgress { last: Some(State::Nacked), .. }) => own.is_none_or(|own| own.last.is_none()),
+            Some(TypeProgress { last: Some(AckState::Nacked), .. }) => {
+                own.is_none_or(|own| own.last.is_none())
+            }
             Some(clusters) => clusters.is_complete(),
         }
     }
@@ -97,7 +99,7 @@ impl StreamProgress {
         let waits = |type_progress: Option<TypeProgress>| {
             type_progress.is_some_and(|type_progress| !type_progress.current)
         };
-        self.clusters.is_some_and(|clusters| clusters.last == Some(State::Pending))
+        self.clusters.is_some_and(|clusters| clusters.last == Some(AckState::Pending))
             && (waits(self.listeners) || waits(self.routes))
     }
 }

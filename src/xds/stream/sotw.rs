@@ -17,7 +17,7 @@ use crate::build::snapshot::resource::{Resource, Variant};
 use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
 use crate::nodes::nack::{ResponseNack, shorten_error};
-use crate::nodes::{State, TypeStatus};
+use crate::nodes::status::{AckState, TypeStatus};
 use crate::xds::stream::order::{self, StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
 use crate::xds::stream::sotw::type_state::{BLANK, SentResponse, SotwTypeState};
@@ -66,7 +66,7 @@ impl DiscoveryStream for SotwStream {
                 return Ok(Vec::new());
             }
             // Further requests with the same nonce only change the names.
-            Some(sent) if sent.state == State::Pending => {
+            Some(sent) if sent.state == AckState::Pending => {
                 self.record_answer(resource_type, request.error_detail)
             }
             _ => {}
@@ -106,8 +106,8 @@ impl DiscoveryStream for SotwStream {
         ResourceType::ALL.into_iter().filter_map(|resource_type| {
             let state = self.type_state(resource_type);
             state.subscription.as_ref()?;
-            let outcome = state.ack_state().unwrap_or(State::Pending);
-            let error = state.error.as_deref().filter(|_| outcome == State::Nacked);
+            let outcome = state.ack_state().unwrap_or(AckState::Pending);
+            let error = state.error.as_deref().filter(|_| outcome == AckState::Nacked);
             let current = self.is_current(resource_type);
             Some((resource_type, TypeStatus { state: outcome, version: state.acked, current, error }))
         })
@@ -161,7 +161,7 @@ impl SotwStream {
         self.reconnecting |= resource_type == ResourceType::Cluster;
         (state.set, state.held, state.uncertain) = (set.clone(), Some(set), uncertain);
         state.acked = Some(version);
-        state.sent = Some(SentResponse { nonce: 0, version, state: State::Acked, names: None });
+        state.sent = Some(SentResponse { nonce: 0, version, state: AckState::Acked, names: None });
     }
 
     /// Returns everything that can be sent now, in the order in which the client can take it.
@@ -204,12 +204,12 @@ impl SotwStream {
         let last = match (resource_type, state.ack_state()) {
             // A type that is sent by name may have nothing to send, and then there is no response to
             // acknowledge.
-            (ResourceType::Route, None) if current => Some(State::Acked),
+            (ResourceType::Route, None) if current => Some(AckState::Acked),
             (ResourceType::Cluster, Some(_)) if state.is_pending() || state.quarantine.is_searching() => {
-                Some(State::Pending)
+                Some(AckState::Pending)
             }
             // Refused clusters are known by name: only resources that refer to them wait, the others go on.
-            (ResourceType::Cluster, Some(_)) if !state.quarantine.is_empty() => Some(State::Acked),
+            (ResourceType::Cluster, Some(_)) if !state.quarantine.is_empty() => Some(AckState::Acked),
             (_, outcome) => outcome,
         };
         Some(TypeProgress { last, current })
@@ -388,7 +388,7 @@ impl SotwStream {
         state.set = set;
         (state.uncertain, state.keeps_all) = (false, false);
         state.urgent = false;
-        state.sent = Some(SentResponse { nonce, version, state: State::Pending, names });
+        state.sent = Some(SentResponse { nonce, version, state: AckState::Pending, names });
         Response {
             resource_type,
             version: version.to_string(),

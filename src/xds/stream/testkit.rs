@@ -16,7 +16,7 @@ use prost::Message as _;
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::resource::{Resource, Variant};
 use crate::envoy::ResourceType;
-use crate::nodes::State;
+use crate::nodes::status::AckState;
 use crate::xds::stream::delta::DeltaStream;
 use crate::xds::stream::protocol::{DiscoveryStream, StreamContext};
 use crate::xds::stream::sotw::SotwStream;
@@ -293,7 +293,7 @@ impl<P: TestVariant> TestClient<P> {
     }
 
     /// Returns the status of the type of this word.
-    pub(crate) fn state(&self, word: &str) -> State {
+    pub(crate) fn state(&self, word: &str) -> AckState {
         let status = self.stream.statuses().find(|(resource_type, _)| *resource_type == kind_of(word));
         status.expect("it was asked for").1.state
     }

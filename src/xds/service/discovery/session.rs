@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::cache::Subscription;
 use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
-use crate::nodes::Connection;
+use crate::nodes::StreamGuard;
 use crate::nodes::nack::ResponseNack;
 use crate::xds::port::connection::ClientPeer;
 use crate::xds::port::guard::{checked_node, end_of_life};
@@ -82,7 +82,7 @@ pub(super) fn stream<P: DiscoveryStream>(
 struct Session<P> {
     stream: P,
     node: String,
-    connection: Connection,
+    connection: StreamGuard,
     snapshots: Subscription,
     resource_type: Option<ResourceType>,
     context: Arc<DiscoveryContext>,
@@ -185,7 +185,7 @@ impl<P: DiscoveryStream> Session<P> {
         for nack in self.stream.take_nacks() {
             self.record_nack(nack);
         }
-        self.connection.note(self.snapshots.seen(), self.stream.statuses());
+        self.connection.record(self.snapshots.seen(), self.stream.statuses());
         self.cluster_deadline = if self.stream.is_waiting() {
             self.cluster_deadline.or_else(|| Some(Instant::now() + CLUSTER_TIMEOUT))
         } else {

@@ -112,7 +112,7 @@ fn rule_11_the_good_siblings_of_a_bad_resource_get_through() {
     client.nack("cds", "cluster bad is malformed").says(&expect!["cds: b c"]);
     client.ack("cds").says(&expect!["cds: bad"]);
     client.nack("cds", "cluster bad is malformed").is_silent();
-    assert_eq!(client.state("cds"), State::Nacked);
+    assert_eq!(client.state("cds"), AckState::Nacked);
     let held_back: Vec<_> = client.stream.take_nacks().into_iter().map(|refusal| refusal.names).collect();
     assert_eq!(held_back, [Vec::<String>::new(), vec!["bad".to_owned()]]);
 }
@@ -126,7 +126,7 @@ fn rule_11_the_culprit_is_found_without_a_hint() {
     client.nack("cds", "no").says(&expect!["cds: bad"]);
     client.nack("cds", "no").says(&expect!["cds: c"]);
     client.ack("cds").is_silent();
-    assert_eq!(client.state("cds"), State::Nacked);
+    assert_eq!(client.state("cds"), AckState::Nacked);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn rule_9_what_was_refused_is_not_offered_again_until_it_changes() {
         cds: a@good
         eds: a"#]]);
     client.ack("eds").ack("cds").is_silent();
-    assert_eq!(client.state("cds"), State::Acked);
+    assert_eq!(client.state("cds"), AckState::Acked);
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn rule_48_a_large_answer_is_cut() {
     client.ask("cds", "");
     assert_eq!(client.log.len(), 2);
     client.ack("cds").ack("cds");
-    assert_eq!(client.state("cds"), State::Acked);
+    assert_eq!(client.state("cds"), AckState::Acked);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::build::snapshot::resource::{Resource, Version};
 use crate::build::snapshot::set::ResourceSet;
-use crate::nodes::State;
+use crate::nodes::status::AckState;
 use crate::xds::stream::delta::payload::{InFlight, ResourceDelta};
 use crate::xds::stream::order;
 use crate::xds::stream::quarantine::Quarantine;
@@ -71,13 +71,13 @@ impl DeltaTypeState {
     }
 
     /// Status of this type: NACK while a resource is held back, pending while a response is unanswered.
-    pub(super) fn ack_state(&self) -> State {
+    pub(super) fn ack_state(&self) -> AckState {
         if !self.quarantine.is_empty() {
-            State::Nacked
+            AckState::Nacked
         } else if !self.in_flight.is_empty() || !self.responded {
-            State::Pending
+            AckState::Pending
         } else {
-            State::Acked
+            AckState::Acked
         }
     }
 

@@ -162,7 +162,7 @@ fn rule_9_a_refused_cluster_is_not_offered_again_until_it_changes() {
     let refusals = client.stream.take_nacks();
     assert_eq!((refusals[0].resource_type, refusals[0].error.as_str()), (ResourceType::Cluster, "no"));
     let statuses: Vec<_> = client.stream.statuses().collect();
-    assert_eq!(statuses[0].1.state, State::Nacked);
+    assert_eq!(statuses[0].1.state, AckState::Nacked);
     client.change("cds:a@bad eds:a lds:web@2 rds:web@a").is_silent();
     client.change("cds:a@good eds:a lds:web@2 rds:web@a").says(&expect![[r#"
         cds: a@good
@@ -186,12 +186,12 @@ fn rule_11_the_culprit_keeps_its_last_good_form_and_what_came_with_it_gets_throu
     assert_eq!(client.stream.take_nacks()[0].names, ["a"]);
     client.ack("rds").is_silent();
     let statuses: Vec<_> = client.stream.statuses().collect();
-    assert_eq!(statuses[0].1.state, State::Nacked, "something is held back");
+    assert_eq!(statuses[0].1.state, AckState::Nacked, "something is held back");
     client.change("cds:a@3 cds:b@2 cds:c@2 eds:a eds:b eds:c lds:web rds:web@c").says(&expect![[r#"
         cds: a@3 b@2 c@2
         eds: a"#]]);
     client.ack("cds").ack("eds");
-    assert_eq!(client.stream.statuses().next().map(|(_, status)| status.state), Some(State::Acked));
+    assert_eq!(client.stream.statuses().next().map(|(_, status)| status.state), Some(AckState::Acked));
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn rule_8_a_refusal_is_told_by_its_error_and_not_by_its_version() {
     let (response_nonce, version_info) = (held.nonce.clone(), "what it had before".to_owned());
     client.request("cds", DiscoveryRequest { response_nonce, version_info, ..Default::default() });
     let statuses: Vec<_> = client.stream.statuses().collect();
-    assert_eq!((statuses[0].1.state, statuses[0].1.error), (State::Acked, None));
+    assert_eq!((statuses[0].1.state, statuses[0].1.error), (AckState::Acked, None));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use crate::build::snapshot::resource::Version;
 use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
-use crate::nodes::State;
+use crate::nodes::status::AckState;
 use crate::xds::stream::quarantine::Quarantine;
 use crate::xds::stream::subscription::TypeSubscription;
 use crate::xds::stream::type_table::is_sent_whole;
@@ -49,14 +49,14 @@ pub(super) struct SentResponse {
     /// Nonce; zero if nothing was sent because the client proved that it holds the version.
     pub(super) nonce: u64,
     pub(super) version: Version,
-    pub(super) state: State,
+    pub(super) state: AckState,
     /// Names in the response; none for all of the set.
     pub(super) names: Option<Box<[Arc<str>]>>,
 }
 
 impl SotwTypeState {
     pub(super) fn is_pending(&self) -> bool {
-        self.sent.as_ref().is_some_and(|sent| sent.state == State::Pending)
+        self.sent.as_ref().is_some_and(|sent| sent.state == AckState::Pending)
     }
 
     pub(super) fn wants(&self, name: &str) -> bool {
@@ -83,18 +83,18 @@ impl SotwTypeState {
     }
 
     /// Returns the status of this type: NACK while a resource is held back.
-    pub(super) fn ack_state(&self) -> Option<State> {
+    pub(super) fn ack_state(&self) -> Option<AckState> {
         let sent = self.sent.as_ref()?;
         Some(match sent.state {
-            _ if !self.quarantine.is_empty() => State::Nacked,
-            State::Nacked if !self.keeps_all => State::Acked,
+            _ if !self.quarantine.is_empty() => AckState::Nacked,
+            AckState::Nacked if !self.keeps_all => AckState::Acked,
             state => state,
         })
     }
 
     pub(super) fn record_ack(&mut self) {
         let Some(sent) = &mut self.sent else { return };
-        sent.state = State::Acked;
+        sent.state = AckState::Acked;
         sent.names = None;
         self.acked = Some(sent.version);
         self.held = Some(self.set.clone());
@@ -103,7 +103,7 @@ impl SotwTypeState {
     /// Records a NACK of the last response and returns the names that are held back from now on.
     pub(super) fn record_nack(&mut self, resource_type: ResourceType, error: &str) -> Vec<String> {
         let Some(sent) = &mut self.sent else { return Vec::new() };
-        sent.state = State::Nacked;
+        sent.state = AckState::Nacked;
         self.error = Some(error.to_owned());
         let names = sent.names.take();
         if !is_sent_whole(resource_type) {
