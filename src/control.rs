@@ -11,7 +11,7 @@
 
 pub mod rollout;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,18 +21,18 @@ use tracing::{Span, error, info, info_span, warn};
 
 use crate::build::{self, Build, Inputs};
 use crate::cache::Cache;
-use crate::config::document::Kind;
+use crate::config::edit::{Edit, EntityChange, Files, edits};
 use crate::config::material::NamedFiles;
 use crate::config::{Violation, render};
 use crate::control::rollout::{Accepted, Point, Progress, Rejected, Step, Trial};
-use crate::inspect::plan::{self, Edit, Plan};
+use crate::inspect::plan::{self, Plan};
 use crate::model::overrides::OverridesByUpstream;
 use crate::model::target::Host;
 use crate::nodes::Nodes;
-use crate::source::files::{self, Files};
+use crate::source::files;
 use crate::source::resolve::{Names, Resolver};
 use crate::store::records::{Answer, Kept, Revision, Source};
-use crate::store::{self, Change, Commit, Store};
+use crate::store::{self, Commit, Store};
 use crate::telemetry::events::{Event, Events};
 use crate::telemetry::metrics::Metrics;
 
@@ -85,7 +85,7 @@ pub struct Now<'a> {
 /// What a write comes to.
 pub struct Decision {
     /// In the order in which they apply.
-    pub changes: Vec<Change>,
+    pub changes: Vec<EntityChange>,
     /// What is answered once they did.
     pub answer: Box<dyn FnOnce(Now<'_>) -> Answer + Send>,
 }
@@ -111,7 +111,7 @@ pub struct Proposal {
     /// In place of the files; none for those that are served.
     pub files: Option<Files>,
     /// In the order in which they apply.
-    pub changes: Vec<Change>,
+    pub changes: Vec<EntityChange>,
 }
 
 /// What the thread is asked to do.
@@ -397,7 +397,7 @@ fn builds_before(revisions: &[Revision], (mut inputs, now): (Inputs, Arc<Build>)
             break;
         }
         for edit in revision.edits.iter().rev() {
-            put(&mut inputs, Change::undoing(edit.clone()));
+            EntityChange::undoing(edit.clone()).apply(&mut inputs.stored);
         }
         let Ok(before) = build::build(&inputs, Some(&last)) else { break };
         last = Arc::new(before);
@@ -739,13 +739,13 @@ impl State {
 
     /// Stages the changes, if they change anything, and returns their revision. What that means is known once it is
     /// built.
-    fn apply(&mut self, changes: Vec<Change>, terms: &Terms) -> Option<u64> {
-        let edits = edits(&changes, &self.inputs);
+    fn apply(&mut self, changes: Vec<EntityChange>, terms: &Terms) -> Option<u64> {
+        let edits = edits(&changes, &self.inputs.stored);
         if edits.is_empty() {
             return None;
         }
         for change in changes.clone() {
-            put(&mut self.inputs, change);
+            change.apply(&mut self.inputs.stored);
         }
         self.revision += 1;
         let revision = revision(self.revision, terms.source, terms.author.clone(), edits);
@@ -758,9 +758,9 @@ impl State {
     /// Builds without a trace: no name is looked up.
     fn propose(&self, proposal: Proposal) -> Result<(Plan, Build), Vec<Violation>> {
         let Proposal { files, changes } = proposal;
-        let mut edits = edits(&changes, &self.inputs);
+        let mut edits = edits(&changes, &self.inputs.stored);
         let mut inputs = self.inputs.clone();
-        changes.into_iter().for_each(|change| put(&mut inputs, change));
+        changes.into_iter().for_each(|change| change.apply(&mut inputs.stored));
         if let Some(files) = files {
             inputs.files = files;
         }
@@ -1002,29 +1002,6 @@ fn meaning(edits: &[Edit], before: &Build, after: &Build) -> String {
     plan::summary(&plan::changes(edits, before, after))
 }
 
-fn put(inputs: &mut Inputs, change: Change) {
-    match change {
-        Change::Put { kind, name, body } => drop(inputs.stored.insert((kind, name), body)),
-        Change::Delete { kind, name } => drop(inputs.stored.remove(&(kind, name))),
-    }
-}
-
-/// The entities that differ after these changes.
-fn edits(changes: &[Change], inputs: &Inputs) -> Vec<Edit> {
-    let mut after: BTreeMap<(Kind, &String), Option<Arc<serde_json::Value>>> = BTreeMap::new();
-    for change in changes {
-        match change {
-            Change::Put { kind, name, body } => after.insert((*kind, name), Some(body.clone())),
-            Change::Delete { kind, name } => after.insert((*kind, name), None),
-        };
-    }
-    let edit = |((kind, name), after): ((Kind, &String), _)| {
-        let before = inputs.stored.get(&(kind, name.clone())).cloned();
-        Edit { kind, name: name.clone(), before, after, file: None }
-    };
-    after.into_iter().map(edit).filter(|edit| edit.action().is_some()).collect()
-}
-
 /// The files of these edits, three at most by name.
 fn authors(edits: &[Edit]) -> String {
     let files: BTreeSet<&str> = edits.iter().filter_map(|edit| edit.file.as_deref()).collect();
@@ -1086,6 +1063,7 @@ fn read_missing(mut known: NamedFiles, names: &BTreeSet<String>) -> NamedFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::document::Kind;
     use crate::envoy::ResourceType;
     use crate::model::name::Name;
 
@@ -1118,7 +1096,7 @@ mod tests {
         Terms { source: Source::Api, author, reason, idempotency, alone: false }
     }
 
-    fn decision(change: Change) -> Decision {
+    fn decision(change: EntityChange) -> Decision {
         let answer = |now: Now<'_>| Answer {
             revision: None,
             status: 200,
@@ -1135,9 +1113,9 @@ mod tests {
         let (control, cache) = started(data.path()).await;
         let put = |name: &str| {
             let body = serde_json::json!({ "name": name, "targets": [{ "target": "10.0.0.1:80" }] });
-            Change::Put { kind: Kind::Upstream, name: name.to_owned(), body: Arc::new(body) }
+            EntityChange::Put { kind: Kind::Upstream, name: name.to_owned(), body: Arc::new(body) }
         };
-        let delete = |name: &str| Change::Delete { kind: Kind::Upstream, name: name.to_owned() };
+        let delete = |name: &str| EntityChange::Delete { kind: Kind::Upstream, name: name.to_owned() };
         let mut told = Vec::new();
         for change in [put("shop"), put("other"), delete("shop")] {
             let decide = move |_: Now<'_>| -> Result<_, WriteError> { Ok(decision(change.clone())) };
@@ -1155,7 +1133,7 @@ mod tests {
     async fn of_writes_that_are_taken_together_each_is_told_what_is_its_own() {
         let data = tempfile::tempdir().expect("the temporary directory can be written");
         let (control, _) = started(data.path()).await;
-        let put = |kind: Kind, name: &str, body: serde_json::Value| Change::Put {
+        let put = |kind: Kind, name: &str, body: serde_json::Value| EntityChange::Put {
             kind,
             name: name.to_owned(),
             body: Arc::new(body),

@@ -20,8 +20,7 @@ use serde_json::Value;
 
 use crate::access::tokens::Token;
 use crate::config::document::Kind;
-use crate::inspect::plan::Edit;
-use crate::model::documents::Stored;
+use crate::config::edit::{EntityChange, Files, Stored};
 use crate::store::records::{Kept, Revision};
 
 /// How many bytes of the database are kept in memory. What is read often is in memory in another form.
@@ -55,46 +54,11 @@ const KEPT_ANSWERS: SignedDuration = SignedDuration::from_hours(24);
 /// How often it is looked for answers that are too old.
 const SWEEP: SignedDuration = SignedDuration::from_mins(10);
 
-/// One step of a change.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    /// Creates or replaces an entity.
-    Put {
-        /// What it is.
-        kind: Kind,
-        /// Of a target `upstream/host:port`.
-        name: String,
-        /// In the native config's shape.
-        body: Arc<Value>,
-    },
-    /// Removes an entity, if it is there.
-    Delete {
-        /// What it is.
-        kind: Kind,
-        /// Of a target `upstream/host:port`.
-        name: String,
-    },
-}
-
-impl Change {
-    /// What puts back what an edit changed.
-    pub fn undoing(edit: Edit) -> Self {
-        let Edit { kind, name, before, .. } = edit;
-        match before {
-            Some(body) => Self::Put { kind, name, body },
-            None => Self::Delete { kind, name },
-        }
-    }
-}
-
-/// Texts by file name.
-pub use crate::model::documents::Files;
-
 /// What becomes durable at once, or not at all.
 #[derive(Debug, Default)]
 pub struct Commit {
     /// In the order in which they apply.
-    pub changes: Vec<Change>,
+    pub changes: Vec<EntityChange>,
     /// By number, the first one more than the last that was committed.
     pub revisions: Vec<Revision>,
     /// By idempotency key.
@@ -686,12 +650,12 @@ fn found(database: &Database) -> Result<u64, redb::Error> {
     }
 }
 
-fn apply(entities: &mut Table<'_, (&str, &str), &[u8]>, change: &Change) -> Result<(), redb::Error> {
+fn apply(entities: &mut Table<'_, (&str, &str), &[u8]>, change: &EntityChange) -> Result<(), redb::Error> {
     match change {
-        Change::Put { kind, name, body } => {
+        EntityChange::Put { kind, name, body } => {
             entities.insert((kind.plural(), name.as_str()), records::entity(body).as_slice())?;
         }
-        Change::Delete { kind, name } => {
+        EntityChange::Delete { kind, name } => {
             entities.remove((kind.plural(), name.as_str()))?;
         }
     }
@@ -709,12 +673,7 @@ fn undo_after(transaction: &WriteTransaction, last: u64) -> Result<(), redb::Err
         let edits =
             records::read_revision(number, &record).map(|revision| revision.edits).unwrap_or_default();
         for edit in edits.into_iter().filter(|edit| edit.file.is_none()).rev() {
-            let (kind, name) = (edit.kind, edit.name);
-            let change = match edit.before {
-                Some(body) => Change::Put { kind, name, body },
-                None => Change::Delete { kind, name },
-            };
-            apply(&mut entities, &change)?;
+            apply(&mut entities, &EntityChange::undoing(edit))?;
         }
         revisions.remove(number)?;
     }

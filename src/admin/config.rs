@@ -18,11 +18,9 @@ use crate::admin::request::{Object, Parameters, Write, decoded};
 use crate::admin::view::{self, DeclaredBy, Desired};
 use crate::build::Build;
 use crate::config::document::Kind;
+use crate::config::edit::{EntityChange, Files};
 use crate::config::raw;
 use crate::control::{Decision, Now, Proposal};
-use crate::model::documents::Stored;
-use crate::source::files::Files;
-use crate::store::Change;
 use crate::store::records::Answer;
 
 /// `GET /config?tag=`: everything in the native config's shape, such that a file could say it.
@@ -151,7 +149,7 @@ fn decide_all(
     operations: Vec<(String, Operation)>,
     now: Now<'_>,
     places: &Places,
-) -> Result<(Vec<Change>, Vec<Value>), Problem> {
+) -> Result<(Vec<EntityChange>, Vec<Value>), Problem> {
     let mut stored = now.inputs.stored.clone();
     let (mut changes, mut done) = (Vec::new(), Vec::new());
     places.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -166,9 +164,9 @@ fn decide_all(
         };
         let place = decided.place.at(format!("/changes/{index}/body"));
         places.lock().unwrap_or_else(PoisonError::into_inner).push(place);
-        let differs = |change: &Change| match change {
-            Change::Put { kind, name, body } => stored.get(&(*kind, name.clone())) != Some(body),
-            Change::Delete { .. } => true,
+        let differs = |change: &EntityChange| match change {
+            EntityChange::Put { kind, name, body } => stored.get(&(*kind, name.clone())) != Some(body),
+            EntityChange::Delete { .. } => true,
         };
         let action = match verb {
             Verb::Delete => "deleted",
@@ -178,18 +176,11 @@ fn decide_all(
         };
         done.push(json!({ "path": path, "status": status.as_u16(), "action": action }));
         for change in &decided.changes {
-            apply(&mut stored, change.clone());
+            change.clone().apply(&mut stored);
         }
         changes.extend(decided.changes);
     }
     Ok((changes, done))
-}
-
-fn apply(stored: &mut Stored, change: Change) {
-    match change {
-        Change::Put { kind, name, body } => drop(stored.insert((kind, name), body)),
-        Change::Delete { kind, name } => drop(stored.remove(&(kind, name))),
-    }
 }
 
 fn answer(now: Now<'_>, mut body: Value) -> Answer {
@@ -270,7 +261,7 @@ fn synchronize(
     tag: &str,
     now: Now<'_>,
     places: &Places,
-) -> Result<(Vec<Change>, Value), Problem> {
+) -> Result<(Vec<EntityChange>, Value), Problem> {
     let desired = Desired::now(now);
     let (mut created, mut updated, mut unchanged) = (Vec::new(), Vec::new(), 0);
     let mut changes = Vec::new();
@@ -292,9 +283,9 @@ fn synchronize(
         let operation = Operation { verb: Verb::Replace, slot, body, conditions: Conditions::default() };
         let decided = operation.decide(desired)?;
         places.lock().unwrap_or_else(PoisonError::into_inner).push(decided.place.at(pointer));
-        let differs = |change: &Change| match change {
-            Change::Put { body, .. } => stored.is_none_or(|stored| stored != body),
-            Change::Delete { .. } => true,
+        let differs = |change: &EntityChange| match change {
+            EntityChange::Put { body, .. } => stored.is_none_or(|stored| stored != body),
+            EntityChange::Delete { .. } => true,
         };
         match decided.changes.iter().any(differs) {
             _ if decided.is_new => created.push(path),
@@ -312,7 +303,7 @@ fn synchronize(
         if *kind == Kind::Upstream {
             changes.extend(operation::without_added(desired, name));
         }
-        changes.push(Change::Delete { kind: *kind, name: name.clone() });
+        changes.push(EntityChange::Delete { kind: *kind, name: name.clone() });
     }
     let body = json!({ "created": created, "updated": updated, "deleted": deleted, "unchanged": unchanged });
     Ok((changes, body))

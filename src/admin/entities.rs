@@ -16,8 +16,8 @@ use crate::admin::view::{self, Desired};
 use crate::build::{self, Inputs};
 use crate::config::Violation;
 use crate::config::document::Kind;
+use crate::config::edit::EntityChange;
 use crate::control::{Decision, Now};
-use crate::store::Change;
 use crate::store::records::Answer;
 
 /// How many items a page has unless told otherwise, and at most.
@@ -197,12 +197,12 @@ fn referrer(violation: &Violation) -> String {
 }
 
 /// The deletions that follow from these, until nothing refers to what is not there. Answers what goes.
-fn cascaded(mut changes: Vec<Change>, now: Now<'_>) -> Result<Decision, Problem> {
+fn cascaded(mut changes: Vec<EntityChange>, now: Now<'_>) -> Result<Decision, Problem> {
     let mut inputs = now.inputs.clone();
     let mut applied = 0;
     loop {
         for change in &changes[applied..] {
-            if let Change::Delete { kind, name } = change {
+            if let EntityChange::Delete { kind, name } = change {
                 inputs.stored.remove(&(*kind, name.clone()));
             }
         }
@@ -222,18 +222,18 @@ fn cascaded(mut changes: Vec<Change>, now: Now<'_>) -> Result<Decision, Problem>
             if kind == Kind::Upstream {
                 changes.extend(operation::without_added(stored, &name));
             }
-            changes.push(Change::Delete { kind, name });
+            changes.push(EntityChange::Delete { kind, name });
         }
     }
-    let path = |change: &Change| match change {
-        Change::Delete { kind: Kind::Target, name } => {
+    let path = |change: &EntityChange| match change {
+        EntityChange::Delete { kind: Kind::Target, name } => {
             let (upstream, address) = name.split_once('/')?;
             Some(Slot::target(upstream, address).path())
         }
-        Change::Delete { kind, name } => {
+        EntityChange::Delete { kind, name } => {
             Some(Slot { kind: *kind, upstream: None, name: name.clone() }.path())
         }
-        Change::Put { .. } => None,
+        EntityChange::Put { .. } => None,
     };
     let deleted: Vec<String> = changes.iter().filter_map(path).collect();
     let body = json!({ "deleted": deleted });

@@ -13,10 +13,10 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::admin::problem::Problem;
 use crate::admin::view::{self, DeclaredBy, Desired};
 use crate::config::document::Kind;
+use crate::config::edit::EntityChange;
 use crate::config::raw;
 use crate::config::{Path, Violation};
 use crate::envoy::ResourceType;
-use crate::store::Change;
 use crate::store::records::Answer;
 
 /// What is done.
@@ -87,7 +87,7 @@ struct Found {
 
 /// What an operation comes to.
 pub(crate) struct Decided {
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: Vec<EntityChange>,
     /// It was not there before.
     pub(crate) is_new: bool,
     /// Where violations of it stand in the config, and in what was sent.
@@ -311,7 +311,7 @@ impl Slot {
         index: Option<usize>,
         body: Option<Value>,
         exact: bool,
-    ) -> Vec<Change> {
+    ) -> Vec<EntityChange> {
         if let (Some(upstream), Some(index)) = (&self.upstream, index) {
             let Some(stored) = desired.stored.get(&(Kind::Upstream, upstream.clone())) else {
                 return Vec::new();
@@ -320,7 +320,7 @@ impl Slot {
             if let Some(targets) = changed["targets"].as_array_mut() {
                 targets.splice(index..=index, body);
             }
-            return vec![Change::Put {
+            return vec![EntityChange::Put {
                 kind: Kind::Upstream,
                 name: upstream.clone(),
                 body: Arc::new(changed),
@@ -332,8 +332,8 @@ impl Slot {
             _ => Vec::new(),
         };
         changes.push(match body {
-            Some(body) => Change::Put { kind, name, body: Arc::new(body) },
-            None => Change::Delete { kind, name },
+            Some(body) => EntityChange::Put { kind, name, body: Arc::new(body) },
+            None => EntityChange::Delete { kind, name },
         });
         changes
     }
@@ -412,8 +412,8 @@ pub(crate) fn in_body(violation: Violation, places: &[Place]) -> Violation {
 }
 
 /// Removes the targets that were added to an upstream on their own.
-pub(crate) fn without_added(desired: Desired<'_>, upstream: &str) -> Vec<Change> {
-    let delete = |(key, _): (&str, _)| Change::Delete { kind: Kind::Target, name: key.to_owned() };
+pub(crate) fn without_added(desired: Desired<'_>, upstream: &str) -> Vec<EntityChange> {
+    let delete = |(key, _): (&str, _)| EntityChange::Delete { kind: Kind::Target, name: key.to_owned() };
     desired.added(upstream).map(delete).collect()
 }
 

@@ -17,11 +17,11 @@ use crate::admin::request::{Write, in_body};
 use crate::admin::view::{self, DeclaredBy, Desired};
 use crate::build::Build;
 use crate::config::document::Kind;
+use crate::config::edit::EntityChange;
 use crate::config::raw::{self, Resource};
 use crate::config::tree::Node;
 use crate::control::{Decision, Now};
 use crate::envoy::ResourceType;
-use crate::store::Change;
 use crate::store::records::Answer;
 
 /// `GET /raw`
@@ -110,7 +110,7 @@ fn exactly(
     lists: &[(ResourceType, Vec<Resource>)],
     body: &Value,
     now: Now<'_>,
-) -> Result<Vec<Change>, Problem> {
+) -> Result<Vec<EntityChange>, Problem> {
     let Now { inputs, build, .. } = now;
     let mut changes = Vec::new();
     for (resource_type, resources) in lists {
@@ -127,7 +127,7 @@ fn exactly(
         let stored =
             inputs.stored.keys().filter(|(kind, key)| *kind == Kind::Raw && key.starts_with(&prefix));
         let gone = stored.filter(|(_, key)| !wanted.contains_key(key.as_str()));
-        changes.extend(gone.map(|(kind, key)| Change::Delete { kind: *kind, name: key.clone() }));
+        changes.extend(gone.map(|(kind, key)| EntityChange::Delete { kind: *kind, name: key.clone() }));
         let bodies = body[resource_type.plural()].as_array().map(Vec::as_slice).unwrap_or_default();
         for (resource, body) in resources.iter().zip(bodies) {
             if filed.contains(&resource.key) {
@@ -140,7 +140,7 @@ fn exactly(
                 view::unmask(&mut body, stored);
             }
             if stored.is_none_or(|stored| **stored != body) {
-                changes.push(Change::Put { kind: Kind::Raw, name, body: Arc::new(body) });
+                changes.push(EntityChange::Put { kind: Kind::Raw, name, body: Arc::new(body) });
             }
         }
     }

@@ -13,11 +13,11 @@ use crate::admin::problem::Problem;
 use crate::admin::request::{Parameters, Write};
 use crate::admin::view;
 use crate::config::document::Kind;
+use crate::config::edit::{Edit, EntityChange};
 use crate::control::rollout::Progress;
 use crate::control::{Decision, Now};
-use crate::inspect::plan::Edit;
 use crate::store::records::{Answer, Revision, Source};
-use crate::store::{Change, KEPT_REVISIONS, Store};
+use crate::store::{KEPT_REVISIONS, Store};
 
 /// How many revisions a page has unless told otherwise, and at most.
 const PAGE: (u64, u64) = (100, KEPT_REVISIONS);
@@ -118,7 +118,7 @@ pub(crate) async fn rollback(
             return Err(files_differ(&in_files, number));
         }
         let before = now.revision;
-        let changes = by_rest.into_iter().map(Change::undoing).collect();
+        let changes = by_rest.into_iter().map(EntityChange::undoing).collect();
         let answer = move |now: Now<'_>| rolled_back(number, before, now);
         Ok(Decision { changes, answer: Box::new(answer) })
     };

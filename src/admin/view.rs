@@ -8,10 +8,10 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::build::Build;
 use crate::config::document::{Document, Kind, Origin};
+use crate::config::edit::Stored;
 use crate::config::{Path, secret};
 use crate::control::Now;
 use crate::inspect::simulate::{Simulation, TargetShare};
-use crate::model::documents::Stored;
 use crate::model::target::Address;
 
 /// An entity and who declared it.

@@ -14,7 +14,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 use serde::Serialize;
 use tracing::{error, info, warn};
@@ -22,14 +21,14 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::build::{Build, Inputs};
 use crate::cache::{Canaries, Serving};
-use crate::config::document::Kind;
+use crate::config::edit::{EntityChange, differences, edits};
 use crate::config::{Level, Violation};
 use crate::control::rollout::canary::{Load, Phase, Policy, Refusal, Rollout, Sighting, View};
-use crate::control::{Reading, State, build_here, edits, put};
+use crate::control::{Reading, State, build_here};
 use crate::inspect::plan;
 use crate::nodes::{self, Nodes, Presence};
+use crate::store::Commit;
 use crate::store::records::Revision;
-use crate::store::{Change, Commit};
 use crate::telemetry::events::Event;
 
 /// The code of files that an Envoy refused.
@@ -59,7 +58,7 @@ pub(super) struct Step {
 /// What was accepted.
 #[derive(Debug)]
 pub(super) enum Accepted {
-    Written(Vec<Change>),
+    Written(Vec<EntityChange>),
     /// With the files as they were read, and those that they name.
     Saved(Box<Inputs>),
 }
@@ -124,7 +123,9 @@ impl Step {
         let Inputs { addresses, overrides, .. } = newest.clone();
         let mut inputs = Inputs { addresses, overrides, ..point.inputs.clone() };
         match &self.change {
-            Accepted::Written(changes) => changes.iter().for_each(|change| put(&mut inputs, change.clone())),
+            Accepted::Written(changes) => {
+                changes.iter().for_each(|change| change.clone().apply(&mut inputs.stored))
+            }
             Accepted::Saved(saved) => {
                 inputs.files.clone_from(&saved.files);
                 inputs.named_files.clone_from(&saved.named_files);
@@ -335,7 +336,7 @@ impl State {
             _ => None,
         });
         let commit = Commit {
-            changes: differences(&self.inputs, &desired.inputs),
+            changes: differences(&self.inputs.stored, &desired.inputs.stored),
             amended,
             files: (self.inputs.files != desired.inputs.files).then(|| desired.inputs.files.clone()),
             refused_files: saved.as_ref().map(|(saved, _)| fingerprint(saved)),
@@ -360,7 +361,7 @@ impl State {
     /// The revision of a step as it stands when one before it was taken back.
     fn rebased(&self, step: &Step, before: &Point, after: &Point) -> Option<Revision> {
         let edits = match &step.change {
-            Accepted::Written(changes) => edits(changes, &before.inputs),
+            Accepted::Written(changes) => edits(changes, &before.inputs.stored),
             Accepted::Saved(_) => plan::file_edits(&before.build, &after.build),
         };
         Some(Revision { edits, ..self.revision(step.revision?)? })
@@ -459,20 +460,6 @@ fn sighting(nodes: &Nodes, id: &str, candidate: &Build) -> Option<Sighting> {
         errors: types().filter_map(|noted| noted.error.clone()).collect(),
         load: Load { requests, errors },
     })
-}
-
-/// The changes that make what REST declared of `from` what it is in `to`.
-fn differences(from: &Inputs, to: &Inputs) -> Vec<Change> {
-    let put = |(kind, name): &(Kind, String), body: &Arc<serde_json::Value>| Change::Put {
-        kind: *kind,
-        name: name.clone(),
-        body: body.clone(),
-    };
-    let change = |item| match item {
-        DiffItem::Add(key, body) | DiffItem::Update { new: (key, body), .. } => put(key, body),
-        DiffItem::Remove((kind, name), _) => Change::Delete { kind: *kind, name: name.clone() },
-    };
-    from.stored.diff(&to.stored).map(change).collect()
 }
 
 /// Why a change cannot stand that came after one which was taken back.

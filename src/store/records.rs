@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::access::tokens::Token;
 use crate::config::document::Kind;
-use crate::inspect::plan::Edit;
+use crate::config::edit::Edit;
 
 #[expect(unreachable_pub, reason = "generated; proto/understudy/store/v1/store.proto has the comments")]
 mod messages {

@@ -3,14 +3,14 @@
 use serde_json::json;
 
 use super::*;
-use crate::inspect::plan::Edit;
+use crate::config::edit::Edit;
 use crate::store::records::{Answer, Source};
 
-fn put(name: &str, body: Value) -> Change {
-    Change::Put { kind: Kind::Upstream, name: name.to_owned(), body: Arc::new(body) }
+fn put(name: &str, body: Value) -> EntityChange {
+    EntityChange::Put { kind: Kind::Upstream, name: name.to_owned(), body: Arc::new(body) }
 }
 
-fn changes(changes: &[Change]) -> Commit {
+fn changes(changes: &[EntityChange]) -> Commit {
     Commit { changes: changes.to_vec(), ..Commit::default() }
 }
 
@@ -35,7 +35,7 @@ fn revision(number: u64) -> Commit {
         error: None,
         refused_by: Vec::new(),
     };
-    let change = Change::Put { kind: Kind::Upstream, name, body };
+    let change = EntityChange::Put { kind: Kind::Upstream, name, body };
     Commit { changes: vec![change], revisions: vec![revision], ..Commit::default() }
 }
 
@@ -55,7 +55,9 @@ fn what_was_committed_is_there_after_opening_again() {
     store
         .commit(&changes(&[put("a", json!({"name": "a"})), put("b", json!({"name": "b"}))]))
         .expect("commits");
-    store.commit(&changes(&[Change::Delete { kind: Kind::Upstream, name: "b".into() }])).expect("commits");
+    store
+        .commit(&changes(&[EntityChange::Delete { kind: Kind::Upstream, name: "b".into() }]))
+        .expect("commits");
     store.commit(&Commit { files: Some(files.clone()), ..revision(1) }).expect("commits");
     drop(store);
     let store = Store::open(directory.path()).expect("opens again");
