@@ -4,6 +4,7 @@
 //! goes through the same build as a saved file.
 
 pub mod access;
+mod conditions;
 mod config;
 mod entities;
 mod events;
@@ -179,7 +180,7 @@ async fn unmodified(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
     let known = known.as_ref().and_then(|known| known.to_str().ok());
-    if tag.zip(known).is_some_and(|(tag, known)| write::conditions::matches(known, tag)) {
+    if tag.zip(known).is_some_and(|(tag, known)| conditions::matches(known, tag)) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = Body::empty();
         response.headers_mut().remove(header::CONTENT_LENGTH);

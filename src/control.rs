@@ -27,7 +27,7 @@ use crate::config::Violation;
 use crate::config::edit::Files;
 use crate::control::desired::DesiredState;
 use crate::control::files::FileFaults;
-use crate::control::operation::{Operation, WriteError, WriteRequest, Written};
+use crate::control::operation::{AcceptedWrite, Operation, WriteError, WriteRequest};
 use crate::control::progress::Progress;
 use crate::control::task::{QueuedOperation, Task};
 use crate::inspect::plan::Plan;
@@ -109,7 +109,7 @@ impl Control {
         &self,
         request: WriteRequest,
         operation: O,
-    ) -> Result<Written<O::Reply>, O::Refusal> {
+    ) -> Result<AcceptedWrite<O::Reply>, O::Refusal> {
         let (sender, receiver) = oneshot::channel();
         let write = QueuedOperation { request, operation, staged: None, sender, span: Span::current() };
         self.tasks.send(Task::Write(Box::new(write))).map_err(|_| WriteError::ShuttingDown)?;

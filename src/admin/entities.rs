@@ -8,17 +8,17 @@ use axum::response::{Json, Response};
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
+use crate::admin::conditions::etag;
 use crate::admin::problem::Problem;
 use crate::admin::request::{Parameters, Write};
 use crate::admin::view::{self, Desired};
-use crate::admin::write::conditions::etag;
 use crate::admin::write::entity::EntityWrite;
 use crate::admin::write::operation::EntityOperation;
 use crate::admin::write::run::shown;
 use crate::admin::write::slot::{absent, encoded};
 use crate::config::document::Kind;
 
-/// How many items a page has unless told otherwise, and at most.
+/// Number of items on a page by default, and at most.
 const PAGE: (usize, usize) = (100, 1000);
 
 /// `?size=`, `?after=` and `?tag=` of a list.
@@ -26,7 +26,7 @@ const PAGE: (usize, usize) = (100, 1000);
 pub(crate) struct Page {
     size: usize,
     after: Option<String>,
-    /// Each must be met, by one of its alternatives: `?tag=a,b&tag=c` is (a or b) and c.
+    /// Required tags, each with alternatives: `?tag=a,b&tag=c` is (a or b) and c.
     tags: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ impl Page {
         Ok(page)
     }
 
-    /// The page of these names, in their order. `body` is asked for those that are looked at only.
+    /// Returns the page of these names, in their order. `body` is called only for the names up to its end.
     pub(crate) fn cut(
         &self,
         names: impl IntoIterator<Item = String>,

@@ -9,11 +9,11 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use crate::admin::Admin;
+use crate::admin::conditions::{Conditions, etag};
 use crate::admin::entities;
 use crate::admin::problem::Problem;
 use crate::admin::request::{Write, in_body};
 use crate::admin::view::{self, DeclaredBy, Desired};
-use crate::admin::write::conditions::{Conditions, etag};
 use crate::admin::write::place::{self, BodyPlace};
 use crate::admin::write::reply::Reply;
 use crate::admin::write::run::shown;
@@ -181,7 +181,7 @@ fn from_files(build: &Build, resource_type: ResourceType) -> Vec<(&Resource, Str
         .collect()
 }
 
-/// Where in the body of the set each resource stood.
+/// Returns the place of each resource in the body.
 fn places(lists: &[(ResourceType, Vec<Resource>)]) -> Vec<BodyPlace> {
     let place = |(index, resource): (usize, &Resource)| {
         let slot = Slot { kind: Kind::Raw, upstream: None, name: resource.key.to_string() };

@@ -103,7 +103,7 @@ pub struct Decision<D> {
 
 /// Write that is durable and published.
 #[derive(Debug)]
-pub struct Written<R> {
+pub struct AcceptedWrite<R> {
     /// Reply to the client.
     pub reply: R,
     /// Revision that it made; none if nothing had to change.

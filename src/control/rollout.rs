@@ -320,7 +320,7 @@ impl RolloutQueue {
         }
     }
 
-    /// Notes that changes were taken back: those that the canaries refused, and others that cannot be built
+    /// Records that changes were taken back: those that the canaries refused, and others that cannot be built
     /// without them.
     pub(super) fn set_rejected(&mut self, revisions: Vec<u64>, refusal: &CanaryRefusal) {
         self.rejected.extend(&revisions);
@@ -379,14 +379,14 @@ fn word(phase: CanaryPhase) -> &'static str {
 fn envoy_state(nodes: &Nodes, id: &str, candidate: &Build) -> Option<EnvoyState> {
     let streams = nodes.streams(id);
     let types = || streams.iter().flat_map(|presence| presence.types.values());
-    let is_pending = |noted: &nodes::Noted| !noted.current || noted.state == nodes::State::Pending;
+    let is_pending = |status: &nodes::Noted| !status.current || status.state == nodes::State::Pending;
     let nodes::Totals { requests, errors } = nodes.totals(id);
     Some(EnvoyState {
         id: id.to_owned(),
         fleet: candidate.fleet_of(&streams.first()?.node).to_string(),
         seen: streams.iter().map(|presence| presence.seen).min()?,
         is_pending: types().next().is_none() || types().any(is_pending),
-        errors: types().filter_map(|noted| noted.error.clone()).collect(),
+        errors: types().filter_map(|status| status.error.clone()).collect(),
         load: RequestCount { requests, errors },
     })
 }

@@ -97,7 +97,7 @@ fn upstream(name: &str, address: &str) -> EntityChange {
     put(Kind::Upstream, name, json!({ "name": name, "targets": [{ "target": address }] }))
 }
 
-async fn write(control: &Control, change: EntityChange) -> Result<Written<Count>, WriteError> {
+async fn write(control: &Control, change: EntityChange) -> Result<AcceptedWrite<Count>, WriteError> {
     control.write(request(), One(change, || {})).await
 }
 
@@ -144,7 +144,7 @@ async fn of_writes_that_are_taken_together_each_is_told_what_is_its_own() {
     let [first, good, odd, last] = [first, good, odd, last].map(|it| it.expect("it is right"));
     let Err(WriteError::Refused(violations)) = bad else { panic!("nobody is there") };
     assert_eq!(violations.iter().map(|it| it.code).collect::<Vec<_>>(), ["US111"]);
-    let outcome = |written: &Written<Count>| {
+    let outcome = |written: &AcceptedWrite<Count>| {
         let warnings = written.build.warnings_since(&written.before).len();
         (written.revision, written.reply.clone(), warnings)
     };

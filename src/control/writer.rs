@@ -54,8 +54,7 @@ impl Writer {
                 None => runtime.block_on(self.wait(&mut queue)),
             };
             match wake {
-                Wake::Task(Task::Write(write)) => next = self.write(write, &mut queue),
-                Wake::Task(task) => self.perform(task),
+                Wake::Task(task) => next = self.perform(task, &mut queue),
                 Wake::Addresses => self.update_addresses(),
                 Wake::Nodes => self.check_canary(),
                 Wake::Clock => {
@@ -86,9 +85,10 @@ impl Writer {
         }
     }
 
-    /// Performs a task other than a write.
-    fn perform(&mut self, task: Task) {
+    /// Performs a task. Returns the next one, if it was taken from the queue already.
+    fn perform(&mut self, task: Task, queue: &mut mpsc::UnboundedReceiver<Task>) -> Option<Task> {
         match task {
+            Task::Write(write) => return self.write(write, queue),
             Task::Files(read) => self.change_files(read),
             Task::Reload(read, done) => {
                 self.files.forget_refused();
@@ -104,8 +104,8 @@ impl Writer {
                 let _ = done.send(());
             }
             Task::Plan(plan) => plan(&self.desired),
-            Task::Write(_) => {}
         }
+        None
     }
 
     fn update_addresses(&mut self) {

@@ -6,9 +6,9 @@ use axum::http::StatusCode;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
+use crate::admin::conditions::{Conditions, etag, matches};
 use crate::admin::problem::Problem;
 use crate::admin::view::{self, DeclaredBy, Desired};
-use crate::admin::write::conditions::{Conditions, etag, matches};
 use crate::admin::write::place::BodyPlace;
 use crate::admin::write::reply::Reply;
 use crate::config::Path;

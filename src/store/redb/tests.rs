@@ -1,4 +1,4 @@
-//! What is durable, and what is said of a file that cannot be used.
+//! Durability of commits, and errors of files that cannot be used.
 
 use serde_json::json;
 
