@@ -88,7 +88,8 @@ impl Control {
         self.progress.borrow().clone()
     }
 
-    /// Waits until a revision is in effect or was taken back. Returns false if it is neither after `patience`.
+    /// Waits until a revision is in effect or was taken back. Returns false if it is neither after
+    /// `patience`.
     pub async fn decided(&self, revision: u64, patience: Duration) -> bool {
         let mut progress = self.progress.clone();
         let decided = progress.wait_for(|progress| !progress.rolling_out.contains(&revision));
@@ -100,7 +101,8 @@ impl Control {
         self.tasks.closed().await;
     }
 
-    /// Decides on a write and applies it, all or nothing. After it returned, the write is durable and published.
+    /// Decides on a write and applies it, all or nothing. After it returned, the write is durable and
+    /// published.
     ///
     /// # Errors
     ///

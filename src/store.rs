@@ -1,8 +1,8 @@
 //! Store: durable entities, revisions, records and tokens, behind one trait.
 //!
 //! A [`Commit`] is durable as a whole or not at all, and stands on an expected revision: of two writers that
-//! commit on the same revision, the second gets a [`Error::Conflict`] and decides again. Answers that are kept
-//! for repeated requests are opaque bytes here.
+//! commit on the same revision, the second gets a [`Error::Conflict`] and decides again. Answers that are
+//! kept for repeated requests are opaque bytes here.
 
 pub mod redb;
 

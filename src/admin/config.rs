@@ -366,7 +366,8 @@ struct PlanBody {
     changes: Vec<PatchStep>,
 }
 
-/// `POST /plan`: what would change with these files in place of those that are served, and with these changes.
+/// `POST /plan`: what would change with these files in place of those that are served, and with these
+/// changes.
 pub(crate) async fn plan(State(admin): State<Admin>, Object(body): Object) -> Result<Response, Problem> {
     let plan: PlanBody = decoded(&body)?;
     let operations = operations(plan.changes)?;

@@ -132,9 +132,9 @@ pub(crate) async fn read_target(
     Ok(shown(target.body, &tag))
 }
 
-/// All writes of one entity. POST: 201. PUT: 201 if it created the entity, 200 if it replaced it; an upstream's
-/// targets stay as they are unless the body has `targets`. PATCH: 200. DELETE: 204, or 409 with the entities that
-/// refer to it; with `?cascade=true` these are deleted too.
+/// All writes of one entity. POST: 201. PUT: 201 if it created the entity, 200 if it replaced it; an
+/// upstream's targets stay as they are unless the body has `targets`. PATCH: 200. DELETE: 204, or 409 with
+/// the entities that refer to it; with `?cascade=true` these are deleted too.
 pub(crate) async fn write(State(admin): State<Admin>, mut write: Write) -> Result<Response, Problem> {
     let body = std::mem::take(&mut write.body);
     let conditions = write.conditions.clone();

@@ -156,7 +156,8 @@ impl Operation for RollbackWrite {
     }
 }
 
-/// Refuses a revision that was taken back: its state was that of the one before, which is not what is asked for.
+/// Refuses a revision that was taken back: its state was that of the one before, which is not what is asked
+/// for.
 fn refuse_rejected(store: &dyn Store, number: u64) -> Result<(), Problem> {
     let revision = store.revisions(number..=number)?.pop();
     match revision.and_then(|revision| revision.error) {

@@ -1,7 +1,8 @@
 //! Writer: the thread that makes every change of the desired config.
 //!
 //! Each change is applied to a copy of the inputs, built whole, made durable and only then published; if any
-//! step fails, the old config stays. Changes are made one after the other, so each sees the outcome of the last.
+//! step fails, the old config stays. Changes are made one after the other, so each sees the outcome of the
+//! last.
 
 mod adopt;
 mod saved;
@@ -150,8 +151,8 @@ async fn due(at: Option<Instant>) {
     }
 }
 
-/// Resolves when that time has come, if there is one. The clock may be set meanwhile, so it is read again every
-/// minute.
+/// Resolves when that time has come, if there is one. The clock may be set meanwhile, so it is read again
+/// every minute.
 async fn passed(at: Option<Timestamp>) {
     const INTERVAL: Duration = Duration::from_secs(60);
     let Some(at) = at else { return std::future::pending().await };

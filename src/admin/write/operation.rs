@@ -1,7 +1,7 @@
 //! Operation on one entity of any kind: create, replace, merge or delete it.
 //!
-//! It is decided on the newest config in the writer's thread, so that no other write comes between a check and
-//! its change.
+//! It is decided on the newest config in the writer's thread, so that no other write comes between a check
+//! and its change.
 
 use axum::http::Method;
 use percent_encoding::percent_decode_str;

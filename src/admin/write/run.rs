@@ -57,8 +57,8 @@ impl Admin {
         Ok(Json(body).into_response())
     }
 
-    /// Returns the connected Envoys that the write affects and that did not acknowledge it in time; during its
-    /// rollout, the canaries.
+    /// Returns the connected Envoys that the write affects and that did not acknowledge it in time; during
+    /// its rollout, the canaries.
     ///
     /// # Errors
     ///

@@ -143,9 +143,9 @@ impl Slot {
         }
     }
 
-    /// Returns the changes that write the entity or, without a body, remove it. A target is changed in the list
-    /// of its upstream if it has an index there. With `exact`, targets that were added to an upstream on their
-    /// own are removed.
+    /// Returns the changes that write the entity or, without a body, remove it. A target is changed in the
+    /// list of its upstream if it has an index there. With `exact`, targets that were added to an upstream on
+    /// their own are removed.
     pub(super) fn set(
         &self,
         desired: Desired<'_>,

@@ -31,8 +31,8 @@ struct Rebased {
 type TakenBack = (PendingChange, CanaryRefusal);
 
 impl Writer {
-    /// Takes refused changes back: the desired config becomes the live one, with those later changes that still
-    /// can be built on it. Continues the rollout with these.
+    /// Takes refused changes back: the desired config becomes the live one, with those later changes that
+    /// still can be built on it. Continues the rollout with these.
     pub(super) fn take_back(&mut self, rejection: Rejection) -> Option<Rejection> {
         let Rejection { live, refused, mut queue, singly, refusal } = rejection;
         let refused: Vec<TakenBack> = refused.into_iter().map(|change| (change, refusal.clone())).collect();
