@@ -51,7 +51,19 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ),
     (
         "app",
-        &["access", "admin", "config", "control", "failover", "nodes", "source", "store", "telemetry", "xds"],
+        &[
+            "access",
+            "admin",
+            "cache",
+            "config",
+            "control",
+            "failover",
+            "nodes",
+            "source",
+            "store",
+            "telemetry",
+            "xds",
+        ],
     ),
     ("cli", &["access", "admin", "app", "build", "config", "envoy", "inspect", "model", "source", "store"]),
 ];
