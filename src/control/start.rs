@@ -123,12 +123,12 @@ impl Control {
 }
 
 impl FirstBuilder {
-    fn build(&mut self, files: Files) -> Result<Built, (Option<Inputs>, Vec<Violation>)> {
+    fn build(&mut self, files: Files) -> Result<Built, (Option<Box<Inputs>>, Vec<Violation>)> {
         let (stored, overrides) = (self.stored.clone(), self.overrides.clone());
         let mut inputs = Inputs { files, stored, overrides, ..Inputs::default() };
         match self.builder.build(&mut inputs, None, Reading::Anew) {
             Ok(build) => Ok(Built { inputs, build: Arc::new(build) }),
-            Err(violations) => Err((Some(inputs), violations)),
+            Err(violations) => Err((Some(Box::new(inputs)), violations)),
         }
     }
 
@@ -151,7 +151,9 @@ impl FirstBuilder {
                 let (refused, refused_by_envoy) = (None, None);
                 return Ok(FirstConfig { built, refused, refused_by_envoy, violations: Vec::new() });
             }
-            Err((refused, violations)) => (refused, None, violations, last_files.cloned()),
+            Err((refused, violations)) => {
+                (refused.map(|refused| *refused), None, violations, last_files.cloned())
+            }
         };
         match usable.map(|files| self.build(files)) {
             Some(Ok(built)) => Ok(FirstConfig { built, refused, refused_by_envoy, violations }),
