@@ -32,11 +32,11 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 
-use crate::report::Row;
+use crate::report::ReportRow;
 use crate::scenario::{
     CLUSTER_DELTA, CLUSTER_SOTW, CLUSTER_SOTW_FOLLOWED, Case, ENDPOINTS_DELTA, ENDPOINTS_SOTW, Scale,
 };
-use crate::target::{Size, Target};
+use crate::target::{MeasuredServer, Size};
 use crate::wire::Variant;
 
 /// Aim a fleet of xDS clients at a server and measure the server
@@ -157,7 +157,7 @@ fn main() -> anyhow::Result<()> {
     })
 }
 
-async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
+async fn run(options: &Options) -> anyhow::Result<Vec<ReportRow>> {
     let mut rows = Vec::new();
     if options.scenario == Scenario::All {
         // One server runs all of these: (e) measures it after everything that came before.
@@ -171,39 +171,50 @@ async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
             Scenario::First,
             Scenario::Memory,
         ] {
-            rows.extend(whatever(scenario, one(options, scenario, &mut target).await));
+            rows.extend(rows_or_failure(scenario, measure_scenario(options, scenario, &mut target).await));
         }
         drop(target);
         for scenario in [Scenario::Idle, Scenario::Reconnect, Scenario::Stuck, Scenario::Reports] {
-            rows.extend(whatever(scenario, one(options, scenario, &mut start(options).await?).await));
+            rows.extend(rows_or_failure(
+                scenario,
+                measure_scenario(options, scenario, &mut start(options).await?).await,
+            ));
         }
     } else {
-        rows.extend(one(options, options.scenario, &mut start(options).await?).await?);
+        rows.extend(measure_scenario(options, options.scenario, &mut start(options).await?).await?);
     }
     Ok(rows)
 }
 
 /// Turns a failure into a row, so that the other scenarios are still measured.
-fn whatever(scenario: Scenario, outcome: anyhow::Result<Vec<Row>>) -> Vec<Row> {
+fn rows_or_failure(scenario: Scenario, outcome: anyhow::Result<Vec<ReportRow>>) -> Vec<ReportRow> {
     outcome.unwrap_or_else(|error| {
-        vec![Row { scenario: format!("{scenario:?}"), note: format!("failed: {error:#}"), ..Row::default() }]
+        vec![ReportRow {
+            scenario: format!("{scenario:?}"),
+            note: format!("failed: {error:#}"),
+            ..ReportRow::default()
+        }]
     })
 }
 
-async fn start(options: &Options) -> anyhow::Result<Target> {
+async fn start(options: &Options) -> anyhow::Result<MeasuredServer> {
     match options.xds {
         Some(xds) => {
             let command = options.change_command.clone();
-            Ok(Target::foreign(xds, options.pid, command, options.changed.clone()))
+            Ok(MeasuredServer::foreign(xds, options.pid, command, options.changed.clone()))
         }
         None => {
             let size = Size { upstreams: options.upstreams, targets: options.targets };
-            Target::start(&options.binary, size).await
+            MeasuredServer::start(&options.binary, size).await
         }
     }
 }
 
-async fn one(options: &Options, scenario: Scenario, target: &mut Target) -> anyhow::Result<Vec<Row>> {
+async fn measure_scenario(
+    options: &Options,
+    scenario: Scenario,
+    target: &mut MeasuredServer,
+) -> anyhow::Result<Vec<ReportRow>> {
     let many = matches!(scenario, Scenario::Idle | Scenario::Reconnect);
     let scale = Scale {
         streams: options.streams.unwrap_or(if many { 10_000 } else { 1_000 }),

@@ -31,9 +31,9 @@ use understudy::model::index::Subsets;
 use understudy::model::name::Name;
 use understudy::model::selector::Part;
 
-use understudy::xds::frame::{self, Response};
-use understudy::xds::sotw::Stream;
-use understudy::xds::{Common, Protocol};
+use understudy::xds::stream::protocol::{DiscoveryStream, StreamContext};
+use understudy::xds::stream::sotw::SotwStream;
+use understudy::xds::wire::frame::{self, Response};
 
 const TARGETS: usize = 10;
 
@@ -198,8 +198,8 @@ fn request(of: ResourceType, names: &[String], answers: Option<&Response>) -> Di
 }
 
 /// Returns a client that has all clusters, and the endpoints of all of them by name.
-fn subscribed(snapshot: &Arc<Snapshot>, names: &[String]) -> Stream {
-    let mut stream = Stream::new(snapshot.clone(), &Common::default());
+fn subscribed(snapshot: &Arc<Snapshot>, names: &[String]) -> SotwStream {
+    let mut stream = SotwStream::new(snapshot.clone(), &StreamContext::default());
     for (of, names) in [(ResourceType::Cluster, &[][..]), (ResourceType::Endpoints, names)] {
         let answers = stream.on_request(request(of, names, None).into()).expect("it is a request");
         for answer in &answers {
@@ -252,7 +252,7 @@ fn frames(criterion: &mut Criterion) {
             removed: Vec::new(),
         };
         group.bench_function(BenchmarkId::new("clusters", count), |bench| {
-            bench.iter(|| frame::parts(response.clone(), Variant::StateOfTheWorld, "understudy").len());
+            bench.iter(|| frame::chunks(response.clone(), Variant::StateOfTheWorld, "understudy").len());
         });
     }
     group.finish();
@@ -284,7 +284,7 @@ fn report(upstreams: usize) -> LoadStatsRequest {
 }
 
 /// Benchmarks a report of one Envoy with traffic to a thousand upstreams, three targets each. Forty of these
-/// come in a second, however many such Envoys there are: see `xds::pace`.
+/// come in a second, however many such Envoys there are: see `xds::service::load_report::budget`.
 fn folds(criterion: &mut Criterion) {
     let build = built(&inputs(1_000, 100), None);
     let bytes = report(1_000).encode_to_vec();

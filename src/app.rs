@@ -36,7 +36,10 @@ use crate::store::redb::RedbStore;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::webhooks::Notifier;
-use crate::xds::server::{self, Discovery, Limits};
+use crate::xds::port::guard::PortGuard;
+use crate::xds::port::limits::StreamLimits;
+use crate::xds::service;
+use crate::xds::service::discovery::DiscoveryService;
 
 /// Maximum number of connections waiting to be accepted. After a restart the whole fleet reconnects at once.
 const BACKLOG: u32 = 4096;
@@ -164,8 +167,9 @@ impl App {
         let telemetry = Telemetry { nodes: Nodes::new(events.clone()), events, metrics };
         let core = Core::start(&options, telemetry.clone()).await?;
         let Telemetry { nodes, events, metrics } = telemetry;
-        let discovery = Discovery::new(core.cache.clone(), nodes.clone(), &identifier(), Limits::default());
-        let discovery = discovery.with_metrics(metrics.clone()).with_identity(identity(&options));
+        let guard = PortGuard::new(StreamLimits::default());
+        let guard = guard.with_metrics(metrics.clone()).with_identity(identity(&options));
+        let discovery = DiscoveryService::new(core.cache.clone(), nodes.clone(), &identifier(), guard);
         let access = Access::new(policy(&options), core.store.clone()).context("cannot read the tokens")?;
         let (notifier, loads) = (Notifier::default(), nodes.loads());
         let mut servers = JoinSet::new();
@@ -401,10 +405,10 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 async fn serve_xds(
     incoming: Incoming,
-    discovery: Discovery,
+    discovery: DiscoveryService,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    server::serve(incoming, discovery, stopped(stop)).await.context("xDS failed")
+    service::serve(incoming, discovery, stopped(stop)).await.context("xDS failed")
 }
 
 async fn supervise(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> anyhow::Result<()> {

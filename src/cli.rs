@@ -3,7 +3,6 @@
 //! Exit codes: 0 done, 1 violations or a failed operation, 2 wrong usage, 3 changes (`plan --exit-code`).
 
 pub mod demo;
-pub mod load;
 pub mod offline;
 pub mod online;
 mod output;
@@ -14,8 +13,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::cli::offline::{backend, bootstrap, check, compile, envoy, explain, plan, schema, show, simulate};
-use crate::cli::online::{apply, entities, history, orders, status, token};
+use crate::cli::offline::{backend, bootstrap, check, compile, envoy, explain, schema, show, simulate};
+use crate::cli::online::{apply, drills, entities, failovers, history, notify, orders, plan, status, token};
 
 /// The failover control plane for Envoy
 #[derive(Debug, Parser)]
@@ -44,47 +43,43 @@ enum Command {
     /// Show what files would change in the served config, and the effects
     Plan(plan::Options),
     /// Show entities
-    Get(entities::Get),
+    Get(entities::GetOptions),
     /// Apply config files over REST
     Apply(apply::Options),
     /// Remove an entity
-    Delete(entities::Delete),
+    Delete(entities::DeleteOptions),
     /// Add, remove or weigh a target, or set its state
-    Target(entities::Target),
+    Target(entities::TargetOptions),
     /// Export the whole config
-    Config(entities::Config),
+    Config(entities::ConfigOptions),
     /// Show the revisions: what changed, when, by whom and why
-    Revisions(history::Revisions),
+    Revisions(history::RevisionsOptions),
     /// Restore the config of a revision
-    Rollback(history::Rollback),
+    Rollback(history::RollbackOptions),
     /// Keep the traffic of an upstream on one of its tiers while that tier is healthy
-    Pin(orders::Pin),
+    Pin(orders::PinOptions),
     /// Give recovered primaries their traffic back
-    Failback(orders::Failback),
+    Failback(orders::FailbackOptions),
     /// Rehearse a failover, and print its report
-    Drill(orders::Drill),
+    Drill(drills::DrillOptions),
     /// Show drills, end one, or save its report
-    Drills(orders::Drills),
+    Drills(drills::DrillsOptions),
     /// Show the failovers: when standbys served, and why
-    Failovers(orders::Failovers),
+    Failovers(failovers::Options),
     /// Send a test event to the receivers of events
-    Notify(orders::Notify),
+    Notify(notify::Options),
     /// Show what is served, which tiers serve, and what each Envoy accepted
     Status(status::Options),
     /// Manage the tokens of the admin API
     Token(token::Options),
     /// Copy all durable state to a file
-    Backup(history::Backup),
+    Backup(history::BackupOptions),
     /// Replace a data directory with a backup
-    Restore(history::Restore),
+    Restore(history::RestoreOptions),
     /// Print an Envoy bootstrap for this control plane
     Bootstrap(bootstrap::Options),
     /// Print the path of an Envoy, fetching the pinned release if it is missing
-    Envoy {
-        /// Take this pinned release instead of the newest, whatever ENVOY_BIN says
-        #[arg(long, value_name = "VERSION")]
-        release: Option<String>,
-    },
+    Envoy(envoy::Options),
     /// Print the script that completes these commands in a shell
     Completions {
         /// Shell to complete in
@@ -121,35 +116,29 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Rollback(options) => on_runtime(history::rollback(options)),
         Command::Pin(options) => on_runtime(orders::pin(options)),
         Command::Failback(options) => on_runtime(orders::failback(options)),
-        Command::Drill(options) => on_runtime(orders::drill(options)),
-        Command::Drills(options) => on_runtime(orders::drills(options)),
-        Command::Failovers(options) => on_runtime(orders::failovers(options)),
-        Command::Notify(options) => on_runtime(orders::notify(options)),
+        Command::Drill(options) => on_runtime(drills::drill(options)),
+        Command::Drills(options) => on_runtime(drills::drills(options)),
+        Command::Failovers(options) => on_runtime(failovers::run(options)),
+        Command::Notify(options) => on_runtime(notify::run(options)),
         Command::Status(options) => on_runtime(status::run(options)),
         Command::Token(options) => on_runtime(token::run(options)),
         Command::Backup(options) => on_runtime(history::backup(options)),
         Command::Restore(options) => history::restore(&options),
         Command::Bootstrap(options) => bootstrap::run(&options).map(|()| ExitCode::SUCCESS),
-        Command::Envoy { release } => {
-            let progress = |line: &str| print::note(line);
-            let path = match release {
-                Some(version) => envoy::locate_version(&version, &progress)?,
-                None => envoy::locate(&progress)?,
-            };
-            print::line(&path.display().to_string())?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "understudy", &mut text);
-            print::raw(&String::from_utf8_lossy(&text))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Envoy(options) => envoy::run(&options),
+        Command::Completions { shell } => print_completions(shell),
         Command::Demo(options) => on_runtime(demo::run(options)),
         Command::Backend(options) => {
             on_runtime(async { backend::run(options).await.map(|()| ExitCode::SUCCESS) })
         }
     }
+}
+
+fn print_completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "understudy", &mut text);
+    print::raw(&String::from_utf8_lossy(&text))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn on_runtime(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {

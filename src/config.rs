@@ -5,10 +5,11 @@
 //! place. A faulty document does not hide the faults of others: parsing always returns the valid content
 //! together with the faults.
 
+pub mod decode;
+pub mod dialect;
 pub mod document;
 pub mod edit;
 pub mod material;
-pub mod operation;
 pub mod raw;
 pub mod render;
 pub mod schema;
@@ -49,6 +50,17 @@ pub struct Position {
     pub line: u32,
     /// Column, from 1, in characters.
     pub column: u32,
+}
+
+/// Half-open range of positions.
+///
+/// The end is the position at which the parser recognized the end of the value, which may be after a comment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// Position of the first character.
+    pub start: Position,
+    /// Position after the last character.
+    pub end: Position,
 }
 
 /// Step of a [`Path`].
@@ -120,6 +132,44 @@ pub fn near<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Ve
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
     scored.into_iter().take(2).map(|(_, candidate)| candidate).collect()
+}
+
+/// Fault in a text. The caller knows the file, and turns it into a [`Violation`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Code, such as `US101`.
+    pub code: &'static str,
+    /// Path of the fault; empty for a syntax error or a limit (US100, US106).
+    pub path: Path,
+    /// Range of the fault; `None` in a request body, except for a syntax error.
+    pub span: Option<Span>,
+    /// Description of the fault, without a full stop.
+    pub message: String,
+    /// Suggested correction.
+    pub help: Option<String>,
+    /// Other places that explain the fault.
+    pub related: Vec<(String, Option<Span>)>,
+}
+
+impl Fault {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            path: Path::default(),
+            span: None,
+            message: message.into(),
+            help: None,
+            related: Vec::new(),
+        }
+    }
+
+    pub(crate) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    pub(crate) fn at(self, path: Path, span: Option<Span>) -> Self {
+        Self { path, span, ..self }
+    }
 }
 
 /// Fault in a document, or a warning about it, with its place.

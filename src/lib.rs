@@ -51,7 +51,7 @@
 //! What holds, and `tests/tidy.rs` checks what can be checked by reading:
 //!
 //! - Nothing from [`config`] to [`build`] does I/O, waits or looks at a clock, nor does the protocol below
-//!   [`xds::server`].
+//!   [`xds::service`].
 //! - Nothing under [`build::compile`] can fail: what could was refused by [`model::validate`].
 //! - A change is durable before it is published, and published whole or not at all.
 //! - A version is the hash of what is sent. There is no counter that a restart would reset.

@@ -1,6 +1,7 @@
 //! Status of the connected Envoys: their identity, and the version of each type that they acknowledged or
 //! refused. The last status of an Envoy is kept for an hour after it disconnects.
 
+pub mod nack;
 mod registry;
 
 use std::collections::BTreeMap;

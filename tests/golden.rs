@@ -4,6 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
+#[path = "golden/defaults.rs"]
+mod defaults;
+#[path = "golden/reference.rs"]
+mod reference;
 #[path = "golden/schema.rs"]
 mod schema;
 
@@ -53,10 +57,10 @@ fn build(path: &Path) -> Build {
 }
 
 /// Snapshot of each fleet.
-type Told = BTreeMap<Name, Arc<Snapshot>>;
+type Snapshots = BTreeMap<Name, Arc<Snapshot>>;
 
 /// Builds the directories of `examples/`.
-fn examples() -> Vec<(String, Told)> {
+fn examples() -> Vec<(String, Snapshots)> {
     let directories = entries(&root().join("examples")).into_iter().filter(|path| path.is_dir());
     let build = |directory: PathBuf| {
         let build = build(&directory);
@@ -68,19 +72,19 @@ fn examples() -> Vec<(String, Told)> {
 
 /// Builds the files of `tests/golden/cases/`. Each shows one feature, given by its name. A file that begins
 /// with `# told to an Envoy at eu/a` is compiled for an Envoy at that locality.
-fn cases() -> Vec<(String, Told)> {
+fn cases() -> Vec<(String, Snapshots)> {
     let files = entries(&root().join("tests/golden/cases")).into_iter();
     let files = files.filter(|path| path.extension().is_some_and(|it| it == "yaml"));
-    let told = |file: PathBuf| {
+    let snapshots = |file: PathBuf| {
         let text = fs::read_to_string(&file).unwrap();
         let place = text.lines().find_map(|line| line.strip_prefix("# told to an Envoy at "));
         let place: Locality = place.unwrap_or_default().parse().unwrap();
         let build = build(&file);
         let fleets = build.snapshots.keys().cloned();
-        let told = fleets.map(|fleet| (fleet.clone(), build.snapshot_at(&fleet, &place)));
-        (file.file_stem().unwrap().to_string_lossy().into_owned(), told.collect())
+        let snapshots = fleets.map(|fleet| (fleet.clone(), build.snapshot_at(&fleet, &place)));
+        (file.file_stem().unwrap().to_string_lossy().into_owned(), snapshots.collect())
     };
-    files.map(told).collect()
+    files.map(snapshots).collect()
 }
 
 fn pretty(value: &Value) -> String {
@@ -90,8 +94,8 @@ fn pretty(value: &Value) -> String {
 #[test]
 fn every_example_compiles_to_its_golden_file() {
     let mut known = BTreeSet::new();
-    for (example, told) in examples() {
-        for (fleet, snapshot) in &told {
+    for (example, snapshots) in examples() {
+        for (fleet, snapshot) in &snapshots {
             let golden = root().join("tests/golden").join(&example).join(format!("{fleet}.json"));
             if std::env::var_os("UPDATE_EXPECT").is_some() {
                 fs::create_dir_all(golden.parent().unwrap()).unwrap();
@@ -110,13 +114,13 @@ fn every_example_compiles_to_its_golden_file() {
 fn every_case_compiles_to_the_json_beside_it() {
     let directory = root().join("tests/golden/cases");
     let mut known = BTreeSet::new();
-    for (case, told) in cases() {
+    for (case, snapshots) in cases() {
         let golden = directory.join(format!("{case}.json"));
-        let told = match told.iter().collect::<Vec<_>>().as_slice() {
+        let snapshots = match snapshots.iter().collect::<Vec<_>>().as_slice() {
             [(_, only)] => only.to_json(),
             fleets => fleets.iter().map(|(fleet, it)| (fleet.to_string(), it.to_json())).collect(),
         };
-        expect_file![&golden].assert_eq(&pretty(&told));
+        expect_file![&golden].assert_eq(&pretty(&snapshots));
         known.extend([golden, directory.join(format!("{case}.yaml"))]);
     }
     for file in entries(&directory).into_iter().filter(|path| path.is_file()) {
@@ -129,18 +133,18 @@ fn a_real_envoy_accepts_every_example_and_every_case() {
     let envoy = understudy::cli::offline::envoy::locate(&|line| eprintln!("{line}"))
         .unwrap_or_else(|error| panic!("{error}"));
     let directory = tempfile::tempdir().unwrap();
-    let validate = |(name, told): &(String, Told)| {
-        for (fleet, snapshot) in told {
+    let validate = |(name, snapshots): &(String, Snapshots)| {
+        for (fleet, snapshot) in snapshots {
             let file = directory.path().join(format!("{name}-{fleet}.json"));
             fs::write(&file, bootstrap(snapshot.to_json()).to_string()).unwrap();
             let mut validation = Command::new(&envoy);
             let output =
                 validation.args(["--mode", "validate", "-l", "error", "-c"]).arg(&file).output().unwrap();
-            let told = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{name}, fleet {fleet}: {told}");
+            let snapshots = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{name}, fleet {fleet}: {snapshots}");
         }
     };
-    let all: Vec<(String, Told)> = examples().into_iter().chain(cases()).collect();
+    let all: Vec<(String, Snapshots)> = examples().into_iter().chain(cases()).collect();
     let (one, other) = all.split_at(all.len() / 2);
     std::thread::scope(|scope| {
         scope.spawn(|| one.iter().for_each(validate));
@@ -208,8 +212,8 @@ fn every_invalid_file_is_refused_with_the_faults_beside_it() {
             names.iter().filter_map(|name| Some((name.clone(), read(name)?))).collect()
         };
         let faults = build::build_reading(&mut inputs, None, read).expect_err(&name(config));
-        let told = render::human(&faults, &|_| Some(text.clone()), false);
-        expect_file![config.with_extension("txt")].assert_eq(&format!("{}\n", told.trim_end()));
+        let snapshots = render::human(&faults, &|_| Some(text.clone()), false);
+        expect_file![config.with_extension("txt")].assert_eq(&format!("{}\n", snapshots.trim_end()));
         expect_file![config.with_extension("json")].assert_eq(&pretty(&json!(faults)));
     }
     for text in texts {
@@ -226,16 +230,16 @@ const NOT_OF_TEXTS: [&str; 7] = ["US107", "US108", "US116", "US130", "US143", "U
 fn every_fault_has_an_invalid_file() {
     let files = entries(&root().join("tests/invalid")).into_iter();
     let files = files.filter(|path| path.extension().is_some_and(|it| it == "json"));
-    let told: Vec<Value> =
+    let snapshots: Vec<Value> =
         files.map(|file| serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()).collect();
-    let told: BTreeSet<&str> = told
+    let snapshots: BTreeSet<&str> = snapshots
         .iter()
         .flat_map(|faults| faults.as_array().unwrap())
         .filter_map(|it| it["code"].as_str())
         .collect();
     let faults = explanations().into_iter().map(|it| it.code).filter(|code| *code >= "US100");
     let missing: Vec<&str> =
-        faults.filter(|code| !told.contains(code) && !NOT_OF_TEXTS.contains(code)).collect();
+        faults.filter(|code| !snapshots.contains(code) && !NOT_OF_TEXTS.contains(code)).collect();
     assert_eq!(missing, Vec::<&str>::new());
 }
 

@@ -80,15 +80,11 @@ const PURE: &[&str] = &[
     "failover/orders",
     "failover/traffic",
     "failover/history",
-    "xds/admission",
-    "xds/subscription",
-    "xds/order",
-    "xds/pace",
-    "xds/quarantine",
-    "xds/sotw",
-    "xds/specifier",
-    "xds/frame",
+    "xds/port/admission",
+    "xds/stream",
     "xds/wire",
+    "xds/service/health_discovery/specifier",
+    "xds/service/load_report/budget",
 ];
 
 /// Words that a pure module never contains.

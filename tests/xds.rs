@@ -50,8 +50,11 @@ use tower::Service as _;
 use understudy::build;
 use understudy::cache::Cache;
 use understudy::nodes::Nodes;
-use understudy::xds::admission::Rate;
-use understudy::xds::server::{self, Discovery, Limits};
+use understudy::xds::port::admission::Rate;
+use understudy::xds::port::guard::PortGuard;
+use understudy::xds::port::limits::StreamLimits;
+use understudy::xds::service;
+use understudy::xds::service::discovery::DiscoveryService;
 
 use crate::harness::{PATIENCE, Understudy, eventually};
 
@@ -89,13 +92,13 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 /// Requests and responses of one variant of the protocol, as far as the tests use them.
-trait Words: Send + 'static {
+trait RequestVariant: Send + 'static {
     type Response: Send + 'static;
     fn ask(id: &str, type_url: &str, subscribe: &[&str]) -> Self;
     fn answer(type_url: &str, response: &Self::Response) -> Self;
 }
 
-impl Words for DiscoveryRequest {
+impl RequestVariant for DiscoveryRequest {
     type Response = DiscoveryResponse;
 
     fn ask(id: &str, type_url: &str, subscribe: &[&str]) -> Self {
@@ -117,7 +120,7 @@ impl Words for DiscoveryRequest {
     }
 }
 
-impl Words for DeltaDiscoveryRequest {
+impl RequestVariant for DeltaDiscoveryRequest {
     type Response = DeltaDiscoveryResponse;
 
     fn ask(id: &str, type_url: &str, subscribe: &[&str]) -> Self {
@@ -135,12 +138,12 @@ impl Words for DeltaDiscoveryRequest {
 }
 
 /// Open discovery stream.
-struct Stream<R: Words> {
+struct Stream<R: RequestVariant> {
     requests: mpsc::Sender<R>,
     responses: Streaming<R::Response>,
 }
 
-impl<R: Words> Stream<R> {
+impl<R: RequestVariant> Stream<R> {
     async fn send(&self, request: R) {
         self.requests.send(request).await.unwrap();
     }
@@ -743,7 +746,7 @@ async fn rule_50_a_stuck_reader_costs_nothing_and_harms_nobody() {
 }
 
 /// Starts a server in this process, with limits that a test can reach.
-async fn limited(limits: Limits) -> SocketAddr {
+async fn limited(limits: StreamLimits) -> SocketAddr {
     let text = r#"upstreams: [{ name: a, targets: [{ target: "127.0.0.1:9" }] }]"#;
     let inputs =
         build::Inputs { files: imbl::OrdMap::unit("a.yaml".into(), text.into()), ..Default::default() };
@@ -751,15 +754,15 @@ async fn limited(limits: Limits) -> SocketAddr {
     let cache = Arc::new(Cache::new(Arc::new(build)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let discovery = Discovery::new(cache, Nodes::default(), "test", limits);
-    tokio::spawn(server::serve(listener, discovery, std::future::pending()));
+    let discovery = DiscoveryService::new(cache, Nodes::default(), "test", PortGuard::new(limits));
+    tokio::spawn(service::serve(listener, discovery, std::future::pending()));
     address
 }
 
 #[tokio::test]
 async fn rule_45_many_that_come_at_once_are_let_in_one_after_the_other() {
     let rate = Rate { per_second: 20, burst: 5, waiting: 10 };
-    let address = limited(Limits { rate, ..Limits::default() }).await;
+    let address = limited(StreamLimits { rate, ..StreamLimits::default() }).await;
     let began = Instant::now();
     let come = (0..30).map(async |number| {
         let mut good = Good::connect(address, &format!("edge-{number}")).await;
@@ -781,8 +784,8 @@ async fn rule_45_more_than_20_000_do_not_wait_and_the_log_says_so() {
     // Global for all threads: a thread that logs without a subscriber would cache for the whole process that
     // none is interested.
     tracing::subscriber::set_global_default(subscriber).expect("no other test has one");
-    let rate = Rate { per_second: 1, burst: 1, ..Limits::default().rate };
-    let address = limited(Limits { rate, ..Limits::default() }).await;
+    let rate = Rate { per_second: 1, burst: 1, ..StreamLimits::default().rate };
+    let address = limited(StreamLimits { rate, ..StreamLimits::default() }).await;
     let (ended, mut ends) = mpsc::unbounded_channel();
     for connection in 0..21 {
         let ads = AggregatedDiscoveryServiceClient::new(channel(address).await);
@@ -839,7 +842,7 @@ impl std::io::Write for Log {
 #[tokio::test]
 async fn rule_46_and_52_a_stream_comes_of_age_when_nothing_is_under_way() {
     let age = Duration::from_millis(200)..Duration::from_millis(300);
-    let address = limited(Limits { age, ..Limits::default() }).await;
+    let address = limited(StreamLimits { age, ..StreamLimits::default() }).await;
     let began = Instant::now();
     let mut good = Good::connect(address, "edge-1").await;
     let response = good.stream.next().await.unwrap();
@@ -853,7 +856,8 @@ async fn rule_46_and_52_a_stream_comes_of_age_when_nothing_is_under_way() {
 
 #[tokio::test]
 async fn who_says_nothing_is_not_waited_for() {
-    let address = limited(Limits { first_request: Duration::from_millis(100), ..Limits::default() }).await;
+    let address =
+        limited(StreamLimits { first_request: Duration::from_millis(100), ..StreamLimits::default() }).await;
     let code = raw(address, std::iter::empty(), false).await;
     assert_eq!(code, Code::DeadlineExceeded);
     hung_up(address, || None).await;

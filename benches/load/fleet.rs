@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::stream::{self, Manner};
+use crate::stream::{self, ReadBehaviour};
 use crate::wire::{Resource, Response, Type, Variant};
 
 /// Time without the change after which a stream counts as deaf.
@@ -53,18 +53,18 @@ pub(crate) enum Phase {
 
 /// State shared by the streams and their fleet.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct FleetState {
     /// Behaviour of the streams.
     pub(crate) script: Arc<Script>,
     /// State of each stream.
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) slots: Vec<StreamProgress>,
     began: Instant,
     found: Mutex<[Vec<Resource>; 2]>,
 }
 
 /// Responses to one stream.
 #[derive(Debug, Default)]
-pub(crate) struct Slot {
+pub(crate) struct StreamProgress {
     /// True once the connection stands.
     pub(crate) connected: AtomicBool,
     /// Number of bytes received in total.
@@ -78,20 +78,20 @@ pub(crate) struct Slot {
     stuck: AtomicBool,
 }
 
-impl Shared {
+impl FleetState {
     /// Records a response.
-    pub(crate) fn note(&self, index: usize, of: Type, response: Response) {
+    pub(crate) fn record(&self, index: usize, of: Type, response: Response) {
         let slot = &self.slots[index];
         let of_type = of as usize;
         slot.responses.fetch_add(1, Relaxed);
         slot.resources[of_type].fetch_add(response.resources, Relaxed);
         slot.removed.fetch_add(response.removed, Relaxed);
         // A response that is too large to be decoded counts as news of the change.
-        let told = match (&self.script.changed, &response.inside) {
+        let is_change = match (&self.script.changed, &response.inside) {
             (Some(name), Some(inside)) => inside.iter().any(|resource| resource.name == *name),
             _ => response.resources > 0,
         };
-        if told && slot.arrived[of_type].load(Relaxed) == 0 {
+        if is_change && slot.arrived[of_type].load(Relaxed) == 0 {
             let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             slot.arrived[of_type].store(now, Relaxed);
         }
@@ -113,14 +113,14 @@ impl Shared {
 
 /// Numbers of streams that did not get a change.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Deaf {
+pub(crate) struct MissedChanges {
     /// Streams without it within [`DEAF_AFTER`].
     pub(crate) at_first: usize,
     /// Streams without it when no more responses came.
     pub(crate) for_good: usize,
 }
 
-impl std::ops::AddAssign for Deaf {
+impl std::ops::AddAssign for MissedChanges {
     fn add_assign(&mut self, other: Self) {
         self.at_first += other.at_first;
         self.for_good += other.for_good;
@@ -130,7 +130,7 @@ impl std::ops::AddAssign for Deaf {
 /// Streams that run until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Fleet {
-    shared: Arc<Shared>,
+    shared: Arc<FleetState>,
     phase: watch::Sender<Phase>,
     streams: JoinSet<()>,
     /// First reason for which a stream ended.
@@ -141,8 +141,8 @@ impl Fleet {
     /// Starts `count` streams that connect and wait. Of every hundred the last `stuck` will stop reading,
     /// alternating between the two ways. At most `ramp` are without their first responses at a time.
     pub(crate) fn start(script: Script, count: usize, stuck: usize, ramp: Option<usize>) -> Self {
-        let slots = (0..count).map(|_| Slot::default()).collect();
-        let shared = Arc::new(Shared {
+        let slots = (0..count).map(|_| StreamProgress::default()).collect();
+        let shared = Arc::new(FleetState {
             script: Arc::new(script),
             slots,
             began: Instant::now(),
@@ -152,25 +152,25 @@ impl Fleet {
         let mut fleet = Self { shared, phase, streams: JoinSet::new(), trouble: Arc::default() };
         let ramp = ramp.map(|permits| Arc::new(Semaphore::new(permits)));
         for index in 0..count {
-            let manner = match index % 100 >= 100 - stuck {
-                false => Manner::Reads,
-                true if (index / 100 + index) % 2 == 0 => Manner::Frozen,
-                true => Manner::Windowless,
+            let behaviour = match index % 100 >= 100 - stuck {
+                false => ReadBehaviour::Reads,
+                true if (index / 100 + index) % 2 == 0 => ReadBehaviour::Frozen,
+                true => ReadBehaviour::Windowless,
             };
-            fleet.shared.slots[index].stuck.store(manner != Manner::Reads, Relaxed);
-            fleet.spawn(index, manner, ramp.clone());
+            fleet.shared.slots[index].stuck.store(behaviour != ReadBehaviour::Reads, Relaxed);
+            fleet.spawn(index, behaviour, ramp.clone());
         }
         fleet
     }
 
-    fn spawn(&mut self, index: usize, manner: Manner, ramp: Option<Arc<Semaphore>>) {
+    fn spawn(&mut self, index: usize, behaviour: ReadBehaviour, ramp: Option<Arc<Semaphore>>) {
         let (shared, trouble, phase) = (self.shared.clone(), self.trouble.clone(), self.phase.subscribe());
         self.streams.spawn(async move {
             let permit = match ramp {
                 Some(ramp) => ramp.acquire_owned().await.ok(),
                 None => None,
             };
-            let outcome = stream::run(shared.clone(), index, manner, phase, permit).await;
+            let outcome = stream::run(shared.clone(), index, behaviour, phase, permit).await;
             shared.slots[index].ended.store(true, Relaxed);
             if let Err(error) = outcome {
                 let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,14 +187,14 @@ impl Fleet {
     }
 
     /// Sends a phase to all streams.
-    pub(crate) fn tell(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.send_replace(phase);
     }
 
     /// Waits until the first responses are complete, and returns the number of streams without them.
-    pub(crate) async fn answered(&self, patience: Duration) -> Deaf {
+    pub(crate) async fn answered(&self, patience: Duration) -> MissedChanges {
         let missing = self.wait(patience, self.all(), |index, _| self.shared.has_all(index)).await;
-        Deaf { at_first: missing, for_good: missing }
+        MissedChanges { at_first: missing, for_good: missing }
     }
 
     /// Forgets past arrivals, before the next change.
@@ -205,10 +205,10 @@ impl Fleet {
     }
 
     /// Waits until news of `of` came to all streams, and returns the number of streams without it.
-    pub(crate) async fn heard(&self, of: Type) -> Deaf {
+    pub(crate) async fn heard(&self, of: Type) -> MissedChanges {
         let at_first = self.missing(of).await;
         if at_first == 0 {
-            return Deaf::default();
+            return MissedChanges::default();
         }
         // A late change is not lost: whether it comes at all tells where to look for the cause.
         let mut last = self.bytes();
@@ -219,8 +219,8 @@ impl Fleet {
                 break;
             }
         }
-        let arrived = |slot: &Slot| slot.arrived[of as usize].load(Relaxed) != 0;
-        Deaf { at_first, for_good: self.readers().filter(|(_, slot)| !arrived(slot)).count() }
+        let arrived = |slot: &StreamProgress| slot.arrived[of as usize].load(Relaxed) != 0;
+        MissedChanges { at_first, for_good: self.readers().filter(|(_, slot)| !arrived(slot)).count() }
     }
 
     async fn missing(&self, of: Type) -> usize {
@@ -242,8 +242,8 @@ impl Fleet {
     async fn wait<'a>(
         &'a self,
         patience: Duration,
-        streams: impl Iterator<Item = (usize, &'a Slot)> + Clone,
-        done: impl Fn(usize, &Slot) -> bool,
+        streams: impl Iterator<Item = (usize, &'a StreamProgress)> + Clone,
+        done: impl Fn(usize, &StreamProgress) -> bool,
     ) -> usize {
         let end = Instant::now() + patience;
         loop {
@@ -258,12 +258,12 @@ impl Fleet {
         }
     }
 
-    fn all(&self) -> impl Iterator<Item = (usize, &Slot)> + Clone {
+    fn all(&self) -> impl Iterator<Item = (usize, &StreamProgress)> + Clone {
         self.shared.slots.iter().enumerate()
     }
 
     /// Returns the streams that are not to be stuck.
-    fn readers(&self) -> impl Iterator<Item = (usize, &Slot)> + Clone {
+    fn readers(&self) -> impl Iterator<Item = (usize, &StreamProgress)> + Clone {
         self.all().filter(|(_, slot)| !slot.stuck.load(Relaxed))
     }
 
@@ -279,7 +279,7 @@ impl Fleet {
 
     /// Returns the number of resources received so far, removals included.
     pub(crate) fn resources(&self) -> u64 {
-        let of = |slot: &Slot| {
+        let of = |slot: &StreamProgress| {
             slot.resources.iter().map(|it| it.load(Relaxed)).sum::<u64>() + slot.removed.load(Relaxed)
         };
         self.shared.slots.iter().map(of).sum()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fleet::Deaf;
+use crate::fleet::MissedChanges;
 
 /// Figure that was measured several times, in ascending order.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +46,7 @@ impl Series {
 
 /// Line of the table.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Row {
+pub(crate) struct ReportRow {
     /// Scenario.
     pub(crate) scenario: String,
     /// Number of streams.
@@ -64,7 +64,7 @@ pub(crate) struct Row {
     /// Resident memory of the server, in bytes.
     pub(crate) rss: Option<u64>,
     /// Streams without the change within ten seconds, over all rounds.
-    pub(crate) deaf: Deaf,
+    pub(crate) deaf: MissedChanges,
     /// Required bound.
     pub(crate) budget: Option<Budget>,
     /// Any other note.
@@ -109,7 +109,7 @@ const HEAD: &str = "\
 ";
 
 /// Formats the rows as a Markdown table.
-pub(crate) fn markdown(rows: &[Row]) -> String {
+pub(crate) fn markdown(rows: &[ReportRow]) -> String {
     rows.iter().fold(HEAD.to_owned(), |mut table, row| {
         let delays = row.delays.map(|delays| delays.map(number).join(" / "));
         let verdict = row.budget.as_ref().map(|budget| {
@@ -135,8 +135,8 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
 }
 
 /// Formats the rows as JSON.
-pub(crate) fn json(rows: &[Row]) -> Value {
-    let row = |row: &Row| {
+pub(crate) fn json(rows: &[ReportRow]) -> Value {
+    let row = |row: &ReportRow| {
         json!({
             "scenario": row.scenario,
             "streams": row.streams,
@@ -157,7 +157,7 @@ pub(crate) fn json(rows: &[Row]) -> Value {
     rows.iter().map(row).collect()
 }
 
-fn deaf(deaf: Deaf) -> String {
+fn deaf(deaf: MissedChanges) -> String {
     match deaf.at_first - deaf.for_good.min(deaf.at_first) {
         0 => deaf.at_first.to_string(),
         late => format!("{} (+ {late} late)", deaf.for_good),

@@ -29,9 +29,9 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use crate::report::{Budget, Row, Series};
+use crate::report::{Budget, ReportRow, Series};
 use crate::server;
-use crate::target::Target;
+use crate::target::MeasuredServer;
 
 const LOADS: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
 const CHECKS: &str = "/envoy.service.health.v3.HealthDiscoveryService/StreamHealthCheck";
@@ -50,10 +50,10 @@ const MEASURED: Duration = Duration::from_secs(80);
 
 /// Measures (i): the cost of receiving reports in a second, and the memory that their contents take.
 pub(crate) async fn measure(
-    target: &mut Target,
+    target: &mut MeasuredServer,
     streams: usize,
     clusters: usize,
-) -> anyhow::Result<Vec<Row>> {
+) -> anyhow::Result<Vec<ReportRow>> {
     let heard = Arc::new(AtomicU64::new(0));
     let (begin, begun) = watch::channel(false);
     let mut envoys = JoinSet::new();
@@ -82,19 +82,19 @@ pub(crate) async fn measure(
     let rss = target.rss()?;
     let gone = std::iter::from_fn(|| envoys.try_join_next()).count();
     anyhow::ensure!(gone == 0, "{gone} streams ended");
-    let row = |what: &str| Row {
+    let row = |what: &str| ReportRow {
         scenario: format!("i: load reports of {clusters} clusters, {what}"),
         streams,
-        ..Row::default()
+        ..ReportRow::default()
     };
     Ok(vec![
-        Row {
+        ReportRow {
             budget: Budget::cpu(&cpu, 100.0),
             cpu,
             note: format!("{reports:.1} reports a second"),
             ..row("CPU in a second")
         },
-        Row {
+        ReportRow {
             rss: Some(rss),
             budget: Budget::megabytes(rss.saturating_sub(idle) as f64, 200.0),
             ..row("memory more than before the first")
@@ -115,7 +115,7 @@ async fn loads(
     let (requests, outgoing) = mpsc::channel(1);
     requests.send(first).await?;
     let request = Request::new(ReceiverStream::new(outgoing));
-    let mut responses = grpc.streaming(request, LOADS.parse()?, Raw::default()).await?.into_inner();
+    let mut responses = grpc.streaming(request, LOADS.parse()?, RawCodec::default()).await?.into_inner();
     let mut told: Option<LoadStatsResponse> = responses.message().await?;
     begun.wait_for(|begun| *begun).await?;
     loop {
@@ -145,7 +145,7 @@ async fn checks(channel: Channel, number: usize, mut begun: watch::Receiver<bool
     let request = hds::HealthCheckRequest { node: Some(node(number)), ..Default::default() };
     requests.send(message(RequestType::HealthCheckRequest(request))).await?;
     let request = Request::new(ReceiverStream::new(outgoing));
-    let mut responses = grpc.streaming(request, CHECKS.parse()?, Raw::default()).await?.into_inner();
+    let mut responses = grpc.streaming(request, CHECKS.parse()?, RawCodec::default()).await?.into_inner();
     let mut told: Option<hds::HealthCheckSpecifier> = responses.message().await?;
     begun.wait_for(|begun| *begun).await?;
     loop {
@@ -229,15 +229,15 @@ fn report(clusters: usize) -> LoadStatsRequest {
 
 /// Codec that sends bytes unchanged, and reads messages of one type.
 #[derive(Debug, Clone, Copy)]
-struct Raw<M>(PhantomData<M>);
+struct RawCodec<M>(PhantomData<M>);
 
-impl<M> Default for Raw<M> {
+impl<M> Default for RawCodec<M> {
     fn default() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<M: Message + Default + 'static> Codec for Raw<M> {
+impl<M: Message + Default + 'static> Codec for RawCodec<M> {
     type Encode = Bytes;
     type Decode = M;
     type Encoder = Self;
@@ -252,7 +252,7 @@ impl<M: Message + Default + 'static> Codec for Raw<M> {
     }
 }
 
-impl<M> Encoder for Raw<M> {
+impl<M> Encoder for RawCodec<M> {
     type Item = Bytes;
     type Error = Status;
 
@@ -262,7 +262,7 @@ impl<M> Encoder for Raw<M> {
     }
 }
 
-impl<M: Message + Default> Decoder for Raw<M> {
+impl<M: Message + Default> Decoder for RawCodec<M> {
     type Item = M;
     type Error = Status;
 

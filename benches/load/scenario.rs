@@ -6,9 +6,9 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use crate::broadcast;
-use crate::fleet::{Deaf, Fleet, Phase, RAMP, Script};
-use crate::report::{Budget, Row, Series};
-use crate::target::{Target, What};
+use crate::fleet::{Fleet, MissedChanges, Phase, RAMP, Script};
+use crate::report::{Budget, ReportRow, Series};
+use crate::target::{ChangeSubject, MeasuredServer};
 use crate::wire::{self, Resource, Type, Variant};
 
 /// Time limit for first responses: thousands of streams want a megabyte each.
@@ -34,7 +34,7 @@ pub(crate) struct Case {
     /// Name in the table.
     pub(crate) name: &'static str,
     variant: Variant,
-    what: What,
+    what: ChangeSubject,
     types: &'static [Type],
     /// Bound, in milliseconds of processor time.
     at_most: Option<f64>,
@@ -45,7 +45,7 @@ pub(crate) struct Case {
 const CASE: Case = Case {
     name: "",
     variant: Variant::Delta,
-    what: What::Endpoints,
+    what: ChangeSubject::Endpoints,
     types: BOTH,
     at_most: None,
     at_most_times: None,
@@ -57,13 +57,13 @@ pub(crate) const ENDPOINTS_DELTA: Case =
 
 /// Case (b).
 pub(crate) const CLUSTER_DELTA: Case =
-    Case { name: "b: a cluster changes, delta", what: What::Cluster, at_most: Some(50.0), ..CASE };
+    Case { name: "b: a cluster changes, delta", what: ChangeSubject::Cluster, at_most: Some(50.0), ..CASE };
 
 /// Case (c).
 pub(crate) const CLUSTER_SOTW: Case = Case {
     name: "c: a cluster changes, SotW",
     variant: Variant::Sotw,
-    what: What::Cluster,
+    what: ChangeSubject::Cluster,
     types: CLUSTERS,
     at_most_times: Some(2.5),
     ..CASE
@@ -90,7 +90,7 @@ struct Known {
 
 impl Known {
     /// Asks for all resources on one stream.
-    async fn ask(target: &mut Target, variant: Variant) -> anyhow::Result<Self> {
+    async fn ask(target: &mut MeasuredServer, variant: Variant) -> anyhow::Result<Self> {
         let mut known = Self::default();
         let script = known.script(target, variant, CLUSTERS);
         [known.clusters, _] = found(target, script).await?;
@@ -99,7 +99,7 @@ impl Known {
         Ok(known)
     }
 
-    fn script(&self, target: &Target, variant: Variant, types: &'static [Type]) -> Script {
+    fn script(&self, target: &MeasuredServer, variant: Variant, types: &'static [Type]) -> Script {
         let names = wire::names(self.clusters.iter().map(|cluster| cluster.endpoints.as_str()));
         Script {
             address: target.xds,
@@ -114,7 +114,7 @@ impl Known {
     }
 
     /// Returns [`Self::script`] of a client that had all of this already.
-    fn reconnect(&self, target: &Target) -> Script {
+    fn reconnect(&self, target: &MeasuredServer) -> Script {
         let script = self.script(target, Variant::Delta, BOTH);
         let held = |resources: &[Resource]| {
             wire::held(resources.iter().map(|it| (it.name.as_str(), it.version.as_str())))
@@ -124,9 +124,9 @@ impl Known {
     }
 }
 
-async fn found(target: &mut Target, script: Script) -> anyhow::Result<[Vec<Resource>; 2]> {
+async fn found(target: &mut MeasuredServer, script: Script) -> anyhow::Result<[Vec<Resource>; 2]> {
     let scout = Fleet::start(Script { scout: true, ..script }, 1, 0, None);
-    scout.tell(Phase::Ask);
+    scout.set_phase(Phase::Ask);
     scout.connected(PATIENCE).await?;
     // The expected number is unknown yet: the scout ends when no more bytes come.
     let (mut last, mut calm) = (0, 0);
@@ -150,10 +150,10 @@ struct Outcome {
     delays: Vec<Duration>,
     /// Number of bytes to all streams.
     bytes: u64,
-    deaf: Deaf,
+    deaf: MissedChanges,
 }
 
-async fn change(target: &mut Target, fleet: Option<&Fleet>, case: Case) -> anyhow::Result<Outcome> {
+async fn change(target: &mut MeasuredServer, fleet: Option<&Fleet>, case: Case) -> anyhow::Result<Outcome> {
     let streams = fleet.map_or(0, Fleet::len);
     target.quiet(streams).await?;
     let bytes = fleet.map_or(0, Fleet::bytes);
@@ -162,7 +162,8 @@ async fn change(target: &mut Target, fleet: Option<&Fleet>, case: Case) -> anyho
     }
     let before = target.cpu()?;
     let since = target.make(case.what).await?;
-    let mut outcome = Outcome { cpu: Duration::ZERO, delays: Vec::new(), bytes: 0, deaf: Deaf::default() };
+    let mut outcome =
+        Outcome { cpu: Duration::ZERO, delays: Vec::new(), bytes: 0, deaf: MissedChanges::default() };
     if let Some(fleet) = fleet {
         for of in awaited(case) {
             outcome.deaf += fleet.heard(*of).await;
@@ -178,29 +179,33 @@ async fn change(target: &mut Target, fleet: Option<&Fleet>, case: Case) -> anyho
 /// Returns the types of the responses to a change, in order: endpoints follow after a cluster.
 fn awaited(case: Case) -> &'static [Type] {
     match case.what {
-        What::Cluster => case.types,
-        What::Endpoints => &[Type::Endpoints],
+        ChangeSubject::Cluster => case.types,
+        ChangeSubject::Endpoints => &[Type::Endpoints],
     }
 }
 
 /// Connects `streams`, and waits for their first responses.
 async fn settled(
-    target: &mut Target,
+    target: &mut MeasuredServer,
     script: Script,
     streams: usize,
     stuck: usize,
-) -> anyhow::Result<(Fleet, Deaf)> {
+) -> anyhow::Result<(Fleet, MissedChanges)> {
     let fleet = Fleet::start(script, streams, stuck, Some(RAMP));
-    fleet.tell(Phase::Ask);
+    fleet.set_phase(Phase::Ask);
     let deaf = fleet.answered(PATIENCE).await;
     anyhow::ensure!(fleet.ended() == 0, "{} streams ended: {}", fleet.ended(), fleet.trouble());
     target.quiet(streams).await?;
-    fleet.tell(Phase::Freeze);
+    fleet.set_phase(Phase::Freeze);
     Ok((fleet, deaf))
 }
 
 /// Measures (a), (b), (c): one change, many streams.
-pub(crate) async fn changes(target: &mut Target, scale: Scale, case: Case) -> anyhow::Result<Vec<Row>> {
+pub(crate) async fn changes(
+    target: &mut MeasuredServer,
+    scale: Scale,
+    case: Case,
+) -> anyhow::Result<Vec<ReportRow>> {
     let known = Known::ask(target, case.variant).await?;
     let mut alone = Vec::new();
     for _ in 0..scale.rounds {
@@ -226,7 +231,7 @@ pub(crate) async fn changes(target: &mut Target, scale: Scale, case: Case) -> an
     target.quiet(0).await?;
 
     let cpu = Series::of(outcomes.iter().map(|it| it.cpu));
-    let mut row = Row {
+    let mut row = ReportRow {
         scenario: case.name.to_owned(),
         streams: scale.streams,
         alone: Some(Series::of(alone)),
@@ -238,7 +243,7 @@ pub(crate) async fn changes(target: &mut Target, scale: Scale, case: Case) -> an
         rss: Some(rss),
         deaf,
         budget: case.at_most.and_then(|at_most| Budget::cpu(&cpu, at_most)),
-        ..Row::default()
+        ..ReportRow::default()
     };
     if case.variant == Variant::Sotw {
         let raw = Series::of(broadcast::measure(bytes, readers, scale.rounds).await?);
@@ -248,7 +253,7 @@ pub(crate) async fn changes(target: &mut Target, scale: Scale, case: Case) -> an
     if ended > 0 {
         row.note = format!("{ended} streams ended: {trouble}");
     }
-    Ok(vec![Row { cpu, ..row }])
+    Ok(vec![ReportRow { cpu, ..row }])
 }
 
 fn at(sorted: &[Duration], percent: usize) -> Option<Duration> {
@@ -263,16 +268,20 @@ fn median(values: impl Iterator<Item = u64>) -> u64 {
 }
 
 /// Measures (d): the first full responses to streams that are connected already.
-pub(crate) async fn first(target: &mut Target, scale: Scale, variant: Variant) -> anyhow::Result<Vec<Row>> {
+pub(crate) async fn first(
+    target: &mut MeasuredServer,
+    scale: Scale,
+    variant: Variant,
+) -> anyhow::Result<Vec<ReportRow>> {
     let known = Known::ask(target, variant).await?;
     let (mut costs, mut walls, mut bytes, mut deaf, mut rss) =
-        (Vec::new(), Vec::new(), 0, Deaf::default(), 0);
+        (Vec::new(), Vec::new(), 0, MissedChanges::default(), 0);
     for _ in 0..scale.rounds {
         let fleet = Fleet::start(known.script(target, variant, BOTH), scale.streams, 0, None);
         fleet.connected(PATIENCE).await?;
         target.quiet(scale.streams).await?;
         let (before, began) = (target.cpu()?, Instant::now());
-        fleet.tell(Phase::Ask);
+        fleet.set_phase(Phase::Ask);
         deaf += fleet.answered(PATIENCE).await;
         walls.push(began.elapsed());
         target.quiet(scale.streams).await?;
@@ -284,7 +293,7 @@ pub(crate) async fn first(target: &mut Target, scale: Scale, variant: Variant) -
     }
     let raw = Series::of(broadcast::measure(bytes, scale.streams, scale.rounds).await?);
     let cpu = Series::of(costs);
-    Ok(vec![Row {
+    Ok(vec![ReportRow {
         scenario: format!("d: first answers, {}", word(variant)),
         streams: scale.streams,
         bytes_per_stream: Some(bytes),
@@ -294,12 +303,16 @@ pub(crate) async fn first(target: &mut Target, scale: Scale, variant: Variant) -
         note: format!("all answered in {:.2} s", Series::of(walls).median() / 1e3),
         raw: Some(raw),
         cpu,
-        ..Row::default()
+        ..ReportRow::default()
     }])
 }
 
 /// Measures (e): memory with streams connected, and its growth over changes.
-pub(crate) async fn memory(target: &mut Target, scale: Scale, variant: Variant) -> anyhow::Result<Vec<Row>> {
+pub(crate) async fn memory(
+    target: &mut MeasuredServer,
+    scale: Scale,
+    variant: Variant,
+) -> anyhow::Result<Vec<ReportRow>> {
     const CHANGES: usize = 100;
     let known = Known::ask(target, variant).await?;
     let (fleet, mut deaf) = settled(target, known.script(target, variant, BOTH), scale.streams, 0).await?;
@@ -318,15 +331,15 @@ pub(crate) async fn memory(target: &mut Target, scale: Scale, variant: Variant) 
     }
     fleet.close().await;
     target.quiet(0).await?;
-    let row = Row { streams: scale.streams, rss: rss.last().copied(), deaf, ..Row::default() };
+    let row = ReportRow { streams: scale.streams, rss: rss.last().copied(), deaf, ..ReportRow::default() };
     let growth = rss[1] as f64 - rss[0] as f64;
     Ok(vec![
-        Row {
+        ReportRow {
             scenario: format!("e: memory, {}", word(variant)),
             budget: Budget::megabytes(rss[1] as f64, 80.0),
             ..row.clone()
         },
-        Row {
+        ReportRow {
             scenario: format!("e: growth over {CHANGES} changes, {}", word(variant)),
             // Differences below a megabyte are the allocator's.
             budget: Budget::megabytes(growth, 1.0),
@@ -336,7 +349,11 @@ pub(crate) async fn memory(target: &mut Target, scale: Scale, variant: Variant) 
 }
 
 /// Measures (f): memory of thousands of idle streams.
-pub(crate) async fn idle(target: &mut Target, scale: Scale, variant: Variant) -> anyhow::Result<Vec<Row>> {
+pub(crate) async fn idle(
+    target: &mut MeasuredServer,
+    scale: Scale,
+    variant: Variant,
+) -> anyhow::Result<Vec<ReportRow>> {
     let known = Known::ask(target, variant).await?;
     let before = target.cpu()?;
     let (fleet, deaf) = settled(target, known.script(target, variant, BOTH), scale.streams, 0).await?;
@@ -344,26 +361,26 @@ pub(crate) async fn idle(target: &mut Target, scale: Scale, variant: Variant) ->
     let rss = target.rss()?;
     fleet.close().await;
     target.quiet(0).await?;
-    Ok(vec![Row {
+    Ok(vec![ReportRow {
         scenario: format!("f: idle, {}", word(variant)),
         streams: scale.streams,
         cpu,
         rss: Some(rss),
         deaf,
         budget: Budget::megabytes(rss as f64, 400.0),
-        ..Row::default()
+        ..ReportRow::default()
     }])
 }
 
 /// Measures (g): all streams reconnect at once with the resources that they had before.
-pub(crate) async fn reconnect(target: &mut Target, scale: Scale) -> anyhow::Result<Vec<Row>> {
+pub(crate) async fn reconnect(target: &mut MeasuredServer, scale: Scale) -> anyhow::Result<Vec<ReportRow>> {
     let known = Known::ask(target, Variant::Delta).await?;
     let (mut costs, mut walls, mut resent, mut rss, mut ended) = (Vec::new(), Vec::new(), 0, 0, 0);
     let mut bytes = 0;
     for _ in 0..scale.rounds {
         let (before, began) = (target.cpu()?, Instant::now());
         let fleet = Fleet::start(known.reconnect(target), scale.streams, 0, None);
-        fleet.tell(Phase::Ask);
+        fleet.set_phase(Phase::Ask);
         fleet.connected(PATIENCE).await?;
         target.quiet(scale.streams).await?;
         walls.push(began.elapsed());
@@ -376,22 +393,26 @@ pub(crate) async fn reconnect(target: &mut Target, scale: Scale) -> anyhow::Resu
         target.quiet(0).await?;
     }
     let cpu = Series::of(costs);
-    Ok(vec![Row {
+    Ok(vec![ReportRow {
         scenario: "g: all reconnect with what they hold, delta".to_owned(),
         streams: scale.streams,
         bytes_per_stream: Some(bytes),
         rss: Some(rss),
-        deaf: Deaf { at_first: ended, for_good: ended },
+        deaf: MissedChanges { at_first: ended, for_good: ended },
         budget: Budget::cpu(&cpu, 5000.0),
         note: format!("{resent} resources sent again; quiet after {:.1} s", Series::of(walls).median() / 1e3),
         cpu,
-        ..Row::default()
+        ..ReportRow::default()
     }])
 }
 
 /// Measures (h): the same changes with some streams that do not read. `calm` is the server without any of
 /// these.
-pub(crate) async fn stuck(calm: &mut Target, stuck: &mut Target, scale: Scale) -> anyhow::Result<Vec<Row>> {
+pub(crate) async fn stuck(
+    calm: &mut MeasuredServer,
+    stuck: &mut MeasuredServer,
+    scale: Scale,
+) -> anyhow::Result<Vec<ReportRow>> {
     let mut rows = Vec::new();
     for case in [ENDPOINTS_DELTA, CLUSTER_DELTA, CLUSTER_SOTW_FOLLOWED] {
         let mut pair = Vec::new();
@@ -410,7 +431,7 @@ pub(crate) async fn stuck(calm: &mut Target, stuck: &mut Target, scale: Scale) -
 
 /// Follows a server whose config is changed from outside, and reports the received bytes every second.
 pub(crate) async fn watch(
-    target: &mut Target,
+    target: &mut MeasuredServer,
     scale: Scale,
     variant: Variant,
     seconds: u64,

@@ -13,12 +13,12 @@ use h2::{RecvStream, SendStream};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use crate::fleet::{Phase, Shared};
+use crate::fleet::{FleetState, Phase};
 use crate::wire::{self, Decoder, Head, Response, Type, Variant};
 
 /// Manner in which a stream reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub(crate) enum ReadBehaviour {
     /// Reads everything, at once.
     Reads,
     /// Reads not a byte from [`Phase::Freeze`] on, as a process that was stopped.
@@ -32,19 +32,19 @@ const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 24 << 20;
 
 struct Stream {
-    shared: Arc<Shared>,
+    shared: Arc<FleetState>,
     index: usize,
     requests: SendStream<Bytes>,
-    answer: Answer,
+    answer: ResponseState,
     decoder: Decoder,
     /// Node id for the first request.
     node: Option<String>,
-    asked: [bool; 2],
+    is_requested: [bool; 2],
     /// Permit that is held until all requested resources came.
     permit: Option<OwnedSemaphorePermit>,
 }
 
-enum Answer {
+enum ResponseState {
     Awaited(ResponseFuture),
     Begun(RecvStream),
 }
@@ -52,13 +52,13 @@ enum Answer {
 /// Connects, waits for the phase to ask, and runs until the other side ends the stream or the task is
 /// aborted.
 pub(crate) async fn run(
-    shared: Arc<Shared>,
+    shared: Arc<FleetState>,
     index: usize,
-    manner: Manner,
+    behaviour: ReadBehaviour,
     mut phase: watch::Receiver<Phase>,
     permit: Option<OwnedSemaphorePermit>,
 ) -> anyhow::Result<()> {
-    let (mut stream, mut connection) = connect(shared, index, manner, permit).await?;
+    let (mut stream, mut connection) = connect(shared, index, behaviour, permit).await?;
     stream.shared.slots[index].connected.store(true, Relaxed);
     loop {
         tokio::select! {
@@ -67,10 +67,10 @@ pub(crate) async fn run(
             changed = phase.changed() => {
                 changed.context("the fleet is gone")?;
                 let now = *phase.borrow();
-                match (now, manner) {
+                match (now, behaviour) {
                     (Phase::Ask, _) => stream.ask_first()?,
-                    (Phase::Freeze, Manner::Frozen) => return pending().await,
-                    (Phase::Freeze, Manner::Windowless) => return connection.await.context("the connection broke"),
+                    (Phase::Freeze, ReadBehaviour::Frozen) => return pending().await,
+                    (Phase::Freeze, ReadBehaviour::Windowless) => return connection.await.context("the connection broke"),
                     _ => {}
                 }
             }
@@ -83,9 +83,9 @@ pub(crate) async fn run(
 }
 
 async fn connect(
-    shared: Arc<Shared>,
+    shared: Arc<FleetState>,
     index: usize,
-    manner: Manner,
+    behaviour: ReadBehaviour,
     permit: Option<OwnedSemaphorePermit>,
 ) -> anyhow::Result<(Stream, Connection<TcpStream>)> {
     let script = &shared.script;
@@ -95,7 +95,7 @@ async fn connect(
     socket.set_zero_linger()?;
     let mut builder = h2::client::Builder::new();
     builder.enable_push(false);
-    if manner != Manner::Windowless {
+    if behaviour != ReadBehaviour::Windowless {
         builder.initial_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     }
     let (sender, mut connection) = builder.handshake(socket).await?;
@@ -120,10 +120,10 @@ async fn connect(
     let stream = Stream {
         index,
         requests,
-        answer: Answer::Awaited(answer),
+        answer: ResponseState::Awaited(answer),
         decoder: Decoder::new(script.variant, script.scout),
         node: Some(format!("load-{index}")),
-        asked: [false; 2],
+        is_requested: [false; 2],
         permit,
         shared,
     };
@@ -132,12 +132,12 @@ async fn connect(
 
 impl Stream {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<anyhow::Result<Option<Bytes>>> {
-        if let Answer::Awaited(answer) = &mut self.answer {
+        if let ResponseState::Awaited(answer) = &mut self.answer {
             let response = ready!(Pin::new(answer).poll(cx))?;
             refused(&response)?;
-            self.answer = Answer::Begun(response.into_body());
+            self.answer = ResponseState::Begun(response.into_body());
         }
-        let Answer::Begun(body) = &mut self.answer else { unreachable!("it has begun") };
+        let ResponseState::Begun(body) = &mut self.answer else { unreachable!("it has begun") };
         match ready!(body.poll_data(cx)).transpose()? {
             Some(chunk) => {
                 body.flow_control().release_capacity(chunk.len())?;
@@ -161,7 +161,7 @@ impl Stream {
     }
 
     fn ask(&mut self, of: Type) -> anyhow::Result<()> {
-        self.asked[of as usize] = true;
+        self.is_requested[of as usize] = true;
         let node = self.node.take();
         let head = Head { node: node.as_deref(), ..Head::default() };
         let script = self.shared.script.clone();
@@ -181,8 +181,8 @@ impl Stream {
         for response in responses {
             let Some(of) = response.of else { continue };
             self.acknowledge(of, &response)?;
-            self.shared.note(self.index, of, response);
-            let next = self.shared.script.types.iter().find(|of| !self.asked[**of as usize]);
+            self.shared.record(self.index, of, response);
+            let next = self.shared.script.types.iter().find(|of| !self.is_requested[**of as usize]);
             if let Some(next) = next {
                 self.ask(*next)?;
             }

@@ -15,7 +15,7 @@ use crate::server::{Server, address, name, upstream};
 
 /// Subject of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum ChangeSubject {
     /// Weight of one target.
     Endpoints,
     /// Connect timeout of one upstream.
@@ -24,29 +24,29 @@ pub(crate) enum What {
 
 /// Server under measurement.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct MeasuredServer {
     /// Address of the xDS server.
     pub(crate) xds: SocketAddr,
     /// Name of the cluster, and of its endpoints, that is going to change.
     pub(crate) changed: Option<String>,
     gauge: Option<Gauge>,
-    change: Change,
+    change: ChangeMethod,
     /// Number of the change, different for every change.
     step: u64,
     /// Understudy that was started here; none for a foreign server.
-    _own: Option<Own>,
+    _own: Option<OwnServer>,
 }
 
 #[derive(Debug)]
-enum Change {
+enum ChangeMethod {
     Rest { client: reqwest::Client, admin: String },
     Command(String),
-    Nobody,
+    None,
 }
 
 /// Understudy that was started here, ended when this is dropped.
 #[derive(Debug)]
-struct Own {
+struct OwnServer {
     _server: Server,
     _directory: TempDir,
 }
@@ -60,7 +60,7 @@ pub(crate) struct Size {
     pub(crate) targets: usize,
 }
 
-impl Target {
+impl MeasuredServer {
     /// Creates the target for a foreign server.
     pub(crate) fn foreign(
         xds: SocketAddr,
@@ -68,7 +68,7 @@ impl Target {
         change_command: Option<String>,
         changed: Option<String>,
     ) -> Self {
-        let change = change_command.map_or(Change::Nobody, Change::Command);
+        let change = change_command.map_or(ChangeMethod::None, ChangeMethod::Command);
         Self { xds, changed, gauge: pid.map(Gauge::new), change, step: 0, _own: None }
     }
 
@@ -99,9 +99,9 @@ impl Target {
             xds: server.xds,
             changed: Some(name(changing)),
             gauge,
-            change: Change::Rest { client, admin },
+            change: ChangeMethod::Rest { client, admin },
             step: 0,
-            _own: Some(Own { _server: server, _directory: directory }),
+            _own: Some(OwnServer { _server: server, _directory: directory }),
         })
     }
 
@@ -116,18 +116,18 @@ impl Target {
     }
 
     /// Makes one change, and returns the time of its request.
-    pub(crate) async fn make(&mut self, what: What) -> anyhow::Result<Instant> {
+    pub(crate) async fn make(&mut self, what: ChangeSubject) -> anyhow::Result<Instant> {
         self.step += 1;
         let step = self.step % 100;
         let since = Instant::now();
         match &self.change {
-            Change::Rest { client, admin } => {
+            ChangeMethod::Rest { client, admin } => {
                 let upstream = self.changed.as_deref().context("its name is known")?;
                 let (path, body) = match what {
-                    What::Cluster => {
+                    ChangeSubject::Cluster => {
                         (String::new(), json!({ "connect_timeout": format!("{}ms", 100 + step) }))
                     }
-                    What::Endpoints => {
+                    ChangeSubject::Endpoints => {
                         let number = upstream.trim_start_matches("u-").parse()?;
                         (format!("/targets/{}", address(number, 0)), json!({ "weight": 1 + step }))
                     }
@@ -141,14 +141,14 @@ impl Target {
                     answer.text().await?
                 );
             }
-            Change::Command(command) => {
-                let what = if what == What::Cluster { "cluster" } else { "endpoints" };
+            ChangeMethod::Command(command) => {
+                let what = if what == ChangeSubject::Cluster { "cluster" } else { "endpoints" };
                 let mut shell = Command::new("sh");
                 let shell = shell.args(["-c", command]).env("WHAT", what).env("STEP", self.step.to_string());
                 let status = shell.stdin(Stdio::null()).status().await?;
                 anyhow::ensure!(status.success(), "the change command failed: {status}");
             }
-            Change::Nobody => anyhow::bail!("this scenario changes the config: say --change-command"),
+            ChangeMethod::None => anyhow::bail!("this scenario changes the config: say --change-command"),
         }
         Ok(since)
     }

@@ -13,7 +13,7 @@ use crate::admin::access::Identity;
 use crate::admin::conditions::Conditions;
 use crate::admin::problem::Problem;
 use crate::admin::{Admin, MAX_BODY};
-use crate::config::{Level, Path, Violation, tree, values};
+use crate::config::{Fault, Level, Path, Violation, tree, values};
 use crate::control::operation::WriteRequest;
 use crate::store::RevisionSource;
 
@@ -238,7 +238,7 @@ fn object(method: &Method, headers: &HeaderMap, body: &[u8]) -> Result<Value, Pr
     }
 }
 
-fn not_json(fault: &tree::Fault) -> Problem {
+fn not_json(fault: &Fault) -> Problem {
     let violation = Violation {
         line: fault.span.map(|span| span.start.line),
         column: fault.span.map(|span| span.start.column),
@@ -248,7 +248,7 @@ fn not_json(fault: &tree::Fault) -> Problem {
 }
 
 /// Returns the violation of a fault in the body.
-pub(crate) fn in_body(fault: &tree::Fault) -> Violation {
+pub(crate) fn in_body(fault: &Fault) -> Violation {
     Violation {
         code: fault.code,
         level: Level::Error,

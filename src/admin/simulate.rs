@@ -11,7 +11,7 @@ use crate::admin::problem::Problem;
 use crate::admin::request::{Object, decoded, in_body};
 use crate::admin::view;
 use crate::build::Build;
-use crate::config::tree::Fault;
+use crate::config::Fault;
 use crate::config::{Path, near};
 use crate::envoy::node::Locality;
 use crate::inspect::simulate;

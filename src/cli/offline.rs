@@ -6,7 +6,6 @@ pub mod check;
 pub mod compile;
 pub mod envoy;
 pub mod explain;
-pub mod plan;
 pub mod schema;
 pub mod show;
 pub mod simulate;

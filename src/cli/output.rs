@@ -8,7 +8,7 @@ use crate::cli::print;
 
 /// Options `--format` and `--json`, over the formats of a command.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct Output<F: Notation> {
+pub(crate) struct FormatOptions<F: OutputFormat> {
     /// Output format [default: the first of them]
     // Not a default value of clap's: clap keeps one for all types that stand for `F`.
     #[arg(long, value_enum, value_name = "FORMAT")]
@@ -19,16 +19,16 @@ pub(crate) struct Output<F: Notation> {
 }
 
 /// Output formats of a command; the first is the default.
-pub(crate) trait Notation: ValueEnum + Copy + Send + Sync + 'static {
+pub(crate) trait OutputFormat: ValueEnum + Copy + Send + Sync + 'static {
     /// Format that `--json` selects.
     const JSON: Self;
 }
 
-impl<F: Notation> Output<F> {
+impl<F: OutputFormat> FormatOptions<F> {
     /// Returns the requested format.
     pub(crate) fn format(&self) -> F {
-        let asked = if self.json { Some(F::JSON) } else { self.format };
-        asked.unwrap_or(F::value_variants()[0])
+        let chosen = if self.json { Some(F::JSON) } else { self.format };
+        chosen.unwrap_or(F::value_variants()[0])
     }
 }
 
@@ -40,44 +40,44 @@ pub(crate) enum Format {
     Yaml,
 }
 
-impl Notation for Format {
+impl OutputFormat for Format {
     const JSON: Self = Self::Json;
 }
 
 /// Formats for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Text {
+pub(crate) enum DataFormat {
     Json,
     Yaml,
 }
 
-impl Notation for Text {
+impl OutputFormat for DataFormat {
     const JSON: Self = Self::Json;
 }
 
 /// Formats of output that people may want to keep in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum File {
+pub(crate) enum FileFormat {
     Yaml,
     Json,
 }
 
-impl Notation for File {
+impl OutputFormat for FileFormat {
     const JSON: Self = Self::Json;
 }
 
-impl From<File> for Text {
-    fn from(file: File) -> Self {
+impl From<FileFormat> for DataFormat {
+    fn from(file: FileFormat) -> Self {
         match file {
-            File::Yaml => Self::Yaml,
-            File::Json => Self::Json,
+            FileFormat::Yaml => Self::Yaml,
+            FileFormat::Json => Self::Json,
         }
     }
 }
 
-impl Text {
+impl DataFormat {
     /// Prints a value in this format.
-    pub(crate) fn say(self, value: &Value) -> anyhow::Result<()> {
+    pub(crate) fn print(self, value: &Value) -> anyhow::Result<()> {
         let text = match self {
             Self::Json => serde_json::to_string_pretty(value)?,
             Self::Yaml => serde_yaml::to_string(value)?,
@@ -86,13 +86,13 @@ impl Text {
     }
 }
 
-impl Output<Format> {
+impl FormatOptions<Format> {
     /// Prints a value. `human` renders it for people.
-    pub(crate) fn say(self, value: &Value, human: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+    pub(crate) fn print(self, value: &Value, human: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
         match self.format() {
             Format::Human => print::line(human(value).trim_end()),
-            Format::Json => Text::Json.say(value),
-            Format::Yaml => Text::Yaml.say(value),
+            Format::Json => DataFormat::Json.print(value),
+            Format::Yaml => DataFormat::Yaml.print(value),
         }
     }
 }
@@ -113,27 +113,29 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Both {
+    struct TestArguments {
         #[command(subcommand)]
-        command: Which,
+        command: TestCommand,
     }
 
     #[derive(Debug, clap::Subcommand)]
-    enum Which {
-        Human(Output<Format>),
-        Text(Output<Text>),
-        File(Output<File>),
+    enum TestCommand {
+        Human(FormatOptions<Format>),
+        Text(FormatOptions<DataFormat>),
+        File(FormatOptions<FileFormat>),
     }
 
     #[test]
     fn each_command_has_a_default_of_its_own() {
-        Both::command().debug_assert();
-        let parse = |arguments: &[&str]| Both::parse_from([&["both"], arguments].concat()).command;
-        assert!(matches!(parse(&["human"]), Which::Human(output) if output.format() == Format::Human));
-        assert!(matches!(parse(&["text"]), Which::Text(output) if output.format() == Text::Json));
-        assert!(matches!(parse(&["file"]), Which::File(output) if output.format() == File::Yaml));
-        assert!(matches!(parse(&["file", "--json"]), Which::File(output) if output.format() == File::Json));
-        let said = parse(&["human", "--format", "yaml"]);
-        assert!(matches!(said, Which::Human(output) if output.format() == Format::Yaml));
+        TestArguments::command().debug_assert();
+        let parse = |arguments: &[&str]| TestArguments::parse_from([&["both"], arguments].concat()).command;
+        assert!(matches!(parse(&["human"]), TestCommand::Human(output) if output.format() == Format::Human));
+        assert!(matches!(parse(&["text"]), TestCommand::Text(output) if output.format() == DataFormat::Json));
+        assert!(matches!(parse(&["file"]), TestCommand::File(output) if output.format() == FileFormat::Yaml));
+        assert!(
+            matches!(parse(&["file", "--json"]), TestCommand::File(output) if output.format() == FileFormat::Json)
+        );
+        let parsed = parse(&["human", "--format", "yaml"]);
+        assert!(matches!(parsed, TestCommand::Human(output) if output.format() == Format::Yaml));
     }
 }

@@ -34,7 +34,7 @@ fn wants_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Returns true if standard output is a terminal that can go back and draw over what it shows.
+/// Returns true if standard output is a terminal that can redraw earlier lines.
 pub(crate) fn live() -> bool {
     io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
 }

@@ -52,13 +52,13 @@ pub struct Options {
     #[arg(long, env = "UNDERSTUDY_RATE_LIMIT", default_value_t = app::REQUESTS_PER_SECOND, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate_limit: u32,
     #[command(flatten)]
-    tls: Tls,
+    tls: PortTlsOptions,
     /// Log filter: error, warn, info, debug, or one such as understudy::xds=debug
     #[arg(long, env = "UNDERSTUDY_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
     /// Format of the log
     #[arg(long, env = "UNDERSTUDY_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
-    log_format: LogFormat,
+    log_format: LogStyle,
     /// Destination of traces: the http:// URL of an OpenTelemetry collector that takes OTLP over gRPC
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     otlp: Option<String>,
@@ -67,7 +67,7 @@ pub struct Options {
 /// TLS of the ports. The files are read again when they change.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "TLS")]
-struct Tls {
+struct PortTlsOptions {
     /// Certificate for Envoys and its intermediates, in PEM
     #[arg(long, env = "UNDERSTUDY_XDS_TLS_CERT", value_name = "FILE", requires = "xds_tls_key")]
     xds_tls_cert: Option<PathBuf>,
@@ -112,12 +112,12 @@ fn files(
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum LogFormat {
+enum LogStyle {
     Human,
     Json,
 }
 
-/// Serves until it is told to stop.
+/// Serves until SIGINT or SIGTERM.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let traces = start_log(&options)?;
     let app = match App::start(app::Options {
@@ -138,7 +138,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     {
         Ok(app) => app,
         Err(Error::Config(violations)) => {
-            print::note(check::human(&violations).trim_end());
+            check::report(&violations);
             anyhow::bail!("the config was refused, so nothing is served");
         }
         Err(Error::Other(error)) => return Err(error),
@@ -147,7 +147,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     print::line(&format!("xds {}", app.addresses().xds))?;
     print::line(&format!("admin {}", app.addresses().admin))?;
     print::line("ready")?;
-    let outcome = app.run(told_to_stop()?).await;
+    let outcome = app.run(stop_signal()?).await;
     if let Some(traces) = traces {
         // Sends the remaining spans. A collector that is gone is no reason to fail.
         let _ = tokio::task::spawn_blocking(move || traces.shutdown()).await;
@@ -160,8 +160,8 @@ fn start_log(options: &Options) -> anyhow::Result<Option<SdkTracerProvider>> {
     let filter = EnvFilter::try_new(&options.log)?;
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let log = match options.log_format {
-        LogFormat::Human => log.with_ansi(print::colour()).boxed(),
-        LogFormat::Json => log.json().boxed(),
+        LogStyle::Human => log.with_ansi(print::colour()).boxed(),
+        LogStyle::Json => log.json().boxed(),
     };
     let traces = options.otlp.as_deref().map(traces).transpose()?;
     let spans =
@@ -180,7 +180,7 @@ fn traces(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
 
 /// Returns a future that resolves at SIGINT or SIGTERM, which from now on do not end the program by
 /// themselves.
-pub(crate) fn told_to_stop() -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
+pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::config::tree::{self, Fault, MISSING_FIELD, Node, Value, WRONG_TYPE, WRONG_VALUE};
-use crate::config::{Path, near};
+use crate::config::tree::{self, MISSING_FIELD, Node, Value, WRONG_TYPE, WRONG_VALUE};
+use crate::config::{Fault, Path, near};
 use crate::envoy::{self, ResourceType, descriptors, json};
-use fit::Fit;
+use fit::FittedValue;
 
 /// Key that names the message type of a mapping.
 pub const TYPE: &str = "@type";
@@ -101,7 +101,7 @@ pub fn resource(node: &Node, path: &Path, expected: Option<ResourceType>) -> Res
     };
     let resource_type = type_of(node, path, expected).map_err(|fault| vec![fault])?;
     let descriptor = descriptors::served(resource_type);
-    let mut fit = Fit::whole();
+    let mut fit = FittedValue::whole();
     fit.fields(entries, &descriptor, path);
     let field = resource_type.name_field();
     let name = named(node, resource_type).unwrap_or_default().to_owned();
@@ -188,7 +188,7 @@ fn type_of(node: &Node, path: &Path, expected: Option<ResourceType>) -> Result<R
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Written {
+struct WrittenResource {
     kind: Option<String>,
     name: Option<String>,
     merge: Option<IgnoredAny>,
@@ -197,8 +197,8 @@ struct Written {
 /// Converts `node` to a patch, validated as far as possible without the patched resource. Returns its faults
 /// too.
 pub(super) fn patch(node: &Node, path: &Path) -> (Option<Patch>, Vec<Fault>) {
-    let (written, mut faults) = tree::decode::<Written>(node, path);
-    let Some(Written { kind, name, merge }) = written else { return (None, faults) };
+    let (written, mut faults) = tree::decode::<WrittenResource>(node, path);
+    let Some(WrittenResource { kind, name, merge }) = written else { return (None, faults) };
     let mut need = |field: &str, help: String| {
         let place = path.key(field);
         let told = faults.iter().any(|fault| {
@@ -231,7 +231,7 @@ pub(super) fn patch(node: &Node, path: &Path) -> (Option<Patch>, Vec<Fault>) {
         return (None, faults);
     };
     let Some(merge) = node.get(&Path::default().key("merge")) else { return (None, faults) };
-    let mut fit = Fit::part();
+    let mut fit = FittedValue::part();
     fit.message(merge, &descriptors::served(resource_type), &path.key("merge"));
     faults.extend(fit.faults);
     match name.filter(|_| faults.is_empty()) {

@@ -21,7 +21,7 @@ pub fn human(violations: &[Violation], source: &dyn Fn(&str) -> Option<Arc<str>>
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let files: BTreeSet<&str> = violations.iter().flat_map(places).map(|place| place.file).collect();
     let texts: Texts<'_> =
-        files.into_iter().filter_map(|file| Some((file, Text::new(&source(file)?)))).collect();
+        files.into_iter().filter_map(|file| Some((file, SourceText::new(&source(file)?)))).collect();
     let mut text = String::new();
     for violation in violations {
         text += &renderer.render(&[block(violation, &texts)]);
@@ -105,16 +105,16 @@ fn count(violations: &[Violation]) -> String {
 }
 
 /// Texts by file name.
-type Texts<'a> = BTreeMap<&'a str, Text>;
+type Texts<'a> = BTreeMap<&'a str, SourceText>;
 
-/// Text of a file with its secrets blanked.
-struct Text {
+/// SourceText of a file with its secrets blanked.
+struct SourceText {
     text: String,
     /// Start offset of each line, and the end of the text.
     lines: Vec<usize>,
 }
 
-impl Text {
+impl SourceText {
     fn new(source: &str) -> Self {
         let text = blank::blanked(source);
         let ends = text.split_inclusive('\n').scan(0, |end, line| {
@@ -133,8 +133,8 @@ impl Text {
     }
 }
 
-/// Place shown in a block, with its label.
-struct Place<'a> {
+/// SourcePlace shown in a block, with its label.
+struct SourcePlace<'a> {
     file: &'a str,
     line: Option<u32>,
     column: Option<u32>,
@@ -150,7 +150,7 @@ fn block<'a>(violation: &'a Violation, texts: &'a Texts<'_>) -> Group<'a> {
     let mut group = Group::with_title(level.primary_title(&violation.message).id(violation.code));
     let mut places = places(violation);
     while let Some(file) = places.first().map(|place| place.file) {
-        let here: Vec<Place<'_>> = places.extract_if(.., |place| place.file == file).collect();
+        let here: Vec<SourcePlace<'_>> = places.extract_if(.., |place| place.file == file).collect();
         group = group.elements(shown(file, &here, texts.get(file)));
     }
     if violation.file.is_none() {
@@ -167,11 +167,15 @@ fn block<'a>(violation: &'a Violation, texts: &'a Texts<'_>) -> Group<'a> {
 
 /// Returns the places of a violation, its own first. A related place without a file is in the file of the
 /// violation.
-fn places(violation: &Violation) -> Vec<Place<'_>> {
+fn places(violation: &Violation) -> Vec<SourcePlace<'_>> {
     let own = violation.file.as_deref();
-    let first =
-        Place { file: own.unwrap_or_default(), line: violation.line, column: violation.column, label: None };
-    let related = violation.related.iter().map(|related| Place {
+    let first = SourcePlace {
+        file: own.unwrap_or_default(),
+        line: violation.line,
+        column: violation.column,
+        label: None,
+    };
+    let related = violation.related.iter().map(|related| SourcePlace {
         file: related.file.as_deref().or(own).unwrap_or_default(),
         line: related.line,
         column: related.column,
@@ -182,7 +186,7 @@ fn places(violation: &Violation) -> Vec<Place<'_>> {
 
 /// Returns the elements for all places in one file: the lines from the first place to the last, or only the
 /// positions without a text.
-fn shown<'a>(file: &'a str, places: &[Place<'a>], text: Option<&Text>) -> Vec<Element<'a>> {
+fn shown<'a>(file: &'a str, places: &[SourcePlace<'a>], text: Option<&SourceText>) -> Vec<Element<'a>> {
     let lines = places.iter().filter_map(|place| place.line);
     match (text, lines.clone().min(), lines.max()) {
         (Some(text), Some(first), Some(last)) => {
@@ -196,7 +200,7 @@ fn shown<'a>(file: &'a str, places: &[Place<'a>], text: Option<&Text>) -> Vec<El
     }
 }
 
-fn named<'a>(place: &Place<'a>) -> Vec<Element<'a>> {
+fn named<'a>(place: &SourcePlace<'a>) -> Vec<Element<'a>> {
     let mut origin = Origin::path(place.file);
     if let Some(line) = place.line {
         origin = origin.line(line as usize);
@@ -209,7 +213,7 @@ fn named<'a>(place: &Place<'a>) -> Vec<Element<'a>> {
     std::iter::once(origin.into()).chain(label.map(Element::from)).collect()
 }
 
-fn annotation<'a>(place: &Place<'a>, excerpt: &str, first: u32) -> Option<Annotation<'a>> {
+fn annotation<'a>(place: &SourcePlace<'a>, excerpt: &str, first: u32) -> Option<Annotation<'a>> {
     let above = (place.line? - first) as usize;
     let start: usize = excerpt.split_inclusive('\n').take(above).map(str::len).sum();
     let line = excerpt[start..].lines().next().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::config::tree::Fault;
+use crate::config::Fault;
 use crate::config::{Path, Step};
 
 /// Keys below which an inline value (see [`is_inline`]) is a secret: private keys of certificates, and fields

@@ -19,7 +19,7 @@ use std::collections::hash_map;
 
 use serde::de::DeserializeOwned;
 
-use crate::config::{Path, Position, Step, secret};
+use crate::config::{Fault, Path, Span, Step, secret};
 
 /// Text that cannot be parsed from here on.
 pub const SYNTAX: &str = "US100";
@@ -41,17 +41,6 @@ pub const DUPLICATE_NAME: &str = "US110";
 
 /// Maximum depth of nesting, so that recursion over a tree is safe.
 const MAX_DEPTH: usize = 128;
-
-/// Half-open range of positions.
-///
-/// The end is the position at which the parser recognized the end of the value, which may be after a comment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Span {
-    /// Position of the first character.
-    pub start: Position,
-    /// Position after the last character.
-    pub end: Position,
-}
 
 /// Value with its position.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,44 +82,6 @@ pub struct Entry {
     pub key_span: Option<Span>,
     /// Value of the key.
     pub value: Node,
-}
-
-/// Fault in a text. The caller knows the file, and turns it into a [`Violation`](crate::config::Violation).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// Code, one of the constants of this module.
-    pub code: &'static str,
-    /// Path of the fault; empty for [`SYNTAX`] and [`LIMIT`].
-    pub path: Path,
-    /// Range of the fault; `None` in a request body, except for a syntax error.
-    pub span: Option<Span>,
-    /// Description of the fault, without a full stop.
-    pub message: String,
-    /// Suggested correction.
-    pub help: Option<String>,
-    /// Other places that explain the fault.
-    pub related: Vec<(String, Option<Span>)>,
-}
-
-impl Fault {
-    pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            path: Path::default(),
-            span: None,
-            message: message.into(),
-            help: None,
-            related: Vec::new(),
-        }
-    }
-
-    pub(super) fn help(self, help: impl Into<String>) -> Self {
-        Self { help: Some(help.into()), ..self }
-    }
-
-    pub(super) fn at(self, path: Path, span: Option<Span>) -> Self {
-        Self { path, span, ..self }
-    }
 }
 
 /// Parses the documents of a text. Returns those that are not empty, and the faults.

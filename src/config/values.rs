@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
 
 /// Duration, written `250ms`, `1s`, `5m` or `1h`; several parts add up (`1m30s`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,6 +14,19 @@ pub struct Duration(pub std::time::Duration);
 const A_DURATION: &str = "a duration such as 250ms, 1s, 5m or 1h";
 
 impl Duration {
+    /// Zero length.
+    pub const ZERO: Self = Self(std::time::Duration::ZERO);
+
+    /// Returns a duration of `seconds`.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(std::time::Duration::from_secs(seconds))
+    }
+
+    /// Returns a duration of `milliseconds`.
+    pub const fn from_millis(milliseconds: u64) -> Self {
+        Self(std::time::Duration::from_millis(milliseconds))
+    }
+
     /// Parses `250ms`, `1.5s` or `1m30s`; `0` needs a unit too.
     pub fn parse(text: &str) -> Option<Self> {
         let mut total = std::time::Duration::ZERO;
@@ -109,8 +123,8 @@ impl fmt::Display for Size {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FromTextOrNumber;
-        impl Visitor<'_> for FromTextOrNumber {
+        struct SizeVisitor;
+        impl Visitor<'_> for SizeVisitor {
             type Value = Size;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,7 +139,7 @@ impl<'de> Deserialize<'de> for Size {
                 Size::parse(text).ok_or_else(|| E::custom(format!("`{text}` is not a size\nwrite {A_SIZE}")))
             }
         }
-        deserializer.deserialize_any(FromTextOrNumber)
+        deserializer.deserialize_any(SizeVisitor)
     }
 }
 
@@ -143,10 +157,19 @@ impl Statuses {
     }
 }
 
+impl fmt::Display for Statuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(first, last) if first == last => write!(f, "{first}"),
+            Self(first, last) => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Statuses {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FromTextOrNumber;
-        impl Visitor<'_> for FromTextOrNumber {
+        struct StatusesVisitor;
+        impl Visitor<'_> for StatusesVisitor {
             type Value = Statuses;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -162,7 +185,7 @@ impl<'de> Deserialize<'de> for Statuses {
                     .ok_or_else(|| E::custom(format!("`{text}` is no range of statuses\nwrite {STATUSES}")))
             }
         }
-        deserializer.deserialize_any(FromTextOrNumber)
+        deserializer.deserialize_any(StatusesVisitor)
     }
 }
 
@@ -283,6 +306,19 @@ impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Toggle<T> {
         deserializer.deserialize_any(OffOrOn(PhantomData))
     }
 }
+
+/// Serializes values as the config writes them, for defaults in the schema.
+macro_rules! serialize_as_text {
+    ($($type:ty),*) => {
+        $(impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        })*
+    };
+}
+
+serialize_as_text!(Duration, Size, Statuses);
 
 #[cfg(test)]
 mod tests {

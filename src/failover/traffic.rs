@@ -33,7 +33,7 @@ use self::checks::Checks;
 use self::summary::Drawing;
 pub use self::summary::{NodePicture, NodeTarget, Picture, TargetPicture};
 use crate::build::Build;
-use crate::config::document::{FailoverMode, LoadBalancer};
+use crate::config::document::upstream::{FailoverMode, LoadBalancer};
 use crate::envoy::checks::Findings;
 use crate::envoy::loads::{self, Report};
 use crate::envoy::node::Locality;

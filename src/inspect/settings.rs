@@ -12,7 +12,8 @@ use crate::build::Build;
 use crate::build::compile::endpoint;
 use crate::build::compile::route::retry;
 use crate::config::Path;
-use crate::config::document::{Declared, Document, FailoverMode, Kind, WhenAllDown};
+use crate::config::document::upstream::{FailoverMode, WhenAllDown};
+use crate::config::document::{self, Declared, Document, Kind};
 use crate::config::values::{self, Size};
 use crate::model::drill::Drill;
 use crate::model::failback::{Failback, Release};
@@ -168,7 +169,7 @@ fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<Setting> {
         None => settings.add("tls", Value::Null),
         Some(tls) => of_tls(tls, None, &mut settings),
     }
-    match *connect_timeout < Duration::from_millis(250) {
+    match *connect_timeout < document::upstream::Upstream::CONNECT_TIMEOUT.0 {
         true => settings.derived(
             "connect_timeout",
             time(*connect_timeout),
@@ -266,7 +267,8 @@ fn of_sticky(sticky: Option<&Sticky>, settings: &mut Settings<'_>) {
         Some(Sticky::Header(name)) => settings.add("sticky.header", name.as_str()),
         Some(Sticky::Cookie(cookie)) => {
             settings.add("sticky.cookie.name", cookie.name.as_str());
-            settings.add("sticky.cookie.ttl", time(cookie.ttl.unwrap_or_default()));
+            let ttl = time(cookie.ttl.unwrap_or_default());
+            settings.derived("sticky.cookie.ttl", ttl, "for the session of the client");
             settings.add("sticky.cookie.path", cookie.path.as_str());
         }
     }
@@ -384,7 +386,7 @@ fn of_outlier_detection(detection: Option<&OutlierDetection>, settings: &mut Set
     add("max_ejection_percent", json!(max_ejection_percent));
     add("health_check_returns_ejected", json!(health_check_returns_ejected));
     let longest = time(*max_ejection_time);
-    match *max_ejection_time > Duration::from_secs(30) {
+    match *max_ejection_time > document::outlier::OutlierDetection::MAX_EJECTION_TIME.0 {
         true => settings.derived("outlier_detection.max_ejection_time", longest, "as `base_ejection_time`"),
         false => settings.add("outlier_detection.max_ejection_time", longest),
     }
@@ -436,7 +438,7 @@ fn of_target(target: &Target, upstream: &Upstream, build: &Build) -> Vec<Setting
 
 /// Returns the first declaration of a target: in its upstream, or added over REST.
 fn target_source<'a>(address: &Address, upstream: &Name, build: &'a Build) -> Source<'a> {
-    let is_it = |target: &crate::config::document::Target| {
+    let is_it = |target: &crate::config::document::target::Target| {
         target.target.as_deref().and_then(|text| Address::parse(text).ok()).as_ref() == Some(address)
     };
     let (document, path) = source(build, Kind::Upstream, upstream)?;

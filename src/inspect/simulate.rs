@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crate::config::document::{FailoverMode, LoadBalancer, WhenAllDown};
+use crate::config::document::upstream::{FailoverMode, LoadBalancer, WhenAllDown};
 use crate::envoy::node::Locality;
 use crate::model::addresses::Addresses;
 use crate::model::locality::Distance;

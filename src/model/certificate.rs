@@ -72,7 +72,7 @@ pub(crate) struct Sources<'a> {
 pub(crate) fn resolve(
     name: Name,
     place: &Place<'_>,
-    declared: &document::Certificate,
+    declared: &document::certificate::Certificate,
     sources: Sources<'_>,
     faults: &mut Faults,
 ) -> Option<Certificate> {

@@ -17,7 +17,11 @@ pub struct Cookie {
 }
 
 impl Cookie {
-    pub(crate) fn resolve(place: &Place<'_>, declared: &document::Cookie, faults: &mut Faults) -> Self {
+    pub(crate) fn resolve(
+        place: &Place<'_>,
+        declared: &document::cookie::Cookie,
+        faults: &mut Faults,
+    ) -> Self {
         let name = declared.name.clone().unwrap_or_default();
         if declared.name.is_none() {
             faults.missing(&place.key("name"), "`name`", "name the cookie, such as `name: route`");
@@ -30,7 +34,7 @@ impl Cookie {
             let message = "browsers count the life of a cookie in seconds".to_owned();
             faults.wrong(&place.key("ttl"), message, "whole seconds".to_owned());
         }
-        let path = declared.path.clone().unwrap_or_else(|| "/".to_owned());
+        let path = declared.path.clone().unwrap_or_else(|| document::cookie::Cookie::PATH.to_owned());
         if !path.starts_with('/') || !path.chars().all(|c| c.is_ascii_graphic() && c != ';') {
             let message = format!("`{path}` is not the path of a cookie");
             faults.wrong(&place.key("path"), message, "begin it with /".to_owned());

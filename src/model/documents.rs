@@ -10,7 +10,8 @@ use std::thread;
 
 use imbl::OrdMap;
 
-use crate::config::document::{self, Document, Kind, Origin};
+use crate::config::decode;
+use crate::config::document::{Document, Kind, Origin};
 use crate::config::edit::{Files, Stored};
 use crate::config::tree::Node;
 use crate::config::{Path, Violation};
@@ -74,7 +75,7 @@ impl Documents {
         let mut parsed = Parsed { documents, new: Vec::new(), violations: Vec::new() };
         for Change { key, new, .. } in changes(&self.bodies, stored) {
             let documents = new.map(|body| {
-                let (document, violations) = document::parse_stored(key.0, &key.1, Node::from_json(body));
+                let (document, violations) = decode::parse_stored(key.0, &key.1, Node::from_json(body));
                 (vec![Arc::new(document)], violations)
             });
             parsed.take(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, documents);
@@ -241,7 +242,7 @@ impl Documents {
 
 /// Parses the new text of a file; `None` if the file is gone.
 fn parse(change: &Change<'_, String, Arc<str>>) -> Option<(Vec<Arc<Document>>, Vec<Violation>)> {
-    let (documents, violations) = document::parse_file(change.key, change.new?);
+    let (documents, violations) = decode::parse_file(change.key, change.new?);
     Some((documents.into_iter().map(Arc::new).collect(), violations))
 }
 

@@ -7,15 +7,16 @@ use croner::Cron;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::config::document::{self, AbortIf};
+use crate::config::document;
+use crate::config::document::drill::DrillAbort;
 use crate::model::place::{Faults, Place};
 
 /// Default duration of a drill.
-pub const LENGTH: Duration = Duration::from_secs(60);
+pub const LENGTH: Duration = document::drill::Drill::LENGTH.0;
 /// Maximum duration of a drill.
 pub const MAX_LENGTH: Duration = Duration::from_secs(24 * 3600);
 /// Default share of errors, in percent, that aborts a drill.
-pub const ERROR_RATE: f64 = 1.0;
+pub const ERROR_RATE: f64 = DrillAbort::ERROR_RATE;
 
 /// Drill and its schedule.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +47,7 @@ impl Drill {
 /// Resolves the scheduled drill of an upstream.
 pub(crate) fn resolve(
     place: &Place<'_>,
-    upstream: &document::Upstream,
+    upstream: &document::upstream::Upstream,
     faults: &mut Faults,
 ) -> Option<Drill> {
     let declared = upstream.drill.as_ref()?;
@@ -63,13 +64,14 @@ pub(crate) fn resolve(
     if !(Duration::from_secs(1)..=MAX_LENGTH).contains(&length) {
         faults.wrong(&place.key("for"), "no drill lasts that long".to_owned(), "1s to 24h".to_owned());
     }
-    let error_rate = declared.abort_if.as_ref().and_then(|AbortIf { error_rate }| *error_rate);
+    let error_rate = declared.abort_if.as_ref().and_then(|DrillAbort { error_rate }| *error_rate);
     let error_rate = error_rate.unwrap_or(ERROR_RATE);
     if !(0.0..=100.0).contains(&error_rate) {
         let place = place.key("abort_if").key("error_rate");
         faults.wrong(&place, format!("{error_rate} is no percentage"), "0 to 100".to_owned());
     }
-    let down = declared.down.clone().unwrap_or_else(|| vec!["priority=0".to_owned()]);
+    let down =
+        declared.down.clone().unwrap_or_else(|| document::drill::Drill::DOWN.map(str::to_owned).to_vec());
     if down.is_empty() {
         let help = "name targets, zones or tiers, such as priority=0".to_owned();
         faults.wrong(&place.key("down"), "a drill takes something out".to_owned(), help);

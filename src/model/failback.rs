@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use crate::config::document::{self, LoadBalancer, Resolve};
-use crate::config::operation::{self, FailbackMode, FailbackSettings};
+use crate::config::document;
+use crate::config::document::failback::{FailbackMode, FailbackSettings};
+use crate::config::document::upstream::{LoadBalancer, Resolve};
 use crate::config::values;
 use crate::model::place::{Faults, Place, code};
-
-/// Default duration of a step.
-const EVERY: Duration = Duration::from_secs(60);
 
 /// Conditions and rate limit of failbacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,13 +74,17 @@ impl Failback {
 }
 
 /// Resolves the failback of an upstream.
-pub(crate) fn resolve(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Faults) -> Failback {
+pub(crate) fn resolve(
+    place: &Place<'_>,
+    upstream: &document::upstream::Upstream,
+    faults: &mut Faults,
+) -> Failback {
     let failback = match upstream.failback.as_ref() {
-        None | Some(operation::Failback::Word(FailbackMode::Auto)) => Failback::default(),
-        Some(operation::Failback::Word(FailbackMode::Manual)) => {
+        None | Some(document::failback::Failback::Word(FailbackMode::Auto)) => Failback::default(),
+        Some(document::failback::Failback::Word(FailbackMode::Manual)) => {
             Failback { release: Release::Manual, at_most: None }
         }
-        Some(operation::Failback::Settings(settings)) => understand(place, settings, faults),
+        Some(document::failback::Failback::Settings(settings)) => understand(place, settings, faults),
     };
     if failback.holds() && upstream.resolve == Some(Resolve::Envoy) {
         let message = "a standby cannot be held where Envoy looks the names up".to_owned();
@@ -116,7 +118,8 @@ fn understand(place: &Place<'_>, settings: &FailbackSettings, faults: &mut Fault
         (Some(after), None) => Release::After(time("after", after, faults)),
         (None, Some(steps)) => {
             let percents = percents(&place.key("steps"), steps, faults);
-            let every = every.as_ref().map_or(EVERY, |every| time("every", every, faults));
+            let every =
+                every.as_ref().map_or(FailbackSettings::EVERY.0, |every| time("every", every, faults));
             Release::Steps { percents, every }
         }
         (None, None) => Release::Auto,

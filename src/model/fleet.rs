@@ -50,7 +50,7 @@ impl Fleet {
 pub(crate) fn resolve(
     name: Name,
     place: &Place<'_>,
-    fleet: &Declared<document::Fleet>,
+    fleet: &Declared<document::fleet::Fleet>,
     faults: &mut Faults,
 ) -> Fleet {
     let place = place.key("select");

@@ -24,7 +24,7 @@ pub struct HeaderChanges {
 impl HeaderChanges {
     pub(crate) fn resolve(
         place: &Place<'_>,
-        declared: &document::HeaderChanges,
+        declared: &document::route::HeaderChanges,
         faults: &mut Faults,
     ) -> Self {
         for (index, text) in declared.remove.iter().enumerate() {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 
-use crate::config::document::{self, UpstreamProtocol};
+use crate::config::document;
+use crate::config::document::upstream::UpstreamProtocol;
 use crate::config::values::{self, Switch};
 use crate::model::place::{Faults, Place, code};
 
@@ -131,14 +132,14 @@ pub struct FailurePercentage {
 /// Resolves `health_check` of an upstream that speaks `protocol`.
 pub(crate) fn check(
     place: &Place<'_>,
-    declared: Option<&Switch<document::HealthCheck>>,
+    declared: Option<&Switch<document::health::HealthCheck>>,
     protocol: UpstreamProtocol,
     faults: &mut Faults,
 ) -> Option<HealthCheck> {
     let check = match declared {
         Some(Switch::Off) => return None,
         Some(Switch::On(check)) => check.clone(),
-        None => document::HealthCheck::default(),
+        None => document::health::HealthCheck::default(),
     };
     let time = |value: Option<values::Duration>, default, key: &str, faults: &mut Faults| match value {
         Some(value) => positive(value.0, &place.key(key), faults),
@@ -147,7 +148,7 @@ pub(crate) fn check(
     let count = |value: Option<u32>, default, key: &str, faults: &mut Faults| {
         at_least_one(value.unwrap_or(default), &place.key(key), faults)
     };
-    let interval = time(check.interval, Duration::from_secs(1), "interval", faults);
+    let interval = time(check.interval, document::health::HealthCheck::INTERVAL.0, "interval", faults);
     if check.grpc.is_some() && protocol == UpstreamProtocol::Http1 {
         let message = "gRPC health checks need targets that speak HTTP/2".to_owned();
         let help = "say `protocol: http2` of the upstream, or check by `tcp` or `http`".to_owned();
@@ -157,26 +158,40 @@ pub(crate) fn check(
         probe: probe(place, &check, faults),
         port: port(check.port, place, faults),
         interval,
-        timeout: time(check.timeout, Duration::from_millis(500), "timeout", faults),
-        unhealthy_threshold: count(check.unhealthy_threshold, 2, "unhealthy_threshold", faults),
-        healthy_threshold: count(check.healthy_threshold, 3, "healthy_threshold", faults),
+        timeout: time(check.timeout, document::health::HealthCheck::TIMEOUT.0, "timeout", faults),
+        unhealthy_threshold: count(
+            check.unhealthy_threshold,
+            document::health::HealthCheck::UNHEALTHY_THRESHOLD,
+            "unhealthy_threshold",
+            faults,
+        ),
+        healthy_threshold: count(
+            check.healthy_threshold,
+            document::health::HealthCheck::HEALTHY_THRESHOLD,
+            "healthy_threshold",
+            faults,
+        ),
         unhealthy_interval: time(check.unhealthy_interval, interval, "unhealthy_interval", faults),
         idle_interval: time(check.idle_interval, interval, "idle_interval", faults),
-        jitter: percent(check.jitter.unwrap_or(10), &place.key("jitter"), faults),
+        jitter: percent(
+            check.jitter.unwrap_or(document::health::HealthCheck::JITTER),
+            &place.key("jitter"),
+            faults,
+        ),
     })
 }
 
 /// Resolves `health_check` of a target; `upstream` is the declaration of its upstream.
 pub(crate) fn target_check(
     place: &Place<'_>,
-    declared: Option<&Switch<document::TargetHealthCheck>>,
-    upstream: Option<&Switch<document::HealthCheck>>,
+    declared: Option<&Switch<document::health::TargetHealthCheck>>,
+    upstream: Option<&Switch<document::health::HealthCheck>>,
     faults: &mut Faults,
 ) -> TargetCheck {
     let check = match declared {
         Some(Switch::Off) => return TargetCheck::Off,
         Some(Switch::On(check)) => check.clone(),
-        None => document::TargetHealthCheck::default(),
+        None => document::health::TargetHealthCheck::default(),
     };
     if declared.is_some() && upstream == Some(&Switch::Off) {
         let message = "the upstream of this target has its health checks off".to_owned();
@@ -211,7 +226,7 @@ fn port(port: Option<u16>, place: &Place<'_>, faults: &mut Faults) -> Option<u16
     port
 }
 
-fn probe(place: &Place<'_>, check: &document::HealthCheck, faults: &mut Faults) -> Probe {
+fn probe(place: &Place<'_>, check: &document::health::HealthCheck, faults: &mut Faults) -> Probe {
     match (&check.tcp, &check.http, &check.grpc) {
         (tcp, None, None) => tcp_probe(&place.key("tcp"), tcp.clone().unwrap_or_default(), faults),
         (None, Some(http), None) => http_probe(&place.key("http"), http.clone(), faults),
@@ -232,16 +247,16 @@ fn probe(place: &Place<'_>, check: &document::HealthCheck, faults: &mut Faults) 
     }
 }
 
-fn tcp_probe(place: &Place<'_>, tcp: document::TcpCheck, faults: &mut Faults) -> Probe {
+fn tcp_probe(place: &Place<'_>, tcp: document::health::TcpCheck, faults: &mut Faults) -> Probe {
     for (key, text) in [("send", &tcp.send), ("receive", &tcp.receive)] {
         not_empty(text.as_deref(), &place.key(key), faults);
     }
     Probe::Tcp { send: tcp.send, receive: tcp.receive }
 }
 
-fn http_probe(place: &Place<'_>, http: document::HttpCheck, faults: &mut Faults) -> Probe {
+fn http_probe(place: &Place<'_>, http: document::health::HttpCheck, faults: &mut Faults) -> Probe {
     const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
-    let path = http.path.unwrap_or_else(|| "/healthz".to_owned());
+    let path = http.path.unwrap_or_else(|| document::health::HttpCheck::PATH.to_owned());
     if !path.starts_with('/') {
         let message = format!("the path `{path}` does not begin with /");
         faults.wrong(&place.key("path"), message, format!("/{path}"));
@@ -249,7 +264,7 @@ fn http_probe(place: &Place<'_>, http: document::HttpCheck, faults: &mut Faults)
         let help = "percent-encode what is not allowed in a path".to_owned();
         faults.wrong(&place.key("path"), format!("`{path}` is no path of a request"), help);
     }
-    let method = http.method.unwrap_or_else(|| "GET".to_owned());
+    let method = http.method.unwrap_or_else(|| document::health::HttpCheck::METHOD.to_owned());
     if !METHODS.contains(&method.as_str()) {
         let help = format!("one of {}", METHODS.join(", "));
         faults.wrong(&place.key("method"), format!("`{method}` is no method for a health check"), help);
@@ -263,10 +278,11 @@ fn http_probe(place: &Place<'_>, http: document::HttpCheck, faults: &mut Faults)
         let message = "an answer to HEAD has no body".to_owned();
         faults.error(&place.key("body"), code::CONFLICT, message, "check by GET".to_owned());
     }
-    let mut expected: Vec<(u16, u16)> = http.expected.iter().map(|range| (range.0, range.1)).collect();
-    if expected.is_empty() {
-        expected.push((200, 299));
-    }
+    let expected = match http.expected.as_slice() {
+        [] => document::health::HttpCheck::EXPECTED.as_slice(),
+        said => said,
+    };
+    let expected = expected.iter().map(|range| (range.0, range.1)).collect();
     Probe::Http { path, method, host: http.host, headers: http.headers, expected, body: http.body }
 }
 
@@ -310,19 +326,20 @@ fn not_empty(text: Option<&str>, place: &Place<'_>, faults: &mut Faults) {
 /// Resolves `outlier_detection` of an upstream.
 pub(crate) fn outlier_detection(
     place: &Place<'_>,
-    declared: Option<&Switch<document::OutlierDetection>>,
+    declared: Option<&Switch<document::outlier::OutlierDetection>>,
     faults: &mut Faults,
 ) -> Option<OutlierDetection> {
     let detection = match declared {
         Some(Switch::Off) => return None,
         Some(Switch::On(detection)) => detection.clone(),
-        None => document::OutlierDetection::default(),
+        None => document::outlier::OutlierDetection::default(),
     };
     let time = |value: Option<values::Duration>, default, key: &str, faults: &mut Faults| match value {
         Some(value) => positive(value.0, &place.key(key), faults),
-        None => Duration::from_secs(default),
+        None => default,
     };
-    let base_ejection_time = time(detection.base_ejection_time, 10, "base_ejection_time", faults);
+    let default = document::outlier::OutlierDetection::BASE_EJECTION_TIME.0;
+    let base_ejection_time = time(detection.base_ejection_time, default, "base_ejection_time", faults);
     let max_ejection_time = match detection.max_ejection_time {
         Some(longest) if longest.0 < base_ejection_time => {
             let message = "`max_ejection_time` is shorter than `base_ejection_time`".to_owned();
@@ -330,45 +347,62 @@ pub(crate) fn outlier_detection(
             longest.0
         }
         Some(longest) => longest.0,
-        None => Duration::from_secs(30).max(base_ejection_time),
+        None => document::outlier::OutlierDetection::MAX_EJECTION_TIME.0.max(base_ejection_time),
     };
     Some(OutlierDetection {
-        consecutive_5xx: detection.consecutive_5xx.unwrap_or(5),
-        consecutive_gateway_failure: detection.consecutive_gateway_failure.unwrap_or(5),
-        split_external_local_origin_errors: detection.split_external_local_origin_errors.unwrap_or(false),
-        consecutive_local_origin_failure: detection.consecutive_local_origin_failure.unwrap_or(5),
+        consecutive_5xx: detection
+            .consecutive_5xx
+            .unwrap_or(document::outlier::OutlierDetection::CONSECUTIVE_5XX),
+        consecutive_gateway_failure: detection
+            .consecutive_gateway_failure
+            .unwrap_or(document::outlier::OutlierDetection::CONSECUTIVE_GATEWAY_FAILURE),
+        split_external_local_origin_errors: detection
+            .split_external_local_origin_errors
+            .unwrap_or(document::outlier::OutlierDetection::SPLIT_EXTERNAL_LOCAL_ORIGIN_ERRORS),
+        consecutive_local_origin_failure: detection
+            .consecutive_local_origin_failure
+            .unwrap_or(document::outlier::OutlierDetection::CONSECUTIVE_LOCAL_ORIGIN_FAILURE),
         success_rate: success_rate(&place.key("success_rate"), detection.success_rate, faults),
         failure_percentage: failure_percentage(
             &place.key("failure_percentage"),
             detection.failure_percentage,
             faults,
         ),
-        interval: time(detection.interval, 1, "interval", faults),
+        interval: time(
+            detection.interval,
+            document::outlier::OutlierDetection::INTERVAL.0,
+            "interval",
+            faults,
+        ),
         base_ejection_time,
         max_ejection_time,
         max_ejection_percent: percent(
-            detection.max_ejection_percent.unwrap_or(100),
+            detection
+                .max_ejection_percent
+                .unwrap_or(document::outlier::OutlierDetection::MAX_EJECTION_PERCENT),
             &place.key("max_ejection_percent"),
             faults,
         ),
-        health_check_returns_ejected: detection.health_check_returns_ejected.unwrap_or(false),
+        health_check_returns_ejected: detection
+            .health_check_returns_ejected
+            .unwrap_or(document::outlier::OutlierDetection::HEALTH_CHECK_RETURNS_EJECTED),
     })
 }
 
 fn success_rate(
     place: &Place<'_>,
-    declared: Option<Switch<document::SuccessRate>>,
+    declared: Option<Switch<document::outlier::SuccessRate>>,
     faults: &mut Faults,
 ) -> Option<SuccessRate> {
     let Some(Switch::On(rate)) = declared else { return None };
-    let factor = rate.stdev_factor.unwrap_or(1.9);
+    let factor = rate.stdev_factor.unwrap_or(document::outlier::SuccessRate::STDEV_FACTOR);
     if !(0.001..=1_000.0).contains(&factor) {
         let help = "a number above 0; the smaller, the sooner a target is ejected".to_owned();
         faults.wrong(&place.key("stdev_factor"), format!("the factor {factor} is out of range"), help);
     }
     Some(SuccessRate {
-        minimum_hosts: rate.minimum_hosts.unwrap_or(5),
-        request_volume: rate.request_volume.unwrap_or(100),
+        minimum_hosts: rate.minimum_hosts.unwrap_or(document::outlier::SuccessRate::MINIMUM_HOSTS),
+        request_volume: rate.request_volume.unwrap_or(document::outlier::SuccessRate::REQUEST_VOLUME),
         stdev_factor: thousandths(factor),
     })
 }
@@ -382,14 +416,20 @@ fn thousandths(factor: f64) -> u32 {
 
 fn failure_percentage(
     place: &Place<'_>,
-    declared: Option<Switch<document::FailurePercentage>>,
+    declared: Option<Switch<document::outlier::FailurePercentage>>,
     faults: &mut Faults,
 ) -> Option<FailurePercentage> {
     let Some(Switch::On(failures)) = declared else { return None };
     Some(FailurePercentage {
-        threshold: percent(failures.threshold.unwrap_or(85), &place.key("threshold"), faults),
-        minimum_hosts: failures.minimum_hosts.unwrap_or(5),
-        request_volume: failures.request_volume.unwrap_or(50),
+        threshold: percent(
+            failures.threshold.unwrap_or(document::outlier::FailurePercentage::THRESHOLD),
+            &place.key("threshold"),
+            faults,
+        ),
+        minimum_hosts: failures.minimum_hosts.unwrap_or(document::outlier::FailurePercentage::MINIMUM_HOSTS),
+        request_volume: failures
+            .request_volume
+            .unwrap_or(document::outlier::FailurePercentage::REQUEST_VOLUME),
     })
 }
 

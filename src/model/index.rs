@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use crate::config::document::Resolve;
+use crate::config::document::upstream::Resolve;
 use crate::memo::changes;
 use crate::model::name::Name;
 use crate::model::target::Host;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::document::{self, Declared, ListenerProtocol, LogFormat};
+use crate::config::document::listener::{ListenerProtocol, LogFormat};
+use crate::config::document::{self, Declared};
 use crate::config::values::Switch;
 use crate::model::certificate::{self, Authority, Certificate};
 use crate::model::name::{Name, Scope};
@@ -67,8 +68,6 @@ pub struct AccessLog {
 }
 
 impl Listener {
-    const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-
     /// Returns the listener that is added if none is declared: HTTP on port 8000 of all IPv4 addresses, for
     /// all fleets.
     pub fn default_listener() -> Self {
@@ -77,7 +76,7 @@ impl Listener {
             address: SocketAddr::from(([0, 0, 0, 0], 8000)),
             protocol: Protocol::Http,
             fleets: Scope::All,
-            idle_timeout: Self::IDLE_TIMEOUT,
+            idle_timeout: document::listener::Listener::IDLE_TIMEOUT.0,
             access_log: None,
         }
     }
@@ -111,7 +110,7 @@ pub(crate) fn resolve(
     fleets: Scope,
     service: Option<Arc<Service>>,
     place: &Place<'_>,
-    listener: &Declared<document::Listener>,
+    listener: &Declared<document::listener::Listener>,
     known: Known<'_>,
     faults: &mut Faults,
 ) -> Option<Listener> {
@@ -129,7 +128,7 @@ pub(crate) fn resolve(
             return None;
         }
     };
-    let idle_timeout = declared.idle_timeout.map_or(Listener::IDLE_TIMEOUT, |timeout| timeout.0);
+    let idle_timeout = declared.idle_timeout.unwrap_or(document::listener::Listener::IDLE_TIMEOUT).0;
     Some(Listener { name, address, protocol: protocol?, fleets, idle_timeout, access_log })
 }
 
@@ -148,7 +147,7 @@ fn protocol(
     name: &Name,
     service: Option<Arc<Service>>,
     place: &Place<'_>,
-    declared: &document::Listener,
+    declared: &document::listener::Listener,
     known: Known<'_>,
     faults: &mut Faults,
 ) -> Option<Protocol> {
@@ -187,7 +186,7 @@ fn protocol(
 fn meaningless(
     protocol: ListenerProtocol,
     place: &Place<'_>,
-    declared: &document::Listener,
+    declared: &document::listener::Listener,
     faults: &mut Faults,
 ) {
     use ListenerProtocol::{FailoverGateway, Http, Https, Tcp};
@@ -214,7 +213,7 @@ fn meaningless(
 fn termination(
     name: &Name,
     place: &Place<'_>,
-    declared: &document::Listener,
+    declared: &document::listener::Listener,
     known: Known<'_>,
     faults: &mut Faults,
 ) -> Option<Termination> {
@@ -233,7 +232,7 @@ fn termination(
 
 fn access_log(
     place: &Place<'_>,
-    declared: Option<&Switch<document::AccessLog>>,
+    declared: Option<&Switch<document::listener::AccessLog>>,
     faults: &mut Faults,
 ) -> Option<AccessLog> {
     let Some(Switch::On(declared)) = declared else { return None };

@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::Uri;
 
-use crate::config::operation::NotifyEvent;
+use crate::config::document::notify::NotifyEvent;
 use crate::model::documents::Documents;
 use crate::model::place::{Faults, Place};
 

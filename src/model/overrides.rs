@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::document::Resolve;
+use crate::config::document::upstream::Resolve;
 use crate::model::name::Name;
 use crate::model::selector::Part;
 use crate::model::target::{Host, Target};

@@ -27,9 +27,9 @@ impl Default for Resolver {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
-            min_ttl: Duration::from_secs(1),
-            max_ttl: Duration::from_secs(60),
-            retry: Duration::from_secs(1),
+            min_ttl: document::resolver::Resolver::MIN_TTL.0,
+            max_ttl: document::resolver::Resolver::MAX_TTL.0,
+            retry: document::resolver::Resolver::RETRY.0,
         }
     }
 }
@@ -49,7 +49,7 @@ pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Resolver {
     understand(&place, &first.entity, faults)
 }
 
-fn understand(place: &Place<'_>, declared: &document::Resolver, faults: &mut Faults) -> Resolver {
+fn understand(place: &Place<'_>, declared: &document::resolver::Resolver, faults: &mut Faults) -> Resolver {
     let default = Resolver::default();
     let mut servers = Vec::new();
     for (index, text) in declared.servers.iter().enumerate() {

@@ -21,7 +21,11 @@ pub struct Rollout {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { canary: true, bake: Duration::ZERO, error_rate: Some(5.0) }
+        Self {
+            canary: document::rollout::Rollout::CANARY,
+            bake: document::rollout::Rollout::BAKE.0,
+            error_rate: Some(document::rollout::RolloutAbort::ERROR_RATE),
+        }
     }
 }
 
@@ -40,7 +44,7 @@ pub(crate) fn resolve(documents: &Documents, faults: &mut Faults) -> Rollout {
     understand(&place, &first.entity, faults)
 }
 
-fn understand(place: &Place<'_>, declared: &document::Rollout, faults: &mut Faults) -> Rollout {
+fn understand(place: &Place<'_>, declared: &document::rollout::Rollout, faults: &mut Faults) -> Rollout {
     let default = Rollout::default();
     let error_rate = match &declared.abort_if {
         None => default.error_rate,

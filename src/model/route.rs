@@ -188,7 +188,7 @@ pub(crate) struct References {
 pub(crate) fn resolve(
     references: References,
     place: &Place<'_>,
-    route: &Declared<document::Route>,
+    route: &Declared<document::route::Route>,
     faults: &mut Faults,
 ) -> Option<Route> {
     let References { name, listeners, fleets, service } = references;

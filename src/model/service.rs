@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::document::{self, MethodsOnce};
+use crate::config::document;
+use crate::config::document::service::MethodsOnce;
 use crate::config::near;
 use crate::config::values::Switch;
 use crate::model::name::Name;
@@ -70,10 +71,10 @@ pub enum HostHeader {
 
 impl HostHeader {
     pub(crate) fn resolve(place: &Place<'_>, declared: Option<&str>, faults: &mut Faults) -> Self {
-        match declared {
-            None | Some("keep") => Self::Keep,
-            Some("target") => Self::Target,
-            Some(text) => {
+        match declared.unwrap_or(document::service::Service::HOST_HEADER) {
+            "keep" => Self::Keep,
+            "target" => Self::Target,
+            text => {
                 if !is_authority(text) {
                     let help = "`keep`, `target`, or a name such as shop.example.com".to_owned();
                     faults.wrong(place, format!("`{text}` is not a host"), help);
@@ -150,14 +151,12 @@ const RETRY_ON: [&str; 16] = [
 /// own) and an entry in every route.
 const MAX_WAYS: usize = 90;
 
-const TIMEOUT: Duration = Duration::from_secs(15);
-
 /// Timeouts and retries that a service or a route declares.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Declared<'a> {
     pub(crate) timeout: Option<crate::config::values::Duration>,
     pub(crate) try_timeout: Option<crate::config::values::Duration>,
-    pub(crate) retries: Option<&'a Switch<document::Retries>>,
+    pub(crate) retries: Option<&'a Switch<document::service::Retries>>,
 }
 
 /// Resolves the policy of a service, or that of a route over its service's.
@@ -169,9 +168,10 @@ pub(crate) fn resolve(
 ) -> Policy {
     let inherited = base.and_then(|base| base.retries.clone());
     let policy = Policy {
-        timeout: declared
-            .timeout
-            .map_or_else(|| base.map_or(TIMEOUT, |base| base.timeout), |timeout| timeout.0),
+        timeout: declared.timeout.map_or_else(
+            || base.map_or(document::service::Service::TIMEOUT.0, |base| base.timeout),
+            |timeout| timeout.0,
+        ),
         try_timeout: declared
             .try_timeout
             .map(|timeout| timeout.0)
@@ -196,21 +196,24 @@ pub(crate) fn resolve(
 
 impl Default for Retries {
     fn default() -> Self {
-        let retry_on = ["5xx", "reset", "connect-failure", "refused-stream"];
         Self {
             attempts: None,
-            retry_on: retry_on.map(str::to_owned).to_vec(),
-            statuses: Vec::new(),
-            methods_once: MethodsOnce::Safe,
-            back_off_base: Duration::from_millis(5),
-            back_off_max: Duration::from_millis(100),
-            body: 8 << 20,
+            retry_on: document::service::Retries::RETRY_ON.map(|word| word.replace('_', "-")).to_vec(),
+            statuses: document::service::Retries::STATUSES.to_vec(),
+            methods_once: MethodsOnce::default(),
+            back_off_base: document::service::BackOff::BASE.0,
+            back_off_max: document::service::BackOff::MAX.0,
+            body: document::service::Retries::BODY.0,
         }
     }
 }
 
 /// Resolves the weight and the priority of a member of a service.
-pub(crate) fn share(place: &Place<'_>, declared: &document::Member, faults: &mut Faults) -> (u32, u32) {
+pub(crate) fn share(
+    place: &Place<'_>,
+    declared: &document::service::Member,
+    faults: &mut Faults,
+) -> (u32, u32) {
     let weight = target::weight(place, declared.weight, faults);
     (weight, target::priority(place, declared.priority, declared.failover, "member", faults))
 }
@@ -253,7 +256,7 @@ fn ways(members: &[Member]) -> usize {
 
 fn resolve_retries(
     place: &Place<'_>,
-    declared: &document::Retries,
+    declared: &document::service::Retries,
     base: Option<Retries>,
     faults: &mut Faults,
 ) -> Retries {

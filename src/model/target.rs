@@ -159,8 +159,8 @@ impl Candidate<'_> {
 /// Resolves one declared target of `upstream`.
 pub(crate) fn resolve<'a>(
     place: Place<'a>,
-    target: &document::Target,
-    upstream: &document::Upstream,
+    target: &document::target::Target,
+    upstream: &document::upstream::Upstream,
     faults: &mut Faults,
 ) -> Option<Candidate<'a>> {
     let Some(text) = &target.target else {
@@ -174,7 +174,9 @@ pub(crate) fn resolve<'a>(
             return None;
         }
     };
-    if matches!(address.host, Host::Service(_)) && upstream.resolve == Some(document::Resolve::Envoy) {
+    if matches!(address.host, Host::Service(_))
+        && upstream.resolve == Some(document::upstream::Resolve::Envoy)
+    {
         let message = "Envoy does not look services up".to_owned();
         let help = "remove `resolve: envoy`, or name the hosts".to_owned();
         faults.error(&place.key("target"), code::CONFLICT, message, help);
@@ -183,7 +185,7 @@ pub(crate) fn resolve<'a>(
         address,
         weight: weight(&place, target.weight, faults),
         priority: priority(&place, target.priority, target.failover, "target", faults),
-        enabled: target.enabled.unwrap_or(true),
+        enabled: target.enabled.unwrap_or(document::target::Target::ENABLED),
         locality: Locality {
             region: target.region.clone().unwrap_or_default(),
             zone: target.zone.clone().unwrap_or_default(),
@@ -202,7 +204,7 @@ pub(crate) fn resolve<'a>(
 
 /// Resolves the weight of a target, or of a member of a service. The default is 100.
 pub(crate) fn weight(place: &Place<'_>, declared: Option<u32>, faults: &mut Faults) -> u32 {
-    let weight = declared.unwrap_or(100);
+    let weight = declared.unwrap_or(document::target::Target::WEIGHT);
     if weight > MAX_WEIGHT {
         let help = format!("weights go from 0 to {MAX_WEIGHT}; only their ratio counts");
         faults.wrong(&place.key("weight"), format!("the weight {weight} is too large"), help);
@@ -234,7 +236,8 @@ pub(crate) fn priority(
             }
             priority
         }
-        (None, failover) => u32::from(failover.unwrap_or(false)),
+        (None, Some(true)) => 1,
+        (None, Some(false) | None) => document::target::Target::PRIORITY,
     }
 }
 

@@ -104,7 +104,7 @@ pub(crate) struct Known<'a> {
 pub(crate) fn resolve(
     owner: &str,
     place: &Place<'_>,
-    declared: &document::Tls,
+    declared: &document::tls::Tls,
     base: Option<&Tls>,
     known: Known<'_>,
     faults: &mut Faults,
@@ -129,7 +129,7 @@ pub(crate) fn resolve(
 pub(crate) fn of_target(
     owner: &str,
     place: &Place<'_>,
-    declared: Option<&Switch<document::Tls>>,
+    declared: Option<&Switch<document::tls::Tls>>,
     host: &Host,
     upstream: Option<&Tls>,
     known: Known<'_>,
@@ -183,12 +183,12 @@ fn subject_name(text: &str) -> SubjectName {
 fn trust(
     owner: &str,
     place: &Place<'_>,
-    declared: &document::Tls,
+    declared: &document::tls::Tls,
     base: Option<&Tls>,
     known: Known<'_>,
     faults: &mut Faults,
 ) -> Trust {
-    if declared.insecure == Some(true) {
+    if declared.insecure.unwrap_or(document::tls::Tls::INSECURE) {
         let checks = [
             ("ca", declared.ca.is_some()),
             ("verify_names", declared.verify_names.as_ref().is_some_and(|names| !names.is_empty())),

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::document::{
-    self, Chunked, FailoverMode, LoadBalancer, Resolve, UpstreamProtocol, WhenAllDown,
+use crate::config::document;
+use crate::config::document::upstream::{
+    Chunked, FailoverMode, LoadBalancer, Resolve, UpstreamProtocol, WhenAllDown,
 };
 use crate::config::values::Toggle;
 use crate::model::cookie::Cookie;
@@ -165,9 +166,6 @@ impl LoadBalancer {
     }
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-
 /// Requirements of the services and routes that use an upstream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Uses {
@@ -183,7 +181,7 @@ pub(crate) fn resolve(
     (targets, tier_count): (Vec<Target>, u32),
     uses: Uses,
     place: &Place<'_>,
-    upstream: &document::Upstream,
+    upstream: &document::upstream::Upstream,
     faults: &mut Faults,
 ) -> Upstream {
     let by_distance = upstream.failover.as_ref().is_some_and(|failover| failover.locality == Some(true));
@@ -194,14 +192,17 @@ pub(crate) fn resolve(
     }
     let connect_timeout = match upstream.connect_timeout {
         Some(timeout) => positive(timeout.0, &place.key("connect_timeout"), faults),
-        None => uses.shortest_try.map_or(CONNECT_TIMEOUT, |shortest| shortest.min(CONNECT_TIMEOUT)),
+        None => {
+            let longest = document::upstream::Upstream::CONNECT_TIMEOUT.0;
+            uses.shortest_try.map_or(longest, |shortest| shortest.min(longest))
+        }
     };
     Upstream {
         name,
         protocol: upstream.protocol.unwrap_or_default(),
         tls: None,
         connect_timeout,
-        idle_timeout: upstream.idle_timeout.map_or(IDLE_TIMEOUT, |timeout| timeout.0),
+        idle_timeout: upstream.idle_timeout.unwrap_or(document::upstream::Upstream::IDLE_TIMEOUT).0,
         load_balancer: upstream.load_balancer.unwrap_or_default(),
         sticky: upstream.sticky.as_ref().map(|it| sticky(&place.key("sticky"), it, upstream, faults)),
         slow_start: slow_start(place, upstream, faults),
@@ -237,8 +238,8 @@ fn positive(value: Duration, place: &Place<'_>, faults: &mut Faults) -> Duration
 
 fn sticky(
     place: &Place<'_>,
-    declared: &document::Sticky,
-    upstream: &document::Upstream,
+    declared: &document::upstream::Sticky,
+    upstream: &document::upstream::Upstream,
     faults: &mut Faults,
 ) -> Sticky {
     let by_hash = upstream.load_balancer.is_some_and(LoadBalancer::is_by_hash);
@@ -251,51 +252,55 @@ fn sticky(
         faults.error(place, code::STICKY_AGGREGATE, message, help.to_owned());
     }
     match declared {
-        document::Sticky::Cookie(cookie) => {
+        document::upstream::Sticky::Cookie(cookie) => {
             Sticky::Cookie(Cookie::resolve(&place.key("cookie"), cookie, faults))
         }
-        document::Sticky::Header(name) => {
+        document::upstream::Sticky::Header(name) => {
             header::name(&place.key("header"), name, faults);
             Sticky::Header(name.to_ascii_lowercase())
         }
     }
 }
 
-fn slow_start(place: &Place<'_>, upstream: &document::Upstream, faults: &mut Faults) -> Duration {
-    let Some(slow_start) = upstream.slow_start.filter(|window| !window.0.is_zero()) else {
-        return Duration::ZERO;
-    };
+fn slow_start(place: &Place<'_>, upstream: &document::upstream::Upstream, faults: &mut Faults) -> Duration {
+    let slow_start = upstream.slow_start.unwrap_or(document::upstream::Upstream::SLOW_START).0;
+    if slow_start.is_zero() {
+        return slow_start;
+    }
     let has_slow_start = |balancer| matches!(balancer, LoadBalancer::RoundRobin | LoadBalancer::LeastRequest);
     if !has_slow_start(upstream.load_balancer.unwrap_or_default()) {
         let help = "Envoy has it for `round_robin` and `least_request`".to_owned();
         let message = "this load balancer has no slow start".to_owned();
         faults.error(&place.key("slow_start"), code::CONFLICT, message, help);
     }
-    slow_start.0
+    slow_start
 }
 
-fn limits(place: &Place<'_>, limits: document::Limits, faults: &mut Faults) -> Limits {
+fn limits(place: &Place<'_>, limits: document::upstream::Limits, faults: &mut Faults) -> Limits {
     let retry_budget = limits.retry_budget.map(|budget| {
-        let percent = budget.percent.unwrap_or(20.0);
+        let percent = budget.percent.unwrap_or(document::upstream::RetryBudget::PERCENT);
         if !(0.0..=100.0).contains(&percent) {
             let place = place.key("retry_budget").key("percent");
             faults.wrong(&place, format!("{percent} is no percentage"), "0 to 100".to_owned());
         }
-        RetryBudget { percent, at_least: budget.at_least.unwrap_or(3) }
+        let at_least = budget.at_least.unwrap_or(document::upstream::RetryBudget::AT_LEAST);
+        RetryBudget { percent, at_least }
     });
-    let many = |limit: Option<u32>| limit.unwrap_or(100_000);
+    let many = |limit: Option<u32>| limit.unwrap_or(document::upstream::Limits::MOST);
     Limits {
         connections: many(limits.connections),
         pending_requests: many(limits.pending_requests),
         requests: many(limits.requests),
         retries: many(limits.retries),
-        requests_per_connection: limits.requests_per_connection.unwrap_or(0),
+        requests_per_connection: limits
+            .requests_per_connection
+            .unwrap_or(document::upstream::Limits::REQUESTS_PER_CONNECTION),
         retry_budget,
     }
 }
 
-fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults) -> Failover {
-    let factor = failover.factor.unwrap_or(140);
+fn failover(place: &Place<'_>, failover: document::upstream::Failover, faults: &mut Faults) -> Failover {
+    let factor = failover.factor.unwrap_or(document::upstream::Failover::FACTOR);
     if factor < 100 {
         faults.wrong(
             &place.key("factor"),
@@ -307,18 +312,18 @@ fn failover(place: &Place<'_>, failover: document::Failover, faults: &mut Faults
         mode: failover.mode.unwrap_or_default(),
         factor,
         when_all_down: failover.when_all_down.unwrap_or_default(),
-        locality: failover.locality.unwrap_or(false),
+        locality: failover.locality.unwrap_or(document::upstream::Failover::LOCALITY),
         objective: failover.objective.map(|objective| objective.0),
     }
 }
 
 fn whole_response(
     place: &Place<'_>,
-    declared: Option<&Toggle<document::WholeResponse>>,
+    declared: Option<&Toggle<document::upstream::WholeResponse>>,
     faults: &mut Faults,
 ) -> Option<WholeResponse> {
     let declared = declared.and_then(Toggle::settings)?;
-    let max = declared.max.map_or(256 << 10, |size| size.0);
+    let max = declared.max.unwrap_or(document::upstream::WholeResponse::MAX).0;
     let largest = WholeResponse::LARGEST;
     if !(1..=u64::from(largest)).contains(&max) {
         let place = place.key("whole_response").key("max");

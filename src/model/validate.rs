@@ -13,7 +13,8 @@ use std::time::Duration;
 use imbl::OrdMap;
 use jiff::Timestamp;
 
-use crate::config::document::{self, Declared, Document, Kind, ListenerProtocol, Origin};
+use crate::config::document::listener::ListenerProtocol;
+use crate::config::document::{self, Declared, Document, Kind, Origin};
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
 use crate::memo::{Same, Shared, changes};
@@ -270,7 +271,7 @@ impl<'a> Validation<'a> {
 
     fn listeners(
         &mut self,
-        declared: Vec<Named<'a, document::Listener>>,
+        declared: Vec<Named<'a, document::listener::Listener>>,
         fleets: &[Fleet],
         services: &OrdMap<Name, Arc<Service>>,
         upstreams: &OrdMap<Name, Arc<Upstream>>,
@@ -315,7 +316,7 @@ impl<'a> Validation<'a> {
     }
 
     /// Resolves the fleets in declaration order: a node belongs to the first that selects it.
-    fn fleets_in_order(&mut self, mut declared: Vec<Named<'a, document::Fleet>>) -> Vec<Fleet> {
+    fn fleets_in_order(&mut self, mut declared: Vec<Named<'a, document::fleet::Fleet>>) -> Vec<Fleet> {
         declared.sort_by(|a, b| {
             (a.document.file(), &a.declared.path).cmp(&(b.document.file(), &b.declared.path))
         });
@@ -339,7 +340,7 @@ impl<'a> Validation<'a> {
     /// and certificates may have changed.
     fn upstreams(&mut self, last: &Resolved, resolved: &mut Resolved) {
         const KIND: Kind = Kind::Upstream;
-        fn list(document: &Document) -> &Vec<Declared<document::Upstream>> {
+        fn list(document: &Document) -> &Vec<Declared<document::upstream::Upstream>> {
             &document.upstreams
         }
         let documents = self.documents;
@@ -400,8 +401,8 @@ impl<'a> Validation<'a> {
         &mut self,
         name: &Name,
         place: &Place<'p>,
-        declared: &document::Upstream,
-        added: Vec<(&'p Document, &'p Declared<document::Target>)>,
+        declared: &document::upstream::Upstream,
+        added: Vec<(&'p Document, &'p Declared<document::target::Target>)>,
         uses: upstream::Uses,
     ) -> Upstream {
         let tls = self.upstream_tls(name, place, declared);
@@ -419,8 +420,8 @@ impl<'a> Validation<'a> {
         name: &Name,
         tls: Option<&Tls>,
         place: &Place<'p>,
-        upstream: &document::Upstream,
-        added: Vec<(&'p Document, &'p Declared<document::Target>)>,
+        upstream: &document::upstream::Upstream,
+        added: Vec<(&'p Document, &'p Declared<document::target::Target>)>,
     ) -> (Vec<Target>, u32) {
         let place = place.key("targets");
         let own = upstream.targets.as_deref().unwrap_or_default();
@@ -496,7 +497,7 @@ impl<'a> Validation<'a> {
     /// Resolves again the services that changed, or whose upstreams changed.
     fn services(&mut self, last: &Resolved, resolved: &mut Resolved) {
         const KIND: Kind = Kind::Service;
-        fn list(document: &Document) -> &Vec<Declared<document::Service>> {
+        fn list(document: &Document) -> &Vec<Declared<document::service::Service>> {
             &document.services
         }
         let mut asked: BTreeSet<Name> =
@@ -517,7 +518,7 @@ impl<'a> Validation<'a> {
 
     fn service_input(
         &mut self,
-        named: &Named<'a, document::Service>,
+        named: &Named<'a, document::service::Service>,
         upstreams: &OrdMap<Name, Arc<Upstream>>,
     ) -> ServiceInput {
         let (place, entity) = (named.place(), &named.declared.entity);
@@ -540,7 +541,7 @@ impl<'a> Validation<'a> {
         &mut self,
         name: &Name,
         place: &Place<'_>,
-        declared: &document::Service,
+        declared: &document::service::Service,
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
     ) -> Option<Service> {
         let policy = service::Declared {
@@ -554,7 +555,7 @@ impl<'a> Validation<'a> {
         let host_header = HostHeader::resolve(&place.key("host_header"), host_header, &mut self.faults);
         let hash_by = hash::resolve(&place.key("hash_by"), &declared.hash_by, &mut self.faults);
         self.service_protocol(place, &members, &hash_by);
-        let websocket = declared.websocket.unwrap_or(true);
+        let websocket = declared.websocket.unwrap_or(document::service::Service::WEBSOCKET);
         let is_served = !members.is_empty();
         is_served.then(|| Service { name: name.clone(), members, policy, host_header, hash_by, websocket })
     }
@@ -563,7 +564,7 @@ impl<'a> Validation<'a> {
     fn members(
         &mut self,
         place: &Place<'_>,
-        service: &document::Service,
+        service: &document::service::Service,
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
     ) -> Vec<Member> {
         let several = place.key("upstreams");
@@ -630,13 +631,13 @@ impl<'a> Validation<'a> {
     /// resolved each time.
     fn routes(&mut self, last: &Resolved, resolved: &mut Resolved) -> Vec<Passthrough> {
         const KIND: Kind = Kind::Route;
-        fn list(document: &Document) -> &Vec<Declared<document::Route>> {
+        fn list(document: &Document) -> &Vec<Declared<document::route::Route>> {
             &document.routes
         }
         let mut asked: BTreeSet<Name> =
             self.documents.changed(KIND, &last.documents).into_iter().cloned().collect();
         for name in &asked {
-            let is_scoped = |named: Named<'a, document::Route>| {
+            let is_scoped = |named: Named<'a, document::route::Route>| {
                 let entity = &named.declared.entity;
                 !entity.listeners.is_empty() || !entity.fleets.is_empty()
             };
@@ -680,7 +681,7 @@ impl<'a> Validation<'a> {
 
     fn route_input(
         &mut self,
-        named: &Named<'a, document::Route>,
+        named: &Named<'a, document::route::Route>,
         scopes: &Scopes,
         services: &OrdMap<Name, Arc<Service>>,
     ) -> RouteInput {
@@ -698,7 +699,7 @@ impl<'a> Validation<'a> {
         &mut self,
         references: route::References,
         place: &Place<'_>,
-        declared: &Declared<document::Route>,
+        declared: &Declared<document::route::Route>,
     ) -> Option<Route> {
         if let Some(service) = &references.service {
             self.for_requests(&place.key("service"), service);

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::cache::Cache;
-use crate::config::operation::NotifyEvent;
+use crate::config::document::notify::NotifyEvent;
 use crate::model::notify::Receiver;
 use crate::telemetry::events::{Events, Next, Told};
 

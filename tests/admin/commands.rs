@@ -10,25 +10,27 @@ use serde_json::{Value, json};
 use crate::harness::{Understudy, understudy};
 use crate::stage::shop;
 
-struct Said {
+struct CommandOutput {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-fn said(output: Output) -> Said {
+fn command_output(output: Output) -> CommandOutput {
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    CommandOutput { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
 /// Runs a command in a directory, so that files have short names.
-fn run(directory: &Path, arguments: &[&str]) -> Said {
-    said(understudy(arguments).current_dir(directory).output().unwrap())
+fn run(directory: &Path, arguments: &[&str]) -> CommandOutput {
+    command_output(understudy(arguments).current_dir(directory).output().unwrap())
 }
 
-fn over(server: &Understudy, directory: &Path, arguments: &[&str]) -> Said {
+fn run_against(server: &Understudy, directory: &Path, arguments: &[&str]) -> CommandOutput {
     let mut command = understudy(arguments);
-    said(command.current_dir(directory).env("UNDERSTUDY_ADMIN", server.admin.to_string()).output().unwrap())
+    command_output(
+        command.current_dir(directory).env("UNDERSTUDY_ADMIN", server.admin.to_string()).output().unwrap(),
+    )
 }
 
 #[test]
@@ -102,7 +104,7 @@ fn completions_are_what_a_shell_takes() {
             .spawn()
             .expect("there is a bash");
         bash.stdin.take().unwrap().write_all(format!("{script}\n{more}\n").as_bytes()).unwrap();
-        said(bash.wait_with_output().unwrap())
+        command_output(bash.wait_with_output().unwrap())
     };
     let complete = |words: &str| {
         let count = words.split(' ').count() - 1;
@@ -119,7 +121,7 @@ fn completions_are_what_a_shell_takes() {
 }
 
 #[test]
-fn wrong_usage_is_told_from_a_failure() {
+fn wrong_usage_is_distinguished_from_a_failure() {
     let here = Path::new(".");
     for arguments in [
         &["get", "upstraems"][..],
@@ -159,12 +161,12 @@ fn plan_compares_files_with_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_apply_declares_is_told_by_its_place_when_it_is_refused() {
+async fn a_fault_in_an_applied_file_is_reported_by_its_place() {
     let server = shop(&[]).await;
     let directory = tempfile::tempdir().unwrap();
     let apply = |text: &str, more: &[&str]| {
         fs::write(directory.path().join("a.yaml"), text).unwrap();
-        over(&server, directory.path(), &[&["apply", "-f", "a.yaml"], more].concat())
+        run_against(&server, directory.path(), &[&["apply", "-f", "a.yaml"], more].concat())
     };
     for (text, more, told) in [
         (
@@ -201,7 +203,7 @@ async fn patches_are_declared_over_rest_too() {
     let directory = tempfile::tempdir().unwrap();
     let patch = "raw: { patches: [{ kind: cluster, name: shop, merge: { per_connection_buffer_limit_bytes: 65536 } }] }\n";
     fs::write(directory.path().join("a.yaml"), patch).unwrap();
-    let told = over(&server, directory.path(), &["apply", "-f", "a.yaml"]);
+    let told = run_against(&server, directory.path(), &["apply", "-f", "a.yaml"]);
     assert_eq!(
         (told.code, told.out.as_str()),
         (Some(0), "created /raw/patches/clusters/shop\n"),

@@ -18,7 +18,7 @@ fn kills() -> usize {
 const WRITERS: usize = 4;
 
 #[derive(Default)]
-struct Seen {
+struct WrittenPairs {
     /// Pairs whose creation was acknowledged.
     answered: Mutex<BTreeSet<String>>,
     /// Acknowledged pairs whose deletion has begun.
@@ -28,7 +28,7 @@ struct Seen {
 }
 
 /// Writes pairs, and deletes every third again, until the control plane is gone.
-async fn write(client: reqwest::Client, admin: String, life: usize, writer: usize, seen: Arc<Seen>) {
+async fn write(client: reqwest::Client, admin: String, life: usize, writer: usize, seen: Arc<WrittenPairs>) {
     for number in 0.. {
         let pair = format!("l{life}w{writer}n{number}");
         let create = |side: &str| json!({"method": "POST", "path": "/upstreams", "body": {"name": format!("{pair}{side}")}});
@@ -60,7 +60,7 @@ async fn after_200_kills_each_write_that_was_answered_is_there_and_none_by_half(
     let mut understudy = Understudy::serve(&["--log", "warn"]).await;
     let (mut last, mut total) = (0, 0);
     for life in 0..kills() {
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(WrittenPairs::default());
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         let admin = understudy.admin.to_string();
         let writers = (0..WRITERS)

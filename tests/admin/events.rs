@@ -7,20 +7,20 @@ use crate::harness::{PATIENCE, Understudy};
 use crate::stage::{send, shop};
 
 /// Client that follows `GET /events`.
-struct Follower {
+struct EventReader {
     response: reqwest::Response,
     text: String,
 }
 
 /// Event: its kind, its id, and its data.
 #[derive(Debug)]
-struct Event {
+struct ReceivedEvent {
     word: String,
     id: String,
     data: Value,
 }
 
-impl Follower {
+impl EventReader {
     async fn new(understudy: &Understudy, last: Option<&str>) -> Self {
         let mut request = understudy.request(Method::GET, "/events");
         if let Some(last) = last {
@@ -31,14 +31,14 @@ impl Follower {
         Self { response, text: String::new() }
     }
 
-    async fn next(&mut self) -> Event {
+    async fn next(&mut self) -> ReceivedEvent {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let field = |name: &str| {
                     let lines = block.lines().filter_map(|line| line.strip_prefix(name));
                     lines.map(|line| line.trim_start_matches(':').trim()).collect::<String>()
                 };
-                let event = Event {
+                let event = ReceivedEvent {
                     word: field("event"),
                     id: field("id"),
                     data: serde_json::from_str(&field("data")).unwrap_or_default(),
@@ -58,9 +58,9 @@ impl Follower {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_is_told_and_who_comes_back_hears_what_they_missed() {
+async fn a_write_is_an_event_and_a_client_that_returns_gets_the_missed_ones() {
     let understudy = shop(&[]).await;
-    let mut follower = Follower::new(&understudy, None).await;
+    let mut follower = EventReader::new(&understudy, None).await;
     let headers = [("x-reason", "more of them")];
     send(&understudy, Method::PUT, "/upstreams/two", &headers, json!({})).await;
     let event = follower.next().await;
@@ -72,24 +72,24 @@ async fn a_write_is_told_and_who_comes_back_hears_what_they_missed() {
     understudy.put("/upstreams/three", json!({})).await;
     understudy.put("/upstreams/three", json!({})).await;
     understudy.put("/upstreams/four", json!({})).await;
-    let mut again = Follower::new(&understudy, Some(&event.id)).await;
+    let mut again = EventReader::new(&understudy, Some(&event.id)).await;
     let numbers = [again.next().await.data["number"].clone(), again.next().await.data["number"].clone()];
     assert_eq!(numbers, [json!(3), json!(4)], "a write that changes nothing is no revision");
 
-    let mut stranger = Follower::new(&understudy, Some("of-another-run")).await;
+    let mut stranger = EventReader::new(&understudy, Some("of-another-run")).await;
     assert_eq!(stranger.next().await.word, "missed");
     assert_eq!(stranger.next().await.data["number"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_are_refused_are_told_until_they_are_good_again() {
+async fn files_that_are_refused_are_reported_until_they_are_good_again() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("shop.yaml");
     let good = "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]";
     std::fs::write(&file, good).unwrap();
     let understudy = Understudy::serve(&[file.to_str().unwrap()]).await;
     assert_eq!(understudy.get("/status").await.1["files_stale_since"], Value::Null);
-    let mut follower = Follower::new(&understudy, None).await;
+    let mut follower = EventReader::new(&understudy, None).await;
     std::fs::write(&file, "upstreams: [{ nmae: shop }]").unwrap();
     let refused = follower.next().await;
     assert_eq!(

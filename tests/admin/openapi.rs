@@ -6,22 +6,22 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::Understudy;
-use crate::stage::{Answer, answer, send, shop};
+use crate::stage::{ApiResponse, receive, send, shop};
 
 /// Method of a path of the description.
-struct Operation<'a> {
+struct DescribedOperation<'a> {
     method: Method,
     path: &'a str,
     described: &'a Value,
 }
 
-impl Operation<'_> {
+impl DescribedOperation<'_> {
     fn is_probe(&self) -> bool {
         ["/livez", "/readyz"].contains(&self.path)
     }
 
     /// Returns the path with names that do not exist, of types that do.
-    fn of_nothing(&self) -> String {
+    fn path_of_nothing(&self) -> String {
         let words = [
             ("{target}", "10.0.0.9:80"),
             ("{number}/diff", "998..999/diff"),
@@ -46,18 +46,22 @@ impl Operation<'_> {
     }
 }
 
-fn operations(document: &Value) -> Vec<Operation<'_>> {
+fn operations(document: &Value) -> Vec<DescribedOperation<'_>> {
     let paths = document["paths"].as_object().unwrap().iter();
     let all = paths.flat_map(|(path, item)| {
         item.as_object().unwrap().iter().map(move |(method, described)| {
             let method = method.to_uppercase().parse().unwrap();
-            Operation { method, path, described }
+            DescribedOperation { method, path, described }
         })
     });
     all.collect()
 }
 
-async fn ask(understudy: &Understudy, operation: &Operation<'_>, headers: &[(&str, &str)]) -> Answer {
+async fn ask(
+    understudy: &Understudy,
+    operation: &DescribedOperation<'_>,
+    headers: &[(&str, &str)],
+) -> ApiResponse {
     let body = match (&operation.method, operation.path) {
         (&Method::PATCH, "/config") => {
             json!({"changes": [{"method": "DELETE", "path": "/upstreams/nothing"}]})
@@ -66,7 +70,7 @@ async fn ask(understudy: &Understudy, operation: &Operation<'_>, headers: &[(&st
         _ if operation.takes_a_body() => json!({}),
         _ => Value::Null,
     };
-    send(understudy, operation.method.clone(), &operation.of_nothing(), headers, body).await
+    send(understudy, operation.method.clone(), &operation.path_of_nothing(), headers, body).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,19 +81,20 @@ async fn what_is_described_is_what_the_paths_know() {
     assert!(operations.len() > 60, "{}", operations.len());
     let paths: BTreeSet<&str> = operations.iter().map(|operation| operation.path).collect();
     for path in paths {
-        let of_path: Vec<&Operation<'_>> = operations.iter().filter(|it| it.path == path).collect();
+        let of_path: Vec<&DescribedOperation<'_>> = operations.iter().filter(|it| it.path == path).collect();
         let mut described: BTreeSet<String> = of_path.iter().map(|it| it.method.to_string()).collect();
         if described.contains("GET") {
             described.insert("HEAD".to_owned());
         }
-        let options = send(&understudy, Method::OPTIONS, &of_path[0].of_nothing(), &[], Value::Null).await;
+        let options =
+            send(&understudy, Method::OPTIONS, &of_path[0].path_of_nothing(), &[], Value::Null).await;
         let known: BTreeSet<String> =
             options.header("allow").split(',').map(|it| it.trim().to_owned()).collect();
         assert_eq!((options.status, known), (204, described), "{path}");
         let other = send(
             &understudy,
             Method::from_bytes(b"PURGE").unwrap(),
-            &of_path[0].of_nothing(),
+            &of_path[0].path_of_nothing(),
             &[],
             Value::Null,
         )
@@ -99,7 +104,10 @@ async fn what_is_described_is_what_the_paths_know() {
 }
 
 /// Sends faulty requests, and returns each response with the fault and the expected status.
-async fn provoked(understudy: &Understudy, operation: &Operation<'_>) -> Vec<(u16, &'static str, Answer)> {
+async fn provoked(
+    understudy: &Understudy,
+    operation: &DescribedOperation<'_>,
+) -> Vec<(u16, &'static str, ApiResponse)> {
     let admin = understudy.admin.to_string();
     let mut answers = vec![
         (
@@ -119,10 +127,10 @@ async fn provoked(understudy: &Understudy, operation: &Operation<'_>) -> Vec<(u1
         answers.push((404, "names that nothing has", ask(understudy, operation, &[]).await));
     }
     if operation.takes_a_body() {
-        let url = format!("http://{admin}{}", operation.of_nothing());
+        let url = format!("http://{admin}{}", operation.path_of_nothing());
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let with = |content_type: &'static str, body: &'static str| {
-            answer(
+            receive(
                 client
                     .request(operation.method.clone(), &url)
                     .header("content-type", content_type)

@@ -104,7 +104,7 @@ async fn a_drill_without_traffic_ends_with_its_time_and_its_report_can_be_kept()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn receivers_are_told_of_drills_and_can_tell_who_said_it() {
+async fn receivers_get_drills_signed() {
     let receiver = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", receiver.local_addr().unwrap());
     let notify = format!("notify: [{{ url: \"{url}\", events: [drill], secret: s3cret }}]\n{SHOP}");

@@ -9,7 +9,7 @@ use crate::harness::{Understudy, understudy as command};
 use crate::stage::{send, shop};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_tells_what_it_means_and_changes_nothing() {
+async fn a_dry_run_reports_its_effects_and_changes_nothing() {
     let understudy = shop(&[]).await;
     let before = understudy.get("/config").await.1;
     let requests = [

@@ -76,7 +76,7 @@ async fn at_the_end_what_is_under_way_is_answered_and_nobody_else_is_sent_there(
     let mut answer = String::new();
     writer.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains("HTTP/1.1 201 Created"), "{answer}");
-    assert!(server.process().ended().await.success());
+    assert!(server.process().wait_for_exit().await.success());
     server.restart().await;
     assert_eq!(server.get("/upstreams/late").await.0, 200, "what was answered is there");
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Understudy, eventually};
-use crate::tls::{Authority, Pair};
+use crate::tls::{CertificateAuthority, CertifiedKey};
 
 /// Time limit for writing and reading 5,000 files, on a machine that is busy.
 const STORM: Duration = Duration::from_secs(120);
@@ -147,11 +147,11 @@ async fn a_file_that_is_cut_and_written_again_is_one_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_expires_is_told_though_nothing_else_happens() {
+async fn a_certificate_that_expires_is_reported_though_nothing_else_happens() {
     let understudy = Understudy::serve(&[]).await;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let authority = Authority::new("us");
-    let write = async |name: &str, pair: Pair| {
+    let authority = CertificateAuthority::new("us");
+    let write = async |name: &str, pair: CertifiedKey| {
         let body = json!({"certificate": {"inline": pair.chain}, "key": {"inline": pair.key}});
         let (status, answer) = understudy.put(&format!("/certificates/{name}"), body).await;
         assert_eq!(status, 201, "{answer}");

@@ -12,8 +12,8 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Understudy, eventually};
-use crate::stage::{Answer, send, shop};
-use crate::tls::{Authority, Pair};
+use crate::stage::{ApiResponse, send, shop};
+use crate::tls::{CertificateAuthority, CertifiedKey};
 
 /// Base64 encoder without a crate, only to search for encoded secrets.
 mod base64_lite {
@@ -34,15 +34,15 @@ mod base64_lite {
 }
 
 /// Request with a secret in it: method, path and body around the value at the place of the secret.
-type Place = Box<dyn Fn(Value) -> (Method, String, Value)>;
+type SecretPlace = Box<dyn Fn(Value) -> (Method, String, Value)>;
 
-fn place(path: &str, body: impl Fn(Value) -> Value + 'static) -> Place {
+fn place(path: &str, body: impl Fn(Value) -> Value + 'static) -> SecretPlace {
     let path = path.to_owned();
     Box::new(move |leaf| (Method::PUT, path.clone(), body(leaf)))
 }
 
 /// Returns a place in a raw listener: an HTTP filter in front of a router.
-fn filter(name: &'static str, url: &'static str, fields: impl Fn(Value) -> Value + 'static) -> Place {
+fn filter(name: &'static str, url: &'static str, fields: impl Fn(Value) -> Value + 'static) -> SecretPlace {
     place(&format!("/raw/listeners/{name}"), move |leaf| {
         let mut config = fields(leaf);
         config["@type"] = format!("type.googleapis.com/{url}").into();
@@ -58,7 +58,7 @@ fn filter(name: &'static str, url: &'static str, fields: impl Fn(Value) -> Value
 }
 
 /// Returns every place that can hold a secret in a write over REST.
-fn places(pair: &Pair) -> Vec<Place> {
+fn places(pair: &CertifiedKey) -> Vec<SecretPlace> {
     let chain = pair.chain.clone();
     let tls = |private_key: Value| {
         json!({"name": "envoy.transport_sockets.tls", "typed_config": {
@@ -116,14 +116,14 @@ fn leaves(secret: &str) -> Vec<Value> {
 
 /// Every text that left the program, each with its source.
 #[derive(Default)]
-struct Told(Vec<(String, String)>);
+struct DisclosedTexts(Vec<(String, String)>);
 
-impl Told {
-    fn note(&mut self, what: String, answer: &Answer) {
+impl DisclosedTexts {
+    fn record(&mut self, what: String, answer: &ApiResponse) {
         self.0.push((what, format!("{:?} {}", answer.headers, answer.body)));
     }
 
-    fn nothing_of(&self, secrets: &[String]) {
+    fn contains_none_of(&self, secrets: &[String]) {
         for secret in secrets {
             let encoded = encode(secret.as_bytes());
             for (what, text) in &self.0 {
@@ -148,7 +148,7 @@ fn follow(understudy: &Understudy) -> Arc<Mutex<String>> {
 }
 
 /// Reads every path of the description with GET, and the paths that the writes made.
-async fn read_all(understudy: &Understudy, told: &mut Told, more: &[String]) {
+async fn read_all(understudy: &Understudy, told: &mut DisclosedTexts, more: &[String]) {
     let (_, document) = understudy.get("/openapi.json").await;
     let item = |(path, item): (&String, &Value)| {
         let is_plain = item.get("get").is_some()
@@ -166,19 +166,20 @@ async fn read_all(understudy: &Understudy, told: &mut Told, more: &[String]) {
     for path in paths {
         let answer = send(understudy, Method::GET, &path, &[], Value::Null).await;
         assert!([200, 404].contains(&answer.status), "{path}: {}", answer.body);
-        told.note(format!("GET {path}"), &answer);
+        told.record(format!("GET {path}"), &answer);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_is_written_anywhere_over_rest_is_told_nowhere() {
+async fn a_secret_that_is_written_anywhere_over_rest_is_disclosed_nowhere() {
     let mut understudy = shop(&["--log", "debug"]).await;
     let events = follow(&understudy);
     let mut runner = TestRunner::deterministic();
     let random = string_regex("zq[A-Za-z0-9]{30}qz").unwrap();
     let mut secret = || random.new_tree(&mut runner).unwrap().current();
-    let (mut told, mut secrets, mut paths, mut accepted) = (Told::default(), Vec::new(), Vec::new(), 0);
-    let pair = Authority::new("us").issue(&["shop.example.com"]);
+    let (mut told, mut secrets, mut paths, mut accepted) =
+        (DisclosedTexts::default(), Vec::new(), Vec::new(), 0);
+    let pair = CertificateAuthority::new("us").issue(&["shop.example.com"]);
     for write in places(&pair) {
         for form in 0..leaves("").len() {
             for flags in ["?dry_run=true", ""] {
@@ -189,7 +190,7 @@ async fn a_secret_that_is_written_anywhere_over_rest_is_told_nowhere() {
                     send(&understudy, method.clone(), &format!("{path}{flags}"), &[], body.clone()).await;
                 assert!(answer.status < 500, "{what}: {}", answer.body);
                 accepted += usize::from(answer.status < 300);
-                told.note(what, &answer);
+                told.record(what, &answer);
                 // Further writes of the secret: with a fault beside it, in a batch of changes, and in a plan.
                 body["nothing"] = json!(1);
                 let steps = json!({"changes": [{"method": "PUT", "path": path, "body": body}]});
@@ -199,7 +200,7 @@ async fn a_secret_that_is_written_anywhere_over_rest_is_told_nowhere() {
                     (Method::POST, "/plan", steps),
                 ] {
                     let answer = send(&understudy, method.clone(), path, &[], body).await;
-                    told.note(format!("{method} {path} with a fault"), &answer);
+                    told.record(format!("{method} {path} with a fault"), &answer);
                 }
                 secrets.push(secret);
                 paths.push(path);
@@ -216,7 +217,7 @@ async fn a_secret_that_is_written_anywhere_over_rest_is_told_nowhere() {
         let answer =
             send(&understudy, Method::PUT, "/upstreams/x", &[("authorization", &header)], json!({})).await;
         assert_eq!(answer.status, 401, "{}", answer.body);
-        told.note("a request with a token that is none".to_owned(), &answer);
+        told.record("a request with a token that is none".to_owned(), &answer);
         secrets.push(secret);
     }
     paths.sort();
@@ -234,7 +235,7 @@ async fn a_secret_that_is_written_anywhere_over_rest_is_told_nowhere() {
     told.0.push(("the log after a restart".to_owned(), understudy.log()));
     read_all(&understudy, &mut told, &paths).await;
     assert!(secrets.len() > 100 && told.0.len() > 400, "{} {}", secrets.len(), told.0.len());
-    told.nothing_of(&secrets);
+    told.contains_none_of(&secrets);
     // A check of the search itself: hashes must be found where secrets were replaced.
     assert!(told.0.iter().any(|(_, text)| text.contains("[hash ")), "hashes stand in their places");
 }
@@ -272,7 +273,7 @@ fn files(secret: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_in_a_file_is_told_nowhere_whether_the_file_is_right_or_not() {
+async fn a_secret_in_a_file_is_disclosed_nowhere_whether_the_file_is_right_or_not() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.yaml");
     fs::write(&file, "").unwrap();
@@ -280,13 +281,13 @@ async fn a_secret_in_a_file_is_told_nowhere_whether_the_file_is_right_or_not() {
     let understudy = Understudy::serve(&["--log", "debug", &path]).await;
     let mut runner = TestRunner::deterministic();
     let random = string_regex("zq[A-Za-z0-9]{30}qz").unwrap();
-    let (mut told, mut secrets, mut accepted) = (Told::default(), Vec::new(), 0);
+    let (mut told, mut secrets, mut accepted) = (DisclosedTexts::default(), Vec::new(), 0);
     for form in 0..files("").len() {
         let secret = random.new_tree(&mut runner).unwrap().current();
         fs::write(&file, &files(&secret)[form]).unwrap();
         let answer = send(&understudy, Method::POST, "/reload", &[], Value::Null).await;
         accepted += usize::from(answer.status == 200);
-        told.note(format!("POST /reload {form}"), &answer);
+        told.record(format!("POST /reload {form}"), &answer);
         read_all(&understudy, &mut told, &[]).await;
         for arguments in [&["check"][..], &["check", "--format", "json"], &["check", "--format", "github"]] {
             let output = crate::harness::understudy(arguments).arg(&file).output().unwrap();
@@ -297,5 +298,5 @@ async fn a_secret_in_a_file_is_told_nowhere_whether_the_file_is_right_or_not() {
     }
     assert_eq!(accepted, 2, "two of the files are right");
     told.0.push(("the log".to_owned(), understudy.log()));
-    told.nothing_of(&secrets);
+    told.contains_none_of(&secrets);
 }

@@ -8,8 +8,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Process, Understudy, eventually, understudy};
-use crate::stage::{Answer, send, shop};
-use crate::tls::{Authority, Pair};
+use crate::stage::{ApiResponse, send, shop};
+use crate::tls::{CertificateAuthority, CertifiedKey};
 
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
@@ -23,7 +23,7 @@ async fn token(understudy: &Understudy, name: &str, role: &str) -> String {
     made["token"].as_str().unwrap().to_owned()
 }
 
-async fn with(understudy: &Understudy, token: &str, method: Method, path: &str, body: Value) -> Answer {
+async fn with(understudy: &Understudy, token: &str, method: Method, path: &str, body: Value) -> ApiResponse {
     let bearer = format!("Bearer {token}");
     send(understudy, method, path, &[("authorization", &bearer)], body).await
 }
@@ -170,7 +170,7 @@ async fn too_much_is_refused_and_each_request_has_an_id() {
     assert_ne!(answer.header("x-request-id"), other.header("x-request-id"));
 
     let large = understudy.request(PUT, "/upstreams/large").header("content-type", "application/json");
-    let answer = crate::stage::answer(large.body(vec![b' '; (16 << 20) + 1])).await;
+    let answer = crate::stage::receive(large.body(vec![b' '; (16 << 20) + 1])).await;
     assert_eq!(answer.status, 413, "{}", answer.body);
     assert_eq!(answer.header("content-type"), "application/problem+json");
 
@@ -189,7 +189,7 @@ async fn too_much_is_refused_and_each_request_has_an_id() {
     assert_eq!(slow.get("/livez").await.0, 200, "probes are not counted");
 }
 
-fn write(directory: &Path, name: &str, pair: &Pair) -> [PathBuf; 2] {
+fn write(directory: &Path, name: &str, pair: &CertifiedKey) -> [PathBuf; 2] {
     let [chain, key] = ["pem", "key"].map(|ending| directory.join(format!("{name}.{ending}")));
     std::fs::write(&key, &pair.key).unwrap();
     std::fs::write(&chain, &pair.chain).unwrap();
@@ -200,8 +200,11 @@ fn write(directory: &Path, name: &str, pair: &Pair) -> [PathBuf; 2] {
 async fn the_admin_port_speaks_tls_shows_renewed_certificates_and_can_ask_for_the_client_s() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let (first, second, clients) =
-        (Authority::new("first"), Authority::new("second"), Authority::new("clients"));
+    let (first, second, clients) = (
+        CertificateAuthority::new("first"),
+        CertificateAuthority::new("second"),
+        CertificateAuthority::new("clients"),
+    );
     for (name, authority) in [("first.ca", &first), ("second.ca", &second), ("clients.ca", &clients)] {
         std::fs::write(path(name), &authority.pem).unwrap();
     }
@@ -276,9 +279,9 @@ async fn an_address_that_others_reach_wants_tls_or_the_word_and_then_a_token_onc
 const MARK: &str = "zq7SECRETzq7";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_tells_a_secret() {
+async fn nothing_discloses_a_secret() {
     let understudy = Understudy::serve(&["--log", "debug"]).await;
-    let authority = Authority::new("us");
+    let authority = CertificateAuthority::new("us");
     let pair = authority.issue(&["shop.example.com"]);
     let marked_key = format!("-----BEGIN PRIVATE KEY-----\n{MARK}\n-----END PRIVATE KEY-----\n");
     let reason = [("x-reason", "renew")];

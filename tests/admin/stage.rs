@@ -8,14 +8,14 @@ use crate::harness::Understudy;
 
 /// Response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ApiResponse {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     /// Body; null for none.
     pub(crate) body: Value,
 }
 
-impl Answer {
+impl ApiResponse {
     /// Returns a header as text; empty if it is absent.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
@@ -29,7 +29,7 @@ pub(crate) async fn send(
     path: &str,
     headers: &[(&str, &str)],
     body: Value,
-) -> Answer {
+) -> ApiResponse {
     let mut request = understudy.request(method, path);
     if !body.is_null() {
         request = request.json(&body);
@@ -37,15 +37,15 @@ pub(crate) async fn send(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    answer(request).await
+    receive(request).await
 }
 
-pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Answer {
+pub(crate) async fn receive(request: reqwest::RequestBuilder) -> ApiResponse {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let text = response.text().await.unwrap();
     let body = serde_json::from_str(&text).unwrap_or(if text.is_empty() { Value::Null } else { json!(text) });
-    Answer { status, headers, body }
+    ApiResponse { status, headers, body }
 }
 
 /// Starts a control plane without files, with an upstream, a service and a route named `shop`.

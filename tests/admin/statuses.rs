@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::Understudy;
-use crate::stage::{Answer, answer, send, shop};
+use crate::stage::{ApiResponse, receive, send, shop};
 
 const GET: Method = Method::GET;
 const HEAD: Method = Method::HEAD;
@@ -16,7 +16,7 @@ const PUT: Method = Method::PUT;
 const PATCH: Method = Method::PATCH;
 const DELETE: Method = Method::DELETE;
 
-fn of_problem(answer: &Answer, what: &str) {
+fn of_problem(answer: &ApiResponse, what: &str) {
     assert_eq!(answer.header("content-type"), "application/problem+json", "{what}");
     assert_eq!(answer.body["status"], answer.status, "{what}: {}", answer.body);
     for key in ["type", "title", "detail"] {
@@ -126,7 +126,7 @@ async fn what_is_no_json_object_is_refused_by_its_kind() {
     let understudy = shop(&[]).await;
     let post = |content_type: &'static str, body: Vec<u8>| {
         let request = understudy.request(POST, "/upstreams").header("content-type", content_type);
-        answer(request.body(body))
+        receive(request.body(body))
     };
     let large = vec![b' '; (16 << 20) + 1];
     for (content_type, body, status) in [
@@ -148,7 +148,7 @@ async fn what_is_no_json_object_is_refused_by_its_kind() {
     }
     let patch =
         understudy.request(PATCH, "/upstreams/a").header("content-type", "application/merge-patch+json");
-    assert_eq!(answer(patch.body("{\"tags\": [\"x\"]}")).await.status, 200);
+    assert_eq!(receive(patch.body("{\"tags\": [\"x\"]}")).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

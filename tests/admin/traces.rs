@@ -17,33 +17,33 @@ use crate::harness::{PATIENCE, Understudy};
 
 /// Fields of `opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest` that the tests read.
 #[derive(Message)]
-struct Export {
+struct ExportedTraces {
     #[prost(message, repeated, tag = "1")]
-    resources: Vec<OfResource>,
+    resources: Vec<ResourceSpans>,
 }
 
 #[derive(Message)]
-struct OfResource {
+struct ResourceSpans {
     #[prost(message, optional, tag = "1")]
-    resource: Option<Resource>,
+    resource: Option<TraceResource>,
     #[prost(message, repeated, tag = "2")]
-    scopes: Vec<OfScope>,
+    scopes: Vec<ScopeSpans>,
 }
 
 #[derive(Message)]
-struct Resource {
+struct TraceResource {
     #[prost(message, repeated, tag = "1")]
     attributes: Vec<Attribute>,
 }
 
 #[derive(Message)]
-struct OfScope {
+struct ScopeSpans {
     #[prost(message, repeated, tag = "2")]
-    spans: Vec<Span>,
+    spans: Vec<ExportedSpan>,
 }
 
 #[derive(Clone, Message)]
-struct Span {
+struct ExportedSpan {
     #[prost(string, tag = "5")]
     name: String,
     #[prost(message, repeated, tag = "9")]
@@ -55,11 +55,11 @@ struct Attribute {
     #[prost(string, tag = "1")]
     key: String,
     #[prost(message, optional, tag = "2")]
-    value: Option<Text>,
+    value: Option<AnyValue>,
 }
 
 #[derive(Clone, Message)]
-struct Text {
+struct AnyValue {
     #[prost(string, tag = "1")]
     text: String,
 }
@@ -70,7 +70,7 @@ fn text(attributes: &[Attribute], key: &str) -> String {
 }
 
 /// Starts a collector: gRPC over HTTP/2 without TLS, whose response is the empty message.
-async fn collector() -> (String, mpsc::UnboundedReceiver<Export>) {
+async fn collector() -> (String, mpsc::UnboundedReceiver<ExportedTraces>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (sender, exports) = mpsc::unbounded_channel();
@@ -86,7 +86,7 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<Export>) {
                         "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
                     );
                     let body = request.into_body().collect().await.unwrap().to_bytes();
-                    let _ = sender.send(Export::decode(&body[5..]).unwrap());
+                    let _ = sender.send(ExportedTraces::decode(&body[5..]).unwrap());
                     let trailers = async {
                         Some(Ok::<_, Infallible>(HeaderMap::from_iter([(
                             "grpc-status".parse().unwrap(),
@@ -110,8 +110,8 @@ async fn a_write_is_a_trace_of_what_it_took() {
     let (address, mut exports) = collector().await;
     let understudy = Understudy::serve(&["--otlp", &address]).await;
     assert_eq!(understudy.put("/upstreams/shop", json!({})).await.0, 201);
-    let mut spans: Vec<Span> = Vec::new();
-    let wanted = |spans: &[Span]| {
+    let mut spans: Vec<ExportedSpan> = Vec::new();
+    let wanted = |spans: &[ExportedSpan]| {
         ["request", "build", "commit"].iter().all(|name| spans.iter().any(|it| it.name == *name))
     };
     let all = async {

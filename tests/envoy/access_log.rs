@@ -21,7 +21,7 @@ async fn line(path: &std::path::Path, what: &str, fits: impl Fn(&Value) -> bool)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_tells_who_served_and_after_how_many_tries() {
+async fn a_log_names_the_backend_and_the_number_of_tries() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let logs = ["requests", "connections", "text"].map(|name| directory.path().join(name));
     let [requests, connections, text] = &logs;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, eventually, free_port};
-use crate::stage::{Cast, DELTA, Edge, STATE_OF_THE_WORLD, Variant, all_acked};
+use crate::stage::{Backends, DELTA, Edge, STATE_OF_THE_WORLD, Variant, all_acked};
 
 /// Returns the weight that Envoy has for a target now.
 async fn weight(edge: &Edge, target: &str) -> Value {
@@ -30,8 +30,8 @@ async fn weight(edge: &Edge, target: &str) -> Value {
 }
 
 async fn an_answer_waits_for_the_envoy_or_names_it(variant: Variant) {
-    let cast = Cast::start().await;
-    let mut edge = cast.edge_speaking(variant, json!({})).await;
+    let backends = Backends::start().await;
+    let mut edge = backends.edge_speaking(variant, json!({})).await;
     all_acked(&edge.understudy, PATIENCE).await;
     let target = "127.0.0.1:9";
     let path = format!("/upstreams/checkout/targets/{target}");
@@ -92,8 +92,8 @@ async fn an_answer_waits_for_the_envoy_or_names_it_in_delta() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_refuses_is_named_with_its_words() {
-    let cast = Cast::start().await;
-    let edge = cast.edge_without_canary(STATE_OF_THE_WORLD).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge_without_canary(STATE_OF_THE_WORLD).await;
     all_acked(&edge.understudy, PATIENCE).await;
     // An address of no machine (RFC 5737).
     let listener = json!({"name": "bad", "address": format!("192.0.2.1:{}", free_port())});
@@ -109,8 +109,8 @@ async fn who_refuses_is_named_with_its_words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_leaves_is_not_waited_for() {
-    let cast = Cast::start().await;
-    let mut edge = cast.edge_speaking(STATE_OF_THE_WORLD, json!({})).await;
+    let backends = Backends::start().await;
+    let mut edge = backends.edge_speaking(STATE_OF_THE_WORLD, json!({})).await;
     all_acked(&edge.understudy, PATIENCE).await;
     edge.envoy.kill();
     eventually(PATIENCE, "it is seen to be gone", async || {

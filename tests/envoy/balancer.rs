@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use http::Method;
 use reqwest::Url;
 use serde_json::{Value, json};
-use understudy::cli::load::{Load, Options};
+use understudy::cli::demo::load::{LoadOptions, OpenLoad};
 
 use crate::harness::{Backend, PATIENCE, Understudy, eventually};
-use crate::stage::{Cast, Edge, comes_to_rest, create, faultless, window};
+use crate::stage::{Backends, Edge, comes_to_rest, create, faultless, window};
 
 const BALANCERS: [&str; 6] =
     ["round_robin", "least_request", "random", "weighted_random", "ring_hash", "maglev"];
@@ -38,10 +38,10 @@ fn url(edge: &Edge, name: &str) -> Url {
 }
 
 /// Starts one Envoy with an upstream for each balancer, all of the same targets.
-async fn all_balancers(cast: &Cast) -> Edge {
+async fn all_balancers(backends: &Backends) -> Edge {
     let edge = Edge::by_rest(async |understudy| {
         for balancer in BALANCERS {
-            let targets = targets(&[&cast.a, &cast.b], &[&cast.failover]);
+            let targets = targets(&[&backends.a, &backends.b], &[&backends.failover]);
             upstream(understudy, balancer, json!({"load_balancer": balancer}), targets).await;
         }
     })
@@ -54,8 +54,8 @@ async fn all_balancers(cast: &Cast) -> Edge {
 }
 
 /// Starts load for each balancer, light enough that six of them at once are not too much.
-fn loads(edge: &Edge) -> Vec<Load> {
-    BALANCERS.iter().map(|balancer| Load::start(Options::get(url(edge, balancer), 50))).collect()
+fn loads(edge: &Edge) -> Vec<OpenLoad> {
+    BALANCERS.iter().map(|balancer| OpenLoad::start(LoadOptions::get(url(edge, balancer), 50))).collect()
 }
 
 /// Returns the backend that answers a GET, with a key to be hashed or without.
@@ -84,19 +84,19 @@ async fn shares(edge: &Edge, name: &str, requests: u32) -> BTreeMap<String, u32>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_every_balancer_a_dead_tier_costs_no_request_and_its_return_none() {
-    let mut cast = Cast::start().await;
-    let edge = all_balancers(&cast).await;
+    let mut backends = Backends::start().await;
+    let edge = all_balancers(&backends).await;
     let loads = loads(&edge);
     for load in &loads {
         comes_to_rest(load, &["A", "B"]).await;
     }
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.kill();
     }
     for load in &loads {
         comes_to_rest(load, &["FAILOVER"]).await;
     }
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.restart().await;
     }
     for load in &loads {
@@ -109,10 +109,10 @@ async fn with_every_balancer_a_dead_tier_costs_no_request_and_its_return_none() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_every_balancer_one_primary_is_enough_to_leave_the_standby_alone() {
-    let mut cast = Cast::start().await;
-    let edge = all_balancers(&cast).await;
+    let mut backends = Backends::start().await;
+    let edge = all_balancers(&backends).await;
     let loads = loads(&edge);
-    cast.a.kill();
+    backends.a.kill();
     for load in &loads {
         comes_to_rest(load, &["B"]).await;
     }
@@ -120,11 +120,11 @@ async fn with_every_balancer_one_primary_is_enough_to_leave_the_standby_alone() 
         faultless(load).await;
     }
     // A retry may have gone there before the death was noticed; a request of this load never does.
-    let after = cast.failover.gets().await;
-    let load = Load::start(Options::get(url(&edge, "maglev"), 100));
+    let after = backends.failover.gets().await;
+    let load = OpenLoad::start(LoadOptions::get(url(&edge, "maglev"), 100));
     window(&load, 100).await;
     faultless(load).await;
-    assert_eq!(cast.failover.gets().await, after);
+    assert_eq!(backends.failover.gets().await, after);
 }
 
 /// Returns the backend of each of 60 keys.
@@ -141,11 +141,11 @@ async fn owners(edge: &Edge, name: &str) -> BTreeMap<String, String> {
 /// drawn anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_stay_with_survivors_and_return_to_who_was_dead() {
-    let mut cast = Cast::start().await;
+    let mut backends = Backends::start().await;
     let c = Backend::start("C").await;
     let edge = Edge::by_rest(async |understudy| {
         for balancer in ["ring_hash", "maglev"] {
-            let targets = targets(&[&cast.a, &cast.b, &c], &[&cast.failover]);
+            let targets = targets(&[&backends.a, &backends.b, &c], &[&backends.failover]);
             upstream(understudy, balancer, json!({"load_balancer": balancer}), targets).await;
         }
     })
@@ -158,7 +158,7 @@ async fn keys_stay_with_survivors_and_return_to_who_was_dead() {
         })
         .await;
         assert_eq!(owners(&edge, balancer).await, all_three, "the same key, the same target");
-        cast.b.kill();
+        backends.b.kill();
         let without_b = eventually(PATIENCE, "nobody waits for B", async || {
             let owners = owners(&edge, balancer).await;
             if owners.values().all(|owner| owner == "A" || owner == "C") {
@@ -171,7 +171,7 @@ async fn keys_stay_with_survivors_and_return_to_who_was_dead() {
         let moved =
             all_three.iter().filter(|(key, owner)| *owner != "B" && without_b[*key] != **owner).count();
         assert!(moved <= may_move, "{balancer}: {moved} keys of survivors moved");
-        cast.b.restart().await;
+        backends.b.restart().await;
         eventually(PATIENCE, "all keys are where they were", async || match owners(&edge, balancer).await {
             owners if owners == all_three => Ok(()),
             owners => Err(format!("{owners:?}")),
@@ -182,13 +182,13 @@ async fn keys_stay_with_survivors_and_return_to_who_was_dead() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn weights_are_shares_within_a_tier() {
-    let cast = Cast::start().await;
+    let backends = Backends::start().await;
     let edge = Edge::by_rest(async |understudy| {
         for balancer in ["round_robin", "weighted_random", "random"] {
             let targets = json!([
-                {"target": cast.a.address().to_string(), "weight": 1},
-                {"target": cast.b.address().to_string(), "weight": 3},
-                {"target": cast.failover.address().to_string(), "failover": true},
+                {"target": backends.a.address().to_string(), "weight": 1},
+                {"target": backends.b.address().to_string(), "weight": 3},
+                {"target": backends.failover.address().to_string(), "failover": true},
             ]);
             upstream(understudy, balancer, json!({"load_balancer": balancer}), targets).await;
         }
@@ -211,7 +211,7 @@ async fn weights_are_shares_within_a_tier() {
 /// the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn spill_shares_by_its_factor_within_a_cluster_and_over_an_aggregate() {
-    let mut cast = Cast::start().await;
+    let mut backends = Backends::start().await;
     let cases = [
         ("rr-140", "round_robin", 140, 30),
         ("maglev-140", "maglev", 140, 30),
@@ -221,11 +221,12 @@ async fn spill_shares_by_its_factor_within_a_cluster_and_over_an_aggregate() {
         for (name, balancer, factor, _) in cases {
             let settings =
                 json!({"load_balancer": balancer, "failover": {"mode": "spill", "factor": factor}});
-            upstream(understudy, name, settings, targets(&[&cast.a, &cast.b], &[&cast.failover])).await;
+            upstream(understudy, name, settings, targets(&[&backends.a, &backends.b], &[&backends.failover]))
+                .await;
         }
     })
     .await;
-    cast.a.kill();
+    backends.a.kill();
     for (name, _, _, percent) in cases {
         eventually(PATIENCE, &format!("{name} spills {percent} %"), async || {
             let shares = shares(&edge, name, 600).await;
@@ -242,27 +243,28 @@ async fn spill_shares_by_its_factor_within_a_cluster_and_over_an_aggregate() {
 /// be served.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_all_tiers_of_an_aggregate_are_down_all_are_tried_or_none() {
-    let mut cast = Cast::start().await;
+    let mut backends = Backends::start().await;
     let edge = Edge::by_rest(async |understudy| {
         for when in ["try_all", "fail"] {
             let settings = json!({"load_balancer": "maglev", "failover": {"when_all_down": when}});
-            upstream(understudy, when, settings, targets(&[&cast.a, &cast.b], &[&cast.failover])).await;
+            upstream(understudy, when, settings, targets(&[&backends.a, &backends.b], &[&backends.failover]))
+                .await;
         }
     })
     .await;
-    let loads = ["try_all", "fail"].map(|name| Load::start(Options::get(url(&edge, name), 100)));
-    for primary in cast.primaries() {
+    let loads = ["try_all", "fail"].map(|name| OpenLoad::start(LoadOptions::get(url(&edge, name), 100)));
+    for primary in backends.primaries() {
         primary.mode("status 503").await;
     }
     for load in &loads {
         comes_to_rest(load, &["FAILOVER"]).await;
     }
-    let tried = cast.a.gets().await + cast.b.gets().await;
+    let tried = backends.a.gets().await + backends.b.gets().await;
     for load in &loads {
         window(load, 200).await;
     }
     assert_eq!(
-        cast.a.gets().await + cast.b.gets().await,
+        backends.a.gets().await + backends.b.gets().await,
         tried,
         "a dead tier gets nothing while another lives"
     );
@@ -270,20 +272,20 @@ async fn when_all_tiers_of_an_aggregate_are_down_all_are_tried_or_none() {
         faultless(load).await;
     }
 
-    cast.failover.mode("status 503").await;
+    backends.failover.mode("status 503").await;
     eventually(PATIENCE, "503 without asking any target", async || {
-        match asked(&edge, &mut cast, "fail").await {
+        match asked(&edge, &mut backends, "fail").await {
             0 => Ok(()),
             targets => Err(format!("{targets} were asked")),
         }
     })
     .await;
-    assert!(asked(&edge, &mut cast, "try_all").await > 0, "any target is better than none");
+    assert!(asked(&edge, &mut backends, "try_all").await > 0, "any target is better than none");
 }
 
 /// Returns the number of targets that one GET is sent to, if none of them answers well.
-async fn asked(edge: &Edge, cast: &mut Cast, name: &str) -> u64 {
-    let before = cast.a.gets().await + cast.b.gets().await + cast.failover.gets().await;
+async fn asked(edge: &Edge, backends: &mut Backends, name: &str) -> u64 {
+    let before = backends.a.gets().await + backends.b.gets().await + backends.failover.gets().await;
     assert_eq!(answer(edge, name, None).await, Err("503".to_owned()));
-    cast.a.gets().await + cast.b.gets().await + cast.failover.gets().await - before
+    backends.a.gets().await + backends.b.gets().await + backends.failover.gets().await - before
 }

@@ -6,22 +6,22 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{Envoy, PATIENCE, Understudy, eventually, free_port};
-use crate::stage::{Cast, DELTA, Edge, STATE_OF_THE_WORLD, Variant, create, faultless, window};
+use crate::stage::{Backends, DELTA, Edge, STATE_OF_THE_WORLD, Variant, create, faultless, window};
 
 /// Three Envoys of one fleet, which share a port. The first by id is the canary.
-struct Trio {
+struct ThreeEnvoys {
     edge: Edge,
     others: [Envoy; 2],
 }
 
-impl Trio {
-    async fn start(variant: Variant, cast: &Cast) -> Self {
-        let edge = cast.edge_speaking(variant, json!({})).await;
+impl ThreeEnvoys {
+    async fn start(variant: Variant, backends: &Backends) -> Self {
+        let edge = backends.edge_speaking(variant, json!({})).await;
         let second = Envoy::start(&edge.understudy, "edge-2", "edge", variant).await;
         let third = Envoy::start(&edge.understudy, "edge-3", "edge", variant).await;
-        let trio = Self { edge, others: [second, third] };
-        trio.settled().await;
-        trio
+        let envoys = Self { edge, others: [second, third] };
+        envoys.settled().await;
+        envoys
     }
 
     fn envoys(&self) -> [&Envoy; 3] {
@@ -43,7 +43,7 @@ impl Trio {
         updates
     }
 
-    /// Makes the directory for the log of [`Trio::logging`], for one Envoy alone.
+    /// Makes the directory for the log of [`ThreeEnvoys::logging`], for one Envoy alone.
     fn make_logs(&self, index: usize) {
         fs::create_dir(self.envoys()[index].directory().join("logs")).expect("makes a directory");
     }
@@ -85,17 +85,18 @@ async fn newest(understudy: &Understudy) -> u64 {
 const WORDS: &str = "logs/access.log";
 
 async fn a_refusal_stops_at_the_canary(variant: Variant) {
-    let cast = Cast::start().await;
-    let trio = Trio::start(variant, &cast).await;
-    let understudy = &trio.edge.understudy;
+    let backends = Backends::start().await;
+    let envoys = ThreeEnvoys::start(variant, &backends).await;
+    let understudy = &envoys.edge.understudy;
     // The other Envoys would accept the listener.
-    trio.make_logs(1);
-    trio.make_logs(2);
-    let (before, snapshot) = (trio.listener_updates().await, trio.edge.snapshot().await);
-    let load = trio.edge.load(300);
+    envoys.make_logs(1);
+    envoys.make_logs(2);
+    let (before, snapshot) = (envoys.listener_updates().await, envoys.edge.snapshot().await);
+    let load = envoys.edge.load(300);
     window(&load, 100).await;
 
-    let (status, problem) = understudy.post("/listeners?wait=acked&timeout=30s", Trio::logging()).await;
+    let (status, problem) =
+        understudy.post("/listeners?wait=acked&timeout=30s", ThreeEnvoys::logging()).await;
     assert_eq!(status, 409, "{problem}");
     assert!(
         problem["detail"].as_str().is_some_and(|it| it.contains("edge-1") && it.contains(WORDS)),
@@ -113,9 +114,9 @@ async fn a_refusal_stops_at_the_canary(variant: Variant) {
     let printed = crate::harness::understudy(&["status", "--admin", &understudy.admin.to_string()]).output();
     let printed = String::from_utf8(printed.expect("it runs").stdout).expect("it is text");
     assert!(printed.contains("taken back") && printed.contains(WORDS), "{printed}");
-    trio.settled().await;
-    assert_eq!(trio.edge.snapshot().await, snapshot);
-    let after = trio.listener_updates().await;
+    envoys.settled().await;
+    assert_eq!(envoys.edge.snapshot().await, snapshot);
+    let after = envoys.listener_updates().await;
     assert_eq!(after[1..], before[1..], "the others were told of nothing");
 
     // Traffic and further changes go on.
@@ -126,8 +127,8 @@ async fn a_refusal_stops_at_the_canary(variant: Variant) {
     )
     .await;
     revision(understudy, number + 1, "live").await;
-    trio.settled().await;
-    assert!(trio.listener_updates().await.iter().zip(after).all(|(now, then)| *now > then));
+    envoys.settled().await;
+    assert!(envoys.listener_updates().await.iter().zip(after).all(|(now, then)| *now > then));
     window(&load, 300).await;
     faultless(load).await;
 }
@@ -143,15 +144,15 @@ async fn what_the_canary_refuses_no_other_envoy_gets_over_delta() {
 }
 
 async fn another_refusal_is_its_own(variant: Variant) {
-    let cast = Cast::start().await;
-    let trio = Trio::start(variant, &cast).await;
-    let understudy = &trio.edge.understudy;
-    trio.make_logs(0);
-    trio.make_logs(2);
-    let load = trio.edge.load(300);
+    let backends = Backends::start().await;
+    let envoys = ThreeEnvoys::start(variant, &backends).await;
+    let understudy = &envoys.edge.understudy;
+    envoys.make_logs(0);
+    envoys.make_logs(2);
+    let load = envoys.edge.load(300);
     window(&load, 100).await;
 
-    create(understudy, "/listeners", Trio::logging()).await;
+    create(understudy, "/listeners", ThreeEnvoys::logging()).await;
     let number = newest(understudy).await;
     let live = eventually(PATIENCE, "the revision names who refuses it", async || {
         let live = revision(understudy, number, "live").await;
@@ -161,7 +162,7 @@ async fn another_refusal_is_its_own(variant: Variant) {
     assert_eq!((&live["refused_by"], &live["error"]), (&json!(["edge-2"]), &Value::Null));
     for index in [0, 2] {
         eventually(PATIENCE, "the others have it", async || {
-            let dump = trio.envoys()[index].admin("/listeners").await.to_string();
+            let dump = envoys.envoys()[index].admin("/listeners").await.to_string();
             if dump.contains("logging") { Ok(()) } else { Err(dump) }
         })
         .await;
@@ -171,27 +172,27 @@ async fn another_refusal_is_its_own(variant: Variant) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_envoy_refuses_is_noted_and_the_fleet_goes_on() {
+async fn a_refusal_by_another_envoy_is_recorded_and_the_fleet_goes_on() {
     another_refusal_is_its_own(STATE_OF_THE_WORLD).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_envoy_refuses_is_noted_and_the_fleet_goes_on_over_delta() {
+async fn a_refusal_by_another_envoy_is_recorded_and_the_fleet_goes_on_over_delta() {
     another_refusal_is_its_own(DELTA).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_changes_in_a_row_only_the_bad_one_is_taken_back() {
-    let cast = Cast::start().await;
-    let trio = Trio::start(STATE_OF_THE_WORLD, &cast).await;
-    let understudy = &trio.edge.understudy;
+    let backends = Backends::start().await;
+    let envoys = ThreeEnvoys::start(STATE_OF_THE_WORLD, &backends).await;
+    let understudy = &envoys.edge.understudy;
     let first = newest(understudy).await + 1;
     let good = |name: &str| json!({"name": name, "address": format!("127.0.0.1:{}", free_port())});
-    let load = trio.edge.load(300);
+    let load = envoys.edge.load(300);
     // Concurrent, so that some are accepted while others are on their way.
     let (one, bad, two, drain) = tokio::join!(
         understudy.post("/listeners", good("one")),
-        understudy.post("/listeners", Trio::logging()),
+        understudy.post("/listeners", ThreeEnvoys::logging()),
         understudy.post("/listeners", good("two")),
         understudy.post("/upstreams/checkout/targets", json!({"target": "127.0.0.1:1", "weight": 0})),
     );
@@ -211,8 +212,8 @@ async fn of_changes_in_a_row_only_the_bad_one_is_taken_back() {
     let names: Vec<&str> =
         listeners["items"].as_array().into_iter().flatten().filter_map(|it| it["name"].as_str()).collect();
     assert_eq!(names, ["one", "two", "web"]);
-    trio.settled().await;
-    for envoy in trio.envoys() {
+    envoys.settled().await;
+    for envoy in envoys.envoys() {
         let told = envoy.admin("/listeners").await.to_string();
         assert!(told.contains("one") && told.contains("two") && !told.contains("logging"), "{told}");
     }
@@ -220,8 +221,8 @@ async fn of_changes_in_a_row_only_the_bad_one_is_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_the_canary_refused_are_told_until_they_change_also_after_a_restart() {
-    let cast = Cast::start().await;
+async fn files_that_the_canary_refused_are_reported_until_they_change_also_after_a_restart() {
+    let backends = Backends::start().await;
     let (directory, port) = (tempfile::tempdir().expect("a temporary directory"), free_port());
     let file = directory.path().join("config.yaml");
     let text = format!(
@@ -229,10 +230,10 @@ async fn files_that_the_canary_refused_are_told_until_they_change_also_after_a_r
          routes: [{{ name: all, service: all }}]\n\
          services: [{{ name: all, upstream: all }}]\n\
          upstreams: [{{ name: all, targets: [{{ target: {} }}, {{ target: {} }}] }}]\n",
-        cast.a.address(),
-        cast.b.address()
+        backends.a.address(),
+        backends.b.address()
     );
-    let bad = format!("{text}---\nlisteners: [{}]\n", Trio::logging());
+    let bad = format!("{text}---\nlisteners: [{}]\n", ThreeEnvoys::logging());
     fs::write(&file, &text).expect("writes");
     let understudy = Understudy::serve(&[&directory.path().display().to_string()]).await;
     let mut edge = Edge::new(understudy, port).await;
@@ -279,7 +280,7 @@ async fn files_that_the_canary_refused_are_told_until_they_change_also_after_a_r
 }
 #[tokio::test(flavor = "multi_thread")]
 async fn while_it_bakes_the_others_wait_and_errors_take_it_back() {
-    let mut cast = Cast::start().await;
+    let mut backends = Backends::start().await;
     let (directory, port) = (tempfile::tempdir().expect("a temporary directory"), free_port());
     let config = format!(
         "rollout: {{ bake: 20s, abort_if: {{ error_rate: 5 }} }}\n\
@@ -287,20 +288,20 @@ async fn while_it_bakes_the_others_wait_and_errors_take_it_back() {
     );
     fs::write(directory.path().join("config.yaml"), config).expect("writes");
     let understudy = Understudy::serve(&[&directory.path().display().to_string()]).await;
-    crate::stage::checkout(&understudy, json!({}), &[&cast.a]).await;
+    crate::stage::checkout(&understudy, json!({}), &[&backends.a]).await;
     let edge = Edge::new(understudy, port).await;
     edge.serves("A", PATIENCE).await;
     let understudy = &edge.understudy;
     let first = newest(understudy).await + 1;
     // Every request fails, and Envoy reports it.
-    cast.a.mode("status 500").await;
+    backends.a.mode("status 500").await;
     create(understudy, "/services", json!({"name": "other", "upstream": "checkout", "retries": "off"})).await;
     assert_eq!(understudy.patch("/routes/checkout", json!({"service": "other"})).await.0, 200);
     let (_, status) = understudy.get("/status").await;
     assert!(!status["rollout"]["canaries"].as_array().expect("a list").is_empty(), "{status}");
     eventually(Duration::from_secs(60), "it is taken back", async || {
         for _ in 0..20 {
-            let _ = edge.ask().await;
+            let _ = edge.serving_backend().await;
         }
         let (_, revisions) = understudy.get(&format!("/revisions/{}", first + 1)).await;
         match revisions["error"].as_str() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
-use crate::stage::{Cast, Edge, Variant, all_acked, comes_to_rest, create, faultless, window};
+use crate::stage::{Backends, Edge, Variant, all_acked, comes_to_rest, create, faultless, window};
 
 /// Time limit until a change is in force. Envoy waits for a cluster without endpoints for the 2 s of its
 /// config, so a change that needs this wait exceeds the limit.
@@ -43,17 +43,17 @@ async fn replace(understudy: &Understudy, old: &str, new: &str, backend: &Backen
 }
 
 async fn repointing_a_route_and_deleting_what_it_left_costs_no_request(variant: Variant) {
-    let cast = Cast::start().await;
-    let edge = cast.edge_speaking(variant, json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge_speaking(variant, json!({})).await;
     let load = edge.load(200);
     window(&load, 50).await;
-    replace(&edge.understudy, "checkout", "one", &cast.failover).await;
+    replace(&edge.understudy, "checkout", "one", &backends.failover).await;
     edge.serves("FAILOVER", PATIENCE).await;
-    replace(&edge.understudy, "one", "two", &cast.a).await;
+    replace(&edge.understudy, "one", "two", &backends.a).await;
     edge.serves("A", PATIENCE).await;
     // No pause: changes that have not reached the Envoy yet are overtaken by later ones.
-    replace(&edge.understudy, "two", "three", &cast.failover).await;
-    replace(&edge.understudy, "three", "four", &cast.b).await;
+    replace(&edge.understudy, "two", "three", &backends.failover).await;
+    replace(&edge.understudy, "three", "four", &backends.b).await;
     edge.serves("B", PATIENCE).await;
     assert_eq!(window(&load, 100).await.served_by.into_keys().collect::<Vec<_>>(), ["B"]);
     faultless(load).await;
@@ -83,21 +83,21 @@ routes: [{{ name: {name}, service: {name} }}]
 /// Tests one change of a file that makes a new upstream, moves the route to it and removes the old one: the
 /// Envoy must get the resources in this order.
 async fn replacing_all_in_one_change_costs_no_request(variant: Variant) {
-    let (cast, port) = (Cast::start().await, free_port());
+    let (backends, port) = (Backends::start().await, free_port());
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("config.yaml");
-    fs::write(&file, config_of(port, "zero", &cast.failover)).expect("writes");
+    fs::write(&file, config_of(port, "zero", &backends.failover)).expect("writes");
     let understudy = Understudy::serve(&[&file.display().to_string()]).await;
     let edge = Edge::speaking(variant, understudy, port).await;
     let load = edge.load(400);
     window(&load, 100).await;
     for (name, backend, served_by) in [
-        ("one", &cast.a, "A"),
-        ("two", &cast.b, "B"),
-        ("three", &cast.a, "A"),
-        ("four", &cast.b, "B"),
-        ("five", &cast.a, "A"),
-        ("six", &cast.b, "B"),
+        ("one", &backends.a, "A"),
+        ("two", &backends.b, "B"),
+        ("three", &backends.a, "A"),
+        ("four", &backends.b, "B"),
+        ("five", &backends.a, "A"),
+        ("six", &backends.b, "B"),
     ] {
         fs::write(&file, config_of(port, name, backend)).expect("writes");
         edge.serves(served_by, PATIENCE).await;
@@ -109,15 +109,16 @@ async fn replacing_all_in_one_change_costs_no_request(variant: Variant) {
 /// Does the same while the control plane is down: the Envoy returns under load to a control plane that never
 /// knew the old upstream.
 async fn replacing_all_while_the_control_plane_is_away_costs_no_request(variant: Variant) {
-    let (cast, port) = (Cast::start().await, free_port());
+    let (backends, port) = (Backends::start().await, free_port());
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("config.yaml");
-    fs::write(&file, config_of(port, "zero", &cast.failover)).expect("writes");
+    fs::write(&file, config_of(port, "zero", &backends.failover)).expect("writes");
     let understudy = Understudy::serve(&[&file.display().to_string()]).await;
     let mut edge = Edge::speaking(variant, understudy, port).await;
     let load = edge.load(200);
     window(&load, 100).await;
-    for (name, backend, served_by) in [("one", &cast.a, "A"), ("two", &cast.b, "B"), ("three", &cast.a, "A")]
+    for (name, backend, served_by) in
+        [("one", &backends.a, "A"), ("two", &backends.b, "B"), ("three", &backends.a, "A")]
     {
         all_acked(&edge.understudy, PATIENCE).await;
         edge.understudy.kill();
@@ -133,12 +134,12 @@ async fn replacing_all_while_the_control_plane_is_away_costs_no_request(variant:
 }
 
 async fn changing_what_is_in_use_costs_no_request(variant: Variant) {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge_speaking(variant, json!({})).await;
+    let mut backends = Backends::start().await;
+    let edge = backends.edge_speaking(variant, json!({})).await;
     let load = edge.load(200);
     window(&load, 50).await;
     let outlier_detection = json!({"outlier_detection": {"consecutive_5xx": 3, "base_ejection_time": "5s"}});
-    let removed = format!("/upstreams/checkout/targets/{}", cast.a.address());
+    let removed = format!("/upstreams/checkout/targets/{}", backends.a.address());
     let changes = [
         ("PATCH", "/upstreams/checkout", json!({"load_balancer": "least_request"})),
         ("PATCH", "/upstreams/checkout", json!({"connect_timeout": "200ms"})),
@@ -158,21 +159,25 @@ async fn changing_what_is_in_use_costs_no_request(variant: Variant) {
         all_acked(&edge.understudy, WARM).await;
         window(&load, 40).await;
     }
-    create(&edge.understudy, "/upstreams/checkout/targets", json!({"target": cast.a.address().to_string()}))
-        .await;
+    create(
+        &edge.understudy,
+        "/upstreams/checkout/targets",
+        json!({"target": backends.a.address().to_string()}),
+    )
+    .await;
     edge.serves("A", PATIENCE).await;
     edge.serves("B", PATIENCE).await;
     faultless(load).await;
-    assert_eq!(cast.failover.gets().await, 0, "the primaries were well all the time");
+    assert_eq!(backends.failover.gets().await, 0, "the primaries were well all the time");
 }
 
 /// Tests the removal of a healthy target. Envoy's default is to use it for as long as its health check
 /// passes.
 async fn a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy(variant: Variant) {
-    let cast = Cast::start().await;
-    let edge = cast.edge_speaking(variant, json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge_speaking(variant, json!({})).await;
     let load = edge.load(200);
-    let path = format!("/upstreams/checkout/targets/{}", cast.a.address());
+    let path = format!("/upstreams/checkout/targets/{}", backends.a.address());
     assert_eq!(edge.understudy.delete(&path).await.0, 204);
     comes_to_rest(&load, &["B"]).await;
     faultless(load).await;
@@ -180,8 +185,13 @@ async fn a_target_that_was_removed_gets_no_more_requests_though_it_is_healthy(va
 
 /// Makes a random change to one of a few services: gives it an upstream of its own, moves the route there,
 /// renames it, changes a policy or a target, or removes unused entities. Returns the name that serves.
-async fn random_change(understudy: &Understudy, random: &mut Random, serving: &str, cast: &Cast) -> String {
-    let backend = [&cast.a, &cast.b, &cast.failover][random.below(3)].address().to_string();
+async fn random_change(
+    understudy: &Understudy,
+    random: &mut Random,
+    serving: &str,
+    backends: &Backends,
+) -> String {
+    let backend = [&backends.a, &backends.b, &backends.failover][random.below(3)].address().to_string();
     let new = format!("{serving}x");
     match random.below(6) {
         0 | 1 => {
@@ -244,15 +254,15 @@ impl Random {
 }
 
 async fn random_changes_cost_no_request(changes: usize, variant: Variant) {
-    let cast = Cast::start().await;
-    let edge = cast.edge_speaking(variant, json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge_speaking(variant, json!({})).await;
     let load = edge.load(200);
     window(&load, 50).await;
     let mut random = Random(0x5eed);
     let mut serving = "checkout".to_owned();
     let mut warming: BTreeMap<String, Instant> = BTreeMap::new();
     for _ in 0..changes {
-        serving = random_change(&edge.understudy, &mut random, &serving, &cast).await;
+        serving = random_change(&edge.understudy, &mut random, &serving, &backends).await;
         window(&load, 4).await;
         let dump = edge.envoy.config_dump().await;
         let configs = dump["configs"].as_array().expect("a list");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, all_acked, create};
-use crate::tls::{self, Authority, Client, Connections, Front, Pair};
+use crate::tls::{self, CertificateAuthority, CertifiedKey, Connections, TlsClient, TlsFront};
 
 /// Two primaries and a standby behind a listener for connections.
 struct Database {
@@ -71,7 +71,7 @@ impl Database {
 }
 
 async fn listener(backend: &mut Backend, state: &str) {
-    assert_eq!(backend.ask(&format!("listener {state}")).await, "ok");
+    assert_eq!(backend.run_command(&format!("listener {state}")).await, "ok");
 }
 
 /// Tests a kill: it may fail at most the connections that are under way.
@@ -151,12 +151,13 @@ async fn connections_are_split_by_weight_and_a_dead_member_costs_those_that_were
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_that_is_not_ended_goes_where_its_sni_says() {
-    let authority = Authority::new("servers");
+    let authority = CertificateAuthority::new("servers");
     let (shop, others) = (Backend::start("SHOP").await, Backend::start("OTHERS").await);
     let shop_front =
-        Front::start(shop.address(), &authority.issue(&["shop.example.com", "a.shop.example.com"]), None)
+        TlsFront::start(shop.address(), &authority.issue(&["shop.example.com", "a.shop.example.com"]), None)
             .await;
-    let others_front = Front::start(others.address(), &authority.issue(&["other.example.com"]), None).await;
+    let others_front =
+        TlsFront::start(others.address(), &authority.issue(&["other.example.com"]), None).await;
     let (understudy, port) = (Understudy::serve(&[]).await, free_port());
     for (name, front) in [("shop", &shop_front), ("others", &others_front)] {
         let targets = json!([{"target": front.address.to_string()}]);
@@ -178,7 +179,7 @@ async fn tls_that_is_not_ended_goes_where_its_sni_says() {
     )
     .await;
     let edge = Edge::new(understudy, port).await;
-    let client = Client::new(&authority, None, &[]);
+    let client = TlsClient::new(&authority, None, &[]);
     let served_by = async |name: &str| client.get(edge.port, name).await.map(|answer| answer.served_by);
     for name in ["shop.example.com", "a.shop.example.com"] {
         let answer = eventually(PATIENCE, name, async || served_by(name).await).await;
@@ -222,7 +223,7 @@ static_resources:
       endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: $BACKEND}}}}]}]
 "#;
 
-fn certificate(name: &str, pair: &Pair) -> Value {
+fn certificate(name: &str, pair: &CertifiedKey) -> Value {
     json!({"name": name, "certificate": {"inline": pair.chain}, "key": {"inline": pair.key}})
 }
 
@@ -230,7 +231,7 @@ fn certificate(name: &str, pair: &Pair) -> Value {
 /// TLS. The primary at the first is marked as failing by Envoy's own `/healthcheck/fail`.
 #[tokio::test(flavor = "multi_thread")]
 async fn failover_to_another_site_in_mutual_tls_costs_no_request() {
-    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let (servers, clients) = (CertificateAuthority::new("servers"), CertificateAuthority::new("clients"));
     let (here, there) = (Backend::start("HERE").await, Backend::start("THERE").await);
     let (side_port, gateway_port, port) = (free_port(), free_port(), free_port());
     let sidecar = SIDECAR
@@ -303,8 +304,8 @@ async fn failover_to_another_site_in_mutual_tls_costs_no_request() {
 
     // The gateway serves only clients with a certificate of the sites, and only upstreams: least of all the
     // control plane.
-    let get = async |name: &str, pair: Option<&Pair>| {
-        Client::new(&servers, pair, &[]).get(gateway_port, name).await.map(|answer| answer.served_by)
+    let get = async |name: &str, pair: Option<&CertifiedKey>| {
+        TlsClient::new(&servers, pair, &[]).get(gateway_port, name).await.map(|answer| answer.served_by)
     };
     let known = clients.issue(&["edge"]);
     assert_eq!(get("checkout-there", Some(&known)).await.as_deref(), Ok("THERE"));

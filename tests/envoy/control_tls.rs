@@ -8,9 +8,9 @@ use serde_json::json;
 
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port, understudy};
 use crate::stage::{checkout, create};
-use crate::tls::{Authority, Pair};
+use crate::tls::{CertificateAuthority, CertifiedKey};
 
-fn write(directory: &Path, name: &str, pair: &Pair) {
+fn write(directory: &Path, name: &str, pair: &CertifiedKey) {
     fs::write(directory.join(format!("{name}.key")), &pair.key).expect("the directory is ours");
     fs::write(directory.join(format!("{name}.pem")), &pair.chain).expect("the directory is ours");
 }
@@ -39,11 +39,11 @@ fn bootstrap(understudy: &Understudy, directory: &Path, id: &str, certificate: &
 async fn an_envoy_is_who_its_certificate_says_and_nobody_else() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = |name: &str| directory.path().join(name).display().to_string();
-    let authority = Authority::new("us");
+    let authority = CertificateAuthority::new("us");
     fs::write(path("ca.pem"), &authority.pem).expect("the directory is ours");
     write(directory.path(), "server", &authority.issue(&["127.0.0.1"]));
     write(directory.path(), "edge-1", &authority.issue(&["edge-1"]));
-    write(directory.path(), "stranger", &Authority::new("others").issue(&["edge-1"]));
+    write(directory.path(), "stranger", &CertificateAuthority::new("others").issue(&["edge-1"]));
     let (certificate, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));
     let tls = ["--xds-tls-cert", &certificate, "--xds-tls-key", &key, "--xds-client-ca", &ca];
     let understudy = Understudy::serve(&tls).await;

@@ -18,14 +18,14 @@ use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Edge, create, faultless, window};
 
 /// Target inside the test that records how it was checked.
-struct Witness {
+struct RecordingTarget {
     address: SocketAddr,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<RecordedChecks>>,
     task: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct RecordedChecks {
     /// Host and path of each check.
     checks: Vec<String>,
     /// Answers to the next checks; 200 and `up` if it is empty.
@@ -34,11 +34,11 @@ struct Seen {
     leave_me_alone: bool,
 }
 
-impl Witness {
+impl RecordingTarget {
     async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Arc::new(Mutex::new(RecordedChecks::default()));
         let router = Router::new().fallback(answer).with_state(seen.clone());
         let task = tokio::spawn(async move {
             axum::serve(listener, router).await.expect("it serves until it is aborted");
@@ -46,7 +46,7 @@ impl Witness {
         Self { address, seen, task }
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut RecordedChecks) -> T) -> T {
         look(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -65,13 +65,17 @@ impl Witness {
     }
 }
 
-impl Drop for Witness {
+impl Drop for RecordingTarget {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn answer(State(seen): State<Arc<Mutex<Seen>>>, uri: Uri, headers: HeaderMap) -> Response<Body> {
+async fn answer(
+    State(seen): State<Arc<Mutex<RecordedChecks>>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response<Body> {
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     let mut response = Response::new(Body::from("up"));
     response.headers_mut().insert("x-backend", "WITNESS".parse().expect("a value"));
@@ -123,7 +127,7 @@ fn never_again(http: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thresholds_count_as_written_also_for_answers_of_503() {
-    let witness = Witness::start().await;
+    let witness = RecordingTarget::start().await;
     let targets = json!([{"target": witness.address.to_string()}]);
     let edge = edge(never_again(json!({"path": "/healthz"})), targets).await;
     becomes_healthy(&edge, 1).await;
@@ -139,7 +143,7 @@ async fn thresholds_count_as_written_also_for_answers_of_503() {
 /// answers with the text, and for silence.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_without_the_text_is_the_end_at_once() {
-    let witness = Witness::start().await;
+    let witness = RecordingTarget::start().await;
     let targets = json!([{"target": witness.address.to_string()}]);
     let edge =
         edge(never_again(json!({"path": "/healthz", "body": "up", "expected": [200, "201-204"]})), targets)
@@ -154,8 +158,12 @@ async fn a_body_without_the_text_is_the_end_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checks_go_to_the_port_and_say_the_host_that_were_written() {
-    let (plain, named, elsewhere, unchecked) =
-        (Witness::start().await, Witness::start().await, Witness::start().await, Witness::start().await);
+    let (plain, named, elsewhere, unchecked) = (
+        RecordingTarget::start().await,
+        RecordingTarget::start().await,
+        RecordingTarget::start().await,
+        RecordingTarget::start().await,
+    );
     let served = Backend::start("SERVED").await;
     let targets = json!([
         {"target": plain.address.to_string()},
@@ -189,7 +197,7 @@ async fn http2_targets_are_checked_in_http2() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_asks_to_be_left_alone_is_left_at_once() {
-    let (witness, standby) = (Witness::start().await, Backend::start("FAILOVER").await);
+    let (witness, standby) = (RecordingTarget::start().await, Backend::start("FAILOVER").await);
     let targets = json!([
         {"target": witness.address.to_string()},
         {"target": standby.address().to_string(), "failover": true},
@@ -197,7 +205,7 @@ async fn a_target_that_asks_to_be_left_alone_is_left_at_once() {
     let edge = edge(json!({"health_check": {"interval": "1s", "healthy_threshold": 5}}), targets).await;
     edge.serves("WITNESS", PATIENCE).await;
     witness.with(|seen| seen.leave_me_alone = true);
-    assert_eq!(edge.ask_by(Method::GET).await, Ok("WITNESS".to_owned()), "this answer says it");
+    assert_eq!(edge.serving_backend_by(Method::GET).await, Ok("WITNESS".to_owned()), "this answer says it");
     witness.with(|seen| seen.leave_me_alone = false);
     // Envoy's main thread informs the workers, which takes a moment; five checks must pass before the state
     // is undone.

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::dns::Dns;
+use crate::harness::dns::DnsServer;
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, comes_to_rest, create, faultless, window};
 
 /// Returns the text of a config with one upstream of these targets.
-fn config(dns: &Dns, port: u16, targets: &Value) -> String {
+fn config(dns: &DnsServer, port: u16, targets: &Value) -> String {
     json!({
         "resolver": {"servers": [dns.address.to_string()], "min_ttl": "100ms", "retry": "100ms"},
         "listeners": [{"name": "web", "address": format!("127.0.0.1:{port}")}],
@@ -24,7 +24,7 @@ fn config(dns: &Dns, port: u16, targets: &Value) -> String {
     .to_string()
 }
 
-async fn edge(dns: &Dns, targets: Value) -> (Edge, TempDir) {
+async fn edge(dns: &DnsServer, targets: Value) -> (Edge, TempDir) {
     let (directory, port) = (tempfile::tempdir().expect("a temporary directory"), free_port());
     fs::write(directory.path().join("shop.json"), config(dns, port, &targets)).expect("writes");
     let understudy = Understudy::serve(&[&directory.path().to_string_lossy()]).await;
@@ -44,24 +44,24 @@ async fn resolved(edge: &Edge) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_is_lost_while_answers_change_fail_and_fall_silent() {
-    let (a, b, dns) = (Backend::start("A").await, Backend::start("B").await, Dns::start().await);
+    let (a, b, dns) = (Backend::start("A").await, Backend::start("B").await, DnsServer::start().await);
     // SRV records, because two backends of one machine differ by port.
     let service = |backend: &Backend| [(0, 10, backend.address().port(), "host.example.com")];
-    dns.has("host.example.com", &[ip("127.0.0.1")]);
-    dns.offers("_http._tcp.example.com", &service(&a));
+    dns.set_addresses("host.example.com", &[ip("127.0.0.1")]);
+    dns.set_services("_http._tcp.example.com", &service(&a));
     let (edge, _config) = edge(&dns, json!([{"target": "srv:_http._tcp.example.com"}])).await;
     edge.serves("A", PATIENCE).await;
     let load = edge.load(200);
     window(&load, 100).await;
 
-    dns.offers("_http._tcp.example.com", &service(&b));
+    dns.set_services("_http._tcp.example.com", &service(&b));
     comes_to_rest(&load, &["B"]).await;
     assert_eq!(resolved(&edge).await["error"], Value::Null);
 
     for failing in [true, false] {
         // First the name does not exist, then the DNS server does not answer.
         if failing {
-            dns.offers("_http._tcp.example.com", &[]);
+            dns.set_services("_http._tcp.example.com", &[]);
         } else {
             dns.mute(true);
         }
@@ -74,7 +74,7 @@ async fn no_request_is_lost_while_answers_change_fail_and_fall_silent() {
         let during = window(&load, 100).await;
         assert_eq!(during.served_by.keys().collect::<Vec<_>>(), ["B"], "the last good answer stays");
         dns.mute(false);
-        dns.offers("_http._tcp.example.com", &service(&b));
+        dns.set_services("_http._tcp.example.com", &service(&b));
         eventually(PATIENCE, "it resolves again", async || match resolved(&edge).await {
             said if said["error"].is_null() => Ok(()),
             said => Err(said.to_string()),
@@ -88,11 +88,11 @@ async fn no_request_is_lost_while_answers_change_fail_and_fall_silent() {
 /// Tests the addresses of a name: each is an endpoint, in IPv4 and IPv6, and their changes cost no request.
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_of_a_name_come_and_go_and_no_request_is_lost() {
-    let (port, dns) = (free_port(), Dns::start().await);
+    let (port, dns) = (free_port(), DnsServer::start().await);
     let start = async |name, ip: IpAddr| Backend::start_at(name, SocketAddr::new(ip, port), &[]).await;
     let [first, second, third] = ["127.0.0.1", "127.0.0.2", "::1"].map(ip);
     let (mut a, _b, _c) = (start("A", first).await, start("B", second).await, start("C", third).await);
-    dns.has("shop.example.com", &[first]);
+    dns.set_addresses("shop.example.com", &[first]);
     let (edge, _config) = edge(&dns, json!([{"target": format!("shop.example.com:{port}")}])).await;
     edge.serves("A", PATIENCE).await;
     let load = edge.load(200);
@@ -102,7 +102,7 @@ async fn addresses_of_a_name_come_and_go_and_no_request_is_lost() {
         (vec![third], &["C"]),
         (vec![second, first], &["A", "B"]),
     ] {
-        dns.has("shop.example.com", &ips);
+        dns.set_addresses("shop.example.com", &ips);
         comes_to_rest(&load, backends).await;
     }
     a.kill();
@@ -112,16 +112,20 @@ async fn addresses_of_a_name_come_and_go_and_no_request_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_a_service_have_tiers_and_weights() {
-    let (mut a, b, c, dns) =
-        (Backend::start("A").await, Backend::start("B").await, Backend::start("C").await, Dns::start().await);
-    dns.has("host.example.com", &[ip("127.0.0.1")]);
+    let (mut a, b, c, dns) = (
+        Backend::start("A").await,
+        Backend::start("B").await,
+        Backend::start("C").await,
+        DnsServer::start().await,
+    );
+    dns.set_addresses("host.example.com", &[ip("127.0.0.1")]);
     let [first, second, third] = [&a, &b, &c].map(|backend| backend.address().port());
     let records = [
         (10, 30, first, "host.example.com"),
         (10, 10, second, "host.example.com"),
         (20, 1, third, "host.example.com"),
     ];
-    dns.offers("_http._tcp.example.com", &records);
+    dns.set_services("_http._tcp.example.com", &records);
     let (edge, _config) = edge(&dns, json!([{"target": "srv:_http._tcp.example.com"}])).await;
     edge.serves("A", PATIENCE).await;
     edge.serves("B", PATIENCE).await;
@@ -139,9 +143,9 @@ async fn records_of_a_service_have_tiers_and_weights() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_do_not_resolve_hold_up_nobody_else_and_no_write_for_long() {
-    let (a, dns) = (Backend::start("A").await, Dns::start().await);
+    let (a, dns) = (Backend::start("A").await, DnsServer::start().await);
     let port = a.address().port();
-    dns.has("a.example.com", &[ip("127.0.0.1")]);
+    dns.set_addresses("a.example.com", &[ip("127.0.0.1")]);
     let targets = json!([{"target": format!("a.example.com:{port}")}, {"target": "never.example.com:80"}]);
     let (edge, _config) = edge(&dns, targets).await;
     edge.serves("A", PATIENCE).await;
@@ -151,8 +155,8 @@ async fn names_that_do_not_resolve_hold_up_nobody_else_and_no_write_for_long() {
     assert_eq!(health["serving_priority"], Value::Null);
 
     dns.mute(true);
-    let before = dns.asked();
-    eventually(PATIENCE, "look-ups hang", async || match dns.asked() {
+    let before = dns.query_count();
+    eventually(PATIENCE, "look-ups hang", async || match dns.query_count() {
         asked if asked > before => Ok(()),
         asked => Err(asked.to_string()),
     })

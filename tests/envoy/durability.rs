@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::harness::{Backend, PATIENCE, Understudy};
-use crate::stage::{Cast, Edge, all_acked, create, faultless, snapshot, window};
+use crate::stage::{Backends, Edge, all_acked, create, faultless, snapshot, window};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_is_there_after_sigkill() {
@@ -54,8 +54,8 @@ async fn taken(edge: &Edge) -> BTreeMap<String, u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_flows_without_the_control_plane_and_nothing_is_applied_anew() {
-    let mut cast = Cast::start().await;
-    let mut edge = cast.edge(json!({})).await;
+    let mut backends = Backends::start().await;
+    let mut edge = backends.edge(json!({})).await;
     all_acked(&edge.understudy, PATIENCE).await;
     let before = taken(&edge).await;
     let load = edge.load(200);
@@ -66,7 +66,7 @@ async fn traffic_flows_without_the_control_plane_and_nothing_is_applied_anew() {
     edge.understudy.restart().await;
     all_acked(&edge.understudy, PATIENCE).await;
     assert_eq!(taken(&edge).await, before);
-    assert_eq!(cast.failover.gets().await, 0);
+    assert_eq!(backends.failover.gets().await, 0);
 
     // The new stream carries changes.
     let added = Backend::start("ADDED").await;
@@ -79,10 +79,10 @@ async fn traffic_flows_without_the_control_plane_and_nothing_is_applied_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_made_while_an_envoy_was_away_reaches_it() {
-    let cast = Cast::start().await;
-    let mut edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let mut edge = backends.edge(json!({})).await;
     edge.envoy.process().signal("STOP");
-    let standby = json!([{"target": cast.failover.address().to_string()}]);
+    let standby = json!([{"target": backends.failover.address().to_string()}]);
     create(&edge.understudy, "/upstreams", json!({"name": "new", "targets": standby})).await;
     create(&edge.understudy, "/services", json!({"name": "new", "upstream": "new"})).await;
     assert_eq!(edge.understudy.patch("/routes/checkout", json!({"service": "new"})).await.0, 200);

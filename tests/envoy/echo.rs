@@ -15,7 +15,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 /// Request as a target received it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Seen {
+pub(crate) struct ReceivedRequest {
     /// Name of the target.
     pub(crate) by: String,
     /// Path and query.
@@ -25,12 +25,12 @@ pub(crate) struct Seen {
 }
 
 /// Server inside the test, ended when it is dropped.
-pub(crate) struct Server {
+pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     task: AbortHandle,
 }
 
-impl Server {
+impl TestServer {
     /// Starts a server that answers each request with this status and the request as it received it.
     pub(crate) async fn echo(name: &'static str, status: StatusCode) -> Self {
         let (listener, address) = listen().await;
@@ -62,7 +62,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -81,7 +81,7 @@ async fn seen(State((name, status)): State<(&'static str, StatusCode)>, request:
         let known = headers.entry(name.to_string()).and_modify(|known| *known = format!("{known}, {value}"));
         known.or_insert_with(|| value.into_owned());
     }
-    let seen = Seen { by: name.to_owned(), path: request.uri().to_string(), headers };
+    let seen = ReceivedRequest { by: name.to_owned(), path: request.uri().to_string(), headers };
     (status, [("x-backend", name), ("x-powered-by", "a test")], Json(seen)).into_response()
 }
 

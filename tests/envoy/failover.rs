@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::{Backend, PATIENCE, eventually};
-use crate::stage::{Cast, Edge, FAST, comes_to_rest, faultless, window};
+use crate::stage::{Backends, Edge, FAST, comes_to_rest, faultless, window};
 
 /// Fault of a target.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,7 @@ enum Fault {
 }
 
 impl Fault {
-    async fn strike(self, backend: &mut Backend) {
+    async fn apply(self, backend: &mut Backend) {
         match self {
             Self::Kill => backend.kill(),
             Self::Freeze => backend.freeze(),
@@ -30,20 +30,20 @@ impl Fault {
 /// Tests that all primaries fail at once under 300 requests a second, with nothing but defaults, without a
 /// failed request.
 async fn costs_no_request(fault: Fault) {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
     let before = window(&load, 300).await;
     assert_eq!(before.served_by.keys().collect::<Vec<_>>(), ["A", "B"], "{before:?}");
-    for primary in cast.primaries() {
-        fault.strike(primary).await;
+    for primary in backends.primaries() {
+        fault.apply(primary).await;
     }
     comes_to_rest(&load, &["FAILOVER"]).await;
     if matches!(fault, Fault::Status503 | Fault::Reset) {
         // Otherwise they would be tried first each time, and only the retries be answered.
-        let tried = cast.a.gets().await + cast.b.gets().await;
+        let tried = backends.a.gets().await + backends.b.gets().await;
         window(&load, 100).await;
-        assert_eq!(cast.a.gets().await + cast.b.gets().await, tried, "the primaries are out of it");
+        assert_eq!(backends.a.gets().await + backends.b.gets().await, tried, "the primaries are out of it");
     }
     faultless(load).await;
 }
@@ -73,12 +73,12 @@ async fn all_primaries_resetting_connections_costs_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_request_after_all_primaries_broke_reaches_the_standby() {
     for mode in ["status 503", "status 500", "reset", "close"] {
-        let mut cast = Cast::start().await;
-        let edge = cast.edge(json!({})).await;
-        for primary in cast.primaries() {
+        let mut backends = Backends::start().await;
+        let edge = backends.edge(json!({})).await;
+        for primary in backends.primaries() {
             primary.mode(mode).await;
         }
-        assert_eq!(edge.ask().await, Ok("FAILOVER".to_owned()), "{mode}");
+        assert_eq!(edge.serving_backend().await, Ok("FAILOVER".to_owned()), "{mode}");
         let stats = edge.envoy.stats("cluster.checkout.outlier_detection.ejections_active").await;
         assert_eq!(stats["cluster.checkout.outlier_detection.ejections_active"], 0, "{mode}");
     }
@@ -86,14 +86,14 @@ async fn the_first_request_after_all_primaries_broke_reaches_the_standby() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_primary_is_enough_to_leave_the_standby_alone() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
     window(&load, 100).await;
-    cast.a.kill();
+    backends.a.kill();
     comes_to_rest(&load, &["B"]).await;
     faultless(load).await;
-    assert_eq!(cast.failover.gets().await, 0, "not even a retry goes to FAILOVER");
+    assert_eq!(backends.failover.gets().await, 0, "not even a retry goes to FAILOVER");
 }
 
 /// Returns the number of requests that an Envoy has sent to a backend.
@@ -113,22 +113,22 @@ async fn sent_to(edge: &Edge, backend: &Backend) -> u64 {
 /// ends, and the next request finds out that the primaries are still frozen.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fast_service_recovers_from_a_freeze_within_a_second() {
-    let cast = Cast::start().await;
-    let edge = cast.edge(json!({"try_timeout": "250ms"})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge(json!({"try_timeout": "250ms"})).await;
     let load = edge.load(300);
     window(&load, 300).await;
     let frozen = Instant::now();
-    cast.a.freeze();
-    cast.b.freeze();
+    backends.a.freeze();
+    backends.b.freeze();
     eventually(PATIENCE, "a second has passed", async || match frozen.elapsed() {
         passed if passed >= Duration::from_secs(1) => Ok(()),
         passed => Err(format!("{passed:?}")),
     })
     .await;
-    let tried = (sent_to(&edge, &cast.a).await, sent_to(&edge, &cast.b).await);
+    let tried = (sent_to(&edge, &backends.a).await, sent_to(&edge, &backends.b).await);
     let after = window(&load, 1200).await;
     assert_eq!(
-        (sent_to(&edge, &cast.a).await, sent_to(&edge, &cast.b).await),
+        (sent_to(&edge, &backends.a).await, sent_to(&edge, &backends.b).await),
         tried,
         "nobody waits for them"
     );
@@ -145,19 +145,19 @@ async fn a_fast_service_recovers_from_a_freeze_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_healthy_service_that_takes_2_s_is_left_in_peace() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
-    for primary in cast.primaries() {
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
+    for primary in backends.primaries() {
         primary.mode("slow 2s").await;
     }
-    let before = cast.a.gets().await + cast.b.gets().await;
+    let before = backends.a.gets().await + backends.b.gets().await;
     let load = edge.load(20);
     window(&load, 160).await;
 
     let sent = faultless(load).await.len() as u64;
-    let executed = cast.a.gets().await + cast.b.gets().await - before;
+    let executed = backends.a.gets().await + backends.b.gets().await - before;
     assert_eq!(executed, sent, "each request is executed once");
-    assert_eq!(cast.failover.gets().await, 0);
+    assert_eq!(backends.failover.gets().await, 0);
     let stats = edge.envoy.stats("cluster.checkout.").await;
     for name in
         ["upstream_rq_retry", "upstream_rq_per_try_timeout", "outlier_detection.ejections_enforced_total"]

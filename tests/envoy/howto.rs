@@ -6,11 +6,11 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{Backend, PATIENCE, Understudy, free_port};
-use crate::stage::{Cast, Edge, comes_to_rest, create, faultless, window};
+use crate::stage::{Backends, Edge, comes_to_rest, create, faultless, window};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_how_to_works_by_rest_alone() {
-    let mut cast = Cast::start().await;
+    let mut backends = Backends::start().await;
     let edge = Edge::by_rest(async |understudy| {
         let upstream = create(understudy, "/upstreams", json!({"name": "checkout"})).await;
         assert_eq!(upstream, json!({"name": "checkout", "targets": []}));
@@ -18,7 +18,7 @@ async fn the_how_to_works_by_rest_alone() {
         assert_eq!(create(understudy, "/services", service.clone()).await, service);
         let route = json!({"name": "checkout", "service": "checkout"});
         assert_eq!(create(understudy, "/routes", route.clone()).await, route);
-        for (backend, failover) in [(&cast.a, false), (&cast.b, false), (&cast.failover, true)] {
+        for (backend, failover) in [(&backends.a, false), (&backends.b, false), (&backends.failover, true)] {
             let address = backend.address().to_string();
             let target = match failover {
                 true => json!({"target": address, "failover": true}),
@@ -29,14 +29,14 @@ async fn the_how_to_works_by_rest_alone() {
         }
     })
     .await;
-    both_primaries_go_and_one_returns(&edge, &mut cast).await;
+    both_primaries_go_and_one_returns(&edge, &mut backends).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_how_to_works_from_files() {
-    let (mut cast, port) = (Cast::start().await, free_port());
+    let (mut backends, port) = (Backends::start().await, free_port());
     let directory = tempfile::tempdir().expect("a temporary directory");
-    fs::write(directory.path().join("shop.yaml"), shop(port, &cast)).expect("writes");
+    fs::write(directory.path().join("shop.yaml"), shop(port, &backends)).expect("writes");
     let understudy = Understudy::serve(&[&directory.path().display().to_string()]).await;
     let edge = Edge::new(understudy, port).await;
 
@@ -50,12 +50,12 @@ async fn the_how_to_works_from_files() {
         let other = edge.request(Method::GET, host, path).send().await.expect("the listener is there");
         assert_eq!(other.status(), 404, "{host}{path}");
     }
-    both_primaries_go_and_one_returns(&edge, &mut cast).await;
+    both_primaries_go_and_one_returns(&edge, &mut backends).await;
 }
 
 /// Returns the config of the manual, on loopback.
-fn shop(port: u16, cast: &Cast) -> String {
-    let Cast { a, b, failover } = cast;
+fn shop(port: u16, backends: &Backends) -> String {
+    let Backends { a, b, failover } = backends;
     format!(
         "listeners:
   - name: web
@@ -85,39 +85,39 @@ upstreams:
     )
 }
 
-async fn both_primaries_go_and_one_returns(edge: &Edge, cast: &mut Cast) {
+async fn both_primaries_go_and_one_returns(edge: &Edge, backends: &mut Backends) {
     edge.serves("A", PATIENCE).await;
     edge.serves("B", PATIENCE).await;
-    let mut last = edge.ask().await.expect("an answer");
+    let mut last = edge.serving_backend().await.expect("an answer");
     for _ in 0..10 {
-        let next = edge.ask().await.expect("an answer");
+        let next = edge.serving_backend().await.expect("an answer");
         assert_ne!(next, last, "the primaries alternate");
         last = next;
     }
-    assert_eq!(cast.failover.gets().await, 0);
+    assert_eq!(backends.failover.gets().await, 0);
 
     let load = edge.load(200);
     comes_to_rest(&load, &["A", "B"]).await;
-    cast.a.kill();
-    cast.b.kill();
+    backends.a.kill();
+    backends.b.kill();
     comes_to_rest(&load, &["FAILOVER"]).await;
 
-    cast.a.restart().await;
+    backends.a.restart().await;
     // Not before its ejection ends, 10 s after it began.
     comes_to_rest(&load, &["A"]).await;
-    let standby = cast.failover.gets().await;
+    let standby = backends.failover.gets().await;
     let after = window(&load, 200).await;
     assert_eq!(after.served_by.keys().collect::<Vec<_>>(), ["A"]);
-    assert_eq!(cast.failover.gets().await, standby, "FAILOVER rests while a primary lives");
+    assert_eq!(backends.failover.gets().await, standby, "FAILOVER rests while a primary lives");
     faultless(load).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_added_by_rest_serves_beside_those_of_the_file() {
-    let (cast, port) = (Cast::start().await, free_port());
+    let (backends, port) = (Backends::start().await, free_port());
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("shop.yaml");
-    fs::write(&file, shop(port, &cast)).expect("writes");
+    fs::write(&file, shop(port, &backends)).expect("writes");
     let understudy = Understudy::serve(&[&directory.path().display().to_string()]).await;
     let edge = Edge::new(understudy, port).await;
     let added = Backend::start("ADDED").await;
@@ -137,14 +137,14 @@ async fn a_target_added_by_rest_serves_beside_those_of_the_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_file_declares_can_only_be_changed_there() {
-    let (cast, port) = (Cast::start().await, free_port());
+    let (backends, port) = (Backends::start().await, free_port());
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("shop.yaml");
-    fs::write(&file, shop(port, &cast)).expect("writes");
+    fs::write(&file, shop(port, &backends)).expect("writes");
     let understudy = Understudy::serve(&[&directory.path().display().to_string()]).await;
     let before = crate::stage::snapshot(&understudy).await;
 
-    let target = format!("/upstreams/checkout/targets/{}", cast.a.address());
+    let target = format!("/upstreams/checkout/targets/{}", backends.a.address());
     let entities = [
         ("/listeners/web", 2, json!({"address": "127.0.0.1:1"})),
         ("/routes/checkout", 5, json!({"service": "checkout"})),

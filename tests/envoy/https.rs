@@ -8,12 +8,12 @@ use tempfile::TempDir;
 
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, snapshot};
-use crate::tls::{Authority, Client, Connections, Pair};
+use crate::tls::{CertificateAuthority, CertifiedKey, Connections, TlsClient};
 
 /// Control plane with files, an Envoy, and one backend behind HTTPS.
-struct Scene {
+struct HttpsSetup {
     edge: Edge,
-    authority: Authority,
+    authority: CertificateAuthority,
     directory: TempDir,
     _backend: Backend,
 }
@@ -36,16 +36,17 @@ routes: [{{ name: shop, service: shop }}]
     )
 }
 
-fn write(directory: &Path, name: &str, pair: &Pair) {
+fn write(directory: &Path, name: &str, pair: &CertifiedKey) {
     fs::write(directory.join(format!("{name}.pem")), &pair.chain).expect("writes");
     fs::write(directory.join(format!("{name}.key")), &pair.key).expect("writes");
 }
 
-impl Scene {
-    async fn start(listener: &str, certificates: &[(&str, &[&str])]) -> (Self, Vec<Pair>) {
-        let (authority, backend, port) = (Authority::new("ca"), Backend::start("A").await, free_port());
+impl HttpsSetup {
+    async fn start(listener: &str, certificates: &[(&str, &[&str])]) -> (Self, Vec<CertifiedKey>) {
+        let (authority, backend, port) =
+            (CertificateAuthority::new("ca"), Backend::start("A").await, free_port());
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let pairs: Vec<Pair> = certificates.iter().map(|(_, names)| authority.issue(names)).collect();
+        let pairs: Vec<CertifiedKey> = certificates.iter().map(|(_, names)| authority.issue(names)).collect();
         for ((name, _), pair) in certificates.iter().zip(&pairs) {
             write(directory.path(), name, pair);
         }
@@ -58,8 +59,8 @@ impl Scene {
         (Self { edge, authority, directory, _backend: backend }, pairs)
     }
 
-    fn client(&self) -> Client {
-        Client::new(&self.authority, None, &[])
+    fn client(&self) -> TlsClient {
+        TlsClient::new(&self.authority, None, &[])
     }
 }
 
@@ -69,10 +70,10 @@ async fn a_certificate_is_chosen_by_name_and_the_first_is_for_any_other() {
         ("first", &["first.example.com", "else.example.org", "127.0.0.1"]),
         ("wild", &["*.wild.example.com", "named.example.com"]),
     ];
-    let (scene, pairs) = Scene::start("", &names).await;
-    let client = scene.client();
+    let (setup, pairs) = HttpsSetup::start("", &names).await;
+    let client = setup.client();
     let shown = async |name: &str| {
-        let answer = eventually(PATIENCE, name, async || client.get(scene.edge.port, name).await).await;
+        let answer = eventually(PATIENCE, name, async || client.get(setup.edge.port, name).await).await;
         assert_eq!(answer.served_by, "A");
         let certificate = answer.certificate.expect("it is TLS");
         pairs.iter().position(|pair| pair.certificate() == certificate)
@@ -87,21 +88,21 @@ async fn a_certificate_is_chosen_by_name_and_the_first_is_for_any_other() {
     ] {
         assert_eq!(shown(name).await, Some(expected), "{name}");
     }
-    let unknown = client.get(scene.edge.port, "unknown.example.net").await.expect_err("of no certificate");
+    let unknown = client.get(setup.edge.port, "unknown.example.net").await.expect_err("of no certificate");
     assert!(unknown.contains("handshake"), "the first was shown, and it is of another name: {unknown}");
-    let http2 = Client::new(&scene.authority, None, &["h2", "http/1.1"]);
-    let answer = http2.get(scene.edge.port, "first.example.com").await.expect("it answers");
+    let http2 = TlsClient::new(&setup.authority, None, &["h2", "http/1.1"]);
+    let answer = http2.get(setup.edge.port, "first.example.com").await.expect("it answers");
     assert_eq!(answer.alpn.as_deref(), Some(&b"h2"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_must_show_a_certificate_of_the_authority() {
     let listener = ", client_ca: { file: ca.pem }";
-    let (scene, _) = Scene::start(listener, &[("shop", &["shop.example.com"])]).await;
-    let known = scene.authority.issue(&["client"]);
-    let stranger = Authority::new("another").issue(&["client"]);
-    let get = async |pair: Option<&Pair>| {
-        Client::new(&scene.authority, pair, &[]).get(scene.edge.port, "shop.example.com").await
+    let (setup, _) = HttpsSetup::start(listener, &[("shop", &["shop.example.com"])]).await;
+    let known = setup.authority.issue(&["client"]);
+    let stranger = CertificateAuthority::new("another").issue(&["client"]);
+    let get = async |pair: Option<&CertifiedKey>| {
+        TlsClient::new(&setup.authority, pair, &[]).get(setup.edge.port, "shop.example.com").await
     };
     let answer = eventually(PATIENCE, "a known client is served", async || get(Some(&known)).await).await;
     assert_eq!(answer.served_by, "A");
@@ -111,10 +112,10 @@ async fn clients_must_show_a_certificate_of_the_authority() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_certificate_is_shown_without_a_lost_request() {
-    let (scene, old) = Scene::start("", &[("shop", &["shop.example.com"])]).await;
-    let (client, port) = (scene.client(), scene.edge.port);
+    let (setup, old) = HttpsSetup::start("", &[("shop", &["shop.example.com"])]).await;
+    let (client, port) = (setup.client(), setup.edge.port);
     eventually(PATIENCE, "it serves", async || client.get(port, "shop.example.com").await).await;
-    let before = snapshot(&scene.edge.understudy).await;
+    let before = snapshot(&setup.edge.understudy).await;
     let load = Connections::start(100, {
         let client = client.clone();
         move || {
@@ -126,8 +127,8 @@ async fn a_renewed_certificate_is_shown_without_a_lost_request() {
 
     let mut last = old[0].clone();
     for _ in 0..3 {
-        let new = scene.authority.issue(&["shop.example.com"]);
-        write(scene.directory.path(), "shop", &new);
+        let new = setup.authority.issue(&["shop.example.com"]);
+        write(setup.directory.path(), "shop", &new);
         eventually(PATIENCE, "the new one is shown", async || {
             let shown = client.get(port, "shop.example.com").await?.certificate;
             if shown == Some(new.certificate()) { Ok(()) } else { Err("it is the old one".to_owned()) }
@@ -137,36 +138,36 @@ async fn a_renewed_certificate_is_shown_without_a_lost_request() {
     }
 
     // A certificate that does not fit its key changes nothing, and is reported.
-    fs::write(scene.directory.path().join("shop.key"), &old[0].key).expect("writes");
+    fs::write(setup.directory.path().join("shop.key"), &old[0].key).expect("writes");
     eventually(PATIENCE, "the fault is told", async || {
-        let (_, told) = scene.edge.understudy.get("/violations").await;
+        let (_, told) = setup.edge.understudy.get("/violations").await;
         if told[0]["code"] == "US142" { Ok(()) } else { Err(told.to_string()) }
     })
     .await;
     let shown = client.get(port, "shop.example.com").await.expect("it serves").certificate;
     assert_eq!(shown, Some(last.certificate()));
-    fs::write(scene.directory.path().join("shop.key"), &last.key).expect("writes");
+    fs::write(setup.directory.path().join("shop.key"), &last.key).expect("writes");
     eventually(PATIENCE, "it is mended", async || {
-        let (_, told) = scene.edge.understudy.get("/violations").await;
+        let (_, told) = setup.edge.understudy.get("/violations").await;
         if told == json!([]) { Ok(()) } else { Err(told.to_string()) }
     })
     .await;
 
     let (requests, failed) = load.stop().await;
     assert!(failed.is_empty(), "{} of {requests} failed: {failed:?}", failed.len());
-    let after = snapshot(&scene.edge.understudy).await;
+    let after = snapshot(&setup.edge.understudy).await;
     assert_eq!((&before["listeners"], &before["clusters"]), (&after["listeners"], &after["clusters"]));
     assert_ne!(before["secrets"], after["secrets"]);
 }
 
 /// Returns the lines of a key's base64, none of which may appear in any output.
-fn body(pair: &Pair) -> Vec<&str> {
+fn body(pair: &CertifiedKey) -> Vec<&str> {
     pair.key.lines().filter(|line| !line.starts_with("-----")).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_came_by_rest_serves_and_is_shown_to_nobody() {
-    let (authority, port) = (Authority::new("ca"), free_port());
+    let (authority, port) = (CertificateAuthority::new("ca"), free_port());
     let pair = authority.issue(&["shop.example.com"]);
     let backend = Backend::start("A").await;
     let understudy = Understudy::serve(&[]).await;
@@ -189,7 +190,7 @@ async fn a_key_that_came_by_rest_serves_and_is_shown_to_nobody() {
         seen.push(answer.to_string());
     }
     let edge = Edge::new(understudy, port).await;
-    let client = Client::new(&authority, None, &[]);
+    let client = TlsClient::new(&authority, None, &[]);
     let answer = eventually(PATIENCE, "it serves", async || client.get(port, "shop.example.com").await).await;
     assert_eq!(answer.served_by, "A");
 

@@ -184,7 +184,7 @@ async fn a_file_with_faults_changes_nothing_of_what_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_simulated_is_told_by_case_and_what_is_not_there_by_its_place() {
+async fn simulations_are_reported_by_case_and_missing_targets_by_their_place() {
     let understudy = Understudy::serve(&[]).await;
     let targets = json!([
         {"target": "10.0.0.1:80", "zone": "a"}, {"target": "10.0.0.2:80", "zone": "b", "weight": 300},

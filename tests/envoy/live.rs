@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Envoy, PATIENCE, eventually, understudy};
-use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, printed_status};
+use crate::stage::{Backends, Edge, checkout, comes_to_rest, create, faultless, printed_status};
 
 /// Waits for a failover, and returns the newest one.
 async fn failover(edge: &Edge) -> Value {
@@ -36,9 +36,9 @@ async fn serving(edge: &Edge, priority: u32) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_primaries_are_told_of_within_two_seconds_and_so_is_their_return() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+async fn dead_primaries_are_reported_within_two_seconds_and_so_is_their_return() {
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     let health = serving(&edge, 0).await;
@@ -49,8 +49,8 @@ async fn dead_primaries_are_told_of_within_two_seconds_and_so_is_their_return() 
     assert_eq!(health["targets"][0]["health"], "healthy", "{health}");
     assert_eq!(health["targets"][0]["reported_by"], json!(["edge-1"]), "{health}");
     let killed = Instant::now();
-    cast.a.kill();
-    cast.b.kill();
+    backends.a.kill();
+    backends.b.kill();
     let told = failover(&edge).await;
     let after = killed.elapsed();
     // Envoy reports each second, and the first report after the kill shows it unless most of its second was
@@ -66,7 +66,7 @@ async fn dead_primaries_are_told_of_within_two_seconds_and_so_is_their_return() 
     assert_eq!(health["targets"][2]["health"], "healthy", "{health}");
     let (_, topology) = edge.understudy.get("/topology").await;
     assert_eq!(topology["upstreams"][0]["serving_priority"], 1, "{topology}");
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.restart().await;
     }
     comes_to_rest(&load, &["A", "B"]).await;
@@ -83,16 +83,16 @@ async fn dead_primaries_are_told_of_within_two_seconds_and_so_is_their_return() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failed_checks_are_told_from_failed_requests() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+async fn failed_checks_are_distinguished_from_failed_requests() {
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let off = json!({"outlier_detection": "off"});
     let (status, answer) = edge.understudy.patch("/upstreams/checkout", off).await;
     assert_eq!(status, 200, "{answer}");
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     serving(&edge, 0).await;
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.kill();
     }
     comes_to_rest(&load, &["FAILOVER"]).await;
@@ -104,13 +104,13 @@ async fn failed_checks_are_told_from_failed_requests() {
 /// control plane.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_that_never_returns_keeps_no_failover_open() {
-    let mut cast = Cast::start().await;
-    let mut edge = cast.edge(json!({})).await;
+    let mut backends = Backends::start().await;
+    let mut edge = backends.edge(json!({})).await;
     let second = Envoy::start(&edge.understudy, "edge-2", "edge", &[]).await;
     let stop = Arc::new(AtomicBool::new(false));
     let load: Vec<_> = (0..4).map(|_| tokio::spawn(ask_all(edge.url(), stop.clone()))).collect();
     serving(&edge, 0).await;
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.kill();
     }
     eventually(PATIENCE, "both are on the standby", async || {
@@ -128,7 +128,7 @@ async fn an_envoy_that_never_returns_keeps_no_failover_open() {
     edge.understudy.restart().await;
     let told = failover(&edge).await;
     assert!(told["requests"].as_u64() > Some(100), "some seconds of them are lost at the most: {told}");
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.restart().await;
     }
     let told = eventually(Duration::from_secs(60), "it ends", async || {
@@ -149,12 +149,12 @@ async fn an_envoy_that_never_returns_keeps_no_failover_open() {
 /// primary only if the config says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_that_are_taken_out_of_the_config_are_the_cause() {
-    let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     serving(&edge, 0).await;
-    for primary in [&cast.a, &cast.b] {
+    for primary in [&backends.a, &backends.b] {
         let path = format!("/upstreams/checkout/targets/{}", primary.address());
         let (status, answer) = edge.understudy.delete(&path).await;
         assert_eq!(status, 204, "{answer}");
@@ -167,8 +167,12 @@ async fn primaries_that_are_taken_out_of_the_config_are_the_cause() {
         "{told}"
     );
     serving(&edge, 1).await;
-    create(&edge.understudy, "/upstreams/checkout/targets", json!({"target": cast.a.address().to_string()}))
-        .await;
+    create(
+        &edge.understudy,
+        "/upstreams/checkout/targets",
+        json!({"target": backends.a.address().to_string()}),
+    )
+    .await;
     comes_to_rest(&load, &["A"]).await;
     eventually(PATIENCE, "the end is told", async || {
         let told = failover(&edge).await;
@@ -180,8 +184,8 @@ async fn primaries_that_are_taken_out_of_the_config_are_the_cause() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_traffic_what_was_seen_last_is_old() {
-    let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(100);
     comes_to_rest(&load, &["A", "B"]).await;
     serving(&edge, 0).await;
@@ -226,19 +230,19 @@ async fn standby(edge: &Edge, word: &str) -> Value {
 /// no drill relies on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_without_traffic_is_known_to_be_dead() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(100);
     comes_to_rest(&load, &["A", "B"]).await;
     standby(&edge, "healthy").await;
-    cast.failover.kill();
+    backends.failover.kill();
     let target = standby(&edge, "unhealthy").await;
     assert_eq!((&target["reported_by"], &target["share"]), (&json!(["edge-1"]), &json!(0.0)), "{target}");
     assert_eq!(health(&edge).await["checked_by"], json!(["edge-1"]));
     let drill = json!({"down": ["priority=0"], "for": "5s"});
     let (status, answer) = edge.understudy.post("/upstreams/checkout/drill", drill.clone()).await;
     assert_eq!(status, 409, "{answer}");
-    let words = format!("`{}`, which would have to serve, is not healthy", cast.failover.address());
+    let words = format!("`{}`, which would have to serve, is not healthy", backends.failover.address());
     assert!(answer["detail"].as_str().is_some_and(|detail| detail.contains(&words)), "{answer}");
     let drained = json!({"state": "drained"});
     let (status, answer) = edge.understudy.put("/upstreams/checkout/tiers/0/state", drained).await;
@@ -247,10 +251,10 @@ async fn a_standby_without_traffic_is_known_to_be_dead() {
     let metrics = metrics.expect("it answers").text().await.expect("it is text");
     let is_it = |line: &&str| line.starts_with("understudy_upstream_targets") && line.contains("unhealthy");
     assert!(metrics.lines().any(|line| is_it(&line) && line.ends_with(" 1")), "{metrics}");
-    let address = format!("{:?}", cast.failover.address().to_string());
+    let address = format!("{:?}", backends.failover.address().to_string());
     let is_it = |line: &&str| line.starts_with("understudy_target_healthy") && line.contains(&address);
     assert!(metrics.lines().any(|line| is_it(&line) && line.ends_with(" 0")), "{metrics}");
-    cast.failover.restart().await;
+    backends.failover.restart().await;
     standby(&edge, "healthy").await;
     let (status, answer) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
     assert_eq!(status, 201, "{answer}");
@@ -262,8 +266,8 @@ async fn a_standby_without_traffic_is_known_to_be_dead() {
 /// Tests that five Envoys check for all, and that another takes over when one leaves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_envoys_check_for_all() {
-    let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let mut others = Vec::new();
     for number in 2..=7 {
         others.push(Envoy::start(&edge.understudy, &format!("edge-{number}"), "edge", &[]).await);
@@ -294,8 +298,8 @@ async fn a_few_envoys_check_for_all() {
 /// Tests a bootstrap that does not ask Envoy to report its load, such as one written by hand.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_that_does_not_report_its_load_is_named() {
-    let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let xds = edge.understudy.xds.to_string();
     let arguments = ["bootstrap", "--xds", &xds, "--node-id", "edge-2", "--node-cluster", "edge"];
     let output = understudy(&arguments).args(["--envoy-admin", "127.0.0.1:0"]).output();
@@ -332,9 +336,9 @@ async fn ask_all(url: reqwest::Url, stop: Arc<AtomicBool>) -> (u64, Vec<String>)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_envoys_each_tell_who_serves_there() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+async fn three_envoys_each_report_their_serving_tier() {
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let _second = Envoy::start(&edge.understudy, "edge-2", "edge", &[]).await;
     let _third = Envoy::start(&edge.understudy, "edge-3", "edge", &[]).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -350,8 +354,8 @@ async fn three_envoys_each_tell_who_serves_there() {
         .await;
     };
     at_each(0).await;
-    cast.a.kill();
-    cast.b.kill();
+    backends.a.kill();
+    backends.b.kill();
     at_each(1).await;
     let told = failover(&edge).await;
     assert_eq!((&told["from"], &told["to"]), (&json!(0), &json!(1)), "{told}");
@@ -406,8 +410,8 @@ async fn outcast(edge: &Edge, node_id: &str) -> Envoy {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_that_cannot_reach_a_target_disagrees() {
-    let cast = Cast::start().await;
-    let (a, b) = (gate(cast.a.address()).await, cast.b.address());
+    let backends = Backends::start().await;
+    let (a, b) = (gate(backends.a.address()).await, backends.b.address());
     let edge = Edge::by_rest(async |understudy| {
         checkout(understudy, json!({}), &[]).await;
         let check = json!({"health_check": {"http": {"path": "/healthz"}}});
@@ -415,7 +419,7 @@ async fn an_envoy_that_cannot_reach_a_target_disagrees() {
         for target in [a, b] {
             create(understudy, "/upstreams/checkout/targets", json!({"target": target.to_string()})).await;
         }
-        let standby = json!({"target": cast.failover.address().to_string(), "failover": true});
+        let standby = json!({"target": backends.failover.address().to_string(), "failover": true});
         create(understudy, "/upstreams/checkout/targets", standby).await;
     })
     .await;

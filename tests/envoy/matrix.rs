@@ -13,15 +13,15 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use understudy::cli::load::{Load, Options};
+use understudy::cli::demo::load::{LoadOptions, OpenLoad};
 
-use crate::harness::dns::Dns;
+use crate::harness::dns::DnsServer;
 use crate::harness::{Backend, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{Edge, FAST, comes_to_rest, create, faultless, window};
 
 /// Fault of a target. The last four are grey: health checks do not see them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fault {
+enum TargetFault {
     Kill,
     Freeze,
     BlackHole,
@@ -38,24 +38,24 @@ enum Fault {
     GreyHang,
 }
 
-const FAULTS: [Fault; 14] = [
-    Fault::Kill,
-    Fault::Freeze,
-    Fault::BlackHole,
-    Fault::Status503,
-    Fault::Status500,
-    Fault::ResetOnAccept,
-    Fault::ResetOnRequest,
-    Fault::FinOnRequest,
-    Fault::ListenerClosed,
-    Fault::SlowAnswers,
-    Fault::Grey503,
-    Fault::Grey500,
-    Fault::GreyReset,
-    Fault::GreyHang,
+const FAULTS: [TargetFault; 14] = [
+    TargetFault::Kill,
+    TargetFault::Freeze,
+    TargetFault::BlackHole,
+    TargetFault::Status503,
+    TargetFault::Status500,
+    TargetFault::ResetOnAccept,
+    TargetFault::ResetOnRequest,
+    TargetFault::FinOnRequest,
+    TargetFault::ListenerClosed,
+    TargetFault::SlowAnswers,
+    TargetFault::Grey503,
+    TargetFault::Grey500,
+    TargetFault::GreyReset,
+    TargetFault::GreyHang,
 ];
 
-impl Fault {
+impl TargetFault {
     fn is_grey(self) -> bool {
         matches!(self, Self::Grey503 | Self::Grey500 | Self::GreyReset | Self::GreyHang)
     }
@@ -78,7 +78,7 @@ impl Fault {
             Self::GreyHang => &["health ok", "mode hang"],
         };
         for command in commands {
-            assert_eq!(backend.ask(command).await, "ok", "{command}");
+            assert_eq!(backend.run_command(command).await, "ok", "{command}");
         }
     }
 
@@ -87,7 +87,7 @@ impl Fault {
             Self::Kill => backend.restart().await,
             Self::Freeze => backend.thaw(),
             _ => {
-                assert_eq!(backend.ask("listener open").await, "ok");
+                assert_eq!(backend.run_command("listener open").await, "ok");
                 backend.mode("ok").await;
             }
         }
@@ -96,8 +96,8 @@ impl Fault {
 
 /// Cell of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Case {
-    fault: Fault,
+struct FaultCase {
+    fault: TargetFault,
     primaries: usize,
     by_name: bool,
     load_balancer: &'static str,
@@ -106,9 +106,9 @@ struct Case {
 
 /// Returns two cases for each fault, each the opposite of the other, so that every fault meets every value.
 /// The pattern changes from fault to fault, so that every two values meet.
-fn cases() -> Vec<Case> {
-    let of_fault = |(index, fault): (usize, Fault)| {
-        [index, !index].map(|bits| Case {
+fn cases() -> Vec<FaultCase> {
+    let of_fault = |(index, fault): (usize, TargetFault)| {
+        [index, !index].map(|bits| FaultCase {
             fault,
             primaries: if bits & 1 == 0 { 1 } else { 3 },
             by_name: bits & 2 != 0,
@@ -121,8 +121,8 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn every_pair_of_values_occurs() {
-    let values = |case: &Case| {
-        let Case { fault, primaries, by_name, load_balancer, protocol } = case;
+    let values = |case: &FaultCase| {
+        let FaultCase { fault, primaries, by_name, load_balancer, protocol } = case;
         [
             format!("{fault:?}"),
             format!("{primaries} primaries"),
@@ -142,8 +142,8 @@ fn every_pair_of_values_occurs() {
 }
 
 /// Backends of a case. The standby's name is `FAILOVER`.
-struct Stage {
-    case: Case,
+struct CaseSetup {
+    case: FaultCase,
     path: String,
     primaries: Vec<Backend>,
     standby: Backend,
@@ -153,8 +153,8 @@ struct Stage {
 
 const NAMES: [&str; 3] = ["A", "B", "C"];
 
-impl Stage {
-    async fn start((index, case): (usize, Case)) -> Self {
+impl CaseSetup {
+    async fn start((index, case): (usize, FaultCase)) -> Self {
         let start = |name| Backend::start_with(name, &["--log-requests"]);
         Self {
             case,
@@ -200,7 +200,7 @@ impl Stage {
 
     /// Plays the case. Returns the time until the last GET that was late or tried on a primary, and the
     /// number of failed POSTs.
-    async fn play(mut self, edge: &Edge) -> (Case, Duration, usize) {
+    async fn play(mut self, edge: &Edge) -> (FaultCase, Duration, usize) {
         eventually(PATIENCE, "the Envoy has the route", async || {
             match edge.request(Method::GET, "shop.test", &self.path).send().await {
                 Ok(answer) if answer.status() == 200 => Ok(()),
@@ -210,9 +210,9 @@ impl Stage {
         .await;
         let mut url = edge.url();
         url.set_path(&self.path);
-        let gets = Load::start(Options::get(url.clone(), 60));
+        let gets = OpenLoad::start(LoadOptions::get(url.clone(), 60));
         comes_to_rest(&gets, self.primary_names()).await;
-        let posts = Load::start(Options::post(url, 10, "an order"));
+        let posts = OpenLoad::start(LoadOptions::post(url, 10, "an order"));
         window(&posts, 5).await;
 
         let struck = Instant::now();
@@ -221,7 +221,7 @@ impl Stage {
         }
         match self.case.fault {
             // A slow service is not dead: no request is cut off.
-            Fault::SlowAnswers => {
+            TargetFault::SlowAnswers => {
                 let window = window(&gets, 100).await;
                 assert_eq!(window.served_by.keys().collect::<Vec<_>>(), self.primary_names(), "{window:?}");
             }
@@ -229,7 +229,7 @@ impl Stage {
         }
         let healed = Instant::now();
         for primary in &mut self.primaries {
-            if self.case.fault == Fault::Kill {
+            if self.case.fault == TargetFault::Kill {
                 self.executed.extend(posts_of(primary));
             }
             self.case.fault.heal(primary).await;
@@ -269,9 +269,10 @@ fn posts_of(backend: &Backend) -> Vec<String> {
 
 /// Starts a control plane that asks a DNS server of the test, which resolves `loopback.test` to this machine,
 /// and its Envoy.
-async fn edge() -> (Dns, TempDir, Edge) {
-    let (dns, directory, port) = (Dns::start().await, tempfile::tempdir().expect("a directory"), free_port());
-    dns.has("loopback.test", &[IpAddr::from([127, 0, 0, 1])]);
+async fn edge() -> (DnsServer, TempDir, Edge) {
+    let (dns, directory, port) =
+        (DnsServer::start().await, tempfile::tempdir().expect("a directory"), free_port());
+    dns.set_addresses("loopback.test", &[IpAddr::from([127, 0, 0, 1])]);
     let config = json!({
         "resolver": { "servers": [dns.address.to_string()] },
         "listeners": [{ "name": "web", "address": format!("127.0.0.1:{port}") }],
@@ -286,14 +287,14 @@ async fn edge() -> (Dns, TempDir, Edge) {
 async fn no_get_is_lost_and_no_post_executed_twice_whatever_happens_to_all_primaries() {
     let (_dns, _directory, edge) = edge().await;
     let mut told = String::new();
-    let all: Vec<(usize, Case)> = cases().into_iter().enumerate().collect();
+    let all: Vec<(usize, FaultCase)> = cases().into_iter().enumerate().collect();
     for batch in all.chunks(6) {
-        let stages = join_all(batch.iter().copied().map(Stage::start)).await;
-        for stage in &stages {
-            stage.declare(&edge.understudy).await;
+        let stages = join_all(batch.iter().copied().map(CaseSetup::start)).await;
+        for setup in &stages {
+            setup.declare(&edge.understudy).await;
         }
-        for (case, stable, failed) in join_all(stages.into_iter().map(|stage| stage.play(&edge))).await {
-            let Case { fault, primaries, by_name, load_balancer, protocol } = case;
+        for (case, stable, failed) in join_all(stages.into_iter().map(|setup| setup.play(&edge))).await {
+            let FaultCase { fault, primaries, by_name, load_balancer, protocol } = case;
             let kind = if by_name { "names" } else { "IPs" };
             told += &format!(
                 "{fault:?}, {primaries} primaries by {kind}, {load_balancer}, {protocol}: \

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Understudy, eventually, free_port};
-use crate::stage::{Cast, DELTA, STATE_OF_THE_WORLD, Variant, create, faultless, window};
+use crate::stage::{Backends, DELTA, STATE_OF_THE_WORLD, Variant, create, faultless, window};
 
 /// Waits until the only node is in this state with its listeners, and returns their status.
 async fn listeners(understudy: &Understudy, state: &str) -> Value {
@@ -26,9 +26,9 @@ async fn standing(understudy: &Understudy, plural: &str, state: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_cannot_be_bound_is_told_and_costs_no_request() {
-    let cast = Cast::start().await;
-    let edge = cast.edge_without_canary(STATE_OF_THE_WORLD).await;
+async fn a_listener_that_cannot_be_bound_is_reported_and_costs_no_request() {
+    let backends = Backends::start().await;
+    let edge = backends.edge_without_canary(STATE_OF_THE_WORLD).await;
     let understudy = &edge.understudy;
     let before = listeners(understudy, "acked").await;
     let load = edge.load(200);
@@ -59,13 +59,13 @@ async fn a_listener_that_cannot_be_bound_is_told_and_costs_no_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_change_goes_through_beside_a_refused_listener() {
-    let cast = Cast::start().await;
-    let edge = cast.edge_without_canary(STATE_OF_THE_WORLD).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge_without_canary(STATE_OF_THE_WORLD).await;
     let understudy = &edge.understudy;
     create(understudy, "/listeners", json!({"name": "bad", "address": format!("192.0.2.1:{}", free_port())}))
         .await;
     listeners(understudy, "nacked").await;
-    let targets = json!([{"target": cast.failover.address().to_string()}]);
+    let targets = json!([{"target": backends.failover.address().to_string()}]);
     create(understudy, "/upstreams", json!({"name": "new", "targets": targets})).await;
     create(understudy, "/services", json!({"name": "new", "upstream": "new"})).await;
     assert_eq!(understudy.patch("/routes/checkout", json!({"service": "new"})).await.0, 200);
@@ -81,13 +81,13 @@ fn bad_cluster(name: &str) -> Value {
 }
 
 async fn a_refused_cluster_stops_neither_what_came_with_it_nor_what_comes_later(variant: Variant) {
-    let cast = Cast::start().await;
-    let edge = cast.edge_without_canary(variant).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge_without_canary(variant).await;
     let understudy = &edge.understudy;
     let load = edge.load(200);
     window(&load, 50).await;
     // Together: a cluster that is refused, and an upstream to which the route goes.
-    let targets = json!([{"target": cast.failover.address().to_string()}]);
+    let targets = json!([{"target": backends.failover.address().to_string()}]);
     let changes = json!([
         {"method": "PUT", "path": "/raw/clusters/bad", "body": bad_cluster("bad")},
         {"method": "POST", "path": "/upstreams", "body": {"name": "one", "targets": targets}},
@@ -101,7 +101,7 @@ async fn a_refused_cluster_stops_neither_what_came_with_it_nor_what_comes_later(
     assert!(refused["error"].as_str().is_some_and(|error| error.contains(words)), "{refused}");
     edge.serves("FAILOVER", PATIENCE).await;
 
-    let targets = json!([{"target": cast.a.address().to_string()}]);
+    let targets = json!([{"target": backends.a.address().to_string()}]);
     create(understudy, "/upstreams", json!({"name": "two", "targets": targets})).await;
     create(understudy, "/services", json!({"name": "two", "upstream": "two"})).await;
     assert_eq!(understudy.patch("/routes/checkout", json!({"service": "two"})).await.0, 200);

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use understudy::cli::load::Load;
+use understudy::cli::demo::load::OpenLoad;
 
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually};
 use crate::stage::{
-    Cast, DELTA, Edge, STATE_OF_THE_WORLD, Variant, checkout, comes_to_rest, create, faultless,
+    Backends, DELTA, Edge, STATE_OF_THE_WORLD, Variant, checkout, comes_to_rest, create, faultless,
     printed_status, window,
 };
 
@@ -52,27 +52,27 @@ async fn clusters(understudy: &Understudy) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_target_gets_nothing_and_returns_with_auto() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     let before = clusters(&edge.understudy).await;
     let body = json!({"state": "drained", "reason": "new disks", "expires_in": "10m"});
-    let answer = put(&edge, &state_of(&cast.a), body).await;
+    let answer = put(&edge, &state_of(&backends.a), body).await;
     assert_eq!((&answer["state"], &answer["reason"]), (&json!("drained"), &json!("new disks")));
     comes_to_rest(&load, &["B"]).await;
-    assert_eq!(of_target(&edge.understudy, &cast.a, "state").await, "drained");
-    put(&edge, &state_of(&cast.a), json!({"state": "auto"})).await;
+    assert_eq!(of_target(&edge.understudy, &backends.a, "state").await, "drained");
+    put(&edge, &state_of(&backends.a), json!({"state": "auto"})).await;
     comes_to_rest(&load, &["A", "B"]).await;
     assert_eq!(clusters(&edge.understudy).await, before, "no cluster was sent");
     faultless(load).await;
-    assert_eq!(cast.failover.gets().await, 0);
+    assert_eq!(backends.failover.gets().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tier_that_is_down_leaves_its_traffic_to_the_standby() {
-    let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     put(&edge, "/upstreams/checkout/tiers/0/state", json!({"state": "down"})).await;
@@ -119,25 +119,25 @@ async fn a_zone_is_drained_as_a_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_outlives_the_control_plane_and_ends_with_its_time() {
-    let cast = Cast::start().await;
-    let mut edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let mut edge = backends.edge(json!({})).await;
     let load = edge.load(200);
     comes_to_rest(&load, &["A", "B"]).await;
-    put(&edge, &state_of(&cast.a), json!({"state": "drained"})).await;
-    put(&edge, &state_of(&cast.b), json!({"state": "down", "expires_in": "2s"})).await;
+    put(&edge, &state_of(&backends.a), json!({"state": "drained"})).await;
+    put(&edge, &state_of(&backends.b), json!({"state": "down", "expires_in": "2s"})).await;
     comes_to_rest(&load, &["FAILOVER"]).await;
     edge.understudy.kill();
     edge.understudy.restart().await;
-    assert_eq!(of_target(&edge.understudy, &cast.a, "state").await, "drained");
+    assert_eq!(of_target(&edge.understudy, &backends.a, "state").await, "drained");
     comes_to_rest(&load, &["B"]).await;
-    assert_eq!(of_target(&edge.understudy, &cast.b, "state").await, "auto");
+    assert_eq!(of_target(&edge.understudy, &backends.b, "state").await, "auto");
     faultless(load).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pinned_tier_serves_while_it_is_healthy() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     put(&edge, "/upstreams/checkout/pin", json!({"priority": 1, "reason": "audit"})).await;
@@ -148,9 +148,9 @@ async fn a_pinned_tier_serves_while_it_is_healthy() {
     })
     .await;
     assert_eq!(cause, "pin");
-    cast.failover.kill();
+    backends.failover.kill();
     comes_to_rest(&load, &["A", "B"]).await;
-    cast.failover.restart().await;
+    backends.failover.restart().await;
     comes_to_rest(&load, &["FAILOVER"]).await;
     let (status, answer) = edge.understudy.delete("/upstreams/checkout/pin").await;
     assert_eq!(status, 204, "{answer}");
@@ -166,8 +166,8 @@ async fn with_settings(edge: &Edge, settings: Value) {
 /// Tests a pin with a hash balancer: each tier is a cluster of its own under an aggregate, and the pin
 /// changes the order of the aggregate.
 async fn pins_a_tier_of_an_aggregate(variant: Variant, load_balancer: &str) {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge_speaking(variant, json!({})).await;
+    let mut backends = Backends::start().await;
+    let edge = backends.edge_speaking(variant, json!({})).await;
     with_settings(&edge, json!({"load_balancer": load_balancer})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
@@ -179,9 +179,9 @@ async fn pins_a_tier_of_an_aggregate(variant: Variant, load_balancer: &str) {
     }
     put(&edge, "/upstreams/checkout/pin", json!({"priority": 1})).await;
     comes_to_rest(&load, &["FAILOVER"]).await;
-    cast.failover.kill();
+    backends.failover.kill();
     comes_to_rest(&load, &["A", "B"]).await;
-    cast.failover.restart().await;
+    backends.failover.restart().await;
     comes_to_rest(&load, &["FAILOVER"]).await;
     edge.understudy.delete("/upstreams/checkout/pin").await;
     comes_to_rest(&load, &["A", "B"]).await;
@@ -200,8 +200,8 @@ async fn a_pinned_tier_of_an_aggregate_serves_while_it_is_healthy_in_delta() {
 
 /// Starts an Envoy and an upstream with this failback policy. Ejections are short, so that [`LONG`] suffices
 /// for primaries that returned to serve again by themselves.
-async fn with_failback(cast: &Cast, failback: Value) -> Edge {
-    let edge = cast.edge(json!({})).await;
+async fn with_failback(backends: &Backends, failback: Value) -> Edge {
+    let edge = backends.edge(json!({})).await;
     let short = json!({"base_ejection_time": "2s", "max_ejection_time": "2s"});
     with_settings(&edge, json!({"failback": failback, "outlier_detection": short})).await;
     edge
@@ -221,25 +221,25 @@ async fn held(edge: &Edge) -> Value {
 
 /// Returns an upstream with this failback policy after its failover, with its load and its hold. Both
 /// primaries are back.
-async fn failed_over(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
-    let (edge, load, hold) = lost(cast, failback).await;
-    for primary in cast.primaries() {
+async fn failed_over(backends: &mut Backends, failback: Value) -> (Edge, OpenLoad, Value) {
+    let (edge, load, hold) = lost(backends, failback).await;
+    for primary in backends.primaries() {
         primary.restart().await;
     }
     (edge, load, hold)
 }
 
 /// Does the same as [`failed_over`] while the primaries are still dead.
-async fn lost(cast: &mut Cast, failback: Value) -> (Edge, Load, Value) {
-    let edge = with_failback(cast, failback).await;
-    let (load, hold) = lose_primaries(cast, &edge).await;
+async fn lost(backends: &mut Backends, failback: Value) -> (Edge, OpenLoad, Value) {
+    let edge = with_failback(backends, failback).await;
+    let (load, hold) = lose_primaries(backends, &edge).await;
     (edge, load, hold)
 }
 
-async fn lose_primaries(cast: &mut Cast, edge: &Edge) -> (Load, Value) {
+async fn lose_primaries(backends: &mut Backends, edge: &Edge) -> (OpenLoad, Value) {
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.kill();
     }
     comes_to_rest(&load, &["FAILOVER"]).await;
@@ -248,8 +248,8 @@ async fn lose_primaries(cast: &mut Cast, edge: &Edge) -> (Load, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_standby_serves_until_it_is_released() {
-    let mut cast = Cast::start().await;
-    let (mut edge, load, _) = failed_over(&mut cast, json!("manual")).await;
+    let mut backends = Backends::start().await;
+    let (mut edge, load, _) = failed_over(&mut backends, json!("manual")).await;
     let quiet = window(&load, 300 * LONG).await;
     assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
     edge.understudy.kill();
@@ -275,16 +275,16 @@ async fn a_held_standby_of_an_aggregate_that_dies_gives_the_traffic_back() {
 }
 
 async fn a_held_standby_dies(settings: Value) {
-    let mut cast = Cast::start().await;
-    let edge = with_failback(&cast, json!("manual")).await;
+    let mut backends = Backends::start().await;
+    let edge = with_failback(&backends, json!("manual")).await;
     with_settings(&edge, settings).await;
-    let (load, _) = lose_primaries(&mut cast, &edge).await;
-    for primary in cast.primaries() {
+    let (load, _) = lose_primaries(&mut backends, &edge).await;
+    for primary in backends.primaries() {
         primary.restart().await;
     }
     let back = window(&load, 300 * LONG).await;
     assert_eq!(back.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{back:?}");
-    cast.failover.kill();
+    backends.failover.kill();
     comes_to_rest(&load, &["A", "B"]).await;
     eventually(PATIENCE, "nothing is held", async || {
         let health = health(&edge.understudy).await;
@@ -296,8 +296,8 @@ async fn a_held_standby_dies(settings: Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_that_returned_get_their_traffic_after_the_time_of_the_hold() {
-    let mut cast = Cast::start().await;
-    let (_edge, load, hold) = failed_over(&mut cast, json!({"after": "3s"})).await;
+    let mut backends = Backends::start().await;
+    let (_edge, load, hold) = failed_over(&mut backends, json!({"after": "3s"})).await;
     assert!(hold["seconds_left"].is_number());
     comes_to_rest(&load, &["A", "B"]).await;
     faultless(load).await;
@@ -306,8 +306,8 @@ async fn primaries_that_returned_get_their_traffic_after_the_time_of_the_hold() 
 /// Tests the start of a hold's time: when the primaries recover, however long they were dead.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_of_a_hold_begins_when_the_primaries_recover() {
-    let mut cast = Cast::start().await;
-    let (edge, load, _) = lost(&mut cast, json!({"after": "6s"})).await;
+    let mut backends = Backends::start().await;
+    let (edge, load, _) = lost(&mut backends, json!({"after": "6s"})).await;
     let hold = async |is_wanted: &dyn Fn(&Value) -> bool| {
         eventually(PATIENCE, "the hold is as it should be", async || {
             let hold = held(&edge).await;
@@ -322,7 +322,7 @@ async fn the_time_of_a_hold_begins_when_the_primaries_recover() {
     hold(&|hold| hold["waits_for_primaries"] == true).await;
     let status = printed_status(&edge.understudy);
     assert!(status.contains("6 s after primaries recover"), "{status}");
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.restart().await;
     }
     let recovered = hold(&|hold| hold["due"].is_string()).await;
@@ -335,8 +335,8 @@ async fn the_time_of_a_hold_begins_when_the_primaries_recover() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_return_the_traffic_in_shares() {
-    let mut cast = Cast::start().await;
-    let (_edge, load, _) = failed_over(&mut cast, json!({"steps": [20, 100], "every": "8s"})).await;
+    let mut backends = Backends::start().await;
+    let (_edge, load, _) = failed_over(&mut backends, json!({"steps": [20, 100], "every": "8s"})).await;
     comes_to_rest(&load, &["A", "B", "FAILOVER"]).await;
     let step = window(&load, 600).await;
     let primaries = step.served_by["A"] + step.served_by["B"];
@@ -348,8 +348,8 @@ async fn steps_return_the_traffic_in_shares() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_moves_the_traffic_for_its_time_and_reports() {
-    let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     // The prechecks know the serving tier only once it was reported.
@@ -362,7 +362,7 @@ async fn a_drill_moves_the_traffic_for_its_time_and_reports() {
     assert_eq!(report["state"], "done", "{report}");
     assert!(report["shift_seconds"]["edge-1"].as_f64().is_some_and(|seconds| seconds < 3.0), "{report}");
     assert_eq!(report["errors"], 0, "{report}");
-    assert_eq!(report["share"][cast.failover.address().to_string()], 100.0, "{report}");
+    assert_eq!(report["share"][backends.failover.address().to_string()], 100.0, "{report}");
     comes_to_rest(&load, &["A", "B"]).await;
     let (_, failovers) = edge.understudy.get("/failovers").await;
     assert_eq!(failovers["items"][0]["cause"], "drill", "{failovers}");
@@ -372,13 +372,13 @@ async fn a_drill_moves_the_traffic_for_its_time_and_reports() {
 /// Tests a drill of one target. Its tier goes on, so no other tier shows the shift: the drilled target
 /// without requests does.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drill_of_one_target_tells_when_it_got_nothing_more() {
-    let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+async fn a_drill_of_one_target_reports_when_it_got_no_more_requests() {
+    let backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(200);
     comes_to_rest(&load, &["A", "B"]).await;
     serves_home(&edge).await;
-    let drill = json!({"down": [cast.a.address().to_string()], "for": "5s", "reason": "new disks"});
+    let drill = json!({"down": [backends.a.address().to_string()], "for": "5s", "reason": "new disks"});
     let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
     assert_eq!(status, 201, "{drill}");
     comes_to_rest(&load, &["B"]).await;
@@ -413,8 +413,8 @@ async fn ended(edge: &Edge, id: &Value) -> Value {
 /// after any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_that_die_in_a_drill_are_kept_away_as_after_any_failure() {
-    let mut cast = Cast::start().await;
-    let edge = with_failback(&cast, json!("manual")).await;
+    let mut backends = Backends::start().await;
+    let edge = with_failback(&backends, json!("manual")).await;
     let load = edge.load(200);
     comes_to_rest(&load, &["A", "B"]).await;
     serves_home(&edge).await;
@@ -422,7 +422,7 @@ async fn primaries_that_die_in_a_drill_are_kept_away_as_after_any_failure() {
     let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
     assert_eq!(status, 201, "{drill}");
     comes_to_rest(&load, &["FAILOVER"]).await;
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.kill();
     }
     assert_eq!(ended(&edge, &drill["id"]).await["state"], "done");
@@ -430,7 +430,7 @@ async fn primaries_that_die_in_a_drill_are_kept_away_as_after_any_failure() {
     let (_, failovers) = edge.understudy.get("/failovers").await;
     let (cause, end) = (&failovers["items"][0]["cause"], &failovers["items"][0]["end"]);
     assert_eq!((cause, end), (&json!("health_check"), &Value::Null), "{failovers}");
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.restart().await;
     }
     let quiet = window(&load, 200 * LONG).await;
@@ -445,8 +445,8 @@ async fn primaries_that_die_in_a_drill_are_kept_away_as_after_any_failure() {
 /// traffic for a while, and the hold outlives it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_outlives_what_puts_its_standby_out() {
-    let mut cast = Cast::start().await;
-    let (edge, load, _) = failed_over(&mut cast, json!("manual")).await;
+    let mut backends = Backends::start().await;
+    let (edge, load, _) = failed_over(&mut backends, json!("manual")).await;
     let quiet = window(&load, 300 * LONG).await;
     assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
     let drill = json!({"down": ["priority=1"], "for": "3s"});
@@ -457,9 +457,9 @@ async fn a_hold_outlives_what_puts_its_standby_out() {
     comes_to_rest(&load, &["A", "B"]).await;
     ended(&edge, &drill["id"]).await;
     comes_to_rest(&load, &["FAILOVER"]).await;
-    put(&edge, &state_of(&cast.failover), json!({"state": "drained"})).await;
+    put(&edge, &state_of(&backends.failover), json!({"state": "drained"})).await;
     comes_to_rest(&load, &["A", "B"]).await;
-    put(&edge, &state_of(&cast.failover), json!({"state": "auto"})).await;
+    put(&edge, &state_of(&backends.failover), json!({"state": "auto"})).await;
     comes_to_rest(&load, &["FAILOVER"]).await;
     let quiet = window(&load, 300 * 7).await;
     assert_eq!(quiet.served_by.keys().collect::<Vec<_>>(), ["FAILOVER"], "{quiet:?}");
@@ -470,25 +470,25 @@ async fn a_hold_outlives_what_puts_its_standby_out() {
 /// Tests the death of a held standby: the next standby is held in its place, whatever the primaries do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_goes_on_to_the_next_standby() {
-    let (mut cast, last) = (Cast::start().await, Backend::start("LAST").await);
-    let edge = with_failback(&cast, json!("manual")).await;
+    let (mut backends, last) = (Backends::start().await, Backend::start("LAST").await);
+    let edge = with_failback(&backends, json!("manual")).await;
     let target = json!({"target": last.address().to_string(), "priority": 2});
     create(&edge.understudy, "/upstreams/checkout/targets", target).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.kill();
     }
     comes_to_rest(&load, &["FAILOVER"]).await;
     held(&edge).await;
-    cast.failover.kill();
+    backends.failover.kill();
     comes_to_rest(&load, &["LAST"]).await;
     eventually(PATIENCE, "the last one is held", async || {
         let hold = held(&edge).await;
         if hold["priority"] == 2 { Ok(()) } else { Err(hold.to_string()) }
     })
     .await;
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.restart().await;
     }
     let quiet = window(&load, 300 * LONG).await;
@@ -499,12 +499,13 @@ async fn a_hold_goes_on_to_the_next_standby() {
 /// Tests orders about upstreams that are gone: they can be taken back.
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_of_an_upstream_that_is_gone_are_taken_back() {
-    let cast = Cast::start().await;
+    let backends = Backends::start().await;
     let understudy = Understudy::serve(&[]).await;
-    let targets = json!([{"target": cast.a.address().to_string()}, {"target": cast.b.address().to_string()}]);
+    let targets =
+        json!([{"target": backends.a.address().to_string()}, {"target": backends.b.address().to_string()}]);
     create(&understudy, "/upstreams", json!({"name": "checkout", "targets": targets})).await;
     for (path, body) in [
-        (state_of(&cast.a), json!({"state": "drained"})),
+        (state_of(&backends.a), json!({"state": "drained"})),
         ("/upstreams/checkout/tiers/0/state".to_owned(), json!({"state": "drained"})),
         ("/upstreams/checkout/pin".to_owned(), json!({"priority": 0})),
     ] {
@@ -512,7 +513,7 @@ async fn orders_of_an_upstream_that_is_gone_are_taken_back() {
         assert_eq!(status, 200, "{path}: {answer}");
     }
     assert_eq!(understudy.delete("/upstreams/checkout").await.0, 204);
-    let (status, answer) = understudy.put(&state_of(&cast.a), json!({"state": "auto"})).await;
+    let (status, answer) = understudy.put(&state_of(&backends.a), json!({"state": "auto"})).await;
     assert_eq!((status, &answer["state"]), (200, &json!("auto")), "{answer}");
     for path in ["/upstreams/checkout/tiers/0/state", "/upstreams/checkout/pin"] {
         assert_eq!(understudy.delete(path).await.0, 204, "{path}");
@@ -525,13 +526,13 @@ async fn orders_of_an_upstream_that_is_gone_are_taken_back() {
 /// Tests the latency in a drill's report. Envoy reports the requests under way, which is the number that came
 /// while one took.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drill_tells_how_long_requests_took_before_and_during() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
-    for primary in cast.primaries() {
+async fn a_drill_reports_how_long_requests_took_before_and_during() {
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
+    for primary in backends.primaries() {
         primary.mode("slow 20ms").await;
     }
-    cast.failover.mode("slow 60ms").await;
+    backends.failover.mode("slow 60ms").await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     // Long enough for reports with enough requests under way: six in each report.
@@ -552,8 +553,8 @@ async fn a_drill_tells_how_long_requests_took_before_and_during() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_ends_with_the_control_plane_that_watched_it() {
-    let cast = Cast::start().await;
-    let mut edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let mut edge = backends.edge(json!({})).await;
     let load = edge.load(200);
     comes_to_rest(&load, &["A", "B"]).await;
     let drill = json!({"down": ["priority=0"], "for": "10m"});
@@ -571,15 +572,15 @@ async fn a_drill_ends_with_the_control_plane_that_watched_it() {
 /// Tests a standby that fails while it must serve: the drill ends at once, and no client sees an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_ends_early_when_requests_fail() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     let drill = json!({"down": ["priority=0"], "for": "60s", "abort_if": {"error_rate": 0.1}});
     let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
     assert_eq!(status, 201, "{drill}");
     comes_to_rest(&load, &["FAILOVER"]).await;
-    cast.failover.mode("status 503").await;
+    backends.failover.mode("status 503").await;
     let ended = ended(&edge, &drill["id"]).await;
     assert_eq!(ended["state"], "aborted", "{ended}");
     comes_to_rest(&load, &["A", "B"]).await;
@@ -596,20 +597,20 @@ async fn a_standby_fails_in_a_drill(
     is_warned: bool,
     error_rate: f64,
 ) -> Value {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(40);
     comes_to_rest(&load, &["A", "B"]).await;
     serves_home(&edge).await;
     let drill = json!({"down": ["priority=0"], "for": "60s", "abort_if": {"error_rate": error_rate}});
     if is_warned {
-        fails(&mut cast.failover).await;
+        fails(&mut backends.failover).await;
     }
     let (status, drill) = edge.understudy.post("/upstreams/checkout/drill", drill).await;
     assert_eq!(status, 201, "{drill}");
     if !is_warned {
         comes_to_rest(&load, &["FAILOVER"]).await;
-        fails(&mut cast.failover).await;
+        fails(&mut backends.failover).await;
     }
     let ended = ended(&edge, &drill["id"]).await;
     assert_eq!(ended["state"], "aborted", "{ended}");
@@ -638,8 +639,8 @@ async fn a_standby_that_dies_in_a_drill_costs_no_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_do_harm_is_refused() {
-    let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let understudy = &edge.understudy;
     for (path, body, expected) in [
         ("/upstreams/checkout/targets/10.9.9.9:1/state", json!({"state": "down"}), 404),
@@ -663,9 +664,9 @@ async fn what_would_do_harm_is_refused() {
         assert_eq!(status, expected, "POST {path} {body}: {answer}");
     }
     put(&edge, "/upstreams/checkout/tiers/0/state", json!({"state": "down"})).await;
-    let (status, answer) = understudy.put(&state_of(&cast.failover), json!({"state": "drained"})).await;
+    let (status, answer) = understudy.put(&state_of(&backends.failover), json!({"state": "drained"})).await;
     assert_eq!(status, 409, "{answer}");
-    let forced = format!("{}?force=true", state_of(&cast.failover));
+    let forced = format!("{}?force=true", state_of(&backends.failover));
     put(&edge, &forced, json!({"state": "drained"})).await;
     edge.serves("FAILOVER", Duration::from_secs(5)).await;
 }
@@ -673,8 +674,8 @@ async fn what_would_do_harm_is_refused() {
 /// Tests a drill every ten seconds: cron's sixth field, which is rarely needed, is the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduled_drill_begins_when_it_is_due() {
-    let cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
+    let backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     let drill = json!({"drill": {"schedule": "*/10 * * * * *", "for": "4s", "down": ["priority=0"]}});
@@ -700,12 +701,12 @@ async fn a_scheduled_drill_begins_when_it_is_due() {
 /// hour would be one too many.
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_that_come_and_go_are_kept_away_until_an_operator_lets_them() {
-    let mut cast = Cast::start().await;
-    let edge = with_failback(&cast, json!({"max_failbacks": "1 per 1h"})).await;
+    let mut backends = Backends::start().await;
+    let edge = with_failback(&backends, json!({"max_failbacks": "1 per 1h"})).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
     for round in ["first", "second"] {
-        for primary in cast.primaries() {
+        for primary in backends.primaries() {
             primary.kill();
         }
         comes_to_rest(&load, &["FAILOVER"]).await;
@@ -713,7 +714,7 @@ async fn primaries_that_come_and_go_are_kept_away_until_an_operator_lets_them() 
             let hold = held(&edge).await;
             assert_eq!((&hold["flapping"], &hold["due"]), (&json!(true), &Value::Null), "{hold}");
         }
-        for primary in cast.primaries() {
+        for primary in backends.primaries() {
             primary.restart().await;
         }
         if round == "first" {
@@ -738,12 +739,12 @@ async fn primaries_that_come_and_go_are_kept_away_until_an_operator_lets_them() 
 /// Tests that orders do not wait for a change whose canary is being watched.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_is_drained_at_once_while_a_canary_bakes() {
-    let cast = Cast::start().await;
+    let backends = Backends::start().await;
     let directory = tempfile::tempdir().expect("a temporary directory");
     let config = directory.path().join("rollout.yaml");
     std::fs::write(&config, "rollout: { bake: 60s }\n").expect("the directory is ours");
     let config = config.to_str().expect("it is text").to_owned();
-    let edge = cast.edge_of_files(&[&config]).await;
+    let edge = backends.edge_of_files(&[&config]).await;
     let second = Envoy::start(&edge.understudy, "edge-2", "edge", &[]).await;
     let load = edge.load(300);
     comes_to_rest(&load, &["A", "B"]).await;
@@ -756,7 +757,7 @@ async fn a_target_is_drained_at_once_while_a_canary_bakes() {
         if canaries > 0 { Ok(()) } else { Err(status.to_string()) }
     };
     eventually(PATIENCE, "a canary is asked", rolling_out).await;
-    put(&edge, &state_of(&cast.a), json!({"state": "drained"})).await;
+    put(&edge, &state_of(&backends.a), json!({"state": "drained"})).await;
     comes_to_rest(&load, &["B"]).await;
     for envoy in [&edge.envoy, &second] {
         eventually(PATIENCE, "both Envoys drain A", async || {

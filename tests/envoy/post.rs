@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Method, Url};
 use serde_json::json;
-use understudy::cli::load::{Load, Options};
+use understudy::cli::demo::load::{LoadOptions, OpenLoad};
 
 use crate::harness::{Backend, PATIENCE, eventually};
-use crate::stage::{Cast, window};
+use crate::stage::{Backends, window};
 
 /// Time for which Envoy may take a connection for open after it ended.
 const HEARD: Duration = Duration::from_millis(50);
@@ -23,15 +23,15 @@ fn executed(backend: &mut Backend) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_post_is_executed_twice_when_all_primaries_are_killed() {
-    let mut cast = Cast::start_with(&["--log-requests"]).await;
-    let edge = cast.edge(json!({})).await;
-    for primary in cast.primaries() {
+    let mut backends = Backends::start_with(&["--log-requests"]).await;
+    let edge = backends.edge(json!({})).await;
+    for primary in backends.primaries() {
         primary.mode("slow 100ms").await; // Some ten are on their way at any time.
     }
     let url: Url = edge.url();
-    let load = Load::start(Options::post(url, 100, "an order"));
+    let load = OpenLoad::start(LoadOptions::post(url, 100, "an order"));
     window(&load, 100).await;
-    for primary in cast.primaries() {
+    for primary in backends.primaries() {
         primary.kill();
     }
     let dead = Instant::now();
@@ -43,7 +43,7 @@ async fn no_post_is_executed_twice_when_all_primaries_are_killed() {
     let unforeseen = failed.iter().filter(|outcome| outcome.started > dead + HEARD);
     assert_eq!(unforeseen.count(), 0, "{failed:?}");
 
-    let Cast { a, b, failover } = &mut cast;
+    let Backends { a, b, failover } = &mut backends;
     let executed: Vec<String> = [a, b, failover].into_iter().flat_map(executed).collect();
     let distinct: BTreeSet<&String> = executed.iter().collect();
     assert_eq!(distinct.len(), executed.len(), "each is executed once");
@@ -55,9 +55,9 @@ async fn no_post_is_executed_twice_when_all_primaries_are_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_post_that_reached_no_server_is_tried_elsewhere() {
-    let mut cast = Cast::start().await;
-    let edge = cast.edge(json!({})).await;
-    for primary in cast.primaries() {
+    let mut backends = Backends::start().await;
+    let edge = backends.edge(json!({})).await;
+    for primary in backends.primaries() {
         primary.kill();
     }
     // Otherwise a request could be sent on one of them, and its progress would be unknown.
@@ -66,5 +66,5 @@ async fn a_post_that_reached_no_server_is_tried_elsewhere() {
         if stats["cluster.checkout.upstream_cx_active"] == 0 { Ok(()) } else { Err(format!("{stats:?}")) }
     })
     .await;
-    assert_eq!(edge.ask_by(Method::POST).await, Ok("FAILOVER".to_owned()));
+    assert_eq!(edge.serving_backend_by(Method::POST).await, Ok("FAILOVER".to_owned()));
 }

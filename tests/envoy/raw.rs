@@ -105,7 +105,7 @@ async fn a_set_is_served_as_it_is_and_what_stays_keeps_its_version() {
 
     // An empty list empties its type.
     set(&edge.understudy, json!({"listeners": []})).await;
-    eventually(PATIENCE, "the listener is gone", async || match edge.ask().await {
+    eventually(PATIENCE, "the listener is gone", async || match edge.serving_backend().await {
         Err(_) => Ok(()),
         Ok(name) => Err(name),
     })

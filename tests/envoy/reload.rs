@@ -17,7 +17,7 @@ use crate::stage::{Edge, faultless, window};
 const SOON: Duration = Duration::from_secs(5);
 
 /// Control plane that follows a path, an Envoy, and two backends.
-struct Scene {
+struct ReloadSetup {
     edge: Edge,
     blue: Backend,
     green: Backend,
@@ -25,7 +25,7 @@ struct Scene {
     _directory: TempDir,
 }
 
-impl Scene {
+impl ReloadSetup {
     /// Starts the processes. `lay` writes a config below a directory, and returns the path for `serve`.
     async fn start(lay: impl Fn(&Path, &str) -> PathBuf) -> (Self, PathBuf) {
         let (blue, green) = (Backend::start("BLUE").await, Backend::start("GREEN").await);
@@ -37,9 +37,9 @@ impl Scene {
         let path = lay(&root, &text(port, &blue, &green, "blue"));
         let understudy = Understudy::serve(&[&path.display().to_string()]).await;
         let edge = Edge::new(understudy, port).await;
-        let scene = Self { edge, blue, green, root, _directory: directory };
-        scene.edge.serves("BLUE", PATIENCE).await;
-        (scene, path)
+        let setup = Self { edge, blue, green, root, _directory: directory };
+        setup.edge.serves("BLUE", PATIENCE).await;
+        (setup, path)
     }
 
     /// Returns a config in which the route goes to `service`.
@@ -67,12 +67,12 @@ routes:
 
 /// Tests that a first, a second and a third change are followed, each without a signal.
 async fn is_followed(lay: impl Fn(&Path, &str) -> PathBuf) {
-    let (scene, _) = Scene::start(&lay).await;
+    let (setup, _) = ReloadSetup::start(&lay).await;
     for (service, name) in [("green", "GREEN"), ("blue", "BLUE"), ("green", "GREEN")] {
-        lay(&scene.root, &scene.text(service));
-        scene.edge.serves(name, SOON).await;
+        lay(&setup.root, &setup.text(service));
+        setup.edge.serves(name, SOON).await;
     }
-    assert_eq!(scene.edge.understudy.get("/violations").await.1, json!([]));
+    assert_eq!(setup.edge.understudy.get("/violations").await.1, json!([]));
 }
 
 fn write(path: &Path, text: &str) {
@@ -200,22 +200,22 @@ async fn violations_at(understudy: &Understudy, places: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_file_changes_nothing_and_is_told_until_it_is_repaired() {
-    let (scene, _) = Scene::start(|root, text| {
+async fn a_broken_file_changes_nothing_and_is_reported_until_it_is_repaired() {
+    let (setup, _) = ReloadSetup::start(|root, text| {
         write(&root.join("config.yaml"), text);
         root.to_owned()
     })
     .await;
-    let understudy = &scene.edge.understudy;
-    let before = scene.edge.snapshot().await;
-    let file = scene.root.join("config.yaml");
-    let load = scene.edge.load(200);
+    let understudy = &setup.edge.understudy;
+    let before = setup.edge.snapshot().await;
+    let file = setup.root.join("config.yaml");
+    let load = setup.edge.load(200);
 
     // A file that does not parse, and files that parse but are invalid.
     let broken = [
-        (format!("{}  bad: [indentation\n", scene.text("green")), 11, 3),
-        (scene.text("gren"), 10, 14),
-        (scene.text("green").replace("upstream: green", "upstream: green, timeout: soon"), 4, 46),
+        (format!("{}  bad: [indentation\n", setup.text("green")), 11, 3),
+        (setup.text("gren"), 10, 14),
+        (setup.text("green").replace("upstream: green", "upstream: green, timeout: soon"), 4, 46),
     ];
     for (text, line, column) in broken {
         write(&file, &text);
@@ -223,33 +223,33 @@ async fn a_broken_file_changes_nothing_and_is_told_until_it_is_repaired() {
         let at = format!("{}:{line}:{column}: error", file.display());
         assert!(understudy.log().contains(&at), "the log does not name {at}");
         assert_eq!(window(&load, 50).await.served_by.into_keys().collect::<Vec<_>>(), ["BLUE"]);
-        assert_eq!(scene.edge.snapshot().await, before);
+        assert_eq!(setup.edge.snapshot().await, before);
     }
-    write(&file, &scene.text("green"));
+    write(&file, &setup.text("green"));
     violations_at(understudy, json!([])).await;
-    scene.edge.serves("GREEN", SOON).await;
+    setup.edge.serves("GREEN", SOON).await;
     faultless(load).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_is_removed_keeps_serving_and_is_followed_when_it_returns() {
-    let (scene, path) = Scene::start(|root, text| {
+    let (setup, path) = ReloadSetup::start(|root, text| {
         let path = root.join("config");
         fs::create_dir(&path).expect("makes the directory");
         write(&path.join("config.yaml"), text);
         path
     })
     .await;
-    let load = scene.edge.load(200);
+    let load = setup.edge.load(200);
     fs::remove_dir_all(&path).expect("removes");
-    violations_at(&scene.edge.understudy, json!([[path.display().to_string(), null, null]])).await;
+    violations_at(&setup.edge.understudy, json!([[path.display().to_string(), null, null]])).await;
     assert_eq!(window(&load, 50).await.served_by.into_keys().collect::<Vec<_>>(), ["BLUE"]);
 
     fs::create_dir(&path).expect("makes it again");
-    write(&path.join("config.yaml"), &scene.text("green"));
-    scene.edge.serves("GREEN", SOON).await;
-    violations_at(&scene.edge.understudy, json!([])).await;
-    write(&path.join("config.yaml"), &scene.text("blue"));
-    scene.edge.serves("BLUE", SOON).await;
+    write(&path.join("config.yaml"), &setup.text("green"));
+    setup.edge.serves("GREEN", SOON).await;
+    violations_at(&setup.edge.understudy, json!([])).await;
+    write(&path.join("config.yaml"), &setup.text("blue"));
+    setup.edge.serves("BLUE", SOON).await;
     faultless(load).await;
 }

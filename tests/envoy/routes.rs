@@ -5,7 +5,7 @@ use std::fs;
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::redirect::Policy;
 
-use crate::echo::{Seen, Server};
+use crate::echo::{ReceivedRequest, TestServer};
 use crate::harness::{PATIENCE, Understudy, eventually, free_port};
 use crate::stage::Edge;
 
@@ -145,7 +145,7 @@ routes:
     assert_eq!(get("/long").await.text().await.expect("a text"), long);
 }
 
-async fn seen(request: reqwest::RequestBuilder) -> (Seen, HeaderMap) {
+async fn seen(request: reqwest::RequestBuilder) -> (ReceivedRequest, HeaderMap) {
     let answer = request.send().await.expect("it is answered");
     let headers = answer.headers().clone();
     (answer.json().await.expect("a target tells what it saw"), headers)
@@ -163,7 +163,7 @@ async fn serves(edge: &Edge, path: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn targets_see_rewritten_paths_and_changed_headers() {
-    let echo = Server::echo("A", StatusCode::OK).await;
+    let echo = TestServer::echo("A", StatusCode::OK).await;
     let edge = edge(&format!(
         r#"
 upstreams: [{{ name: echo, targets: [{{ target: "{}" }}] }}]
@@ -233,9 +233,9 @@ routes:
 
 /// Tests host rewriting, also for a retry elsewhere: each try has the name of the target to which it goes.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_target_is_told_its_own_name() {
-    let primary = Server::echo("A", StatusCode::SERVICE_UNAVAILABLE).await;
-    let standby = Server::echo("FAILOVER", StatusCode::OK).await;
+async fn each_target_gets_its_own_name() {
+    let primary = TestServer::echo("A", StatusCode::SERVICE_UNAVAILABLE).await;
+    let standby = TestServer::echo("FAILOVER", StatusCode::OK).await;
     let edge = edge(&format!(
         r#"
 upstreams:

@@ -88,14 +88,14 @@ async fn set(understudy: &Understudy, body: Value) {
     assert_eq!(status, 200, "PUT /raw {body}: {answer}");
 }
 
-struct Scene {
+struct ServicesSetup {
     understudy: Understudy,
     envoy: Envoy,
     port: u16,
     client: reqwest::Client,
 }
 
-impl Scene {
+impl ServicesSetup {
     /// Waits until a request for this host and path is answered with the expected status and backend.
     async fn answers(&self, host: &str, path: &str, expected: &str) {
         eventually(PATIENCE, &format!("{expected} for {host}{path}"), async || {
@@ -145,20 +145,20 @@ async fn all_types_are_served_changed_and_followed(delta: bool, source: Value, h
     let envoy = Envoy::launch("edge-1", &bootstrap(&understudy, delta, &source)).await;
     envoy.live().await;
     let client = reqwest::Client::builder().no_proxy().build().expect("plain HTTP needs nothing");
-    let scene = Scene { understudy, envoy, port, client };
-    scene.answers("shop.example", "/", "200 FIRST").await;
-    scene.answers("shop.example", "/fault", "418 -").await;
-    scene.answers("other.example", "/", "404 -").await;
-    scene.runs_with("shop.limit", "3").await;
+    let setup = ServicesSetup { understudy, envoy, port, client };
+    setup.answers("shop.example", "/", "200 FIRST").await;
+    setup.answers("shop.example", "/fault", "418 -").await;
+    setup.answers("other.example", "/", "404 -").await;
+    setup.runs_with("shop.limit", "3").await;
 
     // Each type on its own.
-    let understudy = &scene.understudy;
+    let understudy = &setup.understudy;
     set(understudy, json!({"endpoints": [endpoints("a", &second)]})).await;
-    scene.answers("shop.example", "/", "200 SECOND").await;
+    setup.answers("shop.example", "/", "200 SECOND").await;
     set(understudy, json!({"extension_configs": [fault(451)]})).await;
-    scene.answers("shop.example", "/fault", "451 -").await;
+    setup.answers("shop.example", "/fault", "451 -").await;
     set(understudy, json!({"runtimes": [{"name": "limits", "layer": {"shop.limit": 4}}]})).await;
-    scene.runs_with("shop.limit", "4").await;
+    setup.runs_with("shop.limit", "4").await;
     let clusters = json!([cluster("a", &source), cluster("b", &source)]);
     set(
         understudy,
@@ -167,11 +167,11 @@ async fn all_types_are_served_changed_and_followed(delta: bool, source: Value, h
     .await;
     let shop = virtual_host("web/shop", "shop.example", "b");
     set(understudy, json!({"virtual_hosts": [shop, virtual_host("web/other", "other.example", "a")]})).await;
-    scene.answers("shop.example", "/", "200 FIRST").await;
-    scene.answers("other.example", "/", "200 SECOND").await;
+    setup.answers("shop.example", "/", "200 FIRST").await;
+    setup.answers("other.example", "/", "200 SECOND").await;
     set(understudy, json!({"virtual_hosts": [shop]})).await;
-    scene.answers("other.example", "/", "404 -").await;
-    scene.answers("shop.example", "/", "200 FIRST").await;
+    setup.answers("other.example", "/", "404 -").await;
+    setup.answers("shop.example", "/", "200 FIRST").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

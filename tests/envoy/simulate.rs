@@ -206,13 +206,13 @@ async fn answer(mut connection: TcpStream, index: usize) {
 }
 
 /// Number of requests that each server answered; under none those that Envoy answered itself.
-type Counts = BTreeMap<Option<usize>, u32>;
+type ResponseCounts = BTreeMap<Option<usize>, u32>;
 
 /// Sends so many requests of a case, one after the other, and counts the answers.
-async fn ask(port: u16, case: usize, requests: u32) -> Counts {
+async fn ask(port: u16, case: usize, requests: u32) -> ResponseCounts {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).await.expect("Envoy listens");
     let request = format!("GET / HTTP/1.1\r\nhost: cases\r\nx-case: {}\r\n\r\n", name(case));
-    let (mut counts, mut received) = (Counts::new(), Vec::new());
+    let (mut counts, mut received) = (ResponseCounts::new(), Vec::new());
     for _ in 0..requests {
         connection.write_all(request.as_bytes()).await.expect("Envoy reads");
         *counts.entry(response(&mut connection, &mut received).await).or_default() += 1;
@@ -241,10 +241,10 @@ async fn response(connection: &mut TcpStream, received: &mut Vec<u8>) -> Option<
     }
 }
 
-async fn count(port: u16, case: usize, requests: u32) -> Counts {
+async fn count(port: u16, case: usize, requests: u32) -> ResponseCounts {
     let asking: Vec<_> =
         (0..CONNECTIONS).map(|_| tokio::spawn(ask(port, case, requests / CONNECTIONS))).collect();
-    let mut counts = Counts::new();
+    let mut counts = ResponseCounts::new();
     for asked in asking {
         for (server, answered) in asked.await.expect("it does not panic") {
             *counts.entry(server).or_default() += answered;

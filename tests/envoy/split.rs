@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use understudy::cli::load::Load;
+use understudy::cli::demo::load::OpenLoad;
 
 use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Edge, comes_to_rest, create, faultless, window};
@@ -31,7 +31,7 @@ async fn split(members: &[(&str, Value, &[&Backend])]) -> Edge {
 }
 
 /// Waits until, of 1,000 requests, each backend has its expected share in percent, give or take 5.
-async fn has_shares(load: &Load, expected: &[(&str, u64)]) {
+async fn has_shares(load: &OpenLoad, expected: &[(&str, u64)]) {
     let expected: BTreeMap<&str, u64> = expected.iter().copied().collect();
     eventually(PATIENCE * 2, &format!("{expected:?}"), async || {
         let window = window(load, 1_000).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
-use understudy::cli::load::{Load, Options, Outcome, Window};
+use understudy::cli::demo::load::{LoadOptions, OpenLoad, RequestOutcome, Window};
 
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port, understudy};
 
@@ -87,12 +87,12 @@ impl Edge {
     }
 
     /// Returns the backend that answers a GET of `/`. Any other outcome is the error.
-    pub(crate) async fn ask(&self) -> Result<String, String> {
-        self.ask_by(Method::GET).await
+    pub(crate) async fn serving_backend(&self) -> Result<String, String> {
+        self.serving_backend_by(Method::GET).await
     }
 
     /// Does the same as [`Self::ask`], by another method.
-    pub(crate) async fn ask_by(&self, method: Method) -> Result<String, String> {
+    pub(crate) async fn serving_backend_by(&self, method: Method) -> Result<String, String> {
         let response =
             self.request(method, "127.0.0.1", "/").send().await.map_err(|error| format!("{error:?}"))?;
         let name = response.headers().get("x-backend").map(|name| String::from_utf8_lossy(name.as_bytes()));
@@ -104,7 +104,7 @@ impl Edge {
 
     /// Waits until a GET is answered by this backend.
     pub(crate) async fn serves(&self, name: &str, deadline: Duration) {
-        eventually(deadline, &format!("{name} serves"), async || match self.ask().await? {
+        eventually(deadline, &format!("{name} serves"), async || match self.serving_backend().await? {
             served_by if served_by == name => Ok(()),
             served_by => Err(format!("{served_by} serves")),
         })
@@ -117,8 +117,8 @@ impl Edge {
     }
 
     /// Starts load of GETs of `/`.
-    pub(crate) fn load(&self, requests_per_second: u32) -> Load {
-        Load::start(Options::get(self.url(), requests_per_second))
+    pub(crate) fn load(&self, requests_per_second: u32) -> OpenLoad {
+        OpenLoad::start(LoadOptions::get(self.url(), requests_per_second))
     }
 
     /// Returns the snapshot of the default fleet.
@@ -175,13 +175,13 @@ pub(crate) async fn all_acked(understudy: &Understudy, deadline: Duration) {
 }
 
 /// Two primaries, A and B, and the standby FAILOVER.
-pub(crate) struct Cast {
+pub(crate) struct Backends {
     pub(crate) a: Backend,
     pub(crate) b: Backend,
     pub(crate) failover: Backend,
 }
 
-impl Cast {
+impl Backends {
     pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
     }
@@ -236,18 +236,18 @@ impl Cast {
 }
 
 /// Ends the current window, waits until a new one has so many requests, and returns that with their answers.
-pub(crate) async fn window(load: &Load, requests: u64) -> Window {
-    load.cut();
+pub(crate) async fn window(load: &OpenLoad, requests: u64) -> Window {
+    load.end_window();
     eventually(PATIENCE, "the load goes on", async || match load.current().requests {
         sent if sent >= requests => Ok(()),
         sent => Err(format!("{sent} of {requests} sent")),
     })
     .await;
-    load.settled(load.cut()).await
+    load.complete_window(load.end_window()).await
 }
 
 /// Waits until 100 requests in a row were answered fast, and by all of these backends and no others.
-pub(crate) async fn comes_to_rest(load: &Load, backends: &[&str]) {
+pub(crate) async fn comes_to_rest(load: &OpenLoad, backends: &[&str]) {
     eventually(REST, &format!("{backends:?} serve, and fast"), async || {
         let window = window(load, 100).await;
         let served_by = window.served_by.keys().map(String::as_str);
@@ -260,13 +260,13 @@ pub(crate) async fn comes_to_rest(load: &Load, backends: &[&str]) {
 }
 
 /// Ends the load. Every request must have been answered 200 by a backend.
-pub(crate) async fn faultless(load: Load) -> Vec<Outcome> {
+pub(crate) async fn faultless(load: OpenLoad) -> Vec<RequestOutcome> {
     let outcomes = load.stop().await;
     let first = outcomes.first().expect("there was load").started;
-    let good = |outcome: &&Outcome| {
+    let good = |outcome: &&RequestOutcome| {
         outcome.result.as_ref().is_ok_and(|answer| answer.status == 200 && answer.served_by.is_some())
     };
-    let bad: Vec<&Outcome> = outcomes.iter().filter(|outcome| !good(outcome)).collect();
+    let bad: Vec<&RequestOutcome> = outcomes.iter().filter(|outcome| !good(outcome)).collect();
     let told = bad.iter().take(10).map(|outcome| {
         format!("\n  sent at {:?}, {:?} long: {:?}", outcome.started - first, outcome.latency, outcome.result)
     });

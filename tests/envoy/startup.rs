@@ -63,7 +63,7 @@ fn a_path_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_broken_file_at_the_start_is_told_with_its_place() {
+fn a_broken_file_at_the_start_is_reported_with_its_place() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("broken.yaml");
     fs::write(&file, "upstreams:\n  - { name: a, targets: [] }\n").expect("writes");

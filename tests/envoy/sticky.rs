@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::harness::PATIENCE;
 use crate::harness::eventually;
-use crate::stage::{Cast, Edge, create};
+use crate::stage::{Backends, Edge, create};
 
-async fn edge(cast: &Cast, sticky: Value) -> Edge {
+async fn edge(backends: &Backends, sticky: Value) -> Edge {
     let edge = Edge::by_rest(async |understudy| {
-        let Cast { a, b, failover } = cast;
+        let Backends { a, b, failover } = backends;
         let targets = json!([
             {"target": a.address().to_string()},
             {"target": b.address().to_string()},
@@ -29,34 +29,34 @@ async fn edge(cast: &Cast, sticky: Value) -> Edge {
 
 /// Form in which a client sends back its target.
 #[derive(Clone, Copy)]
-enum Memory {
+enum TargetToken {
     Cookie,
     Header,
 }
 
 /// Client that remembers its target.
-struct Client<'a> {
+struct StickyClient<'a> {
     edge: &'a Edge,
-    memory: Memory,
-    told: Option<String>,
+    form: TargetToken,
+    token: Option<String>,
 }
 
-impl Client<'_> {
+impl StickyClient<'_> {
     /// Returns the backend that served a request. Every request must be answered well.
-    async fn ask(&mut self) -> String {
-        let (sent, set) = match self.memory {
-            Memory::Cookie => ("cookie", "set-cookie"),
-            Memory::Header => ("x-route", "x-route"),
+    async fn serving_backend(&mut self) -> String {
+        let (sent, set) = match self.form {
+            TargetToken::Cookie => ("cookie", "set-cookie"),
+            TargetToken::Header => ("x-route", "x-route"),
         };
         let mut request = self.edge.request(Method::GET, "shop.test", "/");
-        if let Some(told) = &self.told {
-            request = request.header(sent, told);
+        if let Some(token) = &self.token {
+            request = request.header(sent, token);
         }
         let answer = request.send().await.expect("it is answered");
         assert_eq!(answer.status(), 200);
         let text = |name| answer.headers().get(name).map(|value| value.to_str().expect("ASCII").to_owned());
         if let Some(set) = text(set) {
-            self.told = set.split(';').next().map(str::to_owned);
+            self.token = set.split(';').next().map(str::to_owned);
         }
         text("x-backend").expect("a backend answered")
     }
@@ -65,39 +65,39 @@ impl Client<'_> {
     async fn served_by(&mut self) -> Vec<String> {
         let mut by = BTreeSet::new();
         for _ in 0..100 {
-            by.insert(self.ask().await);
+            by.insert(self.serving_backend().await);
         }
         by.into_iter().collect()
     }
 }
 
-async fn clients_stay_and_fail_over(sticky: Value, memory: Memory) {
-    let mut cast = Cast::start().await;
-    let edge = edge(&cast, sticky).await;
-    let new = || Client { edge: &edge, memory, told: None };
+async fn clients_stay_and_fail_over(sticky: Value, form: TargetToken) {
+    let mut backends = Backends::start().await;
+    let edge = edge(&backends, sticky).await;
+    let new = || StickyClient { edge: &edge, form, token: None };
     let mut mine = new();
-    let first = mine.ask().await;
+    let first = mine.serving_backend().await;
     assert_eq!(mine.served_by().await, [first.as_str()], "a client keeps its target");
     let mut other = new();
     assert_eq!(new().served_by().await.len(), 1, "so does another");
-    while other.ask().await == first {
-        other.told = None;
+    while other.serving_backend().await == first {
+        other.token = None;
     }
 
-    let [a, b] = cast.primaries();
+    let [a, b] = backends.primaries();
     let (pinned, peer) = if first == "A" { (a, b) } else { (b, a) };
     pinned.kill();
-    let second = mine.ask().await;
+    let second = mine.serving_backend().await;
     assert_ne!(second, first);
     assert_eq!(mine.served_by().await, [second.as_str()], "it is led to the target that took over");
     assert_eq!(other.served_by().await.len(), 1, "and those of other targets do not notice");
 
     peer.kill();
-    assert_eq!(mine.ask().await, "FAILOVER");
+    assert_eq!(mine.serving_backend().await, "FAILOVER");
     assert_eq!(mine.served_by().await, ["FAILOVER"]);
     pinned.restart().await;
     eventually(PATIENCE, "new clients are served by the primary that returned", async || {
-        match new().ask().await {
+        match new().serving_backend().await {
             served_by if served_by == first => Ok(()),
             served_by => Err(served_by),
         }
@@ -110,10 +110,10 @@ async fn clients_stay_and_fail_over(sticky: Value, memory: Memory) {
 #[tokio::test(flavor = "multi_thread")]
 async fn by_a_cookie_a_client_keeps_its_target_and_follows_a_failover() {
     let sticky = json!({"cookie": {"name": "shop-route", "ttl": "1h"}});
-    clients_stay_and_fail_over(sticky, Memory::Cookie).await;
+    clients_stay_and_fail_over(sticky, TargetToken::Cookie).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn by_a_header_a_client_keeps_its_target_and_follows_a_failover() {
-    clients_stay_and_fail_over(json!({"header": "X-Route"}), Memory::Header).await;
+    clients_stay_and_fail_over(json!({"header": "X-Route"}), TargetToken::Header).await;
 }

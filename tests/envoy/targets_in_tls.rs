@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Backend, PATIENCE, eventually};
 use crate::stage::{Edge, comes_to_rest, create, faultless, window};
-use crate::tls::{Authority, Front};
+use crate::tls::{CertificateAuthority, TlsFront};
 
 /// Starts an Envoy in front of this upstream.
 async fn edge(upstream: Value) -> Edge {
@@ -17,17 +17,17 @@ async fn edge(upstream: Value) -> Edge {
     .await
 }
 
-fn certificate(name: &str, authority: &Authority, names: &[&str]) -> Value {
+fn certificate(name: &str, authority: &CertificateAuthority, names: &[&str]) -> Value {
     let pair = authority.issue(names);
     json!({"name": name, "certificate": {"inline": pair.chain}, "key": {"inline": pair.key}})
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_target_is_asked_for_by_its_name_and_failover_costs_no_request() {
-    let (authority, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let (authority, clients) = (CertificateAuthority::new("servers"), CertificateAuthority::new("clients"));
     let (a, failover) = (Backend::start("A").await, Backend::start("FAILOVER").await);
-    let pri = Front::start(a.address(), &authority.issue(&["pri.example"]), Some(&clients)).await;
-    let sec = Front::start(failover.address(), &authority.issue(&["sec.example"]), Some(&clients)).await;
+    let pri = TlsFront::start(a.address(), &authority.issue(&["pri.example"]), Some(&clients)).await;
+    let sec = TlsFront::start(failover.address(), &authority.issue(&["sec.example"]), Some(&clients)).await;
     let edge = Edge::by_rest(async |understudy| {
         create(understudy, "/certificates", certificate("edge", &clients, &["edge"])).await;
         let targets = json!([
@@ -60,11 +60,11 @@ async fn each_target_is_asked_for_by_its_name_and_failover_costs_no_request() {
 /// be proven all the same. Each stands beside a target in plain text.
 #[tokio::test(flavor = "multi_thread")]
 async fn by_default_a_target_proves_the_name_or_the_address_by_which_it_was_named() {
-    let authority = Authority::new("servers");
+    let authority = CertificateAuthority::new("servers");
     let (by_name, by_address, plain) =
         (Backend::start("NAME").await, Backend::start("ADDRESS").await, Backend::start("PLAIN").await);
-    let name = Front::start(by_name.address(), &authority.issue(&["localhost"]), None).await;
-    let address = Front::start(by_address.address(), &authority.issue(&["127.0.0.1"]), None).await;
+    let name = TlsFront::start(by_name.address(), &authority.issue(&["localhost"]), None).await;
+    let address = TlsFront::start(by_address.address(), &authority.issue(&["127.0.0.1"]), None).await;
     let edge = edge(json!({
         "name": "checkout",
         "tls": {"ca": {"inline": authority.pem}},
@@ -87,15 +87,15 @@ async fn by_default_a_target_proves_the_name_or_the_address_by_which_it_was_name
 /// cannot fetch them there.
 #[tokio::test(flavor = "multi_thread")]
 async fn standbys_without_traffic_are_checked_over_tls_too() {
-    let (authority, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let (authority, clients) = (CertificateAuthority::new("servers"), CertificateAuthority::new("clients"));
     let backend = Backend::start("A").await;
     let of = |names: &'static [&str]| authority.issue(names);
     let (address, name) = (of(&["127.0.0.1"]), of(&["localhost"]));
-    let (sni, wrong) = (of(&["sec.example"]), Authority::new("others").issue(&["127.0.0.1"]));
-    let first = Front::start(backend.address(), &address, Some(&clients)).await;
-    let by_name = Front::start(backend.address(), &name, Some(&clients)).await;
-    let by_sni = Front::start(backend.address(), &sni, Some(&clients)).await;
-    let stranger = Front::start(backend.address(), &wrong, Some(&clients)).await;
+    let (sni, wrong) = (of(&["sec.example"]), CertificateAuthority::new("others").issue(&["127.0.0.1"]));
+    let first = TlsFront::start(backend.address(), &address, Some(&clients)).await;
+    let by_name = TlsFront::start(backend.address(), &name, Some(&clients)).await;
+    let by_sni = TlsFront::start(backend.address(), &sni, Some(&clients)).await;
+    let stranger = TlsFront::start(backend.address(), &wrong, Some(&clients)).await;
     let plain = Backend::start("PLAIN").await;
     let edge = Edge::by_rest(async |understudy| {
         create(understudy, "/certificates", certificate("edge", &clients, &["edge"])).await;
@@ -133,11 +133,11 @@ async fn standbys_without_traffic_are_checked_over_tls_too() {
 /// same.
 #[tokio::test(flavor = "multi_thread")]
 async fn targets_of_different_protocols_stand_in_for_each_other() {
-    let authority = Authority::new("servers");
+    let authority = CertificateAuthority::new("servers");
     let pair = authority.issue(&["127.0.0.1"]);
     let (a, failover) = (Backend::start("A").await, Backend::start("FAILOVER").await);
-    let newer = Front::speaking(&["h2", "http/1.1"], a.address(), &pair, None).await;
-    let older = Front::speaking(&["http/1.1"], failover.address(), &pair, None).await;
+    let newer = TlsFront::speaking(&["h2", "http/1.1"], a.address(), &pair, None).await;
+    let older = TlsFront::speaking(&["http/1.1"], failover.address(), &pair, None).await;
     let edge = edge(json!({
         "name": "checkout",
         "protocol": "auto",
@@ -161,10 +161,10 @@ async fn targets_of_different_protocols_stand_in_for_each_other() {
 /// Tests a target with another identity: not one request gets to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_proves_something_else_gets_no_request() {
-    let (authority, another) = (Authority::new("servers"), Authority::new("others"));
+    let (authority, another) = (CertificateAuthority::new("servers"), CertificateAuthority::new("others"));
     let check = async |pair, tls: Value, host: &str, is_good: bool| {
         let mut backend = Backend::start("A").await;
-        let front = Front::start(backend.address(), &pair, None).await;
+        let front = TlsFront::start(backend.address(), &pair, None).await;
         let target = format!("{host}:{}", front.address.port());
         let upstream = json!({"name": "checkout", "tls": tls, "health_check": "off",
             "targets": [{"target": target}]});
@@ -173,7 +173,7 @@ async fn a_target_that_proves_something_else_gets_no_request() {
         if is_good {
             edge.serves("A", PATIENCE).await;
         } else {
-            eventually(PATIENCE, &asked, async || match edge.ask().await {
+            eventually(PATIENCE, &asked, async || match edge.serving_backend().await {
                 Err(told) if told.starts_with("503") => Ok(()),
                 other => Err(format!("{other:?}")),
             })

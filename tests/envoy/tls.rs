@@ -20,19 +20,19 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::harness::PATIENCE;
 
 /// Authority that signs certificates.
-pub(crate) struct Authority {
+pub(crate) struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) pem: String,
 }
 
 /// Certificate and its key, in PEM.
 #[derive(Clone)]
-pub(crate) struct Pair {
+pub(crate) struct CertifiedKey {
     pub(crate) chain: String,
     pub(crate) key: String,
 }
 
-impl Authority {
+impl CertificateAuthority {
     pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -43,14 +43,14 @@ impl Authority {
     }
 
     /// Issues a certificate for these names and addresses.
-    pub(crate) fn issue(&self, names: &[&str]) -> Pair {
+    pub(crate) fn issue(&self, names: &[&str]) -> CertifiedKey {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         self.signed(CertificateParams::new(names).expect("they are names"))
     }
 
     /// Issues a certificate for one name that expires this many seconds after 1970.
     #[allow(dead_code, reason = "the tests of the admin API use it")]
-    pub(crate) fn issue_until(&self, name: &str, second: u64) -> Pair {
+    pub(crate) fn issue_until(&self, name: &str, second: u64) -> CertifiedKey {
         let mut params = CertificateParams::new([name.to_owned()]).expect("it is a name");
         // Start of validity by default.
         const FIRST_OF_1975: u64 = 157_766_400;
@@ -58,10 +58,10 @@ impl Authority {
         self.signed(params)
     }
 
-    fn signed(&self, params: CertificateParams) -> Pair {
+    fn signed(&self, params: CertificateParams) -> CertifiedKey {
         let key = KeyPair::generate().expect("a key");
         let chain = params.signed_by(&key, &self.issuer).expect("it is signed").pem();
-        Pair { chain, key: key.serialize_pem() }
+        CertifiedKey { chain, key: key.serialize_pem() }
     }
 
     fn roots(&self) -> Arc<RootCertStore> {
@@ -72,7 +72,7 @@ impl Authority {
     }
 }
 
-impl Pair {
+impl CertifiedKey {
     fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key");
         (vec![self.certificate()], key)
@@ -86,7 +86,7 @@ impl Pair {
 
 /// Requests and certificates of the clients of a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct SeenConnections {
     /// Number of connections by the requested name; empty for none.
     pub(crate) names: BTreeMap<String, u64>,
     /// Number of connections without a client certificate.
@@ -96,15 +96,19 @@ pub(crate) struct Seen {
 }
 
 /// Server that ends TLS in front of a backend, and passes the bytes on. Dropping it ends its connections too.
-pub(crate) struct Front {
+pub(crate) struct TlsFront {
     pub(crate) address: SocketAddr,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<SeenConnections>>,
     accepting: JoinHandle<()>,
 }
 
-impl Front {
+impl TlsFront {
     /// Starts a front. With `clients`, clients must show a certificate of theirs.
-    pub(crate) async fn start(backend: SocketAddr, pair: &Pair, clients: Option<&Authority>) -> Self {
+    pub(crate) async fn start(
+        backend: SocketAddr,
+        pair: &CertifiedKey,
+        clients: Option<&CertificateAuthority>,
+    ) -> Self {
         Self::speaking(&[], backend, pair, clients).await
     }
 
@@ -112,8 +116,8 @@ impl Front {
     pub(crate) async fn speaking(
         alpn: &[&str],
         backend: SocketAddr,
-        pair: &Pair,
-        clients: Option<&Authority>,
+        pair: &CertifiedKey,
+        clients: Option<&CertificateAuthority>,
     ) -> Self {
         let (chain, key) = pair.der();
         let provider = Arc::new(ring::default_provider());
@@ -131,24 +135,29 @@ impl Front {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Arc::new(Mutex::new(SeenConnections::default()));
         let accepting =
             tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), backend, seen.clone()));
         Self { address, seen, accepting }
     }
 
-    pub(crate) fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> SeenConnections {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Drop for Front {
+impl Drop for TlsFront {
     fn drop(&mut self) {
         self.accepting.abort();
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, backend: SocketAddr, seen: Arc<Mutex<Seen>>) {
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    backend: SocketAddr,
+    seen: Arc<Mutex<SeenConnections>>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
@@ -174,7 +183,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, backend: SocketAdd
 
 /// Outcome of one request on a connection of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct TlsResponse {
     /// Value of the header `x-backend`.
     pub(crate) served_by: String,
     /// Certificate of the server; none without TLS.
@@ -185,16 +194,16 @@ pub(crate) struct Answer {
 
 /// Client in TLS.
 #[derive(Clone)]
-pub(crate) struct Client(Arc<ClientConfig>);
+pub(crate) struct TlsClient(Arc<ClientConfig>);
 
-impl Client {
+impl TlsClient {
     /// Creates a client that trusts `authority`, and shows `pair` if it is asked.
-    pub(crate) fn new(authority: &Authority, pair: Option<&Pair>, alpn: &[&str]) -> Self {
+    pub(crate) fn new(authority: &CertificateAuthority, pair: Option<&CertifiedKey>, alpn: &[&str]) -> Self {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("the defaults are fine")
             .with_root_certificates(authority.roots());
-        let mut config = match pair.map(Pair::der) {
+        let mut config = match pair.map(CertifiedKey::der) {
             Some((chain, key)) => config.with_client_auth_cert(chain, key).expect("they belong together"),
             None => config.with_no_client_auth(),
         };
@@ -206,7 +215,7 @@ impl Client {
 
     /// Sends a GET of `/` to the server with this name, on a connection of its own. An IP address is not
     /// requested as a name.
-    pub(crate) async fn get(&self, port: u16, name: &str) -> Result<Answer, String> {
+    pub(crate) async fn get(&self, port: u16, name: &str) -> Result<TlsResponse, String> {
         let attempt = async {
             let server = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
             let stream = connect(port).await?;
@@ -222,7 +231,7 @@ impl Client {
                 Some(b"h2") => String::new(),
                 _ => ask(&mut stream, name).await?,
             };
-            Ok(Answer { served_by, certificate, alpn })
+            Ok(TlsResponse { served_by, certificate, alpn })
         };
         within(attempt).await
     }

@@ -15,12 +15,17 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::echo::{Server, head};
+use crate::echo::{TestServer, head};
 use crate::harness::{PATIENCE, eventually};
 use crate::stage::{Edge, create};
 
 /// Starts an Envoy in front of a primary and a standby that speak `protocol`. `/` goes to `service`.
-async fn edge(protocol: &str, service: serde_json::Value, primary: &Server, standby: &Server) -> Edge {
+async fn edge(
+    protocol: &str,
+    service: serde_json::Value,
+    primary: &TestServer,
+    standby: &TestServer,
+) -> Edge {
     Edge::by_rest(async |understudy| {
         let targets = json!([
             {"target": primary.address.to_string()},
@@ -72,7 +77,7 @@ impl WebSocket {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_ends_with_its_target_and_the_next_one_goes_to_the_standby() {
-    let (primary, standby) = (Server::websocket("A").await, Server::websocket("FAILOVER").await);
+    let (primary, standby) = (TestServer::websocket("A").await, TestServer::websocket("FAILOVER").await);
     let edge = edge("http1", json!({"timeout": "500ms"}), &primary, &standby).await;
     let mut first = eventually(PATIENCE, "A takes upgrades", async || WebSocket::open(&edge).await).await;
     assert_eq!(first.by, "A");
@@ -100,7 +105,7 @@ async fn a_websocket_ends_with_its_target_and_the_next_one_goes_to_the_standby()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_may_refuse_websockets() {
-    let (primary, standby) = (Server::websocket("A").await, Server::websocket("FAILOVER").await);
+    let (primary, standby) = (TestServer::websocket("A").await, TestServer::websocket("FAILOVER").await);
     let edge = edge("http1", json!({"websocket": false}), &primary, &standby).await;
     eventually(PATIENCE, "upgrades are refused", async || match WebSocket::open(&edge).await {
         Err(head) if head.starts_with("HTTP/1.1 403 ") => Ok(()),
@@ -111,13 +116,13 @@ async fn a_service_may_refuse_websockets() {
 }
 
 /// Health service that answers calls with a status, or well if there is none, and counts them.
-struct Calls {
+struct CountingHealth {
     count: Arc<AtomicU32>,
     status: Option<Code>,
 }
 
 #[tonic::async_trait]
-impl Health for Calls {
+impl Health for CountingHealth {
     async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         self.count.fetch_add(1, Ordering::Relaxed);
         match self.status {
@@ -134,10 +139,10 @@ impl Health for Calls {
 }
 
 /// Starts a gRPC server, and returns it with the number of calls that reached it.
-async fn grpc(status: Option<Code>) -> (Server, Arc<AtomicU32>) {
+async fn grpc(status: Option<Code>) -> (TestServer, Arc<AtomicU32>) {
     let count = Arc::new(AtomicU32::new(0));
-    let calls = Calls { count: count.clone(), status };
-    let server = Server::of(|listener: TcpListener| async {
+    let calls = CountingHealth { count: count.clone(), status };
+    let server = TestServer::of(|listener: TcpListener| async {
         let service = tonic::transport::Server::builder().add_service(HealthServer::new(calls));
         let _ = service.serve_with_incoming(TcpListenerStream::new(listener)).await; // Ended by the test.
     });

@@ -4,17 +4,17 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::PATIENCE;
-use crate::stage::{Cast, Edge, checkout, comes_to_rest, create, faultless, window};
+use crate::stage::{Backends, Edge, checkout, comes_to_rest, create, faultless, window};
 
 /// Starts two primaries and a standby whose answers are held, with tries short enough that a stall is noticed
 /// soon.
-async fn holding(cast: &Cast, settings: Value) -> Edge {
+async fn holding(backends: &Backends, settings: Value) -> Edge {
     let edge = Edge::by_rest(async |understudy| {
         let service = json!({"try_timeout": "500ms"});
-        checkout(understudy, service, &[&cast.a, &cast.b]).await;
+        checkout(understudy, service, &[&backends.a, &backends.b]).await;
         let (status, told) = understudy.patch("/upstreams/checkout", settings).await;
         assert_eq!(status, 200, "{told}");
-        let standby = json!({"target": cast.failover.address().to_string(), "failover": true});
+        let standby = json!({"target": backends.failover.address().to_string(), "failover": true});
         create(understudy, "/upstreams/checkout/targets", standby).await;
     })
     .await;
@@ -27,11 +27,11 @@ async fn holding(cast: &Cast, settings: Value) -> Edge {
 /// request.
 async fn costs_no_request(settings: Value, modes: &[&str]) {
     for mode in modes {
-        let mut cast = Cast::start().await;
-        let edge = holding(&cast, settings.clone()).await;
+        let mut backends = Backends::start().await;
+        let edge = holding(&backends, settings.clone()).await;
         let load = edge.load(300);
         window(&load, 100).await;
-        for primary in cast.primaries() {
+        for primary in backends.primaries() {
             primary.health("ok").await;
             primary.mode(mode).await;
         }
@@ -59,13 +59,13 @@ async fn cut_chunked_answers_cost_no_request_where_they_are_held() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_without_a_body_and_long_ones_pass() {
     for settings in [json!({"max": "4B"}), json!({"chunked": "hold"})] {
-        let mut cast = Cast::start().await;
-        let edge = holding(&cast, json!({"whole_response": settings})).await;
+        let mut backends = Backends::start().await;
+        let edge = holding(&backends, json!({"whole_response": settings})).await;
         for method in [Method::HEAD, Method::GET, Method::POST] {
-            let answer = edge.ask_by(method.clone()).await;
+            let answer = edge.serving_backend_by(method.clone()).await;
             assert!(answer.is_ok(), "{method}: {answer:?}");
         }
-        for primary in cast.primaries() {
+        for primary in backends.primaries() {
             primary.mode("status 204").await;
         }
         let response = edge.request(Method::GET, "127.0.0.1", "/").send().await.expect("it is answered");

@@ -13,35 +13,35 @@ use tokio::net::UdpSocket;
 const TTL: u32 = 1;
 
 /// Running DNS server. Dropping it ends it.
-pub struct Dns {
+pub struct DnsServer {
     /// Address, as in `resolver.servers`.
     pub address: SocketAddr,
-    zone: Arc<Mutex<Zone>>,
+    zone: Arc<Mutex<DnsZone>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Zone {
+struct DnsZone {
     records: BTreeMap<String, Vec<RData>>,
     is_mute: bool,
-    asked: u64,
+    queries: u64,
 }
 
-impl Dns {
+impl DnsServer {
     pub async fn start() -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = socket.local_addr().expect("it is bound");
-        let zone = Arc::new(Mutex::new(Zone::default()));
+        let zone = Arc::new(Mutex::new(DnsZone::default()));
         let task = tokio::spawn(serve(socket, zone.clone()));
         Self { address, zone, task }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Zone)) {
+    fn change(&self, change: impl FnOnce(&mut DnsZone)) {
         change(&mut self.zone.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Sets the addresses of a name; without any, the name does not exist.
-    pub fn has(&self, name: &str, ips: &[IpAddr]) {
+    pub fn set_addresses(&self, name: &str, ips: &[IpAddr]) {
         let record = |ip: &IpAddr| match ip {
             IpAddr::V4(ip) => RData::A(A(*ip)),
             IpAddr::V6(ip) => RData::AAAA(AAAA(*ip)),
@@ -50,7 +50,7 @@ impl Dns {
     }
 
     /// Sets the SRV records of a service: priority, weight, port, host.
-    pub fn offers(&self, name: &str, records: &[(u16, u16, u16, &str)]) {
+    pub fn set_services(&self, name: &str, records: &[(u16, u16, u16, &str)]) {
         let record = |(priority, weight, port, host): &(u16, u16, u16, &str)| {
             let host = Name::from_utf8(format!("{host}.")).expect("a name");
             RData::SRV(SRV::new(*priority, *weight, *port, host))
@@ -64,18 +64,18 @@ impl Dns {
     }
 
     /// Returns the number of queries so far.
-    pub fn asked(&self) -> u64 {
-        self.zone.lock().unwrap_or_else(PoisonError::into_inner).asked
+    pub fn query_count(&self) -> u64 {
+        self.zone.lock().unwrap_or_else(PoisonError::into_inner).queries
     }
 }
 
-impl Drop for Dns {
+impl Drop for DnsServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn serve(socket: UdpSocket, zone: Arc<Mutex<Zone>>) {
+async fn serve(socket: UdpSocket, zone: Arc<Mutex<DnsZone>>) {
     let mut buffer = [0; 4096];
     while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
         let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
@@ -88,9 +88,9 @@ async fn serve(socket: UdpSocket, zone: Arc<Mutex<Zone>>) {
     }
 }
 
-impl Zone {
+impl DnsZone {
     fn answer(&mut self, question: &Message) -> Option<Message> {
-        self.asked += 1;
+        self.queries += 1;
         let query = question.queries.first().filter(|_| !self.is_mute)?;
         let mut answer = Message::response(question.metadata.id, OpCode::Query);
         answer.add_query(query.clone());
@@ -99,8 +99,8 @@ impl Zone {
         if records.is_empty() {
             answer.metadata.response_code = ResponseCode::NXDomain;
         }
-        let asked_for = |record: &&RData| record.record_type() == query.query_type();
-        let records = records.iter().filter(asked_for).cloned();
+        let is_requested = |record: &&RData| record.record_type() == query.query_type();
+        let records = records.iter().filter(is_requested).cloned();
         answer.add_answers(records.map(|data| Record::from_rdata(query.name().clone(), TTL, data)));
         debug_assert!(matches!(query.query_type(), RecordType::A | RecordType::AAAA | RecordType::SRV));
         Some(answer)

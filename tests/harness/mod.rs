@@ -100,10 +100,10 @@ impl Process {
             .unwrap_or_else(|error| panic!("cannot start {name}: {error}: {command:?}"));
         let log = Arc::new(Mutex::new(String::new()));
         let (lines, stdout) = watch::channel(Vec::new());
-        let out = drain(child.stdout.take().expect("it is piped"), log.clone(), move |line| {
+        let out = spawn_reader(child.stdout.take().expect("it is piped"), log.clone(), move |line| {
             lines.send_modify(|lines| lines.push(line));
         });
-        let err = drain(child.stderr.take().expect("it is piped"), log.clone(), |_| {});
+        let err = spawn_reader(child.stderr.take().expect("it is piped"), log.clone(), |_| {});
         let stdin = child.stdin.take();
         Self { name: name.to_owned(), child, stdin, log, stdout, readers: vec![out, err] }
     }
@@ -114,7 +114,7 @@ impl Process {
     }
 
     /// Returns the number of lines on stdout so far: the start of the next search.
-    pub fn printed(&self) -> usize {
+    pub fn printed_lines(&self) -> usize {
         self.stdout.borrow().len()
     }
 
@@ -134,7 +134,7 @@ impl Process {
     }
 
     /// Writes a line to its stdin.
-    pub fn tell(&mut self, line: &str) {
+    pub fn write_line(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().unwrap_or_else(|| panic!("the stdin of {} is closed", self.name));
         writeln!(stdin, "{line}")
             .unwrap_or_else(|error| panic!("{} does not read its stdin: {error}", self.name));
@@ -174,7 +174,7 @@ impl Process {
     }
 
     /// Waits for its end, and returns the exit status.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let what = format!("{} ends", self.name);
         eventually(PATIENCE, &what, async || {
             let status = self.child.try_wait().map_err(|error| error.to_string())?;
@@ -195,7 +195,7 @@ impl Drop for Process {
 }
 
 /// Reads to the end even if the lines are not used, since a full pipe would stop the process.
-fn drain(
+fn spawn_reader(
     output: impl Read + Send + 'static,
     log: Arc<Mutex<String>>,
     mut each: impl FnMut(String) + Send + 'static,
@@ -250,7 +250,7 @@ impl Understudy {
         let environment: Vec<(String, PathBuf)> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), value.to_path_buf())).collect();
         let process = Self::spawn((loopback(), loopback()), data.path(), &environment, &arguments);
-        let (xds, admin) = Self::ready(&process).await;
+        let (xds, admin) = Self::read_addresses(&process).await;
         Self { process, arguments, environment, xds, admin, data, client: client() }
     }
 
@@ -265,7 +265,7 @@ impl Understudy {
         Process::spawn("understudy", command.arg("--data").arg(data).args(arguments))
     }
 
-    async fn ready(process: &Process) -> (SocketAddr, SocketAddr) {
+    async fn read_addresses(process: &Process) -> (SocketAddr, SocketAddr) {
         let address = async |name: &str| {
             let text = process.line(0, name).await;
             text.parse().unwrap_or_else(|error| panic!("serve printed `{name}{text}`: {error}"))
@@ -285,7 +285,7 @@ impl Understudy {
         self.process.kill();
         let Self { data, environment, arguments, .. } = &*self;
         self.process = Self::spawn((self.xds, self.admin), data.path(), environment, arguments);
-        Self::ready(&self.process).await;
+        Self::read_addresses(&self.process).await;
     }
 
     /// Returns the process, to signal it or to wait for its end.
@@ -330,7 +330,7 @@ impl Understudy {
         }
         let response = request.send().await.unwrap_or_else(|error| panic!("{method} {path}: {error:?}"));
         let status = response.status().as_u16();
-        (status, value(response, path).await)
+        (status, parse_body(response, path).await)
     }
 
     /// Starts a request with headers of its own, or whose response headers are needed.
@@ -340,7 +340,7 @@ impl Understudy {
 }
 
 /// Reads a body: null if it is empty, a string if it is not JSON.
-async fn value(response: reqwest::Response, path: &str) -> Value {
+async fn parse_body(response: reqwest::Response, path: &str) -> Value {
     let text = response.text().await.unwrap_or_else(|error| panic!("the body of {path}: {error:?}"));
     match serde_json::from_str(&text) {
         Ok(value) => value,
@@ -429,7 +429,7 @@ impl Envoy {
     pub async fn admin(&self, path: &str) -> Value {
         let url = format!("http://{}{path}", self.admin);
         let response = self.client.get(url).send().await;
-        value(response.unwrap_or_else(|error| panic!("Envoy's {path}: {error:?}")), path).await
+        parse_body(response.unwrap_or_else(|error| panic!("Envoy's {path}: {error:?}")), path).await
     }
 
     /// Returns counters and gauges whose name begins with `prefix`, including those at 0 that were never
@@ -507,8 +507,8 @@ impl Backend {
         self.address
     }
 
-    /// Sets the mode for all requests after this, for example `status 503`; `src/cli/backend.rs` lists all
-    /// modes.
+    /// Sets the mode for all requests after this, for example `status 503`. `src/cli/offline/backend.rs` lists
+    /// all modes.
     pub async fn mode(&mut self, mode: &str) {
         self.set(&format!("mode {mode}")).await;
     }
@@ -522,7 +522,7 @@ impl Backend {
     /// Returns the number of requests so far by method, those for `/healthz` under `/healthz`. A restart
     /// resets it.
     pub async fn count(&mut self) -> BTreeMap<String, u64> {
-        serde_json::from_str(&self.ask("count").await).expect("counts are a map of numbers")
+        serde_json::from_str(&self.run_command("count").await).expect("counts are a map of numbers")
     }
 
     /// Returns the number of GETs so far.
@@ -532,18 +532,18 @@ impl Backend {
 
     /// Returns the numbers of connections so far and now: `accepted` and `open`.
     pub async fn connections(&mut self) -> BTreeMap<String, u64> {
-        serde_json::from_str(&self.ask("connections").await).expect("counts are a map of numbers")
+        serde_json::from_str(&self.run_command("connections").await).expect("counts are a map of numbers")
     }
 
     async fn set(&mut self, command: &str) {
-        let answer = self.ask(command).await;
+        let answer = self.run_command(command).await;
         assert_eq!(answer, "ok", "backend {}: {command}", self.name);
     }
 
     /// Sends any command, and returns its answer.
-    pub async fn ask(&mut self, command: &str) -> String {
-        let before = self.process.printed();
-        self.process.tell(command);
+    pub async fn run_command(&mut self, command: &str) -> String {
+        let before = self.process.printed_lines();
+        self.process.write_line(command);
         self.process.line(before, "").await
     }
 

@@ -1,7 +1,7 @@
 """A gRPC client without a proxy, and the servers that it calls.
 
 Prints `NAME PORT` for each server (first, second), then calls `xds:///shop`, one call after the other. For each
-line on its standard input it prints `told` and, as JSON, what came since the line before: how many calls each
+line on its standard input it prints `report` and, as JSON, what came since the line before: how many calls each
 server answered, how many failed, and the words of the last failure.
 """
 import json
@@ -44,11 +44,11 @@ class Caller(threading.Thread):
                 self.failure = failure or self.failure
             time.sleep(0.002)
 
-    def told(self):
+    def report(self):
         with self.lock:
-            told = {"counts": self.counts, "failure": self.failure}
+            report = {"counts": self.counts, "failure": self.failure}
             self.counts = {}
-            return told
+            return report
 
 
 def main():
@@ -68,7 +68,7 @@ def main():
     caller = Caller(channel.unary_unary(CALL))
     caller.start()
     for _ in sys.stdin:
-        print("told", json.dumps(caller.told()), flush=True)
+        print("report", json.dumps(caller.report()), flush=True)
     del servers
 
 

@@ -24,7 +24,7 @@ struct Client {
 
 /// Results of the calls since the last query.
 #[derive(Debug, Deserialize)]
-struct Told {
+struct CallCounts {
     counts: BTreeMap<String, u64>,
     failure: Option<String>,
 }
@@ -41,21 +41,21 @@ impl Client {
         Self { process, ports }
     }
 
-    async fn told(&mut self) -> Told {
-        let from = self.process.printed();
-        self.process.tell("");
-        serde_json::from_str(&self.process.line(from, "told ").await).unwrap()
+    async fn calls(&mut self) -> CallCounts {
+        let from = self.process.printed_lines();
+        self.process.write_line("");
+        serde_json::from_str(&self.process.line(from, "report ").await).unwrap()
     }
 
     /// Waits until this server alone answers calls, and returns the number of calls that failed meanwhile.
     async fn moves_to(&mut self, server: &str) -> u64 {
         let mut failed = 0;
         eventually(PATIENCE, &format!("{server} answers"), async || {
-            let told = self.told().await;
-            failed += told.counts.get("failed").copied().unwrap_or_default();
-            match told.counts.get(server) {
-                Some(_) if told.counts.len() == 1 => Ok(()),
-                _ => Err(format!("{told:?}")),
+            let calls = self.calls().await;
+            failed += calls.counts.get("failed").copied().unwrap_or_default();
+            match calls.counts.get(server) {
+                Some(_) if calls.counts.len() == 1 => Ok(()),
+                _ => Err(format!("{calls:?}")),
             }
         })
         .await;
@@ -85,7 +85,7 @@ async fn put(understudy: &Understudy, resources: Value) {
 }
 
 /// Returns all resources of `shop` except its endpoints.
-fn way() -> Value {
+fn resources_of_shop() -> Value {
     const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters";
     let router =
         json!({"name": "router", "typed_config": {"@type": format!("{FILTERS}.http.router.v3.Router")}});
@@ -112,7 +112,7 @@ fn way() -> Value {
 async fn a_grpc_client_without_a_proxy_resolves_a_name_and_follows_a_failover() {
     let understudy = Understudy::serve(&[]).await;
     let mut client = Client::start(&understudy).await;
-    let mut resources = way();
+    let mut resources = resources_of_shop();
     resources["endpoints"] = client.endpoints([("first", "HEALTHY"), ("second", "HEALTHY")]);
     // The client asks from the start, for a name that does not exist yet.
     put(&understudy, resources).await;
@@ -133,6 +133,6 @@ async fn a_grpc_client_without_a_proxy_resolves_a_name_and_follows_a_failover() 
     assert_eq!(status, 200, "{node}");
     let states: Vec<_> = node["types"].as_object().unwrap().values().map(|of| of["state"].clone()).collect();
     assert_eq!(states, vec![json!("acked"); 4], "{node}");
-    let told = client.told().await;
-    assert_eq!(told.failure, None);
+    let calls = client.calls().await;
+    assert_eq!(calls.failure, None);
 }

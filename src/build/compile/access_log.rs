@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
 
 use crate::build::compile::any;
-use crate::config::document::LogFormat;
+use crate::config::document::listener::LogFormat;
 use crate::model::listener::Listener;
 
 /// Fields of every log line, of requests and connections alike, with their Envoy format commands: the target

@@ -26,7 +26,7 @@ use envoy_types::pb::google::protobuf as wrappers;
 use crate::build::compile::pool::{self, Discovery, Pool};
 use crate::build::compile::{ads, any, duration, endpoint, health, tls, uint32, whole_response};
 use crate::build::snapshot::Resource;
-use crate::config::document::{LoadBalancer, UpstreamProtocol, WhenAllDown};
+use crate::config::document::upstream::{LoadBalancer, UpstreamProtocol, WhenAllDown};
 use crate::memo::Shared;
 use crate::model::overrides::{First, OverridesByUpstream};
 use crate::model::upstream::{Limits, Upstream, WholeResponse};

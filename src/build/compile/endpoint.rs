@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use crate::build::compile::pool::{self, Discovery, Pool};
 use crate::build::compile::{health, tls, uint32};
 use crate::build::snapshot::Resource;
-use crate::config::document::{FailoverMode, UpstreamProtocol};
+use crate::config::document::upstream::{FailoverMode, UpstreamProtocol};
 use crate::envoy::node::Locality;
 use crate::memo::Shared;
 use crate::model::addresses::Addresses;

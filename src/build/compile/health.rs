@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range};
 use envoy_types::pb::google::protobuf::{BoolValue, UInt64Value};
 
 use crate::build::compile::{duration, uint32};
-use crate::config::document::UpstreamProtocol;
+use crate::config::document::upstream::UpstreamProtocol;
 use crate::model::health::{HealthCheck, OutlierDetection, Probe, TargetCheck};
 use crate::model::upstream::Upstream;
 

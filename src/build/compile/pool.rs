@@ -8,7 +8,7 @@
 //! endpoints differ. An aggregate with the upstream's name puts them in order: as declared, or with the
 //! overriding first tier before the others.
 
-use crate::config::document::Resolve;
+use crate::config::document::upstream::Resolve;
 use crate::model::locality::Distance;
 use crate::model::overrides::{First, OverridesByUpstream};
 use crate::model::target::{Host, Target};

@@ -22,7 +22,7 @@ use envoy_types::pb::envoy::config::route::v3 as envoy;
 use crate::build::compile::route::matching::Methods;
 use crate::build::compile::service;
 use crate::build::snapshot::Resource;
-use crate::config::document::MethodsOnce;
+use crate::config::document::service::MethodsOnce;
 use crate::memo::Shared;
 use crate::model::name::{Name, Scope};
 use crate::model::route::action::Action;

@@ -20,7 +20,7 @@ use envoy_types::pb::google::protobuf::{BoolValue, Struct, Value, value};
 
 use crate::build::compile::{ads, any};
 use crate::build::snapshot::Resource;
-use crate::config::document::UpstreamProtocol;
+use crate::config::document::upstream::UpstreamProtocol;
 use crate::model::listener::Termination;
 use crate::model::target::Target;
 use crate::model::tls::{OfTarget, Sni, SubjectName, Tls, Trust, Verify};

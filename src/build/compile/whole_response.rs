@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 
 use crate::build::compile::any;
-use crate::config::document::Chunked;
+use crate::config::document::upstream::Chunked;
 use crate::model::upstream::WholeResponse;
 
 /// Returns the upstream filters of the cluster that a route names. Envoy does not run the filters of an

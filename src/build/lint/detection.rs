@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::build::lint::subject::UpstreamSubject;
 use crate::build::lint::{Check, Explanation, Rule, estimate};
 use crate::config::Level;
-use crate::config::document::WhenAllDown;
+use crate::config::document::upstream::WhenAllDown;
 use crate::config::values;
 use crate::model::health::Probe;
 

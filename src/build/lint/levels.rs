@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::build::lint::{self, Explanation};
-use crate::config::document::{Document, LintSetting};
+use crate::config::document::Document;
+use crate::config::document::lint::LintSetting;
 use crate::config::{Level, Violation, near, tree};
 use crate::model::documents::Documents;
 use crate::model::place::{Faults, Place};

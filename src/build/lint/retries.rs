@@ -6,7 +6,7 @@ use crate::build::lint::detection::time;
 use crate::build::lint::subject::WaySubject;
 use crate::build::lint::{Check, Explanation, Rule, estimate};
 use crate::config::Level;
-use crate::config::document::MethodsOnce;
+use crate::config::document::service::MethodsOnce;
 use crate::model::upstream::Upstream;
 
 pub(super) const RULES: &[Rule] = &[

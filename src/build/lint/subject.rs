@@ -8,7 +8,8 @@ use crate::build::compile::route::retry;
 use crate::build::compile::service;
 use crate::build::lint::levels::Levels;
 use crate::build::lint::{Config, Lints, Told, WayKey};
-use crate::config::document::{self, Kind, LintSetting};
+use crate::config::document::lint::LintSetting;
+use crate::config::document::{self, Kind};
 use crate::memo::{Change, Memo, Shared, changes};
 use crate::model::documents::Site;
 use crate::model::name::Name;
@@ -142,7 +143,7 @@ impl UpstreamSubject {
         !self.raw_reaches_it && self.ways.iter().all(|way| way.route.is_none())
     }
 
-    pub(super) fn declared(&self) -> &document::Upstream {
+    pub(super) fn declared(&self) -> &document::upstream::Upstream {
         &self.site.document.0.upstreams[self.site.index].entity
     }
 
@@ -155,7 +156,7 @@ impl UpstreamSubject {
     /// have the target.
     pub(super) fn place_of(&self, address: &Address) -> Place<'_> {
         let targets = self.declared().targets.iter().flatten();
-        let own = |target: &document::Target| {
+        let own = |target: &document::target::Target| {
             target.target.as_ref().is_some_and(|text| Address::parse(text).is_ok_and(|own| own == *address))
         };
         match targets.enumerate().find(|(_, target)| own(target)) {
@@ -179,8 +180,8 @@ impl WaySubject {
     /// service. A route declares only what differs from its service.
     pub(super) fn says(
         &self,
-        service: fn(&document::Service) -> bool,
-        route: fn(&document::Route) -> bool,
+        service: fn(&document::service::Service) -> bool,
+        route: fn(&document::route::Route) -> bool,
     ) -> bool {
         match self.way.route {
             Some(_) => route(&self.site.document.0.routes[self.site.index].entity),
@@ -214,7 +215,7 @@ impl RouteSubject {
         self.shadow.as_ref()
     }
 
-    pub(super) fn declared(&self) -> &document::Route {
+    pub(super) fn declared(&self) -> &document::route::Route {
         &self.site.document.0.routes[self.site.index].entity
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::build::lint::subject::UpstreamSubject;
 use crate::build::lint::{Check, Explanation, Rule};
 use crate::config::Level;
-use crate::config::document::{FailoverMode, LoadBalancer, Resolve};
+use crate::config::document::upstream::{FailoverMode, LoadBalancer, Resolve};
 use crate::model::target::{Host, Target};
 
 pub(super) const RULES: &[Rule] = &[

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 /// Number of port sets that are tried. Up to it, no port of one set is another port of another set.
-const PLACES: u16 = 50;
+const CANDIDATES: u16 = 50;
 
 /// Addresses of one demo, on loopback.
 ///
@@ -21,7 +21,7 @@ pub(crate) struct Ports {
     pub(crate) xds: SocketAddr,
     /// Address of Envoy's own admin interface.
     pub(crate) envoy_admin: SocketAddr,
-    /// Addresses of the backends, in the order of [`BACKENDS`](crate::cli::demo::stage::BACKENDS).
+    /// Addresses of the backends, in the order of [`BACKENDS`](crate::cli::demo::environment::BACKENDS).
     pub(crate) backends: [SocketAddr; 3],
     /// Address suggested for a backend that the user starts.
     pub(crate) extra: SocketAddr,
@@ -29,8 +29,8 @@ pub(crate) struct Ports {
 
 impl Ports {
     /// Returns the candidate port sets, the preferred one first.
-    pub(crate) fn places() -> impl Iterator<Item = Self> {
-        (0..PLACES).map(|step| {
+    pub(crate) fn candidates() -> impl Iterator<Item = Self> {
+        (0..CANDIDATES).map(|step| {
             let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port + 10 * step));
             Self {
                 listener: address(8000),
@@ -62,14 +62,14 @@ mod tests {
 
     #[test]
     fn no_two_places_share_a_port() {
-        let all: Vec<_> = Ports::places().flat_map(|ports| ports.all()).collect();
+        let all: Vec<_> = Ports::candidates().flat_map(|ports| ports.all()).collect();
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
     }
 
     #[test]
     fn one_taken_port_spoils_a_place() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let ports = Ports { extra: taken.local_addr().unwrap(), ..Ports::places().last().unwrap() };
+        let ports = Ports { extra: taken.local_addr().unwrap(), ..Ports::candidates().last().unwrap() };
         assert!(!ports.free());
     }
 }

@@ -17,13 +17,13 @@ const TAIL: usize = 10;
 
 /// Backend process that can be killed and restarted at the same address.
 #[derive(Debug)]
-pub(crate) struct Backend {
+pub(crate) struct BackendProcess {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
     child: Child,
 }
 
-impl Backend {
+impl BackendProcess {
     /// Starts the process, and returns once it accepts connections.
     pub(crate) async fn start(name: &'static str, address: SocketAddr) -> anyhow::Result<Self> {
         let child = backend(name, address).await.with_context(|| format!("cannot start {name}"))?;
@@ -40,22 +40,22 @@ impl Backend {
     }
 
     /// Kills the process. It and its sockets are gone when this returns.
-    pub(crate) async fn end(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         // Fails only for a process that has ended.
         let _ = self.child.kill().await;
     }
 
     /// Restarts the backend as a new process.
-    pub(crate) async fn come_back(&mut self) -> anyhow::Result<()> {
-        self.end().await;
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<()> {
+        self.stop().await;
         *self = Self::start(self.name, self.address).await?;
         Ok(())
     }
 }
 
 async fn backend(name: &str, address: SocketAddr) -> anyhow::Result<Child> {
-    let ourselves = std::env::current_exe().context("cannot tell where understudy is")?;
-    let mut child = Command::new(ourselves)
+    let program_path = std::env::current_exe().context("cannot find the program of understudy")?;
+    let mut child = Command::new(program_path)
         .args(["backend", "--listen", &address.to_string(), "--name", name, "--exit-with-stdin"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -70,7 +70,7 @@ async fn backend(name: &str, address: SocketAddr) -> anyhow::Result<Child> {
 
 /// Envoy process of the demo.
 #[derive(Debug)]
-pub(crate) struct Envoy {
+pub(crate) struct EnvoyProcess {
     /// Process that kills Envoy when the demo dies. Dropped first, so that it never kills a process that
     /// merely got the number of a past Envoy.
     guard: Child,
@@ -78,7 +78,7 @@ pub(crate) struct Envoy {
     log: PathBuf,
 }
 
-impl Envoy {
+impl EnvoyProcess {
     /// Starts Envoy, and returns before it has read its config.
     pub(crate) fn start(program: &Path, bootstrap: &Path, log: PathBuf) -> anyhow::Result<Self> {
         let start = || {
@@ -106,14 +106,14 @@ impl Envoy {
     ///
     /// Fails with the end of Envoy's log if Envoy has ended.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
-        match self.child.try_wait().context("cannot tell whether Envoy runs")? {
+        match self.child.try_wait().context("cannot check whether Envoy runs")? {
             None => Ok(()),
-            Some(status) => anyhow::bail!("Envoy ended by itself ({status}){}", self.last_words()),
+            Some(status) => anyhow::bail!("Envoy ended by itself ({status}){}", self.log_tail()),
         }
     }
 
     /// Returns the end of Envoy's log, as the end of an error message.
-    pub(crate) fn last_words(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         if lines.is_empty() {

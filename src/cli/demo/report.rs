@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::load::Window;
+use crate::cli::demo::load::Window;
 
 /// Summary of a demo. It is serialised in this shape, on which scripts rely.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct DemoReport {
     pub(crate) requests: u64,
     pub(crate) errors: u64,
-    pub(crate) phases: Vec<Phase>,
+    pub(crate) phases: Vec<PhaseReport>,
 }
 
 /// Counts of one phase.
 #[derive(Debug, Serialize)]
-pub(crate) struct Phase {
+pub(crate) struct PhaseReport {
     pub(crate) name: &'static str,
     pub(crate) requests: u64,
     pub(crate) errors: u64,
@@ -28,7 +28,7 @@ pub(crate) struct Phase {
     first_errors: Vec<String>,
 }
 
-impl Phase {
+impl PhaseReport {
     /// Makes a phase of a window. A request without a response by now counts as an error: its client is still
     /// waiting.
     pub(crate) fn new(name: &'static str, window: Window) -> Self {
@@ -55,13 +55,13 @@ impl Phase {
             self.name,
             counted(self.requests, "request"),
             counted(self.errors, "error"),
-            if served_by.is_empty() { "nobody".to_owned() } else { served_by.join(", ") }
+            if served_by.is_empty() { "no backend".to_owned() } else { served_by.join(", ") }
         )
     }
 }
 
-impl Report {
-    pub(crate) fn new(phases: Vec<Phase>) -> Self {
+impl DemoReport {
+    pub(crate) fn new(phases: Vec<PhaseReport>) -> Self {
         let requests = phases.iter().map(|phase| phase.requests).sum();
         let errors = phases.iter().map(|phase| phase.errors).sum();
         Self { requests, errors, phases }

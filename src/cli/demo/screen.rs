@@ -15,7 +15,7 @@ const WIDTH: usize = 76;
 
 /// Destination of lines, and the size of the redrawn area.
 #[derive(Debug)]
-pub(crate) struct Screen {
+pub(crate) struct DemoScreen {
     /// True if lines go to standard output; false if that is reserved for the summary in JSON or YAML.
     to_stdout: bool,
     live: bool,
@@ -26,9 +26,9 @@ pub(crate) struct Screen {
 
 /// Row of the table: a backend.
 #[derive(Debug)]
-pub(crate) struct Row {
+pub(crate) struct BackendRow {
     pub(crate) name: String,
-    pub(crate) actor: Actor,
+    pub(crate) owner: BackendOwner,
     /// Number of requests it answered in the last second.
     pub(crate) rate: u64,
     /// Number of requests it has answered in total.
@@ -37,7 +37,7 @@ pub(crate) struct Row {
 
 /// Owner of a backend.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Actor {
+pub(crate) enum BackendOwner {
     /// Backend of the demo.
     Ours { address: SocketAddr, alive: bool },
     /// Backend that the user added; its address and state are unknown.
@@ -46,8 +46,8 @@ pub(crate) enum Actor {
 
 /// Values of one frame.
 #[derive(Debug)]
-pub(crate) struct Scenery<'a> {
-    pub(crate) rows: &'a [Row],
+pub(crate) struct ScreenFrame<'a> {
+    pub(crate) rows: &'a [BackendRow],
     pub(crate) phase: &'static str,
     pub(crate) since: Duration,
     pub(crate) requests: u64,
@@ -56,14 +56,14 @@ pub(crate) struct Scenery<'a> {
     pub(crate) first_error: Option<&'a str>,
 }
 
-impl Screen {
+impl DemoScreen {
     /// Returns a screen with lines and the table on standard output; no table without a terminal.
     pub(crate) fn stdout() -> Self {
         Self { to_stdout: true, live: print::live(), colour: print::stdout_colour(), drawn: 0 }
     }
 
     /// Returns a screen with lines on standard error, and no table.
-    pub(crate) fn notes() -> Self {
+    pub(crate) fn stderr() -> Self {
         Self { to_stdout: false, live: false, colour: print::colour(), drawn: 0 }
     }
 
@@ -94,12 +94,12 @@ impl Screen {
     }
 
     /// Draws over the last frame, in one write so that nothing flickers.
-    pub(crate) fn draw(&mut self, scenery: &Scenery<'_>) -> anyhow::Result<()> {
+    pub(crate) fn draw(&mut self, frame: &ScreenFrame<'_>) -> anyhow::Result<()> {
         if !self.live {
             return Ok(());
         }
-        let lines = self.lines(scenery);
-        let mut text = back(self.drawn);
+        let lines = self.lines(frame);
+        let mut text = cursor_up(self.drawn);
         for line in &lines {
             text.push_str(line);
             text.push_str("\x1b[K\n");
@@ -113,31 +113,31 @@ impl Screen {
         if self.drawn == 0 {
             return Ok(());
         }
-        let text = back(self.drawn) + "\x1b[J";
+        let text = cursor_up(self.drawn) + "\x1b[J";
         self.drawn = 0;
         print::raw(&text)
     }
 
-    fn lines(&self, scenery: &Scenery<'_>) -> Vec<String> {
-        let mut lines: Vec<String> = self.table(scenery.rows).lines().collect();
-        let errors = counted(scenery.errors, "error");
-        let style = if scenery.errors == 0 { Style::new().green() } else { Style::new().red().bold() };
+    fn lines(&self, frame: &ScreenFrame<'_>) -> Vec<String> {
+        let mut lines: Vec<String> = self.table(frame.rows).lines().collect();
+        let errors = counted(frame.errors, "error");
+        let style = if frame.errors == 0 { Style::new().green() } else { Style::new().red().bold() };
         lines.push(format!(
             " {}   {}   slowest {} ms",
-            counted(scenery.requests, "request"),
+            counted(frame.requests, "request"),
             self.paint(&errors, style),
-            scenery.slowest.as_millis()
+            frame.slowest.as_millis()
         ));
-        if let Some(error) = scenery.first_error {
+        if let Some(error) = frame.first_error {
             let error: String = error.chars().filter(|letter| !letter.is_control()).take(WIDTH).collect();
             lines.push(format!(" {}", self.paint(&error, Style::new().red())));
         }
-        let phase = self.paint(scenery.phase, Style::new().bold());
-        lines.push(format!(" {phase}, for {} s; Ctrl-C ends", scenery.since.as_secs()));
+        let phase = self.paint(frame.phase, Style::new().bold());
+        lines.push(format!(" {phase}, for {} s; Ctrl-C ends", frame.since.as_secs()));
         lines
     }
 
-    fn table(&self, rows: &[Row]) -> Table {
+    fn table(&self, rows: &[BackendRow]) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
         if !self.colour {
@@ -154,11 +154,15 @@ impl Screen {
     }
 }
 
-fn cells(row: &Row) -> [Cell; 5] {
-    let (address, state) = match row.actor {
-        Actor::Ours { address, alive: true } => (address.to_string(), Cell::new("alive").fg(Color::Green)),
-        Actor::Ours { address, alive: false } => (address.to_string(), Cell::new("dead").fg(Color::Red)),
-        Actor::Theirs => (String::new(), Cell::new("yours")),
+fn cells(row: &BackendRow) -> [Cell; 5] {
+    let (address, state) = match row.owner {
+        BackendOwner::Ours { address, alive: true } => {
+            (address.to_string(), Cell::new("alive").fg(Color::Green))
+        }
+        BackendOwner::Ours { address, alive: false } => {
+            (address.to_string(), Cell::new("dead").fg(Color::Red))
+        }
+        BackendOwner::Theirs => (String::new(), Cell::new("yours")),
     };
     let rate = Cell::new(row.rate);
     let rate = if row.rate > 0 { rate.fg(Color::Green) } else { rate };
@@ -166,6 +170,6 @@ fn cells(row: &Row) -> [Cell; 5] {
 }
 
 /// Returns the sequence that moves to the start of the line this many lines above.
-fn back(lines: usize) -> String {
+fn cursor_up(lines: usize) -> String {
     if lines == 0 { String::new() } else { format!("\x1b[{lines}F") }
 }

@@ -25,7 +25,7 @@
 //!
 //! Any other line is answered by a line that begins with `error`.
 
-mod door;
+mod listener;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -52,8 +52,8 @@ use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cli::offline::backend::door::{Door, Listening};
-use crate::cli::offline::backend::socket::{Ending, Socket};
+use crate::cli::offline::backend::listener::{FaultyListener, ListenerMode};
+use crate::cli::offline::backend::socket::{Ending, FaultySocket};
 
 /// Options of `understudy backend`.
 #[derive(Debug, clap::Args)]
@@ -72,19 +72,19 @@ pub struct Options {
     pub log_requests: bool,
 }
 
-/// Prints `listening ADDRESS` once it accepts connections, then serves requests and obeys commands until
+/// Prints `listening ADDRESS` once it accepts connections, then serves requests and runs commands until
 /// SIGTERM, SIGINT or, if asked for, the end of its input. The signals are handled, since as process 1 of a
 /// container it would not be ended by them otherwise.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let backend = Arc::new(Backend::new(&options.name, options.log_requests)?);
+    let backend = Arc::new(FaultyBackend::new(&options.name, options.log_requests)?);
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let (orders, ordered) = mpsc::channel(1);
-    let door = Door::open(options.listen, ordered).await?;
-    say(&format!("listening {}", door.address()))?;
-    let end_of_input = obey(backend.clone(), orders);
-    let welcome = move |stream| drop(tokio::spawn(converse(stream, backend.clone())));
+    let (commands, command_queue) = mpsc::channel(1);
+    let listener = FaultyListener::open(options.listen, command_queue).await?;
+    print_line(&format!("listening {}", listener.address()))?;
+    let end_of_input = run_commands(backend.clone(), commands);
+    let serve = move |stream| drop(tokio::spawn(serve_connection(stream, backend.clone())));
     tokio::select! {
-        never = door.keep(welcome) => match never {},
+        never = listener.run(serve) => match never {},
         _ = end_of_input, if options.exit_with_stdin => Ok(()),
         _ = terminate.recv() => Ok(()),
         interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for SIGINT"),
@@ -92,24 +92,27 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// Prints a line and flushes it, since the reader waits for it.
-fn say(line: &str) -> anyhow::Result<()> {
+fn print_line(line: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to stdout")
 }
 
-/// Obeys the commands on stdin; the returned receiver ends with the input. Runs in a thread, because a
+/// Runs the commands on stdin; the returned receiver ends with the input. Runs in a thread, because a
 /// blocked read of stdin would hold up the end of a tokio runtime. The thread is simply left behind.
-fn obey(backend: Arc<Backend>, orders: mpsc::Sender<door::Order>) -> oneshot::Receiver<Infallible> {
+fn run_commands(
+    backend: Arc<FaultyBackend>,
+    commands: mpsc::Sender<listener::ListenerCommand>,
+) -> oneshot::Receiver<Infallible> {
     let (alive, end) = oneshot::channel();
     std::thread::spawn(move || {
         let _alive = alive;
         for line in io::stdin().lock().lines() {
             let Ok(line) = line else { return };
             let answer = match line.trim().strip_prefix("listener ") {
-                Some(listening) => listening.parse().and_then(|listening| order(&orders, listening)),
+                Some(listening) => listening.parse().and_then(|listening| set_listener(&commands, listening)),
                 None => backend.command(&line),
             };
-            if say(&answer.unwrap_or_else(|fault| format!("error {fault}"))).is_err() {
+            if print_line(&answer.unwrap_or_else(|fault| format!("error {fault}"))).is_err() {
                 return; // The reader is gone.
             }
         }
@@ -118,23 +121,26 @@ fn obey(backend: Arc<Backend>, orders: mpsc::Sender<door::Order>) -> oneshot::Re
 }
 
 /// Changes the state of the listener, and returns once it is in force.
-fn order(orders: &mpsc::Sender<door::Order>, listening: Listening) -> Result<String, String> {
+fn set_listener(
+    commands: &mpsc::Sender<listener::ListenerCommand>,
+    listening: ListenerMode,
+) -> Result<String, String> {
     let (done, outcome) = oneshot::channel();
-    orders.blocking_send((listening, done)).map_err(|_| "the backend is about to end".to_owned())?;
+    commands.blocking_send((listening, done)).map_err(|_| "the backend is about to end".to_owned())?;
     let outcome = outcome.blocking_recv().map_err(|_| "the backend is about to end".to_owned())?;
     outcome.map(|()| "ok".to_owned()).map_err(|error| format!("{error:#}"))
 }
 
 /// Serves one connection. A response that asks for an end of the connection says so through a channel. The
 /// connection is polled first, so that everything written before is on its way.
-async fn converse(stream: TcpStream, backend: Arc<Backend>) {
-    let _open = Open::new(&backend);
+async fn serve_connection(stream: TcpStream, backend: Arc<FaultyBackend>) {
+    let _open = OpenConnection::new(&backend);
     let (ender, mut endings) = mpsc::channel(1);
     let service = service_fn(|request| {
         let (backend, ender) = (backend.clone(), ender.clone());
-        async move { Ok::<_, Infallible>(backend.answer(request, ender).await) }
+        async move { Ok::<_, Infallible>(backend.respond(request, ender).await) }
     });
-    let socket = Socket::new(stream);
+    let socket = FaultySocket::new(stream);
     let ended = socket.ending();
     let server = auto::Builder::new(TokioExecutor::new());
     let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(socket), service));
@@ -146,17 +152,17 @@ async fn converse(stream: TcpStream, backend: Arc<Backend>) {
 }
 
 /// Guard that counts a connection while it is open.
-struct Open<'a>(&'a Backend);
+struct OpenConnection<'a>(&'a FaultyBackend);
 
-impl<'a> Open<'a> {
-    fn new(backend: &'a Backend) -> Self {
+impl<'a> OpenConnection<'a> {
+    fn new(backend: &'a FaultyBackend) -> Self {
         backend.accepted.fetch_add(1, Ordering::Relaxed);
         backend.open.fetch_add(1, Ordering::Relaxed);
         Self(backend)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -230,7 +236,7 @@ struct Behaviour {
     healthy_for_checks: bool,
 }
 
-struct Backend {
+struct FaultyBackend {
     name: HeaderValue,
     body: Bytes,
     behaviour: Mutex<Behaviour>,
@@ -241,7 +247,7 @@ struct Backend {
     log_requests: bool,
 }
 
-impl Backend {
+impl FaultyBackend {
     fn new(name: &str, log_requests: bool) -> anyhow::Result<Self> {
         Ok(Self {
             name: HeaderValue::try_from(name)
@@ -285,7 +291,11 @@ impl Backend {
 
     /// Answers a request in the mode that holds when it has been read. The body of a request is always read
     /// to its end, else closing the socket would send RST in place of FIN.
-    async fn answer(&self, request: Request<Incoming>, ender: mpsc::Sender<Ending>) -> Response<Answer> {
+    async fn respond(
+        &self,
+        request: Request<Incoming>,
+        ender: mpsc::Sender<Ending>,
+    ) -> Response<PartialBody> {
         let (head, body) = request.into_parts();
         let _ = body.collect().await; // hyper notices a client that left half-way.
         if self.log_requests {
@@ -296,17 +306,17 @@ impl Backend {
         let behaviour = *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
         let mode = if check && behaviour.healthy_for_checks { Mode::Ok } else { behaviour.mode };
         match mode {
-            Mode::Ok => self.response(StatusCode::OK, number, After::End),
-            Mode::Status(status) => self.response(status, number, After::End),
+            Mode::Ok => self.response(StatusCode::OK, number, BodyEnd::Complete),
+            Mode::Status(status) => self.response(status, number, BodyEnd::Complete),
             Mode::Slow(duration) => {
                 tokio::time::sleep(duration).await;
-                self.response(StatusCode::OK, number, After::End)
+                self.response(StatusCode::OK, number, BodyEnd::Complete)
             }
             Mode::Hang => std::future::pending().await,
             Mode::Reset => end(&ender, Ending::Rst).await,
             Mode::Close => end(&ender, Ending::Fin).await,
-            Mode::Cut(cut) => self.response(StatusCode::OK, number, After::Half(Some((ender, cut)))),
-            Mode::Stall => self.response(StatusCode::OK, number, After::Half(None)),
+            Mode::Cut(cut) => self.response(StatusCode::OK, number, BodyEnd::Half(Some((ender, cut)))),
+            Mode::Stall => self.response(StatusCode::OK, number, BodyEnd::Half(None)),
         }
     }
 
@@ -315,13 +325,13 @@ impl Backend {
         self.requests.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn response(&self, status: StatusCode, number: u64, after: After) -> Response<Answer> {
+    fn response(&self, status: StatusCode, number: u64, after: BodyEnd) -> Response<PartialBody> {
         let length = self.body.len();
         let sent = match after {
-            After::End => length,
-            After::Half(_) => length / 2,
+            BodyEnd::Complete => length,
+            BodyEnd::Half(_) => length / 2,
         };
-        let body = Answer { unsent: Some(self.body.slice(..sent)), length: length as u64, after };
+        let body = PartialBody { unsent: Some(self.body.slice(..sent)), length: length as u64, after };
         let mut response = Response::new(body);
         *response.status_mut() = status;
         response.headers_mut().insert("x-backend", self.name.clone());
@@ -344,20 +354,20 @@ async fn end(ender: &mpsc::Sender<Ending>, ending: Ending) -> ! {
 }
 
 /// Body that announces its whole length and may send only half of it.
-struct Answer {
+struct PartialBody {
     unsent: Option<Bytes>,
     length: u64,
-    after: After,
+    after: BodyEnd,
 }
 
-/// Continuation after the bytes of an [`Answer`].
-enum After {
-    End,
+/// Continuation after the bytes of a [`PartialBody`].
+enum BodyEnd {
+    Complete,
     /// End of the connection with a channel, silence without.
     Half(Option<(mpsc::Sender<Ending>, Cut)>),
 }
 
-impl Body for Answer {
+impl Body for PartialBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -371,8 +381,8 @@ impl Body for Answer {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         match &self.after {
-            After::End => Poll::Ready(None),
-            After::Half(ender) => {
+            BodyEnd::Complete => Poll::Ready(None),
+            BodyEnd::Half(ender) => {
                 if let Some((ender, cut)) = ender {
                     let _ = ender.try_send(cut.ending);
                 }
@@ -384,7 +394,7 @@ impl Body for Answer {
     /// Returns the announced length, sent or not: hyper sends it as `content-length`.
     fn size_hint(&self) -> SizeHint {
         match &self.after {
-            After::Half(Some((_, cut))) if cut.chunked => SizeHint::default(),
+            BodyEnd::Half(Some((_, cut))) if cut.chunked => SizeHint::default(),
             _ => SizeHint::with_exact(self.length),
         }
     }
@@ -395,7 +405,7 @@ mod tests {
     use super::*;
 
     fn check(command: &str, expected: &str) {
-        let backend = Backend::new("A", false).unwrap();
+        let backend = FaultyBackend::new("A", false).unwrap();
         let answer = backend.command(command).unwrap_or_else(|fault| format!("error {fault}"));
         assert_eq!(answer, expected);
     }
@@ -422,6 +432,6 @@ mod tests {
 
     #[test]
     fn a_name_that_cannot_be_sent_is_refused() {
-        assert!(Backend::new("two\nlines", false).is_err());
+        assert!(FaultyBackend::new("two\nlines", false).is_err());
     }
 }

@@ -30,14 +30,14 @@ pub struct Options {
     #[arg(long)]
     pub(crate) delta: bool,
     #[command(flatten)]
-    pub(crate) tls: Tls,
+    pub(crate) tls: XdsTlsOptions,
 }
 
 /// TLS of the Envoy's connection to the xDS port. Envoy reads the files, so the paths are those on its
 /// machine.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "TLS")]
-pub(crate) struct Tls {
+pub(crate) struct XdsTlsOptions {
     /// CA file for understudy's certificate; without it nothing is encrypted
     #[arg(long, value_name = "FILE")]
     xds_ca: Option<String>,
@@ -52,7 +52,7 @@ pub(crate) struct Tls {
     xds_server_name: Option<String>,
 }
 
-impl Tls {
+impl XdsTlsOptions {
     /// Returns Envoy's transport socket; none without a CA file.
     fn socket(&self, host: &str) -> Option<Value> {
         let name = self.xds_server_name.as_deref().unwrap_or(host);
@@ -125,9 +125,9 @@ pub fn render(options: &Options) -> anyhow::Result<String> {
         bootstrap["static_resources"]["clusters"][0]["transport_socket"] = socket;
     }
     if let Some(Locality { region, zone, sub_zone }) = &options.node_locality {
-        let said = [("region", region), ("zone", zone), ("sub_zone", sub_zone)].into_iter();
-        let said = said.filter(|(_, part)| !part.is_empty());
-        let locality = said.map(|(name, part)| (name.to_owned(), json!(part))).collect();
+        let fields = [("region", region), ("zone", zone), ("sub_zone", sub_zone)].into_iter();
+        let fields = fields.filter(|(_, value)| !value.is_empty());
+        let locality = fields.map(|(name, value)| (name.to_owned(), json!(value))).collect();
         bootstrap["node"]["locality"] = Value::Object(locality);
     }
     if let Some(admin) = options.envoy_admin {

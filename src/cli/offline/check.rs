@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::build::{self, Build, Inputs};
-use crate::cli::output::{Notation, Output};
+use crate::cli::output::{FormatOptions, OutputFormat};
 use crate::cli::print;
 use crate::config::{Level, Violation, render};
 use crate::source::files;
@@ -20,18 +20,18 @@ pub struct Options {
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
-    output: Output<Format>,
+    output: FormatOptions<CheckFormat>,
 }
 
 /// Output for people, for programs, or as annotations of a GitHub workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+enum CheckFormat {
     Human,
     Json,
     Github,
 }
 
-impl Notation for Format {
+impl OutputFormat for CheckFormat {
     const JSON: Self = Self::Json;
 }
 
@@ -49,12 +49,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     });
     let ok = violations.iter().all(|violation| violation.level != Level::Error);
     match options.output.format() {
-        Format::Json => {
+        CheckFormat::Json => {
             print::line(&serde_json::to_string_pretty(&json!({ "ok": ok, "violations": violations }))?)?
         }
-        Format::Github => print::line(render::github(&violations).trim_end())?,
-        Format::Human if violations.is_empty() => print::line("no faults")?,
-        Format::Human => print::line(human(&violations).trim_end())?,
+        CheckFormat::Github => print::line(render::github(&violations).trim_end())?,
+        CheckFormat::Human if violations.is_empty() => print::line("no faults")?,
+        CheckFormat::Human => print::line(human(&violations).trim_end())?,
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -66,8 +66,13 @@ pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
     build::build_reading(&mut inputs, None, files::read_named)
 }
 
+/// Prints violations on standard error, for people.
+pub(crate) fn report(violations: &[Violation]) {
+    print::note(human(violations).trim_end());
+}
+
 /// Formats violations for people, with the source lines that they are about.
-pub(crate) fn human(violations: &[Violation]) -> String {
+fn human(violations: &[Violation]) -> String {
     let source = |file: &str| std::fs::read_to_string(file).ok().map(Arc::from);
     render::human(violations, &source, print::colour())
 }

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::build::{self, Inputs};
+use crate::build::{self, Build, Inputs};
 use crate::cli::offline::check;
-use crate::cli::output::{Output, Text};
+use crate::cli::output::{DataFormat, FormatOptions};
 use crate::cli::print;
 use crate::envoy::node::Locality;
 use crate::model::addresses::Addresses;
@@ -35,13 +35,13 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     addresses: Option<PathBuf>,
     #[command(flatten)]
-    output: Output<Text>,
+    output: FormatOptions<DataFormat>,
 }
 
 /// Prints the resources that the Envoys of a fleet would get.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let refuse = |violations: &[_]| {
-        print::note(check::human(violations).trim_end());
+        check::report(violations);
         Ok(ExitCode::FAILURE)
     };
     let files = match files::read(&options.paths) {
@@ -53,18 +53,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Ok(build) => build,
         Err(violations) => return refuse(&violations),
     };
-    let fleet = match &options.fleet {
-        Some(fleet) => Name::parse(fleet).filter(|fleet| build.snapshots.contains_key(fleet)),
-        None if build.model.fleets.len() > 1 => {
-            print::note("error: there are several fleets; name one with --fleet");
+    let fleet = match chosen_fleet(options.fleet.as_deref(), &build) {
+        Ok(fleet) => fleet,
+        Err(fault) => {
+            print::note(&format!("error: {fault}"));
             return Ok(ExitCode::from(2));
         }
-        None => Some(build.model.fleets.first().map_or_else(Name::default_fleet, |fleet| fleet.name.clone())),
-    };
-    let Some(fleet) = fleet else {
-        let names: Vec<&str> = build.snapshots.keys().map(Name::as_str).collect();
-        print::note(&format!("error: there is no such fleet; there are {}", names.join(", ")));
-        return Ok(ExitCode::from(2));
     };
     inputs.addresses = match &options.addresses {
         Some(file) => read_addresses(file)?,
@@ -74,11 +68,27 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Ok(build) => build,
         Err(violations) => return refuse(&violations),
     };
-    let place = options.node_locality.clone().unwrap_or_default();
-    options.output.format().say(&build.snapshot_at(&fleet, &place).to_json())?;
+    let locality = options.node_locality.clone().unwrap_or_default();
+    options.output.format().print(&build.snapshot_at(&fleet, &locality).to_json())?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Returns the named fleet, or the only one.
+fn chosen_fleet(name: Option<&str>, build: &Build) -> Result<Name, String> {
+    let Some(name) = name else {
+        return match build.model.fleets.as_slice() {
+            [] => Ok(Name::default_fleet()),
+            [fleet] => Ok(fleet.name.clone()),
+            _ => Err("there are several fleets; name one with --fleet".to_owned()),
+        };
+    };
+    Name::parse(name).filter(|fleet| build.snapshots.contains_key(fleet)).ok_or_else(|| {
+        let names: Vec<&str> = build.snapshots.keys().map(Name::as_str).collect();
+        format!("there is no fleet `{name}`; there are {}", names.join(", "))
+    })
+}
+
+/// Reads a map of host names to addresses.
 pub(crate) fn read_addresses(file: &PathBuf) -> anyhow::Result<Addresses> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     serde_yaml::from_str(&text).with_context(|| format!("{} is no map of names to addresses", file.display()))

@@ -15,14 +15,14 @@ pub struct Options {
     code: Option<String>,
     /// Output for people or for programs
     #[arg(long, default_value = "human", value_name = "FORMAT")]
-    format: Format,
+    format: ExplainFormat,
     /// Short for --format json
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+enum ExplainFormat {
     Human,
     Json,
 }
@@ -30,7 +30,7 @@ enum Format {
 /// Prints the explanation of a code. The exit code is 2 for an unknown code.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let all = lint::explanations();
-    let as_json = options.json || options.format == Format::Json;
+    let as_json = options.json || options.format == ExplainFormat::Json;
     let Some(code) = options.code.as_ref().map(|code| code.to_ascii_uppercase()) else {
         let text = if as_json {
             serde_json::to_string_pretty(&all.into_iter().map(view).collect::<Vec<_>>())?
@@ -47,10 +47,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         print::note(&format!("error: there is no code `{code}`; {help}"));
         return Ok(ExitCode::from(2));
     };
-    print::line(&match as_json {
-        true => serde_json::to_string_pretty(&view(explanation))?,
-        false => page(explanation),
-    })?;
+    let text = if as_json { serde_json::to_string_pretty(&view(explanation))? } else { page(explanation) };
+    print::line(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

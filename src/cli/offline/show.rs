@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::cli::offline::check;
-use crate::cli::output::{Format, Output};
+use crate::cli::output::{Format, FormatOptions};
 use crate::cli::print;
 use crate::config::near;
 use crate::inspect::settings::{self, Origin, Setting};
@@ -22,7 +22,7 @@ pub struct Options {
     #[arg(long, value_name = "UPSTREAM")]
     upstream: String,
     #[command(flatten)]
-    output: Output<Format>,
+    output: FormatOptions<Format>,
 }
 
 /// Prints every effective setting of an upstream, and its source.
@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let build = match check::build(&options.paths) {
         Ok(build) => build,
         Err(violations) => {
-            print::note(check::human(&violations).trim_end());
+            check::report(&violations);
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -42,7 +42,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(2));
     };
     let shown = json!({ "upstream": options.upstream, "settings": settings });
-    options.output.say(&shown, |_| table(&settings))?;
+    options.output.print(&shown, |_| table(&settings))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -52,9 +52,9 @@ fn table(settings: &[Setting]) -> String {
         .iter()
         .map(|Setting { path, value, origin }| (format!("{path}: {}", text(value)), comment(origin)))
         .collect();
-    let widest = lines.iter().map(|(said, _)| said.chars().count()).filter(|width| *width <= 60).max();
+    let widest = lines.iter().map(|(setting, _)| setting.chars().count()).filter(|width| *width <= 60).max();
     let width = widest.unwrap_or(0);
-    lines.iter().map(|(said, comment)| format!("{said:<width$}  # {comment}\n")).collect()
+    lines.iter().map(|(setting, comment)| format!("{setting:<width$}  # {comment}\n")).collect()
 }
 
 fn text(value: &Value) -> String {

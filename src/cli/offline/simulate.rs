@@ -1,6 +1,6 @@
 //! `understudy simulate`: prints where requests go when targets are down.
 
-mod picture;
+mod chart;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use crate::admin::view;
 use crate::cli::offline::check;
 use crate::cli::offline::compile;
-use crate::cli::output::{Format, Output};
+use crate::cli::output::{Format, FormatOptions};
 use crate::cli::print;
 use crate::config::near;
 use crate::envoy::node::Locality;
@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
-    output: Output<Format>,
+    output: FormatOptions<Format>,
 }
 
 /// Prints the share of every target. The exit code is 1 if the config has faults, 2 if the upstream or a part
@@ -51,7 +51,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let build = match check::build(&options.paths) {
         Ok(build) => build,
         Err(violations) => {
-            print::note(check::human(&violations).trim_end());
+            check::report(&violations);
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -72,7 +72,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Some(file) => compile::read_addresses(file)?,
         None => Addresses::default(),
     };
-    say(options, upstream, &addresses, &down)?;
+    print_shares(options, upstream, &addresses, &down)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -81,20 +81,25 @@ fn wrong_usage(message: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn say(options: &Options, upstream: &Upstream, addresses: &Addresses, down: &[Part]) -> anyhow::Result<()> {
+fn print_shares(
+    options: &Options,
+    upstream: &Upstream,
+    addresses: &Addresses,
+    down: &[Part],
+) -> anyhow::Result<()> {
     let from = options.node_locality.as_ref();
     let before = simulate::simulate(upstream, addresses, from, &[]);
     let after = simulate::simulate(upstream, addresses, from, down);
-    let what = down.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let parts = down.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let title = match down {
         [] => format!("upstream {}", upstream.name),
-        _ => format!("upstream {}, down: {what}", upstream.name),
+        _ => format!("upstream {}, down: {parts}", upstream.name),
     };
     if let Some(file) = &options.svg {
-        std::fs::write(file, picture::svg(&title, &before, &after))
+        std::fs::write(file, chart::svg(&title, &before, &after))
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", file.display()))?;
     }
-    options.output.say(&view::simulation(&after), |_| picture::bars(&title, &before, &after))
+    options.output.print(&view::simulation(&after), |_| chart::bars(&title, &before, &after))
 }
 
 #[cfg(test)]
@@ -129,13 +134,13 @@ mod tests {
             0     10.0.0.2:80   33.3 % ████████                    0.0 %  down
             1     10.0.0.3:80    0.0 %                           100.0 % ████████████████████████
         "]]
-        .assert_eq(&picture::bars("shop", &before, &after));
+        .assert_eq(&chart::bars("shop", &before, &after));
     }
 
     #[test]
-    fn a_picture_has_a_bar_for_each_target_and_for_what_nobody_serves() {
+    fn a_chart_has_a_bar_for_each_target_and_for_unserved_requests() {
         let (before, after) = simulations("priority=0 priority=1");
-        let svg = picture::svg("<shop>", &before, &after);
+        let svg = chart::svg("<shop>", &before, &after);
         assert_eq!(svg.matches("<rect x=").count(), 8);
         assert!(svg.contains("&lt;shop&gt;") && svg.contains("503 by Envoy"), "{svg}");
     }

@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::cli::online::client::{Change, Refused, segment};
-use crate::cli::online::entities;
+use crate::cli::online::client::{ChangeOptions, RefusedRequest, segment};
+use crate::cli::online::outcome;
 use crate::config::document::Kind;
 use crate::config::tree::{self, Entry, Node};
 use crate::config::{Position, Step, raw};
@@ -26,33 +26,33 @@ pub struct Options {
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
     #[command(flatten)]
-    change: Change,
+    change: ChangeOptions,
 }
 
 /// Declares the entities of the files, in one revision.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let Change { terms, asking } = options.change;
-    let client = asking.server.client()?;
+    let ChangeOptions { write, request } = options.change;
+    let client = request.server.client()?;
     let mut declared = Vec::new();
     for file in &options.file {
         for root in read(file)? {
-            declared.extend(Declared::all_of(&file.display().to_string(), root)?);
+            declared.extend(DeclaredEntity::in_document(&file.display().to_string(), root)?);
         }
     }
     let (method, path, body) = match &options.tag {
         Some(tag) => tagged(tag, &mut declared)?,
         None => (Method::PATCH, "/config".to_owned(), steps(&mut declared)),
     };
-    let answer = client.send(method, &path, &body, &terms).await;
-    let answer = answer.map_err(|error| match error.downcast::<Refused>() {
+    let response = client.send(method, &path, &body, &write).await;
+    let response = response.map_err(|error| match error.downcast::<RefusedRequest>() {
         Ok(refused) => refused.at(|pointer| place(&declared, pointer)).into(),
         Err(error) => error,
     })?;
-    entities::said(&answer, &terms, asking.output)
+    outcome::print(&response, &write, request.output)
 }
 
 /// Entity that a file declares.
-struct Declared {
+struct DeclaredEntity {
     file: String,
     /// List that contains it, such as `upstreams`.
     list: String,
@@ -63,8 +63,8 @@ struct Declared {
     pointer: String,
 }
 
-impl Declared {
-    fn all_of(file: &str, root: Node) -> anyhow::Result<Vec<Self>> {
+impl DeclaredEntity {
+    fn in_document(file: &str, root: Node) -> anyhow::Result<Vec<Self>> {
         let at = |node: &Node| format!("{file}{}", line(node.span.map(|span| span.start)));
         let lists = match root.value {
             tree::Value::Mapping(lists) => lists,
@@ -77,7 +77,7 @@ impl Declared {
             let is_known = is_raw || Kind::TOP.into_iter().any(|kind| kind.plural() == key);
             anyhow::ensure!(
                 is_known,
-                "{place}: `{key}` cannot be written over REST: it stands in the files that `serve` reads"
+                "{place}: `{key}` cannot be written over REST: declare it in the files that `serve` reads"
             );
             for (list, node) in if is_raw { lists_of_raw(value) } else { elements(&key, value) } {
                 let path = if is_raw { raw_path(&list, &node) } else { path_of(&key, &node) };
@@ -95,21 +95,20 @@ fn line(position: Option<Position>) -> String {
 
 /// Reads the documents of a file; `-` is standard input.
 fn read(file: &Path) -> anyhow::Result<Vec<Node>> {
-    let text = match file.as_os_str() == "-" {
-        true => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-            text
-        }
-        false => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
+    let text = if file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        text
+    } else {
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
     };
     let (roots, faults) = tree::yaml(&text);
-    let told = faults.iter().map(|fault| {
+    let messages = faults.iter().map(|fault| {
         let help = fault.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
         format!("{}{}: {}{help}", file.display(), line(fault.span.map(|span| span.start)), fault.message)
     });
-    let told: Vec<String> = told.collect();
-    anyhow::ensure!(told.is_empty(), "{}", told.join("\n  "));
+    let messages: Vec<String> = messages.collect();
+    anyhow::ensure!(messages.is_empty(), "{}", messages.join("\n  "));
     Ok(roots)
 }
 
@@ -142,24 +141,24 @@ fn text<'n>(node: &'n Node, key: &str) -> Option<&'n str> {
 
 fn path_of(list: &str, node: &Node) -> anyhow::Result<String> {
     let kind = Kind::TOP.into_iter().find(|kind| kind.plural() == list);
-    let what = kind.map_or("an entity", Kind::one);
-    let name = text(node, "name").with_context(|| format!("{what} has no name"))?;
+    let noun = kind.map_or("an entity", Kind::one);
+    let name = text(node, "name").with_context(|| format!("{noun} has no name"))?;
     Ok(format!("/{list}/{}", segment(name)))
 }
 
 /// Returns the path of an element of `raw.resources` or of `raw.patches`.
 fn raw_path(list: &str, node: &Node) -> anyhow::Result<String> {
     if list == raw::PATCHES {
-        let of = text(node, "kind")
+        let resource_type = text(node, "kind")
             .and_then(ResourceType::from_word)
             .context("a patch needs a kind, such as cluster")?;
         let name = text(node, "name").context("a patch needs the name of what it changes")?;
-        return Ok(format!("/raw/{}/{of}/{}", raw::PATCHES, segments(name)));
+        return Ok(format!("/raw/{}/{resource_type}/{}", raw::PATCHES, segments(name)));
     }
-    let of = text(node, raw::TYPE).and_then(ResourceType::from_type_url);
-    let of = of.context("a raw resource needs its @type")?;
-    let name = raw::named(node, of).unwrap_or_default();
-    Ok(format!("/raw/{of}/{}", segments(name)))
+    let resource_type = text(node, raw::TYPE).and_then(ResourceType::from_type_url);
+    let resource_type = resource_type.context("a raw resource needs its @type")?;
+    let name = raw::named(node, resource_type).unwrap_or_default();
+    Ok(format!("/raw/{resource_type}/{}", segments(name)))
 }
 
 /// Escapes each segment of a name. Names of raw resources contain slashes, which stay separators.
@@ -168,9 +167,9 @@ fn segments(name: &str) -> String {
     escaped.join("/")
 }
 
-/// Returns a body with a PUT for each entity, and notes the pointer of each.
-fn steps(declared: &mut [Declared]) -> Value {
-    let step = |(index, declared): (usize, &mut Declared)| {
+/// Returns a body with a PUT for each entity, and sets the pointer of each.
+fn steps(declared: &mut [DeclaredEntity]) -> Value {
+    let step = |(index, declared): (usize, &mut DeclaredEntity)| {
         declared.pointer = format!("/changes/{index}/body");
         json!({ "method": "PUT", "path": declared.path, "body": declared.node.to_json() })
     };
@@ -178,7 +177,7 @@ fn steps(declared: &mut [Declared]) -> Value {
 }
 
 /// Returns the request that replaces everything with a tag.
-fn tagged(tag: &str, declared: &mut [Declared]) -> anyhow::Result<(Method, String, Value)> {
+fn tagged(tag: &str, declared: &mut [DeclaredEntity]) -> anyhow::Result<(Method, String, Value)> {
     let mut lists: Map<String, Value> = Map::new();
     for declared in declared {
         anyhow::ensure!(!declared.path.starts_with("/raw/"), "{}: raw resources have no tags", declared.file);
@@ -193,7 +192,7 @@ fn tagged(tag: &str, declared: &mut [Declared]) -> anyhow::Result<(Method, Strin
 }
 
 /// Returns the place in a file that a JSON pointer of the server refers to.
-fn place(declared: &[Declared], pointer: &str) -> Option<String> {
+fn place(declared: &[DeclaredEntity], pointer: &str) -> Option<String> {
     let found = declared.iter().find_map(|declared| {
         let rest = pointer.strip_prefix(&declared.pointer)?;
         (rest.is_empty() || rest.starts_with('/')).then_some((declared, rest))

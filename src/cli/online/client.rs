@@ -7,12 +7,12 @@ use http_body_util::Full;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde_json::Value;
 
-use crate::cli::online::connection::{Connection, Credentials};
-use crate::cli::output::{Format, Output};
+use crate::cli::online::connection::{AdminConnection, Credentials};
+use crate::cli::output::{Format, FormatOptions};
 
 /// Options that select a control plane.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Server {
+pub(crate) struct ServerOptions {
     /// Address of a running control plane's admin API, as host:port or URL [default: 127.0.0.1:8001]
     #[arg(long, env = "UNDERSTUDY_ADMIN", value_name = "ADDRESS")]
     admin: Option<String>,
@@ -20,9 +20,9 @@ pub(crate) struct Server {
     credentials: Credentials,
 }
 
-/// Options of a change.
+/// Options that a change sends with its request.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct Terms {
+pub(crate) struct WriteOptions {
     /// Reason for the change, recorded in its revision
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -34,7 +34,7 @@ pub(crate) struct Terms {
     wait: Option<String>,
 }
 
-impl Terms {
+impl WriteOptions {
     /// Returns the path with these options in its query.
     fn in_query(&self, path: &str) -> String {
         let mut pairs = form_urlencoded::Serializer::new(String::new());
@@ -58,48 +58,48 @@ pub(crate) fn segment(name: &str) -> PercentEncode<'_> {
     utf8_percent_encode(name, ESCAPED)
 }
 
-/// Options of a request: output format and control plane.
+/// Options of every command that talks to a control plane: the output format, and which control plane.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Asking {
+pub(crate) struct RequestOptions {
     #[command(flatten)]
-    pub(crate) output: Output<Format>,
+    pub(crate) output: FormatOptions<Format>,
     #[command(flatten)]
-    pub(crate) server: Server,
+    pub(crate) server: ServerOptions,
 }
 
-/// Options of a change of the served config.
+/// Options of every command that changes the served config.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Change {
+pub(crate) struct ChangeOptions {
     #[command(flatten)]
-    pub(crate) terms: Terms,
+    pub(crate) write: WriteOptions,
     #[command(flatten)]
-    pub(crate) asking: Asking,
+    pub(crate) request: RequestOptions,
 }
 
 /// Client of one control plane.
 #[derive(Debug)]
-pub(crate) struct Client(Connection);
+pub(crate) struct AdminClient(AdminConnection);
 
-impl Server {
+impl ServerOptions {
     /// Returns true if the user named a control plane.
     pub(crate) fn is_named(&self) -> bool {
         self.admin.is_some()
     }
 
-    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+    pub(crate) fn client(&self) -> anyhow::Result<AdminClient> {
         let address = self.admin.as_deref().unwrap_or("127.0.0.1:8001");
-        Ok(Client(Connection::new(address, &self.credentials)?))
+        Ok(AdminClient(AdminConnection::new(address, &self.credentials)?))
     }
 }
 
-impl Client {
+impl AdminClient {
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        value(&self.bytes(path).await?)
+        parse(&self.bytes(path).await?)
     }
 
     /// Returns the body of a GET, unparsed.
     pub(crate) async fn bytes(&self, path: &str) -> anyhow::Result<Bytes> {
-        self.answer(Request::get(path).body(Full::default())?).await
+        self.exchange(Request::get(path).body(Full::default())?).await
     }
 
     /// Returns all items of a list, following its pages.
@@ -119,10 +119,10 @@ impl Client {
         method: Method,
         path: &str,
         body: &Value,
-        terms: &Terms,
+        write: &WriteOptions,
     ) -> anyhow::Result<Value> {
-        let mut request = Request::builder().method(method).uri(terms.in_query(path));
-        if let Some(reason) = &terms.reason {
+        let mut request = Request::builder().method(method).uri(write.in_query(path));
+        if let Some(reason) = &write.reason {
             request = request.header("x-reason", HeaderValue::from_bytes(reason.as_bytes())?);
         }
         let request = match body {
@@ -132,29 +132,29 @@ impl Client {
                 json.body(Full::from(serde_json::to_vec(body)?))?
             }
         };
-        value(&self.answer(request).await?)
+        parse(&self.exchange(request).await?)
     }
 
-    /// Returns the body of a successful response. Other responses are the error [`Refused`].
-    async fn answer(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
+    /// Returns the body of a successful response. Other responses are the error [`RefusedRequest`].
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
         let response = self.0.exchange(request).await?;
         if response.status().is_success() {
             return Ok(response.into_body());
         }
         let problem = serde_json::from_slice(response.body()).unwrap_or_default();
-        Err(Refused { status: response.status(), problem }.into())
+        Err(RefusedRequest { status: response.status(), problem }.into())
     }
 }
 
 /// Error response of the server.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", told(*status, problem))]
-pub(crate) struct Refused {
+#[error("{}", problem_text(*status, problem))]
+pub(crate) struct RefusedRequest {
     status: StatusCode,
     problem: Value,
 }
 
-impl Refused {
+impl RefusedRequest {
     /// Replaces JSON pointers into the request by places in files, if `place` knows them.
     pub(crate) fn at(mut self, place: impl Fn(&str) -> Option<String>) -> Self {
         for violation in self.problem["violations"].as_array_mut().into_iter().flatten() {
@@ -165,15 +165,15 @@ impl Refused {
     }
 }
 
-fn value(body: &[u8]) -> anyhow::Result<Value> {
+fn parse(body: &[u8]) -> anyhow::Result<Value> {
     if body.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(body).context("the answer is not JSON; is this understudy's admin API?")
+    serde_json::from_slice(body).context("the response is not JSON; is this understudy's admin API?")
 }
 
 /// Formats a problem, with each of its violations on a line.
-fn told(status: StatusCode, problem: &Value) -> String {
+fn problem_text(status: StatusCode, problem: &Value) -> String {
     let mut text = problem["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
     let violations = problem["violations"].as_array().map(Vec::as_slice).unwrap_or_default();
     for violation in violations {

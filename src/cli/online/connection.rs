@@ -21,7 +21,7 @@ use crate::access::tls;
 use crate::access::tokens::Secret;
 
 /// Time limit of a request, a wait for Envoys included.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Options that authenticate to the admin API.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -54,7 +54,7 @@ impl Credentials {
 
     fn connector(&self) -> anyhow::Result<TlsConnector> {
         let ca = self.ca.as_deref();
-        let ca = ca.context("say with --ca which authority the certificate of the admin API is of")?;
+        let ca = ca.context("https:// needs --ca, the CA file for the certificate of the admin API")?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let builder = builder.with_root_certificates(tls::roots(ca)?);
@@ -73,7 +73,7 @@ impl Credentials {
 }
 
 /// Address of an admin API, and the credentials for it.
-pub(crate) struct Connection {
+pub(crate) struct AdminConnection {
     /// Base URL, as the user would write it.
     pub(crate) base: String,
     authority: Authority,
@@ -81,7 +81,7 @@ pub(crate) struct Connection {
     token: Option<Secret>,
 }
 
-impl std::fmt::Debug for Connection {
+impl std::fmt::Debug for AdminConnection {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Connection({})", self.base)
     }
@@ -90,17 +90,17 @@ impl std::fmt::Debug for Connection {
 /// Failure to connect: nothing listens at this address.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "nobody answers at {0}; is `understudy serve` running? Say --admin or UNDERSTUDY_ADMIN for another address"
+    "cannot connect to {0}; is `understudy serve` running? For another address set --admin or UNDERSTUDY_ADMIN"
 )]
 pub(crate) struct Unreachable(String);
 
-impl Connection {
+impl AdminConnection {
     /// Prepares connections to `host:port` or a URL.
     pub(crate) fn new(address: &str, credentials: &Credentials) -> anyhow::Result<Self> {
         let address = address.trim_end_matches('/');
         let base = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let uri: Uri = base.parse().with_context(|| format!("{address} is no address"))?;
-        let authority = uri.authority().cloned().with_context(|| format!("{address} is no address"))?;
+        let uri: Uri = base.parse().with_context(|| format!("`{address}` is not an address"))?;
+        let authority = uri.authority().cloned().with_context(|| format!("`{address}` is not an address"))?;
         let tls = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => Some(credentials.connector()?),
             _ => None,
@@ -116,13 +116,15 @@ impl Connection {
         let headers = request.headers_mut();
         headers.insert(header::HOST, self.authority.as_str().parse()?);
         if let Some(token) = &self.token {
-            let mut value: http::HeaderValue =
-                format!("Bearer {}", token.reveal()).parse().ok().context("the token has odd characters")?;
+            let mut value: http::HeaderValue = format!("Bearer {}", token.reveal())
+                .parse()
+                .ok()
+                .context("the token contains a character that a header cannot carry")?;
             value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
         }
-        let answer = tokio::time::timeout(PATIENCE, self.send(request)).await;
-        answer.with_context(|| format!("{} did not answer within {} s", self.base, PATIENCE.as_secs()))?
+        let response = tokio::time::timeout(TIMEOUT, self.send(request)).await;
+        response.with_context(|| format!("{} did not answer within {} s", self.base, TIMEOUT.as_secs()))?
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
@@ -135,10 +137,14 @@ impl Connection {
             Some(tls) => {
                 let name = ServerName::try_from(host.to_owned())?;
                 let socket = tls.connect(name, socket).await;
-                exchange_on(socket.with_context(|| format!("no TLS with {}", self.base))?, request).await
+                exchange_on(
+                    socket.with_context(|| format!("the TLS handshake with {} failed", self.base))?,
+                    request,
+                )
+                .await
             }
         }
-        .with_context(|| format!("cannot ask {}", self.base))
+        .with_context(|| format!("the request to {} failed", self.base))
     }
 }
 
@@ -149,7 +155,7 @@ async fn exchange_on(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     let connection = tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await?.into_parts();
-    let body = body.collect().await.context("the answer was cut short")?.to_bytes();
+    let body = body.collect().await.context("the response ended early")?.to_bytes();
     connection.abort();
     Ok(Response::from_parts(head, body))
 }

@@ -6,16 +6,17 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::offline::plan;
-use crate::cli::online::client::{Asking, Change, Client, Server, Terms, segment};
+use crate::cli::online::client::{AdminClient, ChangeOptions, RequestOptions, ServerOptions, segment};
 use crate::cli::online::orders;
-use crate::cli::output::{File, Format, Output, table};
+use crate::cli::online::outcome;
+use crate::cli::online::value::{items, text};
+use crate::cli::output::{DataFormat, FileFormat, FormatOptions, table};
 use crate::cli::print;
 use crate::config::document::Kind;
 
 /// Options of `understudy get`.
 #[derive(Debug, clap::Args)]
-pub struct Get {
+pub struct GetOptions {
     /// Kind: upstreams, services, routes, listeners, fleets, …, or the targets of an upstream
     #[arg(value_parser = kind_or_targets)]
     kind: Kind,
@@ -25,12 +26,12 @@ pub struct Get {
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Options of `understudy delete`.
 #[derive(Debug, clap::Args)]
-pub struct Delete {
+pub struct DeleteOptions {
     /// Kind: upstream, service, route, listener, fleet, …
     #[arg(value_parser = kind)]
     kind: Kind,
@@ -40,12 +41,12 @@ pub struct Delete {
     #[arg(long)]
     cascade: bool,
     #[command(flatten)]
-    change: Change,
+    change: ChangeOptions,
 }
 
 /// Options of `understudy target`.
 #[derive(Debug, clap::Args)]
-pub struct Target {
+pub struct TargetOptions {
     #[command(subcommand)]
     command: TargetCommand,
 }
@@ -67,7 +68,7 @@ enum TargetCommand {
         #[arg(long)]
         priority: Option<u32>,
         #[command(flatten)]
-        change: Change,
+        change: ChangeOptions,
     },
     /// Remove a target
     Remove {
@@ -75,14 +76,14 @@ enum TargetCommand {
         /// Address as host:port
         target: String,
         #[command(flatten)]
-        change: Change,
+        change: ChangeOptions,
     },
     /// Send no new requests to a target, a tier or a zone
-    Drain(orders::State),
+    Drain(orders::StateOptions),
     /// Count a target, a tier or a zone as down
-    Down(orders::State),
+    Down(orders::StateOptions),
     /// Let the health of a target, a tier or a zone decide again
-    Auto(orders::State),
+    Auto(orders::StateOptions),
     /// Change the weight of a target
     Weight {
         upstream: String,
@@ -91,13 +92,13 @@ enum TargetCommand {
         /// Weight, from 0; 0 sends it no requests
         weight: u32,
         #[command(flatten)]
-        change: Change,
+        change: ChangeOptions,
     },
 }
 
 /// Options of `understudy config`.
 #[derive(Debug, clap::Args)]
-pub struct Config {
+pub struct ConfigOptions {
     #[command(subcommand)]
     command: ConfigCommand,
 }
@@ -110,9 +111,9 @@ enum ConfigCommand {
         #[arg(long, value_name = "TAG")]
         tag: Option<String>,
         #[command(flatten)]
-        output: Output<File>,
+        output: FormatOptions<FileFormat>,
         #[command(flatten)]
-        server: Server,
+        server: ServerOptions,
     },
 }
 
@@ -132,19 +133,9 @@ fn kind_or_targets(word: &str) -> Result<Kind, String> {
     }
 }
 
-fn list(value: &Value) -> String {
-    let items = value.as_array().into_iter().flatten();
-    let words: Vec<String> = items.map(scalar).collect();
-    if words.is_empty() { "-".to_owned() } else { words.join(",") }
-}
-
-fn scalar(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(_) => list(value),
-        other => other.to_string(),
-    }
+/// Formats a value as one cell; `-` for an empty list too.
+fn cell(value: &Value) -> String {
+    if items(value).is_empty() && value.is_array() { "-".to_owned() } else { text(value) }
 }
 
 fn query(tags: &[String]) -> String {
@@ -154,28 +145,28 @@ fn query(tags: &[String]) -> String {
 }
 
 /// Prints a list, or one entity.
-pub(crate) async fn get(options: Get) -> anyhow::Result<ExitCode> {
-    let client = options.asking.server.client()?;
+pub(crate) async fn get(options: GetOptions) -> anyhow::Result<ExitCode> {
+    let client = options.request.server.client()?;
     let path = match (&options.name, options.kind) {
         (Some(upstream), Kind::Target) => format!("/upstreams/{}/targets", segment(upstream)),
         (None, Kind::Target) => {
-            print::note("error: say of which upstream: understudy get targets checkout");
+            print::note("error: name the upstream, as in `understudy get targets checkout`");
             return Ok(ExitCode::from(2));
         }
         (Some(name), kind) => {
             let entity = client.get(&format!("/{}/{}", kind.plural(), segment(name))).await?;
             let human = |entity: &Value| serde_yaml::to_string(entity).unwrap_or_default();
-            options.asking.output.say(&entity, human)?;
+            options.request.output.print(&entity, human)?;
             return Ok(ExitCode::SUCCESS);
         }
         (None, kind) => format!("/{}", kind.plural()),
     };
-    let items = Value::from(client.list(&format!("{path}{}", query(&options.tag))).await?);
-    options.asking.output.say(&items, |items| rows(options.kind, items))?;
+    let list = Value::from(client.list(&format!("{path}{}", query(&options.tag))).await?);
+    options.request.output.print(&list, |list| entity_table(options.kind, list))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn rows(kind: Kind, items: &Value) -> String {
+fn entity_table(kind: Kind, list: &Value) -> String {
     let fields: &[&str] = match kind {
         Kind::Fleet => &["name", "select", "tags"],
         Kind::Listener => &["name", "address", "fleets", "tags"],
@@ -188,38 +179,33 @@ fn rows(kind: Kind, items: &Value) -> String {
     let is_standby = |target: &&Value| {
         target["failover"] == true || target["priority"].as_u64().is_some_and(|priority| priority > 0)
     };
-    let cell = |item: &Value, field: &str| match field {
+    let field_cell = |item: &Value, field: &str| match field {
         "primaries" | "standbys" => {
-            let targets = item["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let targets = items(&item["targets"]);
             let standbys = targets.iter().filter(is_standby).count();
             if field == "standbys" { standbys.to_string() } else { (targets.len() - standbys).to_string() }
         }
-        field => scalar(&item[field]),
+        field => cell(&item[field]),
     };
-    let items = item_list(items);
-    table(fields, items.iter().map(|item| fields.iter().map(|field| cell(item, field)).collect()))
-}
-
-fn item_list(items: &Value) -> &[Value] {
-    items.as_array().map(Vec::as_slice).unwrap_or_default()
+    table(fields, items(list).iter().map(|item| fields.iter().map(|field| field_cell(item, field)).collect()))
 }
 
 /// Removes an entity.
-pub(crate) async fn delete(options: Delete) -> anyhow::Result<ExitCode> {
-    let Change { terms, asking } = options.change;
-    let client = asking.server.client()?;
+pub(crate) async fn delete(options: DeleteOptions) -> anyhow::Result<ExitCode> {
+    let ChangeOptions { write, request } = options.change;
+    let client = request.server.client()?;
     let cascade = if options.cascade { "?cascade=true" } else { "" };
     let path = format!("/{}/{}{cascade}", options.kind.plural(), segment(&options.name));
-    let answer = client.send(Method::DELETE, &path, &Value::Null, &terms).await?;
-    said(&answer, &terms, asking.output)
+    let response = client.send(Method::DELETE, &path, &Value::Null, &write).await?;
+    outcome::print(&response, &write, request.output)
 }
 
 /// Changes a target.
-pub(crate) async fn target(options: Target) -> anyhow::Result<ExitCode> {
-    let send = async |change: Change, method: Method, path: String, body: Value| {
-        let client: Client = change.asking.server.client()?;
-        let answer = client.send(method, &path, &body, &change.terms).await?;
-        said(&answer, &change.terms, change.asking.output)
+pub(crate) async fn target(options: TargetOptions) -> anyhow::Result<ExitCode> {
+    let send = async |change: ChangeOptions, method: Method, path: String, body: Value| {
+        let client: AdminClient = change.request.server.client()?;
+        let response = client.send(method, &path, &body, &change.write).await?;
+        outcome::print(&response, &change.write, change.request.output)
     };
     let targets = |upstream: &str| format!("/upstreams/{}/targets", segment(upstream));
     let one = |upstream: &str, target: &str| format!("{}/{}", targets(upstream), segment(target));
@@ -250,43 +236,10 @@ pub(crate) async fn target(options: Target) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints the whole config.
-pub(crate) async fn config(options: Config) -> anyhow::Result<ExitCode> {
+pub(crate) async fn config(options: ConfigOptions) -> anyhow::Result<ExitCode> {
     let ConfigCommand::Export { tag, output, server } = options.command;
     let tags: Vec<String> = tag.into_iter().collect();
     let config = server.client()?.get(&format!("/config{}", query(&tags))).await?;
-    crate::cli::output::Text::from(output.format()).say(&config)?;
+    DataFormat::from(output.format()).print(&config)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints the outcome of a change. The exit code is 1 if Envoys have not acknowledged it in time.
-pub(crate) fn said(answer: &Value, terms: &Terms, output: Output<Format>) -> anyhow::Result<ExitCode> {
-    if terms.dry_run {
-        return plan::said(answer, output).map(|()| ExitCode::SUCCESS);
-    }
-    for warning in item_list(&answer["warnings"]) {
-        print::note(&format!("warning: {}", scalar(&warning["message"])));
-    }
-    output.say(answer, human)?;
-    Ok(if answer["waiting_for"].is_array() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn human(answer: &Value) -> String {
-    if let Some(waiting) = answer["waiting_for"].as_array() {
-        let nodes: Vec<String> = waiting.iter().map(|one| scalar(&one["node"])).collect();
-        return format!("done, and not yet acknowledged by {}", nodes.join(", "));
-    }
-    let lines = ["created", "updated", "deleted"].map(|what| {
-        let paths = item_list(&answer[what]).iter();
-        paths.map(|path| format!("{what} {}\n", scalar(path))).collect::<String>()
-    });
-    let changes = item_list(&answer["changes"])
-        .iter()
-        .map(|change| format!("{} {}\n", scalar(&change["action"]), scalar(&change["path"])));
-    let lines = lines.concat() + &changes.collect::<String>();
-    match (answer, lines.as_str()) {
-        (_, lines) if !lines.is_empty() => lines.to_owned(),
-        (Value::Null, _) => "deleted".to_owned(),
-        (answer, _) if answer.get("unchanged").is_some() => "nothing changes".to_owned(),
-        (answer, _) => serde_yaml::to_string(answer).unwrap_or_default(),
-    }
 }

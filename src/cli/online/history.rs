@@ -7,45 +7,45 @@ use anyhow::Context as _;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cli::online::client::{Asking, Change, Server, segment};
-use crate::cli::online::entities;
+use crate::cli::online::client::{ChangeOptions, RequestOptions, ServerOptions, segment};
+use crate::cli::online::outcome;
 use crate::cli::output::table;
 use crate::cli::print;
 use crate::store::redb::restore;
 
 /// Options of `understudy revisions`.
 #[derive(Debug, clap::Args)]
-pub struct Revisions {
+pub struct RevisionsOptions {
     /// Revision, to show its changes, or a range such as 41..43, to compare; all revisions without
     which: Option<String>,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Options of `understudy rollback`.
 #[derive(Debug, clap::Args)]
-pub struct Rollback {
+pub struct RollbackOptions {
     /// Revision whose config to restore
     number: u64,
     /// Keep files that changed since as they are, and restore only what REST wrote
     #[arg(long)]
     keep_files: bool,
     #[command(flatten)]
-    change: Change,
+    change: ChangeOptions,
 }
 
 /// Options of `understudy backup`.
 #[derive(Debug, clap::Args)]
-pub struct Backup {
+pub struct BackupOptions {
     /// File that does not exist yet; it will hold secrets in plain text
     file: PathBuf,
     #[command(flatten)]
-    server: Server,
+    server: ServerOptions,
 }
 
 /// Options of `understudy restore`.
 #[derive(Debug, clap::Args)]
-pub struct Restore {
+pub struct RestoreOptions {
     /// File that `understudy backup` wrote
     file: PathBuf,
     /// Data directory of the REST state
@@ -65,12 +65,12 @@ fn text(value: &Value) -> String {
 }
 
 /// Prints the revisions, the newest first, or the changes of some of them.
-pub(crate) async fn revisions(options: Revisions) -> anyhow::Result<ExitCode> {
-    let client = options.asking.server.client()?;
+pub(crate) async fn revisions(options: RevisionsOptions) -> anyhow::Result<ExitCode> {
+    let client = options.request.server.client()?;
     match options.which.as_deref() {
         None => {
             let items = Value::from(client.list("/revisions?size=1000").await?);
-            options.asking.output.say(&items, |items| {
+            options.request.output.print(&items, |items| {
                 let fields = ["number", "time", "state", "source", "author", "summary", "reason", "error"];
                 let row = |item: &Value| fields.iter().map(|field| text(&item[*field])).collect();
                 table(&fields, items.as_array().into_iter().flatten().map(row))
@@ -78,11 +78,11 @@ pub(crate) async fn revisions(options: Revisions) -> anyhow::Result<ExitCode> {
         }
         Some(range) if range.contains("..") => {
             let diff = client.get(&format!("/revisions/{}/diff", segment(range))).await?;
-            options.asking.output.say(&diff, changes)?;
+            options.request.output.print(&diff, changes)?;
         }
         Some(number) => {
             let revision = client.get(&format!("/revisions/{}", segment(number))).await?;
-            options.asking.output.say(&revision, |revision| {
+            options.request.output.print(&revision, |revision| {
                 let head = [
                     "number",
                     "time",
@@ -119,17 +119,17 @@ fn changes(of: &Value) -> String {
 }
 
 /// Restores the config of a revision.
-pub(crate) async fn rollback(options: Rollback) -> anyhow::Result<ExitCode> {
-    let Change { terms, asking } = options.change;
-    let client = asking.server.client()?;
+pub(crate) async fn rollback(options: RollbackOptions) -> anyhow::Result<ExitCode> {
+    let ChangeOptions { write, request } = options.change;
+    let client = request.server.client()?;
     let keep = if options.keep_files { "?keep=files" } else { "" };
     let path = format!("/revisions/{}/rollback{keep}", options.number);
-    let answer = client.send(Method::POST, &path, &json!({}), &terms).await?;
-    entities::said(&answer, &terms, asking.output)
+    let response = client.send(Method::POST, &path, &json!({}), &write).await?;
+    outcome::print(&response, &write, request.output)
 }
 
 /// Saves a copy of all durable state.
-pub(crate) async fn backup(options: Backup) -> anyhow::Result<ExitCode> {
+pub(crate) async fn backup(options: BackupOptions) -> anyhow::Result<ExitCode> {
     let bytes = options.server.client()?.bytes("/backup").await?;
     let write = || {
         let mut file = std::fs::File::create_new(&options.file)?;
@@ -142,7 +142,7 @@ pub(crate) async fn backup(options: Backup) -> anyhow::Result<ExitCode> {
 }
 
 /// Replaces the state in the data directory by a backup.
-pub(crate) fn restore(options: &Restore) -> anyhow::Result<ExitCode> {
+pub(crate) fn restore(options: &RestoreOptions) -> anyhow::Result<ExitCode> {
     let state = restore::restore(&options.file, &options.data, options.force)?;
     let entities = state.stored.len();
     print::note(&format!("restored revision {} with {entities} entities", state.revision));

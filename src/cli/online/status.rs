@@ -1,5 +1,6 @@
 //! `understudy status`: prints the state of a control plane.
 
+mod rows;
 mod view;
 
 use std::process::ExitCode;
@@ -8,12 +9,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cli::online::client::{Asking, Client};
+use crate::cli::online::client::{AdminClient, RequestOptions};
 use crate::cli::output::Format;
 use crate::cli::print;
 
 /// Interval at which `--watch` polls.
-const GLANCE: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Columns and rows assumed for a terminal of unknown size.
 const SIZE: (usize, usize) = (80, 24);
@@ -25,15 +26,15 @@ pub struct Options {
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Prints what is served, which tiers serve, and what each Envoy accepted. The exit code is 1 while files are
 /// refused or an Envoy refuses something.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let client = options.asking.server.client()?;
-    let status = gathered(&client).await?;
-    let is_human = options.asking.output.format() == Format::Human;
+    let client = options.request.server.client()?;
+    let status = fetch_status(&client).await?;
+    let is_human = options.request.output.format() == Format::Human;
     if options.watch && is_human && print::live() {
         tokio::select! {
             watched = watch(&client, status) => watched?,
@@ -43,21 +44,21 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     }
     let mut status = status;
     loop {
-        options.asking.output.say(&status, |status| view::whole(status, Timestamp::now()))?;
+        options.request.output.print(&status, |status| view::whole(status, Timestamp::now()))?;
         if !options.watch {
-            let fleet = view::list(&status, "fleet");
-            let is_bad = status["violations"] != json!(0) || fleet.iter().any(view::is_refused);
+            let fleet = rows::list(&status, "fleet");
+            let is_bad = status["violations"] != json!(0) || fleet.iter().any(rows::is_refused);
             return Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
-        tokio::time::sleep(GLANCE).await;
-        status = gathered(&client).await?;
+        tokio::time::sleep(POLL_INTERVAL).await;
+        status = fetch_status(&client).await?;
     }
 }
 
 /// Alternate screen of the terminal. Dropping it restores the previous contents.
-struct Screen;
+struct AlternateScreen;
 
-impl Screen {
+impl AlternateScreen {
     fn open() -> anyhow::Result<Self> {
         // Alternate buffer, no cursor, no wrapping of long lines.
         print::raw("\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l")?;
@@ -71,20 +72,20 @@ impl Screen {
     }
 }
 
-impl Drop for Screen {
+impl Drop for AlternateScreen {
     fn drop(&mut self) {
         // A terminal that is gone needs no repair.
         let _ = print::raw("\u{1b}[?7h\u{1b}[?25h\u{1b}[?1049l");
     }
 }
 
-/// Draws the status each second. A control plane that does not answer is asked again.
-async fn watch(client: &Client, mut status: Value) -> anyhow::Result<()> {
-    let screen = Screen::open()?;
+/// Draws the status each second. A failed request is retried at the next interval.
+async fn watch(client: &AdminClient, mut status: Value) -> anyhow::Result<()> {
+    let screen = AlternateScreen::open()?;
     loop {
         screen.draw(&view::frame(&status, Timestamp::now(), size()))?;
-        tokio::time::sleep(GLANCE).await;
-        match gathered(client).await {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        match fetch_status(client).await {
             Ok(newer) => status = newer,
             Err(error) => status["away"] = json!(format!("{error:#}")),
         }
@@ -96,13 +97,13 @@ fn size() -> (usize, usize) {
     size.map_or(SIZE, |(columns, rows)| (usize::from(columns.0), usize::from(rows.0)))
 }
 
-async fn gathered(client: &Client) -> anyhow::Result<Value> {
+async fn fetch_status(client: &AdminClient) -> anyhow::Result<Value> {
     let mut status = client.get("/status").await?;
     status["fleet"] = client.get("/fleet").await?["nodes"].clone();
     let topology = client.get("/topology").await?;
     let mut serving = topology["upstreams"].as_array().cloned().unwrap_or_default();
     // Upstreams on standby first.
-    serving.sort_by_key(|upstream| (!view::is_away(upstream), upstream["name"].as_str().map(str::to_owned)));
+    serving.sort_by_key(|upstream| (!rows::is_away(upstream), upstream["name"].as_str().map(str::to_owned)));
     status["serving"] = Value::from(serving);
     status["not_reporting"] = topology["not_reporting"].clone();
     status["orders"] = client.get("/orders").await?;

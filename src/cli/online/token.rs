@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::access::tokens::{self, Role, Token};
 use crate::admin::access::make;
-use crate::cli::online::client::{Asking, Server, Terms, segment};
+use crate::cli::online::client::{RequestOptions, ServerOptions, WriteOptions, segment};
 use crate::cli::output::table;
 use crate::cli::print;
 use crate::store::Store;
@@ -18,11 +18,11 @@ use crate::store::redb::RedbStore;
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(subcommand)]
-    action: Action,
+    command: TokenCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+enum TokenCommand {
     /// Create a token and print it, once
     Create {
         /// Name of its holder: the author of the revisions that it makes
@@ -31,45 +31,47 @@ enum Action {
         #[arg(long, default_value = "write")]
         role: Role,
         #[command(flatten)]
-        place: Place,
+        location: TokenStoreOptions,
     },
     /// List the tokens
     List {
         #[command(flatten)]
-        place: Place,
+        location: TokenStoreOptions,
     },
     /// Revoke a token
     Revoke {
         /// Name of the token
         name: String,
         #[command(flatten)]
-        place: Place,
+        location: TokenStoreOptions,
     },
 }
 
 /// Options that select where the tokens are, and how they are printed.
 #[derive(Debug, clap::Args)]
-struct Place {
+struct TokenStoreOptions {
     /// Data directory of a control plane that does not run, to create the first token
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(flatten)]
-    asking: Asking,
+    request: RequestOptions,
 }
 
 /// Runs the action, over the API or in the data directory.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let action = options.action;
-    let (Action::Create { place, .. } | Action::List { place } | Action::Revoke { place, .. }) = &action;
-    let outcome = match &place.data {
-        Some(data) => in_directory(&RedbStore::open(data)?, &action)?,
-        None => over_api(&place.asking.server, &action).await?,
+    let command = options.command;
+    let (TokenCommand::Create { location, .. }
+    | TokenCommand::List { location }
+    | TokenCommand::Revoke { location, .. }) = &command;
+    let outcome = match &location.data {
+        Some(data) => in_directory(&RedbStore::open(data)?, &command)?,
+        None => over_api(&location.request.server, &command).await?,
     };
-    let token = |made: &Value| made["token"].as_str().unwrap_or_default().to_owned();
-    match &action {
-        Action::Create { .. } => place.asking.output.say(&outcome, token)?,
-        Action::List { .. } => place.asking.output.say(&outcome, human)?,
-        Action::Revoke { name, .. } => print::note(&format!("the token `{name}` is worthless now")),
+    let token = |created: &Value| created["token"].as_str().unwrap_or_default().to_owned();
+    match &command {
+        TokenCommand::Create { .. } => location.request.output.print(&outcome, token)?,
+        TokenCommand::List { .. } => location.request.output.print(&outcome, human)?,
+        TokenCommand::Revoke { name, .. } => print::note(&format!("the token `{name}` is revoked")),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -82,39 +84,39 @@ fn human(list: &Value) -> String {
     table(&["name", "role", "created"], tokens.iter().map(row))
 }
 
-fn shown(token: &Token) -> Value {
+fn token_view(token: &Token) -> Value {
     json!({ "name": token.name, "role": token.role.word(), "created": token.created.to_string() })
 }
 
-fn in_directory(store: &dyn Store, action: &Action) -> anyhow::Result<Value> {
-    match action {
-        Action::Create { name, role, .. } => {
+fn in_directory(store: &dyn Store, command: &TokenCommand) -> anyhow::Result<Value> {
+    match command {
+        TokenCommand::Create { name, role, .. } => {
             let (token, secret) = make(store, name, *role)?;
-            let mut made = shown(&token);
-            made["token"] = secret.reveal().into();
-            Ok(made)
+            let mut created = token_view(&token);
+            created["token"] = secret.reveal().into();
+            Ok(created)
         }
-        Action::List { .. } => {
-            let items: Vec<Value> = tokens::stored(store)?.iter().map(shown).collect();
+        TokenCommand::List { .. } => {
+            let items: Vec<Value> = tokens::stored(store)?.iter().map(token_view).collect();
             Ok(json!({ "items": items, "next": null }))
         }
-        Action::Revoke { name, .. } => {
+        TokenCommand::Revoke { name, .. } => {
             anyhow::ensure!(store.remove_token(name)?, "no token is named `{name}`");
             Ok(Value::Null)
         }
     }
 }
 
-async fn over_api(server: &Server, action: &Action) -> anyhow::Result<Value> {
-    let (client, terms) = (server.client()?, Terms::default());
-    match action {
-        Action::Create { name, role, .. } => {
+async fn over_api(server: &ServerOptions, command: &TokenCommand) -> anyhow::Result<Value> {
+    let (client, write) = (server.client()?, WriteOptions::default());
+    match command {
+        TokenCommand::Create { name, role, .. } => {
             let body = json!({ "name": name, "role": role.word() });
-            client.send(Method::POST, "/tokens", &body, &terms).await
+            client.send(Method::POST, "/tokens", &body, &write).await
         }
-        Action::List { .. } => client.get("/tokens").await,
-        Action::Revoke { name, .. } => {
-            client.send(Method::DELETE, &format!("/tokens/{}", segment(name)), &Value::Null, &terms).await
+        TokenCommand::List { .. } => client.get("/tokens").await,
+        TokenCommand::Revoke { name, .. } => {
+            client.send(Method::DELETE, &format!("/tokens/{}", segment(name)), &Value::Null, &write).await
         }
     }
 }

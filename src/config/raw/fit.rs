@@ -7,20 +7,20 @@
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::{Reference, TYPE};
-use crate::config::tree::{Entry, Fault, MISSING_FIELD, Node, UNKNOWN_FIELD, Value, WRONG_TYPE, WRONG_VALUE};
-use crate::config::{Path, near, secret};
+use crate::config::tree::{Entry, MISSING_FIELD, Node, UNKNOWN_FIELD, Value, WRONG_TYPE, WRONG_VALUE};
+use crate::config::{Fault, Path, near, secret};
 use crate::envoy::json::{field_of, is_special};
 use crate::envoy::{ResourceType, descriptors};
 
 /// Faults and references found in a tree.
-pub(super) struct Fit {
+pub(super) struct FittedValue {
     pub(super) faults: Vec<Fault>,
     pub(super) references: Vec<Reference>,
     /// True for a patch, which may omit fields that the patched resource has, such as a type.
     is_part: bool,
 }
 
-impl Fit {
+impl FittedValue {
     pub(super) fn whole() -> Self {
         Self { faults: Vec::new(), references: Vec::new(), is_part: false }
     }

@@ -17,10 +17,10 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use crate::config::tree::{Entry, Fault, LIMIT, Node, Value, WRONG_TYPE, words};
-use crate::config::{Path, Step};
-use choice::{Choice, Name};
-use error::{Error, Meaning};
+use crate::config::tree::{Entry, LIMIT, Node, Value, WRONG_TYPE, words};
+use crate::config::{Fault, Path, Step};
+use choice::{Choice, VariantName};
+use error::{Error, Failure, FailureMeaning};
 use run::{Reason, Run};
 
 const MAX_FAULTS: usize = 100;
@@ -37,8 +37,7 @@ pub(super) fn decode<T: DeserializeOwned>(node: &Node, path: &Path) -> (Option<T
             Ok(_) if run.passed_over.get() => run.whole(),
             Ok(value) => return (Some(value), sorted(faults)),
             Err(error) => {
-                let goes_on = run.learn(*error.at(node, node.span, &run).0, path, &mut faults);
-                if !goes_on {
+                if !record(*error.at(node, node.span, &run).0, path, &mut run, &mut faults) {
                     return (None, sorted(faults));
                 }
             }
@@ -51,6 +50,23 @@ pub(super) fn decode<T: DeserializeOwned>(node: &Node, path: &Path) -> (Option<T
     let mut faults = sorted(faults);
     faults.push(more);
     (None, faults)
+}
+
+/// Records a failed attempt: its fault, and the node that the next attempt leaves out. False if there is no such
+/// node, so that decoding has to stop.
+fn record(failure: Failure, path: &Path, run: &mut Run, faults: &mut Vec<Fault>) -> bool {
+    match failure.meaning {
+        FailureMeaning::Absent(structure, key) => {
+            run.refuse_null(structure, key);
+            return true;
+        }
+        FailureMeaning::Consequence => {}
+        FailureMeaning::Fault(mut fault) => {
+            fault.path = Path(path.0.iter().cloned().chain(failure.steps.into_iter().rev()).collect());
+            faults.push(fault);
+        }
+    }
+    failure.aside.is_some_and(|(node, reason)| run.set_aside(node, reason))
 }
 
 fn sorted(mut faults: Vec<Fault>) -> Vec<Fault> {
@@ -66,7 +82,7 @@ struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    fn entries(self, entries: &'a [Entry], shape: Shape) -> Entries<'a> {
+    fn entries(self, entries: &'a [Entry], shape: ParentShape) -> Entries<'a> {
         Entries { entries: entries.iter(), value: None, shape, run: self.run }
     }
 }
@@ -91,7 +107,7 @@ impl<'a> Deserializer<'a> for Decoder<'a> {
             Value::Float(value) => visitor.visit_f64(*value),
             Value::String(text) => visitor.visit_borrowed_str(text),
             Value::Sequence(elements) => visitor.visit_seq(Elements::new(self.node, elements, self.run)),
-            Value::Mapping(entries) => visitor.visit_map(self.entries(entries, Shape::Unknown)),
+            Value::Mapping(entries) => visitor.visit_map(self.entries(entries, ParentShape::Unknown)),
         }
     }
 
@@ -112,7 +128,7 @@ impl<'a> Deserializer<'a> for Decoder<'a> {
 
     fn deserialize_map<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Mapping(entries) => visitor.visit_map(self.entries(entries, Shape::Map)),
+            Value::Mapping(entries) => visitor.visit_map(self.entries(entries, ParentShape::Map)),
             _ => self.deserialize_any(visitor),
         }
     }
@@ -124,7 +140,7 @@ impl<'a> Deserializer<'a> for Decoder<'a> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Mapping(entries) => visitor.visit_map(self.entries(entries, Shape::Struct(name))),
+            Value::Mapping(entries) => visitor.visit_map(self.entries(entries, ParentShape::Struct(name))),
             // Derived visitors would assign the elements to the fields in order.
             Value::Sequence(_) => Err(Error::invalid_type(Unexpected::Seq, &visitor)),
             _ => self.deserialize_any(visitor),
@@ -204,7 +220,7 @@ impl<'a> SeqAccess<'a> for Elements<'a> {
 
 /// Type that a mapping is decoded to, which determines the meaning of null values in it.
 #[derive(Clone, Copy)]
-enum Shape {
+enum ParentShape {
     Struct(&'static str),
     Map,
     /// Unknown type, requested by a hand-written visitor; usually it decodes a struct.
@@ -215,7 +231,7 @@ enum Shape {
 struct Entries<'a> {
     entries: std::slice::Iter<'a, Entry>,
     value: Option<&'a Entry>,
-    shape: Shape,
+    shape: ParentShape,
     run: &'a Run,
 }
 
@@ -234,16 +250,18 @@ impl<'a> Entries<'a> {
             return true;
         }
         match self.shape {
-            Shape::Struct(name) => entry.value.value == Value::Null && self.run.has_no_null(name, &entry.key),
-            Shape::Map | Shape::Unknown => false,
+            ParentShape::Struct(name) => {
+                entry.value.value == Value::Null && self.run.has_no_null(name, &entry.key)
+            }
+            ParentShape::Map | ParentShape::Unknown => false,
         }
     }
 
     fn null(&self, entry: &Entry, error: Error) -> Error {
         match self.shape {
-            Shape::Struct(name) => Error::new(Meaning::Absent(name, entry.key.clone())),
-            Shape::Unknown => Error::new(Meaning::Consequence).aside(&entry.value, Reason::Null),
-            Shape::Map => error,
+            ParentShape::Struct(name) => Error::new(FailureMeaning::Absent(name, entry.key.clone())),
+            ParentShape::Unknown => Error::new(FailureMeaning::Consequence).aside(&entry.value, Reason::Null),
+            ParentShape::Map => error,
         }
     }
 }
@@ -254,7 +272,7 @@ impl<'a> MapAccess<'a> for Entries<'a> {
     fn next_key_seed<K: DeserializeSeed<'a>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
         let Some(entry) = self.next_entry() else { return Ok(None) };
         self.value = Some(entry);
-        seed.deserialize(Name(&entry.key)).map(Some).map_err(|error| {
+        seed.deserialize(VariantName(&entry.key)).map(Some).map_err(|error| {
             error
                 .at(&entry.value, entry.key_span, self.run)
                 .aside(&entry.value, Reason::UnknownKey)

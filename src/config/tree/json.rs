@@ -4,12 +4,12 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::config::tree::{Entry, Fault, LIMIT, Node, SYNTAX, Span, Value, settle};
-use crate::config::{Path, Position, Step};
+use crate::config::tree::{Entry, LIMIT, Node, SYNTAX, Value, settle};
+use crate::config::{Fault, Path, Position, Span, Step};
 
 #[expect(clippy::result_large_err, reason = "one a request at most")]
 pub(super) fn read(bytes: &[u8]) -> Result<(Node, Vec<Fault>), Fault> {
-    let mut reader = Reader { path: Vec::new(), faults: Vec::new() };
+    let mut reader = JsonReader { path: Vec::new(), faults: Vec::new() };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let node = reader.deserialize(&mut deserializer).map_err(|error| syntax(&error))?;
     deserializer.end().map_err(|error| syntax(&error))?;
@@ -34,12 +34,12 @@ fn syntax(error: &serde_json::Error) -> Fault {
 }
 
 /// Current path, and the faults found. It is its own seed, so that serde passes it down.
-struct Reader {
+struct JsonReader {
     path: Vec<Step>,
     faults: Vec<Fault>,
 }
 
-impl<'de> DeserializeSeed<'de> for &mut Reader {
+impl<'de> DeserializeSeed<'de> for &mut JsonReader {
     type Value = Node;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
@@ -51,7 +51,7 @@ fn node<E>(value: Value) -> Result<Node, E> {
     Ok(Node { span: None, value })
 }
 
-impl<'de> Visitor<'de> for &mut Reader {
+impl<'de> Visitor<'de> for &mut JsonReader {
     type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

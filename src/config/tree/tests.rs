@@ -13,6 +13,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::*;
+use crate::config::Position;
 
 /// Time limit for the rejection of inputs that are made to hang a parser: a release build takes a fraction of
 /// a second, a debug build on a busy machine may take a few.
@@ -794,10 +795,10 @@ fn an_enum_is_a_word_or_a_mapping_of_one_key() {
             6:11 US102 [5].cookie: expected a mapping, found a list; write it as `key: value`, a line for each or in braces
         "#]],
     );
-    check_as::<BTreeMap<Word, Hash>>(
+    check_as::<BTreeMap<OneWord, Hash>>(
         "{a: path, '?': path}",
         expect![[r#"
-        {Word("a"): Path}
+        {OneWord("a"): Path}
         1:11 US103 ?: `?` is not a word; letters only
     "#]],
     );
@@ -805,9 +806,9 @@ fn an_enum_is_a_word_or_a_mapping_of_one_key() {
 
 /// Newtype like those of the config, which decodes from a string.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Word(String);
+struct OneWord(String);
 
-impl<'de> Deserialize<'de> for Word {
+impl<'de> Deserialize<'de> for OneWord {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         if text.chars().all(char::is_alphabetic) {
@@ -869,7 +870,7 @@ impl<'de> Deserialize<'de> for Setting {
 #[serde(deny_unknown_fields, default)]
 struct Settings {
     #[serde(rename = "word")]
-    _word: Option<Word>,
+    _word: Option<OneWord>,
     #[serde(rename = "setting")]
     _setting: Option<Setting>,
     #[serde(rename = "raw")]
@@ -885,7 +886,7 @@ fn hand_written_types_have_their_say() {
     check_as::<Settings>(
         "{word: abc, setting: {sni: x, insecure: ~}, raw: {a: [1, ~, -1.5, {}]}, pair: [1, 2]}",
         expect![[r#"
-            Settings { _word: Some(Word("abc")), _setting: Some(Settings(Tls { sni: Some("x"), insecure: false })), _raw: Object {"a": Array [Number(1), Null, Number(-1.5), Object {}]}, _also: 0, _pair: Some((1, 2)) }
+            Settings { _word: Some(OneWord("abc")), _setting: Some(Settings(Tls { sni: Some("x"), insecure: false })), _raw: Object {"a": Array [Number(1), Null, Number(-1.5), Object {}]}, _also: 0, _pair: Some((1, 2)) }
         "#]],
     );
     check_as::<Vec<Setting>>(

@@ -11,17 +11,17 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
 use crate::config::tree::{
-    DUPLICATE_KEY, Entry, Fault, LIMIT, MAX_DEPTH, Node, SYNTAX, Span, Value, WRONG_TYPE, WRONG_VALUE,
-    duplicates, remove, scalar, settle, tag, words,
+    DUPLICATE_KEY, Entry, LIMIT, MAX_DEPTH, Node, SYNTAX, Value, WRONG_TYPE, WRONG_VALUE, duplicates, remove,
+    scalar, settle, tag, words,
 };
-use crate::config::{Path, Position, Step};
+use crate::config::{Fault, Path, Position, Span, Step};
 
 /// Maximum number of nodes that aliases may add to all documents of a text together (long strings count as
 /// several).
 const MAX_COPIED: usize = 1_000_000;
 
 pub(super) fn read(text: &str) -> (Vec<Node>, Vec<Fault>) {
-    let mut reader = Reader::default();
+    let mut reader = YamlReader::default();
     // The parser treats NUL as the end of the text.
     if let Some(at) = text.find('\0') {
         let fault = Fault::new(SYNTAX, "a NUL character cannot stand in YAML");
@@ -80,11 +80,11 @@ fn indenting_tab(text: &str, from: Position) -> Option<Position> {
 }
 
 #[derive(Default)]
-struct Reader {
+struct YamlReader {
     documents: Vec<Node>,
     faults: Vec<Fault>,
     open: Vec<Collection>,
-    anchors: HashMap<usize, (Node, Size)>,
+    anchors: HashMap<usize, (Node, ExpandedSize)>,
     copied: usize,
 }
 
@@ -94,31 +94,31 @@ struct Collection {
     /// True if it began with a bracket, so that it also ends with one.
     bracketed: bool,
     anchor: usize,
-    size: Size,
+    size: ExpandedSize,
     parts: Parts,
 }
 
 enum Parts {
     Sequence(Vec<Node>),
-    Mapping { entries: Vec<Entry>, key: Option<Key>, merge: Option<Span>, merged: Vec<Entry> },
+    Mapping { entries: Vec<Entry>, key: Option<MappingKey>, merge: Option<Span>, merged: Vec<Entry> },
 }
 
-/// Key whose value comes next.
-enum Key {
+/// MappingKey whose value comes next.
+enum MappingKey {
     Field(String, Span),
     Merge,
-    /// Key that was reported as a fault; its value is dropped.
+    /// MappingKey that was reported as a fault; its value is dropped.
     Refused,
 }
 
 /// Cost of copying a node, and the number of levels that it adds.
 #[derive(Clone, Copy, Default)]
-struct Size {
+struct ExpandedSize {
     nodes: usize,
     height: usize,
 }
 
-impl Size {
+impl ExpandedSize {
     fn scalar(text: &str) -> Self {
         Self { nodes: 1 + text.len() / 32, height: 0 }
     }
@@ -145,7 +145,7 @@ impl Size {
     }
 }
 
-impl Reader {
+impl YamlReader {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
         match event {
             Event::DocumentStart(_) => {
@@ -174,8 +174,8 @@ impl Reader {
     fn path(&self) -> Path {
         let step = |collection: &Collection| match &collection.parts {
             Parts::Sequence(elements) => Some(Step::Index(elements.len())),
-            Parts::Mapping { key: Some(Key::Field(text, _)), .. } => Some(Step::Key(text.clone())),
-            Parts::Mapping { key: Some(Key::Merge), .. } => Some(Step::Key("<<".to_owned())),
+            Parts::Mapping { key: Some(MappingKey::Field(text, _)), .. } => Some(Step::Key(text.clone())),
+            Parts::Mapping { key: Some(MappingKey::Merge), .. } => Some(Step::Key("<<".to_owned())),
             Parts::Mapping { .. } => None,
         };
         Path(self.open.iter().filter_map(step).collect())
@@ -212,7 +212,7 @@ impl Reader {
         tag: Option<Cow<'_, Tag>>,
         span: Span,
     ) -> Result<(), Fault> {
-        let size = Size::scalar(&text);
+        let size = ExpandedSize::scalar(&text);
         if !self.expects_key() {
             let value = self.scalar_value(text, style, tag.as_deref(), span);
             return self.finish(Node { span: Some(span), value }, size, anchor);
@@ -232,7 +232,7 @@ impl Reader {
         matches!(self.open.last(), Some(Collection { parts: Parts::Mapping { key: None, .. }, .. }))
     }
 
-    fn key(&mut self, text: String, merges: bool, size: Size, span: Span) {
+    fn key(&mut self, text: String, merges: bool, size: ExpandedSize, span: Span) {
         let Some(Collection { parts: Parts::Mapping { key, merge, .. }, size: whole, span: place, .. }) =
             self.open.last_mut()
         else {
@@ -241,14 +241,14 @@ impl Reader {
         whole.grow(size);
         place.end = span.end;
         if !merges {
-            *key = Some(Key::Field(text, span));
+            *key = Some(MappingKey::Field(text, span));
             return;
         }
         let Some(first) = merge.replace(span) else {
-            *key = Some(Key::Merge);
+            *key = Some(MappingKey::Merge);
             return;
         };
-        *key = Some(Key::Refused);
+        *key = Some(MappingKey::Refused);
         let mut fault =
             Fault::new(DUPLICATE_KEY, "the key `<<` is here twice").help("merge several: `<<: [*a, *b]`");
         fault.related.push(("first here".to_owned(), Some(first)));
@@ -292,7 +292,13 @@ impl Reader {
             return Err(too_deep().at(Path::default(), Some(span)));
         }
         let bracketed = span.start != span.end;
-        self.open.push(Collection { span, bracketed, anchor, size: Size { nodes: 1, height: 1 }, parts });
+        self.open.push(Collection {
+            span,
+            bracketed,
+            anchor,
+            size: ExpandedSize { nodes: 1, height: 1 },
+            parts,
+        });
         Ok(())
     }
 
@@ -342,7 +348,7 @@ impl Reader {
 
     /// Keeps a copy of an anchored node for aliases. A copy inside another anchored node would be repeated at
     /// each level, so it counts against the budget.
-    fn remember(&mut self, anchor: usize, node: &Node, size: Size) -> Result<(), Fault> {
+    fn remember(&mut self, anchor: usize, node: &Node, size: ExpandedSize) -> Result<(), Fault> {
         if self.open.iter().any(|collection| collection.anchor != 0) {
             self.copied = self.copied.saturating_add(size.nodes);
             if self.copied > MAX_COPIED {
@@ -354,7 +360,7 @@ impl Reader {
     }
 
     /// Adds a complete node to the open collection, or to the documents.
-    fn finish(&mut self, node: Node, size: Size, anchor: usize) -> Result<(), Fault> {
+    fn finish(&mut self, node: Node, size: ExpandedSize, anchor: usize) -> Result<(), Fault> {
         if anchor != 0 {
             self.remember(anchor, &node, size)?;
         }
@@ -370,13 +376,15 @@ impl Reader {
         match &mut collection.parts {
             Parts::Sequence(elements) => elements.push(node),
             Parts::Mapping { entries, key, .. } => match key.take() {
-                Some(Key::Field(key, span)) => entries.push(Entry { key, key_span: Some(span), value: node }),
+                Some(MappingKey::Field(key, span)) => {
+                    entries.push(Entry { key, key_span: Some(span), value: node })
+                }
                 // Duplicates are removed, and the remaining entries counted, at the end of the mapping.
-                Some(Key::Merge) => {
+                Some(MappingKey::Merge) => {
                     self.take_merge(node);
                     return Ok(());
                 }
-                Some(Key::Refused) => return Ok(()),
+                Some(MappingKey::Refused) => return Ok(()),
                 None => {
                     self.node_as_key(node, size);
                     return Ok(());
@@ -390,7 +398,7 @@ impl Reader {
     }
 
     /// Handles a node in the position of a key: an alias, or a collection, which is a fault.
-    fn node_as_key(&mut self, node: Node, size: Size) {
+    fn node_as_key(&mut self, node: Node, size: ExpandedSize) {
         let Some(span) = node.span else { return };
         let text = match node.value {
             Value::String(text) => text,
@@ -398,7 +406,7 @@ impl Reader {
                 let message = format!("expected a plain key, found {}", node.value.found());
                 self.fault(Fault::new(WRONG_TYPE, message), span);
                 if let Some(Collection { parts: Parts::Mapping { key, .. }, .. }) = self.open.last_mut() {
-                    *key = Some(Key::Refused);
+                    *key = Some(MappingKey::Refused);
                 }
                 return;
             }
@@ -428,7 +436,7 @@ impl Reader {
 }
 
 /// Adds merged entries. Own keys take precedence over merged ones, and earlier merged ones over later ones.
-fn merge(entries: &mut Vec<Entry>, merged: Vec<Entry>, size: &mut Size) {
+fn merge(entries: &mut Vec<Entry>, merged: Vec<Entry>, size: &mut ExpandedSize) {
     if merged.is_empty() {
         return;
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::document::{self, Scheme};
+use crate::config::document;
+use crate::config::document::route::Scheme;
 use crate::model::header::{self, HeaderChanges};
 use crate::model::place::{Faults, Place, code};
 use crate::model::route::rewrite::Rewrite;
@@ -64,7 +65,7 @@ const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
 /// has no action, but its other faults are reported.
 pub(crate) fn resolve(
     place: &Place<'_>,
-    route: &document::Route,
+    route: &document::route::Route,
     service: Option<Arc<Service>>,
     paths: &[PathMatch],
     faults: &mut Faults,
@@ -82,7 +83,7 @@ pub(crate) fn resolve(
 
 const ACTIONS: [&str; 3] = ["service", "redirect", "respond"];
 
-fn exactly_one(place: &Place<'_>, route: &document::Route, faults: &mut Faults) {
+fn exactly_one(place: &Place<'_>, route: &document::route::Route, faults: &mut Faults) {
     let declared = [route.service.is_some(), route.redirect.is_some(), route.respond.is_some()];
     let mut declared = ACTIONS.iter().zip(declared).filter(|(_, declared)| *declared).map(|(key, _)| *key);
     let Some(first) = declared.next() else {
@@ -102,10 +103,10 @@ fn exactly_one(place: &Place<'_>, route: &document::Route, faults: &mut Faults) 
 }
 
 /// Reports fields that configure the use of a service, in a route that answers without one.
-fn only_with_a_service(place: &Place<'_>, route: &document::Route, faults: &mut Faults) {
+fn only_with_a_service(place: &Place<'_>, route: &document::route::Route, faults: &mut Faults) {
     let declared = [
         ("rewrite", route.rewrite.is_some()),
-        ("request_headers", route.request_headers != document::HeaderChanges::default()),
+        ("request_headers", route.request_headers != document::route::HeaderChanges::default()),
         ("timeout", route.timeout.is_some()),
         ("try_timeout", route.try_timeout.is_some()),
         ("retries", route.retries.is_some()),
@@ -119,7 +120,7 @@ fn only_with_a_service(place: &Place<'_>, route: &document::Route, faults: &mut 
 
 fn forward(
     place: &Place<'_>,
-    route: &document::Route,
+    route: &document::route::Route,
     service: Option<Arc<Service>>,
     paths: &[PathMatch],
     faults: &mut Faults,
@@ -142,8 +143,8 @@ fn is_told(place: &Place<'_>) -> bool {
     place.document.is_faulty(&place.path) || place.document.is_misspelt(&place.path)
 }
 
-fn redirect(place: &Place<'_>, declared: &document::Redirect, faults: &mut Faults) -> Redirect {
-    let document::Redirect { scheme, host, path, status } = declared;
+fn redirect(place: &Place<'_>, declared: &document::route::Redirect, faults: &mut Faults) -> Redirect {
+    let document::route::Redirect { scheme, host, path, status } = declared;
     let goes_nowhere = scheme.is_none() && host.is_none() && path.is_none();
     if goes_nowhere && !["scheme", "host", "path"].iter().any(|key| is_told(&place.key(key))) {
         let help = "give one of `scheme`, `host` and `path`";
@@ -156,17 +157,22 @@ fn redirect(place: &Place<'_>, declared: &document::Redirect, faults: &mut Fault
     if let Some(text) = path.as_ref().filter(|path| !is_path(path, &['#'])) {
         faults.wrong(&place.key("path"), format!("`{text}` is not a path"), A_PATH.to_owned());
     }
-    let status = status.unwrap_or(301);
+    let status = status.unwrap_or(document::route::Redirect::STATUS.into());
     let known = REDIRECTS.into_iter().find(|known| u32::from(*known) == status);
     if known.is_none() {
         let help = "one of 301, 302, 303, 307 and 308".to_owned();
         faults.wrong(&place.key("status"), format!("{status} is no status of a redirect"), help);
     }
-    Redirect { scheme: *scheme, host: host.clone(), path: path.clone(), status: known.unwrap_or(301) }
+    Redirect {
+        scheme: *scheme,
+        host: host.clone(),
+        path: path.clone(),
+        status: known.unwrap_or(document::route::Redirect::STATUS),
+    }
 }
 
-fn respond(place: &Place<'_>, declared: &document::Respond, faults: &mut Faults) -> Respond {
-    let declared_status = declared.status.unwrap_or(200);
+fn respond(place: &Place<'_>, declared: &document::route::Respond, faults: &mut Faults) -> Respond {
+    let declared_status = declared.status.unwrap_or(document::route::Respond::STATUS.into());
     let status = u16::try_from(declared_status).ok().filter(|status| (200..600).contains(status));
     if status.is_none() {
         let message = format!("{declared_status} is no status to answer with");
@@ -178,7 +184,7 @@ fn respond(place: &Place<'_>, declared: &document::Respond, faults: &mut Faults)
         faults.error(&place.key("body"), code::CONFLICT, message, None);
     }
     Respond {
-        status: status.unwrap_or(200),
+        status: status.unwrap_or(document::route::Respond::STATUS),
         body,
         headers: header::values(&place.key("headers"), &declared.headers, faults),
     }

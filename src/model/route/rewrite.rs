@@ -26,11 +26,11 @@ pub enum Rewrite {
 impl Rewrite {
     pub(super) fn resolve(
         place: &Place<'_>,
-        declared: &document::Rewrite,
+        declared: &document::route::Rewrite,
         paths: &[PathMatch],
         faults: &mut Faults,
     ) -> Option<Self> {
-        let document::Rewrite { prefix, path, regex, to } = declared;
+        let document::route::Rewrite { prefix, path, regex, to } = declared;
         match (prefix, path, regex, to) {
             (Some(prefix), None, None, None) => {
                 told_prefix(&place.key("prefix"), prefix, paths, faults);

@@ -34,30 +34,34 @@ impl HashBy {
 }
 
 /// Resolves the declared hash keys and keeps their order of precedence.
-pub(crate) fn resolve(place: &Place<'_>, declared: &[document::HashBy], faults: &mut Faults) -> Vec<HashBy> {
+pub(crate) fn resolve(
+    place: &Place<'_>,
+    declared: &[document::service::HashBy],
+    faults: &mut Faults,
+) -> Vec<HashBy> {
     let each = declared.iter().enumerate();
     each.map(|(index, one)| HashBy::resolve(&place.index(index), one, faults)).collect()
 }
 
 impl HashBy {
-    fn resolve(place: &Place<'_>, declared: &document::HashBy, faults: &mut Faults) -> Self {
+    fn resolve(place: &Place<'_>, declared: &document::service::HashBy, faults: &mut Faults) -> Self {
         match declared {
-            document::HashBy::Header(name) => {
+            document::service::HashBy::Header(name) => {
                 header::name(&place.key("header"), name, faults);
                 Self::Header(name.to_ascii_lowercase())
             }
-            document::HashBy::Cookie(cookie) => {
+            document::service::HashBy::Cookie(cookie) => {
                 Self::Cookie(Cookie::resolve(&place.key("cookie"), cookie, faults))
             }
-            document::HashBy::Query(name) => {
+            document::service::HashBy::Query(name) => {
                 if name.is_empty() {
                     let message = "a query parameter has a name".to_owned();
                     faults.wrong(&place.key("query"), message, "such as `query: user`".to_owned());
                 }
                 Self::Query(name.clone())
             }
-            document::HashBy::Path => Self::Path,
-            document::HashBy::SourceIp => Self::SourceIp,
+            document::service::HashBy::Path => Self::Path,
+            document::service::HashBy::SourceIp => Self::SourceIp,
         }
     }
 }

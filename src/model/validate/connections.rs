@@ -6,7 +6,9 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{Named, Validation};
-use crate::config::document::{self, Kind, ListenerProtocol, UpstreamProtocol};
+use crate::config::document::listener::ListenerProtocol;
+use crate::config::document::upstream::UpstreamProtocol;
+use crate::config::document::{self, Kind};
 use crate::config::values::Switch;
 use crate::config::{Path, Step};
 use crate::model::certificate::{self, Certificates};
@@ -32,7 +34,10 @@ const OF_CONNECTIONS: [&str; 6] = ["name", "upstream", "upstreams", "retries", "
 const RETRIES_OF_CONNECTIONS: [&str; 2] = ["attempts", "back_off"];
 
 impl<'a> Validation<'a> {
-    pub(super) fn certificates(&mut self, declared: Vec<Named<'a, document::Certificate>>) -> Certificates {
+    pub(super) fn certificates(
+        &mut self,
+        declared: Vec<Named<'a, document::certificate::Certificate>>,
+    ) -> Certificates {
         let mut certificates = Certificates::new();
         for named in declared {
             let place = named.place();
@@ -51,7 +56,7 @@ impl<'a> Validation<'a> {
         &mut self,
         name: &Name,
         place: &Place<'_>,
-        upstream: &document::Upstream,
+        upstream: &document::upstream::Upstream,
     ) -> Option<Arc<Tls>> {
         let declared = match &upstream.tls {
             Some(Switch::On(declared)) => declared,
@@ -68,7 +73,7 @@ impl<'a> Validation<'a> {
         &mut self,
         upstream: &Name,
         candidate: &mut Candidate<'_>,
-        declared: &document::Target,
+        declared: &document::target::Target,
         tls: Option<&Tls>,
     ) {
         let known = known(&self.certificates, self.whole, self.sources);
@@ -149,7 +154,7 @@ impl<'a> Validation<'a> {
     /// fit.
     pub(super) fn is_of_connections(
         &mut self,
-        route: &Named<'a, document::Route>,
+        route: &Named<'a, document::route::Route>,
         protocols: &HashMap<&str, ListenerProtocol>,
     ) -> bool {
         use ListenerProtocol::{FailoverGateway, Http, Https, Tcp, TlsPassthrough};
@@ -186,7 +191,7 @@ impl<'a> Validation<'a> {
 
     pub(super) fn passthroughs(
         &mut self,
-        declared: Vec<Named<'a, document::Route>>,
+        declared: Vec<Named<'a, document::route::Route>>,
         fleet_names: &[Name],
         services: &OrdMap<Name, Arc<Service>>,
     ) -> Vec<Passthrough> {

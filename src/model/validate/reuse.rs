@@ -236,7 +236,7 @@ impl UpstreamInput {
 }
 
 /// True if the upstream or one of its targets mentions TLS.
-pub(super) fn mentions_tls(upstream: &document::Upstream, added: &[Arc<Document>]) -> bool {
+pub(super) fn mentions_tls(upstream: &document::upstream::Upstream, added: &[Arc<Document>]) -> bool {
     let own = upstream.targets.iter().flatten();
     let added = added.iter().filter_map(|document| Some(&document.target.as_ref()?.1.entity));
     upstream.tls.is_some() || own.chain(added).any(|target| target.tls.is_some())

@@ -18,15 +18,19 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
-use understudy::envoy::ResourceType;
 use understudy::build::snapshot::{Resource, Snapshot, Variant};
-use understudy::xds::meter::Meter;
-use understudy::xds::request::Requests;
-use understudy::xds::wire::{Head as _, Request};
-use understudy::xds::{Common, Protocol, delta, frame, sotw};
+use understudy::envoy::ResourceType;
+use understudy::xds::port::meter::BufferMeter;
+use understudy::xds::port::reader::RequestReader;
+use understudy::xds::stream::delta;
+use understudy::xds::stream::protocol::{DiscoveryStream, StreamContext};
+use understudy::xds::stream::sotw;
+use understudy::xds::wire::frame;
+use understudy::xds::wire::request::{LazyRequest, RequestHead as _};
 
-static SNAPSHOTS: LazyLock<[Arc<Snapshot>; 3]> =
-    LazyLock::new(|| [snapshot(&[]), snapshot(&[("a", "1"), ("b", "1")]), snapshot(&[("b", "2"), ("c", "1")])]);
+static SNAPSHOTS: LazyLock<[Arc<Snapshot>; 3]> = LazyLock::new(|| {
+    [snapshot(&[]), snapshot(&[("a", "1"), ("b", "1")]), snapshot(&[("b", "2"), ("c", "1")])]
+});
 
 /// Returns a snapshot with clusters by name and some differing content, and endpoints of the same names.
 fn snapshot(clusters: &[(&str, &str)]) -> Arc<Snapshot> {
@@ -53,16 +57,16 @@ fn snapshot(clusters: &[(&str, &str)]) -> Arc<Snapshot> {
 
 fuzz_target!(|input: &[u8]| {
     let Some((first, steps)) = input.split_first() else { return };
-    if first % 2 == 0 { run::<sotw::Stream>(steps) } else { run::<delta::Stream>(steps) }
+    if first % 2 == 0 { run::<sotw::SotwStream>(steps) } else { run::<delta::DeltaStream>(steps) }
 });
 
-fn run<P: Protocol>(mut steps: &[u8]) {
-    let mut stream = P::new(SNAPSHOTS[1].clone(), &Common::default());
+fn run<P: DiscoveryStream>(mut steps: &[u8]) {
+    let mut stream = P::new(SNAPSHOTS[1].clone(), &StreamContext::default());
     while let Some((step, rest)) = steps.split_first() {
         steps = rest;
         let responses = match step {
             0..3 => stream.on_snapshot(SNAPSHOTS[usize::from(*step)].clone()),
-            3 => stream.on_impatience(),
+            3 => stream.on_timeout(),
             _ => {
                 let Some((length, rest)) = steps.split_first() else { return };
                 let (encoded, rest) = rest.split_at(rest.len().min(usize::from(*length)));
@@ -80,26 +84,26 @@ fn run<P: Protocol>(mut steps: &[u8]) {
         for response in responses {
             check::<P>(response);
         }
-        stream.take_refusals();
+        stream.take_nacks();
         assert!(stream.statuses().count() <= ResourceType::ALL.len());
         let _ = (stream.is_waiting(), stream.is_idle());
     }
 }
 
 /// Reads the request in these bytes through the frames of a connection; none if they are no request.
-fn receive<P: Protocol>(encoded: &[u8]) -> Option<Request<P::Head>> {
+fn receive<P: DiscoveryStream>(encoded: &[u8]) -> Option<LazyRequest<P::Head>> {
     let mut framed = vec![0, 0, 0, 0, encoded.len() as u8];
     framed.extend(encoded);
     let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from(framed)))];
     let body = StreamBody::new(futures_util::stream::iter(frames));
-    let mut requests = Requests::new(body, Meter::default().share());
+    let mut requests = RequestReader::new(body, BufferMeter::default().share());
     let read = requests.next::<P::Head>().now_or_never().expect("all of it is there");
     assert_eq!(read.is_ok(), P::Head::decode(encoded).is_ok(), "it reads as it decodes");
     read.ok().flatten()
 }
 
-fn check<P: Protocol>(response: frame::Response) {
-    let bytes = frame::parts(response, P::VARIANT, "").concat();
+fn check<P: DiscoveryStream>(response: frame::Response) {
+    let bytes = frame::chunks(response, P::VARIANT, "").concat();
     assert_eq!(u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize, bytes.len() - 5);
     if P::VARIANT == Variant::Delta {
         let response = DeltaDiscoveryResponse::decode(&bytes[5..]).expect("it is one");

@@ -10,7 +10,7 @@ use envoy_types::pb::google::protobuf::UInt32Value;
 
 use crate::build::compile::route::header;
 use crate::build::compile::uint32;
-use crate::config::document::Scheme;
+use crate::config::document::route::Scheme;
 use crate::model::route::Route;
 use crate::model::route::action::{Action, Redirect, Respond};
 

@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3
 use crate::build::compile::route::matching::Methods;
 use crate::build::compile::service::{self, Order};
 use crate::build::compile::{any, duration, uint32};
-use crate::config::document::MethodsOnce;
+use crate::config::document::service::MethodsOnce;
 use crate::model::service::{GRPC_STATUSES, Policy, Retries, Service};
 
 /// Effective retry settings for requests of idempotent methods.

@@ -16,41 +16,41 @@ pub(super) enum Ending {
     Rst,
 }
 
-/// TCP connection that ends as its [`Ender`] says when its owner drops it. The default is FIN.
-pub(super) struct Socket {
+/// TCP connection that ends as its [`EndingHandle`] says when its owner drops it. The default is FIN.
+pub(super) struct FaultySocket {
     stream: TcpStream,
-    rude: Arc<AtomicBool>,
+    reset: Arc<AtomicBool>,
 }
 
-/// Handle that chooses the end of a [`Socket`].
-pub(super) struct Ender(Arc<AtomicBool>);
+/// Handle that chooses the end of a [`FaultySocket`].
+pub(super) struct EndingHandle(Arc<AtomicBool>);
 
-impl Ender {
+impl EndingHandle {
     pub(super) fn set(&self, ending: Ending) {
         self.0.store(ending == Ending::Rst, Ordering::Relaxed);
     }
 }
 
-impl Socket {
+impl FaultySocket {
     pub(super) fn new(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true); // A failure costs only latency.
-        Self { stream, rude: Arc::default() }
+        Self { stream, reset: Arc::default() }
     }
 
-    pub(super) fn ending(&self) -> Ender {
-        Ender(self.rude.clone())
+    pub(super) fn ending(&self) -> EndingHandle {
+        EndingHandle(self.reset.clone())
     }
 }
 
-impl Drop for Socket {
+impl Drop for FaultySocket {
     fn drop(&mut self) {
-        if self.rude.load(Ordering::Relaxed) {
+        if self.reset.load(Ordering::Relaxed) {
             let _ = self.stream.set_zero_linger(); // Fails only if the client closed first.
         }
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for FaultySocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -60,7 +60,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for FaultySocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,35 +1,31 @@
 //! Text of `status`: complete, or as much as a terminal has room for.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cli::online::orders::{item_list, text, time};
+use crate::cli::online::status::rows::{self, abbreviated, is_away, is_refused, list};
+use crate::cli::online::value::{text, time};
 use crate::cli::output::table;
 
-/// Maximum number of names in one line.
-const NAMED: usize = 3;
-
 /// Minimum number of rows to which a table is cut for want of room.
-const FEW: usize = 3;
+const MINIMUM_ROWS: usize = 3;
 
 /// Rows under a header.
-struct Table {
+struct StatusTable {
     head: &'static str,
     rows: Vec<Vec<String>>,
     /// Noun for the rows, if rows may be left out for want of room.
-    of: Option<&'static str>,
+    noun: Option<&'static str>,
 }
 
-impl Table {
+impl StatusTable {
     fn new(head: &'static str, rows: impl Iterator<Item = Vec<String>>) -> Self {
-        Self { head, rows: rows.collect(), of: None }
+        Self { head, rows: rows.collect(), noun: None }
     }
 
     /// Allows rows to be left out. The first ones must say the most.
-    fn of_many(self, of: &'static str) -> Self {
-        Self { of: Some(of), ..self }
+    fn abridged(self, noun: &'static str) -> Self {
+        Self { noun: Some(noun), ..self }
     }
 
     /// Returns the table's lines after an empty one, with at most `most` rows; none without rows.
@@ -42,7 +38,7 @@ impl Table {
         let mut lines = vec![String::new()];
         lines.extend(printed.lines().map(str::to_owned));
         if let Some(left) = self.rows.len().checked_sub(most).filter(|left| *left > 0) {
-            lines.push(format!("… and {left} more {}", self.of.unwrap_or("rows")));
+            lines.push(format!("… and {left} more {}", self.noun.unwrap_or("rows")));
         }
         lines
     }
@@ -72,11 +68,11 @@ pub(super) fn frame(status: &Value, now: Timestamp, (columns, rows): (usize, usi
             + tables.iter().zip(most).map(|(table, most)| table.lines(*most).len()).sum::<usize>()
     };
     // The last tables are the least important.
-    for at in (0..tables.len()).rev().filter(|at| tables[*at].of.is_some()) {
+    for at in (0..tables.len()).rev().filter(|at| tables[*at].noun.is_some()) {
         // One line says how many rows are left out.
         let excess = height(&most).saturating_sub(rows);
-        if excess > 0 && most[at] > FEW {
-            most[at] = (most[at] - 1).saturating_sub(excess).max(FEW);
+        if excess > 0 && most[at] > MINIMUM_ROWS {
+            most[at] = (most[at] - 1).saturating_sub(excess).max(MINIMUM_ROWS);
         }
     }
     lines.extend(tables.iter().zip(&most).flat_map(|(table, most)| table.lines(*most)));
@@ -89,9 +85,10 @@ pub(super) fn frame(status: &Value, now: Timestamp, (columns, rows): (usize, usi
 /// the cursor.
 fn cut(line: &str, columns: usize) -> String {
     let shown = line.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
-    match line.chars().count() <= columns {
-        true => shown.collect(),
-        false => shown.take(columns.saturating_sub(1)).chain(['…']).collect(),
+    if line.chars().count() <= columns {
+        shown.collect()
+    } else {
+        shown.take(columns.saturating_sub(1)).chain(['…']).collect()
     }
 }
 
@@ -111,7 +108,7 @@ fn head(status: &Value, now: Timestamp) -> String {
 fn alarms(status: &Value) -> Vec<String> {
     let mut lines = rollout(&status["rollout"]);
     if let Some(error) = status["away"].as_str() {
-        lines.push(format!("the control plane does not answer; this is what it said last: {error}"));
+        lines.push(format!("the control plane does not answer, so this is its last status: {error}"));
     }
     if status["violations"] != json!(0) {
         lines.push(String::new());
@@ -122,41 +119,41 @@ fn alarms(status: &Value) -> Vec<String> {
     }
     for node in list(status, "fleet").iter().filter(|node| is_refused(node)) {
         let types = node["types"].as_object().into_iter().flatten();
-        for (of, noted) in types.filter(|(_, noted)| noted["state"] == "nacked") {
+        for (kind, report) in types.filter(|(_, report)| report["state"] == "nacked") {
             lines.push(String::new());
-            lines.push(format!("{} refuses {of}: {}", text(&node["id"]), text(&noted["error"])));
+            lines.push(format!("{} refuses {kind}: {}", text(&node["id"]), text(&report["error"])));
         }
     }
     lines
 }
 
-fn tables(status: &Value, now: Timestamp) -> Vec<Table> {
+fn tables(status: &Value, now: Timestamp) -> Vec<StatusTable> {
     let (serving, orders, fleet) = (list(status, "serving"), &status["orders"], list(status, "fleet"));
     let mut states: Vec<&Value> = list(orders, "states").iter().collect();
     // The soonest to end first, orders without an end last.
     states.sort_by_key(|order| (order["expires_at"].is_null(), text(&order["expires_at"])));
     let mut nodes: Vec<&Value> = fleet.iter().collect();
     nodes.sort_by_key(|node| (!is_refused(node), node["state"] == "connected", text(&node["id"])));
-    let until = |order: &Value, field: &str| until(&order[field], now);
+    let until = |order: &Value, field: &str| rows::until(&order[field], now);
     vec![
-        Table::new("upstream,serves,since,requests/s,tiers,held", serving.iter().map(upstream))
-            .of_many("upstreams"),
-        Table::new("upstream,envoy,says otherwise", serving.iter().flat_map(disagreements))
-            .of_many("disagreements"),
-        Table::new(
+        StatusTable::new("upstream,serves,since,requests/s,tiers,held", serving.iter().map(rows::upstream))
+            .abridged("upstreams"),
+        StatusTable::new("upstream,envoy,says otherwise", serving.iter().flat_map(rows::disagreements))
+            .abridged("disagreements"),
+        StatusTable::new(
             "upstream,part,state,until,author,reason",
-            states.into_iter().map(|order| state(order, until(order, "expires_at"))),
+            states.into_iter().map(|order| rows::state(order, until(order, "expires_at"))),
         ),
-        Table::new(
+        StatusTable::new(
             "upstream,pinned to,until,author,reason",
-            list(orders, "pins").iter().map(|order| pin(order, until(order, "expires_at"))),
+            list(orders, "pins").iter().map(|order| rows::pin(order, until(order, "expires_at"))),
         ),
-        Table::new(
+        StatusTable::new(
             "drill,upstream,down,until,requests,errors",
-            list(orders, "drills").iter().map(|order| drill(order, until(order, "until"))),
+            list(orders, "drills").iter().map(|order| rows::drill(order, until(order, "until"))),
         ),
-        Table::new("fleet,envoys,on standby,refusing,pending", fleets(fleet)).of_many("fleets"),
-        Table::new("node,fleet,state,types", nodes.into_iter().map(node)).of_many("Envoys"),
+        StatusTable::new("fleet,envoys,on standby,refusing,pending", rows::fleets(fleet)).abridged("fleets"),
+        StatusTable::new("node,fleet,state,types", nodes.into_iter().map(rows::node)).abridged("Envoys"),
     ]
 }
 
@@ -168,161 +165,16 @@ fn silent(status: &Value) -> Vec<String> {
     let names: Vec<String> = silent.iter().map(text).collect();
     vec![
         String::new(),
-        format!("not reporting their load, so that nobody knows who serves there: {}", some(&names)),
+        format!("not reporting load, so the targets that serve there are unknown: {}", abbreviated(&names)),
         "(their bootstrap lacks `cluster_manager.load_stats_config`; `understudy bootstrap` has it)"
             .to_owned(),
     ]
 }
 
-/// Joins the first few names, and says how many more there are.
-fn some(names: &[String]) -> String {
-    match names.len().checked_sub(NAMED) {
-        None | Some(0) => names.join(", "),
-        Some(more) => format!("{} and {more} more", names[..NAMED].join(", ")),
-    }
-}
-
-pub(super) fn is_refused(node: &Value) -> bool {
-    node["types"].as_object().is_some_and(|types| types.values().any(|of| of["state"] == "nacked"))
-}
-
-pub(super) fn is_away(upstream: &Value) -> bool {
-    upstream["serving_priority"].as_u64().is_some_and(|priority| priority > 0)
-}
-
-pub(super) fn list<'v>(status: &'v Value, key: &str) -> &'v [Value] {
-    item_list(&status[key])
-}
-
-fn upstream(upstream: &Value) -> Vec<String> {
-    let is_dead = |target: &Value| target["health"] == "unhealthy" && target["stale"] != true;
-    let mut targets = list(upstream, "tiers").iter().flat_map(|tier| list(tier, "targets")).peekable();
-    let are_all_dead = targets.peek().is_some() && targets.all(is_dead);
-    let serving = match (upstream["serving_priority"].as_u64(), upstream["stale"] == true) {
-        (Some(_), false) if are_all_dead => "NONE ANSWERS".to_owned(),
-        (None, _) => "unknown".to_owned(),
-        (Some(priority), is_stale) => {
-            let word = if priority == 0 { "primaries".to_owned() } else { format!("STANDBY {priority}") };
-            if is_stale { format!("{word} (old)") } else { word }
-        }
-    };
-    let tiers = list(upstream, "tiers").iter().map(|tier| {
-        let targets = list(tier, "targets");
-        let is_healthy = |target: &&Value| target["health"] == "healthy" && target["stale"] != true;
-        let healthy = targets.iter().filter(is_healthy).count();
-        let is_known = |target: &Value| target["health"].is_string() && target["stale"] != true;
-        match healthy == 0 && !targets.iter().any(is_known) {
-            true => format!("?/{}", targets.len()),
-            false => format!("{healthy}/{}", targets.len()),
-        }
-    });
-    let hold = &upstream["hold"];
-    let held = match (hold.is_object(), hold["seconds_left"].as_f64()) {
-        (false, _) => "-".to_owned(),
-        (true, Some(seconds)) if hold["waits_for_primaries"] == true => {
-            format!("{seconds:.0} s after primaries recover")
-        }
-        (true, Some(seconds)) if hold["phase"]["trying"].is_object() => {
-            format!("primaries are tried, {seconds:.0} s")
-        }
-        (true, Some(seconds)) => format!("{seconds:.0} s left"),
-        (true, None) if hold["flapping"] == true => "flapping: until released".to_owned(),
-        (true, None) => "until released".to_owned(),
-    };
-    let rate = upstream["requests_per_second"].as_f64().unwrap_or_default();
-    let tiers = tiers.collect::<Vec<_>>().join(" ");
-    vec![text(&upstream["name"]), serving, time(&upstream["since"]), format!("{rate:.1}"), tiers, held]
-}
-
-/// Returns rows for the Envoys that use another tier than most, and for those that see another health of a
-/// target.
-fn disagreements(upstream: &Value) -> Vec<Vec<String>> {
-    let row = |nodes: &Value, says: String| {
-        let nodes: Vec<String> = item_list(nodes).iter().map(text).collect();
-        (!nodes.is_empty()).then(|| vec![text(&upstream["name"]), some(&nodes), says])
-    };
-    let of_tier = |tier: &Value| {
-        let is_other = tier["serving"] != true;
-        is_other.then(|| row(&tier["nodes"], format!("priority {} serves", tier["priority"]))).flatten()
-    };
-    let of_target = |target: &Value| {
-        let other = if target["health"] == "healthy" { "unhealthy" } else { "healthy" };
-        row(&target["disagree"], format!("{} is {other}", text(&target["target"])))
-    };
-    let tiers = list(upstream, "tiers");
-    let targets = tiers.iter().flat_map(|tier| list(tier, "targets"));
-    tiers.iter().filter_map(of_tier).chain(targets.filter_map(of_target)).collect()
-}
-
-fn part_of(order: &Value) -> String {
-    match (order["target"].as_str(), order["priority"].as_u64(), order["zone"].as_str()) {
-        (Some(target), ..) => target.to_owned(),
-        (_, Some(priority), _) => format!("priority={priority}"),
-        (_, _, Some(zone)) => format!("zone={zone}"),
-        _ => text(&order["part"]),
-    }
-}
-
-/// Formats the time at which something ends, and how soon that is.
-fn until(end: &Value, now: Timestamp) -> String {
-    let Some(at) = end.as_str().and_then(|text| text.parse::<Timestamp>().ok()) else { return text(end) };
-    let seconds = at.duration_since(now).as_secs().max(0);
-    let left = match (seconds / 3600, seconds / 60) {
-        (0, 0) => format!("{seconds} s"),
-        (0, minutes) => format!("{minutes} min"),
-        (hours, _) => format!("{hours} h"),
-    };
-    format!("{} ({left})", time(end))
-}
-
-fn state(order: &Value, until: String) -> Vec<String> {
-    let cells = [text(&order["upstream"]), part_of(order), text(&order["state"]), until];
-    cells.into_iter().chain([text(&order["author"]), text(&order["reason"])]).collect()
-}
-
-fn pin(pin: &Value, until: String) -> Vec<String> {
-    let cells = [text(&pin["upstream"]), text(&pin["priority"]), until];
-    cells.into_iter().chain([text(&pin["author"]), text(&pin["reason"])]).collect()
-}
-
-fn drill(drill: &Value, until: String) -> Vec<String> {
-    let cells = [text(&drill["id"]), text(&drill["upstream"]), text(&drill["down"]), until];
-    cells.into_iter().chain([text(&drill["requests"]), text(&drill["errors"])]).collect()
-}
-
-/// Returns a row for each fleet with a connected Envoy.
-fn fleets(nodes: &[Value]) -> impl Iterator<Item = Vec<String>> {
-    let has = |node: &Value, state: &str| {
-        node["types"].as_object().is_some_and(|types| types.values().any(|of| of["state"] == state))
-    };
-    let mut fleets: BTreeMap<String, [usize; 4]> = BTreeMap::new();
-    for node in nodes.iter().filter(|node| node["state"] == "connected") {
-        let counts = fleets.entry(text(&node["fleet"])).or_default();
-        let is_away = !list(node, "on_standby").is_empty();
-        for (count, is_one) in
-            counts.iter_mut().zip([true, is_away, has(node, "nacked"), has(node, "pending")])
-        {
-            *count += usize::from(is_one);
-        }
-    }
-    let row = |(name, counts): (String, [usize; 4])| {
-        std::iter::once(name).chain(counts.map(|count| count.to_string())).collect()
-    };
-    fleets.into_iter().map(row)
-}
-
-fn node(node: &Value) -> Vec<String> {
-    let types = node["types"].as_object().into_iter().flatten();
-    let states: Vec<String> = types.map(|(of, noted)| format!("{of} {}", text(&noted["state"]))).collect();
-    let mut row: Vec<String> = ["id", "fleet", "state"].iter().map(|field| text(&node[*field])).collect();
-    row.push(states.join(", "));
-    row
-}
-
 /// Returns a line for each canary under test, and one for changes that were taken back.
 fn rollout(rollout: &Value) -> Vec<String> {
     let canaries = rollout["canaries"].as_array().into_iter().flatten();
-    let text = |value: &Value| value.as_str().unwrap_or("nobody yet").to_owned();
+    let text = |value: &Value| value.as_str().unwrap_or("none yet").to_owned();
     let line = |canary: &Value| {
         let [fleet, node, phase] = ["fleet", "node", "phase"].map(|field| text(&canary[field]));
         format!("rolling out {}: fleet {fleet}, canary {node}, {phase}", rollout["rolling_out"])
@@ -423,7 +275,7 @@ mod tests {
                 };
                 json!({ "priority": priority, "targets": own.map(target).collect::<Vec<_>>() })
             };
-            let row = upstream(&json!({ "name": "shop", "serving_priority": 1, "stale": stale,
+            let row = rows::upstream(&json!({ "name": "shop", "serving_priority": 1, "stale": stale,
                 "tiers": [tier(0), tier(1)], "hold": null }));
             (row[1].clone(), row[4].clone())
         };
@@ -480,7 +332,7 @@ mod tests {
         // Tiers by distance, as each Envoy numbers them: priority 2 of most Envoys is the tier declared
         // first.
         shop["tiers"] = json!([tier(0, true, "edge-1"), tier(1, false, "edge-2")]);
-        assert_eq!(disagreements(&shop), [["shop", "edge-2", "priority 1 serves"]]);
+        assert_eq!(rows::disagreements(&shop), [["shop", "edge-2", "priority 1 serves"]]);
     }
 
     #[test]

@@ -6,14 +6,15 @@ use serde::forward_to_deserialize_any;
 
 use super::Decoder;
 use super::error::Error;
+use crate::config::Span;
 use crate::config::Step;
-use crate::config::tree::{Node, Span, Value, WRONG_TYPE};
+use crate::config::tree::{Node, Value, WRONG_TYPE};
 
 /// Key to be deserialized to a field, a variant, or a value of its own.
 #[derive(Clone, Copy)]
-pub(super) struct Name<'a>(pub(super) &'a str);
+pub(super) struct VariantName<'a>(pub(super) &'a str);
 
-impl<'a> Deserializer<'a> for Name<'a> {
+impl<'a> Deserializer<'a> for VariantName<'a> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -83,7 +84,7 @@ impl<'a> EnumAccess<'a> for Choice<'a> {
 
     fn variant_seed<V: DeserializeSeed<'a>>(self, seed: V) -> Result<(V::Value, Self), Error> {
         let Decoder { node, run } = self.decoder;
-        match seed.deserialize(Name(self.name)) {
+        match seed.deserialize(VariantName(self.name)) {
             Ok(variant) => Ok((variant, self)),
             Err(error) => Err(self.step(error.at(node, self.span, run))),
         }

@@ -4,29 +4,28 @@ use std::fmt;
 
 use serde::de::{Expected, Unexpected};
 
-use super::run::{Identity, Reason, Run};
-use crate::config::Step;
+use super::run::{Missed, NodeIdentity, Reason, Run};
 use crate::config::tree::{
-    DUPLICATE_KEY, Fault, MISSING_FIELD, Node, Span, UNKNOWN_FIELD, Value, WRONG_TYPE, WRONG_VALUE, scalar,
-    words,
+    DUPLICATE_KEY, MISSING_FIELD, Node, UNKNOWN_FIELD, Value, WRONG_TYPE, WRONG_VALUE, scalar, words,
 };
+use crate::config::{Fault, Span, Step};
 
 /// Error that ends an attempt. It is boxed because it is in the result of every call.
 #[derive(Debug)]
-pub(super) struct Error(pub(super) Box<Told>);
+pub(super) struct Error(pub(super) Box<Failure>);
 
 #[derive(Debug)]
-pub(super) struct Told {
-    pub(super) meaning: Meaning,
+pub(super) struct Failure {
+    pub(super) meaning: FailureMeaning,
     missed: Option<Missed>,
     has_place: bool,
     /// Steps of the path, innermost first.
     pub(super) steps: Vec<Step>,
-    pub(super) aside: Option<(Identity, Reason)>,
+    pub(super) aside: Option<(NodeIdentity, Reason)>,
 }
 
 #[derive(Debug)]
-pub(super) enum Meaning {
+pub(super) enum FailureMeaning {
     Fault(Fault),
     /// Consequence of a node that was set aside, whose fault has been reported.
     Consequence,
@@ -34,21 +33,15 @@ pub(super) enum Meaning {
     Absent(&'static str, String),
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Missed {
-    Field(&'static str),
-    Elements,
-}
-
 impl Error {
-    pub(super) fn new(meaning: Meaning) -> Self {
-        Self(Box::new(Told { meaning, missed: None, has_place: false, steps: Vec::new(), aside: None }))
+    pub(super) fn new(meaning: FailureMeaning) -> Self {
+        Self(Box::new(Failure { meaning, missed: None, has_place: false, steps: Vec::new(), aside: None }))
     }
 
     pub(super) fn fault(code: &'static str, message: impl Into<String>, help: Option<String>) -> Self {
         let mut fault = Fault::new(code, message);
         fault.help = help;
-        Self::new(Meaning::Fault(fault))
+        Self::new(FailureMeaning::Fault(fault))
     }
 
     fn missing(mut self, missed: Missed) -> Self {
@@ -63,9 +56,9 @@ impl Error {
         }
         self.0.has_place = true;
         if self.0.missed.is_some_and(|missed| run.explains(missed, node)) {
-            self.0.meaning = Meaning::Consequence;
+            self.0.meaning = FailureMeaning::Consequence;
         }
-        if let Meaning::Fault(fault) = &mut self.0.meaning {
+        if let FailureMeaning::Fault(fault) = &mut self.0.meaning {
             fault.span = span;
         }
         self
@@ -140,9 +133,9 @@ fn form(expected: &str) -> String {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.meaning {
-            Meaning::Fault(fault) => f.write_str(&fault.message),
-            Meaning::Consequence => f.write_str("a part of this is wrong"),
-            Meaning::Absent(_, key) => write!(f, "`{key}` cannot be null"),
+            FailureMeaning::Fault(fault) => f.write_str(&fault.message),
+            FailureMeaning::Consequence => f.write_str("a part of this is wrong"),
+            FailureMeaning::Absent(_, key) => write!(f, "`{key}` cannot be null"),
         }
     }
 }

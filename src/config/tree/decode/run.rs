@@ -3,16 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
-use super::error::{Meaning, Missed, Told};
-use crate::config::Path;
-use crate::config::tree::{Fault, Node, Value};
+use crate::config::tree::{Node, Value};
 
 /// Length up to which a list is always decoded from its first element, for visitors that count. In a longer
 /// list, elements known to be good are skipped.
 const LONG: usize = 64;
 
 /// Identity of a node: its address, which is stable while the tree is decoded.
-pub(super) type Identity = *const Node;
+pub(super) type NodeIdentity = *const Node;
 
 /// Reason for which a node is set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +23,21 @@ pub(super) enum Reason {
     Null,
 }
 
+/// Part of a value that serde did not find.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Missed {
+    Field(&'static str),
+    Elements,
+}
+
 /// State shared by the attempts.
 #[derive(Default)]
 pub(super) struct Run {
-    aside: HashMap<Identity, Reason>,
+    aside: HashMap<NodeIdentity, Reason>,
     /// Fields that do not accept null, by the name of their struct.
     not_nullable: HashSet<(&'static str, String)>,
     /// Index of the first element not known to be good, for long lists.
-    good_until: RefCell<HashMap<Identity, usize>>,
+    good_until: RefCell<HashMap<NodeIdentity, usize>>,
     /// True if this attempt skipped elements known to be good.
     pub(super) passed_over: Cell<bool>,
     /// True once all elements have to be decoded.
@@ -45,21 +50,13 @@ impl Run {
         self.passed_over.set(false);
     }
 
-    /// Records the fault, and sets aside its node. False if no node can be set aside, so that decoding has to
-    /// stop.
-    pub(super) fn learn(&mut self, told: Told, path: &Path, faults: &mut Vec<Fault>) -> bool {
-        match told.meaning {
-            Meaning::Absent(structure, key) => {
-                self.not_nullable.insert((structure, key));
-                return true;
-            }
-            Meaning::Consequence => {}
-            Meaning::Fault(mut fault) => {
-                fault.path = Path(path.0.iter().cloned().chain(told.steps.into_iter().rev()).collect());
-                faults.push(fault);
-            }
-        }
-        let Some((node, reason)) = told.aside else { return false };
+    /// Records that a field of a struct does not accept null.
+    pub(super) fn refuse_null(&mut self, structure: &'static str, field: String) {
+        self.not_nullable.insert((structure, field));
+    }
+
+    /// Leaves out a node in the attempts to come. False if it was left out before.
+    pub(super) fn set_aside(&mut self, node: NodeIdentity, reason: Reason) -> bool {
         self.aside.insert(node, reason).is_none()
     }
 

@@ -1,0 +1,8 @@
+//! Sockets of the xDS port, and the limits on the cost of its clients.
+
+pub mod admission;
+pub mod connection;
+pub mod guard;
+pub mod limits;
+pub mod meter;
+pub mod reader;
