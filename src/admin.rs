@@ -4,7 +4,7 @@
 //! goes through the same build as a saved file.
 
 pub mod access;
-mod change;
+mod conditions;
 mod config;
 mod entities;
 mod events;
@@ -13,7 +13,6 @@ pub mod gate;
 mod health;
 mod metrics;
 mod openapi;
-mod operation;
 mod orders;
 pub mod problem;
 mod raw;
@@ -22,6 +21,7 @@ mod revisions;
 mod simulate;
 mod topology;
 pub(crate) mod view;
+mod write;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +49,8 @@ use crate::failover::supervisor::Supervisor;
 use crate::model::name::Name;
 use crate::nodes::Nodes;
 use crate::source::files;
+use crate::source::resolve::ResolvedNames;
+use crate::store::Store;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::webhooks::Notifier;
@@ -61,6 +63,10 @@ const MAX_BODY: usize = 16 << 20;
 pub struct Admin {
     /// For writes.
     pub control: Control,
+    /// Durable state.
+    pub store: Arc<dyn Store>,
+    /// Host names among the targets.
+    pub names: ResolvedNames,
     /// For reads.
     pub cache: Arc<Cache>,
     /// For orders, and for what came of them.
@@ -174,7 +180,7 @@ async fn unmodified(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
     let known = known.as_ref().and_then(|known| known.to_str().ok());
-    if tag.zip(known).is_some_and(|(tag, known)| operation::matches(known, tag)) {
+    if tag.zip(known).is_some_and(|(tag, known)| conditions::matches(known, tag)) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = Body::empty();
         response.headers_mut().remove(header::CONTENT_LENGTH);
@@ -192,7 +198,7 @@ async fn other_method(method: Method) -> Response {
 
 /// A copy of everything that is durable, as it is at this moment: the file that `understudy restore` takes.
 async fn backup(State(admin): State<Admin>) -> Result<Response, Problem> {
-    let store = admin.control.store().clone();
+    let store = admin.store.clone();
     let bytes = revisions::reading(move || {
         let directory = tempfile::tempdir().map_err(|error| failed(&error))?;
         let file = directory.path().join("backup.redb");
@@ -214,7 +220,7 @@ async fn reload(State(admin): State<Admin>) -> Result<Json<Value>, Problem> {
     let paths = admin.paths.clone();
     let read = revisions::reading(move || Ok(files::read(&paths))).await?;
     admin.control.reload(read).await?;
-    let revision = admin.control.store().revision();
+    let revision = admin.store.revision();
     match admin.control.violations() {
         none if none.is_empty() => Ok(Json(json!({ "revision": revision }))),
         violations => {
@@ -268,7 +274,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         "violations": admin.control.violations().len(),
         "files_stale_since": admin.control.stale_since().map(|since| since.to_string()),
         "started": admin.started.to_string(),
-        "revision": admin.control.store().revision(),
+        "revision": admin.store.revision(),
         "rollout": admin.control.progress(),
         "orphaned_targets": orphaned(&build),
     }))

@@ -8,6 +8,7 @@
 pub mod decode;
 pub mod dialect;
 pub mod document;
+pub mod edit;
 pub mod material;
 pub mod raw;
 pub mod render;

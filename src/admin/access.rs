@@ -51,7 +51,7 @@ pub struct Policy {
 #[derive(Debug)]
 pub struct Access {
     policy: Policy,
-    store: Arc<Store>,
+    store: Arc<dyn Store>,
     tokens: Mutex<Arc<[Token]>>,
     buckets: Mutex<HashMap<String, Bucket>>,
 }
@@ -121,8 +121,8 @@ impl Access {
     /// # Errors
     ///
     /// When the store cannot be read.
-    pub fn new(policy: Policy, store: Arc<Store>) -> Result<Self, store::Error> {
-        let tokens = Mutex::new(store.tokens()?.into());
+    pub fn new(policy: Policy, store: Arc<dyn Store>) -> Result<Self, store::Error> {
+        let tokens = Mutex::new(tokens::stored(&*store)?.into());
         let access = Self { policy, store, tokens, buckets: Mutex::default() };
         if access.is_required() && access.tokens().is_empty() {
             warn!(
@@ -146,7 +146,7 @@ impl Access {
     }
 
     fn read_again(&self) -> Result<(), store::Error> {
-        let tokens = self.store.tokens()?;
+        let tokens = tokens::stored(&*self.store)?;
         *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = tokens.into();
         Ok(())
     }
@@ -345,7 +345,7 @@ pub(crate) async fn create(
     let role: Role = role.parse().map_err(unprocessable)?;
     let access = admin.access;
     let (token, secret) = reading(move || {
-        let made = make(&access.store, &name, role).map_err(|error| match error {
+        let made = make(&*access.store, &name, role).map_err(|error| match error {
             MakeError::Name => unprocessable(error.to_string()),
             MakeError::Taken(_) => Problem::new(StatusCode::CONFLICT, error.to_string()),
             MakeError::Store(error) => Problem::unstored(&error),
@@ -415,13 +415,13 @@ pub enum MakeError {
 /// # Errors
 ///
 /// When the name cannot be used or the store fails.
-pub fn make(store: &Store, name: &str, role: Role) -> Result<(Token, Secret), MakeError> {
+pub fn make(store: &dyn Store, name: &str, role: Role) -> Result<(Token, Secret), MakeError> {
     if !tokens::is_name(name) {
         return Err(MakeError::Name);
     }
     let secret = new_secret();
     let token = Token { name: name.to_owned(), role, created: Timestamp::now(), hash: secret.hash() };
-    match store.add_token(&token)? {
+    match store.add_token(&token.to_record())? {
         true => Ok((token, secret)),
         false => Err(MakeError::Taken(token.name)),
     }

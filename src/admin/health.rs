@@ -107,7 +107,7 @@ impl TargetView {
             requests_per_second: is_known.then_some(rounded(requests_per_second)),
             reported_by: reported_by.iter().map(ToString::to_string).collect(),
             disagree: disagree.iter().map(ToString::to_string).collect(),
-            resolved: admin.control.names().resolved(&target.address.host).map(|resolved| ResolvedView {
+            resolved: admin.names.resolved(&target.address.host).map(|resolved| ResolvedView {
                 age: resolved.age.map(|age| rounded(age.as_secs_f64())),
                 error: resolved.error,
             }),

@@ -114,8 +114,8 @@ fn asking(
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
     let force = write.query.take_flag("force")?;
-    let reason = reason.or_else(|| write.terms.reason.clone());
-    let author = write.terms.author.clone();
+    let reason = reason.or_else(|| write.request.reason.clone());
+    let author = write.request.author.clone();
     Ok(OrderRequest { author, reason, expires_in: expires_in.map(|length| length.0), force })
 }
 
@@ -538,7 +538,7 @@ pub(crate) async fn abort(
     Path(id): Path<String>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    let author = write.terms.author.clone();
+    let author = write.request.author.clone();
     let abort = admin.order(write, true, |scene| {
         let mut orders = scene.orders.clone();
         let drill = id.parse::<u64>().ok().and_then(|id| orders.drills.get_mut(&id));

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::config::Violation;
-use crate::control::WriteError;
+use crate::control::operation::WriteError;
 use crate::store;
 
 /// How long the framework's words about a request may be.

@@ -12,14 +12,15 @@ use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::admin::request::{Parameters, Write};
 use crate::admin::view;
+use crate::admin::write::reply::Reply;
+use crate::config::Violation;
 use crate::config::document::Kind;
-use crate::control::rollout::Progress;
-use crate::control::{Decision, Now};
-use crate::inspect::plan::Edit;
-use crate::store::records::{Answer, Revision, Source};
-use crate::store::{Change, KEPT_REVISIONS, Store};
+use crate::config::edit::{Edit, EntityChange};
+use crate::control::operation::{Decision, DesiredConfig, Operation, WriteError};
+use crate::control::progress::Progress;
+use crate::store::{KEPT_REVISIONS, Revision, RevisionSource, Store};
 
-/// How many revisions a page has unless told otherwise, and at most.
+/// Number of revisions on a page by default, and at most.
 const PAGE: (u64, u64) = (100, KEPT_REVISIONS);
 
 fn bad(detail: String) -> Problem {
@@ -41,7 +42,7 @@ pub(crate) async fn list(
     let size: u64 = number(query.take("size")?, "size", PAGE.0)?.clamp(1, PAGE.1);
     let after = number(query.take("after")?, "after", u64::MAX)?;
     query.end()?;
-    let (store, progress) = (admin.control.store().clone(), admin.control.progress());
+    let (store, progress) = (admin.store.clone(), admin.control.progress());
     reading(move || {
         let last = store.revision();
         let newest = last.min(after.saturating_sub(1));
@@ -62,9 +63,9 @@ pub(crate) async fn read(
     Path(number): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let number = parse(&number)?;
-    let (store, progress) = (admin.control.store().clone(), admin.control.progress());
+    let (store, progress) = (admin.store.clone(), admin.control.progress());
     reading(move || {
-        let revision = one(&store, number)?;
+        let revision = one(&*store, number)?;
         let mut body = shown(&revision, &progress);
         body["changes"] = revision.edits.iter().map(difference).collect();
         Ok(Json(body))
@@ -81,9 +82,9 @@ pub(crate) async fn diff(
         .split_once("..")
         .ok_or_else(|| bad(format!("`{range}` is no range; write it as /revisions/41..43/diff")))?;
     let (a, b) = (parse_or_none(a)?, parse_or_none(b)?);
-    let store = admin.control.store().clone();
+    let store = admin.store.clone();
     reading(move || {
-        let edits = between(&store, a.min(b), a.max(b))?.into_iter().map(|it| turned(it, a > b));
+        let edits = between(&*store, a.min(b), a.max(b))?.into_iter().map(|it| turned(it, a > b));
         let changes: Vec<Value> = edits.map(|edit| difference(&edit)).collect();
         Ok(Json(json!({ "from": a, "to": b, "changes": changes })))
     })
@@ -104,29 +105,60 @@ pub(crate) async fn rollback(
         Some(other) => return Err(bad(format!("`keep` is `files`, not `{other}`"))),
     };
     if let Some(reason) = write.body["reason"].as_str() {
-        write.terms.reason.get_or_insert_with(|| reason.to_owned());
+        write.request.reason.get_or_insert_with(|| reason.to_owned());
     }
-    write.terms.source = Source::Rollback;
-    write.terms.alone = true;
-    let store = admin.control.store().clone();
-    let decide = move |now: Now<'_>| {
-        refuse_rejected(&store, number)?;
-        let edits = between(&store, number, now.revision)?;
-        let (in_files, by_rest): (Vec<Edit>, Vec<Edit>) =
-            edits.into_iter().partition(|edit| edit.file.is_some());
-        if !keeps_files && !in_files.is_empty() {
-            return Err(files_differ(&in_files, number));
-        }
-        let before = now.revision;
-        let changes = by_rest.into_iter().map(Change::undoing).collect();
-        let answer = move |now: Now<'_>| rolled_back(number, before, now);
-        Ok(Decision { changes, answer: Box::new(answer) })
-    };
-    admin.change(write, decide).await
+    write.request.source = RevisionSource::Rollback;
+    write.request.alone = true;
+    let store = admin.store.clone();
+    admin.write(write, RollbackWrite { store, number, keeps_files }).await
 }
 
-/// What was at a revision that was taken back is what was before it; who asks for it means something else.
-fn refuse_rejected(store: &Store, number: u64) -> Result<(), Problem> {
+/// Rollback of what REST declared to a revision.
+struct RollbackWrite {
+    store: Arc<dyn Store>,
+    number: u64,
+    /// True if files may have changed since.
+    keeps_files: bool,
+}
+
+impl Operation for RollbackWrite {
+    /// Newest revision before the rollback.
+    type Details = u64;
+    type Reply = Reply;
+    type Refusal = Problem;
+
+    fn decide(&self, desired: DesiredConfig<'_>) -> Result<Decision<u64>, Problem> {
+        refuse_rejected(&*self.store, self.number)?;
+        let edits = between(&*self.store, self.number, desired.revision)?;
+        let (in_files, by_rest): (Vec<Edit>, Vec<Edit>) =
+            edits.into_iter().partition(|edit| edit.file.is_some());
+        if !self.keeps_files && !in_files.is_empty() {
+            return Err(files_differ(&in_files, self.number));
+        }
+        let changes = by_rest.into_iter().map(EntityChange::undoing).collect();
+        Ok(Decision { changes, details: desired.revision })
+    }
+
+    fn reply(&self, before: &u64, desired: DesiredConfig<'_>) -> Reply {
+        let number = desired.revision;
+        let body = json!({ "number": number, "rolled_back_to": self.number });
+        if number > *before {
+            let location = Some(format!("/revisions/{number}"));
+            Reply { location, ..Reply::new(StatusCode::CREATED, body) }
+        } else {
+            // Nothing had to change.
+            Reply::new(StatusCode::OK, body)
+        }
+    }
+
+    fn refuse(&self, _: &u64, violations: Vec<Violation>) -> Problem {
+        WriteError::Refused(violations).into()
+    }
+}
+
+/// Refuses a revision that was taken back: its state was that of the one before, which is not what is asked
+/// for.
+fn refuse_rejected(store: &dyn Store, number: u64) -> Result<(), Problem> {
     let revision = store.revisions(number..=number)?.pop();
     match revision.and_then(|revision| revision.error) {
         Some(error) => {
@@ -135,16 +167,6 @@ fn refuse_rejected(store: &Store, number: u64) -> Result<(), Problem> {
         }
         None => Ok(()),
     }
-}
-
-fn rolled_back(to: u64, before: u64, now: Now<'_>) -> Answer {
-    // Nothing had to change: the newest revision is what was asked for.
-    let (status, location) = match now.revision > before {
-        true => (StatusCode::CREATED, Some(format!("/revisions/{}", now.revision))),
-        false => (StatusCode::OK, None),
-    };
-    let body = json!({ "number": now.revision, "rolled_back_to": to });
-    Answer { revision: None, status: status.as_u16(), location, etag: None, body }
 }
 
 fn files_differ(edits: &[Edit], number: u64) -> Problem {
@@ -161,25 +183,22 @@ fn files_differ(edits: &[Edit], number: u64) -> Problem {
 }
 
 fn turned(edit: Edit, backwards: bool) -> Edit {
-    match backwards {
-        true => Edit { before: edit.after, after: edit.before, ..edit },
-        false => edit,
-    }
+    if backwards { Edit { before: edit.after, after: edit.before, ..edit } } else { edit }
 }
 
-/// What differs between what was at revision `a` and what was at the later `b`, entity by entity.
-fn between(store: &Store, a: u64, b: u64) -> Result<Vec<Edit>, Problem> {
+/// Returns the edits between revision `a` and the later `b`, one for each entity.
+fn between(store: &dyn Store, a: u64, b: u64) -> Result<Vec<Edit>, Problem> {
     let last = store.revision();
     if let Some(missing_one) = [a, b].into_iter().find(|number| *number > last) {
         return Err(missing(missing_one));
     }
     let revisions = store.revisions(a + 1..=b)?;
-    // Those that are no longer kept cannot be walked back over.
+    // Revisions that are no longer kept cannot be undone.
     if revisions.len() as u64 != b - a {
         return Err(missing(a));
     }
     let mut edits: BTreeMap<(Kind, String, bool), Edit> = BTreeMap::new();
-    // What was taken back changed nothing.
+    // A revision that was taken back changed nothing.
     let revisions = revisions.into_iter().filter(|revision| revision.error.is_none());
     for edit in revisions.flat_map(|revision| revision.edits) {
         let key = (edit.kind, edit.name.clone(), edit.file.is_some());
@@ -191,7 +210,7 @@ fn between(store: &Store, a: u64, b: u64) -> Result<Vec<Edit>, Problem> {
     Ok(edits.into_values().filter(|edit| edit.action().is_some()).collect())
 }
 
-fn one(store: &Store, number: u64) -> Result<Revision, Problem> {
+fn one(store: &dyn Store, number: u64) -> Result<Revision, Problem> {
     store.revisions(number..=number)?.pop().ok_or_else(|| missing(number))
 }
 

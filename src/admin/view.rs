@@ -8,10 +8,10 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::build::Build;
 use crate::config::document::{Document, Kind, Origin};
+use crate::config::edit::Stored;
 use crate::config::{Path, secret};
-use crate::control::Now;
+use crate::control::operation::DesiredConfig;
 use crate::inspect::simulate::{Simulation, TargetShare};
-use crate::model::documents::Stored;
 use crate::model::target::Address;
 
 /// An entity and who declared it.
@@ -48,8 +48,8 @@ pub(crate) struct Desired<'a> {
 
 impl<'a> Desired<'a> {
     /// The newest.
-    pub(crate) fn now(now: Now<'a>) -> Self {
-        Self { files: now.build, stored: &now.inputs.stored }
+    pub(crate) fn now(config: DesiredConfig<'a>) -> Self {
+        Self { files: config.build, stored: &config.inputs.stored }
     }
 
     /// What a build was made of.

@@ -33,7 +33,7 @@ impl Ledger {
     /// # Errors
     ///
     /// Fails if the store cannot be read or written, or if a record is damaged.
-    pub fn open(store: &Store, now: Timestamp) -> Result<Self, store::Error> {
+    pub fn open(store: &dyn Store, now: Timestamp) -> Result<Self, store::Error> {
         let mut orders = Orders::default();
         let mut stored = StoredHistory::default();
         for (kind, key, value) in store.records()? {
@@ -49,12 +49,12 @@ impl Ledger {
 /// Records of the ledger in the store. Cheap to clone: clones share the store.
 #[derive(Debug, Clone)]
 pub(super) struct LedgerStore {
-    store: Arc<Store>,
+    store: Arc<dyn Store>,
 }
 
 impl LedgerStore {
     /// Returns the records in this store.
-    pub(super) fn new(store: Arc<Store>) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
     }
 

@@ -48,6 +48,7 @@ use crate::model::name::Name;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 use crate::nodes::report::NodeReport;
+use crate::store::Store;
 use crate::telemetry::events::Events;
 
 /// Interval of supervision.
@@ -83,12 +84,13 @@ impl Supervisor {
     /// Returns a supervisor that continues from this ledger. The control already publishes its overrides.
     pub fn new(
         control: Control,
+        store: Arc<dyn Store>,
         cache: Arc<Cache>,
         traffic: Arc<Traffic>,
         events: Events,
         ledger: Ledger,
     ) -> Self {
-        let executor = Executor::new(control, events, &ledger);
+        let executor = Executor::new(control, store, events, &ledger);
         // Nodes that were on a standby may never return: they count as gone unless they report in time.
         ledger.history.nodes_on_standby().for_each(|node| traffic.leave(node, Timestamp::now()));
         let supervision = Supervision {

@@ -16,35 +16,9 @@ use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::set::ResourceSet;
 use crate::config::Level;
 use crate::config::document::{Document, Kind};
+use crate::config::edit::{Edit, EditAction};
 use crate::config::raw;
 use crate::envoy::ResourceType;
-
-/// Edit of one entity, with the entity before and after.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Edit {
-    /// Kind of the entity.
-    pub kind: Kind,
-    /// Name of the entity: `upstream/host:port` for a target, `type/name` for a raw resource.
-    pub name: String,
-    /// Entity before the edit; none if it did not exist.
-    pub before: Option<Arc<Value>>,
-    /// Entity after the edit; none if it is deleted.
-    pub after: Option<Arc<Value>>,
-    /// File that declares the entity, or did; none for an entity written over REST.
-    pub file: Option<Arc<str>>,
-}
-
-/// Action of an edit on its entity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EditAction {
-    /// Creation of a new entity.
-    Create,
-    /// Change of an existing entity.
-    Update,
-    /// Deletion of an entity.
-    Delete,
-}
 
 /// Meaning of an edit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -81,18 +55,6 @@ pub struct Plan {
     pub changes: Vec<PlannedChange>,
     /// Changed resources over all fleets, by the plural of their type.
     pub envoy: BTreeMap<&'static str, ResourceChanges>,
-}
-
-impl Edit {
-    /// Returns the action on the entity; none if it stays the same.
-    pub fn action(&self) -> Option<EditAction> {
-        match (&self.before, &self.after) {
-            (None, Some(_)) => Some(EditAction::Create),
-            (Some(_), None) => Some(EditAction::Delete),
-            (Some(before), Some(after)) if before != after => Some(EditAction::Update),
-            _ => None,
-        }
-    }
 }
 
 impl Plan {

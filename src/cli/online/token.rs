@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::access::tokens::{Role, Token};
+use crate::access::tokens::{self, Role, Token};
 use crate::admin::access::make;
 use crate::cli::online::client::{RequestOptions, ServerOptions, WriteOptions, segment};
 use crate::cli::output::table;
 use crate::cli::print;
 use crate::store::Store;
+use crate::store::redb::RedbStore;
 
 /// Options of `understudy token`.
 #[derive(Debug, clap::Args)]
@@ -63,7 +64,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     | TokenCommand::List { location }
     | TokenCommand::Revoke { location, .. }) = &command;
     let outcome = match &location.data {
-        Some(data) => in_directory(&Store::open(data)?, &command)?,
+        Some(data) => in_directory(&RedbStore::open(data)?, &command)?,
         None => over_api(&location.request.server, &command).await?,
     };
     let token = |created: &Value| created["token"].as_str().unwrap_or_default().to_owned();
@@ -87,7 +88,7 @@ fn token_view(token: &Token) -> Value {
     json!({ "name": token.name, "role": token.role.word(), "created": token.created.to_string() })
 }
 
-fn in_directory(store: &Store, command: &TokenCommand) -> anyhow::Result<Value> {
+fn in_directory(store: &dyn Store, command: &TokenCommand) -> anyhow::Result<Value> {
     match command {
         TokenCommand::Create { name, role, .. } => {
             let (token, secret) = make(store, name, *role)?;
@@ -96,7 +97,7 @@ fn in_directory(store: &Store, command: &TokenCommand) -> anyhow::Result<Value> 
             Ok(created)
         }
         TokenCommand::List { .. } => {
-            let items: Vec<Value> = store.tokens()?.iter().map(token_view).collect();
+            let items: Vec<Value> = tokens::stored(store)?.iter().map(token_view).collect();
             Ok(json!({ "items": items, "next": null }))
         }
         TokenCommand::Revoke { name, .. } => {

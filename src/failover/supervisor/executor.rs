@@ -8,7 +8,7 @@ use crate::control::Control;
 use crate::failover::history::{FailoverChange, History};
 use crate::failover::ledger::{self, Ledger, LedgerStore};
 use crate::failover::orders::Orders;
-use crate::store::Record;
+use crate::store::{Record, Store};
 use crate::telemetry::events::Events;
 
 /// Executor of orders.
@@ -23,8 +23,8 @@ pub(super) struct Executor {
 
 impl Executor {
     /// Returns an executor for the orders of this ledger.
-    pub(super) fn new(control: Control, events: Events, ledger: &Ledger) -> Self {
-        let store = LedgerStore::new(control.store().clone());
+    pub(super) fn new(control: Control, store: Arc<dyn Store>, events: Events, ledger: &Ledger) -> Self {
+        let store = LedgerStore::new(store);
         Self { control, store, events, published: RwLock::new(Arc::new(ledger.clone())) }
     }
 

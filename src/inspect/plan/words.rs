@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::config::Level;
 use crate::config::document::Kind;
-use crate::inspect::plan::{Edit, EditAction, PlannedChange};
+use crate::config::edit::{Edit, EditAction};
+use crate::inspect::plan::PlannedChange;
 use crate::model::Model;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;

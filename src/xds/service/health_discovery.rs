@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::build::snapshot::Snapshot;
-use crate::cache::{Cache, Subscription};
+use crate::cache::{Cache, SnapshotSubscription};
 use crate::envoy::checks::CheckResults;
 use crate::envoy::node::Node;
 use crate::nodes::Nodes;
@@ -54,7 +54,7 @@ pub struct HealthDiscovery {
 /// Session of an Envoy that checks.
 struct Checker<'s> {
     node: String,
-    snapshots: Subscription,
+    snapshots: SnapshotSubscription,
     requested: RequestedChecks,
     /// True if the checks may have changed since the last specifier.
     is_due: bool,

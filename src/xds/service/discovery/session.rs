@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tracing::{info, warn};
 
-use crate::cache::Subscription;
+use crate::cache::SnapshotSubscription;
 use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
 use crate::nodes::StreamGuard;
@@ -83,7 +83,7 @@ struct Session<P> {
     stream: P,
     node: String,
     connection: StreamGuard,
-    snapshots: Subscription,
+    snapshots: SnapshotSubscription,
     resource_type: Option<ResourceType>,
     context: Arc<DiscoveryContext>,
     /// Deadline of the wait for clusters; none while nothing waits.
