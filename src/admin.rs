@@ -3,24 +3,17 @@
 //! Core types never leave through it: every answer is a view of its own. A write becomes stored entities and
 //! goes through the same build as a saved file.
 
-pub mod access;
 mod change;
 mod config;
 mod entities;
-mod events;
-mod fleet;
-pub mod gate;
-mod health;
-mod metrics;
+pub mod http;
 mod openapi;
 mod operation;
-mod orders;
 pub mod problem;
 mod raw;
 mod request;
+mod resource;
 mod revisions;
-mod simulate;
-mod topology;
 pub(crate) mod view;
 
 use std::path::PathBuf;
@@ -37,8 +30,16 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tower_http::normalize_path::NormalizePath;
 
-use crate::admin::access::Access;
+use crate::admin::http::guard as access;
+use crate::admin::http::guard::Access;
 use crate::admin::problem::Problem;
+use crate::admin::resource::events;
+use crate::admin::resource::fleet;
+use crate::admin::resource::health;
+use crate::admin::resource::metrics;
+use crate::admin::resource::orders;
+use crate::admin::resource::simulate;
+use crate::admin::resource::topology;
 use crate::build::Build;
 use crate::cache::Cache;
 use crate::config::Violation;

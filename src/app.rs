@@ -15,8 +15,8 @@ use tracing::{info, warn};
 
 use crate::access::identity::Rule;
 use crate::access::tls::{self, Incoming, Tls};
-use crate::admin::access::{Access, Peer, Policy};
-use crate::admin::gate::Gate;
+use crate::admin::http::gate::Gate;
+use crate::admin::http::guard::{Access, Peer, Policy};
 use crate::admin::{self, Admin};
 use crate::config::Violation;
 use crate::control::{self, Control, WriteError};

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::admin::access::Identity;
+use crate::admin::http::guard::Identity;
 use crate::admin::operation::Conditions;
 use crate::admin::problem::Problem;
 use crate::admin::{Admin, MAX_BODY};

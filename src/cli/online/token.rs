@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::access::tokens::{Role, Token};
-use crate::admin::access::make;
+use crate::admin::http::guard::make;
 use crate::cli::online::client::{Asking, Server, Terms, segment};
 use crate::cli::output::table;
 use crate::cli::print;

@@ -7,7 +7,7 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
-use crate::admin::health::{hold, not_reporting, rounded, state_of, word};
+use crate::admin::resource::health::{hold, not_reporting, rounded, state_of, word};
 use crate::build::Build;
 use crate::failover::ledger::Ledger;
 use crate::failover::traffic::NodePicture;

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
-use crate::admin::orders::{drill_view, failover_view, state_view};
 use crate::admin::problem::Problem;
+use crate::admin::resource::orders::{drill_view, failover_view, state_view};
 use crate::failover::ledger::Ledger;
 use crate::failover::orders::drill;
 use crate::failover::traffic::{NodePicture, NodeTarget, Picture, TargetPicture};
