@@ -13,10 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::access::identity::Rule;
-use crate::access::tls::{self, Incoming, Tls};
-use crate::admin::http::gate::Gate;
-use crate::admin::http::guard::{Access, Peer, Policy};
+use crate::access::identity::IdentityRule;
+use crate::access::incoming::Incoming;
+use crate::access::policy::{Access, AccessPolicy};
+use crate::access::tls::{PortTls, TlsFiles};
+use crate::admin::http::gate::AdminGate;
+use crate::admin::http::guard::PeerAddress;
 use crate::admin::{self, Admin};
 use crate::config::Violation;
 use crate::control::{self, Control, WriteError};
@@ -58,12 +60,12 @@ pub struct Options {
     /// True if existing entities are changed over REST only with `If-Match`.
     pub require_if_match: bool,
     /// TLS files of the xDS port; none for plain text.
-    pub xds_tls: Option<tls::Files>,
-    /// Rule for the node that an Envoy's certificate permits. Applies only if clients must show a
+    pub xds_tls: Option<TlsFiles>,
+    /// IdentityRule for the node that an Envoy's certificate permits. Applies only if clients must show a
     /// certificate.
-    pub node_identity: Rule,
+    pub node_identity: IdentityRule,
     /// TLS files of the admin API; none for plain text.
-    pub admin_tls: Option<tls::Files>,
+    pub admin_tls: Option<TlsFiles>,
     /// True if the admin API requires a token on loopback too.
     pub require_token: bool,
     /// Maximum number of requests per second for each token.
@@ -85,7 +87,7 @@ impl Default for Options {
             insecure: false,
             require_if_match: false,
             xds_tls: None,
-            node_identity: Rule::Pattern("{id}".to_owned()),
+            node_identity: IdentityRule::Pattern("{id}".to_owned()),
             admin_tls: None,
             require_token: false,
             requests_per_second: REQUESTS_PER_SECOND,
@@ -108,8 +110,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct App {
     control: Control,
-    addresses: admin::Addresses,
-    gate: Gate,
+    addresses: admin::BoundAddresses,
+    gate: AdminGate,
     shutdown: watch::Sender<bool>,
     admin: JoinSet<anyhow::Result<()>>,
     servers: JoinSet<anyhow::Result<()>>,
@@ -133,13 +135,13 @@ impl App {
                 "any Envoy that reaches --xds is told the config, keys included; --xds-client-ca ends that"
             );
         }
-        let watch_tls = |files: &Option<tls::Files>, port, protocols| {
-            let watched = files.clone().map(|files| Tls::watch(files, port, protocols));
+        let watch_tls = |files: &Option<TlsFiles>, port, protocols| {
+            let watched = files.clone().map(|files| PortTls::watch(files, port, protocols));
             watched.transpose().map_err(anyhow::Error::from)
         };
         let xds_tls = watch_tls(&options.xds_tls, "xds", &["h2"])?;
         let admin_tls = watch_tls(&options.admin_tls, "admin", &["http/1.1"])?;
-        let policy = Policy {
+        let policy = AccessPolicy {
             loopback: options.admin.ip().is_loopback(),
             tls: options.admin_tls.is_some(),
             require_token: options.require_token,
@@ -147,19 +149,19 @@ impl App {
         };
         let identity = match options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
             true => options.node_identity.clone(),
-            false => Rule::Any,
+            false => IdentityRule::Any,
         };
         // Bound before the store is opened, so that a second understudy fails here and writes or serves
         // nothing.
         let xds = bind(options.xds).context("cannot serve xDS")?;
         let admin = bind(options.admin).context("cannot serve the admin API")?;
-        let addresses = admin::Addresses {
+        let addresses = admin::BoundAddresses {
             xds: xds.local_addr().context("cannot serve xDS")?,
             admin: admin.local_addr().context("cannot serve the admin API")?,
         };
 
         let (shutdown, stop) = watch::channel(false);
-        let (gate, mut api) = (Gate::default(), JoinSet::new());
+        let (gate, mut api) = (AdminGate::default(), JoinSet::new());
         api.spawn(serve_admin(Incoming::new(admin, admin_tls), gate.clone(), stop.clone()));
 
         let read = files::read(&options.paths);
@@ -202,7 +204,7 @@ impl App {
         let loads = nodes.loads();
         let discovery = Discovery::new(cache.clone(), nodes.clone(), &identifier(), Limits::default());
         let discovery = discovery.with_metrics(metrics.clone()).with_identity(identity);
-        let access = Access::new(policy, control.store().clone()).context("cannot read the tokens")?;
+        let access = Access::new(policy, control.store().tokens().context("cannot read the tokens")?);
         let live = Arc::new(Live::default());
         let notifier = Notifier::default();
         let telling = (notifier.clone(), events.clone(), cache.clone());
@@ -231,7 +233,7 @@ impl App {
     }
 
     /// Returns the bound addresses.
-    pub fn addresses(&self) -> admin::Addresses {
+    pub fn addresses(&self) -> admin::BoundAddresses {
         self.addresses
     }
 
@@ -339,7 +341,7 @@ async fn conduct(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> a
     Ok(())
 }
 
-async fn serve_admin(incoming: Incoming, gate: Gate, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let service = gate.router().into_make_service_with_connect_info::<Peer>();
+async fn serve_admin(incoming: Incoming, gate: AdminGate, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let service = gate.router().into_make_service_with_connect_info::<PeerAddress>();
     axum::serve(incoming, service).with_graceful_shutdown(stopped(stop)).await.context("the admin API failed")
 }

@@ -7,9 +7,9 @@ use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
+use crate::admin::http::blocking;
 use crate::admin::problem::Problem;
 use crate::admin::request::Write;
-use crate::admin::revisions;
 use crate::build::Build;
 use crate::config::render;
 use crate::control::rollout::CanaryProgress;
@@ -94,7 +94,7 @@ impl Admin {
     /// 409 for a revision that its canary refused.
     async fn refuse_rejected(&self, revision: u64) -> Result<(), Problem> {
         let store = self.control.store().clone();
-        let found = revisions::reading(move || Ok(store.revisions(revision..=revision)?.pop())).await?;
+        let found = blocking::run(move || Ok(store.revisions(revision..=revision)?.pop())).await?;
         match found.and_then(|revision| Some((revision.error?, revision.refused_by))) {
             Some((error, by)) => {
                 let detail =

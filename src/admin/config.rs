@@ -6,15 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::extract::{RawQuery, State};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::access::tokens::Role;
 use crate::admin::Admin;
 use crate::admin::change::shown;
 use crate::admin::operation::{self, Conditions, Operation, Place, Slot, Verb};
 use crate::admin::problem::Problem;
 use crate::admin::raw::patches;
 use crate::admin::request::{Object, Parameters, Write, decoded};
+use crate::admin::route::{ApiRoute, Content, QueryParameter};
+use crate::admin::schema;
+use crate::admin::view::write::{ChangedView, DryRunView, SynchronizedView};
 use crate::admin::view::{self, DeclaredBy, Desired};
 use crate::build::Build;
 use crate::config::document::Kind;
@@ -24,6 +29,40 @@ use crate::model::documents::Stored;
 use crate::source::files::Files;
 use crate::store::Change;
 use crate::store::records::Answer;
+
+const TAG: QueryParameter = QueryParameter::text("tag", "Only entities with this tag");
+
+/// Returns the routes.
+pub(crate) fn routes() -> Vec<ApiRoute> {
+    let path = "/config";
+    let file = || Content::json_of(schema::config_file());
+    let (changed, synchronized) = (Content::json::<ChangedView>(), Content::json::<SynchronizedView>());
+    vec![
+        ApiRoute::get(path, Role::Read, "Read the config, as a file could have it", read, file())
+            .query(&[TAG]),
+        ApiRoute::patch(path, Role::Write, "Make several changes, all or nothing", patch, &[200], changed)
+            .change(schema::of::<Steps>()),
+        ApiRoute::put(
+            path,
+            Role::Write,
+            "Make the entities with a tag equal to these",
+            replace,
+            &[200],
+            synchronized,
+        )
+        .query(&[TAG])
+        .change(schema::config_file()),
+        ApiRoute::post(
+            "/plan",
+            Role::Read,
+            "Plan what files would change, and what that means",
+            plan,
+            &[200],
+            Content::json::<DryRunView>(),
+        )
+        .body(schema::of::<Plan>()),
+    ]
+}
 
 /// `GET /config?tag=`: everything in the native config's shape, such that a file could say it.
 pub(crate) async fn read(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -72,7 +111,7 @@ fn has_tag(body: &Value, tag: &str) -> bool {
 }
 
 /// One change of `PATCH /config`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Step {
     method: String,
@@ -84,7 +123,7 @@ struct Step {
 }
 
 /// The body of `PATCH /config`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Steps {
     changes: Vec<Step>,
@@ -319,7 +358,7 @@ fn synchronize(
 }
 
 /// The body of `POST /plan`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Plan {
     /// Texts by name, in place of all files that are served.

@@ -1,4 +1,6 @@
-//! HTTP of the admin API, whatever the resource: the gate before it, the guard, and problem details.
+//! HTTP of the admin API, whatever the resource: the gate before it, its guard, requests and problem details.
 
+pub(crate) mod blocking;
 pub mod gate;
 pub mod guard;
+pub(crate) mod page;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::admin::problem::Problem;
+use crate::admin::view::secret;
 use crate::admin::view::{self, DeclaredBy, Desired};
 use crate::config::document::Kind;
 use crate::config::raw;
@@ -190,7 +191,7 @@ impl Operation {
             _ => {
                 let mut body = slot.named(body)?;
                 if let Some(stored) = stored {
-                    view::unmask(&mut body, stored);
+                    secret::unmask(&mut body, stored);
                 }
                 Some(body)
             }

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Violation;
@@ -11,14 +12,19 @@ use crate::store;
 /// How long the framework's words about a request may be.
 const MAX_TEXT: usize = 16 << 10;
 
-/// Why a request failed.
-#[derive(Debug, Serialize)]
+/// Reason of a failure (RFC 9457).
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Problem {
+    /// Always `about:blank`.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// Phrase of the status.
     title: String,
+    /// Status of the response.
     status: u16,
+    /// Description of the failure, and of what would be right.
     detail: String,
+    /// Faults that were found, each with its place.
     violations: Vec<Violation>,
 }
 

@@ -1,9 +1,49 @@
-//! Resources of the admin API, one file each: handlers and their routes.
+//! Resources of the admin API, a file each: routes, handlers, and the views that no other resource has.
 
-pub(crate) mod events;
-pub(crate) mod fleet;
-pub(crate) mod health;
+mod backup;
+mod drills;
+mod events;
+mod failovers;
+mod files;
+mod fleet;
+mod health;
 pub(crate) mod metrics;
-pub(crate) mod orders;
-pub(crate) mod simulate;
-pub(crate) mod topology;
+mod notify;
+mod orders;
+mod pins;
+mod settings;
+mod simulate;
+mod snapshots;
+mod states;
+mod status;
+mod tokens;
+mod topology;
+
+use crate::admin::route::ApiRoute;
+
+/// Returns the routes of all resources.
+pub(crate) fn routes() -> Vec<ApiRoute> {
+    [
+        health::routes(),
+        settings::routes(),
+        states::routes(),
+        pins::routes(),
+        drills::routes(),
+        orders::routes(),
+        failovers::routes(),
+        topology::routes(),
+        fleet::routes(),
+        simulate::routes(),
+        snapshots::routes(),
+        files::routes(),
+        notify::routes(),
+        tokens::routes(),
+        backup::routes(),
+        events::routes(),
+        metrics::routes(),
+        status::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

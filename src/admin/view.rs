@@ -1,16 +1,26 @@
 //! Entities as the API shows them: what was written, by file or by REST, with an upstream's targets together.
 
+pub(crate) mod drill;
+pub(crate) mod failover;
+pub(crate) mod health;
+pub(crate) mod order;
+pub(crate) mod revision;
+pub(crate) mod round;
+pub(crate) mod secret;
+pub(crate) mod simulation;
+pub(crate) mod token;
+pub(crate) mod write;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
-use xxhash_rust::xxh3::xxh3_128;
+use serde_json::{Map, Value};
 
+use crate::admin::view::secret::shown;
 use crate::build::Build;
+use crate::config::Path;
 use crate::config::document::{Document, Kind, Origin};
-use crate::config::{Path, secret};
 use crate::control::Now;
-use crate::inspect::simulate::{Simulation, TargetShare};
 use crate::model::documents::Stored;
 use crate::model::target::Address;
 
@@ -32,7 +42,7 @@ pub(crate) enum DeclaredBy {
 
 /// A target, where it stands, and who declared it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Target {
+pub(crate) struct DeclaredTarget {
     pub(crate) body: Value,
     pub(crate) by: DeclaredBy,
     /// In the list of its upstream; none for one that was added on its own.
@@ -82,12 +92,15 @@ impl<'a> Desired<'a> {
     }
 
     /// The targets of an upstream: its own, then those that were added.
-    pub(crate) fn targets(self, upstream: &str) -> Vec<Target> {
+    pub(crate) fn targets(self, upstream: &str) -> Vec<DeclaredTarget> {
         let own = match self.stored.get(&(Kind::Upstream, upstream.to_owned())) {
             Some(body) => {
                 let targets = body.get("targets").and_then(Value::as_array).cloned().unwrap_or_default();
-                let show =
-                    |(index, body)| Target { body: complete(body), by: DeclaredBy::Rest, index: Some(index) };
+                let show = |(index, body)| DeclaredTarget {
+                    body: complete(body),
+                    by: DeclaredBy::Rest,
+                    index: Some(index),
+                };
                 targets.into_iter().enumerate().map(show).collect()
             }
             None => self
@@ -95,7 +108,7 @@ impl<'a> Desired<'a> {
                 .map(|(document, path)| own_targets(document, path))
                 .unwrap_or_default(),
         };
-        let added = self.added(upstream).map(|(_, body)| Target {
+        let added = self.added(upstream).map(|(_, body)| DeclaredTarget {
             body: complete(Value::clone(body)),
             by: DeclaredBy::Rest,
             index: None,
@@ -112,7 +125,7 @@ impl<'a> Desired<'a> {
     }
 
     /// The target of an upstream with this address.
-    pub(crate) fn target(self, upstream: &str, address: &str) -> Option<Target> {
+    pub(crate) fn target(self, upstream: &str, address: &str) -> Option<DeclaredTarget> {
         let address = canonical(address);
         self.targets(upstream).into_iter().find(|target| canonical(text(&target.body)) == address)
     }
@@ -137,14 +150,6 @@ impl<'a> Desired<'a> {
     }
 }
 
-/// A body as it may be shown: without secrets.
-pub(crate) fn shown(kind: Kind, body: Value) -> Value {
-    match kind {
-        Kind::Raw | Kind::Certificate => masked(body),
-        _ => body,
-    }
-}
-
 /// The identity of a target: `host:port` in one spelling, or the text as it is when it is none.
 pub(crate) fn canonical(address: &str) -> String {
     Address::parse(address).map_or_else(|_| address.to_owned(), |address| address.to_string())
@@ -165,11 +170,11 @@ pub(crate) fn declared_by(document: &Document, path: &Path) -> DeclaredBy {
     }
 }
 
-fn own_targets(document: &Document, upstream: &Path) -> Vec<Target> {
+fn own_targets(document: &Document, upstream: &Path) -> Vec<DeclaredTarget> {
     let path = upstream.key("targets");
     let Value::Array(targets) = document.json(&path) else { return Vec::new() };
     let place = |index| declared_by(document, &path.index(index));
-    let show = |(index, body)| Target { body: complete(body), by: place(index), index: Some(index) };
+    let show = |(index, body)| DeclaredTarget { body: complete(body), by: place(index), index: Some(index) };
     targets.into_iter().enumerate().map(show).collect()
 }
 
@@ -184,101 +189,4 @@ fn complete(body: Value) -> Value {
     }
     complete.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
     Value::Object(complete)
-}
-
-/// Which texts below some place are secrets.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Hidden {
-    Nothing,
-    /// Those that stand in line.
-    Inline,
-    All,
-}
-
-/// Envoy's JSON with the hashes of secrets in their place.
-pub(crate) fn masked(mut body: Value) -> Value {
-    mask(&mut body, Hidden::Nothing);
-    body
-}
-
-fn mask(value: &mut Value, hidden: Hidden) {
-    match value {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                let below = match value {
-                    _ if hidden == Hidden::All => Hidden::All,
-                    Value::String(_) if secret::is_text(key) => Hidden::All,
-                    Value::String(_) if hidden == Hidden::Inline && secret::is_inline(key) => Hidden::All,
-                    _ if secret::is_data_source(key) => Hidden::Inline,
-                    _ if secret::is_text(key) => Hidden::All,
-                    _ => hidden,
-                };
-                mask(value, below);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, hidden)),
-        Value::String(text) if hidden == Hidden::All => *text = hash(text),
-        _ => {}
-    }
-}
-
-fn hash(secret: &str) -> String {
-    format!("[hash {:032x}]", xxh3_128(secret.as_bytes()))
-}
-
-/// Puts the secrets of `known` back where `body` has their hashes, so that what was read can be written back.
-pub(crate) fn unmask(body: &mut Value, known: &Value) {
-    match (body, known) {
-        (Value::Object(fields), Value::Object(known)) => {
-            for (key, value) in fields {
-                if let Some(known) = known.get(key) {
-                    unmask(value, known);
-                }
-            }
-        }
-        (Value::Array(items), Value::Array(known)) => {
-            items.iter_mut().zip(known).for_each(|(item, known)| unmask(item, known));
-        }
-        (Value::String(text), Value::String(known)) if *text == hash(known) => text.clone_from(known),
-        _ => {}
-    }
-}
-
-/// A simulation as programs get it, on the command line and over REST.
-pub(crate) fn simulation(simulation: &Simulation) -> Value {
-    // More than anyone can see, and without the tails of binary fractions.
-    let percent = |share: f64| (share * 100.0).round() / 100.0;
-    let target = |target: &TargetShare| json!({ "target": target.address.to_string(), "priority": target.tier, "share": percent(target.share) });
-    json!({
-        "upstream": simulation.upstream.as_str(),
-        "targets": simulation.targets.iter().map(target).collect::<Vec<_>>(),
-        "unserved": percent(simulation.unserved),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_shown_by_their_hash_and_can_be_written_back() {
-        let secret = json!({"name": "a", "tls_certificate": {
-            "certificate_chain": {"inline_string": "public"}, "private_key": {"inline_string": "private"}}});
-        let mut shown = masked(secret.clone());
-        assert_eq!(shown["tls_certificate"]["certificate_chain"]["inline_string"], "public");
-        assert!(!shown.to_string().contains("private\""), "{shown}");
-        unmask(&mut shown, &secret);
-        assert_eq!(shown, secret);
-        let filter = json!({"users": {"inlineString": "private"}, "credentials": [{"key": "private", "client": "a"}],
-            "credential_provider": {"inline_credential": {"access_key_id": "a", "secretAccessKey": "private"}},
-            "metadata": {"key": "public"}, "password": {"filename": "public"}});
-        let mut shown = masked(filter.clone());
-        assert!(!shown.to_string().contains("private"), "{shown}");
-        assert_eq!(shown.to_string().matches("public").count(), 2, "{shown}");
-        unmask(&mut shown, &filter);
-        assert_eq!(shown, filter);
-        let ours = json!({"name": "a", "certificate": {"inline": "public"}, "key": {"inline": "private"}});
-        let shown = masked(ours.clone());
-        assert_eq!((&shown["certificate"], shown["key"] != ours["key"]), (&ours["certificate"], true));
-    }
 }

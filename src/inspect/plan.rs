@@ -8,6 +8,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -34,7 +35,7 @@ pub struct Edit {
 }
 
 /// Action of an edit on its entity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Creation of a new entity.
@@ -46,7 +47,8 @@ pub enum Action {
 }
 
 /// Meaning of an edit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "PlannedChange")]
 pub struct Change {
     /// Kind of the entity, in the singular.
     pub kind: &'static str,
@@ -65,7 +67,8 @@ pub struct Change {
 }
 
 /// Names of the resources of one type that differ.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "ChangedNames")]
 #[expect(missing_docs, reason = "the fields say it")]
 pub struct Names {
     pub added: BTreeSet<Arc<str>>,

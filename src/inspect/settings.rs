@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -26,7 +27,7 @@ use crate::model::tls::{OfTarget, Sni, Tls, Trust, Verify};
 use crate::model::upstream::{Failover, Limits, Sticky, Upstream, WholeResponse};
 
 /// Effective value of one setting, with its origin.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Setting {
     /// Path within the upstream, such as `health_check.interval`; `targets[10.0.0.1:8080].weight` for a
     /// target, `services[checkout].timeout` for a service, and `envoy.…` for a setting that only Envoy has.
@@ -39,7 +40,7 @@ pub struct Setting {
 }
 
 /// Origin of a value.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "origin", rename_all = "snake_case")]
 pub enum Origin {
     /// Fixed default; nothing is declared.
@@ -60,6 +61,21 @@ pub enum Origin {
         /// Reason, in words.
         because: String,
     },
+}
+
+/// Effective settings of one upstream, as the CLI and the API show them.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct UpstreamSettings {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// Settings of the upstream, its targets and its services.
+    pub settings: Vec<Setting>,
+}
+
+/// Returns the effective settings of an upstream; none if there is no such upstream.
+pub fn effective(build: &Build, name: &str) -> Option<UpstreamSettings> {
+    let settings = upstream(build, &Name::parse(name)?)?;
+    Some(UpstreamSettings { upstream: name.to_owned(), settings })
 }
 
 /// Returns the settings of an upstream, its targets and its services; none if there is no such upstream.

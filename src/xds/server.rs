@@ -32,8 +32,8 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 use tracing::{info, warn};
 
-use crate::access::identity::Rule;
-use crate::access::tls::Incoming;
+use crate::access::identity::IdentityRule;
+use crate::access::incoming::Incoming;
 use crate::build::snapshot::Variant;
 use crate::cache::{Cache, Subscription};
 use crate::envoy::node::Node;
@@ -250,7 +250,7 @@ struct Shared {
     admission: Mutex<Gate>,
     meter: Meter,
     metrics: Metrics,
-    identity: Rule,
+    identity: IdentityRule,
 }
 
 /// Admission of streams, and the log of refused ones.
@@ -276,7 +276,7 @@ impl Discovery {
             admission: Mutex::new(gate),
             meter: Meter::default(),
             metrics: Metrics::default(),
-            identity: Rule::Any,
+            identity: IdentityRule::Any,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -287,7 +287,7 @@ impl Discovery {
     /// # Panics
     ///
     /// Panics if it is serving already.
-    pub fn with_identity(mut self, identity: Rule) -> Self {
+    pub fn with_identity(mut self, identity: IdentityRule) -> Self {
         Arc::get_mut(&mut self.shared).expect("it is not serving yet").identity = identity;
         self
     }

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::access::tokens::{Role, Token};
-use crate::admin::http::guard::make;
+use crate::access::tokens::{Role, Token, TokenError};
 use crate::cli::online::client::{Asking, Server, Terms, segment};
 use crate::cli::output::table;
 use crate::cli::print;
@@ -88,7 +87,8 @@ fn shown(token: &Token) -> Value {
 fn in_directory(store: &Store, action: &Action) -> anyhow::Result<Value> {
     match action {
         Action::Create { name, role, .. } => {
-            let (token, secret) = make(store, name, *role)?;
+            let (token, secret) = Token::create(name, *role)?;
+            anyhow::ensure!(store.add_token(&token)?, TokenError::Taken(token.name));
             let mut made = shown(&token);
             made["token"] = secret.reveal().into();
             Ok(made)
