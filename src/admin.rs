@@ -4,17 +4,12 @@
 //! the same build as a saved file.
 
 mod change;
-mod config;
-mod entities;
+mod declared;
 pub mod http;
 mod openapi;
 mod operation;
 mod order;
-pub mod problem;
-mod raw;
-mod request;
 mod resource;
-mod revisions;
 mod route;
 mod schema;
 pub(crate) mod view;
@@ -37,7 +32,7 @@ use tower_http::normalize_path::NormalizePath;
 use crate::access::policy::Access;
 use crate::access::tokens::Role;
 use crate::admin::http::guard::{self, Guard, RoleTable};
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 use crate::admin::resource::metrics;
 use crate::admin::route::{ApiRoute, Content};
 use crate::cache::Cache;
@@ -111,11 +106,7 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
 
 /// Returns all routes.
 fn routes() -> Vec<ApiRoute> {
-    let mut routes = entities::routes();
-    routes.extend(raw::routes());
-    routes.extend(config::routes());
-    routes.extend(revisions::routes());
-    routes.extend(resource::routes());
+    let mut routes = resource::routes();
     let description = Content::json_of(schema::free_form("Description of this API, in OpenAPI 3.1"));
     routes.push(ApiRoute::get(
         "/openapi.json",

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::admin::http::blocking;
-use crate::admin::problem::Problem;
-use crate::admin::request::Write;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::Write;
 use crate::build::Build;
 use crate::config::render;
 use crate::control::rollout::CanaryProgress;

@@ -4,3 +4,5 @@ pub(crate) mod blocking;
 pub mod gate;
 pub mod guard;
 pub(crate) mod page;
+pub mod problem;
+pub(crate) mod request;

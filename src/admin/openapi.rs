@@ -8,7 +8,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content, Effect, ParameterValues, QueryParameter};
 use crate::admin::schema::{self, COMPONENTS};
 use crate::admin::view::write::{DryRunView, PendingView};

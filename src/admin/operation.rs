@@ -10,9 +10,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::admin::problem::Problem;
+use crate::admin::declared::{self, DeclaredBy, Desired};
+use crate::admin::http::problem::Problem;
 use crate::admin::view::secret;
-use crate::admin::view::{self, DeclaredBy, Desired};
 use crate::config::document::Kind;
 use crate::config::raw;
 use crate::config::{Path, Violation};
@@ -125,7 +125,7 @@ impl Operation {
         let nothing = || Problem::not_found(&format!("there is nothing at `{path}`"));
         let entity = |kind, name: &str| Slot { kind, upstream: None, name: name.to_owned() };
         let (is_collection, slot) = match words.as_slice() {
-            ["upstreams", upstream, "targets"] => (true, Slot::target(upstream, view::text(&body))),
+            ["upstreams", upstream, "targets"] => (true, Slot::target(upstream, declared::text(&body))),
             ["upstreams", upstream, "targets", address] => (false, Slot::target(upstream, address)),
             ["raw", raw::PATCHES, word, name @ ..] if !name.is_empty() => {
                 (false, entity(Kind::Raw, &raw::patch_key(resource_type(word)?, &name.join("/"))))
@@ -202,7 +202,7 @@ impl Operation {
 
 impl Slot {
     pub(crate) fn target(upstream: &str, address: &str) -> Self {
-        Self { kind: Kind::Target, upstream: Some(upstream.to_owned()), name: view::canonical(address) }
+        Self { kind: Kind::Target, upstream: Some(upstream.to_owned()), name: declared::canonical(address) }
     }
 
     /// Its name in the store.
@@ -274,7 +274,7 @@ impl Slot {
     fn with(&self, mut body: Value, field: &str, name: &str) -> Result<Value, Problem> {
         let own = body.get(field).and_then(Value::as_str);
         let is_same = match (self.kind, own) {
-            (Kind::Target, Some(own)) => view::canonical(own) == name,
+            (Kind::Target, Some(own)) => declared::canonical(own) == name,
             (_, own) => own == Some(name),
         };
         match body.get(field) {

@@ -3,8 +3,8 @@
 use axum::http::StatusCode;
 
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
-use crate::admin::request::Write;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::Write;
 use crate::config::values;
 use crate::failover::orders::Orders;
 use crate::failover::orders::decide::{Refusal, Scene};

@@ -1,7 +1,9 @@
 //! Resources of the admin API, a file each: routes, handlers, and the views that no other resource has.
 
 mod backup;
+mod config;
 mod drills;
+mod entities;
 mod events;
 mod failovers;
 mod files;
@@ -11,6 +13,8 @@ pub(crate) mod metrics;
 mod notify;
 mod orders;
 mod pins;
+mod raw;
+mod revisions;
 mod settings;
 mod simulate;
 mod snapshots;
@@ -24,6 +28,10 @@ use crate::admin::route::ApiRoute;
 /// Returns the routes of all resources.
 pub(crate) fn routes() -> Vec<ApiRoute> {
     [
+        entities::routes(),
+        raw::routes(),
+        config::routes(),
+        revisions::routes(),
         health::routes(),
         settings::routes(),
         states::routes(),

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 
 /// Runs `work` on a thread where it may block, so that no other request waits for it.
 ///

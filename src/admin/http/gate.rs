@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tower::ServiceExt as _;
 use tower_http::normalize_path::NormalizePath;
 
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 use crate::admin::{self, Admin};
 
 /// Gate of the admin port. Clones share their state.

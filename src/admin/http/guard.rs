@@ -22,7 +22,7 @@ use crate::access::policy::{Denial, Principal};
 use crate::access::random;
 use crate::access::tokens::{Role, TokenSecret};
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

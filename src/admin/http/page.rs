@@ -6,8 +6,8 @@ use axum::http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::admin::problem::Problem;
-use crate::admin::request::Parameters;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::Parameters;
 
 /// Default and maximum number of items of a page.
 const SIZES: (usize, usize) = (100, 1000);

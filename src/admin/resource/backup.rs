@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use crate::access::tokens::Role;
 use crate::admin::Admin;
 use crate::admin::http::blocking;
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
 
 /// Returns the routes.

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
 use crate::telemetry::events::{Events, Follower, Next};
 

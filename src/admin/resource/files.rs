@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::access::tokens::Role;
 use crate::admin::Admin;
 use crate::admin::http::blocking;
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
 use crate::config::Violation;
 use crate::source::files;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
 use crate::build::Build;
 use crate::failover::ledger::Ledger;

@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
+use crate::admin::http::problem::Problem;
 use crate::admin::order::unknown_upstream;
-use crate::admin::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::view::drill::DrillView;
 use crate::admin::view::failover::FailoverView;

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
-use crate::admin::request::Write;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::Write;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
 

@@ -8,9 +8,9 @@ use serde::Deserialize;
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Write, decoded};
 use crate::admin::order::terms;
-use crate::admin::problem::Problem;
-use crate::admin::request::{Write, decoded};
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
 use crate::admin::view::order::{FailbackView, PinView};

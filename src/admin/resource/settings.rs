@@ -5,8 +5,8 @@ use axum::response::Json;
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
+use crate::admin::http::problem::Problem;
 use crate::admin::order::unknown_upstream;
-use crate::admin::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
 use crate::inspect::settings::{self, UpstreamSettings};
 

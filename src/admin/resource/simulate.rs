@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
-use crate::admin::request::{Object, decoded, in_body};
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Object, decoded, in_body};
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
 use crate::admin::view::simulation::SimulationView;

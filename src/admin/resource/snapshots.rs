@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::view::secret;

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::access::tokens::Role;
 use crate::admin::Admin;
 use crate::admin::change::shown;
+use crate::admin::declared::{self, Desired};
 use crate::admin::http::page::Items;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Parameters, Write};
 use crate::admin::operation::{self, Decided, Operation, Slot, Verb, absent, encoded, etag};
-use crate::admin::problem::Problem;
-use crate::admin::request::{Parameters, Write};
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::view::write::DeletedView;
-use crate::admin::view::{self, Desired};
 use crate::build::{self, Inputs};
 use crate::config::Violation;
 use crate::config::document::Kind;
@@ -180,7 +180,7 @@ pub(crate) async fn list_targets(
     }
     let targets = desired.targets(&upstream).into_iter();
     let targets: std::collections::BTreeMap<String, Value> =
-        targets.map(|target| (view::canonical(view::text(&target.body)), target.body)).collect();
+        targets.map(|target| (declared::canonical(declared::text(&target.body)), target.body)).collect();
     let body = |address: &str| targets.get(address).cloned();
     Ok(Json(page.cut(targets.keys().cloned(), body, &format!("/upstreams/{upstream}/targets"))))
 }

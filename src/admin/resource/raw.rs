@@ -11,14 +11,14 @@ use serde_json::{Map, Value, json};
 use crate::access::tokens::Role;
 use crate::admin::Admin;
 use crate::admin::change::shown;
-use crate::admin::entities;
+use crate::admin::declared::{self, DeclaredBy, Desired};
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Write, in_body};
 use crate::admin::operation::{self, Place, Slot, etag, resource_type};
-use crate::admin::problem::Problem;
-use crate::admin::request::{Write, in_body};
+use crate::admin::resource::entities;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
 use crate::admin::view::secret;
-use crate::admin::view::{self, DeclaredBy, Desired};
 use crate::build::Build;
 use crate::config::document::Kind;
 use crate::config::raw::{self, Resource};
@@ -192,7 +192,7 @@ fn from_files(build: &Build, resource_type: ResourceType) -> Vec<(&Resource, Str
     let all =
         build.documents.of(Kind::Raw).flat_map(|document| document.raw.iter().map(move |it| (document, it)));
     all.filter(|(_, declared)| declared.entity.resource_type == resource_type)
-        .filter_map(|(document, declared)| match view::declared_by(document, &declared.path) {
+        .filter_map(|(document, declared)| match declared::declared_by(document, &declared.path) {
             DeclaredBy::File(place) => Some((&*declared.entity, place)),
             DeclaredBy::Rest => None,
         })

@@ -10,8 +10,8 @@ use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::access::policy::Principal;
+use crate::admin::http::problem::Problem;
 use crate::admin::operation::Conditions;
-use crate::admin::problem::Problem;
 use crate::admin::{Admin, MAX_BODY};
 use crate::config::{Level, Path, Violation, tree, values};
 use crate::control::Terms;

@@ -13,14 +13,14 @@ use serde_json::{Map, Value, json};
 use crate::access::tokens::Role;
 use crate::admin::Admin;
 use crate::admin::change::shown;
+use crate::admin::declared::{self, DeclaredBy, Desired};
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Object, Parameters, Write, decoded};
 use crate::admin::operation::{self, Conditions, Operation, Place, Slot, Verb};
-use crate::admin::problem::Problem;
-use crate::admin::raw::patches;
-use crate::admin::request::{Object, Parameters, Write, decoded};
+use crate::admin::resource::raw::patches;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::view::write::{ChangedView, DryRunView, SynchronizedView};
-use crate::admin::view::{self, DeclaredBy, Desired};
 use crate::build::Build;
 use crate::config::document::Kind;
 use crate::config::raw;
@@ -89,7 +89,7 @@ fn whole(build: &Build, tag: Option<&str>) -> Value {
         config.insert(kind.plural().to_owned(), wanted.collect());
     }
     if tag.is_none() {
-        let resource = |(key, entity): (String, view::Entity)| {
+        let resource = |(key, entity): (String, declared::Entity)| {
             let (resource_type, _) = raw::split(&key)?;
             let mut body = entity.body;
             if body.get(raw::TYPE).is_none() {
