@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use crate::access::certificate::CertificateNames;
 
-/// IdentityRule for the name that a node's certificate must have.
+/// Rule for the name that a node's certificate must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdentityRule {
     /// Any name: the certificate authority alone decides which clients may connect.

@@ -57,7 +57,7 @@ impl TlsFiles {
         [&self.certificate, &self.key].into_iter().chain(&self.client_ca).cloned().collect()
     }
 
-    /// Reads all files, to detect changes; none for a file that cannot be read.
+    /// Reads all files, to detect changes; a file that cannot be read has no content.
     fn texts(&self) -> Vec<Option<Vec<u8>>> {
         self.paths().iter().map(|path| std::fs::read(path).ok()).collect()
     }

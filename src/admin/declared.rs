@@ -1,4 +1,4 @@
-//! Entities as the API shows them: what was written, by file or by REST, with an upstream's targets together.
+//! Declared entities: as they were written, in a file or over REST, each upstream with all of its targets.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,32 +13,32 @@ use crate::control::Now;
 use crate::model::documents::Stored;
 use crate::model::target::Address;
 
-/// An entity and who declared it.
+/// Entity and its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entity {
     pub(crate) body: Value,
     pub(crate) by: DeclaredBy,
 }
 
-/// Who declared something, and so who may change it.
+/// Origin of a declaration, which decides who may change it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DeclaredBy {
-    /// A file, at a place such as `shop.yaml:12`. The API may not change it.
+    /// File, with the line, such as `shop.yaml:12`. The API may not change it.
     File(String),
-    /// A write over REST.
+    /// Write over REST.
     Rest,
 }
 
-/// A target, where it stands, and who declared it.
+/// Target with its place and origin.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DeclaredTarget {
     pub(crate) body: Value,
     pub(crate) by: DeclaredBy,
-    /// In the list of its upstream; none for one that was added on its own.
+    /// Index in the list of its upstream; none for a target that was added on its own.
     pub(crate) index: Option<usize>,
 }
 
-/// What is declared: by the files of a build, and over REST beside them, by what is stored or is about to be.
+/// All declarations: the files of a build, and the entities that are stored or about to be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Desired<'a> {
     pub(crate) files: &'a Build,
@@ -46,17 +46,17 @@ pub(crate) struct Desired<'a> {
 }
 
 impl<'a> Desired<'a> {
-    /// The newest.
+    /// Returns the newest declarations.
     pub(crate) fn now(now: Now<'a>) -> Self {
         Self { files: now.build, stored: &now.inputs.stored }
     }
 
-    /// What a build was made of.
+    /// Returns the declarations that a build was made of.
     pub(crate) fn of(build: &'a Build) -> Self {
         Self { files: build, stored: &build.stored }
     }
 
-    /// The entity of this name.
+    /// Returns the entity of this name.
     pub(crate) fn entity(self, kind: Kind, name: &str) -> Option<Entity> {
         match self.stored.get(&(kind, name.to_owned())) {
             Some(body) => Some(self.show(kind, name, Value::clone(body), DeclaredBy::Rest)),
@@ -67,20 +67,20 @@ impl<'a> Desired<'a> {
         }
     }
 
-    /// All entities of a kind, by name.
+    /// Returns all entities of a kind, by name.
     pub(crate) fn entities(self, kind: Kind) -> Vec<(String, Entity)> {
         let names = self.names(kind);
         names.into_iter().filter_map(|name| Some((name.clone(), self.entity(kind, &name)?))).collect()
     }
 
-    /// The names of all entities of a kind, in their order.
+    /// Returns the names of all entities of a kind.
     pub(crate) fn names(self, kind: Kind) -> BTreeSet<String> {
         let own = self.files.file_documents().flat_map(|document| document.named(kind));
         let stored = self.stored.range((kind, String::new())..).take_while(|((it, _), _)| *it == kind);
         own.map(|(name, _)| name.to_owned()).chain(stored.map(|((_, name), _)| name.clone())).collect()
     }
 
-    /// The targets of an upstream: its own, then those that were added.
+    /// Returns the targets of an upstream: those in its list, then those that were added on their own.
     pub(crate) fn targets(self, upstream: &str) -> Vec<DeclaredTarget> {
         let own = match self.stored.get(&(Kind::Upstream, upstream.to_owned())) {
             Some(body) => {
@@ -105,7 +105,7 @@ impl<'a> Desired<'a> {
         own.into_iter().chain(added).collect()
     }
 
-    /// The targets that were added to an upstream on their own, by their key in the store.
+    /// Returns the targets that were added to an upstream on their own, by their key in the store.
     pub(crate) fn added(self, upstream: &str) -> impl Iterator<Item = (&'a str, &'a Arc<Value>)> {
         let prefix = format!("{upstream}/");
         let from = self.stored.range((Kind::Target, prefix.clone())..);
@@ -113,13 +113,13 @@ impl<'a> Desired<'a> {
             .map(|((_, name), body)| (name.as_str(), body))
     }
 
-    /// The target of an upstream with this address.
+    /// Returns the target of an upstream with this address.
     pub(crate) fn target(self, upstream: &str, address: &str) -> Option<DeclaredTarget> {
         let address = canonical(address);
         self.targets(upstream).into_iter().find(|target| canonical(text(&target.body)) == address)
     }
 
-    /// True when there is an upstream of this name.
+    /// True if an upstream has this name.
     pub(crate) fn has_upstream(self, name: &str) -> bool {
         self.stored.contains_key(&(Kind::Upstream, name.to_owned()))
             || self.file(Kind::Upstream, name).is_some()
@@ -139,16 +139,17 @@ impl<'a> Desired<'a> {
     }
 }
 
-/// The identity of a target: `host:port` in one spelling, or the text as it is when it is none.
+/// Returns the canonical `host:port` of an address; the text itself if it is no address.
 pub(crate) fn canonical(address: &str) -> String {
     Address::parse(address).map_or_else(|_| address.to_owned(), |address| address.to_string())
 }
 
-/// The field `target` of a target.
+/// Returns the field `target` of a target; empty if it is absent.
 pub(crate) fn text(target: &Value) -> &str {
     target.get("target").and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Returns the origin of the entity at a path of a document.
 pub(crate) fn declared_by(document: &Document, path: &Path) -> DeclaredBy {
     match &document.origin {
         Origin::File(file) => {
@@ -167,7 +168,7 @@ fn own_targets(document: &Document, upstream: &Path) -> Vec<DeclaredTarget> {
     targets.into_iter().enumerate().map(show).collect()
 }
 
-/// A target with its defaults, such that it could be written back as it is.
+/// Returns a target with its defaults, in a form that can be written back.
 fn complete(body: Value) -> Value {
     let Value::Object(fields) = body else { return body };
     let mut complete = Map::new();
