@@ -14,7 +14,7 @@ use prost::Message;
 use prost_types::field_descriptor_proto::Type;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-const RECORDS: &str = "proto/understudy/store/v1/store.proto";
+const RECORDS: [&str; 2] = ["proto/understudy/store/v1/store.proto", "proto/understudy/admin/v1/reply.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let envoy = envoy_descriptors()?;
     fs::write(out.join("envoy.bin"), envoy.encode_to_vec())?;
     fs::write(out.join("shapes.rs"), shapes(&envoy)?)?;
-    let records = protox::compile([RECORDS], ["proto"])?;
+    let records = protox::compile(RECORDS, ["proto"])?;
     prost_build::Config::new().btree_map(["."]).compile_fds(records)?;
     Ok(())
 }

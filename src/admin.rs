@@ -3,16 +3,15 @@
 //! Core types do not leave it: every response is a view of its own. A write becomes stored entities and goes through
 //! the same build as a saved file.
 
-mod change;
 mod declared;
 pub mod http;
 mod openapi;
-mod operation;
 mod order;
 mod resource;
 mod route;
 mod schema;
 pub(crate) mod view;
+mod write;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,10 +34,13 @@ use crate::admin::http::guard::{self, Guard, RoleTable};
 use crate::admin::http::problem::Problem;
 use crate::admin::resource::metrics;
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::write::conditions;
 use crate::cache::Cache;
 use crate::control::Control;
 use crate::failover::supervisor::Supervisor;
 use crate::nodes::Nodes;
+use crate::source::resolve::Names;
+use crate::store::Store;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::webhooks::Notifier;
@@ -51,6 +53,10 @@ const MAX_BODY: usize = 16 << 20;
 pub struct Admin {
     /// Handle of the one writer.
     pub control: Control,
+    /// Durable state.
+    pub store: Arc<dyn Store>,
+    /// Host names among the targets.
+    pub names: Names,
     /// Builds that are served, for reads.
     pub cache: Arc<Cache>,
     /// Orders, and what came of them.
@@ -131,7 +137,7 @@ async fn unmodified(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
     let known = known.as_ref().and_then(|known| known.to_str().ok());
-    if tag.zip(known).is_some_and(|(tag, known)| operation::matches(known, tag)) {
+    if tag.zip(known).is_some_and(|(tag, known)| write::conditions::matches(known, tag)) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = Body::empty();
         response.headers_mut().remove(header::CONTENT_LENGTH);

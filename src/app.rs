@@ -1,7 +1,7 @@
 //! Wiring of the control plane: sockets, admin API, watched files, xDS server, shutdown.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,19 +17,25 @@ use crate::access::identity::IdentityRule;
 use crate::access::incoming::Incoming;
 use crate::access::policy::{Access, AccessPolicy};
 use crate::access::tls::{PortTls, TlsFiles};
+use crate::access::tokens;
 use crate::admin::http::gate::AdminGate;
 use crate::admin::http::guard::PeerAddress;
 use crate::admin::{self, Admin};
+use crate::cache::Cache;
 use crate::config::Violation;
-use crate::control::{self, Control, WriteError};
+use crate::config::edit::Files;
+use crate::control::Control;
+use crate::control::operation::WriteError;
+use crate::control::start::Start;
 use crate::failover::ledger::Ledger;
 use crate::failover::supervisor::Supervisor;
 use crate::failover::traffic::Live;
 use crate::nodes::{NodeReport, Nodes};
-use crate::source::files::{self, Files};
-use crate::source::resolve::Resolver;
+use crate::source::files;
+use crate::source::resolve::{Names, Resolver};
 use crate::source::watch as watcher;
 use crate::store::Store;
+use crate::store::redb::RedbStore;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::webhooks::Notifier;
@@ -61,7 +67,7 @@ pub struct Options {
     pub require_if_match: bool,
     /// TLS files of the xDS port; none for plain text.
     pub xds_tls: Option<TlsFiles>,
-    /// IdentityRule for the node that an Envoy's certificate permits. Applies only if clients must show a
+    /// Rule for the node that an Envoy's certificate permits. Applies only if clients must show a
     /// certificate.
     pub node_identity: IdentityRule,
     /// TLS files of the admin API; none for plain text.
@@ -117,6 +123,30 @@ pub struct App {
     servers: JoinSet<anyhow::Result<()>>,
 }
 
+/// Bound ports, with their TLS.
+struct Ports {
+    xds: Incoming,
+    admin: Incoming,
+    addresses: admin::BoundAddresses,
+}
+
+/// Connected nodes, events and metrics.
+#[derive(Clone)]
+struct Telemetry {
+    nodes: Nodes,
+    events: Events,
+    metrics: Metrics,
+}
+
+/// Config with everything that changes it: store, control, followed files, and the supervisor of orders.
+struct Core {
+    store: Arc<dyn Store>,
+    names: Names,
+    control: Control,
+    cache: Arc<Cache>,
+    supervisor: Supervisor,
+}
+
 impl App {
     /// Loads the config, binds both ports and serves.
     ///
@@ -124,112 +154,47 @@ impl App {
     ///
     /// Fails with all faults of the config, or if an address or the data directory cannot be used.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        let ports = [("xds", options.xds, &options.xds_tls), ("admin", options.admin, &options.admin_tls)];
-        for (name, address, tls) in ports {
-            guard(name, address, tls.is_some() || options.insecure)?;
-        }
-        if !options.xds.ip().is_loopback()
-            && options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_none())
-        {
-            warn!(
-                "any Envoy that reaches --xds is told the config, keys included; --xds-client-ca ends that"
-            );
-        }
-        let watch_tls = |files: &Option<TlsFiles>, port, protocols| {
-            let watched = files.clone().map(|files| PortTls::watch(files, port, protocols));
-            watched.transpose().map_err(anyhow::Error::from)
-        };
-        let xds_tls = watch_tls(&options.xds_tls, "xds", &["h2"])?;
-        let admin_tls = watch_tls(&options.admin_tls, "admin", &["http/1.1"])?;
-        let policy = AccessPolicy {
-            loopback: options.admin.ip().is_loopback(),
-            tls: options.admin_tls.is_some(),
-            require_token: options.require_token,
-            requests_per_second: options.requests_per_second,
-        };
-        let identity = match options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
-            true => options.node_identity.clone(),
-            false => IdentityRule::Any,
-        };
+        check_exposure(&options)?;
         // Bound before the store is opened, so that a second understudy fails here and writes or serves
         // nothing.
-        let xds = bind(options.xds).context("cannot serve xDS")?;
-        let admin = bind(options.admin).context("cannot serve the admin API")?;
-        let addresses = admin::BoundAddresses {
-            xds: xds.local_addr().context("cannot serve xDS")?,
-            admin: admin.local_addr().context("cannot serve the admin API")?,
-        };
-
+        let ports = Ports::bind(&options)?;
+        let addresses = ports.addresses;
         let (shutdown, stop) = watch::channel(false);
         let (gate, mut api) = (AdminGate::default(), JoinSet::new());
-        api.spawn(serve_admin(Incoming::new(admin, admin_tls), gate.clone(), stop.clone()));
+        api.spawn(serve_admin(ports.admin, gate.clone(), stop.clone()));
 
-        let read = files::read(&options.paths);
-        for empty in files::empty(&options.paths) {
-            warn!(path = empty.file, "{}", empty.message);
-        }
-        let last = read.clone().unwrap_or_default();
-        let runtime = tokio::runtime::Handle::current();
         let (events, metrics) = (Events::default(), Metrics::default());
-        let nodes = Nodes::new(events.clone());
-        let known = nodes.clone();
-        let telling = (events.clone(), metrics.clone());
-        let start = move || {
-            let failed = |error| WriteError::Store(Arc::new(error));
-            let store = Store::open(&options.data).map_err(failed)?;
-            let ledger = Ledger::open(&store, Timestamp::now()).map_err(failed)?;
-            let start = control::Start {
-                files: read,
-                store,
-                resolver: Resolver::new(),
-                overrides: ledger.orders.overrides(),
-                events: telling.0,
-                metrics: telling.1,
-                nodes: known,
-            };
-            let started = control::start(start, &runtime)?;
-            Ok((started, ledger, options.paths, options.require_if_match))
-        };
-        let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
-        let ((control, cache), ledger, paths, require_if_match) = started.map_err(|error| match error {
-            WriteError::Refused(violations) => Error::Config(violations),
-            WriteError::Store(error) => Error::Other(anyhow::Error::new(error)),
-            error => Error::Other(error.into()),
-        })?;
-
-        follow(control.clone(), options.poll, paths.clone(), last);
-        let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-        tokio::spawn(reload_on(hangup, control.clone(), paths.clone()));
-        let door = control.clone();
-        let loads = nodes.loads();
-        let discovery = Discovery::new(cache.clone(), nodes.clone(), &identifier(), Limits::default());
-        let discovery = discovery.with_metrics(metrics.clone()).with_identity(identity);
-        let access = Access::new(policy, control.store().tokens().context("cannot read the tokens")?);
-        let live = Arc::new(Live::default());
-        let notifier = Notifier::default();
-        let telling = (notifier.clone(), events.clone(), cache.clone());
-        let supervisor = Supervisor::new(control.clone(), cache.clone(), live, events.clone(), ledger);
-        let admin = Admin {
-            control,
-            cache,
-            supervisor: supervisor.clone(),
-            notifier: notifier.clone(),
+        let telemetry = Telemetry { nodes: Nodes::new(events.clone()), events, metrics };
+        let core = Core::start(&options, telemetry.clone()).await?;
+        let Telemetry { nodes, events, metrics } = telemetry;
+        let discovery = Discovery::new(core.cache.clone(), nodes.clone(), &identifier(), Limits::default());
+        let discovery = discovery.with_metrics(metrics.clone()).with_identity(identity(&options));
+        let access =
+            Access::new(policy(&options), tokens::stored(&*core.store).context("cannot read the tokens")?);
+        let (notifier, loads) = (Notifier::default(), nodes.loads());
+        let mut servers = JoinSet::new();
+        servers.spawn(supervise(core.supervisor.clone(), loads));
+        servers.spawn(notify(notifier.clone(), events.clone(), core.cache.clone()));
+        servers.spawn(serve_xds(ports.xds, discovery, stop));
+        let control = core.control.clone();
+        gate.open(Admin {
+            control: core.control,
+            store: core.store,
+            names: core.names,
+            cache: core.cache,
+            supervisor: core.supervisor,
+            notifier,
             nodes,
             events,
             metrics,
             started: Timestamp::now(),
-            paths: paths.into(),
+            paths: options.paths.into(),
             addresses,
             access: Arc::new(access),
-            require_if_match,
-        };
-        let mut servers = JoinSet::new();
-        servers.spawn(conduct(supervisor, loads));
-        servers.spawn(async move { telling.0.run(&telling.1, &telling.2).await });
-        servers.spawn(serve_xds(Incoming::new(xds, xds_tls), discovery, stop));
-        gate.open(admin);
+            require_if_match: options.require_if_match,
+        });
         info!(xds = %addresses.xds, admin = %addresses.admin, "serving");
-        Ok(Self { control: door, addresses, gate, shutdown, admin: api, servers })
+        Ok(Self { control, addresses, gate, shutdown, admin: api, servers })
     }
 
     /// Returns the bound addresses.
@@ -262,6 +227,116 @@ impl App {
         self.servers.shutdown().await;
         Ok(())
     }
+}
+
+impl Ports {
+    fn bind(options: &Options) -> anyhow::Result<Self> {
+        let xds_tls = watch_tls(options.xds_tls.as_ref(), "xds", &["h2"])?;
+        let admin_tls = watch_tls(options.admin_tls.as_ref(), "admin", &["http/1.1"])?;
+        let xds = bind(options.xds).context("cannot serve xDS")?;
+        let admin = bind(options.admin).context("cannot serve the admin API")?;
+        let addresses = admin::BoundAddresses {
+            xds: xds.local_addr().context("cannot serve xDS")?,
+            admin: admin.local_addr().context("cannot serve the admin API")?,
+        };
+        Ok(Self { xds: Incoming::new(xds, xds_tls), admin: Incoming::new(admin, admin_tls), addresses })
+    }
+}
+
+impl Core {
+    /// Opens the store, builds the first config and follows the config paths.
+    async fn start(options: &Options, telemetry: Telemetry) -> Result<Self, Error> {
+        let read = files::read(&options.paths);
+        for empty in files::empty(&options.paths) {
+            warn!(path = empty.file, "{}", empty.message);
+        }
+        let last = read.clone().unwrap_or_default();
+        let (data, events) = (options.data.clone(), telemetry.events.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let start = move || open(&data, read, telemetry, &runtime);
+        let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
+        let Opened { store, names, control, cache, ledger } = started.map_err(|error| match error {
+            WriteError::Refused(violations) => Error::Config(violations),
+            WriteError::Store(error) => Error::Other(anyhow::Error::new(error)),
+            error => Error::Other(error.into()),
+        })?;
+        follow(control.clone(), options.poll, options.paths.clone(), last);
+        let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        tokio::spawn(reload_on(hangup, control.clone(), options.paths.clone()));
+        let live = Arc::new(Live::default());
+        let supervisor = Supervisor::new(control.clone(), store.clone(), cache.clone(), live, events, ledger);
+        Ok(Self { store, names, control, cache, supervisor })
+    }
+}
+
+/// Opened store, with the first config.
+struct Opened {
+    store: Arc<dyn Store>,
+    names: Names,
+    control: Control,
+    cache: Arc<Cache>,
+    ledger: Ledger,
+}
+
+/// Opens the store and builds the first config; blocks.
+fn open(
+    data: &Path,
+    files: Result<Files, Vec<Violation>>,
+    telemetry: Telemetry,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Opened, WriteError> {
+    let store: Arc<dyn Store> = Arc::new(RedbStore::open(data)?);
+    let ledger = Ledger::open(&*store, Timestamp::now())?;
+    let resolver = Resolver::new();
+    let names = resolver.names();
+    let Telemetry { nodes, events, metrics } = telemetry;
+    let start = Start {
+        files,
+        store: store.clone(),
+        resolver,
+        overrides: ledger.orders.overrides(),
+        events,
+        metrics,
+        nodes,
+    };
+    let (control, cache) = Control::start(start, runtime)?;
+    Ok(Opened { store, names, control, cache, ledger })
+}
+
+/// Refuses addresses that are open to others without protection, and warns of an open xDS port.
+fn check_exposure(options: &Options) -> anyhow::Result<()> {
+    guard("xds", options.xds, options.xds_tls.is_some() || options.insecure)?;
+    guard("admin", options.admin, options.admin_tls.is_some() || options.insecure)?;
+    if !options.xds.ip().is_loopback() && options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_none())
+    {
+        warn!("any Envoy that reaches --xds is told the config, keys included; --xds-client-ca ends that");
+    }
+    Ok(())
+}
+
+fn watch_tls(
+    files: Option<&TlsFiles>,
+    port: &'static str,
+    protocols: &'static [&'static str],
+) -> anyhow::Result<Option<PortTls>> {
+    let watched = files.cloned().map(|files| PortTls::watch(files, port, protocols));
+    watched.transpose().map_err(anyhow::Error::from)
+}
+
+/// Returns the policy of the admin API.
+fn policy(options: &Options) -> AccessPolicy {
+    AccessPolicy {
+        loopback: options.admin.ip().is_loopback(),
+        tls: options.admin_tls.is_some(),
+        require_token: options.require_token,
+        requests_per_second: options.requests_per_second,
+    }
+}
+
+/// Returns the rule for the nodes of client certificates; any node without them.
+fn identity(options: &Options) -> IdentityRule {
+    let shows_certificate = options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    if shows_certificate { options.node_identity.clone() } else { IdentityRule::Any }
 }
 
 /// Passes every change of the config paths, and of the files that the config names, to the control.
@@ -336,9 +411,13 @@ async fn serve_xds(
     server::serve(incoming, discovery, stopped(stop)).await.context("xDS failed")
 }
 
-async fn conduct(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> anyhow::Result<()> {
+async fn supervise(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> anyhow::Result<()> {
     tokio::join!(supervisor.run(), supervisor.listen(loads));
     Ok(())
+}
+
+async fn notify(notifier: Notifier, events: Events, cache: Arc<Cache>) -> anyhow::Result<()> {
+    notifier.run(&events, &cache).await
 }
 
 async fn serve_admin(incoming: Incoming, gate: AdminGate, stop: watch::Receiver<bool>) -> anyhow::Result<()> {

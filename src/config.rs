@@ -6,6 +6,7 @@
 //! together with the faults.
 
 pub mod document;
+pub mod edit;
 pub mod material;
 pub mod operation;
 pub mod raw;

@@ -18,10 +18,9 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("inspect", &["build", "config", "envoy", "model"]),
     // `model` for the addresses that names resolve to.
     ("source", &["config", "model"]),
-    // `source` to hear of changed files.
-    ("access", &["source"]),
-    // `inspect` for the edits of a revision.
-    ("store", &["access", "config", "inspect", "model"]),
+    ("store", &["config"]),
+    // `source` to watch the TLS files, `store` for the tokens.
+    ("access", &["source", "store"]),
     ("cache", &["build", "envoy"]),
     // `cache` for the receivers of the newest config.
     ("telemetry", &["cache", "config", "model"]),

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 
 use crate::access::random;
+use crate::store::{self, Store, TokenRecord};
 
 /// Permissions of a token. Each role includes the permissions of those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -78,7 +79,7 @@ impl TokenSecret {
     }
 }
 
-/// Stored record of a token.
+/// Token, without its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// Name of its owner, which becomes the author of the revisions made with it.
@@ -105,6 +106,26 @@ impl Token {
         let token = Self { name: name.to_owned(), role, created: Timestamp::now(), hash: secret.hash() };
         Ok((token, secret))
     }
+
+    /// Returns the record of the token in the store.
+    pub fn to_record(&self) -> TokenRecord {
+        TokenRecord {
+            name: self.name.clone(),
+            role: self.role.word().to_owned(),
+            created: self.created,
+            hash: self.hash.as_bytes().to_vec(),
+        }
+    }
+
+    /// Returns the token of a record; none if the record is damaged.
+    fn from_record(record: &TokenRecord) -> Option<Self> {
+        Some(Self {
+            name: record.name.clone(),
+            role: record.role.parse().ok()?,
+            created: record.created,
+            hash: blake3::Hash::from_slice(&record.hash).ok()?,
+        })
+    }
 }
 
 /// Reason for which a token is not created.
@@ -116,6 +137,19 @@ pub enum TokenError {
     /// Another token has the name.
     #[error("there is a token `{0}` already; revoke it first")]
     Taken(String),
+}
+
+/// Returns the tokens in the store, by name.
+///
+/// # Errors
+///
+/// Fails if the store cannot be read, or a record is damaged.
+pub fn stored(store: &dyn Store) -> Result<Vec<Token>, store::Error> {
+    let token = |record: TokenRecord| {
+        let damaged = || store::Error::Damaged { key: format!("tokens/{}", record.name) };
+        Token::from_record(&record).ok_or_else(damaged)
+    };
+    store.tokens()?.into_iter().map(token).collect()
 }
 
 /// True if a token may have this name: 1 to 63 ASCII letters, digits and `-_.@:`, since it is shown in

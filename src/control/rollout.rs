@@ -1,513 +1,399 @@
-//! How an accepted change reaches the fleets: by their canaries first.
+//! Rollout: accepted changes reach the fleets by their canaries first.
 //!
-//! What is desired is what was accepted last. While a rollout is under way, something older is live, the canaries run
-//! a candidate between the two, and changes that were accepted since wait behind it. Changes of endpoints alone do
-//! not wait: they are made to all of these at once.
+//! The desired config is what was accepted last. While a rollout is under way, something older is live, the
+//! canaries run a candidate between the two, and changes that were accepted since wait in a queue. Changes of
+//! endpoints alone do not wait: they are applied to all of these at once.
 //!
-//! A candidate that was refused is put back. If several changes were in it, each is then tried alone, so that none
-//! is taken back for another's fault. One that was refused alone is taken back: what came after it is built again
-//! without it, and what cannot be is taken back too.
+//! A candidate that was refused is put back. If it contained several changes, each is then tried alone, so that
+//! none is taken back for the fault of another. A change that was refused alone is taken back: later changes are
+//! built again without it, and those that cannot be built are taken back too.
 
 pub mod canary;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
-use serde::Serialize;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::build::{Build, Inputs};
-use crate::cache::{Canaries, Serving};
-use crate::config::document::Kind;
-use crate::config::{Level, Violation};
-use crate::control::rollout::canary::{Load, Phase, Policy, Refusal, Rollout, Sighting, View};
-use crate::control::{Reading, State, build_here, edits, put};
-use crate::inspect::plan;
+use crate::cache::{Cache, Canaries, Serving};
+use crate::config::Violation;
+use crate::control::desired::{Built, DesiredState, Reading, build_resolved};
+use crate::control::pending::PendingChange;
+use crate::control::progress::{CanaryProgress, Progress, Rejected};
+use crate::control::rollout::canary::{
+    CanaryPhase, CanaryPolicy, CanaryRefusal, CanaryRollout, CanaryStep, CanaryView, EnvoyState, RequestCount,
+};
 use crate::nodes::{self, Nodes, Presence};
-use crate::store::records::Revision;
-use crate::store::{Change, Commit};
-use crate::telemetry::events::Event;
 
-/// The code of files that an Envoy refused.
-const REFUSED_BY_ENVOY: &str = "US190";
+/// Number of generations that are remembered, each with its revision.
+const MAX_GENERATIONS: usize = 1_000;
 
-/// How many Envoys a revision remembers that refused it.
-const MAX_REFUSED_BY: usize = 100;
-
-/// How many generations are remembered, each with its revision.
-const MAX_PUBLICATIONS: usize = 1_000;
-
-/// A config with what was made of it.
-#[derive(Debug, Clone)]
-pub(super) struct Point {
-    pub(super) inputs: Inputs,
-    pub(super) build: Arc<Build>,
+/// Queue of accepted changes, and the canaries that try the first of them.
+#[derive(Debug)]
+pub(super) struct RolloutQueue {
+    /// Present while an accepted change is not in effect.
+    run: Option<CanaryRun>,
+    /// Revision that was in effect at the start.
+    first: u64,
+    /// Later revisions that were taken back.
+    rejected: BTreeSet<u64>,
+    last_rejected: Option<Rejected>,
+    /// Generations since the start that were published to all Envoys, each with its revision.
+    generations: VecDeque<(u64, u64)>,
+    progress: watch::Sender<Progress>,
+    cache: Arc<Cache>,
+    nodes: Nodes,
 }
 
-/// An accepted change.
+/// Rollout under way.
 #[derive(Debug)]
-pub(super) struct Step {
-    /// None when nobody would call it a change, as when a key was renewed.
-    pub(super) revision: Option<u64>,
-    pub(super) change: Accepted,
-}
-
-/// What was accepted.
-#[derive(Debug)]
-pub(super) enum Accepted {
-    Written(Vec<Change>),
-    /// With the files as they were read, and those that they name.
-    Saved(Box<Inputs>),
-}
-
-/// A rollout that is under way.
-#[derive(Debug)]
-pub(super) struct Trial {
-    live: Point,
-    candidate: Point,
-    /// What the candidate has and what is live has not.
-    steps: Vec<Step>,
-    /// What was accepted since.
-    queue: Vec<Step>,
-    /// So many of the queue are to be tried alone.
+struct CanaryRun {
+    live: Built,
+    candidate: Built,
+    /// Changes of the candidate since the live config.
+    changes: Vec<PendingChange>,
+    /// Changes that were accepted since.
+    queue: Vec<PendingChange>,
+    /// Number of changes at the head of the queue that are tried alone.
     singly: usize,
-    rollout: Rollout,
-    /// When to look again if nothing happens.
-    pub(super) until: Instant,
+    rollout: CanaryRollout,
+    /// Time of the next check if nothing happens.
+    until: Instant,
     since: Timestamp,
 }
 
-/// How far the newest changes are.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Progress {
-    /// The newest revision that is in effect.
-    pub live: u64,
-    /// Those that were accepted and are not in effect yet.
-    pub rolling_out: BTreeSet<u64>,
-    /// Who is asked about the first of these.
-    pub canaries: Vec<CanaryProgress>,
-    /// Since when.
-    pub since: Option<Timestamp>,
-    /// What was taken back last, until something newer is in effect.
-    pub rejected: Option<Rejected>,
+/// Changes that canaries refused, and that have to be taken back.
+#[derive(Debug)]
+pub(super) struct Rejection {
+    pub(super) live: Built,
+    pub(super) refused: Vec<PendingChange>,
+    /// Changes that were accepted since.
+    pub(super) queue: Vec<PendingChange>,
+    /// Number of changes at the head of the queue that are tried alone.
+    pub(super) singly: usize,
+    pub(super) refusal: CanaryRefusal,
 }
 
-/// A change that was taken back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Rejected {
-    /// Its revisions.
-    pub revisions: Vec<u64>,
-    /// The Envoys that refused it, by node id.
-    pub refused_by: Vec<String>,
-    /// Their words.
-    pub error: String,
-}
-
-/// How a fleet's canary is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CanaryProgress {
-    /// The fleet.
-    pub fleet: String,
-    /// The canary's id; none while one is being chosen.
-    pub node: Option<String>,
-    /// `choosing`, `asked`, `baking` or `passed`.
-    pub phase: &'static str,
-}
-
-impl Step {
-    /// The same change made to another config.
-    fn made_to(&self, point: &Point, newest: &Inputs) -> Result<Point, Vec<Violation>> {
-        let Inputs { addresses, overrides, .. } = newest.clone();
-        let mut inputs = Inputs { addresses, overrides, ..point.inputs.clone() };
-        match &self.change {
-            Accepted::Written(changes) => changes.iter().for_each(|change| put(&mut inputs, change.clone())),
-            Accepted::Saved(saved) => {
-                inputs.files.clone_from(&saved.files);
-                inputs.named_files.clone_from(&saved.named_files);
-            }
+impl RolloutQueue {
+    /// Creates an empty queue.
+    pub(super) fn new(cache: Arc<Cache>, nodes: Nodes) -> Self {
+        Self {
+            run: None,
+            first: 0,
+            rejected: BTreeSet::new(),
+            last_rejected: None,
+            generations: VecDeque::new(),
+            progress: watch::Sender::default(),
+            cache,
+            nodes,
         }
-        let build = build_here(&mut inputs, Some(&point.build), Reading::Missing)?;
-        Ok(Point { inputs, build: Arc::new(build) })
     }
-}
 
-impl State {
-    /// Brings what was accepted since `before` to the fleets. Returns the generation that has it.
-    pub(super) fn roll_out(&mut self, before: Point, steps: Vec<Step>) -> u64 {
-        match self.trial.take() {
-            Some(trial) => self.join(trial, steps),
-            None => self.advance(before, steps, 0),
-        }
+    /// Begins with the revision `first` in effect, of all up to `newest`.
+    pub(super) fn begin_at(&mut self, first: u64, newest: u64) {
+        self.first = first;
+        self.generations.push_back((self.cache.generation(), first));
+        self.publish_progress(newest);
+    }
+
+    /// Watches the progress.
+    pub(super) fn watch_progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Returns the time of the next check if nothing happens; none without a rollout.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.run.as_ref().map(|run| run.until)
+    }
+
+    /// Returns the newest generation.
+    pub(super) fn generation(&self) -> u64 {
         self.cache.generation()
     }
 
-    /// Brings new addresses and orders to the fleets, about which nobody needs to be asked.
-    pub(super) fn tell_endpoints(&mut self) {
-        let Some(mut trial) = self.trial.take() else { return self.settle() };
-        for point in [&mut trial.live, &mut trial.candidate] {
-            let Inputs { addresses, overrides, .. } = self.inputs.clone();
-            let mut inputs = Inputs { addresses, overrides, ..point.inputs.clone() };
-            match build_here(&mut inputs, Some(&point.build), Reading::Missing) {
-                Ok(build) => *point = Point { inputs, build: Arc::new(build) },
+    /// Returns the connected nodes.
+    pub(super) fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// Returns the node ids of the current canaries.
+    pub(super) fn canaries(&self) -> BTreeSet<String> {
+        self.run.as_ref().map(|run| run.rollout.canaries()).unwrap_or_default()
+    }
+
+    /// Returns the revision that was in effect at all Envoys in a generation; none if it is forgotten.
+    pub(super) fn revision_of(&self, generation: u64) -> Option<u64> {
+        let known = self.generations.iter().rev().find(|(known, _)| *known <= generation);
+        known.map(|(_, revision)| *revision)
+    }
+
+    /// Rolls out the changes that were accepted since `before`.
+    pub(super) fn roll_out(
+        &mut self,
+        desired: &mut DesiredState,
+        before: Built,
+        changes: Vec<PendingChange>,
+    ) -> Option<Rejection> {
+        match self.run.take() {
+            Some(run) => {
+                self.join(desired, run, changes);
+                None
+            }
+            None => self.advance(desired, before, changes, 0),
+        }
+    }
+
+    /// Publishes new addresses and overrides to all nodes, without canaries.
+    pub(super) fn publish_endpoints(&mut self, desired: &mut DesiredState) {
+        let Some(mut run) = self.run.take() else { return self.publish_to_all(desired) };
+        for built in [&mut run.live, &mut run.candidate] {
+            let Inputs { addresses, overrides, .. } = desired.inputs.clone();
+            let mut inputs = Inputs { addresses, overrides, ..built.inputs.clone() };
+            match build_resolved(&mut inputs, Some(&built.build), Reading::Missing) {
+                Ok(build) => *built = Built { inputs, build: Arc::new(build) },
                 Err(violations) => {
                     error!(?violations, "new endpoints made a good config bad, which cannot be");
                 }
             }
         }
-        self.ask(trial);
+        self.publish_run(desired, run);
     }
 
-    /// Makes what is in the queue live, or begins to ask about it.
-    fn advance(&mut self, mut live: Point, mut queue: Vec<Step>, mut singly: usize) {
+    /// Publishes the changes of the queue to all nodes, or begins a rollout with the first of them.
+    pub(super) fn advance(
+        &mut self,
+        desired: &mut DesiredState,
+        mut live: Built,
+        mut queue: Vec<PendingChange>,
+        mut singly: usize,
+    ) -> Option<Rejection> {
         while !queue.is_empty() {
             let rest = if singly > 0 { queue.split_off(1) } else { Vec::new() };
             singly = singly.saturating_sub(1);
             let candidate = match queue.as_slice() {
-                [first] if !rest.is_empty() => first.made_to(&live, &self.inputs),
-                _ => Ok(Point { inputs: self.inputs.clone(), build: self.build.clone() }),
+                [first] if !rest.is_empty() => first.applied_to(&live, &desired.inputs),
+                _ => Ok(desired.built()),
             };
             let candidate = match candidate {
                 Ok(candidate) => candidate,
-                Err(violations) => return self.take_back(live, queue, rest, singly, &unbuilt(&violations)),
+                Err(violations) => {
+                    let refusal = unbuilt(&violations);
+                    return Some(Rejection { live, refused: queue, queue: rest, singly, refusal });
+                }
             };
             if let Some(rollout) = self.begin(&live.build, &candidate.build) {
                 let (until, since) = (Instant::now(), Timestamp::now());
-                let trial =
-                    Trial { live, candidate, steps: queue, queue: rest, singly, rollout, until, since };
+                let run =
+                    CanaryRun { live, candidate, changes: queue, queue: rest, singly, rollout, until, since };
                 self.nodes.follow_closely(true);
-                return self.watch(trial, None);
+                return self.check(desired, run, None);
             }
             (live, queue) = (candidate, rest);
         }
-        self.settle();
+        self.publish_to_all(desired);
+        None
     }
 
-    /// Everybody runs what is desired.
-    fn settle(&mut self) {
-        self.resolver.retain(&self.build.host_names());
+    /// Publishes the desired config to all nodes.
+    fn publish_to_all(&mut self, desired: &mut DesiredState) {
+        desired.builder.resolver.retain(&desired.build.host_names());
         self.nodes.follow_closely(false);
-        let generation = self.cache.publish(Serving::everywhere(self.build.clone()));
-        self.generations.push_back((generation, self.in_effect()));
-        if self.generations.len() > MAX_PUBLICATIONS {
+        let generation = self.cache.publish(Serving::everywhere(desired.build.clone()));
+        self.generations.push_back((generation, self.in_effect(desired.revision)));
+        if self.generations.len() > MAX_GENERATIONS {
             self.generations.pop_front();
         }
-        self.tell_progress();
+        self.publish_progress(desired.revision);
     }
 
-    /// None where nobody needs to be asked.
-    fn begin(&self, live: &Build, candidate: &Build) -> Option<Rollout> {
+    /// Begins a rollout; none if no canary is needed.
+    fn begin(&self, live: &Build, candidate: &Build) -> Option<CanaryRollout> {
         let settings = &candidate.model.rollout;
         if !settings.canary || candidate.is_alike(live) {
             return None;
         }
-        let policy = Policy { bake: settings.bake, error_rate: settings.error_rate };
-        self.with_view(live, candidate, |view| Rollout::begin(policy, view))
+        let policy = CanaryPolicy { bake: settings.bake, error_rate: settings.error_rate };
+        self.with_view(live, candidate, |view| CanaryRollout::begin(policy, view))
     }
 
-    fn with_view<T>(&self, live: &Build, candidate: &Build, with: impl FnOnce(View<'_>) -> T) -> T {
-        let one = |id: &str| sighting(&self.nodes, id, candidate);
+    fn with_view<T>(&self, live: &Build, candidate: &Build, with: impl FnOnce(CanaryView<'_>) -> T) -> T {
+        let one = |id: &str| envoy_state(&self.nodes, id, candidate);
         let affected = || {
             let changes = |presence: &Presence| !candidate.is_alike_for(live, &presence.node);
             let nodes = self.nodes.select(changes).into_iter().map(|presence| presence.node.id);
             nodes.collect::<BTreeSet<String>>().iter().filter_map(|id| one(id)).collect()
         };
         let (now, generation) = (Instant::now(), self.cache.generation());
-        with(View { now, generation, affected: &affected, one: &one })
+        with(CanaryView { now, generation, affected: &affected, one: &one })
     }
 
-    /// What was accepted while a rollout is under way: endpoints alone change everywhere, the rest waits.
-    fn join(&mut self, mut trial: Trial, steps: Vec<Step>) {
-        for step in steps {
-            let beside = |point: &Point| {
-                step.made_to(point, &self.inputs).ok().filter(|made| made.build.is_alike(&point.build))
+    /// Adds changes to a rollout under way: changes of endpoints alone are published to all nodes, the others
+    /// wait in the queue.
+    fn join(&mut self, desired: &mut DesiredState, mut run: CanaryRun, changes: Vec<PendingChange>) {
+        for change in changes {
+            let beside = |built: &Built| {
+                let applied = change.applied_to(built, &desired.inputs).ok();
+                applied.filter(|applied| applied.build.is_alike(&built.build))
             };
-            match beside(&trial.live).zip(beside(&trial.candidate)) {
-                Some((live, candidate)) => (trial.live, trial.candidate) = (live, candidate),
-                None => trial.queue.push(step),
+            match beside(&run.live).zip(beside(&run.candidate)) {
+                Some((live, candidate)) => (run.live, run.candidate) = (live, candidate),
+                None => run.queue.push(change),
             }
         }
-        self.ask(trial);
+        self.publish_run(desired, run);
     }
 
-    /// Looks how the canaries are doing, and who else refuses something.
-    pub(super) fn look(&mut self) {
-        self.note_refusals();
-        if let Some(trial) = self.trial.take() {
-            let canaries = trial.rollout.canaries();
-            self.watch(trial, Some(canaries));
-        }
+    /// Checks the canaries of the rollout under way.
+    pub(super) fn check_canary(&mut self, desired: &mut DesiredState) -> Option<Rejection> {
+        let run = self.run.take()?;
+        let canaries = run.rollout.canaries();
+        self.check(desired, run, Some(canaries))
     }
 
-    /// `told` are the canaries that were told of the candidate; none when nobody was.
-    fn watch(&mut self, mut trial: Trial, told: Option<BTreeSet<String>>) {
-        let step = self.with_view(&trial.live.build, &trial.candidate.build, |view| trial.rollout.look(view));
-        let revisions: Vec<u64> = trial.steps.iter().filter_map(|step| step.revision).collect();
+    /// Checks the canaries. `published` are those to which the candidate was published; none if it was not yet.
+    fn check(
+        &mut self,
+        desired: &mut DesiredState,
+        mut run: CanaryRun,
+        published: Option<BTreeSet<String>>,
+    ) -> Option<Rejection> {
+        let step = self.with_view(&run.live.build, &run.candidate.build, |view| run.rollout.check(view));
+        let revisions: Vec<u64> = run.changes.iter().filter_map(|change| change.revision).collect();
         match step {
-            canary::Step::Wait(until) => {
-                trial.until = until;
-                let canaries = trial.rollout.canaries();
-                if told.as_ref() == Some(&canaries) {
-                    self.trial = Some(trial);
-                    self.tell_progress();
+            CanaryStep::Wait(until) => {
+                run.until = until;
+                let canaries = run.rollout.canaries();
+                if published.as_ref() == Some(&canaries) {
+                    self.run = Some(run);
+                    self.publish_progress(desired.revision);
                 } else {
                     info!(?revisions, ?canaries, "a change goes to the canaries first");
-                    self.ask(trial);
+                    self.publish_run(desired, run);
                 }
+                None
             }
-            canary::Step::Accepted => {
+            CanaryStep::Accepted => {
                 info!(?revisions, "the canaries took the change; all follow");
-                self.advance(trial.candidate, trial.queue, trial.singly);
+                self.advance(desired, run.candidate, run.queue, run.singly)
             }
-            canary::Step::Rejected(refusal) => {
-                let Refusal { by, error } = &refusal;
+            CanaryStep::Rejected(refusal) => {
+                let CanaryRefusal { by, error } = &refusal;
                 warn!(?revisions, ?by, error, "the change was refused; no other Envoy gets it");
-                self.reject(trial, &refusal);
+                self.reject(desired, run, refusal)
             }
         }
     }
 
-    /// Publishes who should run what, with the canaries as they are now.
-    fn ask(&mut self, trial: Trial) {
-        let builds = [&self.build, &trial.live.build, &trial.candidate.build];
-        self.resolver.retain(&builds.into_iter().flat_map(|build| build.host_names()).collect());
-        let canaries = Canaries { nodes: trial.rollout.canaries(), build: trial.candidate.build.clone() };
-        let live = trial.live.build.clone();
-        self.cache.publish(Serving { desired: self.build.clone(), live, canaries: Some(canaries) });
-        self.trial = Some(trial);
-        self.tell_progress();
+    /// Publishes the live config, and the candidate to the current canaries.
+    fn publish_run(&mut self, desired: &mut DesiredState, run: CanaryRun) {
+        let builds = [&desired.build, &run.live.build, &run.candidate.build];
+        let names = builds.into_iter().flat_map(|build| build.host_names()).collect();
+        desired.builder.resolver.retain(&names);
+        let canaries = Canaries { nodes: run.rollout.canaries(), build: run.candidate.build.clone() };
+        let live = run.live.build.clone();
+        self.cache.publish(Serving { desired: desired.build.clone(), live, canaries: Some(canaries) });
+        self.run = Some(run);
+        self.publish_progress(desired.revision);
     }
 
-    /// The canaries return to what is live before anything else is tried.
-    fn reject(&mut self, trial: Trial, refusal: &Refusal) {
-        let Trial { live, mut steps, queue, singly, .. } = trial;
-        let (desired, lives) = (self.build.clone(), live.build.clone());
-        self.cache.publish(Serving { desired, live: lives, canaries: None });
-        if steps.len() > 1 {
-            let singly = singly + steps.len();
-            steps.extend(queue);
-            self.advance(live, steps, singly);
-        } else {
-            self.take_back(live, steps, queue, singly, refusal);
-        }
-    }
-
-    /// Takes the refused steps back: the desired config becomes what is live, with what still can be built on that.
-    fn take_back(
+    /// Returns the canaries to the live config. Several refused changes are then tried one by one; a single one
+    /// has to be taken back.
+    fn reject(
         &mut self,
-        live: Point,
-        refused: Vec<Step>,
-        queue: Vec<Step>,
-        singly: usize,
-        refusal: &Refusal,
-    ) {
-        let mut refused: Vec<(Step, Refusal)> =
-            refused.into_iter().map(|step| (step, refusal.clone())).collect();
-        let (mut desired, mut kept, mut amended) = (live.clone(), Vec::new(), Vec::new());
-        for step in queue {
-            match step.made_to(&desired, &self.inputs) {
-                Ok(point) => {
-                    amended.extend(self.rebased(&step, &desired, &point));
-                    desired = point;
-                    kept.push(step);
-                }
-                Err(violations) => refused.push((step, unbuilt(&violations))),
-            }
-        }
-        for (step, Refusal { by, error }) in &refused {
-            self.rejected.extend(step.revision);
-            self.metrics.rejected();
-            let revision = step.revision.and_then(|number| self.revision(number));
-            let rejected = |it| Revision { error: Some(error.clone()), refused_by: by.clone(), ..it };
-            amended.extend(revision.map(rejected));
-        }
-        let is_saved = |step: &Step| matches!(step.change, Accepted::Saved(_));
-        let revisions: Vec<u64> = refused.iter().filter_map(|(step, _)| step.revision).collect();
-        let Refusal { by, error } = refusal.clone();
-        self.last_rejected =
-            Some(Rejected { revisions: revisions.clone(), refused_by: by.clone(), error: error.clone() });
-        self.events.publish(&Event::Rejected { revisions, by, error });
-        let saved = refused.into_iter().rev().find_map(|(step, refusal)| match step.change {
-            Accepted::Saved(inputs) if !kept.iter().any(is_saved) => Some((inputs, refusal)),
-            _ => None,
-        });
-        let commit = Commit {
-            changes: differences(&self.inputs, &desired.inputs),
-            amended,
-            files: (self.inputs.files != desired.inputs.files).then(|| desired.inputs.files.clone()),
-            refused_files: saved.as_ref().map(|(saved, _)| fingerprint(saved)),
-            ..Commit::default()
-        };
-        if let Err(error) = self.commit(&commit) {
-            error!(error = &error as &dyn std::error::Error, "that a change was taken back was not stored");
-        }
-        let refused_build = std::mem::replace(&mut self.build, desired.build);
-        self.inputs = desired.inputs;
-        self.resolver.configure(&self.build.model.resolver);
-        if let Some((saved, Refusal { by, error })) = saved {
-            let edits = plan::file_edits(&self.build, &refused_build);
-            let file = edits.iter().find_map(|edit| edit.file.as_deref()).map(str::to_owned);
-            self.tell(vec![refused_files(file, format!("{} refused it: {error}", by.join(", ")))]);
-            self.refused_by_envoy = Some(*saved);
-        }
-        self.tell_named_files();
-        self.advance(live, kept, singly);
-    }
-
-    /// The revision of a step as it stands when one before it was taken back.
-    fn rebased(&self, step: &Step, before: &Point, after: &Point) -> Option<Revision> {
-        let edits = match &step.change {
-            Accepted::Written(changes) => edits(changes, &before.inputs),
-            Accepted::Saved(_) => plan::file_edits(&before.build, &after.build),
-        };
-        Some(Revision { edits, ..self.revision(step.revision?)? })
-    }
-
-    fn revision(&self, number: u64) -> Option<Revision> {
-        self.store.revisions(number..=number).ok()?.pop()
-    }
-
-    /// Notes at the revisions which Envoys refuse them, but for canaries, who are asked.
-    fn note_refusals(&mut self) {
-        let canaries = self.trial.as_ref().map(|trial| trial.rollout.canaries()).unwrap_or_default();
-        let mut amended: Vec<Revision> = Vec::new();
-        for nodes::Refused { node, seen } in self.nodes.take_refusals() {
-            let known = self.generations.iter().rev().find(|(generation, _)| *generation <= seen);
-            let Some((_, number)) = known.filter(|_| !canaries.contains(&node)) else { continue };
-            if !amended.iter().any(|revision| revision.number == *number) {
-                amended.extend(self.revision(*number));
-            }
-            let revision = amended.iter_mut().find(|revision| revision.number == *number);
-            let Some(Revision { refused_by, .. }) = revision else { continue };
-            if refused_by.len() < MAX_REFUSED_BY && !refused_by.contains(&node) {
-                warn!(node, revision = number, "this Envoy refuses what others have; it keeps its last good");
-                refused_by.push(node);
-            }
-        }
-        if !amended.is_empty()
-            && let Err(error) = self.commit(&Commit { amended, ..Commit::default() })
-        {
-            error!(
-                error = &error as &dyn std::error::Error,
-                "that an Envoy refused a revision was not stored"
-            );
+        desired: &mut DesiredState,
+        run: CanaryRun,
+        refusal: CanaryRefusal,
+    ) -> Option<Rejection> {
+        let CanaryRun { live, mut changes, queue, singly, .. } = run;
+        let serving = Serving { desired: desired.build.clone(), live: live.build.clone(), canaries: None };
+        self.cache.publish(serving);
+        if changes.len() > 1 {
+            let singly = singly + changes.len();
+            changes.extend(queue);
+            self.advance(desired, live, changes, singly)
+        } else {
+            Some(Rejection { live, refused: changes, queue, singly, refusal })
         }
     }
 
-    /// The newest revision that is in effect.
-    fn in_effect(&self) -> u64 {
+    /// Notes that changes were taken back: those that the canaries refused, and others that cannot be built
+    /// without them.
+    pub(super) fn set_rejected(&mut self, revisions: Vec<u64>, refusal: &CanaryRefusal) {
+        self.rejected.extend(&revisions);
+        let CanaryRefusal { by, error } = refusal.clone();
+        self.last_rejected = Some(Rejected { revisions, refused_by: by, error });
+    }
+
+    /// Returns the newest revision that is in effect.
+    fn in_effect(&self, newest: u64) -> u64 {
         let waiting = self.waiting();
-        let mut newer = (self.first..=self.revision).rev();
+        let mut newer = (self.first..=newest).rev();
         newer
             .find(|number| !waiting.contains(number) && !self.rejected.contains(number))
             .unwrap_or(self.first)
     }
 
     fn waiting(&self) -> BTreeSet<u64> {
-        let steps = self.trial.iter().flat_map(|trial| trial.steps.iter().chain(&trial.queue));
-        steps.filter_map(|step| step.revision).collect()
+        let changes = self.run.iter().flat_map(|run| run.changes.iter().chain(&run.queue));
+        changes.filter_map(|change| change.revision).collect()
     }
 
-    pub(super) fn tell_progress(&self) {
-        let canary = |(fleet, node, phase): (&str, Option<&str>, Phase)| CanaryProgress {
+    /// Publishes the progress, if it changed.
+    pub(super) fn publish_progress(&self, newest: u64) {
+        let canary = |(fleet, node, phase): (&str, Option<&str>, CanaryPhase)| CanaryProgress {
             fleet: fleet.to_owned(),
             node: node.map(str::to_owned),
             phase: word(phase),
         };
-        let live = self.in_effect();
+        let live = self.in_effect(newest);
+        let is_newest = |rejected: &Rejected| rejected.revisions.iter().all(|number| *number > live);
         let progress = Progress {
             live,
             rolling_out: self.waiting(),
-            canaries: self.trial.iter().flat_map(|trial| trial.rollout.progress().map(canary)).collect(),
-            since: self.trial.as_ref().map(|trial| trial.since),
-            rejected: self
-                .last_rejected
-                .clone()
-                .filter(|it| it.revisions.iter().all(|number| *number > live)),
+            canaries: self.run.iter().flat_map(|run| run.rollout.progress().map(canary)).collect(),
+            since: self.run.as_ref().map(|run| run.since),
+            rejected: self.last_rejected.clone().filter(is_newest),
         };
-        self.progress.send_if_modified(|told| {
-            let differs = *told != progress;
-            *told = progress;
+        self.progress.send_if_modified(|published| {
+            let differs = *published != progress;
+            *published = progress;
             differs
         });
     }
 }
 
-fn word(phase: Phase) -> &'static str {
+fn word(phase: CanaryPhase) -> &'static str {
     match phase {
-        Phase::Choosing => "choosing",
-        Phase::Asked => "asked",
-        Phase::Baking => "baking",
-        Phase::Passed => "passed",
+        CanaryPhase::Choosing => "choosing",
+        CanaryPhase::Asked => "asked",
+        CanaryPhase::Baking => "baking",
+        CanaryPhase::Passed => "passed",
     }
 }
 
-/// A node by all of its streams; none when it has none.
-fn sighting(nodes: &Nodes, id: &str, candidate: &Build) -> Option<Sighting> {
+/// Returns the state of a node over all of its streams; none if it has none.
+fn envoy_state(nodes: &Nodes, id: &str, candidate: &Build) -> Option<EnvoyState> {
     let streams = nodes.streams(id);
     let types = || streams.iter().flat_map(|presence| presence.types.values());
     let is_pending = |noted: &nodes::Noted| !noted.current || noted.state == nodes::State::Pending;
     let nodes::Totals { requests, errors } = nodes.totals(id);
-    Some(Sighting {
+    Some(EnvoyState {
         id: id.to_owned(),
         fleet: candidate.fleet_of(&streams.first()?.node).to_string(),
         seen: streams.iter().map(|presence| presence.seen).min()?,
         is_pending: types().next().is_none() || types().any(is_pending),
         errors: types().filter_map(|noted| noted.error.clone()).collect(),
-        load: Load { requests, errors },
+        load: RequestCount { requests, errors },
     })
 }
 
-/// The changes that make what REST declared of `from` what it is in `to`.
-fn differences(from: &Inputs, to: &Inputs) -> Vec<Change> {
-    let put = |(kind, name): &(Kind, String), body: &Arc<serde_json::Value>| Change::Put {
-        kind: *kind,
-        name: name.clone(),
-        body: body.clone(),
-    };
-    let change = |item| match item {
-        DiffItem::Add(key, body) | DiffItem::Update { new: (key, body), .. } => put(key, body),
-        DiffItem::Remove((kind, name), _) => Change::Delete { kind: *kind, name: name.clone() },
-    };
-    from.stored.diff(&to.stored).map(change).collect()
-}
-
-/// Why a change cannot stand that came after one which was taken back.
-fn unbuilt(violations: &[Violation]) -> Refusal {
+/// Returns the refusal of a change that cannot be built without an earlier one that was taken back.
+pub(super) fn unbuilt(violations: &[Violation]) -> CanaryRefusal {
     let first = violations.first().map(|violation| violation.message.as_str()).unwrap_or_default();
     let error = format!("it cannot stand without the change before it, which was refused: {first}");
-    Refusal { by: Vec::new(), error }
-}
-
-/// What is told of files that an Envoy refused, at the first file that they changed.
-pub(super) fn refused_files(file: Option<String>, message: String) -> Violation {
-    Violation {
-        code: REFUSED_BY_ENVOY,
-        level: Level::Error,
-        message,
-        help: Some("correct what the Envoy names; the files are tried again when they change".to_owned()),
-        file,
-        line: None,
-        column: None,
-        path: String::new(),
-        pointer: None,
-        related: Vec::new(),
-    }
-}
-
-/// The hash of the files and of those that they name.
-pub(super) fn fingerprint(inputs: &Inputs) -> u64 {
-    let mut hash = Xxh3::new();
-    let named = inputs.named_files.iter();
-    let named = named.map(|(name, text)| (name, text.as_deref().unwrap_or_default()));
-    for (name, text) in inputs.files.iter().map(|(name, text)| (name, &**text)).chain(named) {
-        for part in [name.as_str(), text] {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-    }
-    hash.digest()
+    CanaryRefusal { by: Vec::new(), error }
 }

@@ -32,7 +32,7 @@ impl Ledger {
     /// # Errors
     ///
     /// Fails if the store cannot be read or written, or if a record is damaged.
-    pub fn open(store: &Store, now: Timestamp) -> Result<Self, store::Error> {
+    pub fn open(store: &dyn Store, now: Timestamp) -> Result<Self, store::Error> {
         let mut orders = Orders::default();
         let mut past = Past::default();
         for (kind, key, value) in store.records()? {

@@ -77,7 +77,7 @@ struct Inner {
     control: Control,
     cache: Arc<Cache>,
     live: Arc<Live>,
-    store: Arc<Store>,
+    store: Arc<dyn Store>,
     /// Locked while orders change.
     supervision: Mutex<Supervision>,
     /// Copy of the ledger as of the last change, so that readers need not wait for the lock.
@@ -129,8 +129,14 @@ fn later(time: Timestamp, by: Duration) -> Timestamp {
 
 impl Supervisor {
     /// Returns a supervisor that continues from this ledger. The control already publishes its overrides.
-    pub fn new(control: Control, cache: Arc<Cache>, live: Arc<Live>, events: Events, ledger: Ledger) -> Self {
-        let store = control.store().clone();
+    pub fn new(
+        control: Control,
+        store: Arc<dyn Store>,
+        cache: Arc<Cache>,
+        live: Arc<Live>,
+        events: Events,
+        ledger: Ledger,
+    ) -> Self {
         let shown = RwLock::new(Arc::new(ledger.clone()));
         // Nodes that were on a standby may never return: they count as gone unless they report in time.
         ledger.history.all_away().for_each(|node| live.left(node, Timestamp::now()));

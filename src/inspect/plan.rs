@@ -16,35 +16,9 @@ use crate::build::Build;
 use crate::build::snapshot::{ResourceSet, Snapshot};
 use crate::config::Level;
 use crate::config::document::{Document, Kind};
+use crate::config::edit::{Edit, EditAction};
 use crate::config::raw;
 use crate::envoy::ResourceType;
-
-/// Edit of one entity, with the entity before and after.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Edit {
-    /// Kind of the entity.
-    pub kind: Kind,
-    /// Name of the entity: `upstream/host:port` for a target, `type/name` for a raw resource.
-    pub name: String,
-    /// Entity before the edit; none if it did not exist.
-    pub before: Option<Arc<Value>>,
-    /// Entity after the edit; none if it is deleted.
-    pub after: Option<Arc<Value>>,
-    /// File that declares the entity, or did; none for an entity written over REST.
-    pub file: Option<Arc<str>>,
-}
-
-/// Action of an edit on its entity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// Creation of a new entity.
-    Create,
-    /// Change of an existing entity.
-    Update,
-    /// Deletion of an entity.
-    Delete,
-}
 
 /// Meaning of an edit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -55,7 +29,7 @@ pub struct Change {
     /// Name of the entity: `upstream/host:port` for a target.
     pub name: String,
     /// Action on the entity.
-    pub action: Action,
+    pub action: EditAction,
     /// Sentence without a full stop: `upstream checkout loses its only standby`.
     pub summary: String,
     /// Level of the change: a warning if clients may notice it, else an info.
@@ -83,18 +57,6 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// Changed resources over all fleets, by the plural of their type.
     pub envoy: BTreeMap<&'static str, Names>,
-}
-
-impl Edit {
-    /// Returns the action on the entity; none if it stays the same.
-    pub fn action(&self) -> Option<Action> {
-        match (&self.before, &self.after) {
-            (None, Some(_)) => Some(Action::Create),
-            (Some(_), None) => Some(Action::Delete),
-            (Some(before), Some(after)) if before != after => Some(Action::Update),
-            _ => None,
-        }
-    }
 }
 
 impl Plan {

@@ -9,20 +9,13 @@ use std::sync::Arc;
 use std::thread;
 
 use imbl::OrdMap;
-use serde_json::Value;
 
 use crate::config::document::{self, Document, Kind, Origin};
+use crate::config::edit::{Files, Stored};
 use crate::config::tree::Node;
 use crate::config::{Path, Violation};
 use crate::memo::{Change, Same, changes};
 use crate::model::name::Name;
-
-/// Texts by file name.
-pub type Files = OrdMap<String, Arc<str>>;
-
-/// Entities written over REST, by kind and name. The name of a target is `upstream/host:port`, and its
-/// upstream is stored without its targets. The name of a raw resource is `type/name`.
-pub type Stored = OrdMap<(Kind, String), Arc<Value>>;
 
 /// Targets added to one upstream over REST, sorted by name.
 pub type Added = Vec<Arc<Document>>;

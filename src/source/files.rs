@@ -9,11 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::edit::Files;
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
-
-/// Texts by file name.
-pub use crate::model::documents::Files;
 
 /// Time that a file may stay blank between being truncated and being written.
 const PATIENCE: Duration = Duration::from_secs(1);

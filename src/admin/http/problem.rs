@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Violation;
-use crate::control::WriteError;
+use crate::control::operation::WriteError;
 use crate::store;
 
 /// Maximum size of a plain text of the framework, in bytes.

@@ -11,11 +11,11 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::access::policy::Principal;
 use crate::admin::http::problem::Problem;
-use crate::admin::operation::Conditions;
+use crate::admin::write::conditions::Conditions;
 use crate::admin::{Admin, MAX_BODY};
 use crate::config::{Level, Path, Violation, tree, values};
-use crate::control::Terms;
-use crate::store::records::Source;
+use crate::control::operation::WriteRequest;
+use crate::store::RevisionSource;
 
 /// How long `?wait=acked` waits unless told otherwise, and at most.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,7 +32,8 @@ pub(crate) struct Write {
     /// Null for none.
     pub(crate) body: Value,
     pub(crate) conditions: Conditions,
-    pub(crate) terms: Terms,
+    /// Author and circumstances.
+    pub(crate) request: WriteRequest,
     /// Only the plan is wanted.
     pub(crate) dry_run: bool,
     /// For how long to wait until Envoys have acknowledged it.
@@ -114,8 +115,8 @@ impl FromRequest<Admin> for Write {
                 only_new: text(&headers, header::IF_NONE_MATCH.as_str())?.is_some_and(|it| it.trim() == "*"),
                 required: admin.require_if_match,
             },
-            terms: Terms {
-                source: Source::Api,
+            request: WriteRequest {
+                source: RevisionSource::Api,
                 author: author.unwrap_or_default(),
                 reason: text(&headers, "x-reason")?,
                 idempotency: idempotency(&method, &uri, &headers, &bytes)?,

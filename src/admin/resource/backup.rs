@@ -21,7 +21,7 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
 
 /// Handles `GET /backup`: responds with the file that `understudy restore` takes.
 async fn read(State(admin): State<Admin>) -> Result<Response, Problem> {
-    let store = admin.control.store().clone();
+    let store = admin.store.clone();
     let bytes = blocking::run(move || {
         let directory = tempfile::tempdir().map_err(|error| failed(&error))?;
         let file = directory.path().join("backup.redb");

@@ -1,7 +1,7 @@
 //! The config as a whole: read, changed in several places at once, made equal to a declaration.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::http::{Method, StatusCode};
@@ -12,23 +12,25 @@ use serde_json::{Map, Value, json};
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::change::shown;
 use crate::admin::declared::{self, DeclaredBy, Desired};
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Object, Parameters, Write, decoded};
-use crate::admin::operation::{self, Conditions, Operation, Place, Slot, Verb};
 use crate::admin::resource::raw::patches;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::view::write::{ChangedView, DryRunView, SynchronizedView};
+use crate::admin::write::conditions::Conditions;
+use crate::admin::write::operation::{EntityOperation, Verb};
+use crate::admin::write::place::{self, BodyPlace};
+use crate::admin::write::reply::Reply;
+use crate::admin::write::run::shown;
+use crate::admin::write::slot::{Slot, without_added};
 use crate::build::Build;
+use crate::config::Violation;
 use crate::config::document::Kind;
+use crate::config::edit::{EntityChange, Files};
 use crate::config::raw;
-use crate::control::{Decision, Now, Proposal};
-use crate::model::documents::Stored;
-use crate::source::files::Files;
-use crate::store::Change;
-use crate::store::records::Answer;
+use crate::control::operation::{Decision, DesiredConfig, Operation, WriteError};
 
 const TAG: QueryParameter = QueryParameter::text("tag", "Only entities with this tag");
 
@@ -70,7 +72,7 @@ pub(crate) async fn read(State(admin): State<Admin>, RawQuery(query): RawQuery) 
     let tag = query.take("tag")?;
     query.end()?;
     // Read first: a build that is newer than the tag only makes a later `If-Match` fail.
-    let revision = admin.control.store().revision();
+    let revision = admin.store.revision();
     let build = admin.cache.build();
     Ok(shown(whole(&build, tag.as_deref()), &etag(revision)))
 }
@@ -139,20 +141,59 @@ fn unprocessable(detail: String) -> Problem {
 pub(crate) async fn patch(State(admin): State<Admin>, mut write: Write) -> Result<Response, Problem> {
     let body = std::mem::take(&mut write.body);
     let steps: Steps = decoded(&body)?;
-    write.terms.reason = write.terms.reason.or(steps.reason);
+    write.request.reason = write.request.reason.or(steps.reason);
     let operations = operations(steps.changes)?;
     let conditions = write.conditions.clone();
-    let (noted, places) = noted_places();
-    let decide = move |now: Now<'_>| {
-        conditions.check("the config is", &etag(now.revision))?;
-        let (changes, done) = decide_all(operations.clone(), now, &noted)?;
-        let body = json!({ "changes": done });
-        Ok(Decision { changes, answer: Box::new(|now| answer(now, body)) })
-    };
-    relocated(admin.change(write, decide).await, &places)
+    admin.write(write, ConfigPatch { operations, conditions }).await
 }
 
-fn operations(steps: Vec<Step>) -> Result<Vec<(String, Operation)>, Problem> {
+/// Several operations, each on the result of the one before it.
+struct ConfigPatch {
+    /// Operations, each with its name in problems.
+    operations: Vec<(String, EntityOperation)>,
+    conditions: Conditions,
+}
+
+/// Facts of a decision on several entities.
+struct ConfigDetails {
+    /// Body of the reply, without the revision.
+    body: Value,
+    places: Vec<BodyPlace>,
+}
+
+impl Operation for ConfigPatch {
+    type Details = ConfigDetails;
+    type Reply = Reply;
+    type Refusal = Problem;
+
+    fn decide(&self, desired: DesiredConfig<'_>) -> Result<Decision<ConfigDetails>, Problem> {
+        self.conditions.check("the config is", &etag(desired.revision))?;
+        decide_all(self.operations.clone(), desired)
+    }
+
+    fn reply(&self, details: &ConfigDetails, desired: DesiredConfig<'_>) -> Reply {
+        details.reply(desired.revision)
+    }
+
+    fn refuse(&self, details: &ConfigDetails, violations: Vec<Violation>) -> Problem {
+        details.refuse(violations)
+    }
+}
+
+impl ConfigDetails {
+    fn reply(&self, revision: u64) -> Reply {
+        let mut body = self.body.clone();
+        body["revision"] = revision.into();
+        Reply { etag: Some(etag(revision)), ..Reply::new(StatusCode::OK, body) }
+    }
+
+    fn refuse(&self, violations: Vec<Violation>) -> Problem {
+        let problem = Problem::from(WriteError::Refused(violations));
+        problem.relocated(|violation| place::in_body(violation, &self.places))
+    }
+}
+
+fn operations(steps: Vec<Step>) -> Result<Vec<(String, EntityOperation)>, Problem> {
     let operation = |(index, step): (usize, Step)| {
         let which = format!("change {} ({} {})", index + 1, step.method, step.path);
         let method = Method::from_bytes(step.method.to_ascii_uppercase().as_bytes())
@@ -161,7 +202,7 @@ fn operations(steps: Vec<Step>) -> Result<Vec<(String, Operation)>, Problem> {
             return Err(unprocessable("the body is not a JSON object".to_owned()).of(&which));
         }
         let conditions = Conditions { if_match: step.if_match, ..Conditions::default() };
-        let operation = Operation::parse(&method, &step.path, step.body, conditions);
+        let operation = EntityOperation::parse(&method, &step.path, step.body, conditions);
         // The method is a part of the body here.
         let in_body = |problem: Problem| match problem.is_of(StatusCode::METHOD_NOT_ALLOWED) {
             true => unprocessable("this path knows other methods".to_owned()),
@@ -173,41 +214,25 @@ fn operations(steps: Vec<Step>) -> Result<Vec<(String, Operation)>, Problem> {
     steps.into_iter().enumerate().map(operation).collect()
 }
 
-/// Where the entities stand that are being written, for violations that come later.
-type Places = Arc<Mutex<Vec<Place>>>;
-
-fn noted_places() -> (Places, Places) {
-    let places = Places::default();
-    (places.clone(), places)
-}
-
-fn relocated(outcome: Result<Response, Problem>, places: &Places) -> Result<Response, Problem> {
-    let places = places.lock().unwrap_or_else(PoisonError::into_inner);
-    outcome.map_err(|problem| problem.relocated(|violation| operation::in_body(violation, &places)))
-}
-
 fn decide_all(
-    operations: Vec<(String, Operation)>,
-    now: Now<'_>,
-    places: &Places,
-) -> Result<(Vec<Change>, Vec<Value>), Problem> {
-    let mut stored = now.inputs.stored.clone();
-    let (mut changes, mut done) = (Vec::new(), Vec::new());
-    places.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    operations: Vec<(String, EntityOperation)>,
+    config: DesiredConfig<'_>,
+) -> Result<Decision<ConfigDetails>, Problem> {
+    let mut stored = config.inputs.stored.clone();
+    let (mut changes, mut done, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (which, operation)) in operations.into_iter().enumerate() {
         let (verb, path) = (operation.verb, operation.slot.path());
-        let desired = Desired { files: now.build, stored: &stored };
+        let desired = Desired { files: config.build, stored: &stored };
         let decided = operation.decide(desired).map_err(|problem| problem.of(&which))?;
         let status = match verb {
             Verb::Delete => StatusCode::NO_CONTENT,
             _ if decided.is_new => StatusCode::CREATED,
             _ => StatusCode::OK,
         };
-        let place = decided.place.at(format!("/changes/{index}/body"));
-        places.lock().unwrap_or_else(PoisonError::into_inner).push(place);
-        let differs = |change: &Change| match change {
-            Change::Put { kind, name, body } => stored.get(&(*kind, name.clone())) != Some(body),
-            Change::Delete { .. } => true,
+        places.push(decided.place.at(format!("/changes/{index}/body")));
+        let differs = |change: &EntityChange| match change {
+            EntityChange::Put { kind, name, body } => stored.get(&(*kind, name.clone())) != Some(body),
+            EntityChange::Delete { .. } => true,
         };
         let action = match verb {
             Verb::Delete => "deleted",
@@ -217,24 +242,11 @@ fn decide_all(
         };
         done.push(json!({ "path": path, "status": status.as_u16(), "action": action }));
         for change in &decided.changes {
-            apply(&mut stored, change.clone());
+            change.clone().apply(&mut stored);
         }
         changes.extend(decided.changes);
     }
-    Ok((changes, done))
-}
-
-fn apply(stored: &mut Stored, change: Change) {
-    match change {
-        Change::Put { kind, name, body } => drop(stored.insert((kind, name), body)),
-        Change::Delete { kind, name } => drop(stored.remove(&(kind, name))),
-    }
-}
-
-fn answer(now: Now<'_>, mut body: Value) -> Answer {
-    body["revision"] = now.revision.into();
-    let etag = Some(etag(now.revision));
-    Answer { revision: None, status: StatusCode::OK.as_u16(), location: None, etag, body }
+    Ok(Decision { changes, details: ConfigDetails { body: json!({ "changes": done }), places } })
 }
 
 /// `PUT /config?tag=…`: makes what REST declared with this tag equal to the body. What the body has gets the
@@ -247,13 +259,33 @@ pub(crate) async fn replace(State(admin): State<Admin>, mut write: Write) -> Res
     let body = std::mem::take(&mut write.body);
     let wanted = declared(body, &tag)?;
     let conditions = write.conditions.clone();
-    let (noted, places) = noted_places();
-    let decide = move |now: Now<'_>| {
-        conditions.check("the config is", &etag(now.revision))?;
-        let (changes, body) = synchronize(wanted.clone(), &tag, now, &noted)?;
-        Ok(Decision { changes, answer: Box::new(|now| answer(now, body)) })
-    };
-    relocated(admin.change(write, decide).await, &places)
+    admin.write(write, ConfigReplace { wanted, tag, conditions }).await
+}
+
+/// Replacement of everything that REST declared with a tag.
+struct ConfigReplace {
+    wanted: Vec<Wanted>,
+    tag: String,
+    conditions: Conditions,
+}
+
+impl Operation for ConfigReplace {
+    type Details = ConfigDetails;
+    type Reply = Reply;
+    type Refusal = Problem;
+
+    fn decide(&self, desired: DesiredConfig<'_>) -> Result<Decision<ConfigDetails>, Problem> {
+        self.conditions.check("the config is", &etag(desired.revision))?;
+        synchronize(self.wanted.clone(), &self.tag, desired)
+    }
+
+    fn reply(&self, details: &ConfigDetails, desired: DesiredConfig<'_>) -> Reply {
+        details.reply(desired.revision)
+    }
+
+    fn refuse(&self, details: &ConfigDetails, violations: Vec<Violation>) -> Problem {
+        details.refuse(violations)
+    }
 }
 
 /// An entity of the body, and where in it.
@@ -307,18 +339,16 @@ fn tagged(mut body: Value, tag: &str) -> Value {
 fn synchronize(
     wanted: Vec<Wanted>,
     tag: &str,
-    now: Now<'_>,
-    places: &Places,
-) -> Result<(Vec<Change>, Value), Problem> {
-    let desired = Desired::now(now);
+    config: DesiredConfig<'_>,
+) -> Result<Decision<ConfigDetails>, Problem> {
+    let desired = Desired::now(config);
     let (mut created, mut updated, mut unchanged) = (Vec::new(), Vec::new(), 0);
-    let mut changes = Vec::new();
-    places.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    let (mut changes, mut places) = (Vec::new(), Vec::new());
     let kept: BTreeSet<(Kind, String)> =
         wanted.iter().map(|wanted| (wanted.slot.kind, wanted.slot.name.clone())).collect();
     for Wanted { slot, body, pointer } in wanted {
         let key = (slot.kind, slot.name.clone());
-        let stored = now.inputs.stored.get(&key);
+        let stored = config.inputs.stored.get(&key);
         if let Some(existing) = desired.entity(slot.kind, &slot.name)
             && (existing.by != DeclaredBy::Rest || !has_tag(&existing.body, tag))
         {
@@ -328,12 +358,13 @@ fn synchronize(
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         let path = slot.path();
-        let operation = Operation { verb: Verb::Replace, slot, body, conditions: Conditions::default() };
+        let operation =
+            EntityOperation { verb: Verb::Replace, slot, body, conditions: Conditions::default() };
         let decided = operation.decide(desired)?;
-        places.lock().unwrap_or_else(PoisonError::into_inner).push(decided.place.at(pointer));
-        let differs = |change: &Change| match change {
-            Change::Put { body, .. } => stored.is_none_or(|stored| stored != body),
-            Change::Delete { .. } => true,
+        places.push(decided.place.at(pointer));
+        let differs = |change: &EntityChange| match change {
+            EntityChange::Put { body, .. } => stored.is_none_or(|stored| stored != body),
+            EntityChange::Delete { .. } => true,
         };
         match decided.changes.iter().any(differs) {
             _ if decided.is_new => created.push(path),
@@ -342,19 +373,19 @@ fn synchronize(
         }
         changes.extend(decided.changes);
     }
-    let gone = now.inputs.stored.iter().filter(|((kind, name), body)| {
+    let gone = config.inputs.stored.iter().filter(|((kind, name), body)| {
         Kind::TOP.contains(kind) && has_tag(body, tag) && !kept.contains(&(*kind, name.clone()))
     });
     let mut deleted = Vec::new();
     for ((kind, name), _) in gone {
         deleted.push(Slot { kind: *kind, upstream: None, name: name.clone() }.path());
         if *kind == Kind::Upstream {
-            changes.extend(operation::without_added(desired, name));
+            changes.extend(without_added(desired, name));
         }
-        changes.push(Change::Delete { kind: *kind, name: name.clone() });
+        changes.push(EntityChange::Delete { kind: *kind, name: name.clone() });
     }
     let body = json!({ "created": created, "updated": updated, "deleted": deleted, "unchanged": unchanged });
-    Ok((changes, body))
+    Ok(Decision { changes, details: ConfigDetails { body, places } })
 }
 
 /// The body of `POST /plan`.
@@ -375,9 +406,5 @@ pub(crate) async fn plan(State(admin): State<Admin>, Object(body): Object) -> Re
     let operations = operations(plan.changes)?;
     let files = plan.files.map(|files| files.into_iter().map(|(name, text)| (name, Arc::from(text))));
     let files: Option<Files> = files.map(Iterator::collect);
-    let (noted, places) = noted_places();
-    let propose = move |now: Now<'_>| {
-        decide_all(operations, now, &noted).map(|(changes, _)| Proposal { files, changes })
-    };
-    relocated(admin.planned(propose).await, &places)
+    admin.plan(ConfigPatch { operations, conditions: Conditions::default() }, files).await
 }

@@ -3,27 +3,25 @@
 use std::collections::BTreeSet;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{Json, Response};
 use serde_json::{Value, json};
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::change::shown;
 use crate::admin::declared::{self, Desired};
 use crate::admin::http::page::Items;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Parameters, Write};
-use crate::admin::operation::{self, Decided, Operation, Slot, Verb, absent, encoded, etag};
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::view::write::DeletedView;
-use crate::build::{self, Inputs};
-use crate::config::Violation;
+use crate::admin::write::conditions::etag;
+use crate::admin::write::entity::EntityWrite;
+use crate::admin::write::operation::EntityOperation;
+use crate::admin::write::run::shown;
+use crate::admin::write::slot::{absent, encoded};
 use crate::config::document::Kind;
-use crate::control::{Decision, Now};
-use crate::store::Change;
-use crate::store::records::Answer;
 
 /// How many items a page has unless told otherwise, and at most.
 const PAGE: (usize, usize) = (100, 1000);
@@ -200,120 +198,13 @@ pub(crate) async fn read_target(
     Ok(shown(target.body, &tag))
 }
 
-/// All writes of one entity. POST: 201. PUT: 201 when it created, 200 when it replaced; an upstream's targets
-/// stay as they are unless the body has `targets`. PATCH: 200. DELETE: 204; what others refer to stays, and they
-/// are named, unless they shall go too.
+/// All writes of one entity. POST: 201. PUT: 201 if it created the entity, 200 if it replaced it; an upstream's
+/// targets stay as they are unless the body has `targets`. PATCH: 200. DELETE: 204, or 409 with the entities that
+/// refer to it; with `?cascade=true` these are deleted too.
 pub(crate) async fn write(State(admin): State<Admin>, mut write: Write) -> Result<Response, Problem> {
     let body = std::mem::take(&mut write.body);
-    let (conditions, cascade) = (write.conditions.clone(), write.cascade);
-    let operation = Operation::parse(&write.method, &write.path, body, conditions)?;
-    let (slot, verb) = (operation.slot.clone(), operation.verb);
-    let place = std::sync::Arc::new(std::sync::OnceLock::new());
-    let noted = place.clone();
-    let decide = move |now: Now<'_>| {
-        let Decided { changes, is_new, place } = operation.clone().decide(Desired::now(now))?;
-        noted.get_or_init(|| place);
-        match verb {
-            Verb::Delete if cascade => cascaded(changes, now),
-            Verb::Delete => Ok(Decision { changes, answer: Box::new(|_| gone()) }),
-            _ => {
-                let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-                let slot = slot.clone();
-                let answer = move |now: Now<'_>| slot.shown(Desired::now(now), status);
-                Ok(Decision { changes, answer: Box::new(answer) })
-            }
-        }
-    };
-    let is_delete = write.method == Method::DELETE;
-    let outcome = admin.change(write, decide).await;
-    outcome.map_err(|problem| match place.get() {
-        _ if is_delete && problem.is_refusal() => in_use(problem),
-        Some(place) => {
-            problem.relocated(|violation| operation::in_body(violation, std::slice::from_ref(place)))
-        }
-        None => problem,
-    })
-}
-
-fn gone() -> Answer {
-    Answer {
-        revision: None,
-        status: StatusCode::NO_CONTENT.as_u16(),
-        location: None,
-        etag: None,
-        body: Value::Null,
-    }
-}
-
-/// Why it cannot go: the violations are those of what refers to it.
-fn in_use(problem: Problem) -> Problem {
-    let by: BTreeSet<String> = problem.violations().iter().map(referrer).collect();
-    let by: Vec<String> = by.into_iter().take(10).collect();
-    let detail = format!("it is in use by {}; change those first, or say ?cascade=true", by.join(", "));
-    problem.as_status(StatusCode::CONFLICT, &detail)
-}
-
-/// The entity that a violation is in, as `services.checkout` or as a place in a file.
-fn referrer(violation: &Violation) -> String {
-    match (&violation.file, violation.line) {
-        (Some(file), Some(line)) => format!("{file}:{line}"),
-        (Some(file), None) => file.clone(),
-        _ => violation.path.clone(),
-    }
-}
-
-/// The deletions that follow from these, until nothing refers to what is not there. Answers what goes.
-fn cascaded(mut changes: Vec<Change>, now: Now<'_>) -> Result<Decision, Problem> {
-    let mut inputs = now.inputs.clone();
-    let mut applied = 0;
-    loop {
-        for change in &changes[applied..] {
-            if let Change::Delete { kind, name } = change {
-                inputs.stored.remove(&(*kind, name.clone()));
-            }
-        }
-        applied = changes.len();
-        let Err(violations) = build::build(&inputs, Some(now.build)) else { break };
-        let referrers: BTreeSet<(Kind, String)> =
-            violations.iter().filter_map(|violation| stored_at(&violation.path, &inputs)).collect();
-        // What a file declares, or what is at fault for another reason, stands in the way.
-        let in_files: Vec<Violation> =
-            violations.into_iter().filter(|violation| violation.file.is_some()).collect();
-        if !in_files.is_empty() || referrers.is_empty() {
-            let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "files refer to it");
-            return Err(problem.with(in_files));
-        }
-        let stored = Desired { files: now.build, stored: &inputs.stored };
-        for (kind, name) in referrers {
-            if kind == Kind::Upstream {
-                changes.extend(operation::without_added(stored, &name));
-            }
-            changes.push(Change::Delete { kind, name });
-        }
-    }
-    let path = |change: &Change| match change {
-        Change::Delete { kind: Kind::Target, name } => {
-            let (upstream, address) = name.split_once('/')?;
-            Some(Slot::target(upstream, address).path())
-        }
-        Change::Delete { kind, name } => {
-            Some(Slot { kind: *kind, upstream: None, name: name.clone() }.path())
-        }
-        Change::Put { .. } => None,
-    };
-    let deleted: Vec<String> = changes.iter().filter_map(path).collect();
-    let body = json!({ "deleted": deleted });
-    let answer = move |_: Now<'_>| Answer { status: StatusCode::OK.as_u16(), body, ..gone() };
-    Ok(Decision { changes, answer: Box::new(answer) })
-}
-
-/// The stored entity that a path in the config leads into, as `services.checkout.upstream` does.
-fn stored_at(path: &str, inputs: &Inputs) -> Option<(Kind, String)> {
-    let (word, rest) = path.split_once('.')?;
-    let kind = Kind::from_plural(word)?;
-    // A name may have dots itself: the longest that is there is meant.
-    let ends: Vec<usize> =
-        rest.match_indices(['.', '[']).map(|(index, _)| index).chain([rest.len()]).collect();
-    let names = ends.into_iter().map(|end| (kind, rest[..end].to_owned()));
-    names.rev().find(|key| inputs.stored.contains_key(key))
+    let conditions = write.conditions.clone();
+    let operation = EntityOperation::parse(&write.method, &write.path, body, conditions)?;
+    let cascade = write.cascade;
+    admin.write(write, EntityWrite { operation, cascade }).await
 }

@@ -56,7 +56,7 @@ async fn reload(State(admin): State<Admin>) -> Result<Json<ReloadView>, Problem>
     let paths = admin.paths.clone();
     let read = blocking::run(move || Ok(files::read(&paths))).await?;
     admin.control.reload(read).await?;
-    let revision = admin.control.store().revision();
+    let revision = admin.store.revision();
     let violations = admin.control.violations();
     if violations.is_empty() {
         return Ok(Json(ReloadView { revision }));

@@ -68,7 +68,7 @@ fn of_target(
     let is_known = !seen.nodes.is_empty();
     let TargetPicture { is_healthy, since, is_stale, share, requests_per_second, reported_by, disagree } =
         seen.targets.get(&target.address).cloned().unwrap_or_default();
-    let resolved = admin.control.names().resolved(&target.address.host);
+    let resolved = admin.names.resolved(&target.address.host);
     TargetHealthView {
         target: target.address.to_string(),
         priority: target.tier,

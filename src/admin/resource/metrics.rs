@@ -107,7 +107,7 @@ fn of_program(admin: &Admin, registry: &mut Registry) {
 }
 
 fn of_config(admin: &Admin, build: &Build, registry: &mut Registry) {
-    let revision = admin.control.store().revision() as f64;
+    let revision = admin.store.revision() as f64;
     gauge(registry, "revision", "The number of the newest revision", revision);
     let waiting = admin.control.progress().rolling_out.len() as f64;
     gauge(registry, "revisions_rolling_out", "Changes that not all Envoys have yet", waiting);
@@ -161,7 +161,7 @@ fn of_fleet(nodes: &Nodes, build: &Build, registry: &mut Registry) {
 
 fn of_names(admin: &Admin, build: &Build, registry: &mut Registry) {
     let names = build.host_names();
-    let resolved: Vec<_> = names.iter().filter_map(|name| admin.control.names().resolved(name)).collect();
+    let resolved: Vec<_> = names.iter().filter_map(|name| admin.names.resolved(name)).collect();
     let oldest = resolved.iter().filter_map(|resolved| resolved.age).max().unwrap_or_default();
     let failing = resolved.iter().filter(|resolved| resolved.error.is_some()).count();
     gauge(registry, "dns_names", "Host names that are looked up here", names.len() as f64);

@@ -10,23 +10,26 @@ use serde_json::{Map, Value, json};
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::change::shown;
 use crate::admin::declared::{self, DeclaredBy, Desired};
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Write, in_body};
-use crate::admin::operation::{self, Place, Slot, etag, resource_type};
 use crate::admin::resource::entities;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
 use crate::admin::view::secret;
+use crate::admin::write::conditions::{Conditions, etag};
+use crate::admin::write::place::{self, BodyPlace};
+use crate::admin::write::reply::Reply;
+use crate::admin::write::run::shown;
+use crate::admin::write::slot::{Slot, resource_type};
 use crate::build::Build;
+use crate::config::Violation;
 use crate::config::document::Kind;
+use crate::config::edit::EntityChange;
 use crate::config::raw::{self, Resource};
 use crate::config::tree::Node;
-use crate::control::{Decision, Now};
+use crate::control::operation::{Decision, DesiredConfig, Operation, WriteError};
 use crate::envoy::ResourceType;
-use crate::store::Change;
-use crate::store::records::Answer;
 
 /// Returns the routes.
 pub(crate) fn routes() -> Vec<ApiRoute> {
@@ -113,20 +116,39 @@ pub(crate) async fn replace_all(State(admin): State<Admin>, mut write: Write) ->
         let violations = faults.iter().map(in_body).collect();
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body has faults").with(violations)
     })?;
-    let places = places(&lists);
     let conditions = write.conditions.clone();
-    let decide = move |now: Now<'_>| {
-        let tag = etag(&view(Desired::now(now), |_| true));
-        conditions.check("the raw resources are", &tag)?;
-        let answer = |now: Now<'_>| {
-            let body = view(Desired::now(now), |_| true);
-            let etag = Some(etag(&body));
-            Answer { revision: None, status: StatusCode::OK.as_u16(), location: None, etag, body }
-        };
-        Ok(Decision { changes: exactly(&lists, &body, now)?, answer: Box::new(answer) })
-    };
-    let outcome = admin.change(write, decide).await;
-    outcome.map_err(|problem| problem.relocated(|violation| operation::in_body(violation, &places)))
+    admin.write(write, RawReplace { lists, body, conditions }).await
+}
+
+/// Replacement of all raw resources of some types.
+struct RawReplace {
+    /// Resources of the body, by type.
+    lists: Vec<(ResourceType, Vec<Resource>)>,
+    body: Value,
+    conditions: Conditions,
+}
+
+impl Operation for RawReplace {
+    type Details = ();
+    type Reply = Reply;
+    type Refusal = Problem;
+
+    fn decide(&self, desired: DesiredConfig<'_>) -> Result<Decision<()>, Problem> {
+        let tag = etag(&view(Desired::now(desired), |_| true));
+        self.conditions.check("the raw resources are", &tag)?;
+        Ok(Decision { changes: exactly(&self.lists, &self.body, desired)?, details: () })
+    }
+
+    fn reply(&self, (): &(), desired: DesiredConfig<'_>) -> Reply {
+        let body = view(Desired::now(desired), |_| true);
+        Reply { etag: Some(etag(&body)), ..Reply::new(StatusCode::OK, body) }
+    }
+
+    fn refuse(&self, (): &(), violations: Vec<Violation>) -> Problem {
+        let places = places(&self.lists);
+        let problem = Problem::from(WriteError::Refused(violations));
+        problem.relocated(|violation| place::in_body(violation, &places))
+    }
 }
 
 /// The raw resources of these types as the body of `PUT /raw` would say them.
@@ -149,9 +171,9 @@ fn view(desired: Desired<'_>, is_wanted: impl Fn(ResourceType) -> bool) -> Value
 fn exactly(
     lists: &[(ResourceType, Vec<Resource>)],
     body: &Value,
-    now: Now<'_>,
-) -> Result<Vec<Change>, Problem> {
-    let Now { inputs, build, .. } = now;
+    desired: DesiredConfig<'_>,
+) -> Result<Vec<EntityChange>, Problem> {
+    let DesiredConfig { inputs, build, .. } = desired;
     let mut changes = Vec::new();
     for (resource_type, resources) in lists {
         let wanted: HashMap<&str, &Resource> = resources.iter().map(|it| (&*it.key, it)).collect();
@@ -167,7 +189,7 @@ fn exactly(
         let stored =
             inputs.stored.keys().filter(|(kind, key)| *kind == Kind::Raw && key.starts_with(&prefix));
         let gone = stored.filter(|(_, key)| !wanted.contains_key(key.as_str()));
-        changes.extend(gone.map(|(kind, key)| Change::Delete { kind: *kind, name: key.clone() }));
+        changes.extend(gone.map(|(kind, key)| EntityChange::Delete { kind: *kind, name: key.clone() }));
         let bodies = body[resource_type.plural()].as_array().map(Vec::as_slice).unwrap_or_default();
         for (resource, body) in resources.iter().zip(bodies) {
             if filed.contains(&resource.key) {
@@ -180,7 +202,7 @@ fn exactly(
                 secret::unmask(&mut body, stored);
             }
             if stored.is_none_or(|stored| **stored != body) {
-                changes.push(Change::Put { kind: Kind::Raw, name, body: Arc::new(body) });
+                changes.push(EntityChange::Put { kind: Kind::Raw, name, body: Arc::new(body) });
             }
         }
     }
@@ -200,7 +222,7 @@ fn from_files(build: &Build, resource_type: ResourceType) -> Vec<(&Resource, Str
 }
 
 /// Where in the body of the set each resource stood.
-fn places(lists: &[(ResourceType, Vec<Resource>)]) -> Vec<Place> {
+fn places(lists: &[(ResourceType, Vec<Resource>)]) -> Vec<BodyPlace> {
     let place = |(index, resource): (usize, &Resource)| {
         let slot = Slot { kind: Kind::Raw, upstream: None, name: resource.key.to_string() };
         slot.place(None).at(format!("/{}/{index}", resource.resource_type))

@@ -17,11 +17,12 @@ use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::view::revision::{EditView, RevisionDetailView, RevisionDiffView, RevisionView};
 use crate::admin::view::write::RolledBackView;
+use crate::admin::write::reply::Reply;
+use crate::config::Violation;
 use crate::config::document::Kind;
-use crate::control::{Decision, Now};
-use crate::inspect::plan::Edit;
-use crate::store::records::{Answer, Revision, Source};
-use crate::store::{Change, KEPT_REVISIONS, Store};
+use crate::config::edit::{Edit, EntityChange};
+use crate::control::operation::{Decision, DesiredConfig, Operation, WriteError};
+use crate::store::{KEPT_REVISIONS, Revision, RevisionSource, Store};
 
 /// How many revisions a page has unless told otherwise, and at most.
 const PAGE: (u64, u64) = (100, KEPT_REVISIONS);
@@ -99,7 +100,7 @@ pub(crate) async fn list(
     let size: u64 = number(query.take("size")?, "size", PAGE.0)?.clamp(1, PAGE.1);
     let after = number(query.take("after")?, "after", u64::MAX)?;
     query.end()?;
-    let (store, progress) = (admin.control.store().clone(), admin.control.progress());
+    let (store, progress) = (admin.store.clone(), admin.control.progress());
     blocking::run(move || {
         let last = store.revision();
         let newest = last.min(after.saturating_sub(1));
@@ -120,9 +121,9 @@ pub(crate) async fn read(
     Path(number): Path<String>,
 ) -> Result<Json<RevisionDetailView>, Problem> {
     let number = parse(&number)?;
-    let (store, progress) = (admin.control.store().clone(), admin.control.progress());
+    let (store, progress) = (admin.store.clone(), admin.control.progress());
     blocking::run(move || {
-        let revision = one(&store, number)?;
+        let revision = one(&*store, number)?;
         let changes = revision.edits.iter().map(EditView::from).collect();
         Ok(Json(RevisionDetailView { revision: RevisionView::new(&revision, &progress), changes }))
     })
@@ -138,9 +139,9 @@ pub(crate) async fn diff(
         .split_once("..")
         .ok_or_else(|| bad(format!("`{range}` is no range; write it as /revisions/41..43/diff")))?;
     let (a, b) = (parse_or_none(a)?, parse_or_none(b)?);
-    let store = admin.control.store().clone();
+    let store = admin.store.clone();
     blocking::run(move || {
-        let edits = between(&store, a.min(b), a.max(b))?.into_iter().map(|it| turned(it, a > b));
+        let edits = between(&*store, a.min(b), a.max(b))?.into_iter().map(|it| turned(it, a > b));
         let changes = edits.map(|edit| EditView::from(&edit)).collect();
         Ok(Json(RevisionDiffView { from: a, to: b, changes }))
     })
@@ -161,29 +162,59 @@ pub(crate) async fn rollback(
         Some(other) => return Err(bad(format!("`keep` is `files`, not `{other}`"))),
     };
     if let Some(reason) = write.body["reason"].as_str() {
-        write.terms.reason.get_or_insert_with(|| reason.to_owned());
+        write.request.reason.get_or_insert_with(|| reason.to_owned());
     }
-    write.terms.source = Source::Rollback;
-    write.terms.alone = true;
-    let store = admin.control.store().clone();
-    let decide = move |now: Now<'_>| {
-        refuse_rejected(&store, number)?;
-        let edits = between(&store, number, now.revision)?;
+    write.request.source = RevisionSource::Rollback;
+    write.request.alone = true;
+    let store = admin.store.clone();
+    admin.write(write, Rollback { store, number, keeps_files }).await
+}
+
+/// Rollback of what REST declared to a revision.
+struct Rollback {
+    store: Arc<dyn Store>,
+    number: u64,
+    /// True if files may have changed since.
+    keeps_files: bool,
+}
+
+impl Operation for Rollback {
+    /// Newest revision before the rollback.
+    type Details = u64;
+    type Reply = Reply;
+    type Refusal = Problem;
+
+    fn decide(&self, desired: DesiredConfig<'_>) -> Result<Decision<u64>, Problem> {
+        refuse_rejected(&*self.store, self.number)?;
+        let edits = between(&*self.store, self.number, desired.revision)?;
         let (in_files, by_rest): (Vec<Edit>, Vec<Edit>) =
             edits.into_iter().partition(|edit| edit.file.is_some());
-        if !keeps_files && !in_files.is_empty() {
-            return Err(files_differ(&in_files, number));
+        if !self.keeps_files && !in_files.is_empty() {
+            return Err(files_differ(&in_files, self.number));
         }
-        let before = now.revision;
-        let changes = by_rest.into_iter().map(Change::undoing).collect();
-        let answer = move |now: Now<'_>| rolled_back(number, before, now);
-        Ok(Decision { changes, answer: Box::new(answer) })
-    };
-    admin.change(write, decide).await
+        let changes = by_rest.into_iter().map(EntityChange::undoing).collect();
+        Ok(Decision { changes, details: desired.revision })
+    }
+
+    fn reply(&self, before: &u64, desired: DesiredConfig<'_>) -> Reply {
+        let number = desired.revision;
+        let body = json!({ "number": number, "rolled_back_to": self.number });
+        if number > *before {
+            let location = Some(format!("/revisions/{number}"));
+            Reply { location, ..Reply::new(StatusCode::CREATED, body) }
+        } else {
+            // Nothing had to change.
+            Reply::new(StatusCode::OK, body)
+        }
+    }
+
+    fn refuse(&self, _: &u64, violations: Vec<Violation>) -> Problem {
+        WriteError::Refused(violations).into()
+    }
 }
 
 /// What was at a revision that was taken back is what was before it; who asks for it means something else.
-fn refuse_rejected(store: &Store, number: u64) -> Result<(), Problem> {
+fn refuse_rejected(store: &dyn Store, number: u64) -> Result<(), Problem> {
     let revision = store.revisions(number..=number)?.pop();
     match revision.and_then(|revision| revision.error) {
         Some(error) => {
@@ -192,16 +223,6 @@ fn refuse_rejected(store: &Store, number: u64) -> Result<(), Problem> {
         }
         None => Ok(()),
     }
-}
-
-fn rolled_back(to: u64, before: u64, now: Now<'_>) -> Answer {
-    // Nothing had to change: the newest revision is what was asked for.
-    let (status, location) = match now.revision > before {
-        true => (StatusCode::CREATED, Some(format!("/revisions/{}", now.revision))),
-        false => (StatusCode::OK, None),
-    };
-    let body = json!({ "number": now.revision, "rolled_back_to": to });
-    Answer { revision: None, status: status.as_u16(), location, etag: None, body }
 }
 
 fn files_differ(edits: &[Edit], number: u64) -> Problem {
@@ -225,7 +246,7 @@ fn turned(edit: Edit, backwards: bool) -> Edit {
 }
 
 /// What differs between what was at revision `a` and what was at the later `b`, entity by entity.
-fn between(store: &Store, a: u64, b: u64) -> Result<Vec<Edit>, Problem> {
+fn between(store: &dyn Store, a: u64, b: u64) -> Result<Vec<Edit>, Problem> {
     let last = store.revision();
     if let Some(missing_one) = [a, b].into_iter().find(|number| *number > last) {
         return Err(missing(missing_one));
@@ -248,7 +269,7 @@ fn between(store: &Store, a: u64, b: u64) -> Result<Vec<Edit>, Problem> {
     Ok(edits.into_values().filter(|edit| edit.action().is_some()).collect())
 }
 
-fn one(store: &Store, number: u64) -> Result<Revision, Problem> {
+fn one(store: &dyn Store, number: u64) -> Result<Revision, Problem> {
     store.revisions(number..=number)?.pop().ok_or_else(|| missing(number))
 }
 

@@ -10,7 +10,7 @@ use crate::admin::Admin;
 use crate::admin::route::{ApiRoute, Content};
 use crate::build::Build;
 use crate::config::document::Kind;
-use crate::control::rollout::Progress;
+use crate::control::progress::Progress;
 use crate::model::name::Name;
 
 /// Returns the routes.
@@ -136,7 +136,7 @@ async fn read(State(admin): State<Admin>) -> Json<StatusView> {
         violations: admin.control.violations().len(),
         files_stale_since: admin.control.stale_since().map(|since| since.to_string()),
         started: admin.started.to_string(),
-        revision: admin.control.store().revision(),
+        revision: admin.store.revision(),
         rollout: admin.control.progress().into(),
         orphaned_targets: orphaned(&build),
     })

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tracing::info;
 
 use crate::access::policy::{Access, Principal};
-use crate::access::tokens::{Role, Token, TokenError, TokenSecret};
+use crate::access::tokens::{self, Role, Token, TokenError, TokenSecret};
 use crate::admin::Admin;
 use crate::admin::http::blocking;
 use crate::admin::http::page::Items;
@@ -73,8 +73,8 @@ async fn create(
     let unprocessable = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
     let TokenBody { name, role } = decoded(&body)?;
     let role: Role = role.parse().map_err(unprocessable)?;
-    let (access, store) = (admin.access, admin.control.store().clone());
-    let (token, secret) = blocking::run(move || add(&access, &store, &name, role)).await?;
+    let (access, store) = (admin.access, admin.store.clone());
+    let (token, secret) = blocking::run(move || add(&access, &*store, &name, role)).await?;
     info!(token = token.name, role = role.word(), by = principal.name, "a token was made");
     let body = NewTokenView { stored: (&token).into(), token: secret.reveal().to_owned() };
     let headers = [
@@ -84,7 +84,7 @@ async fn create(
     Ok((StatusCode::CREATED, headers, Json(body)).into_response())
 }
 
-fn add(access: &Access, store: &Store, name: &str, role: Role) -> Result<(Token, TokenSecret), Problem> {
+fn add(access: &Access, store: &dyn Store, name: &str, role: Role) -> Result<(Token, TokenSecret), Problem> {
     let refused = |error: TokenError| {
         let status = match error {
             TokenError::Name => StatusCode::UNPROCESSABLE_ENTITY,
@@ -93,10 +93,10 @@ fn add(access: &Access, store: &Store, name: &str, role: Role) -> Result<(Token,
         Problem::new(status, error.to_string())
     };
     let (token, secret) = Token::create(name, role).map_err(refused)?;
-    if !store.add_token(&token).map_err(|error| Problem::unstored(&error))? {
+    if !store.add_token(&token.to_record()).map_err(|error| Problem::unstored(&error))? {
         return Err(refused(TokenError::Taken(token.name)));
     }
-    access.replace_tokens(store.tokens()?);
+    access.replace_tokens(tokens::stored(store)?);
     Ok((token, secret))
 }
 
@@ -106,26 +106,26 @@ async fn revoke(
     principal: axum::Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    let (access, store) = (admin.access, admin.control.store().clone());
+    let (access, store) = (admin.access, admin.store.clone());
     let (revoked, by) = (name.clone(), principal.name.clone());
-    blocking::run(move || remove(&access, &store, &name)).await?;
+    blocking::run(move || remove(&access, &*store, &name)).await?;
     info!(token = revoked, by, "a token was revoked");
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn remove(access: &Access, store: &Store, name: &str) -> Result<(), Problem> {
-    let tokens = access.tokens();
-    let exists = tokens.iter().any(|token| token.name == name);
+fn remove(access: &Access, store: &dyn Store, name: &str) -> Result<(), Problem> {
+    let known = access.tokens();
+    let exists = known.iter().any(|token| token.name == name);
     let may_write = |token: &Token| token.role == Role::Write && token.name != name;
     // Without it, nobody could make another one, or everybody could change everything.
-    if exists && access.is_required() && !tokens.iter().any(may_write) {
+    if exists && access.is_required() && !known.iter().any(may_write) {
         let detail = format!("`{name}` is the last token with the role `write`; make another one first");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     if !store.remove_token(name).map_err(|error| Problem::unstored(&error))? {
         return Err(absent(name));
     }
-    access.replace_tokens(store.tokens()?);
+    access.replace_tokens(tokens::stored(store)?);
     Ok(())
 }
 

@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::admin::view::secret::shown;
-use crate::control::rollout::Progress;
-use crate::inspect::plan::{Action, Edit};
-use crate::store::records::Revision;
+use crate::config::edit::{Edit, EditAction};
+use crate::control::progress::Progress;
+use crate::store::Revision;
 
 /// State of a revision.
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
@@ -97,7 +97,7 @@ pub(crate) struct EditView {
     /// Name of the entity: `upstream/host:port` for a target, `type/name` for a raw resource.
     name: String,
     /// Action on the entity; null if it stays the same.
-    action: Option<Action>,
+    action: Option<EditAction>,
     /// File that declares the entity; null for one written over REST.
     file: Option<String>,
     /// Entity before, in the shape of its kind; null if it did not exist.

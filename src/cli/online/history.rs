@@ -11,7 +11,7 @@ use crate::cli::online::client::{Asking, Change, Server, segment};
 use crate::cli::online::entities;
 use crate::cli::output::table;
 use crate::cli::print;
-use crate::store::Store;
+use crate::store::redb::restore;
 
 /// Options of `understudy revisions`.
 #[derive(Debug, clap::Args)]
@@ -143,7 +143,7 @@ pub(crate) async fn backup(options: Backup) -> anyhow::Result<ExitCode> {
 
 /// Replaces the state in the data directory by a backup.
 pub(crate) fn restore(options: &Restore) -> anyhow::Result<ExitCode> {
-    let state = Store::restore(&options.file, &options.data, options.force)?;
+    let state = restore::restore(&options.file, &options.data, options.force)?;
     let entities = state.stored.len();
     print::note(&format!("restored revision {} with {entities} entities", state.revision));
     Ok(ExitCode::SUCCESS)

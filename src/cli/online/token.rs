@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::access::tokens::{Role, Token, TokenError};
+use crate::access::tokens::{self, Role, Token, TokenError};
 use crate::cli::online::client::{Asking, Server, Terms, segment};
 use crate::cli::output::table;
 use crate::cli::print;
 use crate::store::Store;
+use crate::store::redb::RedbStore;
 
 /// Options of `understudy token`.
 #[derive(Debug, clap::Args)]
@@ -60,7 +61,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let action = options.action;
     let (Action::Create { place, .. } | Action::List { place } | Action::Revoke { place, .. }) = &action;
     let outcome = match &place.data {
-        Some(data) => in_directory(&Store::open(data)?, &action)?,
+        Some(data) => in_directory(&RedbStore::open(data)?, &action)?,
         None => over_api(&place.asking.server, &action).await?,
     };
     let token = |made: &Value| made["token"].as_str().unwrap_or_default().to_owned();
@@ -84,17 +85,17 @@ fn shown(token: &Token) -> Value {
     json!({ "name": token.name, "role": token.role.word(), "created": token.created.to_string() })
 }
 
-fn in_directory(store: &Store, action: &Action) -> anyhow::Result<Value> {
+fn in_directory(store: &dyn Store, action: &Action) -> anyhow::Result<Value> {
     match action {
         Action::Create { name, role, .. } => {
             let (token, secret) = Token::create(name, *role)?;
-            anyhow::ensure!(store.add_token(&token)?, TokenError::Taken(token.name));
+            anyhow::ensure!(store.add_token(&token.to_record())?, TokenError::Taken(token.name));
             let mut made = shown(&token);
             made["token"] = secret.reveal().into();
             Ok(made)
         }
         Action::List { .. } => {
-            let items: Vec<Value> = store.tokens()?.iter().map(shown).collect();
+            let items: Vec<Value> = tokens::stored(store)?.iter().map(shown).collect();
             Ok(json!({ "items": items, "next": null }))
         }
         Action::Revoke { name, .. } => {

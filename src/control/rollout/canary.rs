@@ -31,7 +31,7 @@ const REQUESTS: u64 = 20;
 
 /// Conditions that canaries must meet.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Policy {
+pub struct CanaryPolicy {
     /// Time for which they are watched after the acknowledgement.
     pub bake: Duration,
     /// Highest tolerated error rate during that time, in percent; none if errors do not count.
@@ -40,7 +40,7 @@ pub struct Policy {
 
 /// Requests that an Envoy sent to targets, since its first report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct RequestCount {
     /// Completed requests, successful or not.
     pub requests: u64,
     /// Failed requests among them.
@@ -49,7 +49,7 @@ pub struct Load {
 
 /// State of an Envoy at the time of a check.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sighting {
+pub struct EnvoyState {
     /// Node id.
     pub id: String,
     /// Fleet whose canary it would be.
@@ -60,26 +60,26 @@ pub struct Sighting {
     pub is_pending: bool,
     /// Error texts of its current refusals.
     pub errors: BTreeSet<String>,
-    /// Load that it has reported.
-    pub load: Load,
+    /// Requests that it has reported.
+    pub load: RequestCount,
 }
 
 /// Input of a check.
 #[derive(Clone, Copy)]
-pub struct View<'a> {
+pub struct CanaryView<'a> {
     /// Current time.
     pub now: Instant,
     /// Newest generation.
     pub generation: u64,
     /// Lists every connected Envoy for which the build changes more than endpoints.
-    pub affected: &'a dyn Fn() -> Vec<Sighting>,
+    pub affected: &'a dyn Fn() -> Vec<EnvoyState>,
     /// Looks up one Envoy; none while it is not connected.
-    pub one: &'a dyn Fn(&str) -> Option<Sighting>,
+    pub one: &'a dyn Fn(&str) -> Option<EnvoyState>,
 }
 
 /// Reason for which a build was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct CanaryRefusal {
     /// Node ids of the canaries that failed.
     pub by: Vec<String>,
     /// Their error text, or a description of their failure.
@@ -88,18 +88,18 @@ pub struct Refusal {
 
 /// Result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum CanaryStep {
     /// Undecided; the next check is due after an event, or at this time.
     Wait(Instant),
     /// The build goes to all Envoys.
     Accepted,
     /// No other Envoy gets the build, and the canaries return to their earlier one.
-    Rejected(Refusal),
+    Rejected(CanaryRefusal),
 }
 
 /// Progress of a fleet's canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum CanaryPhase {
     /// No canary yet.
     Choosing,
     /// The canary has not acknowledged everything.
@@ -112,16 +112,16 @@ pub enum Phase {
 
 /// Rollout of one build.
 #[derive(Debug, Clone)]
-pub struct Rollout {
-    policy: Policy,
-    trials: BTreeMap<String, Trial>,
+pub struct CanaryRollout {
+    policy: CanaryPolicy,
+    trials: BTreeMap<String, FleetTrial>,
 }
 
 /// Trial of the build in one fleet.
 #[derive(Debug, Clone)]
-struct Trial {
+struct FleetTrial {
     canary: Option<Canary>,
-    phase: Phase,
+    phase: CanaryPhase,
     /// Time at which the phase ends if nothing happens.
     until: Instant,
     silent: Vec<String>,
@@ -131,35 +131,35 @@ struct Trial {
 #[derive(Debug, Clone)]
 struct Canary {
     id: String,
-    /// Publication with which it got the build.
+    /// Generation with which it got the build.
     given: u64,
     /// Errors that it reported before it got the build.
     errors: BTreeSet<String>,
-    /// Load at the beginning of the phase.
-    load: Load,
+    /// Requests at the beginning of the phase.
+    load: RequestCount,
 }
 
-impl Rollout {
+impl CanaryRollout {
     /// Begins a rollout; none if the build changes no connected Envoy.
-    pub fn begin(policy: Policy, view: View<'_>) -> Option<Self> {
-        let fleets = (view.affected)().into_iter().map(|sighting| (sighting.fleet, Trial::new(view.now)));
-        let trials: BTreeMap<String, Trial> = fleets.collect();
+    pub fn begin(policy: CanaryPolicy, view: CanaryView<'_>) -> Option<Self> {
+        let fleets = (view.affected)().into_iter().map(|state| (state.fleet, FleetTrial::new(view.now)));
+        let trials: BTreeMap<String, FleetTrial> = fleets.collect();
         (!trials.is_empty()).then_some(Self { policy, trials })
     }
 
     /// Checks the canaries and returns the next step. Afterwards the Envoys in [`Self::canaries`] should run
     /// the build, from the next generation on.
-    pub fn look(&mut self, view: View<'_>) -> Step {
+    pub fn check(&mut self, view: CanaryView<'_>) -> CanaryStep {
         let mut until: Option<Instant> = None;
         for (fleet, trial) in &mut self.trials {
             if let Err(refusal) = trial.advance(fleet, self.policy, view) {
-                return Step::Rejected(refusal);
+                return CanaryStep::Rejected(refusal);
             }
-            if trial.phase != Phase::Passed {
+            if trial.phase != CanaryPhase::Passed {
                 until = until.into_iter().chain([trial.until]).min();
             }
         }
-        until.map_or(Step::Accepted, Step::Wait)
+        until.map_or(CanaryStep::Accepted, CanaryStep::Wait)
     }
 
     /// Returns the node ids of the Envoys that should run the build.
@@ -169,7 +169,7 @@ impl Rollout {
     }
 
     /// Iterates over the fleets, each with its canary and the phase.
-    pub fn progress(&self) -> impl Iterator<Item = (&str, Option<&str>, Phase)> {
+    pub fn progress(&self) -> impl Iterator<Item = (&str, Option<&str>, CanaryPhase)> {
         self.trials.iter().map(|(fleet, trial)| {
             let canary = trial.canary.as_ref().map(|canary| canary.id.as_str());
             (fleet.as_str(), canary, trial.phase)
@@ -177,75 +177,84 @@ impl Rollout {
     }
 }
 
-impl Trial {
+impl FleetTrial {
     fn new(now: Instant) -> Self {
         Self {
             canary: None,
-            phase: Phase::Choosing,
+            phase: CanaryPhase::Choosing,
             until: now + PATIENCE,
             silent: Vec::new(),
             departed: Vec::new(),
         }
     }
 
-    fn advance(&mut self, fleet: &str, policy: Policy, view: View<'_>) -> Result<(), Refusal> {
+    fn advance(
+        &mut self,
+        fleet: &str,
+        policy: CanaryPolicy,
+        view: CanaryView<'_>,
+    ) -> Result<(), CanaryRefusal> {
         let Some(canary) = &mut self.canary else {
-            if self.phase == Phase::Choosing {
+            if self.phase == CanaryPhase::Choosing {
                 self.choose(fleet, view);
             }
             return Ok(());
         };
         let Some(seen) = (view.one)(&canary.id) else { return self.depart(fleet, view) };
         if let Some(error) = canary.refusal(&seen) {
-            return Err(Refusal { by: vec![canary.id.clone()], error });
+            return Err(CanaryRefusal { by: vec![canary.id.clone()], error });
         }
-        if self.phase == Phase::Asked && canary.has_all(&seen) {
+        if self.phase == CanaryPhase::Asked && canary.has_all(&seen) {
             canary.load = seen.load;
-            (self.phase, self.until) = (Phase::Baking, view.now + policy.bake);
+            (self.phase, self.until) = (CanaryPhase::Baking, view.now + policy.bake);
         }
         match self.phase {
-            Phase::Baking => self.bake(policy, seen.load, view.now),
-            Phase::Asked if view.now >= self.until => self.give_up(fleet, view),
+            CanaryPhase::Baking => self.bake(policy, seen.load, view.now),
+            CanaryPhase::Asked if view.now >= self.until => self.give_up(fleet, view),
             _ => Ok(()),
         }
     }
 
     /// Chooses a canary that has settled on its current config; preferably one that did not disconnect before
     /// and refuses nothing; the first by id. An Envoy that does not settle is chosen after [`PATIENCE`].
-    fn choose(&mut self, fleet: &str, view: View<'_>) {
+    fn choose(&mut self, fleet: &str, view: CanaryView<'_>) {
         let is_late = view.now >= self.until;
-        let is_settled = |it: &Sighting| !it.is_pending && it.seen >= view.generation;
-        let rank = |it: &Sighting| (!is_settled(it), self.departed.contains(&it.id), !it.errors.is_empty());
+        let is_settled = |it: &EnvoyState| !it.is_pending && it.seen >= view.generation;
+        let rank = |it: &EnvoyState| (!is_settled(it), self.departed.contains(&it.id), !it.errors.is_empty());
         let best = self.others(fleet, view).min_by_key(|it| (rank(it), it.id.clone()));
         match best {
             Some(best) if is_settled(&best) || is_late => {
                 let errors = if is_settled(&best) { best.errors } else { BTreeSet::new() };
                 let given = view.generation + 1;
                 self.canary = Some(Canary { id: best.id, given, errors, load: best.load });
-                (self.phase, self.until) = (Phase::Asked, view.now + PATIENCE);
+                (self.phase, self.until) = (CanaryPhase::Asked, view.now + PATIENCE);
             }
-            None if is_late => self.phase = Phase::Passed,
+            None if is_late => self.phase = CanaryPhase::Passed,
             _ => {}
         }
     }
 
     /// Iterates over the Envoys of the fleet that can be chosen.
-    fn others<'a>(&'a self, fleet: &'a str, view: View<'_>) -> impl Iterator<Item = Sighting> + use<'a> {
+    fn others<'a>(
+        &'a self,
+        fleet: &'a str,
+        view: CanaryView<'_>,
+    ) -> impl Iterator<Item = EnvoyState> + use<'a> {
         let here = (view.affected)().into_iter().filter(move |it| it.fleet == fleet);
         here.filter(|it| !self.silent.contains(&it.id))
     }
 
     /// Handles the disconnection of the canary.
-    fn depart(&mut self, fleet: &str, view: View<'_>) -> Result<(), Refusal> {
-        if self.phase == Phase::Passed {
+    fn depart(&mut self, fleet: &str, view: CanaryView<'_>) -> Result<(), CanaryRefusal> {
+        if self.phase == CanaryPhase::Passed {
             return Ok(());
         }
         self.departed.extend(self.canary.take().map(|canary| canary.id));
         if self.departed.len() >= DEPARTURES {
             let error = format!("{} left while they had it", self.departed.join(", "));
-            return Err(Refusal { by: self.departed.clone(), error });
+            return Err(CanaryRefusal { by: self.departed.clone(), error });
         }
-        (self.phase, self.until) = (Phase::Choosing, view.now + PATIENCE);
+        (self.phase, self.until) = (CanaryPhase::Choosing, view.now + PATIENCE);
         self.choose(fleet, view);
         Ok(())
     }
@@ -253,31 +262,31 @@ impl Trial {
     /// Handles a canary that did not answer in time: tries another Envoy, up to [`SILENT`] in all. If there
     /// is none, two or more silent Envoys count as a refusal; a single one passes, since there is no other
     /// Envoy to protect.
-    fn give_up(&mut self, fleet: &str, view: View<'_>) -> Result<(), Refusal> {
+    fn give_up(&mut self, fleet: &str, view: CanaryView<'_>) -> Result<(), CanaryRefusal> {
         self.silent.extend(self.canary.as_ref().map(|canary| canary.id.clone()));
         if self.silent.len() < SILENT && self.others(fleet, view).next().is_some() {
-            (self.canary, self.phase, self.until) = (None, Phase::Choosing, view.now + PATIENCE);
+            (self.canary, self.phase, self.until) = (None, CanaryPhase::Choosing, view.now + PATIENCE);
             self.choose(fleet, view);
         } else if self.silent.len() > 1 {
             let error = format!("{} did not answer within {PATIENCE:?}", self.silent.join(", "));
-            return Err(Refusal { by: self.silent.clone(), error });
+            return Err(CanaryRefusal { by: self.silent.clone(), error });
         } else {
-            self.phase = Phase::Passed;
+            self.phase = CanaryPhase::Passed;
         }
         Ok(())
     }
 
-    fn bake(&mut self, policy: Policy, load: Load, now: Instant) -> Result<(), Refusal> {
+    fn bake(&mut self, policy: CanaryPolicy, load: RequestCount, now: Instant) -> Result<(), CanaryRefusal> {
         let Some(canary) = &self.canary else { return Ok(()) };
         let requests = load.requests.saturating_sub(canary.load.requests);
         let errors = load.errors.saturating_sub(canary.load.errors);
         let rate = 100.0 * errors as f64 / requests.max(1) as f64;
         if requests >= REQUESTS && policy.error_rate.is_some_and(|most| rate > most) {
             let error = format!("{errors} of {requests} requests failed ({rate:.1} %) while it was watched");
-            return Err(Refusal { by: vec![canary.id.clone()], error });
+            return Err(CanaryRefusal { by: vec![canary.id.clone()], error });
         }
         if now >= self.until {
-            self.phase = Phase::Passed;
+            self.phase = CanaryPhase::Passed;
         }
         Ok(())
     }
@@ -285,11 +294,11 @@ impl Trial {
 
 impl Canary {
     /// Returns an error that the canary reports about the build and did not report before.
-    fn refusal(&self, seen: &Sighting) -> Option<String> {
+    fn refusal(&self, seen: &EnvoyState) -> Option<String> {
         seen.errors.difference(&self.errors).next().filter(|_| seen.seen >= self.given).cloned()
     }
 
-    fn has_all(&self, seen: &Sighting) -> bool {
+    fn has_all(&self, seen: &EnvoyState) -> bool {
         seen.seen >= self.given && !seen.is_pending
     }
 }

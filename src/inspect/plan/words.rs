@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::config::Level;
 use crate::config::document::Kind;
-use crate::inspect::plan::{Action, Change, Edit};
+use crate::config::edit::{Edit, EditAction};
+use crate::inspect::plan::Change;
 use crate::model::Model;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;
@@ -31,8 +32,8 @@ pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<
     let action = edit.action()?;
     let (kind, name) = (edit.kind.singular(), edit.name.clone());
     let words = match (action, &edit.before, &edit.after) {
-        (Action::Update, Some(before), Some(after)) => updated(edit.kind, before, after),
-        (Action::Delete, ..) => Words::plain("goes", "go"),
+        (EditAction::Update, Some(before), Some(after)) => updated(edit.kind, before, after),
+        (EditAction::Delete, ..) => Words::plain("goes", "go"),
         _ => Words::plain("is new", "are new"),
     };
     let upstream = match edit.kind {
@@ -55,7 +56,7 @@ pub(super) fn change(edit: &Edit, old: &Model, new: &Model, told: &mut BTreeSet<
             format!("{effects}target {address} of upstream {upstream} {}", words.of_one)
         }
         // The effects on the upstream say more than that a field differs.
-        _ if action == Action::Update && words.of_one.is_empty() => {
+        _ if action == EditAction::Update && words.of_one.is_empty() => {
             let meaning = if effects.is_empty() { "changes".to_owned() } else { effects.join(" and ") };
             format!("{kind} {name} {meaning}")
         }

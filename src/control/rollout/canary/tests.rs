@@ -22,33 +22,33 @@ enum Runs {
 }
 
 #[derive(Debug, Clone)]
-struct Envoy {
+struct TestEnvoy {
     nature: Nature,
     is_connected: bool,
     runs: Runs,
     refused: bool,
-    sighting: Sighting,
+    state: EnvoyState,
 }
 
 /// A fleet for each list of behaviours, and a rollout to them.
 struct World {
     now: Instant,
     generation: u64,
-    envoys: Vec<Envoy>,
+    envoys: Vec<TestEnvoy>,
     canaries: BTreeSet<String>,
-    rollout: Option<Rollout>,
-    policy: Policy,
-    outcome: Option<Result<(), Refusal>>,
+    rollout: Option<CanaryRollout>,
+    policy: CanaryPolicy,
+    outcome: Option<Result<(), CanaryRefusal>>,
 }
 
-const AT_ONCE: Policy = Policy { bake: Duration::ZERO, error_rate: Some(5.0) };
+const AT_ONCE: CanaryPolicy = CanaryPolicy { bake: Duration::ZERO, error_rate: Some(5.0) };
 
 impl World {
-    fn new(policy: Policy, fleets: &[&[Nature]]) -> Self {
+    fn new(policy: CanaryPolicy, fleets: &[&[Nature]]) -> Self {
         let envoy = |fleet: usize, number: usize, nature: Nature| {
             let (id, fleet) = (format!("{fleet}-{number}"), fleet.to_string());
-            let sighting = Sighting { id, fleet, seen: 1, ..Sighting::default() };
-            Envoy { nature, is_connected: true, runs: Runs::Old, refused: false, sighting }
+            let state = EnvoyState { id, fleet, seen: 1, ..EnvoyState::default() };
+            TestEnvoy { nature, is_connected: true, runs: Runs::Old, refused: false, state }
         };
         let of = |(fleet, natures): (usize, &&[Nature])| {
             let numbered = natures.iter().enumerate();
@@ -66,39 +66,39 @@ impl World {
     }
 
     fn begin(mut self) -> Self {
-        self.rollout = self.with_view(|view| Rollout::begin(self.policy, view));
+        self.rollout = self.with_view(|view| CanaryRollout::begin(self.policy, view));
         if self.rollout.is_none() {
             self.outcome = Some(Ok(()));
         }
-        self.look();
+        self.check();
         self
     }
 
-    fn with_view<T>(&self, with: impl FnOnce(View<'_>) -> T) -> T {
-        let connected = || self.envoys.iter().filter(|envoy| envoy.is_connected).map(|it| &it.sighting);
+    fn with_view<T>(&self, with: impl FnOnce(CanaryView<'_>) -> T) -> T {
+        let connected = || self.envoys.iter().filter(|envoy| envoy.is_connected).map(|it| &it.state);
         let (now, generation) = (self.now, self.generation);
         let affected = || connected().cloned().collect();
-        let one = |id: &str| connected().find(|sighting| sighting.id == id).cloned();
-        with(View { now, generation, affected: &affected, one: &one })
+        let one = |id: &str| connected().find(|state| state.id == id).cloned();
+        with(CanaryView { now, generation, affected: &affected, one: &one })
     }
 
-    fn look(&mut self) {
+    fn check(&mut self) {
         let Some(mut rollout) = self.rollout.take() else { return };
-        match self.with_view(|view| rollout.look(view)) {
-            Step::Wait(_) if rollout.canaries() == self.canaries => {}
-            Step::Wait(_) => {
+        match self.with_view(|view| rollout.check(view)) {
+            CanaryStep::Wait(_) if rollout.canaries() == self.canaries => {}
+            CanaryStep::Wait(_) => {
                 self.canaries = rollout.canaries();
                 self.generation += 1;
             }
-            Step::Accepted => self.end(Ok(())),
-            Step::Rejected(refusal) => self.end(Err(refusal)),
+            CanaryStep::Accepted => self.end(Ok(())),
+            CanaryStep::Rejected(refusal) => self.end(Err(refusal)),
         }
         if self.outcome.is_none() {
             self.rollout = Some(rollout);
         }
     }
 
-    fn end(&mut self, outcome: Result<(), Refusal>) {
+    fn end(&mut self, outcome: Result<(), CanaryRefusal>) {
         self.outcome = Some(outcome);
         self.canaries.clear();
         self.generation += 1;
@@ -111,25 +111,25 @@ impl World {
             return;
         }
         let is_new = match &self.outcome {
-            None => self.canaries.contains(&envoy.sighting.id),
+            None => self.canaries.contains(&envoy.state.id),
             Some(outcome) => outcome.is_ok(),
         };
-        envoy.sighting.seen = self.generation;
+        envoy.state.seen = self.generation;
         match (is_new, envoy.nature) {
             (true, Takes) => {
                 envoy.runs = Runs::New;
-                envoy.sighting.is_pending = false;
+                envoy.state.is_pending = false;
             }
             (true, Refuses) => {
                 envoy.refused = true;
-                envoy.sighting.errors.insert("no".into());
+                envoy.state.errors.insert("no".into());
             }
-            (true, Hangs) => envoy.sighting.is_pending = true,
+            (true, Hangs) => envoy.state.is_pending = true,
             (true, Leaves) => envoy.is_connected = false,
             (false, _) => {
                 envoy.runs = Runs::Old;
-                envoy.sighting.is_pending = false;
-                envoy.sighting.errors.remove("no");
+                envoy.state.is_pending = false;
+                envoy.state.errors.remove("no");
             }
         }
     }
@@ -145,7 +145,7 @@ impl World {
                 return self;
             }
             self.hear_all();
-            self.look();
+            self.check();
             self.now += Duration::from_secs(1);
         }
         panic!("no outcome within ten minutes");
@@ -213,10 +213,10 @@ fn an_envoy_that_ends_and_returns_again_and_again_is_a_refusal() {
     let mut world = World::new(AT_ONCE, &[&[Leaves]]).begin();
     for _ in 0..9 {
         world.hear_all();
-        world.look();
+        world.check();
         world.envoys[0].is_connected = true;
-        world.envoys[0].sighting.seen = world.generation;
-        world.look();
+        world.envoys[0].state.seen = world.generation;
+        world.check();
     }
     assert_eq!(world.told(), "0-0 0-0 0-0: 0-0, 0-0, 0-0 left while they had it");
 }
@@ -224,19 +224,19 @@ fn an_envoy_that_ends_and_returns_again_and_again_is_a_refusal() {
 #[test]
 fn what_it_refused_before_is_not_about_this_build() {
     let mut world = World::new(AT_ONCE, &[&[Takes]]);
-    world.envoys[0].sighting.errors.insert("a port of its own".into());
+    world.envoys[0].state.errors.insert("a port of its own".into());
     assert_eq!(world.begin().run().told(), "accepted");
 }
 
 #[test]
 fn nobody_is_asked_before_it_has_settled() {
     let mut world = World::new(AT_ONCE, &[&[Takes, Takes]]);
-    world.envoys[0].sighting.is_pending = true;
-    world.envoys[1].sighting.is_pending = true;
+    world.envoys[0].state.is_pending = true;
+    world.envoys[1].state.is_pending = true;
     let mut world = world.begin();
     assert!(world.canaries.is_empty());
-    world.envoys[1].sighting.is_pending = false;
-    world.look();
+    world.envoys[1].state.is_pending = false;
+    world.check();
     assert_eq!(world.canaries, ["0-1".to_owned()].into());
     assert_eq!(world.run().told(), "accepted");
 }
@@ -244,24 +244,24 @@ fn nobody_is_asked_before_it_has_settled() {
 #[test]
 fn a_canary_that_refuses_nothing_is_preferred() {
     let mut world = World::new(AT_ONCE, &[&[Takes, Takes]]);
-    world.envoys[0].sighting.errors.insert("a port of its own".into());
+    world.envoys[0].state.errors.insert("a port of its own".into());
     assert_eq!(world.begin().canaries, ["0-1".to_owned()].into());
 }
 
 /// Returns the outcome and duration of a rollout whose canary reports this load in each of the ten seconds of
 /// the bake.
 fn bake(error_rate: Option<f64>, requests: u64, errors: u64) -> (String, Duration) {
-    let policy = Policy { bake: Duration::from_secs(10), error_rate };
+    let policy = CanaryPolicy { bake: Duration::from_secs(10), error_rate };
     let mut world = World::new(policy, &[&[Takes, Takes]]);
-    world.envoys[0].sighting.load = Load { requests: 1000, errors: 1000 };
+    world.envoys[0].state.load = RequestCount { requests: 1000, errors: 1000 };
     let mut world = world.begin();
     let began = world.now;
     while world.outcome.is_none() {
         world.hear_all();
-        world.look();
+        world.check();
         world.now += Duration::from_secs(1);
-        let load = &mut world.envoys[0].sighting.load;
-        *load = Load { requests: load.requests + requests, errors: load.errors + errors };
+        let load = &mut world.envoys[0].state.load;
+        *load = RequestCount { requests: load.requests + requests, errors: load.errors + errors };
     }
     (world.told(), world.now - began)
 }
@@ -280,35 +280,35 @@ fn while_it_bakes_too_many_errors_are_a_refusal() {
 #[test]
 fn leaving_while_it_bakes_begins_anew_with_another() {
     let mut world =
-        World::new(Policy { bake: Duration::from_secs(10), ..AT_ONCE }, &[&[Takes, Takes]]).begin();
+        World::new(CanaryPolicy { bake: Duration::from_secs(10), ..AT_ONCE }, &[&[Takes, Takes]]).begin();
     world.hear_all();
-    world.look();
+    world.check();
     world.envoys[0].is_connected = false;
     world.now += Duration::from_secs(9);
-    world.look();
+    world.check();
     assert_eq!(world.canaries, ["0-1".to_owned()].into());
     world.now += Duration::from_secs(2);
     world.hear_all();
-    world.look();
+    world.check();
     assert_eq!(world.told(), "waits");
     assert_eq!(world.run().told(), "accepted");
 }
 
 /// Events, each for the Envoy with this index.
 #[derive(Debug, Clone, Copy)]
-enum Event {
+enum WorldEvent {
     Hears(usize),
     Leaves(usize),
     Returns(usize),
     Seconds(u64),
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = WorldEvent> {
     prop_oneof![
-        4 => any::<usize>().prop_map(Event::Hears),
-        1 => any::<usize>().prop_map(Event::Leaves),
-        1 => any::<usize>().prop_map(Event::Returns),
-        1 => (0..40u64).prop_map(Event::Seconds),
+        4 => any::<usize>().prop_map(WorldEvent::Hears),
+        1 => any::<usize>().prop_map(WorldEvent::Leaves),
+        1 => any::<usize>().prop_map(WorldEvent::Returns),
+        1 => (0..40u64).prop_map(WorldEvent::Seconds),
     ]
 }
 
@@ -327,25 +327,25 @@ proptest! {
         events in prop::collection::vec(event(), 0..60),
     ) {
         let natures: Vec<&[Nature]> = fleets.iter().map(Vec::as_slice).collect();
-        let policy = Policy { bake: Duration::from_secs(bake), ..AT_ONCE };
+        let policy = CanaryPolicy { bake: Duration::from_secs(bake), ..AT_ONCE };
         let mut world = World::new(policy, &natures).begin();
         let many = world.envoys.len();
         let mut were_canaries = world.canaries.clone();
         for event in events {
             match event {
-                Event::Hears(index) => world.hear(index % many),
-                Event::Leaves(index) => world.envoys[index % many].is_connected = false,
-                Event::Returns(index) => world.envoys[index % many].is_connected = true,
-                Event::Seconds(seconds) => world.now += Duration::from_secs(seconds),
+                WorldEvent::Hears(index) => world.hear(index % many),
+                WorldEvent::Leaves(index) => world.envoys[index % many].is_connected = false,
+                WorldEvent::Returns(index) => world.envoys[index % many].is_connected = true,
+                WorldEvent::Seconds(seconds) => world.now += Duration::from_secs(seconds),
             }
             if world.outcome.is_none() {
-                let early = world.envoys.iter().find(|it| it.runs == Runs::New && !were_canaries.contains(&it.sighting.id));
+                let early = world.envoys.iter().find(|it| it.runs == Runs::New && !were_canaries.contains(&it.state.id));
                 prop_assert!(early.is_none(), "{early:?}");
                 // An Envoy that refused and disconnected before the next check was not observed.
                 let refused = world.envoys.iter().any(|it| {
-                    it.refused && it.is_connected && world.canaries.contains(&it.sighting.id)
+                    it.refused && it.is_connected && world.canaries.contains(&it.state.id)
                 });
-                world.look();
+                world.check();
                 prop_assert!(!refused || world.outcome.as_ref().is_some_and(Result::is_err), "{}", world.told());
                 were_canaries.extend(world.canaries.iter().cloned());
             }

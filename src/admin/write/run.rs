@@ -1,4 +1,4 @@
-//! How every write runs, whatever it changes: planned or done, waited for, answered.
+//! Course of every write: planned or performed, waited for, replied to.
 
 use std::time::{Duration, Instant};
 
@@ -10,35 +10,32 @@ use crate::admin::Admin;
 use crate::admin::http::blocking;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::Write;
+use crate::admin::write::reply::Reply;
 use crate::build::Build;
+use crate::config::edit::Files;
 use crate::config::render;
-use crate::control::rollout::CanaryProgress;
-use crate::control::{Decision, Now, Proposal, Written};
+use crate::control::operation::{Operation, Written};
+use crate::control::progress::CanaryProgress;
 use crate::nodes::{Presence, State};
-use crate::store::records::Answer;
 
-/// How often it is looked who has acknowledged.
-const GLANCE: Duration = Duration::from_millis(10);
+/// Interval at which acknowledgements are checked.
+const CHECK: Duration = Duration::from_millis(10);
 
 const REVISION: HeaderName = HeaderName::from_static("x-revision");
 const REPEATED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const WARNING: HeaderName = HeaderName::from_static("x-warning");
 
 impl Admin {
-    /// Does what `decide` decides on, or tells what it would do.
-    pub(crate) async fn change(
-        &self,
-        write: Write,
-        decide: impl Fn(Now<'_>) -> Result<Decision, Problem> + Send + 'static,
-    ) -> Result<Response, Problem> {
+    /// Performs a write, or plans it with `?dry_run=true`.
+    pub(crate) async fn write<O>(&self, write: Write, operation: O) -> Result<Response, Problem>
+    where
+        O: Operation<Reply = Reply, Refusal = Problem>,
+    {
         write.query.end()?;
         if write.dry_run {
-            let propose = move |now: Now<'_>| {
-                decide(now).map(|decision| Proposal { files: None, changes: decision.changes })
-            };
-            return self.planned(propose).await;
+            return self.plan(operation, None).await;
         }
-        let written = self.control.write(write.terms, decide).await?;
+        let written = self.control.write(write.request, operation).await?;
         let missing = match write.wait {
             Some(patience) if !written.is_repeated => self.missing(&written, patience).await?,
             _ => Vec::new(),
@@ -46,12 +43,12 @@ impl Admin {
         Ok(respond(&written, &missing))
     }
 
-    /// What would change, and nothing does.
-    pub(crate) async fn planned(
-        &self,
-        propose: impl FnOnce(Now<'_>) -> Result<Proposal, Problem> + Send + 'static,
-    ) -> Result<Response, Problem> {
-        let (plan, build) = self.control.plan(propose).await?;
+    /// Plans a write, with these files in place of the served ones if there are any.
+    pub(crate) async fn plan<O>(&self, operation: O, files: Option<Files>) -> Result<Response, Problem>
+    where
+        O: Operation<Refusal = Problem>,
+    {
+        let (plan, build) = self.control.plan(operation, files).await?;
         let mut body = json!({ "changes": plan.changes, "envoy": plan.envoy });
         let warnings = build.warnings_since(&self.cache.build());
         if !warnings.is_empty() {
@@ -60,12 +57,16 @@ impl Admin {
         Ok(Json(body).into_response())
     }
 
-    /// The connected Envoys of the fleets that it affects which have not acknowledged a write in time; while its
-    /// canaries have not, these. A write that they refused is a problem: it is not in effect.
-    async fn missing(&self, written: &Written, patience: Duration) -> Result<Vec<Value>, Problem> {
-        let Written { before, build, answer, .. } = written;
+    /// Returns the connected Envoys that the write affects and that did not acknowledge it in time; during its
+    /// rollout, the canaries.
+    ///
+    /// # Errors
+    ///
+    /// Fails if canaries refused the write: it is not in effect.
+    async fn missing(&self, written: &Written<Reply>, patience: Duration) -> Result<Vec<Value>, Problem> {
+        let Written { before, build, revision, .. } = written;
         let deadline = Instant::now() + patience;
-        if let Some(revision) = answer.revision {
+        if let Some(revision) = *revision {
             if !self.control.decided(revision, patience).await {
                 return Ok(self.canaries());
             }
@@ -78,22 +79,22 @@ impl Admin {
         loop {
             let missing = self.nodes.select(waits);
             if missing.is_empty() || Instant::now() >= deadline {
-                return Ok(missing.iter().map(|presence| told(presence, build)).collect());
+                return Ok(missing.iter().map(|presence| waiting(presence, build)).collect());
             }
-            tokio::time::sleep(GLANCE).await;
+            tokio::time::sleep(CHECK).await;
         }
     }
 
-    /// The canaries that are being asked, as those who are waited for.
+    /// Returns the canaries of the rollout under way, as Envoys that are waited for.
     fn canaries(&self) -> Vec<Value> {
         let canaries = self.control.progress().canaries;
-        let told = |it: &CanaryProgress| json!({ "node": it.node, "fleet": it.fleet, "canary": it.phase, "types": [] });
-        canaries.iter().map(told).collect()
+        let view = |it: &CanaryProgress| json!({ "node": it.node, "fleet": it.fleet, "canary": it.phase, "types": [] });
+        canaries.iter().map(view).collect()
     }
 
-    /// 409 for a revision that its canary refused.
+    /// Fails with 409 if the revision was taken back.
     async fn refuse_rejected(&self, revision: u64) -> Result<(), Problem> {
-        let store = self.control.store().clone();
+        let store = self.store.clone();
         let found = blocking::run(move || Ok(store.revisions(revision..=revision)?.pop())).await?;
         match found.and_then(|revision| Some((revision.error?, revision.refused_by))) {
             Some((error, by)) => {
@@ -106,15 +107,16 @@ impl Admin {
     }
 }
 
-/// True when an Envoy has acknowledged all that it asked for of this generation or a later one.
+/// True if an Envoy acknowledged everything it asked for, of this generation or a later one.
 fn has_all(presence: &Presence, generation: u64) -> bool {
     let is_acked = |noted: &crate::nodes::Noted| noted.current && noted.state == State::Acked;
     presence.seen >= generation && presence.types.values().all(is_acked)
 }
 
-fn told(presence: &Presence, build: &Build) -> Value {
-    let waiting = presence.types.iter().filter(|(_, noted)| noted.state != State::Acked || !noted.current);
-    let types: Vec<Value> = waiting
+/// Returns an Envoy with the types that it has not acknowledged.
+fn waiting(presence: &Presence, build: &Build) -> Value {
+    let open = presence.types.iter().filter(|(_, noted)| noted.state != State::Acked || !noted.current);
+    let types: Vec<Value> = open
         .map(|(resource_type, noted)| match &noted.error {
             Some(error) => json!({ "type": resource_type.plural(), "state": "nacked", "error": error }),
             None => json!({ "type": resource_type.plural(), "state": "pending" }),
@@ -123,19 +125,18 @@ fn told(presence: &Presence, build: &Build) -> Value {
     json!({ "node": presence.node.id, "fleet": build.fleet_of(&presence.node).to_string(), "types": types })
 }
 
-fn respond(written: &Written, missing: &[Value]) -> Response {
-    let Written { answer, is_repeated, before, build, .. } = written;
-    let Answer { revision, status, location, etag, body } = answer;
+fn respond(written: &Written<Reply>, missing: &[Value]) -> Response {
+    let Written { reply, revision, is_repeated, before, build, .. } = written;
+    let Reply { status, location, etag, body } = reply;
     let warnings = build.warnings_since(before);
-    let status = StatusCode::from_u16(*status).expect("it was a status before");
     let mut response = match (missing, body) {
-        ([], Value::Null) => status.into_response(),
+        ([], Value::Null) => (*status).into_response(),
         ([], body) => {
             let mut body = body.clone();
             if !warnings.is_empty() && body.is_object() {
                 body["warnings"] = json!(warnings);
             }
-            (status, Json(body)).into_response()
+            (*status, Json(body)).into_response()
         }
         (missing, _) => {
             let body = json!({ "revision": revision, "waiting_for": missing });
@@ -161,13 +162,13 @@ fn respond(written: &Written, missing: &[Value]) -> Response {
         set(REPEATED, "true");
     }
     for warning in warnings {
-        // Headers are ASCII; the body has it as it is.
+        // Headers are ASCII; the body has the full text.
         set(WARNING, &render::line(warning).replace(|c: char| !c.is_ascii(), "?"));
     }
     response
 }
 
-/// A body with its tag.
+/// Returns a response that shows a body with its tag.
 pub(crate) fn shown(body: Value, etag: &str) -> Response {
     let etag = HeaderValue::from_str(etag).expect("hex digits in quotes are a header value");
     ([(header::ETAG, etag)], Json(body)).into_response()

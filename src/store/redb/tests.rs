@@ -2,15 +2,18 @@
 
 use serde_json::json;
 
+use super::file::FILE;
+use super::tables::{VERSION, VERSION_KEY};
 use super::*;
-use crate::inspect::plan::Edit;
-use crate::store::records::{Answer, Source};
+use crate::config::edit::Edit;
+use crate::config::edit::EntityChange;
+use crate::store::RevisionSource;
 
-fn put(name: &str, body: Value) -> Change {
-    Change::Put { kind: Kind::Upstream, name: name.to_owned(), body: Arc::new(body) }
+fn put(name: &str, body: Value) -> EntityChange {
+    EntityChange::Put { kind: Kind::Upstream, name: name.to_owned(), body: Arc::new(body) }
 }
 
-fn changes(changes: &[Change]) -> Commit {
+fn changes(changes: &[EntityChange]) -> Commit {
     Commit { changes: changes.to_vec(), ..Commit::default() }
 }
 
@@ -30,16 +33,16 @@ fn revision(number: u64) -> Commit {
         author: "somebody".into(),
         reason: Some("a test".into()),
         summary: format!("upstream {name} is new"),
-        source: Source::Api,
+        source: RevisionSource::Api,
         edits: vec![edit],
         error: None,
         refused_by: Vec::new(),
     };
-    let change = Change::Put { kind: Kind::Upstream, name, body };
+    let change = EntityChange::Put { kind: Kind::Upstream, name, body };
     Commit { changes: vec![change], revisions: vec![revision], ..Commit::default() }
 }
 
-fn names(store: &Store) -> Vec<String> {
+fn names(store: &RedbStore) -> Vec<String> {
     store.load().expect("loads").stored.iter().map(|((_, name), _)| name.clone()).collect()
 }
 
@@ -50,15 +53,20 @@ fn directory() -> tempfile::TempDir {
 #[test]
 fn what_was_committed_is_there_after_opening_again() {
     let directory = directory();
-    let store = Store::open(directory.path()).expect("opens");
+    let store = RedbStore::open(directory.path()).expect("opens");
     let files: Files = Files::unit("a.yaml".to_owned(), "upstreams: []".into());
     store
-        .commit(&changes(&[put("a", json!({"name": "a"})), put("b", json!({"name": "b"}))]))
+        .commit(store.revision(), &changes(&[put("a", json!({"name": "a"})), put("b", json!({"name": "b"}))]))
         .expect("commits");
-    store.commit(&changes(&[Change::Delete { kind: Kind::Upstream, name: "b".into() }])).expect("commits");
-    store.commit(&Commit { files: Some(files.clone()), ..revision(1) }).expect("commits");
+    store
+        .commit(
+            store.revision(),
+            &changes(&[EntityChange::Delete { kind: Kind::Upstream, name: "b".into() }]),
+        )
+        .expect("commits");
+    store.commit(store.revision(), &Commit { files: Some(files.clone()), ..revision(1) }).expect("commits");
     drop(store);
-    let store = Store::open(directory.path()).expect("opens again");
+    let store = RedbStore::open(directory.path()).expect("opens again");
     let state = store.load().expect("loads");
     let entities: Vec<_> =
         state.stored.iter().map(|((kind, name), body)| (*kind, name.as_str(), &**body)).collect();
@@ -73,10 +81,10 @@ fn what_was_committed_is_there_after_opening_again() {
 #[test]
 fn the_last_thousand_revisions_are_kept() {
     let directory = directory();
-    let store = Store::open(directory.path()).expect("opens");
+    let store = RedbStore::open(directory.path()).expect("opens");
     let many =
         Commit { revisions: (1..=1005).flat_map(|it| revision(it).revisions).collect(), ..Commit::default() };
-    store.commit(&many).expect("commits");
+    store.commit(store.revision(), &many).expect("commits");
     let kept: Vec<u64> = store.revisions(1..=u64::MAX).expect("reads").iter().map(|it| it.number).collect();
     assert_eq!(kept, (6..=1005).collect::<Vec<_>>());
 }
@@ -84,48 +92,49 @@ fn the_last_thousand_revisions_are_kept() {
 #[test]
 fn an_answer_is_kept_for_a_day() {
     let directory = directory();
-    let store = Store::open(directory.path()).expect("opens");
+    let store = RedbStore::open(directory.path()).expect("opens");
     let now = Timestamp::now();
-    let body = json!({"name": "1"});
-    let answer = Answer { revision: Some(1), status: 201, location: Some("/x".into()), etag: None, body };
-    let kept = Kept {
+    let kept = KeptAnswer {
         time: Timestamp::from_millisecond(now.as_millisecond()).expect("in range"),
         request: 7,
-        answer,
+        revision: Some(1),
+        answer: b" \xc9\x01".to_vec(),
     };
-    store.commit(&Commit { answers: vec![("key".into(), kept.clone())], ..revision(1) }).expect("commits");
+    store
+        .commit(store.revision(), &Commit { answers: vec![("key".into(), kept.clone())], ..revision(1) })
+        .expect("commits");
     drop(store);
-    let store = Store::open(directory.path()).expect("opens again");
-    assert_eq!(store.kept("key", now).expect("reads"), Some(kept));
-    assert_eq!(store.kept("other", now).expect("reads"), None);
-    assert_eq!(store.kept("key", now + SignedDuration::from_hours(25)).expect("reads"), None);
+    let store = RedbStore::open(directory.path()).expect("opens again");
+    assert_eq!(store.answer("key", now).expect("reads"), Some(kept));
+    assert_eq!(store.answer("other", now).expect("reads"), None);
+    assert_eq!(store.answer("key", now + SignedDuration::from_hours(25)).expect("reads"), None);
 }
 
 /// A disk may fail after the transaction reached it, and then those who wrote were told that it failed.
 #[test]
 fn what_was_answered_with_an_error_never_comes_back() {
     let directory = directory();
-    let store = Store::open(directory.path()).expect("opens");
-    store.commit(&revision(1)).expect("commits");
-    store.commit(&revision(2)).expect("commits");
-    store.revision.store(1, Ordering::Relaxed);
+    let store = RedbStore::open(directory.path()).expect("opens");
+    store.commit(store.revision(), &revision(1)).expect("commits");
+    store.commit(store.revision(), &revision(2)).expect("commits");
+    store.revision.send_replace(1);
     assert_eq!(store.revisions(1..=9).expect("reads").len(), 1, "it is not shown either");
     let other = Commit {
         changes: vec![put("other", json!({}))],
         revisions: revision(2).revisions,
         ..Commit::default()
     };
-    store.commit(&other).expect("commits");
+    store.commit(store.revision(), &other).expect("commits");
     assert_eq!(names(&store), ["1", "other"]);
 }
 
 #[test]
 fn a_second_process_is_told_that_the_directory_is_in_use() {
     let directory = directory();
-    let _first = Store::open(directory.path()).expect("opens");
-    assert!(matches!(Store::open(directory.path()), Err(Error::InUse { .. })));
+    let _first = RedbStore::open(directory.path()).expect("opens");
+    assert!(matches!(RedbStore::open(directory.path()), Err(Error::InUse { .. })));
     let backup = directory.path().join("backup");
-    assert!(matches!(Store::restore(&backup, directory.path(), true), Err(Error::InUse { .. })));
+    assert!(matches!(restore::restore(&backup, directory.path(), true), Err(Error::InUse { .. })));
 }
 
 /// Makes a database with this version and nothing else than the entities of the first one.
@@ -134,9 +143,9 @@ fn older(directory: &Path, version: u64) {
     let transaction = database.begin_write().expect("begins");
     {
         let mut format = transaction.open_table(FORMAT).expect("opens");
-        format.insert("version", version).expect("inserts");
+        format.insert(VERSION_KEY, version).expect("inserts");
         let mut entities = transaction.open_table(ENTITIES).expect("opens");
-        let body = records::entity(&json!({"name": "a"}));
+        let body = encoding::entity(&json!({"name": "a"}));
         entities.insert(("upstreams", "a"), body.as_slice()).expect("inserts");
     }
     transaction.commit().expect("commits");
@@ -146,60 +155,87 @@ fn older(directory: &Path, version: u64) {
 fn an_older_format_is_brought_up_to_date() {
     let directory = directory();
     older(directory.path(), 1);
-    let store = Store::open(directory.path()).expect("opens");
+    let store = RedbStore::open(directory.path()).expect("opens");
     assert_eq!(names(&store), ["a"]);
-    store.commit(&revision(1)).expect("commits");
+    store.commit(store.revision(), &revision(1)).expect("commits");
     drop(store);
-    assert_eq!(names(&Store::open(directory.path()).expect("opens again")), ["1", "a"]);
+    assert_eq!(names(&RedbStore::open(directory.path()).expect("opens again")), ["1", "a"]);
 }
 
 #[test]
 fn a_newer_format_is_refused() {
     let directory = directory();
     older(directory.path(), VERSION + 1);
-    assert!(matches!(Store::open(directory.path()), Err(Error::Newer { found, .. }) if found == VERSION + 1));
+    assert!(
+        matches!(RedbStore::open(directory.path()), Err(Error::Newer { found, known: VERSION, .. }) if found == VERSION + 1)
+    );
 }
 
 #[test]
 fn a_file_that_was_cut_short_is_refused_or_is_as_it_was_before() {
     let directory = directory();
-    let store = Store::open(directory.path()).expect("opens");
-    (1..=20).for_each(|number| store.commit(&revision(number)).expect("commits"));
+    let store = RedbStore::open(directory.path()).expect("opens");
+    (1..=20).for_each(|number| store.commit(store.revision(), &revision(number)).expect("commits"));
     drop(store);
     let file = directory.path().join(FILE);
     let whole = fs::read(&file).expect("reads");
     for part in [1, 100, whole.len() / 4, whole.len() / 2, whole.len() - 1] {
         fs::write(&file, &whole[..part]).expect("writes");
-        match Store::open(directory.path()).map(|store| names(&store)) {
+        match RedbStore::open(directory.path()).map(|store| names(&store)) {
             Err(Error::Corrupt { path, .. }) => assert_eq!(path, file),
             Err(error) => panic!("cut to {part}: {error:?}"),
             Ok(names) => assert_eq!(names.len(), 20, "cut to {part}"),
         }
     }
     fs::write(&file, "this is no database, and it is longer than a header would be").expect("writes");
-    assert!(matches!(Store::open(directory.path()), Err(Error::Corrupt { .. })));
+    assert!(matches!(RedbStore::open(directory.path()), Err(Error::Corrupt { .. })));
 }
 
 #[test]
 fn a_backup_is_whole_and_takes_the_place_of_what_is_damaged() {
     let (directory, other) = (directory(), directory());
-    let store = Store::open(directory.path()).expect("opens");
-    store.commit(&revision(1)).expect("commits");
+    let store = RedbStore::open(directory.path()).expect("opens");
+    store.commit(store.revision(), &revision(1)).expect("commits");
     let backup = other.path().join("backup.redb");
     store.backup(&backup).expect("copies");
-    store.commit(&revision(2)).expect("commits");
+    store.commit(store.revision(), &revision(2)).expect("commits");
     drop(store);
 
-    let refused = Store::restore(&backup, directory.path(), false);
+    let refused = restore::restore(&backup, directory.path(), false);
     assert!(matches!(refused, Err(Error::Occupied { .. })), "{refused:?}");
     fs::write(directory.path().join(FILE), "damaged").expect("writes");
-    assert_eq!(Store::restore(&backup, directory.path(), true).expect("restores").revision, 1);
-    let store = Store::open(directory.path()).expect("opens");
+    assert_eq!(restore::restore(&backup, directory.path(), true).expect("restores").revision, 1);
+    let store = RedbStore::open(directory.path()).expect("opens");
     assert_eq!(names(&store), ["1"]);
     assert_eq!(store.revisions(1..=9).expect("reads"), revision(1).revisions);
     drop(store);
 
     fs::write(&backup, "damaged").expect("writes");
-    assert!(matches!(Store::restore(&backup, directory.path(), true), Err(Error::NoBackup { .. })));
-    assert_eq!(names(&Store::open(directory.path()).expect("opens")), ["1"], "nothing was touched");
+    assert!(matches!(restore::restore(&backup, directory.path(), true), Err(Error::NoBackup { .. })));
+    assert_eq!(names(&RedbStore::open(directory.path()).expect("opens")), ["1"], "nothing was touched");
+}
+
+/// Record of an answer as the versions wrote it in which the store knew of HTTP: status 201 in field 4, location
+/// in 5, etag in 6, body in 7.
+const OLD_ANSWER: &[u8] = b"\x08\x80\xd8\xbd\xf3\xac3\x12\x10\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x18\x01 \xc9\x01*\x0f/upstreams/shop2\x04\"a1\":\x0f{\"name\":\"shop\"}";
+
+#[test]
+fn an_answer_that_an_earlier_version_kept_is_read_and_written_the_same() {
+    let kept = encoding::read_answer(OLD_ANSWER).expect("decodes");
+    assert_eq!((kept.time.as_millisecond(), kept.request, kept.revision), (1_764_400_000_000, 7, Some(1)));
+    assert_eq!(kept.answer, OLD_ANSWER[27..]);
+    assert_eq!(encoding::answer(&kept), OLD_ANSWER);
+}
+
+#[test]
+fn a_commit_on_another_revision_than_the_newest_is_a_conflict() {
+    let directory = directory();
+    let store = RedbStore::open(directory.path()).expect("opens");
+    let watch = store.watch();
+    store.commit(0, &revision(1)).expect("commits");
+    assert!(watch.has_changed().expect("the store is open"));
+    let late = store.commit(0, &revision(1));
+    assert!(matches!(late, Err(Error::Conflict { expected: 0, found: 1 })), "{late:?}");
+    store.commit(1, &revision(2)).expect("commits");
+    assert_eq!(names(&store), ["1", "2"]);
 }

@@ -1,0 +1,173 @@
+//! Writer: the thread that makes every change of the desired config.
+//!
+//! Each change is applied to a copy of the inputs, built whole, made durable and only then published; if any
+//! step fails, the old config stays. Changes are made one after the other, so each sees the outcome of the last.
+
+mod adopt;
+mod saved;
+mod take_back;
+mod writes;
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+use crate::control::desired::{Built, DesiredState, log_warning};
+use crate::control::files::FileState;
+use crate::control::pending::PendingChange;
+use crate::control::revisions::RevisionLog;
+use crate::control::rollout::{Rejection, RolloutQueue};
+use crate::control::staging::Staging;
+use crate::control::task::Task;
+
+/// State of the writer's thread.
+pub(super) struct Writer {
+    pub(super) desired: DesiredState,
+    pub(super) staging: Staging,
+    pub(super) rollout: RolloutQueue,
+    pub(super) files: FileState,
+    pub(super) revisions: RevisionLog,
+    /// Newest revision in the store, which other control planes may write too.
+    pub(super) stored_revision: watch::Receiver<u64>,
+}
+
+/// Reason for which the thread wakes.
+enum Wake {
+    Task(Task),
+    Addresses,
+    Nodes,
+    Clock,
+    Store,
+    End,
+}
+
+impl Writer {
+    /// Runs until all handles are dropped.
+    pub(super) fn run(mut self, mut queue: mpsc::UnboundedReceiver<Task>) {
+        let runtime = self.desired.builder.runtime.clone();
+        let mut next = None;
+        loop {
+            let wake = match next.take() {
+                Some(task) => Wake::Task(task),
+                None => runtime.block_on(self.wait(&mut queue)),
+            };
+            match wake {
+                Wake::Task(Task::Write(write)) => next = self.write(write, &mut queue),
+                Wake::Task(task) => self.perform(task),
+                Wake::Addresses => self.update_addresses(),
+                Wake::Nodes => self.check_canary(),
+                Wake::Clock => {
+                    if self.desired.update_time() {
+                        self.rollout.publish_endpoints(&mut self.desired);
+                    }
+                }
+                Wake::Store => {
+                    if self.catch_up() {
+                        self.retry_refused_files();
+                    }
+                }
+                Wake::End => return,
+            }
+        }
+    }
+
+    /// Waits for the next event. Between tasks, names are looked up again as their answers expire.
+    async fn wait(&mut self, queue: &mut mpsc::UnboundedReceiver<Task>) -> Wake {
+        let (own, until) = (self.desired.revision, self.rollout.until());
+        tokio::select! {
+            task = queue.recv() => task.map_or(Wake::End, Wake::Task),
+            () = self.desired.builder.resolver.changed() => Wake::Addresses,
+            () = self.rollout.nodes().stirs() => Wake::Nodes,
+            () = due(until) => Wake::Nodes,
+            () = passed(self.desired.build.until) => Wake::Clock,
+            () = moved(&mut self.stored_revision, own) => Wake::Store,
+        }
+    }
+
+    /// Performs a task other than a write.
+    fn perform(&mut self, task: Task) {
+        match task {
+            Task::Files(read) => self.change_files(read),
+            Task::Reload(read, done) => {
+                self.files.forget_refused();
+                self.change_files(read);
+                // The receiver may be gone with its request.
+                let _ = done.send(());
+            }
+            Task::Overrides(overrides, done) => {
+                if self.desired.update_overrides(overrides) {
+                    self.rollout.publish_endpoints(&mut self.desired);
+                    info!(source = "orders", revision = self.desired.revision, "config accepted");
+                }
+                let _ = done.send(());
+            }
+            Task::Plan(plan) => plan(&self.desired),
+            Task::Write(_) => {}
+        }
+    }
+
+    fn update_addresses(&mut self) {
+        if self.desired.update_addresses() {
+            self.rollout.publish_endpoints(&mut self.desired);
+            info!(source = "addresses", revision = self.desired.revision, "config accepted");
+        }
+    }
+
+    /// Rolls out the changes that were accepted since `before`. Returns the generation that contains them.
+    fn publish(&mut self, source: &str, before: Built, changes: Vec<PendingChange>) -> u64 {
+        let changed = before.build.snapshots != self.desired.build.snapshots;
+        self.desired.build.warnings_since(&before.build).into_iter().for_each(log_warning);
+        let rejection = self.rollout.roll_out(&mut self.desired, before, changes);
+        self.resolve(rejection);
+        let generation = self.rollout.generation();
+        let (revision, upstreams) = (self.desired.revision, self.desired.build.model.upstreams.len());
+        info!(source, changed, revision, upstreams, "config accepted");
+        generation
+    }
+
+    /// Checks the canaries, and amends the revisions that other Envoys refuse.
+    fn check_canary(&mut self) {
+        self.record_refusals();
+        let rejection = self.rollout.check_canary(&mut self.desired);
+        self.resolve(rejection);
+    }
+
+    /// Takes refused changes back, until the rest of the queue is published or on trial.
+    fn resolve(&mut self, mut rejection: Option<Rejection>) {
+        while let Some(rejected) = rejection {
+            rejection = self.take_back(rejected);
+        }
+    }
+}
+
+/// Resolves at that time, if there is one.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when that time has come, if there is one. The clock may be set meanwhile, so it is read again every
+/// minute.
+async fn passed(at: Option<Timestamp>) {
+    const INTERVAL: Duration = Duration::from_secs(60);
+    let Some(at) = at else { return std::future::pending().await };
+    while let Ok(rest) = Duration::try_from(at.duration_since(Timestamp::now()))
+        && !rest.is_zero()
+    {
+        tokio::time::sleep(rest.min(INTERVAL)).await;
+    }
+}
+
+/// Resolves when the store has a revision other than `own` that was not seen before.
+async fn moved(revision: &mut watch::Receiver<u64>, own: u64) {
+    while revision.changed().await.is_ok() {
+        if *revision.borrow_and_update() != own {
+            return;
+        }
+    }
+    std::future::pending().await
+}

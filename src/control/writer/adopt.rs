@@ -1,0 +1,63 @@
+//! Adoption of changes that another control plane wrote to the store.
+
+use std::sync::Arc;
+
+use tracing::error;
+
+use crate::build::Inputs;
+use crate::config::edit::differences;
+use crate::control::desired::{Built, Reading};
+use crate::control::pending::{Accepted, PendingChange};
+use crate::control::writer::Writer;
+
+/// Source of adopted changes in the log.
+const SOURCE: &str = "store";
+
+impl Writer {
+    /// Adopts and publishes what others wrote. False if that is not possible.
+    pub(super) fn catch_up(&mut self) -> bool {
+        let before = self.desired.built();
+        match self.adopt() {
+            Some(changes) if changes.is_empty() => true,
+            Some(changes) => {
+                self.publish(SOURCE, before, changes);
+                self.files.publish_named_files(&self.desired.inputs);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Makes the newest stored entities the desired ones, with the files of this control plane. Returns the
+    /// changes since the own revision; none if the store cannot be read or the result has faults.
+    pub(super) fn adopt(&mut self) -> Option<Vec<PendingChange>> {
+        let found = self.revisions.store.load().inspect_err(|error| {
+            error!(error = error as &dyn std::error::Error, "what others stored cannot be read");
+        });
+        let found = found.ok()?;
+        if found.revision == self.desired.revision {
+            return Some(Vec::new());
+        }
+        let changes = differences(&self.desired.inputs.stored, &found.stored);
+        let mut inputs = self.desired.inputs.clone();
+        adopt_entities(&mut inputs, changes.clone());
+        let build = self.desired.build(&mut inputs, Reading::Missing).inspect_err(|violations| {
+            error!(?violations, "what others stored makes no config with these files");
+        });
+        let build = Arc::new(build.ok()?);
+        let numbers = self.desired.revision + 1..=found.revision;
+        self.desired.replace(Built { inputs, build });
+        self.desired.revision = found.revision;
+        // All changes belong to the newest revision: those before it are not in effect without it.
+        let change = |number| {
+            let is_newest = number == found.revision;
+            let changes = if is_newest { changes.clone() } else { Vec::new() };
+            PendingChange { revision: Some(number), change: Accepted::Written(changes) }
+        };
+        Some(numbers.map(change).collect())
+    }
+}
+
+fn adopt_entities(inputs: &mut Inputs, changes: Vec<crate::config::edit::EntityChange>) {
+    changes.into_iter().for_each(|change| change.apply(&mut inputs.stored));
+}

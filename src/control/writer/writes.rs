@@ -1,0 +1,133 @@
+//! Group commit of writes over the API.
+//!
+//! Writes that arrive while others are made durable form a group: each is decided on the result of the one
+//! before it, all are built at once, and they become durable in one transaction, each with a revision of its
+//! own. If the group as a whole is refused, or has a new warning, each write is built on its own, so that each
+//! client gets its own faults and warnings. No client gets a reply before the transaction, and if that fails,
+//! nothing was published.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tracing::error;
+
+use crate::control::task::{QueuedWrite, Task};
+use crate::control::writer::Writer;
+use crate::store::{self, RevisionSource};
+
+/// Maximum number of writes in a group.
+const GROUP: usize = 256;
+
+/// Outcome of a group that is durable and published.
+#[derive(Clone, Copy)]
+struct Committed {
+    generation: u64,
+    /// True if the group has a revision.
+    is_change: bool,
+}
+
+impl Writer {
+    /// Makes this write, and those that wait behind it, durable and publishes the result. Returns the task that
+    /// ended the group, if one did.
+    pub(super) fn write(
+        &mut self,
+        first: Box<dyn QueuedWrite>,
+        queue: &mut mpsc::UnboundedReceiver<Task>,
+    ) -> Option<Task> {
+        let (mut writes, next) = group(first, queue);
+        let outcome = loop {
+            match self.commit_group(&mut writes) {
+                // Another control plane wrote first: decide again on its result.
+                Err(store::Error::Conflict { .. }) if self.catch_up() => {}
+                outcome => break outcome.map_err(Arc::new),
+            }
+        };
+        if let Err(error) = &outcome {
+            error!(error = &**error as &dyn std::error::Error, "changes were not stored");
+        }
+        for write in writes {
+            write.finish(outcome.clone().map(|committed| committed.generation));
+        }
+        if outcome.is_ok_and(|committed| committed.is_change) {
+            self.retry_refused_files();
+        }
+        self.files.publish_named_files(&self.desired.inputs);
+        next
+    }
+
+    /// Stages, commits and publishes a group. After an error, the desired config is what it was before.
+    fn commit_group(&mut self, writes: &mut [Box<dyn QueuedWrite>]) -> Result<Committed, store::Error> {
+        let (before, revision) = (self.desired.built(), self.desired.revision);
+        if writes.len() == 1 || !self.stage_together(writes) {
+            for write in writes {
+                self.stage_alone(&mut **write);
+            }
+        }
+        let (commit, changes) = self.staging.take();
+        let is_change = !commit.revisions.is_empty();
+        if !is_change && commit.answers.is_empty() {
+            return Ok(Committed { generation: self.rollout.generation(), is_change });
+        }
+        if let Err(error) = self.revisions.commit(revision, &commit) {
+            self.desired.replace(before);
+            self.desired.revision = revision;
+            // The resolver was configured for the changes.
+            self.desired.builder.resolver.configure(&self.desired.build.model.resolver);
+            self.update_addresses();
+            return Err(error);
+        }
+        if !is_change {
+            return Ok(Committed { generation: self.rollout.generation(), is_change });
+        }
+        let generation = self.publish(RevisionSource::Api.word(), before, changes);
+        self.revisions.publish(&commit.revisions);
+        Ok(Committed { generation, is_change })
+    }
+
+    /// Stages all writes with one build. Returns false, and stages nothing, if the result is refused or has
+    /// a new warning.
+    fn stage_together(&mut self, writes: &mut [Box<dyn QueuedWrite>]) -> bool {
+        let mark = self.staging.mark(&self.desired);
+        for write in writes.iter_mut() {
+            write.stage(&mut self.staging, &mut self.desired, &*self.revisions.store);
+        }
+        match self.staging.build(&mut self.desired, &mark) {
+            Ok(before) if before.warnings == self.desired.build.warnings => {
+                writes.iter_mut().for_each(|write| write.accept(&before, &self.desired.build));
+                return true;
+            }
+            Ok(before) => self.desired.build = before,
+            Err(_) => {}
+        }
+        self.staging.reset(&mut self.desired, mark);
+        false
+    }
+
+    fn stage_alone(&mut self, write: &mut dyn QueuedWrite) {
+        let mark = self.staging.mark(&self.desired);
+        write.stage(&mut self.staging, &mut self.desired, &*self.revisions.store);
+        match self.staging.build(&mut self.desired, &mark) {
+            Ok(before) => write.accept(&before, &self.desired.build),
+            Err(violations) => {
+                self.staging.reset(&mut self.desired, mark);
+                write.refuse(violations);
+            }
+        }
+    }
+}
+
+/// Takes the writes that wait behind the first one, and the task that ended the group.
+fn group(
+    first: Box<dyn QueuedWrite>,
+    queue: &mut mpsc::UnboundedReceiver<Task>,
+) -> (Vec<Box<dyn QueuedWrite>>, Option<Task>) {
+    let mut writes = vec![first];
+    while writes.len() < GROUP && !writes[0].is_alone() {
+        match queue.try_recv() {
+            Ok(Task::Write(write)) if !write.is_alone() => writes.push(write),
+            Ok(other) => return (writes, Some(other)),
+            Err(_) => break,
+        }
+    }
+    (writes, None)
+}
