@@ -30,11 +30,11 @@ use tower_http::normalize_path::NormalizePath;
 
 use crate::access::policy::Access;
 use crate::access::tokens::Role;
+use crate::admin::http::conditions;
 use crate::admin::http::guard::{self, Guard, RoleTable};
 use crate::admin::http::problem::Problem;
 use crate::admin::resource::metrics;
 use crate::admin::route::{ApiRoute, Content};
-use crate::admin::write::conditions;
 use crate::cache::Cache;
 use crate::control::Control;
 use crate::failover::supervisor::Supervisor;
@@ -137,7 +137,7 @@ async fn unmodified(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
     let known = known.as_ref().and_then(|known| known.to_str().ok());
-    if tag.zip(known).is_some_and(|(tag, known)| write::conditions::matches(known, tag)) {
+    if tag.zip(known).is_some_and(|(tag, known)| conditions::matches(known, tag)) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = Body::empty();
         response.headers_mut().remove(header::CONTENT_LENGTH);

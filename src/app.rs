@@ -124,7 +124,7 @@ pub struct App {
 }
 
 /// Bound ports, with their TLS.
-struct Ports {
+struct BoundPorts {
     xds: Incoming,
     admin: Incoming,
     addresses: admin::BoundAddresses,
@@ -157,7 +157,7 @@ impl App {
         check_exposure(&options)?;
         // Bound before the store is opened, so that a second understudy fails here and writes or serves
         // nothing.
-        let ports = Ports::bind(&options)?;
+        let ports = BoundPorts::bind(&options)?;
         let addresses = ports.addresses;
         let (shutdown, stop) = watch::channel(false);
         let (gate, mut api) = (AdminGate::default(), JoinSet::new());
@@ -229,7 +229,7 @@ impl App {
     }
 }
 
-impl Ports {
+impl BoundPorts {
     fn bind(options: &Options) -> anyhow::Result<Self> {
         let xds_tls = watch_tls(options.xds_tls.as_ref(), "xds", &["h2"])?;
         let admin_tls = watch_tls(options.admin_tls.as_ref(), "admin", &["http/1.1"])?;

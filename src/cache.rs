@@ -74,7 +74,7 @@ impl Cache {
     }
 
     /// Publishes a new state and wakes all subscribers. Returns the number of the generation, which
-    /// [`Subscription::seen`] reports later.
+    /// [`SnapshotSubscription::seen`] reports later.
     pub fn publish(&self, serving: Serving) -> u64 {
         let mut generation = 0;
         self.current.send_modify(|current| {
@@ -105,20 +105,20 @@ impl Cache {
     }
 
     /// Subscribes to the snapshots that `node` should run.
-    pub fn subscribe(&self, node: Node) -> Subscription {
-        Subscription { node, builds: self.current.subscribe(), seen: 0 }
+    pub fn subscribe(&self, node: Node) -> SnapshotSubscription {
+        SnapshotSubscription { node, builds: self.current.subscribe(), seen: 0 }
     }
 }
 
 /// Snapshots that one node should run, now and from now on.
 #[derive(Debug)]
-pub struct Subscription {
+pub struct SnapshotSubscription {
     node: Node,
     builds: watch::Receiver<Published>,
     seen: u64,
 }
 
-impl Subscription {
+impl SnapshotSubscription {
     /// Returns the newest snapshot and marks it as seen.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
         let Published { generation, serving } = self.builds.borrow_and_update().clone();

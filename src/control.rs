@@ -27,7 +27,7 @@ use crate::config::Violation;
 use crate::config::edit::Files;
 use crate::control::desired::DesiredState;
 use crate::control::files::FileFaults;
-use crate::control::operation::{Operation, WriteError, WriteRequest, Written};
+use crate::control::operation::{AcceptedWrite, Operation, WriteError, WriteRequest};
 use crate::control::progress::Progress;
 use crate::control::task::{QueuedOperation, Task};
 use crate::inspect::plan::Plan;
@@ -88,7 +88,8 @@ impl Control {
         self.progress.borrow().clone()
     }
 
-    /// Waits until a revision is in effect or was taken back. Returns false if it is neither after `patience`.
+    /// Waits until a revision is in effect or was taken back. Returns false if it is neither after
+    /// `patience`.
     pub async fn decided(&self, revision: u64, patience: Duration) -> bool {
         let mut progress = self.progress.clone();
         let decided = progress.wait_for(|progress| !progress.rolling_out.contains(&revision));
@@ -100,7 +101,8 @@ impl Control {
         self.tasks.closed().await;
     }
 
-    /// Decides on a write and applies it, all or nothing. After it returned, the write is durable and published.
+    /// Decides on a write and applies it, all or nothing. After it returned, the write is durable and
+    /// published.
     ///
     /// # Errors
     ///
@@ -109,7 +111,7 @@ impl Control {
         &self,
         request: WriteRequest,
         operation: O,
-    ) -> Result<Written<O::Reply>, O::Refusal> {
+    ) -> Result<AcceptedWrite<O::Reply>, O::Refusal> {
         let (sender, receiver) = oneshot::channel();
         let write = QueuedOperation { request, operation, staged: None, sender, span: Span::current() };
         self.tasks.send(Task::Write(Box::new(write))).map_err(|_| WriteError::ShuttingDown)?;

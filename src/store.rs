@@ -1,8 +1,8 @@
 //! Store: durable entities, revisions, records and tokens, behind one trait.
 //!
 //! A [`Commit`] is durable as a whole or not at all, and stands on an expected revision: of two writers that
-//! commit on the same revision, the second gets a [`Error::Conflict`] and decides again. Answers that are kept
-//! for repeated requests are opaque bytes here.
+//! commit on the same revision, the second gets a [`Error::Conflict`] and decides again. Answers that are
+//! kept for repeated requests are opaque bytes here.
 
 pub mod redb;
 
@@ -251,7 +251,7 @@ pub enum Error {
         path: PathBuf,
         /// Error of the database.
         #[source]
-        source: Cause,
+        source: DatabaseError,
     },
     /// The file is not a database, or only a part of one.
     #[error("the file {} is damaged; restore a backup with `understudy restore`, or choose another --data", path.display())]
@@ -260,7 +260,7 @@ pub enum Error {
         path: PathBuf,
         /// Error of the database.
         #[source]
-        source: Cause,
+        source: DatabaseError,
     },
     /// The database failed.
     #[error("the data directory {} cannot be used", path.display())]
@@ -269,7 +269,7 @@ pub enum Error {
         path: PathBuf,
         /// Error of the database.
         #[source]
-        source: Cause,
+        source: DatabaseError,
     },
     /// A restore would overwrite an existing state.
     #[error("the data directory {} holds a state already; say --force to replace it", path.display())]
@@ -279,8 +279,8 @@ pub enum Error {
     },
 }
 
-/// Error of a database, whichever it is.
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// Error of any database.
+pub type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
 
 impl RevisionSource {
     pub(crate) const ALL: [Self; 3] = [Self::Files, Self::Api, Self::Rollback];

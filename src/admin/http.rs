@@ -1,6 +1,7 @@
 //! HTTP of the admin API, whatever the resource: the gate before it, its guard, requests and problem details.
 
 pub(crate) mod blocking;
+pub(crate) mod conditions;
 pub mod gate;
 pub mod guard;
 pub(crate) mod page;

@@ -1,6 +1,5 @@
 //! Writes over the API: what one changes, how it runs, and its reply.
 
-pub(crate) mod conditions;
 pub(crate) mod entity;
 pub(crate) mod operation;
 pub(crate) mod place;

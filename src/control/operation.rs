@@ -10,8 +10,8 @@ use crate::store::{self, RevisionSource};
 /// Kind of write. Its functions run in the writer's thread.
 ///
 /// [`Operation::decide`] runs once or several times, always on the newest desired config; then either
-/// [`Operation::reply`] or, if the build refuses the changes, [`Operation::refuse`]. Both get the details of the
-/// last decision.
+/// [`Operation::reply`] or, if the build refuses the changes, [`Operation::refuse`]. Both get the details of
+/// the last decision.
 pub trait Operation: Send + 'static {
     /// Facts of a decision that the reply or a refusal needs beside the changes.
     type Details: Send + 'static;
@@ -103,7 +103,7 @@ pub struct Decision<D> {
 
 /// Write that is durable and published.
 #[derive(Debug)]
-pub struct Written<R> {
+pub struct AcceptedWrite<R> {
     /// Reply to the client.
     pub reply: R,
     /// Revision that it made; none if nothing had to change.

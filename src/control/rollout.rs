@@ -4,9 +4,9 @@
 //! canaries run a candidate between the two, and changes that were accepted since wait in a queue. Changes of
 //! endpoints alone do not wait: they are applied to all of these at once.
 //!
-//! A candidate that was refused is put back. If it contained several changes, each is then tried alone, so that
-//! none is taken back for the fault of another. A change that was refused alone is taken back: later changes are
-//! built again without it, and those that cannot be built are taken back too.
+//! A candidate that was refused is put back. If it contained several changes, each is then tried alone, so
+//! that none is taken back for the fault of another. A change that was refused alone is taken back: later
+//! changes are built again without it, and those that cannot be built are taken back too.
 
 pub mod canary;
 
@@ -254,7 +254,8 @@ impl RolloutQueue {
         self.check(desired, run, Some(canaries))
     }
 
-    /// Checks the canaries. `published` are those to which the candidate was published; none if it was not yet.
+    /// Checks the canaries. `published` are those to which the candidate was published; none if it was not
+    /// yet.
     fn check(
         &mut self,
         desired: &mut DesiredState,
@@ -300,8 +301,8 @@ impl RolloutQueue {
         self.publish_progress(desired.revision);
     }
 
-    /// Returns the canaries to the live config. Several refused changes are then tried one by one; a single one
-    /// has to be taken back.
+    /// Returns the canaries to the live config. Several refused changes are then tried one by one; a single
+    /// one has to be taken back.
     fn reject(
         &mut self,
         desired: &mut DesiredState,
@@ -320,7 +321,7 @@ impl RolloutQueue {
         }
     }
 
-    /// Notes that changes were taken back: those that the canaries refused, and others that cannot be built
+    /// Records that changes were taken back: those that the canaries refused, and others that cannot be built
     /// without them.
     pub(super) fn set_rejected(&mut self, revisions: Vec<u64>, refusal: &CanaryRefusal) {
         self.rejected.extend(&revisions);
@@ -379,14 +380,14 @@ fn word(phase: CanaryPhase) -> &'static str {
 fn envoy_state(nodes: &Nodes, id: &str, candidate: &Build) -> Option<EnvoyState> {
     let streams = nodes.streams(id);
     let types = || streams.iter().flat_map(|presence| presence.types.values());
-    let is_pending = |noted: &nodes::Noted| !noted.current || noted.state == nodes::State::Pending;
+    let is_pending = |status: &nodes::Noted| !status.current || status.state == nodes::State::Pending;
     let nodes::Totals { requests, errors } = nodes.totals(id);
     Some(EnvoyState {
         id: id.to_owned(),
         fleet: candidate.fleet_of(&streams.first()?.node).to_string(),
         seen: streams.iter().map(|presence| presence.seen).min()?,
         is_pending: types().next().is_none() || types().any(is_pending),
-        errors: types().filter_map(|noted| noted.error.clone()).collect(),
+        errors: types().filter_map(|status| status.error.clone()).collect(),
         load: RequestCount { requests, errors },
     })
 }

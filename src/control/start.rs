@@ -24,8 +24,8 @@ use crate::store::{Revision, Store, StoredState};
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 
-/// Number of revisions before the start whose snapshots are remembered, for Envoys that disconnected then. Each
-/// is undone and built.
+/// Number of revisions before the start whose snapshots are remembered, for Envoys that disconnected then.
+/// Each is undone and built.
 const REMEMBERED: u64 = 100;
 
 /// Inputs and collaborators of the control.

@@ -11,7 +11,7 @@ use crate::config::Violation;
 use crate::config::edit::Files;
 use crate::control::desired::DesiredState;
 use crate::control::operation::{
-    Decision, Operation, OperationReply as _, WriteError, WriteRequest, Written,
+    AcceptedWrite, Decision, Operation, OperationReply as _, WriteError, WriteRequest,
 };
 use crate::control::staging::Staging;
 use crate::model::overrides::OverridesByUpstream;
@@ -38,9 +38,9 @@ pub(super) trait QueuedWrite: Send {
     /// Decides and stages the changes. May be called again, if a write beside it was refused or another
     /// control plane wrote first.
     fn stage(&mut self, staging: &mut Staging, desired: &mut DesiredState, store: &dyn Store);
-    /// Notes the build that contains the staged changes.
+    /// Records the build that contains the staged changes.
     fn accept(&mut self, before: &Arc<Build>, build: &Arc<Build>);
-    /// Notes that the staged changes were dropped because of these faults.
+    /// Records that the staged changes were dropped because of these faults.
     fn refuse(&mut self, violations: Vec<Violation>);
     /// Sends the outcome, once the changes are published or could not be stored.
     fn finish(self: Box<Self>, stored: Result<u64, Arc<store::Error>>);
@@ -51,13 +51,13 @@ pub(super) struct QueuedOperation<O: Operation> {
     pub(super) request: WriteRequest,
     pub(super) operation: O,
     pub(super) staged: Option<Staged<O>>,
-    pub(super) sender: oneshot::Sender<Result<Written<O::Reply>, O::Refusal>>,
+    pub(super) sender: oneshot::Sender<Result<AcceptedWrite<O::Reply>, O::Refusal>>,
     pub(super) span: Span,
 }
 
 /// Result of staging an operation.
 pub(super) struct Staged<O: Operation> {
-    outcome: Result<Written<O::Reply>, O::Refusal>,
+    outcome: Result<AcceptedWrite<O::Reply>, O::Refusal>,
     /// Details of the decision; none for a repeated request or a refusal.
     details: Option<O::Details>,
 }
@@ -91,7 +91,7 @@ impl<O: Operation> QueuedWrite for QueuedOperation<O> {
         let outcome = self.staged.map(|staged| staged.outcome);
         let outcome = outcome.unwrap_or_else(|| Err(WriteError::ShuttingDown.into()));
         let outcome = outcome.and_then(|written| match stored {
-            Ok(generation) => Ok(Written { generation, ..written }),
+            Ok(generation) => Ok(AcceptedWrite { generation, ..written }),
             Err(error) => Err(WriteError::Store(error).into()),
         });
         // The receiver may be gone with its request; the change stands nevertheless.
@@ -110,7 +110,7 @@ fn stage<O: Operation>(
     let build = desired.build.clone();
     let written = |reply, revision, is_repeated| {
         let (before, build) = (build.clone(), build.clone());
-        Written { reply, revision, is_repeated, before, build, generation: 0 }
+        AcceptedWrite { reply, revision, is_repeated, before, build, generation: 0 }
     };
     if let Some((key, hash)) = &request.idempotency
         && let Some(kept) = kept(key, staging, store)?

@@ -97,12 +97,12 @@ fn upstream(name: &str, address: &str) -> EntityChange {
     put(Kind::Upstream, name, json!({ "name": name, "targets": [{ "target": address }] }))
 }
 
-async fn write(control: &Control, change: EntityChange) -> Result<Written<Count>, WriteError> {
+async fn write(control: &Control, change: EntityChange) -> Result<AcceptedWrite<Count>, WriteError> {
     control.write(request(), One(change, || {})).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_knows_what_envoys_have_that_left_before_the_last_writes() {
+async fn a_start_remembers_the_snapshots_of_the_last_writes() {
     let data = tempfile::tempdir().expect("the temporary directory can be written");
     let (control, cache) = started(opened(data.path()).await).await;
     let delete = |name: &str| EntityChange::Delete { kind: Kind::Upstream, name: name.to_owned() };
@@ -119,16 +119,16 @@ async fn a_start_knows_what_envoys_have_that_left_before_the_last_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_writes_that_are_taken_together_each_is_told_what_is_its_own() {
+async fn each_write_of_a_group_gets_its_own_outcome() {
     let data = tempfile::tempdir().expect("the temporary directory can be written");
     let store = opened(data.path()).await;
     let (control, _) = started(store.clone()).await;
-    // While the first is being decided on, the others come.
+    // The other writes arrive while the first is decided on.
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = Mutex::new(wait);
     let first = control.write(
         request(),
-        // The others hang up when they have all come.
+        // The sender is dropped when all others have arrived.
         One(upstream("first", "10.0.0.1:80"), move || {
             let _ = wait.lock().expect("nobody panicked").recv();
         }),
@@ -138,13 +138,13 @@ async fn of_writes_that_are_taken_together_each_is_told_what_is_its_own() {
     let bad = write(&control, put(Kind::Service, "bad", json!({ "name": "bad", "upstream": "nobody" })));
     let odd = write(&control, put(Kind::Upstream, "odd", json!({ "name": "odd", "targets": twice })));
     let last = write(&control, put(Kind::Service, "last", json!({ "name": "last", "upstream": "good" })));
-    let come = async move { drop(go) };
-    let (first, good, bad, odd, last, ()) = tokio::join!(biased; first, good, bad, odd, last, come);
+    let arrived = async move { drop(go) };
+    let (first, good, bad, odd, last, ()) = tokio::join!(biased; first, good, bad, odd, last, arrived);
 
     let [first, good, odd, last] = [first, good, odd, last].map(|it| it.expect("it is right"));
     let Err(WriteError::Refused(violations)) = bad else { panic!("nobody is there") };
     assert_eq!(violations.iter().map(|it| it.code).collect::<Vec<_>>(), ["US111"]);
-    let outcome = |written: &Written<Count>| {
+    let outcome = |written: &AcceptedWrite<Count>| {
         let warnings = written.build.warnings_since(&written.before).len();
         (written.revision, written.reply.clone(), warnings)
     };
@@ -160,12 +160,12 @@ async fn of_writes_that_are_taken_together_each_is_told_what_is_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fault_of_our_own_is_the_end_and_not_a_door_that_stays_shut() {
+async fn a_panic_in_the_writer_ends_the_control() {
     let data = tempfile::tempdir().expect("the temporary directory can be written");
     let (control, _) = started(opened(data.path()).await).await;
     let fault = One(upstream("shop", "10.0.0.1:80"), || panic!("a fault, for the test"));
     assert!(matches!(control.write(request(), fault).await, Err(WriteError::ShuttingDown)));
-    tokio::time::timeout(Duration::from_secs(20), control.ended()).await.expect("it is told");
+    tokio::time::timeout(Duration::from_secs(20), control.ended()).await.expect("the end is seen");
 }
 
 /// Waits until a control publishes as many upstreams.

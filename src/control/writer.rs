@@ -1,7 +1,8 @@
 //! Writer: the thread that makes every change of the desired config.
 //!
 //! Each change is applied to a copy of the inputs, built whole, made durable and only then published; if any
-//! step fails, the old config stays. Changes are made one after the other, so each sees the outcome of the last.
+//! step fails, the old config stays. Changes are made one after the other, so each sees the outcome of the
+//! last.
 
 mod adopt;
 mod saved;
@@ -54,8 +55,7 @@ impl Writer {
                 None => runtime.block_on(self.wait(&mut queue)),
             };
             match wake {
-                Wake::Task(Task::Write(write)) => next = self.write(write, &mut queue),
-                Wake::Task(task) => self.perform(task),
+                Wake::Task(task) => next = self.perform(task, &mut queue),
                 Wake::Addresses => self.update_addresses(),
                 Wake::Nodes => self.check_canary(),
                 Wake::Clock => {
@@ -86,9 +86,10 @@ impl Writer {
         }
     }
 
-    /// Performs a task other than a write.
-    fn perform(&mut self, task: Task) {
+    /// Performs a task. Returns the next one, if it was taken from the queue already.
+    fn perform(&mut self, task: Task, queue: &mut mpsc::UnboundedReceiver<Task>) -> Option<Task> {
         match task {
+            Task::Write(write) => return self.write(write, queue),
             Task::Files(read) => self.change_files(read),
             Task::Reload(read, done) => {
                 self.files.forget_refused();
@@ -104,8 +105,8 @@ impl Writer {
                 let _ = done.send(());
             }
             Task::Plan(plan) => plan(&self.desired),
-            Task::Write(_) => {}
         }
+        None
     }
 
     fn update_addresses(&mut self) {
@@ -150,8 +151,8 @@ async fn due(at: Option<Instant>) {
     }
 }
 
-/// Resolves when that time has come, if there is one. The clock may be set meanwhile, so it is read again every
-/// minute.
+/// Resolves when that time has come, if there is one. The clock may be set meanwhile, so it is read again
+/// every minute.
 async fn passed(at: Option<Timestamp>) {
     const INTERVAL: Duration = Duration::from_secs(60);
     let Some(at) = at else { return std::future::pending().await };

@@ -26,7 +26,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 
 use crate::build::snapshot::Snapshot;
-use crate::cache::{Cache, Subscription};
+use crate::cache::{Cache, SnapshotSubscription};
 use crate::envoy::checks::Findings;
 use crate::envoy::node::Node;
 use crate::nodes::Nodes;
@@ -150,7 +150,7 @@ impl Asked {
 /// Session of an Envoy that checks.
 struct Checker<'s> {
     node: String,
-    snapshots: Subscription,
+    snapshots: SnapshotSubscription,
     asked: Asked,
     /// True if the checks may have changed since the last specifier.
     is_due: bool,

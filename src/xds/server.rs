@@ -35,7 +35,7 @@ use tracing::{info, warn};
 use crate::access::identity::IdentityRule;
 use crate::access::incoming::Incoming;
 use crate::build::snapshot::Variant;
-use crate::cache::{Cache, Subscription};
+use crate::cache::{Cache, SnapshotSubscription};
 use crate::envoy::node::Node;
 use crate::envoy::{ResourceType, descriptors};
 use crate::nodes::{Connection, Nodes};
@@ -496,7 +496,7 @@ struct Session<P> {
     stream: P,
     node: String,
     connection: Connection,
-    snapshots: Subscription,
+    snapshots: SnapshotSubscription,
     resource_type: Option<ResourceType>,
     shared: Arc<Shared>,
     /// Deadline of the wait for clusters; none while nothing waits.

@@ -1,4 +1,4 @@
-//! A request that changes something, as HTTP says it: body, conditions, and how it wants to be done.
+//! Request that changes something, as HTTP expresses it: body, preconditions and options.
 
 use std::time::Duration;
 
@@ -10,41 +10,41 @@ use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::access::policy::Principal;
+use crate::admin::http::conditions::Conditions;
 use crate::admin::http::problem::Problem;
-use crate::admin::write::conditions::Conditions;
 use crate::admin::{Admin, MAX_BODY};
 use crate::config::{Level, Path, Violation, tree, values};
 use crate::control::operation::WriteRequest;
 use crate::store::RevisionSource;
 
-/// How long `?wait=acked` waits unless told otherwise, and at most.
+/// Time for which `?wait=acked` waits by default, and at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The longest `Idempotency-Key` and `X-Reason`.
 const MAX_HEADER: usize = 1024;
 
-/// A request that changes something.
+/// Request that changes something.
 pub(crate) struct Write {
     pub(crate) method: Method,
-    /// As it was sent, without the query.
+    /// Path as it was sent, without the query.
     pub(crate) path: String,
-    /// Null for none.
+    /// JSON body; null for none.
     pub(crate) body: Value,
     pub(crate) conditions: Conditions,
     /// Author and circumstances.
     pub(crate) request: WriteRequest,
-    /// Only the plan is wanted.
+    /// True if only the plan is wanted.
     pub(crate) dry_run: bool,
-    /// For how long to wait until Envoys have acknowledged it.
+    /// Time to wait for the acknowledgement of Envoys; none to return at once.
     pub(crate) wait: Option<Duration>,
-    /// What refers to it goes too.
+    /// True if a deletion also deletes the entities that refer to the deleted one.
     pub(crate) cascade: bool,
-    /// The parameters that only some requests know; they take them out.
+    /// Other parameters, which only some requests know.
     pub(crate) query: Parameters,
 }
 
-/// The parameters of a query. What nobody takes out is refused: it could mean that nothing is to be changed.
+/// Parameters of a query. One that no handler takes is refused: it could mean that nothing is to be changed.
 #[derive(Debug, Default)]
 pub(crate) struct Parameters(Vec<(String, String)>);
 
@@ -54,12 +54,12 @@ impl Parameters {
         Self(pairs.into_owned().collect())
     }
 
-    /// All values of a parameter.
+    /// Takes all values of a parameter.
     pub(crate) fn take_all(&mut self, name: &str) -> Vec<String> {
         self.0.extract_if(.., |(own, _)| own == name).map(|(_, value)| value).collect()
     }
 
-    /// The value of a parameter that may be there once.
+    /// Takes the value of a parameter that may occur once.
     pub(crate) fn take(&mut self, name: &str) -> Result<Option<String>, Problem> {
         let mut values = self.take_all(name);
         match values.len() {
@@ -68,7 +68,7 @@ impl Parameters {
         }
     }
 
-    /// True for `?name` and `?name=true`.
+    /// Takes a flag: true for `?name` and `?name=true`.
     pub(crate) fn take_flag(&mut self, name: &str) -> Result<bool, Problem> {
         match self.take(name)?.as_deref() {
             None | Some("false") => Ok(false),
@@ -77,7 +77,7 @@ impl Parameters {
         }
     }
 
-    /// Refuses what is left.
+    /// Refuses the parameters that are left.
     pub(crate) fn end(self) -> Result<(), Problem> {
         match self.0.first() {
             None => Ok(()),
@@ -144,7 +144,7 @@ fn needs_no_body(path: &str) -> bool {
     ["/rollback", "/failback", "/notify/test"].iter().any(|end| path.trim_end_matches('/').ends_with(end))
 }
 
-/// The JSON object of a request that changes nothing, and knows no parameters.
+/// JSON object of a request that changes nothing and has no parameters.
 pub(crate) struct Object(pub(crate) Value);
 
 impl FromRequest<Admin> for Object {
@@ -158,7 +158,7 @@ impl FromRequest<Admin> for Object {
     }
 }
 
-/// What a body says, with every fault at its place.
+/// Decodes a body, with every fault at its place.
 pub(crate) fn decoded<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
     let (decoded, faults) = tree::decode(&tree::Node::from_json(body), &Path::default());
     match decoded {
@@ -173,10 +173,10 @@ pub(crate) fn decoded<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
 fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     let text = String::from_utf8_lossy(value.as_bytes()).trim().to_owned();
-    match text.len() <= MAX_HEADER {
-        true => Ok(Some(text).filter(|text| !text.is_empty())),
-        false => Err(bad(format!("the header `{name}` is longer than {MAX_HEADER} bytes"))),
+    if text.len() > MAX_HEADER {
+        return Err(bad(format!("the header `{name}` is longer than {MAX_HEADER} bytes")));
     }
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 fn wait(query: &mut Parameters) -> Result<Option<Duration>, Problem> {
@@ -194,7 +194,7 @@ fn wait(query: &mut Parameters) -> Result<Option<Duration>, Problem> {
     }
 }
 
-/// The key by which the request is known when it comes again, and the hash of what it asks.
+/// Returns the idempotency key of a request and the hash of its content.
 fn idempotency(
     method: &Method,
     uri: &axum::http::Uri,
@@ -212,7 +212,7 @@ fn idempotency(
     Ok(Some((key, hash.digest128())))
 }
 
-/// The body of a write: a JSON object without faults of its own.
+/// Parses the body of a write: a JSON object without duplicate keys.
 fn object(method: &Method, headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
     if let Some(content_type) = headers.get(header::CONTENT_TYPE) {
         let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -230,7 +230,7 @@ fn object(method: &Method, headers: &HeaderMap, body: &[u8]) -> Result<Value, Pr
     }
     match node.to_json() {
         Value::Object(mut fields) => {
-            // An answer with warnings may be sent back as it is.
+            // A response with warnings may be sent back as it is.
             fields.remove("warnings");
             Ok(Value::Object(fields))
         }
@@ -247,7 +247,7 @@ fn not_json(fault: &tree::Fault) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "the body is not JSON").with(vec![violation])
 }
 
-/// A fault of the body itself.
+/// Returns the violation of a fault in the body.
 pub(crate) fn in_body(fault: &tree::Fault) -> Violation {
     Violation {
         code: fault.code,

@@ -13,13 +13,13 @@ use serde_json::{Map, Value, json};
 use crate::access::tokens::Role;
 use crate::admin::Admin;
 use crate::admin::declared::{self, DeclaredBy, Desired};
+use crate::admin::http::conditions::Conditions;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Object, Parameters, Write, decoded};
 use crate::admin::resource::raw::patches;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::view::write::{ChangedView, DryRunView, SynchronizedView};
-use crate::admin::write::conditions::Conditions;
 use crate::admin::write::operation::{EntityOperation, Verb};
 use crate::admin::write::place::{self, BodyPlace};
 use crate::admin::write::reply::Reply;
@@ -43,7 +43,7 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
         ApiRoute::get(path, Role::Read, "Read the config, as a file could have it", read, file())
             .query(&[TAG]),
         ApiRoute::patch(path, Role::Write, "Make several changes, all or nothing", patch, &[200], changed)
-            .change(schema::of::<Steps>()),
+            .change(schema::of::<PatchBody>()),
         ApiRoute::put(
             path,
             Role::Write,
@@ -62,7 +62,7 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
             &[200],
             Content::json::<DryRunView>(),
         )
-        .body(schema::of::<Plan>()),
+        .body(schema::of::<PlanBody>()),
     ]
 }
 
@@ -77,7 +77,7 @@ pub(crate) async fn read(State(admin): State<Admin>, RawQuery(query): RawQuery) 
     Ok(shown(whole(&build, tag.as_deref()), &etag(revision)))
 }
 
-/// The tag of the whole config.
+/// Returns the tag of the whole config.
 fn etag(revision: u64) -> String {
     format!("\"{revision}\"")
 }
@@ -112,10 +112,10 @@ fn has_tag(body: &Value, tag: &str) -> bool {
     body["tags"].as_array().is_some_and(|tags| tags.iter().any(|own| own == tag))
 }
 
-/// One change of `PATCH /config`.
+/// Operation in the body of `PATCH /config`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Step {
+struct PatchStep {
     method: String,
     path: String,
     #[serde(default)]
@@ -127,8 +127,8 @@ struct Step {
 /// The body of `PATCH /config`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Steps {
-    changes: Vec<Step>,
+struct PatchBody {
+    changes: Vec<PatchStep>,
     #[serde(default)]
     reason: Option<String>,
 }
@@ -140,7 +140,7 @@ fn unprocessable(detail: String) -> Problem {
 /// `PATCH /config`: several changes, each on what the one before it made; all or nothing, and one revision.
 pub(crate) async fn patch(State(admin): State<Admin>, mut write: Write) -> Result<Response, Problem> {
     let body = std::mem::take(&mut write.body);
-    let steps: Steps = decoded(&body)?;
+    let steps: PatchBody = decoded(&body)?;
     write.request.reason = write.request.reason.or(steps.reason);
     let operations = operations(steps.changes)?;
     let conditions = write.conditions.clone();
@@ -193,8 +193,8 @@ impl ConfigDetails {
     }
 }
 
-fn operations(steps: Vec<Step>) -> Result<Vec<(String, EntityOperation)>, Problem> {
-    let operation = |(index, step): (usize, Step)| {
+fn operations(steps: Vec<PatchStep>) -> Result<Vec<(String, EntityOperation)>, Problem> {
+    let operation = |(index, step): (usize, PatchStep)| {
         let which = format!("change {} ({} {})", index + 1, step.method, step.path);
         let method = Method::from_bytes(step.method.to_ascii_uppercase().as_bytes())
             .map_err(|_| unprocessable("there is no such method".to_owned()).of(&which))?;
@@ -203,10 +203,13 @@ fn operations(steps: Vec<Step>) -> Result<Vec<(String, EntityOperation)>, Proble
         }
         let conditions = Conditions { if_match: step.if_match, ..Conditions::default() };
         let operation = EntityOperation::parse(&method, &step.path, step.body, conditions);
-        // The method is a part of the body here.
-        let in_body = |problem: Problem| match problem.is_of(StatusCode::METHOD_NOT_ALLOWED) {
-            true => unprocessable("this path knows other methods".to_owned()),
-            false => problem,
+        // The body names the method here, so a wrong one is a fault of the body.
+        let in_body = |problem: Problem| {
+            if problem.is_of(StatusCode::METHOD_NOT_ALLOWED) {
+                unprocessable("this path knows other methods".to_owned())
+            } else {
+                problem
+            }
         };
         let operation = operation.map_err(|problem| in_body(problem).of(&which))?;
         Ok((which, operation))
@@ -288,7 +291,7 @@ impl Operation for ConfigReplace {
     }
 }
 
-/// An entity of the body, and where in it.
+/// Entity of the body, with its pointer.
 #[derive(Clone)]
 struct Wanted {
     slot: Slot,
@@ -296,7 +299,7 @@ struct Wanted {
     pointer: String,
 }
 
-/// The entities of the body, with the tag.
+/// Returns the entities of the body, with the tag added.
 fn declared(body: Value, tag: &str) -> Result<Vec<Wanted>, Problem> {
     let mut wanted: Vec<Wanted> = Vec::new();
     for (key, list) in body.as_object().into_iter().flatten() {
@@ -329,7 +332,7 @@ fn tagged(mut body: Value, tag: &str) -> Value {
         match &mut body["tags"] {
             Value::Array(tags) => tags.push(tag.into()),
             none @ Value::Null => *none = json!([tag]),
-            // Validation tells what is wrong with it.
+            // Validation reports its fault.
             _ => {}
         }
     }
@@ -366,10 +369,12 @@ fn synchronize(
             EntityChange::Put { body, .. } => stored.is_none_or(|stored| stored != body),
             EntityChange::Delete { .. } => true,
         };
-        match decided.changes.iter().any(differs) {
-            _ if decided.is_new => created.push(path),
-            true => updated.push(path),
-            false => unchanged += 1,
+        if decided.is_new {
+            created.push(path);
+        } else if decided.changes.iter().any(differs) {
+            updated.push(path);
+        } else {
+            unchanged += 1;
         }
         changes.extend(decided.changes);
     }
@@ -391,18 +396,19 @@ fn synchronize(
 /// The body of `POST /plan`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Plan {
-    /// Texts by name, in place of all files that are served.
+struct PlanBody {
+    /// Texts by name, in place of all served files.
     #[serde(default)]
     files: Option<std::collections::BTreeMap<String, String>>,
-    /// As in `PATCH /config`.
+    /// Operations, as in `PATCH /config`.
     #[serde(default)]
-    changes: Vec<Step>,
+    changes: Vec<PatchStep>,
 }
 
-/// `POST /plan`: what would change with these files in place of those that are served, and with these changes.
+/// `POST /plan`: what would change with these files in place of those that are served, and with these
+/// changes.
 pub(crate) async fn plan(State(admin): State<Admin>, Object(body): Object) -> Result<Response, Problem> {
-    let plan: Plan = decoded(&body)?;
+    let plan: PlanBody = decoded(&body)?;
     let operations = operations(plan.changes)?;
     let files = plan.files.map(|files| files.into_iter().map(|(name, text)| (name, Arc::from(text))));
     let files: Option<Files> = files.map(Iterator::collect);

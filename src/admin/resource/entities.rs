@@ -10,20 +10,20 @@ use serde_json::{Value, json};
 use crate::access::tokens::Role;
 use crate::admin::Admin;
 use crate::admin::declared::{self, Desired};
+use crate::admin::http::conditions::etag;
 use crate::admin::http::page::Items;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Parameters, Write};
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::view::write::DeletedView;
-use crate::admin::write::conditions::etag;
 use crate::admin::write::entity::EntityWrite;
 use crate::admin::write::operation::EntityOperation;
 use crate::admin::write::run::shown;
 use crate::admin::write::slot::{absent, encoded};
 use crate::config::document::Kind;
 
-/// How many items a page has unless told otherwise, and at most.
+/// Number of items on a page by default, and at most.
 const PAGE: (usize, usize) = (100, 1000);
 
 const LIST: &[QueryParameter] = &[
@@ -92,7 +92,7 @@ pub(crate) fn write_routes(path: &str, what: &str, kind: Kind) -> [ApiRoute; 3] 
 pub(crate) struct Page {
     size: usize,
     after: Option<String>,
-    /// Each must be met, by one of its alternatives: `?tag=a,b&tag=c` is (a or b) and c.
+    /// Required tags, each with alternatives: `?tag=a,b&tag=c` is (a or b) and c.
     tags: Vec<String>,
 }
 
@@ -114,7 +114,7 @@ impl Page {
         Ok(page)
     }
 
-    /// The page of these names, in their order. `body` is asked for those that are looked at only.
+    /// Returns the page of these names, in their order. `body` is called only for the names up to its end.
     pub(crate) fn cut(
         &self,
         names: impl IntoIterator<Item = String>,
@@ -198,9 +198,9 @@ pub(crate) async fn read_target(
     Ok(shown(target.body, &tag))
 }
 
-/// All writes of one entity. POST: 201. PUT: 201 if it created the entity, 200 if it replaced it; an upstream's
-/// targets stay as they are unless the body has `targets`. PATCH: 200. DELETE: 204, or 409 with the entities that
-/// refer to it; with `?cascade=true` these are deleted too.
+/// All writes of one entity. POST: 201. PUT: 201 if it created the entity, 200 if it replaced it; an
+/// upstream's targets stay as they are unless the body has `targets`. PATCH: 200. DELETE: 204, or 409 with
+/// the entities that refer to it; with `?cascade=true` these are deleted too.
 pub(crate) async fn write(State(admin): State<Admin>, mut write: Write) -> Result<Response, Problem> {
     let body = std::mem::take(&mut write.body);
     let conditions = write.conditions.clone();

@@ -11,13 +11,13 @@ use serde_json::{Map, Value, json};
 use crate::access::tokens::Role;
 use crate::admin::Admin;
 use crate::admin::declared::{self, DeclaredBy, Desired};
+use crate::admin::http::conditions::{Conditions, etag};
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Write, in_body};
 use crate::admin::resource::entities;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
 use crate::admin::view::secret;
-use crate::admin::write::conditions::{Conditions, etag};
 use crate::admin::write::place::{self, BodyPlace};
 use crate::admin::write::reply::Reply;
 use crate::admin::write::run::shown;
@@ -221,7 +221,7 @@ fn from_files(build: &Build, resource_type: ResourceType) -> Vec<(&Resource, Str
         .collect()
 }
 
-/// Where in the body of the set each resource stood.
+/// Returns the place of each resource in the body.
 fn places(lists: &[(ResourceType, Vec<Resource>)]) -> Vec<BodyPlace> {
     let place = |(index, resource): (usize, &Resource)| {
         let slot = Slot { kind: Kind::Raw, upstream: None, name: resource.key.to_string() };

@@ -24,7 +24,7 @@ use crate::config::edit::{Edit, EntityChange};
 use crate::control::operation::{Decision, DesiredConfig, Operation, WriteError};
 use crate::store::{KEPT_REVISIONS, Revision, RevisionSource, Store};
 
-/// How many revisions a page has unless told otherwise, and at most.
+/// Number of revisions on a page by default, and at most.
 const PAGE: (u64, u64) = (100, KEPT_REVISIONS);
 
 fn bad(detail: String) -> Problem {
@@ -167,18 +167,18 @@ pub(crate) async fn rollback(
     write.request.source = RevisionSource::Rollback;
     write.request.alone = true;
     let store = admin.store.clone();
-    admin.write(write, Rollback { store, number, keeps_files }).await
+    admin.write(write, RollbackWrite { store, number, keeps_files }).await
 }
 
 /// Rollback of what REST declared to a revision.
-struct Rollback {
+struct RollbackWrite {
     store: Arc<dyn Store>,
     number: u64,
     /// True if files may have changed since.
     keeps_files: bool,
 }
 
-impl Operation for Rollback {
+impl Operation for RollbackWrite {
     /// Newest revision before the rollback.
     type Details = u64;
     type Reply = Reply;
@@ -213,7 +213,8 @@ impl Operation for Rollback {
     }
 }
 
-/// What was at a revision that was taken back is what was before it; who asks for it means something else.
+/// Refuses a revision that was taken back: its state was that of the one before, which is not what is asked
+/// for.
 fn refuse_rejected(store: &dyn Store, number: u64) -> Result<(), Problem> {
     let revision = store.revisions(number..=number)?.pop();
     match revision.and_then(|revision| revision.error) {
@@ -239,25 +240,22 @@ fn files_differ(edits: &[Edit], number: u64) -> Problem {
 }
 
 fn turned(edit: Edit, backwards: bool) -> Edit {
-    match backwards {
-        true => Edit { before: edit.after, after: edit.before, ..edit },
-        false => edit,
-    }
+    if backwards { Edit { before: edit.after, after: edit.before, ..edit } } else { edit }
 }
 
-/// What differs between what was at revision `a` and what was at the later `b`, entity by entity.
+/// Returns the edits between revision `a` and the later `b`, one for each entity.
 fn between(store: &dyn Store, a: u64, b: u64) -> Result<Vec<Edit>, Problem> {
     let last = store.revision();
     if let Some(missing_one) = [a, b].into_iter().find(|number| *number > last) {
         return Err(missing(missing_one));
     }
     let revisions = store.revisions(a + 1..=b)?;
-    // Those that are no longer kept cannot be walked back over.
+    // Revisions that are no longer kept cannot be undone.
     if revisions.len() as u64 != b - a {
         return Err(missing(a));
     }
     let mut edits: BTreeMap<(Kind, String, bool), Edit> = BTreeMap::new();
-    // What was taken back changed nothing.
+    // A revision that was taken back changed nothing.
     let revisions = revisions.into_iter().filter(|revision| revision.error.is_none());
     for edit in revisions.flat_map(|revision| revision.edits) {
         let key = (edit.kind, edit.name.clone(), edit.file.is_some());

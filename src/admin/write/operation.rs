@@ -1,18 +1,18 @@
 //! Operation on one entity of any kind: create, replace, merge or delete it.
 //!
-//! It is decided on the newest config in the writer's thread, so that no other write comes between a check and
-//! its change.
+//! It is decided on the newest config in the writer's thread, so that no other write comes between a check
+//! and its change.
 
 use axum::http::Method;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::admin::declared::{self, Desired};
+use crate::admin::http::conditions::Conditions;
 use crate::admin::http::problem::Problem;
 use crate::admin::view::secret;
-use crate::admin::write::conditions::Conditions;
 use crate::admin::write::place::BodyPlace;
-use crate::admin::write::slot::{Slot, absent, resource_type};
+use crate::admin::write::slot::{ExistingEntity, Slot, absent, resource_type};
 use crate::config::document::Kind;
 use crate::config::edit::EntityChange;
 use crate::config::raw;
@@ -94,20 +94,9 @@ impl EntityOperation {
 
     /// Decides which entities change.
     pub(crate) fn decide(self, desired: Desired<'_>) -> Result<EntityDecision, Problem> {
-        let Self { verb, slot, mut body, conditions } = self;
-        let existing = slot.find(desired);
-        if let (Some(upstream), None) = (&slot.upstream, &existing)
-            && !desired.has_upstream(upstream)
-        {
-            return Err(absent(Kind::Upstream, upstream));
-        }
-        match (verb, &existing) {
-            (Verb::Create, Some(existing)) => return Err(slot.taken(&existing.by)),
-            (Verb::Create | Verb::Replace, None) => {}
-            (_, None) => return Err(absent(slot.kind, &slot.name)),
-            (_, Some(existing)) => slot.writable(&existing.by)?,
-        }
-        slot.check(&conditions, existing.as_ref().map(|existing| &existing.body))?;
+        let existing = self.slot.find(desired);
+        self.check(desired, existing.as_ref())?;
+        let Self { verb, slot, mut body, .. } = self;
         let is_new = existing.is_none();
         let index = existing.as_ref().and_then(|existing| existing.index);
         let stored = desired.stored.get(&(slot.kind, slot.key()));
@@ -139,6 +128,23 @@ impl EntityOperation {
             }
         };
         Ok(EntityDecision { changes: slot.set(desired, index, body, exact), is_new, place })
+    }
+
+    /// Refuses the operation if the entity does not fit its verb, its conditions, or what files declare.
+    fn check(&self, desired: Desired<'_>, existing: Option<&ExistingEntity>) -> Result<(), Problem> {
+        let slot = &self.slot;
+        if let (Some(upstream), None) = (&slot.upstream, existing)
+            && !desired.has_upstream(upstream)
+        {
+            return Err(absent(Kind::Upstream, upstream));
+        }
+        match (self.verb, existing) {
+            (Verb::Create, Some(existing)) => return Err(slot.taken(&existing.by)),
+            (Verb::Create | Verb::Replace, None) => {}
+            (_, None) => return Err(absent(slot.kind, &slot.name)),
+            (_, Some(existing)) => slot.writable(&existing.by)?,
+        }
+        slot.check(&self.conditions, existing.map(|existing| &existing.body))
     }
 }
 

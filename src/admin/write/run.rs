@@ -14,7 +14,7 @@ use crate::admin::write::reply::Reply;
 use crate::build::Build;
 use crate::config::edit::Files;
 use crate::config::render;
-use crate::control::operation::{Operation, Written};
+use crate::control::operation::{AcceptedWrite, Operation};
 use crate::control::progress::CanaryProgress;
 use crate::nodes::{Presence, State};
 
@@ -57,14 +57,18 @@ impl Admin {
         Ok(Json(body).into_response())
     }
 
-    /// Returns the connected Envoys that the write affects and that did not acknowledge it in time; during its
-    /// rollout, the canaries.
+    /// Returns the connected Envoys that the write affects and that did not acknowledge it in time; during
+    /// its rollout, the canaries.
     ///
     /// # Errors
     ///
     /// Fails if canaries refused the write: it is not in effect.
-    async fn missing(&self, written: &Written<Reply>, patience: Duration) -> Result<Vec<Value>, Problem> {
-        let Written { before, build, revision, .. } = written;
+    async fn missing(
+        &self,
+        written: &AcceptedWrite<Reply>,
+        patience: Duration,
+    ) -> Result<Vec<Value>, Problem> {
+        let AcceptedWrite { before, build, revision, .. } = written;
         let deadline = Instant::now() + patience;
         if let Some(revision) = *revision {
             if !self.control.decided(revision, patience).await {
@@ -109,15 +113,15 @@ impl Admin {
 
 /// True if an Envoy acknowledged everything it asked for, of this generation or a later one.
 fn has_all(presence: &Presence, generation: u64) -> bool {
-    let is_acked = |noted: &crate::nodes::Noted| noted.current && noted.state == State::Acked;
+    let is_acked = |status: &crate::nodes::Noted| status.current && status.state == State::Acked;
     presence.seen >= generation && presence.types.values().all(is_acked)
 }
 
 /// Returns an Envoy with the types that it has not acknowledged.
 fn waiting(presence: &Presence, build: &Build) -> Value {
-    let open = presence.types.iter().filter(|(_, noted)| noted.state != State::Acked || !noted.current);
+    let open = presence.types.iter().filter(|(_, status)| status.state != State::Acked || !status.current);
     let types: Vec<Value> = open
-        .map(|(resource_type, noted)| match &noted.error {
+        .map(|(resource_type, status)| match &status.error {
             Some(error) => json!({ "type": resource_type.plural(), "state": "nacked", "error": error }),
             None => json!({ "type": resource_type.plural(), "state": "pending" }),
         })
@@ -125,8 +129,8 @@ fn waiting(presence: &Presence, build: &Build) -> Value {
     json!({ "node": presence.node.id, "fleet": build.fleet_of(&presence.node).to_string(), "types": types })
 }
 
-fn respond(written: &Written<Reply>, missing: &[Value]) -> Response {
-    let Written { reply, revision, is_repeated, before, build, .. } = written;
+fn respond(written: &AcceptedWrite<Reply>, missing: &[Value]) -> Response {
+    let AcceptedWrite { reply, revision, is_repeated, before, build, .. } = written;
     let Reply { status, location, etag, body } = reply;
     let warnings = build.warnings_since(before);
     let mut response = match (missing, body) {

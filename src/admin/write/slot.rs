@@ -7,8 +7,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::admin::declared::{self, DeclaredBy, Desired};
+use crate::admin::http::conditions::{Conditions, etag, matches};
 use crate::admin::http::problem::Problem;
-use crate::admin::write::conditions::{Conditions, etag, matches};
 use crate::admin::write::place::BodyPlace;
 use crate::admin::write::reply::Reply;
 use crate::config::Path;
@@ -143,9 +143,9 @@ impl Slot {
         }
     }
 
-    /// Returns the changes that write the entity or, without a body, remove it. A target is changed in the list
-    /// of its upstream if it has an index there. With `exact`, targets that were added to an upstream on their
-    /// own are removed.
+    /// Returns the changes that write the entity or, without a body, remove it. A target is changed in the
+    /// list of its upstream if it has an index there. With `exact`, targets that were added to an upstream on
+    /// their own are removed.
     pub(super) fn set(
         &self,
         desired: Desired<'_>,

@@ -6,8 +6,8 @@
 //! rejected and no other Envoy gets it. All fleets share one outcome: a change is in effect everywhere or
 //! nowhere.
 //!
-//! An Envoy is chosen only when it has settled on its current config. An error that it reports from then on,
-//! with a text that it did not report before, is therefore about this build.
+//! An Envoy is chosen only when it has acknowledged its current config. An error that it reports from then
+//! on, with a text that it did not report before, is therefore about this build.
 //!
 //! An Envoy may also disconnect or never answer. Then another one is chosen. Several departures count as a
 //! refusal: a config that makes Envoys crash shows in no other way. So do several Envoys that never answer.
@@ -215,16 +215,17 @@ impl FleetTrial {
         }
     }
 
-    /// Chooses a canary that has settled on its current config; preferably one that did not disconnect before
-    /// and refuses nothing; the first by id. An Envoy that does not settle is chosen after [`PATIENCE`].
+    /// Chooses a canary that has acknowledged its current config; preferably one that did not disconnect
+    /// before and refuses nothing; the first by id. An Envoy that does not acknowledge is chosen after
+    /// [`PATIENCE`].
     fn choose(&mut self, fleet: &str, view: CanaryView<'_>) {
         let is_late = view.now >= self.until;
-        let is_settled = |it: &EnvoyState| !it.is_pending && it.seen >= view.generation;
-        let rank = |it: &EnvoyState| (!is_settled(it), self.departed.contains(&it.id), !it.errors.is_empty());
+        let is_current = |it: &EnvoyState| !it.is_pending && it.seen >= view.generation;
+        let rank = |it: &EnvoyState| (!is_current(it), self.departed.contains(&it.id), !it.errors.is_empty());
         let best = self.others(fleet, view).min_by_key(|it| (rank(it), it.id.clone()));
         match best {
-            Some(best) if is_settled(&best) || is_late => {
-                let errors = if is_settled(&best) { best.errors } else { BTreeSet::new() };
+            Some(best) if is_current(&best) || is_late => {
+                let errors = if is_current(&best) { best.errors } else { BTreeSet::new() };
                 let given = view.generation + 1;
                 self.canary = Some(Canary { id: best.id, given, errors, load: best.load });
                 (self.phase, self.until) = (CanaryPhase::Asked, view.now + PATIENCE);

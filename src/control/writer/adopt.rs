@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tracing::error;
 
-use crate::build::Inputs;
 use crate::config::edit::differences;
 use crate::control::desired::{Built, Reading};
 use crate::control::pending::{Accepted, PendingChange};
@@ -40,7 +39,7 @@ impl Writer {
         }
         let changes = differences(&self.desired.inputs.stored, &found.stored);
         let mut inputs = self.desired.inputs.clone();
-        adopt_entities(&mut inputs, changes.clone());
+        changes.iter().for_each(|change| change.clone().apply(&mut inputs.stored));
         let build = self.desired.build(&mut inputs, Reading::Missing).inspect_err(|violations| {
             error!(?violations, "what others stored makes no config with these files");
         });
@@ -56,8 +55,4 @@ impl Writer {
         };
         Some(numbers.map(change).collect())
     }
-}
-
-fn adopt_entities(inputs: &mut Inputs, changes: Vec<crate::config::edit::EntityChange>) {
-    changes.into_iter().for_each(|change| change.apply(&mut inputs.stored));
 }

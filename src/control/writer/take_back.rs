@@ -1,4 +1,4 @@
-//! Changes that Envoys refused: taken back if they were on trial, else noted at their revision.
+//! Changes that Envoys refused: taken back if they were on trial, else recorded at their revision.
 
 use tracing::{error, warn};
 
@@ -14,7 +14,7 @@ use crate::nodes;
 use crate::store::{self, Commit, Revision};
 use crate::telemetry::events::Event;
 
-/// Maximum number of Envoys that are noted at a revision they refuse.
+/// Maximum number of Envoys that are recorded at a revision they refuse.
 const MAX_REFUSED_BY: usize = 100;
 
 /// Queue that was built again on the live config, without the refused changes.
@@ -31,8 +31,8 @@ struct Rebased {
 type TakenBack = (PendingChange, CanaryRefusal);
 
 impl Writer {
-    /// Takes refused changes back: the desired config becomes the live one, with those later changes that still
-    /// can be built on it. Continues the rollout with these.
+    /// Takes refused changes back: the desired config becomes the live one, with those later changes that
+    /// still can be built on it. Continues the rollout with these.
     pub(super) fn take_back(&mut self, rejection: Rejection) -> Option<Rejection> {
         let Rejection { live, refused, mut queue, singly, refusal } = rejection;
         let refused: Vec<TakenBack> = refused.into_iter().map(|change| (change, refusal.clone())).collect();
@@ -112,7 +112,7 @@ impl Writer {
         self.revisions.events.publish(&Event::Rejected { revisions, by, error });
     }
 
-    /// Notes Envoys at the revisions that they refuse, except canaries, whose refusal is a rejection.
+    /// Records Envoys at the revisions that they refuse, except canaries, whose refusal is a rejection.
     pub(super) fn record_refusals(&mut self) {
         let canaries = self.rollout.canaries();
         let mut amended: Vec<Revision> = Vec::new();

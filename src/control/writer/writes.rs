@@ -2,9 +2,9 @@
 //!
 //! Writes that arrive while others are made durable form a group: each is decided on the result of the one
 //! before it, all are built at once, and they become durable in one transaction, each with a revision of its
-//! own. If the group as a whole is refused, or has a new warning, each write is built on its own, so that each
-//! client gets its own faults and warnings. No client gets a reply before the transaction, and if that fails,
-//! nothing was published.
+//! own. If the group as a whole is refused, or has a new warning, each write is built on its own, so that
+//! each client gets its own faults and warnings. No client gets a reply before the transaction, and if that
+//! fails, nothing was published.
 
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ struct Committed {
 }
 
 impl Writer {
-    /// Makes this write, and those that wait behind it, durable and publishes the result. Returns the task that
-    /// ended the group, if one did.
+    /// Makes this write, and those that wait behind it, durable and publishes the result. Returns the task
+    /// that ended the group, if one did.
     pub(super) fn write(
         &mut self,
         first: Box<dyn QueuedWrite>,

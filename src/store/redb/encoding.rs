@@ -74,8 +74,8 @@ pub(super) fn read_revision(number: u64, bytes: &[u8]) -> Option<Revision> {
     })
 }
 
-/// Encodes an answer: its own fields have the numbers up to 3, those of the opaque bytes that follow begin at 4.
-/// Concatenated protobuf messages are one message.
+/// Encodes an answer: its own fields have the numbers up to 3, those of the opaque bytes that follow begin at
+/// 4. Concatenated protobuf messages are one message.
 pub(super) fn answer(answer: &KeptAnswer) -> Vec<u8> {
     let mut bytes = header(answer.time, answer.request, answer.revision);
     bytes.extend_from_slice(&answer.answer);

@@ -1,4 +1,4 @@
-//! What is durable, and what is said of a file that cannot be used.
+//! Durability of commits, and errors of files that cannot be used.
 
 use serde_json::json;
 
@@ -215,8 +215,8 @@ fn a_backup_is_whole_and_takes_the_place_of_what_is_damaged() {
     assert_eq!(names(&RedbStore::open(directory.path()).expect("opens")), ["1"], "nothing was touched");
 }
 
-/// Record of an answer as the versions wrote it in which the store knew of HTTP: status 201 in field 4, location
-/// in 5, etag in 6, body in 7.
+/// Record of an answer as the versions wrote it in which the store knew of HTTP: status 201 in field 4,
+/// location in 5, etag in 6, body in 7.
 const OLD_ANSWER: &[u8] = b"\x08\x80\xd8\xbd\xf3\xac3\x12\x10\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x18\x01 \xc9\x01*\x0f/upstreams/shop2\x04\"a1\":\x0f{\"name\":\"shop\"}";
 
 #[test]
