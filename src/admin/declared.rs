@@ -9,8 +9,8 @@ use crate::admin::view::secret::shown;
 use crate::build::Build;
 use crate::config::Path;
 use crate::config::document::{Document, Kind, Origin};
-use crate::control::Now;
-use crate::model::documents::Stored;
+use crate::config::edit::Stored;
+use crate::control::operation::DesiredConfig;
 use crate::model::target::Address;
 
 /// Entity and its origin.
@@ -47,8 +47,8 @@ pub(crate) struct Desired<'a> {
 
 impl<'a> Desired<'a> {
     /// Returns the newest declarations.
-    pub(crate) fn now(now: Now<'a>) -> Self {
-        Self { files: now.build, stored: &now.inputs.stored }
+    pub(crate) fn now(config: DesiredConfig<'a>) -> Self {
+        Self { files: config.build, stored: &config.inputs.stored }
     }
 
     /// Returns the declarations that a build was made of.

@@ -36,8 +36,8 @@ pub(crate) fn terms(
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
     let force = write.query.take_flag("force")?;
-    let reason = reason.or_else(|| write.terms.reason.clone());
-    let author = write.terms.author.clone();
+    let reason = reason.or_else(|| write.request.reason.clone());
+    let author = write.request.author.clone();
     Ok(Asking { author, reason, expires_in: expires_in.map(|length| length.0), force })
 }
 

@@ -185,7 +185,7 @@ async fn abort(
     Path(id): Path<String>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    let author = write.terms.author.clone();
+    let author = write.request.author.clone();
     let abort = admin.order(write, true, |scene| {
         let mut orders = scene.orders.clone();
         let drill = id.parse::<u64>().ok().and_then(|id| orders.drills.get_mut(&id));

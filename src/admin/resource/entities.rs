@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{Json, Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::access::tokens::Role;
 use crate::admin::Admin;

@@ -1,6 +1,7 @@
 //! Every accepted change: listed, shown, compared, undone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
