@@ -61,7 +61,7 @@ pub struct Options {
     pub require_if_match: bool,
     /// TLS files of the xDS port; none for plain text.
     pub xds_tls: Option<TlsFiles>,
-    /// IdentityRule for the node that an Envoy's certificate permits. Applies only if clients must show a
+    /// Rule for the node that an Envoy's certificate permits. Applies only if clients must show a
     /// certificate.
     pub node_identity: IdentityRule,
     /// TLS files of the admin API; none for plain text.
