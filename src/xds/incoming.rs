@@ -40,7 +40,7 @@ pub fn connections(mut incoming: Incoming, patience: Duration) -> impl Stream<It
 /// Remote end of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// MaybeTlsStream address of the client.
+    /// Socket address of the client.
     pub address: SocketAddr,
     /// Subject alternative names of its certificate; none if it presented no certificate.
     pub names: Option<Arc<CertificateNames>>,

@@ -69,7 +69,7 @@ enum ConnectionState {
 /// Status of the resources of one type.
 #[derive(Debug, Serialize, JsonSchema)]
 struct TypeView {
-    state: AckState,
+    state: AckStateView,
     /// Version of the last acknowledged response; null before the first.
     version: Option<String>,
     /// Error message, while it refuses the last response.
@@ -85,7 +85,7 @@ struct TypeView {
 /// Outcome of the last response.
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum AckState {
+enum AckStateView {
     /// No answer yet.
     Pending,
     /// Acknowledged.
@@ -99,9 +99,9 @@ impl From<&Noted> for TypeView {
         let (last_error, last_error_at) = status.last_error.clone().unzip();
         Self {
             state: match status.state {
-                nodes::State::Pending => AckState::Pending,
-                nodes::State::Acked => AckState::Acked,
-                nodes::State::Nacked => AckState::Nacked,
+                nodes::State::Pending => AckStateView::Pending,
+                nodes::State::Acked => AckStateView::Acked,
+                nodes::State::Nacked => AckStateView::Nacked,
             },
             version: status.version.map(|version| version.to_string()),
             error: status.error.clone(),

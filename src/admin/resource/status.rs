@@ -69,7 +69,7 @@ struct RolloutView {
     /// Revisions that were accepted and are not in effect yet.
     rolling_out: Vec<u64>,
     /// Canaries of the first of these.
-    canaries: Vec<CanaryView>,
+    canaries: Vec<FleetCanaryView>,
     /// Time at which these canaries began.
     since: Option<String>,
     /// Change that was rolled back last, until a newer one is in effect.
@@ -78,7 +78,7 @@ struct RolloutView {
 
 /// Canary of a fleet.
 #[derive(Debug, Serialize, JsonSchema)]
-struct CanaryView {
+struct FleetCanaryView {
     /// Name of the fleet.
     fleet: String,
     /// Node id; null while a canary is being chosen.
@@ -105,7 +105,7 @@ impl From<Progress> for RolloutView {
             live: progress.live,
             rolling_out: progress.rolling_out.into_iter().collect(),
             canaries: canaries
-                .map(|canary| CanaryView { fleet: canary.fleet, node: canary.node, phase: canary.phase })
+                .map(|canary| FleetCanaryView { fleet: canary.fleet, node: canary.node, phase: canary.phase })
                 .collect(),
             since: progress.since.map(|since| since.to_string()),
             rejected: progress.rejected.map(|rejected| RejectedView {

@@ -14,7 +14,7 @@ pub(crate) struct DrillView {
     id: String,
     /// Name of the upstream.
     upstream: String,
-    state: DrillState,
+    state: DrillStateView,
     /// Targets that count as down, such as `priority=0`.
     down: Vec<String>,
     /// Name of the client that began it, or `schedule`.
@@ -48,7 +48,7 @@ pub(crate) struct DrillView {
 /// State of a drill.
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum DrillState {
+enum DrillStateView {
     /// The targets count as down.
     Running,
     /// It ran its full time.
@@ -83,10 +83,10 @@ impl DrillView {
             id: id.to_string(),
             upstream: drill.upstream.to_string(),
             state: match drill.state {
-                State::Running => DrillState::Running,
-                State::Done => DrillState::Done,
-                State::Aborted => DrillState::Aborted,
-                State::Reverted => DrillState::Reverted,
+                State::Running => DrillStateView::Running,
+                State::Done => DrillStateView::Done,
+                State::Aborted => DrillStateView::Aborted,
+                State::Reverted => DrillStateView::Reverted,
             },
             down: drill.down.iter().map(ToString::to_string).collect(),
             author: drill.author.clone(),
