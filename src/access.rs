@@ -1,5 +1,11 @@
-//! Access control of both ports: TLS, tokens with roles, and the identity that a client certificate grants.
+//! Access control of both ports: TLS, tokens with roles and rates, and the identity that a client certificate
+//! grants.
 
+pub mod certificate;
 pub mod identity;
+pub mod incoming;
+pub mod policy;
+pub mod random;
+pub mod rate;
 pub mod tls;
 pub mod tokens;

@@ -13,10 +13,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::access::identity::Rule;
-use crate::access::tls::{self, Incoming, Tls};
-use crate::admin::access::{Access, Peer, Policy};
-use crate::admin::gate::Gate;
+use crate::access::identity::IdentityRule;
+use crate::access::incoming::Incoming;
+use crate::access::policy::{Access, AccessPolicy};
+use crate::access::tls::{PortTls, TlsFiles};
+use crate::access::tokens;
+use crate::admin::http::gate::AdminGate;
+use crate::admin::http::guard::PeerAddress;
 use crate::admin::{self, Admin};
 use crate::cache::Cache;
 use crate::config::Violation;
@@ -67,12 +70,12 @@ pub struct Options {
     /// True if existing entities are changed over REST only with `If-Match`.
     pub require_if_match: bool,
     /// TLS files of the xDS port; none for plain text.
-    pub xds_tls: Option<tls::Files>,
+    pub xds_tls: Option<TlsFiles>,
     /// Rule for the node that an Envoy's certificate permits. Applies only if clients must show a
     /// certificate.
-    pub node_identity: Rule,
+    pub node_identity: IdentityRule,
     /// TLS files of the admin API; none for plain text.
-    pub admin_tls: Option<tls::Files>,
+    pub admin_tls: Option<TlsFiles>,
     /// True if the admin API requires a token on loopback too.
     pub require_token: bool,
     /// Maximum number of requests per second for each token.
@@ -94,7 +97,7 @@ impl Default for Options {
             insecure: false,
             require_if_match: false,
             xds_tls: None,
-            node_identity: Rule::Pattern("{id}".to_owned()),
+            node_identity: IdentityRule::Pattern("{id}".to_owned()),
             admin_tls: None,
             require_token: false,
             requests_per_second: REQUESTS_PER_SECOND,
@@ -117,8 +120,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct App {
     control: Control,
-    addresses: admin::Addresses,
-    gate: Gate,
+    addresses: admin::BoundAddresses,
+    gate: AdminGate,
     shutdown: watch::Sender<bool>,
     admin: JoinSet<anyhow::Result<()>>,
     servers: JoinSet<anyhow::Result<()>>,
@@ -128,7 +131,7 @@ pub struct App {
 struct BoundPorts {
     xds: Incoming,
     admin: Incoming,
-    addresses: admin::Addresses,
+    addresses: admin::BoundAddresses,
 }
 
 /// Connected nodes, events and metrics.
@@ -161,7 +164,7 @@ impl App {
         let ports = BoundPorts::bind(&options)?;
         let addresses = ports.addresses;
         let (shutdown, stop) = watch::channel(false);
-        let (gate, mut api) = (Gate::default(), JoinSet::new());
+        let (gate, mut api) = (AdminGate::default(), JoinSet::new());
         api.spawn(serve_admin(ports.admin, gate.clone(), stop.clone()));
 
         let (events, metrics) = (Events::default(), Metrics::default());
@@ -171,7 +174,8 @@ impl App {
         let guard = PortGuard::new(StreamLimits::default());
         let guard = guard.with_metrics(metrics.clone()).with_identity(identity(&options));
         let discovery = DiscoveryService::new(core.cache.clone(), nodes.clone(), &identifier(), guard);
-        let access = Access::new(policy(&options), core.store.clone()).context("cannot read the tokens")?;
+        let access =
+            Access::new(policy(&options), tokens::stored(&*core.store).context("cannot read the tokens")?);
         let (notifier, loads) = (Notifier::default(), nodes.subscribe_reports());
         let mut servers = JoinSet::new();
         servers.spawn(supervise(core.supervisor.clone(), loads));
@@ -199,7 +203,7 @@ impl App {
     }
 
     /// Returns the bound addresses.
-    pub fn addresses(&self) -> admin::Addresses {
+    pub fn addresses(&self) -> admin::BoundAddresses {
         self.addresses
     }
 
@@ -236,7 +240,7 @@ impl BoundPorts {
         let admin_tls = watch_tls(options.admin_tls.as_ref(), "admin", &["http/1.1"])?;
         let xds = bind(options.xds).context("cannot serve xDS")?;
         let admin = bind(options.admin).context("cannot serve the admin API")?;
-        let addresses = admin::Addresses {
+        let addresses = admin::BoundAddresses {
             xds: xds.local_addr().context("cannot serve xDS")?,
             admin: admin.local_addr().context("cannot serve the admin API")?,
         };
@@ -317,17 +321,17 @@ fn check_exposure(options: &Options) -> anyhow::Result<()> {
 }
 
 fn watch_tls(
-    files: Option<&tls::Files>,
+    files: Option<&TlsFiles>,
     port: &'static str,
     protocols: &'static [&'static str],
-) -> anyhow::Result<Option<Tls>> {
-    let watched = files.cloned().map(|files| Tls::watch(files, port, protocols));
+) -> anyhow::Result<Option<PortTls>> {
+    let watched = files.cloned().map(|files| PortTls::watch(files, port, protocols));
     watched.transpose().map_err(anyhow::Error::from)
 }
 
 /// Returns the policy of the admin API.
-fn policy(options: &Options) -> Policy {
-    Policy {
+fn policy(options: &Options) -> AccessPolicy {
+    AccessPolicy {
         loopback: options.admin.ip().is_loopback(),
         tls: options.admin_tls.is_some(),
         require_token: options.require_token,
@@ -336,9 +340,9 @@ fn policy(options: &Options) -> Policy {
 }
 
 /// Returns the rule for the nodes of client certificates; any node without them.
-fn identity(options: &Options) -> Rule {
+fn identity(options: &Options) -> IdentityRule {
     let shows_certificate = options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-    if shows_certificate { options.node_identity.clone() } else { Rule::Any }
+    if shows_certificate { options.node_identity.clone() } else { IdentityRule::Any }
 }
 
 /// Passes every change of the config paths, and of the files that the config names, to the control.
@@ -422,7 +426,7 @@ async fn notify(notifier: Notifier, events: Events, cache: Arc<Cache>) -> anyhow
     notifier.run(&events, &cache).await
 }
 
-async fn serve_admin(incoming: Incoming, gate: Gate, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let service = gate.router().into_make_service_with_connect_info::<Peer>();
+async fn serve_admin(incoming: Incoming, gate: AdminGate, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let service = gate.router().into_make_service_with_connect_info::<PeerAddress>();
     axum::serve(incoming, service).with_graceful_shutdown(stopped(stop)).await.context("the admin API failed")
 }

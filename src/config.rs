@@ -19,10 +19,11 @@ pub mod values;
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Severity of a [`Violation`]. Only errors reject a config.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Information; nothing is wrong.
@@ -176,7 +177,7 @@ impl Fault {
 ///
 /// JSON form: `{"code", "level", "message", "help", "file", "line", "column", "path"}`, with `related` if
 /// other places explain it. For a REST request body, it has `pointer` in place of file and line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Violation {
     /// Stable code, such as `US101`.
     pub code: &'static str,
@@ -207,7 +208,7 @@ pub struct Violation {
 }
 
 /// Another place that explains a [`Violation`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Related {
     /// Relevance of the place.
     pub message: String,

@@ -24,10 +24,14 @@ mod readiness;
 mod reload;
 #[path = "admin/revisions.rs"]
 mod revisions;
+#[path = "admin/schemas.rs"]
+mod schemas;
 #[path = "admin/secrets.rs"]
 mod secrets;
 #[path = "admin/security.rs"]
 mod security;
+#[path = "admin/settings.rs"]
+mod settings;
 #[path = "admin/stage.rs"]
 mod stage;
 #[path = "admin/statuses.rs"]

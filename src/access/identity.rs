@@ -7,18 +7,18 @@
 use std::convert::Infallible;
 use std::str::FromStr;
 
-use crate::access::tls::Names;
+use crate::access::certificate::CertificateNames;
 
 /// Rule for the name that a node's certificate must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rule {
+pub enum IdentityRule {
     /// Any name: the certificate authority alone decides which clients may connect.
     Any,
     /// This name, with `{id}` replaced by the node's id and `{cluster}` by its cluster.
     Pattern(String),
 }
 
-impl FromStr for Rule {
+impl FromStr for IdentityRule {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
@@ -31,13 +31,13 @@ impl FromStr for Rule {
     }
 }
 
-impl Rule {
+impl IdentityRule {
     /// Checks that a client whose certificate has these `names` may be this node.
     ///
     /// # Errors
     ///
     /// Returns the reason of the refusal, for the client and the log.
-    pub fn check(&self, names: Option<&Names>, id: &str, cluster: &str) -> Result<(), String> {
+    pub fn check(&self, names: Option<&CertificateNames>, id: &str, cluster: &str) -> Result<(), String> {
         let Self::Pattern(pattern) = self else { return Ok(()) };
         // Split first, so that an id that contains `{cluster}` is not expanded.
         let parts = pattern.split("{id}").map(|part| part.replace("{cluster}", cluster));
@@ -58,8 +58,9 @@ mod tests {
 
     #[test]
     fn the_rule_makes_a_name_of_the_node() {
-        let names =
-            Names::from_iter(["edge-1", "spiffe://example.org/edge/edge-1", "10.0.0.1"].map(str::to_owned));
+        let names = CertificateNames::from_iter(
+            ["edge-1", "spiffe://example.org/edge/edge-1", "10.0.0.1"].map(str::to_owned),
+        );
         let cases = [
             ("any", "edge-9", true),
             ("san-equals-node-id", "edge-1", true),
@@ -72,18 +73,21 @@ mod tests {
             ("{id}", "10.0.0.1", true),
         ];
         for (rule, id, fine) in cases {
-            let parsed: Rule = rule.parse().expect("any text is a rule");
+            let parsed: IdentityRule = rule.parse().expect("any text is a rule");
             assert_eq!(parsed.check(Some(&names), id, "edge").is_ok(), fine, "{rule} {id}");
         }
-        let rule = Rule::Pattern("{id}".to_owned());
+        let rule = IdentityRule::Pattern("{id}".to_owned());
         assert_eq!(
-            rule.check(Some(&Names::from_iter(["a".to_owned()])), "b", "edge"),
+            rule.check(Some(&CertificateNames::from_iter(["a".to_owned()])), "b", "edge"),
             Err("the node `b` of cluster `edge` must show a certificate for `b`; this one is for `a`"
                 .to_owned())
         );
         assert!(rule.check(None, "b", "edge").is_err());
         // A placeholder in an id is not expanded.
-        let rule = Rule::Pattern("{id}/{cluster}".to_owned());
-        assert!(rule.check(Some(&Names::from_iter(["edge/edge".to_owned()])), "{cluster}", "edge").is_err());
+        let rule = IdentityRule::Pattern("{id}/{cluster}".to_owned());
+        assert!(
+            rule.check(Some(&CertificateNames::from_iter(["edge/edge".to_owned()])), "{cluster}", "edge")
+                .is_err()
+        );
     }
 }

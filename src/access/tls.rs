@@ -4,34 +4,21 @@
 //! do not fit together (a certificate whose key is not written yet), the old config stays, and a warning is
 //! logged.
 
-use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tracing::{debug, info, warn};
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use tracing::{info, warn};
 
 use crate::source::watch as watcher;
 
-/// Time within which a client must complete the handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
 /// PEM files of one port.
 #[derive(Debug, Clone)]
-pub struct Files {
+pub struct TlsFiles {
     /// Certificate chain of the server.
     pub certificate: PathBuf,
     /// Private key of the certificate.
@@ -65,12 +52,12 @@ pub enum Error {
     },
 }
 
-impl Files {
+impl TlsFiles {
     fn paths(&self) -> Vec<PathBuf> {
         [&self.certificate, &self.key].into_iter().chain(&self.client_ca).cloned().collect()
     }
 
-    /// Reads all files, to detect changes; none for a file that cannot be read.
+    /// Reads all files, to detect changes; a file that cannot be read has no content.
     fn texts(&self) -> Vec<Option<Vec<u8>>> {
         self.paths().iter().map(|path| std::fs::read(path).ok()).collect()
     }
@@ -126,11 +113,11 @@ pub fn roots(path: &Path) -> Result<RootCertStore, Error> {
 
 /// Current TLS config of a port. Cheap to clone: clones share.
 #[derive(Debug, Clone)]
-pub struct Tls {
+pub struct PortTls {
     config: Arc<Mutex<Arc<ServerConfig>>>,
 }
 
-impl Tls {
+impl PortTls {
     /// Reads the files, and again when they change. `port` names the port in the log, and `protocols` are
     /// offered to clients by ALPN.
     ///
@@ -138,7 +125,7 @@ impl Tls {
     ///
     /// Fails if the files cannot be used now.
     pub fn watch(
-        files: Files,
+        files: TlsFiles,
         port: &'static str,
         protocols: &'static [&'static str],
     ) -> Result<Self, Error> {
@@ -171,229 +158,8 @@ impl Tls {
         Ok(Self { config })
     }
 
-    fn acceptor(&self) -> TlsAcceptor {
+    /// Returns an acceptor for one connection, with the current config.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone().into()
-    }
-}
-
-/// Subject alternative names of a certificate, as text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names(Vec<String>);
-
-impl Names {
-    /// Reads the names of a certificate; empty if it has none or cannot be parsed.
-    fn of(certificate: &CertificateDer<'_>) -> Self {
-        let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
-            return Self(Vec::new());
-        };
-        let names =
-            certificate.extensions().iter().filter_map(|extension| match extension.parsed_extension() {
-                ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
-                _ => None,
-            });
-        let text = |name: &GeneralName<'_>| match name {
-            GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => {
-                Some((*name).to_owned())
-            }
-            GeneralName::IPAddress(bytes) => ip(bytes),
-            _ => None,
-        };
-        Self(names.flatten().filter_map(text).collect())
-    }
-
-    /// True if `name` is among them.
-    pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|own| own == name)
-    }
-}
-
-impl std::fmt::Display for Names {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0.as_slice() {
-            [] => formatter.write_str("nobody (it has no subject alternative name)"),
-            names => write!(formatter, "`{}`", names.join("`, `")),
-        }
-    }
-}
-
-fn ip(bytes: &[u8]) -> Option<String> {
-    let four = <[u8; 4]>::try_from(bytes).map(|it| std::net::Ipv4Addr::from(it).to_string());
-    let sixteen = || <[u8; 16]>::try_from(bytes).map(|it| std::net::Ipv6Addr::from(it).to_string());
-    four.or_else(|_| sixteen()).ok()
-}
-
-impl FromIterator<String> for Names {
-    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Self {
-        Self(names.into_iter().collect())
-    }
-}
-
-/// A connection, encrypted or not.
-#[derive(Debug)]
-pub enum Socket {
-    /// Not encrypted.
-    Plain(TcpStream),
-    /// Encrypted, after the handshake.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Socket {
-    /// Returns the names in the client's certificate; none if it presented no certificate.
-    pub fn names(&self) -> Option<Names> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first().map(Names::of),
-        }
-    }
-
-    /// Returns the local address of the connection.
-    pub fn local_address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Plain(stream) => stream.local_addr().ok(),
-            Self::Tls(stream) => stream.get_ref().0.local_addr().ok(),
-        }
-    }
-}
-
-/// Accepts connections, and performs the TLS handshake if there is a config. Handshakes run concurrently: a
-/// client that does not finish its own delays no other.
-#[derive(Debug)]
-pub struct Incoming {
-    listener: TcpListener,
-    tls: Option<Tls>,
-    ready: mpsc::Receiver<(Socket, SocketAddr)>,
-    done: mpsc::Sender<(Socket, SocketAddr)>,
-}
-
-impl Incoming {
-    /// Accepts from this listener; without `tls` connections are not encrypted.
-    pub fn new(listener: TcpListener, tls: Option<Tls>) -> Self {
-        let (done, ready) = mpsc::channel(1024);
-        Self { listener, tls, ready, done }
-    }
-
-    /// Waits for the next connection. If accepting fails, for instance because the system is out of sockets,
-    /// it tries again after 100 ms.
-    pub async fn next(&mut self) -> (Socket, SocketAddr) {
-        loop {
-            let accepted = tokio::select! {
-                Some(ready) = self.ready.recv() => return ready,
-                accepted = self.listener.accept() => accepted,
-            };
-            match (accepted, &self.tls) {
-                (Ok((socket, peer)), tls) => {
-                    // Nagle's algorithm is off: a small response must not wait for the acknowledgement of the
-                    // previous one. The call can fail only when the client has disconnected, which the next
-                    // read reports.
-                    let _ = socket.set_nodelay(true);
-                    match tls {
-                        None => return (Socket::Plain(socket), peer),
-                        Some(tls) => {
-                            drop(tokio::spawn(shake(tls.acceptor(), socket, peer, self.done.clone())))
-                        }
-                    }
-                }
-                (Err(error), _) => {
-                    warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-
-    /// Returns the address that it listens on.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the system does not know it.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-async fn shake(
-    acceptor: TlsAcceptor,
-    socket: TcpStream,
-    peer: SocketAddr,
-    done: mpsc::Sender<(Socket, SocketAddr)>,
-) {
-    match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
-        // The receiver is gone when the server shuts down.
-        Ok(Ok(stream)) => drop(done.send((Socket::Tls(Box::new(stream)), peer)).await),
-        Ok(Err(error)) => warn!(%peer, %error, "a TLS handshake failed"),
-        Err(_) => debug!(%peer, "a TLS handshake was not finished in time"),
-    }
-}
-
-impl From<TcpListener> for Incoming {
-    fn from(listener: TcpListener) -> Self {
-        Self::new(listener, None)
-    }
-}
-
-impl axum::serve::Listener for Incoming {
-    type Io = Socket;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Socket, SocketAddr) {
-        self.next().await
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.local_address()
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
     }
 }

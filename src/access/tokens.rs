@@ -1,4 +1,4 @@
-//! Access control of the admin API: tokens, their roles, and the role that each request needs.
+//! Tokens of the admin API and their roles.
 //!
 //! A token is random, so its plain hash reveals nothing about it: the store keeps only the hash, and the text
 //! is shown once, when the token is made.
@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
+use crate::access::random;
 use crate::store::{self, Store, TokenRecord};
 
 /// Permissions of a token. Each role includes the permissions of those before it.
@@ -48,18 +49,18 @@ const PREFIX: &str = "understudy_";
 
 /// Text of a token. It is not shown by `{:?}`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct TokenSecret(String);
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for TokenSecret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("[a token]")
     }
 }
 
-impl Secret {
+impl TokenSecret {
     /// Creates a token from random bytes.
     pub fn new(random: [u8; 32]) -> Self {
-        Self(random.iter().fold(PREFIX.to_owned(), |text, byte| text + &format!("{byte:02x}")))
+        Self(format!("{PREFIX}{}", random::hex(&random)))
     }
 
     /// Takes the text that a client sent, without surrounding whitespace.
@@ -92,6 +93,20 @@ pub struct Token {
 }
 
 impl Token {
+    /// Creates a token, with its text. Only the token can be stored: the text cannot be had again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a token may not have this name.
+    pub fn create(name: &str, role: Role) -> Result<(Self, TokenSecret), TokenError> {
+        if !is_name(name) {
+            return Err(TokenError::Name);
+        }
+        let secret = TokenSecret::new(random::bytes());
+        let token = Self { name: name.to_owned(), role, created: Timestamp::now(), hash: secret.hash() };
+        Ok((token, secret))
+    }
+
     /// Returns the record of the token in the store.
     pub fn to_record(&self) -> TokenRecord {
         TokenRecord {
@@ -111,6 +126,17 @@ impl Token {
             hash: blake3::Hash::from_slice(&record.hash).ok()?,
         })
     }
+}
+
+/// Reason for which a token is not created.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The name cannot be shown everywhere.
+    #[error("the name of a token has 1 to 63 letters, digits, `-`, `_`, `.`, `@` and `:`")]
+    Name,
+    /// Another token has the name.
+    #[error("there is a token `{0}` already; revoke it first")]
+    Taken(String),
 }
 
 /// Returns the tokens in the store, by name.
@@ -135,28 +161,9 @@ pub fn is_name(name: &str) -> bool {
 
 /// Finds the token with this text. The time does not depend on which token matches or how much of a wrong
 /// text is right: hashes are compared in constant time, and always all of them.
-pub fn find<'t>(tokens: &'t [Token], secret: &Secret) -> Option<&'t Token> {
+pub fn find<'t>(tokens: &'t [Token], secret: &TokenSecret) -> Option<&'t Token> {
     let hash = secret.hash();
     tokens.iter().fold(None, |found, token| if token.hash == hash { Some(token) } else { found })
-}
-
-/// Returns the role that a request needs, by its method and the template of its path; none for liveness and
-/// readiness, which need no token.
-pub fn needed(method: &str, route: &str) -> Option<Role> {
-    let is_read = matches!(method, "GET" | "HEAD" | "OPTIONS");
-    let last = route.rsplit('/').find(|segment| !segment.starts_with('{')).unwrap_or_default();
-    match route {
-        "/livez" | "/readyz" => None,
-        "/backup" | "/tokens" | "/tokens/{name}" => Some(Role::Write),
-        "/simulate" | "/plan" => Some(Role::Read),
-        "/notify/test" => Some(Role::Operate),
-        _ if is_read => Some(Role::Read),
-        _ if route.starts_with("/raw/") => Some(Role::Write),
-        _ if matches!(last, "state" | "drill" | "drills" | "failback" | "pin" | "reload") => {
-            Some(Role::Operate)
-        }
-        _ => Some(Role::Write),
-    }
 }
 
 #[cfg(test)]
@@ -164,42 +171,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_request_needs_a_role() {
-        let cases = [
-            ("GET", "/upstreams", Some(Role::Read)),
-            ("HEAD", "/upstreams/{name}", Some(Role::Read)),
-            ("POST", "/upstreams", Some(Role::Write)),
-            ("PATCH", "/config", Some(Role::Write)),
-            ("POST", "/revisions/{number}/rollback", Some(Role::Write)),
-            ("POST", "/simulate", Some(Role::Read)),
-            ("POST", "/plan", Some(Role::Read)),
-            ("PUT", "/upstreams/{name}/targets/{target}/state", Some(Role::Operate)),
-            ("PUT", "/upstreams/{name}/targets/{target}", Some(Role::Write)),
-            ("POST", "/upstreams/{name}/drill", Some(Role::Operate)),
-            ("DELETE", "/drills/{id}", Some(Role::Operate)),
-            ("POST", "/upstreams/{name}/failback", Some(Role::Operate)),
-            ("DELETE", "/upstreams/{name}/pin", Some(Role::Operate)),
-            ("POST", "/reload", Some(Role::Operate)),
-            ("PUT", "/raw/{type}/{*name}", Some(Role::Write)),
-            ("GET", "/backup", Some(Role::Write)),
-            ("GET", "/tokens", Some(Role::Write)),
-            ("GET", "/livez", None),
-            ("GET", "/readyz", None),
-            ("GET", "/metrics", Some(Role::Read)),
-            // Unknown paths need a role too, so that a client without a token cannot find out which paths
-            // exist.
-            ("GET", "other", Some(Role::Read)),
-            ("BREW", "other", Some(Role::Write)),
-        ];
-        for (method, route, role) in cases {
-            assert_eq!(needed(method, route), role, "{method} {route}");
-        }
-    }
-
-    #[test]
     fn a_token_is_found_by_its_text_alone_and_shows_nothing_of_it() {
-        let secrets = [1, 2, 3].map(|byte| Secret::new([byte; 32]));
-        let token = |secret: &Secret| Token {
+        let secrets = [1, 2, 3].map(|byte| TokenSecret::new([byte; 32]));
+        let token = |secret: &TokenSecret| Token {
             name: "ci".to_owned(),
             role: Role::Write,
             created: Timestamp::UNIX_EPOCH,
@@ -208,9 +182,9 @@ mod tests {
         let tokens = [token(&secrets[0]), token(&secrets[1])];
         assert_eq!(find(&tokens, &secrets[1]), Some(&tokens[1]));
         assert_eq!(find(&tokens, &secrets[2]), None);
-        assert_eq!(find(&tokens, &Secret::from_text("")), None);
+        assert_eq!(find(&tokens, &TokenSecret::from_text("")), None);
         assert!(!format!("{:?} {:?}", secrets[0], tokens).contains("0101"), "{tokens:?}");
-        assert_eq!(Secret::from_text(&format!(" {}\n", secrets[0].reveal())), secrets[0]);
+        assert_eq!(TokenSecret::from_text(&format!(" {}\n", secrets[0].reveal())), secrets[0]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
-use crate::access::identity::Rule;
+use crate::access::identity::IdentityRule;
 use crate::access::tls;
 use crate::app::{self, App, Error};
 use crate::cli::offline::check;
@@ -85,7 +85,7 @@ struct PortTlsOptions {
         value_name = "RULE",
         default_value = "san-equals-node-id"
     )]
-    xds_node_identity: Rule,
+    xds_node_identity: IdentityRule,
     /// Certificate for clients of the admin API
     #[arg(long, env = "UNDERSTUDY_ADMIN_TLS_CERT", value_name = "FILE", requires = "admin_tls_key")]
     admin_tls_cert: Option<PathBuf>,
@@ -107,8 +107,8 @@ fn files(
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
-) -> Option<tls::Files> {
-    Some(tls::Files { certificate: certificate?, key: key?, client_ca })
+) -> Option<tls::TlsFiles> {
+    Some(tls::TlsFiles { certificate: certificate?, key: key?, client_ca })
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]

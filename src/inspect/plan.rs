@@ -8,6 +8,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -21,7 +22,8 @@ use crate::config::raw;
 use crate::envoy::ResourceType;
 
 /// Meaning of an edit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "PlannedChange")]
 pub struct PlannedChange {
     /// Kind of the entity, in the singular.
     pub kind: &'static str,
@@ -40,7 +42,8 @@ pub struct PlannedChange {
 }
 
 /// Names of the resources of one type that differ.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "ChangedNames")]
 #[expect(missing_docs, reason = "the fields say it")]
 pub struct ResourceChanges {
     pub added: BTreeSet<Arc<str>>,

@@ -11,6 +11,9 @@ mod target;
 mod tls;
 mod upstream;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use crate::build::Build;
 use crate::build::compile::{cluster, endpoint};
 use crate::config::document::upstream::{FailoverMode, WhenAllDown};
@@ -18,6 +21,21 @@ use crate::inspect::settings::collector::SettingCollector;
 use crate::inspect::settings::setting::EffectiveSetting;
 use crate::model::name::Name;
 use crate::model::upstream::Upstream;
+
+/// Effective settings of one upstream, as the CLI and the API show them.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct UpstreamSettings {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// Settings of the upstream, its targets and its services.
+    pub settings: Vec<EffectiveSetting>,
+}
+
+/// Returns the effective settings of an upstream; none if there is no such upstream.
+pub fn effective(build: &Build, name: &str) -> Option<UpstreamSettings> {
+    let settings = of(build, &Name::parse(name)?)?;
+    Some(UpstreamSettings { upstream: name.to_owned(), settings })
+}
 
 /// Returns the settings of an upstream, its targets and its services; none if there is no such upstream.
 pub fn of(build: &Build, name: &Name) -> Option<Vec<EffectiveSetting>> {

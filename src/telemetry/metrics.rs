@@ -1,7 +1,7 @@
 //! Counters and timers of `GET /metrics`.
 //!
 //! Metrics that can be derived from the state at the time of a request (connected nodes, served resources)
-//! are not kept here; `admin::metrics` derives them. Labels are fixed words and path templates, never values
+//! are not kept here; `admin::resource::metrics` derives them. Labels are fixed words and path templates, never values
 //! of a client, so the number of series is bounded.
 
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use tonic::service::Routes;
 
-use crate::access::tls::Incoming;
+use crate::access::incoming::Incoming;
 use crate::xds::port::connection;
 use crate::xds::service::client_status::ClientStatuses;
 use crate::xds::service::discovery::DiscoveryService;

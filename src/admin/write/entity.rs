@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::admin::problem::Problem;
-use crate::admin::view::Desired;
+use crate::admin::declared::Desired;
+use crate::admin::http::problem::Problem;
 use crate::admin::write::operation::{EntityDecision, EntityOperation, Verb};
 use crate::admin::write::place::{self, BodyPlace};
 use crate::admin::write::reply::Reply;

@@ -7,9 +7,10 @@ use axum::http::Method;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use crate::admin::conditions::Conditions;
-use crate::admin::problem::Problem;
-use crate::admin::view::{self, Desired};
+use crate::admin::declared::{self, Desired};
+use crate::admin::http::conditions::Conditions;
+use crate::admin::http::problem::Problem;
+use crate::admin::view::secret;
 use crate::admin::write::place::BodyPlace;
 use crate::admin::write::slot::{ExistingEntity, Slot, absent, resource_type};
 use crate::config::document::Kind;
@@ -66,7 +67,7 @@ impl EntityOperation {
         let nothing = || Problem::not_found(&format!("there is nothing at `{path}`"));
         let entity = |kind, name: &str| Slot { kind, upstream: None, name: name.to_owned() };
         let (is_collection, slot) = match words.as_slice() {
-            ["upstreams", upstream, "targets"] => (true, Slot::target(upstream, view::text(&body))),
+            ["upstreams", upstream, "targets"] => (true, Slot::target(upstream, declared::text(&body))),
             ["upstreams", upstream, "targets", address] => (false, Slot::target(upstream, address)),
             ["raw", raw::PATCHES, word, name @ ..] if !name.is_empty() => {
                 (false, entity(Kind::Raw, &raw::patch_key(resource_type(word)?, &name.join("/"))))
@@ -121,7 +122,7 @@ impl EntityOperation {
             _ => {
                 let mut body = slot.named(body)?;
                 if let Some(stored) = stored {
-                    view::unmask(&mut body, stored);
+                    secret::unmask(&mut body, stored);
                 }
                 Some(body)
             }

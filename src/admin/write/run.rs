@@ -7,9 +7,9 @@ use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
-use crate::admin::request::Write;
-use crate::admin::revisions;
+use crate::admin::http::blocking;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::Write;
 use crate::admin::write::reply::Reply;
 use crate::build::Build;
 use crate::config::edit::Files;
@@ -99,7 +99,7 @@ impl Admin {
     /// Fails with 409 if the revision was taken back.
     async fn refuse_rejected(&self, revision: u64) -> Result<(), Problem> {
         let store = self.store.clone();
-        let found = revisions::reading(move || Ok(store.revisions(revision..=revision)?.pop())).await?;
+        let found = blocking::run(move || Ok(store.revisions(revision..=revision)?.pop())).await?;
         match found.and_then(|revision| Some((revision.error?, revision.refused_by))) {
             Some((error, by)) => {
                 let detail =

@@ -6,9 +6,9 @@ use axum::http::StatusCode;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use crate::admin::conditions::{Conditions, etag, matches};
-use crate::admin::problem::Problem;
-use crate::admin::view::{self, DeclaredBy, Desired};
+use crate::admin::declared::{self, DeclaredBy, Desired};
+use crate::admin::http::conditions::{Conditions, etag, matches};
+use crate::admin::http::problem::Problem;
 use crate::admin::write::place::BodyPlace;
 use crate::admin::write::reply::Reply;
 use crate::config::Path;
@@ -37,7 +37,7 @@ pub(super) struct ExistingEntity {
 
 impl Slot {
     pub(crate) fn target(upstream: &str, address: &str) -> Self {
-        Self { kind: Kind::Target, upstream: Some(upstream.to_owned()), name: view::canonical(address) }
+        Self { kind: Kind::Target, upstream: Some(upstream.to_owned()), name: declared::canonical(address) }
     }
 
     /// Returns the name in the store.
@@ -113,7 +113,7 @@ impl Slot {
     fn with(&self, mut body: Value, field: &str, name: &str) -> Result<Value, Problem> {
         let own = body.get(field).and_then(Value::as_str);
         let is_same = match (self.kind, own) {
-            (Kind::Target, Some(own)) => view::canonical(own) == name,
+            (Kind::Target, Some(own)) => declared::canonical(own) == name,
             (_, own) => own == Some(name),
         };
         match body.get(field) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cli::offline::check;
 use crate::cli::output::{Format, FormatOptions};
@@ -35,15 +35,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let settings = Name::parse(&options.upstream).and_then(|name| settings::of(&build, &name));
-    let Some(settings) = settings else {
+    let Some(settings) = settings::effective(&build, &options.upstream) else {
         let names = near(&options.upstream, build.model.upstreams.keys().map(Name::as_str));
         let help = names.first().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
         print::note(&format!("error: no upstream is named `{}`{help}", options.upstream));
         return Ok(ExitCode::from(2));
     };
-    let shown = json!({ "upstream": options.upstream, "settings": settings });
-    options.output.print(&shown, |_| table(&settings))?;
+    let shown = serde_json::to_value(&settings)?;
+    options.output.print(&shown, |_| table(&settings.settings))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,7 +5,7 @@ mod chart;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::admin::view;
+use crate::admin::view::simulation::SimulationView;
 use crate::cli::offline::check;
 use crate::cli::offline::compile;
 use crate::cli::output::{Format, FormatOptions};
@@ -103,7 +103,8 @@ fn print_shares(
         std::fs::write(file, chart::svg(&title, &before, &after))
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", file.display()))?;
     }
-    options.output.print(&view::simulation(&after), |_| chart::bars(&title, &before, &after))
+    let shown = serde_json::to_value(SimulationView::from(&after))?;
+    options.output.print(&shown, |_| chart::bars(&title, &before, &after))
 }
 
 #[cfg(test)]
@@ -158,7 +159,7 @@ mod tests {
         let targets =
             [target("10.0.0.1:80", 0, 66.67), target("10.0.0.2:80", 0, 33.33), target("10.0.0.3:80", 1, 0.0)];
         assert_eq!(
-            view::simulation(&after),
+            serde_json::to_value(SimulationView::from(&after)).expect("it has no maps"),
             json!({ "upstream": "shop", "targets": targets, "unserved": 0.0 })
         );
     }

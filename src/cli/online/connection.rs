@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::access::tls;
-use crate::access::tokens::Secret;
+use crate::access::tokens::TokenSecret;
 
 /// Time limit of a request, a wait for Envoys included.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -41,7 +41,7 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    fn token(&self) -> anyhow::Result<Option<Secret>> {
+    fn token(&self) -> anyhow::Result<Option<TokenSecret>> {
         let text = match &self.token_file {
             Some(path) => {
                 let text = std::fs::read_to_string(path);
@@ -49,7 +49,7 @@ impl Credentials {
             }
             None => std::env::var("UNDERSTUDY_TOKEN").ok().filter(|token| !token.trim().is_empty()),
         };
-        Ok(text.map(|text| Secret::from_text(&text)))
+        Ok(text.map(|text| TokenSecret::from_text(&text)))
     }
 
     fn connector(&self) -> anyhow::Result<TlsConnector> {
@@ -78,7 +78,7 @@ pub(crate) struct AdminConnection {
     pub(crate) base: String,
     authority: Authority,
     tls: Option<TlsConnector>,
-    token: Option<Secret>,
+    token: Option<TokenSecret>,
 }
 
 impl std::fmt::Debug for AdminConnection {

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::access::tokens::{self, Role, Token};
-use crate::admin::access::make;
+use crate::access::tokens::{self, Role, Token, TokenError};
 use crate::cli::online::client::{RequestOptions, ServerOptions, WriteOptions, segment};
 use crate::cli::output::table;
 use crate::cli::print;
@@ -91,7 +90,8 @@ fn token_view(token: &Token) -> Value {
 fn in_directory(store: &dyn Store, command: &TokenCommand) -> anyhow::Result<Value> {
     match command {
         TokenCommand::Create { name, role, .. } => {
-            let (token, secret) = make(store, name, *role)?;
+            let (token, secret) = Token::create(name, *role)?;
+            anyhow::ensure!(store.add_token(&token.to_record())?, TokenError::Taken(token.name));
             let mut created = token_view(&token);
             created["token"] = secret.reveal().into();
             Ok(created)

@@ -1,10 +1,11 @@
 //! Effective value of one setting, with its origin.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 /// Effective value of one setting, with its origin.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct EffectiveSetting {
     /// Path within the upstream, such as `health_check.interval`; `targets[10.0.0.1:8080].weight` for a
     /// target, `services[checkout].timeout` for a service, and `envoy.…` for a setting that only Envoy has.
@@ -17,7 +18,7 @@ pub struct EffectiveSetting {
 }
 
 /// Origin of a value.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "origin", rename_all = "snake_case")]
 pub enum SettingOrigin {
     /// Fixed default; nothing is declared.

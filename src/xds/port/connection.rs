@@ -21,7 +21,8 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
-use crate::access::tls::{Incoming, Names, Socket};
+use crate::access::certificate::CertificateNames;
+use crate::access::incoming::{Incoming, MaybeTlsStream};
 
 /// Length in bytes of the HTTP/2 client preface (`PRI * HTTP/2.0` and more).
 const PREFACE: usize = 24;
@@ -45,7 +46,7 @@ pub struct ClientPeer {
     /// Socket address of the client.
     pub address: SocketAddr,
     /// Subject alternative names of its certificate; none if it presented no certificate.
-    pub names: Option<Arc<Names>>,
+    pub names: Option<Arc<CertificateNames>>,
 }
 
 /// Default limit of the frame size in HTTP/2, in bytes. A frame of this size is usually followed by another.
@@ -54,7 +55,7 @@ const FRAME: usize = 16 << 10;
 /// A socket whose reads fail if the client does not begin to speak HTTP/2 in time.
 #[derive(Debug)]
 pub struct ClientConnection {
-    socket: Socket,
+    socket: MaybeTlsStream,
     peer: ClientPeer,
     preface: Option<PrefaceDeadline>,
     /// True if the kernel was asked to expect more data, and none was written since.
@@ -68,7 +69,7 @@ struct PrefaceDeadline {
 }
 
 impl ClientConnection {
-    fn new(socket: Socket, address: SocketAddr, patience: Duration) -> Self {
+    fn new(socket: MaybeTlsStream, address: SocketAddr, patience: Duration) -> Self {
         let peer = ClientPeer { address, names: socket.names().map(Arc::new) };
         let deadline = Box::pin(tokio::time::sleep(patience));
         Self { socket, peer, preface: Some(PrefaceDeadline { missing: PREFACE, deadline }), held_back: false }
@@ -77,7 +78,7 @@ impl ClientConnection {
     /// Flushes data that the kernel holds back for a further write.
     fn release(&mut self) {
         if std::mem::take(&mut self.held_back)
-            && let Socket::Plain(stream) = &self.socket
+            && let MaybeTlsStream::Plain(stream) = &self.socket
         {
             // Setting the option again flushes the socket. It can fail only when the client has disconnected,
             // which the next read reports.
@@ -144,7 +145,7 @@ impl AsyncWrite for ClientConnection {
     ) -> Poll<io::Result<usize>> {
         let is_large = slices.iter().map(|slice| slice.len()).sum::<usize>() >= FRAME;
         #[cfg(target_os = "linux")]
-        if is_large && let Socket::Plain(stream) = &self.socket {
+        if is_large && let MaybeTlsStream::Plain(stream) = &self.socket {
             let sent = ready!(send_with_more(stream, context, slices))?;
             if !std::mem::replace(&mut self.held_back, true) {
                 context.waker().wake_by_ref();
@@ -193,7 +194,8 @@ mod tests {
         let address = listener.local_addr().expect("it listens");
         let (mut client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (socket, peer) = accepted.expect("it connects");
-        let mut connection = ClientConnection::new(Socket::Plain(socket), peer, Duration::from_secs(30));
+        let mut connection =
+            ClientConnection::new(MaybeTlsStream::Plain(socket), peer, Duration::from_secs(30));
         let (head, large, small) = (vec![1; 9], vec![2; FRAME], vec![3; 100]);
 
         // A large frame followed by a small one, as at the end of a response.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tracing::warn;
 
-use crate::access::identity::Rule;
+use crate::access::identity::IdentityRule;
 use crate::envoy::node::Node;
 use crate::telemetry::metrics::Metrics;
 use crate::xds::port::admission::{Admission, AdmissionDecision};
@@ -36,7 +36,7 @@ pub struct PortGuard {
     admission: Mutex<AdmissionState>,
     meter: BufferMeter,
     metrics: Metrics,
-    identity: Rule,
+    identity: IdentityRule,
 }
 
 /// Admission of streams, and the log of refused ones.
@@ -59,12 +59,12 @@ impl PortGuard {
             admission: Mutex::new(admission),
             meter: BufferMeter::default(),
             metrics: Metrics::default(),
-            identity: Rule::Any,
+            identity: IdentityRule::Any,
         }
     }
 
     /// Sets the rule by which a client's certificate must match its node.
-    pub fn with_identity(self, identity: Rule) -> Self {
+    pub fn with_identity(self, identity: IdentityRule) -> Self {
         Self { identity, ..self }
     }
 

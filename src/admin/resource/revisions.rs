@@ -6,18 +6,23 @@ use std::sync::Arc;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{Json, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
-use crate::admin::request::{Parameters, Write};
-use crate::admin::view;
+use crate::admin::http::blocking;
+use crate::admin::http::page::Items;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Parameters, Write};
+use crate::admin::route::{ApiRoute, Content, QueryParameter};
+use crate::admin::schema;
+use crate::admin::view::revision::{EditView, RevisionDetailView, RevisionDiffView, RevisionView};
+use crate::admin::view::write::RolledBackView;
 use crate::admin::write::reply::Reply;
 use crate::config::Violation;
 use crate::config::document::Kind;
 use crate::config::edit::{Edit, EntityChange};
 use crate::control::operation::{Decision, DesiredConfig, Operation, WriteError};
-use crate::control::progress::Progress;
 use crate::store::{KEPT_REVISIONS, Revision, RevisionSource, Store};
 
 /// Number of revisions on a page by default, and at most.
@@ -27,11 +32,65 @@ fn bad(detail: String) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
+const REVISION_PAGE: &[QueryParameter] =
+    &[QueryParameter::SIZE, QueryParameter::text("after", "Only revisions before the one with this number")];
+
+const KEEP: QueryParameter = QueryParameter::words(
+    "keep",
+    "`files`: entities that files changed since may stay as they are",
+    &["files"],
+);
+
+/// Returns the routes.
+pub(crate) fn routes() -> Vec<ApiRoute> {
+    let one = "/revisions/{number}";
+    let rollback_body = schema::free_form("`reason` is kept with the revision; other fields are ignored");
+    vec![
+        ApiRoute::get(
+            "/revisions",
+            Role::Read,
+            "List the accepted changes, the newest first",
+            list,
+            Content::json::<Items<RevisionView>>(),
+        )
+        .query(REVISION_PAGE)
+        .fails(&[500]),
+        ApiRoute::get(
+            one,
+            Role::Read,
+            "Read a change, with its edits",
+            read,
+            Content::json::<RevisionDetailView>(),
+        )
+        .fails(&[500]),
+        ApiRoute::get(
+            format!("{one}/diff"),
+            Role::Read,
+            "Compare two revisions: /revisions/41..43/diff",
+            diff,
+            Content::json::<RevisionDiffView>(),
+        )
+        .fails(&[500]),
+        ApiRoute::post(
+            format!("{one}/rollback"),
+            Role::Write,
+            "Restore what REST had declared at a revision",
+            rollback,
+            &[200, 201],
+            Content::json::<RolledBackView>(),
+        )
+        .query(&[KEEP])
+        .change(rollback_body)
+        .optional_body()
+        .fails(&[500]),
+    ]
+}
+
 /// `GET /revisions`: the newest first.
 pub(crate) async fn list(
     State(admin): State<Admin>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Items<RevisionView>>, Problem> {
     let mut query = Parameters::parse(query.as_deref());
     let number = |text: Option<String>, name: &str, otherwise: u64| match text {
         None => Ok(otherwise),
@@ -43,7 +102,7 @@ pub(crate) async fn list(
     let after = number(query.take("after")?, "after", u64::MAX)?;
     query.end()?;
     let (store, progress) = (admin.store.clone(), admin.control.progress());
-    reading(move || {
+    blocking::run(move || {
         let last = store.revision();
         let newest = last.min(after.saturating_sub(1));
         let oldest = (newest + 1).saturating_sub(size).max(1);
@@ -51,8 +110,8 @@ pub(crate) async fn list(
         // There are no gaps: if the one before is kept, there is more.
         let is_more = !store.revisions(oldest - 1..=oldest - 1)?.is_empty();
         let next = is_more.then(|| format!("/revisions?after={oldest}&size={size}"));
-        let items: Vec<Value> = revisions.iter().rev().map(|it| shown(it, &progress)).collect();
-        Ok(Json(json!({ "items": items, "next": next })))
+        let items = revisions.iter().rev().map(|revision| RevisionView::new(revision, &progress)).collect();
+        Ok(Json(Items { items, next }))
     })
     .await
 }
@@ -61,14 +120,13 @@ pub(crate) async fn list(
 pub(crate) async fn read(
     State(admin): State<Admin>,
     Path(number): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<RevisionDetailView>, Problem> {
     let number = parse(&number)?;
     let (store, progress) = (admin.store.clone(), admin.control.progress());
-    reading(move || {
+    blocking::run(move || {
         let revision = one(&*store, number)?;
-        let mut body = shown(&revision, &progress);
-        body["changes"] = revision.edits.iter().map(difference).collect();
-        Ok(Json(body))
+        let changes = revision.edits.iter().map(EditView::from).collect();
+        Ok(Json(RevisionDetailView { revision: RevisionView::new(&revision, &progress), changes }))
     })
     .await
 }
@@ -77,16 +135,16 @@ pub(crate) async fn read(
 pub(crate) async fn diff(
     State(admin): State<Admin>,
     Path(range): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<RevisionDiffView>, Problem> {
     let (a, b) = range
         .split_once("..")
         .ok_or_else(|| bad(format!("`{range}` is no range; write it as /revisions/41..43/diff")))?;
     let (a, b) = (parse_or_none(a)?, parse_or_none(b)?);
     let store = admin.store.clone();
-    reading(move || {
+    blocking::run(move || {
         let edits = between(&*store, a.min(b), a.max(b))?.into_iter().map(|it| turned(it, a > b));
-        let changes: Vec<Value> = edits.map(|edit| difference(&edit)).collect();
-        Ok(Json(json!({ "from": a, "to": b, "changes": changes })))
+        let changes = edits.map(|edit| EditView::from(&edit)).collect();
+        Ok(Json(RevisionDiffView { from: a, to: b, changes }))
     })
     .await
 }
@@ -228,47 +286,4 @@ fn parse(number: &str) -> Result<u64, Problem> {
 /// 0 stands for what was before the first.
 fn parse_or_none(number: &str) -> Result<u64, Problem> {
     number.parse().map_err(|_| Problem::not_found(&format!("`{number}` is not the number of a revision")))
-}
-
-fn shown(revision: &Revision, progress: &Progress) -> Value {
-    let state = match revision.number {
-        _ if revision.error.is_some() => "rejected",
-        number if progress.rolling_out.contains(&number) => "rolling_out",
-        number if number == progress.live => "live",
-        _ => "superseded",
-    };
-    json!({
-        "number": revision.number,
-        "time": revision.time.to_string(),
-        "author": revision.author,
-        "source": revision.source.word(),
-        "reason": revision.reason,
-        "summary": revision.summary,
-        "state": state,
-        "error": revision.error,
-        "refused_by": revision.refused_by,
-    })
-}
-
-fn difference(edit: &Edit) -> Value {
-    let body =
-        |body: &Option<Arc<Value>>| body.as_ref().map(|body| view::shown(edit.kind, Value::clone(body)));
-    json!({
-        "kind": edit.kind.singular(),
-        "name": edit.name,
-        "action": edit.action(),
-        "file": edit.file,
-        "before": body(&edit.before),
-        "after": body(&edit.after),
-    })
-}
-
-/// Reads from disk without holding up those who wait for the network.
-pub(crate) async fn reading<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    let ended = tokio::task::spawn_blocking(read).await;
-    ended.unwrap_or_else(|_| {
-        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "reading the data directory did not end"))
-    })
 }

@@ -1,12 +1,12 @@
-//! What can be measured, in the format of Prometheus.
+//! Metrics, in the format of Prometheus.
 //!
-//! Names and labels are a contract. The number of series is bounded by what the operator declared (fleets, upstreams) and
-//! by words of ours (types, templates of paths, statuses).
+//! Names and labels are a contract. The number of series is bounded by the declared fleets and upstreams, and by fixed
+//! words (types, templates of paths, statuses).
 
 use std::collections::HashMap;
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -17,7 +17,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::access::tokens::Role;
 use crate::admin::Admin;
+use crate::admin::http::guard;
+use crate::admin::route::{ApiRoute, Content};
 use crate::build::Build;
 use crate::failover::history::History;
 use crate::nodes::Nodes;
@@ -26,18 +29,30 @@ use crate::nodes::status::AckState;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// `GET /metrics`
-pub(crate) async fn scrape(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+/// Returns the routes.
+pub(crate) fn routes() -> Vec<ApiRoute> {
+    vec![ApiRoute::get(
+        "/metrics",
+        Role::Read,
+        "Read the metrics, for Prometheus",
+        scrape,
+        Content::other("text/plain"),
+    )]
+}
+
+/// Handles `GET /metrics`.
+async fn scrape(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     let mut text = String::new();
     text::encode(&mut text, &registry(&admin)).expect("a string takes what it is given");
     let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    match accepted.contains("application/openmetrics-text") {
-        true => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        false => ([(header::CONTENT_TYPE, PLAIN)], plain(&text)).into_response(),
+    if accepted.contains("application/openmetrics-text") {
+        ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
+    } else {
+        ([(header::CONTENT_TYPE, PLAIN)], plain(&text)).into_response()
     }
 }
 
-/// The older format: counters are described by the name that their samples have, and there are no units.
+/// Converts to the older format: counters are described by the name of their samples, and there are no units.
 fn plain(open: &str) -> String {
     let counters: Vec<&str> =
         open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
@@ -71,7 +86,7 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, value: f64) {
     registry.register(name, help, gauge);
 }
 
-/// A gauge for each of these labels.
+/// Registers a gauge for each of these labels.
 fn gauges<L>(registry: &mut Registry, name: &str, help: &str, values: impl IntoIterator<Item = (L, i64)>)
 where
     L: Clone + std::fmt::Debug + std::hash::Hash + Eq + EncodeLabelSet + Send + Sync + 'static,
@@ -156,10 +171,10 @@ fn of_names(admin: &Admin, build: &Build, registry: &mut Registry) {
     gauge(registry, "dns_oldest_answer_age_seconds", help, oldest.as_secs_f64());
 }
 
-/// Up to so many targets have a series of their own.
+/// Maximum number of targets that have a series each.
 const NAMED_TARGETS: usize = 10_000;
 
-/// Who serves each upstream, as its Envoys say, and how often that changed.
+/// Registers the serving tier of each upstream, as its Envoys report it, and its failovers.
 fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
     let ledger = admin.supervisor.ledger();
     let mut serving: Vec<([(&str, String); 1], i64)> = Vec::new();
@@ -172,7 +187,7 @@ fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
         let seen = admin.supervisor.summary_without_nodes(build, upstream);
         serving.extend(seen.serving.map(|tier| ([of.clone()], i64::from(tier))));
         rates.push(([of.clone()], seen.requests_per_second));
-        // A series that is not there is not 0.
+        // An absent series is not a series of 0.
         for health in ["healthy", "unhealthy", "unknown"] {
             targets.insert([of.clone(), ("health", health.to_owned())], 0);
         }
@@ -204,7 +219,7 @@ fn of_upstreams(admin: &Admin, build: &Build, registry: &mut Registry) {
     of_failovers(&ledger.history, registry);
 }
 
-/// With those that were forgotten: counters do not fall.
+/// Registers the failovers, including those that are not kept any more: counters do not fall.
 fn of_failovers(history: &History, registry: &mut Registry) {
     let now = jiff::Timestamp::now();
     let failovers = Family::<[(&str, String); 2], Counter>::default();
@@ -223,14 +238,14 @@ fn of_failovers(history: &History, registry: &mut Registry) {
     registry.register_with_unit("upstream_standby", help, Unit::Seconds, standby);
 }
 
-/// Counts and times every request.
+/// Counts every request, and measures its duration.
 pub(crate) async fn measured(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let since = Instant::now();
     let method = match request.method().as_str() {
         known @ ("GET" | "HEAD" | "OPTIONS" | "POST" | "PUT" | "PATCH" | "DELETE") => known.to_owned(),
         _ => "other".to_owned(),
     };
-    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let route = guard::template(&request);
     let response = next.run(request).await;
     admin.metrics.answered(&method, &route, response.status().as_u16(), since.elapsed());
     response

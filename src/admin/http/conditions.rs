@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 
 /// Preconditions of a write (RFC 9110, section 13).
 #[derive(Debug, Clone, Default)]

@@ -8,12 +8,16 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::conditions::{Conditions, etag};
-use crate::admin::entities;
-use crate::admin::problem::Problem;
-use crate::admin::request::{Write, in_body};
-use crate::admin::view::{self, DeclaredBy, Desired};
+use crate::admin::declared::{self, DeclaredBy, Desired};
+use crate::admin::http::conditions::{Conditions, etag};
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Write, in_body};
+use crate::admin::resource::entities;
+use crate::admin::route::{ApiRoute, Content};
+use crate::admin::schema;
+use crate::admin::view::secret;
 use crate::admin::write::place::{self, BodyPlace};
 use crate::admin::write::reply::Reply;
 use crate::admin::write::run::shown;
@@ -26,6 +30,42 @@ use crate::config::raw::{self, Resource};
 use crate::config::tree::Node;
 use crate::control::operation::{Decision, DesiredConfig, Operation, WriteError};
 use crate::envoy::ResourceType;
+
+/// Returns the routes.
+pub(crate) fn routes() -> Vec<ApiRoute> {
+    let lists = || schema::lists(schema::envoy_resource());
+    let what = "a resource of Envoy's own; with the type `patches`, and a type in front of the name, a patch";
+    let one = "/raw/{type}/{*name}";
+    let resource = Content::json_of(schema::entity(Kind::Raw));
+    let mut routes = vec![
+        ApiRoute::get(
+            "/raw",
+            Role::Read,
+            "List the resources of Envoy's own, by type",
+            all,
+            Content::json_of(lists()),
+        ),
+        ApiRoute::put(
+            "/raw",
+            Role::Write,
+            "Make the resources of some types exactly these",
+            replace_all,
+            &[200],
+            Content::json_of(lists()),
+        )
+        .change(lists()),
+        ApiRoute::get(
+            "/raw/{type}",
+            Role::Read,
+            "List the resources of one type",
+            list,
+            Content::json_of(lists()),
+        ),
+        ApiRoute::get(one, Role::Read, format!("Read {what}"), read, resource),
+    ];
+    routes.extend(entities::write_routes(one, what, Kind::Raw));
+    routes
+}
 
 /// `GET /raw`
 pub(crate) async fn all(State(admin): State<Admin>) -> Response {
@@ -51,7 +91,7 @@ pub(crate) async fn list(State(admin): State<Admin>, Path(word): Path<String>) -
 pub(crate) fn patches(build: &Build) -> Vec<Value> {
     let of_files = build
         .file_documents()
-        .flat_map(|document| document.patches.iter().map(|patch| view::masked(document.json(&patch.path))));
+        .flat_map(|document| document.patches.iter().map(|patch| secret::masked(document.json(&patch.path))));
     let stored = Desired::of(build).entities(Kind::Raw).into_iter();
     let stored = stored.filter(|(key, _)| raw::patched(key).is_some()).map(|(_, entity)| entity.body);
     of_files.chain(stored).collect()
@@ -159,7 +199,7 @@ fn exactly(
             let stored = inputs.stored.get(&(Kind::Raw, name.clone()));
             let mut body = body.clone();
             if let Some(stored) = stored {
-                view::unmask(&mut body, stored);
+                secret::unmask(&mut body, stored);
             }
             if stored.is_none_or(|stored| **stored != body) {
                 changes.push(EntityChange::Put { kind: Kind::Raw, name, body: Arc::new(body) });
@@ -174,7 +214,7 @@ fn from_files(build: &Build, resource_type: ResourceType) -> Vec<(&Resource, Str
     let all =
         build.documents.of(Kind::Raw).flat_map(|document| document.raw.iter().map(move |it| (document, it)));
     all.filter(|(_, declared)| declared.entity.resource_type == resource_type)
-        .filter_map(|(document, declared)| match view::declared_by(document, &declared.path) {
+        .filter_map(|(document, declared)| match declared::declared_by(document, &declared.path) {
             DeclaredBy::File(place) => Some((&*declared.entity, place)),
             DeclaredBy::Rest => None,
         })

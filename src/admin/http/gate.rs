@@ -1,7 +1,7 @@
-//! The door of the admin API: shut until there is an API, and emptied before the end.
+//! Gate of the admin port: refuses requests before there is an API, and drains them at shutdown.
 //!
-//! The port is bound before the first build, which takes its time: names are looked up. Whoever asks meanwhile is told
-//! so, and is not kept waiting. At the end `/readyz` says so first, and what is under way is still answered.
+//! The port is bound before the first build, which takes time because host names are resolved. Requests in that time
+//! are refused with 503 at once. At shutdown `/readyz` answers 503 first, and requests in progress are completed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,37 +15,37 @@ use tokio::sync::watch;
 use tower::ServiceExt as _;
 use tower_http::normalize_path::NormalizePath;
 
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
 use crate::admin::{self, Admin};
 
-/// See the module. Clones share.
+/// Gate of the admin port. Clones share their state.
 #[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<Inner>);
+pub struct AdminGate(Arc<GateState>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct GateState {
     api: OnceLock<NormalizePath<Router>>,
     is_closing: AtomicBool,
-    /// How many requests have no answer yet.
-    under_way: watch::Sender<usize>,
+    /// Number of requests without a response.
+    in_progress: watch::Sender<usize>,
 }
 
-impl Gate {
-    /// From now on this API answers: the first build is served.
+impl AdminGate {
+    /// Opens the gate: from now on requests go to this API.
     pub fn open(&self, admin: Admin) {
         self.0.api.get_or_init(|| admin::service(admin));
     }
 
-    /// From now on `/readyz` says that this is the end. Returns when nothing is under way any more, or after `patience`.
+    /// Makes `/readyz` answer 503. Returns when no request is in progress any more, or after `patience`.
     pub async fn close(&self, patience: Duration) {
         self.0.is_closing.store(true, Ordering::Relaxed);
-        let mut under_way = self.0.under_way.subscribe();
-        let idle = under_way.wait_for(|requests| *requests == 0);
-        // What is not answered by then is cut.
+        let mut in_progress = self.0.in_progress.subscribe();
+        let idle = in_progress.wait_for(|requests| *requests == 0);
+        // Requests that are still in progress then are cut off.
         let _ = tokio::time::timeout(patience, idle).await;
     }
 
-    /// What answers on the port.
+    /// Returns the service of the port.
     pub fn router(&self) -> Router {
         let gate = self.clone();
         Router::new().fallback(move |request: Request| gate.clone().answer(request))
@@ -62,7 +62,7 @@ impl Gate {
         if path == "/readyz" && self.0.is_closing.load(Ordering::Relaxed) {
             return not_ready("it is shutting down");
         }
-        let _under_way = UnderWay::begin(&self.0);
+        let _in_progress = RequestInProgress::begin(&self.0);
         let Ok(response) = api.clone().oneshot(request).await;
         response
     }
@@ -74,18 +74,18 @@ fn not_ready(why: &str) -> Response {
     response
 }
 
-/// A request without an answer.
-struct UnderWay<'a>(&'a Inner);
+/// Request without a response, counted while it exists.
+struct RequestInProgress<'a>(&'a GateState);
 
-impl<'a> UnderWay<'a> {
-    fn begin(gate: &'a Inner) -> Self {
-        gate.under_way.send_modify(|requests| *requests += 1);
+impl<'a> RequestInProgress<'a> {
+    fn begin(gate: &'a GateState) -> Self {
+        gate.in_progress.send_modify(|requests| *requests += 1);
         Self(gate)
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for RequestInProgress<'_> {
     fn drop(&mut self) {
-        self.0.under_way.send_modify(|requests| *requests -= 1);
+        self.0.in_progress.send_modify(|requests| *requests -= 1);
     }
 }

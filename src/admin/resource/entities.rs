@@ -5,13 +5,18 @@ use std::collections::BTreeSet;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{Json, Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::conditions::etag;
-use crate::admin::problem::Problem;
-use crate::admin::request::{Parameters, Write};
-use crate::admin::view::{self, Desired};
+use crate::admin::declared::{self, Desired};
+use crate::admin::http::conditions::etag;
+use crate::admin::http::page::Items;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Parameters, Write};
+use crate::admin::route::{ApiRoute, Content, QueryParameter};
+use crate::admin::schema;
+use crate::admin::view::write::DeletedView;
 use crate::admin::write::entity::EntityWrite;
 use crate::admin::write::operation::EntityOperation;
 use crate::admin::write::run::shown;
@@ -20,6 +25,67 @@ use crate::config::document::Kind;
 
 /// Number of items on a page by default, and at most.
 const PAGE: (usize, usize) = (100, 1000);
+
+const LIST: &[QueryParameter] = &[
+    QueryParameter::SIZE,
+    QueryParameter::text("after", "Only entities whose name comes after this one"),
+    QueryParameter::text(
+        "tag",
+        "Only entities with one of these tags, separated by commas; if it is given twice, both must be met",
+    ),
+];
+
+const CASCADE: QueryParameter = QueryParameter::flag("cascade", "Also delete the entities that refer to it");
+
+/// Returns the routes.
+pub(crate) fn routes() -> Vec<ApiRoute> {
+    let mut routes: Vec<ApiRoute> = Kind::TOP.into_iter().flat_map(kind_routes).collect();
+    let all = "/upstreams/{name}/targets";
+    let page = Content::json_of(schema::page(schema::entity(Kind::Target)));
+    let stored = Content::json_of(schema::stored_entity(Kind::Target));
+    routes.push(
+        ApiRoute::get(all, Role::Read, "List the targets of an upstream", list_targets, page).query(LIST),
+    );
+    routes.push(
+        ApiRoute::post(all, Role::Write, "Add a target to an upstream", write, &[201], stored)
+            .change(schema::entity(Kind::Target)),
+    );
+    let one = format!("{all}/{{target}}");
+    let read = Content::json_of(schema::entity(Kind::Target));
+    routes.push(ApiRoute::get(&*one, Role::Read, "Read a target", read_target, read));
+    routes.extend(write_routes(&one, "a target", Kind::Target));
+    routes
+}
+
+fn kind_routes(kind: Kind) -> Vec<ApiRoute> {
+    let all = format!("/{}", kind.plural());
+    let (one, what) = (format!("{all}/{{name}}"), kind.one());
+    let list = move |State(admin): State<Admin>, query: RawQuery| list(kind, admin, query);
+    let read = move |State(admin): State<Admin>, Path(name): Path<String>| read(kind, admin, name);
+    let page = Content::json_of(schema::page(schema::entity(kind)));
+    let stored = Content::json_of(schema::stored_entity(kind));
+    let entity = Content::json_of(schema::entity(kind));
+    let mut routes = vec![
+        ApiRoute::get(&*all, Role::Read, format!("List {}", kind.plural()), list, page).query(LIST),
+        ApiRoute::post(&*all, Role::Write, format!("Create {what}"), write, &[201], stored)
+            .change(schema::entity(kind)),
+        ApiRoute::get(&*one, Role::Read, format!("Read {what}"), read, entity),
+    ];
+    routes.extend(write_routes(&one, what, kind));
+    routes
+}
+
+/// Returns the routes that replace, merge and delete an entity.
+pub(crate) fn write_routes(path: &str, what: &str, kind: Kind) -> [ApiRoute; 3] {
+    let stored = || Content::json_of(schema::stored_entity(kind));
+    let (replace, merge) = (format!("Create or replace {what}"), format!("Change {what} by a merge patch"));
+    let (delete, deleted) = (format!("Delete {what}"), Content::json::<DeletedView>());
+    [
+        ApiRoute::put(path, Role::Write, replace, write, &[200, 201], stored()).change(schema::entity(kind)),
+        ApiRoute::patch(path, Role::Write, merge, write, &[200], stored()).change(schema::merge_patch()),
+        ApiRoute::delete(path, Role::Write, delete, write, &[200, 204], deleted).removal().query(&[CASCADE]),
+    ]
+}
 
 /// `?size=`, `?after=` and `?tag=` of a list.
 #[derive(Debug)]
@@ -54,7 +120,7 @@ impl Page {
         names: impl IntoIterator<Item = String>,
         body: impl Fn(&str) -> Option<Value>,
         path: &str,
-    ) -> Value {
+    ) -> Items<Value> {
         let after = |name: &String| self.after.as_ref().is_none_or(|after| name > after);
         let all = names.into_iter().filter(after);
         let mut found =
@@ -65,7 +131,7 @@ impl Page {
             last = name;
         }
         let next = found.next().is_some().then(|| self.next(path, &last));
-        json!({ "items": items, "next": next })
+        Items { items, next }
     }
 
     /// The path of the page after this item.
@@ -82,7 +148,7 @@ impl Page {
 }
 
 /// `GET /{kind}`
-pub(crate) async fn list(kind: Kind, admin: Admin, query: RawQuery) -> Result<Json<Value>, Problem> {
+pub(crate) async fn list(kind: Kind, admin: Admin, query: RawQuery) -> Result<Json<Items<Value>>, Problem> {
     let page = Page::parse(query.0.as_deref())?;
     let build = admin.cache.build();
     let desired = Desired::of(&build);
@@ -103,7 +169,7 @@ pub(crate) async fn list_targets(
     State(admin): State<Admin>,
     Path(upstream): Path<String>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Items<Value>>, Problem> {
     let page = Page::parse(query.as_deref())?;
     let build = admin.cache.build();
     let desired = Desired::of(&build);
@@ -112,7 +178,7 @@ pub(crate) async fn list_targets(
     }
     let targets = desired.targets(&upstream).into_iter();
     let targets: std::collections::BTreeMap<String, Value> =
-        targets.map(|target| (view::canonical(view::text(&target.body)), target.body)).collect();
+        targets.map(|target| (declared::canonical(declared::text(&target.body)), target.body)).collect();
     let body = |address: &str| targets.get(address).cloned();
     Ok(Json(page.cut(targets.keys().cloned(), body, &format!("/upstreams/{upstream}/targets"))))
 }

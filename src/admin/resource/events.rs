@@ -1,4 +1,4 @@
-//! What happens, as a stream of server-sent events.
+//! Events, as a stream of server-sent events.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -9,20 +9,37 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::Stream;
 use serde_json::json;
 
+use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
+use crate::admin::http::problem::Problem;
+use crate::admin::route::{ApiRoute, Content};
 use crate::telemetry::events::{Events, FollowOutcome, Follower};
 
-/// How many may follow at once.
+/// Maximum number of followers.
 const MAX_FOLLOWERS: usize = 256;
 
-/// How often something is sent when nothing happens, so that what stands between keeps the connection.
+/// Interval at which a comment is sent while there is no event, so that proxies keep the connection.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// `GET /events`: from now on or, with `Last-Event-ID`, from the event after that one. `event` is the kind, `data`
-/// is JSON. When that event is not known any more, `missed` comes first; when the reader is too slow, `end` comes
-/// last and says so.
-pub(crate) async fn follow(
+/// Returns the routes.
+pub(crate) fn routes() -> Vec<ApiRoute> {
+    let summary = "Follow the events, as server-sent events: `event` is the kind, `data` is JSON";
+    vec![ApiRoute::get(
+        "/events",
+        Role::Read,
+        summary,
+        follow,
+        Content(vec![(
+            "text/event-stream",
+            Some(crate::admin::schema::of::<crate::telemetry::events::Event>()),
+        )]),
+    )]
+}
+
+/// Handles `GET /events`: streams events from now on or, with `Last-Event-ID`, from the event after that one. `event`
+/// is the kind, `data` is JSON. If that event is not kept any more, `missed` comes first; if the reader is too slow,
+/// `end` comes last and says so.
+async fn follow(
     State(admin): State<Admin>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
@@ -38,13 +55,13 @@ pub(crate) async fn follow(
 
 fn stream(events: Events, mut follower: Follower) -> impl Stream<Item = Result<Event, Infallible>> {
     async_stream::stream! {
-        // The head of the response goes out with the first bytes: nobody should wait for an event to know that
-        // they are connected.
+        // The head of the response is sent with the first bytes: a client should not wait for an event to know that
+        // it is connected.
         yield Ok(Event::default().comment("following"));
         loop {
             match follower.next().await {
-                FollowOutcome::Event(told) => {
-                    yield Ok(Event::default().id(events.id(told.number)).event(told.kind.word()).data(&told.json));
+                FollowOutcome::Event(event) => {
+                    yield Ok(Event::default().id(events.id(event.number)).event(event.kind.word()).data(&event.json));
                 }
                 FollowOutcome::Missed => {
                     let why = json!({ "detail": "events after that id are not kept any more; these are the oldest that are" });

@@ -1,15 +1,18 @@
-//! Where requests would go if some targets were down, by the config that is being served.
+//! Simulation of the distribution of requests while some targets are down, by the config that serves.
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::problem::Problem;
-use crate::admin::request::{Object, decoded, in_body};
-use crate::admin::view;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Object, decoded, in_body};
+use crate::admin::route::{ApiRoute, Content};
+use crate::admin::schema;
+use crate::admin::view::simulation::SimulationView;
 use crate::build::Build;
 use crate::config::Fault;
 use crate::config::{Path, near};
@@ -20,44 +23,77 @@ use crate::model::place::code;
 use crate::model::selector::TargetSelector;
 use crate::model::upstream::Upstream;
 
-/// The body of `POST /simulate`, or one of its `cases`.
-#[derive(Debug, Deserialize)]
+/// Returns the routes.
+pub(crate) fn routes() -> Vec<ApiRoute> {
+    let content = Content::json::<SimulationsView>();
+    vec![
+        ApiRoute::post(
+            "/simulate",
+            Role::Read,
+            "Simulate the distribution of requests while some targets are down",
+            simulate,
+            &[200],
+            content,
+        )
+        .body(schema::either(schema::of::<SimulationCase>(), schema::of::<SimulationCases>())),
+    ]
+}
+
+/// Body of `POST /simulate`, or one of its `cases`.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Case {
+struct SimulationCase {
+    /// Name of the upstream.
     upstream: String,
+    /// Targets that are down: `host:port`, or a selection such as `priority=0`.
     #[serde(default)]
     down: Vec<String>,
-    /// Where the Envoy is, as region/zone/sub_zone.
+    /// Locality of the Envoy, as region/zone/sub_zone.
     node_locality: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+/// Body of `POST /simulate` with several cases.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Cases {
-    cases: Vec<Case>,
+struct SimulationCases {
+    cases: Vec<SimulationCase>,
 }
 
-/// `POST /simulate`: one case, or several under `cases` with their answers under `results`.
-pub(crate) async fn simulate(
+/// Response to one case or to several.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+enum SimulationsView {
+    /// Response to one case.
+    One(SimulationView),
+    /// Response to several cases.
+    Several {
+        /// Simulations, in the order of the cases.
+        results: Vec<SimulationView>,
+    },
+}
+
+/// Handles `POST /simulate`: one case, or several under `cases`.
+async fn simulate(
     State(admin): State<Admin>,
     Object(body): Object,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SimulationsView>, Problem> {
     let build = admin.cache.build();
     let top = Path::default();
     if body.get("cases").is_none() {
-        let case = decoded::<Case>(&body)?;
-        return answer(&build, &case, &top).map(Json).map_err(refused);
+        let case = decoded::<SimulationCase>(&body)?;
+        let result = simulated(&build, &case, &top).map_err(refused)?;
+        return Ok(Json(SimulationsView::One(result)));
     }
-    let cases = decoded::<Cases>(&body)?.cases;
+    let cases = decoded::<SimulationCases>(&body)?.cases;
     let mut faults = Vec::new();
     let mut results = Vec::new();
     for (index, case) in cases.iter().enumerate() {
-        match answer(&build, case, &top.key("cases").index(index)) {
+        match simulated(&build, case, &top.key("cases").index(index)) {
             Ok(result) => results.push(result),
             Err(found) => faults.extend(found),
         }
     }
-    if faults.is_empty() { Ok(Json(json!({ "results": results }))) } else { Err(refused(faults)) }
+    if faults.is_empty() { Ok(Json(SimulationsView::Several { results })) } else { Err(refused(faults)) }
 }
 
 fn refused(faults: Vec<Fault>) -> Problem {
@@ -65,7 +101,7 @@ fn refused(faults: Vec<Fault>) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "this cannot be simulated").with(violations)
 }
 
-fn answer(build: &Build, case: &Case, path: &Path) -> Result<Value, Vec<Fault>> {
+fn simulated(build: &Build, case: &SimulationCase, path: &Path) -> Result<SimulationView, Vec<Fault>> {
     let upstream = upstream(build, case, path)?;
     let mut faults = Vec::new();
     let mut down = Vec::new();
@@ -83,13 +119,13 @@ fn answer(build: &Build, case: &Case, path: &Path) -> Result<Value, Vec<Fault>> 
         None
     });
     if faults.is_empty() {
-        Ok(view::simulation(&simulate::simulate(upstream, &build.addresses, from.as_ref(), &down)))
+        Ok((&simulate::simulate(upstream, &build.addresses, from.as_ref(), &down)).into())
     } else {
         Err(faults)
     }
 }
 
-fn upstream<'b>(build: &'b Build, case: &Case, path: &Path) -> Result<&'b Upstream, Vec<Fault>> {
+fn upstream<'b>(build: &'b Build, case: &SimulationCase, path: &Path) -> Result<&'b Upstream, Vec<Fault>> {
     let upstreams = &build.model.upstreams;
     let upstream = Name::parse(&case.upstream).and_then(|name| upstreams.get(&name));
     upstream.map(AsRef::as_ref).ok_or_else(|| {

@@ -1,29 +1,35 @@
-//! Faults as RFC 9457 problem details.
+//! Problem details (RFC 9457): the body of every failed request.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Violation;
 use crate::control::operation::WriteError;
 use crate::store;
 
-/// How long the framework's words about a request may be.
+/// Maximum size of a plain text of the framework, in bytes.
 const MAX_TEXT: usize = 16 << 10;
 
-/// Why a request failed.
-#[derive(Debug, Serialize)]
+/// Reason of a failure (RFC 9457).
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Problem {
+    /// Always `about:blank`.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// Phrase of the status.
     title: String,
+    /// Status of the response.
     status: u16,
+    /// Description of the failure, and of what would be right.
     detail: String,
+    /// Faults that were found, each with its place.
     violations: Vec<Violation>,
 }
 
 impl Problem {
-    /// A problem of this status, with what to know about it.
+    /// Creates a problem of this status.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank",
@@ -34,33 +40,33 @@ impl Problem {
         }
     }
 
-    /// 404
+    /// Returns 404.
     pub fn not_found(detail: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// 405
+    /// Returns 405.
     pub fn method_not_allowed() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path knows other methods; `Allow` names them")
     }
 
-    /// 428
+    /// Returns 428.
     pub fn precondition_required() -> Self {
         let detail = "say with `If-Match` which version you change; a GET gives its `ETag`";
         Self::new(StatusCode::PRECONDITION_REQUIRED, detail)
     }
 
-    /// The faults that were found.
+    /// Returns the faults that were found.
     pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
 
-    /// The same, said of one of several changes.
+    /// Prefixes the detail with one of several changes.
     pub fn of(self, which: &str) -> Self {
         Self { detail: format!("{which}: {}", self.detail), ..self }
     }
 
-    /// The same with every fault that was found.
+    /// Adds faults. A single one becomes the detail; several are counted there.
     pub fn with(self, violations: Vec<Violation>) -> Self {
         let detail = match violations.as_slice() {
             [only] => only.message.clone(),
@@ -69,29 +75,29 @@ impl Problem {
         Self { detail, violations, ..self }
     }
 
-    /// The same with its violations at other places.
+    /// Changes the places of the faults.
     pub fn relocated(self, relocate: impl Fn(Violation) -> Violation) -> Self {
         Self { violations: self.violations.into_iter().map(relocate).collect(), ..self }
     }
 
-    /// True when the config as a whole was at fault.
+    /// True if the config as a whole was refused.
     pub fn is_refusal(&self) -> bool {
         self.is_of(StatusCode::UNPROCESSABLE_ENTITY)
     }
 
-    /// True when it has this status.
+    /// True if it has this status.
     pub fn is_of(&self, status: StatusCode) -> bool {
         self.status == status.as_u16()
     }
 
-    /// The same problem with another status.
+    /// Returns the faults with another status and detail.
     pub fn as_status(self, status: StatusCode, detail: &str) -> Self {
         Self { violations: self.violations, ..Self::new(status, detail) }
     }
 }
 
 impl Problem {
-    /// The framework refuses some requests by itself, in plain text: the same as a problem.
+    /// Converts a refusal of the framework, which is plain text, to a problem. Other responses stay as they are.
     pub(crate) async fn of_any(response: Response) -> Response {
         let is_text = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
         let status = response.status();
@@ -107,7 +113,7 @@ impl Problem {
         Response::from_parts(head, problem.into_body())
     }
 
-    /// 507, with everything that led to it.
+    /// Returns 507, with all causes of the failure.
     pub(crate) fn unstored(error: &store::Error) -> Self {
         let causes = std::iter::successors(Some(error as &dyn std::error::Error), |it| it.source());
         let causes: Vec<String> = causes.map(ToString::to_string).collect();

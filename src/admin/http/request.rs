@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::admin::access::Identity;
-use crate::admin::conditions::Conditions;
-use crate::admin::problem::Problem;
+use crate::access::policy::Principal;
+use crate::admin::http::conditions::Conditions;
+use crate::admin::http::problem::Problem;
 use crate::admin::{Admin, MAX_BODY};
 use crate::config::{Fault, Level, Path, Violation, tree, values};
 use crate::control::operation::WriteRequest;
@@ -96,7 +96,7 @@ impl FromRequest<Admin> for Write {
     async fn from_request(request: Request, admin: &Admin) -> Result<Self, Problem> {
         let (method, uri, headers) =
             (request.method().clone(), request.uri().clone(), request.headers().clone());
-        let author = request.extensions().get::<Identity>().map(|identity| identity.name.clone());
+        let author = request.extensions().get::<Principal>().map(|principal| principal.name.clone());
         let bytes = bytes(request, admin).await?;
         let body = match method {
             Method::DELETE => Value::Null,

@@ -6,15 +6,20 @@ use std::sync::Arc;
 use axum::extract::{RawQuery, State};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::access::tokens::Role;
 use crate::admin::Admin;
-use crate::admin::conditions::Conditions;
-use crate::admin::problem::Problem;
-use crate::admin::raw::patches;
-use crate::admin::request::{Object, Parameters, Write, decoded};
-use crate::admin::view::{self, DeclaredBy, Desired};
+use crate::admin::declared::{self, DeclaredBy, Desired};
+use crate::admin::http::conditions::Conditions;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Object, Parameters, Write, decoded};
+use crate::admin::resource::raw::patches;
+use crate::admin::route::{ApiRoute, Content, QueryParameter};
+use crate::admin::schema;
+use crate::admin::view::write::{ChangedView, DryRunView, SynchronizedView};
 use crate::admin::write::operation::{EntityOperation, Verb};
 use crate::admin::write::place::{self, BodyPlace};
 use crate::admin::write::reply::Reply;
@@ -26,6 +31,40 @@ use crate::config::document::Kind;
 use crate::config::edit::{EntityChange, Files};
 use crate::config::raw;
 use crate::control::operation::{Decision, DesiredConfig, Operation, WriteError};
+
+const TAG: QueryParameter = QueryParameter::text("tag", "Only entities with this tag");
+
+/// Returns the routes.
+pub(crate) fn routes() -> Vec<ApiRoute> {
+    let path = "/config";
+    let file = || Content::json_of(schema::config_file());
+    let (changed, synchronized) = (Content::json::<ChangedView>(), Content::json::<SynchronizedView>());
+    vec![
+        ApiRoute::get(path, Role::Read, "Read the config, as a file could have it", read, file())
+            .query(&[TAG]),
+        ApiRoute::patch(path, Role::Write, "Make several changes, all or nothing", patch, &[200], changed)
+            .change(schema::of::<PatchBody>()),
+        ApiRoute::put(
+            path,
+            Role::Write,
+            "Make the entities with a tag equal to these",
+            replace,
+            &[200],
+            synchronized,
+        )
+        .query(&[TAG])
+        .change(schema::config_file()),
+        ApiRoute::post(
+            "/plan",
+            Role::Read,
+            "Plan what files would change, and what that means",
+            plan,
+            &[200],
+            Content::json::<DryRunView>(),
+        )
+        .body(schema::of::<PlanBody>()),
+    ]
+}
 
 /// `GET /config?tag=`: everything in the native config's shape, such that a file could say it.
 pub(crate) async fn read(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -52,7 +91,7 @@ fn whole(build: &Build, tag: Option<&str>) -> Value {
         config.insert(kind.plural().to_owned(), wanted.collect());
     }
     if tag.is_none() {
-        let resource = |(key, entity): (String, view::Entity)| {
+        let resource = |(key, entity): (String, declared::Entity)| {
             let (resource_type, _) = raw::split(&key)?;
             let mut body = entity.body;
             if body.get(raw::TYPE).is_none() {
@@ -74,7 +113,7 @@ fn has_tag(body: &Value, tag: &str) -> bool {
 }
 
 /// Operation in the body of `PATCH /config`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct PatchStep {
     method: String,
@@ -86,7 +125,7 @@ struct PatchStep {
 }
 
 /// The body of `PATCH /config`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct PatchBody {
     changes: Vec<PatchStep>,
@@ -355,7 +394,7 @@ fn synchronize(
 }
 
 /// The body of `POST /plan`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct PlanBody {
     /// Texts by name, in place of all served files.

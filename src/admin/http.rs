@@ -1,0 +1,9 @@
+//! HTTP of the admin API, whatever the resource: the gate before it, its guard, requests and problem details.
+
+pub(crate) mod blocking;
+pub(crate) mod conditions;
+pub mod gate;
+pub mod guard;
+pub(crate) mod page;
+pub mod problem;
+pub(crate) mod request;

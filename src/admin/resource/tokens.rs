@@ -1,0 +1,134 @@
+//! Tokens of the API: listed, made, revoked. Their texts are not stored, and shown once.
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tracing::info;
+
+use crate::access::policy::{Access, Principal};
+use crate::access::tokens::{self, Role, Token, TokenError, TokenSecret};
+use crate::admin::Admin;
+use crate::admin::http::blocking;
+use crate::admin::http::page::Items;
+use crate::admin::http::problem::Problem;
+use crate::admin::http::request::{Object, decoded};
+use crate::admin::route::{ApiRoute, Content};
+use crate::admin::schema;
+use crate::admin::view::token::{NewTokenView, TokenView};
+use crate::store::Store;
+
+/// Returns the routes.
+pub(crate) fn routes() -> Vec<ApiRoute> {
+    let (all, one) = ("/tokens", "/tokens/{name}");
+    vec![
+        ApiRoute::get(all, Role::Write, "List the tokens", list, Content::json::<Items<TokenView>>()),
+        ApiRoute::post(
+            all,
+            Role::Write,
+            "Make a token; this response alone has its text",
+            create,
+            &[201],
+            Content::json::<NewTokenView>(),
+        )
+        .body(schema::of::<TokenBody>())
+        .fails(&[409, 507]),
+        ApiRoute::get(one, Role::Write, "Read a token, without its text", read, Content::json::<TokenView>()),
+        ApiRoute::delete(one, Role::Write, "Revoke a token", revoke, &[204], Content::empty())
+            .fails(&[409, 507]),
+    ]
+}
+
+/// Body of `POST /tokens`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct TokenBody {
+    /// Name of the holder: the author of the revisions that the token makes.
+    #[schemars(regex(pattern = "^[A-Za-z0-9._@:-]{1,63}$"))]
+    name: String,
+    /// Permissions.
+    #[schemars(extend("enum" = ["read", "operate", "write"]))]
+    role: String,
+}
+
+/// Handles `GET /tokens`.
+async fn list(State(admin): State<Admin>) -> Json<Items<TokenView>> {
+    Json(Items { items: admin.access.tokens().iter().map(TokenView::from).collect(), next: None })
+}
+
+/// Handles `GET /tokens/{name}`.
+async fn read(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Json<TokenView>, Problem> {
+    let tokens = admin.access.tokens();
+    let token = tokens.iter().find(|token| token.name == name).ok_or_else(|| absent(&name))?;
+    Ok(Json(token.into()))
+}
+
+/// Handles `POST /tokens`.
+async fn create(
+    State(admin): State<Admin>,
+    principal: axum::Extension<Principal>,
+    Object(body): Object,
+) -> Result<Response, Problem> {
+    let unprocessable = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
+    let TokenBody { name, role } = decoded(&body)?;
+    let role: Role = role.parse().map_err(unprocessable)?;
+    let (access, store) = (admin.access, admin.store.clone());
+    let (token, secret) = blocking::run(move || add(&access, &*store, &name, role)).await?;
+    info!(token = token.name, role = role.word(), by = principal.name, "a token was made");
+    let body = NewTokenView { stored: (&token).into(), token: secret.reveal().to_owned() };
+    let headers = [
+        (header::LOCATION, format!("/tokens/{}", token.name)),
+        (header::CACHE_CONTROL, "no-store".to_owned()),
+    ];
+    Ok((StatusCode::CREATED, headers, Json(body)).into_response())
+}
+
+fn add(access: &Access, store: &dyn Store, name: &str, role: Role) -> Result<(Token, TokenSecret), Problem> {
+    let refused = |error: TokenError| {
+        let status = match error {
+            TokenError::Name => StatusCode::UNPROCESSABLE_ENTITY,
+            TokenError::Taken(_) => StatusCode::CONFLICT,
+        };
+        Problem::new(status, error.to_string())
+    };
+    let (token, secret) = Token::create(name, role).map_err(refused)?;
+    if !store.add_token(&token.to_record()).map_err(|error| Problem::unstored(&error))? {
+        return Err(refused(TokenError::Taken(token.name)));
+    }
+    access.replace_tokens(tokens::stored(store)?);
+    Ok((token, secret))
+}
+
+/// Handles `DELETE /tokens/{name}`.
+async fn revoke(
+    State(admin): State<Admin>,
+    principal: axum::Extension<Principal>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let (access, store) = (admin.access, admin.store.clone());
+    let (revoked, by) = (name.clone(), principal.name.clone());
+    blocking::run(move || remove(&access, &*store, &name)).await?;
+    info!(token = revoked, by, "a token was revoked");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn remove(access: &Access, store: &dyn Store, name: &str) -> Result<(), Problem> {
+    let known = access.tokens();
+    let exists = known.iter().any(|token| token.name == name);
+    let may_write = |token: &Token| token.role == Role::Write && token.name != name;
+    // Without it, nobody could make another one, or everybody could change everything.
+    if exists && access.is_required() && !known.iter().any(may_write) {
+        let detail = format!("`{name}` is the last token with the role `write`; make another one first");
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    if !store.remove_token(name).map_err(|error| Problem::unstored(&error))? {
+        return Err(absent(name));
+    }
+    access.replace_tokens(tokens::stored(store)?);
+    Ok(())
+}
+
+fn absent(name: &str) -> Problem {
+    Problem::not_found(&format!("no token is named `{name}`"))
+}
