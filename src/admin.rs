@@ -10,11 +10,10 @@ mod order;
 mod resource;
 mod route;
 mod schema;
+pub mod state;
 pub(crate) mod view;
 mod write;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use axum::Router;
@@ -24,71 +23,19 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::any;
-use jiff::Timestamp;
 use serde_json::Value;
 use tower_http::normalize_path::NormalizePath;
 
-use crate::access::policy::Access;
 use crate::access::tokens::Role;
 use crate::admin::http::conditions;
 use crate::admin::http::guard::{self, Guard, RoleTable};
 use crate::admin::http::problem::Problem;
 use crate::admin::resource::metrics;
 use crate::admin::route::{ApiRoute, Content};
-use crate::cache::Cache;
-use crate::control::Control;
-use crate::failover::supervisor::Supervisor;
-use crate::nodes::Nodes;
-use crate::source::resolve::ResolvedNames;
-use crate::store::Store;
-use crate::telemetry::events::Events;
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::webhooks::Notifier;
+use crate::admin::state::Admin;
 
 /// Maximum size of a request body, in bytes.
 const MAX_BODY: usize = 16 << 20;
-
-/// State of the handlers.
-#[derive(Debug, Clone)]
-pub struct Admin {
-    /// Handle of the one writer.
-    pub control: Control,
-    /// Durable state.
-    pub store: Arc<dyn Store>,
-    /// Host names among the targets.
-    pub names: ResolvedNames,
-    /// Builds that are served, for reads.
-    pub cache: Arc<Cache>,
-    /// Orders, and what came of them.
-    pub supervisor: Supervisor,
-    /// Sender of events to webhooks.
-    pub notifier: Notifier,
-    /// Connected Envoys.
-    pub nodes: Nodes,
-    /// Events, for those who follow them.
-    pub events: Events,
-    /// Counters of the program.
-    pub metrics: Metrics,
-    /// Time at which the program started.
-    pub started: Timestamp,
-    /// Paths of the config.
-    pub paths: Arc<[PathBuf]>,
-    /// Addresses of the ports.
-    pub addresses: BoundAddresses,
-    /// Tokens and rates.
-    pub access: Arc<Access>,
-    /// True if an existing entity changes only with `If-Match`.
-    pub require_if_match: bool,
-}
-
-/// Addresses that `serve` bound.
-#[derive(Debug, Clone, Copy)]
-pub struct BoundAddresses {
-    /// Address of the xDS port.
-    pub xds: SocketAddr,
-    /// Address of this API.
-    pub admin: SocketAddr,
-}
 
 /// Returns the whole API. Slashes at the end of a path are ignored.
 pub fn service(admin: Admin) -> NormalizePath<Router> {

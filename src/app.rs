@@ -18,9 +18,10 @@ use crate::access::incoming::Incoming;
 use crate::access::policy::{Access, AccessPolicy};
 use crate::access::tls::{PortTls, TlsFiles};
 use crate::access::tokens;
+use crate::admin;
 use crate::admin::http::gate::AdminGate;
 use crate::admin::http::guard::PeerAddress;
-use crate::admin::{self, Admin};
+use crate::admin::state::Admin;
 use crate::cache::Cache;
 use crate::config::Violation;
 use crate::config::edit::Files;
@@ -120,7 +121,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct App {
     control: Control,
-    addresses: admin::BoundAddresses,
+    addresses: admin::state::BoundAddresses,
     gate: AdminGate,
     shutdown: watch::Sender<bool>,
     admin: JoinSet<anyhow::Result<()>>,
@@ -131,7 +132,7 @@ pub struct App {
 struct BoundPorts {
     xds: Incoming,
     admin: Incoming,
-    addresses: admin::BoundAddresses,
+    addresses: admin::state::BoundAddresses,
 }
 
 /// Connected nodes, events and metrics.
@@ -182,7 +183,7 @@ impl App {
         servers.spawn(notify(notifier.clone(), events.clone(), core.cache.clone()));
         servers.spawn(serve_xds(ports.xds, discovery, stop));
         let control = core.control.clone();
-        gate.open(Admin {
+        gate.open(admin::service(Admin {
             control: core.control,
             store: core.store,
             names: core.names,
@@ -197,13 +198,13 @@ impl App {
             addresses,
             access: Arc::new(access),
             require_if_match: options.require_if_match,
-        });
+        }));
         info!(xds = %addresses.xds, admin = %addresses.admin, "serving");
         Ok(Self { control, addresses, gate, shutdown, admin: api, servers })
     }
 
     /// Returns the bound addresses.
-    pub fn addresses(&self) -> admin::BoundAddresses {
+    pub fn addresses(&self) -> admin::state::BoundAddresses {
         self.addresses
     }
 
@@ -240,7 +241,7 @@ impl BoundPorts {
         let admin_tls = watch_tls(options.admin_tls.as_ref(), "admin", &["http/1.1"])?;
         let xds = bind(options.xds).context("cannot serve xDS")?;
         let admin = bind(options.admin).context("cannot serve the admin API")?;
-        let addresses = admin::BoundAddresses {
+        let addresses = admin::state::BoundAddresses {
             xds: xds.local_addr().context("cannot serve xDS")?,
             admin: admin.local_addr().context("cannot serve the admin API")?,
         };

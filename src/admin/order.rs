@@ -2,9 +2,9 @@
 
 use axum::http::StatusCode;
 
-use crate::admin::Admin;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::Write;
+use crate::admin::state::Admin;
 use crate::config::values;
 use crate::failover::orders::Orders;
 use crate::failover::orders::decide::{OrderRefusal, Situation};

@@ -7,8 +7,8 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use schemars::JsonSchema;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::schema::{self, SchemaFn};
+use crate::admin::state::Admin;
 
 /// Method of a path.
 pub(crate) struct ApiRoute {

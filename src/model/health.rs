@@ -7,6 +7,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 
 use crate::config::document;
+use crate::config::document::outlier::OutlierDetection as DeclaredDetection;
 use crate::config::document::upstream::UpstreamProtocol;
 use crate::config::values::{self, Switch};
 use crate::model::place::{FaultCollector, FaultPlace, code};
@@ -335,20 +336,20 @@ fn not_empty(text: Option<&str>, place: &FaultPlace<'_>, faults: &mut FaultColle
 /// Resolves `outlier_detection` of an upstream.
 pub(crate) fn outlier_detection(
     place: &FaultPlace<'_>,
-    declared: Option<&Switch<document::outlier::OutlierDetection>>,
+    declared: Option<&Switch<DeclaredDetection>>,
     faults: &mut FaultCollector,
 ) -> Option<OutlierDetection> {
     let detection = match declared {
         Some(Switch::Off) => return None,
         Some(Switch::On(detection)) => detection.clone(),
-        None => document::outlier::OutlierDetection::default(),
+        None => DeclaredDetection::default(),
     };
     let time = |value: Option<values::Duration>, default, key: &str, faults: &mut FaultCollector| match value
     {
         Some(value) => positive(value.0, &place.key(key), faults),
         None => default,
     };
-    let default = document::outlier::OutlierDetection::BASE_EJECTION_TIME.0;
+    let default = DeclaredDetection::BASE_EJECTION_TIME.0;
     let base_ejection_time = time(detection.base_ejection_time, default, "base_ejection_time", faults);
     let max_ejection_time = match detection.max_ejection_time {
         Some(longest) if longest.0 < base_ejection_time => {
@@ -357,45 +358,36 @@ pub(crate) fn outlier_detection(
             longest.0
         }
         Some(longest) => longest.0,
-        None => document::outlier::OutlierDetection::MAX_EJECTION_TIME.0.max(base_ejection_time),
+        None => DeclaredDetection::MAX_EJECTION_TIME.0.max(base_ejection_time),
     };
     Some(OutlierDetection {
-        consecutive_5xx: detection
-            .consecutive_5xx
-            .unwrap_or(document::outlier::OutlierDetection::CONSECUTIVE_5XX),
+        consecutive_5xx: detection.consecutive_5xx.unwrap_or(DeclaredDetection::CONSECUTIVE_5XX),
         consecutive_gateway_failure: detection
             .consecutive_gateway_failure
-            .unwrap_or(document::outlier::OutlierDetection::CONSECUTIVE_GATEWAY_FAILURE),
+            .unwrap_or(DeclaredDetection::CONSECUTIVE_GATEWAY_FAILURE),
         split_external_local_origin_errors: detection
             .split_external_local_origin_errors
-            .unwrap_or(document::outlier::OutlierDetection::SPLIT_EXTERNAL_LOCAL_ORIGIN_ERRORS),
+            .unwrap_or(DeclaredDetection::SPLIT_EXTERNAL_LOCAL_ORIGIN_ERRORS),
         consecutive_local_origin_failure: detection
             .consecutive_local_origin_failure
-            .unwrap_or(document::outlier::OutlierDetection::CONSECUTIVE_LOCAL_ORIGIN_FAILURE),
+            .unwrap_or(DeclaredDetection::CONSECUTIVE_LOCAL_ORIGIN_FAILURE),
         success_rate: success_rate(&place.key("success_rate"), detection.success_rate, faults),
         failure_percentage: failure_percentage(
             &place.key("failure_percentage"),
             detection.failure_percentage,
             faults,
         ),
-        interval: time(
-            detection.interval,
-            document::outlier::OutlierDetection::INTERVAL.0,
-            "interval",
-            faults,
-        ),
+        interval: time(detection.interval, DeclaredDetection::INTERVAL.0, "interval", faults),
         base_ejection_time,
         max_ejection_time,
         max_ejection_percent: percent(
-            detection
-                .max_ejection_percent
-                .unwrap_or(document::outlier::OutlierDetection::MAX_EJECTION_PERCENT),
+            detection.max_ejection_percent.unwrap_or(DeclaredDetection::MAX_EJECTION_PERCENT),
             &place.key("max_ejection_percent"),
             faults,
         ),
         health_check_returns_ejected: detection
             .health_check_returns_ejected
-            .unwrap_or(document::outlier::OutlierDetection::HEALTH_CHECK_RETURNS_EJECTED),
+            .unwrap_or(DeclaredDetection::HEALTH_CHECK_RETURNS_EJECTED),
     })
 }
 

@@ -16,7 +16,6 @@ use tower::ServiceExt as _;
 use tower_http::normalize_path::NormalizePath;
 
 use crate::admin::http::problem::Problem;
-use crate::admin::{self, Admin};
 
 /// Gate of the admin port. Clones share their state.
 #[derive(Debug, Clone, Default)]
@@ -32,8 +31,8 @@ struct GateState {
 
 impl AdminGate {
     /// Opens the gate: from now on requests go to this API.
-    pub fn open(&self, admin: Admin) {
-        self.0.api.get_or_init(|| admin::service(admin));
+    pub fn open(&self, api: NormalizePath<Router>) {
+        self.0.api.get_or_init(|| api);
     }
 
     /// Makes `/readyz` answer 503. Returns when no request is in progress any more, or after `patience`.

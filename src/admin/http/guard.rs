@@ -21,8 +21,8 @@ use crate::access::incoming::Incoming;
 use crate::access::policy::{Denial, Principal};
 use crate::access::random;
 use crate::access::tokens::{Role, TokenSecret};
-use crate::admin::Admin;
 use crate::admin::http::problem::Problem;
+use crate::admin::state::Admin;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

@@ -5,10 +5,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::blocking;
 use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::state::Admin;
 
 /// Returns the routes.
 pub(crate) fn routes() -> Vec<ApiRoute> {

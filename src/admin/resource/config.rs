@@ -11,7 +11,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::declared::{self, DeclaredBy, Desired};
 use crate::admin::http::conditions::Conditions;
 use crate::admin::http::problem::Problem;
@@ -19,6 +18,7 @@ use crate::admin::http::request::{Object, Parameters, Write, decoded};
 use crate::admin::resource::raw::patches;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 use crate::admin::view::write::{ChangedView, DryRunView, SynchronizedView};
 use crate::admin::write::operation::{EntityOperation, Verb};
 use crate::admin::write::place::{self, BodyPlace};

@@ -9,13 +9,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::page::{Items, NumberedPage};
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Parameters, Write, decoded};
 use crate::admin::order::terms;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 use crate::admin::view::drill::DrillView;
 use crate::config::values;
 use crate::failover::orders::decide::OrderRefusal;

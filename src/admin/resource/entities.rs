@@ -8,7 +8,6 @@ use axum::response::{Json, Response};
 use serde_json::Value;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::declared::{self, Desired};
 use crate::admin::http::conditions::etag;
 use crate::admin::http::page::Items;
@@ -16,6 +15,7 @@ use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Parameters, Write};
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 use crate::admin::view::write::DeletedView;
 use crate::admin::write::entity::EntityWrite;
 use crate::admin::write::operation::EntityOperation;

@@ -10,9 +10,9 @@ use futures_util::Stream;
 use serde_json::json;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::state::Admin;
 use crate::telemetry::events::{Events, FollowOutcome, Follower};
 
 /// Maximum number of followers.

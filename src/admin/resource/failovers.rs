@@ -4,11 +4,11 @@ use axum::extract::{RawQuery, State};
 use axum::response::Json;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::page::{Items, NumberedPage};
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::Parameters;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
+use crate::admin::state::Admin;
 use crate::admin::view::failover::FailoverView;
 use crate::failover::history::FailoverRecord;
 

@@ -7,10 +7,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::blocking;
 use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::state::Admin;
 use crate::config::Violation;
 use crate::source::files;
 

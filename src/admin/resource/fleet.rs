@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::state::Admin;
 use crate::build::Build;
 use crate::failover::ledger::Ledger;
 use crate::nodes::status::{self, Presence, RecordedStatus};

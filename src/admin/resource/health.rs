@@ -8,10 +8,10 @@ use axum::response::Json;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::problem::Problem;
 use crate::admin::order::unknown_upstream;
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::state::Admin;
 use crate::admin::view::drill::DrillView;
 use crate::admin::view::failover::FailoverView;
 use crate::admin::view::health::{

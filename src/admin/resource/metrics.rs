@@ -18,9 +18,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::guard;
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::state::Admin;
 use crate::build::Build;
 use crate::failover::history::History;
 use crate::nodes::Nodes;

@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::Write;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 
 /// Returns the routes.
 pub(crate) fn routes() -> Vec<ApiRoute> {

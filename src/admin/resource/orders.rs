@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::response::Json;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::state::Admin;
 use crate::admin::view::drill::DrillView;
 use crate::admin::view::order::{
     OrdersView, StateView, UpstreamHoldView, UpstreamPinView, UpstreamStateView,

@@ -7,12 +7,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Write, decoded};
 use crate::admin::order::terms;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 use crate::admin::view::order::{FailbackView, PinView};
 use crate::config::values;
 

@@ -9,7 +9,6 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::declared::{self, DeclaredBy, Desired};
 use crate::admin::http::conditions::{Conditions, etag};
 use crate::admin::http::problem::Problem;
@@ -17,6 +16,7 @@ use crate::admin::http::request::{Write, in_body};
 use crate::admin::resource::entities;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 use crate::admin::view::secret;
 use crate::admin::write::place::{self, BodyPlace};
 use crate::admin::write::reply::Reply;

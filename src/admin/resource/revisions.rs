@@ -9,13 +9,13 @@ use axum::response::{Json, Response};
 use serde_json::json;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::blocking;
 use crate::admin::http::page::Items;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Parameters, Write};
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 use crate::admin::view::revision::{EditView, RevisionDetailView, RevisionDiffView, RevisionView};
 use crate::admin::view::write::RolledBackView;
 use crate::admin::write::reply::Reply;

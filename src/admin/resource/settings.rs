@@ -4,10 +4,10 @@ use axum::extract::{Path, State};
 use axum::response::Json;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::problem::Problem;
 use crate::admin::order::unknown_upstream;
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::state::Admin;
 use crate::inspect::settings::{self, UpstreamSettings};
 
 /// Returns the routes.

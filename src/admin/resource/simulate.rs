@@ -7,11 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Object, decoded, in_body};
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 use crate::admin::view::simulation::SimulationView;
 use crate::build::Build;
 use crate::config::Fault;

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 use crate::admin::view::secret;
 use crate::envoy::node::Locality;
 use crate::model::name::Name;

@@ -7,13 +7,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::declared::Desired;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Write, decoded};
 use crate::admin::order::{terms, unknown_upstream};
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 use crate::admin::view::order::{StateView, StateWord};
 use crate::config::values;
 use crate::failover::orders::decide::OrderRefusal;

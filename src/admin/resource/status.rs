@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::state::Admin;
 use crate::build::Build;
 use crate::config::document::Kind;
 use crate::control::progress::Progress;

@@ -9,13 +9,13 @@ use tracing::info;
 
 use crate::access::policy::{Access, Principal};
 use crate::access::tokens::{self, Role, Token, TokenError, TokenSecret};
-use crate::admin::Admin;
 use crate::admin::http::blocking;
 use crate::admin::http::page::Items;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::{Object, decoded};
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
+use crate::admin::state::Admin;
 use crate::admin::view::token::{NewTokenView, TokenView};
 use crate::store::Store;
 

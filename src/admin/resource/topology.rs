@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::access::tokens::Role;
-use crate::admin::Admin;
 use crate::admin::resource::health::{hold, not_reporting, state};
 use crate::admin::route::{ApiRoute, Content};
+use crate::admin::state::Admin;
 use crate::admin::view::health::HealthWord;
 use crate::admin::view::order::{HoldView, StateWord};
 use crate::admin::view::round::rounded;

@@ -6,10 +6,10 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Value, json};
 
-use crate::admin::Admin;
 use crate::admin::http::blocking;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::Write;
+use crate::admin::state::Admin;
 use crate::admin::write::reply::Reply;
 use crate::build::Build;
 use crate::config::edit::Files;

@@ -4,7 +4,7 @@
 //! The parser of protobuf's JSON stops at the first fault and does not know places. So every key is looked up
 //! and every value is checked here first; that parser then validates the whole.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::{Reference, TYPE};
 use crate::config::tree::{Entry, MISSING_FIELD, Node, UNKNOWN_FIELD, Value, WRONG_TYPE, WRONG_VALUE};
@@ -101,20 +101,7 @@ impl FittedValue {
     fn value(&mut self, node: &Node, field: &FieldDescriptor, path: &Path) {
         let expected = match field.kind() {
             Kind::Message(descriptor) => return self.message(node, &descriptor, path),
-            Kind::Enum(values) => match &node.value {
-                Value::String(word) if values.get_value_by_name(word).is_none() => {
-                    let names: Vec<String> = values.values().map(|value| value.name().to_owned()).collect();
-                    let fault = Fault::new(WRONG_VALUE, format!("unknown value `{word}`"));
-                    let help = match near(word, names.iter().map(String::as_str)).first() {
-                        Some(word) => format!("did you mean `{word}`?"),
-                        None => format!("expected one of: `{}`", names.join("`, `")),
-                    };
-                    self.faults.push(fault.at(path.clone(), node.span).help(help));
-                    return;
-                }
-                Value::String(_) | Value::Integer(_) => return,
-                _ => "one of its words",
-            },
+            Kind::Enum(values) => return self.word(node, &values, path),
             Kind::String => match &node.value {
                 Value::String(_) => return,
                 _ => "a string",
@@ -133,31 +120,49 @@ impl FittedValue {
                 _ => "a number",
             },
             Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
-                match whole_number(node).is_some_and(|it| i32::try_from(it).is_ok()) {
-                    true => return,
-                    false => "a whole number of 32 bits",
+                if whole_number(node).is_some_and(|it| i32::try_from(it).is_ok()) {
+                    return;
                 }
+                "a whole number of 32 bits"
             }
             Kind::Uint32 | Kind::Fixed32 => {
-                match whole_number(node).is_some_and(|it| u32::try_from(it).is_ok()) {
-                    true => return,
-                    false => "a whole number from 0 to 4294967295",
+                if whole_number(node).is_some_and(|it| u32::try_from(it).is_ok()) {
+                    return;
                 }
+                "a whole number from 0 to 4294967295"
             }
             Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => {
-                match whole_number(node).is_some_and(|it| i64::try_from(it).is_ok()) {
-                    true => return,
-                    false => "a whole number",
+                if whole_number(node).is_some_and(|it| i64::try_from(it).is_ok()) {
+                    return;
                 }
+                "a whole number"
             }
             Kind::Uint64 | Kind::Fixed64 => {
-                match whole_number(node).is_some_and(|it| u64::try_from(it).is_ok()) {
-                    true => return,
-                    false => "a whole number from 0",
+                if whole_number(node).is_some_and(|it| u64::try_from(it).is_ok()) {
+                    return;
                 }
+                "a whole number from 0"
             }
         };
         self.wrong_type(node, path, expected);
+    }
+
+    fn word(&mut self, node: &Node, values: &EnumDescriptor, path: &Path) {
+        let word = match &node.value {
+            Value::Integer(_) => return,
+            Value::String(word) => word,
+            _ => return self.wrong_type(node, path, "one of its words"),
+        };
+        if values.get_value_by_name(word).is_some() {
+            return;
+        }
+        let names: Vec<String> = values.values().map(|value| value.name().to_owned()).collect();
+        let help = match near(word, names.iter().map(String::as_str)).first() {
+            Some(word) => format!("did you mean `{word}`?"),
+            None => format!("expected one of: `{}`", names.join("`, `")),
+        };
+        let fault = Fault::new(WRONG_VALUE, format!("unknown value `{word}`"));
+        self.faults.push(fault.at(path.clone(), node.span).help(help));
     }
 
     fn any(&mut self, node: &Node, entries: &[Entry], path: &Path) {
