@@ -30,12 +30,10 @@ use crate::access::tokens::Role;
 use crate::admin::http::conditions;
 use crate::admin::http::guard::{self, Guard, RoleTable};
 use crate::admin::http::problem::Problem;
+use crate::admin::http::request;
 use crate::admin::resource::metrics;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::state::Admin;
-
-/// Maximum size of a request body, in bytes.
-const MAX_BODY: usize = 16 << 20;
 
 /// Returns the whole API. Slashes at the end of a path are ignored.
 pub fn service(admin: Admin) -> NormalizePath<Router> {
@@ -49,7 +47,7 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         .route("/", any(|| async { Problem::not_found("there is nothing here; try /status") }))
         .fallback(|| async { Problem::not_found("there is nothing at this path") })
         .method_not_allowed_fallback(other_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(DefaultBodyLimit::max(request::MAX_BODY))
         .layer(middleware::from_fn(unmodified))
         .layer(middleware::from_fn_with_state(guard, guard::guarded))
         .layer(middleware::from_fn_with_state(admin.clone(), metrics::measured))

@@ -12,10 +12,13 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::access::policy::Principal;
 use crate::admin::http::conditions::Conditions;
 use crate::admin::http::problem::Problem;
-use crate::admin::{Admin, MAX_BODY};
+use crate::admin::state::Admin;
 use crate::config::{Fault, Level, Path, Violation, tree, values};
 use crate::control::operation::WriteRequest;
 use crate::store::RevisionSource;
+
+/// Maximum size of a request body, in bytes.
+pub const MAX_BODY: usize = 16 << 20;
 
 /// Time for which `?wait=acked` waits by default, and at most.
 const PATIENCE: Duration = Duration::from_secs(5);
