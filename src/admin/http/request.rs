@@ -18,7 +18,7 @@ use crate::control::operation::WriteRequest;
 use crate::store::RevisionSource;
 
 /// Maximum size of a request body, in bytes.
-pub const MAX_BODY: usize = 16 << 20;
+pub(crate) const MAX_BODY: usize = 16 << 20;
 
 /// Time for which `?wait=acked` waits by default, and at most.
 const PATIENCE: Duration = Duration::from_secs(5);
