@@ -131,8 +131,8 @@ impl SnapshotSubscription {
         self.seen
     }
 
-    /// Waits for a generation that was not seen yet. Returns false if there will be none because the server
-    /// shuts down.
+    /// Waits for a generation that was not seen yet; the session of a stream waits here. Returns false if there
+    /// will be none because the server shuts down.
     pub async fn changed(&mut self) -> bool {
         self.builds.changed().await.is_ok()
     }

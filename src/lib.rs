@@ -10,7 +10,7 @@
 //!  ▲  control: the one writer; a change → build::build → store → cache.publish; if that fails the last good stays
 //! ```
 //!
-//! A room a question, from the ground up:
+//! The modules, from the ground up. Each answers one question, and uses only modules above it in this list:
 //!
 //! - [`envoy`]: Envoy's vocabulary: types, JSON, one encoding for one value, nodes, load and health reports.
 //! - [`memo`]: functions that are not called twice with equal arguments.
@@ -47,6 +47,19 @@
 //! let faults = understudy::build::build(&inputs, Some(&build)).expect_err("nothing changes");
 //! assert_eq!((faults[0].line, faults[0].help.as_deref()), (Some(1), Some("did you mean `name`?")));
 //! ```
+//!
+//! How to add
+//!
+//! - **a lint**: a row (code, why, fix, a bad and a good config, the check) in a file of `build/lint/`, and its code
+//!   with level and title in [`config::code`]. A test runs the two configs of each row.
+//! - **a field of the config**: a field with doc comment, default and constraints in a file of
+//!   [`config::document`], where the schema, `show` and `docs/reference.md` take them from; then its meaning in
+//!   [`model`] and what Envoy gets in [`build::compile`].
+//! - **a dialect**: a variant and a file in [`config::dialect`].
+//! - **an error code**: a constant and a row in [`config::code`], and its explanation in `build/lint/faults.rs`.
+//! - **an endpoint of the API**: a row with path, role, handler, body and response in a file of `admin/resource/`.
+//!   The router, the guard and `/openapi.json` are made from the rows.
+//! - **a store**: an implementation of [`store::Store`] beside [`store::redb`], opened in [`app`].
 //!
 //! What holds, and `tests/tidy.rs` checks what can be checked by reading:
 //!

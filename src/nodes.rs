@@ -72,7 +72,8 @@ impl Nodes {
         StreamGuard { nodes: self.clone(), stream }
     }
 
-    /// Returns the channel of load reports and check results from now on. Only the first call gets them.
+    /// Returns the channel of load reports and check results from now on, which `Supervisor::ingest_reports`
+    /// receives. Only the first call gets them.
     pub fn subscribe_reports(&self) -> mpsc::Receiver<NodeReport> {
         let (sender, receiver) = mpsc::channel(MAX_QUEUED_REPORTS);
         // A second receiver is closed at once.
@@ -141,6 +142,7 @@ impl Nodes {
         std::mem::take(&mut self.lock().nacks)
     }
 
+    /// Wakes the writer's thread, which waits in `Writer::wait`.
     fn wake(&self, is_nack: bool) {
         if is_nack || self.signal.is_close.load(Ordering::Relaxed) {
             self.signal.notify.notify_one();

@@ -237,7 +237,7 @@ fn every_fault_has_an_invalid_file() {
         .flat_map(|faults| faults.as_array().unwrap())
         .filter_map(|it| it["code"].as_str())
         .collect();
-    let faults = explanations().into_iter().map(|it| it.code).filter(|code| *code >= "US100");
+    let faults = explanations().into_iter().map(|it| it.code.id).filter(|code| *code >= "US100");
     let missing: Vec<&str> =
         faults.filter(|code| !snapshots.contains(code) && !NOT_OF_TEXTS.contains(code)).collect();
     assert_eq!(missing, Vec::<&str>::new());

@@ -178,7 +178,7 @@ fn caller_keys(input: LintInput<'_>, service: &Name) -> Vec<CallerKey> {
 
 /// Returns the faults in the lint settings of these documents.
 pub fn faults_of_levels(documents: &[Arc<Document>]) -> Vec<Violation> {
-    levels::faults(documents, &rules().map(|rule| rule.explanation.code).collect::<Vec<_>>())
+    levels::faults(documents, &rules().map(|rule| rule.explanation.code.id).collect::<Vec<_>>())
 }
 
 fn check_upstream(subject: &UpstreamSubject) -> Findings {

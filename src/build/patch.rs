@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::build::compile::Compiled;
 use crate::build::snapshot::resource::{Resource, Version};
+use crate::config::code;
 use crate::config::document::{Declared, Document, Kind};
 use crate::config::raw::Patch;
 use crate::config::{Level, Path, Violation, near};
@@ -15,7 +16,6 @@ use crate::envoy::{ResourceType, descriptors, json, merge};
 use crate::memo::{ArcEq, ArcPtrEq, Memo};
 use crate::model::Model;
 use crate::model::documents::Documents;
-use crate::model::place::code;
 
 /// Patched resources with their outcomes, by the compiled resource.
 pub(super) type Patched = Memo<PatchKey, PatchInput, Arc<PatchOutcome>>;

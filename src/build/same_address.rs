@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::build::index::UpstreamIndex;
+use crate::config::code;
 use crate::config::document::{Document, Kind};
 use crate::config::{Level, Path, Violation};
 use crate::model::addresses::Addresses;
 use crate::model::documents::Documents;
-use crate::model::place::code;
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use crate::config::code;
 use crate::config::document::{Declared, Document, Kind, Origin};
 use crate::config::tree::{self, Node, Value};
 use crate::config::{Fault, Level, Path, Violation, dialect, near, raw};
@@ -37,7 +38,7 @@ pub fn parse_file(file: &str, text: &str) -> (Vec<Document>, Vec<Violation>) {
     }
     // A fault of the text as a whole has a place of its own, whichever document it stands in.
     let mut rest = Document::empty(origin);
-    rest.whole = !faults.iter().any(|fault| matches!(fault.code, tree::SYNTAX | tree::LIMIT));
+    rest.whole = !faults.iter().any(|fault| matches!(fault.code, code::SYNTAX | code::LIMIT));
     violations.extend(faults.into_iter().map(|fault| rest.place(fault, Level::Error)));
     if !rest.whole {
         documents.push(rest);
@@ -96,7 +97,7 @@ fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
             })
             .collect(),
         _ => vec![Fault {
-            code: tree::WRONG_TYPE,
+            code: code::WRONG_TYPE,
             path: Path::default(),
             span: root.span,
             message: "a config is a mapping of lists".to_owned(),
@@ -124,7 +125,7 @@ fn unknown_list(entry: &tree::Entry, path: Path) -> Fault {
         None => format!("expected one of: {}", list_names()),
     };
     Fault {
-        code: tree::UNKNOWN_FIELD,
+        code: code::UNKNOWN_FIELD,
         path,
         span: entry.key_span,
         message: format!("unknown field `{}`", entry.key),
@@ -166,7 +167,7 @@ fn items_of<'n>(
         Value::Sequence(items) => Ok(items),
         Value::Null => Ok(&[]),
         _ => Err(vec![Fault {
-            code: tree::WRONG_TYPE,
+            code: code::WRONG_TYPE,
             path: path.clone(),
             span: node.span,
             message: format!("`{word}` is a list"),

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::config::tree::{self, MISSING_FIELD, Node, Value, WRONG_TYPE, WRONG_VALUE};
+use crate::config::code;
+use crate::config::code::{MISSING_FIELD, WRONG_TYPE, WRONG_VALUE};
+use crate::config::tree::{self, Node, Value};
 use crate::config::{Fault, Path, near};
 use crate::envoy::{self, ResourceType, descriptors, json};
 use fit::FittedValue;
@@ -260,7 +262,7 @@ pub fn set(root: &Node) -> Result<Vec<(ResourceType, Vec<Resource>)>, Vec<Fault>
                 Some(word) => format!("did you mean `{word}`?"),
                 None => format!("expected some of: {}", type_words()),
             };
-            let fault = Fault::new(tree::UNKNOWN_FIELD, format!("unknown field `{}`", entry.key));
+            let fault = Fault::new(code::UNKNOWN_FIELD, format!("unknown field `{}`", entry.key));
             faults.push(fault.at(path, entry.key_span).help(help));
             continue;
         };
@@ -278,7 +280,7 @@ pub fn set(root: &Node) -> Result<Vec<(ResourceType, Vec<Resource>)>, Vec<Fault>
                 Ok(resource) => {
                     let message = format!("another of the {resource_type} is named `{}`", resource.name());
                     let path = path.key(resource_type.name_field());
-                    faults.push(Fault::new(tree::DUPLICATE_NAME, message).at(path, item.span));
+                    faults.push(Fault::new(code::DUPLICATE_NAME, message).at(path, item.span));
                 }
                 Err(found) => faults.extend(found),
             }

@@ -19,25 +19,7 @@ use std::collections::hash_map;
 
 use serde::de::DeserializeOwned;
 
-use crate::config::{Fault, Path, Span, Step, secret};
-
-/// Text that cannot be parsed from here on.
-pub const SYNTAX: &str = "US100";
-/// Unknown key.
-pub const UNKNOWN_FIELD: &str = "US101";
-/// Value of the wrong type, such as a list instead of a string.
-pub const WRONG_TYPE: &str = "US102";
-/// Value of the right type that is not accepted.
-pub const WRONG_VALUE: &str = "US103";
-/// Key that occurs twice in a mapping.
-pub const DUPLICATE_KEY: &str = "US104";
-/// Required key that is missing.
-pub const MISSING_FIELD: &str = "US105";
-/// Text that is nested too deep, or too large after the expansion of its aliases.
-pub const LIMIT: &str = "US106";
-
-/// Duplicate name among entities of a kind; defined here for faults found before there are entities.
-pub const DUPLICATE_NAME: &str = "US110";
+use crate::config::{Fault, Path, Span, Step, code, secret};
 
 /// Maximum depth of nesting, so that recursion over a tree is safe.
 const MAX_DEPTH: usize = 128;
@@ -86,7 +68,7 @@ pub struct Entry {
 
 /// Parses the documents of a text. Returns those that are not empty, and the faults.
 ///
-/// A fault of [`SYNTAX`] or [`LIMIT`] ends the parsing: the documents before it are complete, that one and
+/// A fault of [`code::SYNTAX`] or [`code::LIMIT`] ends the parsing: the documents before it are complete, that one and
 /// the later ones are missing. For any other fault the tree is returned without the faulty subtree.
 pub fn yaml(text: &str) -> (Vec<Node>, Vec<Fault>) {
     yaml::read(text)
@@ -250,7 +232,7 @@ fn remove(entries: &mut Vec<Entry>, positions: impl Iterator<Item = usize>) {
 
 fn duplicate(first: &Entry, second: &Entry, mapping: &Path) -> Fault {
     let mut fault =
-        Fault::new(DUPLICATE_KEY, format!("the key {} is here twice", words::quoted(&second.key)))
+        Fault::new(code::DUPLICATE_KEY, format!("the key {} is here twice", words::quoted(&second.key)))
             .at(mapping.key(&second.key), second.key_span);
     if first.key_span.is_some() {
         fault.related.push(("first here".to_owned(), first.key_span));

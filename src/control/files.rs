@@ -8,13 +8,11 @@ use tracing::{info, warn};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::build::Inputs;
+use crate::config::code;
 use crate::config::edit::Files;
 use crate::config::{Level, Violation, render};
 use crate::source::files;
 use crate::telemetry::events::{Event, Events};
-
-/// Code of files that an Envoy refused.
-const REFUSED_BY_ENVOY: &str = "US190";
 
 /// Faults of the files, and the time since which they are not what is served.
 #[derive(Debug, Default)]
@@ -138,7 +136,7 @@ fn is_as_read(inputs: &Inputs, files: &Files) -> bool {
 /// Returns the violation of files that an Envoy refused, at the first file that they changed.
 pub(super) fn refused_files(file: Option<String>, message: String) -> Violation {
     Violation {
-        code: REFUSED_BY_ENVOY,
+        code: code::REFUSED_BY_ENVOY,
         level: Level::Error,
         message,
         help: Some("correct what the Envoy names; the files are tried again when they change".to_owned()),

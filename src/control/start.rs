@@ -35,9 +35,9 @@ pub struct Start {
     pub files: Result<Files, Vec<Violation>>,
     /// Store with the entities written over REST.
     pub store: Arc<dyn Store>,
-    /// DnsResolver of the host names among the targets.
+    /// Resolver of the host names among the targets.
     pub resolver: DnsResolver,
-    /// Receivers of events.
+    /// Ring of events, to publish to.
     pub events: Events,
     /// Metrics.
     pub metrics: Metrics,

@@ -17,7 +17,7 @@ use crate::control::staging::Staging;
 use crate::model::overrides::OverridesByUpstream;
 use crate::store::{self, KeptAnswer, Store};
 
-/// Task of the writer's thread.
+/// Task of the writer's thread: sent by `Control`, received in `Writer::perform`.
 pub(super) enum Task {
     /// Change of the files.
     Files(Result<Files, Vec<Violation>>),

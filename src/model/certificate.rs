@@ -14,10 +14,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::parse_x509_certificate;
 
 use crate::config::Step;
+use crate::config::code;
 use crate::config::document;
 use crate::config::material::{Material, NamedFiles, path_of};
 use crate::model::name::Name;
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// PEM text, hidden in debug output because it may be a key.
 #[derive(Clone, PartialEq, Eq)]
@@ -165,9 +166,9 @@ fn read(
         Some(Ok(text)) => return Some(text.clone()),
         Some(Err(reason)) => {
             let help = "name a PEM file that this user may read; a path is relative to this file".to_owned();
-            faults.error(place, code::UNREADABLE, format!("cannot read {path}: {reason}"), help);
+            faults.error(place, code::UNREADABLE_MATERIAL, format!("cannot read {path}: {reason}"), help);
         }
-        None => faults.error(place, code::UNREADABLE, format!("{path} was not read"), None),
+        None => faults.error(place, code::UNREADABLE_MATERIAL, format!("{path} was not read"), None),
     }
     None
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use crate::config::code;
 use crate::config::document;
 use crate::config::document::failback::{FailbackMode, FailbackSettings};
 use crate::config::document::upstream::{LoadBalancer, Resolve};
 use crate::config::values;
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Conditions and rate limit of failbacks.
 #[derive(Debug, Clone, PartialEq, Eq)]

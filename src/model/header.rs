@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::code;
 use crate::config::document;
-use crate::config::tree;
 use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Maximum length in bytes. Envoy accepts twice as much, but each `%` is written to its config as two.
@@ -65,7 +65,7 @@ pub(crate) fn by_lower_case<V: Clone>(
         if lower.insert(text.to_ascii_lowercase(), value.clone()).is_some() {
             let message = format!("the header `{}` is here twice", text.to_ascii_lowercase());
             let help = "leave one; the case of letters makes no difference".to_owned();
-            faults.error(&place.key(text), tree::DUPLICATE_KEY, message, help);
+            faults.error(&place.key(text), code::DUPLICATE_KEY, message, help);
         }
     }
     lower

@@ -6,11 +6,12 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 
+use crate::config::code;
 use crate::config::document;
 use crate::config::document::outlier::OutlierDetection as DeclaredDetection;
 use crate::config::document::upstream::UpstreamProtocol;
 use crate::config::values::{self, Switch};
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Active health check of the targets of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::code;
 use crate::config::document::listener::{ListenerProtocol, LogFormat};
 use crate::config::document::{self, Declared};
 use crate::config::values::Switch;
 use crate::model::certificate::{self, Authority, Certificate};
 use crate::model::name::{Name, Scope};
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 use crate::model::service::Service;
 use crate::model::tls::{self, KnownCertificates};
 

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::config::code;
 use crate::config::document::{Declared, Document, Kind};
 use crate::config::raw::{self, Reference, Resource};
 use crate::config::{Path, near};
 use crate::envoy::ResourceType;
 use crate::model::documents::Documents;
 use crate::model::listener::Listener;
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Maximum number of dangling references that are reported one by one.
 const MAX_REPORTED: usize = 20;

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::config::code;
 use crate::config::document::{self, Declared};
 use crate::model::documents::Documents;
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Default port of DNS.
 const DNS: u16 = 53;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::config::code;
 use crate::config::document::{self, Declared};
 use crate::config::values::Switch;
 use crate::model::documents::Documents;
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Settings of the rollout of a change.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::code;
 use crate::config::document;
 use crate::config::document::service::MethodsOnce;
 use crate::config::near;
 use crate::config::values::Switch;
 use crate::model::host_match::is_authority;
 use crate::model::name::Name;
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 use crate::model::service::hash::HashBy;
 use crate::model::target;
 use crate::model::upstream::Upstream;

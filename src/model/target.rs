@@ -3,10 +3,11 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::config::code;
 use crate::config::document;
 use crate::envoy::node::Locality;
 use crate::model::health::{self, TargetCheck};
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 use crate::model::tls::TargetTls;
 
 /// Maximum weight of one target. Envoy adds up weights in 32 bits.

@@ -6,12 +6,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::config::code;
 use crate::config::document;
 use crate::config::material::Ca;
 use crate::config::values::Switch;
 use crate::model::certificate::{self, Authority, Certificate, Certificates, Sources};
 use crate::model::name::Name;
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// TLS settings of connections to targets.
 #[derive(Debug, Clone, PartialEq, Eq)]

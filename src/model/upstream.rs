@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::code;
 use crate::config::document;
 use crate::config::document::upstream::{
     Chunked, FailoverMode, LoadBalancer, Resolve, UpstreamProtocol, WhenAllDown,
@@ -17,7 +18,7 @@ use crate::model::failback::{self, Failback};
 use crate::model::header;
 use crate::model::health::{self, HealthCheck, OutlierDetection};
 use crate::model::name::Name;
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 use crate::model::target::Target;
 use crate::model::tls::{TargetTls, UpstreamTls};
 

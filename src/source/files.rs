@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::code;
 use crate::config::edit::Files;
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
@@ -17,11 +18,6 @@ use crate::config::{Level, Violation};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Interval at which a blank file is read again.
 const AGAIN: Duration = Duration::from_millis(50);
-
-/// Code of a path that cannot be read or is not UTF-8.
-const UNREADABLE: &str = "US107";
-/// Code of a directory without config files.
-const EMPTY: &str = "US108";
 
 /// Reads every config file under `paths`.
 ///
@@ -84,7 +80,7 @@ pub fn read_settled(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violat
 pub fn empty(paths: &[PathBuf]) -> Vec<Violation> {
     let is_empty = |path: &&PathBuf| path.is_dir() && list(path).is_ok_and(|files| files.is_empty());
     let warning = |path: &PathBuf| Violation {
-        code: EMPTY,
+        code: code::EMPTY_DIRECTORY,
         level: Level::Warning,
         help: Some(
             "a directory is the sum of its *.yaml, *.yml and *.json, without those below it".to_owned(),
@@ -159,7 +155,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Violation {
 
 fn violation(path: &Path, message: String) -> Violation {
     Violation {
-        code: UNREADABLE,
+        code: code::UNREADABLE_PATH,
         level: Level::Error,
         message,
         help: None,

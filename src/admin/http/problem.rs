@@ -80,11 +80,6 @@ impl Problem {
         Self { violations: self.violations.into_iter().map(relocate).collect(), ..self }
     }
 
-    /// True if the config as a whole was refused.
-    pub fn is_refusal(&self) -> bool {
-        self.is_of(StatusCode::UNPROCESSABLE_ENTITY)
-    }
-
     /// True if it has this status.
     pub fn is_of(&self, status: StatusCode) -> bool {
         self.status == status.as_u16()

@@ -15,11 +15,11 @@ use crate::admin::state::Admin;
 use crate::admin::view::simulation::SimulationView;
 use crate::build::Build;
 use crate::config::Fault;
+use crate::config::code;
 use crate::config::{Path, near};
 use crate::envoy::node::Locality;
 use crate::inspect::simulate;
 use crate::model::name::Name;
-use crate::model::place::code;
 use crate::model::selector::TargetSelector;
 use crate::model::upstream::Upstream;
 

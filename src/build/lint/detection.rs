@@ -6,7 +6,7 @@ use crate::build::lint::estimate;
 use crate::build::lint::explanation::Explanation;
 use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::build::lint::subject::UpstreamSubject;
-use crate::config::Level;
+use crate::config::code;
 use crate::config::document::upstream::WhenAllDown;
 use crate::config::values;
 use crate::model::health::Probe;
@@ -16,9 +16,7 @@ const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE
 pub(super) const RULES: &[LintRule] = &[
     LintRule {
         explanation: Explanation {
-            code: "US001",
-            level: Level::Warning,
-            title: "nothing finds out that a target is dead",
+            code: code::of("US001"),
             why: "Without health checks and without outlier detection every target counts as healthy for ever: no tier is ever left, and a standby never serves but for a retry. Every request to a frozen target waits for its try.",
             fix: "leave out `health_check: off` or `outlier_detection: off`: the defaults are safe for any service",
             bad: "upstreams: [{ name: shop, health_check: off, outlier_detection: off, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
@@ -35,9 +33,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US002",
-            level: Level::Warning,
-            title: "only live requests find out whether a target lives",
+            code: code::of("US002"),
             why: "Without health checks a standby that died long ago is noticed when it is needed, and a target that was ejected is tried again with live requests.",
             fix: "leave out `health_check: off`; a TCP check needs nothing of the service",
             bad: "upstreams: [{ name: shop, health_check: off, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
@@ -55,9 +51,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US003",
-            level: Level::Warning,
-            title: "a target that passes its checks and fails requests keeps its traffic",
+            code: code::of("US003"),
             why: "Measured without outlier detection: a target that answers its checks and 503 to everybody else, resets or hangs failed all of its requests until somebody looked. With it, 2 did before it was ejected.",
             fix: "leave out `outlier_detection: off`",
             bad: "upstreams: [{ name: shop, outlier_detection: off, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
@@ -77,9 +71,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US004",
-            level: Level::Info,
-            title: "a frozen target is not noticed by requests that are not idempotent",
+            code: code::of("US004"),
             why: "A frozen process accepts connections, so a TCP check passes; and a POST has no try timeout by which its silence would count. Measured: of 427 POSTs to frozen targets 325 timed out after 10 s, and it did not stop.",
             fix: "check with `http` or `grpc`, or with `tcp` and what it sends and receives",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop }]",
@@ -100,9 +92,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US005",
-            level: Level::Warning,
-            title: "the ejection cap ejects nobody",
+            code: code::of("US005"),
             why: "`max_ejection_percent` counts the targets of all tiers together, and one of few is already more than a small cap allows. Measured with a cap of 10: of 2+2, 2+1 and 3+1 targets none was ever ejected.",
             fix: "leave `max_ejection_percent` at 100: when all are ejected, all are tried",
             bad: "upstreams: [{ name: shop, outlier_detection: { max_ejection_percent: 10 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
@@ -120,9 +110,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US006",
-            level: Level::Warning,
-            title: "the ejection cap keeps the last primaries in",
+            code: code::of("US006"),
             why: "`max_ejection_percent` counts the targets of all tiers together. Measured with a cap of 50: the last primary of 2+1 and of 3+1 targets stayed in, with its share of the traffic, though it was dead.",
             fix: "leave `max_ejection_percent` at 100: when all are ejected, all are tried",
             bad: "upstreams: [{ name: shop, outlier_detection: { max_ejection_percent: 50 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
@@ -142,9 +130,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US007",
-            level: Level::Warning,
-            title: "an idle upstream is hardly checked",
+            code: code::of("US007"),
             why: "Without traffic Envoy checks at `idle_interval`. Measured with 60 s, its own default: no check in 6 s, and the first 40 of 40 requests after the failure failed.",
             fix: "leave out `idle_interval`: it is `interval` then",
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, idle_interval: 1m }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
@@ -161,9 +147,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US008",
-            level: Level::Warning,
-            title: "checks take long to find a dead target",
+            code: code::of("US008"),
             why: "A check finds a target dead after `unhealthy_threshold` times `interval` and `timeout`: that long it gets what is not retried, such as POSTs.",
             fix: "shorten `interval`: a check every second of 1,000 targets was 2 % of a core",
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, interval: 15s }, targets: [{ target: 10.0.0.1:80 }] }]",
@@ -180,9 +164,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US009",
-            level: Level::Warning,
-            title: "failures of our own side are counted apart, and connections that come up reset the count",
+            code: code::of("US009"),
             why: "With `split_external_local_origin_errors` a frozen or resetting target is not ejected, since it still accepts connections. Measured with a threshold of 5: stable after 0.9 to 2.8 s by the health check alone, against 0.27 s without the split.",
             fix: "leave `split_external_local_origin_errors` false",
             bad: "upstreams: [{ name: shop, outlier_detection: { split_external_local_origin_errors: true }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
@@ -202,9 +184,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US010",
-            level: Level::Warning,
-            title: "a single failure ejects a target",
+            code: code::of("US010"),
             why: "One request that fails everywhere ejects as many targets as it has tries, of every tier. Measured with a threshold of 1 and `when_all_down: fail`: after one such request 1,204 of 1,600 others failed. With 5 none did, and ejection was hardly later.",
             fix: "leave the threshold at 5; 3 is enough",
             bad: "upstreams: [{ name: shop, outlier_detection: { consecutive_5xx: 1 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
@@ -225,9 +205,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US011",
-            level: Level::Warning,
-            title: "a target that passes its checks returns at once, however it fares with requests",
+            code: code::of("US011"),
             why: "With `health_check_returns_ejected` a target whose checks pass while it answers 503 is tried with live requests after every check. Measured: 26 ejections in 12 s, against 4 without.",
             fix: "leave `health_check_returns_ejected` false",
             bad: "upstreams: [{ name: shop, outlier_detection: { health_check_returns_ejected: true }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
@@ -249,9 +227,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US012",
-            level: Level::Warning,
-            title: "a target that recovered stays out for long",
+            code: code::of("US012"),
             why: "An ejection ends after `base_ejection_time` times how often it happened, at most `max_ejection_time`, whether the target has recovered or not. Until then the standby carries its load.",
             fix: "leave them at 10s and 30s, or set `max_ejection_time` to what the standby can carry",
             bad: "upstreams: [{ name: shop, outlier_detection: { base_ejection_time: 10m }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
@@ -270,9 +246,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US013",
-            level: Level::Info,
-            title: "a flapping target returns with every flap",
+            code: code::of("US013"),
             why: "A target is back after `healthy_threshold` times `interval`. Measured with a target up and down for 1.5 s each: 10 switches with 1 at 1 s, 2 with 5 at 0.5 s.",
             fix: "let `healthy_threshold` times `interval` be longer than a restart takes",
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, healthy_threshold: 1 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
@@ -289,9 +263,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US014",
-            level: Level::Warning,
-            title: "a health check that a failing target passes",
+            code: code::of("US014"),
             why: "A target that answers its check with 500 or 503 says that it is not well. If that status is expected it gets traffic all the same.",
             fix: "expect what a healthy target answers, such as \"200-299\"",
             bad: "upstreams: [{ name: shop, health_check: { http: { path: /healthz, expected: [\"200-599\"] } }, targets: [{ target: 10.0.0.1:80 }] }]",
@@ -309,9 +281,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US015",
-            level: Level::Info,
-            title: "the check asks another port than the one that serves",
+            code: code::of("US015"),
             why: "What listens on the port of the check may live while what listens on the target's own is dead: a sidecar answers for a service.",
             fix: "leave out `port`, or be sure that both are one process; outlier detection sees the rest",
             bad: "upstreams: [{ name: shop, health_check: { tcp: {}, port: 9000 }, targets: [{ target: 10.0.0.1:80 }] }]",
@@ -329,9 +299,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US016",
-            level: Level::Info,
-            title: "when all targets are down nobody is asked",
+            code: code::of("US016"),
             why: "With `when_all_down: fail` requests get 503 until a check passes or an ejection ends. Measured when all were gone for 2 s: first success 8.8 s after one was back and 1,755 errors, against 0.05 s and 11 with `try_all`.",
             fix: "leave `when_all_down` at `try_all` unless a dead target must not be asked",
             bad: "upstreams: [{ name: shop, failover: { when_all_down: fail }, targets: [{ target: 10.0.0.1:80 }] }]",
@@ -348,9 +316,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US017",
-            level: Level::Warning,
-            title: "failing over takes longer than its objective",
+            code: code::of("US017"),
             why: "From the settings follows how long traffic stays with a target that stopped, became unreachable or froze, at worst; `failover.objective` says how long that may be.",
             fix: "shorten `interval`, `timeout` or `unhealthy_threshold` of an `http` or `grpc` check, or the `try_timeout` of the services",
             bad: "upstreams: [{ name: shop, failover: { objective: 2s }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop }]",

@@ -4,15 +4,13 @@ use jiff::Timestamp;
 
 use crate::build::lint::explanation::Explanation;
 use crate::build::lint::rule::{LintCheck, LintRule};
-use crate::config::Level;
+use crate::config::code;
 use crate::model::selector::TargetSelector;
 
 pub(super) const RULES: &[LintRule] = &[
     LintRule {
         explanation: Explanation {
-            code: "US055",
-            level: Level::Warning,
-            title: "a scheduled drill takes out what is not there",
+            code: code::of("US055"),
             why: "A drill of something that no target of the upstream with traffic has is left out each time that it is due, the rest of it too: only the log and an event say so.",
             fix: "name what the upstream has: a target, region=R, zone=Z, sub_zone=S or priority=N",
             bad: "upstreams: [{ name: shop, drill: { schedule: \"0 3 * * 1\", down: [zone=b] }, targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, failover: true }] }]",
@@ -34,9 +32,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US056",
-            level: Level::Warning,
-            title: "a scheduled drill leaves nothing to serve",
+            code: code::of("US056"),
             why: "A drill that takes out all targets with traffic would lose every request, so it is left out each time that it is due: nothing is ever rehearsed.",
             fix: "add a standby, or take out less",
             bad: "upstreams: [{ name: shop, drill: { schedule: \"0 3 * * 1\" }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
@@ -57,9 +53,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US057",
-            level: Level::Warning,
-            title: "the day of a scheduled drill never comes",
+            code: code::of("US057"),
             why: "No month has the day that the schedule names, such as February the 31st, so that nothing is ever rehearsed.",
             fix: "name a day that comes, such as \"0 3 28 2 *\"",
             bad: "upstreams: [{ name: shop, drill: { schedule: \"0 3 31 2 *\" }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",

@@ -1,17 +1,12 @@
 //! Explanation of a code: its meaning, the harm and the remedy.
 
-use crate::config::Level;
+use crate::config::code::Code;
 
 /// Explanation of a code: its meaning, the harm and the remedy.
 #[derive(Debug, Clone, Copy)]
 pub struct Explanation {
-    /// Stable code, such as `US012`.
-    pub code: &'static str,
-    /// Default level, which the config can override for a rule. The level of a fault is fixed: error for
-    /// most, warning for some.
-    pub level: Level,
-    /// Summary in one line.
-    pub title: &'static str,
+    /// Code, with its default level and its title.
+    pub code: Code,
     /// Harm that results.
     pub why: &'static str,
     /// Remedy.

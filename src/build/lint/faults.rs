@@ -2,24 +2,22 @@
 //! warnings. The config cannot set the level of a fault.
 
 use crate::build::lint::explanation::Explanation;
-use crate::config::Level;
+use crate::config::code;
 
 const fn fault(
-    code: &'static str,
-    title: &'static str,
+    id: &'static str,
     why: &'static str,
     fix: &'static str,
     bad: &'static str,
     good: &'static str,
 ) -> Explanation {
-    Explanation { code, level: Level::Error, title, why, fix, bad, good }
+    Explanation { code: code::of(id), why, fix, bad, good }
 }
 
 /// Explanations of all faults, by code.
 pub(super) const FAULTS: &[Explanation] = &[
     fault(
         "US100",
-        "the text cannot be read",
         "What stands behind this place is not known, so nothing is changed by the files until it is.",
         "correct the YAML or JSON at this place; tabs do not indent",
         "upstreams: [{ name: shop",
@@ -27,7 +25,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US101",
-        "a field that is not known",
         "It would be ignored, and what it was to say would not hold.",
         "write the field as it is spelt; the message has the near word",
         "upstreams: [{ name: shop, tragets: [{ target: 10.0.0.1:80 }] }]",
@@ -35,7 +32,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US102",
-        "a value of the wrong type",
         "A list where a text belongs, or a text where a number does, has no meaning.",
         "give the value the type that the message names",
         "upstreams: [{ name: shop, targets: 10.0.0.1:80 }]",
@@ -43,7 +39,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US103",
-        "a value that is not taken",
         "The type is right, and the value is out of range or no such word.",
         "choose a value as the message says",
         "upstreams: [{ name: shop, targets: [{ target: 10.0.0.300:80 }] }]",
@@ -51,7 +46,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US104",
-        "the same key twice",
         "YAML leaves open which of them counts, and one of the two values would be lost.",
         "remove one of them",
         "upstreams: [{ name: shop, slow_start: 1s, slow_start: 2s, targets: [{ target: 10.0.0.1:80 }] }]",
@@ -59,7 +53,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US105",
-        "a field that has to be there is missing",
         "Without it the entity has no meaning.",
         "add it",
         "upstreams: [{ targets: [{ target: 10.0.0.1:80 }] }]",
@@ -67,7 +60,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US106",
-        "too deep, or grown too large by aliases",
         "A text of a few lines can name more values than any memory holds.",
         "nest less than 128 deep, and repeat less by aliases",
         "",
@@ -75,26 +67,20 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US107",
-        "a file or directory that cannot be read",
         "What it holds is not known, so nothing is changed by the files until it is.",
         "see that it exists and that its rights let this process read it",
         "",
         "",
     ),
-    Explanation {
-        level: Level::Warning,
-        ..fault(
-            "US108",
-            "a directory without config files",
-            "It declares nothing. That is fine where all is written over REST; else the path is a wrong one.",
-            "name the directory that holds the *.yaml, *.yml or *.json itself: those below it are not read",
-            "",
-            "",
-        )
-    },
+    fault(
+        "US108",
+        "It declares nothing. That is fine where all is written over REST; else the path is a wrong one.",
+        "name the directory that holds the *.yaml, *.yml or *.json itself: those below it are not read",
+        "",
+        "",
+    ),
     fault(
         "US110",
-        "two of a kind have the same name",
         "References by that name could mean either.",
         "give one of them another name: names are unique by kind over all files and what came by REST",
         "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }, { name: shop, targets: [{ target: 10.0.0.2:80 }] }]",
@@ -102,7 +88,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US111",
-        "a reference to something that is not there",
         "Its requests would have nowhere to go.",
         "declare it, or write the name as it is declared",
         "services: [{ name: shop, upstream: shop }]",
@@ -110,7 +95,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US112",
-        "an upstream without targets",
         "Every request to it would get 503. (One that is written over REST may get its targets later.)",
         "list at least one target",
         "upstreams: [{ name: shop, targets: [] }]",
@@ -118,7 +102,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US113",
-        "two fields that contradict each other",
         "Only one of them could hold.",
         "leave one of them out",
         "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, failover: true, priority: 2 }] }]",
@@ -126,7 +109,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US114",
-        "two routes that ask for exactly the same requests",
         "Which of them served would be a matter of their names.",
         "let them differ in a host, a path, a method, a header or a query",
         "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: a, service: shop }, { name: b, service: shop }]",
@@ -134,37 +116,27 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US115",
-        "two listeners on one address",
         "An Envoy that has both refuses one of them.",
         "give each listener of a fleet an address of its own",
         "listeners: [{ name: a, address: 0.0.0.0:80 }, { name: b, address: 0.0.0.0:80 }]",
         "listeners: [{ name: a, address: 0.0.0.0:80 }, { name: b, address: 0.0.0.0:81 }]",
     ),
-    Explanation {
-        level: Level::Warning,
-        ..fault(
-            "US116",
-            "a target that is listed twice",
-            "Envoy keeps an address once, in the first tier that has it: a standby that equals a primary is none.",
-            "remove one of them, or add up their weights",
-            "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.1:80, failover: true }] }]",
-            "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
-        )
-    },
-    Explanation {
-        level: Level::Warning,
-        ..fault(
-            "US117",
-            "priorities with a gap",
-            "Envoy's documentation asks for priorities without gaps, so they are moved together.",
-            "number the priorities 0, 1, 2 and so on",
-            "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, priority: 5 }] }]",
-            "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, priority: 1 }] }]",
-        )
-    },
+    fault(
+        "US116",
+        "Envoy keeps an address once, in the first tier that has it: a standby that equals a primary is none.",
+        "remove one of them, or add up their weights",
+        "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.1:80, failover: true }] }]",
+        "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
+    ),
+    fault(
+        "US117",
+        "Envoy's documentation asks for priorities without gaps, so they are moved together.",
+        "number the priorities 0, 1, 2 and so on",
+        "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, priority: 5 }] }]",
+        "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, priority: 1 }] }]",
+    ),
     fault(
         "US130",
-        "a raw resource that names one that is not there",
         "Envoy would wait for it, and with it everything that came along.",
         "add the other resource, or write its name as it is",
         "",
@@ -172,7 +144,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US131",
-        "a raw resource with the name of a compiled one",
         "Only one of them could be served.",
         "give it another name, or patch the compiled one",
         "",
@@ -180,7 +151,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US132",
-        "a patch of a resource that is not there",
         "It would change nothing, and nobody would know.",
         "write the name as `understudy compile` prints it",
         "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nraw: { patches: [{ kind: cluster, name: shpo, merge: { alt_stat_name: s } }] }",
@@ -188,7 +158,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US133",
-        "a patch that leaves something that is no resource any more",
         "Envoy would refuse the resource, and keep what it has.",
         "write the fields as Envoy's reference has them",
         "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nraw: { patches: [{ kind: cluster, name: shop, merge: { name: cart } }] }",
@@ -196,7 +165,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US140",
-        "a file with a key or certificates that cannot be read",
         "Without it Envoy could not speak TLS where it should, so nothing is changed until it is there.",
         "see that the file exists beside the config and that its rights let this process read it",
         "certificates: [{ name: shop, certificate: { file: nowhere.pem }, key: { file: nowhere.key } }]",
@@ -204,7 +172,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US141",
-        "a text that is not the key or the certificates that it should be",
         "Envoy would refuse it, and keep what it has.",
         "give PEM: `-----BEGIN CERTIFICATE-----` or `-----BEGIN PRIVATE KEY-----`, and the like",
         "",
@@ -212,45 +179,34 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US142",
-        "a key that does not belong to its certificate",
         "No client could finish its handshake.",
         "name the key that the certificate was made for",
         "",
         "",
     ),
-    Explanation {
-        level: Level::Warning,
-        ..fault(
-            "US143",
-            "a certificate that has expired, or is not valid yet",
-            "Clients that look refuse the connection.",
-            "renew it; a file that changes is taken up at once",
-            "",
-            "",
-        )
-    },
+    fault(
+        "US143",
+        "Clients that look refuse the connection.",
+        "renew it; a file that changes is taken up at once",
+        "",
+        "",
+    ),
     fault(
         "US144",
-        "things that speak different protocols and are to work together",
         "One would not understand the other: a TCP listener has no use for a service of HTTP.",
         "let both speak the same protocol",
         "",
         "",
     ),
-    Explanation {
-        level: Level::Warning,
-        ..fault(
-            "US145",
-            "a certificate that expires soon",
-            "In two weeks or less, or with the last third of a shorter life begun, clients that look will refuse the connection.",
-            "renew it; a file that changes is taken up at once",
-            "",
-            "",
-        )
-    },
+    fault(
+        "US145",
+        "In two weeks or less, or with the last third of a shorter life begun, clients that look will refuse the connection.",
+        "renew it; a file that changes is taken up at once",
+        "",
+        "",
+    ),
     fault(
         "US150",
-        "a route with none or several of `service`, `redirect` and `respond`",
         "What becomes of its requests is one thing.",
         "leave one of them",
         "routes: [{ name: shop, respond: { status: 200 }, redirect: { path: /new } }]",
@@ -258,7 +214,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US151",
-        "a field of a route that has no service",
         "Times, retries and rewrites are for requests that are passed on.",
         "leave it out, or name a service",
         "routes: [{ name: shop, respond: { status: 200 }, timeout: 1s }]",
@@ -266,7 +221,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US152",
-        "stickiness where Envoy would not heed it",
         "An upstream that has a cluster for each tier, or a service of several upstreams, is an aggregate, and an aggregate does not lead a client back to its target.",
         "leave out `sticky`, or what makes it an aggregate: a hash balancer, `resolve: envoy` or a second upstream",
         "upstreams: [{ name: shop, load_balancer: maglev, sticky: { cookie: { name: route } }, targets: [{ target: 10.0.0.1:80 }] }]",
@@ -274,7 +228,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US160",
-        "an upstream twice in a service",
         "It would stand in for itself.",
         "add up the weights",
         "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstreams: [{ name: shop }, { name: shop }] }]",
@@ -282,7 +235,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US161",
-        "a service of which no upstream gets requests",
         "With weights of 0 alone its requests have nowhere to go.",
         "give one of them a weight",
         "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstreams: [{ name: shop, weight: 0 }] }]",
@@ -290,7 +242,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US162",
-        "a service of more upstreams than can stand in for each other",
         "Each order in which they may be asked is a cluster of its own, and their number grows with every member.",
         "divide it into several services",
         "",
@@ -298,7 +249,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US170",
-        "a target's check with a path of its own",
         "Envoy can check the targets of an upstream at different ports and hosts, and only at one path.",
         "put the target into an upstream of its own",
         "",
@@ -306,7 +256,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US171",
-        "a gRPC check of targets that speak HTTP/1.1",
         "Envoy refuses such a cluster: gRPC needs HTTP/2.",
         "say `protocol: http2`, or check with `http` or `tcp`",
         "upstreams: [{ name: shop, health_check: { grpc: {} }, targets: [{ target: 10.0.0.1:80 }] }]",
@@ -314,7 +263,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US172",
-        "something is declared twice of which there is one",
         "Which of the two held would be a matter of the order of the files.",
         "leave one of them",
         "resolver: { retry: 1s }\n---\nresolver: { retry: 2s }",
@@ -322,7 +270,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US190",
-        "files that an Envoy refused",
         "A change goes to one Envoy of each fleet first; this one refused it, and no other was told of it.",
         "correct what the Envoy names; the files are tried again when they change, or at `POST /reload`",
         "",

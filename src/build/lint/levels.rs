@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crate::build::lint::explanation::Explanation;
 use crate::build::lint::faults::FAULTS;
+use crate::config::code;
 use crate::config::document::Document;
 use crate::config::document::lint::LintSetting;
-use crate::config::{Level, Violation, near, tree};
+use crate::config::{Level, Violation, near};
 use crate::model::documents::Documents;
 use crate::model::place::{FaultCollector, FaultPlace};
 
@@ -18,7 +19,7 @@ pub(super) struct Levels(BTreeMap<String, Option<Level>>);
 impl Levels {
     /// Returns the level of a rule; none if the rule is off.
     pub(super) fn of(&self, rule: &Explanation) -> Option<Level> {
-        self.0.get(rule.code).copied().unwrap_or(Some(rule.level))
+        self.0.get(rule.code.id).copied().unwrap_or(Some(rule.code.level))
     }
 
     /// Returns these levels, overridden by the settings of one entity.
@@ -71,13 +72,13 @@ fn check(
 ) {
     if !rules.contains(&code) {
         let help = match near(code, rules.iter().copied()).first() {
-            _ if FAULTS.iter().any(|fault| fault.code == code) => {
+            _ if FAULTS.iter().any(|fault| fault.code.id == code) => {
                 "a fault is no rule, and has no level".to_owned()
             }
             Some(word) => format!("did you mean `{word}`?"),
             None => "`understudy explain` lists the rules".to_owned(),
         };
-        faults.error(&place.key(code), tree::UNKNOWN_FIELD, format!("no rule has the code `{code}`"), help);
+        faults.error(&place.key(code), code::UNKNOWN_FIELD, format!("no rule has the code `{code}`"), help);
     }
     if needs_reason && setting.reason().is_none_or(|reason| reason.trim().is_empty()) {
         let help = format!("say why, as in `{code}: {{ level: off, reason: \"…\" }}`");

@@ -7,16 +7,14 @@ use crate::build::lint::estimate;
 use crate::build::lint::explanation::Explanation;
 use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::build::lint::subject::CallerSubject;
-use crate::config::Level;
+use crate::config::code;
 use crate::config::document::service::MethodsOnce;
 use crate::model::upstream::Upstream;
 
 pub(super) const RULES: &[LintRule] = &[
     LintRule {
         explanation: Explanation {
-            code: "US034",
-            level: Level::Warning,
-            title: "a request is not tried again when its target dies",
+            code: code::of("US034"),
             why: "Between the death of a target and its detection its requests fail. Measured without retries: 42 to 201 when it is killed, 150 to 272 when it freezes, with checks every second and 300 requests a second.",
             fix: "leave out `retries: off`: only what surely had no effect is repeated by default",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: off }]",
@@ -36,9 +34,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US035",
-            level: Level::Warning,
-            title: "retries do not reach the standby",
+            code: code::of("US035"),
             why: "A retry moves to the next tier after one try, or after two where each tier before the last has two targets. With fewer retries than that a request whose primaries are dead and not yet ejected never comes to the last tier.",
             fix: "leave out `attempts`: it is enough for every target then",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, retries: { attempts: 1 } }]",
@@ -56,9 +52,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US036",
-            level: Level::Info,
-            title: "fewer retries than targets",
+            code: code::of("US036"),
             why: "When all targets but one die at once a request may meet each of them. Measured with 3 retries: 5 of 6 targets dying failed 5 of 60 requests; with 10 none.",
             fix: "leave out `attempts`: it is enough for every target then, up to 10",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { attempts: 1 } }]",
@@ -77,9 +71,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US037",
-            level: Level::Warning,
-            title: "a try may take the whole timeout",
+            code: code::of("US037"),
             why: "A request to a frozen target waits for its try; if that ends with the request, there is no time left for another.",
             fix: "leave out `try_timeout`, or make it a fraction of `timeout`",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 5s, try_timeout: 5s }]",
@@ -100,9 +92,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US038",
-            level: Level::Warning,
-            title: "the timeout is over before the standby is tried",
+            code: code::of("US038"),
             why: "When all primaries froze, a request tries some of them first, one `try_timeout` each. If that takes as long as `timeout`, it never comes to the last tier.",
             fix: "leave out `try_timeout`, or shorten it",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]\nservices: [{ name: shop, upstream: shop, timeout: 4s, try_timeout: 2s }]",
@@ -125,9 +115,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US039",
-            level: Level::Warning,
-            title: "a try is shorter than a connection may take",
+            code: code::of("US039"),
             why: "While a connection is being made no try timeout runs. Measured with dropped packets and a `try_timeout` of 250 ms: at most 280 ms with a `connect_timeout` of 250 ms, 1,044 ms with 1 s.",
             fix: "leave out `connect_timeout`: it is never longer than a try then",
             bad: "upstreams: [{ name: shop, connect_timeout: 1s, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 250ms }]",
@@ -151,9 +139,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US040",
-            level: Level::Warning,
-            title: "no try is ever given up",
+            code: code::of("US040"),
             why: "Without a `try_timeout` a request to a frozen target waits for its whole timeout, and for ever without one; and neither a TCP check nor outlier detection sees that the target does not answer. Measured: 1,503 errors in 5 s, against none.",
             fix: "set `try_timeout` to what the slowest good answer takes, or check with `http` or `grpc`",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 0s }]",
@@ -183,9 +169,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US041",
-            level: Level::Info,
-            title: "what a freeze costs",
+            code: code::of("US041"),
             why: "How fast a service answers is not known, so a try is given up late: a healthy but slow answer must not be cut. Until then requests to a frozen target wait. Measured with a try of 5 s: no errors, all well after 5.05 s, the slowest answer after 10 s; with 250 ms after 0.27 s.",
             fix: "if good answers never take that long, say how long with `try_timeout`, such as 250ms",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop }]",
@@ -208,9 +192,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US042",
-            level: Level::Warning,
-            title: "a try that only the fastest answers make",
+            code: code::of("US042"),
             why: "A good answer that takes longer than its try is cut, tried again and counted against its target. Measured with a try of 250 ms and answers of 1 s: 504 to the client, and six such requests ejected the standby too.",
             fix: "let `try_timeout` be longer than the slowest good answer in a thousand",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, try_timeout: 20ms }]",
@@ -229,9 +211,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US043",
-            level: Level::Warning,
-            title: "a connection that breaks is not tried again",
+            code: code::of("US043"),
             why: "When a target is killed its connections are reset and new ones refused. Without `5xx`, `connect_failure` or `reset` among the conditions those requests fail. Measured with `connect_failure` and 503 alone: 158 errors in a freeze.",
             fix: "leave out `retry_on`, or name `5xx`, `reset` and `connect_failure`",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { retry_on: [retriable_4xx] } }]",
@@ -253,9 +233,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US044",
-            level: Level::Warning,
-            title: "a 503 that is neither expected nor tried again",
+            code: code::of("US044"),
             why: "A target that begins to answer 503 is ejected after some of them; these go to clients if no condition covers them.",
             fix: "name `5xx` or `gateway_error` in `retry_on`, or 503 in `statuses`",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { retry_on: [reset, connect_failure] } }]",
@@ -279,9 +257,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US045",
-            level: Level::Warning,
-            title: "requests that are not idempotent may be executed twice",
+            code: code::of("US045"),
             why: "With `methods_once: always` a POST whose answer was lost is sent again, to another target: an order may be placed twice.",
             fix: "leave `methods_once` at `safe`, or be sure that the service recognises repetitions",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { methods_once: always } }]",
@@ -299,9 +275,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US046",
-            level: Level::Warning,
-            title: "answers that are no failures are tried again",
+            code: code::of("US046"),
             why: "A status below 400 is an answer, and the same one comes from every target: each such request costs all its tries.",
             fix: "name statuses that another target may not give, such as 503",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { statuses: [302] } }]",
@@ -321,9 +295,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US047",
-            level: Level::Info,
-            title: "requests with a body are hardly tried again",
+            code: code::of("US047"),
             why: "A body that is longer than `body` is not kept, and its request silently not tried again. Measured with a body of 2 MB over the limit: 503 to the client; under it 200.",
             fix: "let `body` be as large as the largest body that must survive",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { body: 4KiB } }]",
@@ -339,9 +311,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US048",
-            level: Level::Warning,
-            title: "a retry waits long before it is sent",
+            code: code::of("US048"),
             why: "The back-off is there for a target that needs a moment; another target does not. With a base of a second every request that meets a dead target takes a second more, while the default of 5 ms adds 12 to 25.",
             fix: "leave out `back_off`",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, retries: { back_off: { base: 2s, max: 5s } } }]",
@@ -361,9 +331,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US049",
-            level: Level::Info,
-            title: "no route leads to a service",
+            code: code::of("US049"),
             why: "It is read and never used, as are what it says of times and retries.",
             fix: "route to it, or remove it",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]",

@@ -7,7 +7,7 @@ use imbl::OrdMap;
 
 use crate::build::lint::explanation::Explanation;
 use crate::build::lint::rule::{LintCheck, LintRule};
-use crate::config::Level;
+use crate::config::code;
 use crate::memo::changes;
 use crate::model::host_match::HostMatch;
 use crate::model::name::{Name, Scope};
@@ -17,9 +17,7 @@ use crate::model::route::Route;
 pub(super) const RULES: &[LintRule] = &[
     LintRule {
         explanation: Explanation {
-            code: "US050",
-            level: Level::Warning,
-            title: "a route never gets a request",
+            code: code::of("US050"),
             why: "Another one stands before it for each of its hosts and paths, and takes all that it asks for: an exact path wins over a prefix, a prefix over a regex, and then who names more methods, headers and query parameters.",
             fix: "let the other route ask for less, or remove this one",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: all, service: shop }, { name: versions, paths: [\"~/v[0-9]+/.*\"], service: shop }]",
@@ -37,9 +35,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US051",
-            level: Level::Warning,
-            title: "a prefix that looks like a regex",
+            code: code::of("US051"),
             why: "A path is a regex only behind a `~`; without it `[`, `(`, `*` and `\\` stand for themselves, and no request has them.",
             fix: "write `~` before a regex, which must match the whole path",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: versions, paths: [\"/v[0-9]+\"], service: shop }]",

@@ -33,7 +33,7 @@ impl FindingCollector<'_> {
 
     /// Reports a finding at `place`, with the places that explain it.
     pub(super) fn report_with(&mut self, place: &FaultPlace<'_>, message: String, related: Vec<Related>) {
-        let violation = place.document.violation(self.rule.code, self.level, &place.path, message);
+        let violation = place.document.violation(self.rule.code.id, self.level, &place.path, message);
         self.violations.push(Violation { help: Some(self.rule.fix.to_owned()), related, ..violation });
     }
 }

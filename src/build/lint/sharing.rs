@@ -7,7 +7,7 @@ use imbl::OrdMap;
 
 use crate::build::lint::explanation::Explanation;
 use crate::build::lint::rule::{LintCheck, LintRule};
-use crate::config::Level;
+use crate::config::code;
 use crate::memo::{MapChange, changes};
 use crate::model::health::{HealthCheck, Probe};
 use crate::model::name::Name;
@@ -17,9 +17,7 @@ use crate::model::upstream::Upstream;
 pub(super) const RULES: &[LintRule] = &[
     LintRule {
         explanation: Explanation {
-            code: "US052",
-            level: Level::Warning,
-            title: "a target that is checked in one upstream and not in another",
+            code: code::of("US052"),
             why: "Each upstream has its own opinion of a target's health: one leaves a dead target, and the other goes on sending to it.",
             fix: "check the target alike in both, or use one upstream for both services",
             bad: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: old, health_check: off, targets: [{ target: 10.0.0.1:80 }] }",
@@ -42,9 +40,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US053",
-            level: Level::Info,
-            title: "one target is asked for its health in two ways",
+            code: code::of("US053"),
             why: "Two upstreams check the same host and port by different paths or protocols: they may come to different opinions, and a path that belongs to another service answers for that one.",
             fix: "check by the same path where one process serves both",
             bad: "upstreams:\n  - { name: shop, health_check: { http: { path: /shop } }, targets: [{ target: 10.0.0.1:80 }] }\n  - { name: cart, health_check: { http: { path: /cart } }, targets: [{ target: 10.0.0.1:80 }] }",
@@ -66,9 +62,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US054",
-            level: Level::Info,
-            title: "the standby is busy with another upstream's load",
+            code: code::of("US054"),
             why: "A standby that is a primary elsewhere carries both loads when it is needed.",
             fix: "leave room for both, or give the standby `limits`",
             bad: "upstreams:\n  - { name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }\n  - { name: cart, targets: [{ target: 10.0.0.2:80 }] }",

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::build::{Inputs, build};
+use crate::config::code::{CODES, Code};
 
 /// Returns the findings in a config, each as code and level.
 fn findings(text: &str) -> BTreeSet<String> {
@@ -20,7 +21,7 @@ fn findings(text: &str) -> BTreeSet<String> {
 #[test]
 fn every_code_is_told_of_its_bad_example_and_not_of_its_good_one() {
     let mut wrong = Vec::new();
-    for Explanation { code, level, bad, good, .. } in explanations() {
+    for Explanation { code: Code { id: code, level, .. }, bad, good, .. } in explanations() {
         if bad.is_empty() {
             assert!(*code >= "US100", "{code} has no example");
             continue;
@@ -37,10 +38,11 @@ fn every_code_is_told_of_its_bad_example_and_not_of_its_good_one() {
 
 #[test]
 fn rules_are_numbered_without_gaps_and_explained_in_full() {
-    let codes: Vec<&str> = rules().map(|rule| rule.explanation.code).collect();
+    let mut codes: Vec<&str> = rules().map(|rule| rule.explanation.code.id).collect();
+    codes.sort_unstable();
     let expected: Vec<String> = (1..=codes.len()).map(|number| format!("US{number:03}")).collect();
     assert_eq!(codes, expected);
-    for Explanation { code, title, why, fix, .. } in explanations() {
+    for Explanation { code: Code { id: code, title, .. }, why, fix, .. } in explanations() {
         let is_sentence = |text: &str| text.trim_end_matches(')').ends_with('.') && !text.contains("  ");
         assert!(is_sentence(why) && !title.ends_with('.') && !fix.ends_with('.'), "{code}: {why}");
     }
@@ -62,7 +64,9 @@ fn every_code_in_the_sources_is_explained() {
     }
     let mut found = BTreeSet::new();
     codes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
-    let explained: Vec<&str> = explanations().iter().map(|explanation| explanation.code).collect();
+    let explained: Vec<&str> = explanations().iter().map(|explanation| explanation.code.id).collect();
+    let listed: Vec<&str> = CODES.iter().map(|code| code.id).collect();
+    assert_eq!(listed, explained);
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), explained);
 }
 

@@ -5,16 +5,14 @@ use std::collections::BTreeSet;
 use crate::build::lint::explanation::Explanation;
 use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::build::lint::subject::UpstreamSubject;
-use crate::config::Level;
+use crate::config::code;
 use crate::config::document::upstream::{FailoverMode, LoadBalancer, Resolve};
 use crate::model::target::{Host, Target};
 
 pub(super) const RULES: &[LintRule] = &[
     LintRule {
         explanation: Explanation {
-            code: "US018",
-            level: Level::Info,
-            title: "there is one target and nothing to fail over to",
+            code: code::of("US018"),
             why: "When the only target is down every request fails, whatever is checked and tried again.",
             fix: "add a second target, or a standby with `failover: true`",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]",
@@ -33,9 +31,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US019",
-            level: Level::Warning,
-            title: "an upstream has targets, and none gets traffic",
+            code: code::of("US019"),
             why: "All of them are disabled or have weight 0, which Envoy is not told of: every request gets 503.",
             fix: "enable a target, or give it a weight",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, enabled: false }] }]",
@@ -51,9 +47,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US020",
-            level: Level::Warning,
-            title: "the standby serves all the time",
+            code: code::of("US020"),
             why: "The first tier has no targets, or all of them are disabled or have weight 0, so the next tier is the first that Envoy has. It serves, and nothing stands behind it.",
             fix: "enable a primary, or make the standby one",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, enabled: false }, { target: 10.0.0.2:80, failover: true }] }]",
@@ -70,9 +64,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US021",
-            level: Level::Warning,
-            title: "the standby is on the machine of a primary",
+            code: code::of("US021"),
             why: "A standby that has the address of a primary with another port dies with the machine on which both run.",
             fix: "let the standby run on another machine",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.1:81, failover: true }] }]",
@@ -92,9 +84,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US022",
-            level: Level::Warning,
-            title: "primaries and standby are in the same zone",
+            code: code::of("US022"),
             why: "The failure of a zone takes all targets at once, the standby with them.",
             fix: "let a standby run in another zone",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80, zone: a }, { target: 10.0.0.2:80, zone: a, failover: true }] }]",
@@ -117,9 +107,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US023",
-            level: Level::Info,
-            title: "the standby is smaller than half of what falls on it",
+            code: code::of("US023"),
             why: "When the last primary dies the next tier gets the requests of all of them at once. By its weights it has less than half of their capacity.",
             fix: "add targets to the standby, or `limits` that turn away what it cannot carry",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80 }, { target: 10.0.0.4:80, failover: true }] }]",
@@ -137,9 +125,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US024",
-            level: Level::Info,
-            title: "spill has nothing to spill from",
+            code: code::of("US024"),
             why: "A tier of one target is usable or not, there is nothing between: `spill` does what `standby` does.",
             fix: "leave out `mode: spill`",
             bad: "upstreams: [{ name: shop, failover: { mode: spill }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
@@ -158,9 +144,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US025",
-            level: Level::Warning,
-            title: "spill counts targets and not their weights",
+            code: code::of("US025"),
             why: "What a tier is trusted with goes by how many of its targets are usable: the death of a light one moves as much as that of a heavy one. The simulator shows it.",
             fix: "give the targets of a tier that spills equal weights, or list a large machine several times by port",
             bad: "upstreams: [{ name: shop, failover: { mode: spill }, targets: [{ target: 10.0.0.1:80, weight: 900 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]",
@@ -181,9 +165,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US026",
-            level: Level::Warning,
-            title: "the balancer ignores the weights",
+            code: code::of("US026"),
             why: "`random` chooses evenly. Measured with weights 1 and 3: 636 and 564 of 1,200 requests.",
             fix: "choose `round_robin` or `weighted_random`",
             bad: "upstreams: [{ name: shop, load_balancer: random, targets: [{ target: 10.0.0.1:80, weight: 1 }, { target: 10.0.0.2:80, weight: 3 }] }]",
@@ -198,9 +180,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US027",
-            level: Level::Info,
-            title: "the balancer mixes weights with load",
+            code: code::of("US027"),
             why: "`least_request` divides a weight by the requests under way, so that shares are not those of the weights. Measured with weights 1 and 3: 412 and 788 of 1,200 requests.",
             fix: "choose `round_robin` where shares must be those of the weights",
             bad: "upstreams: [{ name: shop, load_balancer: least_request, targets: [{ target: 10.0.0.1:80, weight: 1 }, { target: 10.0.0.2:80, weight: 3 }] }]",
@@ -217,9 +197,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US028",
-            level: Level::Info,
-            title: "a hash has one target to choose from",
+            code: code::of("US028"),
             why: "A tier of one target gets every key: the balancer by hash costs a cluster for each tier and chooses nothing.",
             fix: "leave out `load_balancer`, or add a target",
             bad: "upstreams: [{ name: shop, load_balancer: maglev, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
@@ -240,9 +218,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US029",
-            level: Level::Info,
-            title: "clients that were led to the standby stay there",
+            code: code::of("US029"),
             why: "A sticky client is led to the target that served it last. Measured: a client whose cookie names a standby stayed on it after the primaries had recovered.",
             fix: "where clients must return with the primaries use a hash balancer with `hash_by`: it has no memory",
             bad: "upstreams: [{ name: shop, sticky: { cookie: { name: route } }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
@@ -258,9 +234,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US030",
-            level: Level::Info,
-            title: "slow start does nothing for a tier of one target",
+            code: code::of("US030"),
             why: "A returning target ramps up against its peers. Measured: when a whole tier returns there is no ramp, its load comes back at once.",
             fix: "leave out `slow_start`, or return in steps",
             bad: "upstreams: [{ name: shop, slow_start: 30s, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80, failover: true }] }]",
@@ -278,9 +252,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US031",
-            level: Level::Warning,
-            title: "so few retries at a time that the moment of a failure exceeds them",
+            code: code::of("US031"),
             why: "Envoy counts retries under way for the whole upstream, and drops those above the limit. Measured with its default of 3: a freeze failed 37 requests, dropped packets 73; with 100,000 none.",
             fix: "leave `retries` at 100000, or say `retry_budget: { percent: 100, at_least: 100 }`",
             bad: "upstreams: [{ name: shop, limits: { retries: 3 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
@@ -309,9 +281,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US032",
-            level: Level::Info,
-            title: "only the Envoys look the host names up",
+            code: code::of("US032"),
             why: "With `resolve: envoy` a name whose answer is empty drops its targets at once, and no good answer is kept: a mistake in DNS empties the tier.",
             fix: "leave out `resolve: envoy` where the control plane can resolve the names: it keeps the last good answer",
             bad: "upstreams: [{ name: shop, resolve: envoy, targets: [{ target: shop.example.com:80 }] }]",
@@ -330,9 +300,7 @@ pub(super) const RULES: &[LintRule] = &[
     },
     LintRule {
         explanation: Explanation {
-            code: "US033",
-            level: Level::Info,
-            title: "nothing sends requests to an upstream",
+            code: code::of("US033"),
             why: "No route and no raw resource reaches it. It is compiled for every fleet, so that it is warm when the first route comes, and every Envoy checks its targets.",
             fix: "route to it, or remove it",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]",

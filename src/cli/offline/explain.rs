@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::build::lint;
 use crate::build::lint::explanation::Explanation;
 use crate::cli::print;
+use crate::config::code::Code;
 use crate::config::near;
 
 /// Options of `understudy explain`.
@@ -40,8 +41,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         };
         return print::line(&text).map(|()| ExitCode::SUCCESS);
     };
-    let Some(explanation) = all.iter().find(|explanation| explanation.code == code) else {
-        let help = match near(&code, all.iter().map(|explanation| explanation.code)).as_slice() {
+    let Some(explanation) = all.iter().find(|explanation| explanation.code.id == code) else {
+        let help = match near(&code, all.iter().map(|explanation| explanation.code.id)).as_slice() {
             [] => "`understudy explain` lists them".to_owned(),
             words => format!("did you mean `{}`?", words.join("` or `")),
         };
@@ -54,17 +55,17 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 fn line(explanation: &Explanation) -> String {
-    format!("{}  {:7}  {}", explanation.code, explanation.level.to_string(), explanation.title)
+    format!("{}  {:7}  {}", explanation.code.id, explanation.code.level.to_string(), explanation.code.title)
 }
 
 fn view(explanation: &Explanation) -> Value {
-    let Explanation { code, level, title, why, fix, bad, good } = explanation;
-    json!({ "code": code, "level": level, "title": title, "why": why, "fix": fix, "bad": bad, "good": good })
+    let Explanation { code: Code { id, level, title }, why, fix, bad, good } = explanation;
+    json!({ "code": id, "level": level, "title": title, "why": why, "fix": fix, "bad": bad, "good": good })
 }
 
 fn page(explanation: &Explanation) -> String {
-    let Explanation { code, level, title, why, fix, bad, good } = explanation;
-    let mut text = format!("{code} ({level}): {title}\n\n{why}\n\nTo do: {fix}.\n");
+    let Explanation { code: Code { id, level, title }, why, fix, bad, good } = explanation;
+    let mut text = format!("{id} ({level}): {title}\n\n{why}\n\nTo do: {fix}.\n");
     for (word, example) in [("Instead of", bad), ("write", good)] {
         if !example.is_empty() {
             let example: String = example.lines().map(|line| format!("\n    {line}")).collect();

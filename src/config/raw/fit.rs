@@ -7,7 +7,8 @@
 use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::{Reference, TYPE};
-use crate::config::tree::{Entry, MISSING_FIELD, Node, UNKNOWN_FIELD, Value, WRONG_TYPE, WRONG_VALUE};
+use crate::config::code::{MISSING_FIELD, UNKNOWN_FIELD, WRONG_TYPE, WRONG_VALUE};
+use crate::config::tree::{Entry, Node, Value};
 use crate::config::{Fault, Path, near, secret};
 use crate::envoy::json::{field_of, is_special};
 use crate::envoy::{ResourceType, descriptors};

@@ -17,7 +17,8 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use crate::config::tree::{Entry, LIMIT, Node, Value, WRONG_TYPE, words};
+use crate::config::code::{LIMIT, WRONG_TYPE};
+use crate::config::tree::{Entry, Node, Value, words};
 use crate::config::{Fault, Path, Step};
 use choice::{Choice, VariantName};
 use error::{Error, Failure, FailureMeaning};

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::config::tree::{Entry, LIMIT, Node, SYNTAX, Value, settle};
+use crate::config::code::{LIMIT, SYNTAX};
+use crate::config::tree::{Entry, Node, Value, settle};
 use crate::config::{Fault, Path, Position, Span, Step};
 
 #[expect(clippy::result_large_err, reason = "one a request at most")]

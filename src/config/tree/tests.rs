@@ -532,7 +532,7 @@ fn a_body_is_strict_json() {
         1:128 US106 : this nests too deep
     "#]],
     );
-    assert_eq!(super::json(b"\"\xff\"").unwrap_err().code, SYNTAX);
+    assert_eq!(super::json(b"\"\xff\"").unwrap_err().code, crate::config::code::SYNTAX);
 }
 
 #[test]

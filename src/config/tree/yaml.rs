@@ -10,10 +10,8 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
-use crate::config::tree::{
-    DUPLICATE_KEY, Entry, LIMIT, MAX_DEPTH, Node, SYNTAX, Value, WRONG_TYPE, WRONG_VALUE, duplicates, remove,
-    scalar, settle, tag, words,
-};
+use crate::config::code::{DUPLICATE_KEY, LIMIT, SYNTAX, WRONG_TYPE, WRONG_VALUE};
+use crate::config::tree::{Entry, MAX_DEPTH, Node, Value, duplicates, remove, scalar, settle, tag, words};
 use crate::config::{Fault, Path, Position, Span, Step};
 
 /// Maximum number of nodes that aliases may add to all documents of a text together (long strings count as

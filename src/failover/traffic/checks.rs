@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// Check results of all Envoys, by node.
 #[derive(Debug, Default)]
-pub(super) struct CheckResults {
+pub(super) struct TargetChecks {
     nodes: HashMap<Arc<str>, NodeCheckResults>,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct CheckResult {
     pub(super) since: u32,
 }
 
-impl CheckResults {
+impl TargetChecks {
     /// Replaces the results of a node. `results` has the number and health of each endpoint, by the number of
     /// its upstream. An endpoint whose health did not change keeps its `since`.
     pub(super) fn replace(

@@ -4,7 +4,7 @@
 //! tier or a later one serves in its place, even if it never got any.
 
 use super::health::ObservedHealth;
-use super::load::EndpointLoad;
+use super::load::TargetLoad;
 use super::node::{EndpointObservation, UpstreamObservation};
 use super::upstream::{ResolvedUpstream, UpstreamTraffic};
 use crate::config::document::upstream::LoadBalancer;
@@ -36,7 +36,7 @@ impl<'a> DueTraffic<'a> {
     fn new(
         (resolved, ranks): (ResolvedUpstream<'a>, &'a Ranks<'a>),
         serving: u32,
-        loads: &[EndpointLoad],
+        loads: &[TargetLoad],
     ) -> Self {
         let in_tier = loads.iter().filter(|load| load.tier == serving);
         let mut due = Self {
@@ -75,7 +75,7 @@ pub(super) fn infer_health(
     (observation, endpoints): (&mut UpstreamObservation, &mut Vec<EndpointObservation>),
     upstream: &UpstreamTraffic,
     (resolved, ranks): (ResolvedUpstream<'_>, &Ranks<'_>),
-    loads: &[EndpointLoad],
+    loads: &[TargetLoad],
 ) {
     let Some(serving) = observation.serving.map(u32::from) else { return };
     let due = DueTraffic::new((resolved, ranks), serving, loads);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::inference::infer_health;
-use super::load::{EndpointLoad, Interval, serving_tier, split_cluster_name, totals};
+use super::load::{Interval, TargetLoad, serving_tier, split_cluster_name, totals};
 use super::node::{NodeTraffic, seconds_since_epoch};
 use super::observations::Observations;
 use super::shift::TierShift;
@@ -30,7 +30,7 @@ impl Observations {
             report.clusters().map(|it| it.seconds).reduce(f32::max).unwrap_or(traffic.interval);
         let (mut shifts, mut loads) = (Vec::new(), Vec::new());
         // Clusters of an aggregate are ingested as one upstream.
-        let mut aggregates: BTreeMap<&str, (Interval, Vec<EndpointLoad>)> = BTreeMap::new();
+        let mut aggregates: BTreeMap<&str, (Interval, Vec<TargetLoad>)> = BTreeMap::new();
         for cluster in report.clusters() {
             let (name, number) = split_cluster_name(cluster.name);
             let Some(resolved) = ResolvedUpstream::find(name, build) else { continue };
@@ -94,7 +94,7 @@ impl UpstreamTraffic {
         at: Timestamp,
         resolved: ResolvedUpstream<'_>,
         interval: Interval,
-        loads: &mut [EndpointLoad],
+        loads: &mut [TargetLoad],
     ) -> Option<TierShift> {
         if loads.is_empty() {
             return None;

@@ -11,7 +11,7 @@ const SERVING_PERCENT: u64 = 30;
 
 /// Load of one endpoint in a report.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct EndpointLoad {
+pub(super) struct TargetLoad {
     /// Number of the endpoint.
     pub(super) number: u16,
     /// Tier, as the reporting Envoy counts tiers.
@@ -29,7 +29,7 @@ pub(super) struct Interval {
 }
 
 /// Returns the sums of the loads of one interval.
-pub(super) fn totals(loads: &[EndpointLoad], interval: Interval) -> LoadTotals {
+pub(super) fn totals(loads: &[TargetLoad], interval: Interval) -> LoadTotals {
     let errors = loads.iter().fold(0, |sum: u64, load| sum.saturating_add(load.errors));
     let requests = loads.iter().fold(errors, |sum, load| sum.saturating_add(load.success));
     LoadTotals::of_report(requests, errors, interval.in_progress, interval.seconds)
@@ -37,7 +37,7 @@ pub(super) fn totals(loads: &[EndpointLoad], interval: Interval) -> LoadTotals {
 
 /// Returns the tier that serves, by answered requests. In standby mode it is the last tier with at least
 /// [`SERVING_PERCENT`] percent of them, in spill mode the tier with the most. None if no tier qualifies.
-pub(super) fn serving_tier(upstream: &Upstream, loads: &[EndpointLoad]) -> Option<u32> {
+pub(super) fn serving_tier(upstream: &Upstream, loads: &[TargetLoad]) -> Option<u32> {
     let mut tiers: BTreeMap<u32, u64> = BTreeMap::new();
     for load in loads.iter().filter(|load| load.success > 0) {
         *tiers.entry(load.tier).or_default() += load.success;

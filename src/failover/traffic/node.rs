@@ -5,7 +5,7 @@ use std::ops::Range;
 use jiff::Timestamp;
 
 use super::health::ObservedHealth;
-use super::load::EndpointLoad;
+use super::load::TargetLoad;
 use crate::envoy::node::Locality;
 
 /// Observations of one node.
@@ -128,7 +128,7 @@ impl UpstreamObservation {
         at: Timestamp,
         serving: Option<u32>,
         seconds: f32,
-        loads: &[EndpointLoad],
+        loads: &[TargetLoad],
     ) {
         let passed = seconds_since_epoch(at).saturating_sub(self.last);
         self.last = seconds_since_epoch(at);

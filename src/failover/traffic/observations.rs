@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::checks::CheckResults;
+use super::checks::TargetChecks;
 use super::counters::UpstreamCounters;
 use super::interner::Interner;
 use super::node::NodeTraffic;
@@ -17,7 +17,7 @@ pub(super) struct Observations {
     pub(super) names: Interner<Name>,
     /// State of each upstream, by its number.
     pub(super) upstreams: Vec<UpstreamTraffic>,
-    pub(super) checks: CheckResults,
+    pub(super) checks: TargetChecks,
     /// Nodes that left, with the time in milliseconds since the epoch, in order of departure.
     pub(super) departures: VecDeque<(i64, Arc<str>)>,
 }

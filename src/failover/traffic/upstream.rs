@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::counters::UpstreamCounters;
 use super::interner::Interner;
-use super::load::EndpointLoad;
+use super::load::TargetLoad;
 use crate::build::Build;
 use crate::envoy::loads;
 use crate::model::addresses::Addresses;
@@ -117,13 +117,13 @@ impl UpstreamTraffic {
         load: &loads::EndpointLoad,
         (resolved, ranks): (ResolvedUpstream<'_>, &Ranks<'_>),
         cluster: Option<u32>,
-    ) -> Option<EndpointLoad> {
+    ) -> Option<TargetLoad> {
         let loads::EndpointLoad { socket, success, errors } = *load;
         // The number of a cluster is not its tier with locality failover: some clusters have no targets then.
         let cluster = cluster.filter(|_| !resolved.upstream.failover.locality);
         let (number, target) = self.find(socket, resolved, cluster.is_some())?;
         let tier = target.map(|index| ranks.of(index)).or(cluster)?;
-        Some(EndpointLoad { number: u16::try_from(number).ok()?, tier, success, errors })
+        Some(TargetLoad { number: u16::try_from(number).ok()?, tier, success, errors })
     }
 
     /// Returns the number of an endpoint and the index of its target. An unknown endpoint of no target gets a

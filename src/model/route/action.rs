@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::config::code;
 use crate::config::document;
 use crate::config::document::route::Scheme;
 use crate::model::header::{self, HeaderChanges};
 use crate::model::host_match::is_authority;
 use crate::model::path_match::{PATH_RULE, PathMatch, is_path};
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 use crate::model::route::rewrite::Rewrite;
 use crate::model::service::{self, RequestPolicy, Service};
 

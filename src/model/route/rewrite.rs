@@ -1,9 +1,10 @@
 //! Rewrite of the path that targets see.
 
+use crate::config::code;
 use crate::config::document;
 use crate::model::matching;
 use crate::model::path_match::{PATH_RULE, PathMatch, is_path};
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 
 /// Rewrite of the path that targets see. The query is not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::config::code;
 use crate::config::document::{Declared, Document, Kind};
 use crate::memo::ArcPtrEq;
 use crate::model::certificate::{self, Certificates, Sources};
 use crate::model::documents::{Documents, Site};
 use crate::model::name::{Name, Scope};
-use crate::model::place::{FaultCollector, FaultPlace, code};
+use crate::model::place::{FaultCollector, FaultPlace};
 use crate::model::service::Service;
 use crate::model::tls::KnownCertificates;
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::config::code;
 use crate::config::document::listener::ListenerProtocol;
 use crate::config::document::{self, Kind};
 use crate::model::fleet::Fleet;
 use crate::model::listener::{self, Listener};
 use crate::model::name::Name;
-use crate::model::place::{FaultPlace, code};
+use crate::model::place::FaultPlace;
 use crate::model::service::Service;
 use crate::model::upstream::Upstream;
 use crate::model::validate::context::{self, Named, Validation};

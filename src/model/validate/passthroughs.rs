@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::config::code;
 use crate::config::document::listener::ListenerProtocol;
 use crate::config::document::{self, Kind};
 use crate::model::host_match;
 use crate::model::listener::word;
 use crate::model::name::Name;
 use crate::model::passthrough::{self, Passthrough};
-use crate::model::place::{FaultPlace, code};
+use crate::model::place::FaultPlace;
 use crate::model::service::Service;
 use crate::model::validate::context::{Named, Validation};
 use crate::model::validate::protocols;

@@ -1,9 +1,10 @@
 //! Validation of protocols: whether those of listeners, services and upstreams fit together, and whether the
 //! fields of an entity have a meaning for its protocol.
 
+use crate::config::code;
 use crate::config::document::upstream::UpstreamProtocol;
 use crate::config::{Path, Step};
-use crate::model::place::{FaultPlace, code};
+use crate::model::place::FaultPlace;
 use crate::model::service::hash::HashBy;
 use crate::model::service::{Member, Service};
 use crate::model::upstream::Upstream;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::config::code;
 use crate::config::document::{self, Declared, Kind};
 use crate::memo::ArcEq;
 use crate::model::documents::Site;
@@ -12,7 +13,7 @@ use crate::model::host_match::HostMatch;
 use crate::model::matching::StringMatch;
 use crate::model::name::{Name, Scope};
 use crate::model::path_match::PathMatch;
-use crate::model::place::{FaultPlace, code};
+use crate::model::place::FaultPlace;
 use crate::model::route::{self, Route};
 use crate::model::service::Service;
 use crate::model::validate::context::{Named, Validation};

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::config::code;
 use crate::config::document::{self, Kind};
 use crate::memo::ArcEq;
 use crate::model::documents::Site;
 use crate::model::name::Name;
-use crate::model::place::{FaultPlace, code};
+use crate::model::place::FaultPlace;
 use crate::model::service::hash;
 use crate::model::service::{self, HostHeader, Member, Service};
 use crate::model::upstream::Upstream;

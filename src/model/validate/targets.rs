@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::config::code;
 use crate::config::document::{self, Declared, Document, Origin};
 use crate::model::name::Name;
-use crate::model::place::{FaultPlace, code};
+use crate::model::place::FaultPlace;
 use crate::model::target::{self, Target, TargetCandidate};
 use crate::model::tls::{self, UpstreamTls};
 use crate::model::validate::context::{self, Validation};

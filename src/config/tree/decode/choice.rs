@@ -8,7 +8,8 @@ use super::Decoder;
 use super::error::Error;
 use crate::config::Span;
 use crate::config::Step;
-use crate::config::tree::{Node, Value, WRONG_TYPE};
+use crate::config::code::WRONG_TYPE;
+use crate::config::tree::{Node, Value};
 
 /// Key to be deserialized to a field, a variant, or a value of its own.
 #[derive(Clone, Copy)]

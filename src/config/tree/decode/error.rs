@@ -5,9 +5,8 @@ use std::fmt;
 use serde::de::{Expected, Unexpected};
 
 use super::run::{Missed, NodeIdentity, Reason, Run};
-use crate::config::tree::{
-    DUPLICATE_KEY, MISSING_FIELD, Node, UNKNOWN_FIELD, Value, WRONG_TYPE, WRONG_VALUE, scalar, words,
-};
+use crate::config::code::{DUPLICATE_KEY, MISSING_FIELD, UNKNOWN_FIELD, WRONG_TYPE, WRONG_VALUE};
+use crate::config::tree::{Node, Value, scalar, words};
 use crate::config::{Fault, Span, Step};
 
 /// Error that ends an attempt. It is boxed because it is in the result of every call.
