@@ -65,6 +65,8 @@ const ROOMS: [(&str, &[&str]); 18] = [
             "config",
             "control",
             "failover",
+            // For the limits of the losses by files, which the options set.
+            "inspect",
             "nodes",
             "source",
             "store",
