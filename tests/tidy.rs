@@ -86,6 +86,7 @@ const PURE: &[&str] = &[
     "build",
     "inspect",
     "control/rollout/canary",
+    "source/absence",
     "failover/orders",
     "failover/traffic",
     "failover/history",

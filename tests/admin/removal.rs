@@ -1,8 +1,9 @@
 //! Tests of changes by files that would take much away: they are refused unless an option or a parameter allows
-//! them.
+//! them. An absence of a moment is no change at all.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
@@ -311,4 +312,39 @@ async fn a_start_without_the_files_and_what_they_name_fails() {
     assert!(told.contains("US191"), "{told}");
     setup.restart(&["--allow-empty"]).await;
     setup.serves(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_for_a_moment_takes_nothing_away() {
+    let setup = FilesSetup::start(&config(2), &[]).await;
+    let file = setup.directory.join("more.yaml");
+    let text = "upstreams: [{ name: more, targets: [{ target: 10.2.0.1:80 }] }]\n";
+    fs::write(&file, text).unwrap();
+    setup.serves(3).await;
+    let (_, before) = setup.understudy.get("/status").await;
+    let aside = setup.directory.with_extension("aside");
+    let moments: [&dyn Fn(bool); 3] = [
+        &|gone| if gone { fs::remove_file(&file).unwrap() } else { fs::write(&file, text).unwrap() },
+        &|gone| fs::write(&file, if gone { "" } else { text }).unwrap(),
+        &|gone| {
+            let way = if gone { [&setup.directory, &aside] } else { [&aside, &setup.directory] };
+            fs::rename(way[0], way[1]).unwrap();
+        },
+    ];
+    for moment in moments {
+        moment(true);
+        // Longer than a change takes to be followed, shorter than an absence takes to be believed.
+        for _ in 0..15 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(setup.upstreams().await, 3);
+        }
+        moment(false);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (_, now) = setup.understudy.get("/status").await;
+        assert_eq!(now["revision"], before["revision"], "nothing changed");
+        setup.serves(3).await;
+    }
+    // What stays away is a change like any other.
+    fs::remove_file(&file).unwrap();
+    setup.serves(2).await;
 }
