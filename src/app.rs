@@ -31,6 +31,7 @@ use crate::control::start::Start;
 use crate::failover::ledger::Ledger;
 use crate::failover::supervisor::Supervisor;
 use crate::failover::traffic::Traffic;
+use crate::inspect::removal::{AllowedLosses, LossLimits};
 use crate::nodes::Nodes;
 use crate::nodes::report::NodeReport;
 use crate::source::files;
@@ -81,6 +82,8 @@ pub struct Options {
     pub require_token: bool,
     /// Maximum number of requests per second for each token.
     pub requests_per_second: u32,
+    /// Limits of the losses that changes by files may cause.
+    pub loss_limits: LossLimits,
 }
 
 /// Default of [`Options::requests_per_second`].
@@ -102,6 +105,7 @@ impl Default for Options {
             admin_tls: None,
             require_token: false,
             requests_per_second: REQUESTS_PER_SECOND,
+            loss_limits: LossLimits::default(),
         }
     }
 }
@@ -257,9 +261,9 @@ impl Core {
             warn!(path = empty.file, "{}", empty.message);
         }
         let last = read.clone().unwrap_or_default();
-        let (data, events) = (options.data.clone(), telemetry.events.clone());
+        let (data, events, limits) = (options.data.clone(), telemetry.events.clone(), options.loss_limits);
         let runtime = tokio::runtime::Handle::current();
-        let start = move || open(&data, read, telemetry, &runtime);
+        let start = move || open(&data, read, limits, telemetry, &runtime);
         let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
         let Opened { store, names, control, cache, ledger } = started.map_err(|error| match error {
             WriteError::Refused(violations) => Error::Config(violations),
@@ -289,6 +293,7 @@ struct Opened {
 fn open(
     data: &Path,
     files: Result<Files, Vec<Violation>>,
+    loss_limits: LossLimits,
     telemetry: Telemetry,
     runtime: &tokio::runtime::Handle,
 ) -> Result<Opened, WriteError> {
@@ -305,6 +310,7 @@ fn open(
         events,
         metrics,
         nodes,
+        loss_limits,
     };
     let (control, cache) = Control::start(start, runtime)?;
     Ok(Opened { store, names, control, cache, ledger })
@@ -374,7 +380,7 @@ async fn reload_on(mut signals: Signal, control: Control, paths: Vec<PathBuf>) -
         let paths = paths.clone();
         let read = tokio::task::spawn_blocking(move || files::read(&paths)).await?;
         info!("told to read the files again");
-        control.reload(read).await?;
+        control.reload(read, AllowedLosses::default()).await?;
     }
     Ok(())
 }

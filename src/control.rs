@@ -31,6 +31,7 @@ use crate::control::operation::{AcceptedWrite, Operation, WriteError, WriteReque
 use crate::control::progress::Progress;
 use crate::control::task::{QueuedOperation, Task};
 use crate::inspect::plan::Plan;
+use crate::inspect::removal::AllowedLosses;
 use crate::model::overrides::OverridesByUpstream;
 
 /// Handle of the writer's thread. Cheap to clone: clones share the thread.
@@ -49,15 +50,20 @@ impl Control {
         self.tasks.send(Task::Files(read)).is_ok()
     }
 
-    /// Applies the files by request: refused ones are tried again even if they did not change. After it
-    /// returned, the files are in use or [`Self::violations`] has the faults.
+    /// Applies the files by request: refused ones are tried again even if they did not change. `allowed` are
+    /// losses that are meant this once. After it returned, the files are in use or [`Self::violations`] has
+    /// the faults.
     ///
     /// # Errors
     ///
     /// Fails if the control plane is shutting down.
-    pub async fn reload(&self, read: Result<Files, Vec<Violation>>) -> Result<(), WriteError> {
+    pub async fn reload(
+        &self,
+        read: Result<Files, Vec<Violation>>,
+        allowed: AllowedLosses,
+    ) -> Result<(), WriteError> {
         let (sender, receiver) = oneshot::channel();
-        self.tasks.send(Task::Reload(read, sender)).map_err(|_| WriteError::ShuttingDown)?;
+        self.tasks.send(Task::Reload(read, allowed, sender)).map_err(|_| WriteError::ShuttingDown)?;
         receiver.await.map_err(|_| WriteError::ShuttingDown)
     }
 

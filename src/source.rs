@@ -1,5 +1,6 @@
 //! Sources of input besides REST: config files, and DNS.
 
+mod absence;
 pub mod files;
 pub mod resolve;
 pub mod watch;

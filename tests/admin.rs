@@ -22,6 +22,8 @@ mod races;
 mod readiness;
 #[path = "admin/reload.rs"]
 mod reload;
+#[path = "admin/removal.rs"]
+mod removal;
 #[path = "admin/revisions.rs"]
 mod revisions;
 #[path = "admin/schemas.rs"]

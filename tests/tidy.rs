@@ -65,6 +65,8 @@ const ROOMS: [(&str, &[&str]); 18] = [
             "config",
             "control",
             "failover",
+            // For the limits of the losses by files, which the options set.
+            "inspect",
             "nodes",
             "source",
             "store",
@@ -84,6 +86,7 @@ const PURE: &[&str] = &[
     "build",
     "inspect",
     "control/rollout/canary",
+    "source/absence",
     "failover/orders",
     "failover/traffic",
     "failover/history",

@@ -49,6 +49,19 @@ impl Principal {
     pub fn anonymous() -> Self {
         Self { name: ANONYMOUS.to_owned(), role: Role::Write }
     }
+
+    /// Checks that it has this role.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Denial::Role`] if it lacks permission.
+    pub fn require(&self, needed: Role) -> Result<(), Denial> {
+        if self.role < needed {
+            let (name, role) = (self.name.clone(), self.role.word());
+            return Err(Denial::Role { name, role, needed: needed.word() });
+        }
+        Ok(())
+    }
 }
 
 /// Reason for which a client is not admitted.
@@ -125,10 +138,7 @@ impl Access {
     pub fn admit(&self, secret: Option<&TokenSecret>, needed: Role) -> Result<Principal, Denial> {
         let principal = self.authenticate(secret).inspect_err(|_| drop(self.spend("")))?;
         self.spend(&principal.name)?;
-        if principal.role < needed {
-            let Principal { name, role } = principal;
-            return Err(Denial::Role { name, role: role.word(), needed: needed.word() });
-        }
+        principal.require(needed)?;
         Ok(principal)
     }
 

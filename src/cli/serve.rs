@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::builder::BoolishValueParser;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
@@ -21,6 +22,7 @@ use crate::app::{self, App, Error};
 use crate::cli::offline::check;
 use crate::cli::print;
 use crate::config::values::Duration;
+use crate::inspect::removal::{self, AllowedLosses, LossLimits};
 
 /// Options of `understudy serve`.
 #[derive(Debug, clap::Args)]
@@ -52,6 +54,8 @@ pub struct Options {
     #[arg(long, env = "UNDERSTUDY_RATE_LIMIT", default_value_t = app::REQUESTS_PER_SECOND, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate_limit: u32,
     #[command(flatten)]
+    losses: LossOptions,
+    #[command(flatten)]
     tls: PortTlsOptions,
     /// Log filter: error, warn, info, debug, or one such as understudy::xds=debug
     #[arg(long, env = "UNDERSTUDY_LOG", default_value = "info", value_name = "FILTER")]
@@ -62,6 +66,21 @@ pub struct Options {
     /// Destination of traces: the http:// URL of an OpenTelemetry collector that takes OTLP over gRPC
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     otlp: Option<String>,
+}
+
+/// Losses that changes by files may cause, those since the last run included.
+#[derive(Debug, clap::Args)]
+struct LossOptions {
+    /// Let files leave a fleet without listeners or routes that has some
+    #[arg(long, env = "UNDERSTUDY_ALLOW_EMPTY", value_parser = BoolishValueParser::new())]
+    allow_empty: bool,
+    /// Let files take away any share of the routes, upstreams and targets
+    #[arg(long, env = "UNDERSTUDY_ALLOW_MASS_REMOVAL", value_parser = BoolishValueParser::new())]
+    allow_mass_removal: bool,
+    /// Maximum percentage of the routes, upstreams or targets, if it is ten or more of them, that files may take
+    /// away at once
+    #[arg(long, env = "UNDERSTUDY_MAX_REMOVAL", default_value_t = removal::MAX_REMOVAL, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(..=100))]
+    max_removal: u8,
 }
 
 /// TLS of the ports. The files are read again when they change.
@@ -95,6 +114,13 @@ struct PortTlsOptions {
     /// CA file for the certificates that clients of the admin API must show, beside a token
     #[arg(long, env = "UNDERSTUDY_ADMIN_CLIENT_CA", value_name = "FILE", requires = "admin_tls_cert")]
     admin_client_ca: Option<PathBuf>,
+}
+
+impl LossOptions {
+    fn limits(&self) -> LossLimits {
+        let &Self { allow_empty: empty, allow_mass_removal: mass_removal, max_removal } = self;
+        LossLimits { max_removal, allowed: AllowedLosses { empty, mass_removal } }
+    }
 }
 
 fn interval(text: &str) -> Result<std::time::Duration, String> {
@@ -133,6 +159,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         admin_tls: files(options.tls.admin_tls_cert, options.tls.admin_tls_key, options.tls.admin_client_ca),
         require_token: options.require_token,
         requests_per_second: options.rate_limit,
+        loss_limits: options.losses.limits(),
     })
     .await
     {

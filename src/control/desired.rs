@@ -14,6 +14,7 @@ use crate::config::material::NamedFiles;
 use crate::config::render;
 use crate::control::operation::DesiredConfig;
 use crate::inspect::plan::{self, Plan};
+use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::model::target::Host;
 use crate::source::files;
@@ -52,6 +53,7 @@ pub(super) struct DesiredState {
     /// Number of the newest revision.
     pub(super) revision: u64,
     pub(super) builder: Builder,
+    pub(super) loss_limits: LossLimits,
     pub(super) metrics: Metrics,
 }
 
@@ -135,12 +137,17 @@ impl DesiredState {
         let mut edits = edits(&changes, &self.inputs.stored);
         let mut inputs = self.inputs.clone();
         changes.into_iter().for_each(|change| change.apply(&mut inputs.stored));
+        let has_files = files.is_some();
         if let Some(files) = files {
             inputs.files = files;
         }
         let build = build_resolved(&mut inputs, Some(&self.build), Reading::Missing)?;
         edits.extend(plan::file_edits(&self.build, &build));
-        Ok((Plan::new(&edits, &self.build, &build), build))
+        let mut plan = Plan::new(&edits, &self.build, &build);
+        if has_files {
+            plan.changes.extend(removal::planned(&self.build, &build, &self.loss_limits));
+        }
+        Ok((plan, build))
     }
 
     /// Builds with the newest addresses. False if they did not change.

@@ -10,13 +10,14 @@ use crate::cache::Cache;
 use crate::config::Violation;
 use crate::config::edit::{EntityChange, Files, Stored};
 use crate::control::Control;
-use crate::control::desired::{Builder, Built, DesiredState, Reading, log_warning};
+use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resolved, log_warning};
 use crate::control::files::{FileState, fingerprint, refused_files};
 use crate::control::operation::WriteError;
 use crate::control::revisions::{RevisionLog, last_in_effect};
 use crate::control::rollout::RolloutQueue;
 use crate::control::staging::Staging;
 use crate::control::writer::Writer;
+use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::nodes::Nodes;
 use crate::source::resolve::DnsResolver;
@@ -45,6 +46,8 @@ pub struct Start {
     pub nodes: Nodes,
     /// Overrides of endpoints that are in force.
     pub overrides: OverridesByUpstream,
+    /// Limits of the losses that changes by files may cause, those since the last run included.
+    pub loss_limits: LossLimits,
 }
 
 /// First config, with the files that it does not use.
@@ -63,6 +66,7 @@ struct FirstBuilder {
     builder: Builder,
     stored: Stored,
     overrides: OverridesByUpstream,
+    loss_limits: LossLimits,
 }
 
 impl Control {
@@ -73,11 +77,11 @@ impl Control {
     ///
     /// Fails if the store cannot be read, or with all faults of the config.
     pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Self, Arc<Cache>), WriteError> {
-        let Start { files, store, resolver, overrides, events, metrics, nodes } = start;
+        let Start { files, store, resolver, overrides, events, metrics, nodes, loss_limits } = start;
         let stored_revision = store.watch();
         let StoredState { stored, files: last_files, refused_files, revision } = store.load()?;
         let builder = Builder { resolver, runtime: runtime.clone() };
-        let mut builder = FirstBuilder { builder, stored, overrides };
+        let mut builder = FirstBuilder { builder, stored, overrides, loss_limits };
         let first = builder.first(files, last_files.as_ref(), refused_files).map_err(WriteError::Refused)?;
         let FirstConfig { built, refused, refused_by_envoy, violations } = first;
         let cache = Arc::new(Cache::new(built.build.clone()));
@@ -93,6 +97,7 @@ impl Control {
                 build,
                 revision,
                 builder: builder.builder,
+                loss_limits,
                 metrics: metrics.clone(),
             },
             staging: Staging::default(),
@@ -132,8 +137,8 @@ impl FirstBuilder {
         }
     }
 
-    /// Builds with the files, or with those that were accepted last if the files have faults or an Envoy
-    /// refused them.
+    /// Builds with the files, or with those that were accepted last if the files have faults, take too much
+    /// away or were refused by an Envoy.
     fn first(
         &mut self,
         files: Result<Files, Vec<Violation>>,
@@ -148,8 +153,12 @@ impl FirstBuilder {
                 (None, Some(built.inputs), vec![refused_files(None, message)], usable)
             }
             Ok(built) => {
-                let (refused, refused_by_envoy) = (None, None);
-                return Ok(FirstConfig { built, refused, refused_by_envoy, violations: Vec::new() });
+                let violations = last_files.map_or_else(Vec::new, |last| self.losses(last, &built));
+                if violations.is_empty() {
+                    let (refused, refused_by_envoy) = (None, None);
+                    return Ok(FirstConfig { built, refused, refused_by_envoy, violations });
+                }
+                (Some(built.inputs), None, violations, last_files.cloned())
             }
             Err((refused, violations)) => {
                 (refused.map(|refused| *refused), None, violations, last_files.cloned())
@@ -158,6 +167,24 @@ impl FirstBuilder {
         match usable.map(|files| self.build(files)) {
             Some(Ok(built)) => Ok(FirstConfig { built, refused, refused_by_envoy, violations }),
             _ => Err(violations),
+        }
+    }
+
+    /// Returns the faults because of which files must not take the place of those that were accepted last.
+    /// If the latter cannot be built any more, such as by a stricter version, there is nothing to compare with.
+    fn losses(&self, last_files: &Files, new: &Built) -> Vec<Violation> {
+        let Built { inputs, build } = new;
+        if *last_files == inputs.files {
+            return Vec::new();
+        }
+        let mut before = Inputs { files: last_files.clone(), ..inputs.clone() };
+        let after = (&inputs.files, &**build);
+        match build_resolved(&mut before, Some(build), Reading::Missing) {
+            Ok(before) => removal::refusals((last_files, &before), after, &self.loss_limits),
+            Err(faults) => {
+                warn!(faults = faults.len(), "the files that were accepted last cannot be used any more");
+                removal::refusals_of_nothing(last_files, after, &self.loss_limits)
+            }
         }
     }
 

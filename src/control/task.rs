@@ -14,6 +14,7 @@ use crate::control::operation::{
     AcceptedWrite, Decision, Operation, OperationReply as _, WriteError, WriteRequest,
 };
 use crate::control::staging::Staging;
+use crate::inspect::removal::AllowedLosses;
 use crate::model::overrides::OverridesByUpstream;
 use crate::store::{self, KeptAnswer, Store};
 
@@ -21,8 +22,8 @@ use crate::store::{self, KeptAnswer, Store};
 pub(super) enum Task {
     /// Change of the files.
     Files(Result<Files, Vec<Violation>>),
-    /// Reload of the files by request, even if they did not change.
-    Reload(Result<Files, Vec<Violation>>, oneshot::Sender<()>),
+    /// Reload of the files by request, even if they did not change, with the losses that are meant.
+    Reload(Result<Files, Vec<Violation>>, AllowedLosses, oneshot::Sender<()>),
     /// Change of the endpoint overrides.
     Overrides(OverridesByUpstream, oneshot::Sender<()>),
     /// Plan, which changes nothing.

@@ -13,6 +13,7 @@ use crate::config::edit::EntityChange;
 use crate::control::operation::{Decision, DesiredConfig, OperationReply};
 use crate::control::start::Start;
 use crate::envoy::ResourceType;
+use crate::inspect::removal::LossLimits;
 use crate::model::name::Name;
 use crate::nodes::Nodes;
 use crate::source::resolve::DnsResolver;
@@ -42,6 +43,7 @@ async fn started(store: Arc<dyn Store>) -> (Control, Arc<Cache>) {
         events: Events::default(),
         metrics: Metrics::default(),
         nodes: Nodes::default(),
+        loss_limits: LossLimits::default(),
     };
     let runtime = tokio::runtime::Handle::current();
     let started = tokio::task::spawn_blocking(move || Control::start(start, &runtime));

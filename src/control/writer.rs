@@ -22,6 +22,7 @@ use crate::control::revisions::RevisionLog;
 use crate::control::rollout::{Rejection, RolloutQueue};
 use crate::control::staging::Staging;
 use crate::control::task::Task;
+use crate::inspect::removal::AllowedLosses;
 
 /// State of the writer's thread.
 pub(super) struct Writer {
@@ -90,10 +91,10 @@ impl Writer {
     fn perform(&mut self, task: Task, queue: &mut mpsc::UnboundedReceiver<Task>) -> Option<Task> {
         match task {
             Task::Write(write) => return self.write(write, queue),
-            Task::Files(read) => self.change_files(read),
-            Task::Reload(read, done) => {
+            Task::Files(read) => self.change_files(read, AllowedLosses::default()),
+            Task::Reload(read, allowed, done) => {
                 self.files.forget_refused();
-                self.change_files(read);
+                self.change_files(read, allowed);
                 // The receiver may be gone with its request.
                 let _ = done.send(());
             }

@@ -44,6 +44,11 @@ impl Fleet {
             expected.matches(value.as_deref())
         })
     }
+
+    /// True if it has the same conditions as another fleet.
+    pub fn selects_alike(&self, other: &Self) -> bool {
+        self.select == other.select
+    }
 }
 
 /// Resolves a declared fleet whose name is already resolved.

@@ -13,11 +13,12 @@ use crate::config::code;
 use crate::config::edit::Files;
 use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
+use crate::source::absence::Absences;
 
-/// Time that a file may stay blank between being truncated and being written.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Interval at which a blank file is read again.
-const AGAIN: Duration = Duration::from_millis(50);
+/// Maximum time for which files are read again while some of them come and go.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Interval at which files are read again while some are absent.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Reads every config file under `paths`.
 ///
@@ -56,21 +57,23 @@ fn read_again(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> 
     if violations.is_empty() { Ok(files) } else { Err(violations) }
 }
 
-/// Reads every config file under `paths`, and waits for files that are being written. A file that had text in
-/// `last` and is blank now was probably truncated to be rewritten. It is read again until it has text, or for
-/// a second at most; then it is taken to be blank on purpose.
+/// Reads every config file under `paths`, and waits for files that are absent for a moment. A file that had
+/// text in `last` and is missing or blank now may be about to be written. All are read again until it has
+/// text, or has been absent for five seconds: then that is meant. A path that cannot be read is reported at once.
 ///
 /// # Errors
 ///
 /// As [`read`].
 pub fn read_settled(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> {
-    let deadline = Instant::now() + PATIENCE;
+    let (mut absences, deadline) = (Absences::default(), Instant::now() + PATIENCE);
     loop {
         let files = read_again(paths, last)?;
-        let had_text = |name: &String| last.get(name).is_some_and(|text| !text.trim().is_empty());
-        let cut = files.iter().any(|(name, text)| text.trim().is_empty() && had_text(name));
-        if !cut || Instant::now() >= deadline {
+        let now = Instant::now();
+        if !absences.are_recent(last, &files, now) {
             return Ok(files);
+        }
+        if now >= deadline {
+            return Ok(absences.filled(last, files));
         }
         std::thread::sleep(AGAIN);
     }
@@ -202,10 +205,6 @@ mod tests {
         let files = read_settled(&paths, &last).expect("reads");
         assert_eq!(files.values().map(|text| &**text).collect::<Vec<_>>(), ["services: []"]);
         writer.join().expect("it wrote");
-
-        std::fs::write(&file, "").expect("truncates");
-        let files = read_settled(&paths, &files).expect("reads");
-        assert_eq!(files.values().map(|text| &**text).collect::<Vec<_>>(), [""], "blank is meant");
     }
 
     #[test]

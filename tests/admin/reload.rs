@@ -102,7 +102,8 @@ async fn what_no_event_tells_of_is_found_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_files_is_a_few_changes() {
     let directory = tempfile::tempdir().unwrap();
-    let understudy = serve(directory.path()).await;
+    let path = directory.path().display().to_string();
+    let understudy = Understudy::serve(&[&path, "--allow-mass-removal"]).await;
     let began = Instant::now();
     for number in 0..5_000 {
         let name = format!("u{number}");

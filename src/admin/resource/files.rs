@@ -1,18 +1,27 @@
 //! Config files: their faults, their findings, and the command to read them again.
 
-use axum::extract::State;
+use axum::Extension;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::access::policy::Principal;
 use crate::access::tokens::Role;
 use crate::admin::http::blocking;
 use crate::admin::http::problem::Problem;
-use crate::admin::route::{ApiRoute, Content};
+use crate::admin::http::request::Parameters;
+use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::state::Admin;
 use crate::config::Violation;
+use crate::inspect::removal::AllowedLosses;
 use crate::source::files;
+
+const ALLOW: QueryParameter = QueryParameter::text(
+    "allow",
+    "Losses that this reload may cause, with commas between them: `empty`, `mass_removal`; needs the role `write`",
+);
 
 /// Returns the routes.
 pub(crate) fn routes() -> Vec<ApiRoute> {
@@ -30,6 +39,7 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
             &[200],
             Content::json::<ReloadView>(),
         )
+        .query(&[ALLOW])
         .fails(&[422, 500, 503]),
     ]
 }
@@ -51,11 +61,23 @@ async fn lint(State(admin): State<Admin>) -> Json<Vec<Violation>> {
     Json(admin.cache.build().violations())
 }
 
-/// Handles `POST /reload`: responds when the files are taken over or refused.
-async fn reload(State(admin): State<Admin>) -> Result<Json<ReloadView>, Problem> {
+/// Handles `POST /reload?allow=`: responds when the files are taken over or refused.
+async fn reload(
+    State(admin): State<Admin>,
+    Extension(principal): Extension<Principal>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<ReloadView>, Problem> {
+    let allowed = allowed_losses(query.as_deref())?;
+    // A decision on what is to be served, unlike a mere reload.
+    if allowed != AllowedLosses::default()
+        && let Err(denial) = principal.require(Role::Write)
+    {
+        admin.metrics.refused("role");
+        return Err(Problem::new(StatusCode::FORBIDDEN, denial.to_string()));
+    }
     let paths = admin.paths.clone();
     let read = blocking::run(move || Ok(files::read(&paths))).await?;
-    admin.control.reload(read).await?;
+    admin.control.reload(read, allowed).await?;
     let revision = admin.store.revision();
     let violations = admin.control.violations();
     if violations.is_empty() {
@@ -63,4 +85,23 @@ async fn reload(State(admin): State<Admin>) -> Result<Json<ReloadView>, Problem>
     }
     let detail = "the files were refused; the last good config keeps serving";
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with(violations))
+}
+
+/// Returns the losses that `allow` names.
+fn allowed_losses(query: Option<&str>) -> Result<AllowedLosses, Problem> {
+    let mut query = Parameters::parse(query);
+    let words = query.take_all("allow");
+    query.end()?;
+    let mut allowed = AllowedLosses::default();
+    for word in words.iter().flat_map(|words| words.split(',')) {
+        match word {
+            "empty" => allowed.empty = true,
+            "mass_removal" => allowed.mass_removal = true,
+            _ => {
+                let detail = format!("`allow` takes `empty` and `mass_removal`, not `{word}`");
+                return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+            }
+        }
+    }
+    Ok(allowed)
 }

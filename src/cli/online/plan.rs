@@ -15,6 +15,7 @@ use crate::cli::output::{Format, FormatOptions};
 use crate::cli::print;
 use crate::config::Violation;
 use crate::inspect::plan::{self, Plan};
+use crate::inspect::removal::{self, LossLimits};
 use crate::source::files;
 
 /// Options of `understudy plan`.
@@ -77,7 +78,8 @@ fn against(options: &Options, build: Option<Build>) -> anyhow::Result<ExitCode> 
     };
     match check::build(&options.against) {
         Ok(base) => {
-            let plan = Plan::new(&plan::file_edits(&base, &build), &base, &build);
+            let mut plan = Plan::new(&plan::file_edits(&base, &build), &base, &build);
+            plan.changes.extend(removal::planned(&base, &build, &LossLimits::default()));
             finish(&serde_json::to_value(plan)?, options)
         }
         Err(violations) => refuse(&violations),

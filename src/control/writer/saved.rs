@@ -12,13 +12,14 @@ use crate::control::pending::{Accepted, PendingChange};
 use crate::control::revisions::{authors, new_revision, summary};
 use crate::control::writer::Writer;
 use crate::inspect::plan;
+use crate::inspect::removal::{self, AllowedLosses};
 use crate::store::{self, Commit, Revision, RevisionSource};
 
 impl Writer {
-    /// Applies the files that were read, or reports their faults.
-    pub(super) fn change_files(&mut self, read: Result<Files, Vec<Violation>>) {
+    /// Applies the files that were read, or reports their faults. `allowed` are losses that are meant.
+    pub(super) fn change_files(&mut self, read: Result<Files, Vec<Violation>>, allowed: AllowedLosses) {
         if let Some(files) = self.files.changed(read, &self.desired.inputs) {
-            self.try_files(files);
+            self.try_files(files, allowed);
         }
         self.files.publish_named_files(&self.desired.inputs);
     }
@@ -26,15 +27,21 @@ impl Writer {
     /// Tries refused files again: what they lacked may be there now.
     pub(super) fn retry_refused_files(&mut self) {
         if let Some(refused) = self.files.refused.take() {
-            self.try_files(refused.files);
+            self.try_files(refused.files, AllowedLosses::default());
         }
     }
 
     /// Builds, records and publishes the files, or reports their faults.
-    fn try_files(&mut self, files: Files) {
+    fn try_files(&mut self, files: Files, allowed: AllowedLosses) {
+        let limits = self.desired.loss_limits.lifted(allowed);
         loop {
             let mut inputs = Inputs { files: files.clone(), ..self.desired.inputs.clone() };
-            let build = match self.desired.build(&mut inputs, Reading::Anew) {
+            let outcome = self.desired.build(&mut inputs, Reading::Anew).and_then(|build| {
+                let before = (&self.desired.inputs.files, &*self.desired.build);
+                let losses = removal::refusals(before, (&inputs.files, &build), &limits);
+                if losses.is_empty() { Ok(build) } else { Err(losses) }
+            });
+            let build = match outcome {
                 Ok(build) => build,
                 Err(violations) => {
                     self.files.refused = Some(inputs);
