@@ -91,6 +91,10 @@ pub const GRPC_WITHOUT_HTTP2: &str = "US171";
 pub const DECLARED_TWICE: &str = "US172";
 /// Files that an Envoy refused.
 pub const REFUSED_BY_ENVOY: &str = "US190";
+/// A change that would leave a fleet without listeners or routes.
+pub const EMPTIED_FLEET: &str = "US191";
+/// A change that would take away too large a share of the routes, upstreams or targets.
+pub const MASS_REMOVAL: &str = "US192";
 
 const fn info(id: &'static str, title: &'static str) -> Code {
     Code { id, level: Level::Info, title }
@@ -203,6 +207,8 @@ pub const CODES: &[Code] = &[
     error(GRPC_WITHOUT_HTTP2, "a gRPC check of targets that speak HTTP/1.1"),
     error(DECLARED_TWICE, "something is declared twice of which there is one"),
     error(REFUSED_BY_ENVOY, "files that an Envoy refused"),
+    error(EMPTIED_FLEET, "files that would leave a fleet without listeners or routes where it has some"),
+    error(MASS_REMOVAL, "files that would take away too many routes, upstreams or targets at once"),
 ];
 
 /// Returns a code by its id, at compile time.

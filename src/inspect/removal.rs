@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::build::Build;
+use crate::config::code;
 use crate::config::document::Kind;
 use crate::config::edit::{EditAction, Files};
 use crate::config::{Level, Violation};
@@ -16,12 +17,6 @@ use crate::model::Model;
 use crate::model::documents::Documents;
 use crate::model::listener::{Listener, ProtocolSettings};
 use crate::model::name::Name;
-
-/// Code of a fleet that would be left without listeners or routes.
-const EMPTY: &str = "US191";
-
-/// Code of too large a share that would go.
-const MASS_REMOVAL: &str = "US192";
 
 /// Minimum number of removed entities that is refused.
 const MIN_REMOVED: usize = 10;
@@ -142,8 +137,8 @@ impl Loss {
 
     fn code(&self) -> &'static str {
         match self {
-            Self::Empty { .. } => EMPTY,
-            Self::Share { .. } => MASS_REMOVAL,
+            Self::Empty { .. } => code::EMPTIED_FLEET,
+            Self::Share { .. } => code::MASS_REMOVAL,
         }
     }
 

@@ -277,7 +277,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US191",
-        "files that would leave a fleet without listeners or routes where it has some",
         "Its Envoys would close their ports or answer 404 to all. Mostly a file was deleted, a volume is not mounted, or a template came out empty.",
         "bring back what is missing; or, if this is meant, reload with `POST /reload?allow=empty` or start with `--allow-empty`",
         "",
@@ -285,7 +284,6 @@ pub(super) const FAULTS: &[Explanation] = &[
     ),
     fault(
         "US192",
-        "files that would take away too many routes, upstreams or targets at once",
         "Mostly a generator lost its source. From ten on, no more than half of a kind may go (`--max-removal`).",
         "bring back what is missing; or, if this is meant, reload with `POST /reload?allow=mass_removal` or start with `--allow-mass-removal`",
         "",
