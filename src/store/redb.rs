@@ -2,12 +2,13 @@
 
 mod backup;
 mod commit;
+mod directory;
 mod encoding;
 mod file;
 pub mod restore;
 mod tables;
 
-use std::fs;
+use std::fs::File;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::config::document::Kind;
 use crate::config::edit::Files;
+use crate::store::redb::directory::{create_directory, lock_directory};
 use crate::store::redb::tables::{
     ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REFUSED_FILES, REVISIONS, TOKENS,
 };
@@ -37,6 +39,8 @@ pub struct RedbStore {
     revision: watch::Sender<u64>,
     /// Time of the last removal of expired answers; locked during a commit.
     swept: Mutex<Timestamp>,
+    /// Lock of the data directory, held while the store is open.
+    _lock: File,
 }
 
 impl RedbStore {
@@ -47,13 +51,16 @@ impl RedbStore {
     /// Fails if the directory cannot be used, is in use, is damaged, or was written by a newer version.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let path = directory.to_owned();
-        fs::create_dir_all(&path).map_err(|source| Error::Directory { path: path.clone(), source })?;
+        create_directory(&path)?;
+        let lock = lock_directory(&path)?;
+        file::create_if_missing(&path)?;
         let database = file::open(&path)?;
         let store = Self {
             database: Mutex::new(Some(Arc::new(database))),
             path,
             revision: watch::Sender::new(0),
             swept: Mutex::new(Timestamp::UNIX_EPOCH),
+            _lock: lock,
         };
         store.revision.send_replace(store.last_revision()?);
         Ok(store)

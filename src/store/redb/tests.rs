@@ -1,8 +1,10 @@
 //! Durability of commits, and errors of files that cannot be used.
 
+use std::fs;
+
 use serde_json::json;
 
-use super::file::FILE;
+use super::directory::{DRAFT, FILE};
 use super::tables::{VERSION, VERSION_KEY};
 use super::*;
 use crate::config::edit::Edit;
@@ -189,6 +191,38 @@ fn a_file_that_was_cut_short_is_refused_or_is_as_it_was_before() {
     }
     fs::write(&file, "this is no database, and it is longer than a header would be").expect("writes");
     assert!(matches!(RedbStore::open(directory.path()), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_database_of_no_bytes_is_damaged_and_stays_as_it_was_found() {
+    let directory = directory();
+    let file = directory.path().join(FILE);
+    fs::write(&file, "").expect("writes");
+    assert!(matches!(RedbStore::open(directory.path()), Err(Error::Corrupt { .. })));
+    assert_eq!(fs::read(&file).expect("reads"), b"");
+    let backup = directory.path().join("backup");
+    fs::write(&backup, "").expect("writes");
+    let restored = restore::restore(&backup, directory.path(), true);
+    assert!(matches!(restored, Err(Error::NoBackup { .. })), "{restored:?}");
+}
+
+#[test]
+fn a_first_start_that_ended_early_leaves_what_can_start() {
+    let directory = directory();
+    let draft = directory.path().join(DRAFT);
+    fs::write(&draft, "a part of a database").expect("writes");
+    let store = RedbStore::open(directory.path()).expect("opens");
+    store.commit(store.revision(), &revision(1)).expect("commits");
+    assert!(!draft.exists());
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_not_replaced_by_a_new_database() {
+    let (directory, other) = (directory(), directory());
+    let (file, elsewhere) = (directory.path().join(FILE), other.path().join("elsewhere"));
+    std::os::unix::fs::symlink(&elsewhere, &file).expect("links");
+    assert!(matches!(RedbStore::open(directory.path()), Err(Error::Database { .. })));
+    assert!(fs::symlink_metadata(&file).expect("it is there").is_symlink());
 }
 
 #[test]
