@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::config::document::Kind;
 use crate::config::edit::Files;
-use crate::store::redb::directory::{create_directory, lock_directory};
+use crate::store::redb::directory::{close_to_others, create_directory, lock_directory};
 use crate::store::redb::tables::{
     ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REFUSED_FILES, REVISIONS, TOKENS,
 };
@@ -44,7 +44,7 @@ pub struct RedbStore {
 }
 
 impl RedbStore {
-    /// Opens the database in `directory`, or creates both.
+    /// Opens the database in `directory`, or creates both. Other users lose their access to them.
     ///
     /// # Errors
     ///
@@ -53,6 +53,7 @@ impl RedbStore {
         let path = directory.to_owned();
         create_directory(&path)?;
         let lock = lock_directory(&path)?;
+        close_to_others(&path);
         file::create_if_missing(&path)?;
         let database = file::open(&path)?;
         let store = Self {

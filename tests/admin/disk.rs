@@ -1,10 +1,62 @@
-//! Tests of the data directory: a start on what is left of it.
+//! Tests of the data directory: who may read it, and a start on what is left of it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::harness::{Process, understudy};
 use crate::stage::shop;
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_may_read_the_data_and_its_backups() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("of/new/data");
+    // The most that a process may be given.
+    let start = async || {
+        let script = format!(
+            "umask 0; exec {} serve --xds 127.0.0.1:0 --admin 127.0.0.1:0 --data {}",
+            env!("CARGO_BIN_EXE_understudy"),
+            data.display()
+        );
+        let process = Process::spawn("understudy", std::process::Command::new("sh").args(["-c", &script]));
+        process.line(0, "ready").await;
+        let admin = process.line(0, "admin ").await;
+        (process, admin)
+    };
+    let (process, admin) = start().await;
+    let check = || {
+        assert_eq!(mode(&data), 0o700, "{}", data.display());
+        for entry in fs::read_dir(&data).unwrap() {
+            let path = entry.unwrap().path();
+            assert_eq!(mode(&path), if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+        }
+    };
+    check();
+    let backup = root.path().join("backup");
+    let script = format!(
+        "umask 0; exec {} backup {} --admin {admin}",
+        env!("CARGO_BIN_EXE_understudy"),
+        backup.display()
+    );
+    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(mode(&backup), 0o600, "a backup");
+    drop(process);
+
+    // Those of an older version are closed at the next start, and the log says so.
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(data.join("understudy.redb"), fs::Permissions::from_mode(0o644)).unwrap();
+    let (mut process, _) = start().await;
+    check();
+    process.kill();
+    let log = process.log();
+    assert!(log.contains("the data directory was open to other users"), "{log}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_any_moment_of_the_first_start_leaves_what_can_start() {

@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase, TableError};
 
 use crate::store::Error;
-use crate::store::redb::directory::{DRAFT, FILE, sync_directory};
+use crate::store::redb::directory::{DRAFT, FILE, create_file, sync_directory};
 use crate::store::redb::tables::{
     ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REVISIONS, TOKENS, VERSION, VERSION_KEY,
 };
@@ -34,7 +35,7 @@ fn create(directory: &Path, file: &Path) -> Result<(), redb::Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         outcome => outcome?,
     }
-    let database = builder().create(&draft)?;
+    let database = builder().create_with_backend(FileBackend::new(create_file(&draft)?)?)?;
     prepare(&database)?;
     drop(database);
     File::open(&draft)?.sync_all()?;

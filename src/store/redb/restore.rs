@@ -1,12 +1,15 @@
 //! Restoration of a data directory from a backup.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use redb::Database;
 
 use crate::store::redb::RedbStore;
-use crate::store::redb::directory::{FILE, STAGED, create_directory, failed, lock_directory, sync_directory};
+use crate::store::redb::directory::{
+    FILE, STAGED, close_to_others, create_directory, create_file, failed, lock_directory, sync_directory,
+};
 use crate::store::{Error, Store as _, StoredState};
 
 /// Replaces the state in `directory` by a backup. The backup is read to its end before anything is changed,
@@ -20,6 +23,7 @@ pub fn restore(backup: &Path, directory: &Path, force: bool) -> Result<StoredSta
     create_directory(directory)?;
     // Held until the new file is in place, so that no other process serves the old one meanwhile.
     let _lock = lock_directory(directory)?;
+    close_to_others(directory);
     let place = directory.join(FILE);
     if place.exists() && !force {
         return Err(Error::Occupied { path: directory.to_owned() });
@@ -46,7 +50,7 @@ pub fn restore(backup: &Path, directory: &Path, force: bool) -> Result<StoredSta
 fn stage(backup: &Path, directory: &Path) -> Result<StoredState, Error> {
     let _ = fs::remove_dir_all(directory);
     create_directory(directory)?;
-    fs::copy(backup, directory.join(FILE)).map_err(failed(backup))?;
+    copy_file(backup, &directory.join(FILE)).map_err(failed(backup))?;
     let store = RedbStore::open(directory).map_err(|error| match error {
         Error::Corrupt { source, .. } => Error::NoBackup { path: backup.to_owned(), source },
         error => error,
@@ -54,7 +58,13 @@ fn stage(backup: &Path, directory: &Path) -> Result<StoredState, Error> {
     let state = store.load()?;
     store.revisions(1..=u64::MAX)?;
     drop(store);
-    let file = fs::File::open(directory.join(FILE));
+    let file = File::open(directory.join(FILE));
     file.and_then(|file| file.sync_all()).map_err(failed(directory))?;
     Ok(state)
+}
+
+/// Copies the content of a file, whatever its mode is.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let (mut from, mut to) = (File::open(from)?, create_file(to)?);
+    io::copy(&mut from, &mut to).map(drop)
 }

@@ -1,6 +1,7 @@
 //! Durability of commits, and errors of files that cannot be used.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
 
@@ -223,6 +224,29 @@ fn a_link_that_leads_nowhere_is_not_replaced_by_a_new_database() {
     std::os::unix::fs::symlink(&elsewhere, &file).expect("links");
     assert!(matches!(RedbStore::open(directory.path()), Err(Error::Database { .. })));
     assert!(fs::symlink_metadata(&file).expect("it is there").is_symlink());
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_data_directory_that_was_open_to_others_is_closed_unless_it_is_shared() {
+    let directory = directory();
+    let (path, file) = (directory.path(), directory.path().join(FILE));
+    drop(RedbStore::open(path).expect("opens"));
+    let open_to_others = || {
+        fs::set_permissions(path, Permissions::from_mode(0o755)).expect("sets");
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("sets");
+    };
+    open_to_others();
+    drop(RedbStore::open(path).expect("opens"));
+    assert_eq!((mode(path), mode(&file)), (0o700, 0o600));
+
+    fs::write(path.join("of another program"), "").expect("writes");
+    open_to_others();
+    drop(RedbStore::open(path).expect("opens"));
+    assert_eq!((mode(path), mode(&file)), (0o755, 0o600));
 }
 
 #[test]
