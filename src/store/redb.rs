@@ -5,6 +5,7 @@ mod commit;
 mod directory;
 mod encoding;
 mod file;
+mod presence;
 pub mod restore;
 mod tables;
 
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use crate::config::document::Kind;
 use crate::config::edit::Files;
 use crate::store::redb::directory::{close_to_others, create_directory, lock_directory};
+use crate::store::redb::presence::PresenceCheck;
 use crate::store::redb::tables::{
     ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REFUSED_FILES, REVISIONS, TOKENS,
 };
@@ -35,6 +37,7 @@ pub struct RedbStore {
     /// None after a failure: its content is known only after it was opened again.
     database: Mutex<Option<Arc<Database>>>,
     path: PathBuf,
+    presence: PresenceCheck,
     /// Number of the last revision that was committed.
     revision: watch::Sender<u64>,
     /// Time of the last removal of expired answers; locked during a commit.
@@ -56,9 +59,11 @@ impl RedbStore {
         close_to_others(&path);
         file::create_if_missing(&path)?;
         let database = file::open(&path)?;
+        let presence = PresenceCheck::new(&path)?;
         let store = Self {
             database: Mutex::new(Some(Arc::new(database))),
             path,
+            presence,
             revision: watch::Sender::new(0),
             swept: Mutex::new(Timestamp::UNIX_EPOCH),
             _lock: lock,
@@ -80,6 +85,8 @@ impl RedbStore {
         if let Some(database) = &*database {
             return Ok(database.clone());
         }
+        // Another database in its place is not this store.
+        self.presence.check()?;
         let opened = Arc::new(file::open(&self.path)?);
         *database = Some(opened.clone());
         Ok(opened)
@@ -106,17 +113,25 @@ impl RedbStore {
         &self,
         write: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, Error> {
-        let database = self.database()?;
-        let outcome = || {
+        self.changing(|database| {
             let transaction = database.begin_write()?;
             let written = write(&transaction)?;
             transaction.commit()?;
             Ok(written)
-        };
-        outcome().map_err(|source| {
+        })
+    }
+
+    /// Changes the database. Its file must be in place before the change, and also after it: a file that was
+    /// removed meanwhile takes the change with it.
+    fn changing<T>(&self, change: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, Error> {
+        self.presence.check()?;
+        let database = self.database()?;
+        let changed = change(&database).map_err(|source| {
             self.close();
             self.error(source)
-        })
+        })?;
+        self.presence.check()?;
+        Ok(changed)
     }
 }
 
@@ -160,11 +175,7 @@ impl Store for RedbStore {
         }
         let now = Timestamp::now();
         let sweeps = !commit.answers.is_empty() && now.duration_since(*swept) >= SWEEP;
-        let database = self.database().inspect_err(|_| self.close())?;
-        commit::write(&database, commit, expected, sweeps).map_err(|source| {
-            self.close();
-            self.error(source)
-        })?;
+        self.changing(|database| commit::write(database, commit, expected, sweeps))?;
         if sweeps {
             *swept = now;
         }
@@ -282,6 +293,10 @@ impl Store for RedbStore {
     fn backup(&self, to: &Path) -> Result<(), Error> {
         let failed = |source| Error::Database { path: to.to_owned(), source: Box::new(source) };
         backup::copy(&*self.database()?, to).map_err(failed)
+    }
+
+    fn health(&self) -> Result<(), Error> {
+        self.presence.check()
     }
 }
 

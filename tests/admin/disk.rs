@@ -1,11 +1,13 @@
-//! Tests of the data directory: who may read it, and a start on what is left of it.
+//! Tests of the data directory: who may read it, a start on what is left of it, and its loss while it is used.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::harness::{Process, understudy};
+use serde_json::json;
+
+use crate::harness::{PATIENCE, Process, Understudy, eventually, understudy};
 use crate::stage::shop;
 
 fn mode(path: &Path) -> u32 {
@@ -71,6 +73,56 @@ async fn a_kill_at_any_moment_of_the_first_start_leaves_what_can_start() {
         let again = Process::spawn("understudy again", understudy(&arguments).arg(&data));
         again.line(0, "ready").await;
     }
+}
+
+/// Checks that nothing is acknowledged any more, while what was is served.
+async fn acknowledges_nothing(understudy: &Understudy) {
+    eventually(PATIENCE, "it is not ready", async || match understudy.get("/readyz").await {
+        (503, problem) if problem.to_string().contains("data directory") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let (status, problem) = understudy.put("/upstreams/new", json!({})).await;
+    assert_eq!(status, 507, "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("data directory"), "{detail}");
+    assert_eq!(understudy.get("/upstreams/new").await.0, 404);
+    assert_eq!(understudy.get("/upstreams/shop").await.0, 200, "reads go on");
+    assert_eq!(understudy.get("/livez").await.0, 200);
+    let backup = understudy.request(http::Method::GET, "/backup").send().await.unwrap();
+    assert_eq!(backup.status(), 200, "what is open is not lost yet");
+    let (status, problem) = understudy.post("/tokens", json!({"name": "new", "role": "read"})).await;
+    assert_eq!(status, 507, "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_is_removed_acknowledges_nothing_more() {
+    let understudy = shop(&[]).await;
+    fs::remove_dir_all(understudy.data()).unwrap();
+    // The first write after it is refused too, however soon.
+    assert_eq!(understudy.put("/upstreams/soon", json!({})).await.0, 507);
+    acknowledges_nothing(&understudy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_is_replaced_acknowledges_nothing_until_it_returns() {
+    let understudy = shop(&[]).await;
+    let mut other = Understudy::serve(&[]).await;
+    other.kill();
+    let aside = tempfile::tempdir().unwrap();
+    let (file, kept) = (understudy.data().join("understudy.redb"), aside.path().join("understudy.redb"));
+    // A hard link: it is the file that is open, elsewhere.
+    fs::hard_link(&file, &kept).unwrap();
+    fs::remove_file(&file).unwrap();
+    fs::copy(other.data().join("understudy.redb"), &file).unwrap();
+    acknowledges_nothing(&understudy).await;
+    fs::rename(&kept, &file).unwrap();
+    eventually(PATIENCE, "it is ready again", async || match understudy.get("/readyz").await {
+        (200, _) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(understudy.put("/upstreams/new", json!({})).await.0, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -226,6 +226,48 @@ fn a_link_that_leads_nowhere_is_not_replaced_by_a_new_database() {
     assert!(fs::symlink_metadata(&file).expect("it is there").is_symlink());
 }
 
+#[test]
+fn a_database_that_was_removed_or_replaced_is_read_and_not_changed_until_it_returns() {
+    let (directory, other) = (directory(), directory());
+    let store = RedbStore::open(directory.path()).expect("opens");
+    store.commit(0, &revision(1)).expect("commits");
+    drop(RedbStore::open(other.path()).expect("opens"));
+    let (place, aside) = (directory.path().join(FILE), other.path().join("aside"));
+    fs::rename(&place, &aside).expect("moves it away");
+    let record = Record { kind: "kind", key: "key".into(), value: Some(json!(1)) };
+    let token = TokenRecord {
+        name: "name".into(),
+        role: "read".into(),
+        created: Timestamp::UNIX_EPOCH,
+        hash: vec![1; 32],
+    };
+    let refuses = || {
+        let outcomes = [
+            store.health(),
+            store.commit(1, &revision(2)),
+            store.put_records(std::slice::from_ref(&record)),
+            store.add_token(&token).map(drop),
+            store.remove_token("name").map(drop),
+        ];
+        for outcome in outcomes {
+            assert!(matches!(outcome, Err(Error::Gone { .. })), "{outcome:?}");
+        }
+    };
+    refuses();
+    fs::copy(other.path().join(FILE), &place).expect("puts another one there");
+    refuses();
+    assert_eq!(names(&store), ["1"], "it is read");
+    // After a failure of the disk, the one that is there now is not opened instead.
+    store.close();
+    refuses();
+    assert!(matches!(store.load(), Err(Error::Gone { .. })));
+
+    fs::rename(&aside, &place).expect("puts it back");
+    store.health().expect("it is in place");
+    assert_eq!((names(&store), store.records().expect("reads").len()), (vec!["1".to_owned()], 0));
+    store.commit(1, &revision(2)).expect("commits");
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("it is there").permissions().mode() & 0o7777
 }
