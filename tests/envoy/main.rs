@@ -10,6 +10,7 @@ mod harness;
 mod stage;
 mod tls;
 
+mod absence;
 mod access_log;
 mod acked;
 mod balancer;
