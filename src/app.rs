@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::access::identity::IdentityRule;
 use crate::access::incoming::Incoming;
@@ -53,6 +53,9 @@ const BACKLOG: u32 = 4096;
 /// Time limits at shutdown: for requests under way, then for the last bytes of their responses.
 const GRACE: Duration = Duration::from_secs(10);
 const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// Interval at which the health of the store is checked.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Settings of the control plane. The default has the values that `serve` uses without options.
 #[derive(Debug, Clone)]
@@ -186,6 +189,7 @@ impl App {
         servers.spawn(supervise(core.supervisor.clone(), loads));
         servers.spawn(notify(notifier.clone(), events.clone(), core.cache.clone()));
         servers.spawn(serve_xds(ports.xds, discovery, stop));
+        servers.spawn(watch_health(core.store.clone(), gate.clone()));
         let control = core.control.clone();
         gate.open(admin::service(Admin {
             control: core.control,
@@ -427,6 +431,26 @@ async fn serve_xds(
 async fn supervise(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> anyhow::Result<()> {
     tokio::join!(supervisor.run(), supervisor.ingest_reports(loads));
     Ok(())
+}
+
+/// Makes `/readyz` answer 503 while the store cannot be changed.
+async fn watch_health(store: Arc<dyn Store>, gate: AdminGate) -> anyhow::Result<()> {
+    let mut is_healthy = true;
+    loop {
+        let store = store.clone();
+        let health = tokio::task::spawn_blocking(move || store.health()).await?;
+        match &health {
+            Err(error) if is_healthy => {
+                let error = error as &dyn std::error::Error;
+                error!(error, "nothing can be changed any more; what is served stays");
+            }
+            Ok(()) if !is_healthy => info!("changes are accepted again"),
+            _ => {}
+        }
+        is_healthy = health.is_ok();
+        gate.set_unready(health.err().map(|error| format!("{:#}", anyhow::Error::new(error))));
+        tokio::time::sleep(HEALTH_INTERVAL).await;
+    }
 }
 
 async fn notify(notifier: Notifier, events: Events, cache: Arc<Cache>) -> anyhow::Result<()> {

@@ -99,6 +99,13 @@ pub trait Store: Debug + Send + Sync {
     ///
     /// Fails if the store cannot be read or the file cannot be written.
     fn backup(&self, to: &Path) -> Result<(), Error>;
+
+    /// Checks that a change could be made durable, as far as that shows without one.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the error that a change would get.
+    fn health(&self) -> Result<(), Error>;
 }
 
 /// State from which a control plane starts.
@@ -270,6 +277,15 @@ pub enum Error {
         /// Error of the database.
         #[source]
         source: DatabaseError,
+    },
+    /// The database is not in the data directory any more, so changes of it would be lost.
+    #[error(
+        "the data directory {} was removed or replaced; put it back, or restore a backup and start understudy again",
+        path.display()
+    )]
+    Gone {
+        /// Data directory.
+        path: PathBuf,
     },
     /// A restore would overwrite an existing state.
     #[error("the data directory {} holds a state already; say --force to replace it", path.display())]

@@ -4,6 +4,8 @@
 
 #[path = "admin/commands.rs"]
 mod commands;
+#[path = "admin/disk.rs"]
+mod disk;
 #[path = "admin/durability.rs"]
 mod durability;
 #[path = "admin/events.rs"]

@@ -2,12 +2,14 @@
 
 mod backup;
 mod commit;
+mod directory;
 mod encoding;
 mod file;
+mod presence;
 pub mod restore;
 mod tables;
 
-use std::fs;
+use std::fs::File;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +21,8 @@ use tokio::sync::watch;
 
 use crate::config::document::Kind;
 use crate::config::edit::Files;
+use crate::store::redb::directory::{close_to_others, create_directory, lock_directory};
+use crate::store::redb::presence::PresenceCheck;
 use crate::store::redb::tables::{
     ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REFUSED_FILES, REVISIONS, TOKENS,
 };
@@ -33,27 +37,36 @@ pub struct RedbStore {
     /// None after a failure: its content is known only after it was opened again.
     database: Mutex<Option<Arc<Database>>>,
     path: PathBuf,
+    presence: PresenceCheck,
     /// Number of the last revision that was committed.
     revision: watch::Sender<u64>,
     /// Time of the last removal of expired answers; locked during a commit.
     swept: Mutex<Timestamp>,
+    /// Lock of the data directory, held while the store is open.
+    _lock: File,
 }
 
 impl RedbStore {
-    /// Opens the database in `directory`, or creates both.
+    /// Opens the database in `directory`, or creates both. Other users lose their access to them.
     ///
     /// # Errors
     ///
     /// Fails if the directory cannot be used, is in use, is damaged, or was written by a newer version.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let path = directory.to_owned();
-        fs::create_dir_all(&path).map_err(|source| Error::Directory { path: path.clone(), source })?;
+        create_directory(&path)?;
+        let lock = lock_directory(&path)?;
+        close_to_others(&path);
+        file::create_if_missing(&path)?;
         let database = file::open(&path)?;
+        let presence = PresenceCheck::new(&path)?;
         let store = Self {
             database: Mutex::new(Some(Arc::new(database))),
             path,
+            presence,
             revision: watch::Sender::new(0),
             swept: Mutex::new(Timestamp::UNIX_EPOCH),
+            _lock: lock,
         };
         store.revision.send_replace(store.last_revision()?);
         Ok(store)
@@ -72,6 +85,8 @@ impl RedbStore {
         if let Some(database) = &*database {
             return Ok(database.clone());
         }
+        // Another database in its place is not this store.
+        self.presence.check()?;
         let opened = Arc::new(file::open(&self.path)?);
         *database = Some(opened.clone());
         Ok(opened)
@@ -98,17 +113,25 @@ impl RedbStore {
         &self,
         write: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, Error> {
-        let database = self.database()?;
-        let outcome = || {
+        self.changing(|database| {
             let transaction = database.begin_write()?;
             let written = write(&transaction)?;
             transaction.commit()?;
             Ok(written)
-        };
-        outcome().map_err(|source| {
+        })
+    }
+
+    /// Changes the database. Its file must be in place before the change, and also after it: a file that was
+    /// removed meanwhile takes the change with it.
+    fn changing<T>(&self, change: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, Error> {
+        self.presence.check()?;
+        let database = self.database()?;
+        let changed = change(&database).map_err(|source| {
             self.close();
             self.error(source)
-        })
+        })?;
+        self.presence.check()?;
+        Ok(changed)
     }
 }
 
@@ -152,11 +175,7 @@ impl Store for RedbStore {
         }
         let now = Timestamp::now();
         let sweeps = !commit.answers.is_empty() && now.duration_since(*swept) >= SWEEP;
-        let database = self.database().inspect_err(|_| self.close())?;
-        commit::write(&database, commit, expected, sweeps).map_err(|source| {
-            self.close();
-            self.error(source)
-        })?;
+        self.changing(|database| commit::write(database, commit, expected, sweeps))?;
         if sweeps {
             *swept = now;
         }
@@ -274,6 +293,10 @@ impl Store for RedbStore {
     fn backup(&self, to: &Path) -> Result<(), Error> {
         let failed = |source| Error::Database { path: to.to_owned(), source: Box::new(source) };
         backup::copy(&*self.database()?, to).map_err(failed)
+    }
+
+    fn health(&self) -> Result<(), Error> {
+        self.presence.check()
     }
 }
 

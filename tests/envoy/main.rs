@@ -18,6 +18,7 @@ mod canary;
 mod changes;
 mod connections;
 mod control_tls;
+mod damage;
 mod detection;
 mod dns;
 mod durability;

@@ -280,12 +280,39 @@ impl Understudy {
         self.process.kill();
     }
 
-    /// Kills the process if it still runs, and starts it again with the same data, arguments and ports.
-    pub async fn restart(&mut self) {
+    fn spawn_again(&mut self) {
         self.process.kill();
         let Self { data, environment, arguments, .. } = &*self;
         self.process = Self::spawn((self.xds, self.admin), data.path(), environment, arguments);
+    }
+
+    /// Kills the process if it still runs, and starts it again with the same data, arguments and ports.
+    pub async fn restart(&mut self) {
+        self.spawn_again();
         Self::read_addresses(&self.process).await;
+    }
+
+    /// Kills the process if it still runs, and starts it again. Returns everything it printed if it ends with
+    /// the exit code 1 instead.
+    pub async fn try_restart(&mut self) -> Result<(), String> {
+        self.spawn_again();
+        let outcome = eventually(PATIENCE, "it is ready or ends", async || {
+            if self.process.stdout.borrow().iter().any(|line| line == "ready") {
+                return Ok(None);
+            }
+            let status = self.process.child.try_wait().map_err(|error| error.to_string())?;
+            status.map(Some).ok_or_else(|| "it runs and is not ready".to_owned())
+        });
+        let Some(status) = outcome.await else { return Ok(()) };
+        // Its output is complete once its readers have ended.
+        self.process.kill();
+        assert_eq!(status.code(), Some(1), "{}", self.process.log());
+        Err(self.process.log())
+    }
+
+    /// Does the same as [`Self::try_restart`]. It must fail.
+    pub async fn fails_to_start(&mut self) -> String {
+        self.try_restart().await.expect_err("it is not ready")
     }
 
     /// Kills the process if it still runs, and starts it with these arguments in place of the former ones.

@@ -1,10 +1,11 @@
 //! Gate of the admin port: refuses requests before there is an API, and drains them at shutdown.
 //!
 //! The port is bound before the first build, which takes time because host names are resolved. Requests in that time
-//! are refused with 503 at once. At shutdown `/readyz` answers 503 first, and requests in progress are completed.
+//! are refused with 503 at once. While nothing can be changed, `/readyz` answers 503 and everything else is served. At
+//! shutdown `/readyz` answers 503 first, and requests in progress are completed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,14 +26,27 @@ pub struct AdminGate(Arc<GateState>);
 struct GateState {
     api: OnceLock<NormalizePath<Router>>,
     is_closing: AtomicBool,
+    /// Reason for which nothing can be changed; none while changes are accepted.
+    unready: Mutex<Option<String>>,
     /// Number of requests without a response.
     in_progress: watch::Sender<usize>,
+}
+
+impl GateState {
+    fn unready(&self) -> Option<String> {
+        self.unready.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl AdminGate {
     /// Opens the gate: from now on requests go to this API.
     pub fn open(&self, api: NormalizePath<Router>) {
         self.0.api.get_or_init(|| api);
+    }
+
+    /// Makes `/readyz` answer 503 with this reason, or 200 again if there is none.
+    pub fn set_unready(&self, reason: Option<String>) {
+        *self.0.unready.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     /// Makes `/readyz` answer 503. Returns when no request is in progress any more, or after `patience`.
@@ -60,6 +74,11 @@ impl AdminGate {
         };
         if path == "/readyz" && self.0.is_closing.load(Ordering::Relaxed) {
             return not_ready("it is shutting down");
+        }
+        if path == "/readyz"
+            && let Some(reason) = self.0.unready()
+        {
+            return not_ready(&reason);
         }
         let _in_progress = RequestInProgress::begin(&self.0);
         let Ok(response) = api.clone().oneshot(request).await;

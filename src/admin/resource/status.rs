@@ -16,7 +16,7 @@ use crate::model::name::Name;
 /// Returns the routes.
 pub(crate) fn routes() -> Vec<ApiRoute> {
     let ready_summary =
-        "200 from the first build that is served until it shuts down, also while files are broken";
+        "200 while a build is served and the data directory is in place, also while files are broken";
     let probe = || Content::other("text/plain");
     vec![
         ApiRoute::get(

@@ -1,5 +1,6 @@
 //! `understudy revisions` and `rollback`, `backup` and `restore`.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -132,7 +133,9 @@ pub(crate) async fn rollback(options: RollbackOptions) -> anyhow::Result<ExitCod
 pub(crate) async fn backup(options: BackupOptions) -> anyhow::Result<ExitCode> {
     let bytes = options.server.client()?.bytes("/backup").await?;
     let write = || {
-        let mut file = std::fs::File::create_new(&options.file)?;
+        // It holds secrets, so only its owner may read it.
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&options.file)?;
         std::io::Write::write_all(&mut file, &bytes)?;
         file.sync_all()
     };

@@ -2,14 +2,16 @@
 
 use std::path::Path;
 
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, Table};
 
+use crate::store::redb::directory::create_file;
 use crate::store::redb::tables::{ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REVISIONS, TOKENS};
 
-/// Copies all tables, as of this moment, to a file that does not exist yet.
+/// Copies all tables, as of this moment, to a file that does not exist yet and that only its owner may read.
 pub(super) fn copy(database: &Database, to: &Path) -> Result<(), redb::Error> {
     let from = database.begin_read()?;
-    let copy = Database::create(to)?;
+    let copy = Database::builder().create_with_backend(FileBackend::new(create_file(to)?)?)?;
     let into = copy.begin_write()?;
     copy_table(&from.open_table(FORMAT)?, &mut into.open_table(FORMAT)?)?;
     copy_table(&from.open_table(ENTITIES)?, &mut into.open_table(ENTITIES)?)?;

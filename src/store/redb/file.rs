@@ -1,26 +1,58 @@
-//! Database file: opened, created, or brought to the current format.
+//! Database file: created whole, opened, and brought to the current format.
 
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use redb::{Database, ReadableDatabase, TableError};
+use redb::backends::FileBackend;
+use redb::{Builder, Database, ReadableDatabase, TableError};
 
 use crate::store::Error;
+use crate::store::redb::directory::{DRAFT, FILE, create_file, sync_directory};
 use crate::store::redb::tables::{
     ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REVISIONS, TOKENS, VERSION, VERSION_KEY,
 };
 
-/// Name of the file in the data directory.
-pub(super) const FILE: &str = "understudy.redb";
-
 /// Bytes of the database that are kept in memory. Whatever is read often is in memory in another form.
 const CACHE: usize = 4 << 20;
 
-/// Opens the database in the data directory, or creates it.
+/// Creates the database in the data directory if there is none. It gets its name only when it is whole, so a
+/// crash leaves no database or a whole one. The directory must be locked.
+pub(super) fn create_if_missing(directory: &Path) -> Result<(), Error> {
+    let file = directory.join(FILE);
+    // A link that leads nowhere is not replaced: what it leads to may return.
+    match fs::symlink_metadata(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        _ => return Ok(()),
+    }
+    let failed = |source: redb::Error| Error::Database { path: directory.to_owned(), source: source.into() };
+    create(directory, &file).map_err(failed)
+}
+
+fn create(directory: &Path, file: &Path) -> Result<(), redb::Error> {
+    let draft = directory.join(DRAFT);
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        outcome => outcome?,
+    }
+    let database = builder().create_with_backend(FileBackend::new(create_file(&draft)?)?)?;
+    prepare(&database)?;
+    drop(database);
+    File::open(&draft)?.sync_all()?;
+    fs::rename(&draft, file)?;
+    Ok(sync_directory(directory)?)
+}
+
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    builder
+}
+
+/// Opens the database in the data directory. An empty file is damaged, like any other part of a database.
 pub(super) fn open(directory: &Path) -> Result<Database, Error> {
     let (path, file) = (directory.to_owned(), directory.join(FILE));
-    // An empty file, as a full disk may have left it, counts as new.
-    let opened = Database::builder().set_cache_size(CACHE).create(&file).map_err(|error| match error {
+    let opened = builder().open(&file).map_err(|error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.clone() },
         error => unusable(&path, &file, error.into()),
     })?;

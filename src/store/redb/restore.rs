@@ -1,13 +1,15 @@
 //! Restoration of a data directory from a backup.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
 use redb::Database;
 
 use crate::store::redb::RedbStore;
-use crate::store::redb::file::FILE;
+use crate::store::redb::directory::{
+    FILE, STAGED, close_to_others, create_directory, create_file, failed, lock_directory, sync_directory,
+};
 use crate::store::{Error, Store as _, StoredState};
 
 /// Replaces the state in `directory` by a backup. The backup is read to its end before anything is changed,
@@ -18,13 +20,15 @@ use crate::store::{Error, Store as _, StoredState};
 /// Fails if the backup cannot be used, if the directory is in use, or if it holds a state and `force` is
 /// false.
 pub fn restore(backup: &Path, directory: &Path, force: bool) -> Result<StoredState, Error> {
-    fs::create_dir_all(directory)
-        .map_err(|source| Error::Directory { path: directory.to_owned(), source })?;
+    create_directory(directory)?;
+    // Held until the new file is in place, so that no other process serves the old one meanwhile.
+    let _lock = lock_directory(directory)?;
+    close_to_others(directory);
     let place = directory.join(FILE);
     if place.exists() && !force {
         return Err(Error::Occupied { path: directory.to_owned() });
     }
-    // Held until the new file is in place, so that no other process serves the old one meanwhile.
+    // Earlier versions lock the file alone.
     let occupied = match Database::open(&place) {
         Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
             return Err(Error::InUse { path: directory.to_owned() });
@@ -32,11 +36,10 @@ pub fn restore(backup: &Path, directory: &Path, force: bool) -> Result<StoredSta
         // A file that cannot be opened may be replaced: that is the purpose of a backup.
         other => other.ok(),
     };
-    let staged = directory.join("restoring");
+    let staged = directory.join(STAGED);
     let outcome = stage(backup, &staged).and_then(|state| {
         fs::rename(staged.join(FILE), &place).map_err(failed(&place))?;
-        let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
-        synced.map_err(failed(directory)).map(|()| state)
+        sync_directory(directory).map_err(failed(directory)).map(|()| state)
     });
     drop(occupied);
     let _ = fs::remove_dir_all(&staged);
@@ -46,8 +49,8 @@ pub fn restore(backup: &Path, directory: &Path, force: bool) -> Result<StoredSta
 /// Copies a backup into a directory of its own and reads it to its end.
 fn stage(backup: &Path, directory: &Path) -> Result<StoredState, Error> {
     let _ = fs::remove_dir_all(directory);
-    fs::create_dir_all(directory).map_err(failed(directory))?;
-    fs::copy(backup, directory.join(FILE)).map_err(failed(backup))?;
+    create_directory(directory)?;
+    copy_file(backup, &directory.join(FILE)).map_err(failed(backup))?;
     let store = RedbStore::open(directory).map_err(|error| match error {
         Error::Corrupt { source, .. } => Error::NoBackup { path: backup.to_owned(), source },
         error => error,
@@ -55,12 +58,13 @@ fn stage(backup: &Path, directory: &Path) -> Result<StoredState, Error> {
     let state = store.load()?;
     store.revisions(1..=u64::MAX)?;
     drop(store);
-    let file = fs::File::open(directory.join(FILE));
+    let file = File::open(directory.join(FILE));
     file.and_then(|file| file.sync_all()).map_err(failed(directory))?;
     Ok(state)
 }
 
-fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Database { path: path.clone(), source: Box::new(redb::Error::Io(source)) }
+/// Copies the content of a file, whatever its mode is.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let (mut from, mut to) = (File::open(from)?, create_file(to)?);
+    io::copy(&mut from, &mut to).map(drop)
 }

@@ -1,8 +1,11 @@
 //! Durability of commits, and errors of files that cannot be used.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::json;
 
-use super::file::FILE;
+use super::directory::{DRAFT, FILE};
 use super::tables::{VERSION, VERSION_KEY};
 use super::*;
 use crate::config::edit::Edit;
@@ -189,6 +192,103 @@ fn a_file_that_was_cut_short_is_refused_or_is_as_it_was_before() {
     }
     fs::write(&file, "this is no database, and it is longer than a header would be").expect("writes");
     assert!(matches!(RedbStore::open(directory.path()), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_database_of_no_bytes_is_damaged_and_stays_as_it_was_found() {
+    let directory = directory();
+    let file = directory.path().join(FILE);
+    fs::write(&file, "").expect("writes");
+    assert!(matches!(RedbStore::open(directory.path()), Err(Error::Corrupt { .. })));
+    assert_eq!(fs::read(&file).expect("reads"), b"");
+    let backup = directory.path().join("backup");
+    fs::write(&backup, "").expect("writes");
+    let restored = restore::restore(&backup, directory.path(), true);
+    assert!(matches!(restored, Err(Error::NoBackup { .. })), "{restored:?}");
+}
+
+#[test]
+fn a_first_start_that_ended_early_leaves_what_can_start() {
+    let directory = directory();
+    let draft = directory.path().join(DRAFT);
+    fs::write(&draft, "a part of a database").expect("writes");
+    let store = RedbStore::open(directory.path()).expect("opens");
+    store.commit(store.revision(), &revision(1)).expect("commits");
+    assert!(!draft.exists());
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_not_replaced_by_a_new_database() {
+    let (directory, other) = (directory(), directory());
+    let (file, elsewhere) = (directory.path().join(FILE), other.path().join("elsewhere"));
+    std::os::unix::fs::symlink(&elsewhere, &file).expect("links");
+    assert!(matches!(RedbStore::open(directory.path()), Err(Error::Database { .. })));
+    assert!(fs::symlink_metadata(&file).expect("it is there").is_symlink());
+}
+
+#[test]
+fn a_database_that_was_removed_or_replaced_is_read_and_not_changed_until_it_returns() {
+    let (directory, other) = (directory(), directory());
+    let store = RedbStore::open(directory.path()).expect("opens");
+    store.commit(0, &revision(1)).expect("commits");
+    drop(RedbStore::open(other.path()).expect("opens"));
+    let (place, aside) = (directory.path().join(FILE), other.path().join("aside"));
+    fs::rename(&place, &aside).expect("moves it away");
+    let record = Record { kind: "kind", key: "key".into(), value: Some(json!(1)) };
+    let token = TokenRecord {
+        name: "name".into(),
+        role: "read".into(),
+        created: Timestamp::UNIX_EPOCH,
+        hash: vec![1; 32],
+    };
+    let refuses = || {
+        let outcomes = [
+            store.health(),
+            store.commit(1, &revision(2)),
+            store.put_records(std::slice::from_ref(&record)),
+            store.add_token(&token).map(drop),
+            store.remove_token("name").map(drop),
+        ];
+        for outcome in outcomes {
+            assert!(matches!(outcome, Err(Error::Gone { .. })), "{outcome:?}");
+        }
+    };
+    refuses();
+    fs::copy(other.path().join(FILE), &place).expect("puts another one there");
+    refuses();
+    assert_eq!(names(&store), ["1"], "it is read");
+    // After a failure of the disk, the one that is there now is not opened instead.
+    store.close();
+    refuses();
+    assert!(matches!(store.load(), Err(Error::Gone { .. })));
+
+    fs::rename(&aside, &place).expect("puts it back");
+    store.health().expect("it is in place");
+    assert_eq!((names(&store), store.records().expect("reads").len()), (vec!["1".to_owned()], 0));
+    store.commit(1, &revision(2)).expect("commits");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_data_directory_that_was_open_to_others_is_closed_unless_it_is_shared() {
+    let directory = directory();
+    let (path, file) = (directory.path(), directory.path().join(FILE));
+    drop(RedbStore::open(path).expect("opens"));
+    let open_to_others = || {
+        fs::set_permissions(path, Permissions::from_mode(0o755)).expect("sets");
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("sets");
+    };
+    open_to_others();
+    drop(RedbStore::open(path).expect("opens"));
+    assert_eq!((mode(path), mode(&file)), (0o700, 0o600));
+
+    fs::write(path.join("of another program"), "").expect("writes");
+    open_to_others();
+    drop(RedbStore::open(path).expect("opens"));
+    assert_eq!((mode(path), mode(&file)), (0o755, 0o600));
 }
 
 #[test]
