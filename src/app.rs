@@ -17,7 +17,6 @@ use crate::access::identity::IdentityRule;
 use crate::access::incoming::Incoming;
 use crate::access::policy::{Access, AccessPolicy};
 use crate::access::tls::{PortTls, TlsFiles};
-use crate::access::tokens;
 use crate::admin;
 use crate::admin::http::gate::AdminGate;
 use crate::admin::http::guard::PeerAddress;
@@ -175,8 +174,7 @@ impl App {
         let guard = PortGuard::new(StreamLimits::default());
         let guard = guard.with_metrics(metrics.clone()).with_identity(identity(&options));
         let discovery = DiscoveryService::new(core.cache.clone(), nodes.clone(), &identifier(), guard);
-        let access =
-            Access::new(policy(&options), tokens::stored(&*core.store).context("cannot read the tokens")?);
+        let access = Access::new(policy(&options), &*core.store).context("cannot read the tokens")?;
         let (notifier, loads) = (Notifier::default(), nodes.subscribe_reports());
         let mut servers = JoinSet::new();
         servers.spawn(supervise(core.supervisor.clone(), loads));

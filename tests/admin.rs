@@ -39,5 +39,7 @@ mod statuses;
 #[expect(dead_code, reason = "the tests with an Envoy use the rest")]
 #[path = "envoy/tls.rs"]
 mod tls;
+#[path = "admin/tokens_race.rs"]
+mod tokens_race;
 #[path = "admin/traces.rs"]
 mod traces;

@@ -39,7 +39,7 @@ pub struct Options {
     /// Data directory of the REST state
     #[arg(long, env = "UNDERSTUDY_DATA", default_value = "./understudy-data", value_name = "DIR")]
     data: PathBuf,
-    /// Allow other addresses than loopback without TLS, and without a token while there is none
+    /// Allow other addresses than loopback without TLS, and without a token until the first one is made
     #[arg(long, env = "UNDERSTUDY_INSECURE")]
     insecure: bool,
     /// Require If-Match for changes of existing entities over REST, so that no writer undoes another unseen

@@ -288,6 +288,12 @@ impl Understudy {
         Self::read_addresses(&self.process).await;
     }
 
+    /// Kills the process if it still runs, and starts it with these arguments in place of the former ones.
+    pub async fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(ToString::to_string).collect();
+        self.restart().await;
+    }
+
     /// Returns the process, to signal it or to wait for its end.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
