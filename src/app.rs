@@ -80,6 +80,8 @@ pub struct Options {
     pub require_token: bool,
     /// Maximum number of requests per second for each token.
     pub requests_per_second: u32,
+    /// Directory below which requests may name files with keys and certificates; none: nowhere.
+    pub material_dir: Option<PathBuf>,
 }
 
 /// Default of [`Options::requests_per_second`].
@@ -101,6 +103,7 @@ impl Default for Options {
             admin_tls: None,
             require_token: false,
             requests_per_second: REQUESTS_PER_SECOND,
+            material_dir: None,
         }
     }
 }
@@ -256,8 +259,9 @@ impl Core {
         }
         let last = read.clone().unwrap_or_default();
         let (data, events) = (options.data.clone(), telemetry.events.clone());
+        let material_dir = options.material_dir.as_deref().map(material_directory).transpose()?;
         let runtime = tokio::runtime::Handle::current();
-        let start = move || open(&data, read, telemetry, &runtime);
+        let start = move || open(&data, (read, material_dir), telemetry, &runtime);
         let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
         let Opened { store, names, control, cache, ledger } = started.map_err(|error| match error {
             WriteError::Refused(violations) => Error::Config(violations),
@@ -286,7 +290,7 @@ struct Opened {
 /// Opens the store and builds the first config; blocks.
 fn open(
     data: &Path,
-    files: Result<Files, Vec<Violation>>,
+    (files, material_dir): (Result<Files, Vec<Violation>>, Option<Arc<Path>>),
     telemetry: Telemetry,
     runtime: &tokio::runtime::Handle,
 ) -> Result<Opened, WriteError> {
@@ -303,9 +307,17 @@ fn open(
         events,
         metrics,
         nodes,
+        material_dir,
     };
     let (control, cache) = Control::start(start, runtime)?;
     Ok(Opened { store, names, control, cache, ledger })
+}
+
+/// Returns the absolute path of the directory below which requests may name files.
+fn material_directory(directory: &Path) -> anyhow::Result<Arc<Path>> {
+    anyhow::ensure!(directory.is_dir(), "--material-dir: {} is no directory", directory.display());
+    let absolute = std::path::absolute(directory).context("cannot use --material-dir")?;
+    Ok(absolute.into())
 }
 
 /// Refuses addresses that are open to others without protection, and warns of an open xDS port.

@@ -14,6 +14,8 @@ mod harness;
 mod openapi;
 #[path = "admin/orders.rs"]
 mod orders;
+#[path = "admin/plan_files.rs"]
+mod plan_files;
 #[path = "admin/plans.rs"]
 mod plans;
 #[path = "admin/races.rs"]

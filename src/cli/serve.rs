@@ -51,6 +51,9 @@ pub struct Options {
     /// Maximum number of requests per second of each token to the admin API
     #[arg(long, env = "UNDERSTUDY_RATE_LIMIT", default_value_t = app::REQUESTS_PER_SECOND, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate_limit: u32,
+    /// Directory below which REST and plans may name files with keys and certificates; none: nowhere
+    #[arg(long, env = "UNDERSTUDY_MATERIAL_DIR", value_name = "DIR")]
+    material_dir: Option<PathBuf>,
     #[command(flatten)]
     tls: PortTlsOptions,
     /// Log filter: error, warn, info, debug, or one such as understudy::xds=debug
@@ -133,6 +136,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         admin_tls: files(options.tls.admin_tls_cert, options.tls.admin_tls_key, options.tls.admin_client_ca),
         require_token: options.require_token,
         requests_per_second: options.rate_limit,
+        material_dir: options.material_dir,
     })
     .await
     {

@@ -42,6 +42,7 @@ async fn started(store: Arc<dyn Store>) -> (Control, Arc<Cache>) {
         events: Events::default(),
         metrics: Metrics::default(),
         nodes: Nodes::default(),
+        material_dir: None,
     };
     let runtime = tokio::runtime::Handle::current();
     let started = tokio::task::spawn_blocking(move || Control::start(start, &runtime));
