@@ -2,6 +2,7 @@
 //! grants.
 
 pub mod certificate;
+mod guesses;
 pub mod identity;
 pub mod incoming;
 pub mod policy;

@@ -30,6 +30,7 @@ use crate::access::tokens::Role;
 use crate::admin::http::conditions;
 use crate::admin::http::guard::{self, Guard, RoleTable};
 use crate::admin::http::problem::Problem;
+use crate::admin::http::refusals::RefusalLog;
 use crate::admin::http::request;
 use crate::admin::resource::metrics;
 use crate::admin::route::{ApiRoute, Content};
@@ -42,7 +43,8 @@ pub fn service(admin: Admin) -> NormalizePath<Router> {
         roles.insert(method, &path, role);
         router = router.route(&path, handler);
     }
-    let guard = Guard { admin: admin.clone(), roles: Arc::new(roles) };
+    let refusals = RefusalLog::default();
+    let guard = Guard { admin: admin.clone(), roles: Arc::new(roles), refusals };
     let router = router
         .route("/", any(|| async { Problem::not_found("there is nothing here; try /status") }))
         .fallback(|| async { Problem::not_found("there is nothing at this path") })

@@ -17,7 +17,6 @@ use crate::access::identity::IdentityRule;
 use crate::access::incoming::Incoming;
 use crate::access::policy::{Access, AccessPolicy};
 use crate::access::tls::{PortTls, TlsFiles};
-use crate::access::tokens;
 use crate::admin;
 use crate::admin::http::gate::AdminGate;
 use crate::admin::http::guard::PeerAddress;
@@ -87,6 +86,8 @@ pub struct Options {
     pub requests_per_second: u32,
     /// Limits of the losses that changes by files may cause.
     pub loss_limits: LossLimits,
+    /// Directory below which requests may name files with keys and certificates; none: nowhere.
+    pub material_dir: Option<PathBuf>,
 }
 
 /// Default of [`Options::requests_per_second`].
@@ -109,6 +110,7 @@ impl Default for Options {
             require_token: false,
             requests_per_second: REQUESTS_PER_SECOND,
             loss_limits: LossLimits::default(),
+            material_dir: None,
         }
     }
 }
@@ -182,8 +184,7 @@ impl App {
         let guard = PortGuard::new(StreamLimits::default());
         let guard = guard.with_metrics(metrics.clone()).with_identity(identity(&options));
         let discovery = DiscoveryService::new(core.cache.clone(), nodes.clone(), &identifier(), guard);
-        let access =
-            Access::new(policy(&options), tokens::stored(&*core.store).context("cannot read the tokens")?);
+        let access = Access::new(policy(&options), &*core.store).context("cannot read the tokens")?;
         let (notifier, loads) = (Notifier::default(), nodes.subscribe_reports());
         let mut servers = JoinSet::new();
         servers.spawn(supervise(core.supervisor.clone(), loads));
@@ -266,8 +267,9 @@ impl Core {
         }
         let last = read.clone().unwrap_or_default();
         let (data, events, limits) = (options.data.clone(), telemetry.events.clone(), options.loss_limits);
+        let material_dir = options.material_dir.as_deref().map(material_directory).transpose()?;
         let runtime = tokio::runtime::Handle::current();
-        let start = move || open(&data, read, limits, telemetry, &runtime);
+        let start = move || open(&data, (read, material_dir), limits, telemetry, &runtime);
         let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
         let Opened { store, names, control, cache, ledger } = started.map_err(|error| match error {
             WriteError::Refused(violations) => Error::Config(violations),
@@ -296,7 +298,7 @@ struct Opened {
 /// Opens the store and builds the first config; blocks.
 fn open(
     data: &Path,
-    files: Result<Files, Vec<Violation>>,
+    (files, material_dir): (Result<Files, Vec<Violation>>, Option<Arc<Path>>),
     loss_limits: LossLimits,
     telemetry: Telemetry,
     runtime: &tokio::runtime::Handle,
@@ -315,9 +317,17 @@ fn open(
         metrics,
         nodes,
         loss_limits,
+        material_dir,
     };
     let (control, cache) = Control::start(start, runtime)?;
     Ok(Opened { store, names, control, cache, ledger })
+}
+
+/// Returns the absolute path of the directory below which requests may name files.
+fn material_directory(directory: &Path) -> anyhow::Result<Arc<Path>> {
+    anyhow::ensure!(directory.is_dir(), "--material-dir: {} is no directory", directory.display());
+    let absolute = std::path::absolute(directory).context("cannot use --material-dir")?;
+    Ok(absolute.into())
 }
 
 /// Refuses addresses that are open to others without protection, and warns of an open xDS port.

@@ -15,6 +15,7 @@ pub mod snapshot;
 mod variant;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -27,7 +28,7 @@ use crate::build::snapshot::Snapshot;
 use crate::build::variant::Variants;
 use crate::config::document::Document;
 use crate::config::edit::{Files, Stored};
-use crate::config::material::NamedFiles;
+use crate::config::material::{NamedFile, NamedFiles};
 use crate::config::{Level, Violation};
 use crate::envoy::node::{Locality, Node};
 use crate::model::Model;
@@ -53,6 +54,8 @@ pub struct Inputs {
     /// Contents of the files that the documents name; [`build_reading`] determines their names and reads
     /// them.
     pub named_files: NamedFiles,
+    /// Directory below which requests may name files; none: nowhere.
+    pub material_dir: Option<Arc<Path>>,
     /// Overrides by operators, drills and failback, by upstream.
     pub overrides: OverridesByUpstream,
     /// Time at which the inputs were read, against which certificates are checked; none: validity periods are
@@ -96,7 +99,7 @@ impl Build {
     }
 
     /// Returns the names of the files that the documents name, which contain keys and certificates.
-    pub fn named_files(&self) -> BTreeSet<String> {
+    pub fn named_files(&self) -> BTreeSet<NamedFile> {
         self.documents.named_files()
     }
 
@@ -199,7 +202,7 @@ pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violati
 pub fn build_reading(
     inputs: &mut Inputs,
     last: Option<&Build>,
-    read: impl FnOnce(&BTreeSet<String>) -> NamedFiles,
+    read: impl FnOnce(&BTreeSet<NamedFile>) -> NamedFiles,
 ) -> Result<Build, Vec<Violation>> {
     let nothing = Build::default();
     let last = last.unwrap_or(&nothing);

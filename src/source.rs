@@ -2,5 +2,6 @@
 
 mod absence;
 pub mod files;
+pub mod material;
 pub mod resolve;
 pub mod watch;

@@ -79,19 +79,28 @@ pub trait Store: Debug + Send + Sync {
     /// Fails if the store cannot be read.
     fn tokens(&self) -> Result<Vec<TokenRecord>, Error>;
 
-    /// Makes a token durable. False if its name is taken.
+    /// True if there is a token or ever was one, even if all were removed since.
     ///
     /// # Errors
     ///
-    /// Fails if the store cannot be written.
-    fn add_token(&self, token: &TokenRecord) -> Result<bool, Error>;
+    /// Fails if the store cannot be read.
+    fn had_token(&self) -> Result<bool, Error>;
 
-    /// Removes a token. False if there is none of this name.
+    /// Makes a token durable. `client` is the hash of the client's own token, which must still exist; none for a
+    /// client without one.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be written.
-    fn remove_token(&self, name: &str) -> Result<bool, Error>;
+    fn add_token(&self, token: &TokenRecord, client: Option<&[u8]>) -> Result<TokenAddition, Error>;
+
+    /// Removes a token, if the terms permit it: they are checked in the transaction of the removal, so that of two
+    /// removals at once the later one meets the outcome of the earlier one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be written.
+    fn remove_token(&self, name: &str, terms: RemovalTerms<'_>) -> Result<TokenRemoval, Error>;
 
     /// Writes a copy of the whole state, as of this moment, to a file that does not exist yet.
     ///
@@ -207,6 +216,39 @@ pub struct TokenRecord {
     pub created: Timestamp,
     /// BLAKE3 hash of its text.
     pub hash: Vec<u8>,
+}
+
+/// Terms of the removal of a token. The default permits every removal.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RemovalTerms<'a> {
+    /// Hash of the client's own token, which must still exist; none for a client without one.
+    pub client: Option<&'a [u8]>,
+    /// Role of which the last token is not removed.
+    pub kept_role: Option<&'a str>,
+}
+
+/// Outcome of the addition of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenAddition {
+    /// The token is durable.
+    Added,
+    /// Another token has the name.
+    Taken,
+    /// The client's own token was removed meanwhile.
+    ClientRevoked,
+}
+
+/// Outcome of the removal of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenRemoval {
+    /// The token is gone.
+    Removed,
+    /// No token has the name.
+    Absent,
+    /// The token is the last one of the role that is kept.
+    Last,
+    /// The client's own token was removed meanwhile.
+    ClientRevoked,
 }
 
 /// Failure of a store.

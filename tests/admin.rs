@@ -16,6 +16,8 @@ mod harness;
 mod openapi;
 #[path = "admin/orders.rs"]
 mod orders;
+#[path = "admin/plan_files.rs"]
+mod plan_files;
 #[path = "admin/plans.rs"]
 mod plans;
 #[path = "admin/races.rs"]
@@ -43,5 +45,7 @@ mod statuses;
 #[expect(dead_code, reason = "the tests with an Envoy use the rest")]
 #[path = "envoy/tls.rs"]
 mod tls;
+#[path = "admin/tokens_race.rs"]
+mod tokens_race;
 #[path = "admin/traces.rs"]
 mod traces;

@@ -22,11 +22,13 @@ use serde_json::{Map, Value, json};
 use understudy::build::lint::explanations;
 use understudy::build::snapshot::Snapshot;
 use understudy::build::{self, Build, Inputs};
+use understudy::config::material::NamedFile;
 use understudy::config::render;
 use understudy::envoy::node::Locality;
 use understudy::model::addresses::Addresses;
 use understudy::model::name::Name;
 use understudy::source::files;
+use understudy::source::material;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -52,7 +54,7 @@ fn addresses() -> Addresses {
 fn build(path: &Path) -> Build {
     let files = files::read(&[path.to_owned()]).unwrap();
     let mut inputs = Inputs { files, addresses: addresses(), ..Inputs::default() };
-    let build = build::build_reading(&mut inputs, None, files::read_named);
+    let build = build::build_reading(&mut inputs, None, |names| material::read_named(names, None));
     build.unwrap_or_else(|faults| panic!("{}", render::human(&faults, &|_| None, false)))
 }
 
@@ -206,10 +208,14 @@ fn every_invalid_file_is_refused_with_the_faults_beside_it() {
         let text: Arc<str> = fs::read_to_string(config).unwrap().into();
         let mut inputs =
             Inputs { files: imbl::OrdMap::unit(name(config), text.clone()), ..Inputs::default() };
-        let read = |names: &BTreeSet<String>| {
-            let path = |name: &String| directory.join(name).display().to_string();
-            let read = |name: &String| files::read_named(&[path(name)].into()).into_values().next();
-            names.iter().filter_map(|name| Some((name.clone(), read(name)?))).collect()
+        let read = |names: &BTreeSet<NamedFile>| {
+            let beside = |named: &NamedFile| {
+                let path = directory.join(&named.path).display().to_string();
+                NamedFile { path, ..named.clone() }
+            };
+            let read =
+                |named: &NamedFile| material::read_named(&[beside(named)].into(), None).into_values().next();
+            names.iter().filter_map(|named| Some((named.clone(), read(named)?))).collect()
         };
         let faults = build::build_reading(&mut inputs, None, read).expect_err(&name(config));
         let snapshots = render::human(&faults, &|_| Some(text.clone()), false);

@@ -2,13 +2,18 @@
 //! token. The HTTP of it is in `admin::http::guard`.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::watch;
 use tracing::warn;
 
-use crate::access::rate::Bucket;
+use crate::access::guesses::GuessLimits;
+use crate::access::rate::{Bucket, RateLimit};
 use crate::access::tokens::{self, Role, Token, TokenSecret};
+use crate::store::{self, Store};
 
 /// Name of a client without a token.
 const ANONYMOUS: &str = "anonymous";
@@ -30,9 +35,14 @@ pub struct AccessPolicy {
 #[derive(Debug)]
 pub struct Access {
     policy: AccessPolicy,
-    tokens: Mutex<Arc<[Token]>>,
-    /// Rates by the name of a token; the empty name stands for all failed authentications.
+    tokens: watch::Sender<Arc<[Token]>>,
+    /// True if there is a token or ever was one. It never becomes false again.
+    had_token: AtomicBool,
+    /// Held while the tokens are read from the store, so that an older list never replaces a newer one.
+    reloading: Mutex<()>,
+    /// Rates by the name of a token.
     buckets: Mutex<HashMap<String, Bucket>>,
+    guesses: Mutex<GuessLimits>,
 }
 
 /// Authenticated client.
@@ -42,12 +52,14 @@ pub struct Principal {
     pub name: String,
     /// Permissions.
     pub role: Role,
+    /// Hash of the token; none without a token.
+    token: Option<blake3::Hash>,
 }
 
 impl Principal {
     /// Returns the principal of a request that needs no token.
     pub fn anonymous() -> Self {
-        Self { name: ANONYMOUS.to_owned(), role: Role::Write }
+        Self { name: ANONYMOUS.to_owned(), role: Role::Write, token: None }
     }
 
     /// Checks that it has this role.
@@ -62,6 +74,11 @@ impl Principal {
         }
         Ok(())
     }
+
+    /// Returns the hash of its token; none without a token.
+    pub fn token_hash(&self) -> Option<&[u8]> {
+        self.token.as_ref().map(|hash| hash.as_bytes().as_slice())
+    }
 }
 
 /// Reason for which a client is not admitted.
@@ -73,6 +90,12 @@ pub enum Denial {
     /// The request has a text that is no token, or that of a revoked one.
     #[error("this is no token, or it was revoked")]
     WrongToken,
+    /// The address sent too many wrong tokens.
+    #[error("too many wrong tokens came from this address; try again in {retry_after} s")]
+    Guesses {
+        /// Time until the next one is answered, in seconds.
+        retry_after: u64,
+    },
     /// The token lacks permission.
     #[error("the token `{name}` has the role `{role}`, and this needs `{needed}`")]
     Role {
@@ -94,28 +117,62 @@ pub enum Denial {
 }
 
 impl Access {
-    /// Creates the access control of a port with these tokens.
-    pub fn new(policy: AccessPolicy, tokens: Vec<Token>) -> Self {
-        let access = Self { policy, tokens: Mutex::new(tokens.into()), buckets: Mutex::default() };
+    /// Creates the access control of a port with the tokens in the store.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the tokens cannot be read.
+    pub fn new(policy: AccessPolicy, store: &dyn Store) -> Result<Self, store::Error> {
+        let access = Self {
+            policy,
+            tokens: watch::Sender::new(tokens::stored(store)?.into()),
+            had_token: AtomicBool::new(store.had_token()?),
+            reloading: Mutex::default(),
+            buckets: Mutex::default(),
+            guesses: Mutex::new(GuessLimits::new(Instant::now())),
+        };
         if access.is_required() && access.tokens().is_empty() {
             warn!(
-                "there is no token yet, so nobody can use the admin API; make one with `understudy token create`"
+                "there is no token, so nobody can use the admin API; stop understudy and make one with \
+                 `understudy token create NAME --data DIR`"
             );
         }
         if !policy.loopback && !access.is_required() {
             warn!("anyone who reaches the admin API may read all and change all; make a token to end that");
         }
-        access
+        Ok(access)
     }
 
     /// Returns the tokens.
     pub fn tokens(&self) -> Arc<[Token]> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tokens.borrow().clone()
     }
 
-    /// Replaces the tokens by those that are stored now.
-    pub fn replace_tokens(&self, tokens: Vec<Token>) {
-        *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = tokens.into();
+    /// Reads the tokens from the store again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if they cannot be read.
+    pub fn reload_tokens(&self, store: &dyn Store) -> Result<(), store::Error> {
+        let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = tokens::stored(store)?;
+        if !tokens.is_empty() {
+            self.had_token.store(true, Ordering::Release);
+        }
+        self.tokens.send_replace(tokens.into());
+        Ok(())
+    }
+
+    /// Waits until a client that was admitted would not be admitted any more: its token was revoked, or it has
+    /// none and needs one now.
+    pub async fn revoked(&self, principal: &Principal) {
+        let mut tokens = self.tokens.subscribe();
+        let is_revoked = |tokens: &Arc<[Token]>| match principal.token {
+            Some(hash) => !tokens.iter().any(|token| token.hash == hash),
+            None => self.is_required(),
+        };
+        // It fails only when the sender is dropped, which `self` keeps.
+        let _ = tokens.wait_for(is_revoked).await;
     }
 
     /// True if the port is on loopback.
@@ -123,41 +180,57 @@ impl Access {
         self.policy.loopback
     }
 
-    /// True if no request is admitted without a token.
+    /// True if no request is admitted without a token. Beyond loopback, a first token closes the port for good:
+    /// also when all tokens are gone.
     pub fn is_required(&self) -> bool {
         let AccessPolicy { loopback, tls, require_token, .. } = self.policy;
-        require_token || (!loopback && (tls || !self.tokens().is_empty()))
+        require_token || (!loopback && (tls || self.had_token.load(Ordering::Acquire)))
     }
 
-    /// Returns the client of a request that needs this role. `secret` is the token that it sent; none if it sent
-    /// no credentials.
+    /// Returns the client of a request that needs this role. `secret` is the token that it sent, from this
+    /// address; none if it sent no credentials.
     ///
     /// # Errors
     ///
     /// Returns the reason for which it is not admitted.
-    pub fn admit(&self, secret: Option<&TokenSecret>, needed: Role) -> Result<Principal, Denial> {
-        let principal = self.authenticate(secret).inspect_err(|_| drop(self.spend("")))?;
+    pub fn admit(
+        &self,
+        secret: Option<&TokenSecret>,
+        address: IpAddr,
+        needed: Role,
+    ) -> Result<Principal, Denial> {
+        let principal = self.authenticate(secret, address)?;
         self.spend(&principal.name)?;
         principal.require(needed)?;
         Ok(principal)
     }
 
-    fn authenticate(&self, secret: Option<&TokenSecret>) -> Result<Principal, Denial> {
+    fn authenticate(&self, secret: Option<&TokenSecret>, address: IpAddr) -> Result<Principal, Denial> {
         let Some(secret) = secret else {
             return if self.is_required() { Err(Denial::NoToken) } else { Ok(Principal::anonymous()) };
         };
         let tokens = self.tokens();
-        let token = tokens::find(&tokens, secret).ok_or(Denial::WrongToken)?;
-        Ok(Principal { name: token.name.clone(), role: token.role })
+        let token = tokens::find(&tokens, secret).ok_or_else(|| self.wrong_token(address))?;
+        Ok(Principal { name: token.name.clone(), role: token.role, token: Some(token.hash) })
+    }
+
+    /// Counts a wrong token from this address.
+    fn wrong_token(&self, address: IpAddr) -> Denial {
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        match guesses.take(address, Instant::now()) {
+            Ok(()) => Denial::WrongToken,
+            Err(wait) => Denial::Guesses { retry_after: wait.as_secs() + 1 },
+        }
     }
 
     /// Takes one request from the rate of a token.
     fn spend(&self, name: &str) -> Result<(), Denial> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let (requests_per_second, now) = (self.policy.requests_per_second, Instant::now());
-        let bucket = buckets.entry(name.to_owned()).or_insert_with(|| Bucket::full(requests_per_second, now));
+        let limit = RateLimit { burst: requests_per_second, per_second: requests_per_second };
+        let bucket = buckets.entry(name.to_owned()).or_insert_with(|| Bucket::full(limit, now));
         bucket
-            .take(requests_per_second, now)
+            .take(limit, now)
             .map_err(|wait| Denial::Rate { requests_per_second, retry_after: wait.as_secs() + 1 })
     }
 }

@@ -6,4 +6,5 @@ pub mod gate;
 pub mod guard;
 pub(crate) mod page;
 pub mod problem;
+pub(crate) mod refusals;
 pub(crate) mod request;

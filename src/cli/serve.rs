@@ -41,7 +41,7 @@ pub struct Options {
     /// Data directory of the REST state
     #[arg(long, env = "UNDERSTUDY_DATA", default_value = "./understudy-data", value_name = "DIR")]
     data: PathBuf,
-    /// Allow other addresses than loopback without TLS, and without a token while there is none
+    /// Allow other addresses than loopback without TLS, and without a token until the first one is made
     #[arg(long, env = "UNDERSTUDY_INSECURE")]
     insecure: bool,
     /// Require If-Match for changes of existing entities over REST, so that no writer undoes another unseen
@@ -53,6 +53,9 @@ pub struct Options {
     /// Maximum number of requests per second of each token to the admin API
     #[arg(long, env = "UNDERSTUDY_RATE_LIMIT", default_value_t = app::REQUESTS_PER_SECOND, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate_limit: u32,
+    /// Directory below which REST and plans may name files with keys and certificates; none: nowhere
+    #[arg(long, env = "UNDERSTUDY_MATERIAL_DIR", value_name = "DIR")]
+    material_dir: Option<PathBuf>,
     #[command(flatten)]
     losses: LossOptions,
     #[command(flatten)]
@@ -160,6 +163,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         require_token: options.require_token,
         requests_per_second: options.rate_limit,
         loss_limits: options.losses.limits(),
+        material_dir: options.material_dir,
     })
     .await
     {

@@ -40,7 +40,7 @@ use crate::config::document::service::Service;
 use crate::config::document::target::Target;
 use crate::config::document::tls::Tls;
 use crate::config::document::upstream::Upstream;
-use crate::config::material::{Ca, path_of};
+use crate::config::material::{Ca, NamedBy, NamedFile, path_of};
 use crate::config::raw::{Patch, Resource};
 use crate::config::tree::{Node, Value};
 use crate::config::values::Switch;
@@ -273,7 +273,7 @@ impl Document {
     }
 
     /// Returns the files with keys and certificates that this document names.
-    pub fn named_files(&self) -> impl Iterator<Item = String> {
+    pub fn named_files(&self) -> impl Iterator<Item = NamedFile> {
         let certificates = self.certificates.iter().map(|it| &it.entity);
         let certificates = certificates.flat_map(|it| it.certificate.iter().chain(&it.key));
         let listeners = self.listeners.iter().filter_map(|it| it.entity.client_ca.as_ref());
@@ -286,7 +286,16 @@ impl Document {
             _ => None,
         });
         let materials = certificates.chain(listeners).chain(authorities);
-        materials.filter_map(|it| path_of(it.file.as_deref()?, self.file()))
+        materials.filter_map(|it| self.named_file(it.file.as_deref()?))
+    }
+
+    /// Returns the file that this document names. `None` for a relative path in a document without a file.
+    pub fn named_file(&self, named: &str) -> Option<NamedFile> {
+        let by = match &self.origin {
+            Origin::File(_) => NamedBy::Config,
+            Origin::Stored { .. } => NamedBy::Request,
+        };
+        Some(NamedFile { path: path_of(named, self.file())?, by })
     }
 
     /// Returns the value at `path` as JSON; null if there is none.

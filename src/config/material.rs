@@ -11,8 +11,26 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-/// Contents of the files that documents name, by path, or the reasons why they cannot be read.
-pub type NamedFiles = BTreeMap<String, Result<Arc<str>, String>>;
+/// Contents of the files that documents name, or the reasons why they cannot be read.
+pub type NamedFiles = BTreeMap<NamedFile, Result<Arc<str>, String>>;
+
+/// File that a document names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NamedFile {
+    /// Path.
+    pub path: String,
+    /// Origin of the document, which decides where the file may be.
+    pub by: NamedBy,
+}
+
+/// Origin of the name of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NamedBy {
+    /// Config file. Its author may name any file.
+    Config,
+    /// Request to the admin API. Its client may name files below one directory, if there is one for that.
+    Request,
+}
 
 /// Returns the path of a file named in the document `file`. `None` for a relative path in a document without
 /// a file.

@@ -48,6 +48,29 @@ const TEXTS: [&str; 10] = [
 /// Keys of inline values, as opposed to values in files.
 const INLINE: [&str; 3] = ["inline", "inline_string", "inline_bytes"];
 
+/// Headers whose values are credentials, in lower case.
+const HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "set-cookie"];
+
+/// Keys of mappings from the name of a header to its value.
+const HEADER_MAPS: [&str; 3] = ["headers", "set", "add"];
+
+/// True for the name of a header whose values are credentials, such as `Authorization`, `x-api-key` and
+/// `x-auth-token`.
+pub fn is_header(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let is_like = |ending: &str| name.ends_with(ending);
+    HEADERS.contains(&&*name)
+        || is_like("-token")
+        || is_like("-secret")
+        || name.contains("api-key")
+        || name.contains("apikey")
+}
+
+/// True for the key of a mapping from the name of a header to its value.
+pub fn is_header_map(key: &str) -> bool {
+    HEADER_MAPS.contains(&key)
+}
+
 /// Converts the JSON spelling of a key, such as `inlineString`, to snake case.
 fn snake(key: &str) -> Cow<'_, str> {
     if !key.contains(|c: char| c.is_ascii_uppercase()) {
@@ -96,10 +119,15 @@ fn spellings(key: &str) -> [String; 2] {
 
 /// True if a text at this path may be a secret, even a misplaced one.
 pub fn may_be_at(path: &Path) -> bool {
-    path.0.iter().any(|step| match step {
+    let is_secret = |step: &Step| match step {
         Step::Key(key) => is_inline(key) || is_data_source(key) || is_text(key),
         Step::Index(_) => false,
-    })
+    };
+    let is_header_value = |pair: &[Step]| match pair {
+        [Step::Key(map), Step::Key(name)] => is_header_map(map) && is_header(name),
+        _ => false,
+    };
+    path.0.iter().any(is_secret) || path.0.windows(2).any(is_header_value)
 }
 
 /// Removes the found value from the message of a fault if it may be a secret.

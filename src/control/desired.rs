@@ -10,14 +10,14 @@ use tracing::{error, info_span, warn};
 use crate::build::{self, Build, Inputs};
 use crate::config::Violation;
 use crate::config::edit::{EntityChange, Files, edits};
-use crate::config::material::NamedFiles;
+use crate::config::material::{NamedBy, NamedFile, NamedFiles};
 use crate::config::render;
 use crate::control::operation::DesiredConfig;
 use crate::inspect::plan::{self, Plan};
 use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::model::target::Host;
-use crate::source::files;
+use crate::source::material;
 use crate::source::resolve::DnsResolver;
 use crate::telemetry::metrics::Metrics;
 
@@ -36,6 +36,8 @@ pub(super) enum Reading {
     /// Only files that were not named before. A change of something else must not fail because a key is being
     /// renewed at that moment.
     Missing,
+    /// As [`Self::Missing`], but the files are those of a request, so it may name files as a request may.
+    Requested,
 }
 
 /// Builder that resolves the host names of a config.
@@ -86,18 +88,36 @@ pub(super) fn build_resolved(
     reading: Reading,
 ) -> Result<Build, Vec<Violation>> {
     let known = std::mem::take(&mut inputs.named_files);
+    let directory = inputs.material_dir.clone();
+    let read = |names: &_| material::read_named(names, directory.as_deref());
     inputs.now = Some(Timestamp::now());
     build::build_reading(inputs, last, |names| match reading {
-        Reading::Anew => files::read_named(names),
-        Reading::Missing => read_missing(known, names),
+        Reading::Anew => read(names),
+        Reading::Missing => with_missing(known, names, read),
+        Reading::Requested => with_missing(known, names, |missing| as_requested(missing, read)),
     })
 }
 
-fn read_missing(mut known: NamedFiles, names: &BTreeSet<String>) -> NamedFiles {
-    known.retain(|name, _| names.contains(name));
-    let missing = names.iter().filter(|name| !known.contains_key(*name)).cloned().collect();
-    known.extend(files::read_named(&missing));
+/// Adds the files that are not known to those that are.
+fn with_missing(
+    mut known: NamedFiles,
+    names: &BTreeSet<NamedFile>,
+    read: impl FnOnce(&BTreeSet<NamedFile>) -> NamedFiles,
+) -> NamedFiles {
+    known.retain(|named, _| names.contains(named));
+    let missing = names.iter().filter(|named| !known.contains_key(*named)).cloned().collect();
+    known.extend(read(&missing));
     known
+}
+
+/// Reads files as if requests named all of them.
+fn as_requested(
+    names: &BTreeSet<NamedFile>,
+    read: impl FnOnce(&BTreeSet<NamedFile>) -> NamedFiles,
+) -> NamedFiles {
+    let requested = |named: &NamedFile| NamedFile { by: NamedBy::Request, ..named.clone() };
+    let texts = read(&names.iter().map(requested).collect());
+    names.iter().map(|named| (named.clone(), texts[&requested(named)].clone())).collect()
 }
 
 impl DesiredState {
@@ -141,7 +161,7 @@ impl DesiredState {
         if let Some(files) = files {
             inputs.files = files;
         }
-        let build = build_resolved(&mut inputs, Some(&self.build), Reading::Missing)?;
+        let build = build_resolved(&mut inputs, Some(&self.build), Reading::Requested)?;
         edits.extend(plan::file_edits(&self.build, &build));
         let mut plan = Plan::new(&edits, &self.build, &build);
         if has_files {

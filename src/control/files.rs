@@ -11,7 +11,7 @@ use crate::build::Inputs;
 use crate::config::code;
 use crate::config::edit::Files;
 use crate::config::{Level, Violation, render};
-use crate::source::files;
+use crate::source::material;
 use crate::telemetry::events::{Event, Events};
 
 /// Faults of the files, and the time since which they are not what is served.
@@ -42,7 +42,7 @@ impl FileState {
         refused_by_envoy: Option<Inputs>,
         events: Events,
     ) -> Self {
-        let named_files = watch::Sender::new(inputs.named_files.keys().cloned().collect());
+        let named_files = watch::Sender::new(paths_of_named(inputs).collect());
         Self { refused, refused_by_envoy, faults: watch::Sender::default(), named_files, events }
     }
 
@@ -118,7 +118,7 @@ impl FileState {
     /// Publishes the names of files that the documents name.
     pub(super) fn publish_named_files(&self, accepted: &Inputs) {
         let all = std::iter::once(accepted).chain(&self.refused).chain(&self.refused_by_envoy);
-        let named: BTreeSet<String> = all.flat_map(|inputs| inputs.named_files.keys().cloned()).collect();
+        let named: BTreeSet<String> = all.flat_map(paths_of_named).collect();
         self.named_files.send_if_modified(|published| {
             let differs = *published != named;
             *published = named;
@@ -130,7 +130,12 @@ impl FileState {
 /// True if the config paths hold `files`, and the files that their documents name did not change.
 fn is_as_read(inputs: &Inputs, files: &Files) -> bool {
     let names = || inputs.named_files.keys().cloned().collect();
-    inputs.files == *files && inputs.named_files == files::read_named(&names())
+    let read = || material::read_named(&names(), inputs.material_dir.as_deref());
+    inputs.files == *files && inputs.named_files == read()
+}
+
+fn paths_of_named(inputs: &Inputs) -> impl Iterator<Item = String> {
+    inputs.named_files.keys().map(|named| named.path.clone())
 }
 
 /// Returns the violation of files that an Envoy refused, at the first file that they changed.
@@ -153,7 +158,7 @@ pub(super) fn refused_files(file: Option<String>, message: String) -> Violation 
 pub(super) fn fingerprint(inputs: &Inputs) -> u64 {
     let mut hash = Xxh3::new();
     let named = inputs.named_files.iter();
-    let named = named.map(|(name, text)| (name, text.as_deref().unwrap_or_default()));
+    let named = named.map(|(named, text)| (&named.path, text.as_deref().unwrap_or_default()));
     for (name, text) in inputs.files.iter().map(|(name, text)| (name, &**text)).chain(named) {
         for item in [name.as_str(), text] {
             hash.update(&(item.len() as u64).to_le_bytes());

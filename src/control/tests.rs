@@ -44,6 +44,7 @@ async fn started(store: Arc<dyn Store>) -> (Control, Arc<Cache>) {
         metrics: Metrics::default(),
         nodes: Nodes::default(),
         loss_limits: LossLimits::default(),
+        material_dir: None,
     };
     let runtime = tokio::runtime::Handle::current();
     let started = tokio::task::spawn_blocking(move || Control::start(start, &runtime));

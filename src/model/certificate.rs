@@ -16,7 +16,7 @@ use x509_parser::parse_x509_certificate;
 use crate::config::Step;
 use crate::config::code;
 use crate::config::document;
-use crate::config::material::{Material, NamedFiles, path_of};
+use crate::config::material::{Material, NamedBy, NamedFile, NamedFiles};
 use crate::model::name::Name;
 use crate::model::place::{FaultCollector, FaultPlace};
 
@@ -157,16 +157,26 @@ fn read(
     sources: Sources<'_>,
     faults: &mut FaultCollector,
 ) -> Option<Arc<str>> {
-    let Some(path) = path_of(file, place.document.file()) else {
+    let Some(named) = place.document.named_file(file) else {
         let help = "write an absolute path: what comes by REST stands beside no file".to_owned();
         faults.wrong(place, format!("the path `{file}` is relative"), help);
         return None;
     };
-    match sources.files.get(&path) {
+    let found = sources.files.get(&named);
+    let NamedFile { path, by } = named;
+    match found {
         Some(Ok(text)) => return Some(text.clone()),
         Some(Err(reason)) => {
-            let help = "name a PEM file that this user may read; a path is relative to this file".to_owned();
-            faults.error(place, code::UNREADABLE_MATERIAL, format!("cannot read {path}: {reason}"), help);
+            let help = match by {
+                NamedBy::Config => "name a PEM file that this user may read; a path is relative to this file",
+                NamedBy::Request => "name a PEM file below that directory, or write it `inline`",
+            };
+            faults.error(
+                place,
+                code::UNREADABLE_MATERIAL,
+                format!("cannot read {path}: {reason}"),
+                help.to_owned(),
+            );
         }
         None => faults.error(place, code::UNREADABLE_MATERIAL, format!("{path} was not read"), None),
     }

@@ -13,6 +13,7 @@ use imbl::OrdMap;
 use crate::config::decode;
 use crate::config::document::{Document, Kind, Origin};
 use crate::config::edit::{Files, Stored};
+use crate::config::material::NamedFile;
 use crate::config::tree::Node;
 use crate::config::{Path, Violation};
 use crate::memo::{ArcPtrEq, MapChange, changes};
@@ -33,7 +34,7 @@ pub struct Documents {
     targets: OrdMap<Name, ArcPtrEq<Added>>,
     /// Names of files with keys and certificates, by the document that names them. Nearly all documents name
     /// none.
-    named_files: OrdMap<Origin, BTreeSet<String>>,
+    named_files: OrdMap<Origin, BTreeSet<NamedFile>>,
     entities: BTreeMap<Kind, KindIndex>,
 }
 
@@ -88,7 +89,8 @@ impl Documents {
     }
 
     fn index_named_files(&mut self, origin: &Origin, documents: &[Arc<Document>]) {
-        let named: BTreeSet<String> = documents.iter().flat_map(|document| document.named_files()).collect();
+        let named: BTreeSet<NamedFile> =
+            documents.iter().flat_map(|document| document.named_files()).collect();
         if named.is_empty() {
             self.named_files.remove(origin);
         } else {
@@ -164,7 +166,7 @@ impl Documents {
     }
 
     /// Returns the names of files with keys and certificates that the documents refer to.
-    pub fn named_files(&self) -> BTreeSet<String> {
+    pub fn named_files(&self) -> BTreeSet<NamedFile> {
         self.named_files.values().flatten().cloned().collect()
     }
 

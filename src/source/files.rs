@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use crate::config::code;
 use crate::config::edit::Files;
-use crate::config::material::NamedFiles;
 use crate::config::{Level, Violation};
 use crate::source::absence::Absences;
 
@@ -91,16 +90,6 @@ pub fn empty(paths: &[PathBuf]) -> Vec<Violation> {
         ..violation(path, "there is no config file in this directory".to_owned())
     };
     paths.iter().filter(is_empty).map(warning).collect()
-}
-
-/// Reads the files that a config names. An entry is the text, or the reason why it cannot be read.
-pub fn read_named(names: &BTreeSet<String>) -> NamedFiles {
-    let read = |name: &String| match std::fs::read(name).map(String::from_utf8) {
-        Ok(Ok(text)) => Ok(text.into()),
-        Ok(Err(_)) => Err("it is not text".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    names.iter().map(|name| (name.clone(), read(name))).collect()
 }
 
 /// Returns the name of a file, with the path as the operator gave it.

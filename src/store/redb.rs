@@ -8,6 +8,7 @@ mod file;
 mod presence;
 pub mod restore;
 mod tables;
+mod tokens;
 
 use std::fs::File;
 use std::ops::RangeInclusive;
@@ -26,7 +27,10 @@ use crate::store::redb::presence::PresenceCheck;
 use crate::store::redb::tables::{
     ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REFUSED_FILES, REVISIONS, TOKENS,
 };
-use crate::store::{Commit, Error, KeptAnswer, Record, Revision, Store, StoredState, TokenRecord};
+use crate::store::{
+    Commit, Error, KeptAnswer, Record, RemovalTerms, Revision, Store, StoredState, TokenAddition,
+    TokenRecord, TokenRemoval,
+};
 
 /// Interval at which expired answers are removed.
 const SWEEP: SignedDuration = SignedDuration::from_mins(10);
@@ -275,19 +279,16 @@ impl Store for RedbStore {
         records.into_iter().map(read).collect()
     }
 
-    fn add_token(&self, token: &TokenRecord) -> Result<bool, Error> {
-        self.writing(|transaction| {
-            let mut tokens = transaction.open_table(TOKENS)?;
-            if tokens.get(token.name.as_str())?.is_some() {
-                return Ok(false);
-            }
-            tokens.insert(token.name.as_str(), encoding::token(token).as_slice())?;
-            Ok(true)
-        })
+    fn had_token(&self) -> Result<bool, Error> {
+        self.reading(tokens::had)
     }
 
-    fn remove_token(&self, name: &str) -> Result<bool, Error> {
-        self.writing(|transaction| Ok(transaction.open_table(TOKENS)?.remove(name)?.is_some()))
+    fn add_token(&self, token: &TokenRecord, client: Option<&[u8]>) -> Result<TokenAddition, Error> {
+        self.writing(|transaction| tokens::add(transaction, token, client))
+    }
+
+    fn remove_token(&self, name: &str, terms: RemovalTerms<'_>) -> Result<TokenRemoval, Error> {
+        self.writing(|transaction| tokens::remove(transaction, name, terms))
     }
 
     fn backup(&self, to: &Path) -> Result<(), Error> {

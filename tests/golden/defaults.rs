@@ -21,7 +21,7 @@ use understudy::inspect::settings::setting::{EffectiveSetting, SettingOrigin};
 use understudy::model::Model;
 use understudy::model::listener::{Listener, ProtocolSettings};
 use understudy::model::name::Name;
-use understudy::source::files;
+use understudy::source::material;
 
 use crate::{addresses, root};
 
@@ -157,7 +157,7 @@ fn build(config: &Value) -> Result<Build, Vec<Violation>> {
     let file = root().join("tests/fixtures/stage.yaml").display().to_string();
     let files = imbl::OrdMap::unit(file, config.to_string().into());
     let mut inputs = Inputs { files, addresses: addresses(), ..Inputs::default() };
-    build::build_reading(&mut inputs, None, files::read_named)
+    build::build_reading(&mut inputs, None, |names| material::read_named(names, None))
 }
 
 fn outcome(config: &Value) -> Result<Outcome, Vec<Violation>> {

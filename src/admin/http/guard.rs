@@ -5,7 +5,7 @@
 //! another origin sent.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -22,6 +22,7 @@ use crate::access::policy::{Denial, Principal};
 use crate::access::random;
 use crate::access::tokens::{Role, TokenSecret};
 use crate::admin::http::problem::Problem;
+use crate::admin::http::refusals::RefusalLog;
 use crate::admin::state::Admin;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -75,6 +76,7 @@ impl RoleTable {
 pub(crate) struct Guard {
     pub(crate) admin: Admin,
     pub(crate) roles: Arc<RoleTable>,
+    pub(crate) refusals: RefusalLog,
 }
 
 /// Reason for which a request is refused before its handler runs.
@@ -95,7 +97,7 @@ impl GuardError {
             Self::Host => "host",
             Self::Origin => "origin",
             Self::Denied(Denial::NoToken) => "no_token",
-            Self::Denied(Denial::WrongToken) => "wrong_token",
+            Self::Denied(Denial::WrongToken | Denial::Guesses { .. }) => "wrong_token",
             Self::Denied(Denial::Role { .. }) => "role",
             Self::Denied(Denial::Rate { .. }) => "rate",
         }
@@ -106,7 +108,7 @@ impl GuardError {
             Self::Host => StatusCode::MISDIRECTED_REQUEST,
             Self::Origin | Self::Denied(Denial::Role { .. }) => StatusCode::FORBIDDEN,
             Self::Denied(Denial::NoToken | Denial::WrongToken) => StatusCode::UNAUTHORIZED,
-            Self::Denied(Denial::Rate { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Denied(Denial::Rate { .. } | Denial::Guesses { .. }) => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -118,7 +120,7 @@ impl GuardError {
             Self::Denied(Denial::WrongToken) => {
                 Some(challenge("Bearer realm=\"understudy\", error=\"invalid_token\""))
             }
-            Self::Denied(Denial::Rate { retry_after, .. }) => {
+            Self::Denied(Denial::Rate { retry_after, .. } | Denial::Guesses { retry_after }) => {
                 Some((header::RETRY_AFTER, HeaderValue::from(*retry_after)))
             }
             _ => None,
@@ -145,9 +147,17 @@ impl Guard {
         }
         match self.roles.needed(request.method(), template) {
             None => Ok(Principal::anonymous()),
-            Some(needed) => Ok(access.admit(secret(request.headers()).as_ref(), needed)?),
+            Some(needed) => {
+                let address = peer(request).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+                Ok(access.admit(secret(request.headers()).as_ref(), address, needed)?)
+            }
         }
     }
+}
+
+/// Returns the remote address of a request.
+fn peer(request: &Request) -> Option<SocketAddr> {
+    request.extensions().get::<ConnectInfo<PeerAddress>>().map(|peer| peer.0.0)
 }
 
 /// Returns the token that a request sent; none without an `Authorization` header. A header of another scheme gives
@@ -210,10 +220,11 @@ pub(crate) async fn guarded(State(guard): State<Guard>, mut request: Request, ne
             Problem::of_any(next.run(request).instrument(span).await).await
         }
         Err(error) => {
-            let peer =
-                request.extensions().get::<ConnectInfo<PeerAddress>>().map(|peer| peer.0.0.to_string());
             let (method, path, reason) = (request.method().as_str(), request.uri().path(), error.reason());
-            warn!(id = shown_id, peer, method, path, reason, "refused a request to the admin API");
+            guard.refusals.add(reason, || {
+                let peer = peer(&request).map(|peer| peer.to_string());
+                warn!(id = shown_id, peer, method, path, reason, "refused a request to the admin API");
+            });
             guard.admin.metrics.refused(reason);
             error.into_response()
         }

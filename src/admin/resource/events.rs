@@ -3,12 +3,13 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::Stream;
 use serde_json::json;
 
+use crate::access::policy::Principal;
 use crate::access::tokens::Role;
 use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
@@ -37,10 +38,11 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
 }
 
 /// Handles `GET /events`: streams events from now on or, with `Last-Event-ID`, from the event after that one. `event`
-/// is the kind, `data` is JSON. If that event is not kept any more, `missed` comes first; if the reader is too slow,
-/// `end` comes last and says so.
+/// is the kind, `data` is JSON. If that event is not kept any more, `missed` comes first; if the reader is too slow, or
+/// its token is revoked, `end` comes last and says so.
 async fn follow(
     State(admin): State<Admin>,
+    Extension(principal): Extension<Principal>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     if admin.events.followers() >= MAX_FOLLOWERS {
@@ -49,17 +51,34 @@ async fn follow(
     }
     let last = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
     let follower = admin.events.follow(last);
-    let stream = stream(admin.events, follower);
+    let access = admin.access;
+    let revoked = async move { access.revoked(&principal).await };
+    let stream = stream(admin.events, follower, revoked);
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("nothing new")))
 }
 
-fn stream(events: Events, mut follower: Follower) -> impl Stream<Item = Result<Event, Infallible>> {
+fn stream(
+    events: Events,
+    mut follower: Follower,
+    revoked: impl Future<Output = ()>,
+) -> impl Stream<Item = Result<Event, Infallible>> {
     async_stream::stream! {
+        tokio::pin!(revoked);
         // The head of the response is sent with the first bytes: a client should not wait for an event to know that
         // it is connected.
         yield Ok(Event::default().comment("following"));
         loop {
-            match follower.next().await {
+            let outcome = tokio::select! {
+                biased;
+                () = &mut revoked => None,
+                outcome = follower.next() => Some(outcome),
+            };
+            let Some(outcome) = outcome else {
+                let why = json!({ "detail": "the token was revoked, or one is needed now" });
+                yield Ok(Event::default().event("end").data(why.to_string()));
+                return;
+            };
+            match outcome {
                 FollowOutcome::Event(event) => {
                     yield Ok(Event::default().id(events.id(event.number)).event(event.kind.word()).data(&event.json));
                 }

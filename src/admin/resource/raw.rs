@@ -18,6 +18,7 @@ use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
 use crate::admin::state::Admin;
 use crate::admin::view::secret;
+use crate::admin::write::operation::refuse_hashes;
 use crate::admin::write::place::{self, BodyPlace};
 use crate::admin::write::reply::Reply;
 use crate::admin::write::run::shown;
@@ -201,6 +202,7 @@ fn exactly(
             if let Some(stored) = stored {
                 secret::unmask(&mut body, stored);
             }
+            refuse_hashes(&body)?;
             if stored.is_none_or(|stored| **stored != body) {
                 changes.push(EntityChange::Put { kind: Kind::Raw, name, body: Arc::new(body) });
             }

@@ -2,12 +2,14 @@
 
 use axum::extract::{Path, State};
 use axum::response::Json;
+use serde_json::Value;
 
 use crate::access::tokens::Role;
 use crate::admin::http::problem::Problem;
 use crate::admin::order::unknown_upstream;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::state::Admin;
+use crate::admin::view::secret;
 use crate::inspect::settings::{self, UpstreamSettings};
 
 /// Returns the routes.
@@ -24,5 +26,14 @@ async fn read(
     Path(name): Path<String>,
 ) -> Result<Json<UpstreamSettings>, Problem> {
     let settings = settings::effective(&admin.cache.build(), &name);
-    settings.map(Json).ok_or_else(|| unknown_upstream(&name))
+    let mut settings = settings.ok_or_else(|| unknown_upstream(&name))?;
+    for setting in &mut settings.settings {
+        // The path names the mapping that the value is.
+        if setting.path.ends_with(".headers")
+            && let Value::Object(headers) = &mut setting.value
+        {
+            secret::mask_map(headers);
+        }
+    }
+    Ok(Json(settings))
 }

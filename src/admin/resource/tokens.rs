@@ -1,14 +1,14 @@
 //! Tokens of the API: listed, made, revoked. Their texts are not stored, and shown once.
 
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::info;
 
-use crate::access::policy::{Access, Principal};
-use crate::access::tokens::{self, Role, Token, TokenError, TokenSecret};
+use crate::access::policy::{Access, Denial, Principal};
+use crate::access::tokens::{Role, Token, TokenError, TokenSecret};
 use crate::admin::http::blocking;
 use crate::admin::http::page::Items;
 use crate::admin::http::problem::Problem;
@@ -17,7 +17,7 @@ use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
 use crate::admin::state::Admin;
 use crate::admin::view::token::{NewTokenView, TokenView};
-use crate::store::Store;
+use crate::store::{RemovalTerms, Store, TokenAddition, TokenRemoval};
 
 /// Returns the routes.
 pub(crate) fn routes() -> Vec<ApiRoute> {
@@ -67,15 +67,16 @@ async fn read(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Js
 /// Handles `POST /tokens`.
 async fn create(
     State(admin): State<Admin>,
-    principal: axum::Extension<Principal>,
+    Extension(principal): Extension<Principal>,
     Object(body): Object,
 ) -> Result<Response, Problem> {
     let unprocessable = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
     let TokenBody { name, role } = decoded(&body)?;
     let role: Role = role.parse().map_err(unprocessable)?;
     let (access, store) = (admin.access, admin.store.clone());
-    let (token, secret) = blocking::run(move || add(&access, &*store, &name, role)).await?;
-    info!(token = token.name, role = role.word(), by = principal.name, "a token was made");
+    let by = principal.name.clone();
+    let (token, secret) = blocking::run(move || add(&access, &*store, &principal, &name, role)).await?;
+    info!(token = token.name, role = role.word(), by, "a token was made");
     let body = NewTokenView { stored: (&token).into(), token: secret.reveal().to_owned() };
     let headers = [
         (header::LOCATION, format!("/tokens/{}", token.name)),
@@ -84,7 +85,13 @@ async fn create(
     Ok((StatusCode::CREATED, headers, Json(body)).into_response())
 }
 
-fn add(access: &Access, store: &dyn Store, name: &str, role: Role) -> Result<(Token, TokenSecret), Problem> {
+fn add(
+    access: &Access,
+    store: &dyn Store,
+    client: &Principal,
+    name: &str,
+    role: Role,
+) -> Result<(Token, TokenSecret), Problem> {
     let refused = |error: TokenError| {
         let status = match error {
             TokenError::Name => StatusCode::UNPROCESSABLE_ENTITY,
@@ -93,40 +100,47 @@ fn add(access: &Access, store: &dyn Store, name: &str, role: Role) -> Result<(To
         Problem::new(status, error.to_string())
     };
     let (token, secret) = Token::create(name, role).map_err(refused)?;
-    if !store.add_token(&token.to_record()).map_err(|error| Problem::unstored(&error))? {
-        return Err(refused(TokenError::Taken(token.name)));
+    let added = store.add_token(&token.to_record(), client.token_hash());
+    match added.map_err(|error| Problem::unstored(&error))? {
+        TokenAddition::Added => {}
+        TokenAddition::Taken => return Err(refused(TokenError::Taken(token.name))),
+        TokenAddition::ClientRevoked => return Err(revoked_client()),
     }
-    access.replace_tokens(tokens::stored(store)?);
+    access.reload_tokens(store)?;
     Ok((token, secret))
 }
 
 /// Handles `DELETE /tokens/{name}`.
 async fn revoke(
     State(admin): State<Admin>,
-    principal: axum::Extension<Principal>,
+    Extension(principal): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let (access, store) = (admin.access, admin.store.clone());
     let (revoked, by) = (name.clone(), principal.name.clone());
-    blocking::run(move || remove(&access, &*store, &name)).await?;
+    blocking::run(move || remove(&access, &*store, &principal, &name)).await?;
     info!(token = revoked, by, "a token was revoked");
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn remove(access: &Access, store: &dyn Store, name: &str) -> Result<(), Problem> {
-    let known = access.tokens();
-    let exists = known.iter().any(|token| token.name == name);
-    let may_write = |token: &Token| token.role == Role::Write && token.name != name;
-    // Without it, nobody could make another one, or everybody could change everything.
-    if exists && access.is_required() && !known.iter().any(may_write) {
-        let detail = format!("`{name}` is the last token with the role `write`; make another one first");
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
+fn remove(access: &Access, store: &dyn Store, client: &Principal, name: &str) -> Result<(), Problem> {
+    // Without a token that may write, nobody could make another one.
+    let kept_role = access.is_required().then(|| Role::Write.word());
+    let terms = RemovalTerms { client: client.token_hash(), kept_role };
+    match store.remove_token(name, terms).map_err(|error| Problem::unstored(&error))? {
+        TokenRemoval::Removed => Ok(access.reload_tokens(store)?),
+        TokenRemoval::Absent => Err(absent(name)),
+        TokenRemoval::Last => {
+            let detail = format!("`{name}` is the last token with the role `write`; make another one first");
+            Err(Problem::new(StatusCode::CONFLICT, detail))
+        }
+        TokenRemoval::ClientRevoked => Err(revoked_client()),
     }
-    if !store.remove_token(name).map_err(|error| Problem::unstored(&error))? {
-        return Err(absent(name));
-    }
-    access.replace_tokens(tokens::stored(store)?);
-    Ok(())
+}
+
+/// Returns 401, for a client whose token was revoked after its request was admitted.
+fn revoked_client() -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, Denial::WrongToken.to_string())
 }
 
 fn absent(name: &str) -> Problem {

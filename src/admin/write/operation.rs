@@ -3,7 +3,7 @@
 //! It is decided on the newest config in the writer's thread, so that no other write comes between a check
 //! and its change.
 
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
@@ -124,6 +124,7 @@ impl EntityOperation {
                 if let Some(stored) = stored {
                     secret::unmask(&mut body, stored);
                 }
+                refuse_hashes(&body)?;
                 Some(body)
             }
         };
@@ -146,6 +147,16 @@ impl EntityOperation {
         }
         slot.check(&self.conditions, existing.map(|existing| &existing.body))
     }
+}
+
+/// Refuses a body with a hash that was shown in place of another secret: it would be stored as the secret.
+pub(crate) fn refuse_hashes(body: &Value) -> Result<(), Problem> {
+    if !secret::has_hash(body) {
+        return Ok(());
+    }
+    let detail = "a hash stands where a secret should, and it is not that of this entity's own secret at that \
+                  place; write the secret itself";
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
 }
 
 /// Applies a merge patch (RFC 7396).

@@ -12,6 +12,7 @@ use crate::cli::output::{FormatOptions, OutputFormat};
 use crate::cli::print;
 use crate::config::{Level, Violation, render};
 use crate::source::files;
+use crate::source::material;
 
 /// Options of `understudy check`.
 #[derive(Debug, clap::Args)]
@@ -63,7 +64,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
     let now = Some(Timestamp::now());
     let mut inputs = Inputs { files: files::read(paths)?, now, ..Inputs::default() };
-    build::build_reading(&mut inputs, None, files::read_named)
+    build::build_reading(&mut inputs, None, |names| material::read_named(names, None))
 }
 
 /// Prints violations on standard error, for people.

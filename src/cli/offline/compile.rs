@@ -16,6 +16,7 @@ use crate::model::name::Name;
 use crate::model::resolver;
 use crate::model::target::Host;
 use crate::source::files;
+use crate::source::material;
 use crate::source::resolve::DnsResolver;
 
 /// Options of `understudy compile`.
@@ -49,7 +50,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Err(violations) => return refuse(&violations),
     };
     let mut inputs = Inputs { files, ..Inputs::default() };
-    let build = match build::build_reading(&mut inputs, None, files::read_named) {
+    let build = match build::build_reading(&mut inputs, None, |names| material::read_named(names, None)) {
         Ok(build) => build,
         Err(violations) => return refuse(&violations),
     };

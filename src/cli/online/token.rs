@@ -10,8 +10,8 @@ use crate::access::tokens::{self, Role, Token, TokenError};
 use crate::cli::online::client::{RequestOptions, ServerOptions, WriteOptions, segment};
 use crate::cli::output::table;
 use crate::cli::print;
-use crate::store::Store;
 use crate::store::redb::RedbStore;
+use crate::store::{RemovalTerms, Store, TokenAddition, TokenRemoval};
 
 /// Options of `understudy token`.
 #[derive(Debug, clap::Args)]
@@ -91,7 +91,8 @@ fn in_directory(store: &dyn Store, command: &TokenCommand) -> anyhow::Result<Val
     match command {
         TokenCommand::Create { name, role, .. } => {
             let (token, secret) = Token::create(name, *role)?;
-            anyhow::ensure!(store.add_token(&token.to_record())?, TokenError::Taken(token.name));
+            let added = store.add_token(&token.to_record(), None)?;
+            anyhow::ensure!(added == TokenAddition::Added, TokenError::Taken(token.name));
             let mut created = token_view(&token);
             created["token"] = secret.reveal().into();
             Ok(created)
@@ -101,7 +102,9 @@ fn in_directory(store: &dyn Store, command: &TokenCommand) -> anyhow::Result<Val
             Ok(json!({ "items": items, "next": null }))
         }
         TokenCommand::Revoke { name, .. } => {
-            anyhow::ensure!(store.remove_token(name)?, "no token is named `{name}`");
+            // Whoever has the directory may remove the last one too: that opens the API to nobody.
+            let removed = store.remove_token(name, RemovalTerms::default())?;
+            anyhow::ensure!(removed == TokenRemoval::Removed, "no token is named `{name}`");
             Ok(Value::Null)
         }
     }

@@ -14,13 +14,16 @@ pub(super) const FILES: TableDefinition<'_, &str, &str> = TableDefinition::new("
 pub(super) const RECORDS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("jottings");
 /// Tokens of the admin API by name.
 pub(super) const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
-/// Format of the database, and the hash of refused files.
+/// Format of the database, the hash of refused files, and the mark that there was a token.
 pub(super) const FORMAT: TableDefinition<'_, &str, u64> = TableDefinition::new("format");
 
 /// Key of the format's version in [`FORMAT`].
 pub(super) const VERSION_KEY: &str = "version";
 /// Key of the hash of files that an Envoy refused, in [`FORMAT`].
 pub(super) const REFUSED_FILES: &str = "refused_files";
+
+/// Key of the mark that there was a token once, in [`FORMAT`].
+pub(super) const HAD_TOKEN: &str = "had_token";
 
 /// Version of the format. Version 1 had entities only, 2 no records, 3 no tokens.
 pub(super) const VERSION: u64 = 4;

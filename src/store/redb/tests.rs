@@ -10,7 +10,7 @@ use super::tables::{VERSION, VERSION_KEY};
 use super::*;
 use crate::config::edit::Edit;
 use crate::config::edit::EntityChange;
-use crate::store::RevisionSource;
+use crate::store::{RemovalTerms, RevisionSource};
 
 fn put(name: &str, body: Value) -> EntityChange {
     EntityChange::Put { kind: Kind::Upstream, name: name.to_owned(), body: Arc::new(body) }
@@ -246,8 +246,8 @@ fn a_database_that_was_removed_or_replaced_is_read_and_not_changed_until_it_retu
             store.health(),
             store.commit(1, &revision(2)),
             store.put_records(std::slice::from_ref(&record)),
-            store.add_token(&token).map(drop),
-            store.remove_token("name").map(drop),
+            store.add_token(&token, None).map(drop),
+            store.remove_token("name", RemovalTerms { client: None, kept_role: None }).map(drop),
         ];
         for outcome in outcomes {
             assert!(matches!(outcome, Err(Error::Gone { .. })), "{outcome:?}");
