@@ -30,7 +30,10 @@ const LOST_AND_FOUND: &str = "lost+found";
 pub(super) fn create_directory(path: &Path) -> Result<(), Error> {
     let create = || {
         let parent = path.parent().unwrap_or(path);
-        fs::create_dir_all(parent)?;
+        // A parent that is a file is left to the creation below, whose error says so.
+        if !parent.exists() {
+            fs::create_dir_all(parent)?;
+        }
         match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
             Err(_) if path.is_dir() => Ok(()),
             Err(error) => Err(error),
