@@ -54,5 +54,6 @@
 pub mod history;
 pub mod ledger;
 pub mod orders;
+pub(crate) mod round;
 pub mod supervisor;
 pub mod traffic;

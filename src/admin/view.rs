@@ -5,7 +5,6 @@ pub(crate) mod failover;
 pub(crate) mod health;
 pub(crate) mod order;
 pub(crate) mod revision;
-pub(crate) mod round;
 pub(crate) mod secret;
 pub(crate) mod simulation;
 pub(crate) mod token;

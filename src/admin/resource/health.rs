@@ -18,8 +18,8 @@ use crate::admin::view::health::{
     HealthView, HealthWord, NodeHealthView, NodeTargetView, PinnedView, ResolutionView, TargetHealthView,
 };
 use crate::admin::view::order::{HoldView, StateView, StateWord};
-use crate::admin::view::round::rounded;
 use crate::failover::ledger::Ledger;
+use crate::failover::round::rounded;
 use crate::failover::traffic::summary::{NodeSummary, NodeTarget, Summary, TargetSummary};
 use crate::model::name::Name;
 use crate::model::target::{Address, Target};

@@ -5,9 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::view::drill::DrillView;
-use crate::admin::view::round::rounded;
 use crate::failover::orders::hold::{Hold, HoldPhase};
 use crate::failover::orders::{OrderMetadata, PinOrder, StateOrder};
+use crate::failover::round::rounded;
 use crate::model::failback::Failback;
 use crate::model::name::Name;
 use crate::model::overrides;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::view::{TrafficView, rounded, shares};
+use super::view::{TrafficView, shares};
 use crate::envoy::load_totals::LoadTotals;
 use crate::failover::orders::Orders;
 use crate::failover::orders::drill::{DrillObservations, DrillRun};
+use crate::failover::round::rounded;
 use crate::failover::traffic::shift::TierShift;
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::build::Build;
 use crate::failover::history::History;
+use crate::failover::round::rounded;
 use crate::failover::traffic::Traffic;
 use crate::failover::traffic::summary::Summary;
 use crate::model::target::Target;
@@ -55,9 +56,4 @@ pub(super) fn shares(summary: &Summary) -> BTreeMap<String, f64> {
         return BTreeMap::new();
     }
     summary.targets.iter().map(|(address, target)| (address.to_string(), rounded(target.share))).collect()
-}
-
-/// Rounds to one decimal place.
-pub(super) fn rounded(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
 }
