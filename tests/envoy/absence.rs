@@ -14,9 +14,16 @@ use understudy::cli::demo::load::OpenLoad;
 use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port};
 use crate::stage::{DELTA, Edge, STATE_OF_THE_WORLD, faultless, window};
 
+/// Source of the config.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Files,
+    Rest,
+}
+
 /// Three Envoys of one fleet, which share a port, and the config that they run.
-struct Trio {
-    edge: Edge,
+pub(crate) struct Trio {
+    pub(crate) edge: Edge,
     others: [Envoy; 2],
     /// Directory of config files, with `config.yaml`.
     config: PathBuf,
@@ -34,18 +41,49 @@ fn entities(port: u16, backend: &Backend) -> Value {
     })
 }
 
+/// Writes all entities over REST, as one change.
+async fn write_all(understudy: &Understudy, entities: &Value) {
+    let kinds = ["listeners", "upstreams", "services", "routes"];
+    let changes: Vec<Value> = kinds
+        .iter()
+        .flat_map(|kind| entities[kind].as_array().into_iter().flatten().map(move |body| (kind, body)))
+        .map(|(kind, body)| json!({"method": "POST", "path": format!("/{kind}"), "body": body}))
+        .collect();
+    let (status, answer) = understudy.patch("/config", json!({ "changes": changes })).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
 impl Trio {
     async fn start() -> Self {
+        Self::start_from(Origin::Files).await
+    }
+
+    /// Starts with a config of this origin. The variants of xDS alternate, and begin with another for REST.
+    pub(crate) async fn start_from(origin: Origin) -> Self {
         let (backend, port) = (Backend::start("BACKEND").await, free_port());
         let root = tempfile::tempdir().expect("a temporary directory");
         // Deep enough that no watch reaches the files of other tests.
         let config = root.path().join("of/this/config");
         fs::create_dir_all(&config).expect("makes the directories");
-        fs::write(config.join("config.yaml"), entities(port, &backend).to_string()).expect("writes");
-        let understudy = Understudy::serve(&[&config.display().to_string()]).await;
-        let edge = Edge::speaking(STATE_OF_THE_WORLD, understudy, port).await;
-        let second = Envoy::start(&edge.understudy, "edge-2", "edge", DELTA).await;
-        let third = Envoy::start(&edge.understudy, "edge-3", "edge", STATE_OF_THE_WORLD).await;
+        let entities = entities(port, &backend);
+        let understudy = match origin {
+            Origin::Files => {
+                fs::write(config.join("config.yaml"), entities.to_string()).expect("writes");
+                Understudy::serve(&[&config.display().to_string()]).await
+            }
+            Origin::Rest => {
+                let understudy = Understudy::serve(&[]).await;
+                write_all(&understudy, &entities).await;
+                understudy
+            }
+        };
+        let variants = match origin {
+            Origin::Files => [STATE_OF_THE_WORLD, DELTA, STATE_OF_THE_WORLD],
+            Origin::Rest => [DELTA, STATE_OF_THE_WORLD, DELTA],
+        };
+        let edge = Edge::speaking(variants[0], understudy, port).await;
+        let second = Envoy::start(&edge.understudy, "edge-2", "edge", variants[1]).await;
+        let third = Envoy::start(&edge.understudy, "edge-3", "edge", variants[2]).await;
         let trio = Self { edge, others: [second, third], config, root, _backend: backend };
         trio.settled().await;
         trio.edge.serves("BACKEND", PATIENCE).await;
@@ -56,7 +94,7 @@ impl Trio {
         self.config.join("config.yaml")
     }
 
-    fn understudy(&self) -> &Understudy {
+    pub(crate) fn understudy(&self) -> &Understudy {
         &self.edge.understudy
     }
 
@@ -65,7 +103,7 @@ impl Trio {
     }
 
     /// Waits until all three have acknowledged everything that they should run.
-    async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         eventually(PATIENCE, "all Envoys have all", async || {
             let (_, fleet) = self.understudy().get("/fleet").await;
             let nodes = fleet["nodes"].as_array().into_iter().flatten();
@@ -77,7 +115,7 @@ impl Trio {
     }
 
     /// Returns the names of the listeners and clusters that each Envoy runs.
-    async fn running(&self) -> [BTreeSet<String>; 3] {
+    pub(crate) async fn running(&self) -> [BTreeSet<String>; 3] {
         let mut all = [const { BTreeSet::new() }; 3];
         for (envoy, names) in self.envoys().into_iter().zip(&mut all) {
             for (path, list) in [("/listeners", "listener_statuses"), ("/clusters", "cluster_statuses")] {
@@ -104,7 +142,7 @@ impl Trio {
         all
     }
 
-    async fn load(&self) -> OpenLoad {
+    pub(crate) async fn load(&self) -> OpenLoad {
         let load = self.edge.load(200);
         window(&load, 50).await;
         load
