@@ -5,6 +5,7 @@
 //! if more than a share of all routes, upstreams or targets would go.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::build::Build;
 use crate::config::code;
@@ -187,7 +188,10 @@ pub fn refusals(
     limits: &LossLimits,
 ) -> Vec<Violation> {
     let losses = losses(before, after, limits);
-    let file = missing_file(old_files, new_files).filter(|_| !losses.is_empty());
+    if losses.is_empty() {
+        return Vec::new();
+    }
+    let file = missing_file(old_files, new_files);
     losses.iter().map(|loss| loss.violation(file.clone())).collect()
 }
 
@@ -290,6 +294,8 @@ fn removed_upstreams(before: &Model, after: &Model) -> usize {
 fn removed_targets(before: &Model, after: &Model) -> usize {
     let removed = before.upstreams.iter().map(|(name, old)| match after.upstreams.get(name) {
         None => old.targets.len(),
+        // An upstream that did not change is shared by both models.
+        Some(new) if Arc::ptr_eq(new, old) => 0,
         Some(new) if new.targets == old.targets => 0,
         Some(new) => {
             let kept: BTreeSet<_> = new.targets.iter().map(|target| &target.address).collect();
