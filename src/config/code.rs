@@ -170,6 +170,7 @@ pub const CODES: &[Code] = &[
     warning("US055", "a scheduled drill takes out what is not there"),
     warning("US056", "a scheduled drill leaves nothing to serve"),
     warning("US057", "the day of a scheduled drill never comes"),
+    warning("US058", "a path of a route never gets a request"),
     error(SYNTAX, "the text cannot be read"),
     error(UNKNOWN_FIELD, "a field that is not known"),
     error(WRONG_TYPE, "a value of the wrong type"),

@@ -18,7 +18,12 @@ pub enum PathMatch {
 }
 
 impl PathMatch {
-    fn parse(text: &str) -> Result<Self, (String, Option<String>)> {
+    /// Parses the notation.
+    ///
+    /// # Errors
+    ///
+    /// Returns the fault, and help if there is any.
+    pub(crate) fn parse(text: &str) -> Result<Self, (String, Option<String>)> {
         if let Some(pattern) = text.strip_prefix('~') {
             return match matching::whole(pattern) {
                 Ok(_) => Ok(Self::Regex(pattern.to_owned())),

@@ -46,6 +46,7 @@ pub struct RouteFragment {
     name: Name,
     listeners: Scope,
     fleets: Scope,
+    rank: i64,
     hosts: Vec<HostMatch>,
     /// Paths, each with the Envoy routes that it becomes.
     paths: Vec<(PathMatch, Vec<envoy::Route>)>,
@@ -60,12 +61,13 @@ pub struct RouteFragment {
 impl RouteFragment {
     /// Compiles the contribution of a route.
     pub fn new(route: &Route) -> Self {
-        let Route { name, listeners, fleets, hosts, methods, headers, query, .. } = route;
+        let Route { name, listeners, fleets, rank, hosts, methods, headers, query, .. } = route;
         let forward = route.forward();
         Self {
             name: name.clone(),
             listeners: listeners.clone(),
             fleets: fleets.clone(),
+            rank: *rank,
             hosts: hosts.clone(),
             paths: route.paths.iter().map(|path| (path.clone(), envoy_routes(path, route))).collect(),
             condition_counts: (methods.len(), headers.len(), query.len()),
@@ -111,22 +113,24 @@ struct PathCandidate<'a> {
 }
 
 impl PathCandidate<'_> {
-    /// Returns the sort key; the smallest wins: by host, then path, then number of conditions, then name.
-    fn rank(&self) -> impl Ord + use<> {
+    /// Returns the sort key; the smallest wins: by rank, then host, then path, then number of conditions, then name.
+    fn sort_key(&self) -> impl Ord + use<> {
         let kind = match self.path {
             PathMatch::Exact(_) => 0,
             PathMatch::Prefix(_) => 1,
             PathMatch::Regex(_) => 2,
         };
         let longest = Reverse(self.path.length());
-        let RouteFragment { name, condition_counts, .. } = self.fragment;
-        (host_rank(self.host), kind, longest, Reverse(*condition_counts), name.clone(), self.path.clone())
+        let RouteFragment { name, rank, condition_counts, .. } = self.fragment;
+        let by_path = (kind, longest);
+        let by_name = (name.clone(), self.path.clone());
+        (Reverse(*rank), host_order(self.host), by_path, Reverse(*condition_counts), by_name)
     }
 }
 
 /// Returns the sort key of a host; the smallest wins: an exact host, then the longest wildcard, then any
 /// host.
-fn host_rank(host: &HostMatch) -> (u8, Reverse<usize>) {
+fn host_order(host: &HostMatch) -> (u8, Reverse<usize>) {
     match host {
         HostMatch::Exact(_) => (0, Reverse(0)),
         HostMatch::Suffix(suffix) => (1, Reverse(suffix.len())),
@@ -148,7 +152,7 @@ fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&RouteFragme
             fragment.paths.iter().map(move |(path, routes)| PathCandidate { host, path, fragment, routes })
         })
         .collect();
-    candidates.sort_by_cached_key(|candidate| candidate.rank());
+    candidates.sort_by_cached_key(PathCandidate::sort_key);
     envoy::VirtualHost {
         name: host.to_string(),
         domains: vec![host.to_string()],

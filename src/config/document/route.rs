@@ -11,10 +11,10 @@ use crate::config::values::{Duration, Switch};
 
 /// A route: requests by their properties, and the service that gets them or the answer that they get.
 ///
-/// Precedence among routes that match: an exact host wins over a wildcard (the longest first) and that over none;
-/// within a host an exact path over a prefix (the longest first) and that over a regex (the longest first); then the
-/// route that names more methods, headers and query parameters. Two routes for exactly the same requests are a fault. A
-/// route without hosts also serves the hosts that other routes name, after theirs.
+/// Precedence among routes that match: the larger `rank`; then an exact host wins over a wildcard (the longest first) and
+/// that over none; within a host an exact path over a prefix (the longest first) and that over a regex (the longest
+/// first); then the route that names more methods, headers and query parameters. Two routes of one rank for exactly the
+/// same requests are a fault. A route without hosts also serves the hosts that other routes name, after theirs.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend(
@@ -38,6 +38,10 @@ pub struct Route {
     /// Names of the fleets that have the route; empty: all.
     #[schemars(extend("examples" = [["edge"]]))]
     pub fleets: Vec<String>,
+    /// Precedence over routes of a smaller rank, before everything else, the host too. Routes of one rank go by what they
+    /// name.
+    #[schemars(extend("default" = Route::RANK, "examples" = [10]))]
+    pub rank: Option<i64>,
     /// Hosts, exact or with `*.` in front; empty: any. With `tls_passthrough` they match the SNI.
     #[schemars(extend("examples" = [["shop.example.com", "*.example.com"]]))]
     pub hosts: Vec<String>,
@@ -91,6 +95,11 @@ pub struct Route {
     /// Words to find the route by.
     #[schemars(extend("examples" = [["shop"]]))]
     pub tags: Vec<String>,
+}
+
+impl Route {
+    /// Default of `rank`.
+    pub const RANK: i64 = 0;
 }
 
 /// An answer that sends the client elsewhere; at least one of `scheme`, `host` and `path` is given.
