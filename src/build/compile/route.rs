@@ -115,14 +115,14 @@ struct PathCandidate<'a> {
 impl PathCandidate<'_> {
     /// Returns the sort key; the smallest wins: by rank, then host, then path, then number of conditions, then name.
     fn sort_key(&self) -> impl Ord + use<> {
-        let kind = match self.path {
-            PathMatch::Exact(_) => 0,
-            PathMatch::Prefix(_) => 1,
-            PathMatch::Regex(_) => 2,
+        let (kind, is_wider) = match self.path {
+            PathMatch::Exact(_) => (0, false),
+            PathMatch::Prefix(_) => (1, false),
+            PathMatch::StartsWith(_) => (1, true),
+            PathMatch::Regex(_) => (2, false),
         };
-        let longest = Reverse(self.path.length());
         let RouteFragment { name, rank, condition_counts, .. } = self.fragment;
-        let by_path = (kind, longest);
+        let by_path = (kind, Reverse(self.path.length()), is_wider);
         let by_name = (name.clone(), self.path.clone());
         (Reverse(*rank), host_order(self.host), by_path, Reverse(*condition_counts), by_name)
     }

@@ -39,14 +39,15 @@ pub(super) const RULES: &[LintRule] = &[
     LintRule {
         explanation: Explanation {
             code: code::of("US051"),
-            why: "A path is a regex only behind a `~`; without it `[`, `(`, `*` and `\\` stand for themselves, and no request has them.",
+            why: "A path is a regex only behind a `~`; without it `[`, `(`, `\\` and a `*` that is not the last stand for themselves, and no request has them.",
             fix: "write `~` before a regex, which must match the whole path",
             bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: versions, paths: [\"/v[0-9]+\"], service: shop }]",
             good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]\nservices: [{ name: shop, upstream: shop }]\nroutes: [{ name: versions, paths: [\"~/v[0-9]+\"], service: shop }]",
         },
         check: LintCheck::Route(|subject, findings| {
             for (index, text) in subject.declared().paths.iter().enumerate() {
-                if !text.starts_with('~') && text.contains(['[', '(', '*', '\\', '^', '|']) {
+                let literal = text.strip_suffix('*').unwrap_or(text);
+                if !text.starts_with('~') && literal.contains(['[', '(', '*', '\\', '^', '|']) {
                     let message = format!("`{text}` is taken as it stands, not as a regex");
                     findings.report(&subject.place().key("paths").index(index), message);
                 }
@@ -197,14 +198,17 @@ fn literal(pattern: &str) -> &str {
     if is_optional { &pattern[..end.saturating_sub(1)] } else { &pattern[..end] }
 }
 
-/// Returns matchers that match every path that `path` matches: itself, and the prefixes of its text. The last segment
-/// of a text that goes on is not a boundary, since a path may continue it.
+/// Returns matchers that match every path that `path` matches: itself, and the prefixes and beginnings of its text. The
+/// last segment of a text that goes on is not a boundary, since a path may continue it.
 fn covering(path: &PathMatch) -> Vec<PathMatch> {
     let (text, goes_on) = match path {
         PathMatch::Exact(text) | PathMatch::Prefix(text) => (text.as_str(), false),
+        PathMatch::StartsWith(text) => (text.as_str(), true),
         PathMatch::Regex(pattern) => (literal(pattern), true),
     };
     let ends = text.match_indices('/').map(|(end, _)| end).chain((!goes_on).then_some(text.len()));
     let prefixes = ends.chain([0]).map(|end| PathMatch::Prefix(text[..end].to_owned()));
-    [path.clone()].into_iter().chain(prefixes).collect()
+    let ends = (2..=text.len()).filter(|end| text.is_char_boundary(*end));
+    let beginnings = ends.map(|end| PathMatch::StartsWith(text[..end].to_owned()));
+    [path.clone()].into_iter().chain(prefixes).chain(beginnings).collect()
 }

@@ -12,8 +12,8 @@ use crate::config::values::{Duration, Switch};
 /// A route: requests by their properties, and the service that gets them or the answer that they get.
 ///
 /// Precedence among routes that match: the larger `rank`; then an exact host wins over a wildcard (the longest first) and
-/// that over none; within a host an exact path over a prefix (the longest first) and that over a regex (the longest
-/// first); then the route that names more methods, headers and query parameters. Two routes of one rank for exactly the
+/// that over none; within a host an exact path over a prefix (the longest first, of one length those on segments) and that
+/// over a regex (the longest first); then the route that names more methods, headers and query parameters. Two routes of one rank for exactly the
 /// same requests are a fault. A route without hosts also serves the hosts that other routes name, after theirs.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -45,9 +45,10 @@ pub struct Route {
     /// Hosts, exact or with `*.` in front; empty: any. With `tls_passthrough` they match the SNI.
     #[schemars(extend("examples" = [["shop.example.com", "*.example.com"]]))]
     pub hosts: Vec<String>,
-    /// Paths: a prefix of whole segments, `=` for an exact path, `~` for a regex over the whole; empty: any.
+    /// Paths: a prefix of whole segments, `*` behind one that may end within a segment, `=` for an exact path, `~` for a
+    /// regex over the whole; empty: any.
     #[schemars(extend(
-        "examples" = [["/checkout", "=/exact", "~/v[0-9]+/.*"]],
+        "examples" = [["/checkout", "/check*", "=/exact", "~/v[0-9]+/.*"]],
         "items" = { "type": "string", "pattern": "^(/|=/|~)" }
     ))]
     pub paths: Vec<String>,
@@ -164,7 +165,8 @@ impl Respond {
     "oneOf" = [{ "required": ["prefix"] }, { "required": ["path"] }, { "required": ["regex", "to"] }]
 ))]
 pub struct Rewrite {
-    /// Path that replaces the prefix which matched.
+    /// Path that replaces the prefix which matched. Between it and the rest of the path there is one slash, unless a path
+    /// such as `/check*` ended within a segment and this does not end in a slash.
     #[schemars(extend("examples" = ["/"], "pattern" = "^/"))]
     pub prefix: Option<String>,
     /// Path that replaces the whole.

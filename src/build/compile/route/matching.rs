@@ -67,6 +67,7 @@ fn path_specifier(path: &PathMatch) -> PathSpecifier {
         PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
         PathMatch::Prefix(prefix) if prefix.is_empty() => PathSpecifier::Prefix("/".to_owned()),
         PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone()),
+        PathMatch::StartsWith(beginning) => PathSpecifier::Prefix(beginning.clone()),
         PathMatch::Regex(pattern) => PathSpecifier::SafeRegex(regex(pattern)),
     }
 }
