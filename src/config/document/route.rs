@@ -11,10 +11,11 @@ use crate::config::values::{Duration, Switch};
 
 /// A route: requests by their properties, and the service that gets them or the answer that they get.
 ///
-/// Precedence among routes that match: the larger `rank`; then an exact host wins over a wildcard (the longest first) and
-/// that over none; within a host an exact path over a prefix (the longest first, of one length those on segments) and that
-/// over a regex (the longest first); then the route that names more methods, headers and query parameters. Two routes of one rank for exactly the
-/// same requests are a fault. A route without hosts also serves the hosts that other routes name, after theirs.
+/// Precedence among routes that match: the larger `rank`; then an exact host wins over a wildcard on the left (the longest
+/// first), that over one on the right, and that over none; within a host an exact path over a prefix (the longest first, of
+/// one length those on segments) and that over a regex (the longest first); then the route that names more methods,
+/// headers and query parameters. Two routes of one rank for exactly the same requests are a fault. A route without hosts
+/// also serves the hosts that other routes name, after theirs.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend(
@@ -42,8 +43,9 @@ pub struct Route {
     /// name.
     #[schemars(extend("default" = Route::RANK, "examples" = [10]))]
     pub rank: Option<i64>,
-    /// Hosts, exact or with `*.` in front; empty: any. With `tls_passthrough` they match the SNI.
-    #[schemars(extend("examples" = [["shop.example.com", "*.example.com"]]))]
+    /// Hosts, exact, with `*.` in front or with `.*` at the end; empty: any. With `tls_passthrough` they match the SNI,
+    /// and have no `.*` at the end.
+    #[schemars(extend("examples" = [["shop.example.com", "*.example.com", "shop.*"]]))]
     pub hosts: Vec<String>,
     /// Paths: a prefix of whole segments, `*` behind one that may end within a segment, `=` for an exact path, `~` for a
     /// regex over the whole; empty: any.
