@@ -171,6 +171,7 @@ pub const CODES: &[Code] = &[
     warning("US056", "a scheduled drill leaves nothing to serve"),
     warning("US057", "the day of a scheduled drill never comes"),
     warning("US058", "a path of a route never gets a request"),
+    warning("US059", "a limit of silence that never acts, or cuts good answers"),
     error(SYNTAX, "the text cannot be read"),
     error(UNKNOWN_FIELD, "a field that is not known"),
     error(WRONG_TYPE, "a value of the wrong type"),

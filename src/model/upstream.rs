@@ -61,6 +61,8 @@ pub struct Upstream {
     /// True if a service sends each target its own name as the host. A target without a name then needs its
     /// address as the host.
     pub by_name: bool,
+    /// True if a service sends each target its own name with its port as the host.
+    pub by_name_and_port: bool,
     /// Targets that get traffic, by tier, then in declaration order.
     pub targets: Vec<Target>,
     /// Number of declared tiers, including those whose targets get no traffic.
@@ -174,6 +176,8 @@ pub(crate) struct Uses {
     pub(crate) shortest_try: Option<Duration>,
     /// See [`Upstream::by_name`].
     pub(crate) by_name: bool,
+    /// See [`Upstream::by_name_and_port`].
+    pub(crate) by_name_and_port: bool,
 }
 
 /// Resolves an upstream whose name and targets are already resolved.
@@ -225,6 +229,7 @@ pub(crate) fn resolve(
         resolve: upstream.resolve.unwrap_or_default(),
         whole_response: whole_response(place, upstream.whole_response.as_ref(), faults),
         by_name: uses.by_name,
+        by_name_and_port: uses.by_name_and_port,
         targets,
         tier_count,
     }

@@ -34,6 +34,7 @@ pub(super) fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<EffectiveSe
         targets: _,
         tier_count: _,
         by_name: _,
+        by_name_and_port: _,
     } = upstream;
     let mut settings = SettingCollector::new("", declaration(build, Kind::Upstream, name));
     settings.add("name", name.as_str());
