@@ -54,16 +54,23 @@ pub fn of(build: &Build, name: &Name) -> Option<Vec<EffectiveSetting>> {
 /// Returns the Envoy settings that no config field sets directly.
 fn of_envoy(upstream: &Upstream) -> Vec<EffectiveSetting> {
     let mut settings = SettingCollector::new("envoy.", None);
+    let is_minimal = upstream.failover.minimum_healthy > 0;
     let because = match upstream.failover.mode {
+        _ if is_minimal => "`failover.minimum_healthy`: the share of usable targets counts as it is",
         FailoverMode::Standby => "`failover.mode: standby`: a tier with one usable target is a full one",
         FailoverMode::Spill => "`failover.mode: spill` with its factor",
     };
     settings.derived("overprovisioning_factor", endpoint::overprovisioning_factor(upstream), because);
     let because = match upstream.failover.when_all_down {
+        _ if is_minimal => "`failover.minimum_healthy`: fewer usable targets get no requests",
         WhenAllDown::TryAll => "`failover.when_all_down: try_all`: any target is better than none",
         WhenAllDown::Fail => "`failover.when_all_down: fail`: 503 at once",
     };
     settings.derived("healthy_panic_threshold", cluster::panic_threshold(upstream), because);
+    if is_minimal {
+        let because = "`failover.minimum_healthy`: 503 below it, in place of requests to all targets";
+        settings.derived("fail_traffic_on_panic", true, because);
+    }
     settings.derived(
         "update_merge_window",
         "0s",
@@ -132,6 +139,7 @@ mod tests {
                 health_check.jitter: 10 (default)
                 failover.mode: "standby" (default)
                 failover.factor: 140 (default)
+                failover.minimum_healthy: 0 (default)
                 failover.when_all_down: "fail" (4:32)
                 failover.locality: false (default)
                 failover.objective: null (default)

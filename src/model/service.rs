@@ -250,6 +250,13 @@ pub(crate) fn members(
         let help = "Envoy leads clients to their target only where a service has one upstream".to_owned();
         faults.error(place, code::STICKY_AGGREGATE, message, help);
     }
+    let is_minimal = |member: &&Member| member.upstream.failover.minimum_healthy > 0 && members.len() > 1;
+    if let Some(minimal) = members.iter().find(is_minimal) {
+        let message =
+            format!("`{}` has a `failover.minimum_healthy`, and is not alone here", minimal.upstream.name);
+        let help = "Envoy would refuse requests in place of sending them to the others".to_owned();
+        faults.error(place, code::CONFLICT, message, help);
+    }
     let priorities: BTreeSet<u32> = members.iter().map(|member| member.tier).collect();
     for member in &mut members {
         member.tier = u32::try_from(priorities.range(..member.tier).count()).unwrap_or(u32::MAX);

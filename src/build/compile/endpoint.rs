@@ -212,6 +212,8 @@ fn assignment(
 /// requests to the next tier.
 pub fn overprovisioning_factor(upstream: &Upstream) -> u32 {
     match upstream.failover.mode {
+        // A tier whose targets are not all usable has to be less than fully available for Envoy to consider the minimum.
+        _ if upstream.failover.minimum_healthy > 0 => 100,
         FailoverMode::Standby => NEVER_SPILL,
         FailoverMode::Spill => upstream.failover.factor,
     }

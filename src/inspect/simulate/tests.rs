@@ -9,8 +9,12 @@ use super::*;
 use crate::build::{Inputs, build};
 use crate::model::selector::SelectorError;
 
-const STANDBY: BalancingPolicy =
-    BalancingPolicy { overprovisioning_factor: u32::MAX, panic_threshold: 1, by_weight: true };
+const STANDBY: BalancingPolicy = BalancingPolicy {
+    overprovisioning_factor: u32::MAX,
+    panic_threshold: 1,
+    fails_in_panic: false,
+    by_weight: true,
+};
 const SPILL: BalancingPolicy = BalancingPolicy { overprovisioning_factor: 140, ..STANDBY };
 const FAIL: BalancingPolicy = BalancingPolicy { panic_threshold: 0, ..STANDBY };
 
@@ -185,7 +189,7 @@ fn what_is_not_there_cannot_be_down() {
 fn any_policy() -> impl Strategy<Value = BalancingPolicy> {
     let factor = prop_oneof![Just(u32::MAX), 100..1_000_u32];
     (factor, 0..=1_u32, any::<bool>()).prop_map(|(overprovisioning_factor, panic_threshold, by_weight)| {
-        BalancingPolicy { overprovisioning_factor, panic_threshold, by_weight }
+        BalancingPolicy { overprovisioning_factor, panic_threshold, fails_in_panic: false, by_weight }
     })
 }
 
