@@ -86,6 +86,23 @@ fn when_nothing_is_usable_every_target_is_tried_or_none() {
 }
 
 #[test]
+fn below_a_minimum_of_usable_targets_requests_are_refused() {
+    let minimum = |panic_threshold| BalancingPolicy {
+        overprovisioning_factor: 100,
+        panic_threshold,
+        fails_in_panic: true,
+        by_weight: true,
+    };
+    check("+++--", minimum(55), &[100, 0]);
+    check("+++--", minimum(60), &[100, 0]);
+    check("+++--", minimum(61), &[0, 100]);
+    check("++---", minimum(55), &[0, 100]);
+    check("+~---", minimum(40), &[100, 0]);
+    check("-----", minimum(1), &[0, 100]);
+    check("+++++", minimum(100), &[100, 0]);
+}
+
+#[test]
 fn a_degraded_target_serves_where_healthy_ones_are_short() {
     check("~ / +", STANDBY, &[0, 100, 0]);
     check("~ / -", STANDBY, &[100, 0, 0]);
