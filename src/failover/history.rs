@@ -239,13 +239,14 @@ impl History {
         ended
     }
 
-    /// Drops failovers that ended 30 days ago, and the first ones beyond the maximum. They go on to count in
-    /// the totals.
+    /// Drops failovers that ended 30 days ago, and the first ended ones beyond the maximum. They go on to count
+    /// in the totals. An open failover is never dropped.
     pub fn drop_expired(&mut self, now: Timestamp) {
         let is_old =
             |failover: &FailoverRecord| failover.end.is_some_and(|end| now.duration_since(end) >= RETENTION);
         let too_many = self.failovers.len().saturating_sub(MAX_FAILOVERS);
-        let mut first = self.failovers.keys().copied().take(too_many).collect::<BTreeSet<u64>>();
+        let ended = self.failovers.iter().filter(|(_, failover)| failover.end.is_some());
+        let mut first = ended.map(|(id, _)| *id).take(too_many).collect::<BTreeSet<u64>>();
         first.extend(self.failovers.iter().filter(|(_, failover)| is_old(failover)).map(|(id, _)| *id));
         for failover in first.iter().filter_map(|id| self.failovers.remove(id)) {
             let tally = self.forgotten.entry(failover.upstream.clone()).or_default();
@@ -460,6 +461,26 @@ mod tests {
         assert_eq!(history.failovers.len(), 1);
         history.drop_expired(at(6 + month));
         assert_eq!(history.failovers.len(), 0);
+    }
+
+    #[test]
+    fn one_that_lasts_is_never_forgotten() {
+        let mut history = History::default();
+        take(&mut history, &shift("a", 1, 0, 1));
+        let open = history.failovers[&1].clone();
+        let ended = FailoverRecord { end: Some(at(2)), ..open };
+        for id in 2..=u64::try_from(MAX_FAILOVERS).expect("a number") + 3 {
+            history.failovers.insert(id, ended.clone());
+        }
+        history.drop_expired(at(10));
+        assert_eq!(history.failovers.len(), MAX_FAILOVERS);
+        assert_eq!(
+            history.failovers.keys().take(2).collect::<Vec<_>>(),
+            [&1, &5],
+            "the first ended ones went"
+        );
+        assert_eq!(take(&mut history, &shift("a", 20, 1, 0)), Some(FailoverChange::Ended(1)));
+        assert!(matches!(take(&mut history, &shift("a", 30, 0, 1)), Some(FailoverChange::Began(_))));
     }
 
     #[test]
