@@ -9,6 +9,7 @@ use crate::config::values;
 use crate::failover::orders::Orders;
 use crate::failover::orders::decide::{OrderRefusal, Situation};
 use crate::failover::orders::request::OrderRequest;
+use crate::failover::orders::time::Timed;
 use crate::failover::supervisor::error::Error;
 
 impl From<Error> for Problem {
@@ -46,7 +47,7 @@ pub(crate) fn terms(
 
 impl Admin {
     /// Gives the order that `decide` returns. A dry run only checks that it could be given.
-    pub(crate) async fn order<T>(
+    pub(crate) async fn order<T: Timed>(
         &self,
         write: Write,
         force: bool,

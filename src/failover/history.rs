@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envoy::load_totals::LoadTotals;
 use crate::failover::orders::Orders;
+use crate::failover::orders::time::Timed;
 use crate::failover::traffic::shift::TierShift;
 use crate::model::cause::FailoverCause;
 use crate::model::failback::Damping;
@@ -315,6 +316,19 @@ impl History {
         let failures =
             of.filter(|failover| failover.cause.is_failure() && failover.end.is_some_and(is_recent));
         failures.count() >= usize::try_from(at_most.count).unwrap_or(usize::MAX)
+    }
+}
+
+impl Timed for FailoverRecord {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.start.map_times(map);
+        self.end.map_times(map);
+    }
+}
+
+impl Timed for History {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.failovers.values_mut().for_each(|failover| failover.map_times(map));
     }
 }
 

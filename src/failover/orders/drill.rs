@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::failover::orders::time::Timed;
 use crate::model::name::Name;
 use crate::model::selector::TargetSelector;
 use crate::model::target::Target;
@@ -228,6 +229,14 @@ impl DrillRun {
 
     fn end(&mut self, now: Timestamp, state: DrillState, reason: Option<String>) {
         (self.state, self.ended, self.reason) = (state, Some(now), reason);
+    }
+}
+
+impl Timed for DrillRun {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.started.map_times(map);
+        self.until.map_times(map);
+        self.ended.map_times(map);
     }
 }
 
