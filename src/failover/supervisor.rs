@@ -29,7 +29,7 @@ use tracing::{error, warn};
 
 use self::announce::announce_refused_drill;
 use self::clock::RunClock;
-use self::drills::DrillBaselines;
+use self::drills::{DrillBaselines, record_baselines};
 use self::error::Error;
 use self::executor::Executor;
 use self::failovers::{OutlastingFailovers, apply_shifts, shifts_of_departed};
@@ -207,12 +207,13 @@ impl Supervisor {
     async fn put_in_force(
         &self,
         supervision: &mut Supervision,
-        orders: Orders,
+        mut orders: Orders,
         view: TrafficView<'_>,
     ) -> Result<(), Error> {
         let Supervision { ledger, drills, .. } = supervision;
+        let begun = record_baselines(&mut orders, &ledger.orders, view);
         if let Some(before) = self.inner.executor.put_in_force(ledger, orders).await? {
-            drills.record(&mut ledger.orders, &before, view);
+            drills.keep(begun);
             self.inner.executor.announce(before, ledger);
         }
         Ok(())
