@@ -161,7 +161,7 @@ impl History {
         cause: impl FnOnce() -> FailoverCause,
         totals: LoadTotals,
     ) -> Option<FailoverChange> {
-        let next = self.failovers.last_key_value().map_or(1, |(last, _)| last + 1);
+        let next = self.failovers.last_key_value().map_or(1, |(last, _)| last.saturating_add(1));
         let state = self.current.entry(shift.upstream.clone()).or_default();
         state.move_node(shift);
         match (state.open, shift.to.filter(|to| *to != PRIMARY_TIER)) {

@@ -211,7 +211,7 @@ impl<'a> Situation<'a> {
             self.ensure_survival(upstream, &down, is_meant)?;
         }
         let mut orders = self.orders.clone();
-        let id = orders.drills.last_key_value().map_or(1, |(last, _)| last + 1);
+        let id = orders.drills.last_key_value().map_or(1, |(last, _)| last.saturating_add(1));
         let error_rate = error_rate.unwrap_or(ERROR_RATE);
         let drill = DrillRun::begin(upstream.name.clone(), down, self.now, until, error_rate, author);
         orders.drills.insert(id, drill);

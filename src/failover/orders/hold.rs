@@ -204,9 +204,9 @@ impl Hold {
             (_, None) => Some(self.phase.clone()),
             (None, Some(true)) => Some(HoldPhase::Step { index, percent, serving_since: Some(now) }),
             (Some(since), Some(true)) if later(since, every) > now => Some(self.phase.clone()),
-            (Some(_), Some(true)) => match percents.get(index + 1) {
+            (Some(_), Some(true)) => match percents.get(index.saturating_add(1)) {
                 // A step of 100 % equals the declared order, so it ends the hold.
-                Some(next) if *next < 100 => Some(at(index + 1, Some(now))),
+                Some(next) if *next < 100 => Some(at(index.saturating_add(1), Some(now))),
                 _ => None,
             },
         }

@@ -211,7 +211,7 @@ impl<'a> SummaryBuilder<'a> {
 
     fn is_fresh(&self, seconds: u32, interval: f32) -> bool {
         let some_reports = SignedDuration::try_from_secs_f32(2.5 * interval).unwrap_or(FRESH);
-        self.now.duration_since(time_of(seconds)) <= FRESH + some_reports
+        self.now.duration_since(time_of(seconds)) <= FRESH.saturating_add(some_reports)
     }
 
     pub(super) fn add(
