@@ -120,12 +120,13 @@ impl SotwStream {
         let state = self.types.get_mut(resource_type);
         let Some(error) = error else { return state.record_ack() };
         let error = shorten_error(error.message);
-        let version = state.sent.as_ref().map(|sent| sent.version.to_string()).unwrap_or_default();
+        let (nonce, version) =
+            state.sent.as_ref().map(|sent| (sent.nonce, sent.version.to_string())).unwrap_or_default();
         let names = state.record_nack(resource_type, &error);
         if state.is_wildcard() {
             state.held.iter().for_each(|held| self.context.past.doubt(held.version()));
         }
-        self.nacks.push(ResponseNack { resource_type, version, error, names });
+        self.nacks.push(ResponseNack { resource_type, nonce, version, error, names });
     }
 
     /// Updates the names that the client wants. New ones become owed, also names that were dropped and

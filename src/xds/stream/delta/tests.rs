@@ -444,3 +444,11 @@ fn rule_38_a_new_cluster_that_shares_endpoints_is_followed_by_them() {
         cds: b@=a
         eds: a"#]]);
 }
+
+#[test]
+fn a_refusal_has_the_nonce_of_its_response() {
+    let mut client = DeltaClient::new("cds:a");
+    client.ask("cds", "").change("cds:a@2");
+    client.nack("cds", "no");
+    assert_eq!(client.stream.take_nacks().iter().map(|nack| nack.nonce).collect::<Vec<_>>(), [1]);
+}

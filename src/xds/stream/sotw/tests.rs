@@ -491,3 +491,11 @@ fn an_aggregate_whose_members_were_refused_is_not_told_of_them() {
     client.change("cds:u@/p cds:p@2 eds:p lds:web rds:web@u").says(&expect!["cds: p@2 u"]);
     client.ack("cds").says(&expect!["cds: p@2 u@/p"]);
 }
+
+#[test]
+fn a_refusal_has_the_nonce_of_its_response() {
+    let mut client = SotwClient::new("cds:a");
+    client.ask("cds", "").change("cds:a@2");
+    client.nack("cds");
+    assert_eq!(client.stream.take_nacks().iter().map(|nack| nack.nonce).collect::<Vec<_>>(), [1]);
+}
