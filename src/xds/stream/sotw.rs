@@ -106,9 +106,14 @@ impl DiscoveryStream for SotwStream {
         ResourceType::ALL.into_iter().filter_map(|resource_type| {
             let state = self.type_state(resource_type);
             state.subscription.as_ref()?;
-            let outcome = state.ack_state().unwrap_or(AckState::Pending);
-            let error = state.error.as_deref().filter(|_| outcome == AckState::Nacked);
             let current = self.is_current(resource_type);
+            let outcome = match state.ack_state() {
+                Some(outcome) => outcome,
+                // Nothing that the client asked for exists, so there is no response to acknowledge.
+                None if current && !is_sent_whole(resource_type) => AckState::Acked,
+                None => AckState::Pending,
+            };
+            let error = state.error.as_deref().filter(|_| outcome == AckState::Nacked);
             Some((resource_type, TypeStatus { state: outcome, version: state.acked, current, error }))
         })
     }
