@@ -71,7 +71,9 @@ impl DemoScreen {
     pub(crate) fn line(&mut self, text: &str) -> anyhow::Result<()> {
         self.erase()?;
         if self.to_stdout {
-            return print::line(text);
+            print::line(text)?;
+            anyhow::ensure!(!print::is_unread(), "nobody reads the output any more");
+            return Ok(());
         }
         print::note(text);
         Ok(())
