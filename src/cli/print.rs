@@ -1,17 +1,26 @@
 //! Output of the commands to the terminal.
 //!
-//! A reader that stops early, as `head` does, is no error: what is left is not printed.
+//! Text of others, such as reasons, errors of Envoys and file names, cannot control the terminal: all but styled
+//! text is printed without characters that a terminal would obey. A reader that stops early, as `head` does, is
+//! no error: what is left is not printed.
 
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 
+use crate::config::printable::printable_lines;
+
 /// True once the reader of standard output is gone.
 static IS_UNREAD: AtomicBool = AtomicBool::new(false);
 
 /// Prints a line on standard output.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
+    styled(&printable_lines(text))
+}
+
+/// Prints a line with its colours on standard output. Text of others must be printable already.
+pub(crate) fn styled(text: &str) -> anyhow::Result<()> {
     raw(&format!("{text}\n"))
 }
 
@@ -34,6 +43,12 @@ pub(crate) fn is_unread() -> bool {
 
 /// Prints a line on standard error, for a person. A failed write is ignored.
 pub(crate) fn note(text: &str) {
+    styled_note(&printable_lines(text));
+}
+
+/// Prints a line with its colours on standard error. Text of others must be printable already. A failed write is
+/// ignored.
+pub(crate) fn styled_note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 

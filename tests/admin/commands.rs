@@ -313,6 +313,61 @@ async fn a_reader_that_stops_early_is_no_error() {
     serve.wait().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn text_of_others_does_not_control_the_terminal() {
+    let server = shop(&[]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let evil = "a\u{1b}[2J\u{9b}31m\u{202e}b\u{7}";
+    let file = format!("{evil}.yaml");
+    fs::write(
+        directory.path().join(&file),
+        "upstreams: [{ nmae: shop, targets: [{ target: 10.0.0.1:80 }] }]\n",
+    )
+    .unwrap();
+    let reason = json!({ "state": "drained", "reason": evil });
+    assert_eq!(server.put("/upstreams/shop/targets/10.0.0.2:80/state", reason).await.0, 200);
+    let tag = json!({ "name": "more", "tags": [evil] });
+    assert_eq!(server.post("/upstreams", tag).await.0, 201);
+    let drill = json!({ "reason": evil });
+    assert_eq!(server.post("/upstreams/shop/drill?force=true", drill).await.0, 201);
+    let rolled_back = json!({ "reason": evil });
+    assert_eq!(server.post("/revisions/1/rollback", rolled_back).await.0, 201);
+    fs::create_dir(directory.path().join("links")).unwrap();
+    std::os::unix::fs::symlink(evil, directory.path().join("links").join(&file)).unwrap();
+    let is_obeyed =
+        |letter: char| letter.is_control() && !matches!(letter, '\n' | '\t') || letter == '\u{202e}';
+    for (arguments, shows) in [
+        (&["check", &file][..], true),
+        (&["check", &file, "--json"], false),
+        (&["check", &file, "--format", "github"], true),
+        (&["check", "links"], true),
+        (&["compile", &file], true),
+        (&["simulate", &file, "--upstream", "shop"], true),
+        (&["plan", &file], true),
+        (&["apply", "-f", &file], true),
+        (&["check", evil], true),
+        (&["status"], true),
+        (&["status", "--json"], false),
+        (&["revisions"], true),
+        (&["revisions", "3"], true),
+        (&["revisions", "3", "--json"], false),
+        (&["drills"], false),
+        (&["drills", "1", "--markdown", "report.md"], false),
+        (&["get", "upstreams", "--json"], false),
+    ] {
+        let told = run_against(&server, directory.path(), arguments);
+        let all = told.out + &told.err;
+        assert!(!all.contains(is_obeyed), "{arguments:?}: {all:?}");
+        assert!(!shows || all.contains("\\u{1b}[2J"), "{arguments:?} shows it as text: {all:?}");
+    }
+    let report = fs::read_to_string(directory.path().join("report.md")).unwrap();
+    assert!(report.contains("\\u{1b}[2J") && !report.contains(is_obeyed), "{report:?}");
+    let serve = ["serve", "links", "--xds", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", "data"];
+    let refused = run(directory.path(), &serve);
+    let all = refused.out + &refused.err;
+    assert!(refused.code == Some(1) && !all.contains(is_obeyed) && all.contains("\\u{1b}[2J"), "{all:?}");
+}
+
 #[test]
 fn what_is_no_backup_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
