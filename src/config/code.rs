@@ -135,7 +135,7 @@ pub const CODES: &[Code] = &[
     warning("US020", "the standby serves all the time"),
     warning("US021", "the standby is on the machine of a primary"),
     warning("US022", "primaries and standby are in the same zone"),
-    info("US023", "the standby is smaller than half of what falls on it"),
+    warning("US023", "the standby is smaller than half of what falls on it"),
     info("US024", "spill has nothing to spill from"),
     warning("US025", "spill counts targets and not their weights"),
     warning("US026", "the balancer ignores the weights"),
