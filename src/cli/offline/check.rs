@@ -38,21 +38,20 @@ impl OutputFormat for CheckFormat {
 
 /// Prints every fault. The exit code is 1 if one of them is an error.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let mut violations = files::empty(&options.paths);
-    violations.extend(match build(&options.paths) {
+    let empty = files::empty(&options.paths);
+    let violations = match build(&options.paths) {
         Ok(build) => {
-            let violations = build.violations();
+            let violations = build.adjusted(empty).into_iter().chain(build.violations());
+            let violations = violations.collect();
             // The process ends: freeing a large config would only cost time.
             std::mem::forget(build);
             violations
         }
-        Err(violations) => violations,
-    });
+        Err(violations) => empty.into_iter().chain(violations).collect::<Vec<_>>(),
+    };
     let ok = violations.iter().all(|violation| violation.level != Level::Error);
     match options.output.format() {
-        CheckFormat::Json => {
-            DataFormat::Json.print(&json!({ "ok": ok, "violations": violations }))?
-        }
+        CheckFormat::Json => DataFormat::Json.print(&json!({ "ok": ok, "violations": violations }))?,
         CheckFormat::Github => print::line(render::github(&violations).trim_end())?,
         CheckFormat::Human if violations.is_empty() => print::line("no faults")?,
         CheckFormat::Human => print::styled(human(&violations).trim_end())?,
