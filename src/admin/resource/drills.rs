@@ -17,6 +17,7 @@ use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::state::Admin;
 use crate::admin::view::drill::DrillView;
+use crate::config::document;
 use crate::config::values;
 use crate::failover::orders::decide::OrderRefusal;
 use crate::failover::orders::drill::DrillRun;
@@ -71,6 +72,7 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
 #[serde(deny_unknown_fields)]
 struct DrillBody {
     /// Targets, zones or tiers that count as down, such as `priority=0`.
+    #[serde(default = "primaries")]
     down: Vec<String>,
     /// Length of the drill, from 1s to 24h.
     #[serde(default, rename = "for")]
@@ -80,6 +82,11 @@ struct DrillBody {
     /// Reason, for those who see the drill.
     #[serde(default)]
     reason: Option<String>,
+}
+
+/// Returns the default of `down`: the first tier.
+fn primaries() -> Vec<String> {
+    document::drill::Drill::DOWN.map(str::to_owned).to_vec()
 }
 
 /// Condition on which the drill is aborted.
