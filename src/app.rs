@@ -262,9 +262,6 @@ impl Core {
     /// Opens the store, builds the first config and follows the config paths.
     async fn start(options: &Options, telemetry: Telemetry) -> Result<Self, Error> {
         let read = files::read(&options.paths);
-        for empty in files::empty(&options.paths) {
-            warn!(path = empty.file, "{}", empty.message);
-        }
         let last = read.clone().unwrap_or_default();
         let (data, events, limits) = (options.data.clone(), telemetry.events.clone(), options.loss_limits);
         let material_dir = options.material_dir.as_deref().map(material_directory).transpose()?;
@@ -276,6 +273,9 @@ impl Core {
             WriteError::Store(error) => Error::Other(anyhow::Error::new(error)),
             error => Error::Other(error.into()),
         })?;
+        for empty in cache.build().adjusted(files::empty(&options.paths)) {
+            warn!(path = empty.file, "{}", empty.message);
+        }
         follow(control.clone(), options.poll, options.paths.clone(), last);
         let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         tokio::spawn(reload_on(hangup, control.clone(), options.paths.clone()));

@@ -76,6 +76,8 @@ pub struct Build {
     pub snapshots: BTreeMap<Name, Arc<Snapshot>>,
     /// Warnings, by file and position; [`Self::violations`] returns the infos as well.
     pub warnings: Vec<Violation>,
+    /// Faults that the config sets to level info; the findings of rules at that level are among the lints.
+    infos: Vec<Violation>,
     /// Time at which the warnings change although no other input does, since a certificate becomes valid, is
     /// about to expire or expires; none if they do not.
     pub until: Option<Timestamp>,
@@ -127,7 +129,12 @@ impl Build {
     /// Returns warnings and infos together, by file and position.
     pub fn violations(&self) -> Vec<Violation> {
         let infos = self.lints.violations().filter(|told| told.level == Level::Info);
-        in_order(self.warnings.iter().chain(infos).cloned().collect())
+        in_order(self.warnings.iter().chain(&self.infos).chain(infos).cloned().collect())
+    }
+
+    /// Returns warnings about the files themselves at the levels that the config sets, without those that are off.
+    pub fn adjusted(&self, warnings: Vec<Violation>) -> Vec<Violation> {
+        lint::adjusted(&self.documents, warnings)
     }
 
     /// Returns the warnings that the build `before` does not have.
@@ -238,7 +245,10 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
         ..Build::default()
     };
     let lints = last.lints.updated(last.to_lint(), build.to_lint());
-    let refused: Vec<Violation> = lints.at_level(Level::Error).cloned().collect();
+    let faults = lint::adjusted(&build.documents, warnings);
+    let (mut refused, faults): (Vec<_>, Vec<_>) = faults.into_iter().partition(|it| it.level == Level::Error);
+    let (infos, mut warnings): (Vec<_>, Vec<_>) = faults.into_iter().partition(|it| it.level == Level::Info);
+    refused.extend(lints.at_level(Level::Error).cloned());
     if !refused.is_empty() {
         return Err(in_order(refused));
     }
@@ -248,7 +258,7 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
     let snapshots = snapshots(&build.model, (&compiled, &patched), last);
     let variants = Variants::new(&build.model, &build.subsets, &compiled, &last.variants);
     let warnings = in_order(warnings);
-    Ok(Build { snapshots, warnings, lints, compiled, patched, variants, ..build })
+    Ok(Build { snapshots, warnings, infos, lints, compiled, patched, variants, ..build })
 }
 
 /// Sorts violations: errors first, then by file and position.

@@ -11,6 +11,7 @@ pub mod dialect;
 pub mod document;
 pub mod edit;
 pub mod material;
+pub mod printable;
 pub mod raw;
 pub mod render;
 pub mod schema;

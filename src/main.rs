@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use understudy::cli::{self, Arguments};
+use understudy::config::printable::printable_lines;
 
 /// Allocator of the process: jemalloc. The system's allocator keeps the memory of streams that are long
 /// closed.
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // A failure to write the error cannot be reported anywhere.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", printable_lines(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

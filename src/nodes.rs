@@ -173,15 +173,17 @@ pub struct StreamGuard {
 
 impl StreamGuard {
     /// Records the status of the stream with the newest generation that it was compared with. The time of an
-    /// unchanged status is kept.
+    /// unchanged status is kept. `refused` are the types of responses that were refused since the last call,
+    /// each with the generation of the response.
     pub fn record<'a>(
         &self,
         generation: u64,
+        refused: &[(ResourceType, u64)],
         statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>,
     ) {
         let has_nacks = {
             let mut nodes = self.nodes.lock();
-            nodes.record(self.stream, generation, statuses, Timestamp::now());
+            nodes.record(self.stream, (generation, refused), statuses, Timestamp::now());
             !nodes.nacks.is_empty()
         };
         self.nodes.wake(has_nacks);

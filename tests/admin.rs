@@ -24,6 +24,8 @@ mod plans;
 mod races;
 #[path = "admin/readiness.rs"]
 mod readiness;
+#[path = "admin/refusals.rs"]
+mod refusals;
 #[path = "admin/reload.rs"]
 mod reload;
 #[path = "admin/removal.rs"]

@@ -5,19 +5,19 @@ use axum::http::StatusCode;
 use crate::admin::http::problem::Problem;
 use crate::admin::http::request::Write;
 use crate::admin::state::Admin;
+use crate::config::Path;
 use crate::config::values;
 use crate::failover::orders::Orders;
 use crate::failover::orders::decide::{OrderRefusal, Situation};
 use crate::failover::orders::request::OrderRequest;
+use crate::failover::orders::time::Timed;
 use crate::failover::supervisor::error::Error;
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Refused(OrderRefusal::Unknown(detail)) => Self::not_found(&detail),
-            Error::Refused(OrderRefusal::Invalid(detail)) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
-            }
+            Error::Refused(OrderRefusal::Invalid { field, message }) => Self::unprocessable(&field, message),
             Error::Refused(OrderRefusal::Conflict(detail)) => Self::new(StatusCode::CONFLICT, detail),
             Error::Store(source) => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
@@ -36,7 +36,7 @@ pub(crate) fn terms(
 ) -> Result<OrderRequest, Problem> {
     if expires_in.is_some_and(|length| length.0.is_zero()) {
         let detail = "`expires_in` is more than nothing; leave it out for good";
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        return Err(Problem::unprocessable(&Path::default().key("expires_in"), detail));
     }
     let force = write.query.take_flag("force")?;
     let reason = reason.or_else(|| write.request.reason.clone());
@@ -46,7 +46,7 @@ pub(crate) fn terms(
 
 impl Admin {
     /// Gives the order that `decide` returns. A dry run only checks that it could be given.
-    pub(crate) async fn order<T>(
+    pub(crate) async fn order<T: Timed>(
         &self,
         write: Write,
         force: bool,

@@ -38,6 +38,7 @@ use crate::build::lint::subject::{CallerKey, CallerSubject, RouteSubject, Upstre
 use crate::config::document::{Document, Kind};
 use crate::config::{Level, Violation};
 use crate::memo::{MapChange, changes};
+use crate::model::documents::Documents;
 use crate::model::name::Name;
 
 /// Rules by family.
@@ -179,6 +180,11 @@ fn caller_keys(input: LintInput<'_>, service: &Name) -> Vec<CallerKey> {
 /// Returns the faults in the lint settings of these documents.
 pub fn faults_of_levels(documents: &[Arc<Document>]) -> Vec<Violation> {
     levels::faults(documents, &rules().map(|rule| rule.explanation.code.id).collect::<Vec<_>>())
+}
+
+/// Returns faults that are warnings at the levels that the documents set, without those that are off.
+pub(super) fn adjusted(documents: &Documents, warnings: Vec<Violation>) -> Vec<Violation> {
+    levels::adjusted(documents, warnings)
 }
 
 fn check_upstream(subject: &UpstreamSubject) -> Findings {

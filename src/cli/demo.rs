@@ -56,6 +56,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let report = run.close().await?;
     options.output.print(&serde_json::to_value(&report)?, |_| report.human())?;
     match end {
+        DemoEnd::Failed(_) if print::is_unread() => Ok(ExitCode::SUCCESS),
         DemoEnd::Failed(error) => Err(error),
         DemoEnd::Played | DemoEnd::Stopped => {
             Ok(if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

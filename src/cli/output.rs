@@ -5,6 +5,7 @@ use comfy_table::{Table, presets};
 use serde_json::Value;
 
 use crate::cli::print;
+use crate::config::printable::{printable, printable_json};
 
 /// Options `--format` and `--json`, over the formats of a command.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -78,11 +79,14 @@ impl From<FileFormat> for DataFormat {
 impl DataFormat {
     /// Prints a value in this format.
     pub(crate) fn print(self, value: &Value) -> anyhow::Result<()> {
-        let text = match self {
-            Self::Json => serde_json::to_string_pretty(value)?,
-            Self::Yaml => serde_yaml::to_string(value)?,
-        };
-        print::line(text.trim_end())
+        match self {
+            Self::Json => print::line(&printable_json(&serde_json::to_string_pretty(value)?)),
+            // Not every character can be written in another way, so a program gets the text as it is.
+            Self::Yaml if !print::stdout_is_terminal() => {
+                print::styled(serde_yaml::to_string(value)?.trim_end())
+            }
+            Self::Yaml => print::line(serde_yaml::to_string(value)?.trim_end()),
+        }
     }
 }
 
@@ -101,7 +105,7 @@ impl FormatOptions<Format> {
 pub(crate) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head.iter().map(|word| word.to_uppercase()));
-    table.add_rows(rows);
+    table.add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| printable(&cell).into_owned())));
     let lines = table.lines().map(|line| format!("{}\n", line.trim()));
     lines.collect()
 }

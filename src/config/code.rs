@@ -1,8 +1,8 @@
 //! Codes of violations, in one table: every `US…` of faults and of lint rules.
 //!
 //! A code is stable: it is never given to another finding. Codes below US100 are lint rules, whose level the config
-//! can override; the others are faults, whose level is fixed. The lint room explains each code: the harm, the remedy
-//! and examples.
+//! can override; the others are faults. A fault is an error, except for some that are warnings: their level can be
+//! overridden too. The lint room explains each code: the harm, the remedy and examples.
 
 use crate::config::Level;
 
@@ -135,7 +135,7 @@ pub const CODES: &[Code] = &[
     warning("US020", "the standby serves all the time"),
     warning("US021", "the standby is on the machine of a primary"),
     warning("US022", "primaries and standby are in the same zone"),
-    info("US023", "the standby is smaller than half of what falls on it"),
+    warning("US023", "the standby is smaller than half of what falls on it"),
     info("US024", "spill has nothing to spill from"),
     warning("US025", "spill counts targets and not their weights"),
     warning("US026", "the balancer ignores the weights"),
@@ -191,7 +191,7 @@ pub const CODES: &[Code] = &[
     error(SAME_ADDRESS, "two listeners on one address"),
     warning(SAME_TARGET, "a target that is listed twice"),
     warning(PRIORITY_GAP, "priorities with a gap"),
-    error(RAW_DANGLING, "a raw resource that names one that is not there"),
+    warning(RAW_DANGLING, "a raw resource that names one that is not there"),
     error(RAW_CONFLICT, "a raw resource with the name of a compiled one"),
     error(PATCH_OF_NOTHING, "a patch of a resource that is not there"),
     error(PATCH_UNFIT, "a patch that leaves something that is no resource any more"),
@@ -229,6 +229,11 @@ pub const fn of(id: &str) -> Code {
         index += 1;
     }
     panic!("the table of codes has no such code")
+}
+
+/// Returns the default level of a code; none if the table has no such code.
+pub fn level_of(id: &str) -> Option<Level> {
+    CODES.iter().find(|code| code.id == id).map(|code| code.level)
 }
 
 /// Compares two texts. `==` is not available at compile time.

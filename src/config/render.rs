@@ -11,6 +11,7 @@ use annotate_snippets::{
     Annotation, AnnotationKind, Element, Group, Origin, Renderer, Snippet, normalize_untrusted_str,
 };
 
+use crate::config::printable::{printable, printable_lines};
 use crate::config::{Level, Violation};
 
 /// Renders a block for each violation, with its source line and its help, and a last line with their number.
@@ -50,7 +51,7 @@ pub fn line(violation: &Violation) -> String {
         text += &format!("{path}: ");
     }
     text += &sentence(violation);
-    text.replace(char::is_control, " ")
+    printable(&text.replace('\n', " ")).into_owned()
 }
 
 /// Renders workflow commands, by which GitHub shows violations at their lines in a pull request.
@@ -63,7 +64,7 @@ pub fn github(violations: &[Violation]) -> String {
             Level::Error => "error",
         };
         let place = [
-            ("file", violation.file.clone()),
+            ("file", violation.file.as_deref().map(|file| printable(file).into_owned())),
             ("line", violation.line.map(|line| line.to_string())),
             ("col", violation.column.map(|column| column.to_string())),
             ("title", Some(violation.code.to_owned())),
@@ -72,7 +73,11 @@ pub fn github(violations: &[Violation]) -> String {
             .into_iter()
             .filter_map(|(name, value)| Some(format!("{name}={}", property(&value?))))
             .collect();
-        text += &format!("::{level} {}::{}\n", properties.join(","), escaped(&sentence(violation)));
+        text += &format!(
+            "::{level} {}::{}\n",
+            properties.join(","),
+            printable_lines(&escaped(&sentence(violation)))
+        );
     }
     text
 }
@@ -135,6 +140,7 @@ impl SourceText {
 
 /// SourcePlace shown in a block, with its label.
 struct SourcePlace<'a> {
+    /// Name of the file; shown printable.
     file: &'a str,
     line: Option<u32>,
     column: Option<u32>,
@@ -147,7 +153,8 @@ fn block<'a>(violation: &'a Violation, texts: &'a Texts<'_>) -> Group<'a> {
         Level::Warning => annotate_snippets::Level::WARNING,
         Level::Error => annotate_snippets::Level::ERROR,
     };
-    let mut group = Group::with_title(level.primary_title(&violation.message).id(violation.code));
+    let mut group =
+        Group::with_title(level.primary_title(printable_lines(&violation.message)).id(violation.code));
     let mut places = places(violation);
     while let Some(file) = places.first().map(|place| place.file) {
         let here: Vec<SourcePlace<'_>> = places.extract_if(.., |place| place.file == file).collect();
@@ -160,7 +167,7 @@ fn block<'a>(violation: &'a Violation, texts: &'a Texts<'_>) -> Group<'a> {
         }
     }
     if let Some(help) = &violation.help {
-        group = group.element(annotate_snippets::Level::HELP.message(normalize_untrusted_str(help)));
+        group = group.element(annotate_snippets::Level::HELP.message(printable_lines(help)));
     }
     group
 }
@@ -193,7 +200,7 @@ fn shown<'a>(file: &'a str, places: &[SourcePlace<'a>], text: Option<&SourceText
             let excerpt = text.excerpt(first, last);
             let annotations: Vec<Annotation<'a>> =
                 places.iter().filter_map(|place| annotation(place, &excerpt, first)).collect();
-            let snippet = Snippet::source(excerpt).line_start(first as usize).path(file);
+            let snippet = Snippet::source(excerpt).line_start(first as usize).path(printable(file));
             vec![snippet.annotations(annotations).into()]
         }
         _ => places.iter().flat_map(named).collect(),
@@ -201,7 +208,7 @@ fn shown<'a>(file: &'a str, places: &[SourcePlace<'a>], text: Option<&SourceText
 }
 
 fn named<'a>(place: &SourcePlace<'a>) -> Vec<Element<'a>> {
-    let mut origin = Origin::path(place.file);
+    let mut origin = Origin::path(printable(place.file));
     if let Some(line) = place.line {
         origin = origin.line(line as usize);
         if let Some(column) = place.column {
@@ -432,6 +439,25 @@ mod tests {
         violation.help = Some("c\u{1b}[31md".to_owned());
         assert!(!human(&[violation.clone()], &|_| None, false).contains('\u{1b}'));
         assert!(!line(&violation).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_file_name_is_shown_as_text() {
+        let mut violation = violation(Level::Error, Some((1, 1)));
+        violation.file = Some("a\u{1b}]0;b\u{7}\u{202e}\n.yaml".to_owned());
+        violation.related.push(related("here", Some("c\u{9b}1m.yaml"), 1, 1));
+        let source = |_: &str| Some(Arc::from("services: []\n"));
+        let texts = [
+            human(&[violation.clone()], &source, false),
+            human(&[violation.clone()], &|_| None, false),
+            line(&violation),
+            github(&[violation]),
+        ];
+        for text in texts {
+            let is_obeyed = |letter: char| letter.is_control() && letter != '\n' || letter == '\u{202e}';
+            assert!(!text.contains(is_obeyed), "{text:?}");
+            assert!(text.contains("a\\u{1b}]0;b\\u{7}\\u{202e}"), "{text}");
+        }
     }
 
     #[test]

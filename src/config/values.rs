@@ -51,15 +51,19 @@ impl Duration {
         }
         // The limit is ten years; Envoy accepts at most some 290 years. Rounding to microseconds removes the
         // noise of the floating-point conversion.
-        let millis = u64::try_from((total + std::time::Duration::from_nanos(500)).as_micros()).ok()?;
-        (total.as_secs() < 315_576_000).then_some(Self(std::time::Duration::from_micros(millis)))
+        let total = Some(total).filter(|total| total.as_secs() < 315_576_000)?;
+        let micros = u64::try_from((total + std::time::Duration::from_nanos(500)).as_micros()).ok()?;
+        Some(Self(std::time::Duration::from_micros(micros)))
     }
 }
 
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = self.0.as_millis();
-        if !millis.is_multiple_of(1000) {
+        let (millis, micros) = (self.0.as_millis(), self.0.subsec_micros() % 1000);
+        if micros != 0 {
+            let fraction = format!("{micros:03}");
+            write!(f, "{millis}.{}ms", fraction.trim_end_matches('0'))
+        } else if !millis.is_multiple_of(1000) {
             write!(f, "{millis}ms")
         } else if millis == 0 || !millis.is_multiple_of(60_000) {
             write!(f, "{}s", millis / 1000)
@@ -326,7 +330,7 @@ mod tests {
 
     #[test]
     fn durations_are_read_and_written_alike() {
-        for text in ["250ms", "1s", "90s", "5m", "1h", "0s", "1500ms"] {
+        for text in ["250ms", "1s", "90s", "5m", "1h", "0s", "1500ms", "1.5ms", "0.001ms", "1000.25ms"] {
             assert_eq!(Duration::parse(text).expect("a duration").to_string(), text);
         }
         for (text, same) in
@@ -338,7 +342,8 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in ["", "1", "s", "-1s", "1d", "1 s", "ms", "1s ", "1.2.3s", "999999999h"] {
+        let most = "18446744073709549568s2047s999.9999999ms";
+        for text in ["", "1", "s", "-1s", "1d", "1 s", "ms", "1s ", "1.2.3s", "999999999h", most] {
             assert_eq!(Duration::parse(text), None, "{text}");
         }
     }

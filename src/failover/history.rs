@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envoy::load_totals::LoadTotals;
 use crate::failover::orders::Orders;
+use crate::failover::orders::time::Timed;
 use crate::failover::traffic::shift::TierShift;
 use crate::model::cause::FailoverCause;
 use crate::model::failback::Damping;
@@ -160,7 +161,7 @@ impl History {
         cause: impl FnOnce() -> FailoverCause,
         totals: LoadTotals,
     ) -> Option<FailoverChange> {
-        let next = self.failovers.last_key_value().map_or(1, |(last, _)| last + 1);
+        let next = self.failovers.last_key_value().map_or(1, |(last, _)| last.saturating_add(1));
         let state = self.current.entry(shift.upstream.clone()).or_default();
         state.move_node(shift);
         match (state.open, shift.to.filter(|to| *to != PRIMARY_TIER)) {
@@ -239,13 +240,14 @@ impl History {
         ended
     }
 
-    /// Drops failovers that ended 30 days ago, and the first ones beyond the maximum. They go on to count in
-    /// the totals.
+    /// Drops failovers that ended 30 days ago, and the first ended ones beyond the maximum. They go on to count
+    /// in the totals. An open failover is never dropped.
     pub fn drop_expired(&mut self, now: Timestamp) {
         let is_old =
             |failover: &FailoverRecord| failover.end.is_some_and(|end| now.duration_since(end) >= RETENTION);
         let too_many = self.failovers.len().saturating_sub(MAX_FAILOVERS);
-        let mut first = self.failovers.keys().copied().take(too_many).collect::<BTreeSet<u64>>();
+        let ended = self.failovers.iter().filter(|(_, failover)| failover.end.is_some());
+        let mut first = ended.map(|(id, _)| *id).take(too_many).collect::<BTreeSet<u64>>();
         first.extend(self.failovers.iter().filter(|(_, failover)| is_old(failover)).map(|(id, _)| *id));
         for failover in first.iter().filter_map(|id| self.failovers.remove(id)) {
             let tally = self.forgotten.entry(failover.upstream.clone()).or_default();
@@ -314,6 +316,19 @@ impl History {
         let failures =
             of.filter(|failover| failover.cause.is_failure() && failover.end.is_some_and(is_recent));
         failures.count() >= usize::try_from(at_most.count).unwrap_or(usize::MAX)
+    }
+}
+
+impl Timed for FailoverRecord {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.start.map_times(map);
+        self.end.map_times(map);
+    }
+}
+
+impl Timed for History {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.failovers.values_mut().for_each(|failover| failover.map_times(map));
     }
 }
 
@@ -460,6 +475,26 @@ mod tests {
         assert_eq!(history.failovers.len(), 1);
         history.drop_expired(at(6 + month));
         assert_eq!(history.failovers.len(), 0);
+    }
+
+    #[test]
+    fn one_that_lasts_is_never_forgotten() {
+        let mut history = History::default();
+        take(&mut history, &shift("a", 1, 0, 1));
+        let open = history.failovers[&1].clone();
+        let ended = FailoverRecord { end: Some(at(2)), ..open };
+        for id in 2..=u64::try_from(MAX_FAILOVERS).expect("a number") + 3 {
+            history.failovers.insert(id, ended.clone());
+        }
+        history.drop_expired(at(10));
+        assert_eq!(history.failovers.len(), MAX_FAILOVERS);
+        assert_eq!(
+            history.failovers.keys().take(2).collect::<Vec<_>>(),
+            [&1, &5],
+            "the first ended ones went"
+        );
+        assert_eq!(take(&mut history, &shift("a", 20, 1, 0)), Some(FailoverChange::Ended(1)));
+        assert!(matches!(take(&mut history, &shift("a", 30, 0, 1)), Some(FailoverChange::Began(_))));
     }
 
     #[test]

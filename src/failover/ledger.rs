@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::failover::history::{FailoverRecord, History, Tallies};
 use crate::failover::orders::Orders;
+use crate::failover::orders::time::{Timed, WallClock};
 use crate::model::name::Name;
 use crate::model::selector::TargetSelector;
 use crate::store::{self, Record, Store};
@@ -24,6 +25,13 @@ pub struct Ledger {
     pub orders: Orders,
     /// History of failovers.
     pub history: History,
+}
+
+impl Timed for Ledger {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.orders.map_times(map);
+        self.history.map_times(map);
+    }
 }
 
 impl Ledger {
@@ -41,7 +49,7 @@ impl Ledger {
                 .ok_or_else(|| store::Error::Damaged { key: format!("{kind}/{key}") })?;
         }
         let restarted = orders.restarted(now);
-        store.put_records(&order_records(&orders, &restarted))?;
+        store.put_records(&order_records(&orders, &restarted, WallClock::started_at(now)))?;
         Ok(Self { orders: restarted, history: History::restored(stored.failovers, stored.forgotten) })
     }
 }
@@ -102,43 +110,57 @@ fn read(
 }
 
 /// Returns the records of orders that differ.
-pub(super) fn order_records(before: &Orders, after: &Orders) -> Vec<Record> {
+pub(super) fn order_records(before: &Orders, after: &Orders, wall: WallClock) -> Vec<Record> {
     let [state, pin, hold, drill, ..] = KINDS;
-    let states =
-        differing(state, &before.states, &after.states, |(name, selector)| format!("{name}/{selector}"));
-    let pins = differing(pin, &before.pins, &after.pins, Name::to_string);
-    let holds = differing(hold, &before.holds, &after.holds, Name::to_string);
-    let drills = differing(drill, &before.drills, &after.drills, u64::to_string);
+    let state_key = |(name, selector): &_| format!("{name}/{selector}");
+    let states = differing(state, &before.states, &after.states, state_key, |it| at_wall(it, wall));
+    let pins = differing(pin, &before.pins, &after.pins, Name::to_string, |it| at_wall(it, wall));
+    let holds = differing(hold, &before.holds, &after.holds, Name::to_string, |it| at_wall(it, wall));
+    let drills = differing(drill, &before.drills, &after.drills, u64::to_string, |it| at_wall(it, wall));
     [states, pins, holds, drills].concat()
 }
 
+/// Returns the records of all that changes its times because the wall clock was set.
+pub(super) fn moved_records(ledger: &Ledger, before: WallClock, after: WallClock) -> Vec<Record> {
+    let (before, after) = (before.at_wall(ledger.clone()), after.at_wall(ledger.clone()));
+    let stored = WallClock::started_at(Timestamp::MIN);
+    let orders = order_records(&before.orders, &after.orders, stored);
+    [orders, history_records(&before.history, &after.history, stored)].concat()
+}
+
 /// Returns the records of the history that differ.
-pub(super) fn history_records(before: &History, after: &History) -> Vec<Record> {
+pub(super) fn history_records(before: &History, after: &History, wall: WallClock) -> Vec<Record> {
     let [.., failover, forgotten] = KINDS;
-    let failovers = differing(failover, &before.failovers, &after.failovers, u64::to_string);
-    let tallies = differing(forgotten, &before.forgotten, &after.forgotten, Name::to_string);
+    let failovers =
+        differing(failover, &before.failovers, &after.failovers, u64::to_string, |it| at_wall(it, wall));
+    let tallies = differing(forgotten, &before.forgotten, &after.forgotten, Name::to_string, json);
     [failovers, tallies].concat()
 }
 
-fn differing<K: Ord, V: PartialEq + Serialize>(
+fn differing<K: Ord, V: PartialEq>(
     kind: &'static str,
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
     key: impl Fn(&K) -> String,
+    json: impl Fn(&V) -> Value,
 ) -> Vec<Record> {
     let changed = after.iter().filter(|(name, value)| before.get(name) != Some(*value));
-    let put = |(name, value): (&K, &V)| Record {
-        kind,
-        key: key(name),
-        value: Some(serde_json::to_value(value).expect("records have nothing that JSON lacks")),
-    };
+    let put = |(name, value): (&K, &V)| Record { kind, key: key(name), value: Some(json(value)) };
     let gone = before.keys().filter(|name| !after.contains_key(name));
     let remove = |name: &K| Record { kind, key: key(name), value: None };
     changed.map(put).chain(gone.map(remove)).collect()
 }
 
 /// Returns the record of a failover.
-pub(super) fn failover_record(id: u64, failover: &FailoverRecord) -> Record {
-    let value = serde_json::to_value(failover).expect("records have nothing that JSON lacks");
-    Record { kind: KINDS[4], key: id.to_string(), value: Some(value) }
+pub(super) fn failover_record(id: u64, failover: &FailoverRecord, wall: WallClock) -> Record {
+    Record { kind: KINDS[4], key: id.to_string(), value: Some(at_wall(failover, wall)) }
+}
+
+/// Returns the JSON of a value with wall times.
+fn at_wall<T: Timed + Clone + Serialize>(value: &T, wall: WallClock) -> Value {
+    json(&wall.at_wall(value.clone()))
+}
+
+fn json(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).expect("records have nothing that JSON lacks")
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failover::orders::drill::DrillRun;
 use crate::failover::orders::hold::Hold;
+use crate::failover::orders::time::{Timed, restore_past};
 use crate::model::name::Name;
 use crate::model::overrides::{EndpointOverrides, First, OverrideState, OverridesByUpstream};
 use crate::model::selector::TargetSelector;
@@ -118,14 +119,32 @@ impl Orders {
     }
 
     /// Returns the orders as a restarted control plane has them: without expired states and pins, and with
-    /// running drills reverted, since nothing watched them meanwhile.
+    /// running drills reverted, since nothing watched them meanwhile. If the wall clock was set back
+    /// meanwhile, an order lasts for no longer than it was given for.
     #[must_use]
     pub fn restarted(&self, now: Timestamp) -> Self {
-        let mut orders = self.without_expired(now);
+        let mut orders = self.clone();
+        orders.restore_past(now);
+        let mut orders = orders.without_expired(now);
         for drill in orders.drills.values_mut().filter(|drill| drill.is_running()) {
             drill.revert(now, "the control plane was restarted");
         }
         orders
+    }
+
+    fn restore_past(&mut self, now: Timestamp) {
+        for order in self.states.values_mut() {
+            let since = order.metadata.since;
+            restore_past(order, since, now);
+        }
+        for pin in self.pins.values_mut() {
+            let since = pin.metadata.since;
+            restore_past(pin, since, now);
+        }
+        for hold in self.holds.values_mut() {
+            let since = hold.last_change();
+            restore_past(hold, since, now);
+        }
     }
 
     /// Returns the running drill of an upstream and its number.
@@ -154,9 +173,42 @@ impl Orders {
     }
 }
 
+impl Timed for OrderMetadata {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.since.map_times(map);
+        self.expires_at.map_times(map);
+    }
+}
+
+impl Timed for StateOrder {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.metadata.map_times(map);
+    }
+}
+
+impl Timed for PinOrder {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.metadata.map_times(map);
+    }
+}
+
+impl Timed for Orders {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.states.values_mut().for_each(|order| order.map_times(map));
+        self.pins.values_mut().for_each(|pin| pin.map_times(map));
+        self.holds.values_mut().for_each(|hold| hold.map_times(map));
+        self.drills.values_mut().for_each(|drill| drill.map_times(map));
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::failover::orders::drill::DrillObservations;
+    use crate::failover::orders::time::WallClock;
+    use crate::model::failback::{Failback, Release};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("within the calendar")
@@ -187,6 +239,60 @@ mod tests {
             (orders.states.len(), orders.pins.len())
         };
         assert_eq!([left(9), left(10), left(20)], [(2, 1), (1, 1), (1, 0)]);
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_ends_nothing_early_and_prolongs_nothing() {
+        let failback = Failback { release: Release::After(Duration::from_secs(60)), at_most: None };
+        let mut orders = Orders::default();
+        drained(&mut orders, "10.0.0.1:80", Some(1060));
+        orders.pins.insert(shop(), PinOrder { priority: 1, metadata: metadata(Some(1060)) });
+        orders.holds.insert(shop(), Hold::new(1, at(1000), &failback, false));
+        let down = vec![TargetSelector::Priority(0)];
+        orders.drills.insert(1, DrillRun::begin(shop(), down, at(1000), at(1060), 1.0, "ann".into()));
+        // Lists what is in force: states, pins, holds before their end, running drills.
+        let in_force = |orders: &Orders, now: Timestamp| {
+            let mut orders = orders.without_expired(now);
+            orders.drills.values_mut().for_each(|drill| drill.observe(now, DrillObservations::default()));
+            let holds = orders.holds.values().filter(|hold| hold.due(&failback).is_none_or(|due| due > now));
+            let drills = orders.drills.values().filter(|drill| drill.is_running());
+            [orders.states.len(), orders.pins.len(), holds.count(), drills.count()]
+        };
+        for jump in [0, 3600, -3600, -1_000_000, 315_576_000] {
+            let clock = WallClock::started_at(at(1000));
+            let clock = clock.set_since(at(1030), at(1030 + jump)).unwrap_or(clock);
+            let at_wall = clock.at_wall(orders.clone());
+            for (second, expected) in [(1030, [1; 4]), (1059, [1; 4]), (1060, [0; 4])] {
+                assert_eq!(in_force(&orders, at(second)), expected, "{jump} at {second}");
+                let wall = clock.wall(at(second));
+                assert_eq!(wall, at(second + jump));
+                assert_eq!(in_force(&at_wall, wall), expected, "{jump} at {second}, as stored and shown");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_set_back_between_runs_prolongs_nothing() {
+        let mut orders = Orders::default();
+        let given = OrderMetadata { since: at(1000), ..metadata(Some(1600)) };
+        let order = StateOrder { state: OverrideState::Drained, metadata: given.clone() };
+        orders.states.insert((shop(), TargetSelector::Priority(0)), order);
+        orders.pins.insert(shop(), PinOrder { priority: 1, metadata: given });
+        let failback = Failback { release: Release::After(Duration::from_secs(300)), at_most: None };
+        orders.holds.insert(shop(), Hold::new(1, at(1000), &failback, false));
+        let left = |now: i64| {
+            let orders = orders.restarted(at(now));
+            let end = |metadata: &OrderMetadata| metadata.expires_at.map(|end| end.as_second() - now);
+            let states: Vec<_> = orders.states.values().map(|order| end(&order.metadata)).collect();
+            let pins: Vec<_> = orders.pins.values().map(|pin| end(&pin.metadata)).collect();
+            let due = orders.holds[&shop()].due(&failback).map(|due| due.as_second() - now);
+            (states, pins, due)
+        };
+        assert_eq!(left(1100), (vec![Some(500)], vec![Some(500)], Some(200)), "as they were");
+        assert_eq!(left(1600), (vec![], vec![], Some(-300)));
+        for set_back in [999, 0, -1_000_000] {
+            assert_eq!(left(set_back), (vec![Some(600)], vec![Some(600)], Some(300)), "at {set_back}");
+        }
     }
 
     #[test]

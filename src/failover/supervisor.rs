@@ -9,6 +9,7 @@
 //! and puts them in force. Readers get a copy of the ledger as of the last change.
 
 mod announce;
+mod clock;
 mod drills;
 pub mod error;
 mod executor;
@@ -24,10 +25,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::error;
+use tracing::{error, warn};
 
 use self::announce::announce_refused_drill;
-use self::drills::DrillBaselines;
+use self::clock::RunClock;
+use self::drills::{DrillBaselines, record_baselines};
 use self::error::Error;
 use self::executor::Executor;
 use self::failovers::{OutlastingFailovers, apply_shifts, shifts_of_departed};
@@ -41,6 +43,7 @@ use crate::control::Control;
 use crate::failover::ledger::Ledger;
 use crate::failover::orders::Orders;
 use crate::failover::orders::decide::{OrderRefusal, Situation};
+use crate::failover::orders::time::Timed;
 use crate::failover::traffic::Traffic;
 use crate::failover::traffic::shift::TierShift;
 use crate::failover::traffic::summary::Summary;
@@ -90,9 +93,10 @@ impl Supervisor {
         events: Events,
         ledger: Ledger,
     ) -> Self {
-        let executor = Executor::new(control, store, events, &ledger);
+        let clock = RunClock::start();
         // Nodes that were on a standby may never return: they count as gone unless they report in time.
-        ledger.history.nodes_on_standby().for_each(|node| traffic.leave(node, Timestamp::now()));
+        ledger.history.nodes_on_standby().for_each(|node| traffic.leave(node, clock.now()));
+        let executor = Executor::new(control, store, events, clock, &ledger);
         let supervision = Supervision {
             ledger,
             drills: DrillBaselines::default(),
@@ -105,19 +109,19 @@ impl Supervisor {
         Self { inner: Arc::new(SupervisorState { cache, traffic, executor, supervision }) }
     }
 
-    /// Returns the orders in force and the history, as of the last change.
+    /// Returns the orders in force and the history, as of the last change, in wall time.
     pub fn ledger(&self) -> Arc<Ledger> {
         self.inner.executor.ledger()
     }
 
     /// Returns the summary of what Envoys observe of an upstream.
     pub fn summary(&self, build: &Build, upstream: &Upstream) -> Summary {
-        self.view(build, Timestamp::now()).summary(upstream)
+        self.inner.executor.clock.at_wall(self.view(build).summary(upstream))
     }
 
     /// Returns the summary without node names, which takes a fraction of the time.
     pub fn summary_without_nodes(&self, build: &Build, upstream: &Upstream) -> Summary {
-        self.view(build, Timestamp::now()).summary_without_nodes(upstream)
+        self.inner.executor.clock.at_wall(self.view(build).summary_without_nodes(upstream))
     }
 
     /// Supervises orders until the future is dropped.
@@ -127,7 +131,7 @@ impl Supervisor {
         loop {
             ticks.tick().await;
             let mut supervision = self.inner.supervision.lock().await;
-            if let Err(error) = self.tick(&mut supervision, Timestamp::now()).await {
+            if let Err(error) = self.tick(&mut supervision).await {
                 error!(error = &error as &dyn std::error::Error, "orders could not be looked after");
             }
         }
@@ -136,7 +140,8 @@ impl Supervisor {
     /// Ingests the reports of Envoys until the channel is closed.
     pub async fn ingest_reports(&self, mut reports: mpsc::Receiver<NodeReport>) {
         while let Some(report) = reports.recv().await {
-            let (now, traffic, build) = (Timestamp::now(), &self.inner.traffic, self.inner.cache.build());
+            let (traffic, build) = (&self.inner.traffic, self.inner.cache.build());
+            let now = self.inner.executor.clock.now();
             match report {
                 NodeReport::Load { node, report } => {
                     let shifts = traffic.ingest(&node, now, &report, &build);
@@ -154,42 +159,47 @@ impl Supervisor {
         }
     }
 
-    /// Puts the orders that `decide` returns into force, and returns its second value.
+    /// Puts the orders that `decide` returns into force, and returns its second value, in wall time.
     ///
     /// # Errors
     ///
     /// Fails if the orders are refused or cannot be stored, or if the control plane is shutting down.
-    pub async fn execute<T>(
+    pub async fn execute<T: Timed>(
         &self,
         force: bool,
         decide: impl FnOnce(&Situation<'_>) -> Result<(Orders, T), OrderRefusal> + Send,
     ) -> Result<T, Error> {
         let mut supervision = self.inner.supervision.lock().await;
         let build = self.inner.cache.build();
-        let view = self.view(&build, Timestamp::now());
+        let view = self.view(&build);
         let (orders, value) = decide_in(&supervision.ledger, view, force, decide)?;
         self.put_in_force(&mut supervision, orders, view).await?;
-        Ok(value)
+        Ok(self.inner.executor.clock.at_wall(value))
     }
 
-    /// Evaluates `decide` and returns its second value, without changing anything.
+    /// Evaluates `decide` and returns its second value, in wall time, without changing anything.
     ///
     /// # Errors
     ///
     /// Fails if the orders would be refused.
-    pub async fn preview<T>(
+    pub async fn preview<T: Timed>(
         &self,
         force: bool,
         decide: impl FnOnce(&Situation<'_>) -> Result<(Orders, T), OrderRefusal> + Send,
     ) -> Result<T, Error> {
         let supervision = self.inner.supervision.lock().await;
         let build = self.inner.cache.build();
-        let view = self.view(&build, Timestamp::now());
+        let view = self.view(&build);
         let (_, value) = decide_in(&supervision.ledger, view, force, decide)?;
-        Ok(value)
+        Ok(self.inner.executor.clock.at_wall(value))
     }
 
-    fn view<'a>(&'a self, build: &'a Build, now: Timestamp) -> TrafficView<'a> {
+    /// Returns the view of the traffic at present.
+    fn view<'a>(&'a self, build: &'a Build) -> TrafficView<'a> {
+        self.view_at(build, self.inner.executor.clock.now())
+    }
+
+    fn view_at<'a>(&'a self, build: &'a Build, now: Timestamp) -> TrafficView<'a> {
         TrafficView { build, traffic: &self.inner.traffic, now }
     }
 
@@ -197,13 +207,14 @@ impl Supervisor {
     async fn put_in_force(
         &self,
         supervision: &mut Supervision,
-        orders: Orders,
+        mut orders: Orders,
         view: TrafficView<'_>,
     ) -> Result<(), Error> {
         let Supervision { ledger, drills, .. } = supervision;
+        let begun = record_baselines(&mut orders, &ledger.orders, view);
         if let Some(before) = self.inner.executor.put_in_force(ledger, orders).await? {
-            drills.record(&mut ledger.orders, &before, view);
-            self.inner.executor.announce(&before, ledger);
+            drills.keep(begun);
+            self.inner.executor.announce(before, ledger);
         }
         Ok(())
     }
@@ -212,7 +223,7 @@ impl Supervisor {
     /// logged: the traffic has moved whether or not it could be stored.
     async fn apply(&self, supervision: &mut Supervision, shifts: &[TierShift], now: Timestamp) {
         let (build, executor) = (self.inner.cache.build(), &self.inner.executor);
-        let view = self.view(&build, now);
+        let view = self.view_at(&build, now);
         let ledger = &mut supervision.ledger;
         let mut orders = ledger.orders.clone();
         let changes = apply_shifts(ledger, &mut orders, shifts, view);
@@ -225,10 +236,13 @@ impl Supervisor {
         executor.publish_ledger(&supervision.ledger);
     }
 
-    async fn tick(&self, supervision: &mut Supervision, now: Timestamp) -> Result<(), Error> {
+    async fn tick(&self, supervision: &mut Supervision) -> Result<(), Error> {
+        let (executor, wall) = (&self.inner.executor, Timestamp::now());
+        let now = executor.clock.now();
+        self.follow_wall_clock(supervision, now, wall).await?;
         self.end_departed(supervision, now).await;
-        let (build, executor) = (self.inner.cache.build(), &self.inner.executor);
-        let view = self.view(&build, now);
+        let build = self.inner.cache.build();
+        let view = self.view_at(&build, now);
         let Supervision { ledger, drills, schedule, holds, outlasting, .. } = &mut *supervision;
         ledger.history.update_counts(|name| view.traffic.totals(name));
         let removed = ledger.history.end_removed(now, |name| build.model.upstreams.contains_key(name));
@@ -238,7 +252,7 @@ impl Supervisor {
         let reassigned = outlasting.reassign_causes(ledger, &mut orders, view);
         executor.record_failovers(&ledger.history, &reassigned).await?;
         holds.update(&mut orders, ledger, view);
-        for (upstream, refusal) in schedule.begin_due(&mut orders, &ledger.history, view) {
+        for (upstream, refusal) in schedule.begin_due(&mut orders, &ledger.history, view, wall) {
             announce_refused_drill(&executor.events, &upstream, refusal.to_string());
         }
         self.put_in_force(supervision, orders, view).await?;
@@ -248,6 +262,20 @@ impl Supervisor {
             executor.publish_ledger(&supervision.ledger);
         }
         Ok(())
+    }
+
+    /// Restates all times if the wall clock was set, and plans scheduled drills anew.
+    async fn follow_wall_clock(
+        &self,
+        supervision: &mut Supervision,
+        now: Timestamp,
+        wall: Timestamp,
+    ) -> Result<(), Error> {
+        let executor = &self.inner.executor;
+        let Some(set) = executor.clock.wall_clock().set_since(now, wall) else { return Ok(()) };
+        warn!(wall = %wall, expected = %executor.clock.at_wall(now), "the wall clock was set: orders end as they would have");
+        supervision.schedule = DrillSchedule::default();
+        executor.set_wall_clock(&supervision.ledger, set).await
     }
 
     /// Ends the service of nodes that left and did not return in time.
@@ -266,11 +294,12 @@ impl Supervisor {
     /// entries were dropped.
     async fn maintain(&self, supervision: &mut Supervision, view: TrafficView<'_>) -> Result<bool, Error> {
         let (executor, Supervision { ledger, upkeep, .. }) = (&self.inner.executor, supervision);
-        executor.put_records(upkeep.counter_records(&ledger.history, view.now)).await?;
+        let wall = executor.clock.wall_clock();
+        executor.put_records(upkeep.counter_records(&ledger.history, view.now, wall)).await?;
         let is_due = upkeep.take_expiry(view.now);
         if is_due {
             self.inner.traffic.drop_expired(view.now, &self.inner.cache.build());
-            executor.put_records(drop_expired(&mut ledger.history, view.now)).await?;
+            executor.put_records(drop_expired(&mut ledger.history, view.now, wall)).await?;
         }
         Ok(is_due)
     }

@@ -237,7 +237,7 @@ fn validity(place: &FaultPlace<'_>, all: &[(i64, i64)], sources: Sources<'_>, fa
         let help = "renew it before that: clients will refuse it".to_owned();
         faults.warning(place, code::EXPIRES_SOON, message, help);
     }
-    let borders = all.iter().flat_map(|(start, end)| [*start, soon((*start, *end)), *end + 1]);
+    let borders = all.iter().flat_map(|(start, end)| [*start, soon((*start, *end)), end.saturating_add(1)]);
     let borders = borders.filter(|second| *second > now);
     faults.hold_until(borders.filter_map(|second| Timestamp::from_second(second).ok()));
 }

@@ -78,3 +78,40 @@ pub(crate) fn resolve(
     }
     Some(ScheduledDrill { schedule: schedule.clone(), down, length, error_rate })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(schedule: &str, after: Timestamp) -> Option<String> {
+        let (down, error_rate) = (Vec::new(), ERROR_RATE);
+        let drill = ScheduledDrill { schedule: schedule.to_owned(), down, length: LENGTH, error_rate };
+        drill.next(after).map(|next| next.to_string())
+    }
+
+    #[test]
+    fn schedules_end_with_the_calendar() {
+        let schedules = [
+            "* * * * *",
+            "0 3 29 2 *",
+            "0 3 31 2 *",
+            "0 0 1 1 *",
+            "0 0 0 1 1 * 5000",
+            "0 0 0 1 1 * 1970",
+            "no",
+        ];
+        for after in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
+            for schedule in schedules {
+                let _ = next(schedule, after);
+            }
+        }
+        let after = |text: &str| text.parse::<Timestamp>().expect("a time");
+        assert_eq!(
+            next("0 3 29 2 *", after("2026-11-29T21:00:00Z")).as_deref(),
+            Some("2028-02-29T03:00:00Z")
+        );
+        assert_eq!(next("0 3 31 2 *", after("2026-11-29T21:00:00Z")), None);
+        assert_eq!(next("* * * * *", Timestamp::MAX), None);
+        assert_eq!(next("* * * * *", after("9998-12-31T23:59:59Z")), None, "beyond what croner takes");
+    }
+}

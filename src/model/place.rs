@@ -115,6 +115,7 @@ impl FaultCollector {
         help: Option<String>,
         related: Vec<Related>,
     ) {
+        debug_assert_eq!(code::level_of(code), Some(level), "{code} has another level in the table of codes");
         let is_absence = matches!(code, code::MISSING_FIELD | self::code::NO_TARGETS);
         if place.document.is_faulty(&place.path) || (is_absence && place.document.is_misspelt(&place.path)) {
             return;

@@ -9,6 +9,8 @@ use crate::telemetry::events::Event;
 pub struct ResponseNack {
     /// Type of the refused resources.
     pub resource_type: ResourceType,
+    /// Nonce of the refused response; nonces of a stream increase.
+    pub nonce: u64,
     /// Version of the refused response.
     pub version: String,
     /// Error text of the client.
@@ -20,7 +22,7 @@ pub struct ResponseNack {
 impl StreamGuard {
     /// Publishes a NACK of this node as an event.
     pub fn publish_nack(&self, nack: ResponseNack) {
-        let ResponseNack { resource_type, version, error, names } = nack;
+        let ResponseNack { resource_type, version, error, names, .. } = nack;
         let node = self.nodes.lock().connected.get(&self.stream).map(|presence| presence.node.id.clone());
         let Some(node) = node else { return };
         self.nodes.events.publish(&Event::Nack {

@@ -85,7 +85,7 @@ impl Registry {
     pub(super) fn record<'a>(
         &mut self,
         stream: u64,
-        generation: u64,
+        (generation, refused): (u64, &[(ResourceType, u64)]),
         statuses: impl IntoIterator<Item = (ResourceType, TypeStatus<'a>)>,
         now: Timestamp,
     ) {
@@ -105,6 +105,9 @@ impl Registry {
             let mut last_nack = last.and_then(|last| last.last_nack.clone());
             if let Some(error) = error.filter(|_| is_new) {
                 let (node, error) = (presence.node.id.clone(), error.to_owned());
+                // A refusal may come when something newer was sent already.
+                let answered = refused.iter().rfind(|(refused, _)| *refused == resource_type);
+                let generation = answered.map_or(generation, |(_, generation)| *generation);
                 let nack = Arc::new(Nack { node, generation, error, at: now });
                 if self.nacks.len() < MAX_NACKS {
                     self.nacks.push(nack.clone());
@@ -252,7 +255,7 @@ mod tests {
     fn a_node_that_left_is_remembered_for_an_hour() {
         let mut nodes = Registry::default();
         let stream = nodes.connect(node("a"), None, at(0));
-        nodes.record(stream, 1, acked(ResourceType::Cluster), at(1));
+        nodes.record(stream, (1, &[]), acked(ResourceType::Cluster), at(1));
         nodes.disconnect(stream, at(10));
         assert_eq!(listed(&mut nodes, 3610), ["a left 10 clusters"]);
         assert_eq!(listed(&mut nodes, 3611), Vec::<String>::new());
@@ -276,7 +279,7 @@ mod tests {
         let mut nodes = Registry::default();
         let old = nodes.connect(node("a"), None, at(0));
         let new = nodes.connect(node("a"), None, at(5));
-        nodes.record(new, 1, acked(ResourceType::Listener), at(5));
+        nodes.record(new, (1, &[]), acked(ResourceType::Listener), at(5));
         nodes.disconnect(old, at(6));
         assert_eq!(listed(&mut nodes, 7), ["a listeners"]);
         assert_eq!(nodes.find("a", at(7)).and_then(|presence| presence.disconnected_at), None);
@@ -287,8 +290,8 @@ mod tests {
         let mut nodes = Registry::default();
         let clusters = nodes.connect(node("a"), None, at(0));
         let listeners = nodes.connect(node("a"), None, at(0));
-        nodes.record(clusters, 1, acked(ResourceType::Cluster), at(1));
-        nodes.record(listeners, 1, acked(ResourceType::Listener), at(1));
+        nodes.record(clusters, (1, &[]), acked(ResourceType::Cluster), at(1));
+        nodes.record(listeners, (1, &[]), acked(ResourceType::Listener), at(1));
         nodes.disconnect(clusters, at(10));
         nodes.disconnect(listeners, at(11));
         assert_eq!(listed(&mut nodes, 12), ["a left 11 clusters,listeners"]);
@@ -342,12 +345,23 @@ mod tests {
             let status = TypeStatus { state: AckState::Nacked, version: None, current, error: Some("no") };
             [(ResourceType::Cluster, status)]
         };
-        nodes.record(stream, 1, refused(false), at(1));
-        nodes.record(stream, 1, refused(true), at(2));
+        nodes.record(stream, (1, &[]), refused(false), at(1));
+        nodes.record(stream, (1, &[]), refused(true), at(2));
         let status = nodes.find("a", at(3)).map(|mut presence| presence.types.remove(&ResourceType::Cluster));
         let status = status.flatten().expect("it was recorded");
         let nack = Nack { node: "a".into(), generation: 1, error: "no".into(), at: at(1) };
         assert_eq!((status.since, status.last_nack), (at(1), Some(Arc::new(nack))));
         assert_eq!(nodes.nacks.len(), 1);
+    }
+
+    #[test]
+    fn a_late_refusal_belongs_to_the_generation_of_the_response() {
+        let mut nodes = Registry::default();
+        let stream = nodes.connect(node("a"), None, at(0));
+        let status = TypeStatus { state: AckState::Nacked, version: None, current: true, error: Some("no") };
+        let refused = [(ResourceType::Endpoints, 5), (ResourceType::Cluster, 6)];
+        nodes.record(stream, (7, &refused), [(ResourceType::Cluster, status)], at(1));
+        assert_eq!(nodes.nacks[0].generation, 6);
+        assert_eq!(nodes.find("a", at(1)).map(|presence| presence.generation), Some(7));
     }
 }

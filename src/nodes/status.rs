@@ -56,7 +56,7 @@ pub struct RecordedStatus {
 pub struct Nack {
     /// Node id.
     pub node: String,
-    /// Newest generation that the node was sent.
+    /// Generation that the refused response belongs to.
     pub generation: u64,
     /// Error text of the client.
     pub error: String,

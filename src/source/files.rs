@@ -4,7 +4,7 @@
 //! recursive; names that begin with `.` are ignored, so that a mounted config map is not read twice.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,7 +36,8 @@ fn read_again(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> 
     let mut violations = Vec::new();
     for path in paths {
         match list(path) {
-            Ok(listed) => {
+            Ok(Listing { files: listed, violations: unread }) => {
+                violations.extend(unread);
                 for file in listed {
                     let name = name(&file);
                     match read_text(&file) {
@@ -80,7 +81,7 @@ pub fn read_settled(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violat
 
 /// Returns a warning for each directory among the paths that holds no config file.
 pub fn empty(paths: &[PathBuf]) -> Vec<Violation> {
-    let is_empty = |path: &&PathBuf| path.is_dir() && list(path).is_ok_and(|files| files.is_empty());
+    let is_empty = |path: &&PathBuf| path.is_dir() && list(path).is_ok_and(|listing| listing.is_empty());
     let warning = |path: &PathBuf| Violation {
         code: code::EMPTY_DIRECTORY,
         level: Level::Warning,
@@ -97,20 +98,41 @@ fn name(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Returns the config files of a path: the file itself, or those in the directory.
-fn list(path: &Path) -> io::Result<Vec<PathBuf>> {
-    if !path.metadata()?.is_dir() {
-        return Ok(vec![path.to_owned()]);
+/// Config files of a path, and the entries that have the name of one and cannot be read.
+#[derive(Debug, Default)]
+struct Listing {
+    files: Vec<PathBuf>,
+    violations: Vec<Violation>,
+}
+
+impl Listing {
+    fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.violations.is_empty()
     }
-    let mut files = Vec::new();
+}
+
+/// Returns the config files of a path: the file itself, or those in the directory.
+fn list(path: &Path) -> io::Result<Listing> {
+    if !path.metadata()?.is_dir() {
+        return Ok(Listing { files: vec![path.to_owned()], ..Listing::default() });
+    }
+    let mut listing = Listing::default();
     for entry in path.read_dir()? {
         let file = entry?.path();
-        if is_config(&file) && file.metadata()?.is_file() {
-            files.push(file);
+        if !is_config(&file) {
+            continue;
+        }
+        match file.metadata() {
+            Ok(metadata) if metadata.is_file() => listing.files.push(file),
+            Ok(_) => {}
+            // It was removed meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound && !file.is_symlink() => {}
+            Err(error) => listing.violations.push(unreadable(&file, &error)),
         }
     }
-    files.sort();
-    Ok(files)
+    listing.files.sort();
+    listing.violations.sort_by(|one, other| one.file.cmp(&other.file));
+    Ok(listing)
 }
 
 fn is_config(file: &Path) -> bool {
@@ -139,6 +161,13 @@ fn read_text(file: &Path) -> Result<Arc<str>, Box<Violation>> {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Violation {
+    if error.kind() == ErrorKind::NotFound
+        && let Ok(target) = path.read_link()
+    {
+        let message = format!("this link leads to `{}`, which is not there", target.display());
+        let help = Some("remove the link, or put a file where it leads".to_owned());
+        return Violation { help, ..violation(path, message) };
+    }
     Violation {
         help: Some("name a file or a directory that this user may read".to_owned()),
         ..violation(path, format!("cannot read it: {error}"))
@@ -194,6 +223,28 @@ mod tests {
         let files = read_settled(&paths, &last).expect("reads");
         assert_eq!(files.values().map(|text| &**text).collect::<Vec<_>>(), ["services: []"]);
         writer.join().expect("it wrote");
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_told_at_the_link() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("good.yaml"), "routes: []").expect("writes");
+        std::fs::write(at("latin.yaml"), b"caf\xe9").expect("writes");
+        for (link, target) in [("to-good.yaml", "good.yaml"), ("broken.yaml", "gone/x.yaml")] {
+            std::os::unix::fs::symlink(target, at(link)).expect("makes a link");
+        }
+        let told = |path: PathBuf| {
+            let violations = read(&[path]).expect_err("it cannot be read");
+            let told = |it: Violation| (it.file.unwrap_or_default(), it.message);
+            violations.into_iter().map(told).collect::<Vec<_>>()
+        };
+        let link =
+            (name(&at("broken.yaml")), "this link leads to `gone/x.yaml`, which is not there".to_owned());
+        assert_eq!(told(at("broken.yaml")), [link.clone()]);
+        let latin = (name(&at("latin.yaml")), "this byte is not UTF-8".to_owned());
+        assert_eq!(told(directory.path().to_owned()), [link, latin], "all of the directory at once");
+        assert!(empty(&[directory.path().to_owned()]).is_empty());
     }
 
     #[test]

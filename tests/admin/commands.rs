@@ -248,6 +248,126 @@ async fn patches_are_declared_over_rest_too() {
     assert_eq!(server.get(path).await.0, 404);
 }
 
+/// Runs a command whose output nobody reads.
+fn run_unread(server: &Understudy, directory: &Path, arguments: &[&str]) -> CommandOutput {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = understudy(arguments);
+    command.current_dir(directory).env("UNDERSTUDY_ADMIN", server.admin.to_string()).stdout(writer);
+    command_output(command.output().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_early_is_no_error() {
+    let server = shop(&[]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let good = "upstreams: [{ name: more, targets: [{ target: 10.0.0.1:80 }] }]\n";
+    fs::write(directory.path().join("a.yaml"), good).unwrap();
+    fs::write(directory.path().join("bad.yaml"), "upstreams: [{ nmae: shop }]\n").unwrap();
+    for (arguments, code) in [
+        (&["check", "a.yaml"][..], 0),
+        (&["check", "bad.yaml"], 1),
+        (&["check", "a.yaml", "--json"], 0),
+        (&["check", "a.yaml", "--format", "github"], 0),
+        (&["explain"], 0),
+        (&["explain", "US012"], 0),
+        (&["schema"], 0),
+        (&["compile", "a.yaml"], 0),
+        (&["simulate", "a.yaml", "--upstream", "more"], 0),
+        (&["show", "a.yaml", "--upstream", "more"], 0),
+        (&["plan", "a.yaml", "--exit-code"], 3),
+        (&["get", "upstreams"], 0),
+        (&["apply", "-f", "a.yaml"], 0),
+        (&["target", "drain", "shop", "10.0.0.1:80", "--force"], 0),
+        (&["config", "export"], 0),
+        (&["revisions"], 0),
+        (&["rollback", "1"], 0),
+        (&["pin", "shop", "--priority", "0"], 0),
+        (&["drills"], 0),
+        (&["failovers"], 0),
+        (&["status"], 0),
+        (&["status", "--watch"], 0),
+        (&["token", "list"], 0),
+        (&["bootstrap", "--node-id", "edge-1", "--node-cluster", "edge"], 0),
+        (&["completions", "bash"], 0),
+        (&["--help"], 0),
+        (&["--version"], 0),
+        (&["check", "--help"], 0),
+    ] {
+        let told = run_unread(&server, directory.path(), arguments);
+        assert_eq!(told.code, Some(code), "{arguments:?}: {}", told.err);
+        assert!(!told.err.contains("write") && !told.err.contains("panic"), "{arguments:?}: {}", told.err);
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let data = directory.path().join("data");
+    let mut serve = understudy(&["serve", "--xds", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let mut serve = serve.arg("--data").arg(&data).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    let log = std::io::BufRead::lines(std::io::BufReader::new(serve.stderr.take().unwrap()));
+    let is_serving = log.map_while(Result::ok).any(|line| line.contains("serving"));
+    assert!(
+        is_serving && serve.try_wait().unwrap().is_none(),
+        "it serves although nobody reads its addresses"
+    );
+    serve.kill().unwrap();
+    serve.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_of_others_does_not_control_the_terminal() {
+    let server = shop(&[]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let evil = "a\u{1b}[2J\u{9b}31m\u{202e}b\u{7}";
+    let file = format!("{evil}.yaml");
+    fs::write(
+        directory.path().join(&file),
+        "upstreams: [{ nmae: shop, targets: [{ target: 10.0.0.1:80 }] }]\n",
+    )
+    .unwrap();
+    let reason = json!({ "state": "drained", "reason": evil });
+    assert_eq!(server.put("/upstreams/shop/targets/10.0.0.2:80/state", reason).await.0, 200);
+    let tag = json!({ "name": "more", "tags": [evil] });
+    assert_eq!(server.post("/upstreams", tag).await.0, 201);
+    let drill = json!({ "reason": evil });
+    assert_eq!(server.post("/upstreams/shop/drill?force=true", drill).await.0, 201);
+    let rolled_back = json!({ "reason": evil });
+    assert_eq!(server.post("/revisions/1/rollback", rolled_back).await.0, 201);
+    fs::create_dir(directory.path().join("links")).unwrap();
+    std::os::unix::fs::symlink(evil, directory.path().join("links").join(&file)).unwrap();
+    let is_obeyed =
+        |letter: char| letter.is_control() && !matches!(letter, '\n' | '\t') || letter == '\u{202e}';
+    for (arguments, shows) in [
+        (&["check", &file][..], true),
+        (&["check", &file, "--json"], false),
+        (&["check", &file, "--format", "github"], true),
+        (&["check", "links"], true),
+        (&["compile", &file], true),
+        (&["simulate", &file, "--upstream", "shop"], true),
+        (&["plan", &file], true),
+        (&["apply", "-f", &file], true),
+        (&["check", evil], true),
+        (&["status"], true),
+        (&["status", "--json"], false),
+        (&["revisions"], true),
+        (&["revisions", "3"], true),
+        (&["revisions", "3", "--json"], false),
+        (&["drills"], false),
+        (&["drills", "1", "--markdown", "report.md"], false),
+        (&["get", "upstreams", "--json"], false),
+    ] {
+        let told = run_against(&server, directory.path(), arguments);
+        let all = told.out + &told.err;
+        assert!(!all.contains(is_obeyed), "{arguments:?}: {all:?}");
+        assert!(!shows || all.contains("\\u{1b}[2J"), "{arguments:?} shows it as text: {all:?}");
+    }
+    let report = fs::read_to_string(directory.path().join("report.md")).unwrap();
+    assert!(report.contains("\\u{1b}[2J") && !report.contains(is_obeyed), "{report:?}");
+    let serve = ["serve", "links", "--xds", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", "data"];
+    let refused = run(directory.path(), &serve);
+    let all = refused.out + &refused.err;
+    assert!(refused.code == Some(1) && !all.contains(is_obeyed) && all.contains("\\u{1b}[2J"), "{all:?}");
+}
+
 #[test]
 fn what_is_no_backup_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();

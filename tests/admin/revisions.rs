@@ -67,14 +67,19 @@ async fn revisions_are_compared_and_rolled_back() {
     assert_eq!((status, plan["changes"].as_array().unwrap().len()), (200, 2), "{plan}");
     let (status, rolled_back) = understudy.post("/revisions/1/rollback", json!({"reason": "too slow"})).await;
     assert_eq!((status, &rolled_back["number"]), (201, &json!(5)), "{rolled_back}");
+    assert_eq!(rolled_back["rolled_back_to"], 1);
+    let mut shown = rolled_back.clone();
+    shown.as_object_mut().unwrap().remove("rolled_back_to");
+    assert_eq!(shown, revision(&understudy, 5).await, "it is answered as it is read");
+    assert_eq!((&shown["reason"], shown["changes"].as_array().unwrap().len()), (&json!("too slow"), 2));
     assert_eq!(understudy.get("/config").await.1, before);
     understudy.restart().await;
     assert_eq!(understudy.get("/config").await.1, before);
     let fifth = revision(&understudy, 5).await;
     assert_eq!((&fifth["source"], &fifth["reason"]), (&json!("rollback"), &json!("too slow")));
     assert_eq!(understudy.get("/revisions/1..5/diff").await.1["changes"], json!([]));
-    let (status, _) = understudy.post("/revisions/5/rollback", json!({})).await;
-    assert_eq!(status, 200, "there is nothing to do");
+    let (status, nothing) = understudy.post("/revisions/5/rollback", json!({})).await;
+    assert_eq!((status, &nothing["number"]), (200, &json!(5)), "there is nothing to do");
     // Rollback to before the first revision, and back.
     assert_eq!(understudy.post("/revisions/0/rollback", json!({})).await.0, 201);
     assert_eq!(understudy.get("/config").await.1["upstreams"], json!([]));

@@ -1,9 +1,16 @@
 //! Tests of the schemas in the description of the API against real responses.
 
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::google::rpc::Status;
 use http::Method;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
 
-use crate::harness::Understudy;
+use crate::harness::{PATIENCE, Understudy, eventually};
 use crate::stage::shop;
 use crate::tls::CertificateAuthority;
 
@@ -122,7 +129,7 @@ const READS: [(&str, &[&str]); 36] = [
 /// Operations without a request in [`READS`], with the reason.
 const UNREAD: [(&str, &str); 4] = [
     ("/drills/{id}", "its number is not known in advance; it is read beside the others"),
-    ("/fleet/{node}", "no Envoy is connected; `tests/envoy` has some"),
+    ("/fleet/{node}", "an Envoy has to be connected; it is read where one is"),
     ("/snapshots/{fleet}", "Envoy's own JSON"),
     ("/openapi.json", "OpenAPI's own test has it"),
 ];
@@ -211,6 +218,67 @@ async fn every_response_to_a_get_has_the_shape_that_is_described() {
         let is_read = READS.iter().any(|(read, _)| *read == path);
         assert!(is_read || UNREAD.iter().any(|(unread, _)| *unread == path), "{path} is not read here");
     }
+}
+
+/// Connects an Envoy that refuses its clusters and asks for endpoints that do not exist, and returns its stream.
+async fn connect(understudy: &Understudy) -> Vec<mpsc::Sender<DiscoveryRequest>> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", understudy.xds)).unwrap();
+    let mut ads = AggregatedDiscoveryServiceClient::new(endpoint.connect().await.unwrap());
+    let (requests, outgoing) = mpsc::channel(8);
+    let node = Some(Node { id: "edge-1".into(), cluster: "edge".into(), ..Node::default() });
+    let ask = |kind: &str, names: &[&str]| DiscoveryRequest {
+        node: node.clone(),
+        type_url: format!("type.googleapis.com/envoy.config.{kind}"),
+        resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..DiscoveryRequest::default()
+    };
+    requests.send(ask("cluster.v3.Cluster", &[])).await.unwrap();
+    let mut responses =
+        ads.stream_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let clusters = responses.message().await.unwrap().unwrap();
+    let refusal = DiscoveryRequest {
+        response_nonce: clusters.nonce,
+        error_detail: Some(Status { message: "no".into(), ..Status::default() }),
+        ..ask("cluster.v3.Cluster", &[])
+    };
+    requests.send(refusal).await.unwrap();
+    requests.send(ask("endpoint.v3.ClusterLoadAssignment", &["none"])).await.unwrap();
+    tokio::spawn(async move { while let Ok(Some(_)) = responses.message().await {} });
+    vec![requests]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoys_are_shown_as_it_is_described() {
+    let understudy = furnished().await;
+    let _stream = connect(&understudy).await;
+    let (_, document) = understudy.get("/openapi.json").await;
+    eventually(PATIENCE, "the Envoy is shown with its refusal", async || {
+        let (_, node) = understudy.get("/fleet/edge-1").await;
+        let types = &node["types"];
+        let is_shown = types["clusters"]["state"] == "nacked" && types["endpoints"].is_object();
+        if is_shown { Ok(()) } else { Err(node.to_string()) }
+    })
+    .await;
+    let mut wrong = Vec::new();
+    for (template, path) in [
+        ("/fleet", "/fleet"),
+        ("/fleet/{node}", "/fleet/edge-1"),
+        ("/status", "/status"),
+        ("/topology", "/topology"),
+        ("/upstreams/{name}/health", "/upstreams/shop/health"),
+    ] {
+        let (status, answer) = understudy.get(path).await;
+        assert_eq!(status, 200, "{path}: {answer}");
+        wrong.extend(
+            faults(&document, template, "200", &answer).into_iter().map(|it| format!("{path}: {it}")),
+        );
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let (_, fleet) = understudy.get("/fleet").await;
+    assert_eq!(
+        (&fleet["nodes"][0]["id"], &fleet["nodes"][0]["types"]["endpoints"]["state"]),
+        (&json!("edge-1"), &json!("acked"))
+    );
 }
 
 /// Responses to writes that are described, by method, path, request and status.

@@ -11,6 +11,7 @@ mod stage;
 mod tls;
 
 mod absence;
+mod absent;
 mod access_log;
 mod acked;
 mod balancer;

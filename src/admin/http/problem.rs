@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::config::Violation;
+use crate::config::{Level, Path, Violation, code};
 use crate::control::operation::WriteError;
 use crate::store;
 
@@ -38,6 +38,28 @@ impl Problem {
             detail: detail.into(),
             violations: Vec::new(),
         }
+    }
+
+    /// Returns 422 for faults of the body. Each has its place; a single one becomes the detail.
+    pub fn refused(detail: &str, violations: Vec<Violation>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with(violations)
+    }
+
+    /// Returns 422 for a value of the body at this path that is not accepted.
+    pub fn unprocessable(path: &Path, message: impl Into<String>) -> Self {
+        let violation = Violation {
+            code: code::WRONG_VALUE,
+            level: Level::Error,
+            message: message.into(),
+            help: None,
+            file: None,
+            line: None,
+            column: None,
+            path: path.to_string(),
+            pointer: Some(path.pointer()),
+            related: Vec::new(),
+        };
+        Self::refused("the body has a fault", vec![violation])
     }
 
     /// Returns 404.
@@ -73,6 +95,14 @@ impl Problem {
             several => format!("{} ({} faults)", self.detail, several.len()),
         };
         Self { detail, violations, ..self }
+    }
+
+    /// Prefixes the pointers of the faults: the body is the part of a larger one at this pointer.
+    pub fn below(self, prefix: &str) -> Self {
+        self.relocated(|violation| {
+            let pointer = violation.pointer.map(|pointer| format!("{prefix}{pointer}"));
+            Violation { pointer, ..violation }
+        })
     }
 
     /// Changes the places of the faults.
@@ -126,12 +156,9 @@ impl From<store::Error> for Problem {
 impl From<WriteError> for Problem {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Refused(violations) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "the config would not make sense")
-                    .with(violations)
-            }
+            WriteError::Refused(violations) => Self::refused("the config would not make sense", violations),
             WriteError::Store(error) => Self::unstored(&error),
-            WriteError::Reused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            WriteError::Reused => Self::unprocessable(&Path::default(), error.to_string()),
             WriteError::ShuttingDown => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         }
     }

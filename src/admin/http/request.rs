@@ -168,7 +168,7 @@ pub(crate) fn decoded<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
         Some(decoded) if faults.is_empty() => Ok(decoded),
         _ => {
             let violations = faults.iter().map(in_body).collect();
-            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body has faults").with(violations))
+            Err(Problem::refused("the body has faults", violations))
         }
     }
 }
@@ -229,7 +229,7 @@ fn object(method: &Method, headers: &HeaderMap, body: &[u8]) -> Result<Value, Pr
     let (node, faults) = tree::json(body).map_err(|fault| not_json(&fault))?;
     if !faults.is_empty() {
         let violations = faults.iter().map(in_body).collect();
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body has faults").with(violations));
+        return Err(Problem::refused("the body has faults", violations));
     }
     match node.to_json() {
         Value::Object(mut fields) => {
@@ -237,7 +237,7 @@ fn object(method: &Method, headers: &HeaderMap, body: &[u8]) -> Result<Value, Pr
             fields.remove("warnings");
             Ok(Value::Object(fields))
         }
-        _ => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body is not a JSON object")),
+        _ => Err(Problem::unprocessable(&Path::default(), "the body is not a JSON object")),
     }
 }
 

@@ -26,10 +26,10 @@ use crate::admin::write::reply::Reply;
 use crate::admin::write::run::shown;
 use crate::admin::write::slot::{Slot, without_added};
 use crate::build::Build;
-use crate::config::Violation;
 use crate::config::document::Kind;
 use crate::config::edit::{EntityChange, Files};
 use crate::config::raw;
+use crate::config::{Path, Violation};
 use crate::control::operation::{Decision, DesiredConfig, Operation, WriteError};
 
 const TAG: QueryParameter = QueryParameter::text("tag", "Only entities with this tag");
@@ -133,10 +133,6 @@ struct PatchBody {
     reason: Option<String>,
 }
 
-fn unprocessable(detail: String) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
-}
-
 /// `PATCH /config`: several changes, each on what the one before it made; all or nothing, and one revision.
 pub(crate) async fn patch(State(admin): State<Admin>, mut write: Write) -> Result<Response, Problem> {
     let body = std::mem::take(&mut write.body);
@@ -196,19 +192,21 @@ impl ConfigDetails {
 fn operations(steps: Vec<PatchStep>) -> Result<Vec<(String, EntityOperation)>, Problem> {
     let operation = |(index, step): (usize, PatchStep)| {
         let which = format!("change {} ({} {})", index + 1, step.method, step.path);
+        let place = Path::default().key("changes").index(index);
+        let (method_place, body_place) = (place.key("method"), place.key("body"));
         let method = Method::from_bytes(step.method.to_ascii_uppercase().as_bytes())
-            .map_err(|_| unprocessable("there is no such method".to_owned()).of(&which))?;
+            .map_err(|_| Problem::unprocessable(&method_place, "there is no such method").of(&which))?;
         if !step.body.is_object() && method != Method::DELETE {
-            return Err(unprocessable("the body is not a JSON object".to_owned()).of(&which));
+            return Err(Problem::unprocessable(&body_place, "the body is not a JSON object").of(&which));
         }
         let conditions = Conditions { if_match: step.if_match, ..Conditions::default() };
         let operation = EntityOperation::parse(&method, &step.path, step.body, conditions);
         // The body names the method here, so a wrong one is a fault of the body.
         let in_body = |problem: Problem| {
             if problem.is_of(StatusCode::METHOD_NOT_ALLOWED) {
-                unprocessable("this path knows other methods".to_owned())
+                Problem::unprocessable(&method_place, "this path knows other methods")
             } else {
-                problem
+                problem.below(&body_place.pointer())
             }
         };
         let operation = operation.map_err(|problem| in_body(problem).of(&which))?;
@@ -226,13 +224,14 @@ fn decide_all(
     for (index, (which, operation)) in operations.into_iter().enumerate() {
         let (verb, path) = (operation.verb, operation.slot.path());
         let desired = Desired { files: config.build, stored: &stored };
-        let decided = operation.decide(desired).map_err(|problem| problem.of(&which))?;
+        let pointer = format!("/changes/{index}/body");
+        let decided = operation.decide(desired).map_err(|problem| problem.below(&pointer).of(&which))?;
         let status = match verb {
             Verb::Delete => StatusCode::NO_CONTENT,
             _ if decided.is_new => StatusCode::CREATED,
             _ => StatusCode::OK,
         };
-        places.push(decided.place.at(format!("/changes/{index}/body")));
+        places.push(decided.place.at(pointer));
         let differs = |change: &EntityChange| match change {
             EntityChange::Put { kind, name, body } => stored.get(&(*kind, name.clone())) != Some(body),
             EntityChange::Delete { .. } => true,
@@ -306,20 +305,22 @@ fn declared(body: Value, tag: &str) -> Result<Vec<Wanted>, Problem> {
         let Some(kind) = Kind::TOP.into_iter().find(|kind| kind.plural() == key) else {
             let lists: Vec<&str> = Kind::TOP.into_iter().map(Kind::plural).collect();
             let lists = lists.join(", ");
-            return Err(unprocessable(format!("`{key}` cannot have tags; the lists are {lists}")));
+            let detail = format!("`{key}` cannot have tags; the lists are {lists}");
+            return Err(Problem::unprocessable(&Path::default().key(key), detail));
         };
         let Some(list) = list.as_array() else {
-            return Err(unprocessable(format!("`{key}` is a list")));
+            return Err(Problem::unprocessable(&Path::default().key(key), format!("`{key}` is a list")));
         };
         for (index, body) in list.iter().enumerate() {
-            let pointer = format!("/{key}/{index}");
+            let place = Path::default().key(key).index(index);
+            let pointer = place.pointer();
             let Some(name) = body["name"].as_str() else {
-                return Err(unprocessable(format!("{pointer} has no name")));
+                return Err(Problem::unprocessable(&place, format!("{pointer} has no name")));
             };
             let slot = Slot { kind, upstream: None, name: name.to_owned() };
             if wanted.iter().any(|other| other.slot == slot) {
                 let detail = format!("another {} of the body is named `{name}`", kind.singular());
-                return Err(unprocessable(detail));
+                return Err(Problem::unprocessable(&place.key("name"), detail));
             }
             wanted.push(Wanted { slot, body: tagged(body.clone(), tag), pointer });
         }
@@ -363,7 +364,7 @@ fn synchronize(
         let path = slot.path();
         let operation =
             EntityOperation { verb: Verb::Replace, slot, body, conditions: Conditions::default() };
-        let decided = operation.decide(desired)?;
+        let decided = operation.decide(desired).map_err(|problem| problem.below(&pointer))?;
         places.push(decided.place.at(pointer));
         let differs = |change: &EntityChange| match change {
             EntityChange::Put { body, .. } => stored.is_none_or(|stored| stored != body),

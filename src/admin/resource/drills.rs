@@ -18,6 +18,7 @@ use crate::admin::schema;
 use crate::admin::state::Admin;
 use crate::admin::view::drill::DrillView;
 use crate::config::values;
+use crate::config::{Path as FieldPath, document};
 use crate::failover::orders::decide::OrderRefusal;
 use crate::failover::orders::drill::DrillRun;
 use crate::model::drill::{LENGTH, MAX_LENGTH};
@@ -71,6 +72,7 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
 #[serde(deny_unknown_fields)]
 struct DrillBody {
     /// Targets, zones or tiers that count as down, such as `priority=0`.
+    #[serde(default = "primaries")]
     down: Vec<String>,
     /// Length of the drill, from 1s to 24h.
     #[serde(default, rename = "for")]
@@ -80,6 +82,11 @@ struct DrillBody {
     /// Reason, for those who see the drill.
     #[serde(default)]
     reason: Option<String>,
+}
+
+/// Returns the default of `down`: the first tier.
+fn primaries() -> Vec<String> {
+    document::drill::Drill::DOWN.map(str::to_owned).to_vec()
 }
 
 /// Condition on which the drill is aborted.
@@ -93,16 +100,17 @@ struct AbortBody {
 impl DrillBody {
     /// Returns the length of the drill.
     fn check(&self) -> Result<Duration, Problem> {
-        let wrong = |detail: &str| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        let top = FieldPath::default();
+        let wrong = |place: &FieldPath, detail: &str| Err(Problem::unprocessable(place, detail));
         if self.down.is_empty() {
-            return wrong("`down` names targets, zones or tiers, such as `priority=0`");
+            return wrong(&top.key("down"), "`down` names targets, zones or tiers, such as `priority=0`");
         }
         let length = self.length.map_or(LENGTH, |length| length.0);
         if !(Duration::from_secs(1)..=MAX_LENGTH).contains(&length) {
-            return wrong("`for` is a time from 1s to 24h");
+            return wrong(&top.key("for"), "`for` is a time from 1s to 24h");
         }
         if self.error_rate().is_some_and(|rate| !(0.0..=100.0).contains(&rate)) {
-            return wrong("`error_rate` is a percentage, 0 to 100");
+            return wrong(&top.key("abort_if").key("error_rate"), "`error_rate` is a percentage, 0 to 100");
         }
         Ok(length)
     }

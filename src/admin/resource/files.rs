@@ -84,7 +84,7 @@ async fn reload(
         return Ok(Json(ReloadView { revision }));
     }
     let detail = "the files were refused; the last good config keeps serving";
-    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with(violations))
+    Err(Problem::refused(detail, violations))
 }
 
 /// Returns the losses that `allow` names.

@@ -115,7 +115,7 @@ pub(crate) async fn replace_all(State(admin): State<Admin>, mut write: Write) ->
     let body = std::mem::take(&mut write.body);
     let lists = raw::set(&Node::from_json(&body)).map_err(|faults| {
         let violations = faults.iter().map(in_body).collect();
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body has faults").with(violations)
+        Problem::refused("the body has faults", violations)
     })?;
     let conditions = write.conditions.clone();
     admin.write(write, RawReplace { lists, body, conditions }).await

@@ -122,13 +122,28 @@ pub(crate) async fn read(
     Path(number): Path<String>,
 ) -> Result<Json<RevisionDetailView>, Problem> {
     let number = parse(&number)?;
-    let (store, progress) = (admin.store.clone(), admin.control.progress());
-    blocking::run(move || {
-        let revision = one(&*store, number)?;
-        let changes = revision.edits.iter().map(EditView::from).collect();
-        Ok(Json(RevisionDetailView { revision: RevisionView::new(&revision, &progress), changes }))
-    })
-    .await
+    admin.revision(number).await.map(Json)
+}
+
+impl Admin {
+    async fn revision(&self, number: u64) -> Result<RevisionDetailView, Problem> {
+        let (store, progress) = (self.store.clone(), self.control.progress());
+        blocking::run(move || {
+            let revision = one(&*store, number)?;
+            let changes = revision.edits.iter().map(EditView::from).collect();
+            Ok(RevisionDetailView { revision: RevisionView::new(&revision, &progress), changes })
+        })
+        .await
+    }
+
+    /// Returns the reply to a rollback with the revision that it made, or the newest one.
+    async fn with_revision(&self, reply: Reply, rolled_back_to: u64) -> Reply {
+        let Some(number) = reply.body["number"].as_u64() else { return reply };
+        // The rollback is in effect whether or not its revision can be read.
+        let Ok(revision) = self.revision(number).await else { return reply };
+        let body = json!(RolledBackView { revision, rolled_back_to, warnings: None });
+        Reply { body, ..reply }
+    }
 }
 
 /// `GET /revisions/{a}..{b}/diff`: how what was at `a` became what was at `b`, which may be the older one.
@@ -168,7 +183,8 @@ pub(crate) async fn rollback(
     write.request.source = RevisionSource::Rollback;
     write.request.alone = true;
     let store = admin.store.clone();
-    admin.write(write, RollbackWrite { store, number, keeps_files }).await
+    let complete = |reply| admin.with_revision(reply, number);
+    admin.write_completed(write, RollbackWrite { store, number, keeps_files }, complete).await
 }
 
 /// Rollback of what REST declared to a revision.

@@ -1,7 +1,6 @@
 //! Simulation of the distribution of requests while some targets are down, by the config that serves.
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Json;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -98,7 +97,7 @@ async fn simulate(
 
 fn refused(faults: Vec<Fault>) -> Problem {
     let violations = faults.iter().map(in_body).collect();
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "this cannot be simulated").with(violations)
+    Problem::refused("this cannot be simulated", violations)
 }
 
 fn simulated(build: &Build, case: &SimulationCase, path: &Path) -> Result<SimulationView, Vec<Fault>> {

@@ -17,6 +17,7 @@ use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
 use crate::admin::state::Admin;
 use crate::admin::view::token::{NewTokenView, TokenView};
+use crate::config::Path as FieldPath;
 use crate::store::{RemovalTerms, Store, TokenAddition, TokenRemoval};
 
 /// Returns the routes.
@@ -70,9 +71,10 @@ async fn create(
     Extension(principal): Extension<Principal>,
     Object(body): Object,
 ) -> Result<Response, Problem> {
-    let unprocessable = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
     let TokenBody { name, role } = decoded(&body)?;
-    let role: Role = role.parse().map_err(unprocessable)?;
+    let role: Role = role
+        .parse()
+        .map_err(|detail: String| Problem::unprocessable(&FieldPath::default().key("role"), detail))?;
     let (access, store) = (admin.access, admin.store.clone());
     let by = principal.name.clone();
     let (token, secret) = blocking::run(move || add(&access, &*store, &principal, &name, role)).await?;
@@ -92,12 +94,9 @@ fn add(
     name: &str,
     role: Role,
 ) -> Result<(Token, TokenSecret), Problem> {
-    let refused = |error: TokenError| {
-        let status = match error {
-            TokenError::Name => StatusCode::UNPROCESSABLE_ENTITY,
-            TokenError::Taken(_) => StatusCode::CONFLICT,
-        };
-        Problem::new(status, error.to_string())
+    let refused = |error: TokenError| match error {
+        TokenError::Name => Problem::unprocessable(&FieldPath::default().key("name"), error.to_string()),
+        TokenError::Taken(_) => Problem::new(StatusCode::CONFLICT, error.to_string()),
     };
     let (token, secret) = Token::create(name, role).map_err(refused)?;
     let added = store.add_token(&token.to_record(), client.token_hash());

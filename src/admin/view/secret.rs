@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::config::Path;
 use crate::config::document::Kind;
 use crate::config::secret;
 
@@ -116,13 +117,16 @@ fn is_hash(text: &str) -> bool {
     digits.is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|it| it.is_ascii_hexdigit()))
 }
 
-/// True if a hash stands where a secret should: it was shown for another secret, or elsewhere.
-pub(crate) fn has_hash(value: &Value) -> bool {
+/// Returns the path below `path` of a hash that stands where a secret should: it was shown for another secret, or
+/// elsewhere.
+pub(crate) fn find_hash(value: &Value, path: &Path) -> Option<Path> {
     match value {
-        Value::Object(fields) => fields.values().any(has_hash),
-        Value::Array(items) => items.iter().any(has_hash),
-        Value::String(text) => is_hash(text),
-        _ => false,
+        Value::Object(fields) => fields.iter().find_map(|(key, value)| find_hash(value, &path.key(key))),
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(index, value)| find_hash(value, &path.index(index)))
+        }
+        Value::String(text) => is_hash(text).then(|| path.clone()),
+        _ => None,
     }
 }
 
@@ -174,7 +178,7 @@ mod tests {
         assert!(!shown.to_string().contains("private"), "{shown}");
         assert_eq!(shown.to_string().matches("public").count(), 3, "{shown}");
         unmask(&mut shown, &headers);
-        assert!(!has_hash(&shown));
+        assert!(find_hash(&shown, &Path::default()).is_none());
         assert_eq!(shown, headers);
         let envoys = json!({"match": {"prefix": "/public", "headers": [
                 {"name": "Authorization", "string_match": {"exact": "private"}, "invert_match": true},
@@ -182,7 +186,10 @@ mod tests {
             "request_headers_to_add": [{"header": {"key": "set-cookie", "value": "private"}, "append_action": "ADD"},
                 {"header": {"key": "x-env", "value": "public"}}]});
         let shown = masked(envoys);
-        assert!(!shown.to_string().contains("private") && has_hash(&shown), "{shown}");
+        assert!(
+            !shown.to_string().contains("private") && find_hash(&shown, &Path::default()).is_some(),
+            "{shown}"
+        );
         assert_eq!(shown.to_string().matches("public").count(), 2, "{shown}");
         let ours = json!({"name": "a", "certificate": {"inline": "public"}, "key": {"inline": "private"}});
         let shown = masked(ours.clone());

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::admin::view::revision::RevisionDetailView;
 use crate::config::Violation;
 use crate::inspect::plan;
 
@@ -107,11 +108,12 @@ pub(crate) struct SynchronizedView {
     pub(crate) warnings: Option<Vec<Violation>>,
 }
 
-/// Response to a rollback.
+/// Response to a rollback: the newest revision, which is the one that the rollback made, unless nothing had to
+/// change.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct RolledBackView {
-    /// Newest revision: the one that the rollback made, unless nothing had to change.
-    pub(crate) number: u64,
+    #[serde(flatten)]
+    pub(crate) revision: RevisionDetailView,
     /// Revision that was rolled back to.
     pub(crate) rolled_back_to: u64,
     /// Findings of lint that the rollback caused; absent if there are none.

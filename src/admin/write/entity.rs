@@ -135,8 +135,7 @@ fn cascaded(
         let in_files: Vec<Violation> =
             violations.into_iter().filter(|violation| violation.file.is_some()).collect();
         if !in_files.is_empty() || referrers.is_empty() {
-            let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "files refer to it");
-            return Err(in_use(problem.with(in_files)));
+            return Err(in_use(Problem::refused("files refer to it", in_files)));
         }
         let declared = Desired { files: desired.build, stored: &inputs.stored };
         for (kind, name) in referrers {

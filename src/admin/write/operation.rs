@@ -3,7 +3,7 @@
 //! It is decided on the newest config in the writer's thread, so that no other write comes between a check
 //! and its change.
 
-use axum::http::{Method, StatusCode};
+use axum::http::Method;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
@@ -13,6 +13,7 @@ use crate::admin::http::problem::Problem;
 use crate::admin::view::secret;
 use crate::admin::write::place::BodyPlace;
 use crate::admin::write::slot::{ExistingEntity, Slot, absent, resource_type};
+use crate::config::Path;
 use crate::config::document::Kind;
 use crate::config::edit::EntityChange;
 use crate::config::raw;
@@ -151,12 +152,10 @@ impl EntityOperation {
 
 /// Refuses a body with a hash that was shown in place of another secret: it would be stored as the secret.
 pub(crate) fn refuse_hashes(body: &Value) -> Result<(), Problem> {
-    if !secret::has_hash(body) {
-        return Ok(());
-    }
+    let Some(path) = secret::find_hash(body, &Path::default()) else { return Ok(()) };
     let detail = "a hash stands where a secret should, and it is not that of this entity's own secret at that \
                   place; write the secret itself";
-    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
+    Err(Problem::unprocessable(&path, detail))
 }
 
 /// Applies a merge patch (RFC 7396).

@@ -31,15 +31,30 @@ impl Admin {
     where
         O: Operation<Reply = Reply, Refusal = Problem>,
     {
+        self.write_completed(write, operation, std::future::ready).await
+    }
+
+    /// Performs a write like [`Self::write`]. `complete` adds to the reply what is known only after the change.
+    pub(crate) async fn write_completed<O, F>(
+        &self,
+        write: Write,
+        operation: O,
+        complete: impl FnOnce(Reply) -> F,
+    ) -> Result<Response, Problem>
+    where
+        O: Operation<Reply = Reply, Refusal = Problem>,
+        F: Future<Output = Reply>,
+    {
         write.query.end()?;
         if write.dry_run {
             return self.plan(operation, None).await;
         }
-        let written = self.control.write(write.request, operation).await?;
+        let mut written = self.control.write(write.request, operation).await?;
         let missing = match write.wait {
             Some(patience) if !written.is_repeated => self.missing(&written, patience).await?,
             _ => Vec::new(),
         };
+        written.reply = complete(written.reply).await;
         Ok(respond(&written, &missing))
     }
 

@@ -124,7 +124,7 @@ impl Slot {
             own => {
                 let own = own.cloned().unwrap_or_default();
                 let detail = format!("the path names `{name}` and the body {own}");
-                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+                return Err(Problem::unprocessable(&Path::default().key(field), detail));
             }
         }
         Ok(body)

@@ -1,5 +1,5 @@
-//! Explanations of faults: codes from US100 on. A fault refuses the config, except for five that are
-//! warnings. The config cannot set the level of a fault.
+//! Explanations of faults: codes from US100 on. A fault refuses the config, except for six that are warnings: the
+//! config can set their level, as that of a rule.
 
 use crate::build::lint::explanation::Explanation;
 use crate::config::code;

@@ -110,6 +110,30 @@ fn rules_are_levelled_for_all_or_for_one_with_a_reason() {
 }
 
 #[test]
+fn faults_that_are_warnings_are_levelled_like_rules() {
+    let gap =
+        "targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, priority: 3 }]";
+    let text = |lint: &str, of_upstream: &str| {
+        let upstreams = format!("upstreams: [{{ name: shop, {of_upstream} {gap} }}]");
+        let rest = "services: [{ name: shop, upstream: shop }]\nroutes: [{ name: shop, service: shop }]";
+        format!("lint: {{ US004: off, US041: off{lint} }}\n{upstreams}\n{rest}")
+    };
+    for (lint, of_upstream, expected) in [
+        ("", "", vec!["US117 warning"]),
+        (", US117: off", "", vec![]),
+        (", US117: info", "", vec!["US117 info"]),
+        (", US117: error", "", vec!["US117 error"]),
+        ("", "lint: { US117: { level: off, reason: two are to come } },", vec![]),
+        (", US117: off", "lint: { US117: { level: error, reason: not here } },", vec!["US117 error"]),
+        (", US116: off", "", vec!["US117 warning"]),
+        (", US111: warning", "", vec!["US101 error", "US117 warning"]),
+    ] {
+        let findings = findings(&text(lint, of_upstream));
+        assert_eq!(findings.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{lint} {of_upstream}");
+    }
+}
+
+#[test]
 fn each_part_of_a_drill_that_is_not_there_is_told_of_where_it_stands() {
     let text = DEFAULTS.replace(
         "name: shop, targets",

@@ -71,9 +71,11 @@ impl DemoScreen {
     pub(crate) fn line(&mut self, text: &str) -> anyhow::Result<()> {
         self.erase()?;
         if self.to_stdout {
-            return print::line(text);
+            print::styled(text)?;
+            anyhow::ensure!(!print::is_unread(), "nobody reads the output any more");
+            return Ok(());
         }
-        print::note(text);
+        print::styled_note(text);
         Ok(())
     }
 

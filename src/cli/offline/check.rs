@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::build::{self, Build, Inputs};
-use crate::cli::output::{FormatOptions, OutputFormat};
+use crate::cli::output::{DataFormat, FormatOptions, OutputFormat};
 use crate::cli::print;
 use crate::config::{Level, Violation, render};
 use crate::source::files;
@@ -38,24 +38,23 @@ impl OutputFormat for CheckFormat {
 
 /// Prints every fault. The exit code is 1 if one of them is an error.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let mut violations = files::empty(&options.paths);
-    violations.extend(match build(&options.paths) {
+    let empty = files::empty(&options.paths);
+    let violations = match build(&options.paths) {
         Ok(build) => {
-            let violations = build.violations();
+            let violations = build.adjusted(empty).into_iter().chain(build.violations());
+            let violations = violations.collect();
             // The process ends: freeing a large config would only cost time.
             std::mem::forget(build);
             violations
         }
-        Err(violations) => violations,
-    });
+        Err(violations) => empty.into_iter().chain(violations).collect::<Vec<_>>(),
+    };
     let ok = violations.iter().all(|violation| violation.level != Level::Error);
     match options.output.format() {
-        CheckFormat::Json => {
-            print::line(&serde_json::to_string_pretty(&json!({ "ok": ok, "violations": violations }))?)?
-        }
+        CheckFormat::Json => DataFormat::Json.print(&json!({ "ok": ok, "violations": violations }))?,
         CheckFormat::Github => print::line(render::github(&violations).trim_end())?,
         CheckFormat::Human if violations.is_empty() => print::line("no faults")?,
-        CheckFormat::Human => print::line(human(&violations).trim_end())?,
+        CheckFormat::Human => print::styled(human(&violations).trim_end())?,
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -69,7 +68,7 @@ pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
 
 /// Prints violations on standard error, for people.
 pub(crate) fn report(violations: &[Violation]) {
-    print::note(human(violations).trim_end());
+    print::styled_note(human(violations).trim_end());
 }
 
 /// Formats violations for people, with the source lines that they are about.

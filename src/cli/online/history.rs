@@ -12,6 +12,7 @@ use crate::cli::online::client::{ChangeOptions, RequestOptions, ServerOptions, s
 use crate::cli::online::outcome;
 use crate::cli::output::table;
 use crate::cli::print;
+use crate::config::printable::printable;
 use crate::store::redb::restore;
 
 /// Options of `understudy revisions`.
@@ -60,7 +61,7 @@ pub struct RestoreOptions {
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => printable(text).into_owned(),
         other => other.to_string(),
     }
 }

@@ -35,9 +35,13 @@ fn human(response: &Value) -> String {
         let paths = items(&response[action]).iter();
         paths.map(|path| format!("{action} {}\n", text(path))).collect::<String>()
     });
-    let changes = items(&response["changes"])
-        .iter()
-        .map(|change| format!("{} {}\n", text(&change["action"]), text(&change["path"])));
+    let changes = items(&response["changes"]).iter().map(|change| {
+        let what = match change.get("path") {
+            Some(path) => text(path),
+            None => format!("{} {}", text(&change["kind"]), text(&change["name"])),
+        };
+        format!("{} {what}\n", text(&change["action"]))
+    });
     let lines = lines.concat() + &changes.collect::<String>();
     match (response, lines.as_str()) {
         (_, lines) if !lines.is_empty() => lines.to_owned(),

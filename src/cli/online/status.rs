@@ -45,7 +45,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut status = status;
     loop {
         options.request.output.print(&status, |status| view::whole(status, Timestamp::now()))?;
-        if !options.watch {
+        if !options.watch || print::is_unread() {
             let fleet = rows::list(&status, "fleet");
             let is_bad = status["violations"] != json!(0) || fleet.iter().any(rows::is_refused);
             return Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS });

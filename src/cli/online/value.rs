@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use crate::cli::output::table;
+use crate::config::printable::printable;
 
-/// Formats a value as one cell: `-` for null, the elements of a list separated by commas.
+/// Formats a value as one printable cell: `-` for null, the elements of a list separated by commas.
 pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => printable(text).into_owned(),
         Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }

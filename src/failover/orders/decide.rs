@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::build::Build;
+use crate::config::Path;
 use crate::failover::orders::drill::DrillRun;
 use crate::failover::orders::hold::HoldOutcome;
 use crate::failover::orders::request::OrderRequest;
@@ -15,7 +16,7 @@ use crate::inspect::simulate;
 use crate::model::drill::{ERROR_RATE, ScheduledDrill};
 use crate::model::name::Name;
 use crate::model::overrides::OverrideState;
-use crate::model::selector::{SelectorError, TargetSelector};
+use crate::model::selector::TargetSelector;
 use crate::model::target::Target;
 use crate::model::upstream::Upstream;
 
@@ -24,8 +25,13 @@ use crate::model::upstream::Upstream;
 pub enum OrderRefusal {
     /// The order names something that does not exist.
     Unknown(String),
-    /// The order is malformed.
-    Invalid(String),
+    /// A field of the order is malformed.
+    Invalid {
+        /// Path of the field.
+        field: Path,
+        /// Fault, and what would be right.
+        message: String,
+    },
     /// The order would do harm or cannot be carried out at present.
     Conflict(String),
 }
@@ -33,7 +39,9 @@ pub enum OrderRefusal {
 impl fmt::Display for OrderRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(text) | Self::Invalid(text) | Self::Conflict(text) => f.write_str(text),
+            Self::Unknown(message) | Self::Invalid { message, .. } | Self::Conflict(message) => {
+                f.write_str(message)
+            }
         }
     }
 }
@@ -145,9 +153,8 @@ impl<'a> Situation<'a> {
     ) -> Result<Orders, OrderRefusal> {
         if !upstream.targets.iter().any(|target| target.tier == priority) {
             let name = &upstream.name;
-            return Err(OrderRefusal::Invalid(format!(
-                "upstream `{name}` has no targets of priority {priority}"
-            )));
+            let message = format!("upstream `{name}` has no targets of priority {priority}");
+            return Err(OrderRefusal::Invalid { field: Path::default().key("priority"), message });
         }
         self.ensure_reach(upstream, |target| target.tier <= priority)?;
         let mut orders = self.orders.clone();
@@ -211,7 +218,7 @@ impl<'a> Situation<'a> {
             self.ensure_survival(upstream, &down, is_meant)?;
         }
         let mut orders = self.orders.clone();
-        let id = orders.drills.last_key_value().map_or(1, |(last, _)| last + 1);
+        let id = orders.drills.last_key_value().map_or(1, |(last, _)| last.saturating_add(1));
         let error_rate = error_rate.unwrap_or(ERROR_RATE);
         let drill = DrillRun::begin(upstream.name.clone(), down, self.now, until, error_rate, author);
         orders.drills.insert(id, drill);
@@ -232,8 +239,7 @@ impl<'a> Situation<'a> {
         error_rate: Option<f64>,
         request: &OrderRequest,
     ) -> Result<Orders, OrderRefusal> {
-        let selectors = parse_selectors(down, upstream)
-            .map_err(|(message, help)| OrderRefusal::Invalid(format!("{message}; {help}")))?;
+        let selectors = parse_selectors(down, upstream)?;
         let until = later(self.now, length);
         let mut orders = self.drill(upstream, selectors, until, error_rate, request.author.clone())?;
         if let Some(mut begun) = orders.drills.last_entry() {
@@ -252,8 +258,7 @@ impl<'a> Situation<'a> {
         upstream: &Upstream,
         drill: &ScheduledDrill,
     ) -> Result<Orders, OrderRefusal> {
-        let selectors =
-            parse_selectors(&drill.down, upstream).map_err(|(message, _)| OrderRefusal::Invalid(message))?;
+        let selectors = parse_selectors(&drill.down, upstream)?;
         let until = later(self.now, drill.length);
         self.drill(upstream, selectors, until, Some(drill.error_rate), "schedule".to_owned())
     }
@@ -312,6 +317,12 @@ impl<'a> Situation<'a> {
     }
 }
 
-fn parse_selectors(down: &[String], upstream: &Upstream) -> Result<Vec<TargetSelector>, SelectorError> {
-    down.iter().map(|text| TargetSelector::parse(text, upstream)).collect()
+fn parse_selectors(down: &[String], upstream: &Upstream) -> Result<Vec<TargetSelector>, OrderRefusal> {
+    let parse = |(index, text): (usize, &String)| {
+        TargetSelector::parse(text, upstream).map_err(|(message, help)| OrderRefusal::Invalid {
+            field: Path::default().key("down").index(index),
+            message: format!("{message}; {help}"),
+        })
+    };
+    down.iter().enumerate().map(parse).collect()
 }

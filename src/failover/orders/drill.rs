@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::config::printable::printable;
+use crate::failover::orders::time::Timed;
 use crate::model::name::Name;
 use crate::model::selector::TargetSelector;
 use crate::model::target::Target;
@@ -195,16 +197,16 @@ impl DrillRun {
             self.state.word(),
             down.join(", "),
             self.started,
-            self.author,
+            printable(&self.author),
             self.requests,
             self.errors,
             self.error_rate,
         );
         if let Some(purpose) = &self.purpose {
-            text += &format!("- Purpose: {purpose}\n");
+            text += &format!("- Purpose: {}\n", printable(purpose));
         }
         if let Some(reason) = &self.reason {
-            text += &format!("- Reason: {reason}\n");
+            text += &format!("- Reason: {}\n", printable(reason));
         }
         let latency = |of: Option<f64>| of.map_or_else(|| "not known".to_owned(), |of| format!("{of:.1} ms"));
         let (before, during) = (latency(self.latency_before), latency(self.latency));
@@ -228,6 +230,14 @@ impl DrillRun {
 
     fn end(&mut self, now: Timestamp, state: DrillState, reason: Option<String>) {
         (self.state, self.ended, self.reason) = (state, Some(now), reason);
+    }
+}
+
+impl Timed for DrillRun {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.started.map_times(map);
+        self.until.map_times(map);
+        self.ended.map_times(map);
     }
 }
 

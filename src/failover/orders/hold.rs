@@ -14,15 +14,15 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::failover::orders::time::later;
+use crate::failover::orders::time::{Timed, later};
 use crate::model::failback::{Failback, Release};
 use crate::model::overrides::First;
 
 /// Time within which the primaries must serve after a release; otherwise they have not recovered.
-pub const TRIAL: SignedDuration = SignedDuration::from_secs(4);
+pub const TRIAL: Duration = Duration::from_secs(4);
 
 /// Hold of a standby.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +96,14 @@ impl Hold {
         }
     }
 
+    /// Returns the latest time of the past that is known of the hold.
+    pub fn last_change(&self) -> Timestamp {
+        match self.phase {
+            HoldPhase::Step { serving_since: Some(since), .. } => since.max(self.since),
+            _ => self.since,
+        }
+    }
+
     /// Returns the time at which the phase ends by itself; none if it waits for an event.
     pub fn due(&self, failback: &Failback) -> Option<Timestamp> {
         match (&self.phase, &failback.release) {
@@ -150,7 +158,7 @@ impl Hold {
                 first_phase(now, failback, self.is_flapping)
             }
             (HoldPhase::Held { until: Some(until) }, _) if *until <= now => {
-                HoldPhase::Trying { until: now + TRIAL }
+                HoldPhase::Trying { until: later(now, TRIAL) }
             }
             (HoldPhase::Held { .. }, _) => return HoldOutcome::Hold(self.clone()),
             (HoldPhase::Trying { .. }, _) if primaries_serve => return HoldOutcome::Over,
@@ -196,11 +204,28 @@ impl Hold {
             (_, None) => Some(self.phase.clone()),
             (None, Some(true)) => Some(HoldPhase::Step { index, percent, serving_since: Some(now) }),
             (Some(since), Some(true)) if later(since, every) > now => Some(self.phase.clone()),
-            (Some(_), Some(true)) => match percents.get(index + 1) {
+            (Some(_), Some(true)) => match percents.get(index.saturating_add(1)) {
                 // A step of 100 % equals the declared order, so it ends the hold.
-                Some(next) if *next < 100 => Some(at(index + 1, Some(now))),
+                Some(next) if *next < 100 => Some(at(index.saturating_add(1), Some(now))),
                 _ => None,
             },
+        }
+    }
+}
+
+impl Timed for Hold {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.since.map_times(map);
+        self.phase.map_times(map);
+    }
+}
+
+impl Timed for HoldPhase {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        match self {
+            Self::Held { until } => until.map_times(map),
+            Self::Trying { until } => until.map_times(map),
+            Self::Step { serving_since, .. } => serving_since.map_times(map),
         }
     }
 }

@@ -19,14 +19,17 @@ pub(super) struct DrillBaselines {
     totals: BTreeMap<u64, LoadTotals>,
 }
 
-impl DrillBaselines {
-    /// Records the state before each drill that is not in `before`: the counters, the Envoys that send
-    /// traffic, the shares and the latency.
-    pub(super) fn record(&mut self, orders: &mut Orders, before: &Orders, view: TrafficView<'_>) {
-        let new = orders.drills.iter_mut().filter(|(id, _)| !before.drills.contains_key(id));
-        for (id, drill) in new {
-            self.totals.insert(*id, view.traffic.totals(&drill.upstream));
-            let Some(upstream) = view.build.model.upstreams.get(&drill.upstream) else { continue };
+/// Records in each drill that is not in `before` the state before it: the Envoys that send traffic, the shares
+/// and the latency. Returns the counters of its upstream, by number of the drill.
+pub(super) fn record_baselines(
+    orders: &mut Orders,
+    before: &Orders,
+    view: TrafficView<'_>,
+) -> BTreeMap<u64, LoadTotals> {
+    let new = orders.drills.iter_mut().filter(|(id, _)| !before.drills.contains_key(id));
+    let record = |(id, drill): (&u64, &mut DrillRun)| {
+        let totals = view.traffic.totals(&drill.upstream);
+        if let Some(upstream) = view.build.model.upstreams.get(&drill.upstream) {
             let summary = view.summary(upstream);
             let fresh = summary.nodes.iter().filter(|(_, node)| !node.is_stale);
             drill.nodes = fresh.map(|(node, _)| node.to_string()).collect();
@@ -34,8 +37,16 @@ impl DrillBaselines {
             let recent = view.traffic.recent(&drill.upstream, drill.started);
             drill.latency_before = recent.latency().map(rounded);
         }
-    }
+        (*id, totals)
+    };
+    new.map(record).collect()
+}
 
+impl DrillBaselines {
+    /// Keeps the counters of drills that are in force.
+    pub(super) fn keep(&mut self, begun: BTreeMap<u64, LoadTotals>) {
+        self.totals.extend(begun);
+    }
     /// Updates the running drills, and ends those that failed or whose time is over.
     pub(super) fn update(&self, orders: &mut Orders, view: TrafficView<'_>) {
         for (id, drill) in orders.drills.iter_mut().filter(|(_, drill)| drill.is_running()) {
@@ -94,4 +105,71 @@ fn shifted_nodes(view: TrafficView<'_>, upstream: &Upstream, drill: &DrillRun) -
         node.last > drill.started && sent(true) == 0.0 && sent(false) > 0.0
     });
     shifted.map(|(name, _)| name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::core::v3::address::Address as AnyAddress;
+    use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+    use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress};
+    use envoy_types::pb::envoy::config::endpoint::v3::{
+        ClusterStats, UpstreamEndpointStats, UpstreamLocalityStats,
+    };
+    use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::build::{Inputs, build};
+    use crate::envoy::loads::LoadReport;
+    use crate::failover::ledger::order_records;
+    use crate::failover::orders::time::WallClock;
+    use crate::failover::traffic::Traffic;
+    use crate::model::name::Name;
+    use crate::model::selector::TargetSelector;
+
+    /// Load report of 100 requests to the target of `shop`.
+    fn report() -> LoadReport {
+        let socket = SocketAddress {
+            address: "10.0.0.1".into(),
+            port_specifier: Some(PortSpecifier::PortValue(80)),
+            ..SocketAddress::default()
+        };
+        let endpoint = UpstreamEndpointStats {
+            address: Some(Address { address: Some(AnyAddress::SocketAddress(socket)) }),
+            total_successful_requests: 100,
+            ..UpstreamEndpointStats::default()
+        };
+        let locality = UpstreamLocalityStats {
+            upstream_endpoint_stats: vec![endpoint],
+            ..UpstreamLocalityStats::default()
+        };
+        let cluster = ClusterStats {
+            cluster_name: "shop".into(),
+            upstream_locality_stats: vec![locality],
+            ..ClusterStats::default()
+        };
+        let request = LoadStatsRequest { cluster_stats: vec![cluster], ..LoadStatsRequest::default() };
+        LoadReport::read(&request.encode_to_vec()).expect("it is one")
+    }
+
+    #[test]
+    fn what_was_before_a_drill_is_stored_with_its_beginning() {
+        let at = |second| Timestamp::from_second(second).expect("within the calendar");
+        let text = "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]";
+        let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
+        let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
+        let traffic = Traffic::default();
+        traffic.ingest("edge-1", at(9), &report(), &build);
+        let (before, mut orders) = (Orders::default(), Orders::default());
+        let (shop, down) = (Name::parse("shop").expect("a name"), vec![TargetSelector::Priority(0)]);
+        orders.drills.insert(1, DrillRun::begin(shop, down, at(10), at(70), 1.0, "ann".to_owned()));
+        let view = TrafficView { build: &build, traffic: &traffic, now: at(10) };
+        let totals = record_baselines(&mut orders, &before, view);
+        assert_eq!(totals[&1].requests, 100);
+        let records = order_records(&before, &orders, WallClock::started_at(at(0)));
+        let stored = records[0].value.as_ref().expect("it is stored");
+        assert_eq!(stored["nodes"], serde_json::json!(["edge-1"]), "{stored}");
+        assert_eq!(stored["share_before"]["10.0.0.1:80"], 100.0, "{stored}");
+        assert!(record_baselines(&mut orders.clone(), &orders, view).is_empty(), "once");
+    }
 }

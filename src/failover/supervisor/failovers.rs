@@ -10,6 +10,7 @@ use super::view::TrafficView;
 use crate::failover::history::{FailoverChange, History, cause_of};
 use crate::failover::ledger::Ledger;
 use crate::failover::orders::Orders;
+use crate::failover::orders::time::later;
 use crate::failover::traffic::Traffic;
 use crate::failover::traffic::shift::TierShift;
 use crate::model::cause::FailoverCause;
@@ -77,8 +78,8 @@ impl OutlastingFailovers {
         let mut changes = Vec::new();
         for (id, upstream, cause) in failures {
             let since = *self.since.entry(upstream.name.clone()).or_insert(view.now);
-            let is_early = view.now.duration_since(since) < RETURN_TIMEOUT;
-            if is_early || !is_on_standby(view, upstream, since + RETURN_TIMEOUT / 2) {
+            let is_early = view.now < later(since, RETURN_TIMEOUT);
+            if is_early || !is_on_standby(view, upstream, later(since, RETURN_TIMEOUT / 2)) {
                 continue;
             }
             ledger.history.set_cause(id, cause);

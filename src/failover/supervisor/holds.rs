@@ -1,8 +1,9 @@
 //! Supervision of held standbys: whether their primaries serve and are healthy, and when a hold begins.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tracing::warn;
 
 use super::view::TrafficView;
@@ -10,6 +11,7 @@ use crate::failover::history::FailoverChange;
 use crate::failover::ledger::Ledger;
 use crate::failover::orders::Orders;
 use crate::failover::orders::hold::{Hold, HoldOutcome, HoldPhase, PrimariesStatus};
+use crate::failover::orders::time::later;
 use crate::failover::traffic::summary::{Summary, TargetSummary};
 use crate::model::failback::{Failback, Release};
 use crate::model::name::Name;
@@ -18,7 +20,7 @@ use crate::model::upstream::Upstream;
 
 /// Time for the traffic to return after the end of an order that moved it. If it does not return, the
 /// primaries failed meanwhile.
-pub(super) const RETURN_TIMEOUT: SignedDuration = SignedDuration::from_secs(5);
+pub(super) const RETURN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Supervision of held standbys.
 #[derive(Debug, Default)]
@@ -51,8 +53,7 @@ impl HoldSupervision {
         }
         // Traffic to primaries is no sign that the standby failed while orders keep it out of rotation, and
         // for a time after.
-        let is_out =
-            self.out_by_order.get(name).is_some_and(|out| view.now.duration_since(*out) < RETURN_TIMEOUT);
+        let is_out = self.out_by_order.get(name).is_some_and(|out| view.now < later(*out, RETURN_TIMEOUT));
         if is_out && upstream.failback.holds() {
             return Some(hold);
         }

@@ -20,16 +20,17 @@ pub(super) struct DrillSchedule {
 }
 
 impl DrillSchedule {
-    /// Begins the scheduled drills that are due. Returns the refused ones.
+    /// Begins the scheduled drills that are due at this wall time. Returns the refused ones.
     pub(super) fn begin_due(
         &mut self,
         orders: &mut Orders,
         history: &History,
         view: TrafficView<'_>,
+        wall: Timestamp,
     ) -> Vec<(Name, OrderRefusal)> {
         let mut refused = Vec::new();
         for (upstream, drill) in view.build.drilled() {
-            if !self.take_due(upstream, drill, view.now) {
+            if !self.take_due(upstream, drill, wall) {
                 continue;
             }
             let situation = Situation {

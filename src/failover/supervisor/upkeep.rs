@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::failover::history::History;
 use crate::failover::ledger;
+use crate::failover::orders::time::WallClock;
 use crate::store::Record;
 
 /// Interval at which the counters of open failovers are stored.
@@ -35,7 +36,12 @@ impl Default for Upkeep {
 
 impl Upkeep {
     /// Returns the records of open failovers whose counters changed, if it is time to store them.
-    pub(super) fn counter_records(&mut self, history: &History, now: Timestamp) -> Vec<Record> {
+    pub(super) fn counter_records(
+        &mut self,
+        history: &History,
+        now: Timestamp,
+        wall: WallClock,
+    ) -> Vec<Record> {
         if now.duration_since(self.stored_at) <= COUNTER_INTERVAL {
             return Vec::new();
         }
@@ -43,7 +49,7 @@ impl Upkeep {
         let changed = history
             .all_open()
             .filter(|(id, failover)| self.stored_requests.get(id) != Some(&failover.requests));
-        let records = changed.map(|(id, failover)| ledger::failover_record(id, failover)).collect();
+        let records = changed.map(|(id, failover)| ledger::failover_record(id, failover, wall)).collect();
         self.stored_requests = history.all_open().map(|(id, failover)| (id, failover.requests)).collect();
         records
     }
@@ -59,8 +65,8 @@ impl Upkeep {
 }
 
 /// Drops old failovers. Returns the records that this changes.
-pub(super) fn drop_expired(history: &mut History, now: Timestamp) -> Vec<Record> {
+pub(super) fn drop_expired(history: &mut History, now: Timestamp, wall: WallClock) -> Vec<Record> {
     let before = history.clone();
     history.drop_expired(now);
-    ledger::history_records(&before, history)
+    ledger::history_records(&before, history, wall)
 }

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::checks::{CheckResult, NodeCheckResults};
 use super::node::{EndpointObservation, UpstreamObservation};
+use crate::failover::orders::time::Timed;
 use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
@@ -31,6 +32,17 @@ pub struct Summary {
     pub targets: BTreeMap<Address, TargetSummary>,
     /// Nodes that recently sent results of health checks of its targets.
     pub checked_by: Vec<Arc<str>>,
+}
+
+impl Timed for Summary {
+    fn map_times(&mut self, map: &dyn Fn(Timestamp) -> Timestamp) {
+        self.since.map_times(map);
+        for node in self.nodes.values_mut() {
+            node.since.map_times(map);
+            node.last.map_times(map);
+        }
+        self.targets.values_mut().for_each(|target| target.since.map_times(map));
+    }
 }
 
 /// Observations of one Envoy about an upstream.
@@ -199,7 +211,7 @@ impl<'a> SummaryBuilder<'a> {
 
     fn is_fresh(&self, seconds: u32, interval: f32) -> bool {
         let some_reports = SignedDuration::try_from_secs_f32(2.5 * interval).unwrap_or(FRESH);
-        self.now.duration_since(time_of(seconds)) <= FRESH + some_reports
+        self.now.duration_since(time_of(seconds)) <= FRESH.saturating_add(some_reports)
     }
 
     pub(super) fn add(

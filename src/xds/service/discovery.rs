@@ -1,6 +1,7 @@
 //! The discovery services: the aggregated one, and one for each type.
 
 mod context;
+mod generations;
 mod methods;
 mod session;
 

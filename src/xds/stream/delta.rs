@@ -129,8 +129,9 @@ impl DeltaStream {
         }
         state.error = Some(error.to_owned());
         let held_back = state.quarantine.record(&names, error);
-        let version = answered.version.to_string();
-        self.nacks.push(ResponseNack { resource_type, version, error: error.to_owned(), names: held_back });
+        let (nonce, version) = (answered.nonce, answered.version.to_string());
+        let error = error.to_owned();
+        self.nacks.push(ResponseNack { resource_type, nonce, version, error, names: held_back });
     }
 
     fn subscribe(&mut self, resource_type: ResourceType, request: &LazyRequest<DeltaDiscoveryRequest>) {

@@ -106,9 +106,14 @@ impl DiscoveryStream for SotwStream {
         ResourceType::ALL.into_iter().filter_map(|resource_type| {
             let state = self.type_state(resource_type);
             state.subscription.as_ref()?;
-            let outcome = state.ack_state().unwrap_or(AckState::Pending);
-            let error = state.error.as_deref().filter(|_| outcome == AckState::Nacked);
             let current = self.is_current(resource_type);
+            let outcome = match state.ack_state() {
+                Some(outcome) => outcome,
+                // Nothing that the client asked for exists, so there is no response to acknowledge.
+                None if current && !is_sent_whole(resource_type) => AckState::Acked,
+                None => AckState::Pending,
+            };
+            let error = state.error.as_deref().filter(|_| outcome == AckState::Nacked);
             Some((resource_type, TypeStatus { state: outcome, version: state.acked, current, error }))
         })
     }
@@ -120,12 +125,13 @@ impl SotwStream {
         let state = self.types.get_mut(resource_type);
         let Some(error) = error else { return state.record_ack() };
         let error = shorten_error(error.message);
-        let version = state.sent.as_ref().map(|sent| sent.version.to_string()).unwrap_or_default();
+        let (nonce, version) =
+            state.sent.as_ref().map(|sent| (sent.nonce, sent.version.to_string())).unwrap_or_default();
         let names = state.record_nack(resource_type, &error);
         if state.is_wildcard() {
             state.held.iter().for_each(|held| self.context.past.doubt(held.version()));
         }
-        self.nacks.push(ResponseNack { resource_type, version, error, names });
+        self.nacks.push(ResponseNack { resource_type, nonce, version, error, names });
     }
 
     /// Updates the names that the client wants. New ones become owed, also names that were dropped and

@@ -25,6 +25,7 @@ use crate::xds::port::connection::ClientPeer;
 use crate::xds::port::guard::{checked_node, end_of_life};
 use crate::xds::port::reader::RequestReader;
 use crate::xds::service::discovery::context::DiscoveryContext;
+use crate::xds::service::discovery::generations::SentGenerations;
 use crate::xds::service::grpc::{BodyFrame, trailers};
 use crate::xds::stream::order::CLUSTER_TIMEOUT;
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError};
@@ -84,6 +85,7 @@ struct Session<P> {
     node: String,
     connection: StreamGuard,
     snapshots: SnapshotSubscription,
+    generations: SentGenerations,
     resource_type: Option<ResourceType>,
     context: Arc<DiscoveryContext>,
     /// Deadline of the wait for clusters; none while nothing waits.
@@ -116,6 +118,7 @@ impl<P: DiscoveryStream> Session<P> {
             node: node.id.clone(),
             connection: context.nodes.connect(node, origin.peer.map(|peer| peer.address)),
             snapshots,
+            generations: SentGenerations::default(),
             resource_type: origin.resource_type,
             context: context.clone(),
             cluster_deadline: None,
@@ -154,7 +157,7 @@ impl<P: DiscoveryStream> Session<P> {
                 self.stream.on_timeout()
             }
         };
-        self.record();
+        self.record(&responses);
         Ok(Some(responses))
     }
 
@@ -176,16 +179,25 @@ impl<P: DiscoveryStream> Session<P> {
         if names.len() > before.max(MAX_NAMES) {
             return Err(Status::resource_exhausted("clients ask for too many names"));
         }
-        self.record();
+        self.record(&responses);
         Ok(responses)
     }
 
-    /// Records the client's answers, and the deadline if something waits for clusters.
-    fn record(&mut self) {
+    /// Records the client's answers, the responses that it gets next, and the deadline if something waits for
+    /// clusters.
+    fn record(&mut self, responses: &[frame::Response]) {
+        let generation = self.snapshots.seen();
+        let mut refused = Vec::new();
         for nack in self.stream.take_nacks() {
+            let sent = self.generations.find(nack.nonce).unwrap_or(generation);
+            refused.push((nack.resource_type, sent));
             self.record_nack(nack);
         }
-        self.connection.record(self.snapshots.seen(), self.stream.statuses());
+        if self.stream.is_idle() {
+            self.generations.clear();
+        }
+        self.generations.record(generation, responses);
+        self.connection.record(generation, &refused, self.stream.statuses());
         self.cluster_deadline = if self.stream.is_waiting() {
             self.cluster_deadline.or_else(|| Some(Instant::now() + CLUSTER_TIMEOUT))
         } else {
@@ -195,7 +207,7 @@ impl<P: DiscoveryStream> Session<P> {
 
     /// Logs and counts a NACK, and publishes it as an event.
     fn record_nack(&self, nack: ResponseNack) {
-        let ResponseNack { resource_type, version, error, names } = &nack;
+        let ResponseNack { resource_type, version, error, names, .. } = &nack;
         let held_back = names.join(", ");
         warn!(node = self.node, r#type = %resource_type, version, held_back, error, "refused; its last good config stays");
         self.context.guard.metrics().nacked(resource_type.plural());

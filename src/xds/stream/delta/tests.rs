@@ -444,3 +444,26 @@ fn rule_38_a_new_cluster_that_shares_endpoints_is_followed_by_them() {
         cds: b@=a
         eds: a"#]]);
 }
+
+#[test]
+fn a_type_of_which_nothing_exists_is_not_pending() {
+    let mut client = DeltaClient::up("cds:a eds:a lds:web rds:web@a");
+    client.ask("eds", "+none").says(&expect!["eds: -none"]);
+    assert_eq!(client.state("eds"), AckState::Pending, "an absence is told, and acknowledged");
+    client.ack("eds").is_silent();
+    assert_eq!(client.state("eds"), AckState::Acked);
+    let mut empty = DeltaClient::new("");
+    empty.ask("eds", "").is_silent();
+    assert_eq!(empty.state("eds"), AckState::Acked, "nothing is asked for");
+    empty.ask("eds", "+none").ack("eds").log.clear();
+    empty.change("eds:none").says(&expect!["eds: none"]);
+    assert_eq!(empty.state("eds"), AckState::Pending);
+}
+
+#[test]
+fn a_refusal_has_the_nonce_of_its_response() {
+    let mut client = DeltaClient::new("cds:a");
+    client.ask("cds", "").change("cds:a@2");
+    client.nack("cds", "no");
+    assert_eq!(client.stream.take_nacks().iter().map(|nack| nack.nonce).collect::<Vec<_>>(), [1]);
+}

@@ -491,3 +491,44 @@ fn an_aggregate_whose_members_were_refused_is_not_told_of_them() {
     client.change("cds:u@/p cds:p@2 eds:p lds:web rds:web@u").says(&expect!["cds: p@2 u"]);
     client.ack("cds").says(&expect!["cds: p@2 u@/p"]);
 }
+
+#[test]
+fn a_type_of_which_nothing_exists_is_not_pending() {
+    let mut client = SotwClient::up("cds:a eds:a lds:web rds:web@a");
+    client.ask("vhds", "none").is_silent();
+    let of_hosts = |client: &SotwClient| {
+        let status = client.stream.statuses().find(|(kind, _)| *kind == kind_of("vhds"));
+        status.map(|(_, status)| (status.state, status.version, status.current))
+    };
+    assert_eq!(of_hosts(&client), Some((AckState::Acked, None, true)));
+    client.change("cds:a eds:a lds:web rds:web@a vhds:other").is_silent();
+    assert_eq!(of_hosts(&client).map(|it| it.0), Some(AckState::Acked), "it is not asked for");
+    client.change("cds:a eds:a lds:web rds:web@a vhds:none").says(&expect!["vhds: none"]);
+    assert_eq!(of_hosts(&client).map(|it| it.0), Some(AckState::Pending));
+    client.ack("vhds").is_silent();
+    assert_eq!(of_hosts(&client).map(|it| it.0), Some(AckState::Acked));
+    let mut empty = SotwClient::new("");
+    empty.ask("eds", "none").is_silent();
+    assert_eq!(empty.state("eds"), AckState::Acked);
+    empty.ask("cds", "").says(&expect!["cds: "]);
+    assert_eq!(empty.state("cds"), AckState::Pending, "an empty list is a response too");
+}
+
+#[test]
+fn a_name_that_waits_for_its_clusters_is_pending() {
+    let mut client = SotwClient::new("cds:a eds:a lds:web rds:web@a");
+    client.ask("cds", "").ask("rds", "web").says(&expect!["cds: a"]);
+    assert_eq!(client.state("rds"), AckState::Pending);
+    client.ask("eds", "a").ack("eds").ack("cds").log.clear();
+    assert_eq!(client.state("rds"), AckState::Pending);
+    client.ack("rds");
+    assert_eq!(client.state("rds"), AckState::Acked);
+}
+
+#[test]
+fn a_refusal_has_the_nonce_of_its_response() {
+    let mut client = SotwClient::new("cds:a");
+    client.ask("cds", "").change("cds:a@2");
+    client.nack("cds");
+    assert_eq!(client.stream.take_nacks().iter().map(|nack| nack.nonce).collect::<Vec<_>>(), [1]);
+}
