@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::access::identity::IdentityRule;
+use crate::access::identity::IdentityRules;
 use crate::access::incoming::Incoming;
 use crate::access::policy::{Access, AccessPolicy};
 use crate::access::tls::{PortTls, TlsFiles};
@@ -75,9 +75,9 @@ pub struct Options {
     pub require_if_match: bool,
     /// TLS files of the xDS port; none for plain text.
     pub xds_tls: Option<TlsFiles>,
-    /// Rule for the node that an Envoy's certificate permits. Applies only if clients must show a
+    /// Rules for the node that an Envoy's certificate permits. They apply only if clients must show a
     /// certificate.
-    pub node_identity: IdentityRule,
+    pub node_identity: IdentityRules,
     /// TLS files of the admin API; none for plain text.
     pub admin_tls: Option<TlsFiles>,
     /// True if the admin API requires a token on loopback too.
@@ -105,7 +105,7 @@ impl Default for Options {
             insecure: false,
             require_if_match: false,
             xds_tls: None,
-            node_identity: IdentityRule::Pattern("{id}".to_owned()),
+            node_identity: IdentityRules::of_node_id(),
             admin_tls: None,
             require_token: false,
             requests_per_second: REQUESTS_PER_SECOND,
@@ -360,10 +360,10 @@ fn policy(options: &Options) -> AccessPolicy {
     }
 }
 
-/// Returns the rule for the nodes of client certificates; any node without them.
-fn identity(options: &Options) -> IdentityRule {
+/// Returns the rules for the nodes of client certificates; none without them.
+fn identity(options: &Options) -> Option<IdentityRules> {
     let shows_certificate = options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-    if shows_certificate { options.node_identity.clone() } else { IdentityRule::Any }
+    shows_certificate.then(|| options.node_identity.clone())
 }
 
 /// Passes every change of the config paths, and of the files that the config names, to the control.

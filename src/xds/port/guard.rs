@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tracing::warn;
 
-use crate::access::identity::IdentityRule;
+use crate::access::identity::IdentityRules;
 use crate::envoy::node::Node;
 use crate::telemetry::metrics::Metrics;
 use crate::xds::port::admission::{Admission, AdmissionDecision};
@@ -36,7 +36,8 @@ pub struct PortGuard {
     admission: Mutex<AdmissionState>,
     meter: BufferMeter,
     metrics: Metrics,
-    identity: IdentityRule,
+    /// Rules for the nodes of certificates; none if clients show none.
+    identity: Option<IdentityRules>,
 }
 
 /// Admission of streams, and the log of refused ones.
@@ -50,7 +51,7 @@ struct AdmissionState {
 }
 
 impl PortGuard {
-    /// Creates a guard that accepts any certificate and counts refusals in metrics of its own.
+    /// Creates a guard that asks for no certificate and counts refusals in metrics of its own.
     pub fn new(limits: StreamLimits) -> Self {
         let admission =
             AdmissionState { admission: Admission::new(limits.rate), logged_at: None, refused: 0 };
@@ -59,13 +60,18 @@ impl PortGuard {
             admission: Mutex::new(admission),
             meter: BufferMeter::default(),
             metrics: Metrics::default(),
-            identity: IdentityRule::Any,
+            identity: None,
         }
     }
 
-    /// Sets the rule by which a client's certificate must match its node.
-    pub fn with_identity(self, identity: IdentityRule) -> Self {
+    /// Sets the rules by which a client's certificate must match its node; none if clients show no certificate.
+    pub fn with_identity(self, identity: Option<IdentityRules>) -> Self {
         Self { identity, ..self }
+    }
+
+    /// Returns the rules by which a client's certificate must match its node; none if clients show none.
+    pub fn identity(&self) -> Option<&IdentityRules> {
+        self.identity.as_ref()
     }
 
     /// Sets the metrics that count refusals.
@@ -110,13 +116,14 @@ impl PortGuard {
     /// # Errors
     ///
     /// Fails if it is for another node.
-    pub fn identify(&self, peer: Option<&ClientPeer>, id: &str, cluster: &str) -> Result<(), Status> {
+    pub fn identify(&self, peer: Option<&ClientPeer>, node: &Node) -> Result<(), Status> {
+        let Some(rules) = &self.identity else { return Ok(()) };
         let names = peer.and_then(|peer| peer.names.as_deref());
-        self.identity.check(names, id, cluster).map_err(|reason| {
+        rules.check(names, node).map_err(|reason| {
             let address = peer.map(|peer| peer.address.to_string());
             warn!(
                 peer = address,
-                node = id,
+                node = node.id,
                 reason,
                 "refused a stream whose certificate is for somebody else"
             );

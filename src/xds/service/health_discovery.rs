@@ -78,7 +78,7 @@ impl HealthDiscovery {
     ) -> Result<Option<Node>, Status> {
         let Some(first) = self.guard.first_request(requests.message()).await? else { return Ok(None) };
         let node = checked_node(requesting_node(&first)?)?;
-        self.guard.identify(peer, &node.id, &node.cluster)?;
+        self.guard.identify(peer, &node)?;
         Ok(Some(node))
     }
 

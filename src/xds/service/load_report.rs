@@ -11,11 +11,11 @@ use envoy_types::pb::google::protobuf;
 use futures_util::Stream;
 use tonic::Status;
 
-use crate::envoy::loads::{LoadReport, Sender};
-use crate::envoy::node::Locality;
+use crate::envoy::loads::LoadReport;
+use crate::envoy::node::Node;
 use crate::nodes::Nodes;
 use crate::xds::port::connection::ClientPeer;
-use crate::xds::port::guard::{PortGuard, end_of_life};
+use crate::xds::port::guard::{PortGuard, checked_node, end_of_life};
 use crate::xds::port::reader::RequestReader;
 use crate::xds::service::grpc::BidirectionalService;
 use crate::xds::service::load_report::budget::{BudgetShare, ReportBudget};
@@ -75,19 +75,17 @@ impl LoadReports {
         Self { nodes, guard, budget: Arc::default() }
     }
 
-    /// Waits for the first request and returns its sender; none if the client disconnects before it.
-    async fn first_sender(
+    /// Waits for the first request and returns its node; none if the client disconnects before it.
+    async fn first_node(
         &self,
         requests: &mut RequestReader,
         peer: Option<&ClientPeer>,
-    ) -> Result<Option<Sender>, Status> {
-        let first = self.guard.first_request(next_report(requests)).await?;
-        let Some(first) = first else { return Ok(None) };
-        let sender = first.node.filter(|node| !node.id.is_empty()).ok_or_else(|| {
-            Status::invalid_argument("the first request of a stream must have a node with an id")
-        })?;
-        self.guard.identify(peer, &sender.id, &sender.cluster)?;
-        Ok(Some(sender))
+    ) -> Result<Option<Node>, Status> {
+        let Some(first) = self.guard.first_request(requests.message()).await? else { return Ok(None) };
+        let node = LoadReport::read_node(&first).map_err(|error| Status::internal(error.to_string()))?;
+        let node = checked_node(node)?;
+        self.guard.identify(peer, &node)?;
+        Ok(Some(node))
     }
 }
 
@@ -105,9 +103,8 @@ impl BidirectionalService for LoadReports {
         peer: Option<ClientPeer>,
     ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
         async_stream::try_stream! {
-            let Some(sender) = self.first_sender(&mut requests, peer.as_ref()).await? else { return };
-            let [region, zone, sub_zone] = sender.place;
-            let reporter = self.nodes.begin_load_reports(sender.id, Locality { region, zone, sub_zone }).await;
+            let Some(node) = self.first_node(&mut requests, peer.as_ref()).await? else { return };
+            let reporter = self.nodes.begin_load_reports(node.id, node.locality).await;
             let mut guard = BudgetGuard::new(self.budget.clone());
             yield frame::message(&response(guard.share.interval));
             let end = self.guard.limits().end();
@@ -128,5 +125,5 @@ impl BidirectionalService for LoadReports {
 /// Reads the next report; none when the client disconnects.
 async fn next_report(requests: &mut RequestReader) -> Result<Option<LoadReport>, Status> {
     let Some(encoded) = requests.message().await? else { return Ok(None) };
-    LoadReport::read(&encoded).map(Some).map_err(|error| Status::internal(error.to_string()))
+    LoadReport::read(&encoded, |_| true).map(Some).map_err(|error| Status::internal(error.to_string()))
 }

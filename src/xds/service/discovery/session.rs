@@ -103,7 +103,7 @@ impl<P: DiscoveryStream> Session<P> {
         let Some(mut first) = guard.first_request(requests.next::<P::Head>()).await? else { return Ok(None) };
         // Only this is kept of the node while the stream waits for admission.
         let node = checked_node(Node::from(first.head.node().unwrap_or_default()))?;
-        guard.identify(origin.peer.as_ref(), &node.id, &node.cluster)?;
+        guard.identify(origin.peer.as_ref(), &node)?;
         if let Some(delay) = guard.admit()? {
             // Thousands of streams may wait, and each began with a node of 60 KB.
             first.pack();
