@@ -1,5 +1,7 @@
 //! Wiring of the control plane: sockets, admin API, watched files, xDS server, shutdown.
 
+mod exposure;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use crate::admin;
 use crate::admin::http::gate::AdminGate;
 use crate::admin::http::guard::PeerAddress;
 use crate::admin::state::Admin;
+use crate::app::exposure::{XdsClients, warn_of_exposure};
 use crate::cache::Cache;
 use crate::config::Violation;
 use crate::config::edit::Files;
@@ -184,11 +187,13 @@ impl App {
         let guard = PortGuard::new(StreamLimits::default());
         let guard = guard.with_metrics(metrics.clone()).with_identity(identity(&options));
         let discovery = DiscoveryService::new(core.cache.clone(), nodes.clone(), &identifier(), guard);
+        let clients = xds_clients(&options);
         let access = Access::new(policy(&options), &*core.store).context("cannot read the tokens")?;
         let (notifier, loads) = (Notifier::default(), nodes.subscribe_reports());
         let mut servers = JoinSet::new();
         servers.spawn(supervise(core.supervisor.clone(), loads));
         servers.spawn(notify(notifier.clone(), events.clone(), core.cache.clone()));
+        servers.spawn(warn_of_exposure(core.cache.clone(), clients));
         servers.spawn(serve_xds(ports.xds, discovery, stop));
         servers.spawn(watch_health(core.store.clone(), gate.clone()));
         let control = core.control.clone();
@@ -330,14 +335,10 @@ fn material_directory(directory: &Path) -> anyhow::Result<Arc<Path>> {
     Ok(absolute.into())
 }
 
-/// Refuses addresses that are open to others without protection, and warns of an open xDS port.
+/// Refuses addresses that are open to others without protection.
 fn check_exposure(options: &Options) -> anyhow::Result<()> {
     guard("xds", options.xds, options.xds_tls.is_some() || options.insecure)?;
     guard("admin", options.admin, options.admin_tls.is_some() || options.insecure)?;
-    if !options.xds.ip().is_loopback() && options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_none())
-    {
-        warn!("any Envoy that reaches --xds is told the config, keys included; --xds-client-ca ends that");
-    }
     Ok(())
 }
 
@@ -357,6 +358,15 @@ fn policy(options: &Options) -> AccessPolicy {
         tls: options.admin_tls.is_some(),
         require_token: options.require_token,
         requests_per_second: options.requests_per_second,
+    }
+}
+
+/// Returns the clients that the xDS port lets in.
+fn xds_clients(options: &Options) -> XdsClients {
+    match identity(options) {
+        Some(rules) => XdsClients::Certified(rules),
+        None if options.xds.ip().is_loopback() => XdsClients::Local,
+        None => XdsClients::All,
     }
 }
 

@@ -54,7 +54,7 @@ async fn routes(discovery: DiscoveryService) -> Routes {
     let (cache, nodes, guard) = (discovery.cache(), discovery.nodes(), discovery.guard());
     let load_reports = LoadReports::new(nodes.clone(), guard.clone());
     let health_discovery = HealthDiscovery::new(cache.clone(), nodes.clone(), guard.clone());
-    let statuses = ClientStatuses { cache: cache.clone(), nodes: nodes.clone() };
+    let statuses = ClientStatuses { cache: cache.clone(), nodes: nodes.clone(), guard: guard.clone() };
     let (reporter, health) = tonic_health::server::health_reporter();
     for service in reflection::SERVICES {
         reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;

@@ -35,8 +35,12 @@ pub struct DiscoveryService {
 
 impl DiscoveryService {
     /// Creates a service that serves the config in `cache` to the clients that `guard` admits, and records
-    /// their answers in `nodes`. `identifier` names this control plane to clients.
+    /// their answers in `nodes`. `identifier` names this control plane to clients. If the guard asks for
+    /// certificates, the cache withholds secrets from fleets that no certificate vouches for.
     pub fn new(cache: Arc<Cache>, nodes: Nodes, identifier: &str, guard: PortGuard) -> Self {
+        if let Some(rules) = guard.identity() {
+            cache.withhold_secrets(rules.vouched());
+        }
         let streams = StreamContext { past: cache.past().clone(), ..StreamContext::default() };
         let (identifier, guard) = (identifier.into(), Arc::new(guard));
         Self { context: Arc::new(DiscoveryContext { cache, nodes, streams, identifier, guard }) }

@@ -132,7 +132,8 @@ impl HealthDiscovery {
         let Checker { node, snapshots, requested, is_due, not_before, ends_at, .. } = checker;
         loop {
             if std::mem::take(is_due) {
-                let (checks, now) = (self.build_checks(snapshots.snapshot()).await?, Instant::now());
+                let snapshot = self.guard.permitted(node, snapshots.snapshot())?;
+                let (checks, now) = (self.build_checks(snapshot).await?, Instant::now());
                 *not_before = now + PAUSE;
                 if requested.replace(checks, now) {
                     return Ok(Some(frame::encoded_message(&specifier::encode(

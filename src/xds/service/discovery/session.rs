@@ -110,9 +110,10 @@ impl<P: DiscoveryStream> Session<P> {
             tokio::time::sleep(delay).await;
         }
         let mut snapshots = context.cache.subscribe(node.clone());
+        let snapshot = guard.permitted(&node.id, snapshots.snapshot())?;
         // Boxed, since the future of the stream would otherwise reserve space for it several times over.
         let mut session = Box::new(Self {
-            stream: P::new(snapshots.snapshot(), &context.streams),
+            stream: P::new(snapshot, &context.streams),
             node: node.id.clone(),
             connection: context.nodes.connect(node, origin.peer.map(|peer| peer.address)),
             snapshots,
@@ -146,7 +147,8 @@ impl<P: DiscoveryStream> Session<P> {
                 if !is_open {
                     return Ok(None);
                 }
-                self.stream.on_snapshot(self.snapshots.snapshot())
+                let snapshot = self.context.guard.permitted(&self.node, self.snapshots.snapshot())?;
+                self.stream.on_snapshot(snapshot)
             }
             () = end => return Err(end_of_life()),
             () = cluster_deadline => {
