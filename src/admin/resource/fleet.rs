@@ -30,6 +30,22 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
 #[derive(Debug, Serialize, JsonSchema)]
 struct FleetView {
     nodes: Vec<FleetNodeView>,
+    /// Clients that report load in the name of nodes without a discovery stream that holds clusters. Their reports
+    /// do not count.
+    unknown_reporters: Vec<UnknownReporterView>,
+}
+
+/// Client that reports load in the name of a node without a discovery stream that holds clusters.
+#[derive(Debug, Serialize, JsonSchema)]
+struct UnknownReporterView {
+    /// Node id that it states.
+    id: String,
+    /// Remote address of the connection, if known.
+    address: Option<String>,
+    /// Time since which it is listed.
+    since: String,
+    /// Number of reports that did not count.
+    reports: u64,
 }
 
 /// Envoy: its newest stream, or its last status.
@@ -145,7 +161,13 @@ async fn list(State(admin): State<Admin>) -> Json<FleetView> {
     let (build, vouched, ledger) = (admin.cache.live(), admin.cache.vouched(), admin.supervisor.ledger());
     let nodes = admin.nodes.nodes();
     let view = |presence: &Presence| FleetNodeView::new(presence, &build, &vouched, &ledger);
-    Json(FleetView { nodes: nodes.iter().map(view).collect() })
+    let unknown = admin.nodes.unknown_reporters().list().into_iter().map(|reporter| UnknownReporterView {
+        id: reporter.node,
+        address: reporter.address.map(|address| address.to_string()),
+        since: reporter.since.to_string(),
+        reports: reporter.reports,
+    });
+    Json(FleetView { nodes: nodes.iter().map(view).collect(), unknown_reporters: unknown.collect() })
 }
 
 /// Handles `GET /fleet/{node}`.

@@ -19,10 +19,12 @@ use crate::envoy::ResourceType;
 use crate::nodes::Nodes;
 use crate::xds::port::connection::ClientPeer;
 use crate::xds::port::guard::PortGuard;
+use crate::xds::port::names::NameMeter;
 use crate::xds::service::discovery::context::DiscoveryContext;
 use crate::xds::service::discovery::methods::METHODS;
 use crate::xds::service::discovery::session::StreamOrigin;
 use crate::xds::service::grpc;
+use crate::xds::service::holdings::Holdings;
 use crate::xds::stream::delta::DeltaStream;
 use crate::xds::stream::protocol::{DiscoveryStream, StreamContext};
 use crate::xds::stream::sotw::SotwStream;
@@ -43,7 +45,9 @@ impl DiscoveryService {
         }
         let streams = StreamContext { past: cache.past().clone(), ..StreamContext::default() };
         let (identifier, guard) = (identifier.into(), Arc::new(guard));
-        Self { context: Arc::new(DiscoveryContext { cache, nodes, streams, identifier, guard }) }
+        let (names, holdings) = (NameMeter::default(), Holdings::default());
+        let context = DiscoveryContext { cache, nodes, streams, identifier, guard, names, holdings };
+        Self { context: Arc::new(context) }
     }
 
     pub(super) fn cache(&self) -> &Arc<Cache> {
@@ -56,6 +60,10 @@ impl DiscoveryService {
 
     pub(super) fn guard(&self) -> &Arc<PortGuard> {
         &self.context.guard
+    }
+
+    pub(super) fn holdings(&self) -> &Holdings {
+        &self.context.holdings
     }
 
     /// Answers a call with a stream of this variant; of one type, or of all if there is none.

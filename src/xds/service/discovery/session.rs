@@ -4,8 +4,8 @@
 //! snapshot or for a deadline, whichever comes first. It is polled only while the client takes the data that
 //! was produced, so that a client that does not read costs no more than the last response.
 //!
-//! The guard of the port bounds the streams that begin and the bytes of their requests; the number of names
-//! that are asked for ([`NameTable`](crate::xds::stream::names::NameTable)) is bounded here.
+//! The guard of the port bounds the streams that begin and the bytes of their requests; a [`NameShare`] bounds the
+//! names that are asked for.
 
 use std::sync::Arc;
 
@@ -21,11 +21,13 @@ use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
 use crate::nodes::StreamGuard;
 use crate::nodes::nack::ResponseNack;
-use crate::xds::port::connection::ClientPeer;
+use crate::xds::port::connection::{ClientPeer, ConnectionEnd};
 use crate::xds::port::guard::{checked_node, end_of_life};
+use crate::xds::port::names::NameShare;
 use crate::xds::port::reader::RequestReader;
 use crate::xds::service::discovery::context::DiscoveryContext;
 use crate::xds::service::grpc::{BodyFrame, trailers};
+use crate::xds::service::holdings::HoldingsGuard;
 use crate::xds::stream::order::CLUSTER_TIMEOUT;
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError};
 use crate::xds::wire::frame;
@@ -33,10 +35,6 @@ use crate::xds::wire::request::{LazyRequest, RequestHead as _};
 
 /// Size in bytes from which handling a request takes noticeable time.
 const LARGE: usize = 256 << 10;
-
-/// Limit on the names that clients ask for, over all streams. Streams that ask for the same set of names
-/// share it.
-const MAX_NAMES: usize = 5_000_000;
 
 /// Origin of a stream: the client's address, and the type of the service if it has just one.
 #[derive(Clone)]
@@ -83,6 +81,8 @@ struct Session<P> {
     stream: P,
     node: String,
     connection: StreamGuard,
+    holdings: HoldingsGuard,
+    names: NameShare,
     snapshots: SnapshotSubscription,
     resource_type: Option<ResourceType>,
     context: Arc<DiscoveryContext>,
@@ -111,10 +111,13 @@ impl<P: DiscoveryStream> Session<P> {
         }
         let mut snapshots = context.cache.subscribe(node.clone());
         let snapshot = guard.permitted(&node.id, snapshots.snapshot())?;
+        let end = origin.peer.as_ref().map_or_else(ConnectionEnd::unknown, |peer| peer.end.clone());
         // Boxed, since the future of the stream would otherwise reserve space for it several times over.
         let mut session = Box::new(Self {
             stream: P::new(snapshot, &context.streams),
             node: node.id.clone(),
+            holdings: context.holdings.begin(&node.id, origin.peer.as_ref()),
+            names: context.names.share(&node.id, end),
             connection: context.nodes.connect(node, origin.peer.map(|peer| peer.address)),
             snapshots,
             resource_type: origin.resource_type,
@@ -172,12 +175,13 @@ impl<P: DiscoveryStream> Session<P> {
                 return Err(invalid(ProtocolError::OtherType { expected, found: type_url.clone() }));
             }
         }
-        let names = &self.context.streams.names;
-        let before = names.len();
         let responses = self.stream.on_request(request).map_err(invalid)?;
-        if names.len() > before.max(MAX_NAMES) {
-            return Err(Status::resource_exhausted("clients ask for too many names"));
-        }
+        let (all, limits) = (self.context.streams.names.len(), &self.context.guard.limits().names);
+        self.names.record(self.stream.asked_names(), all, limits).map_err(|error| {
+            warn!(node = self.node, %error, "refused a stream that asks for too many names");
+            self.context.guard.metrics().refused("names");
+            Status::resource_exhausted(error.to_string())
+        })?;
         self.record();
         Ok(responses)
     }
@@ -187,6 +191,7 @@ impl<P: DiscoveryStream> Session<P> {
         for nack in self.stream.take_nacks() {
             self.record_nack(nack);
         }
+        self.holdings.record(self.stream.held_clusters());
         self.connection.record(self.snapshots.seen(), self.stream.statuses());
         self.cluster_deadline = if self.stream.is_waiting() {
             self.cluster_deadline.or_else(|| Some(Instant::now() + CLUSTER_TIMEOUT))
