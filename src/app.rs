@@ -1,5 +1,7 @@
 //! Wiring of the control plane: sockets, admin API, watched files, xDS server, shutdown.
 
+mod exposure;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::access::identity::IdentityRule;
+use crate::access::identity::IdentityRules;
 use crate::access::incoming::Incoming;
 use crate::access::policy::{Access, AccessPolicy};
 use crate::access::tls::{PortTls, TlsFiles};
@@ -21,6 +23,7 @@ use crate::admin;
 use crate::admin::http::gate::AdminGate;
 use crate::admin::http::guard::PeerAddress;
 use crate::admin::state::Admin;
+use crate::app::exposure::{XdsClients, warn_of_exposure};
 use crate::cache::Cache;
 use crate::config::Violation;
 use crate::config::edit::Files;
@@ -75,9 +78,9 @@ pub struct Options {
     pub require_if_match: bool,
     /// TLS files of the xDS port; none for plain text.
     pub xds_tls: Option<TlsFiles>,
-    /// Rule for the node that an Envoy's certificate permits. Applies only if clients must show a
+    /// Rules for the node that an Envoy's certificate permits. They apply only if clients must show a
     /// certificate.
-    pub node_identity: IdentityRule,
+    pub node_identity: IdentityRules,
     /// TLS files of the admin API; none for plain text.
     pub admin_tls: Option<TlsFiles>,
     /// True if the admin API requires a token on loopback too.
@@ -105,7 +108,7 @@ impl Default for Options {
             insecure: false,
             require_if_match: false,
             xds_tls: None,
-            node_identity: IdentityRule::Pattern("{id}".to_owned()),
+            node_identity: IdentityRules::of_node_id(),
             admin_tls: None,
             require_token: false,
             requests_per_second: REQUESTS_PER_SECOND,
@@ -184,11 +187,13 @@ impl App {
         let guard = PortGuard::new(StreamLimits::default());
         let guard = guard.with_metrics(metrics.clone()).with_identity(identity(&options));
         let discovery = DiscoveryService::new(core.cache.clone(), nodes.clone(), &identifier(), guard);
+        let clients = xds_clients(&options);
         let access = Access::new(policy(&options), &*core.store).context("cannot read the tokens")?;
         let (notifier, loads) = (Notifier::default(), nodes.subscribe_reports());
         let mut servers = JoinSet::new();
         servers.spawn(supervise(core.supervisor.clone(), loads));
         servers.spawn(notify(notifier.clone(), events.clone(), core.cache.clone()));
+        servers.spawn(warn_of_exposure(core.cache.clone(), clients));
         servers.spawn(serve_xds(ports.xds, discovery, stop));
         servers.spawn(watch_health(core.store.clone(), gate.clone()));
         let control = core.control.clone();
@@ -330,14 +335,10 @@ fn material_directory(directory: &Path) -> anyhow::Result<Arc<Path>> {
     Ok(absolute.into())
 }
 
-/// Refuses addresses that are open to others without protection, and warns of an open xDS port.
+/// Refuses addresses that are open to others without protection.
 fn check_exposure(options: &Options) -> anyhow::Result<()> {
     guard("xds", options.xds, options.xds_tls.is_some() || options.insecure)?;
     guard("admin", options.admin, options.admin_tls.is_some() || options.insecure)?;
-    if !options.xds.ip().is_loopback() && options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_none())
-    {
-        warn!("any Envoy that reaches --xds is told the config, keys included; --xds-client-ca ends that");
-    }
     Ok(())
 }
 
@@ -360,10 +361,19 @@ fn policy(options: &Options) -> AccessPolicy {
     }
 }
 
-/// Returns the rule for the nodes of client certificates; any node without them.
-fn identity(options: &Options) -> IdentityRule {
+/// Returns the clients that the xDS port lets in.
+fn xds_clients(options: &Options) -> XdsClients {
+    match identity(options) {
+        Some(rules) => XdsClients::Certified(rules),
+        None if options.xds.ip().is_loopback() => XdsClients::Local,
+        None => XdsClients::All,
+    }
+}
+
+/// Returns the rules for the nodes of client certificates; none without them.
+fn identity(options: &Options) -> Option<IdentityRules> {
     let shows_certificate = options.xds_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-    if shows_certificate { options.node_identity.clone() } else { IdentityRule::Any }
+    shows_certificate.then(|| options.node_identity.clone())
 }
 
 /// Passes every change of the config paths, and of the files that the config names, to the control.

@@ -11,6 +11,7 @@ pub mod lint;
 mod patch;
 mod reach;
 mod same_address;
+pub mod secrecy;
 pub mod snapshot;
 mod variant;
 
@@ -24,6 +25,7 @@ use crate::build::compile::Compiled;
 use crate::build::index::UpstreamIndex;
 use crate::build::lint::Lints;
 use crate::build::patch::Patched;
+use crate::build::secrecy::InlineSecrets;
 use crate::build::snapshot::Snapshot;
 use crate::build::variant::Variants;
 use crate::config::document::Document;
@@ -91,6 +93,7 @@ pub struct Build {
     compiled: Compiled,
     patched: Patched,
     variants: Variants,
+    inline_secrets: InlineSecrets,
 }
 
 impl Build {
@@ -256,9 +259,10 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
     let compiled = last.compiled.updated(last.to_compile(), build.to_compile());
     let patched = patch::apply(&build.documents, &build.model, &compiled, &last.patched).map_err(in_order)?;
     let snapshots = snapshots(&build.model, (&compiled, &patched), last);
+    let inline_secrets = InlineSecrets::new(&build.model, &build.documents);
     let variants = Variants::new(&build.model, &build.subsets, &compiled, &last.variants);
     let warnings = in_order(warnings);
-    Ok(Build { snapshots, warnings, infos, lints, compiled, patched, variants, ..build })
+    Ok(Build { snapshots, warnings, infos, lints, compiled, patched, variants, inline_secrets, ..build })
 }
 
 /// Sorts violations: errors first, then by file and position.

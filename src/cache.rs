@@ -5,14 +5,15 @@
 //! handling. During a rollout (`control::rollout`) some Envoys run another build than the others.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
 use crate::build::Build;
+use crate::build::secrecy::SecretAccess;
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::past::SentSets;
-use crate::envoy::node::Node;
+use crate::envoy::node::{Node, VouchedFields};
 
 /// Builds that Envoys should run, now and at the end of the rollout.
 #[derive(Debug, Clone)]
@@ -40,11 +41,30 @@ impl Serving {
         Self { desired: build.clone(), live: build, canaries: None }
     }
 
-    /// Returns the snapshot that a node should run.
-    pub fn snapshot_for(&self, node: &Node) -> Arc<Snapshot> {
+    /// Returns the snapshot that a node should run, if certificates vouch for these fields of nodes.
+    fn snapshot_for(&self, node: &Node, vouched: &VouchedFields) -> ServedSnapshot {
         let canaries = self.canaries.as_ref().filter(|canaries| canaries.nodes.contains(&node.id));
-        canaries.map_or(&self.live, |canaries| &canaries.build).snapshot_for(node)
+        let build = canaries.map_or(&self.live, |canaries| &canaries.build);
+        let secrets = build.secret_access(node, vouched);
+        let snapshot = match secrets {
+            SecretAccess::Full => build.snapshot_for(node),
+            SecretAccess::Withheld => {
+                let whole = build.snapshot_for(node);
+                whole.without_private_secrets().map_or(whole, Arc::new)
+            }
+            SecretAccess::Refused => Arc::default(),
+        };
+        ServedSnapshot { snapshot, secrets }
     }
+}
+
+/// Snapshot that a node should run, as far as it may have it.
+#[derive(Debug, Clone)]
+pub struct ServedSnapshot {
+    /// Resources; none if access is refused.
+    pub snapshot: Arc<Snapshot>,
+    /// Access of the node to the secrets of its fleet.
+    pub secrets: SecretAccess,
 }
 
 /// Publisher of the config that is served.
@@ -52,6 +72,8 @@ impl Serving {
 pub struct Cache {
     current: watch::Sender<Published>,
     past: SentSets,
+    /// Fields of nodes for which certificates vouch; unset until a port asks for certificates.
+    vouched: OnceLock<Arc<VouchedFields>>,
 }
 
 /// A generation with its number, counted from 1 at the start of the process.
@@ -65,7 +87,24 @@ impl Cache {
     /// Creates a cache with its first build, so that an empty config is never served by mistake.
     pub fn new(build: Arc<Build>) -> Self {
         let serving = Serving::everywhere(build);
-        Self { current: watch::Sender::new(Published { generation: 1, serving }), past: SentSets::default() }
+        let current = watch::Sender::new(Published { generation: 1, serving });
+        Self { current, past: SentSets::default(), vouched: OnceLock::new() }
+    }
+
+    /// Withholds the secrets of all fleets that are selected by other fields than these. Only the first call
+    /// counts.
+    pub fn withhold_secrets(&self, vouched: VouchedFields) {
+        let _ = self.vouched.set(Arc::new(vouched));
+    }
+
+    /// Returns the fields of nodes for which certificates vouch; all of them if clients show no certificates.
+    pub fn vouched(&self) -> Arc<VouchedFields> {
+        self.vouched.get().cloned().unwrap_or_else(|| Arc::new(VouchedFields::All))
+    }
+
+    /// Returns the snapshot that a node should run.
+    pub fn snapshot_for(&self, node: &Node) -> ServedSnapshot {
+        self.serving().snapshot_for(node, &self.vouched())
     }
 
     /// Returns the sets that clients were sent earlier, also by an earlier process.
@@ -106,7 +145,28 @@ impl Cache {
 
     /// Subscribes to the snapshots that `node` should run.
     pub fn subscribe(&self, node: Node) -> SnapshotSubscription {
-        SnapshotSubscription { node, builds: self.current.subscribe(), seen: 0 }
+        SnapshotSubscription { node, vouched: self.vouched(), builds: self.current.subscribe(), seen: 0 }
+    }
+
+    /// Subscribes to the newest accepted build, the current one first.
+    pub fn subscribe_builds(&self) -> BuildSubscription {
+        let mut builds = self.current.subscribe();
+        builds.mark_changed();
+        BuildSubscription { builds }
+    }
+}
+
+/// Accepted builds, from now on.
+#[derive(Debug)]
+pub struct BuildSubscription {
+    builds: watch::Receiver<Published>,
+}
+
+impl BuildSubscription {
+    /// Waits for a build that was not seen yet; none when the server shuts down.
+    pub async fn next(&mut self) -> Option<Arc<Build>> {
+        self.builds.changed().await.ok()?;
+        Some(self.builds.borrow_and_update().serving.desired.clone())
     }
 }
 
@@ -114,16 +174,17 @@ impl Cache {
 #[derive(Debug)]
 pub struct SnapshotSubscription {
     node: Node,
+    vouched: Arc<VouchedFields>,
     builds: watch::Receiver<Published>,
     seen: u64,
 }
 
 impl SnapshotSubscription {
     /// Returns the newest snapshot and marks it as seen.
-    pub fn snapshot(&mut self) -> Arc<Snapshot> {
+    pub fn snapshot(&mut self) -> ServedSnapshot {
         let Published { generation, serving } = self.builds.borrow_and_update().clone();
         self.seen = generation;
-        serving.snapshot_for(&self.node)
+        serving.snapshot_for(&self.node, &self.vouched)
     }
 
     /// Returns the number of the generation that was seen last; 0 before the first.

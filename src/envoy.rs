@@ -14,6 +14,7 @@ pub mod shapes;
 use std::fmt;
 
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use prost::Message as _;
 
 /// Resource types of xDS that are served, in the order in which a change is pushed so that no resource is
@@ -130,6 +131,12 @@ pub fn awaited_endpoints(cluster: &[u8]) -> Option<String> {
     }
     let named = cluster.eds_cluster_config.map(|eds| eds.service_name).filter(|name| !name.is_empty());
     Some(named.unwrap_or(cluster.name))
+}
+
+/// True if an encoded `Secret` holds what only its owner should have: anything but certificate authorities.
+pub fn is_private(secret: &[u8]) -> bool {
+    let decoded = tls::Secret::decode(secret);
+    !decoded.is_ok_and(|secret| matches!(secret.r#type, Some(tls::secret::Type::ValidationContext(_))))
 }
 
 impl fmt::Display for ResourceType {

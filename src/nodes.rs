@@ -5,6 +5,7 @@ pub mod nack;
 mod registry;
 pub mod report;
 pub mod status;
+pub mod unknown;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use self::registry::Registry;
 use self::report::NodeReport;
 use self::status::{Nack, Presence, TypeStatus};
+use self::unknown::UnknownReporters;
 use crate::envoy::ResourceType;
 use crate::envoy::checks::CheckResults;
 use crate::envoy::load_totals::LoadTotals;
@@ -39,6 +41,7 @@ pub struct Nodes {
     signal: Arc<WakeSignal>,
     /// Channel to the single consumer of load reports; unset before [`Nodes::subscribe_reports`].
     listener: Arc<OnceLock<mpsc::Sender<NodeReport>>>,
+    unknown_reporters: UnknownReporters,
 }
 
 /// Wakes the task that waits in [`Nodes::changed`].
@@ -57,6 +60,11 @@ impl Nodes {
     /// Returns the publisher of events about Envoys.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Returns the clients that report in the name of nodes without a discovery stream.
+    pub fn unknown_reporters(&self) -> &UnknownReporters {
+        &self.unknown_reporters
     }
 
     /// Records a new stream; it counts as connected until the guard is dropped.

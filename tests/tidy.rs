@@ -26,8 +26,9 @@ const ROOMS: [(&str, &[&str]); 18] = [
     // `model` for the addresses that names resolve to.
     ("source", &["config", "model"]),
     ("store", &["config"]),
-    // `source` to watch the TLS files, `store` for the tokens.
-    ("access", &["source", "store"]),
+    // `envoy` for the fields of a node that its certificate vouches for, `source` to watch the TLS files, `store`
+    // for the tokens.
+    ("access", &["envoy", "source", "store"]),
     ("cache", &["build", "envoy"]),
     // `cache` for the receivers of the newest config.
     ("telemetry", &["cache", "config", "model"]),
@@ -61,6 +62,8 @@ const ROOMS: [(&str, &[&str]); 18] = [
         &[
             "access",
             "admin",
+            // For the fleets whose secrets more clients can get than may be meant.
+            "build",
             "cache",
             "config",
             "control",

@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use envoy_types::pb::envoy::admin::v3::ClientResourceStatus;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::core::v3::{HealthStatus, Node};
-use envoy_types::pb::envoy::config::endpoint::v3::Endpoint as Member;
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, Node, SocketAddress, address};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterStats, Endpoint as Member, UpstreamEndpointStats, UpstreamLocalityStats,
+};
 use envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{
@@ -27,8 +30,8 @@ use envoy_types::pb::envoy::service::health::v3::HealthCheckRequestOrEndpointHea
 use envoy_types::pb::envoy::service::health::v3::health_check_request_or_endpoint_health_response::RequestType;
 use envoy_types::pb::envoy::service::health::v3::health_discovery_service_client::HealthDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::listener::v3::listener_discovery_service_client::ListenerDiscoveryServiceClient;
-use envoy_types::pb::envoy::service::load_stats::v3::LoadStatsRequest;
 use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_client::LoadReportingServiceClient;
+use envoy_types::pb::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
 use envoy_types::pb::envoy::service::route::v3::route_discovery_service_client::RouteDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::status::v3::{ClientStatusRequest, ConfigStatus};
@@ -52,7 +55,7 @@ use understudy::cache::Cache;
 use understudy::nodes::Nodes;
 use understudy::xds::port::admission::Rate;
 use understudy::xds::port::guard::PortGuard;
-use understudy::xds::port::limits::StreamLimits;
+use understudy::xds::port::limits::{NameLimits, StreamLimits};
 use understudy::xds::service;
 use understudy::xds::service::discovery::DiscoveryService;
 
@@ -178,6 +181,20 @@ impl Good {
         Self { stream: open!(ads, stream_aggregated_resources, first) }
     }
 
+    /// Connects, and returns once the control plane knows that this node holds its clusters.
+    async fn holding(understudy: &Understudy, id: &str) -> Self {
+        let mut good = Self::connect(understudy.xds, id).await;
+        let response = good.stream.next().await.unwrap();
+        good.stream.send(DiscoveryRequest::answer(CLUSTERS, &response)).await;
+        eventually(PATIENCE, "its clusters are acknowledged", async || {
+            let (_, view) = understudy.get(&format!("/fleet/{id}")).await;
+            let is_acked = view["types"]["clusters"]["state"] == "acked";
+            if is_acked { Ok(()) } else { Err(view.to_string()) }
+        })
+        .await;
+        good
+    }
+
     /// Takes responses until one has the cluster `name` with this connect timeout, in milliseconds.
     async fn sees(&mut self, name: &str, milliseconds: i32) {
         loop {
@@ -264,8 +281,7 @@ async fn reflection_lists_what_is_served_and_knows_the_types_of_envoy() {
 async fn rule_56_load_reports_are_asked_for_and_noted() {
     let understudy = understudy().await;
     let channel = channel(understudy.xds).await;
-    let mut good = Good::connect(understudy.xds, "edge-1").await;
-    good.stream.next().await.unwrap();
+    let _good = Good::holding(&understudy, "edge-1").await;
     assert_eq!(understudy.get("/fleet/edge-1").await.1["last_load_report"], Value::Null);
 
     let (requests, outgoing) = mpsc::channel(4);
@@ -283,6 +299,8 @@ async fn rule_56_load_reports_are_asked_for_and_noted() {
     })
     .await;
 
+    assert_eq!(understudy.get("/fleet").await.1["unknown_reporters"], json!([]));
+
     let nobody = LoadStatsRequest::default();
     let refused = client.stream_load_stats(futures_util::stream::iter([nobody])).await;
     let status = match refused {
@@ -290,6 +308,102 @@ async fn rule_56_load_reports_are_asked_for_and_noted() {
         Err(status) => status,
     };
     assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+/// Returns a report of requests to the target at this port of upstream `a`.
+fn load(id: &str, port: u32, requests: u64) -> LoadStatsRequest {
+    let socket = SocketAddress {
+        address: "127.0.0.1".to_owned(),
+        port_specifier: Some(PortSpecifier::PortValue(port)),
+        ..Default::default()
+    };
+    let endpoint = UpstreamEndpointStats {
+        address: Some(Address { address: Some(address::Address::SocketAddress(socket)) }),
+        total_successful_requests: requests,
+        total_issued_requests: requests,
+        ..Default::default()
+    };
+    let locality = UpstreamLocalityStats {
+        total_successful_requests: requests,
+        upstream_endpoint_stats: vec![endpoint],
+        ..Default::default()
+    };
+    let cluster = ClusterStats {
+        cluster_name: "a".to_owned(),
+        upstream_locality_stats: vec![locality],
+        ..Default::default()
+    };
+    LoadStatsRequest { node: node(id), cluster_stats: vec![cluster] }
+}
+
+/// Opens a stream of load reports, and returns the sender of reports and the report interval in seconds.
+async fn reporter(
+    address: SocketAddr,
+    id: &str,
+) -> (mpsc::Sender<LoadStatsRequest>, Streaming<LoadStatsResponse>, i64) {
+    let (requests, outgoing) = mpsc::channel(4);
+    requests.send(LoadStatsRequest { node: node(id), ..Default::default() }).await.unwrap();
+    let mut client = LoadReportingServiceClient::new(channel(address).await);
+    let mut responses = client.stream_load_stats(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let told = timeout(PATIENCE, responses.message()).await.unwrap().unwrap().unwrap();
+    (requests, responses, told.load_reporting_interval.unwrap().seconds)
+}
+
+#[tokio::test]
+async fn reports_of_nodes_without_a_discovery_stream_move_nothing() {
+    let understudy = understudy().await;
+    let change = json!({"failback": "manual"});
+    assert_eq!(understudy.patch("/upstreams/a", change).await.0, 200);
+    let standby = json!({"target": "127.0.0.1:8", "failover": true});
+    assert_eq!(understudy.post("/upstreams/a/targets", standby).await.0, 201);
+    let mut honest = Good::holding(&understudy, "honest").await;
+    let (honestly, _kept, interval) = reporter(understudy.xds, "honest").await;
+    assert_eq!(interval, 1);
+    honestly.send(load("honest", 9, 100)).await.unwrap();
+    let serving = async |priority: u32| {
+        eventually(PATIENCE, "the honest one counts", async || {
+            let (_, health) = understudy.get("/upstreams/a/health").await;
+            let serves = health["serving_priority"] == priority;
+            if serves { Ok(health) } else { Err(health.to_string()) }
+        })
+        .await
+    };
+    serving(0).await;
+
+    // One in the name of an Envoy that holds nothing, and two of nobody, that all see the standby serve.
+    let _idle = Good::connect(understudy.xds, "idle").await;
+    let ids = ["idle", "nobody-1", "nobody-2"];
+    let mut made_up = Vec::new();
+    let opened = join_all(ids.map(|id| reporter(understudy.xds, id))).await;
+    for (id, (requests, responses, interval)) in ids.into_iter().zip(opened) {
+        assert_eq!(interval, 10, "{id} has no share of the budget");
+        for _ in 0..3 {
+            requests.send(load(id, 8, 1_000_000)).await.unwrap();
+        }
+        made_up.push((requests, responses));
+    }
+    eventually(PATIENCE, "they are shown", async || {
+        let (_, fleet) = understudy.get("/fleet").await;
+        let unknown = fleet["unknown_reporters"].as_array().cloned().unwrap_or_default();
+        let mut seen: Vec<_> = unknown.iter().map(|it| (it["id"].clone(), it["reports"].clone())).collect();
+        seen.sort_by_key(|(id, _)| id.to_string());
+        let expected =
+            [("idle", 3), ("nobody-1", 3), ("nobody-2", 3)].map(|(id, reports)| (json!(id), json!(reports)));
+        if seen == expected { Ok(()) } else { Err(fleet.to_string()) }
+    })
+    .await;
+    honestly.send(load("honest", 9, 100)).await.unwrap();
+    let health = serving(0).await;
+    assert_eq!((&health["hold"], &health["nodes"][0]["id"]), (&Value::Null, &json!("honest")), "{health}");
+    assert_eq!(health["nodes"].as_array().map(Vec::len), Some(1), "{health}");
+    assert_eq!(understudy.get("/failovers").await.1["items"], json!([]));
+    honest.goes_on(&understudy, 101).await;
+
+    // What the honest one says does count, and so do those of a node that comes to hold the cluster.
+    let _late = Good::holding(&understudy, "nobody-1").await;
+    made_up[1].0.send(load("nobody-1", 8, 1_000_000)).await.unwrap();
+    honestly.send(load("honest", 8, 100)).await.unwrap();
+    serving(1).await;
 }
 
 /// Returns the report that an endpoint is unhealthy, in the form of Envoy's; `cluster` is the name of its
@@ -317,7 +431,17 @@ async fn rule_57_health_is_asked_for_and_what_is_found_is_noted() {
     let understudy = understudy().await;
     let channel = channel(understudy.xds).await;
     let mut client = HealthDiscoveryServiceClient::new(channel.clone());
-    let (requests, mut responses) = offer(&channel, "edge-1").await;
+    // A node without clusters is not asked, until it holds some.
+    let (_idle, mut responses) = offer(&channel, "edge-1").await;
+    let asked = responses.message().await.unwrap().unwrap();
+    assert!(asked.interval.unwrap().seconds > 1_000, "{asked:?}");
+    let _good = Good::holding(&understudy, "edge-1").await;
+    assert_eq!(responses.message().await.unwrap().unwrap().interval.unwrap().seconds, 1);
+    // A second stream of the node waits for the first.
+    let (requests, mut second) = offer(&channel, "edge-1").await;
+    assert!(second.message().await.unwrap().unwrap().interval.unwrap().seconds > 1_000);
+    drop((_idle, responses));
+    let mut responses = second;
     let asked = responses.message().await.unwrap().unwrap();
     assert_eq!(asked.interval.unwrap().seconds, 1);
     assert!(asked.cluster_health_checks.is_empty(), "nobody stands by: {asked:?}");
@@ -383,8 +507,9 @@ async fn rule_57_those_who_should_not_check_are_told_so_until_they_should() {
     let standby = json!({"target": "127.0.0.1:8", "failover": true});
     assert_eq!(understudy.post("/upstreams/a/targets", standby).await.0, 201);
     let channel = channel(understudy.xds).await;
-    let mut offers = Vec::new();
+    let (mut offers, mut all) = (Vec::new(), Vec::new());
     for number in 0..6 {
+        all.push(Good::holding(&understudy, &format!("edge-{number}")).await);
         let (requests, mut responses) = offer(&channel, &format!("edge-{number}")).await;
         let asked = responses.message().await.unwrap().unwrap();
         assert_eq!(asked.cluster_health_checks.len(), usize::from(number < 5), "{number}: {asked:?}");
@@ -673,6 +798,78 @@ async fn rule_48_who_asks_for_100_000_names_is_answered_in_pieces_and_the_rest_g
 
     let (after, _) = understudy.process().memory();
     assert!(after < before + 150, "{before} MiB before, {after} MiB after");
+}
+
+/// Returns a first request for this number of endpoints that do not exist.
+fn ask_for(id: &str, prefix: &str, count: usize) -> DeltaDiscoveryRequest {
+    let names: Vec<String> = (0..count).map(|number| format!("{prefix}-{number}")).collect();
+    DeltaDiscoveryRequest::ask(id, ENDPOINTS, &names.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Opens a delta stream over a connection of its own.
+async fn delta(address: SocketAddr, first: DeltaDiscoveryRequest) -> Stream<DeltaDiscoveryRequest> {
+    let mut ads = AggregatedDiscoveryServiceClient::new(channel(address).await);
+    open!(ads, delta_aggregated_resources, first)
+}
+
+#[tokio::test]
+async fn names_are_bounded_for_each_node_and_connection() {
+    let names = NameLimits { node: 1_000, connection: 1_500, all: 1_000_000 };
+    let address = limited(StreamLimits { names, ..StreamLimits::default() }).await;
+    let mut good = Good::connect(address, "good").await;
+    good.stream.next().await.unwrap();
+    let refused = async |stream: &mut Stream<DeltaDiscoveryRequest>, words: &str| {
+        let status = stream.next().await.expect_err("it asks for too much");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(status.message().contains(words), "{status}");
+    };
+    refused(&mut delta(address, ask_for("greedy", "x", 1_001)).await, "a node may ask for 1000").await;
+    // Names of streams that ended do not count, those of streams over other connections do.
+    let mut first = delta(address, ask_for("greedy", "y", 700)).await;
+    assert_eq!(first.next().await.unwrap().removed_resources.len(), 700);
+    refused(&mut delta(address, ask_for("greedy", "z", 301)).await, "a node may ask for 1000").await;
+    let mut ads = AggregatedDiscoveryServiceClient::new(channel(address).await);
+    let mut one = open!(ads, delta_aggregated_resources, ask_for("n-1", "a", 800));
+    assert_eq!(one.next().await.unwrap().removed_resources.len(), 800);
+    let mut two = open!(ads, delta_aggregated_resources, ask_for("n-2", "b", 701));
+    refused(&mut two, "a connection may ask for 1500").await;
+    // The others over the connection, and all other clients, go on.
+    one.send(DeltaDiscoveryRequest::ask("", ENDPOINTS, &["a"])).await;
+    assert_eq!(one.next().await.unwrap().resources.len(), 1);
+    first.send(DeltaDiscoveryRequest::ask("", ENDPOINTS, &["a"])).await;
+    assert_eq!(first.next().await.unwrap().resources.len(), 1);
+}
+
+#[tokio::test]
+async fn clients_that_use_up_all_names_together_cost_no_other_client_a_name() {
+    let names = NameLimits { node: 1_000, connection: 1_000, all: 5_000 };
+    let address = limited(StreamLimits { names, ..StreamLimits::default() }).await;
+    let mut honest = delta(address, ask_for("honest", "first", 400)).await;
+    assert_eq!(honest.next().await.unwrap().removed_resources.len(), 400);
+    let mut hostile = Vec::new();
+    for number in 0..50 {
+        let mut stream = delta(address, ask_for(&format!("h-{number}"), &format!("h-{number}"), 1_000)).await;
+        // It is answered, or refused since it would have the most.
+        if stream.next().await.is_ok() {
+            hostile.push(stream);
+        }
+    }
+    assert!((4..=5).contains(&hostile.len()), "{} got their names", hostile.len());
+    // New names of the honest one, and of one that comes now.
+    let more: Vec<String> = (0..300).map(|number| format!("second-{number}")).collect();
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    honest.send(DeltaDiscoveryRequest::ask("", ENDPOINTS, &more)).await;
+    assert_eq!(honest.next().await.unwrap().removed_resources.len(), 300);
+    let mut late = delta(address, ask_for("late", "late", 500)).await;
+    assert_eq!(late.next().await.unwrap().removed_resources.len(), 500);
+    // One of the hostile ones made room.
+    let cut = hostile
+        .iter_mut()
+        .map(async |stream| timeout(Duration::from_secs(1), stream.responses.message()).await);
+    let cut = join_all(cut).await.into_iter().filter(|outcome| matches!(outcome, Ok(Err(_)))).count();
+    assert!(cut >= 1 && cut < hostile.len(), "{cut} of {} were cut off", hostile.len());
+    honest.send(DeltaDiscoveryRequest::ask("", ENDPOINTS, &["a"])).await;
+    assert_eq!(honest.next().await.unwrap().resources.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,8 @@ use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterStats, UpstreamEndpointStats, UpstreamLocalityStats,
 };
+use envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::envoy::service::health::v3 as hds;
 use envoy_types::pb::envoy::service::health::v3::health_check_request_or_endpoint_health_response::RequestType;
 use envoy_types::pb::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
@@ -67,7 +69,8 @@ pub(crate) async fn measure(
             sleep(Duration::from_secs(1) * u32::try_from(number)? / RAMP).await;
             let channel = Endpoint::from_shared(url)?.connect().await?;
             let checks = checks(channel.clone(), number, begun.clone());
-            tokio::try_join!(loads(channel, first, report, begun, &heard), checks).map(drop)
+            let clusters = clusters(channel.clone(), number);
+            tokio::try_join!(loads(channel, first, report, begun, &heard), checks, clusters).map(drop)
         });
     }
     sleep(Duration::from_secs(2) + Duration::from_secs(1) * u32::try_from(streams)? / RAMP).await;
@@ -100,6 +103,19 @@ pub(crate) async fn measure(
             ..row("memory more than before the first")
         },
     ])
+}
+
+/// Asks for all clusters in the name of one Envoy, and acknowledges them: reports on others do not count.
+async fn clusters(channel: Channel, number: usize) -> anyhow::Result<()> {
+    let mut client = ClusterDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
+    let (requests, outgoing) = mpsc::channel(1);
+    requests.send(DeltaDiscoveryRequest { node: Some(node(number)), ..Default::default() }).await?;
+    let mut responses = client.delta_clusters(ReceiverStream::new(outgoing)).await?.into_inner();
+    while let Some(response) = responses.message().await? {
+        let response_nonce = response.nonce;
+        requests.send(DeltaDiscoveryRequest { response_nonce, ..Default::default() }).await?;
+    }
+    anyhow::bail!("the server ended the stream")
 }
 
 /// Sends the load reports of one Envoy, at the interval that the server set last.

@@ -64,6 +64,15 @@ impl Snapshot {
         &self.sets[resource_type as usize]
     }
 
+    /// Derives the snapshot without private secrets: keys and the like, but not certificate authorities. None if it
+    /// has none.
+    pub fn without_private_secrets(&self) -> Option<Self> {
+        let public = self.set(ResourceType::Secret).without_private()?;
+        let mut sets = self.sets.clone();
+        sets[ResourceType::Secret as usize].clone_from(public);
+        Some(Self { sets })
+    }
+
     /// True if nothing but endpoints differs.
     pub fn is_alike(&self, other: &Self) -> bool {
         let mut others = ResourceType::ALL.into_iter().filter(|it| *it != ResourceType::Endpoints);

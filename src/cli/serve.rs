@@ -100,14 +100,17 @@ struct PortTlsOptions {
     #[arg(long, env = "UNDERSTUDY_XDS_CLIENT_CA", value_name = "FILE", requires = "xds_tls_cert")]
     xds_client_ca: Option<PathBuf>,
     /// Subject alternative name that an Envoy's certificate must have: san-equals-node-id,
-    /// san-equals-node-cluster, any, or a pattern such as spiffe://example.org/{cluster}/{id}
+    /// san-equals-node-cluster, any, or a pattern such as spiffe://example.org/{cluster}/{id}; placeholders are {id},
+    /// {cluster}, {region}, {zone} and {metadata.KEY}. May be given several times (in the variable: with commas):
+    /// each must hold
     #[arg(
         long,
         env = "UNDERSTUDY_XDS_NODE_IDENTITY",
         value_name = "RULE",
+        value_delimiter = ',',
         default_value = "san-equals-node-id"
     )]
-    xds_node_identity: IdentityRule,
+    xds_node_identity: Vec<IdentityRule>,
     /// Certificate for clients of the admin API
     #[arg(long, env = "UNDERSTUDY_ADMIN_TLS_CERT", value_name = "FILE", requires = "admin_tls_key")]
     admin_tls_cert: Option<PathBuf>,
@@ -158,7 +161,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         insecure: options.insecure,
         require_if_match: options.require_if_match,
         xds_tls: files(options.tls.xds_tls_cert, options.tls.xds_tls_key, options.tls.xds_client_ca),
-        node_identity: options.tls.xds_node_identity,
+        node_identity: options.tls.xds_node_identity.into_iter().collect(),
         admin_tls: files(options.tls.admin_tls_cert, options.tls.admin_tls_key, options.tls.admin_client_ca),
         require_token: options.require_token,
         requests_per_second: options.rate_limit,

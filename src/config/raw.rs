@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 
 use crate::config::code;
 use crate::config::code::{MISSING_FIELD, WRONG_TYPE, WRONG_VALUE};
+use crate::config::secret;
 use crate::config::tree::{self, Node, Value};
 use crate::config::{Fault, Path, near};
 use crate::envoy::{self, ResourceType, descriptors, json};
@@ -32,6 +33,8 @@ pub struct Resource {
     pub message: Arc<[u8]>,
     /// Other resources that it refers to.
     pub references: Vec<Reference>,
+    /// True if it has the text of a secret.
+    pub has_secret: bool,
 }
 
 impl Resource {
@@ -61,6 +64,8 @@ pub struct Patch {
     pub name: String,
     /// JSON that is merged into the resource's JSON form: lists are replaced, null removes.
     pub merge: serde_json::Value,
+    /// True if it has the text of a secret.
+    pub has_secret: bool,
 }
 
 /// Returns the key of a raw resource, which is unique among them.
@@ -120,6 +125,7 @@ pub fn resource(node: &Node, path: &Path, expected: Option<ResourceType>) -> Res
     if let Some(fields) = body.as_object_mut() {
         fields.remove(TYPE);
     }
+    let has_secret = secret::is_in(&body);
     let message: Arc<[u8]> = json::to_bytes(body, &descriptor)
         .map_err(|error| vec![Fault::new(WRONG_VALUE, error).at(path.clone(), node.span)])?
         .into();
@@ -132,7 +138,7 @@ pub fn resource(node: &Node, path: &Path, expected: Option<ResourceType>) -> Res
             name,
         }));
     }
-    Ok(Resource { resource_type, key: key(resource_type, &name).into(), message, references })
+    Ok(Resource { resource_type, key: key(resource_type, &name).into(), message, references, has_secret })
 }
 
 /// Returns the name of a resource, if it has one.
@@ -237,7 +243,11 @@ pub(super) fn patch(node: &Node, path: &Path) -> (Option<Patch>, Vec<Fault>) {
     fit.message(merge, &descriptors::served(resource_type), &path.key("merge"));
     faults.extend(fit.faults);
     match name.filter(|_| faults.is_empty()) {
-        Some(name) => (Some(Patch { resource_type, name, merge: merge.to_json() }), faults),
+        Some(name) => {
+            let merge = merge.to_json();
+            let has_secret = secret::is_in(&merge);
+            (Some(Patch { resource_type, name, merge, has_secret }), faults)
+        }
         None => (None, faults),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use serde_json::Value;
+
 use crate::config::Fault;
 use crate::config::{Path, Step};
 
@@ -117,6 +119,39 @@ fn spellings(key: &str) -> [String; 2] {
     [key.to_owned(), words.fold(first, |key, word| key + &word[..1].to_ascii_uppercase() + &word[1..])]
 }
 
+/// True if Envoy's JSON has the text of a secret: a private key, or another value that is marked as sensitive.
+/// Headers that carry credentials do not count.
+pub fn is_in(body: &Value) -> bool {
+    has_text(body, SecretTexts::None)
+}
+
+/// Texts of a value that are secrets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SecretTexts {
+    None,
+    /// Texts that are given inline.
+    Inline,
+    All,
+}
+
+fn has_text(value: &Value, secret: SecretTexts) -> bool {
+    match value {
+        Value::Object(fields) => fields.iter().any(|(key, value)| {
+            let below = match secret {
+                SecretTexts::All => SecretTexts::All,
+                _ if is_text(key) => SecretTexts::All,
+                SecretTexts::Inline if is_inline(key) => SecretTexts::All,
+                _ if is_data_source(key) => SecretTexts::Inline,
+                other => other,
+            };
+            has_text(value, below)
+        }),
+        Value::Array(items) => items.iter().any(|item| has_text(item, secret)),
+        Value::String(text) => secret == SecretTexts::All && !text.is_empty(),
+        _ => false,
+    }
+}
+
 /// True if a text at this path may be a secret, even a misplaced one.
 pub fn may_be_at(path: &Path) -> bool {
     let is_secret = |step: &Step| match step {
@@ -141,4 +176,29 @@ pub(super) fn discreet(mut fault: Fault) -> Fault {
         fault.help = fault.help.filter(|help| !help.contains("quote"));
     }
     fault
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn texts_of_secrets_are_found_wherever_they_are() {
+        for (body, expected) in [
+            (json!({"name": "web"}), false),
+            (json!({"private_key": {"inline_string": "PEM"}}), true),
+            (json!({"filters": [{"typed_config": {"privateKey": {"inlineBytes": "UEVN"}}}]}), true),
+            (json!({"private_key": {"filename": "/etc/key.pem"}}), false),
+            (json!({"private_key": {"inline_string": ""}}), false),
+            (json!({"certificate_chain": {"inline_string": "PEM"}}), false),
+            (json!({"trusted_ca": {"inline_string": "PEM"}}), false),
+            (json!({"session_ticket_keys": {"keys": [{"inline_bytes": "AAAA"}]}}), true),
+            (json!({"credentials": {"token": "hush"}}), true),
+            (json!({"request_headers_to_add": [{"header": {"key": "authorization", "value": "x"}}]}), false),
+        ] {
+            assert_eq!(is_in(&body), expected, "{body}");
+        }
+    }
 }

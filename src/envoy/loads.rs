@@ -6,31 +6,23 @@
 
 use std::net::SocketAddr;
 
+use envoy_types::pb::envoy::config::core::v3 as core;
+use prost::Message as _;
+
 use crate::envoy::fields::{ReadError, WireField, each_field, socket_of, text};
 use crate::envoy::load_totals::LoadTotals;
+use crate::envoy::node::Node;
 
 /// Contents of a `LoadStatsRequest`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoadReport {
-    /// Node that reports. Envoy repeats it in every report.
-    pub node: Option<Sender>,
     /// Sums over all clusters.
     pub totals: LoadTotals,
     /// Concatenated names of all clusters.
     names: String,
     clusters: Vec<ClusterSpan>,
     loads: Vec<EndpointLoad>,
-}
-
-/// Contents of a `Node`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sender {
-    /// Field `id`.
-    pub id: String,
-    /// Field `cluster`.
-    pub cluster: String,
-    /// Field `locality`: region, zone and sub-zone. Unset ones are empty.
-    pub place: [String; 3],
+    left_out: usize,
 }
 
 /// End of a cluster's name and loads. They begin at the end of the previous cluster.
@@ -67,22 +59,32 @@ pub struct EndpointLoad {
 }
 
 impl LoadReport {
-    /// Reads an encoded `LoadStatsRequest`.
+    /// Reads an encoded `LoadStatsRequest`, without the clusters for whose name `counts` is false.
     ///
     /// # Errors
     ///
     /// Returns an error if the bytes are not such a message.
-    pub fn read(encoded: &[u8]) -> Result<Self, ReadError> {
+    pub fn read(encoded: &[u8], counts: impl Fn(&str) -> bool) -> Result<Self, ReadError> {
         let mut report = Self::default();
         each_field(encoded, |field| match field {
-            WireField::Bytes(1, node) => {
-                report.node = Some(node_of(node)?);
-                Ok(())
-            }
-            WireField::Bytes(2, cluster) => report.read_cluster(cluster),
+            WireField::Bytes(2, cluster) => report.read_cluster(cluster, &counts),
             _ => Ok(()),
         })?;
         Ok(report)
+    }
+
+    /// Reads the node in an encoded `LoadStatsRequest`. Envoy repeats it in every report.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the bytes are not such a message.
+    pub fn read_node(encoded: &[u8]) -> Result<Node, ReadError> {
+        let mut node = core::Node::default();
+        each_field(encoded, |field| match field {
+            WireField::Bytes(1, encoded) => Ok(node.merge(encoded)?),
+            _ => Ok(()),
+        })?;
+        Ok(node.into())
     }
 
     /// Iterates over the clusters, in the order of the report.
@@ -101,13 +103,19 @@ impl LoadReport {
         self.clusters.len()
     }
 
+    /// Returns the number of clusters that were left out.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
     /// True if there are no clusters.
     pub fn is_empty(&self) -> bool {
         self.clusters.is_empty()
     }
 
-    /// Appends a `ClusterStats`.
-    fn read_cluster(&mut self, encoded: &[u8]) -> Result<(), ReadError> {
+    /// Appends a `ClusterStats` if it counts.
+    fn read_cluster(&mut self, encoded: &[u8], counts: &impl Fn(&str) -> bool) -> Result<(), ReadError> {
+        let (begin, loads, totals) = (self.names.len(), self.loads.len(), self.totals);
         let (mut seconds, mut in_progress) = (1.0, 0);
         each_field(encoded, |field| match field {
             WireField::Bytes(1, name) => {
@@ -121,6 +129,13 @@ impl LoadReport {
             }
             _ => Ok(()),
         })?;
+        if !counts(&self.names[begin..]) {
+            self.names.truncate(begin);
+            self.loads.truncate(loads);
+            self.totals = totals;
+            self.left_out += 1;
+            return Ok(());
+        }
         self.totals = self.totals.plus(LoadTotals::of_report(0, 0, in_progress, seconds));
         let span = ClusterSpan { name: self.names.len(), loads: self.loads.len(), seconds, in_progress };
         self.clusters.push(span);
@@ -159,34 +174,6 @@ fn load(encoded: &[u8]) -> Result<Option<EndpointLoad>, ReadError> {
         Ok(())
     })?;
     Ok(socket.filter(|_| success > 0 || errors > 0).map(|socket| EndpointLoad { socket, success, errors }))
-}
-
-/// Reads a `Node`.
-fn node_of(encoded: &[u8]) -> Result<Sender, ReadError> {
-    let mut node = Sender::default();
-    each_field(encoded, |field| {
-        match field {
-            WireField::Bytes(1, id) => text(id)?.clone_into(&mut node.id),
-            WireField::Bytes(2, cluster) => text(cluster)?.clone_into(&mut node.cluster),
-            WireField::Bytes(4, locality) => read_locality_names(locality, &mut node.place)?,
-            _ => {}
-        }
-        Ok(())
-    })?;
-    Ok(node)
-}
-
-/// Reads a `Locality`.
-fn read_locality_names(encoded: &[u8], [region, zone, sub_zone]: &mut [String; 3]) -> Result<(), ReadError> {
-    each_field(encoded, |field| {
-        match field {
-            WireField::Bytes(1, name) => text(name)?.clone_into(region),
-            WireField::Bytes(2, name) => text(name)?.clone_into(zone),
-            WireField::Bytes(3, name) => text(name)?.clone_into(sub_zone),
-            _ => {}
-        }
-        Ok(())
-    })
 }
 
 /// Reads a `Duration` in seconds. The result is at least a millisecond, so that rates stay finite.
@@ -263,7 +250,7 @@ mod tests {
     }
 
     fn read(request: &LoadStatsRequest) -> LoadReport {
-        LoadReport::read(&request.encode_to_vec()).expect("it is one")
+        LoadReport::read(&request.encode_to_vec(), |_| true).expect("it is one")
     }
 
     #[test]
@@ -282,8 +269,9 @@ mod tests {
             ],
         };
         let report = read(&request);
-        let place = ["eu", "a", ""].map(str::to_owned);
-        assert_eq!(report.node, Some(Sender { id: "edge-1".into(), cluster: "edge".into(), place }));
+        let node = LoadReport::read_node(&request.encode_to_vec()).expect("it has one");
+        assert_eq!((node.id.as_str(), node.cluster.as_str()), ("edge-1", "edge"));
+        assert_eq!((node.locality.region.as_str(), node.locality.zone.as_str()), ("eu", "a"));
         assert_eq!((report.totals.requests, report.totals.errors, report.len()), (13, 3, 3));
         assert_eq!(
             words(&report),
@@ -296,8 +284,23 @@ mod tests {
     }
 
     #[test]
+    fn clusters_that_do_not_count_leave_nothing() {
+        let stats = |name: &str, success| cluster(name, vec![endpoint("10.0.0.1", success, 1)]);
+        let request = |names: &[(&str, u64)]| LoadStatsRequest {
+            node: None,
+            cluster_stats: names.iter().map(|(name, success)| stats(name, *success)).collect(),
+        };
+        let all = request(&[("alien", 5), ("shop", 7), ("stranger", 11)]).encode_to_vec();
+        let report = LoadReport::read(&all, |name| name == "shop").expect("it is one");
+        let alone = read(&request(&[("shop", 7)]));
+        assert_eq!((words(&report), report.totals), (words(&alone), alone.totals));
+        assert_eq!((report.len(), report.left_out()), (1, 2));
+    }
+
+    #[test]
     fn nothing_is_a_report_without_clusters() {
-        assert_eq!(LoadReport::read(&[]).expect("it is one"), LoadReport::default());
+        assert_eq!(LoadReport::read(&[], |_| true).expect("it is one"), LoadReport::default());
+        assert_eq!(LoadReport::read_node(&[]).expect("it is one").id, "");
     }
 
     #[test]
@@ -323,7 +326,7 @@ mod tests {
                 encoded[index] = byte;
             }
             encoded.truncate(cut.index(encoded.len() + 1));
-            if let Ok(report) = LoadReport::read(&encoded) {
+            if let Ok(report) = LoadReport::read(&encoded, |_| true) {
                 prop_assert_eq!(report.clusters().count(), report.len());
             }
         }

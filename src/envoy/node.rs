@@ -4,7 +4,8 @@
 //! Protocol Overview"), so the needed fields are copied then. The rest of that message, some 60 KB of
 //! extension names, is dropped at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::str::FromStr;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -36,6 +37,69 @@ pub struct Locality {
     pub sub_zone: String,
 }
 
+/// Field of a node by which fleets are selected, and for which a certificate may vouch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeField {
+    /// Field `node.cluster`.
+    Cluster,
+    /// Field `node.id`.
+    Id,
+    /// Region of the locality.
+    Region,
+    /// Zone of the locality.
+    Zone,
+    /// Text at this key of `node.metadata`.
+    Metadata(String),
+}
+
+impl fmt::Display for NodeField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster => f.write_str("cluster"),
+            Self::Id => f.write_str("id"),
+            Self::Region => f.write_str("region"),
+            Self::Zone => f.write_str("zone"),
+            Self::Metadata(key) => write!(f, "metadata.{key}"),
+        }
+    }
+}
+
+impl FromStr for NodeField {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "cluster" => Ok(Self::Cluster),
+            "id" => Ok(Self::Id),
+            "region" => Ok(Self::Region),
+            "zone" => Ok(Self::Zone),
+            _ => match text.strip_prefix("metadata.") {
+                Some(key) if !key.is_empty() => Ok(Self::Metadata(key.to_owned())),
+                _ => Err(()),
+            },
+        }
+    }
+}
+
+/// Fields of nodes that are known to be true, since certificates vouch for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VouchedFields {
+    /// All fields: every client is trusted to be what it says.
+    All,
+    /// These fields alone.
+    Only(BTreeSet<NodeField>),
+}
+
+impl VouchedFields {
+    /// True if the field is among them.
+    pub fn include(&self, field: &NodeField) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(fields) => fields.contains(field),
+        }
+    }
+}
+
 impl FromStr for Locality {
     type Err = String;
 
@@ -52,6 +116,19 @@ impl FromStr for Locality {
 }
 
 impl Node {
+    /// Returns a field; none if the node does not have it. Only metadata may be empty.
+    pub fn field(&self, field: &NodeField) -> Option<&str> {
+        let given = |text: &'_ String| !text.is_empty();
+        let text = match field {
+            NodeField::Cluster => Some(&self.cluster).filter(|text| given(text)),
+            NodeField::Id => Some(&self.id).filter(|text| given(text)),
+            NodeField::Region => Some(&self.locality.region).filter(|text| given(text)),
+            NodeField::Zone => Some(&self.locality.zone).filter(|text| given(text)),
+            NodeField::Metadata(key) => self.metadata.get(key),
+        };
+        text.map(String::as_str)
+    }
+
     /// Returns its size in bytes of text.
     pub fn weight(&self) -> usize {
         let Locality { region, zone, sub_zone } = &self.locality;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::document::{self, Declared};
-use crate::envoy::node::Node;
+use crate::envoy::node::{Node, NodeField};
 use crate::model::matching::StringMatch;
 use crate::model::name::Name;
 use crate::model::place::{FaultCollector, FaultPlace};
@@ -19,30 +19,15 @@ pub struct Fleet {
     select: BTreeMap<NodeField, StringMatch>,
 }
 
-/// Field of a node that a fleet may match.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum NodeField {
-    Cluster,
-    Id,
-    Region,
-    Zone,
-    Metadata(String),
-}
-
 impl Fleet {
     /// True if the node matches this fleet. It belongs to it unless a fleet declared earlier selects it too.
     pub fn selects(&self, node: &Node) -> bool {
-        let given = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
-        self.select.iter().all(|(field, expected)| {
-            let value = match field {
-                NodeField::Cluster => given(&node.cluster),
-                NodeField::Id => given(&node.id),
-                NodeField::Region => given(&node.locality.region),
-                NodeField::Zone => given(&node.locality.zone),
-                NodeField::Metadata(key) => node.metadata.get(key).cloned(),
-            };
-            expected.matches(value.as_deref())
-        })
+        self.select.iter().all(|(field, expected)| expected.matches(node.field(field)))
+    }
+
+    /// Iterates over the fields of a node that decide if it matches this fleet.
+    pub fn selecting_fields(&self) -> impl Iterator<Item = &NodeField> {
+        self.select.keys()
     }
 
     /// True if it has the same conditions as another fleet.

@@ -5,4 +5,5 @@ pub mod connection;
 pub mod guard;
 pub mod limits;
 pub mod meter;
+pub mod names;
 pub mod reader;

@@ -4,6 +4,7 @@ pub mod client_status;
 pub mod discovery;
 pub mod grpc;
 pub mod health_discovery;
+pub mod holdings;
 pub mod load_report;
 mod reflection;
 
@@ -52,9 +53,11 @@ pub async fn serve(
 /// Builds the routes of discovery and of the services beside it.
 async fn routes(discovery: DiscoveryService) -> Routes {
     let (cache, nodes, guard) = (discovery.cache(), discovery.nodes(), discovery.guard());
-    let load_reports = LoadReports::new(nodes.clone(), guard.clone());
-    let health_discovery = HealthDiscovery::new(cache.clone(), nodes.clone(), guard.clone());
-    let statuses = ClientStatuses { cache: cache.clone(), nodes: nodes.clone() };
+    let holdings = discovery.holdings();
+    let load_reports = LoadReports::new(nodes.clone(), guard.clone(), holdings.clone());
+    let health_discovery =
+        HealthDiscovery::new(cache.clone(), nodes.clone(), guard.clone(), holdings.clone());
+    let statuses = ClientStatuses { cache: cache.clone(), nodes: nodes.clone(), guard: guard.clone() };
     let (reporter, health) = tonic_health::server::health_reporter();
     for service in reflection::SERVICES {
         reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;

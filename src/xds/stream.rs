@@ -4,6 +4,7 @@
 //! plain structs.
 
 pub mod delta;
+pub mod held;
 pub mod names;
 pub mod order;
 #[cfg(test)]

@@ -10,23 +10,34 @@ use crate::harness::{Backend, Envoy, PATIENCE, Understudy, eventually, free_port
 use crate::stage::{checkout, create};
 use crate::tls::{CertificateAuthority, CertifiedKey};
 
-fn write(directory: &Path, name: &str, pair: &CertifiedKey) {
+pub(crate) fn write(directory: &Path, name: &str, pair: &CertifiedKey) {
     fs::write(directory.join(format!("{name}.key")), &pair.key).expect("the directory is ours");
     fs::write(directory.join(format!("{name}.pem")), &pair.chain).expect("the directory is ours");
 }
 
-/// Returns the bootstrap of an Envoy that shows this certificate.
+/// Returns the bootstrap of an Envoy of cluster `edge` that shows this certificate.
 fn bootstrap(understudy: &Understudy, directory: &Path, id: &str, certificate: &str) -> String {
+    bootstrap_of(understudy, directory, (id, "edge"), certificate, &[])
+}
+
+/// Returns the bootstrap of an Envoy of this id and cluster that shows this certificate, with further options.
+pub(crate) fn bootstrap_of(
+    understudy: &Understudy,
+    directory: &Path,
+    (id, cluster): (&str, &str),
+    certificate: &str,
+    more: &[&str],
+) -> String {
     let path = |name: &str| directory.join(name).display().to_string();
     let xds = understudy.xds.to_string();
-    let arguments = ["bootstrap", "--xds", &xds, "--node-id", id, "--node-cluster", "edge"];
+    let arguments = ["bootstrap", "--xds", &xds, "--node-id", id, "--node-cluster", cluster];
     let files = [
         ("--xds-ca", path("ca.pem")),
         ("--xds-client-cert", path(&format!("{certificate}.pem"))),
         ("--xds-client-key", path(&format!("{certificate}.key"))),
     ];
     let mut command = self::understudy(&arguments);
-    command.args(["--envoy-admin", "127.0.0.1:0"]);
+    command.args(["--envoy-admin", "127.0.0.1:0"]).args(more);
     for (option, file) in files {
         command.args([option, &file]);
     }

@@ -27,6 +27,7 @@ mod failover;
 mod hash;
 mod howto;
 mod https;
+mod identity;
 mod input;
 mod live;
 mod locality;

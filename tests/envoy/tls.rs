@@ -213,6 +213,12 @@ impl TlsClient {
         Self(Arc::new(config))
     }
 
+    /// Returns what makes connections of this client.
+    #[allow(dead_code, reason = "the tests with Envoys use it")]
+    pub(crate) fn connector(&self) -> TlsConnector {
+        TlsConnector::from(self.0.clone())
+    }
+
     /// Sends a GET of `/` to the server with this name, on a connection of its own. An IP address is not
     /// requested as a name.
     pub(crate) async fn get(&self, port: u16, name: &str) -> Result<TlsResponse, String> {

@@ -12,6 +12,8 @@ use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::state::Admin;
 use crate::build::Build;
+use crate::build::secrecy::SecretAccess;
+use crate::envoy::node::VouchedFields;
 use crate::failover::ledger::Ledger;
 use crate::nodes::status::{self, Presence, RecordedStatus};
 
@@ -28,6 +30,22 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
 #[derive(Debug, Serialize, JsonSchema)]
 struct FleetView {
     nodes: Vec<FleetNodeView>,
+    /// Clients that report load in the name of nodes without a discovery stream that holds clusters. Their reports
+    /// do not count.
+    unknown_reporters: Vec<UnknownReporterView>,
+}
+
+/// Client that reports load in the name of a node without a discovery stream that holds clusters.
+#[derive(Debug, Serialize, JsonSchema)]
+struct UnknownReporterView {
+    /// Node id that it states.
+    id: String,
+    /// Remote address of the connection, if known.
+    address: Option<String>,
+    /// Time since which it is listed.
+    since: String,
+    /// Number of reports that did not count.
+    reports: u64,
 }
 
 /// Envoy: its newest stream, or its last status.
@@ -50,6 +68,9 @@ struct FleetNodeView {
     last_load_report: Option<String>,
     /// Version of Envoy.
     envoy_version: String,
+    /// True if it gets no keys of its fleet (or nothing at all, if resources have some within): its certificate does
+    /// not vouch for what selects the fleet.
+    secrets_withheld: bool,
     /// Upstreams that a standby serves there; null if it does not report its load.
     on_standby: Option<Vec<String>>,
     /// Status by the plural of the type.
@@ -114,7 +135,7 @@ impl From<&RecordedStatus> for TypeView {
 }
 
 impl FleetNodeView {
-    fn new(presence: &Presence, build: &Build, ledger: &Ledger) -> Self {
+    fn new(presence: &Presence, build: &Build, vouched: &VouchedFields, ledger: &Ledger) -> Self {
         let Presence { node, .. } = presence;
         let is_connected = presence.disconnected_at.is_none();
         let on_standby = presence.last_load_report.map(|_| ledger.history.on_standby(&node.id).into_iter());
@@ -128,6 +149,7 @@ impl FleetNodeView {
             disconnected_at: presence.disconnected_at.map(|at| at.to_string()),
             last_load_report: presence.last_load_report.map(|at| at.to_string()),
             envoy_version: node.version.clone(),
+            secrets_withheld: build.secret_access(node, vouched) != SecretAccess::Full,
             on_standby: on_standby.map(|upstreams| upstreams.map(ToString::to_string).collect()),
             types: presence.types.iter().map(|(kind, status)| (kind.plural(), status.into())).collect(),
         }
@@ -136,11 +158,16 @@ impl FleetNodeView {
 
 /// Handles `GET /fleet`.
 async fn list(State(admin): State<Admin>) -> Json<FleetView> {
-    let (build, ledger) = (admin.cache.live(), admin.supervisor.ledger());
+    let (build, vouched, ledger) = (admin.cache.live(), admin.cache.vouched(), admin.supervisor.ledger());
     let nodes = admin.nodes.nodes();
-    Json(FleetView {
-        nodes: nodes.iter().map(|presence| FleetNodeView::new(presence, &build, &ledger)).collect(),
-    })
+    let view = |presence: &Presence| FleetNodeView::new(presence, &build, &vouched, &ledger);
+    let unknown = admin.nodes.unknown_reporters().list().into_iter().map(|reporter| UnknownReporterView {
+        id: reporter.node,
+        address: reporter.address.map(|address| address.to_string()),
+        since: reporter.since.to_string(),
+        reports: reporter.reports,
+    });
+    Json(FleetView { nodes: nodes.iter().map(view).collect(), unknown_reporters: unknown.collect() })
 }
 
 /// Handles `GET /fleet/{node}`.
@@ -148,5 +175,6 @@ async fn read(State(admin): State<Admin>, Path(id): Path<String>) -> Result<Json
     let presence = admin.nodes.node(&id).ok_or_else(|| {
         Problem::not_found(&format!("no node `{id}` is connected or was within the last hour"))
     })?;
-    Ok(Json(FleetNodeView::new(&presence, &admin.cache.live(), &admin.supervisor.ledger())))
+    let (build, vouched) = (admin.cache.live(), admin.cache.vouched());
+    Ok(Json(FleetNodeView::new(&presence, &build, &vouched, &admin.supervisor.ledger())))
 }

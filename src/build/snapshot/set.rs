@@ -9,6 +9,7 @@ use imbl::OrdMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::build::snapshot::resource::{Resource, Variant, Version, put_field};
+use crate::envoy;
 use crate::memo::{ArcPtrEq, MapChange, changes};
 
 /// All resources of one type, sorted by name.
@@ -29,6 +30,8 @@ pub struct ResourceSet {
     pieces: OnceLock<Vec<Piece>>,
     changes: Recent<ResourceNames>,
     variations: Recent<Arc<Self>>,
+    /// Set without private secrets; none if there are none.
+    public: OnceLock<Option<Arc<Self>>>,
 }
 
 /// Results of comparing or combining a set with a few others, by the version of the other set.
@@ -99,6 +102,7 @@ impl ResourceSet {
             pieces: OnceLock::new(),
             changes: Mutex::default(),
             variations: Mutex::default(),
+            public: OnceLock::new(),
         }
     }
 
@@ -215,6 +219,17 @@ impl ResourceSet {
             let others = others.into_iter().filter(|other| !left_out.contains(&other.name));
             Arc::new(self.changed(&left_out, others))
         })
+    }
+
+    /// Derives the set without private secrets, for a set of secrets: once for all streams. None if there are no
+    /// private ones.
+    pub(super) fn without_private(&self) -> Option<&Arc<Self>> {
+        let make = || {
+            let private = self.iter().filter(|own| envoy::is_private(own.message()));
+            let private: Vec<Arc<str>> = private.map(|own| own.name.clone()).collect();
+            (!private.is_empty()).then(|| Arc::new(self.changed(&private, [])))
+        };
+        self.public.get_or_init(make).as_ref()
     }
 
     fn compare(&self, old: &Self) -> ResourceNames {

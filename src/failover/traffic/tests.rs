@@ -41,7 +41,7 @@ fn report(loads: &[(u8, u64, u64)]) -> LoadReport {
 
 fn read(cluster_stats: Vec<endpoint::ClusterStats>) -> LoadReport {
     let request = LoadStatsRequest { cluster_stats, ..Default::default() };
-    LoadReport::read(&request.encode_to_vec()).expect("it is one")
+    LoadReport::read(&request.encode_to_vec(), |_| true).expect("it is one")
 }
 
 fn stats(loads: &[(u8, u64, u64)]) -> Vec<endpoint::ClusterStats> {

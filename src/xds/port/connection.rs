@@ -11,10 +11,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(target_os = "linux")]
 use tokio::net::TcpStream;
@@ -47,6 +49,64 @@ pub struct ClientPeer {
     pub address: SocketAddr,
     /// Subject alternative names of its certificate; none if it presented no certificate.
     pub names: Option<Arc<CertificateNames>>,
+    /// Means to end the connection.
+    pub end: ConnectionEnd,
+}
+
+impl ClientPeer {
+    /// Creates the peer of a new connection.
+    pub fn new(address: SocketAddr, names: Option<Arc<CertificateNames>>) -> Self {
+        Self { address, names, end: ConnectionEnd::new(address) }
+    }
+}
+
+/// Means to end a connection with all its streams. Cheap to clone: clones share.
+#[derive(Debug, Clone)]
+pub struct ConnectionEnd(Arc<EndState>);
+
+#[derive(Debug)]
+struct EndState {
+    number: u64,
+    peer: SocketAddr,
+    is_ended: AtomicBool,
+    /// Waker of the task that reads from the connection.
+    reader: AtomicWaker,
+}
+
+impl ConnectionEnd {
+    /// Creates the end of a connection, with a number of its own.
+    pub fn new(peer: SocketAddr) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let (is_ended, reader) = (AtomicBool::new(false), AtomicWaker::new());
+        Self(Arc::new(EndState { number, peer, is_ended, reader }))
+    }
+
+    /// Creates the end of a connection that is not known, and so does not end.
+    pub fn unknown() -> Self {
+        Self::new(SocketAddr::from(([0, 0, 0, 0], 0)))
+    }
+
+    /// Returns the number of the connection, unique in this process.
+    pub fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    /// Returns the remote address.
+    pub fn peer(&self) -> SocketAddr {
+        self.0.peer
+    }
+
+    /// Ends the connection: its next read fails.
+    pub fn end(&self) {
+        self.0.is_ended.store(true, Ordering::Release);
+        self.0.reader.wake();
+    }
+
+    /// True if the connection was ended.
+    pub fn is_ended(&self) -> bool {
+        self.0.is_ended.load(Ordering::Acquire)
+    }
 }
 
 /// Default limit of the frame size in HTTP/2, in bytes. A frame of this size is usually followed by another.
@@ -70,7 +130,7 @@ struct PrefaceDeadline {
 
 impl ClientConnection {
     fn new(socket: MaybeTlsStream, address: SocketAddr, patience: Duration) -> Self {
-        let peer = ClientPeer { address, names: socket.names().map(Arc::new) };
+        let peer = ClientPeer::new(address, socket.names().map(Arc::new));
         let deadline = Box::pin(tokio::time::sleep(patience));
         Self { socket, peer, preface: Some(PrefaceDeadline { missing: PREFACE, deadline }), held_back: false }
     }
@@ -112,6 +172,10 @@ impl AsyncRead for ClientConnection {
     ) -> Poll<io::Result<()>> {
         // A connection is polled for reading before it is polled for writing, whenever it is woken.
         self.release();
+        self.peer.end.0.reader.register(context.waker());
+        if self.peer.end.is_ended() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
         let Some(preface) = &mut self.preface else { return polled };

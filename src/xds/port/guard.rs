@@ -4,7 +4,8 @@
 //! ([`Admission`]), the bytes held for incomplete requests ([`BufferMeter`]), the time until the first
 //! request, and the size of nodes.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,10 @@ use tokio::time::Instant;
 use tonic::Status;
 use tracing::warn;
 
-use crate::access::identity::IdentityRule;
+use crate::access::identity::IdentityRules;
+use crate::build::secrecy::SecretAccess;
+use crate::build::snapshot::Snapshot;
+use crate::cache::ServedSnapshot;
 use crate::envoy::node::Node;
 use crate::telemetry::metrics::Metrics;
 use crate::xds::port::admission::{Admission, AdmissionDecision};
@@ -24,6 +28,10 @@ use crate::xds::port::reader::RequestReader;
 
 /// Limit on the text that is kept of a node, in bytes.
 const MAX_NODE: usize = 64 << 10;
+
+/// Limit on the nodes of which it is remembered that their secrets were told to be withheld. Beyond it all are told
+/// anew.
+const MAX_TOLD: usize = 10_000;
 
 /// Shortest time between two log lines about refused streams: a line for each refusal would add to the
 /// overload.
@@ -36,7 +44,10 @@ pub struct PortGuard {
     admission: Mutex<AdmissionState>,
     meter: BufferMeter,
     metrics: Metrics,
-    identity: IdentityRule,
+    /// Rules for the nodes of certificates; none if clients show none.
+    identity: Option<IdentityRules>,
+    /// Nodes of which the log said that secrets are withheld.
+    told: Mutex<HashSet<String>>,
 }
 
 /// Admission of streams, and the log of refused ones.
@@ -50,7 +61,7 @@ struct AdmissionState {
 }
 
 impl PortGuard {
-    /// Creates a guard that accepts any certificate and counts refusals in metrics of its own.
+    /// Creates a guard that asks for no certificate and counts refusals in metrics of its own.
     pub fn new(limits: StreamLimits) -> Self {
         let admission =
             AdmissionState { admission: Admission::new(limits.rate), logged_at: None, refused: 0 };
@@ -59,13 +70,19 @@ impl PortGuard {
             admission: Mutex::new(admission),
             meter: BufferMeter::default(),
             metrics: Metrics::default(),
-            identity: IdentityRule::Any,
+            identity: None,
+            told: Mutex::default(),
         }
     }
 
-    /// Sets the rule by which a client's certificate must match its node.
-    pub fn with_identity(self, identity: IdentityRule) -> Self {
+    /// Sets the rules by which a client's certificate must match its node; none if clients show no certificate.
+    pub fn with_identity(self, identity: Option<IdentityRules>) -> Self {
         Self { identity, ..self }
+    }
+
+    /// Returns the rules by which a client's certificate must match its node; none if clients show none.
+    pub fn identity(&self) -> Option<&IdentityRules> {
+        self.identity.as_ref()
     }
 
     /// Sets the metrics that count refusals.
@@ -110,19 +127,56 @@ impl PortGuard {
     /// # Errors
     ///
     /// Fails if it is for another node.
-    pub fn identify(&self, peer: Option<&ClientPeer>, id: &str, cluster: &str) -> Result<(), Status> {
+    pub fn identify(&self, peer: Option<&ClientPeer>, node: &Node) -> Result<(), Status> {
+        let Some(rules) = &self.identity else { return Ok(()) };
         let names = peer.and_then(|peer| peer.names.as_deref());
-        self.identity.check(names, id, cluster).map_err(|reason| {
+        rules.check(names, node).map_err(|reason| {
             let address = peer.map(|peer| peer.address.to_string());
             warn!(
                 peer = address,
-                node = id,
+                node = node.id,
                 reason,
                 "refused a stream whose certificate is for somebody else"
             );
             self.metrics.refused("node_identity");
             Status::permission_denied(reason)
         })
+    }
+
+    /// Returns the snapshot that a node may have. The log says once for each node that secrets are withheld.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it may have nothing.
+    pub fn permitted(&self, node: &str, served: ServedSnapshot) -> Result<Arc<Snapshot>, Status> {
+        const REASON: &str = "its certificate does not vouch for what selects its fleet";
+        let ServedSnapshot { snapshot, secrets } = served;
+        if secrets == SecretAccess::Full {
+            return Ok(snapshot);
+        }
+        let is_first = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.len() >= MAX_TOLD {
+                told.clear();
+            }
+            told.insert(node.to_owned())
+        };
+        match secrets {
+            SecretAccess::Refused => {
+                if is_first {
+                    warn!(node, "gets nothing, since resources of its fleet have secrets within: {REASON}");
+                }
+                self.metrics.refused("node_identity");
+                let status = format!("resources of the fleet of `{node}` have secrets within, and {REASON}");
+                Err(Status::permission_denied(status))
+            }
+            _ => {
+                if is_first {
+                    warn!(node, "gets no keys of its fleet: {REASON}");
+                }
+                Ok(snapshot)
+            }
+        }
     }
 
     /// Returns the delay after which a stream may begin; none if it may begin at once.

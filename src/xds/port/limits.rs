@@ -19,6 +19,19 @@ pub struct StreamLimits {
     /// gets a random one in this range, so that they do not all return at once. A connection takes no new
     /// streams once it has the lowest age.
     pub age: Range<Duration>,
+    /// Names of resources that clients may ask for.
+    pub names: NameLimits,
+}
+
+/// Limits on the names of resources that clients ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct NameLimits {
+    /// Names of one node, over all its streams.
+    pub node: usize,
+    /// Names of one connection, over all its streams.
+    pub connection: usize,
+    /// Names of all clients, each set of names once however many streams ask for it.
+    pub all: usize,
 }
 
 impl Default for StreamLimits {
@@ -28,6 +41,7 @@ impl Default for StreamLimits {
             rate: Rate { per_second: 2_000, burst: 2_000, waiting: 20_000 },
             first_request: Duration::from_secs(30),
             age: minutes(30)..minutes(45),
+            names: NameLimits { node: 200_000, connection: 500_000, all: 5_000_000 },
         }
     }
 }

@@ -20,10 +20,12 @@ use crate::envoy::ResourceType;
 use crate::nodes::Nodes;
 use crate::xds::port::connection::ClientPeer;
 use crate::xds::port::guard::PortGuard;
+use crate::xds::port::names::NameMeter;
 use crate::xds::service::discovery::context::DiscoveryContext;
 use crate::xds::service::discovery::methods::METHODS;
 use crate::xds::service::discovery::session::StreamOrigin;
 use crate::xds::service::grpc;
+use crate::xds::service::holdings::Holdings;
 use crate::xds::stream::delta::DeltaStream;
 use crate::xds::stream::protocol::{DiscoveryStream, StreamContext};
 use crate::xds::stream::sotw::SotwStream;
@@ -36,11 +38,17 @@ pub struct DiscoveryService {
 
 impl DiscoveryService {
     /// Creates a service that serves the config in `cache` to the clients that `guard` admits, and records
-    /// their answers in `nodes`. `identifier` names this control plane to clients.
+    /// their answers in `nodes`. `identifier` names this control plane to clients. If the guard asks for
+    /// certificates, the cache withholds secrets from fleets that no certificate vouches for.
     pub fn new(cache: Arc<Cache>, nodes: Nodes, identifier: &str, guard: PortGuard) -> Self {
+        if let Some(rules) = guard.identity() {
+            cache.withhold_secrets(rules.vouched());
+        }
         let streams = StreamContext { past: cache.past().clone(), ..StreamContext::default() };
         let (identifier, guard) = (identifier.into(), Arc::new(guard));
-        Self { context: Arc::new(DiscoveryContext { cache, nodes, streams, identifier, guard }) }
+        let (names, holdings) = (NameMeter::default(), Holdings::default());
+        let context = DiscoveryContext { cache, nodes, streams, identifier, guard, names, holdings };
+        Self { context: Arc::new(context) }
     }
 
     pub(super) fn cache(&self) -> &Arc<Cache> {
@@ -53,6 +61,10 @@ impl DiscoveryService {
 
     pub(super) fn guard(&self) -> &Arc<PortGuard> {
         &self.context.guard
+    }
+
+    pub(super) fn holdings(&self) -> &Holdings {
+        &self.context.holdings
     }
 
     /// Answers a call with a stream of this variant; of one type, or of all if there is none.

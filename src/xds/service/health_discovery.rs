@@ -32,6 +32,7 @@ use crate::xds::service::grpc::BidirectionalService;
 use crate::xds::service::health_discovery::permits::{CheckerPermit, CheckerPermits};
 use crate::xds::service::health_discovery::requested::RequestedChecks;
 use crate::xds::service::health_discovery::specifier::{CheckCache, ClusterCheck};
+use crate::xds::service::holdings::Holdings;
 use crate::xds::wire::frame;
 
 /// Report interval of an Envoy that checks nothing: as long as possible.
@@ -47,6 +48,7 @@ pub struct HealthDiscovery {
     /// Receiver of the results.
     nodes: Nodes,
     guard: Arc<PortGuard>,
+    holdings: Holdings,
     checks: Arc<CheckCache>,
     permits: Arc<CheckerPermits>,
 }
@@ -54,6 +56,7 @@ pub struct HealthDiscovery {
 /// Session of an Envoy that checks.
 struct Checker<'s> {
     node: String,
+    peer: Option<ClientPeer>,
     snapshots: SnapshotSubscription,
     requested: RequestedChecks,
     /// True if the checks may have changed since the last specifier.
@@ -65,9 +68,10 @@ struct Checker<'s> {
 }
 
 impl HealthDiscovery {
-    /// Creates a service that asks for checks of the config in `cache` and passes results on to `nodes`.
-    pub fn new(cache: Arc<Cache>, nodes: Nodes, guard: Arc<PortGuard>) -> Self {
-        Self { cache, nodes, guard, checks: Arc::default(), permits: Arc::default() }
+    /// Creates a service that asks for checks of the config in `cache` and passes results on to `nodes`. It asks
+    /// nodes in `holdings` only, for their clusters.
+    pub fn new(cache: Arc<Cache>, nodes: Nodes, guard: Arc<PortGuard>, holdings: Holdings) -> Self {
+        Self { cache, nodes, guard, holdings, checks: Arc::default(), permits: Arc::default() }
     }
 
     /// Returns the node of the first request; none if the client disconnects before it.
@@ -78,33 +82,40 @@ impl HealthDiscovery {
     ) -> Result<Option<Node>, Status> {
         let Some(first) = self.guard.first_request(requests.message()).await? else { return Ok(None) };
         let node = checked_node(requesting_node(&first)?)?;
-        self.guard.identify(peer, &node.id, &node.cluster)?;
+        self.guard.identify(peer, &node)?;
         Ok(Some(node))
     }
 
-    /// Waits for a permit to check; none if the node disconnects first.
+    /// Waits until a discovery stream of the node holds clusters, and for a permit to check; none if the node
+    /// disconnects first.
     async fn checker<'s>(
         &'s self,
-        node: Node,
-        of_cluster: &'s Semaphore,
+        (node, peer): (Node, Option<ClientPeer>),
+        permits: &'s [Arc<Semaphore>; 2],
         requests: &mut RequestReader,
     ) -> Result<Option<Checker<'s>>, Status> {
         let ends_at = self.guard.limits().end();
-        let permit = self.permits.acquire(of_cluster);
-        tokio::pin!(permit);
-        let permit = loop {
-            tokio::select! {
-                permit = &mut permit => break permit?,
-                // A report without checks carries no news.
-                message = requests.message() => if message?.is_none() {
-                    return Ok(None);
-                },
-                () = tokio::time::sleep_until(ends_at) => return Err(end_of_life()),
+        let permit = {
+            let permit = async {
+                self.holdings.wait_for(&node.id, peer.as_ref()).await;
+                self.permits.acquire(permits).await
+            };
+            tokio::pin!(permit);
+            loop {
+                tokio::select! {
+                    permit = &mut permit => break permit?,
+                    // A report without checks carries no news.
+                    message = requests.message() => if message?.is_none() {
+                        return Ok(None);
+                    },
+                    () = tokio::time::sleep_until(ends_at) => return Err(end_of_life()),
+                }
+                tokio::task::consume_budget().await;
             }
-            tokio::task::consume_budget().await;
         };
         Ok(Some(Checker {
             node: node.id.clone(),
+            peer,
             snapshots: self.cache.subscribe(node),
             requested: RequestedChecks::default(),
             is_due: true,
@@ -129,10 +140,11 @@ impl HealthDiscovery {
         checker: &mut Checker<'_>,
         requests: &mut RequestReader,
     ) -> Result<Option<Bytes>, Status> {
-        let Checker { node, snapshots, requested, is_due, not_before, ends_at, .. } = checker;
+        let Checker { node, peer, snapshots, requested, is_due, not_before, ends_at, .. } = checker;
         loop {
             if std::mem::take(is_due) {
-                let (checks, now) = (self.build_checks(snapshots.snapshot()).await?, Instant::now());
+                let snapshot = self.guard.permitted(node, snapshots.snapshot())?;
+                let (checks, now) = (self.build_checks(snapshot).await?, Instant::now());
                 *not_before = now + PAUSE;
                 if requested.replace(checks, now) {
                     return Ok(Some(frame::encoded_message(&specifier::encode(
@@ -148,7 +160,9 @@ impl HealthDiscovery {
             tokio::select! {
                 message = requests.message() => {
                     let Some(message) = message? else { return Ok(None) };
-                    let findings = requested.reported(read_findings(&message)?, Instant::now());
+                    let mut findings = requested.reported(read_findings(&message)?, Instant::now());
+                    let Some(held) = self.holdings.of(node, peer.as_ref()) else { continue };
+                    findings.clusters.retain(|cluster| held.include(&cluster.name));
                     self.nodes.report_checks(node, requested.interval(), findings).await;
                 }
                 is_open = changed => {
@@ -179,12 +193,13 @@ impl BidirectionalService for HealthDiscovery {
     ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
         async_stream::try_stream! {
             let Some(node) = self.node(&mut requests, peer.as_ref()).await? else { return };
-            let of_cluster = self.permits.of_cluster(&node.cluster);
-            if !self.permits.are_available(&of_cluster) {
+            let permits = self.permits.of_node(&node.id, &node.cluster);
+            let is_known = self.holdings.of(&node.id, peer.as_ref()).is_some();
+            if !is_known || !self.permits.are_available(&permits) {
                 // The Envoy may still run checks of an earlier stream.
                 yield frame::encoded_message(&specifier::encode(&[], NEVER));
             }
-            let Some(mut checker) = self.checker(node, &of_cluster, &mut requests).await? else { return };
+            let Some(mut checker) = self.checker((node, peer), &permits, &mut requests).await? else { return };
             while let Some(specifier) = self.next(&mut checker, &mut requests).await? {
                 yield specifier;
             }

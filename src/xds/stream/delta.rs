@@ -21,6 +21,8 @@ use crate::nodes::nack::{ResponseNack, shorten_error};
 use crate::nodes::status::{AckState, TypeStatus};
 use crate::xds::stream::delta::payload::{InFlight, Payload, ResourceDelta, payloads, pieces};
 use crate::xds::stream::delta::type_state::{BLANK, DeltaTypeState, Held};
+use crate::xds::stream::held::HeldClusters;
+use crate::xds::stream::names::NameSet;
 use crate::xds::stream::order::{StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
 use crate::xds::stream::subscription::TypeSubscription;
@@ -96,6 +98,21 @@ impl DiscoveryStream for DeltaStream {
 
     fn take_nacks(&mut self) -> Vec<ResponseNack> {
         std::mem::take(&mut self.nacks)
+    }
+
+    fn held_clusters(&self) -> Option<HeldClusters> {
+        let clusters = self.type_state(ResourceType::Cluster);
+        let state = match &clusters.subscription {
+            Some(_) => clusters,
+            None => self.type_state(ResourceType::Endpoints),
+        };
+        let subscription = state.subscription.as_ref()?;
+        state.acknowledged_set().map(|set| HeldClusters::new(set, subscription))
+    }
+
+    fn asked_names(&self) -> Vec<Arc<NameSet>> {
+        let subscriptions = self.types.iter().filter_map(|state| state.subscription.as_ref());
+        subscriptions.map(TypeSubscription::names).filter(|names| !names.is_empty()).cloned().collect()
     }
 
     fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)> {

@@ -13,7 +13,7 @@ use crate::xds::wire::request::NameList;
 
 /// A set of names and its hash, which does not depend on their order.
 #[derive(Debug, Default)]
-pub(super) struct NameSet {
+pub struct NameSet {
     hash: u128,
     pub(super) names: BTreeSet<Arc<str>>,
     /// Comparisons with the last few sets of resources.
@@ -36,6 +36,16 @@ pub(super) struct SetMatch {
 }
 
 impl NameSet {
+    /// Returns the number of names.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// True if there are no names.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
     /// Compares the names with a set of resources. The result is kept, since many streams ask with the same
     /// names and the same set in turn.
     pub(super) fn set_match(&self, set: &ResourceSet) -> Arc<SetMatch> {
@@ -92,7 +102,7 @@ impl NameTable {
     }
 
     /// Returns the names in a list, and true if `*` is among them.
-    pub(super) fn read(&self, list: &NameList) -> (Arc<NameSet>, bool) {
+    pub(crate) fn read(&self, list: &NameList) -> (Arc<NameSet>, bool) {
         let encoded = self.hash(list.encoded());
         let known =
             self.lock().encoded.get(&encoded).and_then(|(names, star)| Some((names.upgrade()?, *star)));

@@ -89,6 +89,11 @@ impl TypeSubscription {
         self.wildcard
     }
 
+    /// Returns the names that the client asked for.
+    pub(super) fn names(&self) -> &Arc<NameSet> {
+        &self.names
+    }
+
     /// True if the client asked for every resource of `set`.
     pub fn covers(&self, set: &ResourceSet) -> bool {
         self.wildcard || self.names.set_match(set).covers

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::nodes::Nodes;
 use crate::xds::port::guard::PortGuard;
+use crate::xds::port::names::NameMeter;
+use crate::xds::service::holdings::Holdings;
 use crate::xds::stream::protocol::StreamContext;
 
 /// State that all discovery streams share.
@@ -16,4 +18,8 @@ pub(super) struct DiscoveryContext {
     /// Name of this control plane for clients.
     pub(super) identifier: Arc<str>,
     pub(super) guard: Arc<PortGuard>,
+    /// Names that nodes and connections ask for.
+    pub(super) names: NameMeter,
+    /// Clusters that nodes hold, for which their reports count.
+    pub(super) holdings: Holdings,
 }

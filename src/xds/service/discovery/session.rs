@@ -4,8 +4,8 @@
 //! snapshot or for a deadline, whichever comes first. It is polled only while the client takes the data that
 //! was produced, so that a client that does not read costs no more than the last response.
 //!
-//! The guard of the port bounds the streams that begin and the bytes of their requests; the number of names
-//! that are asked for ([`NameTable`](crate::xds::stream::names::NameTable)) is bounded here.
+//! The guard of the port bounds the streams that begin and the bytes of their requests; a [`NameShare`] bounds the
+//! names that are asked for.
 
 use std::sync::Arc;
 
@@ -21,12 +21,14 @@ use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
 use crate::nodes::StreamGuard;
 use crate::nodes::nack::ResponseNack;
-use crate::xds::port::connection::ClientPeer;
+use crate::xds::port::connection::{ClientPeer, ConnectionEnd};
 use crate::xds::port::guard::{checked_node, end_of_life};
+use crate::xds::port::names::NameShare;
 use crate::xds::port::reader::RequestReader;
 use crate::xds::service::discovery::context::DiscoveryContext;
 use crate::xds::service::discovery::generations::SentGenerations;
 use crate::xds::service::grpc::{BodyFrame, trailers};
+use crate::xds::service::holdings::HoldingsGuard;
 use crate::xds::stream::order::CLUSTER_TIMEOUT;
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError};
 use crate::xds::wire::frame;
@@ -34,10 +36,6 @@ use crate::xds::wire::request::{LazyRequest, RequestHead as _};
 
 /// Size in bytes from which handling a request takes noticeable time.
 const LARGE: usize = 256 << 10;
-
-/// Limit on the names that clients ask for, over all streams. Streams that ask for the same set of names
-/// share it.
-const MAX_NAMES: usize = 5_000_000;
 
 /// Origin of a stream: the client's address, and the type of the service if it has just one.
 #[derive(Clone)]
@@ -84,6 +82,8 @@ struct Session<P> {
     stream: P,
     node: String,
     connection: StreamGuard,
+    holdings: HoldingsGuard,
+    names: NameShare,
     snapshots: SnapshotSubscription,
     generations: SentGenerations,
     resource_type: Option<ResourceType>,
@@ -105,17 +105,21 @@ impl<P: DiscoveryStream> Session<P> {
         let Some(mut first) = guard.first_request(requests.next::<P::Head>()).await? else { return Ok(None) };
         // Only this is kept of the node while the stream waits for admission.
         let node = checked_node(Node::from(first.head.node().unwrap_or_default()))?;
-        guard.identify(origin.peer.as_ref(), &node.id, &node.cluster)?;
+        guard.identify(origin.peer.as_ref(), &node)?;
         if let Some(delay) = guard.admit()? {
             // Thousands of streams may wait, and each began with a node of 60 KB.
             first.pack();
             tokio::time::sleep(delay).await;
         }
         let mut snapshots = context.cache.subscribe(node.clone());
+        let snapshot = guard.permitted(&node.id, snapshots.snapshot())?;
+        let end = origin.peer.as_ref().map_or_else(ConnectionEnd::unknown, |peer| peer.end.clone());
         // Boxed, since the future of the stream would otherwise reserve space for it several times over.
         let mut session = Box::new(Self {
-            stream: P::new(snapshots.snapshot(), &context.streams),
+            stream: P::new(snapshot, &context.streams),
             node: node.id.clone(),
+            holdings: context.holdings.begin(&node.id, origin.peer.as_ref()),
+            names: context.names.share(&node.id, end),
             connection: context.nodes.connect(node, origin.peer.map(|peer| peer.address)),
             snapshots,
             generations: SentGenerations::default(),
@@ -149,7 +153,8 @@ impl<P: DiscoveryStream> Session<P> {
                 if !is_open {
                     return Ok(None);
                 }
-                self.stream.on_snapshot(self.snapshots.snapshot())
+                let snapshot = self.context.guard.permitted(&self.node, self.snapshots.snapshot())?;
+                self.stream.on_snapshot(snapshot)
             }
             () = end => return Err(end_of_life()),
             () = cluster_deadline => {
@@ -173,12 +178,13 @@ impl<P: DiscoveryStream> Session<P> {
                 return Err(invalid(ProtocolError::OtherType { expected, found: type_url.clone() }));
             }
         }
-        let names = &self.context.streams.names;
-        let before = names.len();
         let responses = self.stream.on_request(request).map_err(invalid)?;
-        if names.len() > before.max(MAX_NAMES) {
-            return Err(Status::resource_exhausted("clients ask for too many names"));
-        }
+        let (all, limits) = (self.context.streams.names.len(), &self.context.guard.limits().names);
+        self.names.record(self.stream.asked_names(), all, limits).map_err(|error| {
+            warn!(node = self.node, %error, "refused a stream that asks for too many names");
+            self.context.guard.metrics().refused("names");
+            Status::resource_exhausted(error.to_string())
+        })?;
         self.record(&responses);
         Ok(responses)
     }
@@ -193,6 +199,7 @@ impl<P: DiscoveryStream> Session<P> {
             refused.push((nack.resource_type, sent));
             self.record_nack(nack);
         }
+        self.holdings.record(self.stream.held_clusters());
         if self.stream.is_idle() {
             self.generations.clear();
         }

@@ -81,6 +81,12 @@ impl DeltaTypeState {
         }
     }
 
+    /// Returns the set that the client was sent, once it acknowledged or proved some of it.
+    pub(super) fn acknowledged_set(&self) -> Option<Arc<ResourceSet>> {
+        let is_proved = self.responded && self.in_flight.is_empty();
+        (self.acked.is_some() || is_proved).then(|| self.set.clone())
+    }
+
     /// Resumes after a reconnection: resources that the client proves to hold are not sent again.
     pub(super) fn resume(&mut self, target: &Arc<ResourceSet>, versions: &VersionList) {
         self.set = target.clone();

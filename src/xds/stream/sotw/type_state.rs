@@ -92,6 +92,12 @@ impl SotwTypeState {
         })
     }
 
+    /// Returns the set that the client acknowledged last; none before the first acknowledgement.
+    pub(super) fn acknowledged_set(&self) -> Option<Arc<ResourceSet>> {
+        self.acked?;
+        Some(self.held.as_ref().unwrap_or(&self.set).clone())
+    }
+
     pub(super) fn record_ack(&mut self) {
         let Some(sent) = &mut self.sent else { return };
         sent.state = AckState::Acked;
