@@ -43,6 +43,11 @@ impl Version {
         self.0 = self.0.wrapping_sub(resource.map_or(0, |ArcPtrEq(resource)| resource.digest()));
     }
 
+    /// True for the version of a set without resources.
+    pub fn is_of_nothing(self) -> bool {
+        self == Self::default()
+    }
+
     /// Returns its text for clients, followed by the id of the store if there is one.
     pub fn text(self, store: Option<StoreId>) -> String {
         store.map_or_else(|| self.to_string(), |store| format!("{self}{store}"))

@@ -37,7 +37,8 @@ impl DiscoveryService {
     /// Creates a service that serves the config in `cache` to the clients that `guard` admits, and records
     /// their answers in `nodes`. `identifier` names this control plane to clients.
     pub fn new(cache: Arc<Cache>, nodes: Nodes, identifier: &str, guard: PortGuard) -> Self {
-        let streams = StreamContext { past: cache.past().clone(), ..StreamContext::default() };
+        let (past, store) = (cache.past().clone(), cache.standing().store);
+        let streams = StreamContext { past, store, ..StreamContext::default() };
         let (identifier, guard) = (identifier.into(), Arc::new(guard));
         Self { context: Arc::new(DiscoveryContext { cache, nodes, streams, identifier, guard }) }
     }

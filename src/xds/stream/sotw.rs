@@ -13,16 +13,20 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::google::rpc::Status;
 
 use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::past::SentSets;
 use crate::build::snapshot::resource::{Resource, Variant};
 use crate::build::snapshot::set::ResourceSet;
+use crate::build::snapshot::stated::StatedVersion;
+use crate::cache::standing::Standing;
 use crate::envoy::ResourceType;
 use crate::nodes::nack::{ResponseNack, shorten_error};
-use crate::nodes::status::{AckState, TypeStatus};
+use crate::nodes::status::{AckState, Provenance, TypeStatus};
 use crate::xds::stream::order::{self, StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
 use crate::xds::stream::sotw::type_state::{BLANK, SentResponse, SotwTypeState};
 use crate::xds::stream::subscription::TypeSubscription;
 use crate::xds::stream::type_table::{TypeTable, is_sent_whole, requested_type};
+use crate::xds::stream::withhold::Withholding;
 use crate::xds::wire::frame::Response;
 use crate::xds::wire::request::{LazyRequest, NameList};
 
@@ -37,6 +41,7 @@ pub struct SotwStream {
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
+    withholding: Withholding<Option<StatedVersion>>,
     nacks: Vec<ResponseNack>,
 }
 
@@ -52,8 +57,17 @@ impl DiscoveryStream for SotwStream {
             last_nonce: 0,
             timed_out: false,
             reconnecting: false,
+            withholding: Withholding::default(),
             nacks: Vec::new(),
         }
+    }
+
+    fn set_standing(&mut self, standing: &Standing) {
+        self.withholding.set_standing(standing);
+    }
+
+    fn provenance(&self) -> Provenance {
+        self.withholding.provenance()
     }
 
     fn on_request(&mut self, request: LazyRequest<DiscoveryRequest>) -> Result<Vec<Response>, ProtocolError> {
@@ -77,6 +91,10 @@ impl DiscoveryStream for SotwStream {
 
     fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response> {
         self.target = target;
+        let (target, past) = (&self.target, &self.context.past);
+        self.withholding.review(|withholding, resource_type, stated| {
+            withholding.judge(*stated, |stated| is_known(target, past, resource_type, stated));
+        });
         self.advance()
     }
 
@@ -85,7 +103,7 @@ impl DiscoveryStream for SotwStream {
         let target = self.target.set(ResourceType::Cluster);
         let is_gone = |name: &Arc<str>| target.get(name).is_none();
         let withholds = self.reconnecting && target.changed_since(clusters).iter().any(is_gone);
-        !self.timed_out && (withholds || self.progress().is_waiting())
+        !self.withholding.is_active() && !self.timed_out && (withholds || self.progress().is_waiting())
     }
 
     fn on_timeout(&mut self) -> Vec<Response> {
@@ -133,6 +151,15 @@ impl SotwStream {
     fn subscribe(&mut self, resource_type: ResourceType, names: &NameList, version_info: &str) {
         let state = self.types.get_mut(resource_type);
         let first = state.subscription.is_none();
+        if first && !version_info.is_empty() {
+            let stated = StatedVersion::parse(version_info);
+            let (target, past) = (&self.target, &self.context.past);
+            let is_known = |stated| is_known(target, past, resource_type, stated);
+            self.withholding.judge(stated, is_known);
+            if self.withholding.is_active() {
+                self.withholding.keep(resource_type, stated);
+            }
+        }
         let subscription =
             state.subscription.get_or_insert_with(|| TypeSubscription::new(&self.context.names));
         let added = subscription.replace(names, is_sent_whole(resource_type));
@@ -154,7 +181,8 @@ impl SotwStream {
             state.held = Some(Arc::default());
             return;
         }
-        let Some(version) = version_info.parse().ok().filter(|_| state.is_wildcard()) else { return };
+        let stated = StatedVersion::parse(version_info).filter(|_| state.is_wildcard());
+        let Some(StatedVersion { version, .. }) = stated else { return };
         let target = self.target.set(resource_type);
         let current = || (target.version() == version).then(|| (target.clone(), false));
         let Some((set, uncertain)) = self.context.past.recall(version).or_else(current) else { return };
@@ -166,6 +194,9 @@ impl SotwStream {
 
     /// Returns everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
+        if self.withholding.is_active() {
+            return Vec::new();
+        }
         for (resource_type, state) in self.types.iter_mut() {
             state.quarantine.forget_changed(self.target.set(resource_type));
         }
@@ -391,12 +422,22 @@ impl SotwStream {
         state.sent = Some(SentResponse { nonce, version, state: AckState::Pending, names });
         Response {
             resource_type,
-            version: version.to_string(),
+            version: version.text(self.context.store),
             nonce: nonce.to_string(),
             resources,
             removed: Vec::new(),
         }
     }
+}
+
+/// True if a client that states this version holds the target of the type, or what was sent earlier.
+fn is_known(
+    target: &Snapshot,
+    past: &SentSets,
+    resource_type: ResourceType,
+    StatedVersion { version, .. }: StatedVersion,
+) -> bool {
+    target.set(resource_type).version() == version || past.recall(version).is_some()
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
 use crate::nodes::StreamGuard;
 use crate::nodes::nack::ResponseNack;
+use crate::nodes::status::{Provenance, WithholdReason};
 use crate::xds::port::connection::ClientPeer;
 use crate::xds::port::guard::{checked_node, end_of_life};
 use crate::xds::port::reader::RequestReader;
@@ -88,6 +89,8 @@ struct Session<P> {
     context: Arc<DiscoveryContext>,
     /// Deadline of the wait for clusters; none while nothing waits.
     cluster_deadline: Option<Instant>,
+    /// Origin of the client's config, as it was recorded last.
+    provenance: Provenance,
     /// Time at which the stream should end, or later, as soon as it is idle.
     ends_at: Instant,
 }
@@ -111,14 +114,17 @@ impl<P: DiscoveryStream> Session<P> {
         }
         let mut snapshots = context.cache.subscribe(node.clone());
         // Boxed, since the future of the stream would otherwise reserve space for it several times over.
+        let mut stream = P::new(snapshots.snapshot(), &context.streams);
+        stream.set_standing(snapshots.standing());
         let mut session = Box::new(Self {
-            stream: P::new(snapshots.snapshot(), &context.streams),
+            stream,
             node: node.id.clone(),
             connection: context.nodes.connect(node, origin.peer.map(|peer| peer.address)),
             snapshots,
             resource_type: origin.resource_type,
             context: context.clone(),
             cluster_deadline: None,
+            provenance: Provenance::default(),
             ends_at: guard.limits().end(),
         });
         info!(node = session.node, "connected");
@@ -146,7 +152,9 @@ impl<P: DiscoveryStream> Session<P> {
                 if !is_open {
                     return Ok(None);
                 }
-                self.stream.on_snapshot(self.snapshots.snapshot())
+                let target = self.snapshots.snapshot();
+                self.stream.set_standing(self.snapshots.standing());
+                self.stream.on_snapshot(target)
             }
             () = end => return Err(end_of_life()),
             () = cluster_deadline => {
@@ -185,12 +193,36 @@ impl<P: DiscoveryStream> Session<P> {
         for nack in self.stream.take_nacks() {
             self.record_nack(nack);
         }
+        self.record_provenance();
         self.connection.record(self.snapshots.seen(), self.stream.statuses());
         self.cluster_deadline = if self.stream.is_waiting() {
             self.cluster_deadline.or_else(|| Some(Instant::now() + CLUSTER_TIMEOUT))
         } else {
             None
         };
+    }
+
+    /// Records the origin of the client's config, and logs it once if the client is not answered because of it.
+    fn record_provenance(&mut self) {
+        let provenance = self.stream.provenance();
+        if std::mem::replace(&mut self.provenance, provenance) == provenance {
+            return;
+        }
+        let is_new = self.connection.record_provenance(provenance);
+        let Some(reason) = provenance.withheld.filter(|_| is_new) else { return };
+        let store = provenance.foreign_store.map(|store| store.to_string());
+        match reason {
+            WithholdReason::NothingAccepted => warn!(
+                node = self.node,
+                store,
+                "not answered, so that it keeps what it has: it runs a config that is not known here, and nothing was accepted yet that gives it a route; was the data directory lost? restore a backup or write the config again"
+            ),
+            WithholdReason::ForeignStore => warn!(
+                node = self.node,
+                store,
+                "not answered, so that it keeps what it has: it runs the config of another data directory; if it is meant to get this one, say `POST /reload?allow=foreign` or start with --allow-foreign"
+            ),
+        }
     }
 
     /// Logs and counts a NACK, and publishes it as an event.
