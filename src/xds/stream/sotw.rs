@@ -23,7 +23,7 @@ use crate::nodes::nack::{ResponseNack, shorten_error};
 use crate::nodes::status::{AckState, Provenance, TypeStatus};
 use crate::xds::stream::order::{self, StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
-use crate::xds::stream::sotw::type_state::{BLANK, SentResponse, SotwTypeState};
+use crate::xds::stream::sotw::type_state::{BLANK, Proof, SentResponse, SotwTypeState};
 use crate::xds::stream::subscription::TypeSubscription;
 use crate::xds::stream::type_table::{TypeTable, is_sent_whole, requested_type};
 use crate::xds::stream::withhold::Withholding;
@@ -41,7 +41,7 @@ pub struct SotwStream {
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
-    withholding: Withholding<Option<StatedVersion>>,
+    withholding: Withholding<Proof>,
     nacks: Vec<ResponseNack>,
 }
 
@@ -92,9 +92,12 @@ impl DiscoveryStream for SotwStream {
     fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response> {
         self.target = target;
         let (target, past) = (&self.target, &self.context.past);
-        self.withholding.review(|withholding, resource_type, stated| {
-            withholding.judge(*stated, |stated| is_known(target, past, resource_type, stated));
+        let released = self.withholding.review(|withholding, resource_type, proof| {
+            judge(withholding, (target.set(resource_type), past), *proof);
         });
+        for (resource_type, proof) in released {
+            self.resume(resource_type, proof);
+        }
         self.advance()
     }
 
@@ -151,38 +154,37 @@ impl SotwStream {
     fn subscribe(&mut self, resource_type: ResourceType, names: &NameList, version_info: &str) {
         let state = self.types.get_mut(resource_type);
         let first = state.subscription.is_none();
-        if first && !version_info.is_empty() {
-            let stated = StatedVersion::parse(version_info);
-            let (target, past) = (&self.target, &self.context.past);
-            let is_known = |stated| is_known(target, past, resource_type, stated);
-            self.withholding.judge(stated, is_known);
-            if self.withholding.is_active() {
-                self.withholding.keep(resource_type, stated);
-            }
-        }
         let subscription =
             state.subscription.get_or_insert_with(|| TypeSubscription::new(&self.context.names));
         let added = subscription.replace(names, is_sent_whole(resource_type));
-        if !is_sent_whole(resource_type) {
-            // Everything counts as new while `set` is empty. Later, added names are owed.
-            if !state.set.is_empty() {
-                state.owed.extend(added);
+        // Everything counts as new while `set` is empty. Later, added names are owed.
+        if !is_sent_whole(resource_type) && !state.set.is_empty() {
+            state.owed.extend(added);
+        }
+        if first {
+            let proof = Proof::read(version_info);
+            let known = (&**self.target.set(resource_type), &self.context.past);
+            judge(&mut self.withholding, known, proof);
+            if self.withholding.is_active() {
+                self.withholding.keep(resource_type, proof);
+            } else {
+                self.resume(resource_type, proof);
             }
-        } else if first {
-            self.resume(resource_type, version_info);
         }
     }
 
     /// Resumes from the version of the client: if the set of that version is known, only the changes since
-    /// are sent.
-    fn resume(&mut self, resource_type: ResourceType, version_info: &str) {
-        let state = self.types.get_mut(resource_type);
-        if version_info.is_empty() {
-            state.held = Some(Arc::default());
+    /// are sent. Types that are sent by name are sent anew.
+    fn resume(&mut self, resource_type: ResourceType, proof: Proof) {
+        if !is_sent_whole(resource_type) {
             return;
         }
-        let stated = StatedVersion::parse(version_info).filter(|_| state.is_wildcard());
-        let Some(StatedVersion { version, .. }) = stated else { return };
+        let state = self.types.get_mut(resource_type);
+        let version = match proof {
+            Proof::Nothing => return state.held = Some(Arc::default()),
+            Proof::Version(StatedVersion { version, .. }) if state.is_wildcard() => version,
+            _ => return,
+        };
         let target = self.target.set(resource_type);
         let current = || (target.version() == version).then(|| (target.clone(), false));
         let Some((set, uncertain)) = self.context.past.recall(version).or_else(current) else { return };
@@ -430,14 +432,17 @@ impl SotwStream {
     }
 }
 
-/// True if a client that states this version holds the target of the type, or what was sent earlier.
-fn is_known(
-    target: &Snapshot,
-    past: &SentSets,
-    resource_type: ResourceType,
-    StatedVersion { version, .. }: StatedVersion,
-) -> bool {
-    target.set(resource_type).version() == version || past.recall(version).is_some()
+/// Judges the version that a client states with the first request of a type. It is known if it is that of the
+/// target, or was sent earlier.
+fn judge(withholding: &mut Withholding<Proof>, (target, past): (&ResourceSet, &SentSets), proof: Proof) {
+    let stated = match proof {
+        Proof::Nothing => return,
+        Proof::Version(stated) => Some(stated),
+        Proof::Other => None,
+    };
+    withholding.judge(stated, |StatedVersion { version, .. }| {
+        target.version() == version || past.recall(version).is_some()
+    });
 }
 
 #[cfg(test)]
