@@ -47,3 +47,4 @@ mod targets_in_tls;
 mod upgrades;
 mod webhook;
 mod whole;
+mod withheld;
