@@ -138,6 +138,7 @@ fn withheld(fleet: &[Value]) -> Vec<String> {
         nodes.entry(key).or_default().push(text(&node["id"]));
     }
     let line = |((reason, store), mut nodes): ((String, String), Vec<String>)| {
+        nodes.sort_unstable();
         nodes.dedup();
         let nodes = abbreviated(&nodes);
         let reason = match reason.as_str() {
