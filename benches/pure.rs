@@ -163,8 +163,9 @@ fn compiles(criterion: &mut Criterion) {
     let (addresses, overrides) = (&inputs.addresses, &inputs.overrides);
     let (nothing, no_subsets) = (Model::default(), UpstreamIndex::default());
     let subsets = no_subsets.updated(&nothing.upstreams, &build.model.upstreams);
-    let none = CompileInput { model: &nothing, subsets: &no_subsets, addresses, overrides };
-    let all = CompileInput { model: &build.model, subsets: &subsets, addresses, overrides };
+    let store = None;
+    let none = CompileInput { model: &nothing, subsets: &no_subsets, addresses, overrides, store };
+    let all = CompileInput { model: &build.model, subsets: &subsets, addresses, overrides, store };
     let compiled = Compiled::default().updated(none, all);
     let mut group = criterion.benchmark_group("compile");
     group.sample_size(20);

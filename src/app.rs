@@ -91,6 +91,8 @@ pub struct Options {
     pub loss_limits: LossLimits,
     /// Directory below which requests may name files with keys and certificates; none: nowhere.
     pub material_dir: Option<PathBuf>,
+    /// True if Envoys are answered that run the config of another data directory, or one that is not known.
+    pub allow_foreign: bool,
 }
 
 /// Default of [`Options::requests_per_second`].
@@ -114,6 +116,7 @@ impl Default for Options {
             requests_per_second: REQUESTS_PER_SECOND,
             loss_limits: LossLimits::default(),
             material_dir: None,
+            allow_foreign: false,
         }
     }
 }
@@ -268,10 +271,11 @@ impl Core {
     async fn start(options: &Options, telemetry: Telemetry) -> Result<Self, Error> {
         let read = files::read(&options.paths);
         let last = read.clone().unwrap_or_default();
-        let (data, events, limits) = (options.data.clone(), telemetry.events.clone(), options.loss_limits);
+        let (data, events) = (options.data.clone(), telemetry.events.clone());
+        let (limits, allows_foreign) = (options.loss_limits, options.allow_foreign);
         let material_dir = options.material_dir.as_deref().map(material_directory).transpose()?;
         let runtime = tokio::runtime::Handle::current();
-        let start = move || open(&data, (read, material_dir), limits, telemetry, &runtime);
+        let start = move || open(&data, (read, material_dir), (limits, allows_foreign), telemetry, &runtime);
         let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
         let Opened { store, names, control, cache, ledger } = started.map_err(|error| match error {
             WriteError::Refused(violations) => Error::Config(violations),
@@ -304,7 +308,7 @@ struct Opened {
 fn open(
     data: &Path,
     (files, material_dir): (Result<Files, Vec<Violation>>, Option<Arc<Path>>),
-    loss_limits: LossLimits,
+    (loss_limits, allows_foreign): (LossLimits, bool),
     telemetry: Telemetry,
     runtime: &tokio::runtime::Handle,
 ) -> Result<Opened, WriteError> {
@@ -323,6 +327,7 @@ fn open(
         nodes,
         loss_limits,
         material_dir,
+        allows_foreign,
     };
     let (control, cache) = Control::start(start, runtime)?;
     Ok(Opened { store, names, control, cache, ledger })

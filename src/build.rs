@@ -27,6 +27,7 @@ use crate::build::lint::Lints;
 use crate::build::patch::Patched;
 use crate::build::secrecy::InlineSecrets;
 use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::store_id::StoreId;
 use crate::build::variant::Variants;
 use crate::config::document::Document;
 use crate::config::edit::{Files, Stored};
@@ -63,6 +64,8 @@ pub struct Inputs {
     /// Time at which the inputs were read, against which certificates are checked; none: validity periods are
     /// not checked.
     pub now: Option<Timestamp>,
+    /// Store of the entities, which the versions for clients name; none outside of a control plane.
+    pub store: Option<StoreId>,
 }
 
 /// Accepted config with everything that was made of it.
@@ -87,6 +90,8 @@ pub struct Build {
     pub documents: Documents,
     /// Entities written over REST, as in the inputs of this build.
     pub stored: Stored,
+    /// Store that the versions for clients name; none outside of a control plane.
+    pub store: Option<StoreId>,
     subsets: UpstreamIndex,
     lints: Lints,
     resolved: ResolvedEntities,
@@ -186,8 +191,8 @@ impl Build {
     }
 
     fn to_compile(&self) -> compile::CompileInput<'_> {
-        let Self { model, subsets, addresses, overrides, .. } = self;
-        compile::CompileInput { model, subsets, addresses, overrides }
+        let Self { model, subsets, addresses, overrides, store, .. } = self;
+        compile::CompileInput { model, subsets, addresses, overrides, store: *store }
     }
 }
 
@@ -224,6 +229,9 @@ pub fn build_reading(
 fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, Vec<Violation>> {
     let Parsed { documents, new, mut violations } = parsed;
     violations.extend(lint::faults_of_levels(&new));
+    // Every resource names the store.
+    let nothing = Build::default();
+    let last = if last.store == inputs.store { last } else { &nothing };
     let meaning = validate::validate(&documents, &inputs.named_files, inputs.now, &last.resolved);
     let Validated { model, mut warnings, until, resolved } = match meaning {
         Ok(meaning) if violations.is_empty() => meaning,
@@ -243,6 +251,7 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
         overrides,
         documents,
         stored,
+        store: inputs.store,
         subsets,
         resolved,
         ..Build::default()

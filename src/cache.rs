@@ -4,6 +4,8 @@
 //! picks the snapshot of its node's fleet, so that a change of the fleets themselves needs no special
 //! handling. During a rollout (`control::rollout`) some Envoys run another build than the others.
 
+pub mod standing;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
@@ -13,6 +15,7 @@ use crate::build::Build;
 use crate::build::secrecy::SecretAccess;
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::past::SentSets;
+use crate::cache::standing::{Standing, Trust};
 use crate::envoy::node::{Node, VouchedFields};
 
 /// Builds that Envoys should run, now and at the end of the rollout.
@@ -43,8 +46,7 @@ impl Serving {
 
     /// Returns the snapshot that a node should run, if certificates vouch for these fields of nodes.
     fn snapshot_for(&self, node: &Node, vouched: &VouchedFields) -> ServedSnapshot {
-        let canaries = self.canaries.as_ref().filter(|canaries| canaries.nodes.contains(&node.id));
-        let build = canaries.map_or(&self.live, |canaries| &canaries.build);
+        let build = self.build_for(node);
         let secrets = build.secret_access(node, vouched);
         let snapshot = match secrets {
             SecretAccess::Full => build.snapshot_for(node),
@@ -55,6 +57,11 @@ impl Serving {
             SecretAccess::Refused => Arc::default(),
         };
         ServedSnapshot { snapshot, secrets }
+    }
+
+    fn build_for(&self, node: &Node) -> &Build {
+        let canaries = self.canaries.as_ref().filter(|canaries| canaries.nodes.contains(&node.id));
+        canaries.map_or(&self.live, |canaries| &canaries.build)
     }
 }
 
@@ -81,13 +88,14 @@ pub struct Cache {
 struct Published {
     generation: u64,
     serving: Serving,
+    standing: Standing,
 }
 
 impl Cache {
     /// Creates a cache with its first build, so that an empty config is never served by mistake.
     pub fn new(build: Arc<Build>) -> Self {
-        let serving = Serving::everywhere(build);
-        let current = watch::Sender::new(Published { generation: 1, serving });
+        let (serving, standing) = (Serving::everywhere(build), Standing::default());
+        let current = watch::Sender::new(Published { generation: 1, serving, standing });
         Self { current, past: SentSets::default(), vouched: OnceLock::new() }
     }
 
@@ -118,9 +126,19 @@ impl Cache {
         let mut generation = 0;
         self.current.send_modify(|current| {
             generation = current.generation + 1;
-            *current = Published { generation, serving };
+            (current.generation, current.serving) = (generation, serving);
         });
         generation
+    }
+
+    /// Publishes another standing and wakes all subscribers. The generation stays.
+    pub fn set_standing(&self, standing: Standing) {
+        self.current.send_modify(|current| current.standing = standing);
+    }
+
+    /// Returns the standing, before it is known which client would get a route.
+    pub fn standing(&self) -> Standing {
+        self.current.borrow().standing.clone()
     }
 
     /// Returns the number of the current generation.
@@ -145,7 +163,13 @@ impl Cache {
 
     /// Subscribes to the snapshots that `node` should run.
     pub fn subscribe(&self, node: Node) -> SnapshotSubscription {
-        SnapshotSubscription { node, vouched: self.vouched(), builds: self.current.subscribe(), seen: 0 }
+        SnapshotSubscription {
+            node,
+            vouched: self.vouched(),
+            builds: self.current.subscribe(),
+            seen: 0,
+            standing: Standing::default(),
+        }
     }
 
     /// Subscribes to the newest accepted build, the current one first.
@@ -177,14 +201,23 @@ pub struct SnapshotSubscription {
     vouched: Arc<VouchedFields>,
     builds: watch::Receiver<Published>,
     seen: u64,
+    standing: Standing,
 }
 
 impl SnapshotSubscription {
     /// Returns the newest snapshot and marks it as seen.
     pub fn snapshot(&mut self) -> ServedSnapshot {
-        let Published { generation, serving } = self.builds.borrow_and_update().clone();
+        let Published { generation, serving, standing } = self.builds.borrow_and_update().clone();
         self.seen = generation;
+        let build = serving.build_for(&self.node);
+        let has_routes = || build.model.has_routes(&build.fleet_of(&self.node));
+        self.standing = standing.towards(standing.trust == Trust::Blank && has_routes());
         serving.snapshot_for(&self.node, &self.vouched)
+    }
+
+    /// Returns the standing towards the node, as of the last snapshot.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Returns the number of the generation that was seen last; 0 before the first.

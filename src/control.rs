@@ -5,6 +5,7 @@
 
 mod desired;
 mod files;
+mod foreign;
 pub mod operation;
 mod pending;
 pub mod progress;
@@ -16,6 +17,7 @@ mod task;
 mod writer;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
 use crate::build::Build;
+use crate::build::snapshot::store_id::StoreId;
 use crate::config::Violation;
 use crate::config::edit::Files;
 use crate::control::desired::DesiredState;
@@ -65,6 +68,19 @@ impl Control {
         let (sender, receiver) = oneshot::channel();
         self.tasks.send(Task::Reload(read, allowed, sender)).map_err(|_| WriteError::ShuttingDown)?;
         receiver.await.map_err(|_| WriteError::ShuttingDown)
+    }
+
+    /// Answers the Envoys that run a config which is not known here and were not answered because of it, and
+    /// others of their stores. Returns the stores.
+    ///
+    /// # Errors
+    ///
+    /// Fails if that cannot be recorded, or if the control plane is shutting down.
+    pub async fn allow_foreign(&self) -> Result<BTreeSet<StoreId>, WriteError> {
+        let (sender, receiver) = oneshot::channel();
+        self.tasks.send(Task::AllowForeign(sender)).map_err(|_| WriteError::ShuttingDown)?;
+        let released = receiver.await.map_err(|_| WriteError::ShuttingDown)?;
+        released.map_err(|error| WriteError::Store(Arc::new(error)))
     }
 
     /// Publishes the overrides of endpoints by operators, drills and failback. Returns false if the control

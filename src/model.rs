@@ -45,10 +45,11 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::config::raw::Resource;
+use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
 use crate::model::certificate::Certificate;
 use crate::model::fleet::Fleet;
-use crate::model::listener::Listener;
+use crate::model::listener::{Listener, ProtocolSettings};
 use crate::model::name::Name;
 use crate::model::notify::Receiver;
 use crate::model::passthrough::Passthrough;
@@ -121,5 +122,30 @@ impl Model {
         self.passthroughs
             .iter()
             .filter(move |route| route.fleets.includes(fleet) && route.listeners.contains(listener))
+    }
+
+    /// True if there are raw resources of this type.
+    pub fn has_raw(&self, resource_type: ResourceType) -> bool {
+        self.raw.iter().any(|raw| raw.resource_type == resource_type)
+    }
+
+    /// True if the nodes of a fleet get a listener that passes requests or connections on. A raw listener may
+    /// have its routes within itself.
+    pub fn has_routes(&self, fleet: &Name) -> bool {
+        let has_raw = self.has_raw(ResourceType::Listener) || self.has_raw(ResourceType::Route);
+        has_raw || self.listeners_of(fleet).any(|listener| self.passes_on(fleet, listener))
+    }
+
+    fn passes_on(&self, fleet: &Name, listener: &Listener) -> bool {
+        match &listener.protocol {
+            ProtocolSettings::Http | ProtocolSettings::Https(_) => self
+                .routes
+                .values()
+                .any(|route| route.fleets.includes(fleet) && route.listeners.includes(&listener.name)),
+            ProtocolSettings::TlsPassthrough => {
+                self.passthroughs_of(fleet, &listener.name).next().is_some()
+            }
+            ProtocolSettings::Tcp(_) | ProtocolSettings::FailoverGateway(_) => true,
+        }
     }
 }

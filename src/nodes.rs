@@ -7,6 +7,7 @@ pub mod report;
 pub mod status;
 pub mod unknown;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -19,8 +20,9 @@ use tokio::sync::mpsc;
 
 use self::registry::Registry;
 use self::report::NodeReport;
-use self::status::{Nack, Presence, TypeStatus};
+use self::status::{Nack, Presence, Provenance, TypeStatus};
 use self::unknown::UnknownReporters;
+use crate::build::snapshot::store_id::StoreId;
 use crate::envoy::ResourceType;
 use crate::envoy::checks::CheckResults;
 use crate::envoy::load_totals::LoadTotals;
@@ -150,6 +152,25 @@ impl Nodes {
         std::mem::take(&mut self.lock().nacks)
     }
 
+    /// Takes the foreign stores whose clients are answered since the last call.
+    pub fn take_answered_stores(&self) -> BTreeSet<StoreId> {
+        std::mem::take(&mut self.lock().answered_stores)
+    }
+
+    /// Returns the foreign stores of the clients that are not answered.
+    pub fn withheld_stores(&self) -> BTreeSet<StoreId> {
+        let nodes = self.lock();
+        let withheld = nodes.connected.values().filter(|presence| presence.provenance.withheld.is_some());
+        withheld.filter_map(|presence| presence.provenance.foreign_store).collect()
+    }
+
+    /// Returns the number of nodes that are not answered.
+    pub fn withheld(&self) -> usize {
+        let nodes = self.lock();
+        let withheld = nodes.connected.values().filter(|presence| presence.provenance.withheld.is_some());
+        withheld.map(|presence| &presence.node.id).collect::<BTreeSet<_>>().len()
+    }
+
     /// Wakes the writer's thread, which waits in `Writer::wait`.
     fn wake(&self, is_nack: bool) {
         if is_nack || self.signal.is_close.load(Ordering::Relaxed) {
@@ -195,6 +216,17 @@ impl StreamGuard {
             !nodes.nacks.is_empty()
         };
         self.nodes.wake(has_nacks);
+    }
+}
+
+impl StreamGuard {
+    /// Records the origin of the config with which the client came. True if it is the first stream of its node
+    /// that is not answered.
+    pub fn record_provenance(&self, provenance: Provenance) -> bool {
+        let is_new = self.nodes.lock().record_provenance(self.stream, provenance);
+        // A store that is adopted has to be recorded, and rollouts do not wait for those who are not answered.
+        self.nodes.wake(provenance.is_adopted);
+        is_new
     }
 }
 

@@ -8,6 +8,7 @@ pub mod redb;
 
 use std::fmt::Debug;
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,9 @@ pub const KEPT_REVISIONS: u64 = 1000;
 
 /// Durable state of a control plane. All methods may block on disk or network.
 pub trait Store: Debug + Send + Sync {
+    /// Returns the id of the store: random, made at its birth, and the same in all its backups.
+    fn id(&self) -> NonZeroU64;
+
     /// Loads the state from which a control plane starts.
     ///
     /// # Errors

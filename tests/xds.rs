@@ -70,12 +70,17 @@ const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/Stream
 /// Starts a control plane with an upstream `a`, and a service and a route to it.
 async fn understudy() -> Understudy {
     let understudy = Understudy::serve(&[]).await;
+    fill(&understudy).await;
+    understudy
+}
+
+/// Writes the config of [`understudy`].
+async fn fill(understudy: &Understudy) {
     let upstream = json!({"name": "a", "targets": [{"target": "127.0.0.1:9"}]});
     assert_eq!(understudy.post("/upstreams", upstream).await.0, 201);
     assert_eq!(understudy.post("/services", json!({"name": "a", "upstream": "a"})).await.0, 201);
     let route = json!({"name": "a", "paths": ["/"], "service": "a"});
     assert_eq!(understudy.post("/routes", route).await.0, 201);
-    understudy
 }
 
 async fn channel(address: SocketAddr) -> Channel {
@@ -223,6 +228,53 @@ async fn change(understudy: &Understudy, milliseconds: i32) {
     let timeout = json!({"connect_timeout": format!("{milliseconds}ms")});
     let (status, body) = understudy.patch("/upstreams/a", timeout).await;
     assert_eq!(status, 200, "{body}");
+}
+
+#[tokio::test]
+async fn a_client_that_proves_an_unknown_config_is_answered_from_the_first_route_on() {
+    let understudy = Understudy::serve(&[]).await;
+    let (_, status) = understudy.get("/status").await;
+    let store = status["store"].as_str().unwrap().to_owned();
+    let held = format!("{:032x}{:016x}", 7, 9);
+    let mut ads = AggregatedDiscoveryServiceClient::new(channel(understudy.xds).await);
+    let ask = DiscoveryRequest::ask("sotw", CLUSTERS, &[]);
+    let ask = DiscoveryRequest { version_info: held.clone(), ..ask };
+    let mut sotw = open!(ads, stream_aggregated_resources, ask);
+    let ask = DeltaDiscoveryRequest::ask("delta", CLUSTERS, &[]);
+    let ask =
+        DeltaDiscoveryRequest { initial_resource_versions: [("b".to_owned(), held)].into(), ..ask };
+    let mut delta = open!(ads, delta_aggregated_resources, ask);
+    eventually(PATIENCE, "neither is answered", async || {
+        let (_, fleet) = understudy.get("/fleet").await;
+        let is_withheld = |node: &Value| {
+            node["withheld"] == "nothing_accepted"
+                && node["foreign_store"] == "0000000000000009"
+                && node["types"]["clusters"]["state"] == "pending"
+        };
+        let nodes = fleet["nodes"].as_array().unwrap();
+        if nodes.len() == 2 && nodes.iter().all(is_withheld) { Ok(()) } else { Err(fleet.to_string()) }
+    })
+    .await;
+    // A fresh one is answered at once, and so nobody else was before.
+    let mut fresh = Good::connect(understudy.xds, "fresh").await;
+    assert!(fresh.stream.next().await.unwrap().resources.is_empty());
+    drop(fresh);
+    assert_eq!(understudy.get("/status").await.1["withheld"], 2);
+    eventually(PATIENCE, "the fresh one left", async || {
+        let (_, node) = understudy.get("/fleet/fresh").await;
+        if node["state"] == "disconnected" { Ok(()) } else { Err(node.to_string()) }
+    })
+    .await;
+
+    fill(&understudy).await;
+    let response = sotw.next().await.unwrap();
+    let names = response.resources.iter().map(|any| Cluster::decode(&*any.value).unwrap().name);
+    assert_eq!(names.collect::<Vec<_>>(), ["a"]);
+    assert!(response.version_info.len() == 48 && response.version_info.ends_with(&store), "{response:?}");
+    let response = delta.next().await.unwrap();
+    let [resource] = response.resources.as_slice() else { panic!("{response:?}") };
+    assert!(resource.name == "a" && resource.version.ends_with(&store), "{response:?}");
+    assert_eq!(understudy.get("/status").await.1["withheld"], 0);
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ use crate::build::index::UpstreamIndex;
 use crate::build::reach::Reach;
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::resource::Resource;
+use crate::build::snapshot::store_id::StoreId;
 use crate::config::raw;
 use crate::envoy::ResourceType;
 use crate::envoy::node::Locality;
@@ -58,6 +59,26 @@ pub struct CompileInput<'a> {
     pub addresses: &'a Addresses,
     /// Overrides by operators, drills and failback, by upstream.
     pub overrides: &'a OverridesByUpstream,
+    /// Store that the versions of the resources name; none outside of a control plane.
+    pub store: Option<StoreId>,
+}
+
+/// Input of a resource, with the store that its version names.
+#[derive(Debug, Clone, PartialEq)]
+struct Stamped<I> {
+    input: I,
+    store: Option<StoreId>,
+}
+
+impl<I> Stamped<I> {
+    fn one(&self, compile: fn(&I) -> Resource) -> Arc<Resource> {
+        Arc::new(compile(&self.input).stamped(self.store))
+    }
+
+    fn several(&self, compile: fn(&I) -> Vec<Resource>) -> Vec<Arc<Resource>> {
+        let compiled = compile(&self.input).into_iter();
+        compiled.map(|resource| Arc::new(resource.stamped(self.store))).collect()
+    }
 }
 
 /// Resources that a model is compiled to, by the entity that they are compiled from, each with the input that
@@ -66,20 +87,20 @@ pub struct CompileInput<'a> {
 pub struct Compiled {
     reach: Arc<Reach>,
     /// Clusters that hold targets and aggregates over their tiers, by upstream.
-    clusters: Memo<Name, cluster::ClusterInput, Vec<Arc<Resource>>>,
+    clusters: Memo<Name, Stamped<cluster::ClusterInput>, Vec<Arc<Resource>>>,
     /// Aggregate clusters over several upstreams, by service.
-    aggregates: Memo<Name, service::AggregateInput, Vec<Arc<Resource>>>,
+    aggregates: Memo<Name, Stamped<service::AggregateInput>, Vec<Arc<Resource>>>,
     /// Load assignments, by upstream.
-    endpoints: Memo<Name, endpoint::EndpointInput, Vec<Arc<Resource>>>,
+    endpoints: Memo<Name, Stamped<endpoint::EndpointInput>, Vec<Arc<Resource>>>,
     /// Listeners, by fleet and listener.
-    listeners: Memo<(Name, Name), listener::ListenerInput, Arc<Resource>>,
+    listeners: Memo<(Name, Name), Stamped<listener::ListenerInput>, Arc<Resource>>,
     /// Contributions to route configurations, by route.
     fragments: OrdMap<Name, Arc<route::RouteFragment>>,
     /// Route configurations, by fleet and listener.
-    routes: Memo<(Name, Name), route::RouteConfigInput, Arc<Resource>>,
+    routes: Memo<(Name, Name), Stamped<route::RouteConfigInput>, Arc<Resource>>,
     /// Secrets, by fleet and secret.
-    secrets: Memo<(Name, Arc<str>), secret::SecretInput, Arc<Resource>>,
-    raw: Memo<(ResourceType, Arc<str>), ArcEq<raw::Resource>, Arc<Resource>>,
+    secrets: Memo<(Name, Arc<str>), Stamped<secret::SecretInput>, Arc<Resource>>,
+    raw: Memo<(ResourceType, Arc<str>), Stamped<ArcEq<raw::Resource>>, Arc<Resource>>,
 }
 
 impl Compiled {
@@ -102,19 +123,19 @@ impl Compiled {
             secret::needed(model, fleet, upstreams).into_iter().map(|(name, it)| ((fleet.clone(), name), it))
         });
         let raw = model.raw.iter().map(|raw| ((raw.resource_type, raw.key.clone()), ArcEq(raw.clone())));
+        let store = now.store;
+        let clusters = some_stamped(cluster_inputs(last, now), store);
+        let aggregates = some_stamped(aggregate_inputs(last, now), store);
+        let endpoints = some_stamped(endpoint_inputs(last, now), store);
         Self {
-            clusters: self.clusters.with(cluster_inputs(last, now), |input| shared(cluster::compile(input))),
-            aggregates: self
-                .aggregates
-                .with(aggregate_inputs(last, now), |input| shared(service::compile(input))),
-            endpoints: self
-                .endpoints
-                .with(endpoint_inputs(last, now), |input| shared(endpoint::compile(input))),
-            listeners: self.listeners.only(listeners, |input| Arc::new(listener::compile(input))),
-            secrets: self.secrets.only(secrets, |input| Arc::new(secret::compile(input))),
-            routes: self.routes(model, &fragments),
-            raw: self.raw.only(raw, |ArcEq(raw)| {
-                Arc::new(Resource::encoded(raw.resource_type, raw.name(), &raw.message))
+            clusters: self.clusters.with(clusters, |it| it.several(cluster::compile)),
+            aggregates: self.aggregates.with(aggregates, |it| it.several(service::compile)),
+            endpoints: self.endpoints.with(endpoints, |it| it.several(endpoint::compile)),
+            listeners: self.listeners.only(stamped(listeners, store), |it| it.one(listener::compile)),
+            secrets: self.secrets.only(stamped(secrets, store), |it| it.one(secret::compile)),
+            routes: self.routes(now, &fragments),
+            raw: self.raw.only(stamped(raw, store), |it| {
+                it.one(|ArcEq(raw)| Resource::encoded(raw.resource_type, raw.name(), &raw.message))
             }),
             fragments,
             reach,
@@ -125,12 +146,12 @@ impl Compiled {
     /// changed.
     fn routes(
         &self,
-        model: &Model,
+        now: CompileInput<'_>,
         fragments: &OrdMap<Name, Arc<route::RouteFragment>>,
-    ) -> Memo<(Name, Name), route::RouteConfigInput, Arc<Resource>> {
-        let fleets = model.fleet_names();
+    ) -> Memo<(Name, Name), Stamped<route::RouteConfigInput>, Arc<Resource>> {
+        let fleets = now.model.fleet_names();
         let serving = fleets.iter().flat_map(|fleet| {
-            let listeners = model.listeners_of(fleet).filter(|listener| listener.is_http());
+            let listeners = now.model.listeners_of(fleet).filter(|listener| listener.is_http());
             listeners.map(|listener| (fleet.clone(), listener.name.clone()))
         });
         let serving: BTreeSet<(Name, Name)> = serving.collect();
@@ -143,7 +164,8 @@ impl Compiled {
             let input = route::RouteConfigInput { listener: listener.clone(), fragments };
             ((fleet, listener), input)
         };
-        self.routes.only(serving.into_iter().map(input), |input| Arc::new(route::compile(input)))
+        let inputs = stamped(serving.into_iter().map(input), now.store);
+        self.routes.only(inputs, |it| it.one(route::compile))
     }
 
     /// Returns true if `fleet` has the clusters of `upstream`.
@@ -232,8 +254,11 @@ impl Compiled {
         amend: impl Fn(ResourceType, Arc<Resource>) -> Arc<Resource>,
     ) -> Snapshot {
         let here = upstreams.filter(|upstream| self.reach.has_upstream(fleet, upstream));
-        let inputs = here.filter_map(|upstream| self.endpoints.input(upstream)?.from(place));
-        let resources = inputs.flat_map(|input| shared(endpoint::compile(&input))).map(|resource| {
+        let inputs = here.filter_map(|upstream| {
+            let Stamped { input, store } = self.endpoints.input(upstream)?;
+            Some(Stamped { input: input.from(place)?, store: *store })
+        });
+        let resources = inputs.flat_map(|input| input.several(endpoint::compile)).map(|resource| {
             let resource = amend(ResourceType::Endpoints, resource);
             let known = last.and_then(|last| last.set(ResourceType::Endpoints).get(&resource.name));
             known.map_or_else(|| resource.clone(), |known| resource.clone().keeping(known))
@@ -377,8 +402,20 @@ impl AsResources for Vec<Arc<Resource>> {
     }
 }
 
-fn shared(resources: Vec<Resource>) -> Vec<Arc<Resource>> {
-    resources.into_iter().map(Arc::new).collect()
+/// Adds the store to inputs.
+fn stamped<K, I>(
+    inputs: impl IntoIterator<Item = (K, I)>,
+    store: Option<StoreId>,
+) -> impl Iterator<Item = (K, Stamped<I>)> {
+    inputs.into_iter().map(move |(key, input)| (key, Stamped { input, store }))
+}
+
+/// Adds the store to inputs that changed, of which some are gone.
+fn some_stamped<K, I>(
+    inputs: impl IntoIterator<Item = (K, Option<I>)>,
+    store: Option<StoreId>,
+) -> impl Iterator<Item = (K, Option<Stamped<I>>)> {
+    inputs.into_iter().map(move |(key, input)| (key, input.map(|input| Stamped { input, store })))
 }
 
 /// Returns the config source for a resource that another resource names: the ADS stream on which that other

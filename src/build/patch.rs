@@ -176,7 +176,8 @@ impl DeclaredPatch {
             let message = format!("with this the {} is none any more: {error}", resource_type.singular());
             unfit(&merge_path, message)
         })?;
-        let mut patched = Resource::encoded(resource_type, &resource.name, &body);
+        let mut patched =
+            Resource::encoded(resource_type, &resource.name, &body).stamped(resource.store);
         patched.clusters.clone_from(&resource.clusters);
         Ok(patched)
     }

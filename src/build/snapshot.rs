@@ -5,6 +5,8 @@
 pub mod past;
 pub mod resource;
 pub mod set;
+pub mod stated;
+pub mod store_id;
 
 use std::sync::Arc;
 

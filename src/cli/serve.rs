@@ -56,6 +56,10 @@ pub struct Options {
     /// Directory below which REST and plans may name files with keys and certificates; none: nowhere
     #[arg(long, env = "UNDERSTUDY_MATERIAL_DIR", value_name = "DIR")]
     material_dir: Option<PathBuf>,
+    /// Answer Envoys that run the config of another data directory, or one that is not known here, also if that
+    /// takes away what they serve
+    #[arg(long, env = "UNDERSTUDY_ALLOW_FOREIGN", value_parser = BoolishValueParser::new())]
+    allow_foreign: bool,
     #[command(flatten)]
     losses: LossOptions,
     #[command(flatten)]
@@ -167,6 +171,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         requests_per_second: options.rate_limit,
         loss_limits: options.losses.limits(),
         material_dir: options.material_dir,
+        allow_foreign: options.allow_foreign,
     })
     .await
     {

@@ -224,7 +224,9 @@ impl RolloutQueue {
     fn with_view<T>(&self, live: &Build, candidate: &Build, with: impl FnOnce(CanaryView<'_>) -> T) -> T {
         let one = |id: &str| envoy_state(&self.nodes, id, candidate);
         let affected = || {
-            let changes = |presence: &Presence| !candidate.is_alike_for(live, &presence.node);
+            let changes = |presence: &Presence| {
+                presence.provenance.withheld.is_none() && !candidate.is_alike_for(live, &presence.node)
+            };
             let nodes = self.nodes.select(changes).into_iter().map(|presence| presence.node.id);
             nodes.collect::<BTreeSet<String>>().iter().filter_map(|id| one(id)).collect()
         };

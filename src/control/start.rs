@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::build::snapshot::store_id::StoreId;
 use crate::build::{self, Build, Inputs};
 use crate::cache::Cache;
 use crate::config::Violation;
@@ -13,6 +14,7 @@ use crate::config::edit::{EntityChange, Files, Stored};
 use crate::control::Control;
 use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resolved, log_warning};
 use crate::control::files::{FileState, fingerprint, refused_files};
+use crate::control::foreign::{ForeignStores, first_trust};
 use crate::control::operation::WriteError;
 use crate::control::revisions::{RevisionLog, last_in_effect};
 use crate::control::rollout::RolloutQueue;
@@ -51,6 +53,8 @@ pub struct Start {
     pub loss_limits: LossLimits,
     /// Directory below which requests may name files; none: nowhere.
     pub material_dir: Option<Arc<Path>>,
+    /// True if Envoys are answered that run the config of another store.
+    pub allows_foreign: bool,
 }
 
 /// First config, with the files that it does not use.
@@ -67,6 +71,8 @@ struct FirstConfig {
 /// Builder of first configs: stored entities and overrides stay, files vary.
 struct FirstBuilder {
     builder: Builder,
+    /// Id of the store.
+    id: StoreId,
     stored: Stored,
     overrides: OverridesByUpstream,
     loss_limits: LossLimits,
@@ -81,12 +87,14 @@ impl Control {
     ///
     /// Fails if the store cannot be read, or with all faults of the config.
     pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Self, Arc<Cache>), WriteError> {
-        let Start { files, store, resolver, overrides, events, metrics, nodes, loss_limits, material_dir } =
-            start;
+        let Start { files, store, resolver, overrides, events, metrics, nodes, .. } = start;
+        let Start { loss_limits, material_dir, allows_foreign, .. } = start;
         let stored_revision = store.watch();
         let StoredState { stored, files: last_files, refused_files, revision } = store.load()?;
+        let is_newborn = revision == 0 && stored.is_empty();
         let builder = Builder { resolver, runtime: runtime.clone() };
-        let mut builder = FirstBuilder { builder, stored, overrides, loss_limits, material_dir };
+        let id = StoreId::new(store.id());
+        let mut builder = FirstBuilder { builder, id, stored, overrides, loss_limits, material_dir };
         let first = builder.first(files, last_files.as_ref(), refused_files).map_err(WriteError::Refused)?;
         let FirstConfig { built, refused, refused_by_envoy, violations } = first;
         let cache = Arc::new(Cache::new(built.build.clone()));
@@ -106,6 +114,7 @@ impl Control {
                 metrics: metrics.clone(),
             },
             staging: Staging::default(),
+            foreign: ForeignStores::new(store.clone(), cache.clone(), nodes.clone()),
             rollout: RolloutQueue::new(cache.clone(), nodes),
             revisions: RevisionLog { store, events, metrics },
             stored_revision,
@@ -117,6 +126,7 @@ impl Control {
             writer.files.report(violations);
             writer.files.publish_named_files(&writer.desired.inputs);
         }
+        writer.foreign.start(first_trust(is_newborn, &writer.desired.build, allows_foreign))?;
         let newest = writer.desired.revision;
         let in_effect = last_in_effect(&*writer.revisions.store, newest)?;
         writer.rollout.begin_at(in_effect, newest);
@@ -136,7 +146,8 @@ impl FirstBuilder {
     fn build(&mut self, files: Files) -> Result<Built, (Option<Box<Inputs>>, Vec<Violation>)> {
         let (stored, overrides) = (self.stored.clone(), self.overrides.clone());
         let material_dir = self.material_dir.clone();
-        let mut inputs = Inputs { files, stored, overrides, material_dir, ..Inputs::default() };
+        let store = Some(self.id);
+        let mut inputs = Inputs { files, stored, overrides, material_dir, store, ..Inputs::default() };
         match self.builder.build(&mut inputs, None, Reading::Anew) {
             Ok(build) => Ok(Built { inputs, build: Arc::new(build) }),
             Err(violations) => Err((Some(Box::new(inputs)), violations)),

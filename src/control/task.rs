@@ -1,5 +1,6 @@
 //! Tasks of the writer's thread.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -7,6 +8,7 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use crate::build::Build;
+use crate::build::snapshot::store_id::StoreId;
 use crate::config::Violation;
 use crate::config::edit::Files;
 use crate::control::desired::DesiredState;
@@ -24,6 +26,8 @@ pub(super) enum Task {
     Files(Result<Files, Vec<Violation>>),
     /// Reload of the files by request, even if they did not change, with the losses that are meant.
     Reload(Result<Files, Vec<Violation>>, AllowedLosses, oneshot::Sender<()>),
+    /// Answer to Envoys that run a config which is not known here.
+    AllowForeign(oneshot::Sender<Result<BTreeSet<StoreId>, store::Error>>),
     /// Change of the endpoint overrides.
     Overrides(OverridesByUpstream, oneshot::Sender<()>),
     /// Plan, which changes nothing.

@@ -17,6 +17,7 @@ use tracing::info;
 
 use crate::control::desired::{Built, DesiredState, log_warning};
 use crate::control::files::FileState;
+use crate::control::foreign::ForeignStores;
 use crate::control::pending::PendingChange;
 use crate::control::revisions::RevisionLog;
 use crate::control::rollout::{Rejection, RolloutQueue};
@@ -31,6 +32,7 @@ pub(super) struct Writer {
     pub(super) rollout: RolloutQueue,
     pub(super) files: FileState,
     pub(super) revisions: RevisionLog,
+    pub(super) foreign: ForeignStores,
     /// Newest revision in the store, which other control planes may write too.
     pub(super) stored_revision: watch::Receiver<u64>,
 }
@@ -98,6 +100,8 @@ impl Writer {
                 // The receiver may be gone with its request.
                 let _ = done.send(());
             }
+            // The receiver may be gone with its request.
+            Task::AllowForeign(done) => drop(done.send(self.foreign.release())),
             Task::Overrides(overrides, done) => {
                 if self.desired.update_overrides(overrides) {
                     self.rollout.publish_endpoints(&mut self.desired);
@@ -132,6 +136,7 @@ impl Writer {
     /// Checks the canaries, and amends the revisions that other Envoys refuse.
     fn check_canary(&mut self) {
         self.record_refusals();
+        self.foreign.adopt_answered();
         let rejection = self.rollout.check_canary(&mut self.desired);
         self.resolve(rejection);
     }

@@ -16,7 +16,6 @@ use crate::envoy::ResourceType;
 use crate::inspect::plan::PlannedChange;
 use crate::model::Model;
 use crate::model::documents::Documents;
-use crate::model::listener::{Listener, ProtocolSettings};
 use crate::model::name::Name;
 
 /// Minimum number of removed entities that is refused.
@@ -244,28 +243,12 @@ fn successor(before: &Model, after: &Model, fleet: &Name) -> Name {
 impl FleetParts {
     fn of(build: &Build, fleet: &Name) -> Self {
         let model = &build.model;
-        let has_raw = |resource_type| model.raw.iter().any(|it| it.resource_type == resource_type);
-        // A raw listener may have its routes within itself.
-        let has_raw_listener = has_raw(ResourceType::Listener);
+        let has_raw_listener = model.has_raw(ResourceType::Listener);
         let is_declared = build.documents.sites(Kind::Listener).next().is_some();
-        let mut opened = model.listeners_of(fleet);
-        let has_routes = opened.any(|listener| has_routes(model, fleet, listener));
         Self {
             listeners: has_raw_listener || (is_declared && model.listeners_of(fleet).next().is_some()),
-            routes: has_raw_listener || has_raw(ResourceType::Route) || has_routes,
+            routes: model.has_routes(fleet),
         }
-    }
-}
-
-/// True if a listener passes requests or connections on.
-fn has_routes(model: &Model, fleet: &Name, listener: &Listener) -> bool {
-    match &listener.protocol {
-        ProtocolSettings::Http | ProtocolSettings::Https(_) => model
-            .routes
-            .values()
-            .any(|route| route.fleets.includes(fleet) && route.listeners.includes(&listener.name)),
-        ProtocolSettings::TlsPassthrough => model.passthroughs_of(fleet, &listener.name).next().is_some(),
-        ProtocolSettings::Tcp(_) | ProtocolSettings::FailoverGateway(_) => true,
     }
 }
 

@@ -1,12 +1,13 @@
 //! State of all nodes, without a clock: those that are connected, and those that disconnected lately.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::status::{Nack, Presence, RecordedStatus, TypeStatus};
+use super::status::{Nack, Presence, Provenance, RecordedStatus, TypeStatus};
+use crate::build::snapshot::store_id::StoreId;
 use crate::envoy::ResourceType;
 use crate::envoy::load_totals::LoadTotals;
 use crate::envoy::node::Node;
@@ -22,6 +23,9 @@ const MAX_DEPARTED_BYTES: usize = 64 << 20;
 /// Limit on the refusals that wait to be taken. More than that belong to one incident.
 const MAX_NACKS: usize = 1_000;
 
+/// Limit on the stores that wait to be adopted. Clients determine them.
+const MAX_STORES: usize = 100;
+
 /// State of all nodes.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -33,6 +37,8 @@ pub(super) struct Registry {
     departed: BTreeMap<u64, Presence>,
     departed_bytes: usize,
     pub(super) nacks: Vec<Arc<Nack>>,
+    /// Foreign stores whose clients are answered, and that were not taken yet.
+    pub(super) answered_stores: BTreeSet<StoreId>,
     /// State by node id, for as long as anything is known of the node.
     pub(super) by_id: HashMap<String, NodeRecord>,
 }
@@ -47,6 +53,8 @@ pub(super) struct NodeRecord {
     reporters: usize,
     last_load_report: Option<Timestamp>,
     pub(super) totals: LoadTotals,
+    /// True once it was logged that the node is not answered.
+    is_reported: bool,
 }
 
 impl Presence {
@@ -76,6 +84,7 @@ impl Registry {
             disconnected_at: None,
             last_load_report: None,
             generation: 0,
+            provenance: Provenance::default(),
             types: BTreeMap::new(),
         };
         self.connected.insert(stream, presence);
@@ -118,6 +127,20 @@ impl Registry {
             let status = RecordedStatus { state, since, version, current, error, last_nack };
             presence.types.insert(resource_type, status);
         }
+    }
+
+    /// Records the origin of a client's config. True if it is the first stream of its node that is not
+    /// answered.
+    pub(super) fn record_provenance(&mut self, stream: u64, provenance: Provenance) -> bool {
+        let Some(presence) = self.connected.get_mut(&stream) else { return false };
+        presence.provenance = provenance;
+        if let Some(store) = provenance.foreign_store.filter(|_| provenance.is_adopted)
+            && self.answered_stores.len() < MAX_STORES
+        {
+            self.answered_stores.insert(store);
+        }
+        let Some(record) = self.by_id.get_mut(&presence.node.id) else { return false };
+        provenance.withheld.is_some() && !std::mem::replace(&mut record.is_reported, true)
     }
 
     /// Turns a stream into the last status of its node, merged with the types of streams that ended before: a
@@ -226,8 +249,10 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
-    use crate::nodes::status::AckState;
+    use crate::nodes::status::{AckState, WithholdReason};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).expect("within the calendar")
@@ -335,6 +360,38 @@ mod tests {
         nodes.begin_reports("stranger");
         nodes.end_reports("stranger");
         assert_eq!(nodes.by_id.len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_is_not_answered_is_reported_once() {
+        let mut nodes = Registry::default();
+        let withheld = Provenance { withheld: Some(WithholdReason::NothingAccepted), ..Provenance::default() };
+        let mut report = |provenance, seconds| {
+            let stream = nodes.connect(node("a"), None, at(seconds));
+            let is_new = nodes.record_provenance(stream, provenance);
+            let is_recorded = nodes.find("a", at(seconds)).is_some_and(|it| it.provenance == provenance);
+            nodes.disconnect(stream, at(seconds));
+            (is_new, is_recorded)
+        };
+        assert_eq!(report(Provenance::default(), 0), (false, true));
+        assert_eq!(report(withheld, 1), (true, true));
+        assert_eq!(report(withheld, 2), (false, true));
+        assert_eq!(report(Provenance::default(), 3), (false, true));
+        assert!(nodes.list(at(3604)).is_empty(), "it is forgotten");
+        assert!(nodes.answered_stores.is_empty());
+    }
+
+    #[test]
+    fn a_foreign_store_that_is_answered_waits_to_be_adopted() {
+        let mut nodes = Registry::default();
+        let stream = nodes.connect(node("a"), None, at(0));
+        for number in 1..=MAX_STORES as u64 + 1 {
+            let foreign_store = NonZeroU64::new(number).map(StoreId::new);
+            let provenance = Provenance { foreign_store, ..Provenance::default() };
+            nodes.record_provenance(stream, provenance);
+            nodes.record_provenance(stream, Provenance { is_adopted: true, ..provenance });
+            assert_eq!(nodes.answered_stores.len() as u64, number.min(MAX_STORES as u64));
+        }
     }
 
     #[test]

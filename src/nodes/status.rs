@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::build::snapshot::resource::Version;
+use crate::build::snapshot::store_id::StoreId;
 use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
 
@@ -64,6 +65,26 @@ pub struct Nack {
     pub at: Timestamp,
 }
 
+/// Origin of the config with which a client came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// Store of that config, if it is another than the own one.
+    pub foreign_store: Option<StoreId>,
+    /// True if that store is answered from now on, since the own config is meant for all.
+    pub is_adopted: bool,
+    /// Reason for which the client is not answered; none if it is.
+    pub withheld: Option<WithholdReason>,
+}
+
+/// Reason for which a client is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithholdReason {
+    /// The client runs a config that is not known here, and nothing was accepted yet that gives it a route.
+    NothingAccepted,
+    /// The client runs a config of another store that is not known here.
+    ForeignStore,
+}
+
 /// A stream of an Envoy, or the last status of an Envoy that disconnected.
 #[derive(Debug, Clone)]
 pub struct Presence {
@@ -79,6 +100,8 @@ pub struct Presence {
     pub last_load_report: Option<Timestamp>,
     /// Newest generation that its types were compared with.
     pub generation: u64,
+    /// Origin of the config that it came with.
+    pub provenance: Provenance,
     /// Status of the types that it asked for.
     pub types: BTreeMap<ResourceType, RecordedStatus>,
 }

@@ -5,12 +5,14 @@ mod commit;
 mod directory;
 mod encoding;
 mod file;
+mod identity;
 mod presence;
 pub mod restore;
 mod tables;
 mod tokens;
 
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +44,7 @@ pub struct RedbStore {
     database: Mutex<Option<Arc<Database>>>,
     path: PathBuf,
     presence: PresenceCheck,
+    id: NonZeroU64,
     /// Number of the last revision that was committed.
     revision: watch::Sender<u64>,
     /// Time of the last removal of expired answers; locked during a commit.
@@ -63,11 +66,14 @@ impl RedbStore {
         close_to_others(&path);
         file::create_if_missing(&path)?;
         let database = file::open(&path)?;
+        let id = identity::of(&database)
+            .map_err(|source| Error::Database { path: path.clone(), source: Box::new(source) })?;
         let presence = PresenceCheck::new(&path)?;
         let store = Self {
             database: Mutex::new(Some(Arc::new(database))),
             path,
             presence,
+            id,
             revision: watch::Sender::new(0),
             swept: Mutex::new(Timestamp::UNIX_EPOCH),
             _lock: lock,
@@ -140,6 +146,10 @@ impl RedbStore {
 }
 
 impl Store for RedbStore {
+    fn id(&self) -> NonZeroU64 {
+        self.id
+    }
+
     fn load(&self) -> Result<StoredState, Error> {
         // Between two commits, so that the entities are those of the revision.
         let _committing = self.swept.lock().unwrap_or_else(PoisonError::into_inner);

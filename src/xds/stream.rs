@@ -16,3 +16,4 @@ pub mod subscription;
 #[cfg(test)]
 pub(crate) mod testkit;
 mod type_table;
+mod withhold;

@@ -268,6 +268,7 @@ async fn only_a_writer_may_allow_a_loss() {
         ("/reload", [422, 422]),
         ("/reload?allow=empty,no", [400, 400]),
         ("/reload?permit=empty", [400, 400]),
+        ("/reload?allow=foreign", [403, 422]),
         ("/reload?allow=mass_removal", [403, 422]),
         ("/reload?allow=mass_removal,empty", [403, 200]),
     ] {

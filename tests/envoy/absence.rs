@@ -28,7 +28,7 @@ pub(crate) struct Trio {
     /// Directory of config files, with `config.yaml`.
     config: PathBuf,
     root: TempDir,
-    _backend: Backend,
+    backend: Backend,
 }
 
 /// Returns the entities of a config that serves `/` of any host, by their list.
@@ -84,10 +84,20 @@ impl Trio {
         let edge = Edge::speaking(variants[0], understudy, port).await;
         let second = Envoy::start(&edge.understudy, "edge-2", "edge", variants[1]).await;
         let third = Envoy::start(&edge.understudy, "edge-3", "edge", variants[2]).await;
-        let trio = Self { edge, others: [second, third], config, root, _backend: backend };
+        let trio = Self { edge, others: [second, third], config, root, backend };
         trio.settled().await;
         trio.edge.serves("BACKEND", PATIENCE).await;
         trio
+    }
+
+    /// Writes the whole config of REST again.
+    pub(crate) async fn write_again(&self) {
+        write_all(self.understudy(), &entities(self.edge.port, &self.backend)).await;
+    }
+
+    /// Writes another config over REST to a control plane, which serves another port.
+    pub(crate) async fn write_another(&self, understudy: &Understudy, port: u16) {
+        write_all(understudy, &entities(port, &self.backend)).await;
     }
 
     fn file(&self) -> PathBuf {
@@ -164,10 +174,15 @@ impl Trio {
     }
 
     /// Adds a listener to the file.
-    fn add_listener(&self, listener: Value) {
+    pub(crate) fn add_listener(&self, listener: Value) {
         let text = fs::read_to_string(self.file()).expect("reads");
         let mut file: Value = serde_json::from_str(&text).expect("it was written as JSON");
         file["listeners"].as_array_mut().expect("a list").push(listener);
+        self.write_file(&file);
+    }
+
+    /// Replaces the file in one step.
+    pub(crate) fn write_file(&self, file: &Value) {
         fs::write(self.config.join("draft"), file.to_string()).expect("writes");
         fs::rename(self.config.join("draft"), self.file()).expect("renames");
     }

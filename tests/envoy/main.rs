@@ -49,3 +49,4 @@ mod targets_in_tls;
 mod upgrades;
 mod webhook;
 mod whole;
+mod withheld;

@@ -315,10 +315,13 @@ impl Understudy {
         self.try_restart().await.expect_err("it is not ready")
     }
 
-    /// Kills the process if it still runs, and starts it with these arguments in place of the former ones.
-    pub async fn restart_with(&mut self, arguments: &[&str]) {
-        self.arguments = arguments.iter().map(ToString::to_string).collect();
+    /// Kills the process if it still runs, and starts it with these arguments in place of the former ones,
+    /// which it returns.
+    pub async fn restart_with(&mut self, arguments: &[&str]) -> Vec<String> {
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let former = std::mem::replace(&mut self.arguments, arguments);
         self.restart().await;
+        former
     }
 
     /// Returns the process, to signal it or to wait for its end.

@@ -1,5 +1,7 @@
 //! Config files: their faults, their findings, and the command to read them again.
 
+use std::collections::BTreeSet;
+
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
@@ -20,7 +22,7 @@ use crate::source::files;
 
 const ALLOW: QueryParameter = QueryParameter::text(
     "allow",
-    "Losses that this reload may cause, with commas between them: `empty`, `mass_removal`; needs the role `write`",
+    "What this reload may do, with commas between the words; needs the role `write`. Losses that it may cause: `empty`, `mass_removal`. `foreign`: answer the Envoys that are not answered, since they run a config of another data directory, or one that is not known here",
 );
 
 /// Returns the routes.
@@ -49,6 +51,8 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
 struct ReloadView {
     /// Newest revision.
     revision: u64,
+    /// Ids of the data directories whose Envoys are answered from now on.
+    adopted_stores: Vec<String>,
 }
 
 /// Handles `GET /violations`.
@@ -67,9 +71,9 @@ async fn reload(
     Extension(principal): Extension<Principal>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<ReloadView>, Problem> {
-    let allowed = allowed_losses(query.as_deref())?;
+    let allowed = Allowed::parse(query.as_deref())?;
     // A decision on what is to be served, unlike a mere reload.
-    if allowed != AllowedLosses::default()
+    if allowed != Allowed::default()
         && let Err(denial) = principal.require(Role::Write)
     {
         admin.metrics.refused("role");
@@ -77,31 +81,43 @@ async fn reload(
     }
     let paths = admin.paths.clone();
     let read = blocking::run(move || Ok(files::read(&paths))).await?;
-    admin.control.reload(read, allowed).await?;
+    admin.control.reload(read, allowed.losses).await?;
     let revision = admin.store.revision();
     let violations = admin.control.violations();
-    if violations.is_empty() {
-        return Ok(Json(ReloadView { revision }));
+    if !violations.is_empty() {
+        let detail = "the files were refused; the last good config keeps serving";
+        return Err(Problem::refused(detail, violations));
     }
-    let detail = "the files were refused; the last good config keeps serving";
-    Err(Problem::refused(detail, violations))
+    let adopted = if allowed.foreign { admin.control.allow_foreign().await? } else { BTreeSet::new() };
+    let adopted_stores = adopted.iter().map(ToString::to_string).collect();
+    Ok(Json(ReloadView { revision, adopted_stores }))
 }
 
-/// Returns the losses that `allow` names.
-fn allowed_losses(query: Option<&str>) -> Result<AllowedLosses, Problem> {
-    let mut query = Parameters::parse(query);
-    let words = query.take_all("allow");
-    query.end()?;
-    let mut allowed = AllowedLosses::default();
-    for word in words.iter().flat_map(|words| words.split(',')) {
-        match word {
-            "empty" => allowed.empty = true,
-            "mass_removal" => allowed.mass_removal = true,
-            _ => {
-                let detail = format!("`allow` takes `empty` and `mass_removal`, not `{word}`");
-                return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+/// Decisions that a reload carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Allowed {
+    losses: AllowedLosses,
+    foreign: bool,
+}
+
+impl Allowed {
+    /// Reads what `allow` names.
+    fn parse(query: Option<&str>) -> Result<Self, Problem> {
+        let mut query = Parameters::parse(query);
+        let words = query.take_all("allow");
+        query.end()?;
+        let mut allowed = Self::default();
+        for word in words.iter().flat_map(|words| words.split(',')) {
+            match word {
+                "empty" => allowed.losses.empty = true,
+                "mass_removal" => allowed.losses.mass_removal = true,
+                "foreign" => allowed.foreign = true,
+                _ => {
+                    let detail = format!("`allow` takes `empty`, `mass_removal` and `foreign`, not `{word}`");
+                    return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+                }
             }
         }
+        Ok(allowed)
     }
-    Ok(allowed)
 }

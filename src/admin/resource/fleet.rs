@@ -73,8 +73,31 @@ struct FleetNodeView {
     secrets_withheld: bool,
     /// Upstreams that a standby serves there; null if it does not report its load.
     on_standby: Option<Vec<String>>,
+    /// Reason for which it is not answered, so that it keeps what it has; null if it is answered.
+    withheld: Option<WithheldView>,
+    /// Id of the data directory whose config it came with, if it is another than that of this control plane.
+    foreign_store: Option<String>,
     /// Status by the plural of the type.
     types: BTreeMap<&'static str, TypeView>,
+}
+
+/// Reason for which an Envoy is not answered.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum WithheldView {
+    /// It runs a config that is not known here, and nothing was accepted yet that gives it a route.
+    NothingAccepted,
+    /// It runs a config of another data directory that is not known here.
+    ForeignStore,
+}
+
+impl From<status::WithholdReason> for WithheldView {
+    fn from(reason: status::WithholdReason) -> Self {
+        match reason {
+            status::WithholdReason::NothingAccepted => Self::NothingAccepted,
+            status::WithholdReason::ForeignStore => Self::ForeignStore,
+        }
+    }
 }
 
 /// State of a connection.
@@ -151,6 +174,8 @@ impl FleetNodeView {
             envoy_version: node.version.clone(),
             secrets_withheld: build.secret_access(node, vouched) != SecretAccess::Full,
             on_standby: on_standby.map(|upstreams| upstreams.map(ToString::to_string).collect()),
+            withheld: presence.provenance.withheld.map(WithheldView::from),
+            foreign_store: presence.provenance.foreign_store.map(|store| store.to_string()),
             types: presence.types.iter().map(|(kind, status)| (kind.plural(), status.into())).collect(),
         }
     }

@@ -156,6 +156,8 @@ fn of_fleet(nodes: &Nodes, build: &Build, registry: &mut Registry) {
     }
     gauges(registry, "connected_nodes", "Envoys that are connected, by fleet", connected);
     gauge(registry, "xds_streams", "Streams of Envoys that are open", presences.len() as f64);
+    let help = "Envoys that are not answered, since they run a config that is not known here";
+    gauge(registry, "withheld_nodes", help, nodes.withheld() as f64);
     let help = "Streams of Envoys, by fleet, type of resource, and what became of the last response";
     gauges(registry, "node_types", help, types);
 }

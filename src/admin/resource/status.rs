@@ -9,6 +9,7 @@ use crate::access::tokens::Role;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::state::Admin;
 use crate::build::Build;
+use crate::build::snapshot::store_id::StoreId;
 use crate::config::document::Kind;
 use crate::control::progress::Progress;
 use crate::model::name::Name;
@@ -59,6 +60,10 @@ struct StatusView {
     rollout: RolloutView,
     /// Targets that were added to upstreams which do not exist now; they return with them.
     orphaned_targets: Vec<String>,
+    /// Number of connected Envoys that are not answered; `/fleet` has the reasons.
+    withheld: usize,
+    /// Id of the data directory.
+    store: String,
 }
 
 /// Rollout of accepted changes.
@@ -139,6 +144,8 @@ async fn read(State(admin): State<Admin>) -> Json<StatusView> {
         revision: admin.store.revision(),
         rollout: admin.control.progress().into(),
         orphaned_targets: orphaned(&build),
+        withheld: admin.nodes.withheld(),
+        store: StoreId::new(admin.store.id()).to_string(),
     })
 }
 

@@ -74,6 +74,12 @@ impl SentSets {
         })
     }
 
+    /// True if one of the sets has this resource.
+    pub fn has(&self, name: &str, version: Version) -> bool {
+        let is_it = |known: &SentSet| known.set.get(name).is_some_and(|own| own.version == version);
+        self.with(|sets| sets.iter().any(is_it))
+    }
+
     fn with<R>(&self, work: impl FnOnce(&mut VecDeque<SentSet>) -> R) -> R {
         work(&mut self.sets.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -101,6 +107,8 @@ mod tests {
         past.remember(&set(0));
         past.remember(&set(KEPT));
         assert_eq!([0, 1, 2, KEPT, KEPT + 1].map(knows), [true, false, true, true, false]);
+        let has = |content| past.has("a", set(content).get("a").expect("it is there").version);
+        assert_eq!([0, 1, 2, KEPT, KEPT + 1].map(has), [true, false, true, true, false]);
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! after any restart, and an unchanged resource keeps its bytes in memory.
 
 use std::fmt;
-use std::num::ParseIntError;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use prost::{Message, Name};
 use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::build::snapshot::store_id::{STORE_DIGITS, StoreId};
 use crate::envoy::{self, ResourceType, canonical, descriptors, json};
 use crate::memo::ArcPtrEq;
 
@@ -43,6 +43,16 @@ impl Version {
         self.0 = self.0.wrapping_sub(resource.map_or(0, |ArcPtrEq(resource)| resource.digest()));
     }
 
+    /// True for the version of a set without resources.
+    pub fn is_of_nothing(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Returns its text for clients, followed by the id of the store if there is one.
+    pub fn text(self, store: Option<StoreId>) -> String {
+        store.map_or_else(|| self.to_string(), |store| format!("{self}{store}"))
+    }
+
     /// Returns the bytes of the hash, the lowest first.
     pub(super) fn to_le_bytes(self) -> [u8; 16] {
         self.0.to_le_bytes()
@@ -50,13 +60,20 @@ impl Version {
 }
 
 /// Number of digits in the text of a version.
-const VERSION_DIGITS: usize = 32;
+pub(super) const VERSION_DIGITS: usize = 32;
+
+/// Text that is no version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a version has {VERSION_DIGITS} hex digits")]
+pub struct NoVersion;
 
 impl FromStr for Version {
-    type Err = ParseIntError;
+    type Err = NoVersion;
 
-    fn from_str(text: &str) -> Result<Self, ParseIntError> {
-        u128::from_str_radix(text, 16).map(Self)
+    fn from_str(text: &str) -> Result<Self, NoVersion> {
+        // The standard library takes a sign, too.
+        let is_text = text.len() == VERSION_DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        is_text.then(|| u128::from_str_radix(text, 16).ok()).flatten().map(Self).ok_or(NoVersion)
     }
 }
 
@@ -92,6 +109,8 @@ pub struct Resource {
     /// Clusters that a listener, a route configuration or an aggregate cluster sends requests to; empty
     /// otherwise.
     pub clusters: Vec<Arc<str>>,
+    /// Store that its version names for clients; none outside of a control plane.
+    pub store: Option<StoreId>,
     pub(super) delta: Bytes,
     state_of_the_world: usize,
     message: usize,
@@ -134,10 +153,31 @@ impl Resource {
             version,
             endpoints: None,
             clusters: Vec::new(),
+            store: None,
             delta: buffer.freeze(),
             state_of_the_world,
             message,
         }
+    }
+
+    /// Writes the id of a store into the text of its version. The message and the version stay.
+    #[must_use]
+    pub fn stamped(mut self, store: Option<StoreId>) -> Self {
+        if self.store == store {
+            return self;
+        }
+        let text = self.version.text(store);
+        let any = self.delta.slice(self.state_of_the_world..);
+        let resource = field_len(3, self.name.len()) + field_len(1, text.len()) + any.len();
+        let mut buffer = BytesMut::with_capacity(field_len(2, resource));
+        put_head(2, resource, &mut buffer);
+        put_field(3, self.name.as_bytes(), &mut buffer);
+        put_field(1, text.as_bytes(), &mut buffer);
+        self.message = self.message - self.state_of_the_world + buffer.len();
+        (self.store, self.state_of_the_world) = (store, buffer.len());
+        buffer.put_slice(&any);
+        self.delta = buffer.freeze();
+        self
     }
 
     /// Builds the answer for a name that a client waits for and that does not exist: a `Resource` with the
@@ -150,8 +190,8 @@ impl Resource {
         put_field(4, name.as_bytes(), &mut buffer);
         let (state_of_the_world, message) = (buffer.len(), buffer.len());
         let (endpoints, clusters, version) = (None, Vec::new(), Version::of(&[]));
-        let delta = buffer.freeze();
-        Self { name: name.into(), version, endpoints, clusters, delta, state_of_the_world, message }
+        let (delta, store) = (buffer.freeze(), None);
+        Self { name: name.into(), version, endpoints, clusters, store, delta, state_of_the_world, message }
     }
 
     /// Returns the encoded field `resources` of a response with this resource.
@@ -170,7 +210,8 @@ impl Resource {
     /// Returns the text of the version as clients get it.
     pub fn version_text(&self) -> &[u8] {
         // The version is the last field before the `Any`.
-        &self.delta[self.state_of_the_world - VERSION_DIGITS..self.state_of_the_world]
+        let digits = VERSION_DIGITS + self.store.map_or(0, |_| STORE_DIGITS);
+        &self.delta[self.state_of_the_world - digits..self.state_of_the_world]
     }
 
     /// Converts the message to Envoy's JSON.
@@ -229,6 +270,21 @@ mod tests {
         assert_eq!(inner.resource.as_ref(), Some(any));
         assert_eq!(resource.message(), any.value);
         assert_eq!(resource.version_text(), inner.version.as_bytes());
+    }
+
+    #[test]
+    fn a_stamp_changes_the_text_of_the_version_and_nothing_else() {
+        let plain = Resource::new("a", &cluster("a"));
+        let store = StoreId::parse("00000000000000a7");
+        let stamped = plain.clone().stamped(store);
+        assert_eq!(stamped.field(Variant::StateOfTheWorld), plain.field(Variant::StateOfTheWorld));
+        assert_eq!((stamped.version, stamped.message()), (plain.version, plain.message()));
+        assert_eq!(stamped.digest(), plain.digest());
+        let delta = DeltaDiscoveryResponse::decode(stamped.field(Variant::Delta)).expect("decodes");
+        let text = format!("{}00000000000000a7", plain.version);
+        assert_eq!((delta.resources[0].name.as_str(), &delta.resources[0].version), ("a", &text));
+        assert_eq!(stamped.version_text(), text.as_bytes());
+        assert_eq!(stamped.stamped(None), plain);
     }
 
     #[test]

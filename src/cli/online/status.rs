@@ -30,7 +30,7 @@ pub struct Options {
 }
 
 /// Prints what is served, which tiers serve, and what each Envoy accepted. The exit code is 1 while files are
-/// refused or an Envoy refuses something.
+/// refused, an Envoy refuses something or an Envoy is not answered.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let client = options.request.server.client()?;
     let status = fetch_status(&client).await?;
@@ -47,7 +47,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         options.request.output.print(&status, |status| view::whole(status, Timestamp::now()))?;
         if !options.watch || print::is_unread() {
             let fleet = rows::list(&status, "fleet");
-            let is_bad = status["violations"] != json!(0) || fleet.iter().any(rows::is_refused);
+            let is_bad_node = |node| rows::is_refused(node) || rows::is_withheld(node);
+            let is_bad = status["violations"] != json!(0) || fleet.iter().any(is_bad_node);
             return Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         tokio::time::sleep(POLL_INTERVAL).await;

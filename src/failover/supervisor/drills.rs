@@ -149,7 +149,7 @@ mod tests {
             ..ClusterStats::default()
         };
         let request = LoadStatsRequest { cluster_stats: vec![cluster], ..LoadStatsRequest::default() };
-        LoadReport::read(&request.encode_to_vec()).expect("it is one")
+        LoadReport::read(&request.encode_to_vec(), |_| true).expect("it is one")
     }
 
     #[test]

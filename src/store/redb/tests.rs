@@ -166,6 +166,21 @@ fn an_older_format_is_brought_up_to_date() {
 }
 
 #[test]
+fn a_store_keeps_its_id_and_gets_one_if_it_has_none() {
+    let directories = [directory(), directory()];
+    older(directories[1].path(), 1);
+    let id = |directory: &Path| RedbStore::open(directory).expect("opens").id();
+    let ids = directories.each_ref().map(|directory| id(directory.path()));
+    assert_ne!(ids[0], ids[1]);
+    assert_eq!(directories.each_ref().map(|directory| id(directory.path())), ids);
+    // A backup is the same store.
+    let (elsewhere, copy) = (directory(), directories[0].path().join("backup"));
+    RedbStore::open(directories[0].path()).expect("opens").backup(&copy).expect("copies");
+    restore::restore(&copy, elsewhere.path(), false).expect("restores");
+    assert_eq!(id(elsewhere.path()), ids[0]);
+}
+
+#[test]
 fn a_newer_format_is_refused() {
     let directory = directory();
     older(directory.path(), VERSION + 1);

@@ -44,7 +44,8 @@ impl DiscoveryService {
         if let Some(rules) = guard.identity() {
             cache.withhold_secrets(rules.vouched());
         }
-        let streams = StreamContext { past: cache.past().clone(), ..StreamContext::default() };
+        let (past, store) = (cache.past().clone(), cache.standing().store);
+        let streams = StreamContext { past, store, ..StreamContext::default() };
         let (identifier, guard) = (identifier.into(), Arc::new(guard));
         let (names, holdings) = (NameMeter::default(), Holdings::default());
         let context = DiscoveryContext { cache, nodes, streams, identifier, guard, names, holdings };

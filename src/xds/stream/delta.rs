@@ -14,11 +14,14 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::past::SentSets;
 use crate::build::snapshot::resource::{Resource, Variant};
 use crate::build::snapshot::set::ResourceSet;
+use crate::build::snapshot::stated::StatedVersion;
+use crate::cache::standing::Standing;
 use crate::envoy::ResourceType;
 use crate::nodes::nack::{ResponseNack, shorten_error};
-use crate::nodes::status::{AckState, TypeStatus};
+use crate::nodes::status::{AckState, Provenance, TypeStatus};
 use crate::xds::stream::delta::payload::{InFlight, Payload, ResourceDelta, payloads, pieces};
 use crate::xds::stream::delta::type_state::{BLANK, DeltaTypeState, Held};
 use crate::xds::stream::held::HeldClusters;
@@ -27,8 +30,9 @@ use crate::xds::stream::order::{StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
 use crate::xds::stream::subscription::TypeSubscription;
 use crate::xds::stream::type_table::{TypeTable, has_legacy_wildcard, requested_type};
+use crate::xds::stream::withhold::Withholding;
 use crate::xds::wire::frame::Response;
-use crate::xds::wire::request::LazyRequest;
+use crate::xds::wire::request::{LazyRequest, VersionList};
 
 /// Everything that one client was sent and answered.
 #[derive(Debug)]
@@ -41,6 +45,7 @@ pub struct DeltaStream {
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
+    withholding: Withholding<VersionList>,
     nacks: Vec<ResponseNack>,
 }
 
@@ -56,8 +61,17 @@ impl DiscoveryStream for DeltaStream {
             last_nonce: 0,
             timed_out: false,
             reconnecting: false,
+            withholding: Withholding::default(),
             nacks: Vec::new(),
         }
+    }
+
+    fn set_standing(&mut self, standing: &Standing) {
+        self.withholding.set_standing(standing);
+    }
+
+    fn provenance(&self) -> Provenance {
+        self.withholding.provenance()
     }
 
     fn on_request(
@@ -75,6 +89,13 @@ impl DiscoveryStream for DeltaStream {
 
     fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response> {
         self.target = target;
+        let (target, past) = (&self.target, &self.context.past);
+        let released = self.withholding.review(|withholding, resource_type, versions| {
+            judge(withholding, (target.set(resource_type), past), versions);
+        });
+        for (resource_type, versions) in released {
+            self.resume(resource_type, &versions);
+        }
         self.advance()
     }
 
@@ -83,7 +104,7 @@ impl DiscoveryStream for DeltaStream {
         let target = self.target.set(ResourceType::Cluster);
         let withholds =
             self.reconnecting && clusters.exceptions.keys().any(|name| target.get(name).is_none());
-        !self.timed_out && (withholds || self.progress().is_waiting())
+        !self.withholding.is_active() && !self.timed_out && (withholds || self.progress().is_waiting())
     }
 
     fn on_timeout(&mut self) -> Vec<Response> {
@@ -158,12 +179,12 @@ impl DeltaStream {
             let mut subscription = TypeSubscription::new(&self.context.names);
             subscription.begin(names, unsubscribed, has_legacy_wildcard(resource_type));
             state.subscription = Some(subscription);
-            let target = self.target.set(resource_type);
-            if !versions.is_empty() {
-                state.resume(target, versions);
-                self.reconnecting |= resource_type == ResourceType::Cluster;
+            let known = (&**self.target.set(resource_type), &self.context.past);
+            judge(&mut self.withholding, known, versions);
+            if self.withholding.is_active() {
+                return self.withholding.keep(resource_type, versions.packed());
             }
-            return state.owe_missing(target);
+            return self.resume(resource_type, versions);
         };
         state.owed.extend(subscription.update(names, unsubscribed));
         for name in unsubscribed.iter().filter(|name| !subscription.wants(name)) {
@@ -173,8 +194,21 @@ impl DeltaStream {
         }
     }
 
+    /// Resumes a type with the versions that the client stated in its first request.
+    fn resume(&mut self, resource_type: ResourceType, versions: &VersionList) {
+        let (state, target) = (self.types.get_mut(resource_type), self.target.set(resource_type));
+        if !versions.is_empty() {
+            state.resume(target, versions);
+            self.reconnecting |= resource_type == ResourceType::Cluster;
+        }
+        state.owe_missing(target);
+    }
+
     /// Returns everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
+        if self.withholding.is_active() {
+            return Vec::new();
+        }
         let may_remove = |stream: &Self| stream.progress().may_remove(ResourceType::Cluster);
         let could_remove = may_remove(self);
         let mut responses = self.offer_all();
@@ -350,7 +384,29 @@ impl DeltaStream {
         let (nonce, version) = (self.last_nonce, set.version());
         let (resources, removed) = payload.encode();
         self.types.get_mut(resource_type).in_flight.push(InFlight { nonce, version, payload });
-        Response { resource_type, version: version.to_string(), nonce: nonce.to_string(), resources, removed }
+        let (version, nonce) = (version.text(self.context.store), nonce.to_string());
+        Response { resource_type, version, nonce, resources, removed }
+    }
+}
+
+/// Judges the versions that a client states with the first request of a type.
+fn judge(
+    withholding: &mut Withholding<VersionList>,
+    (target, past): (&ResourceSet, &SentSets),
+    versions: &VersionList,
+) {
+    // Nearly all clients hold exactly the target, with versions of this store.
+    if versions.is_empty() || versions.inventory() == target.inventory() {
+        return;
+    }
+    for (name, version) in versions.iter() {
+        let is_known = |StatedVersion { version, .. }| {
+            target.get(name).is_some_and(|own| own.version == version) || past.has(name, version)
+        };
+        withholding.judge(StatedVersion::parse(version), is_known);
+        if withholding.is_active() {
+            return;
+        }
     }
 }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::past::SentSets;
 use crate::build::snapshot::resource::Variant;
+use crate::build::snapshot::store_id::StoreId;
+use crate::cache::standing::Standing;
 use crate::envoy::ResourceType;
 use crate::nodes::nack::ResponseNack;
-use crate::nodes::status::TypeStatus;
+use crate::nodes::status::{Provenance, TypeStatus};
 use crate::xds::stream::held::HeldClusters;
 use crate::xds::stream::names::{NameSet, NameTable};
 use crate::xds::wire::frame::Response;
@@ -20,6 +22,8 @@ pub struct StreamContext {
     pub names: NameTable,
     /// Sets of resources that clients were sent earlier, by version.
     pub past: SentSets,
+    /// Store that versions name; none outside of a control plane.
+    pub store: Option<StoreId>,
 }
 
 /// A stream of one variant of the protocol: events go in, the responses to send come out, in order.
@@ -35,6 +39,13 @@ pub trait DiscoveryStream: Sized + Send + Sync + 'static {
 
     /// Creates a stream whose client should come to run `target`.
     fn new(target: Arc<Snapshot>, context: &StreamContext) -> Self;
+
+    /// Sets the standing towards the client, which is [`Standing::default`] before the first call. It counts
+    /// from the next request or snapshot on.
+    fn set_standing(&mut self, standing: &Standing);
+
+    /// Returns the origin of the config with which the client came, and if it is answered.
+    fn provenance(&self) -> Provenance;
 
     /// Handles a request and returns the responses to send now.
     ///

@@ -13,18 +13,22 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::google::rpc::Status;
 
 use crate::build::snapshot::Snapshot;
+use crate::build::snapshot::past::SentSets;
 use crate::build::snapshot::resource::{Resource, Variant};
 use crate::build::snapshot::set::ResourceSet;
+use crate::build::snapshot::stated::StatedVersion;
+use crate::cache::standing::Standing;
 use crate::envoy::ResourceType;
 use crate::nodes::nack::{ResponseNack, shorten_error};
-use crate::nodes::status::{AckState, TypeStatus};
+use crate::nodes::status::{AckState, Provenance, TypeStatus};
 use crate::xds::stream::held::HeldClusters;
 use crate::xds::stream::names::NameSet;
 use crate::xds::stream::order::{self, StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
-use crate::xds::stream::sotw::type_state::{BLANK, SentResponse, SotwTypeState};
+use crate::xds::stream::sotw::type_state::{BLANK, Proof, SentResponse, SotwTypeState};
 use crate::xds::stream::subscription::TypeSubscription;
 use crate::xds::stream::type_table::{TypeTable, is_sent_whole, requested_type};
+use crate::xds::stream::withhold::Withholding;
 use crate::xds::wire::frame::Response;
 use crate::xds::wire::request::{LazyRequest, NameList};
 
@@ -39,6 +43,7 @@ pub struct SotwStream {
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
+    withholding: Withholding<Proof>,
     nacks: Vec<ResponseNack>,
 }
 
@@ -54,8 +59,17 @@ impl DiscoveryStream for SotwStream {
             last_nonce: 0,
             timed_out: false,
             reconnecting: false,
+            withholding: Withholding::default(),
             nacks: Vec::new(),
         }
+    }
+
+    fn set_standing(&mut self, standing: &Standing) {
+        self.withholding.set_standing(standing);
+    }
+
+    fn provenance(&self) -> Provenance {
+        self.withholding.provenance()
     }
 
     fn on_request(&mut self, request: LazyRequest<DiscoveryRequest>) -> Result<Vec<Response>, ProtocolError> {
@@ -79,6 +93,13 @@ impl DiscoveryStream for SotwStream {
 
     fn on_snapshot(&mut self, target: Arc<Snapshot>) -> Vec<Response> {
         self.target = target;
+        let (target, past) = (&self.target, &self.context.past);
+        let released = self.withholding.review(|withholding, resource_type, proof| {
+            judge(withholding, (target.set(resource_type), past), *proof);
+        });
+        for (resource_type, proof) in released {
+            self.resume(resource_type, proof);
+        }
         self.advance()
     }
 
@@ -87,7 +108,7 @@ impl DiscoveryStream for SotwStream {
         let target = self.target.set(ResourceType::Cluster);
         let is_gone = |name: &Arc<str>| target.get(name).is_none();
         let withholds = self.reconnecting && target.changed_since(clusters).iter().any(is_gone);
-        !self.timed_out && (withholds || self.progress().is_waiting())
+        !self.withholding.is_active() && !self.timed_out && (withholds || self.progress().is_waiting())
     }
 
     fn on_timeout(&mut self) -> Vec<Response> {
@@ -159,25 +180,34 @@ impl SotwStream {
         let subscription =
             state.subscription.get_or_insert_with(|| TypeSubscription::new(&self.context.names));
         let added = subscription.replace(names, is_sent_whole(resource_type));
-        if !is_sent_whole(resource_type) {
-            // Everything counts as new while `set` is empty. Later, added names are owed.
-            if !state.set.is_empty() {
-                state.owed.extend(added);
+        // Everything counts as new while `set` is empty. Later, added names are owed.
+        if !is_sent_whole(resource_type) && !state.set.is_empty() {
+            state.owed.extend(added);
+        }
+        if first {
+            let proof = Proof::read(version_info);
+            let known = (&**self.target.set(resource_type), &self.context.past);
+            judge(&mut self.withholding, known, proof);
+            if self.withholding.is_active() {
+                self.withholding.keep(resource_type, proof);
+            } else {
+                self.resume(resource_type, proof);
             }
-        } else if first {
-            self.resume(resource_type, version_info);
         }
     }
 
     /// Resumes from the version of the client: if the set of that version is known, only the changes since
-    /// are sent.
-    fn resume(&mut self, resource_type: ResourceType, version_info: &str) {
-        let state = self.types.get_mut(resource_type);
-        if version_info.is_empty() {
-            state.held = Some(Arc::default());
+    /// are sent. Types that are sent by name are sent anew.
+    fn resume(&mut self, resource_type: ResourceType, proof: Proof) {
+        if !is_sent_whole(resource_type) {
             return;
         }
-        let Some(version) = version_info.parse().ok().filter(|_| state.is_wildcard()) else { return };
+        let state = self.types.get_mut(resource_type);
+        let version = match proof {
+            Proof::Nothing => return state.held = Some(Arc::default()),
+            Proof::Version(StatedVersion { version, .. }) if state.is_wildcard() => version,
+            _ => return,
+        };
         let target = self.target.set(resource_type);
         let current = || (target.version() == version).then(|| (target.clone(), false));
         let Some((set, uncertain)) = self.context.past.recall(version).or_else(current) else { return };
@@ -189,6 +219,9 @@ impl SotwStream {
 
     /// Returns everything that can be sent now, in the order in which the client can take it.
     fn advance(&mut self) -> Vec<Response> {
+        if self.withholding.is_active() {
+            return Vec::new();
+        }
         for (resource_type, state) in self.types.iter_mut() {
             state.quarantine.forget_changed(self.target.set(resource_type));
         }
@@ -414,12 +447,25 @@ impl SotwStream {
         state.sent = Some(SentResponse { nonce, version, state: AckState::Pending, names });
         Response {
             resource_type,
-            version: version.to_string(),
+            version: version.text(self.context.store),
             nonce: nonce.to_string(),
             resources,
             removed: Vec::new(),
         }
     }
+}
+
+/// Judges the version that a client states with the first request of a type. It is known if it is that of the
+/// target, or was sent earlier.
+fn judge(withholding: &mut Withholding<Proof>, (target, past): (&ResourceSet, &SentSets), proof: Proof) {
+    let stated = match proof {
+        Proof::Nothing => return,
+        Proof::Version(stated) => Some(stated),
+        Proof::Other => None,
+    };
+    withholding.judge(stated, |StatedVersion { version, .. }| {
+        target.version() == version || past.recall(version).is_some()
+    });
 }
 
 #[cfg(test)]

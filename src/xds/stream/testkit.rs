@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::{self, Display, Formatter};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -15,6 +16,8 @@ use prost::Message as _;
 
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::resource::{Resource, Variant};
+use crate::build::snapshot::store_id::StoreId;
+use crate::cache::standing::{Standing, Trust};
 use crate::envoy::ResourceType;
 use crate::nodes::status::AckState;
 use crate::xds::stream::delta::DeltaStream;
@@ -280,6 +283,12 @@ impl<P: TestVariant> TestClient<P> {
         self.receive(responses)
     }
 
+    /// Sets the standing, and publishes a snapshot with it.
+    pub(crate) fn stand(&mut self, trust: Trust, snapshot_text: &str) -> &mut Self {
+        self.stream.set_standing(&standing(trust));
+        self.change(snapshot_text)
+    }
+
     /// Asserts that these responses came since the last assertion.
     pub(crate) fn says(&mut self, expected: &Expect) -> &mut Self {
         expected.assert_eq(&std::mem::take(&mut self.log).join("\n"));
@@ -297,6 +306,16 @@ impl<P: TestVariant> TestClient<P> {
         let status = self.stream.statuses().find(|(resource_type, _)| *resource_type == kind_of(word));
         status.expect("it was asked for").1.state
     }
+}
+
+/// Returns a standing of the store 1.
+pub(crate) fn standing(trust: Trust) -> Standing {
+    Standing { store: store(1), trust, ..Standing::default() }
+}
+
+/// Returns the id of a store.
+pub(crate) fn store(number: u64) -> Option<StoreId> {
+    NonZeroU64::new(number).map(StoreId::new)
 }
 
 /// Returns the names of one type in the text of a snapshot.

@@ -169,6 +169,12 @@ impl VersionList {
         self.0.values().map(|value| entry(value).expect("it was checked when it was read"))
     }
 
+    /// Copies the list, so that the bytes of the whole request can be freed.
+    #[must_use]
+    pub fn packed(&self) -> Self {
+        Self(FieldList { encoded: Bytes::copy_from_slice(&self.0.encoded), ..self.0.clone() })
+    }
+
     /// True if there are no versions.
     pub fn is_empty(&self) -> bool {
         self.0.encoded.is_empty()

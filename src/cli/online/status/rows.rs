@@ -23,6 +23,11 @@ pub(super) fn is_refused(node: &Value) -> bool {
     node["types"].as_object().is_some_and(|types| types.values().any(|report| report["state"] == "nacked"))
 }
 
+/// Returns true if the node is connected and not answered.
+pub(super) fn is_withheld(node: &Value) -> bool {
+    node["state"] == "connected" && node["withheld"].is_string()
+}
+
 /// Returns true if a standby serves.
 pub(super) fn is_away(upstream: &Value) -> bool {
     upstream["serving_priority"].as_u64().is_some_and(|priority| priority > 0)
@@ -178,6 +183,9 @@ pub(super) fn node(node: &Value) -> Vec<String> {
     let states: Vec<String> =
         types.map(|(kind, report)| format!("{kind} {}", text(&report["state"]))).collect();
     let mut row: Vec<String> = ["id", "fleet", "state"].iter().map(|field| text(&node[*field])).collect();
+    if is_withheld(node) {
+        row[2].push_str(", withheld");
+    }
     row.push(states.join(", "));
     row
 }

@@ -1,9 +1,11 @@
 //! Text of `status`: complete, or as much as a terminal has room for.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cli::online::status::rows::{self, abbreviated, is_away, is_refused, list};
+use crate::cli::online::status::rows::{self, abbreviated, is_away, is_refused, is_withheld, list};
 use crate::cli::online::value::{text, time};
 use crate::cli::output::table;
 
@@ -124,7 +126,32 @@ fn alarms(status: &Value) -> Vec<String> {
             lines.push(format!("{} refuses {kind}: {}", text(&node["id"]), text(&report["error"])));
         }
     }
+    lines.extend(withheld(list(status, "fleet")));
     lines
+}
+
+/// Returns a line for each reason for which Envoys are not answered.
+fn withheld(fleet: &[Value]) -> Vec<String> {
+    let mut nodes: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for node in fleet.iter().filter(|node| is_withheld(node)) {
+        let key = (text(&node["withheld"]), text(&node["foreign_store"]));
+        nodes.entry(key).or_default().push(text(&node["id"]));
+    }
+    let line = |((reason, store), mut nodes): ((String, String), Vec<String>)| {
+        nodes.sort_unstable();
+        nodes.dedup();
+        let nodes = abbreviated(&nodes);
+        let reason = match reason.as_str() {
+            "nothing_accepted" => {
+                "nothing was accepted yet that gives them a route: was the data directory lost?".to_owned()
+            }
+            _ => format!(
+                "they run the config of another data directory, {store}; `POST /reload?allow=foreign` answers them"
+            ),
+        };
+        [String::new(), format!("withheld from {nodes}, which keep what they have: {reason}")]
+    };
+    nodes.into_iter().flat_map(line).collect()
 }
 
 fn tables(status: &Value, now: Timestamp) -> Vec<StatusTable> {

@@ -21,6 +21,7 @@ use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
 use crate::nodes::StreamGuard;
 use crate::nodes::nack::ResponseNack;
+use crate::nodes::status::{Provenance, WithholdReason};
 use crate::xds::port::connection::{ClientPeer, ConnectionEnd};
 use crate::xds::port::guard::{checked_node, end_of_life};
 use crate::xds::port::names::NameShare;
@@ -90,6 +91,8 @@ struct Session<P> {
     context: Arc<DiscoveryContext>,
     /// Deadline of the wait for clusters; none while nothing waits.
     cluster_deadline: Option<Instant>,
+    /// Origin of the client's config, as it was recorded last.
+    provenance: Provenance,
     /// Time at which the stream should end, or later, as soon as it is idle.
     ends_at: Instant,
 }
@@ -115,8 +118,10 @@ impl<P: DiscoveryStream> Session<P> {
         let snapshot = guard.permitted(&node.id, snapshots.snapshot())?;
         let end = origin.peer.as_ref().map_or_else(ConnectionEnd::unknown, |peer| peer.end.clone());
         // Boxed, since the future of the stream would otherwise reserve space for it several times over.
+        let mut stream = P::new(snapshot, &context.streams);
+        stream.set_standing(snapshots.standing());
         let mut session = Box::new(Self {
-            stream: P::new(snapshot, &context.streams),
+            stream,
             node: node.id.clone(),
             holdings: context.holdings.begin(&node.id, origin.peer.as_ref()),
             names: context.names.share(&node.id, end),
@@ -126,6 +131,7 @@ impl<P: DiscoveryStream> Session<P> {
             resource_type: origin.resource_type,
             context: context.clone(),
             cluster_deadline: None,
+            provenance: Provenance::default(),
             ends_at: guard.limits().end(),
         });
         info!(node = session.node, "connected");
@@ -154,6 +160,7 @@ impl<P: DiscoveryStream> Session<P> {
                     return Ok(None);
                 }
                 let snapshot = self.context.guard.permitted(&self.node, self.snapshots.snapshot())?;
+                self.stream.set_standing(self.snapshots.standing());
                 self.stream.on_snapshot(snapshot)
             }
             () = end => return Err(end_of_life()),
@@ -200,6 +207,7 @@ impl<P: DiscoveryStream> Session<P> {
             self.record_nack(nack);
         }
         self.holdings.record(self.stream.held_clusters());
+        self.record_provenance();
         if self.stream.is_idle() {
             self.generations.clear();
         }
@@ -210,6 +218,29 @@ impl<P: DiscoveryStream> Session<P> {
         } else {
             None
         };
+    }
+
+    /// Records the origin of the client's config, and logs it once if the client is not answered because of it.
+    fn record_provenance(&mut self) {
+        let provenance = self.stream.provenance();
+        if std::mem::replace(&mut self.provenance, provenance) == provenance {
+            return;
+        }
+        let is_new = self.connection.record_provenance(provenance);
+        let Some(reason) = provenance.withheld.filter(|_| is_new) else { return };
+        let store = provenance.foreign_store.map(|store| store.to_string());
+        match reason {
+            WithholdReason::NothingAccepted => warn!(
+                node = self.node,
+                store,
+                "not answered, so that it keeps what it has: it runs a config that is not known here, and nothing was accepted yet that gives it a route; was the data directory lost? restore a backup or write the config again"
+            ),
+            WithholdReason::ForeignStore => warn!(
+                node = self.node,
+                store,
+                "not answered, so that it keeps what it has: it runs the config of another data directory; if it is meant to get this one, say `POST /reload?allow=foreign` or start with --allow-foreign"
+            ),
+        }
     }
 
     /// Logs and counts a NACK, and publishes it as an event.

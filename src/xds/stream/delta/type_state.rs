@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::build::snapshot::resource::{Resource, Version};
 use crate::build::snapshot::set::ResourceSet;
+use crate::build::snapshot::stated::StatedVersion;
 use crate::nodes::status::AckState;
 use crate::xds::stream::delta::payload::{InFlight, ResourceDelta};
 use crate::xds::stream::order;
@@ -101,11 +102,12 @@ impl DeltaTypeState {
             if let Some((at, _)) = own {
                 is_held[at] = true;
             }
-            if own.is_some_and(|(_, own)| own.version_text() == version.as_bytes()) {
+            let stated = StatedVersion::parse(version).map(|stated| stated.version);
+            // Equal content is not sent again, whatever store it came from.
+            if own.is_some_and(|(_, own)| stated == Some(own.version)) {
                 self.exceptions.remove(name);
             } else if subscription.wants(name) {
-                let held = version.parse().map_or(Held::Unknown, Held::Version);
-                self.exceptions.insert(name.into(), held);
+                self.exceptions.insert(name.into(), stated.map_or(Held::Unknown, Held::Version));
             }
         }
         let missing =

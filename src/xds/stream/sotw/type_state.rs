@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::build::snapshot::resource::Version;
 use crate::build::snapshot::set::ResourceSet;
+use crate::build::snapshot::stated::StatedVersion;
 use crate::envoy::ResourceType;
 use crate::nodes::status::AckState;
 use crate::xds::stream::quarantine::Quarantine;
@@ -52,6 +53,26 @@ pub(super) struct SentResponse {
     pub(super) state: AckState,
     /// Names in the response; none for all of the set.
     pub(super) names: Option<Box<[Arc<str>]>>,
+}
+
+/// Version in the first request of a type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// None: the client holds nothing.
+    Nothing,
+    /// Version that an understudy wrote.
+    Version(StatedVersion),
+    /// Version of another control plane.
+    Other,
+}
+
+impl Proof {
+    pub(super) fn read(version_info: &str) -> Self {
+        match version_info {
+            "" => Self::Nothing,
+            text => StatedVersion::parse(text).map_or(Self::Other, Self::Version),
+        }
+    }
 }
 
 impl SotwTypeState {
