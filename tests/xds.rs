@@ -1113,3 +1113,35 @@ async fn who_says_nothing_is_not_waited_for() {
     let mut half = Some(b"PRI * HT".to_vec());
     hung_up(address, || half.take()).await;
 }
+
+#[tokio::test]
+async fn a_refusal_that_comes_late_is_noted_at_its_own_revision() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.yaml");
+    std::fs::write(&file, "rollout: { canary: false }\n").unwrap();
+    let understudy = Understudy::serve(&[file.to_str().unwrap()]).await;
+    let upstream = json!({"name": "a", "targets": [{"target": "127.0.0.1:9"}]});
+    assert_eq!(understudy.post("/upstreams", upstream).await.0, 201);
+    let mut prompt = Good::connect(understudy.xds, "prompt").await;
+    let mut late = Good::connect(understudy.xds, "late").await;
+    let first = late.stream.next().await.unwrap();
+    late.stream.send(DiscoveryRequest::answer(CLUSTERS, &first)).await;
+    change(&understudy, 300).await;
+    let second = late.stream.next().await.unwrap();
+    change(&understudy, 400).await;
+    prompt.sees("a", 400).await;
+    let error_detail = Some(rpc::Status { message: "no".to_owned(), ..rpc::Status::default() });
+    let refusal = DiscoveryRequest { error_detail, ..DiscoveryRequest::answer(CLUSTERS, &second) };
+    late.stream.send(DiscoveryRequest { version_info: first.version_info, ..refusal }).await;
+    let (_, status) = understudy.get("/status").await;
+    let newest = status["revision"].as_u64().unwrap();
+    eventually(PATIENCE, "the refusal is noted", async || {
+        let refused_by =
+            async |number| understudy.get(&format!("/revisions/{number}")).await.1["refused_by"].clone();
+        match (refused_by(newest - 1).await, refused_by(newest).await) {
+            (own, newer) if own == json!(["late"]) && newer == json!([]) => Ok(()),
+            noted => Err(format!("{noted:?}")),
+        }
+    })
+    .await;
+}

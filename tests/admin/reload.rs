@@ -162,6 +162,8 @@ async fn a_certificate_that_expires_is_reported_though_nothing_else_happens() {
         write("far", authority.issue_until("far.example.com", now + 60 * 24 * 60 * 60)).await,
         Value::Null
     );
+    // 9999-12-31T23:59:59Z, which means "never", is beyond the last time of the calendar in use.
+    assert_eq!(write("ever", authority.issue_until("ever.example.com", 253_402_300_799)).await, Value::Null);
     assert_eq!(write("soon", authority.issue_until("soon.example.com", now + 8)).await, json!("US145"));
     let (_, status) = understudy.get("/status").await;
     let told = eventually(PATIENCE, "it is told", async || {
