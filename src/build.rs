@@ -25,7 +25,7 @@ use crate::build::compile::Compiled;
 use crate::build::index::UpstreamIndex;
 use crate::build::lint::Lints;
 use crate::build::patch::Patched;
-use crate::build::secrecy::InlineSecrets;
+use crate::build::secrecy::{InlineSecrets, SecretAccess};
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::store_id::StoreId;
 use crate::build::variant::Variants;
@@ -33,7 +33,7 @@ use crate::config::document::Document;
 use crate::config::edit::{Files, Stored};
 use crate::config::material::{NamedFile, NamedFiles};
 use crate::config::{Level, Violation};
-use crate::envoy::node::{Locality, Node};
+use crate::envoy::node::{Locality, Node, NodeField, VouchedFields};
 use crate::model::Model;
 use crate::model::addresses::Addresses;
 use crate::model::documents::{Documents, Parsed};
@@ -171,6 +171,44 @@ impl Build {
     /// Returns the fleet of a node.
     pub fn fleet_of(&self, node: &Node) -> Name {
         self.model.fleet_of(node)
+    }
+
+    /// Returns the access of a node to the secrets of its fleet, if certificates vouch for these fields of nodes.
+    pub fn secret_access(&self, node: &Node, vouched: &VouchedFields) -> SecretAccess {
+        let fleet = self.fleet_of(node);
+        let snapshot = self.snapshot(&fleet);
+        if self.unvouched(&fleet, vouched).is_empty() {
+            SecretAccess::Full
+        } else if self.inline_secrets.are_in(&snapshot) {
+            SecretAccess::Refused
+        } else if snapshot.without_private_secrets().is_some() {
+            SecretAccess::Withheld
+        } else {
+            SecretAccess::Full
+        }
+    }
+
+    /// Returns the fields that select a fleet although no certificate vouches for them. None select the default
+    /// fleet.
+    pub fn unvouched(&self, fleet: &Name, vouched: &VouchedFields) -> Vec<&NodeField> {
+        let fleet = self.model.fleets.iter().find(|own| own.name == *fleet);
+        let fields = fleet.into_iter().flat_map(|fleet| fleet.selecting_fields());
+        fields.filter(|field| !vouched.include(field)).collect()
+    }
+
+    /// Returns the fleets that fields select for which no certificate vouches, each with those fields.
+    pub fn unvouched_fleets(&self, vouched: &VouchedFields) -> Vec<(&Name, Vec<&NodeField>)> {
+        let fleets =
+            self.model.fleets.iter().map(|fleet| (&fleet.name, self.unvouched(&fleet.name, vouched)));
+        fleets.filter(|(_, fields)| !fields.is_empty()).collect()
+    }
+
+    /// Returns the fleets that have secrets.
+    pub fn fleets_with_secrets(&self) -> Vec<&Name> {
+        let has = |snapshot: &Snapshot| {
+            self.inline_secrets.are_in(snapshot) || snapshot.without_private_secrets().is_some()
+        };
+        self.snapshots.iter().filter(|(_, snapshot)| has(snapshot)).map(|(name, _)| name).collect()
     }
 
     /// Returns the host names and services among the targets that the control plane resolves, without those

@@ -858,6 +858,16 @@ fn ask_for(id: &str, prefix: &str, count: usize) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest::ask(id, ENDPOINTS, &names.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+impl Stream<DeltaDiscoveryRequest> {
+    /// Takes the next response and acknowledges it. Returns the numbers of its resources and of its names without
+    /// one.
+    async fn taken(&mut self) -> Result<(usize, usize), Status> {
+        let response = self.next().await?;
+        self.send(DeltaDiscoveryRequest::answer(ENDPOINTS, &response)).await;
+        Ok((response.resources.len(), response.removed_resources.len()))
+    }
+}
+
 /// Opens a delta stream over a connection of its own.
 async fn delta(address: SocketAddr, first: DeltaDiscoveryRequest) -> Stream<DeltaDiscoveryRequest> {
     let mut ads = AggregatedDiscoveryServiceClient::new(channel(address).await);
@@ -878,18 +888,18 @@ async fn names_are_bounded_for_each_node_and_connection() {
     refused(&mut delta(address, ask_for("greedy", "x", 1_001)).await, "a node may ask for 1000").await;
     // Names of streams that ended do not count, those of streams over other connections do.
     let mut first = delta(address, ask_for("greedy", "y", 700)).await;
-    assert_eq!(first.next().await.unwrap().removed_resources.len(), 700);
+    assert_eq!(first.taken().await.unwrap(), (0, 700));
     refused(&mut delta(address, ask_for("greedy", "z", 301)).await, "a node may ask for 1000").await;
     let mut ads = AggregatedDiscoveryServiceClient::new(channel(address).await);
     let mut one = open!(ads, delta_aggregated_resources, ask_for("n-1", "a", 800));
-    assert_eq!(one.next().await.unwrap().removed_resources.len(), 800);
+    assert_eq!(one.taken().await.unwrap(), (0, 800));
     let mut two = open!(ads, delta_aggregated_resources, ask_for("n-2", "b", 701));
     refused(&mut two, "a connection may ask for 1500").await;
     // The others over the connection, and all other clients, go on.
     one.send(DeltaDiscoveryRequest::ask("", ENDPOINTS, &["a"])).await;
-    assert_eq!(one.next().await.unwrap().resources.len(), 1);
+    assert_eq!(one.taken().await.unwrap(), (1, 0));
     first.send(DeltaDiscoveryRequest::ask("", ENDPOINTS, &["a"])).await;
-    assert_eq!(first.next().await.unwrap().resources.len(), 1);
+    assert_eq!(first.taken().await.unwrap(), (1, 0));
 }
 
 #[tokio::test]
@@ -897,12 +907,12 @@ async fn clients_that_use_up_all_names_together_cost_no_other_client_a_name() {
     let names = NameLimits { node: 1_000, connection: 1_000, all: 5_000 };
     let address = limited(StreamLimits { names, ..StreamLimits::default() }).await;
     let mut honest = delta(address, ask_for("honest", "first", 400)).await;
-    assert_eq!(honest.next().await.unwrap().removed_resources.len(), 400);
+    assert_eq!(honest.taken().await.unwrap(), (0, 400));
     let mut hostile = Vec::new();
     for number in 0..50 {
         let mut stream = delta(address, ask_for(&format!("h-{number}"), &format!("h-{number}"), 1_000)).await;
         // It is answered, or refused since it would have the most.
-        if stream.next().await.is_ok() {
+        if stream.taken().await.is_ok() {
             hostile.push(stream);
         }
     }
@@ -911,9 +921,9 @@ async fn clients_that_use_up_all_names_together_cost_no_other_client_a_name() {
     let more: Vec<String> = (0..300).map(|number| format!("second-{number}")).collect();
     let more: Vec<&str> = more.iter().map(String::as_str).collect();
     honest.send(DeltaDiscoveryRequest::ask("", ENDPOINTS, &more)).await;
-    assert_eq!(honest.next().await.unwrap().removed_resources.len(), 300);
+    assert_eq!(honest.taken().await.unwrap(), (0, 300));
     let mut late = delta(address, ask_for("late", "late", 500)).await;
-    assert_eq!(late.next().await.unwrap().removed_resources.len(), 500);
+    assert_eq!(late.taken().await.unwrap(), (0, 500));
     // One of the hostile ones made room.
     let cut = hostile
         .iter_mut()
@@ -921,7 +931,7 @@ async fn clients_that_use_up_all_names_together_cost_no_other_client_a_name() {
     let cut = join_all(cut).await.into_iter().filter(|outcome| matches!(outcome, Ok(Err(_)))).count();
     assert!(cut >= 1 && cut < hostile.len(), "{cut} of {} were cut off", hostile.len());
     honest.send(DeltaDiscoveryRequest::ask("", ENDPOINTS, &["a"])).await;
-    assert_eq!(honest.next().await.unwrap().resources.len(), 1);
+    assert_eq!(honest.taken().await.unwrap(), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -229,7 +229,7 @@ mod tests {
         check(&["{metadata.team}.teams.example"], &["shop.teams.example"], true);
         check(&["{metadata.team}.teams.example"], &["other.teams.example"], false);
         check(&["x{metadata.empty}"], &["x"], true);
-        // What a node does not say is vouched for by no name.
+        // A field that the node lacks is vouched for by no name.
         check(&["x{metadata.absent}"], &["x"], false);
         // A placeholder in a field is not expanded.
         let tricky = node("{cluster}", "edge");

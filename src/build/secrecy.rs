@@ -5,15 +5,12 @@
 //! resource that has a secret within cannot be sent without it, nor left out, since Envoys that have it would drop
 //! it: such a fleet is not served at all.
 
-use crate::build::Build;
 use crate::build::snapshot::Snapshot;
 use crate::config::document::Kind;
 use crate::config::raw::Resource;
 use crate::envoy::ResourceType;
-use crate::envoy::node::{Node, NodeField, VouchedFields};
 use crate::model::Model;
 use crate::model::documents::Documents;
-use crate::model::name::Name;
 
 /// Access of a node to the secrets of its fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,49 +44,9 @@ impl InlineSecrets {
         }
     }
 
-    fn are_in(&self, snapshot: &Snapshot) -> bool {
+    pub(super) fn are_in(&self, snapshot: &Snapshot) -> bool {
         let has =
             |(resource_type, name): &(ResourceType, String)| snapshot.set(*resource_type).get(name).is_some();
         self.is_raw || self.patched.iter().any(has)
-    }
-}
-
-impl Build {
-    /// Returns the access of a node to the secrets of its fleet, if certificates vouch for these fields of nodes.
-    pub fn secret_access(&self, node: &Node, vouched: &VouchedFields) -> SecretAccess {
-        let fleet = self.fleet_of(node);
-        let snapshot = self.snapshot(&fleet);
-        if self.unvouched(&fleet, vouched).is_empty() {
-            SecretAccess::Full
-        } else if self.inline_secrets.are_in(&snapshot) {
-            SecretAccess::Refused
-        } else if snapshot.without_private_secrets().is_some() {
-            SecretAccess::Withheld
-        } else {
-            SecretAccess::Full
-        }
-    }
-
-    /// Returns the fields that select a fleet although no certificate vouches for them. None select the default
-    /// fleet.
-    pub fn unvouched(&self, fleet: &Name, vouched: &VouchedFields) -> Vec<&NodeField> {
-        let fleet = self.model.fleets.iter().find(|own| own.name == *fleet);
-        let fields = fleet.into_iter().flat_map(|fleet| fleet.selecting_fields());
-        fields.filter(|field| !vouched.include(field)).collect()
-    }
-
-    /// Returns the fleets that fields select for which no certificate vouches, each with those fields.
-    pub fn unvouched_fleets(&self, vouched: &VouchedFields) -> Vec<(&Name, Vec<&NodeField>)> {
-        let fleets =
-            self.model.fleets.iter().map(|fleet| (&fleet.name, self.unvouched(&fleet.name, vouched)));
-        fleets.filter(|(_, fields)| !fields.is_empty()).collect()
-    }
-
-    /// Returns the fleets that have secrets.
-    pub fn fleets_with_secrets(&self) -> Vec<&Name> {
-        let has = |snapshot: &Snapshot| {
-            self.inline_secrets.are_in(snapshot) || snapshot.without_private_secrets().is_some()
-        };
-        self.snapshots.iter().filter(|(_, snapshot)| has(snapshot)).map(|(name, _)| name).collect()
     }
 }

@@ -161,7 +161,7 @@ impl MeterState {
             return true;
         }
         let open = weights.values().filter(|(_, connection)| !connection.is_ended());
-        // Of two that ask for as many, it is the one that asks now.
+        // Among equals it is the one that asks now.
         let most = open.max_by_key(|(weight, connection)| (*weight, connection.number() == own.number()));
         match most {
             Some((names, connection)) if connection.number() != own.number() => {

@@ -24,8 +24,7 @@ use crate::nodes::nack::{ResponseNack, shorten_error};
 use crate::nodes::status::{AckState, Provenance, TypeStatus};
 use crate::xds::stream::delta::payload::{InFlight, Payload, ResourceDelta, payloads, pieces};
 use crate::xds::stream::delta::type_state::{BLANK, DeltaTypeState, Held};
-use crate::xds::stream::held::HeldClusters;
-use crate::xds::stream::names::NameSet;
+use crate::xds::stream::held::{AskedResources, HeldClusters};
 use crate::xds::stream::order::{StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
 use crate::xds::stream::subscription::TypeSubscription;
@@ -121,19 +120,19 @@ impl DiscoveryStream for DeltaStream {
         std::mem::take(&mut self.nacks)
     }
 
-    fn held_clusters(&self) -> Option<HeldClusters> {
+    fn asked(&self) -> AskedResources {
+        let subscriptions = self.types.iter().filter_map(|state| state.subscription.as_ref());
+        let names = subscriptions.map(TypeSubscription::names).filter(|names| !names.is_empty()).cloned();
         let clusters = self.type_state(ResourceType::Cluster);
         let state = match &clusters.subscription {
             Some(_) => clusters,
             None => self.type_state(ResourceType::Endpoints),
         };
-        let subscription = state.subscription.as_ref()?;
-        state.acknowledged_set().map(|set| HeldClusters::new(set, subscription))
-    }
-
-    fn asked_names(&self) -> Vec<Arc<NameSet>> {
-        let subscriptions = self.types.iter().filter_map(|state| state.subscription.as_ref());
-        subscriptions.map(TypeSubscription::names).filter(|names| !names.is_empty()).cloned().collect()
+        let held = state.subscription.as_ref().zip(state.acknowledged_set());
+        AskedResources {
+            names: names.collect(),
+            clusters: held.map(|(subscription, set)| HeldClusters::new(set, subscription)),
+        }
     }
 
     fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)> {

@@ -1,10 +1,19 @@
-//! Clusters that a client acknowledged.
+//! Names that a client asks for, and clusters that it acknowledged.
 
 use std::sync::Arc;
 
 use crate::build::snapshot::set::ResourceSet;
 use crate::xds::stream::names::NameSet;
 use crate::xds::stream::subscription::TypeSubscription;
+
+/// Names that a client asks for, and clusters that it holds.
+#[derive(Debug)]
+pub struct AskedResources {
+    /// Sets of names, one for each type of which it names any.
+    pub names: Vec<Arc<NameSet>>,
+    /// Clusters that it acknowledged; none before the first acknowledgement.
+    pub clusters: Option<HeldClusters>,
+}
 
 /// Clusters that a client acknowledged, or the endpoints if it asked for no clusters: then its clusters are its own.
 /// Cheap to clone: clones share.

@@ -10,8 +10,8 @@ use crate::cache::standing::Standing;
 use crate::envoy::ResourceType;
 use crate::nodes::nack::ResponseNack;
 use crate::nodes::status::{Provenance, TypeStatus};
-use crate::xds::stream::held::HeldClusters;
-use crate::xds::stream::names::{NameSet, NameTable};
+use crate::xds::stream::held::AskedResources;
+use crate::xds::stream::names::NameTable;
 use crate::xds::wire::frame::Response;
 use crate::xds::wire::request::{LazyRequest, RequestHead};
 
@@ -70,12 +70,8 @@ pub trait DiscoveryStream: Sized + Send + Sync + 'static {
     /// Removes and returns the NACKs since the last call.
     fn take_nacks(&mut self) -> Vec<ResponseNack>;
 
-    /// Clusters that the client acknowledged, or the endpoints if it asked for no clusters; none before the first
-    /// acknowledgement.
-    fn held_clusters(&self) -> Option<HeldClusters>;
-
-    /// Sets of names that the client asks for, one for each type.
-    fn asked_names(&self) -> Vec<Arc<NameSet>>;
+    /// Names that the client asks for, and clusters that it holds.
+    fn asked(&self) -> AskedResources;
 
     /// Status of each type that the client has asked for.
     fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)>;

@@ -6,7 +6,6 @@
 
 mod type_state;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
@@ -21,8 +20,7 @@ use crate::cache::standing::Standing;
 use crate::envoy::ResourceType;
 use crate::nodes::nack::{ResponseNack, shorten_error};
 use crate::nodes::status::{AckState, Provenance, TypeStatus};
-use crate::xds::stream::held::HeldClusters;
-use crate::xds::stream::names::NameSet;
+use crate::xds::stream::held::{AskedResources, HeldClusters};
 use crate::xds::stream::order::{self, StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
 use crate::xds::stream::sotw::type_state::{BLANK, Proof, SentResponse, SotwTypeState};
@@ -125,19 +123,19 @@ impl DiscoveryStream for SotwStream {
         std::mem::take(&mut self.nacks)
     }
 
-    fn held_clusters(&self) -> Option<HeldClusters> {
+    fn asked(&self) -> AskedResources {
+        let subscriptions = self.types.iter().filter_map(|state| state.subscription.as_ref());
+        let names = subscriptions.map(TypeSubscription::names).filter(|names| !names.is_empty()).cloned();
         let clusters = self.type_state(ResourceType::Cluster);
         let state = match &clusters.subscription {
             Some(_) => clusters,
             None => self.type_state(ResourceType::Endpoints),
         };
-        let subscription = state.subscription.as_ref()?;
-        state.acknowledged_set().map(|set| HeldClusters::new(set, subscription))
-    }
-
-    fn asked_names(&self) -> Vec<Arc<NameSet>> {
-        let subscriptions = self.types.iter().filter_map(|state| state.subscription.as_ref());
-        subscriptions.map(TypeSubscription::names).filter(|names| !names.is_empty()).cloned().collect()
+        let held = state.subscription.as_ref().zip(state.acknowledged_set());
+        AskedResources {
+            names: names.collect(),
+            clusters: held.map(|(subscription, set)| HeldClusters::new(set, subscription)),
+        }
     }
 
     fn statuses(&self) -> impl Iterator<Item = (ResourceType, TypeStatus<'_>)> {
@@ -295,34 +293,13 @@ impl SotwStream {
     /// Returns the full set of a type that is sent whole, in the form in which the client may have it now.
     fn whole_set(&self, resource_type: ResourceType) -> Arc<ResourceSet> {
         let state = self.type_state(resource_type);
-        let target = self.without_refused(state, state.subscribed(self.target.set(resource_type)));
+        let clusters = &self.type_state(ResourceType::Cluster).quarantine;
+        let target = state.without_refused(clusters, state.subscribed(self.target.set(resource_type)));
         if resource_type != ResourceType::Cluster {
             return target;
         }
         let may_remove = self.progress().may_remove(ResourceType::Cluster);
         order::clusters(&state.set, &target, may_remove, state.keeps_all)
-    }
-
-    /// Replaces refused resources, and resources that lead to refused clusters, by the versions that the
-    /// client holds.
-    fn without_refused(&self, state: &SotwTypeState, target: Arc<ResourceSet>) -> Arc<ResourceSet> {
-        let clusters = &self.type_state(ResourceType::Cluster).quarantine;
-        let Some(held) = &state.held else { return target };
-        if state.quarantine.is_empty() && clusters.is_empty() {
-            return target;
-        }
-        let suspects = state.quarantine.suspects();
-        let is_held_back = |own: &&Arc<Resource>| {
-            suspects.contains(&*own.name) || state.quarantine.holds(own) || clusters.holds_target_of(own)
-        };
-        let (mut kept, mut left_out) = (Vec::new(), BTreeSet::new());
-        for own in target.iter().filter(is_held_back) {
-            match held.get(&own.name) {
-                Some(known) => kept.push(known.clone()),
-                None => _ = left_out.insert(own.name.clone()),
-            }
-        }
-        target.with(kept, &left_out)
     }
 
     /// Sends listeners, clusters or scoped routes: the full set each time, whatever changed in it.

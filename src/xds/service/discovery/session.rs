@@ -187,7 +187,7 @@ impl<P: DiscoveryStream> Session<P> {
         }
         let responses = self.stream.on_request(request).map_err(invalid)?;
         let (all, limits) = (self.context.streams.names.len(), &self.context.guard.limits().names);
-        self.names.record(self.stream.asked_names(), all, limits).map_err(|error| {
+        self.names.record(self.stream.asked().names, all, limits).map_err(|error| {
             warn!(node = self.node, %error, "refused a stream that asks for too many names");
             self.context.guard.metrics().refused("names");
             Status::resource_exhausted(error.to_string())
@@ -206,7 +206,7 @@ impl<P: DiscoveryStream> Session<P> {
             refused.push((nack.resource_type, sent));
             self.record_nack(nack);
         }
-        self.holdings.record(self.stream.held_clusters());
+        self.holdings.record(self.stream.asked().clusters);
         self.record_provenance();
         if self.stream.is_idle() {
             self.generations.clear();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
-use crate::build::snapshot::resource::Version;
+use crate::build::snapshot::resource::{Resource, Version};
 use crate::build::snapshot::set::ResourceSet;
 use crate::build::snapshot::stated::StatedVersion;
 use crate::envoy::ResourceType;
@@ -101,6 +101,31 @@ impl SotwTypeState {
             Some(subscription) if subscription.is_wildcard() => target.clone(),
             _ => Arc::new(ResourceSet::new(target.iter().filter(|it| self.wants(&it.name)).cloned())),
         }
+    }
+
+    /// Replaces refused resources of `target`, and resources that lead to refused `clusters`, by the versions that
+    /// the client holds.
+    pub(super) fn without_refused(
+        &self,
+        clusters: &Quarantine,
+        target: Arc<ResourceSet>,
+    ) -> Arc<ResourceSet> {
+        let Some(held) = &self.held else { return target };
+        if self.quarantine.is_empty() && clusters.is_empty() {
+            return target;
+        }
+        let suspects = self.quarantine.suspects();
+        let is_held_back = |own: &&Arc<Resource>| {
+            suspects.contains(&*own.name) || self.quarantine.holds(own) || clusters.holds_target_of(own)
+        };
+        let (mut kept, mut left_out) = (Vec::new(), BTreeSet::new());
+        for own in target.iter().filter(is_held_back) {
+            match held.get(&own.name) {
+                Some(known) => kept.push(known.clone()),
+                None => _ = left_out.insert(own.name.clone()),
+            }
+        }
+        target.with(kept, &left_out)
     }
 
     /// Returns the status of this type: NACK while a resource is held back.
