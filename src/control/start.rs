@@ -84,7 +84,7 @@ impl Control {
         let Start { files, store, resolver, overrides, events, metrics, nodes, loss_limits, material_dir } =
             start;
         let stored_revision = store.watch();
-        let StoredState { stored, files: last_files, refused_files, revision } = store.load()?;
+        let StoredState { stored, files: last_files, refused_files, revision, .. } = store.load()?;
         let builder = Builder { resolver, runtime: runtime.clone() };
         let mut builder = FirstBuilder { builder, stored, overrides, loss_limits, material_dir };
         let first = builder.first(files, last_files.as_ref(), refused_files).map_err(WriteError::Refused)?;
