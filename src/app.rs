@@ -26,7 +26,7 @@ use crate::config::Violation;
 use crate::config::edit::Files;
 use crate::control::Control;
 use crate::control::operation::WriteError;
-use crate::control::start::Start;
+use crate::control::start::{ARRIVAL, Start};
 use crate::failover::ledger::Ledger;
 use crate::failover::supervisor::Supervisor;
 use crate::failover::traffic::Traffic;
@@ -318,6 +318,7 @@ fn open(
         nodes,
         loss_limits,
         material_dir,
+        arrival: ARRIVAL,
     };
     let (control, cache) = Control::start(start, runtime)?;
     Ok(Opened { store, names, control, cache, ledger })

@@ -8,6 +8,7 @@ mod files;
 pub mod operation;
 mod pending;
 pub mod progress;
+mod recorded;
 mod revisions;
 pub mod rollout;
 mod staging;

@@ -32,11 +32,10 @@ impl RevisionLog {
         outcome
     }
 
-    /// Commits amended revisions, whatever the newest revision is.
-    pub(super) fn amend(&self, amended: Vec<Revision>) -> Result<(), store::Error> {
-        let commit = Commit { amended, ..Commit::default() };
+    /// Commits what is no new revision, whatever the newest revision is.
+    pub(super) fn commit_beside(&self, commit: &Commit) -> Result<(), store::Error> {
         loop {
-            match self.commit(self.store.revision(), &commit) {
+            match self.commit(self.store.revision(), commit) {
                 Err(store::Error::Conflict { .. }) => {}
                 outcome => return outcome,
             }
@@ -88,15 +87,4 @@ pub(super) fn authors(edits: &[Edit]) -> String {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),
     }
-}
-
-/// Returns the number of the newest revision, up to `newest`, that was not taken back; 0 if there is none.
-pub(super) fn last_in_effect(store: &dyn Store, newest: u64) -> Result<u64, store::Error> {
-    for number in (1..=newest).rev() {
-        match store.revisions(number..=number)?.pop() {
-            Some(revision) if revision.error.is_some() => {}
-            _ => return Ok(number),
-        }
-    }
-    Ok(0)
 }

@@ -45,6 +45,7 @@ async fn started(store: Arc<dyn Store>) -> (Control, Arc<Cache>) {
         nodes: Nodes::default(),
         loss_limits: LossLimits::default(),
         material_dir: None,
+        arrival: Duration::ZERO,
     };
     let runtime = tokio::runtime::Handle::current();
     let started = tokio::task::spawn_blocking(move || Control::start(start, &runtime));

@@ -22,6 +22,9 @@ const MAX_DEPARTED_BYTES: usize = 64 << 20;
 /// Limit on the refusals that wait to be taken. More than that belong to one incident.
 const MAX_NACKS: usize = 1_000;
 
+/// Limit on the arrivals that wait to be taken.
+const MAX_ARRIVALS: usize = 100_000;
+
 /// State of all nodes.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -33,6 +36,8 @@ pub(super) struct Registry {
     departed: BTreeMap<u64, Presence>,
     departed_bytes: usize,
     pub(super) nacks: Vec<Arc<Nack>>,
+    /// First streams of nodes that connected since they were taken last.
+    arrivals: Vec<u64>,
     /// State by node id, for as long as anything is known of the node.
     pub(super) by_id: HashMap<String, NodeRecord>,
 }
@@ -66,6 +71,9 @@ impl Registry {
         let stream = self.next_number();
         let record = self.by_id.entry(node.id.clone()).or_default();
         record.streams.push(stream);
+        if record.streams.len() == 1 && self.arrivals.len() < MAX_ARRIVALS {
+            self.arrivals.push(stream);
+        }
         if let Some(departed) = record.departed.take() {
             self.remove_departed(departed);
         }
@@ -134,6 +142,13 @@ impl Registry {
         self.departed_bytes += presence.weight();
         self.departed.insert(departure, presence);
         self.expire(now);
+    }
+
+    /// Takes the nodes that connected since the last call and are still connected.
+    pub(super) fn take_arrivals(&mut self) -> Vec<Node> {
+        let streams = std::mem::take(&mut self.arrivals);
+        let presences = streams.iter().filter_map(|stream| self.connected.get(stream));
+        presences.map(|presence| presence.node.clone()).collect()
     }
 
     /// Returns the number of streams of a node.
