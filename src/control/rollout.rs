@@ -329,7 +329,10 @@ impl RolloutQueue {
                 if !absent.is_empty() {
                     info!(?revisions, fleets = ?absent, "no Envoy of these fleets came back to try the change");
                 }
-                self.awaited.names.retain(|fleet| !absent.contains(fleet));
+                // Those that came have shown that they are back.
+                for (fleet, ..) in run.rollout.progress() {
+                    self.awaited.names.remove(fleet);
+                }
                 self.absent.extend(absent);
                 info!(?revisions, "the canaries took the change; all follow");
                 self.advance(desired, run.candidate, run.queue, run.singly)

@@ -134,9 +134,7 @@ impl Control {
             },
             staging: Staging::default(),
             rollout: RolloutQueue::new(cache.clone(), nodes, awaited),
-            revisions: RevisionLog { store, events, metrics },
-            recorded,
-            unrecorded: None,
+            revisions: RevisionLog { store, events, metrics, recorded, unrecorded: None },
             stored_revision,
         };
         if !violations.is_empty() {
@@ -144,7 +142,7 @@ impl Control {
             writer.files.report(violations);
             writer.files.publish_named_files(&writer.desired.inputs);
         }
-        writer.go_on(left, state.files.unwrap_or_default())?;
+        rollout::go_on(&mut writer, left, &state.files.unwrap_or_default())?;
         let (tasks, queue) = mpsc::unbounded_channel();
         let control = Self {
             tasks,

@@ -19,13 +19,11 @@ use tracing::info;
 use crate::control::desired::{Built, DesiredState, log_warning};
 use crate::control::files::FileState;
 use crate::control::pending::PendingChange;
-use crate::control::recorded::RecordedRollout;
 use crate::control::revisions::RevisionLog;
 use crate::control::rollout::{Rejection, RolloutPlan, RolloutQueue};
 use crate::control::staging::Staging;
 use crate::control::task::Task;
 use crate::inspect::removal::AllowedLosses;
-use crate::store::RolloutChange;
 
 /// State of the writer's thread.
 pub(super) struct Writer {
@@ -34,9 +32,6 @@ pub(super) struct Writer {
     pub(super) rollout: RolloutQueue,
     pub(super) files: FileState,
     pub(super) revisions: RevisionLog,
-    pub(super) recorded: RecordedRollout,
-    /// Change of the recorded rollout that could not be stored.
-    pub(super) unrecorded: Option<RolloutChange>,
     /// Newest revision in the store, which other control planes may write too.
     pub(super) stored_revision: watch::Receiver<u64>,
 }

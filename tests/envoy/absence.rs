@@ -90,7 +90,7 @@ impl Trio {
         trio
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.config.join("config.yaml")
     }
 
@@ -98,7 +98,7 @@ impl Trio {
         &self.edge.understudy
     }
 
-    fn envoys(&self) -> [&Envoy; 3] {
+    pub(crate) fn envoys(&self) -> [&Envoy; 3] {
         [&self.edge.envoy, &self.others[0], &self.others[1]]
     }
 
@@ -130,7 +130,7 @@ impl Trio {
     }
 
     /// Returns how often each Envoy got clusters and listeners, and the outcomes.
-    async fn updates(&self) -> Vec<BTreeMap<String, u64>> {
+    pub(crate) async fn updates(&self) -> Vec<BTreeMap<String, u64>> {
         let mut all = Vec::new();
         for envoy in self.envoys() {
             let mut updates = envoy.stats("cluster_manager.c").await;
@@ -164,7 +164,7 @@ impl Trio {
     }
 
     /// Adds a listener to the file.
-    fn add_listener(&self, listener: Value) {
+    pub(crate) fn add_listener(&self, listener: Value) {
         let text = fs::read_to_string(self.file()).expect("reads");
         let mut file: Value = serde_json::from_str(&text).expect("it was written as JSON");
         file["listeners"].as_array_mut().expect("a list").push(listener);

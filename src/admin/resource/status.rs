@@ -12,6 +12,7 @@ use crate::build::Build;
 use crate::config::document::Kind;
 use crate::control::progress::Progress;
 use crate::model::name::Name;
+use crate::store::LostCommits;
 
 /// Returns the routes.
 pub(crate) fn routes() -> Vec<ApiRoute> {
@@ -59,6 +60,20 @@ struct StatusView {
     rollout: RolloutView,
     /// Targets that were added to upstreams which do not exist now; they return with them.
     orphaned_targets: Vec<String>,
+    /// Changes that were acknowledged before the start and were not in the data directory then; null if none are
+    /// known to be lost.
+    lost_changes: Option<LostChangesView>,
+}
+
+/// Changes that were acknowledged and are lost.
+#[derive(Debug, Serialize, JsonSchema)]
+struct LostChangesView {
+    /// Number of lost commits, at least. A commit may hold several revisions, or none.
+    commits: u64,
+    /// Newest revision that was acknowledged.
+    acknowledged: u64,
+    /// Newest revision that was found.
+    found: u64,
 }
 
 /// Rollout of accepted changes.
@@ -117,6 +132,12 @@ impl From<Progress> for RolloutView {
     }
 }
 
+impl From<LostCommits> for LostChangesView {
+    fn from(LostCommits { commits, acknowledged, found }: LostCommits) -> Self {
+        Self { commits, acknowledged, found }
+    }
+}
+
 /// Handles the probes.
 async fn ok() -> &'static str {
     "ok\n"
@@ -139,6 +160,7 @@ async fn read(State(admin): State<Admin>) -> Json<StatusView> {
         revision: admin.store.revision(),
         rollout: admin.control.progress().into(),
         orphaned_targets: orphaned(&build),
+        lost_changes: admin.store.lost().map(LostChangesView::from),
     })
 }
 

@@ -32,6 +32,10 @@ pub const SETTLING: Duration = Duration::from_secs(2);
 /// ready, for whose endpoints it waits 15 s at most.
 pub const STARTING: Duration = Duration::from_secs(16);
 
+/// Time after the first arrival within which an Envoy that is ready waits for others to be: the first by id was
+/// the canary before the start, and no second one should meet a bad change.
+pub const GATHERING: Duration = Duration::from_secs(5);
+
 /// Number of departures in a fleet that count as a refusal.
 const DEPARTURES: usize = 3;
 
@@ -180,11 +184,12 @@ impl CanaryRollout {
     /// fleets that it changes.
     pub fn begin(policy: CanaryPolicy, awaited: AwaitedFleets, view: CanaryView<'_>) -> Option<Self> {
         let AwaitedFleets { names, until } = awaited;
-        let awaits = until.filter(|until| view.now < *until);
-        let names = if awaits.is_some() { names } else { BTreeSet::new() };
+        let awaits = until.filter(|until| view.now < *until && !names.is_empty());
+        let is_awaited = |fleet: &String| awaits.filter(|_| names.contains(fleet));
         let connected = (view.affected)().into_iter().map(|state| state.fleet);
-        let trial = |fleet| (fleet, FleetTrial::new(view.now, awaits));
-        let trials: BTreeMap<String, FleetTrial> = connected.chain(names).map(trial).collect();
+        let fleets = connected.chain(names.iter().filter(|_| awaits.is_some()).cloned());
+        let trial = |fleet: String| (fleet.clone(), FleetTrial::new(view.now, is_awaited(&fleet)));
+        let trials: BTreeMap<String, FleetTrial> = fleets.map(trial).collect();
         (!trials.is_empty()).then_some(Self { policy, trials, awaits })
     }
 
@@ -295,8 +300,10 @@ impl FleetTrial {
             self.until = arrival.observe(&others, view.now, self.until);
         }
         let is_late = view.now >= self.until;
-        let is_settled =
-            |it: &EnvoyState| self.arrival.as_ref().is_none_or(|all| all.is_settled(it, view.now));
+        let is_gathered = self.arrival.as_ref().is_none_or(|arrival| arrival.is_gathered(&others, view.now));
+        let is_settled = |it: &EnvoyState| {
+            is_gathered && self.arrival.as_ref().is_none_or(|arrival| arrival.is_settled(it, view.now))
+        };
         let is_current = |it: &EnvoyState| !it.is_pending && it.seen >= view.generation && is_settled(it);
         let rank = |it: &EnvoyState| (!is_current(it), self.departed.contains(&it.id), !it.errors.is_empty());
         let best = others.into_iter().min_by_key(|it| (rank(it), it.id.clone()));
@@ -386,8 +393,15 @@ impl FleetArrival {
 
     /// Returns the next time, after `now`, at which an Envoy may have become ready.
     fn next(&self, now: Instant) -> Option<Instant> {
-        let times = self.since.values().flat_map(|since| [*since + SETTLING, *since + STARTING]);
+        let times = self.since.values().flat_map(|it| [SETTLING, GATHERING, STARTING].map(|time| *it + time));
         times.filter(|time| *time > now).min()
+    }
+
+    /// True if all Envoys that are there are settled, or the first had to wait long enough for the others.
+    fn is_gathered(&self, present: &[EnvoyState], now: Instant) -> bool {
+        let first = self.since.values().min();
+        first.is_some_and(|first| now >= *first + GATHERING)
+            || present.iter().all(|it| self.is_settled(it, now))
     }
 
     /// True if the Envoy had the time to ask for all that it wants.

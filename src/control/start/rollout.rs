@@ -11,8 +11,7 @@ use crate::control::desired::{Builder, Built, Reading, build_resolved};
 use crate::control::operation::WriteError;
 use crate::control::pending::{Accepted, PendingChange};
 use crate::control::writer::Writer;
-use crate::control::writer::saved::no_revision;
-use crate::inspect::plan;
+use crate::control::writer::saved::{no_revision, saved_change};
 use crate::store::{self, Revision, Store, StoredState};
 
 /// Rollout that an earlier process left.
@@ -68,58 +67,61 @@ impl LeftRollout {
     }
 }
 
-impl Writer {
-    /// Records the files that were found, if they are not those that were accepted last, and goes on with the
-    /// rollout that an earlier process left.
-    pub(super) fn go_on(&mut self, left: Option<LeftRollout>, accepted: Files) -> Result<(), WriteError> {
-        let (live, mut changes) = left.map_or((None, Vec::new()), |left| (Some(left.live), left.changes));
-        if self.desired.inputs.files != accepted {
-            self.record_new_files(&accepted, live.as_ref(), &mut changes);
-        }
-        let newest = self.desired.revision;
-        let waiting = if live.is_some() { revisions(&changes) } else { BTreeSet::new() };
-        let (first, rejected) = decided(&*self.revisions.store, &waiting, newest)?;
-        self.rollout.begin_at(first, rejected, newest);
-        if let Some(live) = live {
-            info!(revisions = ?waiting, "what is not live yet goes on from what is");
-            let rejection = self.rollout.advance(&mut self.desired, live, changes, 0);
-            self.resolve(rejection);
-        }
-        self.record_rollout();
-        Ok(())
+/// Records the files that were found, if they are not those that were accepted last, and goes on with the
+/// rollout that an earlier process left.
+pub(super) fn go_on(
+    writer: &mut Writer,
+    left: Option<LeftRollout>,
+    accepted: &Files,
+) -> Result<(), WriteError> {
+    let (live, mut changes) = left.map_or((None, Vec::new()), |left| (Some(left.live), left.changes));
+    if writer.desired.inputs.files != *accepted {
+        record_new_files(writer, accepted, live.as_ref(), &mut changes);
     }
+    let newest = writer.desired.revision;
+    let waiting = if live.is_some() { revisions(&changes) } else { BTreeSet::new() };
+    let (first, rejected) = decided(&*writer.revisions.store, &waiting, newest)?;
+    writer.rollout.begin_at(first, rejected, newest);
+    if let Some(live) = live {
+        info!(revisions = ?waiting, "what is not live yet goes on from what is");
+        let rejection = writer.rollout.advance(&mut writer.desired, live, changes, 0);
+        writer.resolve(rejection);
+    }
+    writer.record_rollout();
+    Ok(())
+}
 
-    /// Records the files that a start found. They follow the other changes.
-    fn record_new_files(&mut self, last: &Files, live: Option<&Built>, changes: &mut Vec<PendingChange>) {
-        loop {
-            let mut inputs = Inputs { files: last.clone(), ..self.desired.inputs.clone() };
-            let after = self.desired.built();
-            let before =
-                build_resolved(&mut inputs, Some(&after.build), Reading::Missing).unwrap_or_default();
-            let edits = plan::file_edits(&before, &after.build);
-            let number = (!edits.is_empty()).then_some(self.desired.revision + 1);
-            let change = Accepted::Saved(Box::new(after.inputs.clone()));
-            let mut change = PendingChange { revisions: number.into_iter().collect(), change };
-            let new = std::slice::from_ref(&change);
-            let rollout = live.map(|live| {
-                let plan = self.rollout.plan(&live.build, &after, new);
-                let live_files = plan.live_files(&live.inputs.files, &after.inputs.files);
-                self.recorded.beginning(plan.waiting(new), live_files)
-            });
-            match self.record_files(&after, edits, &before, rollout.unwrap_or_default()) {
-                Err(store::Error::Conflict { .. }) if let Some(adopted) = self.adopt() => {
-                    changes.extend(adopted);
-                    continue;
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    no_revision(&error);
-                    change.revisions.clear();
-                }
+/// Records the files that a start found. They follow the other changes.
+fn record_new_files(
+    writer: &mut Writer,
+    last: &Files,
+    live: Option<&Built>,
+    changes: &mut Vec<PendingChange>,
+) {
+    loop {
+        let after = writer.desired.built();
+        let mut inputs = Inputs { files: last.clone(), ..after.inputs.clone() };
+        let before = build_resolved(&mut inputs, Some(&after.build), Reading::Missing).unwrap_or_default();
+        let (mut change, edits) = saved_change(&before, &after, writer.desired.revision);
+        let new = std::slice::from_ref(&change);
+        let rollout = live.map(|live| {
+            let plan = writer.rollout.plan(&live.build, &after, new);
+            let live_files = plan.live_files(&live.inputs.files, &after.inputs.files);
+            writer.revisions.recorded.beginning(plan.waiting(new), live_files)
+        });
+        match writer.record_files(&after, edits, &before, rollout.unwrap_or_default()) {
+            Err(store::Error::Conflict { .. }) if let Some(adopted) = writer.adopt() => {
+                changes.extend(adopted);
+                continue;
             }
-            changes.push(change);
-            return;
+            Ok(()) => {}
+            Err(error) => {
+                no_revision(&error);
+                change.revisions.clear();
+            }
         }
+        changes.push(change);
+        return;
     }
 }
 

@@ -50,12 +50,12 @@ impl Writer {
                 }
             };
             let after = Built { inputs, build: Arc::new(build) };
-            let (mut change, edits) = self.saved_change(&after);
+            let (mut change, edits) = saved_change(&self.desired.build, &after, self.desired.revision);
             let changes = std::slice::from_ref(&change);
             let plan = self.rollout.plan(&self.desired.build, &after, changes);
             let before = &self.desired.inputs.files;
             let live_files = plan.live_files(before, &after.inputs.files);
-            let rollout = self.recorded.beginning(plan.waiting(changes), live_files);
+            let rollout = self.revisions.recorded.beginning(plan.waiting(changes), live_files);
             let before = self.desired.build.clone();
             let plan = match self.record_files(&after, edits, &before, rollout) {
                 Err(store::Error::Conflict { .. }) if self.catch_up() => continue,
@@ -72,14 +72,6 @@ impl Writer {
             self.publish(RevisionSource::Files.word(), before, vec![change], plan);
             return;
         }
-    }
-
-    /// Returns the change of the desired config to one with other files, and its edits.
-    fn saved_change(&self, after: &Built) -> (PendingChange, Vec<Edit>) {
-        let edits = plan::file_edits(&self.desired.build, &after.build);
-        let number = (!edits.is_empty()).then_some(self.desired.revision + 1);
-        let change = Accepted::Saved(Box::new(after.inputs.clone()));
-        (PendingChange { revisions: number.into_iter().collect(), change }, edits)
     }
 
     /// Makes a change of the files durable, as a revision if it has edits.
@@ -99,11 +91,24 @@ impl Writer {
         }
         let files = Some(after.inputs.files.clone());
         let commit = Commit { revisions, files, rollout, ..Commit::default() };
-        self.commit(self.desired.revision, &commit)?;
+        self.revisions.commit(self.desired.revision, &commit)?;
         self.revisions.publish(&commit.revisions);
         self.desired.revision = commit.revisions.first().map_or(self.desired.revision, |it| it.number);
         Ok(())
     }
+}
+
+/// Returns the change of files that makes `after` of `before`, and its edits. It has a revision, after the
+/// `newest` one, if it has edits.
+pub(in crate::control) fn saved_change(
+    before: &Build,
+    after: &Built,
+    newest: u64,
+) -> (PendingChange, Vec<Edit>) {
+    let edits = plan::file_edits(before, &after.build);
+    let number = (!edits.is_empty()).then_some(newest + 1);
+    let change = Accepted::Saved(Box::new(after.inputs.clone()));
+    (PendingChange { revisions: number.into_iter().collect(), change }, edits)
 }
 
 /// Reports that files could not be recorded. They are served nevertheless, without a revision: the files are

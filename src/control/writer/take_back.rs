@@ -8,6 +8,7 @@ use crate::config::edit::{Edit, Files, differences};
 use crate::control::desired::Built;
 use crate::control::files::{fingerprint, refused_files};
 use crate::control::pending::{Accepted, PendingChange};
+use crate::control::revisions::RevisionLog;
 use crate::control::rollout::canary::CanaryRefusal;
 use crate::control::rollout::{Rejection, unbuilt};
 use crate::control::writer::Writer;
@@ -53,7 +54,7 @@ impl Writer {
             }
             let error = &error as &dyn std::error::Error;
             error!(error, "that a change was taken back was not stored");
-            self.recorded.not_stored(revisions(&taken));
+            self.revisions.recorded.not_stored(revisions(&taken));
             break (rebased, taken);
         };
         let Rebased { desired, kept, .. } = rebased;
@@ -79,7 +80,7 @@ impl Writer {
             match change.applied_to(&rebased.desired, &self.desired.inputs) {
                 Ok(built) => {
                     let edits = change.edits(&rebased.desired, &built);
-                    rebased.amended.extend(self.amended(&change, edits));
+                    rebased.amended.extend(amended(&self.revisions, &change, edits));
                     rebased.desired = built;
                     rebased.kept.push(change);
                 }
@@ -87,13 +88,6 @@ impl Writer {
             }
         }
         rebased
-    }
-
-    /// Returns the revisions of a change with these edits. If it has several, the last one has all edits.
-    fn amended(&self, change: &PendingChange, mut edits: Vec<Edit>) -> Vec<Revision> {
-        let newest_first = change.revisions.iter().rev();
-        let revisions = newest_first.filter_map(|number| self.revisions.revision(*number));
-        revisions.map(|revision| Revision { edits: std::mem::take(&mut edits), ..revision }).collect()
     }
 
     /// Makes durable that changes were taken back.
@@ -116,11 +110,11 @@ impl Writer {
             refused_files: saved.map(|(saved, _)| fingerprint(&saved)),
             rollout: RolloutChange {
                 decided: revisions(taken).collect(),
-                ..self.recorded.beginning(BTreeSet::new(), Some(live).filter(|live| *live != files))
+                ..self.revisions.recorded.beginning(BTreeSet::new(), Some(live).filter(|live| *live != files))
             },
             ..Commit::default()
         };
-        self.commit(self.desired.revision, &commit)
+        self.revisions.commit(self.desired.revision, &commit)
     }
 
     /// Publishes that changes were taken back.
@@ -157,6 +151,13 @@ impl Writer {
             error!(error, "that an Envoy refused a revision was not stored");
         }
     }
+}
+
+/// Returns the revisions of a change with these edits. If it has several, the last one has all edits.
+fn amended(log: &RevisionLog, change: &PendingChange, mut edits: Vec<Edit>) -> Vec<Revision> {
+    let newest_first = change.revisions.iter().rev();
+    let revisions = newest_first.filter_map(|number| log.revision(*number));
+    revisions.map(|revision| Revision { edits: std::mem::take(&mut edits), ..revision }).collect()
 }
 
 /// Iterates over the revisions of changes that were taken back.

@@ -70,8 +70,9 @@ impl Writer {
         }
         let plan = self.rollout.plan(&before.build, &self.desired.built(), &changes);
         let files = &before.inputs.files;
-        commit.rollout = self.recorded.beginning(plan.waiting(&changes), plan.live_files(files, files));
-        if let Err(error) = self.commit(revision, &commit) {
+        commit.rollout =
+            self.revisions.recorded.beginning(plan.waiting(&changes), plan.live_files(files, files));
+        if let Err(error) = self.revisions.commit(revision, &commit) {
             self.desired.replace(before);
             self.desired.revision = revision;
             // The resolver was configured for the changes.

@@ -208,7 +208,9 @@ fn after_a_start_the_first_that_comes_back_is_asked_once_it_had_time_to_ask_for_
     check_start(&[&[Takes, Takes]], &[(0, 0), (1, 0)], "accepted", 3);
     check_start(&[&[Takes, Takes]], &[(1, 5)], "accepted", 8);
     check_start(&[&[Refuses, Takes]], &[(0, 1), (1, 1)], "0-0: no", 4);
-    check_start(&[&[Refuses, Refuses]], &[(0, 1), (1, 2)], "0-0: no", 4);
+    check_start(&[&[Refuses, Refuses]], &[(0, 1), (1, 2)], "0-0: no", 5);
+    check_start(&[&[Refuses, Takes]], &[(0, 1), (1, 0)], "0-0: no", 4);
+    check_start(&[&[Refuses, Takes]], &[(0, 4), (1, 0)], "accepted", 3);
     check_start(&[&[Hangs, Takes]], &[(0, 0), (1, 0)], "accepted", 33);
 }
 
