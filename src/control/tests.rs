@@ -404,3 +404,34 @@ async fn files_that_changed_while_it_was_away_wait_for_a_fleet_that_had_envoys_a
 fn files_of(letters: &str) -> Vec<String> {
     letters.chars().map(String::from).collect()
 }
+
+/// Returns the number of commits of the store in this directory.
+fn commits(data: &Path) -> u64 {
+    let record = std::fs::read_to_string(data.join("understudy.newest")).expect("it is there");
+    record.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_needs_no_canary_is_one_commit_and_one_on_trial_is_two() {
+    let data = tempfile::tempdir().expect("the temporary directory can be written");
+    let (store, nodes) = (opened(data.path()).await, Nodes::default());
+    let (control, cache) = started_with(store.clone(), Files::default(), nodes.clone(), LONG).await;
+    for number in 1..=3 {
+        write(&control, upstream("a", &format!("10.0.0.{number}:80"))).await.expect("it is accepted");
+        assert_eq!(commits(data.path()), number);
+    }
+    let envoy = FakeEnvoy::connect("one", &nodes, &cache);
+    fleet_is_known(&*store).await;
+    let before = commits(data.path());
+    write(&control, upstream("b", "10.0.0.1:80")).await.expect("it is accepted");
+    assert_eq!(commits(data.path()), before + 1);
+    write(&control, upstream("a", "10.0.0.9:80")).await.expect("endpoints alone are accepted");
+    assert_eq!(commits(data.path()), before + 2);
+    envoy.answer(None);
+    envoy.served(&["a", "b"]).await;
+    envoy.answer(None);
+    assert!(control.decided(4, Duration::from_secs(20)).await);
+    drop((control, cache, envoy, nodes, store));
+    drop(opened(data.path()).await);
+    assert_eq!(commits(data.path()), before + 3, "the end of the trial");
+}
