@@ -29,7 +29,7 @@ use crate::config::Violation;
 use crate::config::edit::Files;
 use crate::control::Control;
 use crate::control::operation::WriteError;
-use crate::control::start::Start;
+use crate::control::start::{ARRIVAL, Start};
 use crate::failover::ledger::Ledger;
 use crate::failover::supervisor::Supervisor;
 use crate::failover::traffic::Traffic;
@@ -328,6 +328,7 @@ fn open(
         loss_limits,
         material_dir,
         allows_foreign,
+        arrival: ARRIVAL,
     };
     let (control, cache) = Control::start(start, runtime)?;
     Ok(Opened { store, names, control, cache, ledger })

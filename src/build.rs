@@ -168,6 +168,20 @@ impl Build {
         self.snapshot(&self.fleet_of(node)).is_alike(&other.snapshot(&other.fleet_of(node)))
     }
 
+    /// Returns true if this fleet has the same nodes in both builds, and the snapshots differ in nothing but
+    /// endpoints.
+    pub fn is_alike_in(&self, other: &Self, fleet: &str) -> bool {
+        let are_alike = |fleet: &Name| self.snapshot(fleet).is_alike(&other.snapshot(fleet));
+        self.model.fleets == other.model.fleets && Name::parse(fleet).is_none_or(|fleet| are_alike(&fleet))
+    }
+
+    /// Returns the name of the fleet that the nodes of a fleet of an earlier build may have: the default one if
+    /// it is gone.
+    pub fn fleet_after(&self, fleet: &str) -> String {
+        let is_there = self.model.fleets.iter().any(|it| it.name.as_str() == fleet);
+        if is_there { fleet.to_owned() } else { Name::default_fleet().to_string() }
+    }
+
     /// Returns the fleet of a node.
     pub fn fleet_of(&self, node: &Node) -> Name {
         self.model.fleet_of(node)

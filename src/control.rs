@@ -9,6 +9,7 @@ mod foreign;
 pub mod operation;
 mod pending;
 pub mod progress;
+mod recorded;
 mod revisions;
 pub mod rollout;
 mod staging;

@@ -74,11 +74,12 @@ impl Nodes {
         let (id, cluster) = (node.id.clone(), node.cluster.clone());
         let mut nodes = self.lock();
         let stream = nodes.connect(node, address, Timestamp::now());
-        if nodes.streams(&id) == 1 {
+        let is_arrival = nodes.streams(&id) == 1;
+        if is_arrival {
             self.events.publish(&Event::Connected { node: id, cluster });
         }
         drop(nodes);
-        self.wake(false);
+        self.wake(is_arrival);
         StreamGuard { nodes: self.clone(), stream }
     }
 
@@ -136,8 +137,8 @@ impl Nodes {
         self.lock().by_id.get(id).map(|record| record.totals).unwrap_or_default()
     }
 
-    /// Waits until an Envoy refuses something; in close mode ([`Self::follow_closely`]) also until one
-    /// connects, disconnects, answers or reports its load. Only one task may wait.
+    /// Waits until an Envoy connects or refuses something; in close mode ([`Self::follow_closely`]) also until
+    /// one disconnects, answers or reports its load. Only one task may wait.
     pub async fn changed(&self) {
         self.signal.notify.notified().await;
     }
@@ -171,9 +172,14 @@ impl Nodes {
         withheld.map(|presence| &presence.node.id).collect::<BTreeSet<_>>().len()
     }
 
-    /// Wakes the writer's thread, which waits in `Writer::wait`.
-    fn wake(&self, is_nack: bool) {
-        if is_nack || self.signal.is_close.load(Ordering::Relaxed) {
+    /// Takes the nodes that connected since the last call and are still connected.
+    pub fn take_arrivals(&self) -> Vec<Node> {
+        self.lock().take_arrivals()
+    }
+
+    /// Wakes the writer's thread, which waits in `Writer::wait`: outside of the close mode if it is due.
+    fn wake(&self, is_due: bool) {
+        if is_due || self.signal.is_close.load(Ordering::Relaxed) {
             self.signal.notify.notify_one();
         }
     }

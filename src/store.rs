@@ -6,6 +6,7 @@
 
 pub mod redb;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::num::NonZeroU64;
@@ -119,6 +120,10 @@ pub trait Store: Debug + Send + Sync {
     ///
     /// Fails with the error that a change would get.
     fn health(&self) -> Result<(), Error>;
+
+    /// Returns the commits that were acknowledged by an earlier process and that the store did not have when it
+    /// was opened; none if none are known to be lost.
+    fn lost(&self) -> Option<LostCommits>;
 }
 
 /// State from which a control plane starts.
@@ -132,6 +137,52 @@ pub struct StoredState {
     pub refused_files: Option<u64>,
     /// Number of the newest revision; 0 before the first.
     pub revision: u64,
+    /// Rollout of accepted changes.
+    pub rollout: StoredRollout,
+}
+
+/// Rollout of accepted changes as it was when it was stored: what a start must not bring to all Envoys at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredRollout {
+    /// Revisions that were accepted and are not in effect yet.
+    pub waiting: BTreeSet<u64>,
+    /// Files that are in effect; none if they are those that were accepted last.
+    pub live_files: Option<Files>,
+    /// Fleets that had a connected Envoy; none if an earlier format did not keep them.
+    pub fleets: Option<BTreeSet<String>>,
+}
+
+/// Change of the stored rollout.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RolloutChange {
+    /// Revisions that begin to wait.
+    pub waiting: BTreeSet<u64>,
+    /// Revisions that are in effect or were taken back.
+    pub decided: BTreeSet<u64>,
+    /// Files that are in effect, if they change.
+    pub live_files: Option<LiveFiles>,
+    /// Fleets that had a connected Envoy, if they change.
+    pub fleets: Option<BTreeSet<String>>,
+}
+
+/// Files that are in effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LiveFiles {
+    /// Files that were accepted last.
+    Accepted,
+    /// Files that were accepted before.
+    Other(Files),
+}
+
+/// Commits that were acknowledged, and that the store does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostCommits {
+    /// Number of lost commits, at least.
+    pub commits: u64,
+    /// Newest revision that was acknowledged.
+    pub acknowledged: u64,
+    /// Newest revision in the store.
+    pub found: u64,
 }
 
 /// Set of changes that become durable together.
@@ -149,6 +200,8 @@ pub struct Commit {
     pub files: Option<Files>,
     /// Hash of files that an Envoy refused, if it differs from the one before.
     pub refused_files: Option<u64>,
+    /// Change of the rollout.
+    pub rollout: RolloutChange,
 }
 
 /// Source of a change.

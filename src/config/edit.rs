@@ -91,6 +91,15 @@ impl EntityChange {
         }
     }
 
+    /// Returns the change that makes an edit again.
+    pub fn redoing(edit: Edit) -> Self {
+        let Edit { kind, name, after, .. } = edit;
+        match after {
+            Some(body) => Self::Put { kind, name, body },
+            None => Self::Delete { kind, name },
+        }
+    }
+
     /// Applies the change to the stored entities.
     pub fn apply(self, stored: &mut Stored) {
         match self {

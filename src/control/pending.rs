@@ -8,11 +8,12 @@ use crate::config::edit::{Edit, EntityChange, edits};
 use crate::control::desired::{Built, Reading, build_resolved};
 use crate::inspect::plan;
 
-/// Accepted change, with its revision.
+/// Accepted change, with its revisions.
 #[derive(Debug, Clone)]
 pub(super) struct PendingChange {
-    /// Number of its revision; none if no entity changed, as with a renewed key.
-    pub(super) revision: Option<u64>,
+    /// Numbers of its revisions, which are in effect together: none if no entity changed, as with a renewed
+    /// key; several if only their sum is known.
+    pub(super) revisions: Vec<u64>,
     pub(super) change: Accepted,
 }
 

@@ -5,42 +5,62 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use tracing::info_span;
+use tracing::{error, info_span};
 
 use crate::build::Build;
 use crate::config::edit::Edit;
+use crate::control::recorded::RecordedRollout;
 use crate::inspect::plan;
-use crate::store::{self, Commit, Revision, RevisionSource, Store};
+use crate::store::{self, Commit, Revision, RevisionSource, RolloutChange, Store};
 use crate::telemetry::events::{Event, Events};
 use crate::telemetry::metrics::Metrics;
 
-/// Revisions in the store, with events and metrics of new ones.
+/// Revisions in the store, with events and metrics of new ones, and the rollout as the store has it.
 #[derive(Debug)]
 pub(super) struct RevisionLog {
     pub(super) store: Arc<dyn Store>,
     pub(super) events: Events,
     pub(super) metrics: Metrics,
+    pub(super) recorded: RecordedRollout,
+    /// Change of the rollout that could not be stored.
+    pub(super) unrecorded: Option<RolloutChange>,
 }
 
 impl RevisionLog {
     /// Commits on the revision `expected`, with measured time.
-    pub(super) fn commit(&self, expected: u64, commit: &Commit) -> Result<(), store::Error> {
+    pub(super) fn commit(&mut self, expected: u64, commit: &Commit) -> Result<(), store::Error> {
         let span = info_span!(target: "understudy::control", "commit", revisions = commit.revisions.len());
         let (_span, since) = (span.entered(), Instant::now());
         let outcome = self.store.commit(expected, commit);
         self.metrics.committed(since.elapsed());
-        outcome
+        outcome.inspect(|()| self.recorded.committed(commit))
     }
 
-    /// Commits amended revisions, whatever the newest revision is.
-    pub(super) fn amend(&self, amended: Vec<Revision>) -> Result<(), store::Error> {
-        let commit = Commit { amended, ..Commit::default() };
+    /// Commits what is no new revision, whatever the newest revision is.
+    pub(super) fn commit_beside(&mut self, commit: &Commit) -> Result<(), store::Error> {
         loop {
-            match self.commit(self.store.revision(), &commit) {
+            match self.commit(self.store.revision(), commit) {
                 Err(store::Error::Conflict { .. }) => {}
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Records a change of the rollout, if it is one. If that fails, a start tries once more what is in effect
+    /// already.
+    pub(super) fn record(&mut self, rollout: RolloutChange) {
+        if rollout == RolloutChange::default() || self.unrecorded.as_ref() == Some(&rollout) {
+            return;
+        }
+        let commit = Commit { rollout, ..Commit::default() };
+        self.unrecorded = match self.commit_beside(&commit) {
+            Ok(()) => None,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                error!(error, "the state of the rollout was not stored; a restart would try changes again");
+                Some(commit.rollout)
+            }
+        };
     }
 
     /// Returns a stored revision; none if it is not kept or cannot be read.
@@ -88,15 +108,4 @@ pub(super) fn authors(edits: &[Edit]) -> String {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),
     }
-}
-
-/// Returns the number of the newest revision, up to `newest`, that was not taken back; 0 if there is none.
-pub(super) fn last_in_effect(store: &dyn Store, newest: u64) -> Result<u64, store::Error> {
-    for number in (1..=newest).rev() {
-        match store.revisions(number..=number)?.pop() {
-            Some(revision) if revision.error.is_some() => {}
-            _ => return Ok(number),
-        }
-    }
-    Ok(0)
 }

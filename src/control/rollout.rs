@@ -7,6 +7,9 @@
 //! A candidate that was refused is put back. If it contained several changes, each is then tried alone, so
 //! that none is taken back for the fault of another. A change that was refused alone is taken back: later
 //! changes are built again without it, and those that cannot be built are taken back too.
+//!
+//! The way of a change is decided before it is durable ([`RolloutQueue::plan`]), so that its commit says what
+//! waits. A start goes on from there: it serves what was live, and awaits the Envoys that are connecting again.
 
 pub mod canary;
 
@@ -21,11 +24,13 @@ use tracing::{error, info, warn};
 use crate::build::{Build, Inputs};
 use crate::cache::{Cache, Canaries, Serving};
 use crate::config::Violation;
+use crate::config::edit::Files;
 use crate::control::desired::{Built, DesiredState, Reading, build_resolved};
 use crate::control::pending::PendingChange;
 use crate::control::progress::{CanaryProgress, Progress, Rejected};
 use crate::control::rollout::canary::{
-    CanaryPhase, CanaryPolicy, CanaryRefusal, CanaryRollout, CanaryStep, CanaryView, EnvoyState, RequestCount,
+    AwaitedFleets, CanaryPhase, CanaryPolicy, CanaryRefusal, CanaryRollout, CanaryStep, CanaryView,
+    EnvoyState, RequestCount,
 };
 use crate::nodes::Nodes;
 use crate::nodes::status::{AckState, Presence, RecordedStatus};
@@ -38,7 +43,11 @@ const MAX_GENERATIONS: usize = 1_000;
 pub(super) struct RolloutQueue {
     /// Present while an accepted change is not in effect.
     run: Option<CanaryRun>,
-    /// Revision that was in effect at the start.
+    /// Fleets whose Envoys are about to connect again after the start.
+    awaited: AwaitedFleets,
+    /// Fleets of which no Envoy came.
+    pub(super) absent: BTreeSet<String>,
+    /// Revision up to which all are decided since the start.
     first: u64,
     /// Later revisions that were taken back.
     rejected: BTreeSet<u64>,
@@ -67,6 +76,16 @@ struct CanaryRun {
     since: Timestamp,
 }
 
+/// Way of accepted changes, decided before they are durable.
+#[derive(Debug)]
+pub(super) enum RolloutPlan {
+    /// They go to the canaries of this rollout; without one to all Envoys.
+    Begin(Option<CanaryRollout>),
+    /// A rollout is under way. Changes of endpoints alone join what is live and what is on trial; the others
+    /// wait in the queue.
+    Join { live: Built, candidate: Built, queued: Vec<PendingChange> },
+}
+
 /// Changes that canaries refused, and that have to be taken back.
 #[derive(Debug)]
 pub(super) struct Rejection {
@@ -81,9 +100,11 @@ pub(super) struct Rejection {
 
 impl RolloutQueue {
     /// Creates an empty queue.
-    pub(super) fn new(cache: Arc<Cache>, nodes: Nodes) -> Self {
+    pub(super) fn new(cache: Arc<Cache>, nodes: Nodes, awaited: AwaitedFleets) -> Self {
         Self {
             run: None,
+            awaited,
+            absent: BTreeSet::new(),
             first: 0,
             rejected: BTreeSet::new(),
             last_rejected: None,
@@ -94,9 +115,9 @@ impl RolloutQueue {
         }
     }
 
-    /// Begins with the revision `first` in effect, of all up to `newest`.
-    pub(super) fn begin_at(&mut self, first: u64, newest: u64) {
-        self.first = first;
+    /// Begins with the revision `first` in effect, and these later ones taken back, of all up to `newest`.
+    pub(super) fn begin_at(&mut self, first: u64, rejected: BTreeSet<u64>, newest: u64) {
+        (self.first, self.rejected) = (first, rejected);
         self.generations.push_back((self.cache.generation(), first));
         self.publish_progress(newest);
     }
@@ -132,19 +153,53 @@ impl RolloutQueue {
         known.map(|(_, revision)| *revision)
     }
 
-    /// Rolls out the changes that were accepted since `before`.
+    /// Returns the files that are in effect, while those of `desired` are not.
+    pub(super) fn live_files(&self, desired: &Files) -> Option<&Files> {
+        let live = self.run.as_ref().map(|run| &run.live.inputs.files);
+        live.filter(|files| *files != desired)
+    }
+
+    /// Decides on the way of changes that make `after` of `before`.
+    pub(super) fn plan(&self, before: &Build, after: &Built, changes: &[PendingChange]) -> RolloutPlan {
+        let Some(run) = &self.run else { return RolloutPlan::Begin(self.begin(before, &after.build)) };
+        let (mut live, mut candidate) = (run.live.clone(), run.candidate.clone());
+        let mut queued = Vec::new();
+        for change in changes {
+            let beside = |built: &Built| {
+                let applied = change.applied_to(built, &after.inputs).ok();
+                applied.filter(|applied| applied.build.is_alike(&built.build))
+            };
+            match beside(&live).zip(beside(&candidate)) {
+                Some(both) => (live, candidate) = both,
+                None => queued.push(change.clone()),
+            }
+        }
+        RolloutPlan::Join { live, candidate, queued }
+    }
+
+    /// Rolls out the changes that were accepted since `before`, as planned.
     pub(super) fn roll_out(
         &mut self,
         desired: &mut DesiredState,
         before: Built,
         changes: Vec<PendingChange>,
+        plan: RolloutPlan,
     ) -> Option<Rejection> {
-        match self.run.take() {
-            Some(run) => {
-                self.join(desired, run, changes);
+        match (self.run.take(), plan) {
+            (Some(mut run), RolloutPlan::Join { live, candidate, queued }) => {
+                (run.live, run.candidate) = (live, candidate);
+                run.queue.extend(queued);
+                self.publish_run(desired, run);
                 None
             }
-            None => self.advance(desired, before, changes, 0),
+            (None, RolloutPlan::Begin(Some(rollout))) => {
+                let run = CanaryRun::new(before, desired.built(), changes, rollout);
+                self.try_on_canaries(desired, run)
+            }
+            _ => {
+                self.publish_to_all(desired);
+                None
+            }
         }
     }
 
@@ -187,16 +242,19 @@ impl RolloutQueue {
                 }
             };
             if let Some(rollout) = self.begin(&live.build, &candidate.build) {
-                let (until, since) = (Instant::now(), Timestamp::now());
                 let run =
-                    CanaryRun { live, candidate, changes: queue, queue: rest, singly, rollout, until, since };
-                self.nodes.follow_closely(true);
-                return self.check(desired, run, None);
+                    CanaryRun { queue: rest, singly, ..CanaryRun::new(live, candidate, queue, rollout) };
+                return self.try_on_canaries(desired, run);
             }
             (live, queue) = (candidate, rest);
         }
         self.publish_to_all(desired);
         None
+    }
+
+    fn try_on_canaries(&mut self, desired: &mut DesiredState, run: CanaryRun) -> Option<Rejection> {
+        self.nodes.follow_closely(true);
+        self.check(desired, run, None)
     }
 
     /// Publishes the desired config to all nodes.
@@ -218,7 +276,11 @@ impl RolloutQueue {
             return None;
         }
         let policy = CanaryPolicy { bake: settings.bake, error_rate: settings.error_rate };
-        self.with_view(live, candidate, |view| CanaryRollout::begin(policy, view))
+        let AwaitedFleets { names, until } = &self.awaited;
+        let changed = names.iter().filter(|fleet| !candidate.is_alike_in(live, fleet));
+        let names = changed.map(|fleet| candidate.fleet_after(fleet)).collect();
+        let awaited = AwaitedFleets { names, until: *until };
+        self.with_view(live, candidate, |view| CanaryRollout::begin(policy, awaited, view))
     }
 
     fn with_view<T>(&self, live: &Build, candidate: &Build, with: impl FnOnce(CanaryView<'_>) -> T) -> T {
@@ -232,22 +294,6 @@ impl RolloutQueue {
         };
         let (now, generation) = (Instant::now(), self.cache.generation());
         with(CanaryView { now, generation, affected: &affected, one: &one })
-    }
-
-    /// Adds changes to a rollout under way: changes of endpoints alone are published to all nodes, the others
-    /// wait in the queue.
-    fn join(&mut self, desired: &mut DesiredState, mut run: CanaryRun, changes: Vec<PendingChange>) {
-        for change in changes {
-            let beside = |built: &Built| {
-                let applied = change.applied_to(built, &desired.inputs).ok();
-                applied.filter(|applied| applied.build.is_alike(&built.build))
-            };
-            match beside(&run.live).zip(beside(&run.candidate)) {
-                Some((live, candidate)) => (run.live, run.candidate) = (live, candidate),
-                None => run.queue.push(change),
-            }
-        }
-        self.publish_run(desired, run);
     }
 
     /// Checks the canaries of the rollout under way.
@@ -266,7 +312,7 @@ impl RolloutQueue {
         published: Option<BTreeSet<String>>,
     ) -> Option<Rejection> {
         let step = self.with_view(&run.live.build, &run.candidate.build, |view| run.rollout.check(view));
-        let revisions: Vec<u64> = run.changes.iter().filter_map(|change| change.revision).collect();
+        let revisions: Vec<u64> = run.changes.iter().flat_map(|change| change.revisions.clone()).collect();
         match step {
             CanaryStep::Wait(until) => {
                 run.until = until;
@@ -281,6 +327,15 @@ impl RolloutQueue {
                 None
             }
             CanaryStep::Accepted => {
+                let absent: Vec<String> = run.rollout.absent().map(ToOwned::to_owned).collect();
+                if !absent.is_empty() {
+                    info!(?revisions, fleets = ?absent, "no Envoy of these fleets came back to try the change");
+                }
+                // Those that came have shown that they are back.
+                for (fleet, ..) in run.rollout.progress() {
+                    self.awaited.names.remove(fleet);
+                }
+                self.absent.extend(absent);
                 info!(?revisions, "the canaries took the change; all follow");
                 self.advance(desired, run.candidate, run.queue, run.singly)
             }
@@ -341,9 +396,10 @@ impl RolloutQueue {
             .unwrap_or(self.first)
     }
 
-    fn waiting(&self) -> BTreeSet<u64> {
+    /// Returns the revisions that are not in effect yet.
+    pub(super) fn waiting(&self) -> BTreeSet<u64> {
         let changes = self.run.iter().flat_map(|run| run.changes.iter().chain(&run.queue));
-        changes.filter_map(|change| change.revision).collect()
+        changes.flat_map(|change| &change.revisions).copied().collect()
     }
 
     /// Publishes the progress, if it changed.
@@ -370,6 +426,36 @@ impl RolloutQueue {
     }
 }
 
+impl CanaryRun {
+    fn new(live: Built, candidate: Built, changes: Vec<PendingChange>, rollout: CanaryRollout) -> Self {
+        let (until, since) = (Instant::now(), Timestamp::now());
+        Self { live, candidate, changes, queue: Vec::new(), singly: 0, rollout, until, since }
+    }
+}
+
+impl RolloutPlan {
+    /// Returns the revisions among those of `changes` that will wait.
+    pub(super) fn waiting(&self, changes: &[PendingChange]) -> BTreeSet<u64> {
+        let changes = match self {
+            Self::Begin(None) => &[],
+            Self::Begin(Some(_)) => changes,
+            Self::Join { queued, .. } => queued,
+        };
+        changes.iter().flat_map(|change| change.revisions.clone()).collect()
+    }
+
+    /// Returns the files that will be in effect, if they are not those of `after`. Before the change, those of
+    /// `before` are, unless a rollout is under way.
+    pub(super) fn live_files<'a>(&'a self, before: &'a Files, after: &Files) -> Option<&'a Files> {
+        let live = match self {
+            Self::Begin(None) => None,
+            Self::Begin(Some(_)) => Some(before),
+            Self::Join { live, .. } => Some(&live.inputs.files),
+        };
+        live.filter(|files| *files != after)
+    }
+}
+
 fn word(phase: CanaryPhase) -> &'static str {
     match phase {
         CanaryPhase::Choosing => "choosing",
@@ -390,6 +476,7 @@ fn envoy_state(nodes: &Nodes, id: &str, candidate: &Build) -> Option<EnvoyState>
         fleet: candidate.fleet_of(&streams.first()?.node).to_string(),
         seen: streams.iter().map(|presence| presence.generation).min()?,
         is_pending: types().next().is_none() || types().any(is_pending),
+        has_listeners: streams.iter().any(Presence::has_listeners),
         errors: types().filter_map(|status| status.error.clone()).collect(),
         load: RequestCount { requests: totals.requests, errors: totals.errors },
     })

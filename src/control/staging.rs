@@ -72,7 +72,7 @@ impl Staging {
         let revision = new_revision(number, request.source, request.author.clone(), edits);
         self.commit.revisions.push(Revision { reason: request.reason.clone(), ..revision });
         let change = Accepted::Written(changes.clone());
-        self.pending.push(PendingChange { revision: Some(number), change });
+        self.pending.push(PendingChange { revisions: vec![number], change });
         self.commit.changes.extend(changes);
         Some(number)
     }

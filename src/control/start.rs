@@ -1,7 +1,12 @@
-//! Start of the control: the first build, and what Envoys may still have from an earlier process.
+//! Start of the control: the first build, what Envoys may still have from an earlier process, and the rollout
+//! that it left.
 
+mod rollout;
+
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -16,21 +21,27 @@ use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resol
 use crate::control::files::{FileState, fingerprint, refused_files};
 use crate::control::foreign::{ForeignStores, first_trust};
 use crate::control::operation::WriteError;
-use crate::control::revisions::{RevisionLog, last_in_effect};
+use crate::control::recorded::RecordedRollout;
+use crate::control::revisions::RevisionLog;
 use crate::control::rollout::RolloutQueue;
+use crate::control::rollout::canary::AwaitedFleets;
 use crate::control::staging::Staging;
+use crate::control::start::rollout::LeftRollout;
 use crate::control::writer::Writer;
 use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::nodes::Nodes;
 use crate::source::resolve::DnsResolver;
-use crate::store::{Revision, Store, StoredState};
+use crate::store::{LostCommits, Revision, Store, StoredState};
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 
 /// Number of revisions before the start whose snapshots are remembered, for Envoys that disconnected then.
 /// Each is undone and built.
 const REMEMBERED: u64 = 100;
+
+/// Time for which the Envoys of before a start are awaited. Envoy tries to connect again after 30 s at the latest.
+pub const ARRIVAL: Duration = Duration::from_secs(40);
 
 /// Inputs and collaborators of the control.
 #[derive(Debug)]
@@ -55,6 +66,8 @@ pub struct Start {
     pub material_dir: Option<Arc<Path>>,
     /// True if Envoys are answered that run the config of another store.
     pub allows_foreign: bool,
+    /// Time for which the Envoys of before are awaited: [`ARRIVAL`], except in tests.
+    pub arrival: Duration,
 }
 
 /// First config, with the files that it does not use.
@@ -87,20 +100,35 @@ impl Control {
     ///
     /// Fails if the store cannot be read, or with all faults of the config.
     pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Self, Arc<Cache>), WriteError> {
-        let Start { files, store, resolver, overrides, events, metrics, nodes, .. } = start;
-        let Start { loss_limits, material_dir, allows_foreign, .. } = start;
+        let Start {
+            files,
+            store,
+            resolver,
+            overrides,
+            events,
+            metrics,
+            nodes,
+            loss_limits,
+            material_dir,
+            allows_foreign,
+            arrival,
+        } = start;
+        store.lost().iter().for_each(warn_of_loss);
         let stored_revision = store.watch();
-        let StoredState { stored, files: last_files, refused_files, revision } = store.load()?;
-        let is_newborn = revision == 0 && stored.is_empty();
+        let state = store.load()?;
+        let (stored, last_files) = (state.stored.clone(), state.files.as_ref());
+        let is_newborn = state.revision == 0 && stored.is_empty();
         let builder = Builder { resolver, runtime: runtime.clone() };
         let id = StoreId::new(store.id());
         let mut builder = FirstBuilder { builder, id, stored, overrides, loss_limits, material_dir };
-        let first = builder.first(files, last_files.as_ref(), refused_files).map_err(WriteError::Refused)?;
+        let first = builder.first(files, last_files, state.refused_files).map_err(WriteError::Refused)?;
         let FirstConfig { built, refused, refused_by_envoy, violations } = first;
-        let cache = Arc::new(Cache::new(built.build.clone()));
-        if let Some(accepted) = builder.last_accepted(&built, last_files.as_ref()) {
-            remember(&cache, &*store, revision, accepted)?;
-        }
+        let left = LeftRollout::read(&mut builder.builder, &*store, &state, &built)?;
+        let live = left.as_ref().map_or(&built, |left| &left.live);
+        let cache = Arc::new(Cache::new(live.build.clone()));
+        remember(&cache, &*store, &state, (&mut builder, &built), left.as_ref())?;
+        let recorded = RecordedRollout::new(&state);
+        let awaited = awaited(&recorded, &live.build, arrival);
         let Built { inputs, build } = built;
         build.warnings.iter().for_each(log_warning);
         let mut writer = Writer {
@@ -108,28 +136,24 @@ impl Control {
             desired: DesiredState {
                 inputs,
                 build,
-                revision,
+                revision: state.revision,
                 builder: builder.builder,
                 loss_limits,
                 metrics: metrics.clone(),
             },
             staging: Staging::default(),
             foreign: ForeignStores::new(store.clone(), cache.clone(), nodes.clone()),
-            rollout: RolloutQueue::new(cache.clone(), nodes),
-            revisions: RevisionLog { store, events, metrics },
+            rollout: RolloutQueue::new(cache.clone(), nodes, awaited),
+            revisions: RevisionLog { store, events, metrics, recorded, unrecorded: None },
             stored_revision,
         };
-        if violations.is_empty() {
-            writer.record_new_files(last_files);
-        } else {
+        if !violations.is_empty() {
             warn!("the files cannot be used, so it starts from those that were accepted last");
             writer.files.report(violations);
             writer.files.publish_named_files(&writer.desired.inputs);
         }
         writer.foreign.start(first_trust(is_newborn, &writer.desired.build, allows_foreign))?;
-        let newest = writer.desired.revision;
-        let in_effect = last_in_effect(&*writer.revisions.store, newest)?;
-        writer.rollout.begin_at(in_effect, newest);
+        rollout::go_on(&mut writer, left, &state.files.unwrap_or_default())?;
         let (tasks, queue) = mpsc::unbounded_channel();
         let control = Self {
             tasks,
@@ -205,8 +229,7 @@ impl FirstBuilder {
         }
     }
 
-    /// Returns the config that Envoys may have from an earlier process: that of the files that were accepted
-    /// last; none if it cannot be built any more.
+    /// Returns the config that was accepted last, which Envoys may have from an earlier process; none if it cannot be built any more.
     fn last_accepted(&mut self, now: &Built, last_files: Option<&Files>) -> Option<Built> {
         match last_files.filter(|last_files| **last_files != now.inputs.files) {
             Some(last_files) => self.build(last_files.clone()).ok(),
@@ -215,10 +238,41 @@ impl FirstBuilder {
     }
 }
 
-/// Remembers the snapshots of the last revisions.
-fn remember(cache: &Cache, store: &dyn Store, newest: u64, accepted: Built) -> Result<(), WriteError> {
-    let revisions = store.revisions(newest.saturating_sub(REMEMBERED)..=newest)?;
-    for before in builds_before(&revisions, accepted).iter().rev() {
+/// Returns the fleets whose Envoys are awaited. An earlier format did not keep which fleets had Envoys.
+fn awaited(recorded: &RecordedRollout, live: &Build, arrival: Duration) -> AwaitedFleets {
+    let all = || live.model.fleet_names().iter().map(ToString::to_string).collect();
+    let names: BTreeSet<String> = recorded.fleets().map_or_else(all, Clone::clone);
+    AwaitedFleets { names, until: Some(Instant::now() + arrival) }
+}
+
+fn warn_of_loss(lost: &LostCommits) {
+    let LostCommits { commits, acknowledged, found } = lost;
+    warn!(
+        commits,
+        acknowledged,
+        found,
+        "changes that were acknowledged are not in the data directory: it is older than its last use; restore a \
+         newer backup, or write them again"
+    );
+}
+
+/// Remembers the snapshots of the last revisions: those of what is live, and of what canaries may have.
+fn remember(
+    cache: &Cache,
+    store: &dyn Store,
+    state: &StoredState,
+    (builder, now): (&mut FirstBuilder, &Built),
+    left: Option<&LeftRollout>,
+) -> Result<(), WriteError> {
+    let revisions = store.revisions(state.revision.saturating_sub(REMEMBERED)..=state.revision)?;
+    let waits = revisions.partition_point(|it| left.is_none_or(|left| left.is_live(it.number)));
+    let accepted = builder.last_accepted(now, state.files.as_ref());
+    let live = left.map(|left| left.live.clone());
+    let mut chains = Vec::new();
+    chains.extend(live.map(|live| builds_before(&revisions[..waits], live)));
+    let since = if left.is_some() { waits } else { 0 };
+    chains.extend(accepted.map(|accepted| builds_before(&revisions[since..], accepted)));
+    for before in chains.iter().flat_map(|chain| chain.iter().rev()) {
         before.snapshots.values().for_each(|snapshot| cache.past().remember_snapshot(snapshot));
     }
     Ok(())

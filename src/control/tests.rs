@@ -13,9 +13,11 @@ use crate::config::edit::EntityChange;
 use crate::control::operation::{Decision, DesiredConfig, OperationReply};
 use crate::control::start::Start;
 use crate::envoy::ResourceType;
+use crate::envoy::node::Node;
 use crate::inspect::removal::LossLimits;
 use crate::model::name::Name;
-use crate::nodes::Nodes;
+use crate::nodes::status::{AckState, TypeStatus};
+use crate::nodes::{Nodes, StreamGuard};
 use crate::source::resolve::DnsResolver;
 use crate::store::redb::RedbStore;
 use crate::store::{RevisionSource, Store};
@@ -35,17 +37,27 @@ async fn opened(data: &Path) -> Arc<dyn Store> {
 }
 
 async fn started(store: Arc<dyn Store>) -> (Control, Arc<Cache>) {
+    started_with(store, Files::default(), Nodes::default(), Duration::ZERO).await
+}
+
+async fn started_with(
+    store: Arc<dyn Store>,
+    files: Files,
+    nodes: Nodes,
+    arrival: Duration,
+) -> (Control, Arc<Cache>) {
     let start = Start {
-        files: Ok(Files::default()),
+        files: Ok(files),
         store,
         overrides: OverridesByUpstream::default(),
         resolver: DnsResolver::new(),
         events: Events::default(),
         metrics: Metrics::default(),
-        nodes: Nodes::default(),
+        nodes,
         loss_limits: LossLimits::default(),
         material_dir: None,
         allows_foreign: false,
+        arrival,
     };
     let runtime = tokio::runtime::Handle::current();
     let started = tokio::task::spawn_blocking(move || Control::start(start, &runtime));
@@ -228,4 +240,199 @@ async fn a_control_publishes_what_another_wrote_without_a_write_of_its_own() {
     let delete = EntityChange::Delete { kind: Kind::Upstream, name: "shop".to_owned() };
     assert_eq!(write(&reader, delete).await.expect("it is accepted").revision, Some(2));
     assert_eq!(store.load().expect("loads").stored.len(), 0);
+}
+
+/// Envoy that takes all that it is sent, or refuses it.
+struct FakeEnvoy {
+    node: Node,
+    guard: StreamGuard,
+    cache: Arc<Cache>,
+}
+
+impl FakeEnvoy {
+    fn connect(id: &str, nodes: &Nodes, cache: &Arc<Cache>) -> Self {
+        let node = Node { id: id.to_owned(), ..Node::default() };
+        let envoy = Self { guard: nodes.connect(node.clone(), None), node, cache: cache.clone() };
+        envoy.answer(None);
+        envoy
+    }
+
+    /// Answers the newest generation.
+    fn answer(&self, error: Option<&str>) {
+        let state = if error.is_some() { AckState::Nacked } else { AckState::Acked };
+        let status = TypeStatus { state, version: None, current: true, error };
+        let types = [ResourceType::Cluster, ResourceType::Listener].map(|it| (it, status));
+        self.guard.record(self.cache.generation(), &[], types);
+    }
+
+    /// Returns the names of the clusters that it is served.
+    fn clusters(&self) -> Vec<String> {
+        let snapshot = self.cache.snapshot_for(&self.node).snapshot;
+        snapshot.set(ResourceType::Cluster).iter().map(|resource| resource.name.to_string()).collect()
+    }
+
+    /// Waits until it is served these clusters, in any order.
+    async fn served(&self, names: &[&str]) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let mut clusters = self.clusters();
+            clusters.sort();
+            if clusters == names {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{clusters:?} and not {names:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Waits until the store has the fleet of the Envoys.
+async fn fleet_is_known(store: &dyn Store) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while store.load().expect("loads").rollout.fleets.is_none_or(|fleets| fleets.is_empty()) {
+        assert!(Instant::now() < deadline, "the fleet is not recorded");
+        tokio::task::yield_now().await;
+    }
+}
+
+const LONG: Duration = Duration::from_secs(600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_serves_what_was_live_and_goes_on_with_the_rest_once_envoys_are_back() {
+    let data = tempfile::tempdir().expect("the temporary directory can be written");
+    let store = opened(data.path()).await;
+    let nodes = Nodes::default();
+    let (control, cache) = started_with(store.clone(), Files::default(), nodes.clone(), LONG).await;
+    write(&control, upstream("first", "10.0.0.1:80")).await.expect("it is accepted");
+    assert_eq!(control.progress().live, 1, "the first config of all is live at once");
+    let envoy = FakeEnvoy::connect("one", &nodes, &cache);
+    fleet_is_known(&*store).await;
+    write(&control, upstream("second", "10.0.0.2:80")).await.expect("it is accepted");
+    write(&control, upstream("third", "10.0.0.3:80")).await.expect("it is accepted");
+    // Endpoints alone do not wait.
+    write(&control, upstream("first", "10.0.0.9:80")).await.expect("it is accepted");
+    assert_eq!(control.progress().rolling_out, BTreeSet::from([2, 3]));
+    assert_eq!(store.load().expect("loads").rollout.waiting, BTreeSet::from([2, 3]));
+    drop((control, cache, envoy, nodes, store));
+
+    let store = opened(data.path()).await;
+    let nodes = Nodes::default();
+    let (control, cache) = started_with(store.clone(), Files::default(), nodes.clone(), LONG).await;
+    let progress = control.progress();
+    assert_eq!((progress.live, progress.rolling_out), (4, BTreeSet::from([2, 3])));
+    let address = |build: &Build| build.stored[&(Kind::Upstream, "first".to_owned())].to_string();
+    assert!(address(&cache.live()).contains("10.0.0.9"), "{}", address(&cache.live()));
+    let names = |build: &Build| build.model.upstreams.keys().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(&cache.build()), ["first", "second", "third"]);
+    assert_eq!(names(&cache.live()), ["first"]);
+    // Another change waits behind them, although nobody is there.
+    write(&control, upstream("fourth", "10.0.0.4:80")).await.expect("it is accepted");
+    assert_eq!(control.progress().rolling_out, BTreeSet::from([2, 3, 5]));
+
+    let (one, two) = (FakeEnvoy::connect("one", &nodes, &cache), FakeEnvoy::connect("two", &nodes, &cache));
+    one.answer(None);
+    two.answer(None);
+    one.served(&["first", "second", "third"]).await;
+    assert_eq!(two.clusters(), ["first"]);
+    two.answer(None);
+    one.answer(None);
+    two.served(&["first", "second", "third"]).await;
+    one.answer(None);
+    two.answer(None);
+    one.served(&["first", "fourth", "second", "third"]).await;
+    one.answer(Some("no"));
+    assert!(control.decided(5, Duration::from_secs(20)).await);
+    two.served(&["first", "second", "third"]).await;
+    drop((control, cache, one, two, nodes, store));
+
+    // Decided changes stay as they are.
+    let store = opened(data.path()).await;
+    assert_eq!(store.load().expect("loads").rollout.waiting, BTreeSet::new());
+    let (control, cache) = started_with(store, Files::default(), Nodes::default(), LONG).await;
+    let progress = control.progress();
+    assert_eq!((progress.live, progress.rolling_out), (4, BTreeSet::new()), "5 was taken back");
+    assert_eq!(names(&cache.live()), ["first", "second", "third"]);
+}
+
+/// Returns files with an upstream of each of these names.
+fn files(names: &[&str]) -> Files {
+    let upstreams: Vec<String> =
+        names.iter().map(|name| format!("{{name: {name}, targets: [{{target: '10.1.0.1:80'}}]}}")).collect();
+    Files::unit("a.yaml".to_owned(), format!("upstreams: [{}]", upstreams.join(", ")).into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_changed_while_it_was_away_wait_for_a_fleet_that_had_envoys_and_not_for_ever() {
+    let data = tempfile::tempdir().expect("the temporary directory can be written");
+    let names = |build: &Build| build.model.upstreams.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let start = async |files: Files, arrival| {
+        let (store, nodes) = (opened(data.path()).await, Nodes::default());
+        let (control, cache) = started_with(store.clone(), files, nodes.clone(), arrival).await;
+        (store, nodes, control, cache)
+    };
+    // Without an Envoy so far, nobody is waited for.
+    drop(start(files(&["a"]), LONG).await);
+    let (store, nodes, control, cache) = start(files(&["a", "b"]), LONG).await;
+    assert_eq!(names(&cache.live()), ["a", "b"]);
+    let envoy = FakeEnvoy::connect("one", &nodes, &cache);
+    fleet_is_known(&*store).await;
+    drop((store, nodes, control, cache, envoy));
+
+    for _ in 0..2 {
+        // Two starts, of which the second finds the files accepted already.
+        let (store, nodes, control, cache) = start(files(&["a", "b", "c"]), LONG).await;
+        assert_eq!((names(&cache.live()).len(), names(&cache.build()).len()), (2, 3));
+        assert_eq!(control.progress().rolling_out, BTreeSet::from([3]));
+        drop((store, nodes, control, cache));
+    }
+    // Saved anew while it was away again: both revisions wait.
+    let (store, nodes, control, cache) = start(files(&["a", "c"]), LONG).await;
+    assert_eq!((names(&cache.live()), names(&cache.build())), (files_of("ab"), files_of("ac")));
+    assert_eq!(control.progress().rolling_out, BTreeSet::from([3, 4]));
+    drop((store, nodes, control, cache));
+
+    let (store, nodes, control, cache) = start(files(&["a", "c"]), Duration::from_millis(300)).await;
+    assert_eq!(control.progress().rolling_out, BTreeSet::from([3, 4]));
+    assert!(control.decided(4, Duration::from_secs(20)).await, "nobody came");
+    assert_eq!(names(&cache.live()), ["a", "c"]);
+    drop((store, nodes, control, cache));
+    let (store, _nodes, control, cache) = start(files(&["a", "d"]), LONG).await;
+    let fleets = store.load().expect("loads").rollout.fleets;
+    assert_eq!((fleets, control.progress().live), (Some(BTreeSet::new()), 5), "they are awaited no more");
+    assert_eq!(names(&cache.live()), ["a", "d"]);
+}
+
+fn files_of(letters: &str) -> Vec<String> {
+    letters.chars().map(String::from).collect()
+}
+
+/// Returns the number of commits of the store in this directory.
+fn commits(data: &Path) -> u64 {
+    let record = std::fs::read_to_string(data.join("understudy.newest")).expect("it is there");
+    record.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_needs_no_canary_is_one_commit_and_one_on_trial_is_two() {
+    let data = tempfile::tempdir().expect("the temporary directory can be written");
+    let (store, nodes) = (opened(data.path()).await, Nodes::default());
+    let (control, cache) = started_with(store.clone(), Files::default(), nodes.clone(), LONG).await;
+    for number in 1..=3 {
+        write(&control, upstream("a", &format!("10.0.0.{number}:80"))).await.expect("it is accepted");
+        assert_eq!(commits(data.path()), number);
+    }
+    let envoy = FakeEnvoy::connect("one", &nodes, &cache);
+    fleet_is_known(&*store).await;
+    let before = commits(data.path());
+    write(&control, upstream("b", "10.0.0.1:80")).await.expect("it is accepted");
+    assert_eq!(commits(data.path()), before + 1);
+    write(&control, upstream("a", "10.0.0.9:80")).await.expect("endpoints alone are accepted");
+    assert_eq!(commits(data.path()), before + 2);
+    envoy.answer(None);
+    envoy.served(&["a", "b"]).await;
+    envoy.answer(None);
+    assert!(control.decided(4, Duration::from_secs(20)).await);
+    drop((control, cache, envoy, nodes, store));
+    drop(opened(data.path()).await);
+    assert_eq!(commits(data.path()), before + 3, "the end of the trial");
 }

@@ -5,7 +5,8 @@
 //! last.
 
 mod adopt;
-mod saved;
+mod record;
+pub(super) mod saved;
 mod take_back;
 mod writes;
 
@@ -20,7 +21,7 @@ use crate::control::files::FileState;
 use crate::control::foreign::ForeignStores;
 use crate::control::pending::PendingChange;
 use crate::control::revisions::RevisionLog;
-use crate::control::rollout::{Rejection, RolloutQueue};
+use crate::control::rollout::{Rejection, RolloutPlan, RolloutQueue};
 use crate::control::staging::Staging;
 use crate::control::task::Task;
 use crate::inspect::removal::AllowedLosses;
@@ -121,12 +122,20 @@ impl Writer {
         }
     }
 
-    /// Rolls out the changes that were accepted since `before`. Returns the generation that contains them.
-    fn publish(&mut self, source: &str, before: Built, changes: Vec<PendingChange>) -> u64 {
+    /// Rolls out the changes that were accepted since `before`, as planned. Returns the generation that contains
+    /// them.
+    fn publish(
+        &mut self,
+        source: &str,
+        before: Built,
+        changes: Vec<PendingChange>,
+        plan: RolloutPlan,
+    ) -> u64 {
         let changed = before.build.snapshots != self.desired.build.snapshots;
         self.desired.build.warnings_since(&before.build).into_iter().for_each(log_warning);
-        let rejection = self.rollout.roll_out(&mut self.desired, before, changes);
+        let rejection = self.rollout.roll_out(&mut self.desired, before, changes, plan);
         self.resolve(rejection);
+        self.record_rollout();
         let generation = self.rollout.generation();
         let (revision, upstreams) = (self.desired.revision, self.desired.build.model.upstreams.len());
         info!(source, changed, revision, upstreams, "config accepted");
@@ -139,10 +148,12 @@ impl Writer {
         self.foreign.adopt_answered();
         let rejection = self.rollout.check_canary(&mut self.desired);
         self.resolve(rejection);
+        self.record_rollout();
+        self.record_fleets();
     }
 
     /// Takes refused changes back, until the rest of the queue is published or on trial.
-    fn resolve(&mut self, mut rejection: Option<Rejection>) {
+    pub(super) fn resolve(&mut self, mut rejection: Option<Rejection>) {
         while let Some(rejected) = rejection {
             rejection = self.take_back(rejected);
         }

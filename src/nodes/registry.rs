@@ -25,6 +25,8 @@ const MAX_NACKS: usize = 1_000;
 
 /// Limit on the stores that wait to be adopted. Clients determine them.
 const MAX_STORES: usize = 100;
+/// Limit on the arrivals that wait to be taken.
+const MAX_ARRIVALS: usize = 100_000;
 
 /// State of all nodes.
 #[derive(Debug, Default)]
@@ -39,6 +41,8 @@ pub(super) struct Registry {
     pub(super) nacks: Vec<Arc<Nack>>,
     /// Foreign stores whose clients are answered, and that were not taken yet.
     pub(super) answered_stores: BTreeSet<StoreId>,
+    /// First streams of nodes that connected since they were taken last.
+    arrivals: Vec<u64>,
     /// State by node id, for as long as anything is known of the node.
     pub(super) by_id: HashMap<String, NodeRecord>,
 }
@@ -74,6 +78,9 @@ impl Registry {
         let stream = self.next_number();
         let record = self.by_id.entry(node.id.clone()).or_default();
         record.streams.push(stream);
+        if record.streams.len() == 1 && self.arrivals.len() < MAX_ARRIVALS {
+            self.arrivals.push(stream);
+        }
         if let Some(departed) = record.departed.take() {
             self.remove_departed(departed);
         }
@@ -160,6 +167,13 @@ impl Registry {
         self.departed_bytes += presence.weight();
         self.departed.insert(departure, presence);
         self.expire(now);
+    }
+
+    /// Takes the nodes that connected since the last call and are still connected.
+    pub(super) fn take_arrivals(&mut self) -> Vec<Node> {
+        let streams = std::mem::take(&mut self.arrivals);
+        let presences = streams.iter().filter_map(|stream| self.connected.get(stream));
+        presences.map(|presence| presence.node.clone()).collect()
     }
 
     /// Returns the number of streams of a node.

@@ -105,3 +105,10 @@ pub struct Presence {
     /// Status of the types that it asked for.
     pub types: BTreeMap<ResourceType, RecordedStatus>,
 }
+
+impl Presence {
+    /// True if the client asked for listeners.
+    pub fn has_listeners(&self) -> bool {
+        self.types.contains_key(&ResourceType::Listener)
+    }
+}

@@ -6,8 +6,10 @@ mod directory;
 mod encoding;
 mod file;
 mod identity;
+mod newest;
 mod presence;
 pub mod restore;
+mod rollout;
 mod tables;
 mod tokens;
 
@@ -21,17 +23,19 @@ use jiff::{SignedDuration, Timestamp};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 use serde_json::Value;
 use tokio::sync::watch;
+use tracing::{info, warn};
 
 use crate::config::document::Kind;
 use crate::config::edit::Files;
 use crate::store::redb::directory::{close_to_others, create_directory, lock_directory};
+use crate::store::redb::newest::{CommitNumber, NewestRecord};
 use crate::store::redb::presence::PresenceCheck;
 use crate::store::redb::tables::{
     ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REFUSED_FILES, REVISIONS, TOKENS,
 };
 use crate::store::{
-    Commit, Error, KeptAnswer, Record, RemovalTerms, Revision, Store, StoredState, TokenAddition,
-    TokenRecord, TokenRemoval,
+    Commit, Error, KeptAnswer, LostCommits, Record, RemovalTerms, Revision, Store, StoredState,
+    TokenAddition, TokenRecord, TokenRemoval,
 };
 
 /// Interval at which expired answers are removed.
@@ -45,6 +49,8 @@ pub struct RedbStore {
     path: PathBuf,
     presence: PresenceCheck,
     id: NonZeroU64,
+    newest: NewestRecord,
+    lost: Option<LostCommits>,
     /// Number of the last revision that was committed.
     revision: watch::Sender<u64>,
     /// Time of the last removal of expired answers; locked during a commit.
@@ -65,28 +71,25 @@ impl RedbStore {
         let lock = lock_directory(&path)?;
         close_to_others(&path);
         file::create_if_missing(&path)?;
-        let database = file::open(&path)?;
+        let database = shrunk(&path, file::open(&path)?)?;
         let id = identity::of(&database)
             .map_err(|source| Error::Database { path: path.clone(), source: Box::new(source) })?;
         let presence = PresenceCheck::new(&path)?;
-        let store = Self {
+        let mut store = Self {
             database: Mutex::new(Some(Arc::new(database))),
+            newest: NewestRecord::open(&path),
             path,
             presence,
             id,
+            lost: None,
             revision: watch::Sender::new(0),
             swept: Mutex::new(Timestamp::UNIX_EPOCH),
             _lock: lock,
         };
-        store.revision.send_replace(store.last_revision()?);
+        let found = store.reading(CommitNumber::read)?;
+        store.lost = newest::lost(&store.path, found);
+        store.revision.send_replace(found.revision);
         Ok(store)
-    }
-
-    fn last_revision(&self) -> Result<u64, Error> {
-        self.reading(|transaction| {
-            let revisions = transaction.open_table(REVISIONS)?;
-            Ok(revisions.last()?.map_or(0, |(number, _)| number.value()))
-        })
     }
 
     /// Returns the database, opened again if it failed before.
@@ -123,12 +126,15 @@ impl RedbStore {
         &self,
         write: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, Error> {
-        self.changing(|database| {
+        let (written, commits) = self.changing(|database| {
             let transaction = database.begin_write()?;
             let written = write(&transaction)?;
+            let commits = newest::count(&transaction)?;
             transaction.commit()?;
-            Ok(written)
-        })
+            Ok((written, commits))
+        })?;
+        self.newest.write(CommitNumber { commits, revision: self.revision() });
+        Ok(written)
     }
 
     /// Changes the database. Its file must be in place before the change, and also after it: a file that was
@@ -153,7 +159,7 @@ impl Store for RedbStore {
     fn load(&self) -> Result<StoredState, Error> {
         // Between two commits, so that the entities are those of the revision.
         let _committing = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (entities, files, refused_files) = self.reading(|transaction| {
+        let (entities, files, refused_files, rollout) = self.reading(|transaction| {
             let mut entities = Vec::new();
             for entry in transaction.open_table(ENTITIES)?.iter()? {
                 let (key, record) = entry?;
@@ -166,7 +172,7 @@ impl Store for RedbStore {
                 files.insert(name.value().to_owned(), text.value().into());
             }
             let refused = transaction.open_table(FORMAT)?.get(REFUSED_FILES)?.map(|hash| hash.value());
-            Ok((entities, files, refused))
+            Ok((entities, files, refused, rollout::read(transaction, self.revision())?))
         })?;
         let entity = |(word, name, bytes): (String, String, Vec<u8>)| {
             let read = Kind::from_plural(&word).zip(encoding::read_entity(&bytes));
@@ -178,6 +184,7 @@ impl Store for RedbStore {
             files: Some(files).filter(|files| !files.is_empty()),
             refused_files,
             revision: self.revision(),
+            rollout,
         })
     }
 
@@ -189,11 +196,13 @@ impl Store for RedbStore {
         }
         let now = Timestamp::now();
         let sweeps = !commit.answers.is_empty() && now.duration_since(*swept) >= SWEEP;
-        self.changing(|database| commit::write(database, commit, expected, sweeps))?;
+        let commits = self.changing(|database| commit::write(database, commit, expected, sweeps))?;
         if sweeps {
             *swept = now;
         }
-        self.revision.send_replace(commit.revisions.last().map_or(expected, |revision| revision.number));
+        let revision = commit.revisions.last().map_or(expected, |revision| revision.number);
+        self.newest.write(CommitNumber { commits, revision });
+        self.revision.send_replace(revision);
         Ok(())
     }
 
@@ -308,6 +317,28 @@ impl Store for RedbStore {
 
     fn health(&self) -> Result<(), Error> {
         self.presence.check()
+    }
+
+    fn lost(&self) -> Option<LostCommits> {
+        self.lost
+    }
+}
+
+/// Returns the database of the directory, smaller if most of it was free. A failure changes nothing: the
+/// database is opened again as it was.
+fn shrunk(directory: &Path, mut database: Database) -> Result<Database, Error> {
+    match file::shrink(&mut database, directory) {
+        Ok(false) => Ok(database),
+        Ok(true) => {
+            info!(path = %directory.display(), "the database was more than half empty; it is smaller now");
+            Ok(database)
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(path = %directory.display(), error, "the database cannot be made smaller");
+            drop(database);
+            file::open(directory)
+        }
     }
 }
 

@@ -135,3 +135,30 @@ async fn a_database_of_no_bytes_is_damage() {
     assert!(printed.contains("is damaged; restore a backup"), "{printed}");
     assert_eq!(fs::metadata(&file).unwrap().len(), 0, "it is left as it was found");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_changes_are_told_at_the_start_until_something_is_written() {
+    let mut server = Understudy::serve(&[]).await;
+    shop(&server).await;
+    server.kill();
+    let file = server.data().join("understudy.redb");
+    let older = fs::read(&file).unwrap();
+    server.restart().await;
+    let revision = server.get("/status").await.1["revision"].as_u64().unwrap();
+    assert_eq!(server.post("/upstreams", json!({"name": "lost"})).await.0, 201);
+    server.kill();
+    // As a copy from before, or a disk that lost its last writes with the power.
+    fs::write(&file, older).unwrap();
+    server.restart().await;
+    let (_, status) = server.get("/status").await;
+    let expected = json!({"commits": 1, "acknowledged": revision + 1, "found": revision});
+    assert_eq!(status["lost_changes"], expected, "{status}");
+    assert!(server.log().contains("changes that were acknowledged are not in the data directory"));
+    let printed = understudy(&["status", "--admin", &server.admin.to_string()]).output().unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.contains("changes were lost"), "{printed}");
+
+    assert_eq!(server.post("/upstreams", json!({"name": "found"})).await.0, 201);
+    server.restart().await;
+    assert_eq!(server.get("/status").await.1["lost_changes"], serde_json::Value::Null);
+}

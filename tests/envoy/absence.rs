@@ -100,7 +100,7 @@ impl Trio {
         write_all(understudy, &entities(port, &self.backend)).await;
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.config.join("config.yaml")
     }
 
@@ -108,7 +108,7 @@ impl Trio {
         &self.edge.understudy
     }
 
-    fn envoys(&self) -> [&Envoy; 3] {
+    pub(crate) fn envoys(&self) -> [&Envoy; 3] {
         [&self.edge.envoy, &self.others[0], &self.others[1]]
     }
 
@@ -140,7 +140,7 @@ impl Trio {
     }
 
     /// Returns how often each Envoy got clusters and listeners, and the outcomes.
-    async fn updates(&self) -> Vec<BTreeMap<String, u64>> {
+    pub(crate) async fn updates(&self) -> Vec<BTreeMap<String, u64>> {
         let mut all = Vec::new();
         for envoy in self.envoys() {
             let mut updates = envoy.stats("cluster_manager.c").await;

@@ -39,6 +39,7 @@ mod post;
 mod raw;
 mod reload;
 mod reshaping;
+mod restart;
 mod routes;
 mod services;
 mod simulate;

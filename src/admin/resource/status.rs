@@ -13,6 +13,7 @@ use crate::build::snapshot::store_id::StoreId;
 use crate::config::document::Kind;
 use crate::control::progress::Progress;
 use crate::model::name::Name;
+use crate::store::LostCommits;
 
 /// Returns the routes.
 pub(crate) fn routes() -> Vec<ApiRoute> {
@@ -64,6 +65,20 @@ struct StatusView {
     withheld: usize,
     /// Id of the data directory.
     store: String,
+    /// Changes that were acknowledged before the start and were not in the data directory then; null if none are
+    /// known to be lost.
+    lost_changes: Option<LostChangesView>,
+}
+
+/// Changes that were acknowledged and are lost.
+#[derive(Debug, Serialize, JsonSchema)]
+struct LostChangesView {
+    /// Number of lost commits, at least. A commit may hold several revisions, or none.
+    commits: u64,
+    /// Newest revision that was acknowledged.
+    acknowledged: u64,
+    /// Newest revision that was found.
+    found: u64,
 }
 
 /// Rollout of accepted changes.
@@ -122,6 +137,12 @@ impl From<Progress> for RolloutView {
     }
 }
 
+impl From<LostCommits> for LostChangesView {
+    fn from(LostCommits { commits, acknowledged, found }: LostCommits) -> Self {
+        Self { commits, acknowledged, found }
+    }
+}
+
 /// Handles the probes.
 async fn ok() -> &'static str {
     "ok\n"
@@ -146,6 +167,7 @@ async fn read(State(admin): State<Admin>) -> Json<StatusView> {
         orphaned_targets: orphaned(&build),
         withheld: admin.nodes.withheld(),
         store: StoreId::new(admin.store.id()).to_string(),
+        lost_changes: admin.store.lost().map(LostChangesView::from),
     })
 }
 

@@ -12,6 +12,10 @@
 //! An Envoy may also disconnect or never answer. Then another one is chosen. Several departures count as a
 //! refusal: a config that makes Envoys crash shows in no other way. So do several Envoys that never answer.
 //! With no Envoy to choose, there is nothing to wait for.
+//!
+//! After a start of the control plane that is different: the Envoys are still running and about to connect
+//! again. So fleets that had Envoys are awaited for a while, and an Envoy is chosen only after it had the time
+//! to ask for all that it wants: what it has not asked for it cannot refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -19,6 +23,18 @@ use std::time::{Duration, Instant};
 /// Time within which a canary must acknowledge. Envoy itself stops waiting for the endpoints of a cluster
 /// after 15 s.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Time for which an Envoy that connects after a start must be there before it is chosen. It asks for all types
+/// at once when it connects again.
+pub const SETTLING: Duration = Duration::from_secs(2);
+
+/// Time for an Envoy that has not asked for listeners: one that starts asks for them when its clusters are
+/// ready, for whose endpoints it waits 15 s at most.
+pub const STARTING: Duration = Duration::from_secs(16);
+
+/// Time after the first arrival within which an Envoy that is ready waits for others to be: the first by id was
+/// the canary before the start, and no second one should meet a bad change.
+pub const GATHERING: Duration = Duration::from_secs(5);
 
 /// Number of departures in a fleet that count as a refusal.
 const DEPARTURES: usize = 3;
@@ -58,10 +74,21 @@ pub struct EnvoyState {
     pub seen: u64,
     /// True if it has not answered every response, or was not sent everything yet.
     pub is_pending: bool,
+    /// True if it asked for listeners, which Envoy does last.
+    pub has_listeners: bool,
     /// Error texts of its current refusals.
     pub errors: BTreeSet<String>,
     /// Requests that it has reported.
     pub load: RequestCount,
+}
+
+/// Fleets whose Envoys are about to connect again after a start.
+#[derive(Debug, Clone, Default)]
+pub struct AwaitedFleets {
+    /// Names of the fleets.
+    pub names: BTreeSet<String>,
+    /// Time until which they are awaited.
+    pub until: Option<Instant>,
 }
 
 /// Input of a check.
@@ -115,6 +142,8 @@ pub enum CanaryPhase {
 pub struct CanaryRollout {
     policy: CanaryPolicy,
     trials: BTreeMap<String, FleetTrial>,
+    /// Time until which Envoys are awaited; none in a rollout that began later.
+    awaits: Option<Instant>,
 }
 
 /// Trial of the build in one fleet.
@@ -126,6 +155,17 @@ struct FleetTrial {
     until: Instant,
     silent: Vec<String>,
     departed: Vec<String>,
+    /// Present in a rollout that awaits Envoys.
+    arrival: Option<FleetArrival>,
+}
+
+/// Arrival of a fleet's Envoys after a start.
+#[derive(Debug, Clone)]
+struct FleetArrival {
+    /// Time until which the first of them is awaited.
+    until: Instant,
+    /// Time since which each of them is there.
+    since: BTreeMap<String, Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -140,23 +180,51 @@ struct Canary {
 }
 
 impl CanaryRollout {
-    /// Begins a rollout; none if the build changes no connected Envoy.
-    pub fn begin(policy: CanaryPolicy, view: CanaryView<'_>) -> Option<Self> {
-        let fleets = (view.affected)().into_iter().map(|state| (state.fleet, FleetTrial::new(view.now)));
-        let trials: BTreeMap<String, FleetTrial> = fleets.collect();
-        (!trials.is_empty()).then_some(Self { policy, trials })
+    /// Begins a rollout; none if the build changes no connected Envoy and no awaited fleet. `awaited` are those
+    /// fleets that it changes.
+    pub fn begin(policy: CanaryPolicy, awaited: AwaitedFleets, view: CanaryView<'_>) -> Option<Self> {
+        let AwaitedFleets { names, until } = awaited;
+        let awaits = until.filter(|until| view.now < *until && !names.is_empty());
+        let is_awaited = |fleet: &String| awaits.filter(|_| names.contains(fleet));
+        let connected = (view.affected)().into_iter().map(|state| state.fleet);
+        let fleets = connected.chain(names.iter().filter(|_| awaits.is_some()).cloned());
+        let trial = |fleet: String| (fleet.clone(), FleetTrial::new(view.now, is_awaited(&fleet)));
+        let trials: BTreeMap<String, FleetTrial> = fleets.map(trial).collect();
+        (!trials.is_empty()).then_some(Self { policy, trials, awaits })
+    }
+
+    /// Returns the fleets of which no Envoy came while they were awaited.
+    pub fn absent(&self) -> impl Iterator<Item = &str> {
+        let never = |trial: &FleetTrial| {
+            let arrival = trial.arrival.as_ref();
+            trial.phase == CanaryPhase::Passed
+                && trial.canary.is_none()
+                && trial.departed.is_empty()
+                && arrival.is_some_and(|arrival| arrival.since.is_empty())
+        };
+        self.trials.iter().filter(move |(_, trial)| never(trial)).map(|(fleet, _)| fleet.as_str())
+    }
+
+    /// Adds fleets of which an Envoy came that were not awaited.
+    fn add_arrived(&mut self, view: CanaryView<'_>) {
+        if self.awaits.is_some_and(|until| view.now < until) {
+            for EnvoyState { fleet, .. } in (view.affected)() {
+                self.trials.entry(fleet).or_insert_with(|| FleetTrial::new(view.now, self.awaits));
+            }
+        }
     }
 
     /// Checks the canaries and returns the next step. Afterwards the Envoys in [`Self::canaries`] should run
     /// the build, from the next generation on.
     pub fn check(&mut self, view: CanaryView<'_>) -> CanaryStep {
+        self.add_arrived(view);
         let mut until: Option<Instant> = None;
         for (fleet, trial) in &mut self.trials {
             if let Err(refusal) = trial.advance(fleet, self.policy, view) {
                 return CanaryStep::Rejected(refusal);
             }
             if trial.phase != CanaryPhase::Passed {
-                until = until.into_iter().chain([trial.until]).min();
+                until = until.into_iter().chain([trial.next(view.now)]).min();
             }
         }
         until.map_or(CanaryStep::Accepted, CanaryStep::Wait)
@@ -178,14 +246,22 @@ impl CanaryRollout {
 }
 
 impl FleetTrial {
-    fn new(now: Instant) -> Self {
+    /// Begins to choose a canary. `awaits` is the time until which its fleet is awaited.
+    fn new(now: Instant, awaits: Option<Instant>) -> Self {
         Self {
             canary: None,
             phase: CanaryPhase::Choosing,
             until: now + PATIENCE,
             silent: Vec::new(),
             departed: Vec::new(),
+            arrival: awaits.map(|until| FleetArrival { until, since: BTreeMap::new() }),
         }
+    }
+
+    /// Returns the time of the next check if nothing happens.
+    fn next(&self, now: Instant) -> Instant {
+        let arrival = self.arrival.as_ref().filter(|_| self.phase == CanaryPhase::Choosing);
+        arrival.and_then(|arrival| arrival.next(now)).map_or(self.until, |next| next.min(self.until))
     }
 
     fn advance(
@@ -219,10 +295,18 @@ impl FleetTrial {
     /// before and refuses nothing; the first by id. An Envoy that does not acknowledge is chosen after
     /// [`PATIENCE`].
     fn choose(&mut self, fleet: &str, view: CanaryView<'_>) {
+        let others: Vec<EnvoyState> = self.others(fleet, view).collect();
+        if let Some(arrival) = &mut self.arrival {
+            self.until = arrival.observe(&others, view.now, self.until);
+        }
         let is_late = view.now >= self.until;
-        let is_current = |it: &EnvoyState| !it.is_pending && it.seen >= view.generation;
+        let is_gathered = self.arrival.as_ref().is_none_or(|arrival| arrival.is_gathered(&others, view.now));
+        let is_settled = |it: &EnvoyState| {
+            is_gathered && self.arrival.as_ref().is_none_or(|arrival| arrival.is_settled(it, view.now))
+        };
+        let is_current = |it: &EnvoyState| !it.is_pending && it.seen >= view.generation && is_settled(it);
         let rank = |it: &EnvoyState| (!is_current(it), self.departed.contains(&it.id), !it.errors.is_empty());
-        let best = self.others(fleet, view).min_by_key(|it| (rank(it), it.id.clone()));
+        let best = others.into_iter().min_by_key(|it| (rank(it), it.id.clone()));
         match best {
             Some(best) if is_current(&best) || is_late => {
                 let errors = if is_current(&best) { best.errors } else { BTreeSet::new() };
@@ -256,6 +340,9 @@ impl FleetTrial {
             return Err(CanaryRefusal { by: self.departed.clone(), error });
         }
         (self.phase, self.until) = (CanaryPhase::Choosing, view.now + PATIENCE);
+        if let Some(arrival) = &mut self.arrival {
+            arrival.until = arrival.until.max(self.until);
+        }
         self.choose(fleet, view);
         Ok(())
     }
@@ -290,6 +377,37 @@ impl FleetTrial {
             self.phase = CanaryPhase::Passed;
         }
         Ok(())
+    }
+}
+
+impl FleetArrival {
+    /// Records the Envoys that are there. Returns the time at which an Envoy is chosen although none is ready,
+    /// `planned` at the earliest, or at which the fleet is awaited no more.
+    fn observe(&mut self, present: &[EnvoyState], now: Instant, planned: Instant) -> Instant {
+        self.since.retain(|id, _| present.iter().any(|it| it.id == *id));
+        for it in present {
+            self.since.entry(it.id.clone()).or_insert(now);
+        }
+        self.since.values().min().map_or(self.until, |first| planned.max(*first + PATIENCE))
+    }
+
+    /// Returns the next time, after `now`, at which an Envoy may have become ready.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let times = self.since.values().flat_map(|it| [SETTLING, GATHERING, STARTING].map(|time| *it + time));
+        times.filter(|time| *time > now).min()
+    }
+
+    /// True if all Envoys that are there are settled, or the first had to wait long enough for the others.
+    fn is_gathered(&self, present: &[EnvoyState], now: Instant) -> bool {
+        let first = self.since.values().min();
+        first.is_some_and(|first| now >= *first + GATHERING)
+            || present.iter().all(|it| self.is_settled(it, now))
+    }
+
+    /// True if the Envoy had the time to ask for all that it wants.
+    fn is_settled(&self, it: &EnvoyState, now: Instant) -> bool {
+        let settling = if it.has_listeners { SETTLING } else { STARTING };
+        self.since.get(&it.id).is_some_and(|since| now >= *since + settling)
     }
 }
 

@@ -19,7 +19,8 @@ impl Writer {
         match self.adopt() {
             Some(changes) if changes.is_empty() => true,
             Some(changes) => {
-                self.publish(SOURCE, before, changes);
+                let plan = self.rollout.plan(&before.build, &self.desired.built(), &changes);
+                self.publish(SOURCE, before, changes, plan);
                 self.files.publish_named_files(&self.desired.inputs);
                 true
             }
@@ -29,7 +30,7 @@ impl Writer {
 
     /// Makes the newest stored entities the desired ones, with the files of this control plane. Returns the
     /// changes since the own revision; none if the store cannot be read or the result has faults.
-    pub(super) fn adopt(&mut self) -> Option<Vec<PendingChange>> {
+    pub(in crate::control) fn adopt(&mut self) -> Option<Vec<PendingChange>> {
         let found = self.revisions.store.load().inspect_err(|error| {
             error!(error = error as &dyn std::error::Error, "what others stored cannot be read");
         });
@@ -47,12 +48,8 @@ impl Writer {
         let numbers = self.desired.revision + 1..=found.revision;
         self.desired.replace(Built { inputs, build });
         self.desired.revision = found.revision;
-        // All changes belong to the newest revision: those before it are not in effect without it.
-        let change = |number| {
-            let is_newest = number == found.revision;
-            let changes = if is_newest { changes.clone() } else { Vec::new() };
-            PendingChange { revision: Some(number), change: Accepted::Written(changes) }
-        };
-        Some(numbers.map(change).collect())
+        // One change: those before the newest revision are not in effect without it.
+        let change = Accepted::Written(changes);
+        Some(vec![PendingChange { revisions: numbers.collect(), change }])
     }
 }

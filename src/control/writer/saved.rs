@@ -7,13 +7,13 @@ use tracing::error;
 use crate::build::{Build, Inputs};
 use crate::config::Violation;
 use crate::config::edit::{Edit, Files};
-use crate::control::desired::{Built, Reading, build_resolved};
+use crate::control::desired::{Built, Reading};
 use crate::control::pending::{Accepted, PendingChange};
 use crate::control::revisions::{authors, new_revision, summary};
 use crate::control::writer::Writer;
 use crate::inspect::plan;
 use crate::inspect::removal::{self, AllowedLosses};
-use crate::store::{self, Commit, Revision, RevisionSource};
+use crate::store::{self, Commit, Revision, RevisionSource, RolloutChange};
 
 impl Writer {
     /// Applies the files that were read, or reports their faults. `allowed` are losses that are meant.
@@ -49,73 +49,70 @@ impl Writer {
                     return;
                 }
             };
-            let edits = plan::file_edits(&self.desired.build, &build);
-            let revision = match self.record_files(&inputs.files, edits, &self.desired.build.clone(), &build)
-            {
+            let after = Built { inputs, build: Arc::new(build) };
+            let (mut change, edits) = saved_change(&self.desired.build, &after, self.desired.revision);
+            let changes = std::slice::from_ref(&change);
+            let plan = self.rollout.plan(&self.desired.build, &after, changes);
+            let before = &self.desired.inputs.files;
+            let live_files = plan.live_files(before, &after.inputs.files);
+            let rollout = self.revisions.recorded.beginning(plan.waiting(changes), live_files);
+            let before = self.desired.build.clone();
+            let plan = match self.record_files(&after, edits, &before, rollout) {
                 Err(store::Error::Conflict { .. }) if self.catch_up() => continue,
-                outcome => recorded(outcome),
+                Ok(()) => plan,
+                Err(error) => {
+                    no_revision(&error);
+                    change.revisions.clear();
+                    self.rollout.plan(&before, &after, std::slice::from_ref(&change))
+                }
             };
             self.files.forget_refused();
-            let change = Accepted::Saved(Box::new(inputs.clone()));
-            let before = self.desired.replace(Built { inputs, build: Arc::new(build) });
+            let before = self.desired.replace(after);
             self.files.report_recovery();
-            let changes = vec![PendingChange { revision, change }];
-            self.publish(RevisionSource::Files.word(), before, changes);
+            self.publish(RevisionSource::Files.word(), before, vec![change], plan);
             return;
         }
     }
 
-    /// Records the files that a start found, if they changed since they were accepted last.
-    pub(in crate::control) fn record_new_files(&mut self, last: Option<Files>) {
-        let files = self.desired.inputs.files.clone();
-        let last = last.unwrap_or_default();
-        if last == files {
-            return;
-        }
-        loop {
-            let mut inputs = Inputs { files: last.clone(), ..self.desired.inputs.clone() };
-            let now = self.desired.build.clone();
-            let before = build_resolved(&mut inputs, Some(&now), Reading::Missing).unwrap_or_default();
-            let edits = plan::file_edits(&before, &now);
-            match self.record_files(&files, edits, &before, &now) {
-                Err(store::Error::Conflict { .. }) if self.catch_up() => {}
-                outcome => {
-                    recorded(outcome);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Makes a change of the files durable. Returns its revision; none if no entity changed.
-    fn record_files(
+    /// Makes a change of the files durable, as a revision if it has edits.
+    pub(in crate::control) fn record_files(
         &mut self,
-        files: &Files,
+        after: &Built,
         edits: Vec<Edit>,
         before: &Build,
-        after: &Build,
-    ) -> Result<Option<u64>, store::Error> {
+        rollout: RolloutChange,
+    ) -> Result<(), store::Error> {
         let mut revisions = Vec::new();
         if !edits.is_empty() {
-            let summary = summary(&edits, before, after);
+            let summary = summary(&edits, before, &after.build);
             let number = self.desired.revision + 1;
             let revision = new_revision(number, RevisionSource::Files, authors(&edits), edits);
             revisions.push(Revision { summary, ..revision });
         }
-        let commit = Commit { revisions, files: Some(files.clone()), ..Commit::default() };
+        let files = Some(after.inputs.files.clone());
+        let commit = Commit { revisions, files, rollout, ..Commit::default() };
         self.revisions.commit(self.desired.revision, &commit)?;
         self.revisions.publish(&commit.revisions);
-        let number = commit.revisions.first().map(|revision| revision.number);
-        self.desired.revision = number.unwrap_or(self.desired.revision);
-        Ok(number)
+        self.desired.revision = commit.revisions.first().map_or(self.desired.revision, |it| it.number);
+        Ok(())
     }
 }
 
-/// Returns the revision of recorded files. Files that could not be recorded are served nevertheless, without
-/// a revision: the files are their own record.
-fn recorded(outcome: Result<Option<u64>, store::Error>) -> Option<u64> {
-    outcome.unwrap_or_else(|error| {
-        error!(error = &error as &dyn std::error::Error, "a change of the files has no revision");
-        None
-    })
+/// Returns the change of files that makes `after` of `before`, and its edits. It has a revision, after the
+/// `newest` one, if it has edits.
+pub(in crate::control) fn saved_change(
+    before: &Build,
+    after: &Built,
+    newest: u64,
+) -> (PendingChange, Vec<Edit>) {
+    let edits = plan::file_edits(before, &after.build);
+    let number = (!edits.is_empty()).then_some(newest + 1);
+    let change = Accepted::Saved(Box::new(after.inputs.clone()));
+    (PendingChange { revisions: number.into_iter().collect(), change }, edits)
+}
+
+/// Reports that files could not be recorded. They are served nevertheless, without a revision: the files are
+/// their own record.
+pub(in crate::control) fn no_revision(error: &store::Error) {
+    error!(error = error as &dyn std::error::Error, "a change of the files has no revision");
 }

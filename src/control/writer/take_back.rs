@@ -1,17 +1,20 @@
 //! Changes that Envoys refused: taken back if they were on trial, else recorded at their revision.
 
+use std::collections::BTreeSet;
+
 use tracing::{error, warn};
 
-use crate::config::edit::differences;
+use crate::config::edit::{Edit, Files, differences};
 use crate::control::desired::Built;
 use crate::control::files::{fingerprint, refused_files};
 use crate::control::pending::{Accepted, PendingChange};
+use crate::control::revisions::RevisionLog;
 use crate::control::rollout::canary::CanaryRefusal;
 use crate::control::rollout::{Rejection, unbuilt};
 use crate::control::writer::Writer;
 use crate::inspect::plan;
 use crate::nodes::status::Nack;
-use crate::store::{self, Commit, Revision};
+use crate::store::{self, Commit, Revision, RolloutChange};
 use crate::telemetry::events::Event;
 
 /// Maximum number of Envoys that are recorded at a revision they refuse.
@@ -39,7 +42,9 @@ impl Writer {
         let (rebased, taken) = loop {
             let rebased = self.rebase(&live, queue.clone());
             let taken = [refused.clone(), rebased.unbuilt.clone()].concat();
-            let Err(error) = self.commit_take_back(&rebased, &taken) else { break (rebased, taken) };
+            let Err(error) = self.commit_take_back(&live.inputs.files, &rebased, &taken) else {
+                break (rebased, taken);
+            };
             // If another control plane wrote first, its changes join the queue.
             if matches!(error, store::Error::Conflict { .. })
                 && let Some(changes) = self.adopt()
@@ -49,6 +54,7 @@ impl Writer {
             }
             let error = &error as &dyn std::error::Error;
             error!(error, "that a change was taken back was not stored");
+            self.revisions.recorded.not_stored(revisions(&taken));
             break (rebased, taken);
         };
         let Rebased { desired, kept, .. } = rebased;
@@ -73,9 +79,8 @@ impl Writer {
         for change in queue {
             match change.applied_to(&rebased.desired, &self.desired.inputs) {
                 Ok(built) => {
-                    let revision = change.revision.and_then(|number| self.revisions.revision(number));
                     let edits = change.edits(&rebased.desired, &built);
-                    rebased.amended.extend(revision.map(|revision| Revision { edits, ..revision }));
+                    rebased.amended.extend(amended(&self.revisions, &change, edits));
                     rebased.desired = built;
                     rebased.kept.push(change);
                 }
@@ -86,10 +91,15 @@ impl Writer {
     }
 
     /// Makes durable that changes were taken back.
-    fn commit_take_back(&self, rebased: &Rebased, taken: &[TakenBack]) -> Result<(), store::Error> {
-        let rejected = taken.iter().filter_map(|(change, CanaryRefusal { by, error })| {
-            let revision = self.revisions.revision(change.revision?)?;
-            Some(Revision { error: Some(error.clone()), refused_by: by.clone(), ..revision })
+    fn commit_take_back(
+        &mut self,
+        live: &Files,
+        rebased: &Rebased,
+        taken: &[TakenBack],
+    ) -> Result<(), store::Error> {
+        let rejected = taken.iter().flat_map(|(change, CanaryRefusal { by, error })| {
+            let revisions = change.revisions.iter().filter_map(|number| self.revisions.revision(*number));
+            revisions.map(|it| Revision { error: Some(error.clone()), refused_by: by.clone(), ..it })
         });
         let (own, files) = (&self.desired.inputs, &rebased.desired.inputs.files);
         let saved = refused_save(&rebased.kept, taken.to_vec());
@@ -98,6 +108,10 @@ impl Writer {
             amended: rebased.amended.iter().cloned().chain(rejected).collect(),
             files: (own.files != *files).then(|| files.clone()),
             refused_files: saved.map(|(saved, _)| fingerprint(&saved)),
+            rollout: RolloutChange {
+                decided: revisions(taken).collect(),
+                ..self.revisions.recorded.beginning(BTreeSet::new(), Some(live).filter(|live| *live != files))
+            },
             ..Commit::default()
         };
         self.revisions.commit(self.desired.revision, &commit)
@@ -106,7 +120,7 @@ impl Writer {
     /// Publishes that changes were taken back.
     fn report_rejection(&mut self, taken: &[TakenBack], refusal: &CanaryRefusal) {
         taken.iter().for_each(|_| self.revisions.metrics.rejected());
-        let revisions: Vec<u64> = taken.iter().filter_map(|(change, _)| change.revision).collect();
+        let revisions: Vec<u64> = revisions(taken).collect();
         self.rollout.set_rejected(revisions.clone(), refusal);
         let CanaryRefusal { by, error } = refusal.clone();
         self.revisions.events.publish(&Event::Rejected { revisions, by, error });
@@ -131,12 +145,24 @@ impl Writer {
             }
         }
         if !amended.is_empty()
-            && let Err(error) = self.revisions.amend(amended)
+            && let Err(error) = self.revisions.commit_beside(&Commit { amended, ..Commit::default() })
         {
             let error = &error as &dyn std::error::Error;
             error!(error, "that an Envoy refused a revision was not stored");
         }
     }
+}
+
+/// Returns the revisions of a change with these edits. If it has several, the last one has all edits.
+fn amended(log: &RevisionLog, change: &PendingChange, mut edits: Vec<Edit>) -> Vec<Revision> {
+    let newest_first = change.revisions.iter().rev();
+    let revisions = newest_first.filter_map(|number| log.revision(*number));
+    revisions.map(|revision| Revision { edits: std::mem::take(&mut edits), ..revision }).collect()
+}
+
+/// Iterates over the revisions of changes that were taken back.
+fn revisions(taken: &[TakenBack]) -> impl Iterator<Item = u64> {
+    taken.iter().flat_map(|(change, _)| change.revisions.iter().copied())
 }
 
 /// Returns the last change of files that was taken back, unless a later one is kept.

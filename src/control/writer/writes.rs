@@ -63,11 +63,15 @@ impl Writer {
                 self.stage_alone(&mut **write);
             }
         }
-        let (commit, changes) = self.staging.take();
+        let (mut commit, changes) = self.staging.take();
         let is_change = !commit.revisions.is_empty();
         if !is_change && commit.answers.is_empty() {
             return Ok(Committed { generation: self.rollout.generation(), is_change });
         }
+        let plan = self.rollout.plan(&before.build, &self.desired.built(), &changes);
+        let files = &before.inputs.files;
+        commit.rollout =
+            self.revisions.recorded.beginning(plan.waiting(&changes), plan.live_files(files, files));
         if let Err(error) = self.revisions.commit(revision, &commit) {
             self.desired.replace(before);
             self.desired.revision = revision;
@@ -79,7 +83,7 @@ impl Writer {
         if !is_change {
             return Ok(Committed { generation: self.rollout.generation(), is_change });
         }
-        let generation = self.publish(RevisionSource::Api.word(), before, changes);
+        let generation = self.publish(RevisionSource::Api.word(), before, changes, plan);
         self.revisions.publish(&commit.revisions);
         Ok(Committed { generation, is_change })
     }

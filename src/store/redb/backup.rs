@@ -6,7 +6,9 @@ use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, Table};
 
 use crate::store::redb::directory::create_file;
-use crate::store::redb::tables::{ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REVISIONS, TOKENS};
+use crate::store::redb::tables::{
+    ANSWERS, ENTITIES, FILES, FLEETS, FORMAT, LIVE_FILES, RECORDS, REVISIONS, TOKENS, WAITING,
+};
 
 /// Copies all tables, as of this moment, to a file that does not exist yet and that only its owner may read.
 pub(super) fn copy(database: &Database, to: &Path) -> Result<(), redb::Error> {
@@ -20,6 +22,9 @@ pub(super) fn copy(database: &Database, to: &Path) -> Result<(), redb::Error> {
     copy_table(&from.open_table(FILES)?, &mut into.open_table(FILES)?)?;
     copy_table(&from.open_table(RECORDS)?, &mut into.open_table(RECORDS)?)?;
     copy_table(&from.open_table(TOKENS)?, &mut into.open_table(TOKENS)?)?;
+    copy_table(&from.open_table(WAITING)?, &mut into.open_table(WAITING)?)?;
+    copy_table(&from.open_table(LIVE_FILES)?, &mut into.open_table(LIVE_FILES)?)?;
+    copy_table(&from.open_table(FLEETS)?, &mut into.open_table(FLEETS)?)?;
     into.commit()?;
     Ok(())
 }

@@ -5,20 +5,23 @@ use redb::{Database, ReadableTable, ReadableTableMetadata, Table, WriteTransacti
 
 use crate::config::edit::{EntityChange, Files};
 use crate::store::redb::encoding;
+use crate::store::redb::newest;
+use crate::store::redb::rollout;
 use crate::store::redb::tables::{ANSWERS, ENTITIES, FILES, FORMAT, REFUSED_FILES, REVISIONS};
 use crate::store::{Commit, KEPT_REVISIONS, KeptAnswer, Revision};
 
 /// Time for which an answer is kept.
 const KEPT_ANSWERS: SignedDuration = SignedDuration::from_hours(24);
 
-/// Writes a commit on the revision `before`. Expired answers are removed if `sweeps`.
+/// Writes a commit on the revision `before`, and returns its number. Expired answers are removed if `sweeps`.
 pub(super) fn write(
     database: &Database,
     commit: &Commit,
     before: u64,
     sweeps: bool,
-) -> Result<(), redb::Error> {
+) -> Result<u64, redb::Error> {
     let transaction = database.begin_write()?;
+    let number = newest::count(&transaction)?;
     undo_after(&transaction, before)?;
     {
         let mut entities = transaction.open_table(ENTITIES)?;
@@ -26,10 +29,11 @@ pub(super) fn write(
             apply(&mut entities, change)?;
         }
     }
+    rollout::write(&transaction, &commit.rollout)?;
     write_revisions(&transaction, commit.amended.iter().chain(&commit.revisions))?;
     write_answers(&transaction, &commit.answers, sweeps)?;
     if let Some(files) = &commit.files {
-        write_files(&transaction, files)?;
+        write_files(&mut transaction.open_table(FILES)?, files)?;
     }
     {
         let mut format = transaction.open_table(FORMAT)?;
@@ -40,7 +44,7 @@ pub(super) fn write(
         }
     }
     transaction.commit()?;
-    Ok(())
+    Ok(number)
 }
 
 /// True if the answer is kept at that time.
@@ -57,6 +61,11 @@ fn write_revisions<'r>(
         revisions.insert(revision.number, encoding::revision(revision).as_slice())?;
     }
     while revisions.len()? > KEPT_REVISIONS {
+        // Without those from the first that waits on, a start could not tell what is in effect.
+        let oldest = revisions.first()?.map_or(u64::MAX, |(number, _)| number.value());
+        if rollout::first_waiting(transaction)?.is_some_and(|waiting| oldest >= waiting) {
+            break;
+        }
         revisions.pop_first()?;
     }
     Ok(())
@@ -83,8 +92,11 @@ fn write_answers(
     Ok(())
 }
 
-fn write_files(transaction: &WriteTransaction, files: &Files) -> Result<(), redb::Error> {
-    let mut known = transaction.open_table(FILES)?;
+/// Makes the table hold these files.
+pub(super) fn write_files(
+    known: &mut Table<'_, &'static str, &'static str>,
+    files: &Files,
+) -> Result<(), redb::Error> {
     known.retain(|name, _| files.contains_key(name))?;
     for (name, text) in files {
         let is_known = known.get(name.as_str())?.is_some_and(|known| known.value() == &**text);
@@ -120,5 +132,6 @@ fn undo_after(transaction: &WriteTransaction, last: u64) -> Result<(), redb::Err
             apply(&mut entities, &EntityChange::undoing(edit))?;
         }
         revisions.remove(number)?;
+        rollout::forget(transaction, number)?;
     }
 }

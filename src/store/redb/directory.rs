@@ -13,12 +13,14 @@ use crate::store::Error;
 pub(super) const FILE: &str = "understudy.redb";
 /// Name of a database that is not whole yet.
 pub(super) const DRAFT: &str = "understudy.redb.new";
+/// Name of the record of the newest commit.
+pub(super) const NEWEST: &str = "understudy.newest";
 /// Name of the directory in which a backup is read before it takes the place of the database.
 pub(super) const STAGED: &str = "restoring";
 
 /// Modes of the directory and of its files. They hold secrets, so only their owner may read them.
 const DIRECTORY_MODE: u32 = 0o700;
-const FILE_MODE: u32 = 0o600;
+pub(super) const FILE_MODE: u32 = 0o600;
 
 /// Bits of a mode that let other users in.
 const OTHERS: u32 = 0o077;
@@ -75,13 +77,13 @@ pub(super) fn close_to_others(directory: &Path) {
 /// Returns true if a mode was changed.
 fn restrict_all(directory: &Path) -> io::Result<bool> {
     let mut is_changed = false;
-    for name in [FILE, DRAFT] {
+    for name in [FILE, DRAFT, NEWEST] {
         let file = directory.join(name);
         if file.is_file() {
             is_changed |= restrict(&file, FILE_MODE)?;
         }
     }
-    let is_own = |name: &str| [FILE, DRAFT, STAGED, LOST_AND_FOUND].contains(&name);
+    let is_own = |name: &str| [FILE, DRAFT, NEWEST, STAGED, LOST_AND_FOUND].contains(&name);
     for entry in fs::read_dir(directory)? {
         // A directory that others use too, such as `/tmp`, is not closed.
         if !entry?.file_name().to_str().is_some_and(is_own) {

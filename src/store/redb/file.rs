@@ -10,11 +10,15 @@ use redb::{Builder, Database, ReadableDatabase, TableError};
 use crate::store::Error;
 use crate::store::redb::directory::{DRAFT, FILE, create_file, sync_directory};
 use crate::store::redb::tables::{
-    ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REVISIONS, TOKENS, VERSION, VERSION_KEY,
+    ANSWERS, ENTITIES, FILES, FLEETS, FORMAT, KNOWS_FLEETS, LIVE_FILES, RECORDS, REVISIONS, TOKENS, VERSION,
+    VERSION_KEY, WAITING,
 };
 
 /// Bytes of the database that are kept in memory. Whatever is read often is in memory in another form.
 const CACHE: usize = 4 << 20;
+
+/// Length in bytes below which a file is not made smaller.
+const MIN_SHRUNK: u64 = 8 << 20;
 
 /// Creates the database in the data directory if there is none. It gets its name only when it is whole, so a
 /// crash leaves no database or a whole one. The directory must be locked.
@@ -62,6 +66,23 @@ pub(super) fn open(directory: &Path) -> Result<Database, Error> {
     }
 }
 
+/// Makes the file smaller if it is large and more than half of it is free. Returns true if that was so. No one
+/// else may use the database meanwhile.
+pub(super) fn shrink(database: &mut Database, directory: &Path) -> Result<bool, redb::Error> {
+    let length = fs::metadata(directory.join(FILE))?.len();
+    if length < MIN_SHRUNK {
+        return Ok(false);
+    }
+    let transaction = database.begin_write()?;
+    let stats = transaction.stats()?;
+    transaction.abort()?;
+    let used = stats.allocated_pages() * stats.page_size() as u64;
+    if used * 2 > length {
+        return Ok(false);
+    }
+    Ok(database.compact()?)
+}
+
 /// Distinguishes a file that is not a whole database from a disk that fails.
 fn unusable(directory: &Path, file: &Path, error: redb::Error) -> Error {
     let is_cut = match &error {
@@ -81,7 +102,9 @@ fn unusable(directory: &Path, file: &Path, error: redb::Error) -> Error {
 /// Creates the tables, or brings those of an older version to the current one. Returns the version that was
 /// found.
 fn prepare(database: &Database) -> Result<u64, redb::Error> {
-    if let Ok(found) = found(database)
+    let found = found(database);
+    let is_new = matches!(found, Ok(0));
+    if let Ok(found) = found
         && found >= VERSION
     {
         return Ok(found);
@@ -91,12 +114,18 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
         let mut format = transaction.open_table(FORMAT)?;
         // Later versions only added tables, which begin empty.
         format.insert(VERSION_KEY, VERSION)?;
+        if is_new {
+            format.insert(KNOWS_FLEETS, 1)?;
+        }
         transaction.open_table(ENTITIES)?;
         transaction.open_table(REVISIONS)?;
         transaction.open_table(ANSWERS)?;
         transaction.open_table(FILES)?;
         transaction.open_table(RECORDS)?;
         transaction.open_table(TOKENS)?;
+        transaction.open_table(WAITING)?;
+        transaction.open_table(LIVE_FILES)?;
+        transaction.open_table(FLEETS)?;
     }
     transaction.commit()?;
     Ok(VERSION)

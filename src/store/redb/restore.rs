@@ -8,7 +8,8 @@ use redb::Database;
 
 use crate::store::redb::RedbStore;
 use crate::store::redb::directory::{
-    FILE, STAGED, close_to_others, create_directory, create_file, failed, lock_directory, sync_directory,
+    FILE, NEWEST, STAGED, close_to_others, create_directory, create_file, failed, lock_directory,
+    sync_directory,
 };
 use crate::store::{Error, Store as _, StoredState};
 
@@ -38,12 +39,21 @@ pub fn restore(backup: &Path, directory: &Path, force: bool) -> Result<StoredSta
     };
     let staged = directory.join(STAGED);
     let outcome = stage(backup, &staged).and_then(|state| {
+        // A backup is older on purpose: nothing is lost.
+        remove_if_there(&directory.join(NEWEST)).map_err(failed(directory))?;
         fs::rename(staged.join(FILE), &place).map_err(failed(&place))?;
         sync_directory(directory).map_err(failed(directory)).map(|()| state)
     });
     drop(occupied);
     let _ = fs::remove_dir_all(&staged);
     outcome
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Copies a backup into a directory of its own and reads it to its end.

@@ -1,16 +1,17 @@
 //! Durability of commits, and errors of files that cannot be used.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
 
-use super::directory::{DRAFT, FILE};
+use super::directory::{DRAFT, FILE, NEWEST};
 use super::tables::{VERSION, VERSION_KEY};
 use super::*;
 use crate::config::edit::Edit;
 use crate::config::edit::EntityChange;
-use crate::store::{RemovalTerms, RevisionSource};
+use crate::store::{LiveFiles, RemovalTerms, RevisionSource, RolloutChange, StoredRollout};
 
 fn put(name: &str, body: Value) -> EntityChange {
     EntityChange::Put { kind: Kind::Upstream, name: name.to_owned(), body: Arc::new(body) }
@@ -353,4 +354,157 @@ fn a_commit_on_another_revision_than_the_newest_is_a_conflict() {
     assert!(matches!(late, Err(Error::Conflict { expected: 0, found: 1 })), "{late:?}");
     store.commit(1, &revision(2)).expect("commits");
     assert_eq!(names(&store), ["1", "2"]);
+}
+
+#[test]
+fn the_rollout_is_kept_and_forgets_what_was_undone() {
+    let directory = directory();
+    let store = RedbStore::open(directory.path()).expect("opens");
+    let born = StoredRollout { fleets: Some(BTreeSet::new()), ..StoredRollout::default() };
+    assert_eq!(store.load().expect("loads").rollout, born);
+    let files = |text: &str| Files::unit("a.yaml".to_owned(), text.into());
+    let change = |rollout| Commit { rollout, ..Commit::default() };
+    let begun = RolloutChange {
+        waiting: BTreeSet::from([1]),
+        live_files: Some(LiveFiles::Other(files("old"))),
+        fleets: Some(BTreeSet::from(["west".to_owned()])),
+        ..RolloutChange::default()
+    };
+    store.commit(0, &Commit { files: Some(files("new")), rollout: begun, ..revision(1) }).expect("commits");
+    let waits = RolloutChange { waiting: BTreeSet::from([2]), ..RolloutChange::default() };
+    store.commit(1, &Commit { rollout: waits, ..revision(2) }).expect("commits");
+    drop(store);
+    let store = RedbStore::open(directory.path()).expect("opens again");
+    let backup = directory.path().join("backup");
+    store.backup(&backup).expect("copies");
+    let expected = StoredRollout {
+        waiting: BTreeSet::from([1, 2]),
+        live_files: Some(files("old")),
+        fleets: Some(BTreeSet::from(["west".to_owned()])),
+    };
+    assert_eq!(store.load().expect("loads").rollout, expected);
+
+    // As if the second commit had failed after it reached the disk.
+    store.revision.send_replace(1);
+    let decided = RolloutChange {
+        decided: BTreeSet::from([1]),
+        live_files: Some(LiveFiles::Accepted),
+        ..RolloutChange::default()
+    };
+    store.commit(1, &change(decided)).expect("commits");
+    let state = store.load().expect("loads");
+    assert_eq!((state.rollout.waiting, state.rollout.live_files), (BTreeSet::new(), None));
+    assert_eq!((state.files, state.revision), (Some(files("new")), 1));
+    drop(store);
+    let restored = restore::restore(&backup, directory.path(), true).expect("restores");
+    assert_eq!(restored.rollout, expected, "it is in the backup");
+}
+
+#[test]
+fn revisions_from_the_first_that_waits_are_kept() {
+    let directory = directory();
+    let store = RedbStore::open(directory.path()).expect("opens");
+    let many = |numbers: RangeInclusive<u64>| Commit {
+        revisions: numbers.flat_map(|it| revision(it).revisions).collect(),
+        ..Commit::default()
+    };
+    let waits = RolloutChange { waiting: BTreeSet::from([5]), ..RolloutChange::default() };
+    store.commit(0, &Commit { rollout: waits, ..many(1..=5) }).expect("commits");
+    store.commit(5, &many(6..=1105)).expect("commits");
+    let oldest = || store.revisions(1..=u64::MAX).expect("reads").first().map(|it| it.number);
+    assert_eq!(oldest(), Some(5));
+    let decided = RolloutChange { decided: BTreeSet::from([5]), ..RolloutChange::default() };
+    store.commit(1105, &Commit { rollout: decided, ..Commit::default() }).expect("commits");
+    assert_eq!(oldest(), Some(106));
+}
+
+#[test]
+fn a_store_of_format_4_begins_with_nothing_on_trial_and_unknown_fleets() {
+    let directory = directory();
+    older(directory.path(), 4);
+    let store = RedbStore::open(directory.path()).expect("opens");
+    assert_eq!(store.load().expect("loads").rollout, StoredRollout::default());
+    assert_eq!(store.lost(), None);
+}
+
+#[test]
+fn lost_commits_are_told_until_the_next_one_and_a_restored_backup_has_none() {
+    let directory = directory();
+    let (file, path) = (directory.path().join(FILE), directory.path());
+    let open = || RedbStore::open(path).expect("opens");
+    let lost = || open().lost();
+    let store = open();
+    store.commit(0, &revision(1)).expect("commits");
+    let backup = path.join("backup");
+    store.backup(&backup).expect("copies");
+    drop(store);
+    let older = fs::read(&file).expect("reads");
+    let store = open();
+    assert_eq!(store.lost(), None);
+    store.commit(1, &revision(2)).expect("commits");
+    let record = Record { kind: "kind", key: "key".into(), value: Some(json!(1)) };
+    store.put_records(&[record]).expect("commits");
+    drop(store);
+    assert_eq!(lost(), None);
+
+    fs::write(&file, &older).expect("puts an older copy there");
+    let expected = Some(LostCommits { commits: 2, acknowledged: 2, found: 1 });
+    assert_eq!([lost(), lost()], [expected; 2], "also at the next start");
+    open().commit(1, &revision(2)).expect("commits");
+    assert_eq!(lost(), None, "it was told, and there is something newer");
+
+    open().commit(2, &revision(3)).expect("commits");
+    restore::restore(&backup, path, true).expect("restores");
+    assert_eq!(lost(), None, "it is older on purpose");
+    fs::write(path.join(NEWEST), "nonsense").expect("writes");
+    assert_eq!(lost(), None);
+}
+
+/// A disk that loses power may have written a part of the newest commit only.
+#[test]
+fn a_newest_commit_that_reached_the_disk_in_part_is_told() {
+    let directory = directory();
+    let (file, path) = (directory.path().join(FILE), directory.path());
+    let store = RedbStore::open(path).expect("opens");
+    store.commit(0, &revision(1)).expect("commits");
+    // As they are on the disk while it is open, so that they are repaired when they are opened.
+    let before = fs::read(&file).expect("reads");
+    store.commit(1, &revision(2)).expect("commits");
+    let after = fs::read(&file).expect("reads");
+    drop(store);
+    // The header says that there is a newer commit, whose pages are those of before.
+    const HEADER: usize = 4096;
+    fs::write(&file, [&after[..HEADER], &before[HEADER..]].concat()).expect("writes");
+    let store = RedbStore::open(path).expect("opens");
+    assert_eq!(names(&store), ["1"]);
+    assert_eq!(store.lost(), Some(LostCommits { commits: 1, acknowledged: 2, found: 1 }));
+}
+
+#[test]
+fn a_start_makes_a_file_smaller_that_is_mostly_free() {
+    let directory = directory();
+    let store = RedbStore::open(directory.path()).expect("opens");
+    let large = |number: u64| {
+        let mut commit = revision(number);
+        commit.revisions[0].summary = "x".repeat(60_000);
+        commit
+    };
+    (1..=200).for_each(|number| store.commit(number - 1, &large(number)).expect("commits"));
+    drop(store);
+    let length = || fs::metadata(directory.path().join(FILE)).expect("it is there").len();
+    let store = RedbStore::open(directory.path()).expect("opens");
+    let full = length();
+    assert!(full > 12_000_000, "{full}");
+    // The last thousand are small, so that the large ones are forgotten.
+    let small = Commit {
+        revisions: (201..=1200).flat_map(|it| revision(it).revisions).collect(),
+        ..Commit::default()
+    };
+    store.commit(200, &small).expect("commits");
+    drop(store);
+    assert!(length() > full / 2, "it is free space now");
+    let store = RedbStore::open(directory.path()).expect("opens");
+    assert!(length() < full / 4, "{} of {full}", length());
+    assert_eq!(store.revisions(1..=u64::MAX).expect("reads").len(), 1000);
+    assert_eq!(names(&store).len(), 200);
 }

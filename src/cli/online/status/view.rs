@@ -112,6 +112,13 @@ fn alarms(status: &Value) -> Vec<String> {
     if let Some(error) = status["away"].as_str() {
         lines.push(format!("the control plane does not answer, so this is its last status: {error}"));
     }
+    let lost = &status["lost_changes"];
+    if !lost.is_null() {
+        lines.push(format!(
+            "changes were lost: revision {} was acknowledged, and the start found {}",
+            lost["acknowledged"], lost["found"]
+        ));
+    }
     if status["violations"] != json!(0) {
         lines.push(String::new());
         let since = time(&status["files_stale_since"]);

@@ -37,6 +37,7 @@ struct World {
     envoys: Vec<TestEnvoy>,
     canaries: BTreeSet<String>,
     rollout: Option<CanaryRollout>,
+    awaited: AwaitedFleets,
     policy: CanaryPolicy,
     outcome: Option<Result<(), CanaryRefusal>>,
 }
@@ -60,13 +61,14 @@ impl World {
             envoys: fleets.iter().enumerate().flat_map(of).collect(),
             canaries: BTreeSet::new(),
             rollout: None,
+            awaited: AwaitedFleets::default(),
             policy,
             outcome: None,
         }
     }
 
     fn begin(mut self) -> Self {
-        self.rollout = self.with_view(|view| CanaryRollout::begin(self.policy, view));
+        self.rollout = self.with_view(|view| CanaryRollout::begin(self.policy, self.awaited.clone(), view));
         if self.rollout.is_none() {
             self.outcome = Some(Ok(()));
         }
@@ -159,6 +161,119 @@ impl World {
             Some(Err(refusal)) => format!("{}: {}", refusal.by.join(" "), refusal.error),
         }
     }
+}
+
+/// Returns a world after a start: its fleets had Envoys, which are away, and are awaited for 40 s.
+fn after_a_start(fleets: &[&[Nature]]) -> World {
+    let mut world = World::new(AT_ONCE, fleets);
+    world.envoys.iter_mut().for_each(|envoy| envoy.is_connected = false);
+    let names = world.envoys.iter().map(|envoy| envoy.state.fleet.clone()).collect();
+    world.awaited = AwaitedFleets { names, until: Some(world.now + Duration::from_secs(40)) };
+    world.begin()
+}
+
+impl World {
+    /// Lets Envoys come back at these seconds after the start, and delivers and checks each second until there is
+    /// an outcome. Returns it with the second.
+    fn arrive(mut self, arrivals: &[(usize, u64)]) -> (String, u64) {
+        for second in 0..600 {
+            for (index, _) in arrivals.iter().filter(|(_, at)| *at == second) {
+                let envoy = &mut self.envoys[*index];
+                (envoy.is_connected, envoy.state.has_listeners) = (true, true);
+                envoy.state.seen = self.generation;
+            }
+            self.check();
+            let early = self.envoys.iter().find(|it| {
+                self.outcome.is_none() && it.runs == Runs::New && !self.canaries.contains(&it.state.id)
+            });
+            assert!(early.is_none(), "{early:?}");
+            if self.outcome.is_some() {
+                return (self.told(), second);
+            }
+            self.hear_all();
+            self.now += Duration::from_secs(1);
+        }
+        panic!("no outcome within ten minutes");
+    }
+}
+
+/// Compares outcome and second of a rollout after a start to which Envoys come back at these seconds.
+fn check_start(fleets: &[&[Nature]], arrivals: &[(usize, u64)], expected: &str, second: u64) {
+    let outcome = after_a_start(fleets).arrive(arrivals);
+    assert_eq!(outcome, (expected.to_owned(), second), "{fleets:?} {arrivals:?}");
+}
+
+#[test]
+fn after_a_start_the_first_that_comes_back_is_asked_once_it_had_time_to_ask_for_all() {
+    check_start(&[&[Takes, Takes]], &[(0, 0), (1, 0)], "accepted", 3);
+    check_start(&[&[Takes, Takes]], &[(1, 5)], "accepted", 8);
+    check_start(&[&[Refuses, Takes]], &[(0, 1), (1, 1)], "0-0: no", 4);
+    check_start(&[&[Refuses, Refuses]], &[(0, 1), (1, 2)], "0-0: no", 5);
+    check_start(&[&[Refuses, Takes]], &[(0, 1), (1, 0)], "0-0: no", 4);
+    check_start(&[&[Refuses, Takes]], &[(0, 4), (1, 0)], "accepted", 3);
+    check_start(&[&[Hangs, Takes]], &[(0, 0), (1, 0)], "accepted", 33);
+}
+
+#[test]
+fn after_a_start_it_waits_for_each_fleet_that_had_envoys_and_for_none_too_long() {
+    check_start(&[&[Takes]], &[], "accepted", 40);
+    check_start(&[&[Takes], &[Takes]], &[(0, 0)], "accepted", 40);
+    check_start(&[&[Takes], &[Takes]], &[(0, 0), (1, 20)], "accepted", 23);
+    check_start(&[&[Takes], &[Refuses]], &[(0, 0), (1, 30)], "1-0: no", 33);
+    let mut world = after_a_start(&[&[Takes], &[Takes]]);
+    world.envoys[0].is_connected = true;
+    world.now += Duration::from_secs(40);
+    world.check();
+    let absent: Vec<&str> = world.rollout.iter().flat_map(CanaryRollout::absent).collect();
+    assert_eq!(absent, ["1"]);
+}
+
+#[test]
+fn after_a_start_a_fleet_that_was_not_awaited_gets_a_canary_too() {
+    let mut world = World::new(AT_ONCE, &[&[Takes], &[Refuses]]);
+    world.envoys.iter_mut().for_each(|envoy| envoy.is_connected = false);
+    let names = BTreeSet::from(["0".to_owned()]);
+    world.awaited = AwaitedFleets { names, until: Some(world.now + Duration::from_secs(40)) };
+    assert_eq!(world.begin().arrive(&[(0, 5), (1, 4)]), ("1-0: no".to_owned(), 7));
+}
+
+#[test]
+fn after_a_start_an_envoy_that_starts_too_is_asked_when_it_has_asked_for_listeners() {
+    let mut world = after_a_start(&[&[Takes, Takes]]);
+    world.envoys[0].is_connected = true;
+    world.envoys[0].state.seen = 1;
+    for second in 0..16 {
+        world.check();
+        assert!(world.canaries.is_empty(), "{second}");
+        world.now += Duration::from_secs(1);
+    }
+    let mut soon =
+        World { envoys: world.envoys.clone(), rollout: world.rollout.clone(), ..after_a_start(&[]) };
+    soon.now = world.now - Duration::from_secs(1);
+    soon.envoys[0].state.has_listeners = true;
+    soon.check();
+    assert_eq!(soon.canaries, ["0-0".to_owned()].into());
+    world.check();
+    assert_eq!(world.canaries, ["0-0".to_owned()].into(), "it may want none");
+}
+
+#[test]
+fn after_a_start_an_envoy_that_comes_and_goes_begins_anew() {
+    let mut world = after_a_start(&[&[Takes]]);
+    for _ in 0..10 {
+        world.envoys[0].is_connected ^= true;
+        world.envoys[0].state.has_listeners = true;
+        world.check();
+        assert!(world.canaries.is_empty());
+        world.now += Duration::from_secs(1);
+    }
+}
+
+#[test]
+fn later_nobody_is_awaited() {
+    let mut world = World::new(AT_ONCE, &[&[]]);
+    world.awaited = AwaitedFleets { names: BTreeSet::from(["0".to_owned()]), until: Some(world.now) };
+    assert_eq!(world.begin().told(), "accepted");
 }
 
 /// Compares the outcome of a rollout to fleets of these Envoys.
