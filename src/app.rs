@@ -14,12 +14,13 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::access::identity::IdentityRule;
-use crate::access::incoming::Incoming;
+use crate::access::descriptors::{self, ConnectionShares};
+use crate::access::incoming::{ConnectionLimit, Incoming};
 use crate::access::policy::{Access, AccessPolicy};
 use crate::access::tls::{PortTls, TlsFiles};
 use crate::admin;
 use crate::admin::http::gate::AdminGate;
-use crate::admin::http::guard::PeerAddress;
+use crate::admin::http::serve::{self, TOO_MANY_CONNECTIONS};
 use crate::admin::state::Admin;
 use crate::cache::Cache;
 use crate::config::Violation;
@@ -52,6 +53,9 @@ const BACKLOG: u32 = 4096;
 /// Time limits at shutdown: for requests under way, then for the last bytes of their responses.
 const GRACE: Duration = Duration::from_secs(10);
 const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// Number of descriptors below which a start warns: a fleet of a thousand Envoys needs some 1,200.
+const FEW_DESCRIPTORS: u64 = 2_048;
 
 /// Interval at which the health of the store is checked.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
@@ -254,7 +258,11 @@ impl BoundPorts {
             xds: xds.local_addr().context("cannot serve xDS")?,
             admin: admin.local_addr().context("cannot serve the admin API")?,
         };
-        Ok(Self { xds: Incoming::new(xds, xds_tls), admin: Incoming::new(admin, admin_tls), addresses })
+        let shares = share_descriptors();
+        let limit = |port, connections, refusal| ConnectionLimit { port, connections, refusal };
+        let xds = Incoming::new(xds, xds_tls, limit("xds", shares.xds, b""));
+        let admin = Incoming::new(admin, admin_tls, limit("admin", shares.admin, TOO_MANY_CONNECTIONS));
+        Ok(Self { xds, admin, addresses })
     }
 }
 
@@ -468,6 +476,20 @@ async fn notify(notifier: Notifier, events: Events, cache: Arc<Cache>) -> anyhow
 }
 
 async fn serve_admin(incoming: Incoming, gate: AdminGate, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let service = gate.router().into_make_service_with_connect_info::<PeerAddress>();
-    axum::serve(incoming, service).with_graceful_shutdown(stopped(stop)).await.context("the admin API failed")
+    serve::serve(incoming, gate, stopped(stop)).await;
+    Ok(())
+}
+
+/// Raises the limit of descriptors to the hard limit, and shares them out among the ports.
+fn share_descriptors() -> ConnectionShares {
+    let limit = descriptors::raise().unwrap_or_else(|error| {
+        warn!(%error, "the limit of open descriptors cannot be raised");
+        descriptors::limit()
+    });
+    let shares = ConnectionShares::of(limit);
+    let ConnectionShares { xds, admin } = shares;
+    if limit < FEW_DESCRIPTORS {
+        warn!(limit, xds, admin, "there are few descriptors for connections: raise the hard limit (ulimit -Hn)");
+    }
+    shares
 }

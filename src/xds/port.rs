@@ -4,5 +4,4 @@ pub mod admission;
 pub mod connection;
 pub mod guard;
 pub mod limits;
-pub mod meter;
 pub mod reader;

@@ -58,13 +58,8 @@ impl AdminGate {
         let _ = tokio::time::timeout(patience, idle).await;
     }
 
-    /// Returns the service of the port.
-    pub fn router(&self) -> Router {
-        let gate = self.clone();
-        Router::new().fallback(move |request: Request| gate.clone().answer(request))
-    }
-
-    async fn answer(self, request: Request) -> Response {
+    /// Answers a request.
+    pub(super) async fn answer(self, request: Request) -> Response {
         let path = request.uri().path().trim_end_matches('/');
         let Some(api) = self.0.api.get() else {
             return match path {

@@ -14,16 +14,23 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::access::identity::IdentityRule;
+use crate::access::meter::BufferMeter;
 use crate::envoy::node::Node;
 use crate::telemetry::metrics::Metrics;
 use crate::xds::port::admission::{Admission, AdmissionDecision};
 use crate::xds::port::connection::ClientPeer;
 use crate::xds::port::limits::StreamLimits;
-use crate::xds::port::meter::BufferMeter;
 use crate::xds::port::reader::RequestReader;
 
 /// Limit on the text that is kept of a node, in bytes.
 const MAX_NODE: usize = 64 << 10;
+
+/// Bytes that each stream may hold for an incomplete request, regardless of the others: twice the first request of
+/// an Envoy.
+const FREE_BUFFER: usize = 128 << 10;
+
+/// Bytes that all streams may hold together, beyond which only [`FREE_BUFFER`] is left to each.
+const BUFFERS: usize = 256 << 20;
 
 /// Shortest time between two log lines about refused streams: a line for each refusal would add to the
 /// overload.
@@ -57,7 +64,7 @@ impl PortGuard {
         Self {
             limits,
             admission: Mutex::new(admission),
-            meter: BufferMeter::default(),
+            meter: BufferMeter::new(FREE_BUFFER, BUFFERS),
             metrics: Metrics::default(),
             identity: IdentityRule::Any,
         }
