@@ -1,5 +1,7 @@
 //! Wiring of the control plane: sockets, admin API, watched files, xDS server, shutdown.
 
+mod health;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::access::identity::IdentityRule;
 use crate::access::descriptors::{self, ConnectionShares};
@@ -56,9 +58,6 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// Number of descriptors below which a start warns: a fleet of a thousand Envoys needs some 1,200.
 const FEW_DESCRIPTORS: u64 = 2_048;
-
-/// Interval at which the health of the store is checked.
-const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Settings of the control plane. The default has the values that `serve` uses without options.
 #[derive(Debug, Clone)]
@@ -194,7 +193,7 @@ impl App {
         servers.spawn(supervise(core.supervisor.clone(), loads));
         servers.spawn(notify(notifier.clone(), events.clone(), core.cache.clone()));
         servers.spawn(serve_xds(ports.xds, discovery, stop));
-        servers.spawn(watch_health(core.store.clone(), gate.clone()));
+        servers.spawn(health::watch(core.store.clone(), core.control.clone(), gate.clone()));
         let control = core.control.clone();
         gate.open(admin::service(Admin {
             control: core.control,
@@ -379,7 +378,7 @@ fn follow(control: Control, poll: Duration, paths: Vec<PathBuf>, mut last: Files
     let mut named = control.named_files();
     let watched = {
         let (paths, named) = (paths.clone(), named.clone());
-        move || paths.iter().cloned().chain(named.borrow().iter().map(PathBuf::from)).collect()
+        move || paths.iter().cloned().chain(named.borrow().iter().map(|named| PathBuf::from(&named.path))).collect()
     };
     let nudge = watcher::watch(poll, watched, move || {
         let read = files::read_settled(&paths, &last);
@@ -449,26 +448,6 @@ async fn serve_xds(
 async fn supervise(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) -> anyhow::Result<()> {
     tokio::join!(supervisor.run(), supervisor.ingest_reports(loads));
     Ok(())
-}
-
-/// Makes `/readyz` answer 503 while the store cannot be changed.
-async fn watch_health(store: Arc<dyn Store>, gate: AdminGate) -> anyhow::Result<()> {
-    let mut is_healthy = true;
-    loop {
-        let store = store.clone();
-        let health = tokio::task::spawn_blocking(move || store.health()).await?;
-        match &health {
-            Err(error) if is_healthy => {
-                let error = error as &dyn std::error::Error;
-                error!(error, "nothing can be changed any more; what is served stays");
-            }
-            Ok(()) if !is_healthy => info!("changes are accepted again"),
-            _ => {}
-        }
-        is_healthy = health.is_ok();
-        gate.set_unready(health.err().map(|error| format!("{:#}", anyhow::Error::new(error))));
-        tokio::time::sleep(HEALTH_INTERVAL).await;
-    }
 }
 
 async fn notify(notifier: Notifier, events: Events, cache: Arc<Cache>) -> anyhow::Result<()> {

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::build::{self, Build, Inputs};
@@ -14,6 +13,7 @@ use crate::control::Control;
 use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resolved, log_warning};
 use crate::control::files::{FileState, fingerprint, refused_files};
 use crate::control::operation::WriteError;
+use crate::control::queue::queues;
 use crate::control::revisions::{RevisionLog, last_in_effect};
 use crate::control::rollout::RolloutQueue;
 use crate::control::staging::Staging;
@@ -21,6 +21,7 @@ use crate::control::writer::Writer;
 use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::nodes::Nodes;
+use crate::source::material::MaterialReader;
 use crate::source::resolve::DnsResolver;
 use crate::store::{Revision, Store, StoredState};
 use crate::telemetry::events::Events;
@@ -71,6 +72,7 @@ struct FirstBuilder {
     overrides: OverridesByUpstream,
     loss_limits: LossLimits,
     material_dir: Option<Arc<Path>>,
+    material: MaterialReader,
 }
 
 impl Control {
@@ -86,7 +88,16 @@ impl Control {
         let stored_revision = store.watch();
         let StoredState { stored, files: last_files, refused_files, revision } = store.load()?;
         let builder = Builder { resolver, runtime: runtime.clone() };
-        let mut builder = FirstBuilder { builder, stored, overrides, loss_limits, material_dir };
+        let material = MaterialReader::new(material_dir.clone());
+        let (tasks, queue) = queues();
+        let mut builder = FirstBuilder {
+            builder,
+            stored,
+            overrides,
+            loss_limits,
+            material_dir,
+            material: material.clone(),
+        };
         let first = builder.first(files, last_files.as_ref(), refused_files).map_err(WriteError::Refused)?;
         let FirstConfig { built, refused, refused_by_envoy, violations } = first;
         let cache = Arc::new(Cache::new(built.build.clone()));
@@ -109,6 +120,8 @@ impl Control {
             rollout: RolloutQueue::new(cache.clone(), nodes),
             revisions: RevisionLog { store, events, metrics },
             stored_revision,
+            material: material.clone(),
+            tasks: tasks.downgrade(),
         };
         if violations.is_empty() {
             writer.record_new_files(last_files);
@@ -120,9 +133,9 @@ impl Control {
         let newest = writer.desired.revision;
         let in_effect = last_in_effect(&*writer.revisions.store, newest)?;
         writer.rollout.begin_at(in_effect, newest);
-        let (tasks, queue) = mpsc::unbounded_channel();
         let control = Self {
             tasks,
+            material,
             faults: writer.files.watch_faults(),
             named_files: writer.files.watch_named_files(),
             progress: writer.rollout.watch_progress(),
@@ -137,7 +150,7 @@ impl FirstBuilder {
         let (stored, overrides) = (self.stored.clone(), self.overrides.clone());
         let material_dir = self.material_dir.clone();
         let mut inputs = Inputs { files, stored, overrides, material_dir, ..Inputs::default() };
-        match self.builder.build(&mut inputs, None, Reading::Anew) {
+        match self.builder.build(&mut inputs, None, Reading::Anew(&self.material)) {
             Ok(build) => Ok(Built { inputs, build: Arc::new(build) }),
             Err(violations) => Err((Some(Box::new(inputs)), violations)),
         }
@@ -185,7 +198,7 @@ impl FirstBuilder {
         }
         let mut before = Inputs { files: last_files.clone(), ..inputs.clone() };
         let after = (&inputs.files, &**build);
-        match build_resolved(&mut before, Some(build), Reading::Missing) {
+        match build_resolved(&mut before, Some(build), Reading::Anew(&self.material)) {
             Ok(before) => removal::refusals((last_files, &before), after, &self.loss_limits),
             Err(faults) => {
                 warn!(faults = faults.len(), "the files that were accepted last cannot be used any more");

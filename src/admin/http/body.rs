@@ -95,16 +95,13 @@ impl BodyFault {
 
 impl IntoResponse for BodyFault {
     fn into_response(self) -> Response {
-        let status = match self {
-            Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Memory => StatusCode::SERVICE_UNAVAILABLE,
+        let problem = match self {
+            Self::Slow => Problem::new(StatusCode::REQUEST_TIMEOUT, self.to_string()),
+            Self::Memory => Problem::unavailable(self.to_string()),
         };
-        let mut response = Problem::new(status, self.to_string()).into_response();
+        let mut response = problem.into_response();
         // The rest of the body is not read, so no other request can follow it.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if self == Self::Memory {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
         response
     }
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
@@ -82,9 +81,7 @@ impl AdminGate {
 }
 
 fn not_ready(why: &str) -> Response {
-    let mut response = Problem::new(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
+    Problem::unavailable(why).into_response()
 }
 
 /// Request without a response, counted while it exists.
