@@ -11,12 +11,12 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::access::identity::IdentityRule;
 use crate::access::descriptors::{self, ConnectionShares};
+use crate::access::identity::IdentityRule;
 use crate::access::incoming::{ConnectionLimit, Incoming};
 use crate::access::policy::{Access, AccessPolicy};
 use crate::access::tls::{PortTls, TlsFiles};
@@ -24,6 +24,7 @@ use crate::admin;
 use crate::admin::http::gate::AdminGate;
 use crate::admin::http::serve::{self, TOO_MANY_CONNECTIONS};
 use crate::admin::state::Admin;
+use crate::admin::view::secret::SecretMask;
 use crate::cache::Cache;
 use crate::config::Violation;
 use crate::config::edit::Files;
@@ -37,6 +38,7 @@ use crate::inspect::removal::{AllowedLosses, LossLimits};
 use crate::nodes::Nodes;
 use crate::nodes::report::NodeReport;
 use crate::source::files;
+use crate::source::material::MaterialReader;
 use crate::source::resolve::{DnsResolver, ResolvedNames};
 use crate::source::watch as watcher;
 use crate::store::Store;
@@ -55,6 +57,9 @@ const BACKLOG: u32 = 4096;
 /// Time limits at shutdown: for requests under way, then for the last bytes of their responses.
 const GRACE: Duration = Duration::from_secs(10);
 const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// Number of requests that read the config files at the same time.
+const READS_AT_ONCE: usize = 4;
 
 /// Number of descriptors below which a start warns: a fleet of a thousand Envoys needs some 1,200.
 const FEW_DESCRIPTORS: u64 = 2_048;
@@ -188,6 +193,7 @@ impl App {
         let guard = guard.with_metrics(metrics.clone()).with_identity(identity(&options));
         let discovery = DiscoveryService::new(core.cache.clone(), nodes.clone(), &identifier(), guard);
         let access = Access::new(policy(&options), &*core.store).context("cannot read the tokens")?;
+        let mask = SecretMask::open(&*core.store).context("cannot read the key of shown hashes")?;
         let (notifier, loads) = (Notifier::default(), nodes.subscribe_reports());
         let mut servers = JoinSet::new();
         servers.spawn(supervise(core.supervisor.clone(), loads));
@@ -207,8 +213,10 @@ impl App {
             metrics,
             started: Timestamp::now(),
             paths: options.paths.into(),
+            reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
             addresses,
             access: Arc::new(access),
+            mask,
             require_if_match: options.require_if_match,
         }));
         info!(xds = %addresses.xds, admin = %addresses.admin, "serving");
@@ -324,7 +332,7 @@ fn open(
         metrics,
         nodes,
         loss_limits,
-        material_dir,
+        material: MaterialReader::new(material_dir),
     };
     let (control, cache) = Control::start(start, runtime)?;
     Ok(Opened { store, names, control, cache, ledger })
@@ -378,7 +386,13 @@ fn follow(control: Control, poll: Duration, paths: Vec<PathBuf>, mut last: Files
     let mut named = control.named_files();
     let watched = {
         let (paths, named) = (paths.clone(), named.clone());
-        move || paths.iter().cloned().chain(named.borrow().iter().map(|named| PathBuf::from(&named.path))).collect()
+        move || {
+            paths
+                .iter()
+                .cloned()
+                .chain(named.borrow().iter().map(|named| PathBuf::from(&named.path)))
+                .collect()
+        }
     };
     let nudge = watcher::watch(poll, watched, move || {
         let read = files::read_settled(&paths, &last);
@@ -468,7 +482,10 @@ fn share_descriptors() -> ConnectionShares {
     let shares = ConnectionShares::of(limit);
     let ConnectionShares { xds, admin } = shares;
     if limit < FEW_DESCRIPTORS {
-        warn!(limit, xds, admin, "there are few descriptors for connections: raise the hard limit (ulimit -Hn)");
+        warn!(
+            limit,
+            xds, admin, "there are few descriptors for connections: raise the hard limit (ulimit -Hn)"
+        );
     }
     shares
 }

@@ -151,7 +151,9 @@ impl Incoming {
             };
             match &self.tls {
                 None => return AcceptedConnection { stream: MaybeTlsStream::Plain(socket), peer, permit },
-                Some(tls) => drop(tokio::spawn(shake(tls.acceptor(), (socket, peer, permit), self.done.clone()))),
+                Some(tls) => {
+                    drop(tokio::spawn(shake(tls.acceptor(), (socket, peer, permit), self.done.clone())))
+                }
             }
         }
     }

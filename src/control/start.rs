@@ -1,6 +1,5 @@
 //! Start of the control: the first build, and what Envoys may still have from an earlier process.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -50,8 +49,8 @@ pub struct Start {
     pub overrides: OverridesByUpstream,
     /// Limits of the losses that changes by files may cause, those since the last run included.
     pub loss_limits: LossLimits,
-    /// Directory below which requests may name files; none: nowhere.
-    pub material_dir: Option<Arc<Path>>,
+    /// Reader of the files that documents name.
+    pub material: MaterialReader,
 }
 
 /// First config, with the files that it does not use.
@@ -71,7 +70,6 @@ struct FirstBuilder {
     stored: Stored,
     overrides: OverridesByUpstream,
     loss_limits: LossLimits,
-    material_dir: Option<Arc<Path>>,
     material: MaterialReader,
 }
 
@@ -83,21 +81,14 @@ impl Control {
     ///
     /// Fails if the store cannot be read, or with all faults of the config.
     pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Self, Arc<Cache>), WriteError> {
-        let Start { files, store, resolver, overrides, events, metrics, nodes, loss_limits, material_dir } =
+        let Start { files, store, resolver, overrides, events, metrics, nodes, loss_limits, material } =
             start;
         let stored_revision = store.watch();
         let StoredState { stored, files: last_files, refused_files, revision } = store.load()?;
         let builder = Builder { resolver, runtime: runtime.clone() };
-        let material = MaterialReader::new(material_dir.clone());
         let (tasks, queue) = queues();
-        let mut builder = FirstBuilder {
-            builder,
-            stored,
-            overrides,
-            loss_limits,
-            material_dir,
-            material: material.clone(),
-        };
+        let mut builder =
+            FirstBuilder { builder, stored, overrides, loss_limits, material: material.clone() };
         let first = builder.first(files, last_files.as_ref(), refused_files).map_err(WriteError::Refused)?;
         let FirstConfig { built, refused, refused_by_envoy, violations } = first;
         let cache = Arc::new(Cache::new(built.build.clone()));
@@ -148,8 +139,7 @@ impl Control {
 impl FirstBuilder {
     fn build(&mut self, files: Files) -> Result<Built, (Option<Box<Inputs>>, Vec<Violation>)> {
         let (stored, overrides) = (self.stored.clone(), self.overrides.clone());
-        let material_dir = self.material_dir.clone();
-        let mut inputs = Inputs { files, stored, overrides, material_dir, ..Inputs::default() };
+        let mut inputs = Inputs { files, stored, overrides, ..Inputs::default() };
         match self.builder.build(&mut inputs, None, Reading::Anew(&self.material)) {
             Ok(build) => Ok(Built { inputs, build: Arc::new(build) }),
             Err(violations) => Err((Some(Box::new(inputs)), violations)),

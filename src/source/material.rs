@@ -4,16 +4,17 @@
 //! on a file system that does not answer. Requests to the admin API name files below one directory only, and learn
 //! nothing of all others, not even if they exist.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::fs::{self, File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::material::{NamedBy, NamedFile, NamedFiles};
+use crate::source::regular;
 
 /// Maximum size of a file.
 const MAX_SIZE: u64 = 1 << 20;
@@ -26,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Time without progress after which another thread reads the files that are left.
 const STALL: Duration = Duration::from_millis(100);
+
+/// Time after which a file that is being read is not begun by another read.
+const STUCK: Duration = Duration::from_secs(2);
 
 /// Maximum number of threads of one read.
 const THREADS: usize = 8;
@@ -42,32 +46,30 @@ const NO_ANSWER: &str = "its file system does not answer";
 pub struct MaterialReader {
     /// Directory below which requests may name files; none: nowhere.
     directory: Option<Arc<Path>>,
-    /// Files in the hands of a thread.
-    under_way: Arc<Mutex<BTreeSet<NamedFile>>>,
+    read: ReadFile,
+    /// Files in the hands of threads, with the times since which they are.
+    under_way: Arc<Mutex<BTreeMap<NamedFile, Instant>>>,
 }
+
+/// Function that reads a file, or says why it cannot be read; requests may name files below the directory.
+pub type ReadFile = fn(&NamedFile, Option<&Path>) -> Result<Arc<str>, String>;
 
 impl MaterialReader {
     /// Creates a reader; requests may name files below `directory`.
     pub fn new(directory: Option<Arc<Path>>) -> Self {
-        Self { directory, under_way: Arc::default() }
+        Self::with(directory, read_one)
+    }
+
+    /// Creates a reader that reads each file with this function.
+    pub fn with(directory: Option<Arc<Path>>, read: ReadFile) -> Self {
+        Self { directory, read, under_way: Arc::default() }
     }
 
     /// Reads the files, on other threads. Blocks for 5 s at most; a file that was not read by then has an error.
     pub fn read(&self, names: &BTreeSet<NamedFile>) -> NamedFiles {
-        self.read_with(names, read_one)
-    }
-
-    /// Reads the files with this function.
-    fn read_with(
-        &self,
-        names: &BTreeSet<NamedFile>,
-        read: fn(&NamedFile, Option<&Path>) -> Result<Arc<str>, String>,
-    ) -> NamedFiles {
         let no_answer = |named: &NamedFile| (named.clone(), Err(NO_ANSWER.to_owned()));
         let mut texts: NamedFiles = names.iter().map(no_answer).collect();
-        let stuck = lock(&self.under_way).clone();
-        let is_full = stuck.len() >= MAX_UNDER_WAY;
-        let left: VecDeque<NamedFile> = names.difference(&stuck).filter(|_| !is_full).cloned().collect();
+        let left = self.to_be_read(names);
         let (mut missing, left) = (left.len(), Arc::new(Mutex::new(left)));
         let (sender, results) = mpsc::channel();
         let deadline = Instant::now() + PATIENCE;
@@ -76,7 +78,7 @@ impl MaterialReader {
             if threads < THREADS && !lock(&left).is_empty() {
                 threads += 1;
                 let (reader, left, sender) = (self.clone(), left.clone(), sender.clone());
-                std::thread::spawn(move || reader.read_rest(&left, read, &sender));
+                std::thread::spawn(move || reader.read_rest(&left, &sender));
             }
             // As long as there is progress, no further thread is needed.
             while let Ok((named, text)) = results.recv_timeout(STALL.min(until(deadline))) {
@@ -94,18 +96,27 @@ impl MaterialReader {
         texts
     }
 
+    /// Returns the files that may answer.
+    fn to_be_read(&self, names: &BTreeSet<NamedFile>) -> VecDeque<NamedFile> {
+        let under_way = lock(&self.under_way);
+        if under_way.len() >= MAX_UNDER_WAY {
+            return VecDeque::new();
+        }
+        let is_stuck = |named: &NamedFile| under_way.get(named).is_some_and(|since| since.elapsed() >= STUCK);
+        names.iter().filter(|named| !is_stuck(named)).cloned().collect()
+    }
+
     /// Reads what is left, one file after the other.
     fn read_rest(
         &self,
         left: &Mutex<VecDeque<NamedFile>>,
-        read: fn(&NamedFile, Option<&Path>) -> Result<Arc<str>, String>,
         results: &Sender<(NamedFile, Result<Arc<str>, String>)>,
     ) {
         loop {
             let next = lock(left).pop_front();
             let Some(named) = next else { return };
-            lock(&self.under_way).insert(named.clone());
-            let text = read(&named, self.directory.as_deref());
+            lock(&self.under_way).entry(named.clone()).or_insert_with(Instant::now);
+            let text = (self.read)(&named, self.directory.as_deref());
             lock(&self.under_way).remove(&named);
             // Nobody waits any more for a file that took too long.
             let _ = results.send((named, text));
@@ -179,19 +190,12 @@ fn lexical(path: &Path) -> PathBuf {
     plain
 }
 
-/// Opens a regular file. A device is not even opened, since that alone may have an effect.
+/// Opens a regular file of at most [`MAX_SIZE`].
 fn open(path: &Path) -> io::Result<File> {
-    check(&fs::metadata(path)?)?;
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-    check(&file.metadata()?)?;
-    Ok(file)
-}
-
-fn check(metadata: &fs::Metadata) -> io::Result<()> {
-    match metadata {
-        it if !it.is_file() => Err(io::Error::other("it is no regular file")),
+    let file = regular::open(path)?;
+    match file.metadata()? {
         it if it.len() > MAX_SIZE => Err(io::Error::other(TOO_LARGE)),
-        _ => Ok(()),
+        _ => Ok(file),
     }
 }
 
@@ -228,26 +232,30 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
         assert!(made.success());
         fn read(named: &NamedFile, directory: Option<&Path>) -> Result<Arc<str>, String> {
-            if let Some(directory) = Path::new(&named.path).parent().filter(|_| named.path.ends_with("hangs")) {
+            if let Some(directory) = Path::new(&named.path).parent().filter(|_| named.path.ends_with("hangs"))
+            {
                 fs::read(directory.join("pipe")).map_err(|error| error.to_string())?;
             }
             read_one(named, directory)
         }
-        let reader = MaterialReader::new(None);
+        let reader = MaterialReader::with(None, read);
         let texts = |read: NamedFiles| -> Vec<String> {
-            read.into_values().map(|text| text.map_or_else(|reason| reason, |text| text.to_string())).collect()
+            read.into_values()
+                .map(|text| text.map_or_else(|reason| reason, |text| text.to_string()))
+                .collect()
         };
         let expected = ["a", NO_ANSWER, "z"];
-        assert_eq!(texts(reader.read_with(&names, read)), expected);
+        assert_eq!(texts(reader.read(&names)), expected);
         let again = Instant::now();
-        assert_eq!(texts(reader.read_with(&names, read)), expected);
+        assert_eq!(texts(reader.read(&names)), expected);
         assert!(again.elapsed() < PATIENCE / 2, "it is not waited for again: {:?}", again.elapsed());
-        drop(OpenOptions::new().write(true).open(&pipe).expect("opens"));
+        drop(fs::OpenOptions::new().write(true).open(&pipe).expect("opens"));
         let deadline = Instant::now() + PATIENCE;
         while !lock(&reader.under_way).is_empty() {
             assert!(Instant::now() < deadline, "it ended");
             std::thread::yield_now();
         }
+        let reader = MaterialReader { read: read_one, ..reader };
         assert_eq!(texts(reader.read(&names)), ["a", "hangs", "z"]);
     }
 

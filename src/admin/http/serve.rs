@@ -121,7 +121,9 @@ async fn answer(
     match received.fault() {
         None => response,
         Some(fault) => {
-            limits.refusals.add(fault.reason(), || warn!(%peer, reason = %fault, "refused a request to the admin API"));
+            limits
+                .refusals
+                .add(fault.reason(), || warn!(%peer, reason = %fault, "refused a request to the admin API"));
             fault.into_response()
         }
     }
@@ -137,11 +139,7 @@ struct StallLimit<S> {
 
 impl<S> StallLimit<S> {
     /// Passes on the outcome of a write, unless it has been pending for too long.
-    fn limited<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+    fn limited<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
@@ -203,7 +201,11 @@ mod tests {
     fn the_response_to_too_many_connections_is_whole() {
         let text = std::str::from_utf8(TOO_MANY_CONNECTIONS).expect("it is text");
         let (head, body) = text.split_once("\r\n\r\n").expect("it has a body");
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len()).trim_end()[..]), "{}", body.len());
+        assert!(
+            head.contains(&format!("content-length: {}\r\n", body.len()).trim_end()[..]),
+            "{}",
+            body.len()
+        );
         let problem: serde_json::Value = serde_json::from_str(body).expect("it is JSON");
         assert_eq!(problem["status"], 503);
     }

@@ -1,5 +1,7 @@
 //! Config files: their faults, their findings, and the command to read them again.
 
+use std::time::Duration;
+
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
@@ -15,8 +17,12 @@ use crate::admin::http::request::Parameters;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::state::Admin;
 use crate::config::Violation;
+use crate::config::edit::Files;
 use crate::inspect::removal::AllowedLosses;
 use crate::source::files;
+
+/// Time after which a reload gives up on the file system.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
 
 const ALLOW: QueryParameter = QueryParameter::text(
     "allow",
@@ -75,8 +81,7 @@ async fn reload(
         admin.metrics.refused("role");
         return Err(Problem::new(StatusCode::FORBIDDEN, denial.to_string()));
     }
-    let paths = admin.paths.clone();
-    let read = blocking::run(move || Ok(files::read(&paths))).await?;
+    let read = read_files(&admin).await?;
     admin.control.reload(read, allowed).await?;
     let revision = admin.store.revision();
     let violations = admin.control.violations();
@@ -85,6 +90,23 @@ async fn reload(
     }
     let detail = "the files were refused; the last good config keeps serving";
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with(violations))
+}
+
+/// Reads the config files. Few requests do so at once, and none waits for a file system that does not answer.
+async fn read_files(admin: &Admin) -> Result<Result<Files, Vec<Violation>>, Problem> {
+    let (paths, reads) = (admin.paths.clone(), admin.reads.clone());
+    let read = async {
+        let place = reads.acquire_owned().await;
+        // The place is taken until the read has ended, whether or not somebody waits for that.
+        blocking::run(move || {
+            let _place = place;
+            Ok(files::read(&paths))
+        })
+        .await
+    };
+    let late =
+        |_| Problem::unavailable("the config files were not read within 10 s: is their file system there?");
+    tokio::time::timeout(READ_PATIENCE, read).await.map_err(late)?
 }
 
 /// Returns the losses that `allow` names.

@@ -122,10 +122,10 @@ pub(crate) async fn read(
     Path(number): Path<String>,
 ) -> Result<Json<RevisionDetailView>, Problem> {
     let number = parse(&number)?;
-    let (store, progress) = (admin.store.clone(), admin.control.progress());
+    let (store, progress, mask) = (admin.store.clone(), admin.control.progress(), admin.mask);
     blocking::run(move || {
         let revision = one(&*store, number)?;
-        let changes = revision.edits.iter().map(EditView::from).collect();
+        let changes = revision.edits.iter().map(|edit| EditView::new(edit, mask)).collect();
         Ok(Json(RevisionDetailView { revision: RevisionView::new(&revision, &progress), changes }))
     })
     .await
@@ -140,10 +140,10 @@ pub(crate) async fn diff(
         .split_once("..")
         .ok_or_else(|| bad(format!("`{range}` is no range; write it as /revisions/41..43/diff")))?;
     let (a, b) = (parse_or_none(a)?, parse_or_none(b)?);
-    let store = admin.store.clone();
+    let (store, mask) = (admin.store.clone(), admin.mask);
     blocking::run(move || {
         let edits = between(&*store, a.min(b), a.max(b))?.into_iter().map(|it| turned(it, a > b));
-        let changes = edits.map(|edit| EditView::from(&edit)).collect();
+        let changes = edits.map(|edit| EditView::new(&edit, mask)).collect();
         Ok(Json(RevisionDiffView { from: a, to: b, changes }))
     })
     .await

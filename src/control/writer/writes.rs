@@ -30,11 +30,7 @@ struct Committed {
 impl Writer {
     /// Makes this write, and those that wait behind it, durable and publishes the result. Returns the task
     /// that ended the group, if one did.
-    pub(super) fn write(
-        &mut self,
-        first: Box<dyn QueuedWrite>,
-        queue: &mut TaskQueue,
-    ) -> Option<Task> {
+    pub(super) fn write(&mut self, first: Box<dyn QueuedWrite>, queue: &mut TaskQueue) -> Option<Task> {
         let (mut writes, next) = group(first, queue);
         if writes.is_empty() {
             return next;
@@ -132,10 +128,7 @@ impl Writer {
 
 /// Takes the writes that wait behind the first one, and the task that ended the group. A write is dropped if nobody
 /// waits for it any more: its client believes that it failed, and may have sent it again.
-fn group(
-    first: Box<dyn QueuedWrite>,
-    queue: &mut TaskQueue,
-) -> (Vec<Box<dyn QueuedWrite>>, Option<Task>) {
+fn group(first: Box<dyn QueuedWrite>, queue: &mut TaskQueue) -> (Vec<Box<dyn QueuedWrite>>, Option<Task>) {
     let is_alone = first.is_alone();
     let mut writes = vec![first];
     let mut next = None;

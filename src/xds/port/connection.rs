@@ -74,8 +74,7 @@ impl ClientConnection {
     fn new(accepted: AcceptedConnection, patience: Duration) -> Self {
         let AcceptedConnection { stream: socket, peer: address, permit } = accepted;
         let peer = ClientPeer { address, names: socket.names().map(Arc::new) };
-        let preface =
-            PrefaceDeadline { missing: PREFACE, deadline: Box::pin(tokio::time::sleep(patience)) };
+        let preface = PrefaceDeadline { missing: PREFACE, deadline: Box::pin(tokio::time::sleep(patience)) };
         Self { socket, peer, preface: Some(preface), held_back: false, _permit: permit }
     }
 
