@@ -41,15 +41,18 @@ pub(super) async fn watch(store: Arc<dyn Store>, control: Control, gate: AdminGa
         let reason = stored.and(written).err();
         // Set before it is logged: the log may be what does not answer.
         gate.set_unready(reason.clone());
-        match &reason {
-            Some(reason) if is_healthy => {
-                error!(reason, "nothing can be changed any more; what is served stays");
-            }
-            None if !is_healthy => info!("changes are accepted again"),
-            _ => {}
+        if reason.is_none() != is_healthy {
+            is_healthy = reason.is_none();
+            drop(tokio::task::spawn_blocking(move || log(reason.as_deref())));
         }
-        is_healthy = reason.is_none();
         tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+fn log(reason: Option<&str>) {
+    match reason {
+        Some(reason) => error!(reason, "nothing can be changed any more; what is served stays"),
+        None => info!("changes are accepted again"),
     }
 }
 
@@ -62,11 +65,13 @@ struct Probe<F, A> {
     health: Result<(), String>,
     /// Reason of which an answer that does not come is a sign.
     silence: &'static str,
+    /// Time within which the answer must come.
+    patience: Duration,
 }
 
 impl<F: Fn() -> A, A: Future<Output = Result<(), String>>> Probe<F, A> {
     fn new(silence: &'static str, ask: F) -> Self {
-        Self { ask, asked: None, health: Ok(()), silence }
+        Self { ask, asked: None, health: Ok(()), silence, patience: PATIENCE }
     }
 
     /// Asks, if there is no question without an answer, and waits for a moment. Returns what is known then.
@@ -74,9 +79,31 @@ impl<F: Fn() -> A, A: Future<Output = Result<(), String>>> Probe<F, A> {
         let (answer, since) = self.asked.get_or_insert_with(|| (Box::pin((self.ask)()), Instant::now()));
         match timeout(INTERVAL, answer).await {
             Ok(health) => (self.asked, self.health) = (None, health),
-            Err(_) if since.elapsed() >= PATIENCE => self.health = Err(self.silence.to_owned()),
+            Err(_) if since.elapsed() >= self.patience => self.health = Err(self.silence.to_owned()),
             Err(_) => {}
         }
         self.health.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_a_failure_until_it_comes() {
+        let answers = Arc::new(Semaphore::new(1));
+        let ask = || {
+            let answers = answers.clone();
+            async move { answers.acquire().await.map(|permit| permit.forget()).map_err(|error| error.to_string()) }
+        };
+        let mut probe = Probe { patience: INTERVAL, ..Probe::new("silent", ask) };
+        assert_eq!(probe.health().await, Ok(()));
+        assert_eq!(probe.health().await, Err("silent".to_owned()));
+        answers.add_permits(1);
+        assert_eq!(probe.health().await, Ok(()), "the question that was asked is answered");
+        assert_eq!(answers.available_permits(), 0);
     }
 }

@@ -80,7 +80,7 @@ impl MaterialReader {
                 let (reader, left, sender) = (self.clone(), left.clone(), sender.clone());
                 std::thread::spawn(move || reader.read_rest(&left, &sender));
             }
-            // As long as there is progress, no further thread is needed.
+            // While there is progress, no further thread is needed.
             while let Ok((named, text)) = results.recv_timeout(STALL.min(until(deadline))) {
                 texts.insert(named, text);
                 missing -= 1;

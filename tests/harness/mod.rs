@@ -317,8 +317,7 @@ impl Understudy {
     fn spawn_again(&mut self) {
         self.process.kill();
         let Self { data, environment, arguments, descriptors, .. } = &*self;
-        self.process =
-            Self::spawn((self.xds, self.admin), data.path(), environment, arguments, *descriptors);
+        self.process = Self::spawn((self.xds, self.admin), data.path(), environment, arguments, *descriptors);
     }
 
     /// Kills the process if it still runs, and starts it again with the same data, arguments and ports.

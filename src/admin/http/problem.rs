@@ -141,8 +141,7 @@ impl From<WriteError> for Problem {
             }
             WriteError::Store(error) => Self::unstored(&error),
             WriteError::Reused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
-            WriteError::ShuttingDown => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-            WriteError::Busy => Self::unavailable(error.to_string()),
+            WriteError::ShuttingDown | WriteError::Busy => Self::unavailable(error.to_string()),
         }
     }
 }
