@@ -2,9 +2,11 @@
 //! grants.
 
 pub mod certificate;
+pub mod descriptors;
 mod guesses;
 pub mod identity;
 pub mod incoming;
+pub mod meter;
 pub mod policy;
 pub mod random;
 pub mod rate;

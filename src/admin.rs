@@ -11,7 +11,7 @@ mod resource;
 mod route;
 mod schema;
 pub mod state;
-pub(crate) mod view;
+pub mod view;
 mod write;
 
 use std::sync::{Arc, LazyLock};

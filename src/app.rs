@@ -1,6 +1,7 @@
 //! Wiring of the control plane: sockets, admin API, watched files, xDS server, shutdown.
 
 mod exposure;
+mod health;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,18 +12,20 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use crate::access::descriptors::{self, ConnectionShares};
 use crate::access::identity::IdentityRules;
-use crate::access::incoming::Incoming;
+use crate::access::incoming::{ConnectionLimit, Incoming};
 use crate::access::policy::{Access, AccessPolicy};
 use crate::access::tls::{PortTls, TlsFiles};
 use crate::admin;
 use crate::admin::http::gate::AdminGate;
-use crate::admin::http::guard::PeerAddress;
+use crate::admin::http::serve::{self, TOO_MANY_CONNECTIONS};
 use crate::admin::state::Admin;
+use crate::admin::view::secret::SecretMask;
 use crate::app::exposure::{XdsClients, warn_of_exposure};
 use crate::cache::Cache;
 use crate::config::Violation;
@@ -37,6 +40,7 @@ use crate::inspect::removal::{AllowedLosses, LossLimits};
 use crate::nodes::Nodes;
 use crate::nodes::report::NodeReport;
 use crate::source::files;
+use crate::source::material::MaterialReader;
 use crate::source::resolve::{DnsResolver, ResolvedNames};
 use crate::source::watch as watcher;
 use crate::store::Store;
@@ -56,8 +60,11 @@ const BACKLOG: u32 = 4096;
 const GRACE: Duration = Duration::from_secs(10);
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
-/// Interval at which the health of the store is checked.
-const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// Number of requests that read the config files at the same time.
+const READS_AT_ONCE: usize = 4;
+
+/// Number of descriptors below which a start warns: a fleet of a thousand Envoys needs some 1,200.
+const FEW_DESCRIPTORS: u64 = 2_048;
 
 /// Settings of the control plane. The default has the values that `serve` uses without options.
 #[derive(Debug, Clone)]
@@ -192,13 +199,14 @@ impl App {
         let discovery = DiscoveryService::new(core.cache.clone(), nodes.clone(), &identifier(), guard);
         let clients = xds_clients(&options);
         let access = Access::new(policy(&options), &*core.store).context("cannot read the tokens")?;
+        let mask = SecretMask::open(&*core.store).context("cannot read the key of shown hashes")?;
         let (notifier, loads) = (Notifier::default(), nodes.subscribe_reports());
         let mut servers = JoinSet::new();
         servers.spawn(supervise(core.supervisor.clone(), loads));
         servers.spawn(notify(notifier.clone(), events.clone(), core.cache.clone()));
         servers.spawn(warn_of_exposure(core.cache.clone(), clients));
         servers.spawn(serve_xds(ports.xds, discovery, stop));
-        servers.spawn(watch_health(core.store.clone(), gate.clone()));
+        servers.spawn(health::watch(core.store.clone(), core.control.clone(), gate.clone()));
         let control = core.control.clone();
         gate.open(admin::service(Admin {
             control: core.control,
@@ -212,8 +220,10 @@ impl App {
             metrics,
             started: Timestamp::now(),
             paths: options.paths.into(),
+            reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
             addresses,
             access: Arc::new(access),
+            mask,
             require_if_match: options.require_if_match,
         }));
         info!(xds = %addresses.xds, admin = %addresses.admin, "serving");
@@ -262,7 +272,11 @@ impl BoundPorts {
             xds: xds.local_addr().context("cannot serve xDS")?,
             admin: admin.local_addr().context("cannot serve the admin API")?,
         };
-        Ok(Self { xds: Incoming::new(xds, xds_tls), admin: Incoming::new(admin, admin_tls), addresses })
+        let shares = share_descriptors();
+        let limit = |port, connections, refusal| ConnectionLimit { port, connections, refusal };
+        let xds = Incoming::new(xds, xds_tls, limit("xds", shares.xds, b""));
+        let admin = Incoming::new(admin, admin_tls, limit("admin", shares.admin, TOO_MANY_CONNECTIONS));
+        Ok(Self { xds, admin, addresses })
     }
 }
 
@@ -326,7 +340,7 @@ fn open(
         metrics,
         nodes,
         loss_limits,
-        material_dir,
+        material: MaterialReader::new(material_dir),
         allows_foreign,
         arrival: ARRIVAL,
     };
@@ -387,7 +401,13 @@ fn follow(control: Control, poll: Duration, paths: Vec<PathBuf>, mut last: Files
     let mut named = control.named_files();
     let watched = {
         let (paths, named) = (paths.clone(), named.clone());
-        move || paths.iter().cloned().chain(named.borrow().iter().map(PathBuf::from)).collect()
+        move || {
+            paths
+                .iter()
+                .cloned()
+                .chain(named.borrow().iter().map(|named| PathBuf::from(&named.path)))
+                .collect()
+        }
     };
     let nudge = watcher::watch(poll, watched, move || {
         let read = files::read_settled(&paths, &last);
@@ -459,31 +479,28 @@ async fn supervise(supervisor: Supervisor, loads: mpsc::Receiver<NodeReport>) ->
     Ok(())
 }
 
-/// Makes `/readyz` answer 503 while the store cannot be changed.
-async fn watch_health(store: Arc<dyn Store>, gate: AdminGate) -> anyhow::Result<()> {
-    let mut is_healthy = true;
-    loop {
-        let store = store.clone();
-        let health = tokio::task::spawn_blocking(move || store.health()).await?;
-        match &health {
-            Err(error) if is_healthy => {
-                let error = error as &dyn std::error::Error;
-                error!(error, "nothing can be changed any more; what is served stays");
-            }
-            Ok(()) if !is_healthy => info!("changes are accepted again"),
-            _ => {}
-        }
-        is_healthy = health.is_ok();
-        gate.set_unready(health.err().map(|error| format!("{:#}", anyhow::Error::new(error))));
-        tokio::time::sleep(HEALTH_INTERVAL).await;
-    }
-}
-
 async fn notify(notifier: Notifier, events: Events, cache: Arc<Cache>) -> anyhow::Result<()> {
     notifier.run(&events, &cache).await
 }
 
 async fn serve_admin(incoming: Incoming, gate: AdminGate, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let service = gate.router().into_make_service_with_connect_info::<PeerAddress>();
-    axum::serve(incoming, service).with_graceful_shutdown(stopped(stop)).await.context("the admin API failed")
+    serve::serve(incoming, gate, stopped(stop)).await;
+    Ok(())
+}
+
+/// Raises the limit of descriptors to the hard limit, and shares them out among the ports.
+fn share_descriptors() -> ConnectionShares {
+    let limit = descriptors::raise().unwrap_or_else(|error| {
+        warn!(%error, "the limit of open descriptors cannot be raised");
+        descriptors::limit()
+    });
+    let shares = ConnectionShares::of(limit);
+    let ConnectionShares { xds, admin } = shares;
+    if limit < FEW_DESCRIPTORS {
+        warn!(
+            limit,
+            xds, admin, "there are few descriptors for connections: raise the hard limit (ulimit -Hn)"
+        );
+    }
+    shares
 }

@@ -16,7 +16,6 @@ pub mod snapshot;
 mod variant;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -57,8 +56,6 @@ pub struct Inputs {
     /// Contents of the files that the documents name; [`build_reading`] determines their names and reads
     /// them.
     pub named_files: NamedFiles,
-    /// Directory below which requests may name files; none: nowhere.
-    pub material_dir: Option<Arc<Path>>,
     /// Overrides by operators, drills and failback, by upstream.
     pub overrides: OverridesByUpstream,
     /// Time at which the inputs were read, against which certificates are checked; none: validity periods are

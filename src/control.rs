@@ -9,6 +9,7 @@ mod foreign;
 pub mod operation;
 mod pending;
 pub mod progress;
+mod queue;
 mod recorded;
 mod revisions;
 pub mod rollout;
@@ -22,36 +23,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tracing::Span;
 
 use crate::build::Build;
 use crate::build::snapshot::store_id::StoreId;
 use crate::config::Violation;
 use crate::config::edit::Files;
-use crate::control::desired::DesiredState;
+use crate::config::material::{NamedFile, NamedFiles};
 use crate::control::files::FileFaults;
 use crate::control::operation::{AcceptedWrite, Operation, WriteError, WriteRequest};
 use crate::control::progress::Progress;
-use crate::control::task::{QueuedOperation, Task};
+use crate::control::queue::TaskSender;
+use crate::control::task::{FilesChange, PlannedOperation, QueuedOperation, Task};
 use crate::inspect::plan::Plan;
 use crate::inspect::removal::AllowedLosses;
 use crate::model::overrides::OverridesByUpstream;
+use crate::source::material::MaterialReader;
 
 /// Handle of the writer's thread. Cheap to clone: clones share the thread.
 #[derive(Debug, Clone)]
 pub struct Control {
-    tasks: mpsc::UnboundedSender<Task>,
+    tasks: TaskSender,
+    material: MaterialReader,
     faults: watch::Receiver<FileFaults>,
-    named_files: watch::Receiver<BTreeSet<String>>,
+    named_files: watch::Receiver<BTreeSet<NamedFile>>,
     progress: watch::Receiver<Progress>,
 }
 
 impl Control {
     /// Applies the texts of the config paths. Files with faults change nothing; [`Self::violations`] and the
-    /// log have the faults. Returns false if the control plane is shutting down.
+    /// log have the faults. Blocks while the files are read that documents name, for some seconds if their file
+    /// system does not answer. Returns false if the control plane is shutting down.
     pub fn files(&self, read: Result<Files, Vec<Violation>>) -> bool {
-        self.tasks.send(Task::Files(read)).is_ok()
+        let (texts, allowed) = (read_named(&self.material, &self.named_files), AllowedLosses::default());
+        self.tasks.send(Task::Files(FilesChange { read, texts, allowed, reload: None }))
     }
 
     /// Applies the files by request: refused ones are tried again even if they did not change. `allowed` are
@@ -67,7 +73,13 @@ impl Control {
         allowed: AllowedLosses,
     ) -> Result<(), WriteError> {
         let (sender, receiver) = oneshot::channel();
-        self.tasks.send(Task::Reload(read, allowed, sender)).map_err(|_| WriteError::ShuttingDown)?;
+        let (material, named) = (self.material.clone(), self.named_files.clone());
+        let texts = tokio::task::spawn_blocking(move || read_named(&material, &named)).await;
+        let texts = texts.map_err(|_| WriteError::ShuttingDown)?;
+        let reload = Some(sender);
+        if !self.tasks.send(Task::Files(FilesChange { read, texts, allowed, reload })) {
+            return Err(WriteError::ShuttingDown);
+        }
         receiver.await.map_err(|_| WriteError::ShuttingDown)
     }
 
@@ -79,20 +91,29 @@ impl Control {
     /// Fails if that cannot be recorded, or if the control plane is shutting down.
     pub async fn allow_foreign(&self) -> Result<BTreeSet<StoreId>, WriteError> {
         let (sender, receiver) = oneshot::channel();
-        self.tasks.send(Task::AllowForeign(sender)).map_err(|_| WriteError::ShuttingDown)?;
+        if !self.tasks.send(Task::AllowForeign(sender)) {
+            return Err(WriteError::ShuttingDown);
+        }
         let released = receiver.await.map_err(|_| WriteError::ShuttingDown)?;
         released.map_err(|error| WriteError::Store(Arc::new(error)))
+    }
+
+    /// Waits until the writer's thread has done whatever came from within before, and what it is doing now. Returns
+    /// false if the control plane is shutting down.
+    pub async fn answers(&self) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        self.tasks.send(Task::Ping(sender)) && receiver.await.is_ok()
     }
 
     /// Publishes the overrides of endpoints by operators, drills and failback. Returns false if the control
     /// plane is shutting down.
     pub async fn set_overrides(&self, overrides: OverridesByUpstream) -> bool {
         let (done, receiver) = oneshot::channel();
-        self.tasks.send(Task::Overrides(overrides, done)).is_ok() && receiver.await.is_ok()
+        self.tasks.send(Task::Overrides(overrides, done)) && receiver.await.is_ok()
     }
 
-    /// Watches the names of the files that the config names, and of those that a refused config names.
-    pub fn named_files(&self) -> watch::Receiver<BTreeSet<String>> {
+    /// Watches the files that the config names, and those that a refused config names.
+    pub fn named_files(&self) -> watch::Receiver<BTreeSet<NamedFile>> {
         self.named_files.clone()
     }
 
@@ -125,19 +146,20 @@ impl Control {
     }
 
     /// Decides on a write and applies it, all or nothing. After it returned, the write is durable and
-    /// published.
+    /// published. A write whose future is dropped before its turn is not done.
     ///
     /// # Errors
     ///
-    /// Fails with the refusal of the operation.
+    /// Fails with the refusal of the operation, or with [`WriteError::Busy`] if too many requests wait.
     pub async fn write<O: Operation>(
         &self,
         request: WriteRequest,
         operation: O,
     ) -> Result<AcceptedWrite<O::Reply>, O::Refusal> {
         let (sender, receiver) = oneshot::channel();
-        let write = QueuedOperation { request, operation, staged: None, sender, span: Span::current() };
-        self.tasks.send(Task::Write(Box::new(write))).map_err(|_| WriteError::ShuttingDown)?;
+        let (staged, span, texts, unread) = (None, Span::current(), NamedFiles::new(), None);
+        let write = QueuedOperation { request, operation, staged, sender, span, texts, unread };
+        self.tasks.request(Task::Write(Box::new(write)))?;
         receiver.await.map_err(|_| WriteError::ShuttingDown)?
     }
 
@@ -145,26 +167,24 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// Fails with the refusal of the operation.
+    /// Fails with the refusal of the operation, or with [`WriteError::Busy`] if too many requests wait.
     pub async fn plan<O: Operation>(
         &self,
         operation: O,
         files: Option<Files>,
     ) -> Result<(Plan, Build), O::Refusal> {
         let (sender, receiver) = oneshot::channel();
-        let span = Span::current();
-        let plan = move |desired: &DesiredState| {
-            let _entered = span.entered();
-            let outcome = operation.decide(desired.view()).and_then(|decision| {
-                let planned = desired.propose(files, decision.changes);
-                planned.map_err(|violations| operation.refuse(&decision.details, violations))
-            });
-            // The receiver may be gone with its request.
-            let _ = sender.send(outcome);
-        };
-        self.tasks.send(Task::Plan(Box::new(plan))).map_err(|_| WriteError::ShuttingDown)?;
+        let (sender, span, texts) = (Some(sender), Span::current(), NamedFiles::new());
+        let plan = PlannedOperation { operation, files, sender, span, texts };
+        self.tasks.request(Task::Plan(Box::new(plan)))?;
         receiver.await.map_err(|_| WriteError::ShuttingDown)?
     }
+}
+
+/// Reads the files that documents name; blocks.
+fn read_named(material: &MaterialReader, named: &watch::Receiver<BTreeSet<NamedFile>>) -> NamedFiles {
+    let names = named.borrow().clone();
+    material.read(&names)
 }
 
 #[cfg(test)]

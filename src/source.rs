@@ -3,5 +3,6 @@
 mod absence;
 pub mod files;
 pub mod material;
+mod regular;
 pub mod resolve;
 pub mod watch;

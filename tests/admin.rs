@@ -12,6 +12,8 @@ mod durability;
 mod events;
 #[path = "harness/mod.rs"]
 mod harness;
+#[path = "admin/limits.rs"]
+mod limits;
 #[path = "admin/openapi.rs"]
 mod openapi;
 #[path = "admin/orders.rs"]

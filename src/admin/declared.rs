@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::admin::view::secret::shown;
+use crate::admin::view::secret::SecretMask;
 use crate::build::Build;
 use crate::config::Path;
 use crate::config::document::{Document, Kind, Origin};
@@ -43,17 +43,18 @@ pub(crate) struct DeclaredTarget {
 pub(crate) struct Desired<'a> {
     pub(crate) files: &'a Build,
     pub(crate) stored: &'a Stored,
+    pub(crate) mask: SecretMask,
 }
 
 impl<'a> Desired<'a> {
     /// Returns the newest declarations.
-    pub(crate) fn now(config: DesiredConfig<'a>) -> Self {
-        Self { files: config.build, stored: &config.inputs.stored }
+    pub(crate) fn now(config: DesiredConfig<'a>, mask: SecretMask) -> Self {
+        Self { files: config.build, stored: &config.inputs.stored, mask }
     }
 
     /// Returns the declarations that a build was made of.
-    pub(crate) fn of(build: &'a Build) -> Self {
-        Self { files: build, stored: &build.stored }
+    pub(crate) fn of(build: &'a Build, mask: SecretMask) -> Self {
+        Self { files: build, stored: &build.stored, mask }
     }
 
     /// Returns the entity of this name.
@@ -135,7 +136,7 @@ impl<'a> Desired<'a> {
             let targets = self.targets(name).into_iter().map(|target| target.body).collect();
             fields.insert("targets".to_owned(), Value::Array(targets));
         }
-        Entity { body: shown(kind, body), by }
+        Entity { body: self.mask.shown(kind, body), by }
     }
 }
 

@@ -1,6 +1,7 @@
 //! HTTP of the admin API, whatever the resource: the gate before it, its guard, requests and problem details.
 
 pub(crate) mod blocking;
+mod body;
 pub(crate) mod conditions;
 pub mod gate;
 pub mod guard;
@@ -8,3 +9,4 @@ pub(crate) mod page;
 pub mod problem;
 pub(crate) mod refusals;
 pub(crate) mod request;
+pub mod serve;

@@ -19,7 +19,7 @@ const ALWAYS: &[u16] = &[400, 401, 403, 421, 429, 503];
 /// Statuses of failure of a request that names something in its path.
 const NAMED: &[u16] = &[404];
 /// Statuses of failure of a request with a body.
-const SENT: &[u16] = &[413, 415, 422];
+const SENT: &[u16] = &[408, 413, 415, 422];
 /// Statuses of a change of the config beside those of success.
 const CHANGED: &[u16] = &[202, 409, 412, 422, 428, 507];
 /// Statuses of failure of an order.

@@ -23,7 +23,7 @@ impl From<Error> for Problem {
                 StatusCode::INSUFFICIENT_STORAGE,
                 format!("the order could not be stored: {source}"),
             ),
-            Error::ShuttingDown => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            Error::ShuttingDown => Self::unavailable(error.to_string()),
         }
     }
 }

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use crate::access::policy::Access;
+use crate::admin::view::secret::SecretMask;
 use crate::cache::Cache;
 use crate::control::Control;
 use crate::failover::supervisor::Supervisor;
@@ -42,10 +44,14 @@ pub struct Admin {
     pub started: Timestamp,
     /// Paths of the config.
     pub paths: Arc<[PathBuf]>,
+    /// Places of the requests that read the config files.
+    pub reads: Arc<Semaphore>,
     /// Addresses of the ports.
     pub addresses: BoundAddresses,
     /// Tokens and rates.
     pub access: Arc<Access>,
+    /// Replaces the secrets in answers.
+    pub mask: SecretMask,
     /// True if an existing entity changes only with `If-Match`.
     pub require_if_match: bool,
 }

@@ -5,7 +5,7 @@ pub(crate) mod failover;
 pub(crate) mod health;
 pub(crate) mod order;
 pub(crate) mod revision;
-pub(crate) mod secret;
+pub mod secret;
 pub(crate) mod simulation;
 pub(crate) mod token;
 pub(crate) mod write;

@@ -17,7 +17,7 @@ use crate::inspect::plan::{self, Plan};
 use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::model::target::Host;
-use crate::source::material;
+use crate::source::material::MaterialReader;
 use crate::source::resolve::DnsResolver;
 use crate::telemetry::metrics::Metrics;
 
@@ -28,17 +28,29 @@ pub(super) struct Built {
     pub(super) build: Arc<Build>,
 }
 
-/// Extent to which the files that documents name are read.
+/// Extent to which a build reads the files that documents name.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Reading {
-    /// All of them.
-    Anew,
-    /// Only files that were not named before. A change of something else must not fail because a key is being
-    /// renewed at that moment.
+pub(super) enum Reading<'r> {
+    /// All of them, with this reader, for which the build waits. Only a start does that.
+    Anew(&'r MaterialReader),
+    /// None: the writer waits for no file. The texts in the inputs are used, and files without one are
+    /// [`unread`]. A change of something else does not fail because a key is being renewed at that moment.
     Missing,
     /// As [`Self::Missing`], but the files are those of a request, so it may name files as a request may.
     Requested,
 }
+
+/// Reason why a config was not built.
+#[derive(Debug)]
+pub(super) enum Unbuilt {
+    /// It has faults.
+    Faults(Vec<Violation>),
+    /// These files must be read first.
+    Unread(BTreeSet<NamedFile>),
+}
+
+/// Text of the fault of a file that was not read yet.
+const UNREAD: &str = "it was not read yet";
 
 /// Builder that resolves the host names of a config.
 #[derive(Debug)]
@@ -66,7 +78,7 @@ impl Builder {
         &mut self,
         inputs: &mut Inputs,
         last: Option<&Build>,
-        reading: Reading,
+        reading: Reading<'_>,
     ) -> Result<Build, Vec<Violation>> {
         let build = build_resolved(inputs, last, reading)?;
         let names: BTreeSet<Host> = build.host_names();
@@ -81,43 +93,46 @@ impl Builder {
     }
 }
 
-/// Builds with the addresses in the inputs; nothing is looked up.
+/// Builds with the addresses in the inputs; nothing is looked up. The inputs have the texts of the files that the
+/// documents name then.
 pub(super) fn build_resolved(
     inputs: &mut Inputs,
     last: Option<&Build>,
-    reading: Reading,
+    reading: Reading<'_>,
 ) -> Result<Build, Vec<Violation>> {
     let known = std::mem::take(&mut inputs.named_files);
-    let directory = inputs.material_dir.clone();
-    let read = |names: &_| material::read_named(names, directory.as_deref());
     inputs.now = Some(Timestamp::now());
     build::build_reading(inputs, last, |names| match reading {
-        Reading::Anew => read(names),
-        Reading::Missing => with_missing(known, names, read),
-        Reading::Requested => with_missing(known, names, |missing| as_requested(missing, read)),
+        Reading::Anew(reader) => reader.read(names),
+        Reading::Missing => known_texts(names, |named| known.get(named)),
+        Reading::Requested => {
+            known_texts(names, |named| known.get(named).or_else(|| known.get(&as_requested(named))))
+        }
     })
 }
 
-/// Adds the files that are not known to those that are.
-fn with_missing(
-    mut known: NamedFiles,
+/// Returns the known texts of files; the others are unread.
+fn known_texts<'k>(
     names: &BTreeSet<NamedFile>,
-    read: impl FnOnce(&BTreeSet<NamedFile>) -> NamedFiles,
+    known: impl Fn(&NamedFile) -> Option<&'k Result<Arc<str>, String>>,
 ) -> NamedFiles {
-    known.retain(|named, _| names.contains(named));
-    let missing = names.iter().filter(|named| !known.contains_key(*named)).cloned().collect();
-    known.extend(read(&missing));
-    known
+    let text = |named| known(named).cloned().unwrap_or_else(|| Err(UNREAD.to_owned()));
+    names.iter().map(|named| (named.clone(), text(named))).collect()
 }
 
-/// Reads files as if requests named all of them.
-fn as_requested(
-    names: &BTreeSet<NamedFile>,
-    read: impl FnOnce(&BTreeSet<NamedFile>) -> NamedFiles,
-) -> NamedFiles {
-    let requested = |named: &NamedFile| NamedFile { by: NamedBy::Request, ..named.clone() };
-    let texts = read(&names.iter().map(requested).collect());
-    names.iter().map(|named| (named.clone(), texts[&requested(named)].clone())).collect()
+/// Returns the files that a build lacked, as requests name them if a request did.
+pub(super) fn unread(inputs: &Inputs, reading: Reading<'_>) -> BTreeSet<NamedFile> {
+    let lacked = inputs.named_files.iter().filter(|(_, text)| *text == &Err(UNREAD.to_owned()));
+    let name = |named| match reading {
+        Reading::Requested => as_requested(named),
+        Reading::Anew(_) | Reading::Missing => named.clone(),
+    };
+    lacked.map(|(named, _)| name(named)).collect()
+}
+
+/// Returns the file as if a request named it.
+fn as_requested(named: &NamedFile) -> NamedFile {
+    NamedFile { by: NamedBy::Request, ..named.clone() }
 }
 
 impl DesiredState {
@@ -140,7 +155,11 @@ impl DesiredState {
     }
 
     /// Builds other inputs, with measured time.
-    pub(super) fn build(&mut self, inputs: &mut Inputs, reading: Reading) -> Result<Build, Vec<Violation>> {
+    pub(super) fn build(
+        &mut self,
+        inputs: &mut Inputs,
+        reading: Reading<'_>,
+    ) -> Result<Build, Vec<Violation>> {
         let span = info_span!(target: "understudy::control", "build");
         let (_span, since) = (span.entered(), Instant::now());
         let outcome = self.builder.build(inputs, Some(&self.build), reading);
@@ -148,20 +167,24 @@ impl DesiredState {
         outcome
     }
 
-    /// Plans a change of files and entities without a trace: no name is looked up.
+    /// Plans a change of files and entities without a trace: no name is looked up. `texts` are those of files that
+    /// were read for the plan.
     pub(super) fn propose(
         &self,
         files: Option<Files>,
         changes: Vec<EntityChange>,
-    ) -> Result<(Plan, Build), Vec<Violation>> {
+        texts: &NamedFiles,
+    ) -> Result<(Plan, Build), Unbuilt> {
         let mut edits = edits(&changes, &self.inputs.stored);
         let mut inputs = self.inputs.clone();
+        add_texts(&mut inputs, texts);
         changes.into_iter().for_each(|change| change.apply(&mut inputs.stored));
         let has_files = files.is_some();
         if let Some(files) = files {
             inputs.files = files;
         }
-        let build = build_resolved(&mut inputs, Some(&self.build), Reading::Requested)?;
+        let outcome = build_resolved(&mut inputs, Some(&self.build), Reading::Requested);
+        let build = built(outcome, &inputs, Reading::Requested)?;
         edits.extend(plan::file_edits(&self.build, &build));
         let mut plan = Plan::new(&edits, &self.build, &build);
         if has_files {
@@ -218,6 +241,23 @@ impl DesiredState {
                 false
             }
         }
+    }
+}
+
+/// Returns the outcome of a build, unless it lacked files.
+pub(super) fn built(
+    outcome: Result<Build, Vec<Violation>>,
+    inputs: &Inputs,
+    reading: Reading<'_>,
+) -> Result<Build, Unbuilt> {
+    let unread = unread(inputs, reading);
+    if unread.is_empty() { outcome.map_err(Unbuilt::Faults) } else { Err(Unbuilt::Unread(unread)) }
+}
+
+/// Adds the texts of files that have none yet.
+pub(super) fn add_texts(inputs: &mut Inputs, texts: &NamedFiles) {
+    for (named, text) in texts {
+        inputs.named_files.entry(named.clone()).or_insert_with(|| text.clone());
     }
 }
 

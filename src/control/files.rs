@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::build::Inputs;
 use crate::config::code;
 use crate::config::edit::Files;
+use crate::config::material::{NamedFile, NamedFiles};
 use crate::config::{Level, Violation, render};
-use crate::source::material;
 use crate::telemetry::events::{Event, Events};
 
 /// Faults of the files, and the time since which they are not what is served.
@@ -30,7 +30,7 @@ pub(super) struct FileState {
     pub(super) refused_by_envoy: Option<Inputs>,
     faults: watch::Sender<FileFaults>,
     /// Files that the config names, and those named by refused inputs, which may be corrected in them.
-    named_files: watch::Sender<BTreeSet<String>>,
+    named_files: watch::Sender<BTreeSet<NamedFile>>,
     events: Events,
 }
 
@@ -42,7 +42,7 @@ impl FileState {
         refused_by_envoy: Option<Inputs>,
         events: Events,
     ) -> Self {
-        let named_files = watch::Sender::new(paths_of_named(inputs).collect());
+        let named_files = watch::Sender::new(inputs.named_files.keys().cloned().collect());
         Self { refused, refused_by_envoy, faults: watch::Sender::default(), named_files, events }
     }
 
@@ -51,8 +51,8 @@ impl FileState {
         self.faults.subscribe()
     }
 
-    /// Watches the names of files that the documents name.
-    pub(super) fn watch_named_files(&self) -> watch::Receiver<BTreeSet<String>> {
+    /// Watches the files that the documents name.
+    pub(super) fn watch_named_files(&self) -> watch::Receiver<BTreeSet<NamedFile>> {
         self.named_files.subscribe()
     }
 
@@ -61,13 +61,21 @@ impl FileState {
         (self.refused, self.refused_by_envoy) = (None, None);
     }
 
+    /// Returns the files whose texts tell if anything changed.
+    pub(super) fn compared(&self, accepted: &Inputs) -> BTreeSet<NamedFile> {
+        let all = std::iter::once(accepted).chain(&self.refused).chain(&self.refused_by_envoy);
+        all.flat_map(|inputs| inputs.named_files.keys().cloned()).collect()
+    }
+
     /// Returns the files if they should be tried: they are neither those of `accepted` nor refused before.
-    /// Reports files that cannot be read.
+    /// Reports files that cannot be read. `texts` are those of the files that documents name.
     pub(super) fn changed(
         &mut self,
         read: Result<Files, Vec<Violation>>,
+        texts: &NamedFiles,
         accepted: &Inputs,
     ) -> Option<Files> {
+        let is_as_read = |inputs: &Inputs, files: &Files| is_as_read(inputs, files, texts);
         let is_known = |inputs: &Option<Inputs>, files: &Files| {
             inputs.as_ref().is_some_and(|inputs| is_as_read(inputs, files))
         };
@@ -115,10 +123,9 @@ impl FileState {
         }
     }
 
-    /// Publishes the names of files that the documents name.
+    /// Publishes the files that the documents name.
     pub(super) fn publish_named_files(&self, accepted: &Inputs) {
-        let all = std::iter::once(accepted).chain(&self.refused).chain(&self.refused_by_envoy);
-        let named: BTreeSet<String> = all.flat_map(paths_of_named).collect();
+        let named = self.compared(accepted);
         self.named_files.send_if_modified(|published| {
             let differs = *published != named;
             *published = named;
@@ -127,15 +134,10 @@ impl FileState {
     }
 }
 
-/// True if the config paths hold `files`, and the files that their documents name did not change.
-fn is_as_read(inputs: &Inputs, files: &Files) -> bool {
-    let names = || inputs.named_files.keys().cloned().collect();
-    let read = || material::read_named(&names(), inputs.material_dir.as_deref());
-    inputs.files == *files && inputs.named_files == read()
-}
-
-fn paths_of_named(inputs: &Inputs) -> impl Iterator<Item = String> {
-    inputs.named_files.keys().map(|named| named.path.clone())
+/// True if the config paths hold `files`, and the files that their documents name have these texts.
+fn is_as_read(inputs: &Inputs, files: &Files, texts: &NamedFiles) -> bool {
+    let is_same = |(named, text)| texts.get(named) == Some(text);
+    inputs.files == *files && inputs.named_files.iter().all(is_same)
 }
 
 /// Returns the violation of files that an Envoy refused, at the first file that they changed.

@@ -128,7 +128,8 @@ mod tests {
              listeners: [{{name: web, address: 0.0.0.0:80, fleets: [west]}}]\n\
              routes: [{{name: a, service: a, fleets: [west]}}]"
         );
-        let raw = "raw: {listeners: [{name: web, address: {socket_address: {address: 0.0.0.0, port_value: 80}}}]}";
+        let raw =
+            "raw: {listeners: [{name: web, address: {socket_address: {address: 0.0.0.0, port_value: 80}}}]}";
         for (text, of_old, of_new) in [
             ("rollout: {canary: false}", Trust::Blank, Trust::Blank),
             (upstream, Trust::Blank, Trust::Blank),
@@ -161,7 +162,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let id = |digit: &str| digit.repeat(16);
         let stores = started(directory.path(), Trust::Inherited);
-        let guards = [("a", true, None), ("b", false, Some(WithholdReason::ForeignStore)), ("c", false, None)];
+        let guards =
+            [("a", true, None), ("b", false, Some(WithholdReason::ForeignStore)), ("c", false, None)];
         let guards = guards.map(|(digit, is_adopted, withheld)| {
             let guard = stores.nodes.connect(Node { id: digit.into(), ..Node::default() }, None);
             let foreign_store = StoreId::parse(&id(digit));

@@ -58,6 +58,9 @@ pub enum WriteError {
     /// The control plane is shutting down.
     #[error("understudy is shutting down")]
     ShuttingDown,
+    /// Too many requests wait for the writer's thread.
+    #[error("too many changes and plans wait for their turn: send it again")]
+    Busy,
 }
 
 impl From<store::Error> for WriteError {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::build::Inputs;
 use crate::config::Violation;
 use crate::config::edit::{Edit, EntityChange, edits};
-use crate::control::desired::{Built, Reading, build_resolved};
+use crate::control::desired::{Built, Reading, add_texts, build_resolved};
 use crate::inspect::plan;
 
 /// Accepted change, with its revisions.
@@ -34,6 +34,7 @@ impl PendingChange {
         match &self.change {
             Accepted::Written(changes) => {
                 changes.iter().for_each(|change| change.clone().apply(&mut inputs.stored));
+                add_texts(&mut inputs, &newest.named_files);
             }
             Accepted::Saved(saved) => {
                 inputs.files.clone_from(&saved.files);

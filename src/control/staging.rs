@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::build::{Build, Inputs};
-use crate::config::Violation;
 use crate::config::edit::{EntityChange, edits};
-use crate::control::desired::{DesiredState, Reading};
+use crate::config::material::NamedFiles;
+use crate::control::desired::{DesiredState, Reading, Unbuilt, add_texts, built};
 use crate::control::operation::WriteRequest;
 use crate::control::pending::{Accepted, PendingChange};
 use crate::control::revisions::{new_revision, summary};
@@ -88,17 +88,21 @@ impl Staging {
     }
 
     /// Builds what was staged after the mark, and summarizes each of its revisions. Returns the build before.
+    /// `texts` are those of files that were read for it.
     pub(super) fn build(
         &mut self,
         desired: &mut DesiredState,
         mark: &Mark,
-    ) -> Result<Arc<Build>, Vec<Violation>> {
+        texts: &NamedFiles,
+    ) -> Result<Arc<Build>, Unbuilt> {
         let before = desired.build.clone();
         if desired.revision == mark.revision {
             return Ok(before);
         }
         let mut inputs = desired.inputs.clone();
-        let build = desired.build(&mut inputs, Reading::Missing)?;
+        add_texts(&mut inputs, texts);
+        let outcome = desired.build(&mut inputs, Reading::Missing);
+        let build = built(outcome, &inputs, Reading::Missing)?;
         for revision in &mut self.commit.revisions[mark.revisions..] {
             revision.summary = summary(&revision.edits, &before, &build);
         }

@@ -4,11 +4,9 @@
 mod rollout;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::build::snapshot::store_id::StoreId;
@@ -21,6 +19,7 @@ use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resol
 use crate::control::files::{FileState, fingerprint, refused_files};
 use crate::control::foreign::{ForeignStores, first_trust};
 use crate::control::operation::WriteError;
+use crate::control::queue::queues;
 use crate::control::recorded::RecordedRollout;
 use crate::control::revisions::RevisionLog;
 use crate::control::rollout::RolloutQueue;
@@ -31,6 +30,7 @@ use crate::control::writer::Writer;
 use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::nodes::Nodes;
+use crate::source::material::MaterialReader;
 use crate::source::resolve::DnsResolver;
 use crate::store::{LostCommits, Revision, Store, StoredState};
 use crate::telemetry::events::Events;
@@ -62,8 +62,8 @@ pub struct Start {
     pub overrides: OverridesByUpstream,
     /// Limits of the losses that changes by files may cause, those since the last run included.
     pub loss_limits: LossLimits,
-    /// Directory below which requests may name files; none: nowhere.
-    pub material_dir: Option<Arc<Path>>,
+    /// Reader of the files that documents name.
+    pub material: MaterialReader,
     /// True if Envoys are answered that run the config of another store.
     pub allows_foreign: bool,
     /// Time for which the Envoys of before are awaited: [`ARRIVAL`], except in tests.
@@ -89,7 +89,7 @@ struct FirstBuilder {
     stored: Stored,
     overrides: OverridesByUpstream,
     loss_limits: LossLimits,
-    material_dir: Option<Arc<Path>>,
+    material: MaterialReader,
 }
 
 impl Control {
@@ -109,7 +109,7 @@ impl Control {
             metrics,
             nodes,
             loss_limits,
-            material_dir,
+            material,
             allows_foreign,
             arrival,
         } = start;
@@ -119,11 +119,13 @@ impl Control {
         let (stored, last_files) = (state.stored.clone(), state.files.as_ref());
         let is_newborn = state.revision == 0 && stored.is_empty();
         let builder = Builder { resolver, runtime: runtime.clone() };
+        let (tasks, queue) = queues();
         let id = StoreId::new(store.id());
-        let mut builder = FirstBuilder { builder, id, stored, overrides, loss_limits, material_dir };
+        let mut builder =
+            FirstBuilder { builder, id, stored, overrides, loss_limits, material: material.clone() };
         let first = builder.first(files, last_files, state.refused_files).map_err(WriteError::Refused)?;
         let FirstConfig { built, refused, refused_by_envoy, violations } = first;
-        let left = LeftRollout::read(&mut builder.builder, &*store, &state, &built)?;
+        let left = LeftRollout::read(&mut builder.builder, &material, &*store, &state, &built)?;
         let live = left.as_ref().map_or(&built, |left| &left.live);
         let cache = Arc::new(Cache::new(live.build.clone()));
         remember(&cache, &*store, &state, (&mut builder, &built), left.as_ref())?;
@@ -146,6 +148,8 @@ impl Control {
             rollout: RolloutQueue::new(cache.clone(), nodes, awaited),
             revisions: RevisionLog { store, events, metrics, recorded, unrecorded: None },
             stored_revision,
+            material: material.clone(),
+            tasks: tasks.downgrade(),
         };
         if !violations.is_empty() {
             warn!("the files cannot be used, so it starts from those that were accepted last");
@@ -154,9 +158,9 @@ impl Control {
         }
         writer.foreign.start(first_trust(is_newborn, &writer.desired.build, allows_foreign))?;
         rollout::go_on(&mut writer, left, &state.files.unwrap_or_default())?;
-        let (tasks, queue) = mpsc::unbounded_channel();
         let control = Self {
             tasks,
+            material,
             faults: writer.files.watch_faults(),
             named_files: writer.files.watch_named_files(),
             progress: writer.rollout.watch_progress(),
@@ -169,10 +173,9 @@ impl Control {
 impl FirstBuilder {
     fn build(&mut self, files: Files) -> Result<Built, (Option<Box<Inputs>>, Vec<Violation>)> {
         let (stored, overrides) = (self.stored.clone(), self.overrides.clone());
-        let material_dir = self.material_dir.clone();
         let store = Some(self.id);
-        let mut inputs = Inputs { files, stored, overrides, material_dir, store, ..Inputs::default() };
-        match self.builder.build(&mut inputs, None, Reading::Anew) {
+        let mut inputs = Inputs { files, stored, overrides, store, ..Inputs::default() };
+        match self.builder.build(&mut inputs, None, Reading::Anew(&self.material)) {
             Ok(build) => Ok(Built { inputs, build: Arc::new(build) }),
             Err(violations) => Err((Some(Box::new(inputs)), violations)),
         }
@@ -220,7 +223,7 @@ impl FirstBuilder {
         }
         let mut before = Inputs { files: last_files.clone(), ..inputs.clone() };
         let after = (&inputs.files, &**build);
-        match build_resolved(&mut before, Some(build), Reading::Missing) {
+        match build_resolved(&mut before, Some(build), Reading::Anew(&self.material)) {
             Ok(before) => removal::refusals((last_files, &before), after, &self.loss_limits),
             Err(faults) => {
                 warn!(faults = faults.len(), "the files that were accepted last cannot be used any more");

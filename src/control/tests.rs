@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use serde_json::json;
 
 use super::*;
@@ -11,6 +12,7 @@ use crate::cache::Cache;
 use crate::config::document::Kind;
 use crate::config::edit::EntityChange;
 use crate::control::operation::{Decision, DesiredConfig, OperationReply};
+use crate::control::queue::MAX_WAITING;
 use crate::control::start::Start;
 use crate::envoy::ResourceType;
 use crate::envoy::node::Node;
@@ -37,7 +39,11 @@ async fn opened(data: &Path) -> Arc<dyn Store> {
 }
 
 async fn started(store: Arc<dyn Store>) -> (Control, Arc<Cache>) {
-    started_with(store, Files::default(), Nodes::default(), Duration::ZERO).await
+    started_with_material(store, MaterialReader::new(None)).await
+}
+
+async fn started_with_material(store: Arc<dyn Store>, material: MaterialReader) -> (Control, Arc<Cache>) {
+    start_with(store, Files::default(), Nodes::default(), Duration::ZERO, material).await
 }
 
 async fn started_with(
@@ -45,6 +51,16 @@ async fn started_with(
     files: Files,
     nodes: Nodes,
     arrival: Duration,
+) -> (Control, Arc<Cache>) {
+    start_with(store, files, nodes, arrival, MaterialReader::new(None)).await
+}
+
+async fn start_with(
+    store: Arc<dyn Store>,
+    files: Files,
+    nodes: Nodes,
+    arrival: Duration,
+    material: MaterialReader,
 ) -> (Control, Arc<Cache>) {
     let start = Start {
         files: Ok(files),
@@ -55,7 +71,7 @@ async fn started_with(
         metrics: Metrics::default(),
         nodes,
         loss_limits: LossLimits::default(),
-        material_dir: None,
+        material,
         allows_foreign: false,
         arrival,
     };
@@ -173,6 +189,153 @@ async fn each_write_of_a_group_gets_its_own_outcome() {
         summaries,
         ["upstream first is new", "upstream good is new", "upstream odd is new", "service last is new"]
     );
+}
+
+/// Writer that decides on one write until the guard is dropped.
+async fn held(
+    control: &Control,
+) -> (tokio::task::JoinHandle<Result<AcceptedWrite<Count>, WriteError>>, impl Drop + use<>) {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (begun, begins) = oneshot::channel();
+    let (wait, begun, control) = (Mutex::new(wait), Mutex::new(Some(begun)), control.clone());
+    let decide = move || {
+        begun.lock().expect("nobody panicked").take().map(|begun| begun.send(()));
+        // The sender is dropped when the writer may go on.
+        let _ = wait.lock().expect("nobody panicked").recv();
+    };
+    let write = One(upstream("first", "10.0.0.1:80"), decide);
+    let first = tokio::spawn(async move { control.write(request(), write).await });
+    begins.await.expect("it begins");
+    (first, Held(Some(go)))
+}
+
+/// Guard of a writer that waits.
+struct Held(Option<std::sync::mpsc::Sender<()>>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.take();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_whose_callers_are_gone_are_not_done() {
+    let data = tempfile::tempdir().expect("the temporary directory can be written");
+    let store = opened(data.path()).await;
+    let (control, cache) = started(store.clone()).await;
+    let (first, held) = held(&control).await;
+    for index in 0..10 {
+        let gone = write(&control, upstream(&format!("gone-{index}"), "10.0.0.2:80")).now_or_never();
+        assert!(gone.is_none(), "it waits, and is dropped");
+    }
+    let stays = tokio::spawn({
+        let control = control.clone();
+        async move { write(&control, upstream("stays", "10.0.0.3:80")).await }
+    });
+    drop(held);
+    first.await.expect("it ends").expect("it is right");
+    stays.await.expect("it ends").expect("it is right");
+    assert!(control.answers().await);
+    assert_eq!(store.revisions(1..=99).expect("reads").len(), 2);
+    assert_eq!(cache.build().model.upstreams.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_writes_and_plans_and_starves_no_files() {
+    let data = tempfile::tempdir().expect("the temporary directory can be written");
+    let store = opened(data.path()).await;
+    let (control, _) = started(store.clone()).await;
+    let (first, held) = held(&control).await;
+    let mut waiting: Vec<_> = (0..MAX_WAITING)
+        .map(|index| Box::pin(write(&control, upstream(&format!("w-{index}"), "10.0.0.2:80"))))
+        .collect();
+    for write in &mut waiting {
+        assert!(write.now_or_never().is_none(), "it waits");
+    }
+    let refused = write(&control, upstream("late", "10.0.0.3:80")).await;
+    assert!(matches!(refused, Err(WriteError::Busy)), "{refused:?}");
+    let plan = control.plan(One(upstream("late", "10.0.0.3:80"), || {}), None).await;
+    assert!(matches!(plan, Err(WriteError::Busy)));
+    let file = "upstreams: [{ name: file, targets: [{ target: '10.0.0.4:80' }] }]";
+    let files: Files = [("a.yaml".to_owned(), Arc::from(file))].into_iter().collect();
+    let reload = control.reload(Ok(files), AllowedLosses::default());
+    let overrides = control.set_overrides(OverridesByUpstream::default());
+    let (mut reload, mut overrides) = (Box::pin(reload), Box::pin(overrides));
+    // It has read the files that the config names once it is in the queue.
+    let queued = tokio::time::timeout(Duration::from_millis(200), reload.as_mut()).await;
+    assert!(queued.is_err() && overrides.as_mut().now_or_never().is_none(), "the writer is held");
+    assert!(control.answers().now_or_never().is_none(), "it does not answer");
+    drop(held);
+    first.await.expect("it ends").expect("it is right");
+    reload.await.expect("it is done");
+    assert!(overrides.await);
+    let source = |revision: &crate::store::Revision| (revision.number, revision.source);
+    let revisions = store.revisions(1..=2).expect("reads");
+    let sources: Vec<_> = revisions.iter().map(source).collect();
+    assert_eq!(sources, [(1, RevisionSource::Api), (2, RevisionSource::Files)], "files go first");
+    for write in waiting {
+        write.await.expect("what waited is done");
+    }
+    assert_eq!(store.revision(), 2 + MAX_WAITING as u64);
+}
+
+/// Reads a file as a network file system does whose server is gone, until the pipe beside it is opened.
+fn read_hanging(named: &NamedFile, _: Option<&Path>) -> Result<Arc<str>, String> {
+    let pipe = Path::new(&named.path).with_extension("pipe");
+    if pipe.exists() {
+        std::fs::read(pipe).map_err(|error| error.to_string())?;
+    }
+    std::fs::read_to_string(&named.path).map(Arc::from).map_err(|error| error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_does_not_answer_holds_up_its_own_change_alone() {
+    let data = tempfile::tempdir().expect("the temporary directory can be written");
+    let (file, pipe) = (data.path().join("shop.pem"), data.path().join("shop.pipe"));
+    std::fs::write(&file, "no certificate").expect("writes");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
+    assert!(made.success());
+    let store = opened(&data.path().join("data")).await;
+    let (control, cache) = started_with_material(store, MaterialReader::with(None, read_hanging)).await;
+    let certificate = json!({ "name": "shop", "certificate": { "file": file }, "key": { "file": file } });
+    let named = put(Kind::Certificate, "shop", certificate.clone());
+    let mut by_request = Box::pin(write(&control, named.clone()));
+    let by_files = || {
+        let text = json!({ "certificates": [certificate] }).to_string();
+        let files: Files = [("a.yaml".to_owned(), Arc::from(text))].into_iter().collect();
+        control.reload(Ok(files), AllowedLosses::default())
+    };
+    let mut reload = Box::pin(by_files());
+    let mut plan = Box::pin(control.plan(One(named, || {}), None));
+    for index in 0..5 {
+        let other = write(&control, upstream(&format!("u-{index}"), "10.0.0.1:80"));
+        let done = tokio::time::timeout(Duration::from_secs(2), other);
+        tokio::select! {
+            biased;
+            _ = &mut by_request => panic!("its file does not answer"),
+            _ = &mut reload => panic!("its file does not answer"),
+            _ = &mut plan => panic!("its file does not answer"),
+            done = done => drop(done.expect("nothing waits for the file").expect("it is right")),
+        }
+    }
+    assert_eq!(cache.build().model.upstreams.len(), 5);
+    let told = |violations: &[Violation]| violations.iter().any(|it| it.message.contains("does not answer"));
+    let (by_request, reload, plan) = tokio::join!(by_request, reload, plan);
+    let Err(WriteError::Refused(violations)) = by_request else { panic!("it cannot be read") };
+    assert!(told(&violations), "{violations:?}");
+    let Err(WriteError::Refused(violations)) = plan else { panic!("it cannot be read") };
+    assert!(told(&violations), "{violations:?}");
+    reload.expect("it ends");
+    assert!(told(&control.violations()), "{:?}", control.violations());
+    // It answers: what waits for it ends, and it is read again.
+    drop(std::fs::OpenOptions::new().write(true).open(&pipe).expect("opens"));
+    std::fs::remove_file(&pipe).expect("removes");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while told(&control.violations()) {
+        assert!(Instant::now() < deadline, "{:?}", control.violations());
+        by_files().await.expect("it ends");
+    }
+    assert!(control.violations().iter().any(|it| it.message.contains("certificate")), "it was read");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 //! last.
 
 mod adopt;
+mod aside;
 mod record;
 pub(super) mod saved;
 mod take_back;
@@ -13,18 +14,19 @@ mod writes;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::control::desired::{Built, DesiredState, log_warning};
 use crate::control::files::FileState;
 use crate::control::foreign::ForeignStores;
 use crate::control::pending::PendingChange;
+use crate::control::queue::{TaskQueue, WeakTaskSender};
 use crate::control::revisions::RevisionLog;
 use crate::control::rollout::{Rejection, RolloutPlan, RolloutQueue};
 use crate::control::staging::Staging;
 use crate::control::task::Task;
-use crate::inspect::removal::AllowedLosses;
+use crate::source::material::MaterialReader;
 
 /// State of the writer's thread.
 pub(super) struct Writer {
@@ -36,6 +38,9 @@ pub(super) struct Writer {
     pub(super) foreign: ForeignStores,
     /// Newest revision in the store, which other control planes may write too.
     pub(super) stored_revision: watch::Receiver<u64>,
+    pub(super) material: MaterialReader,
+    /// Sender to the own queue, for changes that waited for a file.
+    pub(super) tasks: WeakTaskSender,
 }
 
 /// Reason for which the thread wakes.
@@ -50,11 +55,11 @@ enum Wake {
 
 impl Writer {
     /// Runs until all handles are dropped.
-    pub(super) fn run(mut self, mut queue: mpsc::UnboundedReceiver<Task>) {
+    pub(super) fn run(mut self, mut queue: TaskQueue) {
         let runtime = self.desired.builder.runtime.clone();
         let mut next = None;
         loop {
-            let wake = match next.take() {
+            let wake = match next.take().or_else(|| queue.next_own()) {
                 Some(task) => Wake::Task(task),
                 None => runtime.block_on(self.wait(&mut queue)),
             };
@@ -78,10 +83,10 @@ impl Writer {
     }
 
     /// Waits for the next event. Between tasks, names are looked up again as their answers expire.
-    async fn wait(&mut self, queue: &mut mpsc::UnboundedReceiver<Task>) -> Wake {
+    async fn wait(&mut self, queue: &mut TaskQueue) -> Wake {
         let (own, until) = (self.desired.revision, self.rollout.until());
         tokio::select! {
-            task = queue.recv() => task.map_or(Wake::End, Wake::Task),
+            task = queue.next() => task.map_or(Wake::End, Wake::Task),
             () = self.desired.builder.resolver.changed() => Wake::Addresses,
             () = self.rollout.nodes().changed() => Wake::Nodes,
             () = due(until) => Wake::Nodes,
@@ -91,16 +96,10 @@ impl Writer {
     }
 
     /// Performs a task. Returns the next one, if it was taken from the queue already.
-    fn perform(&mut self, task: Task, queue: &mut mpsc::UnboundedReceiver<Task>) -> Option<Task> {
+    fn perform(&mut self, task: Task, queue: &mut TaskQueue) -> Option<Task> {
         match task {
             Task::Write(write) => return self.write(write, queue),
-            Task::Files(read) => self.change_files(read, AllowedLosses::default()),
-            Task::Reload(read, allowed, done) => {
-                self.files.forget_refused();
-                self.change_files(read, allowed);
-                // The receiver may be gone with its request.
-                let _ = done.send(());
-            }
+            Task::Files(change) => self.change_files(change),
             // The receiver may be gone with its request.
             Task::AllowForeign(done) => drop(done.send(self.foreign.release())),
             Task::Overrides(overrides, done) => {
@@ -110,7 +109,9 @@ impl Writer {
                 }
                 let _ = done.send(());
             }
-            Task::Plan(plan) => plan(&self.desired),
+            Task::Plan(plan) => self.plan(plan),
+            // The receiver may be gone.
+            Task::Ping(answered) => drop(answered.send(())),
         }
         None
     }

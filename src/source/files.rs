@@ -4,7 +4,8 @@
 //! recursive; names that begin with `.` are ignored, so that a mounted config map is not read twice.
 
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,24 +14,39 @@ use crate::config::code;
 use crate::config::edit::Files;
 use crate::config::{Level, Violation};
 use crate::source::absence::Absences;
+use crate::source::regular;
 
 /// Maximum time for which files are read again while some of them come and go.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Interval at which files are read again while some are absent.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Reads every config file under `paths`.
+/// Reads every config file under `paths`: regular files only, so that no pipe keeps the reader waiting.
 ///
 /// # Errors
 ///
 /// One violation for each path that cannot be read and for each file that is not UTF-8.
 pub fn read(paths: &[PathBuf]) -> Result<Files, Vec<Violation>> {
-    read_again(paths, &Files::new())
+    read_again(paths, &Files::new(), regular::open)
+}
+
+/// Reads every config file under `paths`, which may be a pipe too, such as one that a shell made. Waits for the end
+/// of its text.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_piped(paths: &[PathBuf]) -> Result<Files, Vec<Violation>> {
+    read_again(paths, &Files::new(), |path| File::open(path))
 }
 
 /// Reads every config file under `paths`. Texts that equal those of `last`, the previous result, are shared
 /// with it.
-fn read_again(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> {
+fn read_again(
+    paths: &[PathBuf],
+    last: &Files,
+    open: fn(&Path) -> io::Result<File>,
+) -> Result<Files, Vec<Violation>> {
     let mut files = last.clone();
     let mut found = BTreeSet::new();
     let mut violations = Vec::new();
@@ -40,7 +56,7 @@ fn read_again(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> 
                 violations.extend(unread);
                 for file in listed {
                     let name = name(&file);
-                    match read_text(&file) {
+                    match read_text(&file, open) {
                         Ok(text) if files.get(&name) == Some(&text) => {}
                         Ok(text) => drop(files.insert(name.clone(), text)),
                         Err(violation) => violations.push(*violation),
@@ -67,7 +83,7 @@ fn read_again(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> 
 pub fn read_settled(paths: &[PathBuf], last: &Files) -> Result<Files, Vec<Violation>> {
     let (mut absences, deadline) = (Absences::default(), Instant::now() + PATIENCE);
     loop {
-        let files = read_again(paths, last)?;
+        let files = read_again(paths, last, regular::open)?;
         let now = Instant::now();
         if !absences.are_recent(last, &files, now) {
             return Ok(files);
@@ -123,7 +139,8 @@ fn list(path: &Path) -> io::Result<Listing> {
             continue;
         }
         match file.metadata() {
-            Ok(metadata) if metadata.is_file() => listing.files.push(file),
+            // A pipe in the place of a file is told as a fault when it is read.
+            Ok(metadata) if !metadata.is_dir() => listing.files.push(file),
             Ok(_) => {}
             // It was removed meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound && !file.is_symlink() => {}
@@ -141,8 +158,10 @@ fn is_config(file: &Path) -> bool {
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-fn read_text(file: &Path) -> Result<Arc<str>, Box<Violation>> {
-    let bytes = std::fs::read(file).map_err(|error| Box::new(unreadable(file, &error)))?;
+fn read_text(file: &Path, open: fn(&Path) -> io::Result<File>) -> Result<Arc<str>, Box<Violation>> {
+    let mut bytes = Vec::new();
+    let read = open(file).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.map_err(|error| Box::new(unreadable(file, &error)))?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text.into()),
         Err(error) => {
@@ -245,6 +264,28 @@ mod tests {
         let latin = (name(&at("latin.yaml")), "this byte is not UTF-8".to_owned());
         assert_eq!(told(directory.path().to_owned()), [link, latin], "all of the directory at once");
         assert!(empty(&[directory.path().to_owned()]).is_empty());
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_a_fault_and_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let pipe = directory.path().join("a.yaml");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
+        assert!(made.success());
+        std::fs::write(directory.path().join("b.yaml"), "routes: []").expect("writes");
+        for paths in [[pipe.clone()], [directory.path().to_owned()]] {
+            let violations = read(&paths).expect_err("it is a pipe");
+            assert_eq!(violations.len(), 1, "{violations:?}");
+            assert_eq!(violations[0].file.as_deref(), pipe.to_str());
+            assert!(violations[0].message.contains("it is no regular file"), "{violations:?}");
+        }
+        let writer = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::write(pipe, "services: []")
+        });
+        let files = read_piped(&[pipe]).expect("it is read to its end");
+        assert_eq!(files.values().map(|text| &**text).collect::<Vec<_>>(), ["services: []"]);
+        writer.join().expect("it ends").expect("it wrote");
     }
 
     #[test]

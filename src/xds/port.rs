@@ -4,6 +4,5 @@ pub mod admission;
 pub mod connection;
 pub mod guard;
 pub mod limits;
-pub mod meter;
 pub mod names;
 pub mod reader;

@@ -189,7 +189,7 @@ async fn too_much_is_refused_and_each_request_has_an_id() {
     assert_eq!(slow.get("/livez").await.0, 200, "probes are not counted");
 }
 
-fn write(directory: &Path, name: &str, pair: &CertifiedKey) -> [PathBuf; 2] {
+pub(crate) fn write(directory: &Path, name: &str, pair: &CertifiedKey) -> [PathBuf; 2] {
     let [chain, key] = ["pem", "key"].map(|ending| directory.join(format!("{name}.{ending}")));
     std::fs::write(&key, &pair.key).unwrap();
     std::fs::write(&chain, &pair.chain).unwrap();

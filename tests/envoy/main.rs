@@ -24,6 +24,7 @@ mod detection;
 mod dns;
 mod durability;
 mod failover;
+mod flood;
 mod hash;
 mod howto;
 mod https;

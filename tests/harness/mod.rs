@@ -228,6 +228,8 @@ pub struct Understudy {
     process: Process,
     arguments: Vec<String>,
     environment: Vec<(String, PathBuf)>,
+    /// Hard limit of its descriptors, if it is not that of the tests.
+    descriptors: Option<u32>,
     /// Address of the xDS server.
     pub xds: SocketAddr,
     /// Address of the admin API.
@@ -249,9 +251,31 @@ impl Understudy {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let environment: Vec<(String, PathBuf)> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), value.to_path_buf())).collect();
-        let process = Self::spawn((loopback(), loopback()), data.path(), &environment, &arguments);
+        Self::start(data, environment, arguments, None).await
+    }
+
+    /// Does the same as [`Self::serve`], with this hard limit of open descriptors, and half of it as the soft one.
+    pub async fn serve_with_descriptors(descriptors: u32, arguments: &[&str]) -> Self {
+        let data = tempfile::tempdir().expect("the temporary directory can be written");
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        Self::start(data, Vec::new(), arguments, Some(descriptors)).await
+    }
+
+    async fn start(
+        data: TempDir,
+        environment: Vec<(String, PathBuf)>,
+        arguments: Vec<String>,
+        descriptors: Option<u32>,
+    ) -> Self {
+        let addresses = (loopback(), loopback());
+        let process = Self::spawn(addresses, data.path(), &environment, &arguments, descriptors);
         let (xds, admin) = Self::read_addresses(&process).await;
-        Self { process, arguments, environment, xds, admin, data, client: client() }
+        Self { process, arguments, environment, descriptors, xds, admin, data, client: client() }
+    }
+
+    /// Returns the id of the process.
+    pub fn id(&self) -> u32 {
+        self.process.child.id()
     }
 
     fn spawn(
@@ -259,8 +283,18 @@ impl Understudy {
         data: &Path,
         environment: &[(String, PathBuf)],
         arguments: &[String],
+        descriptors: Option<u32>,
     ) -> Process {
-        let mut command = understudy(&["serve", "--xds", &xds.to_string(), "--admin", &admin.to_string()]);
+        let mut command = match descriptors {
+            None => understudy(&[]),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -Sn {}; ulimit -Hn {limit}; exec \"$0\" \"$@\"", limit / 2);
+                shell.args(["-c", &script, env!("CARGO_BIN_EXE_understudy")]);
+                shell
+            }
+        };
+        command.args(["serve", "--xds", &xds.to_string(), "--admin", &admin.to_string()]);
         let command = command.envs(environment.iter().map(|(name, value)| (name, value)));
         Process::spawn("understudy", command.arg("--data").arg(data).args(arguments))
     }
@@ -282,8 +316,8 @@ impl Understudy {
 
     fn spawn_again(&mut self) {
         self.process.kill();
-        let Self { data, environment, arguments, .. } = &*self;
-        self.process = Self::spawn((self.xds, self.admin), data.path(), environment, arguments);
+        let Self { data, environment, arguments, descriptors, .. } = &*self;
+        self.process = Self::spawn((self.xds, self.admin), data.path(), environment, arguments, *descriptors);
     }
 
     /// Kills the process if it still runs, and starts it again with the same data, arguments and ports.

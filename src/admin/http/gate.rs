@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
@@ -58,13 +57,8 @@ impl AdminGate {
         let _ = tokio::time::timeout(patience, idle).await;
     }
 
-    /// Returns the service of the port.
-    pub fn router(&self) -> Router {
-        let gate = self.clone();
-        Router::new().fallback(move |request: Request| gate.clone().answer(request))
-    }
-
-    async fn answer(self, request: Request) -> Response {
+    /// Answers a request.
+    pub(super) async fn answer(self, request: Request) -> Response {
         let path = request.uri().path().trim_end_matches('/');
         let Some(api) = self.0.api.get() else {
             return match path {
@@ -87,9 +81,7 @@ impl AdminGate {
 }
 
 fn not_ready(why: &str) -> Response {
-    let mut response = Problem::new(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
+    Problem::unavailable(why).into_response()
 }
 
 /// Request without a response, counted while it exists.

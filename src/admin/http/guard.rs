@@ -8,16 +8,14 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::IncomingStream;
 use tracing::{Instrument as _, info_span, warn};
 
-use crate::access::incoming::Incoming;
 use crate::access::policy::{Denial, Principal};
 use crate::access::random;
 use crate::access::tokens::{Role, TokenSecret};
@@ -32,13 +30,7 @@ pub(crate) const NO_ROUTE: &str = "other";
 
 /// Remote address of a connection.
 #[derive(Debug, Clone, Copy)]
-pub struct PeerAddress(SocketAddr);
-
-impl Connected<IncomingStream<'_, Incoming>> for PeerAddress {
-    fn connect_info(stream: IncomingStream<'_, Incoming>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
+pub(super) struct PeerAddress(pub(super) SocketAddr);
 
 /// Roles that requests need, by the template of their path and by method. A route without a role needs no token.
 #[derive(Debug, Default)]

@@ -26,6 +26,9 @@ pub struct Problem {
     detail: String,
     /// Faults that were found, each with its place.
     violations: Vec<Violation>,
+    /// Seconds after which the client may try again, in the header `Retry-After`.
+    #[serde(skip)]
+    retry_after: Option<u32>,
 }
 
 impl Problem {
@@ -37,7 +40,13 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             violations: Vec::new(),
+            retry_after: None,
         }
+    }
+
+    /// Returns 503; the client may try again after a second.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
     /// Returns 422 for faults of the body. Each has its place; a single one becomes the detail.
@@ -159,7 +168,7 @@ impl From<WriteError> for Problem {
             WriteError::Refused(violations) => Self::refused("the config would not make sense", violations),
             WriteError::Store(error) => Self::unstored(&error),
             WriteError::Reused => Self::unprocessable(&Path::default(), error.to_string()),
-            WriteError::ShuttingDown => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            WriteError::ShuttingDown | WriteError::Busy => Self::unavailable(error.to_string()),
         }
     }
 }
@@ -167,7 +176,9 @@ impl From<WriteError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).expect("it was a status before");
+        let retry_after = self.retry_after;
         let mut response = (status, axum::Json(self)).into_response();
+        response.headers_mut().extend(retry_after.map(|seconds| (header::RETRY_AFTER, seconds.into())));
         let problem = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, problem);
         response

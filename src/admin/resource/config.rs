@@ -19,6 +19,7 @@ use crate::admin::resource::raw::patches;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::state::Admin;
+use crate::admin::view::secret::SecretMask;
 use crate::admin::view::write::{ChangedView, DryRunView, SynchronizedView};
 use crate::admin::write::operation::{EntityOperation, Verb};
 use crate::admin::write::place::{self, BodyPlace};
@@ -74,7 +75,7 @@ pub(crate) async fn read(State(admin): State<Admin>, RawQuery(query): RawQuery) 
     // Read first: a build that is newer than the tag only makes a later `If-Match` fail.
     let revision = admin.store.revision();
     let build = admin.cache.build();
-    Ok(shown(whole(&build, tag.as_deref()), &etag(revision)))
+    Ok(shown(whole(&build, admin.mask, tag.as_deref()), &etag(revision)))
 }
 
 /// Returns the tag of the whole config.
@@ -82,8 +83,8 @@ fn etag(revision: u64) -> String {
     format!("\"{revision}\"")
 }
 
-fn whole(build: &Build, tag: Option<&str>) -> Value {
-    let desired = Desired::of(build);
+fn whole(build: &Build, mask: SecretMask, tag: Option<&str>) -> Value {
+    let desired = Desired::of(build, mask);
     let mut config = Map::new();
     for kind in Kind::TOP {
         let bodies = desired.entities(kind).into_iter().map(|(_, entity)| entity.body);
@@ -100,7 +101,7 @@ fn whole(build: &Build, tag: Option<&str>) -> Value {
             Some(body)
         };
         let resources: Vec<Value> = desired.entities(Kind::Raw).into_iter().filter_map(resource).collect();
-        let patches = patches(build);
+        let patches = patches(build, mask);
         if !resources.is_empty() || !patches.is_empty() {
             config.insert("raw".to_owned(), json!({ "resources": resources, "patches": patches }));
         }
@@ -139,8 +140,8 @@ pub(crate) async fn patch(State(admin): State<Admin>, mut write: Write) -> Resul
     let steps: PatchBody = decoded(&body)?;
     write.request.reason = write.request.reason.or(steps.reason);
     let operations = operations(steps.changes)?;
-    let conditions = write.conditions.clone();
-    admin.write(write, ConfigPatch { operations, conditions }).await
+    let (conditions, mask) = (write.conditions.clone(), admin.mask);
+    admin.write(write, ConfigPatch { operations, conditions, mask }).await
 }
 
 /// Several operations, each on the result of the one before it.
@@ -148,6 +149,7 @@ struct ConfigPatch {
     /// Operations, each with its name in problems.
     operations: Vec<(String, EntityOperation)>,
     conditions: Conditions,
+    mask: SecretMask,
 }
 
 /// Facts of a decision on several entities.
@@ -164,7 +166,7 @@ impl Operation for ConfigPatch {
 
     fn decide(&self, desired: DesiredConfig<'_>) -> Result<Decision<ConfigDetails>, Problem> {
         self.conditions.check("the config is", &etag(desired.revision))?;
-        decide_all(self.operations.clone(), desired)
+        decide_all(self.operations.clone(), desired, self.mask)
     }
 
     fn reply(&self, details: &ConfigDetails, desired: DesiredConfig<'_>) -> Reply {
@@ -218,12 +220,13 @@ fn operations(steps: Vec<PatchStep>) -> Result<Vec<(String, EntityOperation)>, P
 fn decide_all(
     operations: Vec<(String, EntityOperation)>,
     config: DesiredConfig<'_>,
+    mask: SecretMask,
 ) -> Result<Decision<ConfigDetails>, Problem> {
     let mut stored = config.inputs.stored.clone();
     let (mut changes, mut done, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (which, operation)) in operations.into_iter().enumerate() {
         let (verb, path) = (operation.verb, operation.slot.path());
-        let desired = Desired { files: config.build, stored: &stored };
+        let desired = Desired { files: config.build, stored: &stored, mask };
         let pointer = format!("/changes/{index}/body");
         let decided = operation.decide(desired).map_err(|problem| problem.below(&pointer).of(&which))?;
         let status = match verb {
@@ -260,8 +263,8 @@ pub(crate) async fn replace(State(admin): State<Admin>, mut write: Write) -> Res
     };
     let body = std::mem::take(&mut write.body);
     let wanted = declared(body, &tag)?;
-    let conditions = write.conditions.clone();
-    admin.write(write, ConfigReplace { wanted, tag, conditions }).await
+    let (conditions, mask) = (write.conditions.clone(), admin.mask);
+    admin.write(write, ConfigReplace { wanted, tag, conditions, mask }).await
 }
 
 /// Replacement of everything that REST declared with a tag.
@@ -269,6 +272,7 @@ struct ConfigReplace {
     wanted: Vec<Wanted>,
     tag: String,
     conditions: Conditions,
+    mask: SecretMask,
 }
 
 impl Operation for ConfigReplace {
@@ -278,7 +282,7 @@ impl Operation for ConfigReplace {
 
     fn decide(&self, desired: DesiredConfig<'_>) -> Result<Decision<ConfigDetails>, Problem> {
         self.conditions.check("the config is", &etag(desired.revision))?;
-        synchronize(self.wanted.clone(), &self.tag, desired)
+        synchronize(self.wanted.clone(), &self.tag, desired, self.mask)
     }
 
     fn reply(&self, details: &ConfigDetails, desired: DesiredConfig<'_>) -> Reply {
@@ -344,8 +348,9 @@ fn synchronize(
     wanted: Vec<Wanted>,
     tag: &str,
     config: DesiredConfig<'_>,
+    mask: SecretMask,
 ) -> Result<Decision<ConfigDetails>, Problem> {
-    let desired = Desired::now(config);
+    let desired = Desired::now(config, mask);
     let (mut created, mut updated, mut unchanged) = (Vec::new(), Vec::new(), 0);
     let (mut changes, mut places) = (Vec::new(), Vec::new());
     let kept: BTreeSet<(Kind, String)> =
@@ -413,5 +418,6 @@ pub(crate) async fn plan(State(admin): State<Admin>, Object(body): Object) -> Re
     let operations = operations(plan.changes)?;
     let files = plan.files.map(|files| files.into_iter().map(|(name, text)| (name, Arc::from(text))));
     let files: Option<Files> = files.map(Iterator::collect);
-    admin.plan(ConfigPatch { operations, conditions: Conditions::default() }, files).await
+    let (conditions, mask) = (Conditions::default(), admin.mask);
+    admin.plan(ConfigPatch { operations, conditions, mask }, files).await
 }

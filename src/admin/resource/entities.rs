@@ -151,7 +151,7 @@ impl Page {
 pub(crate) async fn list(kind: Kind, admin: Admin, query: RawQuery) -> Result<Json<Items<Value>>, Problem> {
     let page = Page::parse(query.0.as_deref())?;
     let build = admin.cache.build();
-    let desired = Desired::of(&build);
+    let desired = Desired::of(&build, admin.mask);
     let body = |name: &str| desired.entity(kind, name).map(|entity| entity.body);
     Ok(Json(page.cut(desired.names(kind), body, &format!("/{}", kind.plural()))))
 }
@@ -159,7 +159,7 @@ pub(crate) async fn list(kind: Kind, admin: Admin, query: RawQuery) -> Result<Js
 /// `GET /{kind}/{name}`
 pub(crate) async fn read(kind: Kind, admin: Admin, name: String) -> Result<Response, Problem> {
     let build = admin.cache.build();
-    let entity = Desired::of(&build).entity(kind, &name).ok_or_else(|| absent(kind, &name))?;
+    let entity = Desired::of(&build, admin.mask).entity(kind, &name).ok_or_else(|| absent(kind, &name))?;
     let tag = etag(&entity.body);
     Ok(shown(entity.body, &tag))
 }
@@ -172,7 +172,7 @@ pub(crate) async fn list_targets(
 ) -> Result<Json<Items<Value>>, Problem> {
     let page = Page::parse(query.as_deref())?;
     let build = admin.cache.build();
-    let desired = Desired::of(&build);
+    let desired = Desired::of(&build, admin.mask);
     if !desired.has_upstream(&upstream) {
         return Err(absent(Kind::Upstream, &upstream));
     }
@@ -189,7 +189,7 @@ pub(crate) async fn read_target(
     Path((upstream, address)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let build = admin.cache.build();
-    let desired = Desired::of(&build);
+    let desired = Desired::of(&build, admin.mask);
     if !desired.has_upstream(&upstream) {
         return Err(absent(Kind::Upstream, &upstream));
     }
@@ -205,6 +205,6 @@ pub(crate) async fn write(State(admin): State<Admin>, mut write: Write) -> Resul
     let body = std::mem::take(&mut write.body);
     let conditions = write.conditions.clone();
     let operation = EntityOperation::parse(&write.method, &write.path, body, conditions)?;
-    let cascade = write.cascade;
-    admin.write(write, EntityWrite { operation, cascade }).await
+    let (cascade, mask) = (write.cascade, admin.mask);
+    admin.write(write, EntityWrite { operation, cascade, mask }).await
 }

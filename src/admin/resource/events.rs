@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::Stream;
 use serde_json::json;
@@ -47,7 +47,7 @@ async fn follow(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     if admin.events.followers() >= MAX_FOLLOWERS {
         let detail = format!("{MAX_FOLLOWERS} follow the events already; try again later");
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+        return Err(Problem::unavailable(detail));
     }
     let last = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
     let follower = admin.events.follow(last);

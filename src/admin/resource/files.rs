@@ -1,6 +1,7 @@
 //! Config files: their faults, their findings, and the command to read them again.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{RawQuery, State};
@@ -17,8 +18,12 @@ use crate::admin::http::request::Parameters;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::state::Admin;
 use crate::config::Violation;
+use crate::config::edit::Files;
 use crate::inspect::removal::AllowedLosses;
 use crate::source::files;
+
+/// Time after which a reload gives up on the file system.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
 
 const ALLOW: QueryParameter = QueryParameter::text(
     "allow",
@@ -79,8 +84,7 @@ async fn reload(
         admin.metrics.refused("role");
         return Err(Problem::new(StatusCode::FORBIDDEN, denial.to_string()));
     }
-    let paths = admin.paths.clone();
-    let read = blocking::run(move || Ok(files::read(&paths))).await?;
+    let read = read_files(&admin).await?;
     admin.control.reload(read, allowed.losses).await?;
     let revision = admin.store.revision();
     let violations = admin.control.violations();
@@ -91,6 +95,23 @@ async fn reload(
     let adopted = if allowed.foreign { admin.control.allow_foreign().await? } else { BTreeSet::new() };
     let adopted_stores = adopted.iter().map(ToString::to_string).collect();
     Ok(Json(ReloadView { revision, adopted_stores }))
+}
+
+/// Reads the config files. Few requests do so at once, and none waits for a file system that does not answer.
+async fn read_files(admin: &Admin) -> Result<Result<Files, Vec<Violation>>, Problem> {
+    let (paths, reads) = (admin.paths.clone(), admin.reads.clone());
+    let read = async {
+        let place = reads.acquire_owned().await;
+        // The place is taken until the read has ended, whether or not somebody waits for that.
+        blocking::run(move || {
+            let _place = place;
+            Ok(files::read(&paths))
+        })
+        .await
+    };
+    let late =
+        |_| Problem::unavailable("the config files were not read within 10 s: is their file system there?");
+    tokio::time::timeout(READ_PATIENCE, read).await.map_err(late)?
 }
 
 /// Decisions that a reload carries.

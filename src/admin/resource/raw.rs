@@ -17,7 +17,7 @@ use crate::admin::resource::entities;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::schema;
 use crate::admin::state::Admin;
-use crate::admin::view::secret;
+use crate::admin::view::secret::SecretMask;
 use crate::admin::write::operation::refuse_hashes;
 use crate::admin::write::place::{self, BodyPlace};
 use crate::admin::write::reply::Reply;
@@ -70,7 +70,7 @@ pub(crate) fn routes() -> Vec<ApiRoute> {
 
 /// `GET /raw`
 pub(crate) async fn all(State(admin): State<Admin>) -> Response {
-    let body = view(Desired::of(&admin.cache.build()), |_| true);
+    let body = view(Desired::of(&admin.cache.build(), admin.mask), |_| true);
     let tag = etag(&body);
     shown(body, &tag)
 }
@@ -78,22 +78,22 @@ pub(crate) async fn all(State(admin): State<Admin>) -> Response {
 /// `GET /raw/{type}`, and `GET /raw/patches`
 pub(crate) async fn list(State(admin): State<Admin>, Path(word): Path<String>) -> Result<Response, Problem> {
     if word == raw::PATCHES {
-        let body = json!({ (raw::PATCHES): patches(&admin.cache.build()) });
+        let body = json!({ (raw::PATCHES): patches(&admin.cache.build(), admin.mask) });
         let tag = etag(&body);
         return Ok(shown(body, &tag));
     }
     let wanted = resource_type(&word)?;
-    let body = view(Desired::of(&admin.cache.build()), |resource_type| resource_type == wanted);
+    let body = view(Desired::of(&admin.cache.build(), admin.mask), |resource_type| resource_type == wanted);
     let tag = etag(&body);
     Ok(shown(body, &tag))
 }
 
 /// The patches to compiled resources: those of the files, then those that were written over REST.
-pub(crate) fn patches(build: &Build) -> Vec<Value> {
+pub(crate) fn patches(build: &Build, mask: SecretMask) -> Vec<Value> {
     let of_files = build
         .file_documents()
-        .flat_map(|document| document.patches.iter().map(|patch| secret::masked(document.json(&patch.path))));
-    let stored = Desired::of(build).entities(Kind::Raw).into_iter();
+        .flat_map(|document| document.patches.iter().map(|patch| mask.masked(document.json(&patch.path))));
+    let stored = Desired::of(build, mask).entities(Kind::Raw).into_iter();
     let stored = stored.filter(|(key, _)| raw::patched(key).is_some()).map(|(_, entity)| entity.body);
     of_files.chain(stored).collect()
 }
@@ -117,8 +117,8 @@ pub(crate) async fn replace_all(State(admin): State<Admin>, mut write: Write) ->
         let violations = faults.iter().map(in_body).collect();
         Problem::refused("the body has faults", violations)
     })?;
-    let conditions = write.conditions.clone();
-    admin.write(write, RawReplace { lists, body, conditions }).await
+    let (conditions, mask) = (write.conditions.clone(), admin.mask);
+    admin.write(write, RawReplace { lists, body, conditions, mask }).await
 }
 
 /// Replacement of all raw resources of some types.
@@ -127,6 +127,7 @@ struct RawReplace {
     lists: Vec<(ResourceType, Vec<Resource>)>,
     body: Value,
     conditions: Conditions,
+    mask: SecretMask,
 }
 
 impl Operation for RawReplace {
@@ -135,13 +136,13 @@ impl Operation for RawReplace {
     type Refusal = Problem;
 
     fn decide(&self, desired: DesiredConfig<'_>) -> Result<Decision<()>, Problem> {
-        let tag = etag(&view(Desired::now(desired), |_| true));
+        let tag = etag(&view(Desired::now(desired, self.mask), |_| true));
         self.conditions.check("the raw resources are", &tag)?;
-        Ok(Decision { changes: exactly(&self.lists, &self.body, desired)?, details: () })
+        Ok(Decision { changes: exactly(&self.lists, &self.body, desired, self.mask)?, details: () })
     }
 
     fn reply(&self, (): &(), desired: DesiredConfig<'_>) -> Reply {
-        let body = view(Desired::now(desired), |_| true);
+        let body = view(Desired::now(desired, self.mask), |_| true);
         Reply { etag: Some(etag(&body)), ..Reply::new(StatusCode::OK, body) }
     }
 
@@ -173,6 +174,7 @@ fn exactly(
     lists: &[(ResourceType, Vec<Resource>)],
     body: &Value,
     desired: DesiredConfig<'_>,
+    mask: SecretMask,
 ) -> Result<Vec<EntityChange>, Problem> {
     let DesiredConfig { inputs, build, .. } = desired;
     let mut changes = Vec::new();
@@ -200,7 +202,7 @@ fn exactly(
             let stored = inputs.stored.get(&(Kind::Raw, name.clone()));
             let mut body = body.clone();
             if let Some(stored) = stored {
-                secret::unmask(&mut body, stored);
+                mask.unmask(&mut body, stored);
             }
             refuse_hashes(&body)?;
             if stored.is_none_or(|stored| **stored != body) {

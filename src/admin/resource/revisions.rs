@@ -127,10 +127,10 @@ pub(crate) async fn read(
 
 impl Admin {
     async fn revision(&self, number: u64) -> Result<RevisionDetailView, Problem> {
-        let (store, progress) = (self.store.clone(), self.control.progress());
+        let (store, progress, mask) = (self.store.clone(), self.control.progress(), self.mask);
         blocking::run(move || {
             let revision = one(&*store, number)?;
-            let changes = revision.edits.iter().map(EditView::from).collect();
+            let changes = revision.edits.iter().map(|edit| EditView::new(edit, mask)).collect();
             Ok(RevisionDetailView { revision: RevisionView::new(&revision, &progress), changes })
         })
         .await
@@ -155,10 +155,10 @@ pub(crate) async fn diff(
         .split_once("..")
         .ok_or_else(|| bad(format!("`{range}` is no range; write it as /revisions/41..43/diff")))?;
     let (a, b) = (parse_or_none(a)?, parse_or_none(b)?);
-    let store = admin.store.clone();
+    let (store, mask) = (admin.store.clone(), admin.mask);
     blocking::run(move || {
         let edits = between(&*store, a.min(b), a.max(b))?.into_iter().map(|it| turned(it, a > b));
-        let changes = edits.map(|edit| EditView::from(&edit)).collect();
+        let changes = edits.map(|edit| EditView::new(&edit, mask)).collect();
         Ok(Json(RevisionDiffView { from: a, to: b, changes }))
     })
     .await

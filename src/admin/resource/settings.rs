@@ -9,7 +9,6 @@ use crate::admin::http::problem::Problem;
 use crate::admin::order::unknown_upstream;
 use crate::admin::route::{ApiRoute, Content};
 use crate::admin::state::Admin;
-use crate::admin::view::secret;
 use crate::inspect::settings::{self, UpstreamSettings};
 
 /// Returns the routes.
@@ -32,7 +31,7 @@ async fn read(
         if setting.path.ends_with(".headers")
             && let Value::Object(headers) = &mut setting.value
         {
-            secret::mask_map(headers);
+            admin.mask.mask_map(headers);
         }
     }
     Ok(Json(settings))

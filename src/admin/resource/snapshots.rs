@@ -11,7 +11,6 @@ use crate::admin::http::problem::Problem;
 use crate::admin::route::{ApiRoute, Content, QueryParameter};
 use crate::admin::schema;
 use crate::admin::state::Admin;
-use crate::admin::view::secret;
 use crate::envoy::node::Locality;
 use crate::model::name::Name;
 
@@ -47,7 +46,7 @@ async fn read(
     let locality: Locality =
         query.node_locality.parse().map_err(|error: String| Problem::new(StatusCode::BAD_REQUEST, error))?;
     match Name::parse(&fleet).filter(|fleet| build.snapshots.contains_key(fleet)) {
-        Some(fleet) => Ok(Json(secret::masked(build.snapshot_at(&fleet, &locality).to_json()))),
+        Some(fleet) => Ok(Json(admin.mask.masked(build.snapshot_at(&fleet, &locality).to_json()))),
         None => Err(Problem::not_found(&format!("no fleet is named `{fleet}`"))),
     }
 }

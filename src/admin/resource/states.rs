@@ -140,7 +140,7 @@ impl Admin {
         let exists = match &part {
             // A disabled target may be drained before it gets traffic.
             TargetSelector::Target(address) => {
-                Desired::of(&build).target(upstream, &address.to_string()).is_some()
+                Desired::of(&build, self.mask).target(upstream, &address.to_string()).is_some()
             }
             part => found.targets.iter().any(|target| part.includes(target)),
         };

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::admin::view::secret::shown;
+use crate::admin::view::secret::SecretMask;
 use crate::config::edit::{Edit, EditAction};
 use crate::control::progress::Progress;
 use crate::store::Revision;
@@ -106,9 +106,11 @@ pub(crate) struct EditView {
     after: Option<Value>,
 }
 
-impl From<&Edit> for EditView {
-    fn from(edit: &Edit) -> Self {
-        let body = |body: &Option<Arc<Value>>| body.as_ref().map(|body| shown(edit.kind, Value::clone(body)));
+impl EditView {
+    /// Returns an edit without its secrets.
+    pub(crate) fn new(edit: &Edit, mask: SecretMask) -> Self {
+        let shown = |body: &Arc<Value>| mask.shown(edit.kind, Value::clone(body));
+        let body = |body: &Option<Arc<Value>>| body.as_ref().map(shown);
         Self {
             kind: edit.kind.singular(),
             name: edit.name.clone(),

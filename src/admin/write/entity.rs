@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::admin::declared::Desired;
 use crate::admin::http::problem::Problem;
+use crate::admin::view::secret::SecretMask;
 use crate::admin::write::operation::{EntityDecision, EntityOperation, Verb};
 use crate::admin::write::place::{self, BodyPlace};
 use crate::admin::write::reply::Reply;
@@ -23,6 +24,7 @@ pub(crate) struct EntityWrite {
     pub(crate) operation: EntityOperation,
     /// True if a deletion also deletes the entities that refer to the deleted one.
     pub(crate) cascade: bool,
+    pub(crate) mask: SecretMask,
 }
 
 /// Facts of a decision for its reply or refusal.
@@ -47,10 +49,10 @@ impl Operation for EntityWrite {
     type Refusal = Problem;
 
     fn decide(&self, desired: DesiredConfig<'_>) -> Result<Decision<EntityDetails>, Problem> {
-        let decision = self.operation.clone().decide(Desired::now(desired))?;
+        let decision = self.operation.clone().decide(Desired::now(desired, self.mask))?;
         let EntityDecision { changes, is_new, place } = decision;
         if self.is_delete() && self.cascade {
-            let changes = cascaded(changes, desired)?;
+            let changes = cascaded(changes, desired, self.mask)?;
             let deleted = Some(changes.iter().filter_map(deleted_path).collect());
             return Ok(Decision { changes, details: EntityDetails { is_new, place, deleted } });
         }
@@ -63,7 +65,7 @@ impl Operation for EntityWrite {
             None if self.is_delete() => Reply::new(StatusCode::NO_CONTENT, Value::Null),
             None => {
                 let status = if details.is_new { StatusCode::CREATED } else { StatusCode::OK };
-                self.operation.slot.shown(Desired::now(desired), status)
+                self.operation.slot.shown(Desired::now(desired, self.mask), status)
             }
         }
     }
@@ -118,6 +120,7 @@ fn referrer(violation: &Violation) -> String {
 fn cascaded(
     mut changes: Vec<EntityChange>,
     desired: DesiredConfig<'_>,
+    mask: SecretMask,
 ) -> Result<Vec<EntityChange>, Problem> {
     let mut inputs = desired.inputs.clone();
     let mut applied = 0;
@@ -137,7 +140,7 @@ fn cascaded(
         if !in_files.is_empty() || referrers.is_empty() {
             return Err(in_use(Problem::refused("files refer to it", in_files)));
         }
-        let declared = Desired { files: desired.build, stored: &inputs.stored };
+        let declared = Desired { files: desired.build, stored: &inputs.stored, mask };
         for (kind, name) in referrers {
             if kind == Kind::Upstream {
                 changes.extend(without_added(declared, &name));

@@ -123,7 +123,7 @@ impl EntityOperation {
             _ => {
                 let mut body = slot.named(body)?;
                 if let Some(stored) = stored {
-                    secret::unmask(&mut body, stored);
+                    desired.mask.unmask(&mut body, stored);
                 }
                 refuse_hashes(&body)?;
                 Some(body)

@@ -62,7 +62,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 /// Builds these paths as `serve` would.
 pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
     let now = Some(Timestamp::now());
-    let mut inputs = Inputs { files: files::read(paths)?, now, ..Inputs::default() };
+    let mut inputs = Inputs { files: files::read_piped(paths)?, now, ..Inputs::default() };
     build::build_reading(&mut inputs, None, |names| material::read_named(names, None))
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         check::report(violations);
         Ok(ExitCode::FAILURE)
     };
-    let files = match files::read(&options.paths) {
+    let files = match files::read_piped(&options.paths) {
         Ok(files) => files,
         Err(violations) => return refuse(&violations),
     };

@@ -50,7 +50,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     if !options.against.is_empty() {
         return against(&options, build);
     }
-    let texts: BTreeMap<_, _> = files::read(&options.paths).unwrap_or_default().into_iter().collect();
+    let texts: BTreeMap<_, _> = files::read_piped(&options.paths).unwrap_or_default().into_iter().collect();
     let body = json!({ "files": texts });
     let client = options.request.server.client()?;
     let plan = match client.send(Method::POST, "/plan", &body, &WriteOptions::default()).await {

@@ -2,15 +2,21 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::config::code::{LIMIT, SYNTAX};
 use crate::config::tree::{Entry, Node, Value, settle};
 use crate::config::{Fault, Path, Position, Span, Step};
 
+/// Maximum number of values in a body: a small text may have many, and each takes memory.
+const MAX_VALUES: usize = 1_000_000;
+
+/// Text of the error of a body with more values.
+const TOO_MANY: &str = "too many values";
+
 #[expect(clippy::result_large_err, reason = "one a request at most")]
 pub(super) fn read(bytes: &[u8]) -> Result<(Node, Vec<Fault>), Fault> {
-    let mut reader = JsonReader { path: Vec::new(), faults: Vec::new() };
+    let mut reader = JsonReader { path: Vec::new(), faults: Vec::new(), values: 0 };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let node = reader.deserialize(&mut deserializer).map_err(|error| syntax(&error))?;
     deserializer.end().map_err(|error| syntax(&error))?;
@@ -25,6 +31,7 @@ fn syntax(error: &serde_json::Error) -> Fault {
     let text = text.strip_suffix(&place).unwrap_or(&text);
     let fault = match text {
         // serde_json reports only this; its depth limit equals that of this module.
+        TOO_MANY => Fault::new(LIMIT, format!("this has more than {MAX_VALUES} values")),
         "recursion limit exceeded" => Fault::new(LIMIT, "this nests too deep"),
         "EOF while parsing a value" if error.line() == 1 && error.column() == 0 => {
             Fault::new(SYNTAX, "the body is empty").help("send a JSON document")
@@ -38,12 +45,18 @@ fn syntax(error: &serde_json::Error) -> Fault {
 struct JsonReader {
     path: Vec<Step>,
     faults: Vec<Fault>,
+    /// Number of values so far.
+    values: usize,
 }
 
 impl<'de> DeserializeSeed<'de> for &mut JsonReader {
     type Value = Node;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return Err(D::Error::custom(TOO_MANY));
+        }
         deserializer.deserialize_any(self)
     }
 }

@@ -12,6 +12,7 @@ use crate::control::operation::WriteError;
 use crate::control::pending::{Accepted, PendingChange};
 use crate::control::writer::Writer;
 use crate::control::writer::saved::{no_revision, saved_change};
+use crate::source::material::MaterialReader;
 use crate::store::{self, Revision, Store, StoredState};
 
 /// Rollout that an earlier process left.
@@ -26,6 +27,7 @@ impl LeftRollout {
     /// what was live cannot be built any more.
     pub(super) fn read(
         builder: &mut Builder,
+        material: &MaterialReader,
         store: &dyn Store,
         state: &StoredState,
         now: &Built,
@@ -45,7 +47,7 @@ impl LeftRollout {
         }
         let stored = live_entities(&revisions, stored.clone(), &rollout.waiting);
         let mut inputs = Inputs { files: live_files.clone(), stored, ..now.inputs.clone() };
-        let built = builder.build(&mut inputs, Some(&now.build), Reading::Missing);
+        let built = builder.build(&mut inputs, Some(&now.build), Reading::Anew(material));
         builder.resolver.configure(&now.build.model.resolver);
         let build = match built {
             Ok(build) => Arc::new(build),
@@ -101,7 +103,8 @@ fn record_new_files(
     loop {
         let after = writer.desired.built();
         let mut inputs = Inputs { files: last.clone(), ..after.inputs.clone() };
-        let before = build_resolved(&mut inputs, Some(&after.build), Reading::Missing).unwrap_or_default();
+        let before = build_resolved(&mut inputs, Some(&after.build), Reading::Anew(&writer.material))
+            .unwrap_or_default();
         let (mut change, edits) = saved_change(&before, &after, writer.desired.revision);
         let new = std::slice::from_ref(&change);
         let rollout = live.map(|live| {

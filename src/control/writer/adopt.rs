@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::error;
 
 use crate::config::edit::differences;
-use crate::control::desired::{Built, Reading};
+use crate::control::desired::{Built, Reading, unread};
 use crate::control::pending::{Accepted, PendingChange};
 use crate::control::writer::Writer;
 
@@ -41,7 +41,14 @@ impl Writer {
         let changes = differences(&self.desired.inputs.stored, &found.stored);
         let mut inputs = self.desired.inputs.clone();
         changes.iter().for_each(|change| change.clone().apply(&mut inputs.stored));
-        let build = self.desired.build(&mut inputs, Reading::Missing).inspect_err(|violations| {
+        let mut outcome = self.desired.build(&mut inputs, Reading::Missing);
+        let unread = unread(&inputs, Reading::Missing);
+        if !unread.is_empty() {
+            // The one case in which the writer waits for files: another control plane wrote their names.
+            inputs.named_files.extend(self.material.read(&unread));
+            outcome = self.desired.build(&mut inputs, Reading::Missing);
+        }
+        let build = outcome.inspect_err(|violations| {
             error!(?violations, "what others stored makes no config with these files");
         });
         let build = Arc::new(build.ok()?);

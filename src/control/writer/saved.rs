@@ -1,42 +1,74 @@
 //! Changes of the config files.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tracing::error;
 
 use crate::build::{Build, Inputs};
-use crate::config::Violation;
 use crate::config::edit::{Edit, Files};
-use crate::control::desired::{Built, Reading};
+use crate::config::material::{NamedFile, NamedFiles};
+use crate::control::desired::{Built, Reading, unread};
 use crate::control::pending::{Accepted, PendingChange};
 use crate::control::revisions::{authors, new_revision, summary};
+use crate::control::task::{FilesChange, Task};
 use crate::control::writer::Writer;
 use crate::inspect::plan;
 use crate::inspect::removal::{self, AllowedLosses};
 use crate::store::{self, Commit, Revision, RevisionSource, RolloutChange};
 
 impl Writer {
-    /// Applies the files that were read, or reports their faults. `allowed` are losses that are meant.
-    pub(super) fn change_files(&mut self, read: Result<Files, Vec<Violation>>, allowed: AllowedLosses) {
-        if let Some(files) = self.files.changed(read, &self.desired.inputs) {
-            self.try_files(files, allowed);
+    /// Applies the files that were read, or reports their faults. Sets the change aside if files that documents
+    /// name must be read first.
+    pub(super) fn change_files(&mut self, change: FilesChange) {
+        if change.reload.is_some() {
+            self.files.forget_refused();
+        }
+        let mut unread = self.files.compared(&self.desired.inputs);
+        unread.retain(|named| !change.texts.contains_key(named));
+        if unread.is_empty()
+            && let Some(files) = self.files.changed(change.read.clone(), &change.texts, &self.desired.inputs)
+        {
+            unread = self.try_files(files, &change.texts, change.allowed);
+        }
+        if !unread.is_empty() {
+            return self.set_aside_files(unread, change);
         }
         self.files.publish_named_files(&self.desired.inputs);
+        // The receiver may be gone with its request.
+        let _ = change.reload.map(|done| done.send(()));
     }
 
     /// Tries refused files again: what they lacked may be there now.
     pub(super) fn retry_refused_files(&mut self) {
-        if let Some(refused) = self.files.refused.take() {
-            self.try_files(refused.files, AllowedLosses::default());
+        let Some(refused) = self.files.refused.take() else { return };
+        let Inputs { files, named_files: texts, .. } = refused;
+        let allowed = AllowedLosses::default();
+        let unread = self.try_files(files.clone(), &texts, allowed);
+        if !unread.is_empty() {
+            self.set_aside_files(unread, FilesChange { read: Ok(files), texts, allowed, reload: None });
         }
     }
 
-    /// Builds, records and publishes the files, or reports their faults.
-    fn try_files(&mut self, files: Files, allowed: AllowedLosses) {
+    fn set_aside_files(&self, unread: BTreeSet<NamedFile>, change: FilesChange) {
+        self.set_aside(unread, move |read| {
+            Task::Files(FilesChange { texts: change.texts.into_iter().chain(read).collect(), ..change })
+        });
+    }
+
+    /// Builds, records and publishes the files, or reports their faults. Returns the files that must be read first;
+    /// if there are any, nothing was done.
+    fn try_files(&mut self, files: Files, texts: &NamedFiles, allowed: AllowedLosses) -> BTreeSet<NamedFile> {
         let limits = self.desired.loss_limits.lifted(allowed);
         loop {
-            let mut inputs = Inputs { files: files.clone(), ..self.desired.inputs.clone() };
-            let outcome = self.desired.build(&mut inputs, Reading::Anew).and_then(|build| {
+            let (files, named_files) = (files.clone(), texts.clone());
+            let mut inputs = Inputs { files, named_files, ..self.desired.inputs.clone() };
+            let outcome = self.desired.build(&mut inputs, Reading::Missing);
+            let unread = unread(&inputs, Reading::Missing);
+            if !unread.is_empty() {
+                return unread;
+            }
+            let outcome = outcome.and_then(|build| {
                 let before = (&self.desired.inputs.files, &*self.desired.build);
                 let losses = removal::refusals(before, (&inputs.files, &build), &limits);
                 if losses.is_empty() { Ok(build) } else { Err(losses) }
@@ -46,7 +78,7 @@ impl Writer {
                 Err(violations) => {
                     self.files.refused = Some(inputs);
                     self.files.report(violations);
-                    return;
+                    return BTreeSet::new();
                 }
             };
             let after = Built { inputs, build: Arc::new(build) };
@@ -70,7 +102,7 @@ impl Writer {
             let before = self.desired.replace(after);
             self.files.report_recovery();
             self.publish(RevisionSource::Files.word(), before, vec![change], plan);
-            return;
+            return BTreeSet::new();
         }
     }
 

@@ -8,9 +8,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-use tracing::error;
+use tracing::{debug, error};
 
+use crate::control::desired::Unbuilt;
+use crate::control::queue::TaskQueue;
 use crate::control::task::{QueuedWrite, Task};
 use crate::control::writer::Writer;
 use crate::store::{self, RevisionSource};
@@ -29,12 +30,11 @@ struct Committed {
 impl Writer {
     /// Makes this write, and those that wait behind it, durable and publishes the result. Returns the task
     /// that ended the group, if one did.
-    pub(super) fn write(
-        &mut self,
-        first: Box<dyn QueuedWrite>,
-        queue: &mut mpsc::UnboundedReceiver<Task>,
-    ) -> Option<Task> {
+    pub(super) fn write(&mut self, first: Box<dyn QueuedWrite>, queue: &mut TaskQueue) -> Option<Task> {
         let (mut writes, next) = group(first, queue);
+        if writes.is_empty() {
+            return next;
+        }
         let outcome = loop {
             match self.commit_group(&mut writes) {
                 // Another control plane wrote first: decide again on its result.
@@ -45,8 +45,14 @@ impl Writer {
         if let Err(error) = &outcome {
             error!(error = &**error as &dyn std::error::Error, "changes were not stored");
         }
-        for write in writes {
-            write.finish(outcome.clone().map(|committed| committed.generation));
+        for mut write in writes {
+            match write.take_unread() {
+                None => write.finish(outcome.clone().map(|committed| committed.generation)),
+                Some(unread) => self.set_aside(unread, move |texts| {
+                    write.add_texts(texts);
+                    Task::Write(write)
+                }),
+            }
         }
         if outcome.is_ok_and(|committed| committed.is_change) {
             self.retry_refused_files();
@@ -95,7 +101,8 @@ impl Writer {
         for write in writes.iter_mut() {
             write.stage(&mut self.staging, &mut self.desired, &*self.revisions.store);
         }
-        match self.staging.build(&mut self.desired, &mark) {
+        let texts = writes.iter().flat_map(|write| write.texts().clone()).collect();
+        match self.staging.build(&mut self.desired, &mark, &texts) {
             Ok(before) if before.warnings == self.desired.build.warnings => {
                 writes.iter_mut().for_each(|write| write.accept(&before, &self.desired.build));
                 return true;
@@ -110,28 +117,38 @@ impl Writer {
     fn stage_alone(&mut self, write: &mut dyn QueuedWrite) {
         let mark = self.staging.mark(&self.desired);
         write.stage(&mut self.staging, &mut self.desired, &*self.revisions.store);
-        match self.staging.build(&mut self.desired, &mark) {
+        match self.staging.build(&mut self.desired, &mark, write.texts()) {
             Ok(before) => write.accept(&before, &self.desired.build),
-            Err(violations) => {
+            Err(unbuilt) => {
                 self.staging.reset(&mut self.desired, mark);
-                write.refuse(violations);
+                match unbuilt {
+                    Unbuilt::Faults(violations) => write.refuse(violations),
+                    Unbuilt::Unread(unread) => write.postpone(unread),
+                }
             }
         }
     }
 }
 
-/// Takes the writes that wait behind the first one, and the task that ended the group.
-fn group(
-    first: Box<dyn QueuedWrite>,
-    queue: &mut mpsc::UnboundedReceiver<Task>,
-) -> (Vec<Box<dyn QueuedWrite>>, Option<Task>) {
+/// Takes the writes that wait behind the first one, and the task that ended the group. A write is dropped if nobody
+/// waits for it any more: its client believes that it failed, and may have sent it again.
+fn group(first: Box<dyn QueuedWrite>, queue: &mut TaskQueue) -> (Vec<Box<dyn QueuedWrite>>, Option<Task>) {
+    let is_alone = first.is_alone();
     let mut writes = vec![first];
-    while writes.len() < GROUP && !writes[0].is_alone() {
-        match queue.try_recv() {
-            Ok(Task::Write(write)) if !write.is_alone() => writes.push(write),
-            Ok(other) => return (writes, Some(other)),
-            Err(_) => break,
+    let mut next = None;
+    while writes.len() < GROUP && !is_alone {
+        match queue.next_request() {
+            Some(Task::Write(write)) if !write.is_alone() => writes.push(write),
+            other => {
+                next = other;
+                break;
+            }
         }
     }
-    (writes, None)
+    let taken = writes.len();
+    writes.retain(|write| !write.is_abandoned());
+    if writes.len() < taken {
+        debug!(writes = taken - writes.len(), "dropped writes whose clients are gone");
+    }
+    (writes, next)
 }

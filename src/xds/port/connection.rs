@@ -20,11 +20,12 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(target_os = "linux")]
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
 use crate::access::certificate::CertificateNames;
-use crate::access::incoming::{Incoming, MaybeTlsStream};
+use crate::access::incoming::{AcceptedConnection, Incoming, MaybeTlsStream};
 
 /// Length in bytes of the HTTP/2 client preface (`PRI * HTTP/2.0` and more).
 const PREFACE: usize = 24;
@@ -36,8 +37,7 @@ pub fn connections(
 ) -> impl Stream<Item = io::Result<ClientConnection>> {
     async_stream::stream! {
         loop {
-            let (socket, peer) = incoming.next().await;
-            yield Ok(ClientConnection::new(socket, peer, patience));
+            yield Ok(ClientConnection::new(incoming.next().await, patience));
         }
     }
 }
@@ -120,6 +120,8 @@ pub struct ClientConnection {
     preface: Option<PrefaceDeadline>,
     /// True if the kernel was asked to expect more data, and none was written since.
     held_back: bool,
+    /// Place among the connections of the port, kept while this one exists.
+    _permit: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -129,10 +131,11 @@ struct PrefaceDeadline {
 }
 
 impl ClientConnection {
-    fn new(socket: MaybeTlsStream, address: SocketAddr, patience: Duration) -> Self {
+    fn new(accepted: AcceptedConnection, patience: Duration) -> Self {
+        let AcceptedConnection { stream: socket, peer: address, permit } = accepted;
         let peer = ClientPeer::new(address, socket.names().map(Arc::new));
-        let deadline = Box::pin(tokio::time::sleep(patience));
-        Self { socket, peer, preface: Some(PrefaceDeadline { missing: PREFACE, deadline }), held_back: false }
+        let preface = PrefaceDeadline { missing: PREFACE, deadline: Box::pin(tokio::time::sleep(patience)) };
+        Self { socket, peer, preface: Some(preface), held_back: false, _permit: permit }
     }
 
     /// Flushes data that the kernel holds back for a further write.
@@ -249,6 +252,7 @@ mod tests {
     use futures_util::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
 
     use super::*;
 
@@ -258,8 +262,9 @@ mod tests {
         let address = listener.local_addr().expect("it listens");
         let (mut client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (socket, peer) = accepted.expect("it connects");
-        let mut connection =
-            ClientConnection::new(MaybeTlsStream::Plain(socket), peer, Duration::from_secs(30));
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("nobody else has it");
+        let accepted = AcceptedConnection { stream: MaybeTlsStream::Plain(socket), peer, permit };
+        let mut connection = ClientConnection::new(accepted, Duration::from_secs(30));
         let (head, large, small) = (vec![1; 9], vec![2; FRAME], vec![3; 100]);
 
         // A large frame followed by a small one, as at the end of a response.

@@ -15,6 +15,7 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::access::identity::IdentityRules;
+use crate::access::meter::BufferMeter;
 use crate::build::secrecy::SecretAccess;
 use crate::build::snapshot::Snapshot;
 use crate::cache::ServedSnapshot;
@@ -23,7 +24,6 @@ use crate::telemetry::metrics::Metrics;
 use crate::xds::port::admission::{Admission, AdmissionDecision};
 use crate::xds::port::connection::ClientPeer;
 use crate::xds::port::limits::StreamLimits;
-use crate::xds::port::meter::BufferMeter;
 use crate::xds::port::reader::RequestReader;
 
 /// Limit on the text that is kept of a node, in bytes.
@@ -32,6 +32,12 @@ const MAX_NODE: usize = 64 << 10;
 /// Limit on the nodes of which it is remembered that their secrets were told to be withheld. Beyond it all are told
 /// anew.
 const MAX_TOLD: usize = 10_000;
+/// Bytes that each stream may hold for an incomplete request, regardless of the others: twice the first request of
+/// an Envoy.
+const FREE_BUFFER: usize = 128 << 10;
+
+/// Bytes that all streams may hold together, beyond which only [`FREE_BUFFER`] is left to each.
+const BUFFERS: usize = 256 << 20;
 
 /// Shortest time between two log lines about refused streams: a line for each refusal would add to the
 /// overload.
@@ -68,7 +74,7 @@ impl PortGuard {
         Self {
             limits,
             admission: Mutex::new(admission),
-            meter: BufferMeter::default(),
+            meter: BufferMeter::new(FREE_BUFFER, BUFFERS),
             metrics: Metrics::default(),
             identity: None,
             told: Mutex::default(),

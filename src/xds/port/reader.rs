@@ -11,7 +11,7 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use tonic::Status;
 
-use crate::xds::port::meter::BufferShare;
+use crate::access::meter::BufferShare;
 use crate::xds::wire::request::{LazyRequest, RequestHead};
 
 /// Largest request, in bytes. Envoy's first request has some 60 KB, and a client that names 100,000 resources
@@ -116,7 +116,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::xds::port::meter::BufferMeter;
+    use crate::access::meter::BufferMeter;
 
     /// Returns the version in each request in `bytes`, which come in frames of this size, and the final
     /// error.
@@ -126,7 +126,7 @@ mod tests {
             .map(|chunk| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(chunk))))
             .collect();
         let body = StreamBody::new(futures_util::stream::iter(frames));
-        let mut requests = RequestReader::new(body, BufferMeter::default().share());
+        let mut requests = RequestReader::new(body, BufferMeter::new(0, usize::MAX).share());
         let mut versions = Vec::new();
         loop {
             match requests.next::<DiscoveryRequest>().now_or_never().expect("all of it is there") {

@@ -87,11 +87,7 @@ impl<P> Withholding<P> {
 
     /// Judges a version that a client states with its first request of a type. A client that is not answered
     /// is answered for no type from then on.
-    pub(super) fn judge(
-        &mut self,
-        stated: Option<StatedVersion>,
-        is_known: impl Fn(StatedVersion) -> bool,
-    ) {
+    pub(super) fn judge(&mut self, stated: Option<StatedVersion>, is_known: impl Fn(StatedVersion) -> bool) {
         let foreign = foreign_store(&self.standing, stated);
         self.provenance.foreign_store = self.provenance.foreign_store.or(foreign);
         match judge(&self.standing, stated, is_known) {
@@ -112,10 +108,7 @@ impl<P> Withholding<P> {
 
     /// Judges the proofs of a client that is not answered again. `judge` does so for those of one type.
     /// Returns them if the client is answered from now on.
-    pub(super) fn review(
-        &mut self,
-        judge: impl Fn(&mut Self, ResourceType, &P),
-    ) -> Vec<(ResourceType, P)> {
+    pub(super) fn review(&mut self, judge: impl Fn(&mut Self, ResourceType, &P)) -> Vec<(ResourceType, P)> {
         if !self.is_active() {
             return Vec::new();
         }

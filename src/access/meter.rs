@@ -1,24 +1,20 @@
-//! Limit on the memory that unfinished requests take, over all streams.
+//! Limit on the memory that unfinished requests take, over all clients of a port.
 //!
 //! A request is decoded once it is complete, and may have 16 MB. A client can begin many requests and finish
-//! none, so the bytes held for all streams are counted, and large requests beyond the limit are refused.
+//! none, so the bytes held for all of them are counted, and large requests beyond the limit are refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes that each stream may hold regardless of the others: twice the first request of an Envoy.
-const FREE: usize = 128 << 10;
-
-/// Bytes that all streams may hold together, beyond which only [`FREE`] is left to each.
-const LIMIT: usize = 256 << 20;
-
-/// Sum over all streams. Cheap to clone: clones share.
-#[derive(Debug, Clone, Default)]
+/// Sum over all requests. Cheap to clone: clones share.
+#[derive(Debug, Clone)]
 pub struct BufferMeter {
     held: Arc<AtomicUsize>,
+    free: usize,
+    limit: usize,
 }
 
-/// Bytes held by one stream; given back on drop.
+/// Bytes held by one stream or request; given back on drop.
 #[derive(Debug)]
 pub struct BufferShare {
     all: BufferMeter,
@@ -26,7 +22,13 @@ pub struct BufferShare {
 }
 
 impl BufferMeter {
-    /// Creates the share of a new stream.
+    /// Creates a meter by which all may hold `limit` bytes together, beyond which only `free` bytes are left to
+    /// each.
+    pub fn new(free: usize, limit: usize) -> Self {
+        Self { held: Arc::default(), free, limit }
+    }
+
+    /// Creates the share of a new stream or request.
     pub fn share(&self) -> BufferShare {
         BufferShare { all: self.clone(), own: 0 }
     }
@@ -37,7 +39,7 @@ impl BufferShare {
     pub fn reserve(&mut self, bytes: usize) -> bool {
         self.own += bytes;
         let all = self.all.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.own <= FREE || all <= LIMIT
+        self.own <= self.all.free || all <= self.all.limit
     }
 
     /// Subtracts bytes that are no longer held.
@@ -59,7 +61,9 @@ mod tests {
 
     #[test]
     fn large_requests_are_bounded_together_and_small_ones_are_not() {
-        let meter = BufferMeter::default();
+        const FREE: usize = 10;
+        const LIMIT: usize = 100;
+        let meter = BufferMeter::new(FREE, LIMIT);
         let (mut hostile, mut large, mut small) = (meter.share(), meter.share(), meter.share());
         assert!(hostile.reserve(LIMIT));
         assert!(!large.reserve(FREE + 1));
