@@ -142,9 +142,7 @@ impl Model {
                 .routes
                 .values()
                 .any(|route| route.fleets.includes(fleet) && route.listeners.includes(&listener.name)),
-            ProtocolSettings::TlsPassthrough => {
-                self.passthroughs_of(fleet, &listener.name).next().is_some()
-            }
+            ProtocolSettings::TlsPassthrough => self.passthroughs_of(fleet, &listener.name).next().is_some(),
             ProtocolSettings::Tcp(_) | ProtocolSettings::FailoverGateway(_) => true,
         }
     }

@@ -224,8 +224,7 @@ async fn a_client_that_proves_an_unknown_config_is_answered_from_the_first_route
     let ask = DiscoveryRequest { version_info: held.clone(), ..ask };
     let mut sotw = open!(ads, stream_aggregated_resources, ask);
     let ask = DeltaDiscoveryRequest::ask("delta", CLUSTERS, &[]);
-    let ask =
-        DeltaDiscoveryRequest { initial_resource_versions: [("b".to_owned(), held)].into(), ..ask };
+    let ask = DeltaDiscoveryRequest { initial_resource_versions: [("b".to_owned(), held)].into(), ..ask };
     let mut delta = open!(ads, delta_aggregated_resources, ask);
     eventually(PATIENCE, "neither is answered", async || {
         let (_, fleet) = understudy.get("/fleet").await;

@@ -176,8 +176,7 @@ impl DeclaredPatch {
             let message = format!("with this the {} is none any more: {error}", resource_type.singular());
             unfit(&merge_path, message)
         })?;
-        let mut patched =
-            Resource::encoded(resource_type, &resource.name, &body).stamped(resource.store);
+        let mut patched = Resource::encoded(resource_type, &resource.name, &body).stamped(resource.store);
         patched.clusters.clone_from(&resource.clusters);
         Ok(patched)
     }

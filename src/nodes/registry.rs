@@ -362,7 +362,8 @@ mod tests {
     #[test]
     fn a_node_that_is_not_answered_is_reported_once() {
         let mut nodes = Registry::default();
-        let withheld = Provenance { withheld: Some(WithholdReason::NothingAccepted), ..Provenance::default() };
+        let withheld =
+            Provenance { withheld: Some(WithholdReason::NothingAccepted), ..Provenance::default() };
         let mut report = |provenance, seconds| {
             let stream = nodes.connect(node("a"), None, at(seconds));
             let is_new = nodes.record_provenance(stream, provenance);

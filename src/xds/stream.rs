@@ -6,6 +6,7 @@
 pub mod delta;
 pub mod names;
 pub mod order;
+pub mod proofs;
 #[cfg(test)]
 mod properties;
 pub mod protocol;

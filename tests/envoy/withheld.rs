@@ -44,7 +44,11 @@ async fn all_run(trio: &Trio, listener: &str) {
     let listener = format!("/listeners/{listener}");
     eventually(PATIENCE, "all have the listener", async || {
         let running = trio.running().await;
-        if running.iter().all(|names| names.contains(&listener)) { Ok(()) } else { Err(format!("{running:?}")) }
+        if running.iter().all(|names| names.contains(&listener)) {
+            Ok(())
+        } else {
+            Err(format!("{running:?}"))
+        }
     })
     .await;
 }

@@ -7,7 +7,7 @@
 
 use crate::build::snapshot::stated::StatedVersion;
 use crate::build::snapshot::store_id::StoreId;
-use crate::cache::standing::{Standing, Trust};
+use crate::cache::standing::{ConfigTrust, Standing};
 use crate::envoy::ResourceType;
 use crate::nodes::status::{Provenance, WithholdReason};
 
@@ -38,11 +38,11 @@ pub(super) fn judge(
     // Nothing can be taken from a client that holds nothing.
     let is_harmless = || stated.is_some_and(|stated| stated.version.is_of_nothing() || is_known(stated));
     match (standing.trust, foreign) {
-        (Trust::Full, Some(_)) => Verdict::Adopt,
-        (Trust::Full, None) | (Trust::Inherited, None) => Verdict::Answer,
-        (Trust::Inherited | Trust::Blank, _) if is_harmless() => Verdict::Answer,
-        (Trust::Inherited, Some(_)) => Verdict::Withhold(WithholdReason::ForeignStore),
-        (Trust::Blank, _) => Verdict::Withhold(WithholdReason::NothingAccepted),
+        (ConfigTrust::Full, Some(_)) => Verdict::Adopt,
+        (ConfigTrust::Full, None) | (ConfigTrust::Inherited, None) => Verdict::Answer,
+        (ConfigTrust::Inherited | ConfigTrust::Blank, _) if is_harmless() => Verdict::Answer,
+        (ConfigTrust::Inherited, Some(_)) => Verdict::Withhold(WithholdReason::ForeignStore),
+        (ConfigTrust::Blank, _) => Verdict::Withhold(WithholdReason::NothingAccepted),
     }
 }
 
@@ -87,11 +87,7 @@ impl<P> Withholding<P> {
 
     /// Judges a version that a client states with its first request of a type. A client that is not answered
     /// is answered for no type from then on.
-    pub(super) fn judge(
-        &mut self,
-        stated: Option<StatedVersion>,
-        is_known: impl Fn(StatedVersion) -> bool,
-    ) {
+    pub(super) fn judge(&mut self, stated: Option<StatedVersion>, is_known: impl Fn(StatedVersion) -> bool) {
         let foreign = foreign_store(&self.standing, stated);
         self.provenance.foreign_store = self.provenance.foreign_store.or(foreign);
         match judge(&self.standing, stated, is_known) {
@@ -112,10 +108,7 @@ impl<P> Withholding<P> {
 
     /// Judges the proofs of a client that is not answered again. `judge` does so for those of one type.
     /// Returns them if the client is answered from now on.
-    pub(super) fn review(
-        &mut self,
-        judge: impl Fn(&mut Self, ResourceType, &P),
-    ) -> Vec<(ResourceType, P)> {
+    pub(super) fn review(&mut self, judge: impl Fn(&mut Self, ResourceType, &P)) -> Vec<(ResourceType, P)> {
         if !self.is_active() {
             return Vec::new();
         }
@@ -145,7 +138,7 @@ mod tests {
 
     /// Returns the verdicts on each version, of a store whose id is 1 and that has adopted 3: each version is
     /// known or unknown, and each is stated by the store 1, 2 or 3, without a store or by another program.
-    fn verdicts(trust: Trust) -> String {
+    fn verdicts(trust: ConfigTrust) -> String {
         let adopted = Arc::new(store("3").into_iter().collect());
         let standing = Standing { store: store("1"), trust, adopted };
         let version: Version = "0".repeat(31).replacen('0', "10", 1).parse().expect("a version");
@@ -178,7 +171,7 @@ mod tests {
             without a store: known answer, unknown answer
             foreign and empty: known adopt, unknown adopt
             of another program: known answer, unknown answer"#]]
-        .assert_eq(&verdicts(Trust::Full));
+        .assert_eq(&verdicts(ConfigTrust::Full));
     }
 
     #[test]
@@ -190,7 +183,7 @@ mod tests {
             without a store: known answer, unknown answer
             foreign and empty: known answer, unknown answer
             of another program: known answer, unknown answer"#]]
-        .assert_eq(&verdicts(Trust::Inherited));
+        .assert_eq(&verdicts(ConfigTrust::Inherited));
     }
 
     #[test]
@@ -202,7 +195,7 @@ mod tests {
             without a store: known answer, unknown nothing accepted
             foreign and empty: known answer, unknown answer
             of another program: known nothing accepted, unknown nothing accepted"#]]
-        .assert_eq(&verdicts(Trust::Blank));
+        .assert_eq(&verdicts(ConfigTrust::Blank));
     }
 
     #[test]
