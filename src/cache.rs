@@ -15,7 +15,7 @@ use crate::build::Build;
 use crate::build::secrecy::SecretAccess;
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::past::SentSets;
-use crate::cache::standing::{Standing, Trust};
+use crate::cache::standing::{ConfigTrust, Standing};
 use crate::envoy::node::{Node, VouchedFields};
 
 /// Builds that Envoys should run, now and at the end of the rollout.
@@ -211,7 +211,7 @@ impl SnapshotSubscription {
         self.seen = generation;
         let build = serving.build_for(&self.node);
         let has_routes = || build.model.has_routes(&build.fleet_of(&self.node));
-        self.standing = standing.towards(standing.trust == Trust::Blank && has_routes());
+        self.standing = standing.towards(standing.trust == ConfigTrust::Blank && has_routes());
         serving.snapshot_for(&self.node, &self.vouched)
     }
 
@@ -229,5 +229,46 @@ impl SnapshotSubscription {
     /// will be none because the server shuts down.
     pub async fn changed(&mut self) -> bool {
         self.builds.changed().await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::{self, Inputs};
+
+    fn build(text: &str) -> Arc<Build> {
+        let files = imbl::OrdMap::unit("a.yaml".into(), text.into());
+        Arc::new(build::build(&Inputs { files, ..Inputs::default() }, None).expect("it builds"))
+    }
+
+    #[test]
+    fn a_fleet_is_blank_until_it_has_a_route_of_its_own() {
+        let fleets = "fleets: [{name: west, select: {cluster: west}}]\n\
+                      listeners: [{name: web, address: 0.0.0.0:80}]\n";
+        let routes = "routes: [{name: a, fleets: [west], respond: {status: 200}}]";
+        let cache = Cache::new(build(fleets));
+        let trust = |trust| cache.set_standing(Standing { trust, ..Standing::default() });
+        let subscribe = |cluster: &str, id: &str| {
+            cache.subscribe(Node { id: id.into(), cluster: cluster.into(), ..Node::default() })
+        };
+        let nodes = || [subscribe("west", "canary"), subscribe("west", "other"), subscribe("east", "other")];
+        let seen = || {
+            nodes().map(|mut node| {
+                let _ = node.snapshot();
+                node.standing().trust
+            })
+        };
+        trust(ConfigTrust::Blank);
+        assert_eq!(seen(), [ConfigTrust::Blank; 3]);
+        let (live, with_route) = (build(fleets), build(&format!("{fleets}{routes}")));
+        let canaries = Canaries { nodes: ["canary".to_owned()].into(), build: with_route.clone() };
+        cache.publish(Serving { desired: with_route.clone(), live, canaries: Some(canaries) });
+        assert_eq!(seen(), [ConfigTrust::Full, ConfigTrust::Blank, ConfigTrust::Blank]);
+        cache.publish(Serving::everywhere(with_route));
+        assert_eq!(seen(), [ConfigTrust::Full, ConfigTrust::Full, ConfigTrust::Blank]);
+        trust(ConfigTrust::Inherited);
+        assert_eq!(seen(), [ConfigTrust::Inherited; 3]);
+        assert_eq!(cache.generation(), 3, "a standing is no generation");
     }
 }

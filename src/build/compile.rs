@@ -100,8 +100,10 @@ pub struct Compiled {
     routes: Memo<(Name, Name), Stamped<route::RouteConfigInput>, Arc<Resource>>,
     /// Secrets, by fleet and secret.
     secrets: Memo<(Name, Arc<str>), Stamped<secret::SecretInput>, Arc<Resource>>,
-    raw: Memo<(ResourceType, Arc<str>), Stamped<ArcEq<raw::Resource>>, Arc<Resource>>,
+    raw: Memo<(ResourceType, Arc<str>), RawInput, Arc<Resource>>,
 }
+
+type RawInput = Stamped<ArcEq<raw::Resource>>;
 
 impl Compiled {
     /// Compiles `now`. Resources that depend on nothing that differs from `last`, the config that `self` was

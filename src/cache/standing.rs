@@ -13,15 +13,15 @@ use crate::build::snapshot::store_id::StoreId;
 pub struct Standing {
     /// Id of the own store; none outside of a control plane.
     pub store: Option<StoreId>,
-    /// Trust in the own config.
-    pub trust: Trust,
+    /// ConfigTrust in the own config.
+    pub trust: ConfigTrust,
     /// Other stores whose clients are answered as the own ones are.
     pub adopted: Arc<BTreeSet<StoreId>>,
 }
 
-/// Trust in the own config, compared with an unknown one of a client.
+/// ConfigTrust in the own config, compared with an unknown one of a client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Trust {
+pub enum ConfigTrust {
     /// The config is meant for all clients.
     #[default]
     Full,
@@ -37,7 +37,7 @@ impl Standing {
     #[must_use]
     pub fn towards(&self, has_routes: bool) -> Self {
         let trust = match self.trust {
-            Trust::Blank if has_routes => Trust::Full,
+            ConfigTrust::Blank if has_routes => ConfigTrust::Full,
             trust => trust,
         };
         Self { trust, ..self.clone() }
@@ -51,8 +51,14 @@ mod tests {
     #[test]
     fn a_route_ends_blankness_and_nothing_else() {
         let towards = |trust, has_routes| Standing { trust, ..Standing::default() }.towards(has_routes).trust;
-        assert_eq!([false, true].map(|has| towards(Trust::Blank, has)), [Trust::Blank, Trust::Full]);
-        assert_eq!([false, true].map(|has| towards(Trust::Inherited, has)), [Trust::Inherited; 2]);
-        assert_eq!([false, true].map(|has| towards(Trust::Full, has)), [Trust::Full; 2]);
+        assert_eq!(
+            [false, true].map(|has| towards(ConfigTrust::Blank, has)),
+            [ConfigTrust::Blank, ConfigTrust::Full]
+        );
+        assert_eq!(
+            [false, true].map(|has| towards(ConfigTrust::Inherited, has)),
+            [ConfigTrust::Inherited; 2]
+        );
+        assert_eq!([false, true].map(|has| towards(ConfigTrust::Full, has)), [ConfigTrust::Full; 2]);
     }
 }

@@ -9,7 +9,7 @@ use tracing::{error, info};
 use crate::build::Build;
 use crate::build::snapshot::store_id::StoreId;
 use crate::cache::Cache;
-use crate::cache::standing::{Standing, Trust};
+use crate::cache::standing::{ConfigTrust, Standing};
 use crate::nodes::Nodes;
 use crate::store::{self, Record, Store};
 
@@ -29,14 +29,14 @@ pub(super) struct ForeignStores {
 
 /// Returns the trust in the first config of a start. That of a store that was just born is meant for all as
 /// soon as it has a route, since a container without a volume has a new store at each start.
-pub(super) fn first_trust(is_newborn: bool, build: &Build, allows_foreign: bool) -> Trust {
+pub(super) fn first_trust(is_newborn: bool, build: &Build, allows_foreign: bool) -> ConfigTrust {
     let has_routes = || build.model.fleet_names().iter().any(|fleet| build.model.has_routes(fleet));
     if allows_foreign {
-        Trust::Full
+        ConfigTrust::Full
     } else if is_newborn || !has_routes() {
-        Trust::Blank
+        ConfigTrust::Blank
     } else {
-        Trust::Inherited
+        ConfigTrust::Inherited
     }
 }
 
@@ -50,7 +50,7 @@ impl ForeignStores {
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub(super) fn start(&self, trust: Trust) -> Result<(), store::Error> {
+    pub(super) fn start(&self, trust: ConfigTrust) -> Result<(), store::Error> {
         let records = self.store.records()?.into_iter().filter(|(kind, ..)| kind == KIND);
         let adopted: BTreeSet<StoreId> = records.filter_map(|(_, key, _)| StoreId::parse(&key)).collect();
         let store = Some(StoreId::new(self.store.id()));
@@ -79,8 +79,8 @@ impl ForeignStores {
         let withheld = self.nodes.withheld_stores();
         self.adopt(withheld.clone())?;
         let standing = self.cache.standing();
-        if standing.trust == Trust::Blank {
-            self.cache.set_standing(Standing { trust: Trust::Full, ..standing });
+        if standing.trust == ConfigTrust::Blank {
+            self.cache.set_standing(Standing { trust: ConfigTrust::Full, ..standing });
         }
         Ok(withheld)
     }
@@ -131,21 +131,21 @@ mod tests {
         let raw =
             "raw: {listeners: [{name: web, address: {socket_address: {address: 0.0.0.0, port_value: 80}}}]}";
         for (text, of_old, of_new) in [
-            ("rollout: {canary: false}", Trust::Blank, Trust::Blank),
-            (upstream, Trust::Blank, Trust::Blank),
-            (&service, Trust::Blank, Trust::Blank),
-            (&route, Trust::Inherited, Trust::Blank),
-            (&elsewhere, Trust::Inherited, Trust::Blank),
-            (raw, Trust::Inherited, Trust::Blank),
+            ("rollout: {canary: false}", ConfigTrust::Blank, ConfigTrust::Blank),
+            (upstream, ConfigTrust::Blank, ConfigTrust::Blank),
+            (&service, ConfigTrust::Blank, ConfigTrust::Blank),
+            (&route, ConfigTrust::Inherited, ConfigTrust::Blank),
+            (&elsewhere, ConfigTrust::Inherited, ConfigTrust::Blank),
+            (raw, ConfigTrust::Inherited, ConfigTrust::Blank),
         ] {
             let build = build(text);
             assert_eq!(first_trust(false, &build, false), of_old, "{text}");
             assert_eq!(first_trust(true, &build, false), of_new, "{text}");
-            assert_eq!(first_trust(false, &build, true), Trust::Full, "{text}");
+            assert_eq!(first_trust(false, &build, true), ConfigTrust::Full, "{text}");
         }
     }
 
-    fn started(directory: &Path, trust: Trust) -> ForeignStores {
+    fn started(directory: &Path, trust: ConfigTrust) -> ForeignStores {
         let store = Arc::new(RedbStore::open(directory).expect("opens"));
         let cache = Arc::new(Cache::new(Arc::new(Build::default())));
         let stores = ForeignStores::new(store, cache, Nodes::default());
@@ -161,7 +161,7 @@ mod tests {
     fn stores_that_are_answered_or_allowed_are_adopted_for_good() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let id = |digit: &str| digit.repeat(16);
-        let stores = started(directory.path(), Trust::Inherited);
+        let stores = started(directory.path(), ConfigTrust::Inherited);
         let guards =
             [("a", true, None), ("b", false, Some(WithholdReason::ForeignStore)), ("c", false, None)];
         let guards = guards.map(|(digit, is_adopted, withheld)| {
@@ -175,16 +175,16 @@ mod tests {
         let released = stores.release().expect("it is stored");
         assert_eq!(released.iter().map(ToString::to_string).collect::<Vec<_>>(), [id("b")]);
         assert_eq!(adopted(&stores), [id("a"), id("b")]);
-        assert_eq!(stores.cache.standing().trust, Trust::Inherited, "others are not answered");
+        assert_eq!(stores.cache.standing().trust, ConfigTrust::Inherited, "others are not answered");
         drop((guards, stores));
-        assert_eq!(adopted(&started(directory.path(), Trust::Inherited)), [id("a"), id("b")]);
+        assert_eq!(adopted(&started(directory.path(), ConfigTrust::Inherited)), [id("a"), id("b")]);
     }
 
     #[test]
     fn a_blank_config_is_meant_for_all_once_that_is_allowed() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let stores = started(directory.path(), Trust::Blank);
+        let stores = started(directory.path(), ConfigTrust::Blank);
         assert_eq!(stores.release().expect("it is stored").len(), 0);
-        assert_eq!(stores.cache.standing().trust, Trust::Full);
+        assert_eq!(stores.cache.standing().trust, ConfigTrust::Full);
     }
 }

@@ -7,6 +7,7 @@ pub mod delta;
 pub mod held;
 pub mod names;
 pub mod order;
+pub mod proofs;
 #[cfg(test)]
 mod properties;
 pub mod protocol;

@@ -44,7 +44,7 @@ pub struct DeltaStream {
     /// True if the client came with clusters of an earlier stream. Its listeners and routes may refer to
     /// them, so nothing is removed until the client has asked for those types too, or the wait is over.
     reconnecting: bool,
-    withholding: Withholding<VersionList>,
+    withholding: Withholding<Arc<VersionList>>,
     nacks: Vec<ResponseNack>,
 }
 
@@ -93,7 +93,7 @@ impl DiscoveryStream for DeltaStream {
             judge(withholding, (target.set(resource_type), past), versions);
         });
         for (resource_type, versions) in released {
-            self.resume(resource_type, &versions);
+            self.resume(resource_type, &versions, false);
         }
         self.advance()
     }
@@ -178,12 +178,16 @@ impl DeltaStream {
             let mut subscription = TypeSubscription::new(&self.context.names);
             subscription.begin(names, unsubscribed, has_legacy_wildcard(resource_type));
             state.subscription = Some(subscription);
-            let known = (&**self.target.set(resource_type), &self.context.past);
-            judge(&mut self.withholding, known, versions);
-            if self.withholding.is_active() {
-                return self.withholding.keep(resource_type, versions.packed());
+            let target = self.target.set(resource_type);
+            // Nearly all clients hold exactly the target, with versions of this store.
+            let is_target = versions.is_empty() || versions.inventory() == target.inventory();
+            if !is_target {
+                judge(&mut self.withholding, (target, &self.context.past), versions);
             }
-            return self.resume(resource_type, versions);
+            if self.withholding.is_active() {
+                return self.withholding.keep(resource_type, self.context.proofs.share(versions));
+            }
+            return self.resume(resource_type, versions, is_target);
         };
         state.owed.extend(subscription.update(names, unsubscribed));
         for name in unsubscribed.iter().filter(|name| !subscription.wants(name)) {
@@ -193,11 +197,12 @@ impl DeltaStream {
         }
     }
 
-    /// Resumes a type with the versions that the client stated in its first request.
-    fn resume(&mut self, resource_type: ResourceType, versions: &VersionList) {
+    /// Resumes a type with the versions that the client stated in its first request. `is_target` is true if
+    /// they are those of the target; without it they are compared one by one.
+    fn resume(&mut self, resource_type: ResourceType, versions: &VersionList, is_target: bool) {
         let (state, target) = (self.types.get_mut(resource_type), self.target.set(resource_type));
         if !versions.is_empty() {
-            state.resume(target, versions);
+            state.resume(target, versions, is_target);
             self.reconnecting |= resource_type == ResourceType::Cluster;
         }
         state.owe_missing(target);
@@ -390,14 +395,10 @@ impl DeltaStream {
 
 /// Judges the versions that a client states with the first request of a type.
 fn judge(
-    withholding: &mut Withholding<VersionList>,
+    withholding: &mut Withholding<Arc<VersionList>>,
     (target, past): (&ResourceSet, &SentSets),
     versions: &VersionList,
 ) {
-    // Nearly all clients hold exactly the target, with versions of this store.
-    if versions.is_empty() || versions.inventory() == target.inventory() {
-        return;
-    }
     for (name, version) in versions.iter() {
         let is_known = |StatedVersion { version, .. }| {
             target.get(name).is_some_and(|own| own.version == version) || past.has(name, version)

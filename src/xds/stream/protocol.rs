@@ -12,6 +12,7 @@ use crate::nodes::nack::ResponseNack;
 use crate::nodes::status::{Provenance, TypeStatus};
 use crate::xds::stream::held::AskedResources;
 use crate::xds::stream::names::NameTable;
+use crate::xds::stream::proofs::ProofTable;
 use crate::xds::wire::frame::Response;
 use crate::xds::wire::request::{LazyRequest, RequestHead};
 
@@ -24,6 +25,8 @@ pub struct StreamContext {
     pub past: SentSets,
     /// Store that versions name; none outside of a control plane.
     pub store: Option<StoreId>,
+    /// Versions that clients stated and are not answered to.
+    pub proofs: ProofTable,
 }
 
 /// A stream of one variant of the protocol: events go in, the responses to send come out, in order.

@@ -17,7 +17,7 @@ use prost::Message as _;
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::resource::{Resource, Variant};
 use crate::build::snapshot::store_id::StoreId;
-use crate::cache::standing::{Standing, Trust};
+use crate::cache::standing::{ConfigTrust, Standing};
 use crate::envoy::ResourceType;
 use crate::nodes::status::AckState;
 use crate::xds::stream::delta::DeltaStream;
@@ -284,7 +284,7 @@ impl<P: TestVariant> TestClient<P> {
     }
 
     /// Sets the standing, and publishes a snapshot with it.
-    pub(crate) fn stand(&mut self, trust: Trust, snapshot_text: &str) -> &mut Self {
+    pub(crate) fn stand(&mut self, trust: ConfigTrust, snapshot_text: &str) -> &mut Self {
         self.stream.set_standing(&standing(trust));
         self.change(snapshot_text)
     }
@@ -309,7 +309,7 @@ impl<P: TestVariant> TestClient<P> {
 }
 
 /// Returns a standing of the store 1.
-pub(crate) fn standing(trust: Trust) -> Standing {
+pub(crate) fn standing(trust: ConfigTrust) -> Standing {
     Standing { store: store(1), trust, ..Standing::default() }
 }
 

@@ -7,7 +7,7 @@
 
 use crate::build::snapshot::stated::StatedVersion;
 use crate::build::snapshot::store_id::StoreId;
-use crate::cache::standing::{Standing, Trust};
+use crate::cache::standing::{ConfigTrust, Standing};
 use crate::envoy::ResourceType;
 use crate::nodes::status::{Provenance, WithholdReason};
 
@@ -38,11 +38,11 @@ pub(super) fn judge(
     // Nothing can be taken from a client that holds nothing.
     let is_harmless = || stated.is_some_and(|stated| stated.version.is_of_nothing() || is_known(stated));
     match (standing.trust, foreign) {
-        (Trust::Full, Some(_)) => Verdict::Adopt,
-        (Trust::Full, None) | (Trust::Inherited, None) => Verdict::Answer,
-        (Trust::Inherited | Trust::Blank, _) if is_harmless() => Verdict::Answer,
-        (Trust::Inherited, Some(_)) => Verdict::Withhold(WithholdReason::ForeignStore),
-        (Trust::Blank, _) => Verdict::Withhold(WithholdReason::NothingAccepted),
+        (ConfigTrust::Full, Some(_)) => Verdict::Adopt,
+        (ConfigTrust::Full, None) | (ConfigTrust::Inherited, None) => Verdict::Answer,
+        (ConfigTrust::Inherited | ConfigTrust::Blank, _) if is_harmless() => Verdict::Answer,
+        (ConfigTrust::Inherited, Some(_)) => Verdict::Withhold(WithholdReason::ForeignStore),
+        (ConfigTrust::Blank, _) => Verdict::Withhold(WithholdReason::NothingAccepted),
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
 
     /// Returns the verdicts on each version, of a store whose id is 1 and that has adopted 3: each version is
     /// known or unknown, and each is stated by the store 1, 2 or 3, without a store or by another program.
-    fn verdicts(trust: Trust) -> String {
+    fn verdicts(trust: ConfigTrust) -> String {
         let adopted = Arc::new(store("3").into_iter().collect());
         let standing = Standing { store: store("1"), trust, adopted };
         let version: Version = "0".repeat(31).replacen('0', "10", 1).parse().expect("a version");
@@ -171,7 +171,7 @@ mod tests {
             without a store: known answer, unknown answer
             foreign and empty: known adopt, unknown adopt
             of another program: known answer, unknown answer"#]]
-        .assert_eq(&verdicts(Trust::Full));
+        .assert_eq(&verdicts(ConfigTrust::Full));
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
             without a store: known answer, unknown answer
             foreign and empty: known answer, unknown answer
             of another program: known answer, unknown answer"#]]
-        .assert_eq(&verdicts(Trust::Inherited));
+        .assert_eq(&verdicts(ConfigTrust::Inherited));
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
             without a store: known answer, unknown nothing accepted
             foreign and empty: known answer, unknown answer
             of another program: known nothing accepted, unknown nothing accepted"#]]
-        .assert_eq(&verdicts(Trust::Blank));
+        .assert_eq(&verdicts(ConfigTrust::Blank));
     }
 
     #[test]

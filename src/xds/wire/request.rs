@@ -169,6 +169,11 @@ impl VersionList {
         self.0.values().map(|value| entry(value).expect("it was checked when it was read"))
     }
 
+    /// Iterates over the encoded entries.
+    pub fn entries(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.values()
+    }
+
     /// Copies the list, so that the bytes of the whole request can be freed.
     #[must_use]
     pub fn packed(&self) -> Self {

@@ -5,7 +5,7 @@ use expect_test::expect;
 
 use super::*;
 use crate::build::snapshot::set::MAX_PIECE;
-use crate::cache::standing::Trust;
+use crate::cache::standing::ConfigTrust;
 use crate::nodes::status::WithholdReason;
 use crate::xds::stream::testkit::{TestClient, error_detail, kind_of, names_of, snapshot, standing, store};
 use crate::xds::wire::frame;
@@ -69,7 +69,7 @@ impl DeltaClient {
 
 impl DeltaClient {
     /// Creates a client of a control plane with this standing.
-    fn facing(trust: Trust, snapshot_text: &str) -> Self {
+    fn facing(trust: ConfigTrust, snapshot_text: &str) -> Self {
         let mut client = Self::new(snapshot_text);
         client.stream.context.store = store(1);
         client.stream.set_standing(&standing(trust));
@@ -97,16 +97,16 @@ const HELD: &str = "cds:a cds:b eds:a eds:b lds:web rds:web@b";
 #[test]
 fn a_blank_control_plane_answers_an_envoy_that_holds_more_only_once_it_has_a_route() {
     for from in [0, 2] {
-        let mut client = DeltaClient::facing(Trust::Blank, "");
+        let mut client = DeltaClient::facing(ConfigTrust::Blank, "");
         client.holds("cds", "", HELD, from).holds("eds", "+a +b", HELD, from);
         client.holds("lds", "", HELD, from).holds("rds", "+web", HELD, from).is_silent();
         assert_eq!(client.withheld(), Some(WithholdReason::NothingAccepted));
         assert_eq!(client.stream.provenance().foreign_store, store(from));
         assert!(client.stream.is_idle() && !client.stream.is_waiting());
         assert_eq!(client.state("lds"), AckState::Pending);
-        client.stand(Trust::Blank, "cds:a eds:a").ask("eds", "+c").is_silent();
+        client.stand(ConfigTrust::Blank, "cds:a eds:a").ask("eds", "+c").is_silent();
         // Routes change before the cluster goes that they led to.
-        client.stand(Trust::Full, "cds:a eds:a lds:web rds:web@a").says(&expect![[r#"
+        client.stand(ConfigTrust::Full, "cds:a eds:a lds:web rds:web@a").says(&expect![[r#"
             eds: -c
             rds: web@a"#]]);
         assert_eq!((client.withheld(), client.stream.provenance().is_adopted), (None, from == 2));
@@ -114,20 +114,20 @@ fn a_blank_control_plane_answers_an_envoy_that_holds_more_only_once_it_has_a_rou
             cds: -b
             eds: -b"#]]);
     }
-    let mut client = DeltaClient::facing(Trust::Blank, "");
+    let mut client = DeltaClient::facing(ConfigTrust::Blank, "");
     client.holds("lds", "", "lds:web", 1).says(&expect!["lds: -web"]);
 }
 
 #[test]
 fn a_blank_control_plane_answers_those_that_hold_nothing_at_once() {
-    let mut client = DeltaClient::facing(Trust::Blank, "lds:default");
+    let mut client = DeltaClient::facing(ConfigTrust::Blank, "lds:default");
     client.ask("cds", "").ask("lds", "").says(&expect!["cds: "]);
     client.ack("cds").says(&expect!["lds: default"]);
 }
 
 #[test]
 fn one_unknown_proof_among_known_ones_is_enough_and_silences_all_types() {
-    let mut client = DeltaClient::facing(Trust::Inherited, "cds:a eds:a lds:web rds:web@a");
+    let mut client = DeltaClient::facing(ConfigTrust::Inherited, "cds:a eds:a lds:web rds:web@a");
     client.holds("lds", "", HELD, 2).is_silent();
     assert_eq!(client.withheld(), None);
     client.holds("cds", "", HELD, 2).ask("eds", "+a +b").is_silent();
@@ -136,13 +136,13 @@ fn one_unknown_proof_among_known_ones_is_enough_and_silences_all_types() {
 
 #[test]
 fn an_inherited_config_reaches_an_envoy_of_another_store_only_if_it_is_the_one_it_has() {
-    let mut client = DeltaClient::facing(Trust::Inherited, HELD);
+    let mut client = DeltaClient::facing(ConfigTrust::Inherited, HELD);
     client.holds("cds", "", HELD, 2).holds("eds", "+a +b", HELD, 2).holds("lds", "", HELD, 2).is_silent();
     assert_eq!((client.withheld(), client.stream.provenance().foreign_store), (None, store(2)));
     assert!(!client.stream.provenance().is_adopted);
     client.change("cds:a cds:b eds:a eds:b lds:web@2 rds:web@b").says(&expect!["lds: web@2"]);
 
-    let mut client = DeltaClient::facing(Trust::Inherited, "cds:a eds:a lds:web rds:web@a");
+    let mut client = DeltaClient::facing(ConfigTrust::Inherited, "cds:a eds:a lds:web rds:web@a");
     client.holds("cds", "", HELD, 2).holds("lds", "", HELD, 2).is_silent();
     assert_eq!(client.withheld(), Some(WithholdReason::ForeignStore));
     // It is answered once the config is the one that it has, as with another replica that was ahead.
@@ -150,17 +150,17 @@ fn an_inherited_config_reaches_an_envoy_of_another_store_only_if_it_is_the_one_i
     assert_eq!(client.withheld(), None);
 
     for from in [0, 1] {
-        let mut client = DeltaClient::facing(Trust::Inherited, "cds:a@2 cds:b eds:a lds:web rds:web@a");
+        let mut client = DeltaClient::facing(ConfigTrust::Inherited, "cds:a@2 cds:b eds:a lds:web rds:web@a");
         client.holds("cds", "", HELD, from).says(&expect!["cds: a@2"]);
     }
 }
 
 #[test]
 fn an_adopted_store_is_answered() {
-    let mut client = DeltaClient::facing(Trust::Inherited, "cds:a@2 eds:a lds:web rds:web@a");
+    let mut client = DeltaClient::facing(ConfigTrust::Inherited, "cds:a@2 eds:a lds:web rds:web@a");
     client.holds("cds", "", HELD, 2).is_silent();
     let adopted = Arc::new(store(2).into_iter().collect());
-    client.stream.set_standing(&Standing { adopted, ..standing(Trust::Inherited) });
+    client.stream.set_standing(&Standing { adopted, ..standing(ConfigTrust::Inherited) });
     client.change("cds:a@2 eds:a lds:web rds:web@a").says(&expect!["cds: a@2"]);
 }
 

@@ -88,13 +88,14 @@ impl DeltaTypeState {
         (self.acked.is_some() || is_proved).then(|| self.set.clone())
     }
 
-    /// Resumes after a reconnection: resources that the client proves to hold are not sent again.
-    pub(super) fn resume(&mut self, target: &Arc<ResourceSet>, versions: &VersionList) {
+    /// Resumes after a reconnection: resources that the client proves to hold are not sent again. `is_target`
+    /// is true if the versions are those of the target.
+    pub(super) fn resume(&mut self, target: &Arc<ResourceSet>, versions: &VersionList, is_target: bool) {
         self.set = target.clone();
         self.responded = true;
         let Some(subscription) = &self.subscription else { return };
-        if subscription.covers(target) && versions.inventory() == target.inventory() {
-            return; // Nearly all clients hold exactly the target.
+        if is_target && subscription.covers(target) {
+            return;
         }
         let mut is_held = vec![false; target.len()];
         for (name, version) in versions.iter() {

@@ -5,7 +5,7 @@ use expect_test::expect;
 use prost::Message as _;
 
 use super::*;
-use crate::cache::standing::Trust;
+use crate::cache::standing::ConfigTrust;
 use crate::nodes::status::WithholdReason;
 use crate::xds::stream::testkit::{TestClient, error_detail, kind_of, names_of, snapshot, standing, store};
 use crate::xds::wire::frame;
@@ -69,7 +69,7 @@ impl SotwClient {
 
 impl SotwClient {
     /// Creates a client of a control plane with this standing.
-    fn facing(trust: Trust, snapshot_text: &str) -> Self {
+    fn facing(trust: ConfigTrust, snapshot_text: &str) -> Self {
         let mut client = Self::new(snapshot_text);
         client.stream.context.store = store(1);
         client.stream.set_standing(&standing(trust));
@@ -94,7 +94,7 @@ const HELD: &str = "cds:a cds:b eds:a eds:b lds:web rds:web@b";
 #[test]
 fn a_blank_control_plane_answers_an_envoy_that_holds_more_only_once_it_has_a_route() {
     for from in [0, 1, 2] {
-        let mut client = SotwClient::facing(Trust::Blank, "");
+        let mut client = SotwClient::facing(ConfigTrust::Blank, "");
         client.holds("cds", "", HELD, from).holds("eds", "a b", HELD, from);
         if from == 1 {
             client.says(&expect!["cds: "]);
@@ -105,8 +105,8 @@ fn a_blank_control_plane_answers_an_envoy_that_holds_more_only_once_it_has_a_rou
         assert_eq!(client.stream.provenance().foreign_store, store(from).filter(|_| from == 2));
         assert!(client.stream.is_idle() && !client.stream.is_waiting());
         assert_eq!(client.state("lds"), AckState::Pending);
-        client.stand(Trust::Blank, "cds:a eds:a").is_silent();
-        client.stand(Trust::Full, "cds:a eds:a lds:web rds:web@a").says(&expect![[r#"
+        client.stand(ConfigTrust::Blank, "cds:a eds:a").is_silent();
+        client.stand(ConfigTrust::Full, "cds:a eds:a lds:web rds:web@a").says(&expect![[r#"
             cds: a
             eds: a"#]]);
         assert_eq!((client.withheld(), client.stream.provenance().is_adopted), (None, from == 2));
@@ -116,30 +116,30 @@ fn a_blank_control_plane_answers_an_envoy_that_holds_more_only_once_it_has_a_rou
 
 #[test]
 fn a_blank_control_plane_answers_those_that_hold_nothing_at_once() {
-    let mut client = SotwClient::facing(Trust::Blank, "lds:default");
+    let mut client = SotwClient::facing(ConfigTrust::Blank, "lds:default");
     client.ask("cds", "").ask("lds", "").says(&expect!["cds: "]);
     client.ack("cds").says(&expect!["lds: default"]);
-    let mut client = SotwClient::facing(Trust::Blank, "lds:default");
+    let mut client = SotwClient::facing(ConfigTrust::Blank, "lds:default");
     client.holds("cds", "", "", 2).holds("lds", "", "", 0).says(&expect!["lds: default"]);
     assert_eq!(client.withheld(), None);
 }
 
 #[test]
 fn the_first_unknown_proof_silences_all_types_from_then_on() {
-    let mut client = SotwClient::facing(Trust::Blank, "lds:default");
+    let mut client = SotwClient::facing(ConfigTrust::Blank, "lds:default");
     client.holds("eds", "a", "eds:a", 2).ask("cds", "").ask("lds", "").is_silent();
     assert_eq!(client.withheld(), Some(WithholdReason::NothingAccepted));
 }
 
 #[test]
 fn an_inherited_config_reaches_an_envoy_of_another_store_only_if_it_is_the_one_it_has() {
-    let mut client = SotwClient::facing(Trust::Inherited, HELD);
+    let mut client = SotwClient::facing(ConfigTrust::Inherited, HELD);
     client.holds("cds", "", HELD, 2).holds("lds", "", HELD, 2).is_silent();
     assert_eq!((client.withheld(), client.stream.provenance().foreign_store), (None, store(2)));
     assert!(!client.stream.provenance().is_adopted);
     client.change("cds:a cds:b eds:a eds:b lds:web@2 rds:web@b").says(&expect!["lds: web@2"]);
 
-    let mut client = SotwClient::facing(Trust::Inherited, "cds:a eds:a lds:web rds:web@a");
+    let mut client = SotwClient::facing(ConfigTrust::Inherited, "cds:a eds:a lds:web rds:web@a");
     client.holds("cds", "", HELD, 2).holds("lds", "", HELD, 2).is_silent();
     assert_eq!(client.withheld(), Some(WithholdReason::ForeignStore));
     // It is answered once the config is the one that it has, as with another replica that was ahead.
@@ -147,23 +147,23 @@ fn an_inherited_config_reaches_an_envoy_of_another_store_only_if_it_is_the_one_i
     assert_eq!(client.withheld(), None);
 
     for from in [0, 1] {
-        let mut client = SotwClient::facing(Trust::Inherited, "cds:a eds:a lds:web rds:web@a");
+        let mut client = SotwClient::facing(ConfigTrust::Inherited, "cds:a eds:a lds:web rds:web@a");
         client.holds("cds", "", HELD, from).says(&expect!["cds: a"]);
     }
 }
 
 #[test]
 fn an_adopted_store_is_answered() {
-    let mut client = SotwClient::facing(Trust::Inherited, "cds:a eds:a lds:web rds:web@a");
+    let mut client = SotwClient::facing(ConfigTrust::Inherited, "cds:a eds:a lds:web rds:web@a");
     client.holds("cds", "", HELD, 2).is_silent();
     let adopted = Arc::new(store(2).into_iter().collect());
-    client.stream.set_standing(&Standing { adopted, ..standing(Trust::Inherited) });
+    client.stream.set_standing(&Standing { adopted, ..standing(ConfigTrust::Inherited) });
     client.change("cds:a eds:a lds:web rds:web@a").says(&expect!["cds: a"]);
 }
 
 #[test]
 fn what_a_client_was_sent_names_the_store() {
-    let mut client = SotwClient::facing(Trust::Full, "cds:a eds:a");
+    let mut client = SotwClient::facing(ConfigTrust::Full, "cds:a eds:a");
     client.ask("cds", "").says(&expect!["cds: a"]);
     let version = snapshot("cds:a").set(ResourceType::Cluster).version().text(store(1));
     assert_eq!(client.answers[ResourceType::Cluster as usize].version, version);
