@@ -19,11 +19,13 @@ pub enum HostMatch {
 
 impl HostMatch {
     fn parse(text: &str) -> Option<Self> {
+        // Gateways name their chains by a single label that DNS would not take.
+        let longest = if text.contains('.') { 63 } else { 255 };
         let label = |label: &str| {
-            (1..=63).contains(&label.len())
+            (1..=longest).contains(&label.len())
                 && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
         };
-        let name = |text: &str| text.len() <= 253 && text.split('.').all(label);
+        let name = |text: &str| text.len() <= longest.max(253) && text.split('.').all(label);
         let text = text.to_ascii_lowercase();
         match text.strip_prefix('*') {
             Some("") => Some(Self::Any),

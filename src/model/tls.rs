@@ -160,11 +160,13 @@ fn for_address(tls: UpstreamTls, ip: Option<IpAddr>) -> UpstreamTls {
 }
 
 fn server_name(text: &str, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> String {
+    // Gateways name their chains by a single label that DNS would not take.
+    let longest = if text.contains('.') { 63 } else { 255 };
     let label = |label: &str| {
-        (1..=63).contains(&label.len())
+        (1..=longest).contains(&label.len())
             && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
     };
-    let is_name = text.len() <= 253 && text.split('.').all(label);
+    let is_name = text.len() <= longest.max(253) && text.split('.').all(label);
     if !is_name || text.parse::<IpAddr>().is_ok() {
         let help = "write a host name, such as shop.example.com".to_owned();
         faults.wrong(place, format!("`{text}` is no name to ask for"), help);
