@@ -13,6 +13,7 @@ pub mod estimate;
 pub mod explanation;
 mod faults;
 mod findings;
+mod identity;
 pub mod input;
 mod levels;
 mod retries;
@@ -41,8 +42,15 @@ use crate::memo::{MapChange, changes};
 use crate::model::name::Name;
 
 /// Rules by family.
-const FAMILIES: [&[LintRule]; 6] =
-    [detection::RULES, tiers::RULES, retries::RULES, routes::RULES, sharing::RULES, drills::RULES];
+const FAMILIES: [&[LintRule]; 7] = [
+    detection::RULES,
+    tiers::RULES,
+    retries::RULES,
+    routes::RULES,
+    sharing::RULES,
+    drills::RULES,
+    identity::RULES,
+];
 
 fn rules() -> impl Iterator<Item = &'static LintRule> {
     FAMILIES.into_iter().flatten()

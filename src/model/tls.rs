@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::config::code;
 use crate::config::document;
+use crate::config::document::tls::VerifyNames;
 use crate::config::material::Ca;
 use crate::config::values::Switch;
 use crate::model::certificate::{self, Authority, Certificate, Certificates, Sources};
@@ -56,6 +57,8 @@ pub enum Verify {
     Sni,
     /// Any of these names.
     Names(Vec<SubjectName>),
+    /// Whatever names.
+    Any,
 }
 
 /// Subject alternative name of a certificate.
@@ -113,10 +116,13 @@ pub(crate) fn resolve(
         Some(text) => Sni::Name(server_name(text, &place.key("sni"), faults)),
         None => base.map_or(Sni::Host, |base| base.sni.clone()),
     };
-    let verify = match declared.verify_names.as_deref() {
+    let verify = match &declared.verify_names {
         None => base.map_or(Verify::Sni, |base| base.verify.clone()),
-        Some([]) => Verify::Sni,
-        Some(names) => Verify::Names(names.iter().map(|name| subject_name(name)).collect()),
+        Some(VerifyNames::Any) => Verify::Any,
+        Some(VerifyNames::Listed(names)) if names.is_empty() => Verify::Sni,
+        Some(VerifyNames::Listed(names)) => {
+            Verify::Names(names.iter().map(|name| subject_name(name)).collect())
+        }
     };
     let client_certificate = match &declared.client_certificate {
         Some(name) => certificate_named(name, &place.key("client_certificate"), known, faults),
@@ -193,7 +199,10 @@ fn trust(
     if declared.insecure.unwrap_or(document::tls::Tls::INSECURE) {
         let checks = [
             ("ca", declared.ca.is_some()),
-            ("verify_names", declared.verify_names.as_ref().is_some_and(|names| !names.is_empty())),
+            (
+                "verify_names",
+                declared.verify_names.as_ref().is_some_and(|names| *names != VerifyNames::Listed(Vec::new())),
+            ),
         ];
         for (field, _) in checks.into_iter().filter(|(_, is_set)| *is_set) {
             let message = format!("`insecure` believes anybody, so `{field}` has no meaning");
