@@ -13,6 +13,7 @@ pub mod estimate;
 pub mod explanation;
 mod faults;
 mod findings;
+mod identity;
 pub mod input;
 mod levels;
 mod retries;
@@ -42,16 +43,25 @@ use crate::model::documents::Documents;
 use crate::model::name::Name;
 
 /// Rules by family.
-const FAMILIES: [&[LintRule]; 6] =
-    [detection::RULES, tiers::RULES, retries::RULES, routes::RULES, sharing::RULES, drills::RULES];
+const FAMILIES: [&[LintRule]; 7] = [
+    detection::RULES,
+    tiers::RULES,
+    retries::RULES,
+    routes::RULES,
+    sharing::RULES,
+    drills::RULES,
+    identity::RULES,
+];
 
 fn rules() -> impl Iterator<Item = &'static LintRule> {
     FAMILIES.into_iter().flatten()
 }
 
-/// Returns the explanation of every code of this program, rules first.
+/// Returns the explanation of every code of this program by code, so rules first.
 pub fn explanations() -> Vec<&'static Explanation> {
-    rules().map(|rule| &rule.explanation).chain(faults::FAULTS).collect()
+    let mut all: Vec<_> = rules().map(|rule| &rule.explanation).chain(faults::FAULTS).collect();
+    all.sort_by_key(|explanation| explanation.code.id);
+    all
 }
 
 /// Findings of all rules in a model, by subject.

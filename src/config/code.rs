@@ -174,6 +174,8 @@ pub const CODES: &[Code] = &[
     warning("US059", "a limit of silence that never acts, or cuts good answers"),
     warning("US060", "the failure of one target refuses all requests"),
     warning("US061", "an upstream that is said to have no targets"),
+    warning("US062", "a tier of one target is tried several times"),
+    warning("US063", "any server with a certificate passes for a target"),
     error(SYNTAX, "the text cannot be read"),
     error(UNKNOWN_FIELD, "a field that is not known"),
     error(WRONG_TYPE, "a value of the wrong type"),

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::config::document::failback::{Failback, FailbackSettings};
 use crate::config::document::file::File;
 use crate::config::document::lint::{LintLevel, LintSetting, Reasoned};
+use crate::config::document::tls::VerifyNames;
 use crate::config::material::{Ca, Material};
 use crate::config::values::{Duration, OnOff, Size, Statuses, Switch, Toggle};
 
@@ -90,6 +91,10 @@ by_hand!(Toggle<T>, generator => json_schema!({
 
 by_hand!(Failback, generator => json_schema!({
     "anyOf": [{ "enum": ["auto", "manual"] }, generator.subschema_for::<FailbackSettings>()],
+}));
+
+by_hand!(VerifyNames, _generator => json_schema!({
+    "anyOf": [{ "const": "any" }, { "type": "array", "items": { "type": "string" } }],
 }));
 
 by_hand!(Material, _generator => json_schema!({

@@ -185,7 +185,7 @@ services:
             services[shop].retries.back_off.base: "5ms" (default)
             services[shop].retries.back_off.max: "100ms" (default)
             services[shop].retries.body: "8MiB" (default)
-            services[shop].envoy.update_frequency: 1 (a tier before the last has a single target, which a retry must leave at once)
+            services[shop].retries.tries_per_tier: 1 (a tier before the last has a single target, which a retry must leave at once)
             services[slow].timeout: "15s" (default)
             services[slow].try_idle_timeout: "0s" (default)
             services[slow].host_header: "keep" (default)
@@ -197,7 +197,7 @@ services:
             services[slow].retries.back_off.base: "5ms" (default)
             services[slow].retries.back_off.max: "100ms" (default)
             services[slow].retries.body: "8MiB" (default)
-            services[slow].envoy.update_frequency: 1 (a tier before the last has a single target, which a retry must leave at once)
+            services[slow].retries.tries_per_tier: 1 (a tier before the last has a single target, which a retry must leave at once)
         "#]],
         );
     }

@@ -24,6 +24,9 @@ pub struct Listener {
     pub name: Name,
     /// Address and port; the port is never 0.
     pub address: SocketAddr,
+    /// True if a listener on all IPv6 addresses takes IPv4 connections too. It leaves them to a listener of its fleets
+    /// on an IPv4 address with the same port.
+    pub takes_ipv4: bool,
     /// Protocol of the connections.
     pub protocol: ProtocolSettings,
     /// Fleets that open it.
@@ -75,6 +78,7 @@ impl Listener {
         Self {
             name: Name::parse(DEFAULT).expect("`default` is a name"),
             address: SocketAddr::from(([0, 0, 0, 0], 8000)),
+            takes_ipv4: true,
             protocol: ProtocolSettings::Http,
             fleets: Scope::All,
             idle_timeout: document::listener::Listener::IDLE_TIMEOUT.0,
@@ -132,7 +136,7 @@ pub(crate) fn resolve(
         }
     };
     let idle_timeout = declared.idle_timeout.unwrap_or(document::listener::Listener::IDLE_TIMEOUT).0;
-    Some(Listener { name, address, protocol: protocol?, fleets, idle_timeout, access_log })
+    Some(Listener { name, address, takes_ipv4: true, protocol: protocol?, fleets, idle_timeout, access_log })
 }
 
 /// Returns the word for a protocol in the config.

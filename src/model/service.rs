@@ -113,6 +113,8 @@ pub struct RequestPolicy {
 pub struct Retries {
     /// Number of tries after the first.
     pub attempts: Option<u32>,
+    /// Number of tries after which a retry moves on to the next tier, from 1 to 100.
+    pub tries_per_tier: Option<u32>,
     /// Conditions for a retry, in Envoy's spelling with `-`.
     pub retry_on: Vec<String>,
     /// Additional statuses that are retried.
@@ -214,6 +216,7 @@ impl Default for Retries {
     fn default() -> Self {
         Self {
             attempts: None,
+            tries_per_tier: None,
             retry_on: document::service::Retries::RETRY_ON.map(|word| word.replace('_', "-")).to_vec(),
             statuses: document::service::Retries::STATUSES.to_vec(),
             methods_once: MethodsOnce::default(),
@@ -291,6 +294,7 @@ fn resolve_retries(
     let back_off = declared.back_off.clone().unwrap_or_default();
     let retries = Retries {
         attempts: declared.attempts.or(base.attempts),
+        tries_per_tier: declared.tries_per_tier.or(base.tries_per_tier),
         retry_on: match &declared.retry_on {
             Some(words) => retry_on(&place.key("retry_on"), words, faults),
             None => base.retry_on,
@@ -306,6 +310,10 @@ fn resolve_retries(
             let place = place.key("statuses").index(index);
             faults.wrong(&place, format!("{status} is no HTTP status"), "100 to 599".to_owned());
         }
+    }
+    if declared.tries_per_tier.is_some_and(|tries| !(1..=100).contains(&tries)) {
+        let message = "this is no number of tries for a tier".to_owned();
+        faults.wrong(&place.key("tries_per_tier"), message, "1 to 100".to_owned());
     }
     if retries.back_off_base < Duration::from_millis(1) {
         let place = place.key("back_off").key("base");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::config::code;
 use crate::config::document;
+use crate::config::document::tls::VerifyNames;
 use crate::config::material::Ca;
 use crate::config::values::Switch;
 use crate::model::certificate::{self, Authority, Certificate, Certificates, Sources};
@@ -56,6 +57,8 @@ pub enum Verify {
     Sni,
     /// Any of these names.
     Names(Vec<SubjectName>),
+    /// Whatever names.
+    Any,
 }
 
 /// Subject alternative name of a certificate.
@@ -113,10 +116,13 @@ pub(crate) fn resolve(
         Some(text) => Sni::Name(server_name(text, &place.key("sni"), faults)),
         None => base.map_or(Sni::Host, |base| base.sni.clone()),
     };
-    let verify = match declared.verify_names.as_deref() {
+    let verify = match &declared.verify_names {
         None => base.map_or(Verify::Sni, |base| base.verify.clone()),
-        Some([]) => Verify::Sni,
-        Some(names) => Verify::Names(names.iter().map(|name| subject_name(name)).collect()),
+        Some(VerifyNames::Any) => Verify::Any,
+        Some(VerifyNames::Listed(names)) if names.is_empty() => Verify::Sni,
+        Some(VerifyNames::Listed(names)) => {
+            Verify::Names(names.iter().map(|name| subject_name(name)).collect())
+        }
     };
     let client_certificate = match &declared.client_certificate {
         Some(name) => certificate_named(name, &place.key("client_certificate"), known, faults),
@@ -160,11 +166,13 @@ fn for_address(tls: UpstreamTls, ip: Option<IpAddr>) -> UpstreamTls {
 }
 
 fn server_name(text: &str, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> String {
+    // Gateways name their chains by a single label that DNS would not take.
+    let longest = if text.contains('.') { 63 } else { 255 };
     let label = |label: &str| {
-        (1..=63).contains(&label.len())
+        (1..=longest).contains(&label.len())
             && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
     };
-    let is_name = text.len() <= 253 && text.split('.').all(label);
+    let is_name = text.len() <= longest.max(253) && text.split('.').all(label);
     if !is_name || text.parse::<IpAddr>().is_ok() {
         let help = "write a host name, such as shop.example.com".to_owned();
         faults.wrong(place, format!("`{text}` is no name to ask for"), help);
@@ -191,7 +199,10 @@ fn trust(
     if declared.insecure.unwrap_or(document::tls::Tls::INSECURE) {
         let checks = [
             ("ca", declared.ca.is_some()),
-            ("verify_names", declared.verify_names.as_ref().is_some_and(|names| !names.is_empty())),
+            (
+                "verify_names",
+                declared.verify_names.as_ref().is_some_and(|names| *names != VerifyNames::Listed(Vec::new())),
+            ),
         ];
         for (field, _) in checks.into_iter().filter(|(_, is_set)| *is_set) {
             let message = format!("`insecure` believes anybody, so `{field}` has no meaning");

@@ -16,7 +16,7 @@ use crate::stage::{Edge, create};
 /// Starts an Envoy in front of this config, which has no listener.
 async fn edge(config: &str) -> Edge {
     let (port, directory) = (free_port(), tempfile::tempdir().expect("a temporary directory"));
-    let listener = format!("listeners: [{{ name: web, address: 127.0.0.1:{port} }}]\n");
+    let listener = format!("listeners:\n  - {{ name: web, address: 127.0.0.1:{port} }}\n");
     fs::write(directory.path().join("shop.yaml"), listener + config).expect("writes");
     let understudy = Understudy::serve(&[&directory.path().display().to_string()]).await;
     let edge = Edge::new(understudy, port).await;
@@ -194,6 +194,11 @@ routes:
   - {{ name: path, paths: [/path], redirect: {{ path: /new, status: 303 }} }}
   - {{ name: query, paths: [/query], redirect: {{ path: "/new?a=b", status: 307 }} }}
   - {{ name: all, paths: [/all], redirect: {{ scheme: https, host: shop.example.com, path: /, status: 308 }} }}
+  - {{ name: prefix, paths: [/prefix, "=/one"], redirect: {{ prefix: /new }} }}
+  - {{ name: stripped, paths: [/stripped], redirect: {{ host: shop.test, prefix: / }} }}
+  - {{ name: text, paths: ["/tex*"], redirect: {{ prefix: /new }} }}
+  - {{ name: regex, paths: ["~/v[0-9]+/.*"], redirect: {{ regex: "^/v([0-9]+)/(.*)", to: '/\2/\1' }} }}
+  - {{ name: everything, hosts: [every.test], redirect: {{ host: shop.test, prefix: /old }} }}
   - name: gone
     paths: [/gone]
     respond: {{ status: 410, body: '{{"%": "%PROTOCOL%"}}', headers: {{ content-type: application/json, x-a: b, x-c: d }} }}
@@ -215,11 +220,22 @@ routes:
         ("/path/a?b=c", 303, "http://old.test:8000/new?b=c"),
         ("/query/a?b=c", 307, "http://old.test:8000/new?a=b"),
         ("/all/a", 308, "https://shop.example.com/"),
+        ("/prefix", 301, "http://old.test:8000/new"),
+        ("/prefix/a?b=c", 301, "http://old.test:8000/new/a?b=c"),
+        ("/one?b=c", 301, "http://old.test:8000/new?b=c"),
+        ("/stripped", 301, "http://shop.test/"),
+        ("/stripped/a?b=c", 301, "http://shop.test/a?b=c"),
+        ("/text?b=c", 301, "http://old.test:8000/newt?b=c"),
+        ("/v2/a?b=c", 301, "http://old.test:8000/a/2?b=c"),
     ] {
         let answer = get(path).await;
         let found = answer.headers().get("location").map(|value| value.to_str().expect("ASCII"));
         assert_eq!((answer.status().as_u16(), found), (status, Some(location)), "{path}");
     }
+
+    let url = format!("http://127.0.0.1:{}/a?b=c", edge.port);
+    let answer = client.get(url).header("host", "every.test").send().await.expect("it is answered");
+    assert_eq!(answer.headers()["location"], "http://shop.test/old/a?b=c");
 
     let answer = get("/gone").await;
     assert_eq!(answer.status(), 410);
@@ -483,4 +499,41 @@ routes: [{ name: shop, service: shop }]
     .await;
     create(&edge.understudy, "/upstreams/shop/targets", json!({ "target": echo.address.to_string() })).await;
     serves(&edge, "/").await;
+}
+
+/// Tests that a listener on all IPv6 addresses takes IPv4 too, unless another one has the port there.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_ipv6_addresses_take_ipv4_unless_another_listener_has_it() {
+    let (both, shared) = (free_port(), free_port());
+    let edge = edge(&format!(
+        r#"
+  - {{ name: both, address: "[::]:{both}" }}
+  - {{ name: six, address: "[::]:{shared}" }}
+  - {{ name: four, address: "127.0.0.1:{shared}" }}
+routes:
+  - {{ name: both, listeners: [web, both], respond: {{ body: both }} }}
+  - {{ name: six, listeners: [six], respond: {{ body: six }} }}
+  - {{ name: four, listeners: [four], respond: {{ body: four }} }}
+"#
+    ))
+    .await;
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("it is plain HTTP");
+    assert_eq!(
+        edge.request(Method::GET, "shop.test", "/").send().await.expect("it is answered").status(),
+        200
+    );
+    for (address, expected) in [
+        (format!("127.0.0.1:{both}"), "both"),
+        (format!("[::1]:{both}"), "both"),
+        (format!("[::1]:{shared}"), "six"),
+        (format!("127.0.0.1:{shared}"), "four"),
+    ] {
+        eventually(PATIENCE, &format!("{address} serves"), async || {
+            let answer =
+                client.get(format!("http://{address}/")).send().await.map_err(|it| it.to_string())?;
+            let body = answer.text().await.map_err(|error| error.to_string())?;
+            if body == expected { Ok(()) } else { Err(body) }
+        })
+        .await;
+    }
 }

@@ -196,7 +196,10 @@ async fn a_target_that_proves_something_else_gets_no_request() {
     )
     .await;
     check(another.issue(&["localhost"]), json!({"ca": ca}), "localhost", false).await;
+    check(another.issue(&["localhost"]), json!({"ca": ca, "verify_names": "any"}), "localhost", false).await;
     check(another.issue(&["localhost"]), json!({}), "localhost", false).await;
     check(authority.issue(&["*.example"]), json!({"ca": ca, "sni": "shop.example"}), "127.0.0.1", true).await;
     check(another.issue(&["other"]), json!({"insecure": true}), "localhost", true).await;
+    check(authority.issue(&["other"]), json!({"ca": ca, "verify_names": "any"}), "localhost", true).await;
+    check(authority.issue(&["other"]), json!({"ca": ca, "verify_names": "any"}), "127.0.0.1", true).await;
 }

@@ -26,7 +26,7 @@ use understudy::source::material;
 use crate::{addresses, root};
 
 /// Fields whose default follows from something else, and from what.
-const DERIVED: [(&str, &str); 23] = [
+const DERIVED: [(&str, &str); 24] = [
     ("Cookie.ttl", "a session in `sticky`; in `hash_by` Envoy sets no cookie"),
     ("GrpcCheck.authority", "the target's name, or the upstream's"),
     ("HealthCheck.idle_interval", "`interval`"),
@@ -40,6 +40,7 @@ const DERIVED: [(&str, &str); 23] = [
     ("Redirect.scheme", "the request's"),
     ("Resolver.max_ttl", "not shorter than `min_ttl`"),
     ("Retries.attempts", "the number of targets"),
+    ("Retries.tries_per_tier", "the number of targets of the tiers"),
     ("Route.retries", "the service's"),
     ("Route.timeout", "the service's"),
     ("Route.try_timeout", "the service's"),
@@ -53,7 +54,7 @@ const DERIVED: [(&str, &str); 23] = [
 ];
 
 /// Fields whose absence means that there is none of what they name.
-const NOTHING: [&str; 32] = [
+const NOTHING: [&str; 35] = [
     "FailbackSettings.after",
     "FailbackSettings.max_failbacks",
     "FailbackSettings.steps",
@@ -65,6 +66,9 @@ const NOTHING: [&str; 32] = [
     "Listener.client_ca",
     "Listener.service",
     "Notify.secret",
+    "Redirect.prefix",
+    "Redirect.regex",
+    "Redirect.to",
     "Rewrite.path",
     "Rewrite.prefix",
     "Rewrite.regex",

@@ -1,6 +1,8 @@
 //! Envoy listeners: for HTTP requests, with routes by RDS, or for TCP and TLS connections.
 
-use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
+use std::net::{IpAddr, Ipv6Addr};
+
+use envoy_types::pb::envoy::config::core::v3::{self as core, HttpProtocolOptions};
 use envoy_types::pb::envoy::config::listener::v3 as envoy;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -58,12 +60,22 @@ pub fn compile(input: &ListenerInput) -> Resource {
     };
     let envoy = envoy::Listener {
         name: name.to_owned(),
-        address: Some(socket_address(listener.address)),
+        address: Some(address(listener)),
         listener_filters: by_sni.then(connection::tls_inspector).into_iter().collect(),
         filter_chains,
         ..Default::default()
     };
     Resource::new(name, &envoy)
+}
+
+/// Returns the address. On all IPv6 addresses Envoy takes IPv4 connections too only if it is told.
+fn address(listener: &Listener) -> core::Address {
+    let mut address = socket_address(listener.address);
+    let takes_both = listener.takes_ipv4 && listener.address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    if let Some(core::address::Address::SocketAddress(socket)) = address.address.as_mut() {
+        socket.ipv4_compat = takes_both;
+    }
+    address
 }
 
 /// Returns the filter chain for HTTP requests, in TLS if there is a termination.

@@ -207,7 +207,7 @@ fn envoy_route(path: &PathMatch, route: &Route, methods: Methods) -> Option<envo
     };
     Some(match &route.action {
         RouteAction::Forward(forward) => forward::compile(matched, forward, path, methods),
-        RouteAction::Redirect(redirect) => answer::redirect(matched, redirect),
+        RouteAction::Redirect(redirect) => answer::redirect(matched, redirect, path),
         RouteAction::Respond(respond) => answer::respond(matched, respond),
     })
 }

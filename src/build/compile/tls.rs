@@ -126,7 +126,7 @@ fn client(tls: &UpstreamTls, protocol: UpstreamProtocol) -> core::TransportSocke
 
 fn validation(tls: &UpstreamTls) -> Option<ValidationContextType> {
     let names = match &tls.verify {
-        Verify::Sni => Vec::new(),
+        Verify::Sni | Verify::Any => Vec::new(),
         Verify::Names(names) => names.iter().map(subject_name).collect(),
     };
     let context =

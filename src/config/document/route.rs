@@ -105,7 +105,8 @@ impl Route {
     pub const RANK: i64 = 0;
 }
 
-/// An answer that sends the client elsewhere; at least one of `scheme`, `host` and `path` is given.
+/// An answer that sends the client elsewhere; at least one of `scheme`, `host`, `path`, `prefix` and `regex` is given, and
+/// of the last three at most one.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Redirect {
@@ -118,6 +119,15 @@ pub struct Redirect {
     /// Path of the new address. Absent: the request's. The query is kept unless a new one stands here.
     #[schemars(extend("examples" = ["/new"], "pattern" = "^/"))]
     pub path: Option<String>,
+    /// Path that replaces the prefix which matched, as in `rewrite`; the rest of the path stays.
+    #[schemars(extend("examples" = ["/new"], "pattern" = "^/"))]
+    pub prefix: Option<String>,
+    /// Regex in RE2's syntax; each match in the path is replaced by `to`.
+    #[schemars(extend("examples" = ["/v1/(.*)"]))]
+    pub regex: Option<String>,
+    /// Replacement for `regex`; `\1` is the first group, `\0` the whole match.
+    #[schemars(extend("examples" = ["/\\1"]))]
+    pub to: Option<String>,
     /// Status of the answer.
     #[schemars(extend(
         "default" = Redirect::STATUS, "examples" = [308], "enum" = [301, 302, 303, 307, 308]

@@ -130,6 +130,10 @@ pub struct Retries {
     /// listener 10.
     #[schemars(extend("examples" = [3]))]
     pub attempts: Option<u32>,
+    /// Number of tries after which a retry moves on to the next tier. Absent: 2 where every tier but the last has a second
+    /// target, else 1.
+    #[schemars(extend("examples" = [3], "minimum" = 1, "maximum" = 100))]
+    pub tries_per_tier: Option<u32>,
     /// Conditions on which an idempotent request is tried again, in Envoy's words.
     #[schemars(extend("default" = Retries::RETRY_ON, "examples" = [["connect_failure"]]))]
     pub retry_on: Option<Vec<String>>,

@@ -1,7 +1,11 @@
 //! TLS to targets, of an upstream or of one target.
 
+use std::fmt;
+
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::config::material::Ca;
 
@@ -16,9 +20,9 @@ pub struct Tls {
     #[schemars(extend("default" = Tls::CA, "examples" = [{ "file": "ca.pem" }]))]
     pub ca: Option<Ca>,
     /// Names of which the target's certificate must have one; empty: the server name that is asked for, or the
-    /// target's address.
-    #[schemars(extend("default" = [], "examples" = [["shop.example.com"]]))]
-    pub verify_names: Option<Vec<String>>,
+    /// target's address; `any`: whatever names, if the CA signed it.
+    #[schemars(extend("default" = [], "examples" = [["shop.example.com"], "any"]))]
+    pub verify_names: Option<VerifyNames>,
     /// Name of the certificate that Envoy presents to targets. Absent: none.
     #[schemars(extend("examples" = ["edge"]))]
     pub client_certificate: Option<String>,
@@ -32,4 +36,38 @@ impl Tls {
     pub const CA: &str = "system";
     /// Default of `insecure`.
     pub const INSECURE: bool = false;
+}
+
+/// Names that a certificate may have.
+#[derive(Debug, Clone, PartialEq)]
+pub enum VerifyNames {
+    /// Whatever names, written `any`.
+    Any,
+    /// One of these.
+    Listed(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for VerifyNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyOrList;
+        impl<'de> Visitor<'de> for AnyOrList {
+            type Value = VerifyNames;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`any` or a list of names")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<VerifyNames, E> {
+                match text {
+                    "any" => Ok(VerifyNames::Any),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<VerifyNames, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(VerifyNames::Listed)
+            }
+        }
+        deserializer.deserialize_any(AnyOrList)
+    }
 }

@@ -38,7 +38,7 @@ pub(super) fn of_service(service: &Service, build: &Build) -> Vec<EffectiveSetti
         1 => "a tier before the last has a single target, which a retry must leave at once",
         _ => "a retry tries a peer before it moves on to the next tier",
     };
-    settings.derived("envoy.update_frequency", tries.update_frequency, because);
+    settings.derived("retries.tries_per_tier", tries.update_frequency, because);
     settings.found
 }
 

@@ -31,6 +31,9 @@ pub(super) fn add_tls(tls: &UpstreamTls, otherwise: Option<&str>, settings: &mut
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
             settings.derived("tls.verify_names", names, otherwise.unwrap_or("the target's address"));
         }
+        Verify::Any => {
+            settings.derived("tls.verify_names", "any", otherwise.unwrap_or("any name that the CA signed"));
+        }
         Verify::Sni if *trust == Trust::Anything => {}
         Verify::Sni => settings.derived("tls.verify_names", json!([]), "the name that is asked for"),
     }

@@ -37,15 +37,15 @@ pub struct Forward {
     pub request_headers: HeaderChanges,
 }
 
-/// Redirect; at least one of scheme, host and path differs from the request's.
+/// Redirect; at least one of scheme, host and path is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
     /// Scheme; `None` for the request's.
     pub scheme: Option<Scheme>,
     /// Host, with a port if one is to be given; `None` for the request's host and port.
     pub host: Option<String>,
-    /// Path; `None` for the request's. The request's query is kept, unless this path has one.
-    pub path: Option<String>,
+    /// Change of the path; `None` for the request's. The request's query is kept, unless a whole new path has one.
+    pub path: Option<Rewrite>,
     /// Status: 301, 302, 303, 307 or 308.
     pub status: u16,
 }
@@ -73,7 +73,7 @@ pub(crate) fn resolve(
     faults: &mut FaultCollector,
 ) -> Option<RouteAction> {
     exactly_one(place, route, faults);
-    let redirect = route.redirect.as_ref().map(|it| redirect(&place.key("redirect"), it, faults));
+    let redirect = route.redirect.as_ref().map(|it| redirect(&place.key("redirect"), it, paths, faults));
     let respond = route.respond.as_ref().map(|it| respond(&place.key("respond"), it, faults));
     let answer = redirect.map(RouteAction::Redirect).or(respond.map(RouteAction::Respond));
     if route.service.is_none() && answer.is_some() {
@@ -146,24 +146,40 @@ fn is_reported(place: &FaultPlace<'_>) -> bool {
     place.document.is_faulty(&place.path) || place.document.is_misspelt(&place.path)
 }
 
+/// Fields of a redirect that say where to.
+const DESTINATIONS: [&str; 5] = ["scheme", "host", "path", "prefix", "regex"];
+
 fn redirect(
     place: &FaultPlace<'_>,
     declared: &document::route::Redirect,
+    paths: &[PathMatch],
     faults: &mut FaultCollector,
 ) -> Redirect {
-    let document::route::Redirect { scheme, host, path, status } = declared;
-    let goes_nowhere = scheme.is_none() && host.is_none() && path.is_none();
-    if goes_nowhere && !["scheme", "host", "path"].iter().any(|key| is_reported(&place.key(key))) {
-        let help = "give one of `scheme`, `host` and `path`";
+    let document::route::Redirect { scheme, host, path, prefix, regex, to, status } = declared;
+    let keeps_path = path.is_none() && prefix.is_none() && regex.is_none() && to.is_none();
+    let goes_nowhere = scheme.is_none() && host.is_none() && keeps_path;
+    if goes_nowhere && !DESTINATIONS.iter().any(|key| is_reported(&place.key(key))) {
+        let help = "give one of `scheme`, `host`, `path`, `prefix` and `regex`";
         faults.missing(place, "what to redirect to", help);
     }
     if let Some(text) = host.as_ref().filter(|host| !is_authority(host)) {
         let help = "write a name such as shop.example.com, with a port if need be".to_owned();
         faults.wrong(&place.key("host"), format!("`{text}` is not a host"), help);
     }
-    if let Some(text) = path.as_ref().filter(|path| !is_path(path, &['#'])) {
-        faults.wrong(&place.key("path"), format!("`{text}` is not a path"), PATH_RULE.to_owned());
-    }
+    let path = match path {
+        Some(text) if prefix.is_none() && regex.is_none() && to.is_none() => {
+            if !is_path(text, &['#']) {
+                faults.wrong(&place.key("path"), format!("`{text}` is not a path"), PATH_RULE.to_owned());
+            }
+            Some(Rewrite::Path(text.clone()))
+        }
+        None if keeps_path => None,
+        _ => {
+            let (path, prefix, regex, to) = (path.clone(), prefix.clone(), regex.clone(), to.clone());
+            let rewrite = document::route::Rewrite { prefix, path, regex, to };
+            Rewrite::resolve(place, &rewrite, paths, faults)
+        }
+    };
     let status = status.unwrap_or(document::route::Redirect::STATUS.into());
     let known = REDIRECTS.into_iter().find(|known| u32::from(*known) == status);
     if known.is_none() {
@@ -173,7 +189,7 @@ fn redirect(
     Redirect {
         scheme: *scheme,
         host: host.clone(),
-        path: path.clone(),
+        path,
         status: known.unwrap_or(document::route::Redirect::STATUS),
     }
 }

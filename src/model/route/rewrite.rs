@@ -45,7 +45,8 @@ impl Rewrite {
                 Some(Self::Regex { pattern: pattern.clone(), substitution: substitution.clone() })
             }
             _ => {
-                let message = "a rewrite is one of `prefix`, `path`, and `regex` with `to`".to_owned();
+                let message =
+                    "a change of the path is one of `prefix`, `path`, and `regex` with `to`".to_owned();
                 let help =
                     r#"such as `{ prefix: / }`, `{ path: /fixed }`, `{ regex: "/v1/(.*)", to: "/\\1" }`"#;
                 faults.error(place, code::CONFLICT, message, help.to_owned());

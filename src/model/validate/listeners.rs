@@ -10,7 +10,7 @@ use crate::config::document::listener::ListenerProtocol;
 use crate::config::document::{self, Kind};
 use crate::model::fleet::Fleet;
 use crate::model::listener::{self, Listener};
-use crate::model::name::Name;
+use crate::model::name::{Name, Scope};
 use crate::model::place::FaultPlace;
 use crate::model::service::Service;
 use crate::model::upstream::Upstream;
@@ -62,7 +62,19 @@ pub(super) fn resolve<'a>(
             listeners.push((place, listener));
         }
     }
-    listeners.into_iter().map(|(_, listener)| listener).collect()
+    leave_ipv4_to_others(listeners.into_iter().map(|(_, listener)| listener).collect())
+}
+
+/// Leaves IPv4 connections to the listeners on IPv4 addresses with the same port: two sockets cannot have them.
+fn leave_ipv4_to_others(mut listeners: Vec<Listener>) -> Vec<Listener> {
+    let on_ipv4 = listeners.iter().filter(|listener| listener.address.is_ipv4());
+    let taken: Vec<(u16, Scope)> = on_ipv4.map(|it| (it.address.port(), it.fleets.clone())).collect();
+    for listener in &mut listeners {
+        let (address, fleets) = (listener.address, &listener.fleets);
+        let is_taken = taken.iter().any(|(port, other)| *port == address.port() && other.overlaps(fleets));
+        listener.takes_ipv4 = address.is_ipv4() || !is_taken;
+    }
+    listeners
 }
 
 /// True if there are raw resources and no route that the default listener could serve. The default

@@ -8,17 +8,20 @@ use envoy_types::pb::envoy::config::route::v3::redirect_action::{
 };
 use envoy_types::pb::google::protobuf::UInt32Value;
 
-use crate::build::compile::route::header;
+use crate::build::compile::route::rewrite::PathChange;
+use crate::build::compile::route::{header, rewrite};
 use crate::build::compile::uint32;
 use crate::config::document::route::Scheme;
+use crate::model::path_match::PathMatch;
 use crate::model::route::Route;
 use crate::model::route::action::{Redirect, Respond, RouteAction};
+use crate::model::route::rewrite::Rewrite;
 
 /// Default of Envoy for the maximum body of a direct response, in bytes.
 const ENVOYS_LONGEST: usize = 4096;
 
 /// Returns `route` with a redirect as its action.
-pub(super) fn redirect(route: envoy::Route, redirect: &Redirect) -> envoy::Route {
+pub(super) fn redirect(route: envoy::Route, redirect: &Redirect, path: &PathMatch) -> envoy::Route {
     let code = match redirect.status {
         302 => RedirectResponseCode::Found,
         303 => RedirectResponseCode::SeeOther,
@@ -35,10 +38,20 @@ pub(super) fn redirect(route: envoy::Route, redirect: &Redirect) -> envoy::Route
         response_code: code.into(),
         scheme_rewrite_specifier: scheme
             .map(|scheme| SchemeRewriteSpecifier::SchemeRedirect(scheme.to_owned())),
-        path_rewrite_specifier: redirect.path.clone().map(PathRewriteSpecifier::PathRedirect),
+        path_rewrite_specifier: redirect.path.as_ref().map(|change| path_rewrite(change, path)),
         ..Default::default()
     };
     envoy::Route { action: Some(envoy::route::Action::Redirect(action)), ..route }
+}
+
+fn path_rewrite(change: &Rewrite, path: &PathMatch) -> PathRewriteSpecifier {
+    match change {
+        Rewrite::Path(path) => PathRewriteSpecifier::PathRedirect(path.clone()),
+        Rewrite::Prefix(_) | Rewrite::Regex { .. } => match rewrite::change(change, path) {
+            PathChange::Prefix(prefix) => PathRewriteSpecifier::PrefixRewrite(prefix),
+            PathChange::Regex(regex) => PathRewriteSpecifier::RegexRewrite(regex),
+        },
+    }
 }
 
 /// Returns `route` with a fixed response as its action. The headers of the response precede those that the

@@ -32,8 +32,8 @@ pub fn tries(policy: &RequestPolicy, service: &Service) -> Option<RetryLimits> {
     let (retries, orders) = (policy.retries.as_ref()?, service::orders(service));
     Some(RetryLimits {
         attempts: retries.attempts.unwrap_or_else(|| attempts(&orders)),
-        try_timeout: effective_try_timeout(policy, &orders),
-        update_frequency: update_frequency(&orders),
+        try_timeout: effective_try_timeout(policy, retries, &orders),
+        update_frequency: update_frequency(retries, &orders),
     })
 }
 
@@ -66,7 +66,7 @@ fn repeating(
     let full = envoy::RetryPolicy {
         retry_on: retry_on(retries),
         num_retries: Some(uint32(retries.attempts.unwrap_or_else(|| attempts(orders)))),
-        per_try_timeout: effective_try_timeout(policy, orders).map(duration),
+        per_try_timeout: effective_try_timeout(policy, retries, orders).map(duration),
         retry_back_off: Some(RetryBackOff {
             base_interval: Some(duration(retries.back_off_base)),
             max_interval: Some(duration(retries.back_off_max)),
@@ -74,7 +74,7 @@ fn repeating(
         retriable_status_codes: retries.statuses.clone(),
         host_selection_retry_max_attempts: 5,
         retry_host_predicate: vec![previous_hosts()],
-        retry_priority: Some(previous_priorities(orders)),
+        retry_priority: Some(previous_priorities(update_frequency(retries, orders))),
         ..Default::default()
     };
     match (methods, retries.methods_once) {
@@ -112,22 +112,27 @@ fn attempts(orders: &[WeightedOrder<'_>]) -> u32 {
     u32::try_from(targets).unwrap_or(u32::MAX).clamp(3, 10)
 }
 
-/// Returns the number of tries after which a retry moves on to the next tier: 2 if every tier but the last
-/// has a second target to try first, else 1. A tier of one target must be left at once, since Envoy goes on
+/// Returns the number of tries after which a retry moves on to the next tier: as declared, or 2 if every tier but the
+/// last has a second target to try first, else 1. A tier of one target must be left at once, since Envoy goes on
 /// choosing the tier even if its only host is ejected between two tries. Routes are the same for all Envoys,
 /// so a single target counts if any locality sees one.
-fn update_frequency(orders: &[WeightedOrder<'_>]) -> u32 {
-    if orders.iter().any(WeightedOrder::has_a_single_before_the_last) { 1 } else { 2 }
+fn update_frequency(retries: &Retries, orders: &[WeightedOrder<'_>]) -> u32 {
+    let has_a_single = || orders.iter().any(WeightedOrder::has_a_single_before_the_last);
+    retries.tries_per_tier.unwrap_or_else(|| if has_a_single() { 1 } else { 2 })
 }
 
 /// Returns the timeout of one try of an idempotent request: as declared, or the request timeout divided by
 /// the number of tries that it takes to reach the last tier, at least 2. A healthy but slow service must not
 /// be cut off, and a frozen target must leave time for the others. None for no limit.
-fn effective_try_timeout(policy: &RequestPolicy, orders: &[WeightedOrder<'_>]) -> Option<Duration> {
+fn effective_try_timeout(
+    policy: &RequestPolicy,
+    retries: &Retries,
+    orders: &[WeightedOrder<'_>],
+) -> Option<Duration> {
     let try_timeout = policy.try_timeout.unwrap_or_else(|| {
         let tiers = orders.iter().map(WeightedOrder::most_tiers).max().unwrap_or(0);
         let before_last = u32::try_from(tiers.saturating_sub(1)).unwrap_or(u32::MAX);
-        let tries = before_last.saturating_mul(update_frequency(orders)).saturating_add(1).max(2);
+        let tries = before_last.saturating_mul(update_frequency(retries, orders)).saturating_add(1).max(2);
         Duration::from_millis(u64::try_from((policy.timeout / tries).as_millis()).unwrap_or(u64::MAX))
     });
     (!try_timeout.is_zero()).then_some(try_timeout)
@@ -140,9 +145,9 @@ fn previous_hosts() -> RetryHostPredicate {
     }
 }
 
-fn previous_priorities(orders: &[WeightedOrder<'_>]) -> RetryPriority {
+fn previous_priorities(update_frequency: u32) -> RetryPriority {
     let config = PreviousPrioritiesConfig {
-        update_frequency: i32::try_from(update_frequency(orders)).expect("it is 1 or 2"),
+        update_frequency: i32::try_from(update_frequency).expect("it is 1 to 100"),
     };
     RetryPriority {
         name: "envoy.retry_priorities.previous_priorities".to_owned(),
@@ -199,5 +204,7 @@ mod tests {
         check(&[2, 1], "timeout: 0s", (3, None, 2));
         check(&[2, 1], "timeout: 0s, try_timeout: 1s", (3, Some(1_000), 2));
         check(&[2, 1], "try_timeout: 0s", (3, None, 2));
+        check(&[2, 1], "timeout: 16s, retries: { tries_per_tier: 3 }", (3, Some(4_000), 3));
+        check(&[2, 1], "timeout: 16s, retries: { tries_per_tier: 1 }", (3, Some(8_000), 1));
     }
 }

@@ -7,19 +7,34 @@ use crate::build::compile::route::matching::regex;
 use crate::model::path_match::PathMatch;
 use crate::model::route::rewrite::Rewrite;
 
+/// Change of a path in Envoy's terms.
+pub(super) enum PathChange {
+    /// Replacement of what the route matches.
+    Prefix(String),
+    /// Replacement of what a regex matches.
+    Regex(RegexMatchAndSubstitute),
+}
+
 /// Returns `action` with a rewrite of the path.
 pub(super) fn rewritten(
     action: envoy::RouteAction,
     rewrite: &Rewrite,
     path: &PathMatch,
 ) -> envoy::RouteAction {
-    let by_prefix = |prefix| envoy::RouteAction { prefix_rewrite: prefix, ..action.clone() };
-    let by_regex = |pattern: &str, substitution: &str| envoy::RouteAction {
-        regex_rewrite: Some(RegexMatchAndSubstitute {
+    match change(rewrite, path) {
+        PathChange::Prefix(prefix_rewrite) => envoy::RouteAction { prefix_rewrite, ..action },
+        PathChange::Regex(regex) => envoy::RouteAction { regex_rewrite: Some(regex), ..action },
+    }
+}
+
+/// Returns the change of a path that the route matches by `path`.
+pub(super) fn change(rewrite: &Rewrite, path: &PathMatch) -> PathChange {
+    let by_prefix = PathChange::Prefix;
+    let by_regex = |pattern: &str, substitution: &str| {
+        PathChange::Regex(RegexMatchAndSubstitute {
             pattern: Some(regex(pattern)),
             substitution: substitution.to_owned(),
-        }),
-        ..action.clone()
+        })
     };
     let without_slash = |to: &str| to.trim_end_matches('/').to_owned();
     let with_slash = |to: &str| format!("{}/", to.trim_end_matches('/'));
