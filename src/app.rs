@@ -23,6 +23,7 @@ use crate::admin::http::guard::PeerAddress;
 use crate::admin::state::Admin;
 use crate::cache::Cache;
 use crate::config::Violation;
+use crate::config::dialect::ReadingTerms;
 use crate::config::edit::Files;
 use crate::control::Control;
 use crate::control::operation::WriteError;
@@ -88,6 +89,8 @@ pub struct Options {
     pub loss_limits: LossLimits,
     /// Directory below which requests may name files with keys and certificates; none: nowhere.
     pub material_dir: Option<PathBuf>,
+    /// Terms under which files are read.
+    pub terms: ReadingTerms,
 }
 
 /// Default of [`Options::requests_per_second`].
@@ -111,6 +114,7 @@ impl Default for Options {
             requests_per_second: REQUESTS_PER_SECOND,
             loss_limits: LossLimits::default(),
             material_dir: None,
+            terms: ReadingTerms::default(),
         }
     }
 }
@@ -268,8 +272,8 @@ impl Core {
         let last = read.clone().unwrap_or_default();
         let (data, events, limits) = (options.data.clone(), telemetry.events.clone(), options.loss_limits);
         let material_dir = options.material_dir.as_deref().map(material_directory).transpose()?;
-        let runtime = tokio::runtime::Handle::current();
-        let start = move || open(&data, (read, material_dir), limits, telemetry, &runtime);
+        let (runtime, terms) = (tokio::runtime::Handle::current(), options.terms.clone());
+        let start = move || open(&data, (read, terms, material_dir), limits, telemetry, &runtime);
         let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
         let Opened { store, names, control, cache, ledger } = started.map_err(|error| match error {
             WriteError::Refused(violations) => Error::Config(violations),
@@ -298,7 +302,7 @@ struct Opened {
 /// Opens the store and builds the first config; blocks.
 fn open(
     data: &Path,
-    (files, material_dir): (Result<Files, Vec<Violation>>, Option<Arc<Path>>),
+    (files, terms, material_dir): (Result<Files, Vec<Violation>>, ReadingTerms, Option<Arc<Path>>),
     loss_limits: LossLimits,
     telemetry: Telemetry,
     runtime: &tokio::runtime::Handle,
@@ -318,6 +322,7 @@ fn open(
         nodes,
         loss_limits,
         material_dir,
+        terms,
     };
     let (control, cache) = Control::start(start, runtime)?;
     Ok(Opened { store, names, control, cache, ledger })

@@ -26,6 +26,7 @@ use crate::build::lint::Lints;
 use crate::build::patch::Patched;
 use crate::build::snapshot::Snapshot;
 use crate::build::variant::Variants;
+use crate::config::dialect::ReadingTerms;
 use crate::config::document::Document;
 use crate::config::edit::{Files, Stored};
 use crate::config::material::{NamedFile, NamedFiles};
@@ -58,6 +59,8 @@ pub struct Inputs {
     pub material_dir: Option<Arc<Path>>,
     /// Overrides by operators, drills and failback, by upstream.
     pub overrides: OverridesByUpstream,
+    /// Terms under which files are read.
+    pub terms: ReadingTerms,
     /// Time at which the inputs were read, against which certificates are checked; none: validity periods are
     /// not checked.
     pub now: Option<Timestamp>,
@@ -83,6 +86,8 @@ pub struct Build {
     pub documents: Documents,
     /// Entities written over REST, as in the inputs of this build.
     pub stored: Stored,
+    /// Infos about foreign files.
+    foreign_infos: Vec<Violation>,
     subsets: UpstreamIndex,
     lints: Lints,
     resolved: ResolvedEntities,
@@ -127,7 +132,7 @@ impl Build {
     /// Returns warnings and infos together, by file and position.
     pub fn violations(&self) -> Vec<Violation> {
         let infos = self.lints.violations().filter(|told| told.level == Level::Info);
-        in_order(self.warnings.iter().chain(infos).cloned().collect())
+        in_order(self.warnings.iter().chain(&self.foreign_infos).chain(infos).cloned().collect())
     }
 
     /// Returns the warnings that the build `before` does not have.
@@ -190,7 +195,7 @@ impl Build {
 pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violation>> {
     let nothing = Build::default();
     let last = last.unwrap_or(&nothing);
-    build_parsed(last.documents.updated(&inputs.files, &inputs.stored), inputs, last)
+    build_parsed(last.documents.updated(&inputs.files, &inputs.stored, &inputs.terms), inputs, last)
 }
 
 /// Builds like [`build`], after `read` has returned the contents of the files that the documents name. Stores
@@ -206,7 +211,7 @@ pub fn build_reading(
 ) -> Result<Build, Vec<Violation>> {
     let nothing = Build::default();
     let last = last.unwrap_or(&nothing);
-    let parsed = last.documents.updated(&inputs.files, &inputs.stored);
+    let parsed = last.documents.updated(&inputs.files, &inputs.stored, &inputs.terms);
     inputs.named_files = read(&parsed.documents.named_files());
     build_parsed(parsed, inputs, last)
 }
@@ -214,6 +219,8 @@ pub fn build_reading(
 fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, Vec<Violation>> {
     let Parsed { documents, new, mut violations } = parsed;
     violations.extend(lint::faults_of_levels(&new));
+    let (refused, foreign) = lint::foreign(&documents);
+    violations.extend(refused);
     let meaning = validate::validate(&documents, &inputs.named_files, inputs.now, &last.resolved);
     let Validated { model, mut warnings, until, resolved } = match meaning {
         Ok(meaning) if violations.is_empty() => meaning,
@@ -242,13 +249,16 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
     if !refused.is_empty() {
         return Err(in_order(refused));
     }
+    let (foreign_warnings, foreign_infos): (Vec<_>, Vec<_>) =
+        foreign.into_iter().partition(|told| told.level == Level::Warning);
     warnings.extend(lints.at_level(Level::Warning).cloned());
+    warnings.extend(foreign_warnings);
     let compiled = last.compiled.updated(last.to_compile(), build.to_compile());
     let patched = patch::apply(&build.documents, &build.model, &compiled, &last.patched).map_err(in_order)?;
     let snapshots = snapshots(&build.model, (&compiled, &patched), last);
     let variants = Variants::new(&build.model, &build.subsets, &compiled, &last.variants);
     let warnings = in_order(warnings);
-    Ok(Build { snapshots, warnings, lints, compiled, patched, variants, ..build })
+    Ok(Build { snapshots, warnings, foreign_infos, lints, compiled, patched, variants, ..build })
 }
 
 /// Sorts violations: errors first, then by file and position.

@@ -35,9 +35,11 @@ use crate::build::lint::routes::Shadows;
 use crate::build::lint::rule::{FindingCollector, LintCheck, LintRule};
 use crate::build::lint::sharing::Neighbours;
 use crate::build::lint::subject::{CallerKey, CallerSubject, RouteSubject, UpstreamSubject};
+use crate::config::code;
 use crate::config::document::{Document, Kind};
 use crate::config::{Level, Violation};
 use crate::memo::{MapChange, changes};
+use crate::model::documents::Documents;
 use crate::model::name::Name;
 
 /// Rules by family.
@@ -178,7 +180,24 @@ fn caller_keys(input: LintInput<'_>, service: &Name) -> Vec<CallerKey> {
 
 /// Returns the faults in the lint settings of these documents.
 pub fn faults_of_levels(documents: &[Arc<Document>]) -> Vec<Violation> {
-    levels::faults(documents, &rules().map(|rule| rule.explanation.code.id).collect::<Vec<_>>())
+    let rules = rules().map(|rule| rule.explanation.code.id).chain(code::ADJUSTABLE);
+    levels::faults(documents, &rules.collect::<Vec<_>>())
+}
+
+/// Returns what is to be told of foreign files: the errors, and the warnings and infos. Levels that the config sets count
+/// for the codes that it may set.
+pub fn foreign(documents: &Documents) -> (Vec<Violation>, Vec<Violation>) {
+    let mut violations = documents.foreign().violations();
+    if violations.is_empty() {
+        return (violations, Vec::new());
+    }
+    let levels = levels::of(documents);
+    violations.retain_mut(|violation| {
+        let level = levels.set(violation.code).filter(|_| code::ADJUSTABLE.contains(&violation.code));
+        violation.level = level.flatten().unwrap_or(violation.level);
+        level != Some(None)
+    });
+    violations.into_iter().partition(|violation| violation.level == Level::Error)
 }
 
 fn check_upstream(subject: &UpstreamSubject) -> Findings {

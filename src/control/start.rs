@@ -9,6 +9,7 @@ use tracing::warn;
 use crate::build::{self, Build, Inputs};
 use crate::cache::Cache;
 use crate::config::Violation;
+use crate::config::dialect::ReadingTerms;
 use crate::config::edit::{EntityChange, Files, Stored};
 use crate::control::Control;
 use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resolved, log_warning};
@@ -51,6 +52,8 @@ pub struct Start {
     pub loss_limits: LossLimits,
     /// Directory below which requests may name files; none: nowhere.
     pub material_dir: Option<Arc<Path>>,
+    /// Terms under which files are read.
+    pub terms: ReadingTerms,
 }
 
 /// First config, with the files that it does not use.
@@ -71,6 +74,7 @@ struct FirstBuilder {
     overrides: OverridesByUpstream,
     loss_limits: LossLimits,
     material_dir: Option<Arc<Path>>,
+    terms: ReadingTerms,
 }
 
 impl Control {
@@ -81,12 +85,22 @@ impl Control {
     ///
     /// Fails if the store cannot be read, or with all faults of the config.
     pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Self, Arc<Cache>), WriteError> {
-        let Start { files, store, resolver, overrides, events, metrics, nodes, loss_limits, material_dir } =
-            start;
+        let Start {
+            files,
+            store,
+            resolver,
+            overrides,
+            events,
+            metrics,
+            nodes,
+            loss_limits,
+            material_dir,
+            terms,
+        } = start;
         let stored_revision = store.watch();
         let StoredState { stored, files: last_files, refused_files, revision } = store.load()?;
         let builder = Builder { resolver, runtime: runtime.clone() };
-        let mut builder = FirstBuilder { builder, stored, overrides, loss_limits, material_dir };
+        let mut builder = FirstBuilder { builder, stored, overrides, loss_limits, material_dir, terms };
         let first = builder.first(files, last_files.as_ref(), refused_files).map_err(WriteError::Refused)?;
         let FirstConfig { built, refused, refused_by_envoy, violations } = first;
         let cache = Arc::new(Cache::new(built.build.clone()));
@@ -135,8 +149,8 @@ impl Control {
 impl FirstBuilder {
     fn build(&mut self, files: Files) -> Result<Built, (Option<Box<Inputs>>, Vec<Violation>)> {
         let (stored, overrides) = (self.stored.clone(), self.overrides.clone());
-        let material_dir = self.material_dir.clone();
-        let mut inputs = Inputs { files, stored, overrides, material_dir, ..Inputs::default() };
+        let (material_dir, terms) = (self.material_dir.clone(), self.terms.clone());
+        let mut inputs = Inputs { files, stored, overrides, material_dir, terms, ..Inputs::default() };
         match self.builder.build(&mut inputs, None, Reading::Anew) {
             Ok(build) => Ok(Built { inputs, build: Arc::new(build) }),
             Err(violations) => Err((Some(Box::new(inputs)), violations)),

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cache::Cache;
+use crate::config::dialect::ReadingTerms;
 use crate::config::document::Kind;
 use crate::config::edit::EntityChange;
 use crate::control::operation::{Decision, DesiredConfig, OperationReply};
@@ -45,6 +46,7 @@ async fn started(store: Arc<dyn Store>) -> (Control, Arc<Cache>) {
         nodes: Nodes::default(),
         loss_limits: LossLimits::default(),
         material_dir: None,
+        terms: ReadingTerms::default(),
     };
     let runtime = tokio::runtime::Handle::current();
     let started = tokio::task::spawn_blocking(move || Control::start(start, &runtime));
