@@ -39,7 +39,7 @@ pub const EMPTY_DIRECTORY: &str = "US108";
 pub const DUPLICATE_NAME: &str = "US110";
 /// A reference to something that does not exist.
 pub const DANGLING: &str = "US111";
-/// An upstream of a file without targets.
+/// An upstream of a file that does not say its targets.
 pub const NO_TARGETS: &str = "US112";
 /// Two fields that contradict each other.
 pub const CONFLICT: &str = "US113";
@@ -186,6 +186,10 @@ pub const CODES: &[Code] = &[
     warning("US055", "a scheduled drill takes out what is not there"),
     warning("US056", "a scheduled drill leaves nothing to serve"),
     warning("US057", "the day of a scheduled drill never comes"),
+    warning("US058", "a path of a route never gets a request"),
+    warning("US059", "a limit of silence that never acts, or cuts good answers"),
+    warning("US060", "the failure of one target refuses all requests"),
+    warning("US061", "an upstream that is said to have no targets"),
     error(SYNTAX, "the text cannot be read"),
     error(UNKNOWN_FIELD, "a field that is not known"),
     error(WRONG_TYPE, "a value of the wrong type"),
@@ -197,7 +201,7 @@ pub const CODES: &[Code] = &[
     warning(EMPTY_DIRECTORY, "a directory without config files"),
     error(DUPLICATE_NAME, "two of a kind have the same name"),
     error(DANGLING, "a reference to something that is not there"),
-    error(NO_TARGETS, "an upstream without targets"),
+    error(NO_TARGETS, "an upstream that says nothing of its targets"),
     error(CONFLICT, "two fields that contradict each other"),
     error(SAME_REQUESTS, "two routes that ask for exactly the same requests"),
     error(SAME_ADDRESS, "two listeners on one address"),

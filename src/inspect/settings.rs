@@ -54,16 +54,23 @@ pub fn of(build: &Build, name: &Name) -> Option<Vec<EffectiveSetting>> {
 /// Returns the Envoy settings that no config field sets directly.
 fn of_envoy(upstream: &Upstream) -> Vec<EffectiveSetting> {
     let mut settings = SettingCollector::new("envoy.", None);
+    let is_minimal = upstream.failover.minimum_healthy > 0;
     let because = match upstream.failover.mode {
+        _ if is_minimal => "`failover.minimum_healthy`: the share of usable targets counts as it is",
         FailoverMode::Standby => "`failover.mode: standby`: a tier with one usable target is a full one",
         FailoverMode::Spill => "`failover.mode: spill` with its factor",
     };
     settings.derived("overprovisioning_factor", endpoint::overprovisioning_factor(upstream), because);
     let because = match upstream.failover.when_all_down {
+        _ if is_minimal => "`failover.minimum_healthy`: fewer usable targets get no requests",
         WhenAllDown::TryAll => "`failover.when_all_down: try_all`: any target is better than none",
         WhenAllDown::Fail => "`failover.when_all_down: fail`: 503 at once",
     };
     settings.derived("healthy_panic_threshold", cluster::panic_threshold(upstream), because);
+    if is_minimal {
+        let because = "`failover.minimum_healthy`: 503 below it, in place of requests to all targets";
+        settings.derived("fail_traffic_on_panic", true, because);
+    }
     settings.derived(
         "update_merge_window",
         "0s",
@@ -132,6 +139,7 @@ mod tests {
                 health_check.jitter: 10 (default)
                 failover.mode: "standby" (default)
                 failover.factor: 140 (default)
+                failover.minimum_healthy: 0 (default)
                 failover.when_all_down: "fail" (4:32)
                 failover.locality: false (default)
                 failover.objective: null (default)
@@ -163,8 +171,12 @@ services:
             targets[10.0.0.2:80].weight: 100 (default)
             targets[10.0.0.2:80].priority: 1 (4 was said, and there is no gap between priorities)
             services[once].timeout: "15s" (default)
+            services[once].try_idle_timeout: "0s" (default)
+            services[once].host_header: "keep" (default)
             services[once].retries: "off" (7:44)
             services[shop].timeout: "15s" (default)
+            services[shop].try_idle_timeout: "0s" (default)
+            services[shop].host_header: "keep" (default)
             services[shop].try_timeout: "100ms" (5:48)
             services[shop].retries.attempts: 3 (enough to reach every target, 3 to 10)
             services[shop].retries.retry_on: ["5xx","reset","connect_failure","refused_stream"] (default)
@@ -175,6 +187,8 @@ services:
             services[shop].retries.body: "8MiB" (default)
             services[shop].envoy.update_frequency: 1 (a tier before the last has a single target, which a retry must leave at once)
             services[slow].timeout: "15s" (default)
+            services[slow].try_idle_timeout: "0s" (default)
+            services[slow].host_header: "keep" (default)
             services[slow].try_timeout: "7500ms" (`timeout` divided by the tries that it takes to reach the last tier, at least 2)
             services[slow].retries.attempts: 1 (6:56)
             services[slow].retries.retry_on: ["5xx","reset","connect_failure","refused_stream"] (default)

@@ -52,6 +52,8 @@ pub struct BalancingPolicy {
     pub overprovisioning_factor: u32,
     /// Panic threshold in percent: a tier with a smaller share of usable endpoints panics. Zero for never.
     pub panic_threshold: u32,
+    /// True if a tier that panics refuses its requests, false if it sends them to all its endpoints.
+    pub fails_in_panic: bool,
     /// True if requests are spread by weight within a tier, false if evenly.
     pub by_weight: bool,
 }
@@ -105,7 +107,9 @@ pub fn shares(endpoints: &[Endpoint], policy: BalancingPolicy) -> Shares {
         load(&healthy, &degraded, available)
     };
     for (priority, panics) in panics.into_iter().enumerate() {
-        let loads: [(u64, HealthPredicate); 2] = if panics {
+        let loads: [(u64, HealthPredicate); 2] = if panics && policy.fails_in_panic {
+            [(load.healthy[priority], |_| false), (load.degraded[priority], |_| false)]
+        } else if panics {
             [(load.healthy[priority], |_| true), (load.degraded[priority], |_| true)]
         } else {
             [
@@ -268,6 +272,7 @@ fn policy(upstream: &Upstream) -> BalancingPolicy {
     BalancingPolicy {
         overprovisioning_factor: endpoint::overprovisioning_factor(upstream),
         panic_threshold: cluster::panic_threshold(upstream),
+        fails_in_panic: upstream.failover.minimum_healthy > 0,
         // Hash balancers respect weights over the distribution of keys, provided that there are many keys.
         by_weight: upstream.load_balancer != LoadBalancer::Random,
     }

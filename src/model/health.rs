@@ -450,7 +450,8 @@ fn at_least_one(value: u32, place: &FaultPlace<'_>, faults: &mut FaultCollector)
     value
 }
 
-fn percent(value: u32, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> u32 {
+/// Returns a whole percentage. Reports one above 100.
+pub(crate) fn percent(value: u32, place: &FaultPlace<'_>, faults: &mut FaultCollector) -> u32 {
     if value > 100 {
         faults.wrong(place, format!("{value} is no percentage"), "0 to 100".to_owned());
     }

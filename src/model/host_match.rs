@@ -11,6 +11,8 @@ pub enum HostMatch {
     Exact(String),
     /// Suffix: `*.example.com`, stored as `.example.com`.
     Suffix(String),
+    /// Prefix: `shop.*`, stored as `shop.`.
+    Prefix(String),
     /// Any host.
     Any,
 }
@@ -29,6 +31,10 @@ impl HostMatch {
                 suffix.strip_prefix('.').is_some_and(name).then(|| Self::Suffix(suffix.to_owned()))
             }
             None if name(&text) => Some(Self::Exact(text)),
+            None if text.ends_with(".*") => {
+                let prefix = text.trim_end_matches('*');
+                name(prefix.trim_end_matches('.')).then(|| Self::Prefix(prefix.to_owned()))
+            }
             None => {
                 let ip = text.strip_prefix('[')?.strip_suffix(']')?.parse::<std::net::Ipv6Addr>();
                 ip.is_ok().then_some(Self::Exact(text))
@@ -36,13 +42,28 @@ impl HostMatch {
         }
     }
 
-    /// Returns all matchers that cover this host: itself, then the wider ones.
+    /// Returns all matchers that cover this host: itself, then the wider ones, in order of precedence.
     pub fn covering(&self) -> Vec<Self> {
-        let (Self::Exact(host) | Self::Suffix(host)) = self else { return vec![Self::Any] };
-        let suffixes = host.match_indices('.').map(|(dot, _)| Self::Suffix(host[dot..].to_owned()));
-        let wider = suffixes.filter(|suffix| suffix != self);
-        [self.clone()].into_iter().chain(wider).chain([Self::Any]).collect()
+        let all: Vec<Self> = match self {
+            Self::Exact(host) => suffixes(host).chain(prefixes(host)).collect(),
+            Self::Suffix(suffix) => suffixes(suffix).collect(),
+            Self::Prefix(prefix) => prefixes(prefix).collect(),
+            Self::Any => Vec::new(),
+        };
+        let wider = all.into_iter().filter(|host| host != self);
+        let any = (*self != Self::Any).then_some(Self::Any);
+        [self.clone()].into_iter().chain(wider).chain(any).collect()
     }
+}
+
+/// Returns the wildcards on the left that match hosts ending as `host`, the longest first.
+fn suffixes(host: &str) -> impl Iterator<Item = HostMatch> {
+    host.match_indices('.').map(|(dot, _)| HostMatch::Suffix(host[dot..].to_owned()))
+}
+
+/// Returns the wildcards on the right that match hosts beginning as `host`, the longest first.
+fn prefixes(host: &str) -> impl Iterator<Item = HostMatch> {
+    host.rmatch_indices('.').map(|(dot, _)| HostMatch::Prefix(host[..=dot].to_owned()))
 }
 
 impl fmt::Display for HostMatch {
@@ -50,6 +71,7 @@ impl fmt::Display for HostMatch {
         match self {
             Self::Exact(host) => f.write_str(host),
             Self::Suffix(suffix) => write!(f, "*{suffix}"),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
             Self::Any => f.write_str("*"),
         }
     }
@@ -77,8 +99,8 @@ pub(crate) fn resolve(
             Some(host) if hosts.contains(&host) => {}
             Some(host) => hosts.push(host),
             None => {
-                let help =
-                    "write a name such as shop.example.com or *.example.com, without a port".to_owned();
+                let help = "write a name such as shop.example.com, *.example.com or shop.*, without a port"
+                    .to_owned();
                 faults.wrong(&place.index(index), format!("`{text}` is not a host"), help);
             }
         }

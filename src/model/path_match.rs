@@ -13,12 +13,20 @@ pub enum PathMatch {
     /// Prefix on segment boundaries, written `/prefix`; stored without a trailing slash, empty for every
     /// path.
     Prefix(String),
+    /// Beginning of the path as text, wherever segments end, written `/text*`; more than the `/` that every path begins
+    /// with.
+    StartsWith(String),
     /// Regex over the whole path, written `~regex`.
     Regex(String),
 }
 
 impl PathMatch {
-    fn parse(text: &str) -> Result<Self, (String, Option<String>)> {
+    /// Parses the notation.
+    ///
+    /// # Errors
+    ///
+    /// Returns the fault, and help if there is any.
+    pub(crate) fn parse(text: &str) -> Result<Self, (String, Option<String>)> {
         if let Some(pattern) = text.strip_prefix('~') {
             return match matching::whole(pattern) {
                 Ok(_) => Ok(Self::Regex(pattern.to_owned())),
@@ -28,24 +36,26 @@ impl PathMatch {
         let (path, exact) = text.strip_prefix('=').map_or((text, false), |path| (path, true));
         if !path.starts_with('/') {
             let help =
-                "a prefix is `/checkout`, an exact path `=/checkout`, a regex `~/v[0-9]+/.*`".to_owned();
+                "a prefix is `/checkout`, an exact path `=/checkout`, a beginning `/check*`, a regex `~/v[0-9]+/.*`"
+                    .to_owned();
             return Err((format!("the path `{text}` does not begin with /"), Some(help)));
         }
         if path.contains(['?', '#']) {
             let help = "match the query with `query`".to_owned();
             return Err((format!("the path `{text}` has a query or a fragment"), Some(help)));
         }
-        Ok(if exact {
-            Self::Exact(path.to_owned())
-        } else {
-            Self::Prefix(path.trim_end_matches('/').to_owned())
+        Ok(match path.strip_suffix('*') {
+            _ if exact => Self::Exact(path.to_owned()),
+            Some(beginning) if beginning.len() > 1 => Self::StartsWith(beginning.to_owned()),
+            Some(_) => Self::Prefix(String::new()),
+            None => Self::Prefix(path.trim_end_matches('/').to_owned()),
         })
     }
 
     /// Returns the length of the text, which orders matchers of one kind by specificity.
     pub fn length(&self) -> usize {
         match self {
-            Self::Exact(text) | Self::Prefix(text) | Self::Regex(text) => text.len(),
+            Self::Exact(text) | Self::Prefix(text) | Self::StartsWith(text) | Self::Regex(text) => text.len(),
         }
     }
 }
@@ -56,6 +66,7 @@ impl fmt::Display for PathMatch {
             Self::Exact(path) => write!(f, "={path}"),
             Self::Prefix(path) if path.is_empty() => f.write_str("/"),
             Self::Prefix(path) => f.write_str(path),
+            Self::StartsWith(beginning) => write!(f, "{beginning}*"),
             Self::Regex(pattern) => write!(f, "~{pattern}"),
         }
     }

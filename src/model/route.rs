@@ -25,6 +25,8 @@ pub struct Route {
     pub listeners: Scope,
     /// Fleets that serve it.
     pub fleets: Scope,
+    /// Precedence: larger first, before everything else.
+    pub rank: i64,
     /// Hosts, any of which must match; at least one.
     pub hosts: Vec<HostMatch>,
     /// Paths, any of which must match; at least one.
@@ -42,9 +44,10 @@ pub struct Route {
 }
 
 impl Route {
-    /// True if both routes match the same requests on the same listeners and fleets.
+    /// True if both routes match the same requests on the same listeners and fleets, with the same rank.
     pub fn matches_the_same(&self, other: &Self) -> bool {
-        (&self.hosts, &self.paths) == (&other.hosts, &other.paths)
+        self.rank == other.rank
+            && (&self.hosts, &self.paths) == (&other.hosts, &other.paths)
             && (&self.methods, &self.headers, &self.query) == (&other.methods, &other.headers, &other.query)
             && (&self.listeners, &self.fleets) == (&other.listeners, &other.fleets)
     }
@@ -77,6 +80,7 @@ pub(crate) fn resolve(
 ) -> Option<Route> {
     let References { name, listeners, fleets, service } = references;
     let route = &route.entity;
+    let rank = route.rank.unwrap_or(document::route::Route::RANK);
     let hosts = host_match::resolve(&place.key("hosts"), &route.hosts, faults);
     let paths = path_match::resolve(&place.key("paths"), &route.paths, faults);
     let methods = methods(&place.key("methods"), &route.methods, faults);
@@ -86,7 +90,19 @@ pub(crate) fn resolve(
     let response_headers =
         HeaderChanges::resolve(&place.key("response_headers"), &route.response_headers, faults);
     let action = action?;
-    Some(Route { name, listeners, fleets, hosts, paths, methods, headers, query, action, response_headers })
+    Some(Route {
+        name,
+        listeners,
+        fleets,
+        rank,
+        hosts,
+        paths,
+        methods,
+        headers,
+        query,
+        action,
+        response_headers,
+    })
 }
 
 fn methods(place: &FaultPlace<'_>, declared: &[String], faults: &mut FaultCollector) -> Vec<String> {

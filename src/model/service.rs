@@ -66,6 +66,8 @@ pub enum HostHeader {
     Keep,
     /// Name of the target, or its IP address if it has no name; without a port.
     Target,
+    /// Name of the target, or its IP address if it has no name, with its port unless that is 80 or 443.
+    TargetPort,
     /// Fixed host, with a port if there is one.
     Value(String),
 }
@@ -79,9 +81,11 @@ impl HostHeader {
         match declared.unwrap_or(document::service::Service::HOST_HEADER) {
             "keep" => Self::Keep,
             "target" => Self::Target,
+            "target_port" => Self::TargetPort,
             text => {
                 if !is_authority(text) {
-                    let help = "`keep`, `target`, or a name such as shop.example.com".to_owned();
+                    let help =
+                        "`keep`, `target`, `target_port`, or a name such as shop.example.com".to_owned();
                     faults.wrong(place, format!("`{text}` is not a host"), help);
                 }
                 Self::Value(text.to_owned())
@@ -98,6 +102,8 @@ pub struct RequestPolicy {
     pub timeout: Duration,
     /// Timeout of one try of an idempotent request; zero for no limit.
     pub try_timeout: Option<Duration>,
+    /// Longest silence in one try, of any method; zero for no limit.
+    pub try_idle_timeout: Duration,
     /// Retries. `None` if they are off or empty: a single try may take the whole timeout then.
     pub retries: Option<Retries>,
 }
@@ -161,6 +167,7 @@ const MAX_ORDERS: usize = 90;
 pub(crate) struct DeclaredPolicy<'a> {
     pub(crate) timeout: Option<crate::config::values::Duration>,
     pub(crate) try_timeout: Option<crate::config::values::Duration>,
+    pub(crate) try_idle_timeout: Option<crate::config::values::Duration>,
     pub(crate) retries: Option<&'a Switch<document::service::Retries>>,
 }
 
@@ -181,6 +188,10 @@ pub(crate) fn resolve(
             .try_timeout
             .map(|timeout| timeout.0)
             .or_else(|| base.and_then(|base| base.try_timeout)),
+        try_idle_timeout: declared.try_idle_timeout.map_or_else(
+            || base.map_or(document::service::Service::TRY_IDLE_TIMEOUT.0, |base| base.try_idle_timeout),
+            |timeout| timeout.0,
+        ),
         retries: match declared.retries {
             Some(Switch::Off) => None,
             Some(Switch::On(retries)) => {
@@ -238,6 +249,13 @@ pub(crate) fn members(
         let message = format!("`{}` is sticky, and is not alone here", sticky.upstream.name);
         let help = "Envoy leads clients to their target only where a service has one upstream".to_owned();
         faults.error(place, code::STICKY_AGGREGATE, message, help);
+    }
+    let is_minimal = |member: &&Member| member.upstream.failover.minimum_healthy > 0 && members.len() > 1;
+    if let Some(minimal) = members.iter().find(is_minimal) {
+        let message =
+            format!("`{}` has a `failover.minimum_healthy`, and is not alone here", minimal.upstream.name);
+        let help = "Envoy would refuse requests in place of sending them to the others".to_owned();
+        faults.error(place, code::CONFLICT, message, help);
     }
     let priorities: BTreeSet<u32> = members.iter().map(|member| member.tier).collect();
     for member in &mut members {

@@ -61,6 +61,8 @@ pub struct Upstream {
     /// True if a service sends each target its own name as the host. A target without a name then needs its
     /// address as the host.
     pub by_name: bool,
+    /// True if a service sends each target its own name with its port as the host.
+    pub by_name_and_port: bool,
     /// Targets that get traffic, by tier, then in declaration order.
     pub targets: Vec<Target>,
     /// Number of declared tiers, including those whose targets get no traffic.
@@ -133,6 +135,8 @@ pub struct Failover {
     pub mode: FailoverMode,
     /// Overprovisioning factor of spill, in percent: 100 or more.
     pub factor: u32,
+    /// Percentage of the targets of the only tier that must be usable, else requests are refused; 0 for none.
+    pub minimum_healthy: u32,
     /// Behaviour if no target is usable.
     pub when_all_down: WhenAllDown,
     /// True if the targets nearest to the Envoy come first within a declared tier.
@@ -174,6 +178,8 @@ pub(crate) struct Uses {
     pub(crate) shortest_try: Option<Duration>,
     /// See [`Upstream::by_name`].
     pub(crate) by_name: bool,
+    /// See [`Upstream::by_name_and_port`].
+    pub(crate) by_name_and_port: bool,
 }
 
 /// Resolves an upstream whose name and targets are already resolved.
@@ -191,6 +197,7 @@ pub(crate) fn resolve(
         let help = "remove `resolve: envoy`, or declare the tiers by `priority`".to_owned();
         faults.error(&place.key("failover").key("locality"), code::CONFLICT, message, help);
     }
+    minimum_healthy(&place.key("failover"), upstream, tier_count, faults);
     let connect_timeout = match upstream.connect_timeout {
         Some(timeout) => positive(timeout.0, &place.key("connect_timeout"), faults),
         None => {
@@ -225,6 +232,7 @@ pub(crate) fn resolve(
         resolve: upstream.resolve.unwrap_or_default(),
         whole_response: whole_response(place, upstream.whole_response.as_ref(), faults),
         by_name: uses.by_name,
+        by_name_and_port: uses.by_name_and_port,
         targets,
         tier_count,
     }
@@ -304,6 +312,30 @@ fn limits(place: &FaultPlace<'_>, limits: document::upstream::Limits, faults: &m
     }
 }
 
+/// Reports settings with which Envoy would not refuse requests below a minimum of usable targets.
+fn minimum_healthy(
+    place: &FaultPlace<'_>,
+    upstream: &document::upstream::Upstream,
+    tier_count: u32,
+    faults: &mut FaultCollector,
+) {
+    let Some(failover) = upstream.failover.as_ref().filter(|it| it.minimum_healthy.is_some_and(|it| it > 0))
+    else {
+        return;
+    };
+    let message = if tier_count > 1 || failover.locality == Some(true) {
+        "this is about a single tier, and there are several: the next one serves when targets fail"
+    } else if upstream.load_balancer.is_some_and(LoadBalancer::is_by_hash) {
+        "a balancer that hashes does not refuse requests by the number of usable targets"
+    } else if failover.when_all_down == Some(WhenAllDown::TryAll) {
+        "when all targets are down fewer than this are usable, so that none is tried"
+    } else {
+        return;
+    };
+    let help = "leave one of them out".to_owned();
+    faults.error(&place.key("minimum_healthy"), code::CONFLICT, message.to_owned(), help);
+}
+
 fn failover(
     place: &FaultPlace<'_>,
     failover: document::upstream::Failover,
@@ -317,7 +349,13 @@ fn failover(
             "100 or more".to_owned(),
         );
     }
+    let minimum_healthy = health::percent(
+        failover.minimum_healthy.unwrap_or(document::upstream::Failover::MINIMUM_HEALTHY),
+        &place.key("minimum_healthy"),
+        faults,
+    );
     Failover {
+        minimum_healthy,
         mode: failover.mode.unwrap_or_default(),
         factor,
         when_all_down: failover.when_all_down.unwrap_or_default(),

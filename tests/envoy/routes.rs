@@ -1,13 +1,17 @@
 //! Tests of routes: the choice of a route, and the changes to a request on its way.
 
 use std::fs;
+use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::redirect::Policy;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
-use crate::echo::{ReceivedRequest, TestServer};
+use crate::echo::{ReceivedRequest, TestServer, head};
 use crate::harness::{PATIENCE, Understudy, eventually, free_port};
-use crate::stage::Edge;
+use crate::stage::{Edge, create};
 
 /// Starts an Envoy in front of this config, which has no listener.
 async fn edge(config: &str) -> Edge {
@@ -85,6 +89,98 @@ routes:
         let answer = request.send().await.expect("it is answered").text().await.expect("a text");
         assert_eq!(answer, expected, "{method} {host}{path} {header:?}");
     }
+}
+
+/// Asserts which route answers these requests, each of a method, a host and a path. Each route answers with its name.
+async fn answered_by(edge: &Edge, requests: &[(Method, &str, &str, &str)]) {
+    for (method, host, path, expected) in requests {
+        let answer = edge.request(method.clone(), host, path).send().await.expect("it is answered");
+        assert_eq!(answer.text().await.expect("a text"), *expected, "{method} {host}{path}");
+    }
+}
+
+/// Tests that the order by rank holds for requests of every host: of those that a route names, of those that two
+/// wildcards have in common, and of all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_larger_rank_wins_over_the_host_and_equal_ranks_go_by_what_they_name() {
+    let edge = edge(
+        r#"
+routes:
+  - { name: any, respond: { body: any } }
+  - { name: host, hosts: [shop.example.com], respond: { body: host } }
+  - { name: left, hosts: ["*.example.com"], paths: [/left], respond: { body: left } }
+  - { name: right, hosts: ["shop.*"], paths: [/right], respond: { body: right } }
+  - { name: right-longer, hosts: ["shop.eu.*"], paths: [/right], respond: { body: right-longer } }
+  - { name: both, hosts: ["*.example.com", "shop.*"], paths: [/both], respond: { body: both } }
+  - { name: high, rank: 2, paths: [/high], respond: { body: high } }
+  - { name: higher, rank: 3, methods: [PUT], paths: [/high], respond: { body: higher } }
+  - { name: high-right, rank: 1, hosts: ["cart.*"], paths: [/left], respond: { body: high-right } }
+  - { name: low, rank: -1, hosts: [low.test], respond: { body: low } }
+  - { name: catch-all, hosts: [r.test], respond: { body: catch-all } }
+  - { name: regex, rank: 1, hosts: [r.test], paths: [=/exact, "~/api/[0-9]+/.*"], respond: { body: regex } }
+"#,
+    )
+    .await;
+    answered_by(
+        &edge,
+        &[
+            (Method::GET, "other.test", "/", "any"),
+            (Method::GET, "other.test", "/high", "high"),
+            (Method::GET, "shop.example.com", "/", "host"),
+            (Method::GET, "shop.example.com", "/high/x", "high"),
+            (Method::PUT, "shop.example.com", "/high", "higher"),
+            (Method::PUT, "a.example.com", "/high", "higher"),
+            (Method::GET, "shop.test", "/high", "high"),
+            // An exact host goes before a wildcard on the right, and that before any host.
+            (Method::GET, "shop.example.com", "/right", "host"),
+            (Method::GET, "shop.test", "/right", "right"),
+            (Method::GET, "shop.eu.test:8080", "/right", "right-longer"),
+            (Method::GET, "shop.test", "/", "any"),
+            (Method::GET, "shopping.test", "/right", "any"),
+            // Hosts that a wildcard on either side matches.
+            (Method::GET, "a.example.com", "/left", "left"),
+            (Method::GET, "shop.de.example.com", "/left", "left"),
+            (Method::GET, "shop.de.example.com", "/right", "right"),
+            (Method::GET, "SHOP.DE.Example.Com:8080", "/right", "right"),
+            (Method::GET, "shop.eu.example.com", "/right", "right-longer"),
+            (Method::GET, "shopping.example.com", "/right", "any"),
+            (Method::GET, "a.example.com", "/both", "both"),
+            (Method::GET, "shop.test", "/both", "both"),
+            (Method::GET, "cart.example.com", "/left", "high-right"),
+            (Method::GET, "cart.test", "/left", "high-right"),
+            (Method::GET, "low.test", "/", "any"),
+            (Method::GET, "r.test", "/api/17/store", "regex"),
+            (Method::GET, "r.test", "/api/x", "catch-all"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_may_end_within_a_segment() {
+    let edge = edge(
+        r#"
+routes:
+  - { name: segments, paths: [/check], respond: { body: segments } }
+  - { name: text, paths: ["/check*"], respond: { body: text } }
+  - { name: longer, paths: ["/checkout/c*"], respond: { body: longer } }
+  - { name: all, paths: ["/*"], respond: { body: all } }
+"#,
+    )
+    .await;
+    answered_by(
+        &edge,
+        &[
+            (Method::GET, "shop.test", "/check", "segments"),
+            (Method::GET, "shop.test", "/check/x", "segments"),
+            (Method::GET, "shop.test", "/checkout", "text"),
+            (Method::GET, "shop.test", "/check*", "text"),
+            (Method::GET, "shop.test", "/checkout/d", "text"),
+            (Method::GET, "shop.test", "/checkout/cart", "longer"),
+            (Method::GET, "shop.test", "/chec", "all"),
+        ],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,6 +272,10 @@ routes:
   - {{ name: replace, paths: [/news, "=/one"], service: echo, rewrite: {{ prefix: /v2/cart/ }} }}
   - {{ name: fixed, paths: [/fixed, "~/any/.*"], service: echo, rewrite: {{ path: '/f\1xed' }} }}
   - {{ name: regex, paths: [/v1], service: echo, rewrite: {{ regex: "^/v1/([a-z]+)/(.*)", to: '/\2/\\/\1' }} }}
+  - {{ name: text, paths: ["/tex*"], service: echo, rewrite: {{ prefix: /new }} }}
+  - {{ name: stripped, paths: ["/old*"], service: echo, rewrite: {{ prefix: / }} }}
+  - {{ name: below, paths: ["/files/*"], service: echo, rewrite: {{ prefix: /static }} }}
+  - {{ name: joined, paths: ["/joi*"], service: echo, rewrite: {{ prefix: '/s\1/' }} }}
   - name: headers
     paths: [/headers]
     service: echo
@@ -205,6 +305,16 @@ routes:
         ("shop.test", "/any/x", r"/f\1xed"),
         ("shop.test", "/v1/users/7?q=1", r"/7/\/users?q=1"),
         ("shop.test", "/v1/7", "/v1/7"),
+        ("shop.test", "/text?q=1", "/newt?q=1"),
+        ("shop.test", "/tex/x", "/new/x"),
+        ("shop.test", "/old", "/"),
+        ("shop.test", "/old/x", "/x"),
+        ("shop.test", "/oldest?q=1", "/est?q=1"),
+        ("shop.test", "/files/x?q=1", "/static/x?q=1"),
+        ("shop.test", "/files/", "/static/"),
+        ("shop.test", "/joi", r"/s\1/"),
+        ("shop.test", "/joi/x", r"/s\1/x"),
+        ("shop.test", "/joined?q=1", r"/s\1/ned?q=1"),
     ] {
         for method in [Method::GET, Method::POST] {
             let (seen, _) = seen(edge.request(method, host, path)).await;
@@ -262,4 +372,115 @@ routes:
         let (seen, _) = seen(edge.request(Method::GET, "shop.test", path)).await;
         assert_eq!((seen.by.as_str(), seen.headers["host"].as_str()), (by, host), "{path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_target_gets_its_own_name_with_its_port() {
+    let primary = TestServer::echo("A", StatusCode::SERVICE_UNAVAILABLE).await;
+    let standby = TestServer::echo("FAILOVER", StatusCode::OK).await;
+    let (first, second) = (primary.address.port(), standby.address.port());
+    let edge = edge(&format!(
+        r#"
+upstreams:
+  - name: echo
+    outlier_detection: off
+    targets: [{{ target: "127.0.0.1:{first}" }}, {{ target: "localhost:{second}", failover: true }}]
+services:
+  - {{ name: target, upstream: echo, host_header: target_port }}
+  - {{ name: once, upstream: echo, host_header: target_port, retries: off }}
+  - {{ name: keep, upstream: echo }}
+routes:
+  - {{ name: target, service: target }}
+  - {{ name: once, paths: [/once], service: once }}
+  - {{ name: keep, paths: [/keep], service: keep }}
+"#
+    ))
+    .await;
+    serves(&edge, "/").await;
+    for (path, by, host) in [
+        ("/", "FAILOVER", format!("localhost:{second}")),
+        ("/once", "A", format!("127.0.0.1:{first}")),
+        ("/keep", "FAILOVER", "shop.test".to_owned()),
+    ] {
+        let (seen, _) = seen(edge.request(Method::GET, "shop.test", path)).await;
+        assert_eq!((seen.by.as_str(), seen.headers["host"].as_str()), (by, host.as_str()), "{path}");
+    }
+}
+
+/// Answers a byte at a time, with pauses that are shorter than the longest silence allowed, for longer than that.
+async fn trickle(mut connection: TcpStream) {
+    while head(&mut connection).await.is_ok() {
+        let begins = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n";
+        for part in [begins, "t", "r", "i", "c", "k", "l", "e", "s"] {
+            let _ = connection.write_all(part.as_bytes()).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+    }
+}
+
+/// Tests the longest silence: a target that accepts and says nothing loses the request to another one, or is given up
+/// where nothing is tried again; an answer that goes on passes, however long it takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_target_is_given_up_and_a_slow_answer_goes_on() {
+    let silent = TestServer::of(|listener| async move {
+        let mut connections = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            connections.push(connection);
+        }
+    })
+    .await;
+    let slow = TestServer::of(|listener| async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            tokio::spawn(trickle(connection));
+        }
+    })
+    .await;
+    let edge = edge(&format!(
+        r#"
+upstreams:
+  - name: shop
+    outlier_detection: off
+    targets: [{{ target: "{}" }}, {{ target: "{}", failover: true }}]
+services:
+  - {{ name: shop, upstream: shop, timeout: 0s, try_idle_timeout: 600ms }}
+  - {{ name: once, upstream: shop, timeout: 0s, try_idle_timeout: 600ms, retries: off }}
+routes:
+  - {{ name: shop, service: shop }}
+  - {{ name: once, paths: [/once], service: once }}
+"#,
+        silent.address, slow.address
+    ))
+    .await;
+    serves(&edge, "/").await;
+    for (method, path, expected) in [
+        (Method::GET, "/", (StatusCode::OK, Some("trickles"))),
+        (Method::POST, "/", (StatusCode::GATEWAY_TIMEOUT, None)),
+        (Method::GET, "/once", (StatusCode::GATEWAY_TIMEOUT, None)),
+    ] {
+        let answer = edge.request(method.clone(), "shop.test", path).send().await.expect("it is answered");
+        let (status, body) = (answer.status(), answer.text().await.expect("a text"));
+        assert_eq!((status, expected.1.map(|_| body.as_str())), expected, "{method} {path}: {body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_without_targets_answers_503_until_the_first_comes_over_rest() {
+    let echo = TestServer::echo("A", StatusCode::OK).await;
+    let edge = edge(
+        r#"
+upstreams: [{ name: shop, targets: [] }]
+services: [{ name: shop, upstream: shop }]
+routes: [{ name: shop, service: shop }]
+"#,
+    )
+    .await;
+    eventually(PATIENCE, "the route is there", async || {
+        match edge.request(Method::GET, "shop.test", "/").send().await {
+            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    create(&edge.understudy, "/upstreams/shop/targets", json!({ "target": echo.address.to_string() })).await;
+    serves(&edge, "/").await;
 }

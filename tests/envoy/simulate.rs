@@ -44,6 +44,8 @@ struct Topology {
     /// Overprovisioning factor; none for standby.
     factor: Option<u32>,
     try_all: bool,
+    /// Percentage of usable targets below which requests are refused; 0 for none.
+    minimum: u32,
     load_balancer: &'static str,
 }
 
@@ -59,31 +61,53 @@ fn topologies() -> Vec<Topology> {
         prop_oneof![2 => Just("round_robin"), 1 => Just("random"), 2 => Just("weighted_random")];
     let topology =
         (tiers, factor, any::<bool>(), load_balancer).prop_map(|(tiers, factor, try_all, load_balancer)| {
-            Topology { tiers, factor, try_all, load_balancer }
+            Topology { tiers, factor, try_all, minimum: 0, load_balancer }
         });
     // Deterministic: only Envoy is random here.
     let mut runner = TestRunner::deterministic();
     let any = (0..CASES).map(|_| topology.new_tree(&mut runner).expect("nothing is filtered").current());
-    any.chain([crowd(), stairs(), ladder()]).collect()
+    let minimal = [
+        (3, 55, "round_robin"),
+        (2, 55, "round_robin"),
+        (3, 60, "least_request"),
+        (2, 41, "least_request"),
+        (3, 61, "random"),
+        (3, 60, "random"),
+        (0, 1, "round_robin"),
+    ];
+    let minimal = minimal.map(|(up, minimum, load_balancer)| of_five(up, minimum, load_balancer));
+    any.chain([crowd(), stairs(), ladder()]).chain(minimal).collect()
+}
+
+/// Returns a tier of five targets, of which so many are up, with a minimum of usable ones.
+fn of_five(up: usize, minimum: u32, load_balancer: &'static str) -> Topology {
+    let tier = (0..5).map(|index| (100, 0, index >= up)).collect();
+    Topology { tiers: vec![tier], factor: None, try_all: false, minimum, load_balancer }
 }
 
 /// Returns fifty-one tiers of one dead target. One percent for each leaves 49: the tier that gets them has
 /// half of all.
 fn ladder() -> Topology {
     let tiers = vec![vec![(100, 0, true)]; 51];
-    Topology { tiers, factor: None, try_all: true, load_balancer: "round_robin" }
+    Topology { tiers, factor: None, try_all: true, minimum: 0, load_balancer: "round_robin" }
 }
 
 /// Returns eight tiers that take 12 % each, with one of eight targets usable: 4 % are left over.
 fn stairs() -> Topology {
     let tier: Vec<_> = (0..8).map(|index| (100, 0, index > 0)).collect();
-    Topology { tiers: vec![tier; 8], factor: Some(100), try_all: true, load_balancer: "round_robin" }
+    Topology {
+        tiers: vec![tier; 8],
+        factor: Some(100),
+        try_all: true,
+        minimum: 0,
+        load_balancer: "round_robin",
+    }
 }
 
 /// Returns a tier with so many targets that one usable target is below the panic threshold of 1 %.
 fn crowd() -> Topology {
     let tier = (0..201).map(|index| (100, 0, index != 7)).collect();
-    Topology { tiers: vec![tier], factor: Some(400), try_all: true, load_balancer: "round_robin" }
+    Topology { tiers: vec![tier], factor: Some(400), try_all: true, minimum: 0, load_balancer: "round_robin" }
 }
 
 impl Topology {
@@ -110,6 +134,9 @@ impl Topology {
         let mut failover = json!({"mode": mode, "when_all_down": when_all_down});
         if let Some(factor) = self.factor {
             failover["factor"] = factor.into();
+        }
+        if self.minimum > 0 {
+            failover["minimum_healthy"] = self.minimum.into();
         }
         json!({
             "name": name, "load_balancer": self.load_balancer, "failover": failover,

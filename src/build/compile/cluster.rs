@@ -164,6 +164,9 @@ fn cluster_type<M: prost::Message + prost::Name>(name: &str, config: &M) -> clus
 
 /// Returns the percentage of usable targets of a tier below which Envoy ignores their health; 0 for never.
 pub fn panic_threshold(upstream: &Upstream) -> u32 {
+    if upstream.failover.minimum_healthy > 0 {
+        return upstream.failover.minimum_healthy;
+    }
     match upstream.failover.when_all_down {
         // Any value above 0 has the same effect: with the factor of standby mode a tier is either fully
         // available or not at all.
@@ -189,7 +192,24 @@ fn sessions_finish_on_draining_targets() -> core::HealthStatusSet {
     core::HealthStatusSet { statuses: [Unknown, Healthy, Degraded, Draining].map(i32::from).to_vec() }
 }
 
+/// Returns the setting that refuses requests where Envoy would ignore the health of targets. It is a part of routing by
+/// zones, which stays off.
+fn fails_in_panic(upstream: &Upstream) -> Option<policies::common::v3::LocalityLbConfig> {
+    use policies::common::v3::LocalityLbConfig;
+    use policies::common::v3::locality_lb_config::{LocalityConfigSpecifier, ZoneAwareLbConfig};
+
+    let zones = ZoneAwareLbConfig {
+        routing_enabled: Some(Percent { value: 0.0 }),
+        fail_traffic_on_panic: true,
+        ..Default::default()
+    };
+    let specifier = LocalityConfigSpecifier::ZoneAwareLbConfig(zones);
+    (upstream.failover.minimum_healthy > 0)
+        .then_some(LocalityLbConfig { locality_config_specifier: Some(specifier) })
+}
+
 fn load_balancing_policy(upstream: &Upstream) -> envoy::LoadBalancingPolicy {
+    let locality_lb_config = fails_in_panic(upstream);
     let slow_start = (!upstream.slow_start.is_zero()).then(|| policies::common::v3::SlowStartConfig {
         slow_start_window: Some(duration(upstream.slow_start)),
         ..Default::default()
@@ -197,17 +217,18 @@ fn load_balancing_policy(upstream: &Upstream) -> envoy::LoadBalancingPolicy {
     let (name, config) = match upstream.load_balancer {
         LoadBalancer::RoundRobin => {
             let policy =
-                policies::round_robin::v3::RoundRobin { slow_start_config: slow_start, ..Default::default() };
+                policies::round_robin::v3::RoundRobin { slow_start_config: slow_start, locality_lb_config };
             ("round_robin", any(&policy))
         }
         LoadBalancer::LeastRequest => {
             let policy = policies::least_request::v3::LeastRequest {
                 slow_start_config: slow_start,
+                locality_lb_config,
                 ..Default::default()
             };
             ("least_request", any(&policy))
         }
-        LoadBalancer::Random => ("random", any(&policies::random::v3::Random::default())),
+        LoadBalancer::Random => ("random", any(&policies::random::v3::Random { locality_lb_config })),
         // Envoy's random balancer ignores weights. Maglev without a hash policy picks from its table by a
         // random number, and the table respects weights.
         LoadBalancer::WeightedRandom | LoadBalancer::Maglev => {

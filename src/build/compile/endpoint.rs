@@ -91,6 +91,7 @@ pub(super) fn by_name(
         target,
         host: target.address.host.clone(),
         address: address(&target.address.host.to_string(), target.address.port),
+        port: target.address.port,
         weight: target.weight,
         health: core::HealthStatus::Unknown,
     });
@@ -104,6 +105,7 @@ struct AssignedEndpoint<'a> {
     /// Host as declared, or as the SRV record names it.
     host: Host,
     address: core::Address,
+    port: u16,
     weight: u32,
     /// Health status that is set from outside; unknown leaves the status to the health checks.
     health: core::HealthStatus,
@@ -140,6 +142,7 @@ fn members<'a>(
         target,
         host: place.host,
         address: socket_address(place.socket),
+        port: place.socket.port(),
         weight: place.weight.unwrap_or(target.weight),
         health: health_status(&input.upstream.0, endpoint_overrides, target),
     });
@@ -209,6 +212,8 @@ fn assignment(
 /// requests to the next tier.
 pub fn overprovisioning_factor(upstream: &Upstream) -> u32 {
     match upstream.failover.mode {
+        // A tier whose targets are not all usable has to be less than fully available for Envoy to consider the minimum.
+        _ if upstream.failover.minimum_healthy > 0 => 100,
         FailoverMode::Standby => NEVER_SPILL,
         FailoverMode::Spill => upstream.failover.factor,
     }
@@ -247,6 +252,7 @@ fn endpoint(upstream: &Upstream, member: AssignedEndpoint<'_>) -> envoy::LbEndpo
         host => host.to_string(),
     };
     let hostname = match &member.host {
+        _ if upstream.by_name_and_port => with_port(&host, member.port),
         // Envoy keeps the client's host header for an endpoint without a host name.
         Host::Ip(_) if !upstream.by_name => String::new(),
         _ => host.clone(),
@@ -262,6 +268,14 @@ fn endpoint(upstream: &Upstream, member: AssignedEndpoint<'_>) -> envoy::LbEndpo
         load_balancing_weight: Some(uint32(member.weight)),
         metadata: tls::metadata(&member.target.tls, upstream.protocol),
         host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
+    }
+}
+
+/// Returns a host with its port, unless that is one which clients leave out.
+fn with_port(host: &str, port: u16) -> String {
+    match port {
+        80 | 443 => host.to_owned(),
+        _ => format!("{host}:{port}"),
     }
 }
 

@@ -13,8 +13,9 @@ pub mod retry;
 mod rewrite;
 mod sticky;
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3 as envoy;
@@ -46,6 +47,7 @@ pub struct RouteFragment {
     name: Name,
     listeners: Scope,
     fleets: Scope,
+    rank: i64,
     hosts: Vec<HostMatch>,
     /// Paths, each with the Envoy routes that it becomes.
     paths: Vec<(PathMatch, Vec<envoy::Route>)>,
@@ -60,12 +62,13 @@ pub struct RouteFragment {
 impl RouteFragment {
     /// Compiles the contribution of a route.
     pub fn new(route: &Route) -> Self {
-        let Route { name, listeners, fleets, hosts, methods, headers, query, .. } = route;
+        let Route { name, listeners, fleets, rank, hosts, methods, headers, query, .. } = route;
         let forward = route.forward();
         Self {
             name: name.clone(),
             listeners: listeners.clone(),
             fleets: fleets.clone(),
+            rank: *rank,
             hosts: hosts.clone(),
             paths: route.paths.iter().map(|path| (path.clone(), envoy_routes(path, route))).collect(),
             condition_counts: (methods.len(), headers.len(), query.len()),
@@ -82,14 +85,13 @@ impl RouteFragment {
 
 /// Compiles the route configuration of a listener. It has the listener's name.
 pub fn compile(RouteConfigInput { listener, fragments }: &RouteConfigInput) -> Resource {
-    let hosts: BTreeSet<&HostMatch> = fragments.iter().flat_map(|fragment| &fragment.0.hosts).collect();
-    let mut by_host: HashMap<&HostMatch, Vec<&RouteFragment>> = HashMap::new();
+    let mut by_host: BTreeMap<&HostMatch, Vec<&RouteFragment>> = BTreeMap::new();
     for ArcEq(fragment) in fragments {
         fragment.hosts.iter().for_each(|host| by_host.entry(host).or_default().push(fragment));
     }
     let configuration = envoy::RouteConfiguration {
         name: listener.to_string(),
-        virtual_hosts: hosts.into_iter().map(|host| virtual_host(host, &by_host)).collect(),
+        virtual_hosts: by_host.keys().map(|host| virtual_host(host, &by_host)).collect(),
         ignore_port_in_host_matching: true,
         max_direct_response_body_size_bytes: answer::longest_body(
             fragments.iter().map(|it| it.0.body_length),
@@ -108,51 +110,80 @@ struct PathCandidate<'a> {
     path: &'a PathMatch,
     fragment: &'a RouteFragment,
     routes: &'a [envoy::Route],
+    /// True if the host covers only some hosts of the virtual host.
+    is_partial: bool,
 }
 
 impl PathCandidate<'_> {
-    /// Returns the sort key; the smallest wins: by host, then path, then number of conditions, then name.
-    fn rank(&self) -> impl Ord + use<> {
-        let kind = match self.path {
-            PathMatch::Exact(_) => 0,
-            PathMatch::Prefix(_) => 1,
-            PathMatch::Regex(_) => 2,
+    /// Returns the sort key; the smallest wins: by rank, then host, then path, then number of conditions, then name.
+    fn sort_key(&self) -> impl Ord + use<> {
+        let (kind, is_wider) = match self.path {
+            PathMatch::Exact(_) => (0, false),
+            PathMatch::Prefix(_) => (1, false),
+            PathMatch::StartsWith(_) => (1, true),
+            PathMatch::Regex(_) => (2, false),
         };
-        let longest = Reverse(self.path.length());
-        let RouteFragment { name, condition_counts, .. } = self.fragment;
-        (host_rank(self.host), kind, longest, Reverse(*condition_counts), name.clone(), self.path.clone())
+        let RouteFragment { name, rank, condition_counts, .. } = self.fragment;
+        let by_path = (kind, Reverse(self.path.length()), is_wider);
+        let by_name = (name.clone(), self.path.clone());
+        (Reverse(*rank), host_order(self.host), by_path, Reverse(*condition_counts), by_name)
     }
 }
 
-/// Returns the sort key of a host; the smallest wins: an exact host, then the longest wildcard, then any
-/// host.
-fn host_rank(host: &HostMatch) -> (u8, Reverse<usize>) {
+/// Returns the routes of a candidate. A host that covers only some of the virtual host's becomes a condition.
+fn conditioned<'a>(candidate: &PathCandidate<'a>) -> Cow<'a, [envoy::Route]> {
+    match candidate.host {
+        HostMatch::Prefix(prefix) if candidate.is_partial => {
+            let under = |route: &envoy::Route| matching::under_authority(route.clone(), prefix);
+            candidate.routes.iter().map(under).collect()
+        }
+        _ => Cow::Borrowed(candidate.routes),
+    }
+}
+
+/// Returns the sort key of a host; the smallest wins: an exact host, then the longest wildcard on the left, then the
+/// longest on the right, then any host. Envoy chooses virtual hosts in this order.
+fn host_order(host: &HostMatch) -> (u8, Reverse<usize>) {
     match host {
         HostMatch::Exact(_) => (0, Reverse(0)),
         HostMatch::Suffix(suffix) => (1, Reverse(suffix.len())),
-        HostMatch::Any => (2, Reverse(0)),
+        HostMatch::Prefix(prefix) => (2, Reverse(prefix.len())),
+        HostMatch::Any => (3, Reverse(0)),
     }
 }
 
-/// Returns the virtual host of `host`: the routes that name it, then those of wider hosts that cover it.
-fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&RouteFragment>>) -> envoy::VirtualHost {
+/// Returns the virtual host of `host`: the routes that name it, then those of wider hosts that cover it. A wildcard on
+/// the left and one on the right have hosts in common, which Envoy takes to the virtual host of the former.
+fn virtual_host(host: &HostMatch, by_host: &BTreeMap<&HostMatch, Vec<&RouteFragment>>) -> envoy::VirtualHost {
+    let is_suffix = matches!(host, HostMatch::Suffix(_));
+    let prefixes = by_host.keys().filter(|other| is_suffix && matches!(other, HostMatch::Prefix(_)));
+    let covering = host.covering();
+    let covering =
+        covering.iter().filter_map(|covering| by_host.get_key_value(covering).map(|(host, _)| host));
+    let mut hosts: Vec<(&HostMatch, bool)> =
+        covering.map(|host| (*host, false)).chain(prefixes.map(|host| (*host, true))).collect();
+    hosts.sort_by_key(|(host, _)| host_order(host));
     let mut seen = HashSet::new();
-    let mut candidates: Vec<PathCandidate<'_>> = host
-        .covering()
-        .iter()
-        .filter_map(|covering| by_host.get_key_value(covering))
-        .flat_map(|(host, fragments)| fragments.iter().map(move |fragment| (*host, *fragment)))
+    let mut candidates: Vec<PathCandidate<'_>> = hosts
+        .into_iter()
+        .flat_map(|(host, is_partial)| {
+            by_host[host].iter().map(move |fragment| (host, is_partial, *fragment))
+        })
         // A route that names several covering hosts counts once, with the narrowest of them.
-        .filter(|(_, fragment)| seen.insert(&fragment.name))
-        .flat_map(|(host, fragment)| {
-            fragment.paths.iter().map(move |(path, routes)| PathCandidate { host, path, fragment, routes })
+        .filter(|(_, is_partial, fragment)| match is_partial {
+            true => !seen.contains(&fragment.name),
+            false => seen.insert(&fragment.name),
+        })
+        .flat_map(|(host, is_partial, fragment)| {
+            let candidate = move |(path, routes)| PathCandidate { host, path, fragment, routes, is_partial };
+            fragment.paths.iter().map(|(path, routes)| (path, routes.as_slice())).map(candidate)
         })
         .collect();
-    candidates.sort_by_cached_key(|candidate| candidate.rank());
+    candidates.sort_by_cached_key(PathCandidate::sort_key);
     envoy::VirtualHost {
         name: host.to_string(),
         domains: vec![host.to_string()],
-        routes: candidates.iter().flat_map(|candidate| candidate.routes).cloned().collect(),
+        routes: candidates.iter().flat_map(|candidate| conditioned(candidate).into_owned()).collect(),
         ..Default::default()
     }
 }

@@ -96,8 +96,8 @@ pub(super) const FAULTS: &[Explanation] = &[
     fault(
         "US112",
         "Every request to it would get 503. (One that is written over REST may get its targets later.)",
-        "list at least one target",
-        "upstreams: [{ name: shop, targets: [] }]",
+        "list at least one target, or say `targets: []` if they come over REST, or if 503 is meant",
+        "upstreams: [{ name: shop }]",
         "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]",
     ),
     fault(

@@ -9,6 +9,7 @@ use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::build::lint::subject::CallerSubject;
 use crate::config::code;
 use crate::config::document::service::MethodsOnce;
+use crate::model::service::RequestPolicy;
 use crate::model::upstream::Upstream;
 
 pub(super) const RULES: &[LintRule] = &[
@@ -156,6 +157,7 @@ pub(super) const RULES: &[LintRule] = &[
                 && tries.retries > 0
                 && tries.targets > 1
                 && tries.try_timeout.is_none()
+                && subject.caller().policy().try_idle_timeout.is_zero()
             {
                 let message = "a request to a frozen target is never given up to try another".to_owned();
                 let key = if subject.declares(|it| it.try_timeout.is_some(), |it| it.try_timeout.is_some()) {
@@ -177,9 +179,11 @@ pub(super) const RULES: &[LintRule] = &[
         },
         check: LintCheck::Caller(|subject, findings| {
             let tries = subject.caller().tries();
-            let declares_try_timeout = subject.caller().policy().try_timeout.is_some();
+            let policy = subject.caller().policy();
+            let declares_try_timeout = policy.try_timeout.is_some();
             let is_service = !subject.declares(|_| false, |_| true);
-            if let Some(try_timeout) = tries.try_timeout
+            let silence = Some(policy.try_idle_timeout).filter(|silence| !silence.is_zero());
+            if let Some(try_timeout) = tries.try_timeout.into_iter().chain(silence).min()
                 && is_service
                 && !declares_try_timeout
                 && tries.targets > 1
@@ -344,7 +348,43 @@ pub(super) const RULES: &[LintRule] = &[
             }
         }),
     },
+    LintRule {
+        explanation: Explanation {
+            code: code::of("US059"),
+            why: "Silence of a target ends a try after `try_idle_timeout`. As long as `try_timeout` or `timeout` it ends nothing that they do not; shorter than a good answer takes to begin it cuts that one, tries it again and counts it against its target.",
+            fix: "let it be longer than the longest silence of a good answer, and shorter than a try; `timeout: 0s` lets answers take as long as they go on",
+            bad: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 10s, try_idle_timeout: 60s }]",
+            good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]\nservices: [{ name: shop, upstream: shop, timeout: 0s, try_idle_timeout: 60s }]",
+        },
+        check: LintCheck::Caller(|subject, findings| {
+            if let Some(message) = silence(subject) {
+                findings.report(&subject.place().key("try_idle_timeout"), message);
+            }
+        }),
+    },
 ];
+
+/// Returns the message on a limit of silence that hurts.
+fn silence(subject: &CallerSubject) -> Option<String> {
+    let RequestPolicy { timeout, try_idle_timeout: silence, .. } = *subject.caller().policy();
+    if silence.is_zero() || !subject.declares(|service| service.try_idle_timeout.is_some(), |_| false) {
+        return None;
+    }
+    let tries = subject.caller().tries();
+    let whole = Some(timeout).filter(|timeout| !timeout.is_zero());
+    let longest = tries.try_timeout.into_iter().chain(whole).min();
+    if let Some(longest) = longest.filter(|longest| silence >= *longest) {
+        return Some(format!(
+            "a silence of {} is never reached: a try ends after {}",
+            time(silence),
+            time(longest)
+        ));
+    }
+    let is_short = silence < Duration::from_millis(50);
+    is_short.then(|| {
+        format!("an answer that takes longer than {} to begin is cut and counts as a failure", time(silence))
+    })
+}
 
 /// Returns true if findings about retries are reported here: always for a service, for a route only if it
 /// declares `retries`. Inherited retries are reported for the service.

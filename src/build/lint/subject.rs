@@ -13,6 +13,7 @@ use crate::config::document::{self, Kind};
 use crate::memo::ArcEq;
 use crate::model::documents::Site;
 use crate::model::name::Name;
+use crate::model::path_match::PathMatch;
 use crate::model::place::FaultPlace;
 use crate::model::route::Route;
 use crate::model::service::{RequestPolicy, Service};
@@ -22,6 +23,9 @@ use crate::model::upstream::Upstream;
 /// Key of a caller: a service, and a route to it that may override its policy; without a route the service
 /// itself.
 pub(super) type CallerKey = (Name, Option<Name>);
+
+/// Path of a route of which other routes take all requests, with the first that does.
+pub(super) type ShadowedPath = (PathMatch, Name);
 
 /// Upstream, with its callers and the upstreams that have a target in common with it.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,11 +70,11 @@ pub(super) struct CallerSubject {
     pub(super) levels: ArcEq<Levels>,
 }
 
-/// Route, with the route that takes all of its requests, if one does.
+/// Route, with those of its paths of which other routes take all requests.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RouteSubject {
     route: ArcEq<Route>,
-    shadow: Option<Name>,
+    shadows: Vec<ShadowedPath>,
     site: Site,
     pub(super) levels: ArcEq<Levels>,
 }
@@ -258,17 +262,17 @@ impl CallerSubject {
 }
 
 impl RouteSubject {
-    /// Returns the subject for a route; none if there is no such route. `shadow` is the route that takes all
-    /// of its requests.
+    /// Returns the subject for a route; none if there is no such route. `shadows` are its paths of which other
+    /// routes take all requests.
     pub(super) fn new(
         input: LintInput<'_>,
         name: &Name,
-        shadow: Option<&Name>,
+        shadows: &[ShadowedPath],
         levels: &Arc<Levels>,
     ) -> Option<Self> {
         Some(Self {
             route: ArcEq(input.model.routes.get(name)?.clone()),
-            shadow: shadow.cloned(),
+            shadows: shadows.to_vec(),
             site: input.documents.site(Kind::Route, name.as_str())?.clone(),
             levels: ArcEq(levels.clone()),
         })
@@ -278,8 +282,16 @@ impl RouteSubject {
         &self.route.0
     }
 
-    pub(super) fn shadow(&self) -> Option<&Name> {
-        self.shadow.as_ref()
+    pub(super) fn shadows(&self) -> &[ShadowedPath] {
+        &self.shadows
+    }
+
+    /// Returns the place of a path; that of all paths if the route declares none.
+    pub(super) fn place_of(&self, path: &PathMatch) -> FaultPlace<'_> {
+        let paths = self.place().key("paths");
+        let mut declared = self.declared().paths.iter();
+        let index = declared.position(|text| PathMatch::parse(text).is_ok_and(|parsed| parsed == *path));
+        index.map_or(paths.clone(), |index| paths.index(index))
     }
 
     pub(super) fn declared(&self) -> &document::route::Route {

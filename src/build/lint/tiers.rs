@@ -6,6 +6,7 @@ use crate::build::lint::explanation::Explanation;
 use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::build::lint::subject::UpstreamSubject;
 use crate::config::code;
+use crate::config::document::Origin;
 use crate::config::document::upstream::{FailoverMode, LoadBalancer, Resolve};
 use crate::model::target::{Host, Target};
 
@@ -315,6 +316,44 @@ pub(super) const RULES: &[LintRule] = &[
             }
         }),
     },
+    LintRule {
+        explanation: Explanation {
+            code: code::of("US060"),
+            why: "Below `minimum_healthy` every request gets 503, those that the remaining targets could serve too. It is above what is left when one of the targets dies, restarts or is drained.",
+            fix: "lower `minimum_healthy`, or add targets",
+            bad: "upstreams: [{ name: shop, failover: { minimum_healthy: 60 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }] }]",
+            good: "upstreams: [{ name: shop, failover: { minimum_healthy: 60 }, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80 }] }]",
+        },
+        check: LintCheck::Upstream(|subject, findings| {
+            let minimum = u64::from(subject.upstream().failover.minimum_healthy);
+            let targets = u64::try_from(subject.upstream().targets.len()).unwrap_or(u64::MAX);
+            // The only target leaves nothing in any case, and a host name may stand for several.
+            let is_several = targets > 1 && !has_names(subject);
+            if is_several && 100 * (targets - 1) < minimum * targets {
+                let message =
+                    format!("one of {targets} targets down is below {minimum} %: all requests get 503");
+                findings.report(&subject.place().key("failover").key("minimum_healthy"), message);
+            }
+        }),
+    },
+    LintRule {
+        explanation: Explanation {
+            code: code::of("US061"),
+            why: "The file says that it has none, and none was added over REST: every request gets 503.",
+            fix: "list targets, or add them over REST",
+            bad: "upstreams: [{ name: shop, targets: [] }]",
+            good: "upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }] }]",
+        },
+        check: LintCheck::Upstream(|subject, findings| {
+            let place = subject.place().key("targets");
+            let is_file = matches!(place.document.origin, Origin::File(_));
+            let is_empty = subject.declared().targets.as_ref().is_some_and(Vec::is_empty);
+            if is_file && is_empty && subject.upstream().targets.is_empty() {
+                let name = &subject.upstream().name;
+                findings.report(&place, format!("upstream `{name}` has no targets: every request gets 503"));
+            }
+        }),
+    },
 ];
 
 /// Returns the targets of the first tier, and those of all others.
@@ -337,6 +376,10 @@ fn weight(tier: &[Target]) -> u64 {
 fn has_uneven_tier(subject: &UpstreamSubject) -> bool {
     let mut tiers = subject.upstream().targets.chunk_by(|one, next| one.tier == next.tier);
     tiers.any(|tier| tier.iter().any(|target| target.weight != tier[0].weight))
+}
+
+fn has_names(subject: &UpstreamSubject) -> bool {
+    subject.upstream().targets.iter().any(|target| !matches!(target.address.host, Host::Ip(_)))
 }
 
 fn is_loopback(host: &Host) -> bool {

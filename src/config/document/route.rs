@@ -11,10 +11,11 @@ use crate::config::values::{Duration, Switch};
 
 /// A route: requests by their properties, and the service that gets them or the answer that they get.
 ///
-/// Precedence among routes that match: an exact host wins over a wildcard (the longest first) and that over none;
-/// within a host an exact path over a prefix (the longest first) and that over a regex (the longest first); then the
-/// route that names more methods, headers and query parameters. Two routes for exactly the same requests are a fault. A
-/// route without hosts also serves the hosts that other routes name, after theirs.
+/// Precedence among routes that match: the larger `rank`; then an exact host wins over a wildcard on the left (the longest
+/// first), that over one on the right, and that over none; within a host an exact path over a prefix (the longest first, of
+/// one length those on segments) and that over a regex (the longest first); then the route that names more methods,
+/// headers and query parameters. Two routes of one rank for exactly the same requests are a fault. A route without hosts
+/// also serves the hosts that other routes name, after theirs.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend(
@@ -38,12 +39,18 @@ pub struct Route {
     /// Names of the fleets that have the route; empty: all.
     #[schemars(extend("examples" = [["edge"]]))]
     pub fleets: Vec<String>,
-    /// Hosts, exact or with `*.` in front; empty: any. With `tls_passthrough` they match the SNI.
-    #[schemars(extend("examples" = [["shop.example.com", "*.example.com"]]))]
+    /// Precedence over routes of a smaller rank, before everything else, the host too. Routes of one rank go by what they
+    /// name.
+    #[schemars(extend("default" = Route::RANK, "examples" = [10]))]
+    pub rank: Option<i64>,
+    /// Hosts, exact, with `*.` in front or with `.*` at the end; empty: any. With `tls_passthrough` they match the SNI,
+    /// and have no `.*` at the end.
+    #[schemars(extend("examples" = [["shop.example.com", "*.example.com", "shop.*"]]))]
     pub hosts: Vec<String>,
-    /// Paths: a prefix of whole segments, `=` for an exact path, `~` for a regex over the whole; empty: any.
+    /// Paths: a prefix of whole segments, `*` behind one that may end within a segment, `=` for an exact path, `~` for a
+    /// regex over the whole; empty: any.
     #[schemars(extend(
-        "examples" = [["/checkout", "=/exact", "~/v[0-9]+/.*"]],
+        "examples" = [["/checkout", "/check*", "=/exact", "~/v[0-9]+/.*"]],
         "items" = { "type": "string", "pattern": "^(/|=/|~)" }
     ))]
     pub paths: Vec<String>,
@@ -91,6 +98,11 @@ pub struct Route {
     /// Words to find the route by.
     #[schemars(extend("examples" = [["shop"]]))]
     pub tags: Vec<String>,
+}
+
+impl Route {
+    /// Default of `rank`.
+    pub const RANK: i64 = 0;
 }
 
 /// An answer that sends the client elsewhere; at least one of `scheme`, `host` and `path` is given.
@@ -155,7 +167,8 @@ impl Respond {
     "oneOf" = [{ "required": ["prefix"] }, { "required": ["path"] }, { "required": ["regex", "to"] }]
 ))]
 pub struct Rewrite {
-    /// Path that replaces the prefix which matched.
+    /// Path that replaces the prefix which matched. Between it and the rest of the path there is one slash, unless a path
+    /// such as `/check*` ended within a segment and this does not end in a slash.
     #[schemars(extend("examples" = ["/"], "pattern" = "^/"))]
     pub prefix: Option<String>,
     /// Path that replaces the whole.

@@ -41,11 +41,17 @@ pub struct Service {
     /// that it takes to reach the last tier, at least 2.
     #[schemars(extend("examples" = ["250ms"]))]
     pub try_timeout: Option<Duration>,
+    /// Longest silence in one try, of any method: time without a byte from the target or to it. Then the try ends, and is
+    /// repeated or answered with 504. `0s`: no limit. An answer that goes on for longer than it passes, and a WebSocket
+    /// that is silent for longer ends.
+    #[schemars(extend("default" = Service::TRY_IDLE_TIMEOUT, "examples" = ["10s"]))]
+    pub try_idle_timeout: Option<Duration>,
     /// Retries, or `off`.
     #[schemars(extend("default" = {}, "examples" = ["off", { "attempts": 3 }]))]
     pub retries: Option<Switch<Retries>>,
-    /// Host header that targets see: `keep` for the client's, `target` for the target's name, or a value.
-    #[schemars(extend("default" = Service::HOST_HEADER, "examples" = ["target"]))]
+    /// Host header that targets see: `keep` for the client's, `target` for the target's name, `target_port` for its name
+    /// and port (the port is left out if it is 80 or 443), or a value.
+    #[schemars(extend("default" = Service::HOST_HEADER, "examples" = ["target", "target_port"]))]
     pub host_header: Option<String>,
     /// Properties that are equal for requests which should go to the same target, with a load balancer that hashes;
     /// the first that a request has counts.
@@ -67,6 +73,8 @@ pub struct Service {
 impl Service {
     /// Default of `timeout`.
     pub const TIMEOUT: Duration = Duration::from_secs(15);
+    /// Default of `try_idle_timeout`: no limit.
+    pub const TRY_IDLE_TIMEOUT: Duration = Duration::ZERO;
     /// Default of `host_header`: the client's.
     pub const HOST_HEADER: &str = "keep";
     /// Default of `websocket`.

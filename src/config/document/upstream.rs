@@ -78,7 +78,7 @@ pub struct Upstream {
         "examples" = [[
             { "target": "10.0.0.1:8080" }, { "target": "standby.example.com:8080", "failover": true }
         ]],
-        "type" = "array", "minItems" = 1
+        "type" = "array"
     ))]
     pub targets: Option<Vec<Target>>,
     /// Levels of rules for this upstream, by code, each with a reason.
@@ -244,7 +244,12 @@ pub struct Failover {
     /// own share (Envoy's overprovisioning factor).
     #[schemars(extend("default" = Failover::FACTOR, "examples" = [200], "minimum" = 100))]
     pub factor: Option<u32>,
-    /// Behaviour when no target is usable.
+    /// Percent of the targets that must be usable; with fewer every request is answered with 503 at once, to spare the
+    /// rest. 0: none. Targets that are drained or ejected count as unusable. Needs a single tier and a balancer that does
+    /// not hash.
+    #[schemars(extend("default" = Failover::MINIMUM_HEALTHY, "examples" = [50], "minimum" = 0, "maximum" = 100))]
+    pub minimum_healthy: Option<u32>,
+    /// Behaviour when no target is usable; with `minimum_healthy` it is 503 in any case.
     #[schemars(extend("default" = WhenAllDown::default()))]
     pub when_all_down: Option<WhenAllDown>,
     /// Tiers by distance to the Envoy that asks, within each declared tier.
@@ -258,6 +263,8 @@ pub struct Failover {
 impl Failover {
     /// Default of `factor`.
     pub const FACTOR: u32 = 140;
+    /// Default of `minimum_healthy`: none.
+    pub const MINIMUM_HEALTHY: u32 = 0;
     /// Default of `locality`.
     pub const LOCALITY: bool = false;
 }

@@ -7,7 +7,7 @@ use crate::build::compile::route::retry;
 use crate::config::document::Kind;
 use crate::inspect::settings::collector::{SettingCollector, declaration, size, time, word};
 use crate::inspect::settings::setting::EffectiveSetting;
-use crate::model::service::Service;
+use crate::model::service::{HostHeader, Service};
 
 /// Returns the settings of a service.
 pub(super) fn of_service(service: &Service, build: &Build) -> Vec<EffectiveSetting> {
@@ -15,6 +15,8 @@ pub(super) fn of_service(service: &Service, build: &Build) -> Vec<EffectiveSetti
     let prefix = format!("services[{}].", service.name);
     let mut settings = SettingCollector::new(prefix, declaration(build, Kind::Service, &service.name));
     settings.add("timeout", time(policy.timeout));
+    settings.add("try_idle_timeout", time(policy.try_idle_timeout));
+    settings.add("host_header", host_header(&service.host_header));
     let (Some(retries), Some(tries)) = (&policy.retries, retry::tries(policy, service)) else {
         settings.add("retries", "off");
         return settings.found;
@@ -38,4 +40,13 @@ pub(super) fn of_service(service: &Service, build: &Build) -> Vec<EffectiveSetti
     };
     settings.derived("envoy.update_frequency", tries.update_frequency, because);
     settings.found
+}
+
+fn host_header(host_header: &HostHeader) -> &str {
+    match host_header {
+        HostHeader::Keep => "keep",
+        HostHeader::Target => "target",
+        HostHeader::TargetPort => "target_port",
+        HostHeader::Value(host) => host,
+    }
 }

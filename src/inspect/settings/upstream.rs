@@ -34,6 +34,7 @@ pub(super) fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<EffectiveSe
         targets: _,
         tier_count: _,
         by_name: _,
+        by_name_and_port: _,
     } = upstream;
     let mut settings = SettingCollector::new("", declaration(build, Kind::Upstream, name));
     settings.add("name", name.as_str());
@@ -64,9 +65,10 @@ pub(super) fn of_upstream(upstream: &Upstream, build: &Build) -> Vec<EffectiveSe
 }
 
 fn add_failover(failover: &Failover, settings: &mut SettingCollector<'_>) {
-    let Failover { mode, factor, when_all_down, locality, objective } = failover;
+    let Failover { mode, factor, minimum_healthy, when_all_down, locality, objective } = failover;
     settings.add("failover.mode", word(mode));
     settings.add("failover.factor", *factor);
+    settings.add("failover.minimum_healthy", *minimum_healthy);
     settings.add("failover.when_all_down", word(when_all_down));
     settings.add("failover.locality", *locality);
     settings.add("failover.objective", objective.map_or(Value::Null, time));

@@ -9,8 +9,12 @@ use super::*;
 use crate::build::{Inputs, build};
 use crate::model::selector::SelectorError;
 
-const STANDBY: BalancingPolicy =
-    BalancingPolicy { overprovisioning_factor: u32::MAX, panic_threshold: 1, by_weight: true };
+const STANDBY: BalancingPolicy = BalancingPolicy {
+    overprovisioning_factor: u32::MAX,
+    panic_threshold: 1,
+    fails_in_panic: false,
+    by_weight: true,
+};
 const SPILL: BalancingPolicy = BalancingPolicy { overprovisioning_factor: 140, ..STANDBY };
 const FAIL: BalancingPolicy = BalancingPolicy { panic_threshold: 0, ..STANDBY };
 
@@ -79,6 +83,23 @@ fn when_nothing_is_usable_every_target_is_tried_or_none() {
     check("-- / -", FAIL, &[0, 0, 100]);
     check("-- / -", BalancingPolicy { panic_threshold: 0, ..SPILL }, &[0, 0, 100]);
     check("", STANDBY, &[0, 100]);
+}
+
+#[test]
+fn below_a_minimum_of_usable_targets_requests_are_refused() {
+    let minimum = |panic_threshold| BalancingPolicy {
+        overprovisioning_factor: 100,
+        panic_threshold,
+        fails_in_panic: true,
+        by_weight: true,
+    };
+    check("+++--", minimum(55), &[100, 0]);
+    check("+++--", minimum(60), &[100, 0]);
+    check("+++--", minimum(61), &[0, 100]);
+    check("++---", minimum(55), &[0, 100]);
+    check("+~---", minimum(40), &[100, 0]);
+    check("-----", minimum(1), &[0, 100]);
+    check("+++++", minimum(100), &[100, 0]);
 }
 
 #[test]
@@ -185,7 +206,7 @@ fn what_is_not_there_cannot_be_down() {
 fn any_policy() -> impl Strategy<Value = BalancingPolicy> {
     let factor = prop_oneof![Just(u32::MAX), 100..1_000_u32];
     (factor, 0..=1_u32, any::<bool>()).prop_map(|(overprovisioning_factor, panic_threshold, by_weight)| {
-        BalancingPolicy { overprovisioning_factor, panic_threshold, by_weight }
+        BalancingPolicy { overprovisioning_factor, panic_threshold, fails_in_panic: false, by_weight }
     })
 }
 

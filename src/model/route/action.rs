@@ -130,6 +130,7 @@ fn forward(
     let declared = service::DeclaredPolicy {
         timeout: route.timeout,
         try_timeout: route.try_timeout,
+        try_idle_timeout: None,
         retries: route.retries.as_ref(),
     };
     let policy = service::resolve(place, declared, service.as_ref().map(|service| &service.policy), faults);

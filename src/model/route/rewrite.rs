@@ -9,8 +9,8 @@ use crate::model::place::{FaultCollector, FaultPlace};
 /// Rewrite of the path that targets see. The query is not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rewrite {
-    /// Replacement of the prefix that the route matches, on segment boundaries; stored without a trailing
-    /// slash, so `/` is empty. For a route with an exact path it replaces the whole path.
+    /// Replacement of the prefix that the route matches, as declared. Its trailing slash counts for a path that is the
+    /// beginning of a text only. For a route with an exact path it replaces the whole path.
     Prefix(String),
     /// Replacement of the whole path.
     Path(String),
@@ -34,7 +34,7 @@ impl Rewrite {
         match (prefix, path, regex, to) {
             (Some(prefix), None, None, None) => {
                 check_prefix(&place.key("prefix"), prefix, paths, faults);
-                Some(Self::Prefix(prefix.trim_end_matches('/').to_owned()))
+                Some(Self::Prefix(prefix.clone()))
             }
             (None, Some(path), None, None) => {
                 check_path(&place.key("path"), path, faults);

@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use crate::config::code;
 use crate::config::document::listener::ListenerProtocol;
 use crate::config::document::{self, Kind};
-use crate::model::host_match;
+use crate::model::host_match::{self, HostMatch};
 use crate::model::listener::word;
 use crate::model::name::Name;
 use crate::model::passthrough::{self, Passthrough};
@@ -83,6 +83,11 @@ pub(super) fn resolve<'a>(
         }
         let fleets = validation.fleets(&place, &entity.fleets, fleet_names);
         let hosts = host_match::resolve(&place.key("hosts"), &entity.hosts, &mut validation.faults);
+        for (index, _) in hosts.iter().enumerate().filter(|(_, host)| matches!(host, HostMatch::Prefix(_))) {
+            let message = "Envoy matches the name that a client asks for in TLS from its end only".to_owned();
+            let help = "name the hosts, or write *.example.com".to_owned();
+            validation.faults.error(&place.key("hosts").index(index), code::CONFLICT, message, help);
+        }
         let listeners = entity.listeners.iter().filter_map(|name| Name::parse(name)).collect();
         let service = validation.service_of(&place, entity.service.as_deref(), services);
         let Some(service) = service else { continue };

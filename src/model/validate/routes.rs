@@ -91,8 +91,9 @@ pub(super) fn report_equal_matches<'a>(validation: &mut Validation<'a>, routes: 
         let mut twin = None;
         for host in &route.hosts {
             for path in &route.paths {
-                let others =
-                    by_match.entry((host, path, &route.methods, &route.headers, &route.query)).or_default();
+                let others = by_match
+                    .entry((route.rank, host, path, &route.methods, &route.headers, &route.query))
+                    .or_default();
                 let other = others.iter().find(|other| {
                     let other = routes[**other].1;
                     other.listeners.overlaps(&route.listeners) && other.fleets.overlaps(&route.fleets)
@@ -105,15 +106,17 @@ pub(super) fn report_equal_matches<'a>(validation: &mut Validation<'a>, routes: 
             let (first, other) = &routes[other];
             let message =
                 format!("route `{}` asks for the same requests: host {host}, path {path}", other.name);
-            let help = "let them differ in a host, a path, a method, a header or a query".to_owned();
+            let help =
+                "let them differ in a host, a path, a method, a header, a query or their rank".to_owned();
             let related = vec![first.key("name").related("the other route")];
             validation.faults.error_with(&place.key("name"), code::SAME_REQUESTS, message, help, related);
         }
     }
 }
 
-/// Conditions of a route for one host and one path.
+/// Rank of a route, and its conditions for one host and one path.
 type MatchKey<'r> = (
+    i64,
     &'r HostMatch,
     &'r PathMatch,
     &'r Vec<String>,

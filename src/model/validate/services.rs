@@ -68,17 +68,42 @@ fn service(
     let policy = service::DeclaredPolicy {
         timeout: declared.timeout,
         try_timeout: declared.try_timeout,
+        try_idle_timeout: declared.try_idle_timeout,
         retries: declared.retries.as_ref(),
     };
     let policy = service::resolve(place, policy, None, &mut validation.faults);
     let members = members(validation, place, declared, upstreams);
     let host_header = declared.host_header.as_deref();
     let host_header = HostHeader::resolve(&place.key("host_header"), host_header, &mut validation.faults);
+    one_host_of_targets(validation, &place.key("host_header"), &host_header, &members);
     let hash_by = hash::resolve(&place.key("hash_by"), &declared.hash_by, &mut validation.faults);
     protocols::check_service(validation, place, &members, &hash_by);
     let websocket = declared.websocket.unwrap_or(document::service::Service::WEBSOCKET);
     let is_served = !members.is_empty();
     is_served.then(|| Service { name: name.clone(), members, policy, host_header, hash_by, websocket })
+}
+
+/// Reports a service that sends targets their names with ports where another one sends them without, or the reverse. An
+/// endpoint has one name.
+fn one_host_of_targets(
+    validation: &mut Validation<'_>,
+    place: &FaultPlace<'_>,
+    host_header: &HostHeader,
+    members: &[Member],
+) {
+    let (own, other) = match host_header {
+        HostHeader::Target => ("target", "target_port"),
+        HostHeader::TargetPort => ("target_port", "target"),
+        HostHeader::Keep | HostHeader::Value(_) => return,
+    };
+    let both = |upstream: &Upstream| upstream.by_name && upstream.by_name_and_port;
+    if let Some(member) = members.iter().find(|member| both(&member.upstream)) {
+        let name = &member.upstream.name;
+        let message =
+            format!("another service of the upstream `{name}` says `{other}`, and this one `{own}`");
+        let help = "say the same in both, or give each service an upstream of its own".to_owned();
+        validation.faults.error(place, code::CONFLICT, message, help);
+    }
 }
 
 /// Resolves the members of a service; empty if no valid upstream is named.

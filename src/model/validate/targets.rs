@@ -23,8 +23,10 @@ pub(super) fn resolve<'p>(
     let place = place.key("targets");
     let own = upstream.targets.as_deref().unwrap_or_default();
     let from_file = matches!(place.document.origin, Origin::File(_));
-    if own.is_empty() && from_file && added.is_empty() {
-        let help = "list at least one, such as `- target: 10.0.0.1:8080`".to_owned();
+    if upstream.targets.is_none() && from_file && added.is_empty() {
+        let help =
+            "list at least one, such as `- target: 10.0.0.1:8080`, or say that there is none: `targets: []`"
+                .to_owned();
         validation.faults.error(&place, code::NO_TARGETS, "an upstream needs a target".to_owned(), help);
     }
     let own = own.iter().enumerate().map(|(index, target)| (place.index(index), target));

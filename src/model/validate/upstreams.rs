@@ -111,7 +111,8 @@ pub(super) fn uses(documents: &Documents) -> BTreeMap<Name, upstream::Uses> {
     for (name, service) in services() {
         let timeout = shortest.get(name.as_str()).copied();
         let by_name = service.host_header.as_deref() == Some("target");
-        if timeout.is_none() && !by_name {
+        let by_name_and_port = service.host_header.as_deref() == Some("target_port");
+        if timeout.is_none() && !by_name && !by_name_and_port {
             continue;
         }
         let members = service.upstreams.iter().map(|member| &member.name).chain([&service.upstream]);
@@ -119,6 +120,7 @@ pub(super) fn uses(documents: &Documents) -> BTreeMap<Name, upstream::Uses> {
             let uses = uses.entry(upstream).or_default();
             uses.shortest_try = uses.shortest_try.into_iter().chain(timeout).min();
             uses.by_name |= by_name;
+            uses.by_name_and_port |= by_name_and_port;
         }
     }
     uses

@@ -92,7 +92,9 @@ fn idle_timeout(policy: &RequestPolicy) -> Option<Duration> {
 fn host_rewrite(host_header: &HostHeader) -> Option<HostRewriteSpecifier> {
     match host_header {
         HostHeader::Keep => None,
-        HostHeader::Target => Some(HostRewriteSpecifier::AutoHostRewrite(BoolValue { value: true })),
+        HostHeader::Target | HostHeader::TargetPort => {
+            Some(HostRewriteSpecifier::AutoHostRewrite(BoolValue { value: true }))
+        }
         HostHeader::Value(host) => Some(HostRewriteSpecifier::HostRewriteLiteral(host.clone())),
     }
 }

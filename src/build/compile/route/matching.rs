@@ -37,6 +37,20 @@ pub(super) fn route_match(path: &PathMatch, route: &Route, methods: Methods) -> 
     })
 }
 
+/// Returns `route` with the condition that the request's host begins with `prefix`.
+pub(super) fn under_authority(route: envoy::Route, prefix: &str) -> envoy::Route {
+    let matcher =
+        StringMatcher { match_pattern: Some(MatchPattern::Prefix(prefix.to_owned())), ignore_case: true };
+    let condition = envoy::HeaderMatcher {
+        name: ":authority".to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(matcher)),
+        ..Default::default()
+    };
+    let mut matched = route.r#match.unwrap_or_default();
+    matched.headers.push(condition);
+    envoy::Route { r#match: Some(matched), ..route }
+}
+
 /// Returns the matcher of the method: `Some(None)` if any method matches, `None` if no method is left to
 /// match.
 #[expect(clippy::option_option, reason = "no route, a route without a matcher, a route with one")]
@@ -67,6 +81,7 @@ fn path_specifier(path: &PathMatch) -> PathSpecifier {
         PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
         PathMatch::Prefix(prefix) if prefix.is_empty() => PathSpecifier::Prefix("/".to_owned()),
         PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone()),
+        PathMatch::StartsWith(beginning) => PathSpecifier::Prefix(beginning.clone()),
         PathMatch::Regex(pattern) => PathSpecifier::SafeRegex(regex(pattern)),
     }
 }

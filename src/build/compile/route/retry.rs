@@ -40,8 +40,24 @@ pub fn tries(policy: &RequestPolicy, service: &Service) -> Option<RetryLimits> {
 /// Retry conditions under which the request surely reached no server.
 const REACHED_NO_SERVER: &str = "connect-failure,refused-stream,reset-before-request";
 
-/// Compiles the retry policy of one of the Envoy routes of a route; none for no retries.
+/// Compiles the retry policy of one of the Envoy routes of a route; none for no retries and no limit of silence, which
+/// Envoy has there.
 pub(super) fn retry_policy(
+    policy: &RequestPolicy,
+    orders: &[WeightedOrder<'_>],
+    methods: Methods,
+) -> Option<envoy::RetryPolicy> {
+    let repeating = repeating(policy, orders, methods);
+    if policy.try_idle_timeout.is_zero() {
+        return repeating;
+    }
+    let once = || envoy::RetryPolicy { num_retries: Some(uint32(0)), ..Default::default() };
+    let per_try_idle_timeout = Some(duration(policy.try_idle_timeout));
+    Some(envoy::RetryPolicy { per_try_idle_timeout, ..repeating.unwrap_or_else(once) })
+}
+
+/// Returns the conditions and limits of retries; none for no retries.
+fn repeating(
     policy: &RequestPolicy,
     orders: &[WeightedOrder<'_>],
     methods: Methods,
