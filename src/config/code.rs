@@ -1,7 +1,7 @@
 //! Codes of violations, in one table: every `US…` of faults and of lint rules.
 //!
 //! A code is stable: it is never given to another finding. Codes below US100 are lint rules, whose level the config
-//! can override; the others are faults, whose level is fixed. The lint room explains each code: the harm, the remedy
+//! can override; the others are faults, whose level is fixed apart from [`ADJUSTABLE`]. The lint room explains each code: the harm, the remedy
 //! and examples.
 
 use crate::config::Level;
