@@ -124,15 +124,14 @@ impl Documents {
             if document.is_translated() {
                 continue;
             }
-            listeners.any = true;
             let declared = document.listeners.get(*index).map(|listener| listener.entity.protocol);
-            let names = match declared.flatten().unwrap_or_default() {
-                ListenerProtocol::Http => &mut listeners.http,
-                ListenerProtocol::Https => &mut listeners.https,
-                ListenerProtocol::TlsPassthrough => &mut listeners.passthrough,
-                ListenerProtocol::Tcp | ListenerProtocol::FailoverGateway => continue,
+            let protocol = match declared.flatten().unwrap_or_default() {
+                ListenerProtocol::Http => "http",
+                ListenerProtocol::Https => "https",
+                ListenerProtocol::TlsPassthrough => "tls_passthrough",
+                ListenerProtocol::Tcp | ListenerProtocol::FailoverGateway => "",
             };
-            names.push(name.as_str().to_owned());
+            listeners.add(name.as_str(), protocol);
         }
         listeners
     }

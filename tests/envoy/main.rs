@@ -27,6 +27,7 @@ mod hash;
 mod howto;
 mod https;
 mod input;
+mod kong;
 mod live;
 mod locality;
 mod matrix;

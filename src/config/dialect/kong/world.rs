@@ -23,6 +23,19 @@ pub struct NativeListeners {
     pub any: bool,
 }
 
+impl NativeListeners {
+    /// Adds a listener by its protocol.
+    pub fn add(&mut self, name: &str, protocol: &str) {
+        self.any = true;
+        match protocol {
+            "http" => self.http.push(name.to_owned()),
+            "https" => self.https.push(name.to_owned()),
+            "tls_passthrough" => self.passthrough.push(name.to_owned()),
+            _ => {}
+        }
+    }
+}
+
 /// Entities of all documents.
 #[derive(Debug)]
 pub struct World<'w> {
