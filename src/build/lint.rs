@@ -50,9 +50,11 @@ fn rules() -> impl Iterator<Item = &'static LintRule> {
     FAMILIES.into_iter().flatten()
 }
 
-/// Returns the explanation of every code of this program, rules first.
+/// Returns the explanation of every code of this program by code, so rules first.
 pub fn explanations() -> Vec<&'static Explanation> {
-    rules().map(|rule| &rule.explanation).chain(faults::FAULTS).collect()
+    let mut all: Vec<_> = rules().map(|rule| &rule.explanation).chain(faults::FAULTS).collect();
+    all.sort_by_key(|explanation| explanation.code.id);
+    all
 }
 
 /// Findings of all rules in a model, by subject.

@@ -56,5 +56,8 @@ fn merge(fields: &mut Map<String, Value>, more: Map<String, Value>) {
 pub fn report(files: &Files, terms: &ReadingTerms, ok: bool) -> FidelityReport {
     let parsed = Documents::default().updated(files, &Stored::new(), terms);
     let foreign = parsed.documents.foreign();
-    report::report(foreign.read().map(|(_, document)| document), foreign.translation().units(), ok)
+    let documents = foreign.read().map(|(_, document)| document);
+    let mut report = report::report(documents, foreign.translation().units(), ok);
+    foreign.mask(&mut report);
+    report
 }

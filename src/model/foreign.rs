@@ -7,6 +7,7 @@ use imbl::OrdMap;
 use crate::config::Violation;
 use crate::config::decode::ParsedFile;
 use crate::config::dialect::note::Note;
+use crate::config::dialect::report::FidelityReport;
 use crate::config::dialect::{ForeignDocument, ReadingTerms, Translation};
 use crate::config::document::Document;
 
@@ -65,6 +66,26 @@ impl ForeignDocuments {
     pub fn notes(&self) -> impl Iterator<Item = &Note> {
         let read = self.files.values().flat_map(|file| &file.documents).flat_map(ForeignDocument::notes);
         read.chain(self.translation.units().values().flat_map(|unit| &unit.notes))
+    }
+
+    /// Replaces the values of variables in a report by what stands for them in the files.
+    pub fn mask(&self, report: &mut FidelityReport) {
+        let masks = || self.files.values().flat_map(|file| file.masks.iter());
+        if masks().next().is_none() {
+            return;
+        }
+        let masked = |text: &str| {
+            masks().fold(text.to_owned(), |text, (value, template)| text.replace(value, template))
+        };
+        for item in &mut report.items {
+            item.object = masked(&item.object);
+            item.native = masked(&item.native);
+            item.words = masked(&item.words).into();
+        }
+        for added in &mut report.added {
+            added.native = masked(&added.native);
+            added.because = masked(&added.because);
+        }
     }
 
     /// Returns what `check` tells of the notes, at their own levels.

@@ -32,8 +32,7 @@ impl HostMatch {
             }
             None if name(&text) => Some(Self::Exact(text)),
             None if text.ends_with(".*") => {
-                let prefix = text.trim_end_matches('*');
-                name(prefix.trim_end_matches('.')).then(|| Self::Prefix(prefix.to_owned()))
+                text.strip_suffix(".*").filter(|text| name(text)).map(|text| Self::Prefix(format!("{text}.")))
             }
             None => {
                 let ip = text.strip_prefix('[')?.strip_suffix(']')?.parse::<std::net::Ipv6Addr>();
@@ -109,4 +108,31 @@ pub(crate) fn resolve(
         hosts.push(HostMatch::Any);
     }
     hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_covered_by_itself_and_by_wider_wildcards_in_their_order() {
+        for (host, expected) in [
+            ("Shop.example.com", "shop.example.com *.example.com *.com shop.example.* shop.* *"),
+            ("*.shop.example.com", "*.shop.example.com *.example.com *.com *"),
+            ("shop.eu.*", "shop.eu.* shop.* *"),
+            ("localhost", "localhost *"),
+            ("*", "*"),
+        ] {
+            let covering = HostMatch::parse(host).expect("a host").covering();
+            let covering: Vec<String> = covering.iter().map(ToString::to_string).collect();
+            assert_eq!(covering.join(" "), expected);
+        }
+    }
+
+    #[test]
+    fn a_wildcard_takes_the_place_of_whole_labels_on_one_side() {
+        for host in ["sh*", "*op.test", ".*", "*.", "shop.*.test", "*.shop.*", "shop..*", "**", "shop.**"] {
+            assert_eq!(HostMatch::parse(host), None, "{host}");
+        }
+    }
 }

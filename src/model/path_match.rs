@@ -100,3 +100,26 @@ pub(crate) const PATH_RULE: &str = "begin it with /, in visible ASCII; percent-e
 pub(crate) fn is_path(text: &str, without: &[char]) -> bool {
     text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic() && !without.contains(&c))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_notation_is_the_matcher_that_it_says() {
+        use PathMatch::{Exact, Prefix, StartsWith};
+
+        for (notation, expected, shown) in [
+            ("/a", Prefix("/a".to_owned()), "/a"),
+            ("/a/", Prefix("/a".to_owned()), "/a"),
+            ("/", Prefix(String::new()), "/"),
+            ("/a*", StartsWith("/a".to_owned()), "/a*"),
+            ("/a/*", StartsWith("/a/".to_owned()), "/a/*"),
+            ("/*", Prefix(String::new()), "/"),
+            ("=/a*", Exact("/a*".to_owned()), "=/a*"),
+        ] {
+            let parsed = PathMatch::parse(notation).expect("a path");
+            assert_eq!((&parsed, parsed.to_string().as_str()), (&expected, shown), "{notation}");
+        }
+    }
+}

@@ -33,7 +33,8 @@ fn listener(directory: &Path, port: u16) {
 async fn serving(edge: &Edge) -> Result<String, String> {
     let response = edge.request(Method::GET, "127.0.0.1", "/anything").send().await;
     let response = response.map_err(|error| format!("{error:?}"))?;
-    let name = response.headers().get("x-backend").map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+    let name =
+        response.headers().get("x-backend").map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
     name.ok_or_else(|| format!("{} by nobody", response.status()))
 }
 

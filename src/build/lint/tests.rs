@@ -70,6 +70,46 @@ fn every_code_in_the_sources_is_explained() {
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), explained);
 }
 
+/// Findings about routes that get no requests, each as code and place.
+fn shadowed(routes: &str) -> Vec<String> {
+    let files = imbl::OrdMap::unit("a.yaml".to_owned(), format!("routes: [{routes}]").as_str().into());
+    let build = build(&Inputs { files, ..Inputs::default() }, None).expect("it builds");
+    let found = build.violations().into_iter().filter(|it| matches!(it.code, "US050" | "US058"));
+    found.map(|it| format!("{} {}", it.code, it.path)).collect()
+}
+
+#[test]
+fn a_path_that_gets_no_requests_is_told_whatever_takes_them() {
+    let all = "{ name: all, rank: 1, respond: {} }, { name: own, ";
+    let prefix = "{ name: text, rank: 1, paths: [\"/ab*\"], respond: {} }, { name: own, ";
+    let segment = "{ name: segment, rank: 1, paths: [/ab], respond: {} }, { name: own, ";
+    let right = "{ name: right, rank: 1, hosts: [\"shop.*\"], respond: {} }, { name: own, ";
+    let same = "{ name: same, paths: [\"/ab*\"], respond: {} }, { name: own, ";
+    for (others, own, expected) in [
+        (all, "hosts: [shop.test], paths: [=/a]", Some("US050 routes[1].paths")),
+        (all, "rank: 1, paths: [=/a]", None),
+        (all, "rank: 2", Some("US050 routes[0].paths")),
+        (prefix, "paths: [=/abc, /b]", Some("US058 routes[1].paths[0]")),
+        (prefix, "paths: [/b, /abc]", Some("US058 routes[1].paths[1]")),
+        (prefix, "paths: [/b, \"/abc*\"]", Some("US058 routes[1].paths[1]")),
+        (prefix, "paths: [/b, \"~/abc?/.*\"]", Some("US058 routes[1].paths[1]")),
+        (prefix, "paths: [/b, \"~/a.*\", \"/a*\", /a]", None),
+        (segment, "paths: [/b, /ab/c]", Some("US058 routes[1].paths[1]")),
+        (segment, "paths: [/b, \"/ab/*\"]", Some("US058 routes[1].paths[1]")),
+        (segment, "paths: [/b, \"/ab*\", /abc, \"~/ab.*\"]", None),
+        (right, "hosts: [shop.test, shop.example.com]", Some("US050 routes[1].paths")),
+        (right, "hosts: [\"shop.eu.*\"]", Some("US050 routes[1].paths")),
+        (right, "hosts: [shop.test, cart.test]", None),
+        (right, "hosts: [\"*.test\"]", None),
+        (same, "paths: [/b, \"~/abc/.*\"]", Some("US058 routes[1].paths[1]")),
+        (same, "paths: [/b, =/abc, /abc, /ab]", None),
+        (same, "hosts: [shop.test], paths: [/b, \"~/abc/.*\"]", None),
+    ] {
+        let found = shadowed(&format!("{others}{own}, respond: {{}} }}"));
+        assert_eq!(found, expected.into_iter().map(str::to_owned).collect::<Vec<_>>(), "{others} {own}");
+    }
+}
+
 const DEFAULTS: &str = "
 upstreams: [{ name: shop, targets: [{ target: 10.0.0.1:80 }, { target: 10.0.0.2:80 }, { target: 10.0.0.3:80, failover: true }] }]
 services: [{ name: shop, upstream: shop }]

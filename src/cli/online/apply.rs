@@ -146,7 +146,8 @@ fn translated(
 ) -> anyhow::Result<Vec<DeclaredEntity>> {
     let translation = dialect::translate(foreign.iter(), listeners, terms, &Translation::default());
     let units = translation.units().values();
-    let notes = foreign.iter().flat_map(ForeignDocument::notes).chain(units.clone().flat_map(|unit| &unit.notes));
+    let notes =
+        foreign.iter().flat_map(ForeignDocument::notes).chain(units.clone().flat_map(|unit| &unit.notes));
     let told: Vec<Violation> =
         notes.filter_map(Note::violation).filter(|violation| violation.level != Level::Info).collect();
     check::report(&told);

@@ -42,3 +42,61 @@ pub fn header_count(route: EntityView<'_>) -> i64 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::dialect::kong::entity::EntityKind;
+    use crate::config::dialect::kong::read;
+    use crate::config::dialect::kong::world::{NativeListeners, World};
+    use crate::config::tree::{self, Schema};
+
+    /// Returns the rank of a route for its first path.
+    fn of(route: &str) -> i64 {
+        let text = format!("routes: [{{ name: r, {route} }}]");
+        let (roots, faults) = tree::yaml_by(&text, Schema::Go);
+        assert_eq!(faults, []);
+        let root = roots.into_iter().next().expect("a document");
+        let documents = [Arc::new(read::read(&"kong.yaml".into(), root, true, None))];
+        let variables = BTreeMap::new();
+        let world = World::new(&documents, &NativeListeners::default(), &variables);
+        let view = world.view(world.all(EntityKind::Route)[0]);
+        let path = view.texts(&["paths"]).first().map(|(path, _)| RoutePath::parse(path));
+        rank(view, path, true)
+    }
+
+    /// Pairs of which Kong asks the first one first (get_priority of transform.lua).
+    #[test]
+    fn routes_have_kongs_order() {
+        for (first, second) in [
+            // More kinds of conditions, whatever they are: the host is nothing special.
+            ("methods: [GET], paths: [/x]", "hosts: [shop.test]"),
+            ("hosts: [shop.test], paths: [/]", "paths: [/a/very/long/prefix]"),
+            ("methods: [GET], hosts: [\"*.test\"]", "hosts: [shop.test]"),
+            // Plain hosts alone.
+            ("hosts: [shop.test]", "hosts: [\"*.test\"]"),
+            ("hosts: [shop.test]", "hosts: [shop.test, \"*.test\"]"),
+            ("hosts: [shop.test]", "headers: { a: [b], c: [d] }"),
+            // More headers.
+            ("headers: { a: [b], c: [d] }", "headers: { a: [b] }"),
+            ("headers: { a: [b], c: [d] }, paths: [/x]", "headers: { a: [b] }, paths: [\"~/x\"]"),
+            // A regex before a prefix.
+            ("paths: [\"~/a\"]", "paths: [/a/very/long/prefix]"),
+            // `regex_priority` of regexes.
+            ("paths: [\"~/a\"], regex_priority: 2", "paths: [\"~/a/longer\"], regex_priority: 1"),
+            // The longer prefix.
+            ("paths: [/aa]", "paths: [/a]"),
+            ("paths: [/aa]", "paths: [/a], regex_priority: 9"),
+        ] {
+            assert!(of(first) > of(second), "{first} goes before {second}");
+        }
+        assert_eq!(
+            of("paths: [\"~/a\"]"),
+            of("paths: [\"~/longer\"]"),
+            "the length of a regex does not count"
+        );
+    }
+}

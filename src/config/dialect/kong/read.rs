@@ -187,6 +187,11 @@ impl DocumentReader<'_> {
     fn list(&mut self, kind: EntityKind, list: Node, path: Path, parent: Option<&Arc<Entity>>) {
         let span = list.span;
         match list.value {
+            Value::Sequence(items) if items.is_empty() => {
+                let node = Node { span, value: Value::Null };
+                let list = object(self.file, path, kind.plural().to_owned(), node);
+                self.teller.note(&list, &[], Fate::Exact, "");
+            }
             Value::Sequence(items) => {
                 for (index, item) in items.into_iter().enumerate() {
                     self.entity(kind, item, path.index(index), parent);

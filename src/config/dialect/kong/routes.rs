@@ -47,6 +47,12 @@ struct RoutePiece<'p> {
     kong: Option<RoutePath<'p>>,
 }
 
+/// Notes what of a route differs or cannot be done. Returns true if nothing can be made of it.
+pub fn check(view: EntityView<'_>, teller: &mut Teller) -> bool {
+    notes(view, teller);
+    refused(view, teller)
+}
+
 /// Translates a route to native routes.
 pub fn translate(
     world: &World<'_>,
@@ -57,8 +63,7 @@ pub fn translate(
     teller: &mut Teller,
 ) {
     let view = world.view(route);
-    notes(view, teller);
-    if refused(view, teller) {
+    if check(view, teller) {
         return;
     }
     let mut names = RouteNames { base: world.name(route), count: 0 };
@@ -235,7 +240,7 @@ fn native_route(
         fields.put("listeners", build::list(listeners, span_of("protocols")));
     }
     let span = if piece.kong.is_some() { span_of("paths") } else { None };
-    fields.put("rank", build::integer(piece.rank, span));
+    fields.put("rank", build::integer(piece.rank, None));
     let is_plain = matches!(clients, Clients::Listeners(names) if *names == world.listeners.http);
     let from = if has_snis_alone(view) && !is_plain { "snis" } else { "hosts" };
     let hosts =

@@ -54,8 +54,11 @@ pub fn translate(
                 None => routes::translate(world, route, &to, &lost(route), &mut unit, &mut teller),
                 Some(port) => stream(world, route, service, port, &mut unit, &mut teller),
             }
-        } else if !is_enabled {
-            teller.note(&route.object, &[], Fate::Exact, "its service is off");
+        } else {
+            routes::check(world.view(route), &mut teller);
+            if !is_enabled {
+                teller.note(&route.object, &[], Fate::Exact, "its service is off");
+            }
         }
     }
     Unit { notes: teller.notes, added: teller.added, ..unit }

@@ -282,3 +282,50 @@ fn faults(world: &World<'_>) -> Unit {
     }
     Unit { notes: teller.notes, ..Unit::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::dialect::kong::read;
+    use crate::config::tree::{self, Schema};
+
+    fn document(file: &str, text: &str, last: Option<&KongDocument>) -> Arc<KongDocument> {
+        let (roots, faults) = tree::yaml_by(text, Schema::Go);
+        assert_eq!(faults, []);
+        Arc::new(read::read(&file.into(), roots.into_iter().next().expect("a document"), true, last))
+    }
+
+    /// Returns the names of the units that differ by more than their place in memory.
+    fn made_again(before: &KongTranslation, after: &KongTranslation) -> Vec<String> {
+        let is_new = |(name, unit): &(&String, &Arc<Unit>)| {
+            before.units.get(*name).is_none_or(|known| !Arc::ptr_eq(known, unit))
+        };
+        after.units.iter().filter(is_new).map(|(name, _)| name.clone()).collect()
+    }
+
+    #[test]
+    fn a_change_translates_what_it_touches_and_nothing_else() {
+        let text = |weight: u32, host: &str| {
+            format!(
+                "_format_version: \"3.0\"\nservices:\n- {{ name: a, host: a, routes: [{{ name: a, paths: [/a] }}] }}\n\
+                 - {{ name: b, host: {host}, routes: [{{ name: b, paths: [/b] }}] }}\nupstreams:\n\
+                 - {{ name: a, targets: [{{ target: \"10.0.0.1:80\", weight: {weight} }}] }}\n\
+                 - {{ name: b, targets: [{{ target: \"10.0.0.2:80\" }}] }}\n"
+            )
+        };
+        let (listeners, variables) = (NativeListeners::default(), Arc::default());
+        let other = document("other.yaml", "services: [{ name: c, host: 10.0.0.3 }]", None);
+        let first = document("kong.yaml", &text(100, "b"), None);
+        let none = KongTranslation::default();
+        let before = translate(&[first.clone(), other.clone()], &listeners, &variables, &none);
+        for (weight, host, expected) in [
+            (100, "b", vec![]),
+            (50, "b", vec!["upstream a"]),
+            (100, "c", vec!["address c_80", "service b", "upstream b"]),
+        ] {
+            let changed = document("kong.yaml", &text(weight, host), Some(&first));
+            let after = translate(&[changed, other.clone()], &listeners, &variables, &before);
+            assert_eq!(made_again(&before, &after), expected, "weight {weight}, host {host}");
+        }
+    }
+}
