@@ -10,6 +10,7 @@
 
 pub mod foreign;
 pub mod kong;
+pub mod listeners;
 pub mod note;
 pub mod report;
 pub mod translation;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use crate::config::dialect::kong::read::KongDocument;
 use crate::config::dialect::kong::template::{self, Expanded};
 use crate::config::dialect::kong::translate::KongTranslation;
-use crate::config::dialect::kong::world::NativeListeners;
+use crate::config::dialect::listeners::NativeListeners;
 use crate::config::dialect::note::Note;
 use crate::config::dialect::translation::Units;
 use crate::config::tree::{self, Node, Schema};

@@ -11,7 +11,7 @@ use std::thread;
 use imbl::OrdMap;
 
 use crate::config::decode;
-use crate::config::dialect::kong::world::NativeListeners;
+use crate::config::dialect::listeners::NativeListeners;
 use crate::config::dialect::translation::Unit;
 use crate::config::dialect::{self, ReadingTerms};
 use crate::config::document::listener::ListenerProtocol;
@@ -96,14 +96,15 @@ impl Documents {
             let last = self.foreign.files.get(change.key).map(|file| file.documents.as_slice());
             Some(decode::parse_file(change.key, change.new?, terms, last.unwrap_or_default()))
         };
+        let mut has_foreign_change = false;
         for (change, file) in changed.iter().zip(in_parallel(&changed, parse)) {
             let mut file = file.unwrap_or_default();
             let documents = std::mem::take(&mut file.documents).into_iter().map(Arc::new).collect();
             let violations = std::mem::take(&mut file.violations);
             parsed.replace(&Origin::File(change.key.as_str().into()), Some((documents, violations)));
-            parsed.documents.foreign.put(change.key, file);
+            has_foreign_change |= parsed.documents.foreign.put(change.key, file);
         }
-        parsed.translate();
+        parsed.translate(has_foreign_change);
         parsed
     }
 
@@ -322,10 +323,14 @@ impl Parsed {
         self.violations.extend(violations);
     }
 
-    /// Translates the foreign documents, and replaces the native documents of the units that changed.
-    fn translate(&mut self) {
+    /// Translates the foreign documents, and replaces the native documents of the units that changed. Without a change of
+    /// foreign documents or of listeners there is nothing to do.
+    fn translate(&mut self, has_foreign_change: bool) {
         let documents = &mut self.documents;
         let listeners = documents.native_listeners();
+        if !has_foreign_change && listeners == documents.foreign.listeners {
+            return;
+        }
         let foreign = &documents.foreign;
         let all = foreign.files.values().flat_map(|file| &file.documents);
         let translation = dialect::translate(all, &listeners, &foreign.terms, &foreign.translation);
@@ -349,6 +354,7 @@ impl Parsed {
             self.new.extend(document);
         }
         documents.foreign.translation = translation;
+        documents.foreign.listeners = listeners;
     }
 }
 

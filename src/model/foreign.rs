@@ -6,6 +6,7 @@ use imbl::OrdMap;
 
 use crate::config::Violation;
 use crate::config::decode::ParsedFile;
+use crate::config::dialect::listeners::NativeListeners;
 use crate::config::dialect::note::Note;
 use crate::config::dialect::report::FidelityReport;
 use crate::config::dialect::{ForeignDocument, ReadingTerms, Translation};
@@ -18,6 +19,8 @@ pub struct ForeignDocuments {
     pub(super) terms: ReadingTerms,
     /// Files that have foreign documents, by name.
     pub(super) files: OrdMap<String, Arc<ForeignFile>>,
+    /// Listeners of native documents, which the translation goes by.
+    pub(super) listeners: NativeListeners,
     /// Translation of all.
     pub(super) translation: Translation,
     /// Native documents by the name of their unit.
@@ -33,14 +36,14 @@ pub(super) struct ForeignFile {
 }
 
 impl ForeignDocuments {
-    /// Replaces the foreign documents of a file.
-    pub(super) fn put(&mut self, name: &str, ParsedFile { foreign, masks, .. }: ParsedFile) {
+    /// Replaces the foreign documents of a file. Returns false if it has none and had none.
+    pub(super) fn put(&mut self, name: &str, ParsedFile { foreign, masks, .. }: ParsedFile) -> bool {
         if foreign.is_empty() {
-            self.files.remove(name);
-        } else {
-            let file = ForeignFile { documents: foreign, masks };
-            self.files.insert(name.to_owned(), Arc::new(file));
+            return self.files.remove(name).is_some();
         }
+        let file = ForeignFile { documents: foreign, masks };
+        self.files.insert(name.to_owned(), Arc::new(file));
+        true
     }
 
     /// Iterates over the native documents.

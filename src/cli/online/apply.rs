@@ -12,7 +12,7 @@ use crate::cli::dialect::DialectOptions;
 use crate::cli::offline::check;
 use crate::cli::online::client::{AdminClient, ChangeOptions, RefusedRequest, segment};
 use crate::cli::online::outcome;
-use crate::config::dialect::kong::world::NativeListeners;
+use crate::config::dialect::listeners::NativeListeners;
 use crate::config::dialect::note::Note;
 use crate::config::dialect::{self, ForeignDocument, ReadFile, ReadingTerms, Translation};
 use crate::config::document::Kind;
@@ -145,16 +145,16 @@ fn translated(
     terms: &ReadingTerms,
 ) -> anyhow::Result<Vec<DeclaredEntity>> {
     let translation = dialect::translate(foreign.iter(), listeners, terms, &Translation::default());
-    let units = translation.units().values();
+    let units = translation.units();
     let notes =
-        foreign.iter().flat_map(ForeignDocument::notes).chain(units.clone().flat_map(|unit| &unit.notes));
+        foreign.iter().flat_map(ForeignDocument::notes).chain(units.values().flat_map(|unit| &unit.notes));
     let told: Vec<Violation> =
         notes.filter_map(Note::violation).filter(|violation| violation.level != Level::Info).collect();
     check::report(&told);
     let refused = told.iter().any(|violation| violation.level == Level::Error);
     anyhow::ensure!(!refused, "the files cannot be read as they are meant, so nothing was changed");
     let mut all = Vec::new();
-    for unit in units {
+    for unit in units.values() {
         for (list, nodes) in &unit.root {
             for (index, node) in nodes.iter().enumerate() {
                 let object = unit.places.object(&crate::config::Path::default().key(*list).index(index));

@@ -119,7 +119,7 @@ fn is_opaque(path: &Path) -> bool {
         Step::Key(key) => Some(key.as_str()),
         Step::Index(_) => None,
     });
-    list.is_some_and(|list| list == "plugins" || kong::table::UNREAD.contains(&list))
+    list.is_some_and(|list| list == "plugins" || kong::kind::UNREAD.contains(&list))
 }
 
 /// Visits every scalar, list of scalars, `{}` and `[]` with its path and the range of its key.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::config::code;
 use crate::config::dialect::kong::build::{self, Fields};
-use crate::config::dialect::kong::entity::{Entity, EntityKind};
+use crate::config::dialect::kong::entity::Entity;
+use crate::config::dialect::kong::kind::EntityKind;
 use crate::config::dialect::kong::teller::Teller;
 use crate::config::dialect::kong::world::World;
 use crate::config::dialect::note::Fate;

@@ -1,7 +1,7 @@
 //! Marks by which a document is Kong's, or native.
 
 use crate::config::Span;
-use crate::config::dialect::kong::entity::EntityKind;
+use crate::config::dialect::kong::kind::EntityKind;
 use crate::config::dialect::kong::table;
 use crate::config::tree::{Entry, Node, Value};
 

@@ -49,9 +49,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::dialect::kong::entity::EntityKind;
+    use crate::config::dialect::kong::kind::EntityKind;
     use crate::config::dialect::kong::read;
-    use crate::config::dialect::kong::world::{NativeListeners, World};
+    use crate::config::dialect::kong::world::World;
+    use crate::config::dialect::listeners::NativeListeners;
     use crate::config::tree::{self, Schema};
 
     /// Returns the rank of a route for its first path.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::config::dialect::foreign::ForeignObject;
-use crate::config::dialect::kong::entity::{Entity, EntityKind, child, number, text};
+use crate::config::dialect::kong::entity::{Entity, child, number, text};
+use crate::config::dialect::kong::kind::EntityKind;
 use crate::config::dialect::kong::plugins;
 use crate::config::dialect::kong::table::{self, Field, FieldType};
 use crate::config::dialect::kong::teller::{Teller, object};

@@ -40,11 +40,58 @@ enum Clients {
     Listeners(Vec<String>),
 }
 
-/// Match of one native route: paths that rank alike.
-struct RoutePiece<'p> {
+/// Match of one native route: listeners, hosts, and paths that rank alike.
+#[derive(Debug, Clone)]
+struct RouteMatch {
+    /// Names of listeners; none: all of http and https.
+    listeners: Option<Vec<String>>,
+    hosts: Vec<(String, Option<Span>)>,
     rank: i64,
     paths: Vec<(NativePath, Option<Span>)>,
-    kong: Option<RoutePath<'p>>,
+}
+
+impl RouteMatch {
+    /// Returns the matches of one listener, one host and one path each that this one consists of.
+    fn singles(&self, world: &World<'_>) -> Vec<Self> {
+        let all = || world.listeners.http.iter().chain(&world.listeners.https).cloned().collect();
+        let mut listeners: Vec<Option<Vec<String>>> =
+            self.listeners.clone().unwrap_or_else(all).into_iter().map(|name| Some(vec![name])).collect();
+        if listeners.is_empty() {
+            listeners.push(None);
+        }
+        let mut hosts: Vec<Vec<_>> = self.hosts.iter().map(|host| vec![host.clone()]).collect();
+        if hosts.is_empty() {
+            hosts.push(Vec::new());
+        }
+        let mut singles = Vec::new();
+        for listeners in &listeners {
+            for hosts in &hosts {
+                for path in &self.paths {
+                    let (listeners, hosts, paths) = (listeners.clone(), hosts.clone(), vec![path.clone()]);
+                    singles.push(Self { listeners, hosts, rank: self.rank, paths });
+                }
+            }
+        }
+        singles
+    }
+
+    /// Returns a key that is equal for matches of the same requests.
+    fn key(&self, conditions: &str) -> String {
+        let hosts: Vec<&str> = self.hosts.iter().map(|(host, _)| host.as_str()).collect();
+        let paths: Vec<&str> = self.paths.iter().filter_map(|(path, _)| path.path.as_deref()).collect();
+        format!("{:?} {} {hosts:?} {paths:?} {conditions}", self.listeners, self.rank)
+    }
+
+    /// Returns what is left without the matches that another route has.
+    fn without(self, lost: &[String], world: &World<'_>, conditions: &str) -> Vec<Self> {
+        if lost.is_empty() {
+            return vec![self];
+        }
+        let singles = self.singles(world);
+        let count = singles.len();
+        let kept: Vec<Self> = singles.into_iter().filter(|it| !lost.contains(&it.key(conditions))).collect();
+        if kept.len() == count { vec![self] } else { kept }
+    }
 }
 
 /// Notes what of a route differs or cannot be done. Returns true if nothing can be made of it.
@@ -68,15 +115,13 @@ pub fn translate(
     }
     let mut names = RouteNames { base: world.name(route), count: 0 };
     let Some(protocols) = protocols(world, view, teller) else { return };
-    let pieces = pieces(view, to);
+    let conditions = conditions(view);
     for (clients, action) in protocols {
-        for piece in &pieces {
-            let key = conflict_key(view, &clients, piece);
-            if lost.contains(&key) {
-                continue;
+        for found in matches(world, view, &clients, to) {
+            for found in found.without(lost, world, &conditions) {
+                let node = native_route(world, view, names.next(), &found, (action, to));
+                unit.push("routes", node, &route.object, []);
             }
-            let node = native_route(world, route, view, &mut names, piece, &clients, action, to);
-            unit.push("routes", node, &route.object, []);
         }
     }
 }
@@ -86,29 +131,18 @@ pub fn conflict_keys(world: &World<'_>, route: &Arc<Entity>, to: &Destination) -
     let view = world.view(route);
     let mut silent = Teller::default();
     let Some(protocols) = protocols(world, view, &mut silent) else { return Vec::new() };
-    let pieces = pieces(view, to);
-    let keys = protocols
-        .iter()
-        .flat_map(|(clients, _)| pieces.iter().map(|piece| conflict_key(view, clients, piece)));
-    keys.collect()
+    let conditions = conditions(view);
+    let all = protocols.iter().flat_map(|(clients, _)| matches(world, view, clients, to));
+    let singles = all.flat_map(|found| found.singles(world));
+    singles.map(|single| single.key(&conditions)).collect()
 }
 
-fn conflict_key(view: EntityView<'_>, clients: &Clients, piece: &RoutePiece<'_>) -> String {
-    let sorted = |field: &str| {
-        let mut texts: Vec<String> =
-            view.texts(&[field]).iter().map(|(text, _)| (*text).to_owned()).collect();
-        texts.sort();
-        texts
-    };
-    let paths: Vec<&Option<String>> = piece.paths.iter().map(|(path, _)| &path.path).collect();
+/// Returns the conditions of a route beside listener, host and path, as a text.
+fn conditions(view: EntityView<'_>) -> String {
+    let mut methods: Vec<&str> = view.texts(&["methods"]).into_iter().map(|(method, _)| method).collect();
+    methods.sort_unstable();
     let headers = headers(view).map(|headers| headers.to_json().to_string());
-    format!(
-        "{clients:?} {} {paths:?} {:?} {:?} {:?} {headers:?}",
-        piece.rank,
-        sorted("hosts"),
-        sorted("methods"),
-        sorted("snis")
-    )
+    format!("{methods:?} {headers:?}")
 }
 
 /// Names of the native routes of one route.
@@ -193,84 +227,96 @@ fn has_snis_alone(view: EntityView<'_>) -> bool {
     view.texts(&["hosts"]).is_empty() && !view.texts(&["snis"]).is_empty()
 }
 
-fn pieces<'v>(view: EntityView<'v>, to: &Destination) -> Vec<RoutePiece<'v>> {
+fn matches(world: &World<'_>, view: EntityView<'_>, clients: &Clients, to: &Destination) -> Vec<RouteMatch> {
     let base = match to {
         Destination::Service { base, .. } => base.as_str(),
         Destination::Nowhere => "/",
     };
+    let listeners = match clients {
+        Clients::All => None,
+        Clients::Listeners(names) => Some(names.clone()),
+    };
+    let hosts = hosts(world, view, clients);
     let strips = view.is(&["strip_path"]);
-    let paths = view.texts(&["paths"]);
-    let mut pieces: Vec<RoutePiece<'v>> = Vec::new();
-    let mut take = |kong: Option<RoutePath<'v>>, span: Option<Span>| {
+    let mut found: Vec<RouteMatch> = Vec::new();
+    let mut take = |kong: Option<RoutePath<'_>>, span: Option<Span>| {
         for form in paths::native(kong, base, strips) {
             let rank = order::rank(view, kong, form.is_first);
-            let alike = |piece: &&mut RoutePiece<'_>| {
-                piece.rank == rank
-                    && piece.paths.first().is_some_and(|(first, _)| first.rewrite == form.rewrite)
+            let is_alike = |one: &&mut RouteMatch| {
+                one.rank == rank && one.paths.first().is_some_and(|(first, _)| first.rewrite == form.rewrite)
             };
-            match pieces.iter_mut().find(alike) {
-                Some(piece) => piece.paths.push((form, span)),
-                None => pieces.push(RoutePiece { rank, paths: vec![(form, span)], kong }),
+            match found.iter_mut().find(is_alike) {
+                Some(one) if one.paths.iter().any(|(known, _)| *known == form) => {}
+                Some(one) => one.paths.push((form, span)),
+                None => found.push(RouteMatch {
+                    listeners: listeners.clone(),
+                    hosts: hosts.clone(),
+                    rank,
+                    paths: vec![(form, span)],
+                }),
             }
         }
     };
+    let paths = view.texts(&["paths"]);
     match paths.is_empty() {
         true => take(None, None),
         false => paths.into_iter().for_each(|(path, node)| take(Some(RoutePath::parse(path)), node.span)),
     }
-    pieces
+    found
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one route")]
-fn native_route(
-    world: &World<'_>,
-    route: &Arc<Entity>,
-    view: EntityView<'_>,
-    names: &mut RouteNames,
-    piece: &RoutePiece<'_>,
-    clients: &Clients,
-    action: Action,
-    to: &Destination,
-) -> Node {
-    let span_of = |field: &str| view.get(&[field]).and_then(|said| said.node.span);
-    let mut fields = Fields::default();
-    fields.put("name", build::text(names.next(), span_of("name").or_else(|| span_of("id"))));
-    if let Clients::Listeners(listeners) = clients {
-        let listeners = listeners.iter().map(|name| build::text(name.as_str(), None)).collect();
-        fields.put("listeners", build::list(listeners, span_of("protocols")));
-    }
-    let span = if piece.kong.is_some() { span_of("paths") } else { None };
-    fields.put("rank", build::integer(piece.rank, None));
+/// Returns the hosts of a route at some clients, each once and without a port.
+fn hosts(world: &World<'_>, view: EntityView<'_>, clients: &Clients) -> Vec<(String, Option<Span>)> {
     let is_plain = matches!(clients, Clients::Listeners(names) if *names == world.listeners.http);
     let from = if has_snis_alone(view) && !is_plain { "snis" } else { "hosts" };
-    let hosts =
-        view.texts(&[from]).into_iter().map(|(host, node)| build::text(without_port(host), node.span));
-    let hosts: Vec<Node> = hosts.collect();
-    if !hosts.is_empty() {
-        fields.put("hosts", build::list(hosts, span_of(from)));
+    let mut hosts: Vec<(String, Option<Span>)> = Vec::new();
+    for (host, node) in view.texts(&[from]) {
+        let host = without_port(host);
+        if !hosts.iter().any(|(known, _)| known == host) {
+            hosts.push((host.to_owned(), node.span));
+        }
     }
-    let paths = piece.paths.iter().filter_map(|(path, span)| Some(build::text(path.path.clone()?, *span)));
-    let paths: Vec<Node> = paths.collect();
-    if !paths.is_empty() {
-        fields.put("paths", build::list(paths, span));
-    }
+    hosts
+}
+
+fn native_route(
+    world: &World<'_>,
+    view: EntityView<'_>,
+    name: String,
+    found: &RouteMatch,
+    (action, to): (Action, &Destination),
+) -> Node {
+    let span_of = |field: &str| view.get(&[field]).and_then(|said| said.node.span);
+    let texts = |texts: &[(String, Option<Span>)]| -> Vec<Node> {
+        texts.iter().map(|(text, span)| build::text(text.as_str(), *span)).collect()
+    };
+    let mut fields = Fields::default();
+    let mut put = |key: &str, items: Vec<Node>, span: Option<Span>| {
+        if !items.is_empty() {
+            fields.put(key, build::list(items, span));
+        }
+    };
+    let listeners = found.listeners.iter().flatten().map(|name| build::text(name.as_str(), None)).collect();
+    put("listeners", listeners, span_of("protocols"));
+    put("hosts", texts(&found.hosts), span_of("hosts").or_else(|| span_of("snis")));
+    let paths = found.paths.iter().filter_map(|(path, span)| Some(build::text(path.path.clone()?, *span)));
+    put("paths", paths.collect(), span_of("paths"));
     let methods = view.texts(&["methods"]).into_iter().map(|(method, node)| build::text(method, node.span));
-    let methods: Vec<Node> = methods.collect();
-    if !methods.is_empty() {
-        fields.put("methods", build::list(methods, span_of("methods")));
-    }
+    put("methods", methods.collect(), span_of("methods"));
+    fields.put("name", build::text(name, span_of("name").or_else(|| span_of("id"))));
+    fields.put("rank", build::integer(found.rank, None));
     if let Some(headers) = headers(view) {
         fields.put("headers", headers);
     }
-    act(view, piece, action, to, &mut fields);
-    if let Some(tags) = world.tags_of(route) {
+    act(view, found, action, to, &mut fields);
+    if let Some(tags) = world.tags_of(view.entity) {
         fields.put("tags", tags);
     }
-    fields.node(route.object.node.span)
+    fields.node(view.entity.object.node.span)
 }
 
 /// Adds the action of a native route.
-fn act(view: EntityView<'_>, piece: &RoutePiece<'_>, action: Action, to: &Destination, fields: &mut Fields) {
+fn act(view: EntityView<'_>, found: &RouteMatch, action: Action, to: &Destination, fields: &mut Fields) {
     let said = |field: &str| view.get(&[field]).and_then(|said| said.node.span);
     let mut respond = |status: i64, body: &str, span| {
         let mut answer = Fields::default();
@@ -296,7 +342,7 @@ fn act(view: EntityView<'_>, piece: &RoutePiece<'_>, action: Action, to: &Destin
         (Action::Serve, Destination::Service { own, preserve, .. }) => {
             let name = if view.is(&["preserve_host"]) { preserve } else { own };
             fields.put("service", build::text(name.as_str(), said("service")));
-            if let Some((path, span)) = piece.paths.first()
+            if let Some((path, span)) = found.paths.first()
                 && let Some((regex, to)) = &path.rewrite
             {
                 let mut rewrite = Fields::default();

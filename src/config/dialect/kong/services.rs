@@ -5,7 +5,9 @@ use std::sync::Arc;
 use crate::config::code;
 use crate::config::dialect::foreign::ForeignObject;
 use crate::config::dialect::kong::build::{self, Fields, milliseconds};
-use crate::config::dialect::kong::entity::{Entity, EntityKind, EntityView, path, text};
+use crate::config::dialect::kong::entity::{Entity, EntityView, path, text};
+use crate::config::dialect::kong::hashing;
+use crate::config::dialect::kong::kind::EntityKind;
 use crate::config::dialect::kong::routes::{self, Destination};
 use crate::config::dialect::kong::speech::{Speech, variants};
 use crate::config::dialect::kong::teller::Teller;
@@ -14,7 +16,7 @@ use crate::config::dialect::kong::world::{Url, World};
 use crate::config::dialect::note::Fate;
 use crate::config::dialect::translation::Unit;
 use crate::config::tree::{Node, Value};
-use crate::config::{Path, Span};
+use crate::config::Path;
 
 /// Suffix of the native service that keeps the client's host.
 const PRESERVE: &str = "--preserve-host";
@@ -139,7 +141,7 @@ fn native_service(
             None => drop(fields.put_text("host_header", "target_port")),
         }
     }
-    if let Some((node, from)) = hash_by(world, view) {
+    if let Some((node, from)) = upstream_view(world, view).and_then(hashing::hash_by) {
         fields.put("hash_by", node);
         mention(&mut parts, &["hash_by"], &from, object);
     }
@@ -162,47 +164,6 @@ fn mention(
 
 fn upstream_view<'w>(world: &'w World<'_>, view: EntityView<'_>) -> Option<EntityView<'w>> {
     Some(world.view(world.upstream_of(view.entity)?))
-}
-
-/// Returns the native properties that are hashed, and the upstream that says so.
-fn hash_by(world: &World<'_>, view: EntityView<'_>) -> Option<(Node, Arc<ForeignObject>)> {
-    let upstream = upstream_view(world, view)?;
-    if !upstreams::hashes(upstream) {
-        return None;
-    }
-    let items: Vec<Node> = [("hash_on", "hash_on"), ("hash_fallback", "hash_fallback")]
-        .into_iter()
-        .filter_map(|(field, prefix)| hashed(upstream, field, prefix))
-        .collect();
-    let span = upstream.get(&["hash_on"]).and_then(|said| said.node.span);
-    Some((build::list(items, span), upstream.entity.object.clone()))
-}
-
-fn hashed(upstream: EntityView<'_>, field: &str, prefix: &str) -> Option<Node> {
-    let said = upstream.get(&[field])?;
-    let span: Option<Span> = said.node.span;
-    let named = |key: &str, field: &str| {
-        let name = upstream.get(&[field])?;
-        let mut fields = Fields::default();
-        fields.put(key, build::text(text(name.node)?, name.node.span));
-        Some(fields.node(name.node.span))
-    };
-    match text(said.node)? {
-        "ip" => Some(build::text("source_ip", span)),
-        "path" => Some(build::text("path", span)),
-        "header" => named("header", &format!("{prefix}_header")),
-        "query_arg" => named("query", &format!("{prefix}_query_arg")),
-        "cookie" => {
-            let mut cookie = Fields::default();
-            let name = upstream.get(&["hash_on_cookie"])?;
-            cookie.put("name", name.node.clone()).put_text("ttl", "0s");
-            cookie.put_text("path", upstream.text(&["hash_on_cookie_path"]).unwrap_or("/"));
-            let mut fields = Fields::default();
-            fields.put("cookie", cookie.node(name.node.span));
-            Some(fields.node(name.node.span))
-        }
-        _ => None,
-    }
 }
 
 /// Translates a route of TCP connections to a listener.

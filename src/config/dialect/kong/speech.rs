@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::config::dialect::kong::build::{self, Fields};
-use crate::config::dialect::kong::entity::{Entity, EntityKind, text};
+use crate::config::dialect::kong::entity::{Entity, text};
+use crate::config::dialect::kong::kind::EntityKind;
 use crate::config::dialect::kong::world::{Url, World};
 use crate::config::tree::Node;
 

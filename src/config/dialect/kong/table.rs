@@ -2,7 +2,7 @@
 //!
 //! The one table for reading, for telling said values from those of a dump, and for the report.
 
-use crate::config::dialect::kong::entity::EntityKind;
+use crate::config::dialect::kong::kind::EntityKind;
 
 /// Type of a field.
 #[derive(Debug, Clone, Copy)]
@@ -304,31 +304,6 @@ pub fn field_at(kind: EntityKind, path: &[&str]) -> Option<&'static Field> {
     }
     Some(found)
 }
-
-/// Lists of entities of which nothing is read: they act through plugins, or belong to Kong's own machinery.
-pub const UNREAD: &[&str] = &[
-    "consumers",
-    "consumer_groups",
-    "keys",
-    "key_sets",
-    "licenses",
-    "rbac_roles",
-    "rbac_endpoint_permissions",
-    "partials",
-    "filter_chains",
-    "cloned_plugins",
-    "custom_plugins",
-    "custom_entities",
-    "keyauth_credentials",
-    "basicauth_credentials",
-    "hmacauth_credentials",
-    "jwt_secrets",
-    "oauth2_credentials",
-    "mtls_auth_credentials",
-    "acls",
-    "degraphql_routes",
-    "graphql_ratelimiting_cost_decorations",
-];
 
 /// Keys at the top of a document that are no lists of entities.
 pub const TOP: &[&str] = &[

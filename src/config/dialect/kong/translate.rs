@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use crate::config::code;
 use crate::config::dialect::kong::certificates::{self, HTTP_NAME, HTTPS_NAME};
-use crate::config::dialect::kong::entity::{Entity, EntityKind};
+use crate::config::dialect::kong::entity::Entity;
+use crate::config::dialect::kong::kind::EntityKind;
 use crate::config::dialect::kong::read::KongDocument;
 use crate::config::dialect::kong::routes::{self, Destination};
 use crate::config::dialect::kong::teller::Teller;
-use crate::config::dialect::kong::world::{NativeListeners, Surroundings, World};
+use crate::config::dialect::kong::world::{Surroundings, World};
 use crate::config::dialect::kong::{services, upstreams};
+use crate::config::dialect::listeners::NativeListeners;
 use crate::config::dialect::note::Fate;
 use crate::config::dialect::translation::{Unit, Units};
 

@@ -6,8 +6,10 @@ use crate::config::Path;
 use crate::config::code;
 use crate::config::dialect::foreign::ForeignObject;
 use crate::config::dialect::kong::build::{self, Fields, milliseconds};
-use crate::config::dialect::kong::entity::{Entity, EntityKind, EntityView, path, text};
+use crate::config::dialect::kong::entity::{Entity, EntityView, path, text};
+use crate::config::dialect::kong::hashing;
 use crate::config::dialect::kong::health;
+use crate::config::dialect::kong::kind::EntityKind;
 use crate::config::dialect::kong::speech::{Speech, variants};
 use crate::config::dialect::kong::targets::{self, NativeTarget};
 use crate::config::dialect::kong::teller::Teller;
@@ -149,15 +151,6 @@ fn connect_timeout(
     }
 }
 
-/// Returns true if requests are led to targets by a hash.
-pub fn hashes(upstream: EntityView<'_>) -> bool {
-    let algorithm = upstream.text(&["algorithm"]).unwrap_or("round-robin");
-    let fallback_counts = upstream.text(&["hash_on"]) == Some("consumer");
-    let hash = if fallback_counts { "hash_fallback" } else { "hash_on" };
-    let by = upstream.text(&[hash]).unwrap_or("none");
-    matches!(algorithm, "round-robin" | "consistent-hashing") && !matches!(by, "none" | "consumer")
-}
-
 fn balance(view: EntityView<'_>, fields: &mut Fields) {
     let algorithm = view.get(&["algorithm"]);
     let span = algorithm.and_then(|said| said.node.span);
@@ -176,7 +169,7 @@ fn balance(view: EntityView<'_>, fields: &mut Fields) {
             sticky.put("cookie", cookie.node(name.node.span));
             fields.put("sticky", sticky.node(name.node.span));
         }
-        _ if hashes(view) => {
+        _ if hashing::hashes(view) => {
             let by = view.get(&["hash_on"]).and_then(|said| said.node.span);
             fields.put("load_balancer", build::text("maglev", by));
         }
@@ -204,7 +197,7 @@ fn notes(view: EntityView<'_>, name: &str, teller: &mut Teller) {
             Some("sticky-sessions") => {
                 "the cookie holds the address of the target, and Kong's a name of its own"
             }
-            Some("consistent-hashing") if !hashes(view) => {
+            Some("consistent-hashing") if !hashing::hashes(view) => {
                 "nothing is hashed, so it is round-robin, as in Kong"
             }
             Some("consistent-hashing") => {
@@ -215,7 +208,7 @@ fn notes(view: EntityView<'_>, name: &str, teller: &mut Teller) {
         let fate = if words.is_empty() { Fate::Exact } else { Fate::Approximated };
         teller.note(said.object, &["algorithm"], fate, words).native(native("load_balancer"));
     }
-    hash_notes(view, teller);
+    hashing::notes(view, teller);
     let slots = "Envoy needs no number of slots";
     let srv = "a target `_x._tcp.NAME` is looked up by SRV, other names by A and AAAA";
     if let Some(said) = view.get(&["slots"]) {
@@ -235,60 +228,6 @@ fn notes(view: EntityView<'_>, name: &str, teller: &mut Teller) {
     for field in ["sticky_sessions_cookie", "sticky_sessions_cookie_path"] {
         if let Some(said) = view.get(&[field]).filter(|_| !is_sticky) {
             let words = "it counts with `algorithm: sticky-sessions` only";
-            teller.note(said.object, &[field], Fate::Ignored, words).quiet_if(!said.is_own);
-        }
-    }
-}
-
-/// Notes the fate of what is hashed.
-fn hash_notes(view: EntityView<'_>, teller: &mut Teller) {
-    let algorithm = view.text(&["algorithm"]).unwrap_or("round-robin");
-    let has_effect = matches!(algorithm, "round-robin" | "consistent-hashing");
-    for field in ["hash_on", "hash_fallback"] {
-        let Some(said) = view.get(&[field]) else { continue };
-        match text(said.node) {
-            Some("none") => {}
-            _ if !has_effect => {
-                let words = format!("it has no effect with `algorithm: {algorithm}`, as in Kong");
-                teller.note(said.object, &[field], Fate::Ignored, words);
-            }
-            Some("consumer") => {
-                let words = "there are no consumers here: the fallback counts";
-                teller.note(said.object, &[field], Fate::Approximated, words).warning();
-            }
-            Some("uri_capture") => {
-                let words = "the captures of a path cannot be hashed";
-                let note = teller.note(said.object, &[field], Fate::Refused, words);
-                note.help("hash by `path`, `header`, `cookie`, `query_arg` or `ip`");
-            }
-            _ => {}
-        }
-        for (kind, key) in [("header", "header"), ("query_arg", "query_arg"), ("cookie", "cookie")] {
-            let own = if key == "cookie" { "hash_on_cookie".to_owned() } else { format!("{field}_{key}") };
-            if has_effect && text(said.node) == Some(kind) && view.get(&[&own]).is_none() {
-                let words = format!("`{own}` is missing");
-                teller.note(&view.entity.object, &[field], Fate::Refused, words).code(code::MISSING_FIELD);
-            }
-        }
-    }
-    for field in [
-        "hash_on_header",
-        "hash_fallback_header",
-        "hash_on_query_arg",
-        "hash_fallback_query_arg",
-        "hash_on_cookie",
-        "hash_on_cookie_path",
-        "hash_on_uri_capture",
-        "hash_fallback_uri_capture",
-    ] {
-        let Some(said) = view.get(&[field]) else { continue };
-        let is_used = |of: &str| {
-            let kind = view.text(&[of]).unwrap_or("none");
-            kind == field.trim_start_matches(of).trim_start_matches('_')
-                || (kind == "cookie" && field.starts_with("hash_on_cookie"))
-        };
-        if !has_effect || !(is_used("hash_on") || is_used("hash_fallback")) {
-            let words = "nothing is hashed by it";
             teller.note(said.object, &[field], Fate::Ignored, words).quiet_if(!said.is_own);
         }
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::dialect::kong::entity::{Entity, EntityKind, child, text};
+use crate::config::dialect::kong::entity::{Entity, child, text};
+use crate::config::dialect::kong::kind::EntityKind;
 use crate::config::dialect::kong::read::KongDocument;
 
 /// Sources of secrets, and the environment.

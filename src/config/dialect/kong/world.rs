@@ -5,36 +5,12 @@ use std::sync::Arc;
 
 use crate::config::dialect::foreign::ForeignObject;
 use crate::config::dialect::kong::build;
-use crate::config::dialect::kong::entity::{Entity, EntityKind, EntityView, text};
+use crate::config::dialect::kong::entity::{Entity, EntityView, text};
+use crate::config::dialect::kong::kind::EntityKind;
 use crate::config::dialect::kong::read::KongDocument;
 use crate::config::dialect::kong::vault::Vaults;
+use crate::config::dialect::listeners::NativeListeners;
 use crate::config::tree::Node;
-
-/// Listeners that native documents declare, by protocol.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NativeListeners {
-    /// Names of those with `http`.
-    pub http: Vec<String>,
-    /// Names of those with `https`.
-    pub https: Vec<String>,
-    /// Names of those with `tls_passthrough`.
-    pub passthrough: Vec<String>,
-    /// True if any listener is declared.
-    pub any: bool,
-}
-
-impl NativeListeners {
-    /// Adds a listener by its protocol.
-    pub fn add(&mut self, name: &str, protocol: &str) {
-        self.any = true;
-        match protocol {
-            "http" => self.http.push(name.to_owned()),
-            "https" => self.https.push(name.to_owned()),
-            "tls_passthrough" => self.passthrough.push(name.to_owned()),
-            _ => {}
-        }
-    }
-}
 
 /// Entities of all documents.
 #[derive(Debug)]
