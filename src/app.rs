@@ -29,6 +29,7 @@ use crate::admin::view::secret::SecretMask;
 use crate::app::exposure::{XdsClients, warn_of_exposure};
 use crate::cache::Cache;
 use crate::config::Violation;
+use crate::config::dialect::ReadingTerms;
 use crate::config::edit::Files;
 use crate::control::Control;
 use crate::control::operation::WriteError;
@@ -100,6 +101,8 @@ pub struct Options {
     pub material_dir: Option<PathBuf>,
     /// True if Envoys are answered that run the config of another data directory, or one that is not known.
     pub allow_foreign: bool,
+    /// Terms under which files are read.
+    pub terms: ReadingTerms,
 }
 
 /// Default of [`Options::requests_per_second`].
@@ -124,6 +127,7 @@ impl Default for Options {
             loss_limits: LossLimits::default(),
             material_dir: None,
             allow_foreign: false,
+            terms: ReadingTerms::default(),
         }
     }
 }
@@ -288,8 +292,9 @@ impl Core {
         let (data, events) = (options.data.clone(), telemetry.events.clone());
         let (limits, allows_foreign) = (options.loss_limits, options.allow_foreign);
         let material_dir = options.material_dir.as_deref().map(material_directory).transpose()?;
-        let runtime = tokio::runtime::Handle::current();
-        let start = move || open(&data, (read, material_dir), (limits, allows_foreign), telemetry, &runtime);
+        let (runtime, terms) = (tokio::runtime::Handle::current(), options.terms.clone());
+        let files = (read, terms, material_dir);
+        let start = move || open(&data, files, (limits, allows_foreign), telemetry, &runtime);
         let started = tokio::task::spawn_blocking(start).await.context("the first build did not end")?;
         let Opened { store, names, control, cache, ledger } = started.map_err(|error| match error {
             WriteError::Refused(violations) => Error::Config(violations),
@@ -321,7 +326,7 @@ struct Opened {
 /// Opens the store and builds the first config; blocks.
 fn open(
     data: &Path,
-    (files, material_dir): (Result<Files, Vec<Violation>>, Option<Arc<Path>>),
+    (files, terms, material_dir): (Result<Files, Vec<Violation>>, ReadingTerms, Option<Arc<Path>>),
     (loss_limits, allows_foreign): (LossLimits, bool),
     telemetry: Telemetry,
     runtime: &tokio::runtime::Handle,
@@ -341,6 +346,7 @@ fn open(
         nodes,
         loss_limits,
         material: MaterialReader::new(material_dir),
+        terms,
         allows_foreign,
         arrival: ARRIVAL,
     };

@@ -28,6 +28,7 @@ use crate::build::secrecy::{InlineSecrets, SecretAccess};
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::store_id::StoreId;
 use crate::build::variant::Variants;
+use crate::config::dialect::ReadingTerms;
 use crate::config::document::Document;
 use crate::config::edit::{Files, Stored};
 use crate::config::material::{NamedFile, NamedFiles};
@@ -58,6 +59,8 @@ pub struct Inputs {
     pub named_files: NamedFiles,
     /// Overrides by operators, drills and failback, by upstream.
     pub overrides: OverridesByUpstream,
+    /// Terms under which files are read.
+    pub terms: ReadingTerms,
     /// Time at which the inputs were read, against which certificates are checked; none: validity periods are
     /// not checked.
     pub now: Option<Timestamp>,
@@ -89,6 +92,8 @@ pub struct Build {
     pub stored: Stored,
     /// Store that the versions for clients name; none outside of a control plane.
     pub store: Option<StoreId>,
+    /// Infos about foreign files.
+    foreign_infos: Vec<Violation>,
     subsets: UpstreamIndex,
     lints: Lints,
     resolved: ResolvedEntities,
@@ -134,7 +139,8 @@ impl Build {
     /// Returns warnings and infos together, by file and position.
     pub fn violations(&self) -> Vec<Violation> {
         let infos = self.lints.violations().filter(|told| told.level == Level::Info);
-        in_order(self.warnings.iter().chain(&self.infos).chain(infos).cloned().collect())
+        let infos = self.infos.iter().chain(&self.foreign_infos).chain(infos);
+        in_order(self.warnings.iter().chain(infos).cloned().collect())
     }
 
     /// Returns warnings about the files themselves at the levels that the config sets, without those that are off.
@@ -254,7 +260,7 @@ impl Build {
 pub fn build(inputs: &Inputs, last: Option<&Build>) -> Result<Build, Vec<Violation>> {
     let nothing = Build::default();
     let last = last.unwrap_or(&nothing);
-    build_parsed(last.documents.updated(&inputs.files, &inputs.stored), inputs, last)
+    build_parsed(last.documents.updated(&inputs.files, &inputs.stored, &inputs.terms), inputs, last)
 }
 
 /// Builds like [`build`], after `read` has returned the contents of the files that the documents name. Stores
@@ -270,7 +276,7 @@ pub fn build_reading(
 ) -> Result<Build, Vec<Violation>> {
     let nothing = Build::default();
     let last = last.unwrap_or(&nothing);
-    let parsed = last.documents.updated(&inputs.files, &inputs.stored);
+    let parsed = last.documents.updated(&inputs.files, &inputs.stored, &inputs.terms);
     inputs.named_files = read(&parsed.documents.named_files());
     build_parsed(parsed, inputs, last)
 }
@@ -281,6 +287,8 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
     // Every resource names the store.
     let nothing = Build::default();
     let last = if last.store == inputs.store { last } else { &nothing };
+    let (refused, foreign) = lint::foreign(&documents);
+    violations.extend(refused);
     let meaning = validate::validate(&documents, &inputs.named_files, inputs.now, &last.resolved);
     let Validated { model, mut warnings, until, resolved } = match meaning {
         Ok(meaning) if violations.is_empty() => meaning,
@@ -313,14 +321,28 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
     if !refused.is_empty() {
         return Err(in_order(refused));
     }
+    let (foreign_warnings, foreign_infos): (Vec<_>, Vec<_>) =
+        foreign.into_iter().partition(|told| told.level == Level::Warning);
     warnings.extend(lints.at_level(Level::Warning).cloned());
+    warnings.extend(foreign_warnings);
     let compiled = last.compiled.updated(last.to_compile(), build.to_compile());
     let patched = patch::apply(&build.documents, &build.model, &compiled, &last.patched).map_err(in_order)?;
     let snapshots = snapshots(&build.model, (&compiled, &patched), last);
     let inline_secrets = InlineSecrets::new(&build.model, &build.documents);
     let variants = Variants::new(&build.model, &build.subsets, &compiled, &last.variants);
     let warnings = in_order(warnings);
-    Ok(Build { snapshots, warnings, infos, lints, compiled, patched, variants, inline_secrets, ..build })
+    Ok(Build {
+        snapshots,
+        warnings,
+        infos,
+        foreign_infos,
+        lints,
+        compiled,
+        patched,
+        variants,
+        inline_secrets,
+        ..build
+    })
 }
 
 /// Sorts violations: errors first, then by file and position.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 violations or a failed operation, 2 wrong usage, 3 changes (`plan --exit-code`).
 
 pub mod demo;
+pub(crate) mod dialect;
 pub mod offline;
 pub mod online;
 mod output;
@@ -13,7 +14,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::cli::offline::{backend, bootstrap, check, compile, envoy, explain, schema, show, simulate};
+use crate::cli::offline::{
+    backend, bootstrap, check, compile, convert, envoy, explain, schema, show, simulate,
+};
 use crate::cli::online::{apply, drills, entities, failovers, history, notify, orders, plan, status, token};
 
 /// The failover control plane for Envoy
@@ -36,6 +39,8 @@ enum Command {
     Schema,
     /// Print the resources that Envoys would get, in Envoy's JSON
     Compile(compile::Options),
+    /// Print files of other gateways as a native config, or what becomes of each of their values
+    Convert(convert::Options),
     /// Simulate where requests go when some targets are down
     Simulate(simulate::Options),
     /// Print the effective settings of an upstream, and the source of each
@@ -104,6 +109,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Explain(options) => explain::run(&options),
         Command::Schema => schema::run(),
         Command::Compile(options) => compile::run(&options),
+        Command::Convert(options) => convert::run(&options),
         Command::Simulate(options) => simulate::run(&options),
         Command::Show(options) => show::run(&options),
         Command::Plan(options) => on_runtime(plan::run(options)),

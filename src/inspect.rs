@@ -3,6 +3,7 @@
 //!
 //! Pure: nothing here changes what is served.
 
+pub mod conversion;
 pub mod plan;
 pub mod removal;
 pub mod settings;

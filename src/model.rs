@@ -16,6 +16,7 @@ pub mod documents;
 pub mod drill;
 pub mod failback;
 pub mod fleet;
+pub mod foreign;
 pub mod header;
 pub mod health;
 pub mod host_match;

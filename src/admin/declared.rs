@@ -155,6 +155,7 @@ pub(crate) fn declared_by(document: &Document, path: &Path) -> DeclaredBy {
     match &document.origin {
         Origin::File(file) => {
             let line = document.related(path, "").line.unwrap_or(1);
+            let file = document.file_of(path).unwrap_or(file);
             DeclaredBy::File(format!("{file}:{line}"))
         }
         Origin::Stored { .. } => DeclaredBy::Rest,

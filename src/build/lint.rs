@@ -36,6 +36,7 @@ use crate::build::lint::routes::Shadows;
 use crate::build::lint::rule::{FindingCollector, LintCheck, LintRule};
 use crate::build::lint::sharing::Neighbours;
 use crate::build::lint::subject::{CallerKey, CallerSubject, RouteSubject, UpstreamSubject};
+use crate::config::code;
 use crate::config::document::{Document, Kind};
 use crate::config::{Level, Violation};
 use crate::memo::{MapChange, changes};
@@ -189,7 +190,24 @@ fn caller_keys(input: LintInput<'_>, service: &Name) -> Vec<CallerKey> {
 
 /// Returns the faults in the lint settings of these documents.
 pub fn faults_of_levels(documents: &[Arc<Document>]) -> Vec<Violation> {
-    levels::faults(documents, &rules().map(|rule| rule.explanation.code.id).collect::<Vec<_>>())
+    let rules = rules().map(|rule| rule.explanation.code.id).chain(code::ADJUSTABLE);
+    levels::faults(documents, &rules.collect::<Vec<_>>())
+}
+
+/// Returns what is to be told of foreign files: the errors, and the warnings and infos. Levels that the config sets count
+/// for the codes that it may set.
+pub fn foreign(documents: &Documents) -> (Vec<Violation>, Vec<Violation>) {
+    let mut violations = documents.foreign().violations();
+    if violations.is_empty() {
+        return (violations, Vec::new());
+    }
+    let levels = levels::of(documents);
+    violations.retain_mut(|violation| {
+        let level = levels.set(violation.code).filter(|_| code::ADJUSTABLE.contains(&violation.code));
+        violation.level = level.flatten().unwrap_or(violation.level);
+        level != Some(None)
+    });
+    violations.into_iter().partition(|violation| violation.level == Level::Error)
 }
 
 /// Returns faults that are warnings at the levels that the documents set, without those that are off.

@@ -4,6 +4,7 @@ pub mod backend;
 pub mod bootstrap;
 pub mod check;
 pub mod compile;
+pub mod convert;
 pub mod envoy;
 pub mod explain;
 pub mod schema;

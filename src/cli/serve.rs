@@ -19,6 +19,7 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use crate::access::identity::IdentityRule;
 use crate::access::tls;
 use crate::app::{self, App, Error};
+use crate::cli::dialect::DialectOptions;
 use crate::cli::offline::check;
 use crate::cli::print;
 use crate::config::values::Duration;
@@ -29,6 +30,8 @@ use crate::inspect::removal::{self, AllowedLosses, LossLimits};
 pub struct Options {
     /// Config files and directories; none for REST only
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    dialect: DialectOptions,
     /// Listen address of the xDS server
     #[arg(long, env = "UNDERSTUDY_XDS", default_value = "127.0.0.1:18000", value_name = "ADDRESS")]
     xds: SocketAddr,
@@ -172,6 +175,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         loss_limits: options.losses.limits(),
         material_dir: options.material_dir,
         allow_foreign: options.allow_foreign,
+        terms: options.dialect.terms(),
     })
     .await
     {

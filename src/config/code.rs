@@ -2,7 +2,7 @@
 //!
 //! A code is stable: it is never given to another finding. Codes below US100 are lint rules, whose level the config
 //! can override; the others are faults. A fault is an error, except for some that are warnings: their level can be
-//! overridden too. The lint room explains each code: the harm, the remedy and examples.
+//! overridden too, and that of [`ADJUSTABLE`]. The lint room explains each code: the harm, the remedy and examples.
 
 use crate::config::Level;
 
@@ -71,6 +71,22 @@ pub const NOT_VALID_NOW: &str = "US143";
 pub const PROTOCOL: &str = "US144";
 /// A certificate that expires soon.
 pub const EXPIRES_SOON: &str = "US145";
+/// A field that the foreign format does not know.
+pub const FOREIGN_FIELD: &str = "US201";
+/// Something of a foreign file that has no effect and will be missed.
+pub const IGNORED: &str = "US202";
+/// Something of a foreign file that has an effect which differs.
+pub const APPROXIMATED: &str = "US203";
+/// A foreign reference to something that is not there.
+pub const FOREIGN_DANGLING: &str = "US206";
+/// Something that decides who gets in, and cannot be done.
+pub const PROTECTS: &str = "US207";
+/// A foreign route of which another one has the requests.
+pub const LOST_CONFLICT: &str = "US208";
+/// A variable in a foreign file that has no value.
+pub const SHELL_VARIABLE: &str = "US212";
+/// Something that answers or changes requests, and cannot be done.
+pub const CHANGES_REQUESTS: &str = "US213";
 /// A route with two actions.
 pub const ONE_ACTION: &str = "US150";
 /// A field that needs a service, in a route that answers without one.
@@ -215,7 +231,18 @@ pub const CODES: &[Code] = &[
     error(REFUSED_BY_ENVOY, "files that an Envoy refused"),
     error(EMPTIED_FLEET, "files that would leave a fleet without listeners or routes where it has some"),
     error(MASS_REMOVAL, "files that would take away too many routes, upstreams or targets at once"),
+    error(FOREIGN_FIELD, "a field that the foreign format does not know"),
+    warning(IGNORED, "something of a foreign file is ignored, and missed"),
+    info(APPROXIMATED, "something of a foreign file is approximated"),
+    error(FOREIGN_DANGLING, "a foreign reference to something that is not there"),
+    error(PROTECTS, "something that decides who gets in, and cannot be done"),
+    warning(LOST_CONFLICT, "a foreign route that loses its requests to another"),
+    error(SHELL_VARIABLE, "a variable in a foreign file without a value"),
+    error(CHANGES_REQUESTS, "something that answers or changes requests, and cannot be done"),
 ];
+
+/// Codes about foreign files whose level the config can set, as that of a lint rule.
+pub const ADJUSTABLE: [&str; 5] = [IGNORED, APPROXIMATED, PROTECTS, LOST_CONFLICT, CHANGES_REQUESTS];
 
 /// Returns a code by its id, at compile time.
 ///

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::config::code;
-use crate::config::document::{Declared, Document, Kind, Origin};
+use crate::config::dialect::translation::Unit;
+use crate::config::dialect::{ForeignDocument, ReadingTerms};
+use crate::config::document::{Declared, Document, ForeignOrigins, Kind, Origin};
 use crate::config::tree::{self, Node, Value};
 use crate::config::{Fault, Level, Path, Violation, dialect, near, raw};
 use crate::envoy::ResourceType;
@@ -23,27 +25,47 @@ const LINT: &str = "lint";
 /// Key of the receivers of events.
 const NOTIFY: &str = "notify";
 
-/// Returns the documents of a file, and every fault in them.
-pub fn parse_file(file: &str, text: &str) -> (Vec<Document>, Vec<Violation>) {
-    let origin = Origin::File(file.into());
-    let (roots, faults) = tree::yaml(text);
+/// Documents of a file, and every fault in them.
+#[derive(Debug, Default)]
+pub struct ParsedFile {
+    /// Native documents.
+    pub documents: Vec<Document>,
+    /// Documents in other dialects, read and not yet translated.
+    pub foreign: Vec<ForeignDocument>,
+    /// Values that no message may show, each with what stands for it in the file.
+    pub masks: Arc<[(String, String)]>,
+    /// Faults of the text and of the native documents.
+    pub violations: Vec<Violation>,
+}
+
+/// Returns the documents of a file, and every fault in them. `last` are the foreign documents of its last reading.
+pub fn parse_file(file: &str, text: &str, terms: &ReadingTerms, last: &[ForeignDocument]) -> ParsedFile {
+    let file: Arc<str> = file.into();
+    let origin = Origin::File(file.clone());
+    let read = dialect::read(&file, text, terms, last);
     let mut documents: Vec<Document> = Vec::new();
     let mut violations = Vec::new();
-    for root in roots {
-        let (root, untranslated) = dialect::read(dialect::detect(&root), root);
+    for root in read.native {
         let (document, found) = decode_root(origin.clone(), root);
-        violations.extend(untranslated.into_iter().map(|fault| document.place(fault, Level::Error)));
         violations.extend(found);
         documents.push(document);
     }
     // A fault of the text as a whole has a place of its own, whichever document it stands in.
     let mut rest = Document::empty(origin);
-    rest.whole = !faults.iter().any(|fault| matches!(fault.code, code::SYNTAX | code::LIMIT));
-    violations.extend(faults.into_iter().map(|fault| rest.place(fault, Level::Error)));
+    rest.whole = !read.faults.iter().any(|fault| matches!(fault.code, code::SYNTAX | code::LIMIT));
+    violations.extend(read.faults.into_iter().map(|fault| rest.place(fault, Level::Error)));
     if !rest.whole {
         documents.push(rest);
     }
-    (documents, violations)
+    ParsedFile { documents, foreign: read.foreign, masks: read.masks, violations }
+}
+
+/// Returns the native document of a translated unit; none if there is nothing in it.
+pub fn parse_unit(unit: &Unit, masks: &Arc<[(String, String)]>) -> Option<(Document, Vec<Violation>)> {
+    let (_, object) = unit.places.parts().next()?;
+    let mut document = Document::empty(Origin::File(object.file.clone()));
+    document.foreign = Some(Box::new(ForeignOrigins { places: unit.places.clone(), masks: masks.clone() }));
+    Some(decode_into_document(document, unit.node()))
 }
 
 /// Returns the document of one entity that was written over REST.
@@ -77,7 +99,10 @@ pub fn parse_stored(kind: Kind, name: &str, root: Node) -> (Document, Vec<Violat
 }
 
 fn decode_root(origin: Origin, root: Node) -> (Document, Vec<Violation>) {
-    let mut document = Document::empty(origin);
+    decode_into_document(Document::empty(origin), root)
+}
+
+fn decode_into_document(mut document: Document, root: Node) -> (Document, Vec<Violation>) {
     let faults = match &root.value {
         Value::Mapping(entries) => entries
             .iter()

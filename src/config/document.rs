@@ -28,6 +28,7 @@ pub mod upstream;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::config::dialect::foreign::Places;
 use crate::config::document::certificate::Certificate;
 use crate::config::document::fleet::Fleet;
 use crate::config::document::lint::LintSetting;
@@ -180,6 +181,16 @@ pub struct Document {
     /// Receivers of events, in the order of the text.
     pub notify: Vec<Declared<Notify>>,
     pub(super) root: Node,
+    /// Origins of the nodes, if the document was translated from another dialect.
+    pub(super) foreign: Option<Box<ForeignOrigins>>,
+}
+
+/// Origins of the nodes of a translated document.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ForeignOrigins {
+    pub(super) places: Places,
+    /// Values that no message may show, each with what stands for it in the file.
+    pub(super) masks: Arc<[(String, String)]>,
 }
 
 /// Entities of a kind: the name, if there is one, and the place of each.
@@ -205,6 +216,7 @@ impl Document {
             lint: Vec::new(),
             notify: Vec::new(),
             root: Node { span: None, value: Value::Null },
+            foreign: None,
         }
     }
 
@@ -219,7 +231,7 @@ impl Document {
         let start = self.root.span_of(path).map(|span| span.start);
         Related {
             message: message.to_owned(),
-            file: self.file().map(str::to_owned),
+            file: self.file_of(path).map(str::to_owned),
             line: start.map(|start| start.line),
             column: start.map(|start| start.column),
         }
@@ -231,6 +243,34 @@ impl Document {
             Origin::File(file) => Some(file),
             Origin::Stored { .. } => None,
         }
+    }
+
+    /// Returns the file from which the node at a path comes.
+    pub fn file_of(&self, path: &Path) -> Option<&str> {
+        let object = self.foreign.as_ref().and_then(|foreign| foreign.places.object(path));
+        object.map(|object| &*object.file).or_else(|| self.file())
+    }
+
+    /// Returns a path as the file has it: in the words of its own dialect.
+    pub fn written_path(&self, path: &Path) -> Path {
+        match self.foreign.as_ref().and_then(|foreign| foreign.places.object(path)) {
+            Some(object) => object.path_of(self.root.span_of(path)),
+            None => path.clone(),
+        }
+    }
+
+    /// True if the document was translated from another dialect.
+    pub fn is_translated(&self) -> bool {
+        self.foreign.is_some()
+    }
+
+    fn masked(&self, mut text: String) -> String {
+        for (value, template) in self.foreign.iter().flat_map(|foreign| foreign.masks.iter()) {
+            if text.contains(value) {
+                text = text.replace(value, template);
+            }
+        }
+        text
     }
 
     /// Returns the name of an entity that was written over REST.
@@ -332,8 +372,9 @@ impl Document {
 
     pub(super) fn place(&self, fault: Fault, level: Level) -> Violation {
         let start = fault.span.map(|span| span.start);
+        let file = self.file_of(&fault.path).map(str::to_owned);
         let (path, pointer) = match &self.origin {
-            Origin::File(_) => (fault.path.to_string(), None),
+            Origin::File(_) => (self.written_path(&fault.path).to_string(), None),
             Origin::Stored { kind, name } => {
                 (stored_path(*kind, name, &fault.path), Some(fault.path.pointer()))
             }
@@ -347,9 +388,9 @@ impl Document {
         Violation {
             code: fault.code,
             level,
-            message: fault.message,
-            help: fault.help,
-            file: self.file().map(str::to_owned),
+            message: self.masked(fault.message),
+            help: fault.help.map(|help| self.masked(help)),
+            file,
             line: start.map(|start| start.line),
             column: start.map(|start| start.column),
             path,

@@ -66,12 +66,27 @@ pub struct Entry {
     pub value: Node,
 }
 
+/// Rules by which plain scalars become values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Schema {
+    /// Core schema of YAML 1.2.
+    #[default]
+    Core,
+    /// Rules of tools in Go (sigs.k8s.io/yaml 1.6.0): `yes` and `on` are true, `010` is 8, `8_0` and `80.0` are 80.
+    Go,
+}
+
 /// Parses the documents of a text. Returns those that are not empty, and the faults.
 ///
 /// A fault of [`code::SYNTAX`] or [`code::LIMIT`] ends the parsing: the documents before it are complete, that one and
 /// the later ones are missing. For any other fault the tree is returned without the faulty subtree.
 pub fn yaml(text: &str) -> (Vec<Node>, Vec<Fault>) {
-    yaml::read(text)
+    yaml::read(text, Schema::Core)
+}
+
+/// Parses the documents of a text by the rules of another schema; otherwise like [`yaml()`].
+pub fn yaml_by(text: &str, schema: Schema) -> (Vec<Node>, Vec<Fault>) {
+    yaml::read(text, schema)
 }
 
 /// Parses a request body, which is strict JSON. Returns the tree and its duplicate keys, or the fault that

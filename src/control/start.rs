@@ -13,6 +13,7 @@ use crate::build::snapshot::store_id::StoreId;
 use crate::build::{self, Build, Inputs};
 use crate::cache::Cache;
 use crate::config::Violation;
+use crate::config::dialect::ReadingTerms;
 use crate::config::edit::{EntityChange, Files, Stored};
 use crate::control::Control;
 use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resolved, log_warning};
@@ -64,6 +65,8 @@ pub struct Start {
     pub loss_limits: LossLimits,
     /// Reader of the files that documents name.
     pub material: MaterialReader,
+    /// Terms under which files are read.
+    pub terms: ReadingTerms,
     /// True if Envoys are answered that run the config of another store.
     pub allows_foreign: bool,
     /// Time for which the Envoys of before are awaited: [`ARRIVAL`], except in tests.
@@ -90,6 +93,7 @@ struct FirstBuilder {
     overrides: OverridesByUpstream,
     loss_limits: LossLimits,
     material: MaterialReader,
+    terms: ReadingTerms,
 }
 
 impl Control {
@@ -110,6 +114,7 @@ impl Control {
             nodes,
             loss_limits,
             material,
+            terms,
             allows_foreign,
             arrival,
         } = start;
@@ -122,7 +127,7 @@ impl Control {
         let (tasks, queue) = queues();
         let id = StoreId::new(store.id());
         let mut builder =
-            FirstBuilder { builder, id, stored, overrides, loss_limits, material: material.clone() };
+            FirstBuilder { builder, id, stored, overrides, loss_limits, material: material.clone(), terms };
         let first = builder.first(files, last_files, state.refused_files).map_err(WriteError::Refused)?;
         let FirstConfig { built, refused, refused_by_envoy, violations } = first;
         let left = LeftRollout::read(&mut builder.builder, &material, &*store, &state, &built)?;
@@ -173,8 +178,8 @@ impl Control {
 impl FirstBuilder {
     fn build(&mut self, files: Files) -> Result<Built, (Option<Box<Inputs>>, Vec<Violation>)> {
         let (stored, overrides) = (self.stored.clone(), self.overrides.clone());
-        let store = Some(self.id);
-        let mut inputs = Inputs { files, stored, overrides, store, ..Inputs::default() };
+        let (store, terms) = (Some(self.id), self.terms.clone());
+        let mut inputs = Inputs { files, stored, overrides, terms, store, ..Inputs::default() };
         match self.builder.build(&mut inputs, None, Reading::Anew(&self.material)) {
             Ok(build) => Ok(Built { inputs, build: Arc::new(build) }),
             Err(violations) => Err((Some(Box::new(inputs)), violations)),

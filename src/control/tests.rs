@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cache::Cache;
+use crate::config::dialect::ReadingTerms;
 use crate::config::document::Kind;
 use crate::config::edit::EntityChange;
 use crate::control::operation::{Decision, DesiredConfig, OperationReply};
@@ -49,6 +50,7 @@ async fn started_with_material(store: Arc<dyn Store>, material: MaterialReader) 
 async fn started_with(
     store: Arc<dyn Store>,
     files: Files,
+        terms: ReadingTerms::default(),
     nodes: Nodes,
     arrival: Duration,
 ) -> (Control, Arc<Cache>) {

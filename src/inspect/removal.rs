@@ -202,7 +202,7 @@ pub fn refusals_of_nothing(
     (new_files, after): (&Files, &Build),
     limits: &LossLimits,
 ) -> Vec<Violation> {
-    let documents = Documents::default().updated(old_files, &after.stored).documents;
+    let documents = Documents::default().updated(old_files, &after.stored, after.documents.terms()).documents;
     let declared = |kind| documents.sites(kind).next().is_some();
     let (listeners, routes) = (declared(Kind::Listener), declared(Kind::Route));
     let nothing = FleetParts { listeners: false, routes: false };

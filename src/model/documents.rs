@@ -11,12 +11,17 @@ use std::thread;
 use imbl::OrdMap;
 
 use crate::config::decode;
+use crate::config::dialect::listeners::NativeListeners;
+use crate::config::dialect::translation::Unit;
+use crate::config::dialect::{self, ReadingTerms};
+use crate::config::document::listener::ListenerProtocol;
 use crate::config::document::{Document, Kind, Origin};
 use crate::config::edit::{Files, Stored};
 use crate::config::material::NamedFile;
 use crate::config::tree::Node;
 use crate::config::{Path, Violation};
 use crate::memo::{ArcPtrEq, MapChange, changes};
+use crate::model::foreign::ForeignDocuments;
 use crate::model::name::Name;
 
 /// Targets added to one upstream over REST, sorted by name.
@@ -36,6 +41,7 @@ pub struct Documents {
     /// none.
     named_files: OrdMap<Origin, BTreeSet<NamedFile>>,
     entities: BTreeMap<Kind, KindIndex>,
+    foreign: ForeignDocuments,
 }
 
 /// Entities of one kind.
@@ -71,7 +77,11 @@ pub struct Parsed {
 impl Documents {
     /// Parses the texts and bodies that changed, and removes the documents of those that are gone. Documents
     /// with faults are included; the caller must check the violations before it uses them.
-    pub fn updated(&self, files: &Files, stored: &Stored) -> Parsed {
+    pub fn updated(&self, files: &Files, stored: &Stored, terms: &ReadingTerms) -> Parsed {
+        if self.foreign.terms != *terms {
+            let foreign = ForeignDocuments { terms: terms.clone(), ..ForeignDocuments::default() };
+            return Self { foreign, ..Self::default() }.updated(files, stored, terms);
+        }
         let documents = Self { texts: files.clone(), bodies: stored.clone(), ..self.clone() };
         let mut parsed = Parsed { documents, new: Vec::new(), violations: Vec::new() };
         for MapChange { key, new, .. } in changes(&self.bodies, stored) {
@@ -82,10 +92,49 @@ impl Documents {
             parsed.replace(&Origin::Stored { kind: key.0, name: key.1.as_str().into() }, documents);
         }
         let changed: Vec<_> = changes(&self.texts, files).collect();
-        for (change, documents) in changed.iter().zip(in_parallel(&changed, parse)) {
-            parsed.replace(&Origin::File(change.key.as_str().into()), documents);
+        let parse = |change: &MapChange<'_, String, Arc<str>>| {
+            let last = self.foreign.files.get(change.key).map(|file| file.documents.as_slice());
+            Some(decode::parse_file(change.key, change.new?, terms, last.unwrap_or_default()))
+        };
+        let mut has_foreign_change = false;
+        for (change, file) in changed.iter().zip(in_parallel(&changed, parse)) {
+            let mut file = file.unwrap_or_default();
+            let documents = std::mem::take(&mut file.documents).into_iter().map(Arc::new).collect();
+            let violations = std::mem::take(&mut file.violations);
+            parsed.replace(&Origin::File(change.key.as_str().into()), Some((documents, violations)));
+            has_foreign_change |= parsed.documents.foreign.put(change.key, file);
         }
+        parsed.translate(has_foreign_change);
         parsed
+    }
+
+    /// Returns the terms under which the files were read.
+    pub fn terms(&self) -> &ReadingTerms {
+        &self.foreign.terms
+    }
+
+    /// Returns the foreign documents and what became of them.
+    pub fn foreign(&self) -> &ForeignDocuments {
+        &self.foreign
+    }
+
+    /// Returns the listeners that native documents declare.
+    fn native_listeners(&self) -> NativeListeners {
+        let mut listeners = NativeListeners::default();
+        for (name, Site { document: ArcPtrEq(document), index }) in self.sites(Kind::Listener) {
+            if document.is_translated() {
+                continue;
+            }
+            let declared = document.listeners.get(*index).map(|listener| listener.entity.protocol);
+            let protocol = match declared.flatten().unwrap_or_default() {
+                ListenerProtocol::Http => "http",
+                ListenerProtocol::Https => "https",
+                ListenerProtocol::TlsPassthrough => "tls_passthrough",
+                ListenerProtocol::Tcp | ListenerProtocol::FailoverGateway => "",
+            };
+            listeners.add(name.as_str(), protocol);
+        }
+        listeners
     }
 
     fn index_named_files(&mut self, origin: &Origin, documents: &[Arc<Document>]) {
@@ -215,7 +264,7 @@ impl Documents {
 
     /// Iterates over the documents of the files.
     pub fn of_files(&self) -> impl Iterator<Item = &Arc<Document>> {
-        self.files.values().flatten()
+        self.files.values().flatten().chain(self.foreign.documents())
     }
 
     /// Returns the document that declares the entity of this name, and its path there.
@@ -244,21 +293,16 @@ impl Documents {
     }
 }
 
-/// Parses the new text of a file; `None` if the file is gone.
-fn parse(change: &MapChange<'_, String, Arc<str>>) -> Option<(Vec<Arc<Document>>, Vec<Violation>)> {
-    let (documents, violations) = decode::parse_file(change.key, change.new?);
-    Some((documents.into_iter().map(Arc::new).collect(), violations))
-}
-
 /// Applies a function to each item and keeps the order. Uses one thread for every 64 items or more, up to the
 /// available parallelism.
-fn in_parallel<T: Sync, R: Send>(items: &[T], function: fn(&T) -> R) -> Vec<R> {
+fn in_parallel<T: Sync, R: Send>(items: &[T], function: impl Fn(&T) -> R + Sync) -> Vec<R> {
     const WORTH_A_THREAD: usize = 64;
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let share = items.len().div_ceil(threads).max(WORTH_A_THREAD);
     if items.len() <= share {
         return items.iter().map(function).collect();
     }
+    let function = &function;
     thread::scope(|scope| {
         let shares = items.chunks(share);
         let started: Vec<_> =
@@ -277,6 +321,40 @@ impl Parsed {
         self.documents.unindex_entities(&last);
         self.new.extend(documents);
         self.violations.extend(violations);
+    }
+
+    /// Translates the foreign documents, and replaces the native documents of the units that changed. Without a change of
+    /// foreign documents or of listeners there is nothing to do.
+    fn translate(&mut self, has_foreign_change: bool) {
+        let documents = &mut self.documents;
+        let listeners = documents.native_listeners();
+        if !has_foreign_change && listeners == documents.foreign.listeners {
+            return;
+        }
+        let foreign = &documents.foreign;
+        let all = foreign.files.values().flat_map(|file| &file.documents);
+        let translation = dialect::translate(all, &listeners, &foreign.terms, &foreign.translation);
+        let masks: Vec<_> = foreign.files.values().flat_map(|file| file.masks.iter().cloned()).collect();
+        let masks: Arc<[_]> = masks.into();
+        let changes: Vec<(String, Option<Arc<Unit>>)> =
+            changes(foreign.translation.units(), translation.units())
+                .map(|change| (change.key.clone(), change.new.cloned()))
+                .collect();
+        for (name, unit) in changes {
+            let parsed = unit.and_then(|unit| decode::parse_unit(&unit, &masks));
+            let (document, violations) = parsed.unzip();
+            let document = document.map(Arc::new);
+            self.violations.extend(violations.into_iter().flatten());
+            documents.index_entities(document.as_slice());
+            let last = match &document {
+                Some(document) => documents.foreign.documents.insert(name, document.clone()),
+                None => documents.foreign.documents.remove(&name),
+            };
+            documents.unindex_entities(last.as_slice());
+            self.new.extend(document);
+        }
+        documents.foreign.translation = translation;
+        documents.foreign.listeners = listeners;
     }
 }
 

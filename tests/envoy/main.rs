@@ -30,6 +30,7 @@ mod howto;
 mod https;
 mod identity;
 mod input;
+mod kong;
 mod live;
 mod locality;
 mod matrix;

@@ -1,5 +1,5 @@
-//! Explanations of faults: codes from US100 on. A fault refuses the config, except for six that are warnings: the
-//! config can set their level, as that of a rule.
+//! Explanations of faults: codes from US100 on. A fault refuses the config, except for a few that are warnings: the
+//! config can set their level, as that of a rule, and that of [`code::ADJUSTABLE`].
 
 use crate::build::lint::explanation::Explanation;
 use crate::config::code;
@@ -288,5 +288,61 @@ pub(super) const FAULTS: &[Explanation] = &[
         "bring back what is missing; or, if this is meant, reload with `POST /reload?allow=mass_removal` or start with `--allow-mass-removal`",
         "",
         "",
+    ),
+    fault(
+        "US201",
+        "The original tool refuses it too: it would be dropped, and what it was to say would not hold.",
+        "write the field as the original format spells it; the message has the near word",
+        "_format_version: \"3.0\"\nservices: [{ name: shop, host: 10.0.0.1, prot: 80 }]",
+        "_format_version: \"3.0\"\nservices: [{ name: shop, host: 10.0.0.1, port: 80 }]",
+    ),
+    fault(
+        "US202",
+        "Requests are served without it, which may be more or other requests than before.",
+        "do it elsewhere, or accept that: `lint: { US202: info }` in a native file",
+        "_format_version: \"3.0\"\nplugins: [{ name: cors }]\nservices: [{ name: shop, host: 10.0.0.1 }]",
+        "_format_version: \"3.0\"\nservices: [{ name: shop, host: 10.0.0.1 }]",
+    ),
+    fault(
+        "US203",
+        "Envoy, or the safe recipe, does it a little differently than the gateway that the file was written for.",
+        "read how it differs; `understudy convert --report` has all of them",
+        "_format_version: \"3.0\"\nservices: [{ name: shop, host: 10.0.0.1, retries: 3 }]",
+        "_format_version: \"3.0\"\nservices: [{ name: shop, host: 10.0.0.1 }]",
+    ),
+    fault(
+        "US206",
+        "Requests for it would be answered with an error.",
+        "declare what is named, or name what is there",
+        "_format_version: \"3.0\"\nroutes: [{ name: all, paths: [/], service: shop }]",
+        "_format_version: \"3.0\"\nservices: [{ name: shop, host: 10.0.0.1, routes: [{ name: all, paths: [/] }] }]",
+    ),
+    fault(
+        "US207",
+        "Without it everyone gets in, or gets what was kept from them.",
+        "keep it out here too before this serves; `lint: { US207: warning }` in a native file accepts that it does not",
+        "_format_version: \"3.0\"\nplugins: [{ name: key-auth }]",
+        "_format_version: \"3.0\"\nplugins: [{ name: prometheus }]",
+    ),
+    fault(
+        "US208",
+        "Two routes ask for the same requests, and one of them never gets any.",
+        "let them differ, or remove one",
+        "_format_version: \"3.0\"\nservices: [{ name: shop, host: 10.0.0.1, routes: [{ name: a, paths: [/] }, { name: b, paths: [/] }] }]",
+        "_format_version: \"3.0\"\nservices: [{ name: shop, host: 10.0.0.1, routes: [{ name: a, paths: [/] }, { name: b, paths: [/b] }] }]",
+    ),
+    fault(
+        "US212",
+        "The file says that its value comes from the environment, and it is not there.",
+        "set the variable where understudy is started",
+        "_format_version: \"3.0\"\nservices: [{ name: shop, host: ${{ env \"DECK_SHOP_HOST\" }} }]",
+        "_format_version: \"3.0\"\nservices: [{ name: shop, host: 10.0.0.1 }]",
+    ),
+    fault(
+        "US213",
+        "Answers or requests would differ from those that clients and targets are used to.",
+        "do it elsewhere; `lint: { US213: warning }` in a native file accepts that it is not done",
+        "_format_version: \"3.0\"\nplugins: [{ name: request-transformer }]",
+        "_format_version: \"3.0\"\nplugins: [{ name: prometheus }]",
     ),
 ];

@@ -22,6 +22,11 @@ impl Levels {
         self.0.get(rule.code.id).copied().unwrap_or(Some(rule.code.level))
     }
 
+    /// Returns the level that the config sets for a code; none if it sets none.
+    pub(super) fn set(&self, code: &str) -> Option<Option<Level>> {
+        self.0.get(code).copied()
+    }
+
     /// Returns these levels, overridden by the settings of one entity.
     pub(super) fn over(&self, own: Option<&BTreeMap<String, LintSetting>>) -> Self {
         let own = own.into_iter().flatten().map(|(code, setting)| (code.clone(), setting.level()));

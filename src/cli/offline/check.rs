@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::build::{self, Build, Inputs};
+use crate::cli::dialect::DialectOptions;
 use crate::cli::output::{DataFormat, FormatOptions, OutputFormat};
 use crate::cli::print;
 use crate::config::{Level, Violation, render};
@@ -20,6 +21,8 @@ pub struct Options {
     /// Config files and directories
     #[arg(required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    dialect: DialectOptions,
     #[command(flatten)]
     output: FormatOptions<CheckFormat>,
 }
@@ -39,7 +42,7 @@ impl OutputFormat for CheckFormat {
 /// Prints every fault. The exit code is 1 if one of them is an error.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let empty = files::empty(&options.paths);
-    let violations = match build(&options.paths) {
+    let violations = match build(&options.paths, options.dialect) {
         Ok(build) => {
             let violations = build.adjusted(empty).into_iter().chain(build.violations());
             let violations = violations.collect();
@@ -60,9 +63,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Builds these paths as `serve` would.
-pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
-    let now = Some(Timestamp::now());
-    let mut inputs = Inputs { files: files::read_piped(paths)?, now, ..Inputs::default() };
+pub(crate) fn build(paths: &[PathBuf], dialect: DialectOptions) -> Result<Build, Vec<Violation>> {
+    let (now, terms) = (Some(Timestamp::now()), dialect.terms());
+    let mut inputs = Inputs { files: files::read_piped(paths)?, now, terms, ..Inputs::default() };
     build::build_reading(&mut inputs, None, |names| material::read_named(names, None))
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use crate::build::{self, Build, Inputs};
+use crate::cli::dialect::DialectOptions;
 use crate::cli::offline::check;
 use crate::cli::output::{DataFormat, FormatOptions};
 use crate::cli::print;
@@ -25,6 +26,8 @@ pub struct Options {
     /// Config files and directories
     #[arg(required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    dialect: DialectOptions,
     /// Fleet to compile for; needed if there are several
     #[arg(long, value_name = "FLEET")]
     fleet: Option<String>,
@@ -49,7 +52,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Ok(files) => files,
         Err(violations) => return refuse(&violations),
     };
-    let mut inputs = Inputs { files, ..Inputs::default() };
+    let mut inputs = Inputs { files, terms: options.dialect.terms(), ..Inputs::default() };
     let build = match build::build_reading(&mut inputs, None, |names| material::read_named(names, None)) {
         Ok(build) => build,
         Err(violations) => return refuse(&violations),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use crate::cli::dialect::DialectOptions;
 use crate::cli::offline::check;
 use crate::cli::output::{Format, FormatOptions};
 use crate::cli::print;
@@ -19,6 +20,8 @@ pub struct Options {
     /// Config files and directories
     #[arg(required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    dialect: DialectOptions,
     /// Name of the upstream
     #[arg(long, value_name = "UPSTREAM")]
     upstream: String,
@@ -28,7 +31,7 @@ pub struct Options {
 
 /// Prints every effective setting of an upstream, and its source.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let build = match check::build(&options.paths) {
+    let build = match check::build(&options.paths, options.dialect) {
         Ok(build) => build,
         Err(violations) => {
             check::report(&violations);

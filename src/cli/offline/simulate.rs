@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::admin::view::simulation::SimulationView;
+use crate::cli::dialect::DialectOptions;
 use crate::cli::offline::check;
 use crate::cli::offline::compile;
 use crate::cli::output::{Format, FormatOptions};
@@ -24,6 +25,8 @@ pub struct Options {
     /// Config files and directories
     #[arg(required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    dialect: DialectOptions,
     /// Name of the upstream
     #[arg(long, value_name = "UPSTREAM")]
     upstream: String,
@@ -48,7 +51,7 @@ pub struct Options {
 /// Prints the share of every target. The exit code is 1 if the config has faults, 2 if the upstream or a part
 /// that is down does not exist.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let build = match check::build(&options.paths) {
+    let build = match check::build(&options.paths, options.dialect) {
         Ok(build) => build,
         Err(violations) => {
             check::report(&violations);

@@ -8,19 +8,26 @@ use anyhow::Context as _;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::cli::online::client::{ChangeOptions, RefusedRequest, segment};
+use crate::cli::dialect::DialectOptions;
+use crate::cli::offline::check;
+use crate::cli::online::client::{AdminClient, ChangeOptions, RefusedRequest, segment};
 use crate::cli::online::outcome;
+use crate::config::dialect::listeners::NativeListeners;
+use crate::config::dialect::note::Note;
+use crate::config::dialect::{self, ForeignDocument, ReadFile, ReadingTerms, Translation};
 use crate::config::document::Kind;
 use crate::config::tree::{self, Entry, Node};
-use crate::config::{Position, Step, raw};
+use crate::config::{Level, Position, Step, Violation, raw};
 use crate::envoy::ResourceType;
 
 /// Options of `understudy apply`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Config files in the native shape; - for standard input
+    /// Config files; - for standard input
     #[arg(short, long, required = true, value_name = "FILE")]
     file: Vec<PathBuf>,
+    #[command(flatten)]
+    dialect: DialectOptions,
     /// Make the entities with this tag equal to the files: declared ones get the tag, missing ones are
     /// deleted
     #[arg(long, value_name = "TAG")]
@@ -33,11 +40,18 @@ pub struct Options {
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let ChangeOptions { write, request } = options.change;
     let client = request.server.client()?;
-    let mut declared = Vec::new();
+    let terms = options.dialect.terms();
+    let (mut declared, mut foreign) = (Vec::new(), Vec::new());
     for file in &options.file {
-        for root in read(file)? {
+        let read = read(file, &terms)?;
+        for root in read.native {
             declared.extend(DeclaredEntity::in_document(&file.display().to_string(), root)?);
         }
+        foreign.extend(read.foreign);
+    }
+    if !foreign.is_empty() {
+        let listeners = listeners(&client, &declared).await?;
+        declared.extend(translated(&foreign, &listeners, &terms)?);
     }
     let (method, path, body) = match &options.tag {
         Some(tag) => tagged(tag, &mut declared)?,
@@ -94,7 +108,7 @@ fn line(position: Option<Position>) -> String {
 }
 
 /// Reads the documents of a file; `-` is standard input.
-fn read(file: &Path) -> anyhow::Result<Vec<Node>> {
+fn read(file: &Path, terms: &ReadingTerms) -> anyhow::Result<ReadFile> {
     let text = if file.as_os_str() == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
@@ -102,14 +116,55 @@ fn read(file: &Path) -> anyhow::Result<Vec<Node>> {
     } else {
         std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
     };
-    let (roots, faults) = tree::yaml(&text);
-    let messages = faults.iter().map(|fault| {
+    let read = dialect::read(&file.display().to_string().into(), &text, terms, &[]);
+    let messages = read.faults.iter().map(|fault| {
         let help = fault.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
         format!("{}{}: {}{help}", file.display(), line(fault.span.map(|span| span.start)), fault.message)
     });
     let messages: Vec<String> = messages.collect();
     anyhow::ensure!(messages.is_empty(), "{}", messages.join("\n  "));
-    Ok(roots)
+    Ok(read)
+}
+
+/// Returns the listeners that the files and the server have.
+async fn listeners(client: &AdminClient, declared: &[DeclaredEntity]) -> anyhow::Result<NativeListeners> {
+    let served = client.list("/listeners").await?;
+    let own = declared.iter().filter(|it| it.list == Kind::Listener.plural()).map(|it| it.node.to_json());
+    let mut listeners = NativeListeners::default();
+    for listener in own.chain(served) {
+        let name = listener["name"].as_str().unwrap_or_default();
+        listeners.add(name, listener["protocol"].as_str().unwrap_or("http"));
+    }
+    Ok(listeners)
+}
+
+/// Translates foreign documents to the native entities that they declare.
+fn translated(
+    foreign: &[ForeignDocument],
+    listeners: &NativeListeners,
+    terms: &ReadingTerms,
+) -> anyhow::Result<Vec<DeclaredEntity>> {
+    let translation = dialect::translate(foreign.iter(), listeners, terms, &Translation::default());
+    let units = translation.units();
+    let notes =
+        foreign.iter().flat_map(ForeignDocument::notes).chain(units.values().flat_map(|unit| &unit.notes));
+    let told: Vec<Violation> =
+        notes.filter_map(Note::violation).filter(|violation| violation.level != Level::Info).collect();
+    check::report(&told);
+    let refused = told.iter().any(|violation| violation.level == Level::Error);
+    anyhow::ensure!(!refused, "the files cannot be read as they are meant, so nothing was changed");
+    let mut all = Vec::new();
+    for unit in units.values() {
+        for (list, nodes) in &unit.root {
+            for (index, node) in nodes.iter().enumerate() {
+                let object = unit.places.object(&crate::config::Path::default().key(*list).index(index));
+                let file = object.map(|object| object.file.to_string()).unwrap_or_default();
+                let (list, path) = ((*list).to_owned(), path_of(list, node)?);
+                all.push(DeclaredEntity { file, list, path, node: node.clone(), pointer: String::new() });
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Returns the elements of a list; none for null. Any other value is sent as a list of one, so that the

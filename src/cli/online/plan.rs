@@ -8,6 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::build::Build;
+use crate::cli::dialect::DialectOptions;
 use crate::cli::offline::check;
 use crate::cli::online::client::{RequestOptions, WriteOptions};
 use crate::cli::online::connection::Unreachable;
@@ -24,6 +25,8 @@ pub struct Options {
     /// Config files and directories, in place of the served ones
     #[arg(required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    dialect: DialectOptions,
     /// Compare with these files and directories, not with the served config; repeat for several
     #[arg(long, value_name = "PATH", conflicts_with = "admin")]
     against: Vec<PathBuf>,
@@ -38,7 +41,7 @@ pub struct Options {
 /// control plane was named and none runs on this machine.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     // Faults of the files are best reported here, with their lines.
-    let build = match check::build(&options.paths) {
+    let build = match check::build(&options.paths, options.dialect) {
         Ok(build) => Some(build),
         Err(violations) if violations.iter().any(|violation| violation.code != "US111") => {
             check::report(&violations);
@@ -74,9 +77,9 @@ fn against(options: &Options, build: Option<Build>) -> anyhow::Result<ExitCode> 
         Ok(ExitCode::FAILURE)
     };
     let Some(build) = build else {
-        return refuse(&check::build(&options.paths).err().unwrap_or_default());
+        return refuse(&check::build(&options.paths, options.dialect).err().unwrap_or_default());
     };
-    match check::build(&options.against) {
+    match check::build(&options.against, options.dialect) {
         Ok(base) => {
             let mut plan = Plan::new(&plan::file_edits(&base, &build), &base, &build);
             plan.changes.extend(removal::planned(&base, &build, &LossLimits::default()));

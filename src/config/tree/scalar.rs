@@ -1,13 +1,17 @@
-//! Values of plain scalars, by the core schema of YAML 1.2 (section 10.3.2) only.
-//!
-//! Hence `no`, `off` and `012:30` are strings.
+//! Values of plain scalars: by the core schema of YAML 1.2 (section 10.3.2), in which `no`, `off` and `012:30` are
+//! strings, or as tools in Go read them.
 
 use std::borrow::Cow;
 
-use crate::config::tree::Value;
+use crate::config::tree::{Schema, Value};
 
 /// Parses a scalar that is neither quoted nor tagged.
-pub(super) fn plain(text: Cow<'_, str>) -> Value {
+pub(super) fn plain(text: Cow<'_, str>, schema: Schema) -> Value {
+    if schema == Schema::Go
+        && let Some(value) = go(&text)
+    {
+        return value;
+    }
     // Most scalars are words, which are recognized by the first character.
     let value = match text.as_bytes().first() {
         None | Some(b'~' | b'n' | b'N') if null(&text) => Some(Value::Null),
@@ -16,6 +20,41 @@ pub(super) fn plain(text: Cow<'_, str>) -> Value {
         _ => None,
     };
     value.unwrap_or_else(|| Value::String(text.into_owned()))
+}
+
+/// Parses what sigs.k8s.io/yaml reads otherwise than the core schema: the words of YAML 1.1 for booleans, the prefixes of
+/// Go's integers, `_` between digits, and whole numbers that are written with a fraction or an exponent.
+fn go(text: &str) -> Option<Value> {
+    match text {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Some(Value::Bool(true)),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Some(Value::Bool(false)),
+        _ => {}
+    }
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if !unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
+        return None;
+    }
+    let digits = unsigned.replace('_', "");
+    let (digits, radix) = match digits.get(..2) {
+        Some("0x" | "0X") => (&digits[2..], 16),
+        Some("0o" | "0O") => (&digits[2..], 8),
+        Some("0b" | "0B") => (&digits[2..], 2),
+        Some(_) if digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            (&digits[1..], 8)
+        }
+        _ => (digits.as_str(), 10),
+    };
+    let negative = text.starts_with('-');
+    if let Ok(value) = i64::from_str_radix(digits, radix) {
+        return Some(Value::Integer(if negative { -value } else { value }));
+    }
+    Some(match number(digits)? {
+        Value::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => {
+            Value::Integer(if negative { -value } else { value } as i64)
+        }
+        Value::Float(value) if negative => Value::Float(-value),
+        other => other,
+    })
 }
 
 /// Parses a scalar with a core tag; `None` if the text does not fit the tag.

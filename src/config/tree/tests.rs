@@ -1033,3 +1033,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn tools_in_go_read_plain_scalars_otherwise() {
+    use crate::config::tree::{Schema, yaml_by};
+    for (text, value) in [
+        ("yes", Value::Bool(true)),
+        ("On", Value::Bool(true)),
+        ("n", Value::Bool(false)),
+        ("\"yes\"", Value::String("yes".to_owned())),
+        ("010", Value::Integer(8)),
+        ("0o10", Value::Integer(8)),
+        ("0x10", Value::Integer(16)),
+        ("0b11", Value::Integer(3)),
+        ("8_0", Value::Integer(80)),
+        ("80.0", Value::Integer(80)),
+        ("1e2", Value::Integer(100)),
+        ("-010", Value::Integer(-8)),
+        ("0.5", Value::Float(0.5)),
+        ("-0.5", Value::Float(-0.5)),
+        ("0", Value::Integer(0)),
+        ("10.0.0.1", Value::String("10.0.0.1".to_owned())),
+        ("1h", Value::String("1h".to_owned())),
+        ("2020-01-01", Value::String("2020-01-01".to_owned())),
+        ("~", Value::Null),
+    ] {
+        let (documents, faults) = yaml_by(&format!("a: {text}"), Schema::Go);
+        assert_eq!(faults, []);
+        let found = documents[0].get(&Path::default().key("a")).map(|node| &node.value);
+        assert_eq!(found, Some(&value), "{text}");
+    }
+}

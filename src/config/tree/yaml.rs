@@ -1,4 +1,4 @@
-//! Parser of YAML 1.2 to trees with positions.
+//! Parser of YAML to trees with positions.
 //!
 //! The underlying parser emits events, so this keeps the open collections on a stack of its own: parsing does
 //! not recurse, however deep a text is nested. Anchors are expanded here, and limited here: the nodes that
@@ -11,15 +11,17 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
 use crate::config::code::{DUPLICATE_KEY, LIMIT, SYNTAX, WRONG_TYPE, WRONG_VALUE};
-use crate::config::tree::{Entry, MAX_DEPTH, Node, Value, duplicates, remove, scalar, settle, tag, words};
+use crate::config::tree::{
+    Entry, MAX_DEPTH, Node, Schema, Value, duplicates, remove, scalar, settle, tag, words,
+};
 use crate::config::{Fault, Path, Position, Span, Step};
 
 /// Maximum number of nodes that aliases may add to all documents of a text together (long strings count as
 /// several).
 const MAX_COPIED: usize = 1_000_000;
 
-pub(super) fn read(text: &str) -> (Vec<Node>, Vec<Fault>) {
-    let mut reader = YamlReader::default();
+pub(super) fn read(text: &str, schema: Schema) -> (Vec<Node>, Vec<Fault>) {
+    let mut reader = YamlReader { schema, ..YamlReader::default() };
     // The parser treats NUL as the end of the text.
     if let Some(at) = text.find('\0') {
         let fault = Fault::new(SYNTAX, "a NUL character cannot stand in YAML");
@@ -79,6 +81,7 @@ fn indenting_tab(text: &str, from: Position) -> Option<Position> {
 
 #[derive(Default)]
 struct YamlReader {
+    schema: Schema,
     documents: Vec<Node>,
     faults: Vec<Fault>,
     open: Vec<Collection>,
@@ -260,7 +263,7 @@ impl YamlReader {
         tag: Option<&Tag>,
         span: Span,
     ) -> Value {
-        let Some(tag) = tag else { return untagged(text, style) };
+        let Some(tag) = tag else { return self.untagged(text, style) };
         match tag::core(tag).map(|name| scalar::tagged(name, &text)) {
             Some(Some(value)) => return value,
             Some(None) => {
@@ -269,7 +272,14 @@ impl YamlReader {
             }
             None => self.unknown_tag(tag, span),
         }
-        untagged(text, style)
+        self.untagged(text, style)
+    }
+
+    fn untagged(&self, text: Cow<'_, str>, style: ScalarStyle) -> Value {
+        match style {
+            ScalarStyle::Plain => scalar::plain(text, self.schema),
+            _ => Value::String(text.into_owned()),
+        }
     }
 
     fn collection_tag(&mut self, expected: &str, tag: Option<&Tag>, span: Span) {
@@ -451,11 +461,4 @@ fn too_deep() -> Fault {
 
 fn too_large() -> Fault {
     Fault::new(LIMIT, "the aliases of this file make it too large")
-}
-
-fn untagged(text: Cow<'_, str>, style: ScalarStyle) -> Value {
-    match style {
-        ScalarStyle::Plain => scalar::plain(text),
-        _ => Value::String(text.into_owned()),
-    }
 }

@@ -54,7 +54,7 @@ impl<'a> SettingCollector<'a> {
     fn declared(&self, keys: &str) -> Option<SettingOrigin> {
         let (document, entity) = self.source.as_ref()?;
         let path = keys.split('.').fold(entity.clone(), |path, key| path.key(key));
-        document.says(&path).then(|| match document.file() {
+        document.says(&path).then(|| match document.file_of(&path) {
             None => SettingOrigin::Stored,
             Some(file) => {
                 let place = document.related(&path, "");

@@ -6,7 +6,7 @@ use serde::de::{Expected, Unexpected};
 
 use super::run::{Missed, NodeIdentity, Reason, Run};
 use crate::config::code::{DUPLICATE_KEY, MISSING_FIELD, UNKNOWN_FIELD, WRONG_TYPE, WRONG_VALUE};
-use crate::config::tree::{Node, Value, scalar, words};
+use crate::config::tree::{Node, Schema, Value, scalar, words};
 use crate::config::{Fault, Span, Step};
 
 /// Error that ends an attempt. It is boxed because it is in the result of every call.
@@ -108,7 +108,7 @@ fn help(found: &Value, expected: &str) -> Option<String> {
         // The original spelling, such as 1.10, is not known here.
         Value::Float(_) if expected == "a string" => Some("quote it".to_owned()),
         Value::String(text) => {
-            let fits = match scalar::plain(text.into()) {
+            let fits = match scalar::plain(text.into(), Schema::Core) {
                 Value::Integer(_) | Value::Large(_) => expected.contains("number"),
                 Value::Float(_) => expected == "a number",
                 Value::Bool(_) => expected.starts_with("true or false"),
