@@ -1131,17 +1131,27 @@ async fn a_refusal_that_comes_late_is_noted_at_its_own_revision() {
     let understudy = Understudy::serve(&[file.to_str().unwrap()]).await;
     let upstream = json!({"name": "a", "targets": [{"target": "127.0.0.1:9"}]});
     assert_eq!(understudy.post("/upstreams", upstream).await.0, 201);
-    let mut prompt = Good::connect(understudy.xds, "prompt").await;
-    let mut late = Good::connect(understudy.xds, "late").await;
-    let first = late.stream.next().await.unwrap();
-    late.stream.send(DiscoveryRequest::answer(CLUSTERS, &first)).await;
+    let mut late = Good::connect(understudy.xds, "late").await.stream;
+    let first = late.next().await.unwrap();
+    late.send(DiscoveryRequest::answer(CLUSTERS, &first)).await;
+    let endpoints = |nonce: &str| DiscoveryRequest {
+        response_nonce: nonce.to_owned(),
+        ..DiscoveryRequest::ask("late", ENDPOINTS, &["a"])
+    };
+    late.send(endpoints("")).await;
+    let known = late.next().await.unwrap();
+    late.send(endpoints(&known.nonce)).await;
     change(&understudy, 300).await;
-    let second = late.stream.next().await.unwrap();
-    change(&understudy, 400).await;
-    prompt.sees("a", 400).await;
+    let (second, followed) = (late.next().await.unwrap(), late.next().await.unwrap());
+    assert_eq!((second.type_url.as_str(), followed.type_url.as_str()), (CLUSTERS, ENDPOINTS));
+    late.send(endpoints(&followed.nonce)).await;
+    // Something newer is sent, and its answer comes before the refusal.
+    assert_eq!(understudy.post("/upstreams/a/targets", json!({"target": "127.0.0.1:10"})).await.0, 201);
+    let newer = late.next().await.unwrap();
+    late.send(endpoints(&newer.nonce)).await;
     let error_detail = Some(rpc::Status { message: "no".to_owned(), ..rpc::Status::default() });
     let refusal = DiscoveryRequest { error_detail, ..DiscoveryRequest::answer(CLUSTERS, &second) };
-    late.stream.send(DiscoveryRequest { version_info: first.version_info, ..refusal }).await;
+    late.send(DiscoveryRequest { version_info: first.version_info, ..refusal }).await;
     let (_, status) = understudy.get("/status").await;
     let newest = status["revision"].as_u64().unwrap();
     eventually(PATIENCE, "the refusal is noted", async || {
