@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::build::secrecy::SecretAccess;
 use crate::build::{Build, Inputs};
 use crate::cache::{Cache, Canaries, Serving};
 use crate::config::Violation;
@@ -285,9 +286,14 @@ impl RolloutQueue {
 
     fn with_view<T>(&self, live: &Build, candidate: &Build, with: impl FnOnce(CanaryView<'_>) -> T) -> T {
         let one = |id: &str| envoy_state(&self.nodes, id, candidate);
+        let vouched = self.cache.vouched();
         let affected = || {
-            let changes = |presence: &Presence| {
-                presence.provenance.withheld.is_none() && !candidate.is_alike_for(live, &presence.node)
+            // A node that may have nothing of the candidate cannot take it.
+            let changes = |Presence { node, provenance, .. }: &Presence| {
+                let secrets = candidate.secret_access(node, &vouched);
+                provenance.withheld.is_none()
+                    && !candidate.is_alike_for(live, node)
+                    && secrets != SecretAccess::Refused
             };
             let nodes = self.nodes.select(changes).into_iter().map(|presence| presence.node.id);
             nodes.collect::<BTreeSet<String>>().iter().filter_map(|id| one(id)).collect()

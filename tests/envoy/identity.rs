@@ -305,8 +305,9 @@ async fn keys_go_to_those_whose_certificate_vouches_for_their_fleet() {
     assert_eq!(status.code(), Code::PermissionDenied, "{status}");
     let refused = delta(&channel, node("edge-1", "east"), &wanted).await.map(|stream| stream.secrets);
     assert_eq!(refused.expect_err("it gets nothing").code(), Code::PermissionDenied);
+    site.logs("gets nothing, since resources of its fleet have secrets within").await;
     // The default fleet is selected by nothing.
-    let plain = delta(&channel, node("edge-1", "other"), &[]).await.expect("it is let in");
+    let plain = delta(&channel, node("edge-1", "other"), &["absent"]).await.expect("it is let in");
     assert!(has_key(&plain.bytes));
 
     // With the cluster bound too, each has its own fleet, keys included, and no other.

@@ -52,8 +52,8 @@ pub struct PortGuard {
     metrics: Metrics,
     /// Rules for the nodes of certificates; none if clients show none.
     identity: Option<IdentityRules>,
-    /// Nodes of which the log said that secrets are withheld.
-    told: Mutex<HashSet<String>>,
+    /// Nodes of which the log said that secrets are withheld; with true, that they get nothing.
+    told: Mutex<HashSet<(String, bool)>>,
 }
 
 /// Admission of streams, and the log of refused ones.
@@ -165,7 +165,7 @@ impl PortGuard {
             if told.len() >= MAX_TOLD {
                 told.clear();
             }
-            told.insert(node.to_owned())
+            told.insert((node.to_owned(), secrets == SecretAccess::Refused))
         };
         match secrets {
             SecretAccess::Refused => {
