@@ -10,6 +10,7 @@ mod presence;
 pub mod restore;
 mod rollout;
 mod tables;
+mod texts;
 mod tokens;
 
 use std::fs::File;
