@@ -337,7 +337,7 @@ impl RolloutQueue {
                 if !absent.is_empty() {
                     info!(?revisions, fleets = ?absent, "no Envoy of these fleets came back to try the change");
                 }
-                // Those that came have shown that they are back.
+                // Each that came has shown that it is back.
                 for (fleet, ..) in run.rollout.progress() {
                     self.awaited.names.remove(fleet);
                 }

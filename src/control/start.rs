@@ -274,7 +274,9 @@ fn remember(
 ) -> Result<(), WriteError> {
     let revisions = store.revisions(state.revision.saturating_sub(REMEMBERED)..=state.revision)?;
     let waits = revisions.partition_point(|it| left.is_none_or(|left| left.is_live(it.number)));
-    let accepted = builder.last_accepted(now, state.files.as_ref());
+    // Without waiting changes, what was accepted last is what is live.
+    let is_other = left.is_none_or(LeftRollout::has_changes);
+    let accepted = is_other.then(|| builder.last_accepted(now, state.files.as_ref())).flatten();
     let live = left.map(|left| left.live.clone());
     let mut chains = Vec::new();
     chains.extend(live.map(|live| builds_before(&revisions[..waits], live)));

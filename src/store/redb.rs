@@ -11,6 +11,7 @@ mod presence;
 pub mod restore;
 mod rollout;
 mod tables;
+mod texts;
 mod tokens;
 
 use std::fs::File;

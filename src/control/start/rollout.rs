@@ -63,6 +63,11 @@ impl LeftRollout {
         Ok(Some(Self { live: Built { inputs, build }, changes }))
     }
 
+    /// True if an accepted change is not in effect.
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
     /// True if no revision waits that is as old as this one.
     pub(super) fn is_live(&self, number: u64) -> bool {
         revisions(&self.changes).iter().all(|waiting| *waiting > number)

@@ -3,11 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use redb::{Database, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
-use crate::config::edit::{EntityChange, Files};
+use crate::config::edit::EntityChange;
 use crate::store::redb::encoding;
 use crate::store::redb::newest;
 use crate::store::redb::rollout;
 use crate::store::redb::tables::{ANSWERS, ENTITIES, FILES, FORMAT, REFUSED_FILES, REVISIONS};
+use crate::store::redb::texts;
 use crate::store::{Commit, KEPT_REVISIONS, KeptAnswer, Revision};
 
 /// Time for which an answer is kept.
@@ -33,7 +34,7 @@ pub(super) fn write(
     write_revisions(&transaction, commit.amended.iter().chain(&commit.revisions))?;
     write_answers(&transaction, &commit.answers, sweeps)?;
     if let Some(files) = &commit.files {
-        write_files(&mut transaction.open_table(FILES)?, files)?;
+        texts::write(&mut transaction.open_table(FILES)?, files)?;
     }
     {
         let mut format = transaction.open_table(FORMAT)?;
@@ -88,21 +89,6 @@ fn write_answers(
         let is_young =
             |record: &[u8]| encoding::read_answer(record).is_some_and(|answer| is_kept(&answer, now));
         answers.retain(|_, record| is_young(record))?;
-    }
-    Ok(())
-}
-
-/// Makes the table hold these files.
-pub(super) fn write_files(
-    known: &mut Table<'_, &'static str, &'static str>,
-    files: &Files,
-) -> Result<(), redb::Error> {
-    known.retain(|name, _| files.contains_key(name))?;
-    for (name, text) in files {
-        let is_known = known.get(name.as_str())?.is_some_and(|known| known.value() == &**text);
-        if !is_known {
-            known.insert(name.as_str(), &**text)?;
-        }
     }
     Ok(())
 }

@@ -83,7 +83,7 @@ impl NewestRecord {
         if *newest >= commits {
             return;
         }
-        // Of one length, so that each takes the place of the one before.
+        // All have one length, so that each takes the place of the one before.
         match file.write_all_at(format!("{commits:020} {revision:020}\n").as_bytes(), 0) {
             Ok(()) => *newest = commits,
             Err(error) => {

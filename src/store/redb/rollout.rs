@@ -3,8 +3,8 @@
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use crate::config::edit::Files;
-use crate::store::redb::commit;
 use crate::store::redb::tables::{FLEETS, FORMAT, HAS_LIVE_FILES, KNOWS_FLEETS, LIVE_FILES, WAITING};
+use crate::store::redb::texts;
 use crate::store::{LiveFiles, RolloutChange, StoredRollout};
 
 /// Reads the rollout. Revisions after `newest` are not there.
@@ -66,7 +66,7 @@ fn write_live_files(transaction: &WriteTransaction, live: &LiveFiles) -> Result<
         }
         LiveFiles::Other(files) => {
             format.insert(HAS_LIVE_FILES, 1)?;
-            commit::write_files(&mut table, files)?;
+            texts::write(&mut table, files)?;
         }
     }
     Ok(())
