@@ -17,6 +17,7 @@ use crate::control::revisions::{RevisionLog, last_in_effect};
 use crate::control::rollout::RolloutQueue;
 use crate::control::staging::Staging;
 use crate::control::writer::Writer;
+use crate::control::writer::aside::AsideReader;
 use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::nodes::Nodes;
@@ -111,8 +112,7 @@ impl Control {
             rollout: RolloutQueue::new(cache.clone(), nodes),
             revisions: RevisionLog { store, events, metrics },
             stored_revision,
-            material: material.clone(),
-            tasks: tasks.downgrade(),
+            aside: AsideReader { material: material.clone(), tasks: tasks.downgrade() },
         };
         if violations.is_empty() {
             writer.record_new_files(last_files);
