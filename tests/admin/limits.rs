@@ -302,14 +302,23 @@ async fn it_is_not_ready_when_the_writer_does_not_answer() {
     .await;
     // Each upstream has a warning, which is a line.
     let targets = json!([{"target": "10.0.0.1:80"}, {"target": "10.0.0.1:80"}]);
-    let put = |index: usize| {
-        let path = format!("/upstreams/u{index}");
-        json!({"method": "PUT", "path": path, "body": {"name": format!("u{index}"), "targets": targets}})
+    let put = |name: String| {
+        let path = format!("/upstreams/{name}");
+        json!({"method": "PUT", "path": path, "body": {"name": name, "targets": targets}})
     };
-    let changes: Vec<Value> = (0..1_000).map(put).collect();
-    let body = json!({ "changes": changes });
-    let write = client.patch(format!("http://{admin}/config")).json(&body).timeout(20 * PATIENCE);
-    let write = tokio::spawn(write.send());
+    let change = |round: usize| {
+        let changes: Vec<Value> = (0..50).map(|index| put(format!("u{round}-{index}"))).collect();
+        client
+            .patch(format!("http://{admin}/config"))
+            .json(&json!({ "changes": changes }))
+            .timeout(20 * PATIENCE)
+    };
+    let changes: Vec<_> = (0..20).map(change).collect();
+    let writes = tokio::spawn(async move {
+        for change in changes {
+            assert_eq!(change.send().await.unwrap().status(), 200);
+        }
+    });
     eventually(4 * PATIENCE, "it is not ready any more", async || match ready().await? {
         (503, told) if told.contains("has not answered for 10 s") => Ok(()),
         other => Err(format!("{other:?}")),
@@ -323,7 +332,7 @@ async fn it_is_not_ready_when_the_writer_does_not_answer() {
         other => Err(format!("{other:?}")),
     })
     .await;
-    assert_eq!(write.await.unwrap().unwrap().status(), 200, "what was held up is done");
+    writes.await.expect("what was held up is done");
     child.kill().unwrap();
     child.wait().unwrap();
     let _ = reader.join();
