@@ -28,6 +28,7 @@ use crate::control::rollout::canary::AwaitedFleets;
 use crate::control::staging::Staging;
 use crate::control::start::rollout::LeftRollout;
 use crate::control::writer::Writer;
+use crate::control::writer::aside::AsideReader;
 use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::nodes::Nodes;
@@ -153,8 +154,7 @@ impl Control {
             rollout: RolloutQueue::new(cache.clone(), nodes, awaited),
             revisions: RevisionLog { store, events, metrics, recorded, unrecorded: None },
             stored_revision,
-            material: material.clone(),
-            tasks: tasks.downgrade(),
+            aside: AsideReader { material: material.clone(), tasks: tasks.downgrade() },
         };
         if !violations.is_empty() {
             warn!("the files cannot be used, so it starts from those that were accepted last");

@@ -5,7 +5,7 @@
 //! last.
 
 mod adopt;
-mod aside;
+pub(super) mod aside;
 mod record;
 pub(super) mod saved;
 mod take_back;
@@ -21,12 +21,12 @@ use crate::control::desired::{Built, DesiredState, log_warning};
 use crate::control::files::FileState;
 use crate::control::foreign::ForeignStores;
 use crate::control::pending::PendingChange;
-use crate::control::queue::{TaskQueue, WeakTaskSender};
+use crate::control::queue::TaskQueue;
 use crate::control::revisions::RevisionLog;
 use crate::control::rollout::{Rejection, RolloutPlan, RolloutQueue};
 use crate::control::staging::Staging;
 use crate::control::task::Task;
-use crate::source::material::MaterialReader;
+use crate::control::writer::aside::AsideReader;
 
 /// State of the writer's thread.
 pub(super) struct Writer {
@@ -38,9 +38,7 @@ pub(super) struct Writer {
     pub(super) foreign: ForeignStores,
     /// Newest revision in the store, which other control planes may write too.
     pub(super) stored_revision: watch::Receiver<u64>,
-    pub(super) material: MaterialReader,
-    /// Sender to the own queue, for changes that waited for a file.
-    pub(super) tasks: WeakTaskSender,
+    pub(super) aside: AsideReader,
 }
 
 /// Reason for which the thread wakes.

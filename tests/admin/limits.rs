@@ -280,7 +280,7 @@ async fn it_is_not_ready_when_the_writer_does_not_answer() {
     let directory = tempfile::tempdir().unwrap();
     let admin = format!("127.0.0.1:{}", free_port());
     // Nobody reads its log, so the writer, which alone has lines in it, waits for good once the pipe is full.
-    let log = "off,understudy::control::writer=info";
+    let log = "off,understudy::control=info";
     let mut child = understudy(&["serve", "--xds", "127.0.0.1:0", "--admin", &admin, "--log", log, "--data"])
         .arg(directory.path().join("data"))
         .stdout(Stdio::piped())
@@ -290,11 +290,6 @@ async fn it_is_not_ready_when_the_writer_does_not_answer() {
     let mut ready = [0; 8];
     child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let put = async |index: usize| {
-        let body = json!({"name": "a", "tags": [index.to_string()]});
-        let put = client.put(format!("http://{admin}/upstreams/a")).json(&body);
-        put.timeout(Duration::from_secs(3)).send().await
-    };
     let ready = async || {
         let asked = client.get(format!("http://{admin}/readyz")).timeout(Duration::from_secs(3)).send().await;
         let answer = asked.map_err(|error| error.to_string())?;
@@ -305,12 +300,26 @@ async fn it_is_not_ready_when_the_writer_does_not_answer() {
         other => Err(format!("{other:?}")),
     })
     .await;
-    let mut index = 0;
-    while put(index).await.is_ok_and(|answer| answer.status().is_success()) {
-        index += 1;
-        assert!(index < 5_000, "the log does not fill the pipe");
-    }
-    eventually(2 * PATIENCE, "it is not ready any more", async || match ready().await? {
+    // Each upstream has a warning, which is a line.
+    let targets = json!([{"target": "10.0.0.1:80"}, {"target": "10.0.0.1:80"}]);
+    let put = |name: String| {
+        let path = format!("/upstreams/{name}");
+        json!({"method": "PUT", "path": path, "body": {"name": name, "targets": targets}})
+    };
+    let change = |round: usize| {
+        let changes: Vec<Value> = (0..50).map(|index| put(format!("u{round}-{index}"))).collect();
+        client
+            .patch(format!("http://{admin}/config"))
+            .json(&json!({ "changes": changes }))
+            .timeout(20 * PATIENCE)
+    };
+    let changes: Vec<_> = (0..20).map(change).collect();
+    let writes = tokio::spawn(async move {
+        for change in changes {
+            assert_eq!(change.send().await.unwrap().status(), 200);
+        }
+    });
+    eventually(4 * PATIENCE, "it is not ready any more", async || match ready().await? {
         (503, told) if told.contains("has not answered for 10 s") => Ok(()),
         other => Err(format!("{other:?}")),
     })
@@ -323,6 +332,7 @@ async fn it_is_not_ready_when_the_writer_does_not_answer() {
         other => Err(format!("{other:?}")),
     })
     .await;
+    writes.await.expect("what was held up is done");
     child.kill().unwrap();
     child.wait().unwrap();
     let _ = reader.join();

@@ -108,7 +108,7 @@ fn record_new_files(
     loop {
         let after = writer.desired.built();
         let mut inputs = Inputs { files: last.clone(), ..after.inputs.clone() };
-        let before = build_resolved(&mut inputs, Some(&after.build), Reading::Anew(&writer.material))
+        let before = build_resolved(&mut inputs, Some(&after.build), Reading::Anew(&writer.aside.material))
             .unwrap_or_default();
         let (mut change, edits) = saved_change(&before, &after, writer.desired.revision);
         let new = std::slice::from_ref(&change);

@@ -45,7 +45,7 @@ impl Writer {
         let unread = unread(&inputs, Reading::Missing);
         if !unread.is_empty() {
             // The one case in which the writer waits for files: another control plane wrote their names.
-            inputs.named_files.extend(self.material.read(&unread));
+            inputs.named_files.extend(self.aside.material.read(&unread));
             outcome = self.desired.build(&mut inputs, Reading::Missing);
         }
         let build = outcome.inspect_err(|violations| {

@@ -11,7 +11,7 @@ use crate::config::material::{NamedFile, NamedFiles};
 use crate::control::desired::{Built, Reading, unread};
 use crate::control::pending::{Accepted, PendingChange};
 use crate::control::revisions::{authors, new_revision, summary};
-use crate::control::task::{FilesChange, Task};
+use crate::control::task::FilesChange;
 use crate::control::writer::Writer;
 use crate::inspect::plan;
 use crate::inspect::removal::{self, AllowedLosses};
@@ -32,7 +32,7 @@ impl Writer {
             unread = self.try_files(files, &change.texts, change.allowed);
         }
         if !unread.is_empty() {
-            return self.set_aside_files(unread, change);
+            return self.aside.read_for(unread, change);
         }
         self.files.publish_named_files(&self.desired.inputs);
         // The receiver may be gone with its request.
@@ -46,14 +46,8 @@ impl Writer {
         let allowed = AllowedLosses::default();
         let unread = self.try_files(files.clone(), &texts, allowed);
         if !unread.is_empty() {
-            self.set_aside_files(unread, FilesChange { read: Ok(files), texts, allowed, reload: None });
+            self.aside.read_for(unread, FilesChange { read: Ok(files), texts, allowed, reload: None });
         }
-    }
-
-    fn set_aside_files(&self, unread: BTreeSet<NamedFile>, change: FilesChange) {
-        self.set_aside(unread, move |read| {
-            Task::Files(FilesChange { texts: change.texts.into_iter().chain(read).collect(), ..change })
-        });
     }
 
     /// Builds, records and publishes the files, or reports their faults. Returns the files that must be read first;

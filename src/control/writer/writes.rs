@@ -48,7 +48,7 @@ impl Writer {
         for mut write in writes {
             match write.take_unread() {
                 None => write.finish(outcome.clone().map(|committed| committed.generation)),
-                Some(unread) => self.set_aside(unread, move |texts| {
+                Some(unread) => self.aside.read(unread, move |texts| {
                     write.add_texts(texts);
                     Task::Write(write)
                 }),
