@@ -3,6 +3,10 @@
 //! A route becomes two Envoy routes for each of its paths, or one if all methods are retried alike. Requests
 //! of idempotent methods get the full retry policy. Other requests are by default retried only if they surely
 //! reached no server, and have no try timeout.
+//!
+//! A virtual host must have all routes of its hosts, those of wider hosts included. Hosts with the same routes share
+//! one, named after the first of them, so that a route of many hosts and many paths costs their sum and not their
+//! product. An Envoy route that stands in several virtual hosts is encoded once.
 
 mod answer;
 mod forward;
@@ -14,7 +18,9 @@ mod rewrite;
 mod sticky;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ptr;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3 as envoy;
@@ -23,6 +29,7 @@ use crate::build::compile::route::matching::Methods;
 use crate::build::compile::service;
 use crate::build::snapshot::resource::Resource;
 use crate::config::document::service::MethodsOnce;
+use crate::envoy::{ResourceType, canonical};
 use crate::memo::ArcEq;
 use crate::model::host_match::HostMatch;
 use crate::model::name::{Name, Scope};
@@ -47,8 +54,8 @@ pub struct RouteFragment {
     listeners: Scope,
     fleets: Scope,
     hosts: Vec<HostMatch>,
-    /// Paths, each with the Envoy routes that it becomes.
-    paths: Vec<(PathMatch, Vec<envoy::Route>)>,
+    /// Paths, each with the encoded Envoy routes that it becomes.
+    paths: Vec<(PathMatch, Vec<Vec<u8>>)>,
     /// Numbers of required methods, headers and query parameters.
     condition_counts: (usize, usize, usize),
     /// Length of the body of a fixed response, in bytes; 0 for other actions.
@@ -82,32 +89,68 @@ impl RouteFragment {
 
 /// Compiles the route configuration of a listener. It has the listener's name.
 pub fn compile(RouteConfigInput { listener, fragments }: &RouteConfigInput) -> Resource {
-    let hosts: BTreeSet<&HostMatch> = fragments.iter().flat_map(|fragment| &fragment.0.hosts).collect();
-    let mut by_host: HashMap<&HostMatch, Vec<&RouteFragment>> = HashMap::new();
-    for ArcEq(fragment) in fragments {
-        fragment.hosts.iter().for_each(|host| by_host.entry(host).or_default().push(fragment));
-    }
-    let configuration = envoy::RouteConfiguration {
-        name: listener.to_string(),
-        virtual_hosts: hosts.into_iter().map(|host| virtual_host(host, &by_host)).collect(),
+    let longest_body = answer::longest_body(fragments.iter().map(|it| it.0.body_length));
+    // The virtual hosts have number 2, and so stand between the name and all other fields.
+    let name = envoy::RouteConfiguration { name: listener.to_string(), ..Default::default() };
+    let settings = envoy::RouteConfiguration {
         ignore_port_in_host_matching: true,
-        max_direct_response_body_size_bytes: answer::longest_body(
-            fragments.iter().map(|it| it.0.body_length),
-        ),
+        max_direct_response_body_size_bytes: longest_body,
         ..Default::default()
     };
-    let mut resource = Resource::new(listener.as_str(), &configuration);
+    let mut body = canonical::encode(&name);
+    for (hosts, levels) in shared_hosts(fragments) {
+        canonical::write_field(2, &virtual_host(&hosts, &levels), &mut body);
+    }
+    body.extend(canonical::encode(&settings));
+    let mut resource = Resource::encoded(ResourceType::Route, listener.as_str(), &body);
     let clusters: BTreeSet<&Arc<str>> = fragments.iter().flat_map(|fragment| &fragment.0.clusters).collect();
     resource.clusters = clusters.into_iter().cloned().collect();
     resource
 }
 
-/// One path of a route, with the host of the route that covers the virtual host.
+/// Routes of a host by the hosts that cover it, the narrowest first.
+type Levels<'a> = Vec<Vec<&'a RouteFragment>>;
+
+/// Returns the hosts of all routes. Hosts with the same routes are together, at the place of the first.
+fn shared_hosts(fragments: &[ArcEq<RouteFragment>]) -> Vec<(Vec<&HostMatch>, Levels<'_>)> {
+    let mut by_host: BTreeMap<&HostMatch, Vec<&RouteFragment>> = BTreeMap::new();
+    for ArcEq(fragment) in fragments {
+        fragment.hosts.iter().for_each(|host| by_host.entry(host).or_default().push(fragment));
+    }
+    let mut shared: Vec<(Vec<&HostMatch>, Levels<'_>)> = Vec::new();
+    let mut known: HashMap<Vec<Vec<*const RouteFragment>>, usize> = HashMap::new();
+    for host in by_host.keys() {
+        let levels = levels(host, &by_host);
+        let key = levels.iter().map(|level| level.iter().map(|it| ptr::from_ref(*it)).collect()).collect();
+        match known.entry(key) {
+            Entry::Occupied(same) => shared[*same.get()].0.push(host),
+            Entry::Vacant(new) => {
+                new.insert(shared.len());
+                shared.push((vec![host], levels));
+            }
+        }
+    }
+    shared
+}
+
+/// Returns the routes that name `host`, then those of wider hosts that cover it.
+fn levels<'a>(host: &HostMatch, by_host: &BTreeMap<&HostMatch, Vec<&'a RouteFragment>>) -> Levels<'a> {
+    let mut seen = HashSet::new();
+    let covering = host.covering();
+    let levels = covering.iter().filter_map(|covering| by_host.get(covering)).map(|fragments| {
+        // A route that names several covering hosts counts once, with the narrowest of them.
+        fragments.iter().copied().filter(|fragment| seen.insert(&fragment.name)).collect()
+    });
+    levels.filter(|level: &Vec<_>| !level.is_empty()).collect()
+}
+
+/// One path of a route in a virtual host.
 struct PathCandidate<'a> {
-    host: &'a HostMatch,
+    /// Position of the route's host among those that cover the virtual host, the narrowest first.
+    level: usize,
     path: &'a PathMatch,
     fragment: &'a RouteFragment,
-    routes: &'a [envoy::Route],
+    routes: &'a [Vec<u8>],
 }
 
 impl PathCandidate<'_> {
@@ -120,50 +163,38 @@ impl PathCandidate<'_> {
         };
         let longest = Reverse(self.path.length());
         let RouteFragment { name, condition_counts, .. } = self.fragment;
-        (host_rank(self.host), kind, longest, Reverse(*condition_counts), name.clone(), self.path.clone())
+        (self.level, kind, longest, Reverse(*condition_counts), name.clone(), self.path.clone())
     }
 }
 
-/// Returns the sort key of a host; the smallest wins: an exact host, then the longest wildcard, then any
-/// host.
-fn host_rank(host: &HostMatch) -> (u8, Reverse<usize>) {
-    match host {
-        HostMatch::Exact(_) => (0, Reverse(0)),
-        HostMatch::Suffix(suffix) => (1, Reverse(suffix.len())),
-        HostMatch::Any => (2, Reverse(0)),
-    }
-}
-
-/// Returns the virtual host of `host`: the routes that name it, then those of wider hosts that cover it.
-fn virtual_host(host: &HostMatch, by_host: &HashMap<&HostMatch, Vec<&RouteFragment>>) -> envoy::VirtualHost {
-    let mut seen = HashSet::new();
-    let mut candidates: Vec<PathCandidate<'_>> = host
-        .covering()
+/// Returns the encoded virtual host of hosts that have these routes.
+fn virtual_host(hosts: &[&HostMatch], levels: &[Vec<&RouteFragment>]) -> Vec<u8> {
+    let mut candidates: Vec<PathCandidate<'_>> = levels
         .iter()
-        .filter_map(|covering| by_host.get_key_value(covering))
-        .flat_map(|(host, fragments)| fragments.iter().map(move |fragment| (*host, *fragment)))
-        // A route that names several covering hosts counts once, with the narrowest of them.
-        .filter(|(_, fragment)| seen.insert(&fragment.name))
-        .flat_map(|(host, fragment)| {
-            fragment.paths.iter().map(move |(path, routes)| PathCandidate { host, path, fragment, routes })
+        .enumerate()
+        .flat_map(|(level, fragments)| fragments.iter().map(move |fragment| (level, *fragment)))
+        .flat_map(|(level, fragment)| {
+            fragment.paths.iter().map(move |(path, routes)| PathCandidate { level, path, fragment, routes })
         })
         .collect();
-    candidates.sort_by_cached_key(|candidate| candidate.rank());
-    envoy::VirtualHost {
-        name: host.to_string(),
-        domains: vec![host.to_string()],
-        routes: candidates.iter().flat_map(|candidate| candidate.routes).cloned().collect(),
-        ..Default::default()
+    candidates.sort_by_cached_key(PathCandidate::rank);
+    let domains: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    let name = domains[0].clone();
+    let mut body = canonical::encode(&envoy::VirtualHost { name, domains, ..Default::default() });
+    for route in candidates.iter().flat_map(|candidate| candidate.routes) {
+        canonical::write_field(3, route, &mut body);
     }
+    body
 }
 
-fn envoy_routes(path: &PathMatch, route: &Route) -> Vec<envoy::Route> {
+fn envoy_routes(path: &PathMatch, route: &Route) -> Vec<Vec<u8>> {
     let alike = match route.forward().and_then(|forward| forward.policy.retries.as_ref()) {
         Some(retries) => retries.methods_once == MethodsOnce::Always,
         None => true,
     };
     let kinds: &[Methods] = if alike { &[Methods::All] } else { &[Methods::Idempotent, Methods::Others] };
-    kinds.iter().filter_map(|methods| envoy_route(path, route, *methods)).collect()
+    let routes = kinds.iter().filter_map(|methods| envoy_route(path, route, *methods));
+    routes.map(|route| canonical::encode(&route)).collect()
 }
 
 fn envoy_route(path: &PathMatch, route: &Route, methods: Methods) -> Option<envoy::Route> {
