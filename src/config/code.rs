@@ -95,6 +95,8 @@ pub const REFUSED_BY_ENVOY: &str = "US190";
 pub const EMPTIED_FLEET: &str = "US191";
 /// A change that would take away too large a share of the routes, upstreams or targets.
 pub const MASS_REMOVAL: &str = "US192";
+/// Hosts and paths of routes whose product is too large.
+pub const TOO_MANY_MATCHES: &str = "US193";
 
 const fn info(id: &'static str, title: &'static str) -> Code {
     Code { id, level: Level::Info, title }
@@ -209,6 +211,7 @@ pub const CODES: &[Code] = &[
     error(REFUSED_BY_ENVOY, "files that an Envoy refused"),
     error(EMPTIED_FLEET, "files that would leave a fleet without listeners or routes where it has some"),
     error(MASS_REMOVAL, "files that would take away too many routes, upstreams or targets at once"),
+    error(TOO_MANY_MATCHES, "routes with too many combinations of hosts and paths"),
 ];
 
 /// Returns a code by its id, at compile time.

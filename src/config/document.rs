@@ -25,7 +25,8 @@ pub mod target;
 pub mod tls;
 pub mod upstream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::config::document::certificate::Certificate;
@@ -152,7 +153,7 @@ pub struct Document {
     /// True if the text could be read to its end, so that no name that it declares is missing here.
     pub whole: bool,
     /// Paths of the faults that decoding found: the fields read as absent, and must not be reported twice.
-    pub faulty: Vec<Path>,
+    pub faulty: BTreeSet<Path>,
     /// Entities in the order of the text.
     pub fleets: Vec<Declared<Fleet>>,
     /// Entities in the order of the text.
@@ -190,7 +191,7 @@ impl Document {
         Self {
             origin,
             whole: true,
-            faulty: Vec::new(),
+            faulty: BTreeSet::new(),
             fleets: Vec::new(),
             listeners: Vec::new(),
             certificates: Vec::new(),
@@ -310,16 +311,19 @@ impl Document {
 
     /// Returns true if decoding reported a fault at `path`, above it or below it.
     pub fn is_faulty(&self, path: &Path) -> bool {
-        self.faulty.iter().any(|faulty| faulty.contains(path) || path.contains(faulty))
+        let is_below = |faulty: &Path| path.contains(faulty);
+        let has_above = (0..path.0.len()).any(|length| self.faulty.contains(&path.0[..length]));
+        has_above || self.faulty.range::<Path, _>(path..).next().is_some_and(is_below)
     }
 
     /// Returns true if the field that is missing at `path` was reported as an unknown field with a similar name.
     pub fn is_misspelt(&self, path: &Path) -> bool {
         let Some((Step::Key(missing), parent)) = path.0.split_last() else { return false };
-        self.faulty.iter().any(|faulty| match faulty.0.split_last() {
-            Some((Step::Key(found), beside)) => {
-                beside == parent && !near(found, [missing.as_str()]).is_empty()
-            }
+        let from: (Bound<&[Step]>, Bound<&[Step]>) = (Bound::Included(parent), Bound::Unbounded);
+        let mut below =
+            self.faulty.range::<[Step], _>(from).take_while(|faulty| faulty.0.starts_with(parent));
+        below.any(|faulty| match &faulty.0[parent.len()..] {
+            [Step::Key(found)] => !near(found, [missing.as_str()]).is_empty(),
             _ => false,
         })
     }

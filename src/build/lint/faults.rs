@@ -289,4 +289,11 @@ pub(super) const FAULTS: &[Explanation] = &[
         "",
         "",
     ),
+    fault(
+        "US193",
+        "Envoy looks for a request's host first, and then for its path: each host holds every path of its routes, and those of the wildcards that cover it. The memory of each Envoy would grow with the product.",
+        "name fewer hosts or paths: `*.example.com` covers many hosts, a prefix many paths; or split the route",
+        "",
+        "",
+    ),
 ];

@@ -1,12 +1,13 @@
 //! Validation of the targets of an upstream.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use crate::config::code;
 use crate::config::document::{self, Declared, Document, Origin};
 use crate::model::name::Name;
 use crate::model::place::FaultPlace;
-use crate::model::target::{self, Target, TargetCandidate};
+use crate::model::target::{self, Address, Target, TargetCandidate};
 use crate::model::tls::{self, UpstreamTls};
 use crate::model::validate::context::{self, Validation};
 
@@ -31,14 +32,19 @@ pub(super) fn resolve<'p>(
     let added =
         added.into_iter().map(|(document, target)| (FaultPlace::new(document, &target.path), &target.entity));
     let mut candidates: Vec<TargetCandidate<'_>> = Vec::new();
+    // Indices of the candidates.
+    let mut known: HashMap<Address, usize> = HashMap::new();
     for (place, target) in own.chain(added) {
         let Some(mut candidate) = target::resolve(place, target, upstream, &mut validation.faults) else {
             continue;
         };
         target_tls(validation, name, &mut candidate, target, tls);
-        match candidates.iter_mut().find(|other| other.address == candidate.address) {
-            Some(first) => merge_equal(validation, first, candidate),
-            None => candidates.push(candidate),
+        match known.entry(candidate.address.clone()) {
+            Entry::Occupied(first) => merge_equal(validation, &mut candidates[*first.get()], candidate),
+            Entry::Vacant(new) => {
+                new.insert(candidates.len());
+                candidates.push(candidate);
+            }
         }
     }
     tiers(validation, candidates)
@@ -87,8 +93,8 @@ fn merge_equal<'p>(
 /// removed.
 fn tiers(validation: &mut Validation<'_>, candidates: Vec<TargetCandidate<'_>>) -> (Vec<Target>, u32) {
     let declared = candidates.iter().map(|candidate| candidate.priority);
-    let priorities: BTreeSet<u32> = declared.chain([0]).collect();
-    let tier = |priority| u32::try_from(priorities.range(..priority).count()).unwrap_or(u32::MAX);
+    let tiers = target::tiers(declared.chain([0]));
+    let tier = |priority| tiers[&priority];
     let gap = candidates
         .iter()
         .find(|candidate| candidate.priority > 1 && tier(candidate.priority) < candidate.priority);
@@ -113,5 +119,5 @@ fn tiers(validation: &mut Validation<'_>, candidates: Vec<TargetCandidate<'_>>) 
     // The vector reuses the allocation of the candidates, which are larger.
     targets.shrink_to_fit();
     targets.sort_by_key(|target| target.tier);
-    (targets, tier(u32::MAX))
+    (targets, u32::try_from(tiers.len()).unwrap_or(u32::MAX))
 }
