@@ -20,7 +20,7 @@ use crate::access::tls::{PortTls, TlsFiles};
 use crate::admin;
 use crate::admin::http::gate::AdminGate;
 use crate::admin::http::guard::PeerAddress;
-use crate::admin::state::Admin;
+use crate::admin::state::{Admin, HistoryReaders};
 use crate::cache::Cache;
 use crate::config::Violation;
 use crate::config::edit::Files;
@@ -203,6 +203,7 @@ impl App {
             events,
             metrics,
             started: Timestamp::now(),
+            history_readers: HistoryReaders::default(),
             paths: options.paths.into(),
             addresses,
             access: Arc::new(access),
