@@ -26,6 +26,7 @@ use crate::build::lint::Lints;
 use crate::build::patch::Patched;
 use crate::build::snapshot::Snapshot;
 use crate::build::variant::Variants;
+use crate::config::cap::capped;
 use crate::config::document::Document;
 use crate::config::edit::{Files, Stored};
 use crate::config::material::{NamedFile, NamedFiles};
@@ -124,20 +125,21 @@ impl Build {
         self.documents.of_files()
     }
 
-    /// Returns warnings and infos together, by file and position.
+    /// Returns warnings and infos together, by file and position; of too many, the first and their number.
     pub fn violations(&self) -> Vec<Violation> {
         let infos = self.lints.violations().filter(|told| told.level == Level::Info);
-        in_order(self.warnings.iter().chain(infos).cloned().collect())
+        capped(in_order(self.warnings.iter().chain(infos).cloned().collect()))
     }
 
-    /// Returns the warnings that the build `before` does not have.
-    pub fn warnings_since(&self, before: &Self) -> Vec<&Violation> {
+    /// Returns the warnings that the build `before` does not have; of too many, the first and their number.
+    pub fn warnings_since(&self, before: &Self) -> Vec<Violation> {
         type Key<'k> = (&'k str, &'k str, Option<&'k str>, &'k str);
         fn key(warning: &Violation) -> Key<'_> {
             (warning.code, &warning.path, warning.file.as_deref(), &warning.message)
         }
         let known: BTreeSet<Key<'_>> = before.warnings.iter().map(key).collect();
-        self.warnings.iter().filter(|warning| !known.contains(&key(warning))).collect()
+        let new = self.warnings.iter().filter(|warning| !known.contains(&key(warning)));
+        capped(new.cloned().collect())
     }
 
     /// Returns true if the snapshots of all fleets differ in nothing but endpoints, and the fleets select the

@@ -5,6 +5,7 @@
 //! place. A faulty document does not hide the faults of others: parsing always returns the valid content
 //! together with the faults.
 
+pub mod cap;
 pub mod code;
 pub mod decode;
 pub mod dialect;

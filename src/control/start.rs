@@ -1,23 +1,28 @@
 //! Start of the control: the first build, and what Envoys may still have from an earlier process.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::build::snapshot::past::SentSets;
+use crate::build::snapshot::resource::Version;
 use crate::build::{self, Build, Inputs};
 use crate::cache::Cache;
 use crate::config::Violation;
 use crate::config::edit::{EntityChange, Files, Stored};
 use crate::control::Control;
-use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resolved, log_warning};
+use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resolved, log_warnings};
 use crate::control::files::{FileState, fingerprint, refused_files};
 use crate::control::operation::WriteError;
 use crate::control::revisions::{RevisionLog, last_in_effect};
 use crate::control::rollout::RolloutQueue;
 use crate::control::staging::Staging;
 use crate::control::writer::Writer;
+use crate::envoy::ResourceType;
 use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::nodes::Nodes;
@@ -29,6 +34,9 @@ use crate::telemetry::metrics::Metrics;
 /// Number of revisions before the start whose snapshots are remembered, for Envoys that disconnected then.
 /// Each is undone and built.
 const REMEMBERED: u64 = 100;
+
+/// Maximum time of a start that is spent on them.
+const REMEMBERING: Duration = Duration::from_secs(1);
 
 /// Inputs and collaborators of the control.
 #[derive(Debug)]
@@ -94,7 +102,7 @@ impl Control {
             remember(&cache, &*store, revision, accepted)?;
         }
         let Built { inputs, build } = built;
-        build.warnings.iter().for_each(log_warning);
+        log_warnings(&build.warnings);
         let mut writer = Writer {
             files: FileState::new(&inputs, refused, refused_by_envoy, events.clone()),
             desired: DesiredState {
@@ -204,29 +212,50 @@ impl FirstBuilder {
     }
 }
 
-/// Remembers the snapshots of the last revisions.
+/// Remembers the snapshots of the last revisions. Revisions are read one at a time, since all together may be
+/// large, and no more of them than are worth the time of a start.
 fn remember(cache: &Cache, store: &dyn Store, newest: u64, accepted: Built) -> Result<(), WriteError> {
-    let revisions = store.revisions(newest.saturating_sub(REMEMBERED)..=newest)?;
-    for before in builds_before(&revisions, accepted).iter().rev() {
+    let numbers = (newest.saturating_sub(REMEMBERED)..=newest).rev();
+    let revisions = numbers.map(|number| Ok(store.revisions(number..=number)?.pop()));
+    let deadline = Instant::now() + REMEMBERING;
+    for before in builds_before(revisions, accepted, deadline)?.iter().rev() {
         before.snapshots.values().for_each(|snapshot| cache.past().remember_snapshot(snapshot));
     }
     Ok(())
 }
 
-/// Returns the build and those before it, back to the last change of files: earlier texts are not kept.
-fn builds_before(revisions: &[Revision], built: Built) -> Vec<Arc<Build>> {
+/// Returns the build and those before it, back to the last change of files, whose earlier texts are not kept, or
+/// to as many as are remembered. `revisions` begin with the newest.
+fn builds_before(
+    revisions: impl Iterator<Item = Result<Option<Revision>, WriteError>>,
+    built: Built,
+    deadline: Instant,
+) -> Result<Vec<Arc<Build>>, WriteError> {
     let Built { mut inputs, build: mut last } = built;
     let mut builds = vec![last.clone()];
-    for revision in revisions.iter().rev().filter(|revision| revision.error.is_none()) {
-        if revision.edits.iter().any(|edit| edit.file.is_some()) {
+    let mut sets: HashSet<Version> = versions(&last).collect();
+    for revision in revisions {
+        let Some(revision) = revision? else { break };
+        if revision.error.is_some() {
+            continue;
+        }
+        let is_of_files = revision.edits.iter().any(|edit| edit.file.is_some());
+        if is_of_files || sets.len() >= SentSets::KEPT || Instant::now() >= deadline {
             break;
         }
-        for edit in revision.edits.iter().rev() {
-            EntityChange::undoing(edit.clone()).apply(&mut inputs.stored);
+        for edit in revision.edits.into_iter().rev() {
+            EntityChange::undoing(edit).apply(&mut inputs.stored);
         }
         let Ok(before) = build::build(&inputs, Some(&last)) else { break };
         last = Arc::new(before);
+        sets.extend(versions(&last));
         builds.push(last.clone());
     }
-    builds
+    Ok(builds)
+}
+
+/// Returns the versions of the sets that are remembered of a build.
+fn versions(build: &Build) -> impl Iterator<Item = Version> {
+    let types = [ResourceType::Listener, ResourceType::Cluster];
+    build.snapshots.values().flat_map(move |snapshot| types.map(|it| snapshot.set(it).version()))
 }

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::control::desired::{Built, DesiredState, log_warning};
+use crate::control::desired::{Built, DesiredState, log_warnings};
 use crate::control::files::FileState;
 use crate::control::pending::PendingChange;
 use crate::control::revisions::RevisionLog;
@@ -120,7 +120,7 @@ impl Writer {
     /// Rolls out the changes that were accepted since `before`. Returns the generation that contains them.
     fn publish(&mut self, source: &str, before: Built, changes: Vec<PendingChange>) -> u64 {
         let changed = before.build.snapshots != self.desired.build.snapshots;
-        self.desired.build.warnings_since(&before.build).into_iter().for_each(log_warning);
+        log_warnings(&self.desired.build.warnings_since(&before.build));
         let rejection = self.rollout.roll_out(&mut self.desired, before, changes);
         self.resolve(rejection);
         let generation = self.rollout.generation();

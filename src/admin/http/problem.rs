@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Violation;
+use crate::config::cap::capped;
 use crate::control::operation::WriteError;
 use crate::store;
 
@@ -140,7 +141,8 @@ impl From<WriteError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).expect("it was a status before");
-        let mut response = (status, axum::Json(self)).into_response();
+        let problem = Self { violations: capped(self.violations), ..self };
+        let mut response = (status, axum::Json(problem)).into_response();
         let problem = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, problem);
         response

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::build::{self, Build, Inputs};
 use crate::cli::output::{FormatOptions, OutputFormat};
 use crate::cli::print;
+use crate::config::cap::capped;
 use crate::config::{Level, Violation, render};
 use crate::source::files;
 use crate::source::material;
@@ -46,7 +47,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             std::mem::forget(build);
             violations
         }
-        Err(violations) => violations,
+        Err(violations) => capped(violations),
     });
     let ok = violations.iter().all(|violation| violation.level != Level::Error);
     match options.output.format() {
@@ -69,7 +70,7 @@ pub(crate) fn build(paths: &[PathBuf]) -> Result<Build, Vec<Violation>> {
 
 /// Prints violations on standard error, for people.
 pub(crate) fn report(violations: &[Violation]) {
-    print::note(human(violations).trim_end());
+    print::note(human(&capped(violations.to_vec())).trim_end());
 }
 
 /// Formats violations for people, with the source lines that they are about.
