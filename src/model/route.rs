@@ -17,7 +17,7 @@ use crate::model::place::{FaultCollector, FaultPlace};
 use crate::model::route::action::{Forward, RouteAction};
 use crate::model::service::Service;
 
-/// Maximum number of combinations of a host and a path of one route.
+/// Maximum number of combinations of a host and a path of one route; above it, ten for each host and path.
 const MAX_MATCHES: usize = 10_000;
 
 /// Matcher of requests, and the action on them.
@@ -89,11 +89,12 @@ pub(crate) fn resolve(
     let action = action::resolve(place, route, service, &paths, faults);
     let response_headers =
         HeaderChanges::resolve(&place.key("response_headers"), &route.response_headers, faults);
-    if hosts.len().saturating_mul(paths.len()) > MAX_MATCHES {
-        let matches = hosts.len().saturating_mul(paths.len());
+    let matches = hosts.len().saturating_mul(paths.len());
+    // Many hosts with a few paths, and the other way round, are no product.
+    let limit = MAX_MATCHES.max(10 * (hosts.len() + paths.len()));
+    if matches > limit {
         let message = format!("{} hosts with {} paths each are {matches} matches", hosts.len(), paths.len());
-        let help =
-            format!("a route has at most {MAX_MATCHES}: name fewer hosts or paths, or split the route");
+        let help = format!("such a route has at most {limit}: name fewer hosts or paths, or split the route");
         faults.error(&place.key("paths"), code::TOO_MANY_MATCHES, message, help);
         return None;
     }

@@ -87,6 +87,47 @@ impl RouteFragment {
     }
 }
 
+/// Contributions of routes by their scope, so that a listener with few routes costs only these.
+pub struct FragmentsByScope<'a> {
+    /// Contributions without a scope.
+    everywhere: Vec<&'a Arc<RouteFragment>>,
+    by_listener: HashMap<&'a Name, Vec<&'a Arc<RouteFragment>>>,
+    /// Contributions for certain fleets and any listener.
+    by_fleet: HashMap<&'a Name, Vec<&'a Arc<RouteFragment>>>,
+}
+
+impl<'a> FragmentsByScope<'a> {
+    /// Sorts contributions, which are in the order of their names.
+    pub fn new(fragments: impl Iterator<Item = &'a Arc<RouteFragment>>) -> Self {
+        let (everywhere, by_listener, by_fleet) = Default::default();
+        let mut sorted = Self { everywhere, by_listener, by_fleet };
+        for fragment in fragments {
+            let (lists, names) = match (&fragment.listeners, &fragment.fleets) {
+                (Scope::Only(names), _) => (&mut sorted.by_listener, names),
+                (Scope::All, Scope::Only(names)) => (&mut sorted.by_fleet, names),
+                (Scope::All, Scope::All) => {
+                    sorted.everywhere.push(fragment);
+                    continue;
+                }
+            };
+            // A scope may name something twice.
+            for name in names.iter().collect::<BTreeSet<_>>() {
+                lists.entry(name).or_default().push(fragment);
+            }
+        }
+        sorted
+    }
+
+    /// Returns the contributions that `fleet` serves on `listener`, by name.
+    pub fn served(&self, fleet: &Name, listener: &Name) -> impl Iterator<Item = &'a Arc<RouteFragment>> {
+        let here = self.by_listener.get(listener).into_iter().chain(self.by_fleet.get(fleet));
+        let scoped = here.flatten().copied().filter(|fragment| fragment.is_served(fleet, listener));
+        let mut served: Vec<&Arc<RouteFragment>> = scoped.chain(self.everywhere.iter().copied()).collect();
+        served.sort_by(|one, other| one.name.cmp(&other.name));
+        served.into_iter()
+    }
+}
+
 /// Compiles the route configuration of a listener. It has the listener's name.
 pub fn compile(RouteConfigInput { listener, fragments }: &RouteConfigInput) -> Resource {
     let longest_body = answer::longest_body(fragments.iter().map(|it| it.0.body_length));

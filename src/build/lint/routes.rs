@@ -10,6 +10,7 @@ use crate::build::lint::rule::{LintCheck, LintRule};
 use crate::config::code;
 use crate::memo::changes;
 use crate::model::host_match::HostMatch;
+use crate::model::matching::StringMatch;
 use crate::model::name::{Name, Scope};
 use crate::model::path_match::PathMatch;
 use crate::model::route::Route;
@@ -85,22 +86,21 @@ impl Shadows {
 }
 
 fn shadows(routes: &OrdMap<Name, Arc<Route>>) -> HashMap<&Name, &Name> {
-    let mut by_path: HashMap<(&HostMatch, &PathMatch), Vec<&Route>> = HashMap::new();
+    let mut by_path: HashMap<(&HostMatch, &PathMatch), ByCondition<'_>> = HashMap::new();
     for route in routes.values() {
         for place in route.hosts.iter().flat_map(|host| route.paths.iter().map(move |path| (host, path))) {
-            by_path.entry(place).or_default().push(route);
+            by_path.entry(place).or_default().add(route);
         }
     }
     let before = |route: &Route, host: &HostMatch, path: &PathMatch| {
-        let same = by_path[&(host, path)].iter().filter(|other| has_more_conditions(other, route));
-        let wider = match path {
-            PathMatch::Regex(pattern) => prefixes(literal(pattern)),
-            PathMatch::Exact(_) | PathMatch::Prefix(_) => Vec::new(),
+        let same = || by_path[&(host, path)].first_with_more_methods(route);
+        let wider = || {
+            let PathMatch::Regex(pattern) = path else { return None };
+            let prefixes = prefixes(literal(pattern));
+            let mut wider = prefixes.iter().filter_map(|prefix| by_path.get(&(host, prefix)));
+            wider.find_map(|others| others.first(route))
         };
-        let wider = wider.iter().filter_map(|prefix| by_path.get(&(host, prefix))).flatten();
-        same.chain(wider)
-            .find(|other| other.name != route.name && matches_all_of(other, route))
-            .map(|other| &other.name)
+        same().or_else(wider)
     };
     let shadow = |route: &'_ Route| {
         let mut places = route.hosts.iter().flat_map(|host| route.paths.iter().map(move |path| (host, path)));
@@ -108,6 +108,61 @@ fn shadows(routes: &OrdMap<Name, Arc<Route>>) -> HashMap<&Name, &Name> {
         places.all(|(host, path)| before(route, host, path).is_some()).then_some(first)
     };
     routes.values().filter_map(|route| Some((&route.name, shadow(route)?))).collect()
+}
+
+/// Routes of one host and path. A route matches all requests of another only if that has each of its conditions: so
+/// it is found by one of them.
+#[derive(Debug, Default)]
+struct ByCondition<'r> {
+    all: RoutesByCondition<'r>,
+    /// Routes with several methods. No other route precedes one of the same host and path, and matches all of its
+    /// requests: it has more conditions, and these can only be methods, any of which may match.
+    of_methods: RoutesByCondition<'r>,
+}
+
+/// Routes by their first condition on a header or a query parameter; none for a route without any.
+type RoutesByCondition<'r> = HashMap<Option<Condition<'r>>, Vec<&'r Route>>;
+
+/// Condition: true for a header, false for a query parameter; its name and the expected value.
+type Condition<'r> = (bool, &'r str, &'r StringMatch);
+
+impl<'r> ByCondition<'r> {
+    fn add(&mut self, route: &'r Route) {
+        let first = conditions(route).next();
+        if route.methods.len() > 1 {
+            self.of_methods.entry(first).or_default().push(route);
+        }
+        self.all.entry(first).or_default().push(route);
+    }
+
+    /// Returns the first route by name, if any, that matches all requests of `route`.
+    fn first(&self, route: &Route) -> Option<&'r Name> {
+        first_of(&self.all, route, |_| true)
+    }
+
+    /// Returns the first route by name, if any, that matches all requests of `route` and precedes it.
+    fn first_with_more_methods(&self, route: &Route) -> Option<&'r Name> {
+        if route.methods.is_empty() {
+            return None;
+        }
+        first_of(&self.of_methods, route, |other| has_more_conditions(other, route))
+    }
+}
+
+fn first_of<'r>(
+    routes: &RoutesByCondition<'r>,
+    route: &Route,
+    is_wanted: impl Fn(&Route) -> bool,
+) -> Option<&'r Name> {
+    let keys = conditions(route).map(Some).chain([None]);
+    let others = keys.filter_map(|key| routes.get(&key)).flatten();
+    let others = others.filter(|other| is_wanted(other) && other.name != route.name);
+    others.filter(|other| matches_all_of(other, route)).map(|other| &other.name).min()
+}
+
+fn conditions(route: &Route) -> impl Iterator<Item = Condition<'_>> {
+    let headers = route.headers.iter().map(|(name, expected)| (true, name.as_str(), expected));
+    headers.chain(route.query.iter().map(|(name, expected)| (false, name.as_str(), expected)))
 }
 
 /// Returns true if `other` precedes `route` for the same host and path, by its number of conditions.
@@ -151,4 +206,70 @@ fn literal(pattern: &str) -> &str {
 fn prefixes(literal: &str) -> Vec<PathMatch> {
     let ends = literal.match_indices('/').map(|(end, _)| &literal[..end]);
     ends.chain([""]).map(|prefix| PathMatch::Prefix(prefix.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::build::{Inputs, build};
+
+    /// Returns the shadowed routes by a comparison of all routes with all.
+    fn by_all(routes: &OrdMap<Name, Arc<Route>>) -> BTreeMap<String, String> {
+        let names = |route: &&Arc<Route>, host: &HostMatch, path: &PathMatch| {
+            route.hosts.contains(host) && route.paths.contains(path)
+        };
+        let before = |route: &Route, host: &HostMatch, path: &PathMatch| {
+            let same = routes.values().filter(|it| names(it, host, path) && has_more_conditions(it, route));
+            let prefixes = match path {
+                PathMatch::Regex(pattern) => prefixes(literal(pattern)),
+                PathMatch::Exact(_) | PathMatch::Prefix(_) => Vec::new(),
+            };
+            let wider =
+                prefixes.iter().flat_map(|prefix| routes.values().filter(move |it| names(it, host, prefix)));
+            let mut others = same.chain(wider);
+            others.find(|it| it.name != route.name && matches_all_of(it, route)).map(|it| it.name.to_string())
+        };
+        let shadow = |route: &Arc<Route>| {
+            let places = route.hosts.iter().flat_map(|host| route.paths.iter().map(move |path| (host, path)));
+            let found: Option<Vec<String>> = places.map(|(host, path)| before(route, host, path)).collect();
+            Some((route.name.to_string(), found?.first()?.clone()))
+        };
+        routes.values().filter_map(shadow).collect()
+    }
+
+    /// Returns the conditions of a route in the words of a config.
+    fn route() -> impl Strategy<Value = String> {
+        let path = prop::sample::select(vec!["/", "/a", "=/a", "~/a/.*", "~/.*"]);
+        let one_of = |words: &'static [&'static str]| prop::sample::subsequence(words, 0..=words.len());
+        let methods = one_of(&["GET", "PUT", "POST"]);
+        (path, methods, one_of(&["x: '1'", "y: '2'", "z: '*'"]), one_of(&["q: '1'", "p: '2'"])).prop_map(
+            |(path, methods, headers, query)| {
+                let (methods, headers, query) = (methods.join(", "), headers.join(", "), query.join(", "));
+                format!(
+                    "paths: ['{path}'], methods: [{methods}], headers: {{ {headers} }}, query: {{ {query} }}"
+                )
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn shadows_are_those_of_a_comparison_of_all_routes(routes in prop::collection::btree_set(route(), 1..12)) {
+            let route = |(number, text): (usize, &String)| format!("  - {{ name: r-{number}, service: s, {text} }}\n");
+            let routes: String = routes.iter().enumerate().map(route).collect();
+            let text = format!(
+                "upstreams: [{{ name: u, targets: [{{ target: 10.0.0.1:80 }}] }}]\nservices: [{{ name: s, upstream: u }}]\nroutes:\n{routes}"
+            );
+            let files = OrdMap::unit("a.yaml".to_owned(), text.into());
+            let build = build(&Inputs { files, ..Inputs::default() }, None).expect("all of them differ");
+            let shadows = shadows(&build.model.routes).into_iter();
+            let shadows: BTreeMap<String, String> =
+                shadows.map(|(route, first)| (route.to_string(), first.to_string())).collect();
+            prop_assert_eq!(shadows, by_all(&build.model.routes));
+        }
+    }
 }
