@@ -370,3 +370,36 @@ fn stored_path(kind: Kind, name: &str, path: &Path) -> String {
         inner => format!("{entity}.{inner}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path() -> impl Strategy<Value = Path> {
+        let step = prop_oneof![
+            prop::sample::select(vec!["name", "nmae", "a"]).prop_map(|key| Step::Key(key.to_owned())),
+            (0..2_usize).prop_map(Step::Index),
+        ];
+        prop::collection::vec(step, 0..4).prop_map(Path)
+    }
+
+    proptest! {
+        #[test]
+        fn faulty_places_are_those_of_a_comparison_with_all(faulty in prop::collection::vec(path(), 0..8), at in path()) {
+            let mut document = Document::empty(Origin::File("a.yaml".into()));
+            document.faulty = faulty.iter().cloned().collect();
+            let is_faulty = faulty.iter().any(|faulty| faulty.contains(&at) || at.contains(faulty));
+            prop_assert_eq!(document.is_faulty(&at), is_faulty);
+            let Some((Step::Key(missing), parent)) = at.0.split_last() else { return Ok(()) };
+            let is_misspelt = faulty.iter().any(|faulty| match faulty.0.split_last() {
+                Some((Step::Key(found), beside)) => {
+                    beside == parent && !near(found, [missing.as_str()]).is_empty()
+                }
+                _ => false,
+            });
+            prop_assert_eq!(document.is_misspelt(&at), is_misspelt);
+        }
+    }
+}

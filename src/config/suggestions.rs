@@ -4,7 +4,7 @@ use crate::config::near;
 
 /// Maximum number of names that are compared in one build. A suggestion is a favor: it must not cost the
 /// product of the faults and the names.
-const MAX_COMPARISONS: usize = 500_000;
+const MAX_COMPARISONS: usize = 200_000;
 
 /// Search for similar names, until the comparisons of a build are used up.
 #[derive(Debug)]

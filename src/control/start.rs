@@ -259,3 +259,63 @@ fn versions(build: &Build) -> impl Iterator<Item = Version> {
     let types = [ResourceType::Listener, ResourceType::Cluster];
     build.snapshots.values().flat_map(move |snapshot| types.map(|it| snapshot.set(it).version()))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::document::Kind;
+    use crate::config::edit::Edit;
+    use crate::control::revisions::new_revision;
+    use crate::store::RevisionSource;
+
+    /// Returns the revision by which an upstream got this timeout, and so another cluster.
+    fn revision(number: u64) -> Revision {
+        let body = |timeout: u64| {
+            let targets = [json!({ "target": "10.0.0.1:80" })];
+            Some(Arc::new(
+                json!({ "name": "u", "connect_timeout": format!("{timeout}ms"), "targets": targets }),
+            ))
+        };
+        let (before, after) = (body(number - 1), body(number));
+        let edit = Edit { kind: Kind::Upstream, name: "u".to_owned(), before, after, file: None };
+        new_revision(number, RevisionSource::Api, "a".to_owned(), vec![edit])
+    }
+
+    /// Returns how many of a thousand revisions are read, and how many builds are made of them.
+    fn undone(deadline: Instant, change: impl Fn(&mut Revision)) -> (usize, usize) {
+        let mut inputs = Inputs::default();
+        for edit in revision(1_000).edits {
+            let body = edit.after.expect("it is there");
+            EntityChange::Put { kind: edit.kind, name: edit.name, body }.apply(&mut inputs.stored);
+        }
+        let build = Arc::new(build::build(&inputs, None).expect("it is valid"));
+        let mut read = 0;
+        let revisions = (1..=1_000).rev().map(|number| {
+            read += 1;
+            let mut revision = revision(number);
+            change(&mut revision);
+            Ok(Some(revision))
+        });
+        let builds =
+            builds_before(revisions, Built { inputs, build }, deadline).expect("nothing fails").len();
+        (read, builds)
+    }
+
+    #[test]
+    fn a_start_undoes_no_more_revisions_than_are_remembered_or_than_it_has_time_for() {
+        let later = Instant::now() + Duration::from_secs(600);
+        // One set of listeners, and a set of clusters for each build.
+        assert_eq!(undone(later, |_| ()), (SentSets::KEPT - 1, SentSets::KEPT - 1));
+        assert_eq!(undone(Instant::now(), |_| ()), (1, 1));
+        let taken_back = |it: &mut Revision| it.error = (it.number > 900).then(|| "no".to_owned());
+        assert_eq!(undone(later, taken_back).1, SentSets::KEPT - 1);
+        let of_files = |it: &mut Revision| {
+            if it.number == 990 {
+                it.edits[0].file = Some("a.yaml".into());
+            }
+        };
+        assert_eq!(undone(later, of_files), (11, 11));
+    }
+}

@@ -252,3 +252,6 @@ fn envoy_route(path: &PathMatch, route: &Route, methods: Methods) -> Option<envo
         RouteAction::Respond(respond) => answer::respond(matched, respond),
     })
 }
+
+#[cfg(test)]
+mod tests;

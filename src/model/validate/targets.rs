@@ -121,3 +121,57 @@ fn tiers(validation: &mut Validation<'_>, candidates: Vec<TargetCandidate<'_>>) 
     targets.sort_by_key(|target| target.tier);
     (targets, u32::try_from(tiers.len()).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use crate::build::{Inputs, build};
+
+    /// Declared target: its address, weight and priority.
+    type Declared = (usize, usize, u32);
+
+    /// Returns the address and tier of each target that gets traffic, by a comparison of all with all.
+    fn by_all(declared: &[Declared]) -> Vec<(String, u32)> {
+        let mut kept: Vec<Declared> = Vec::new();
+        for target in declared {
+            match kept.iter_mut().find(|known| known.0 == target.0) {
+                None => kept.push(*target),
+                Some(first) if first.1 > 0 && target.1 > 0 => first.2 = first.2.min(target.2),
+                Some(first) if target.1 > 0 => *first = *target,
+                Some(_) => {}
+            }
+        }
+        let priorities: BTreeSet<u32> = kept.iter().map(|it| it.2).chain([0]).collect();
+        let tier = |priority| priorities.iter().filter(|other| **other < priority).count();
+        let used = kept.iter().filter(|it| it.1 > 0);
+        let mut targets: Vec<(String, u32)> = used
+            .map(|it| (format!("10.0.0.{}:80", it.0), u32::try_from(tier(it.2)).expect("there are few")))
+            .collect();
+        targets.sort_by_key(|(_, tier)| *tier);
+        targets
+    }
+
+    proptest! {
+        #[test]
+        fn targets_that_are_listed_twice_are_kept_once(
+            declared in prop::collection::vec((0..6_usize, prop::sample::select(vec![0, 100]), 0..4_u32), 1..14),
+        ) {
+            let target = |(address, weight, priority): &Declared| {
+                format!("{{ target: 10.0.0.{address}:80, weight: {weight}, priority: {priority} }}")
+            };
+            let targets: Vec<String> = declared.iter().map(target).collect();
+            let text = format!("upstreams: [{{ name: u, targets: [{}] }}]", targets.join(", "));
+            let files = imbl::OrdMap::unit("a.yaml".to_owned(), text.into());
+            let build = build(&Inputs { files, ..Inputs::default() }, None).expect("these are warnings");
+            let upstream = build.model.upstreams.values().next().expect("it is declared");
+            let found = upstream.targets.iter().map(|target| (target.address.to_string(), target.tier));
+            prop_assert_eq!(found.collect::<Vec<_>>(), by_all(&declared));
+            let addresses: BTreeSet<usize> = declared.iter().map(|it| it.0).collect();
+            let twice = build.warnings.iter().filter(|warning| warning.code == super::code::SAME_TARGET);
+            prop_assert_eq!(twice.count(), declared.len() - addresses.len());
+        }
+    }
+}
