@@ -32,14 +32,12 @@ const ROWS: &[Row] = &[
         let inputs = files(&upstreams_with_a_common_standby(size, 0));
         Box::new(move || drop(built(&inputs, None)))
     }),
-    ("upstreams that share a standby: all but one taken from the last build", |size| {
-        let last = built(&files(&upstreams_with_a_common_standby(size, 0)), None);
-        let mut changed = files(&upstreams_with_a_common_standby(size, 0));
-        changed.stored.insert(
-            (Kind::Upstream, "new".to_owned()),
-            Arc::new(json!({ "name": "new", "targets": [{ "target": "10.255.0.1:80", "failover": true }] })),
-        );
-        Box::new(move || drop(built(&changed, Some(&last))))
+    ("upstreams that share a standby: one more written over REST", |size| {
+        let inputs = files(&upstreams_with_a_common_standby(size, 0));
+        let (last, mut written) = (built(&inputs, None), inputs);
+        let body = json!({ "name": "v", "targets": [{ "target": "10.255.0.1:80", "failover": true }] });
+        written.stored.insert((Kind::Upstream, "v".to_owned()), Arc::new(body));
+        Box::new(move || drop(built(&written, Some(&last))))
     }),
     ("targets of one upstream", |size| {
         let inputs = files(&format!("upstreams: [{{ name: u, targets: [{}] }}]\n", targets(size)));
@@ -150,22 +148,29 @@ fn columns(mut of: impl FnMut(usize) -> String) -> String {
     SIZES.map(|size| format!(" {} |", of(size))).concat()
 }
 
-/// Returns the shortest of up to five runs, within two seconds, and the memory in MB that the first one took beside
-/// what there was.
+/// Returns the processor time of the shortest of up to five runs, within two seconds, and the memory in MB that the
+/// first one took beside what there was.
 fn measured(mut run: Box<dyn FnMut()>) -> (Duration, u64) {
     // Resets the peak of this process.
     let before = fs::write("/proc/self/clear_refs", "5").ok().and_then(|()| memory());
     let (began, mut best, mut peak) = (Instant::now(), Duration::MAX, None);
     for _ in 0..5 {
-        let since = Instant::now();
+        let since = processor_time();
         run();
-        best = best.min(since.elapsed());
+        best = best.min(processor_time() - since);
         peak = peak.or_else(memory);
         if began.elapsed() > Duration::from_secs(2) {
             break;
         }
     }
     (best, peak.zip(before).map_or(0, |(peak, before)| peak.saturating_sub(before)) >> 10)
+}
+
+/// Returns the processor time of this thread so far: other work on the machine does not count.
+fn processor_time() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").expect("the system is Linux");
+    let nanoseconds = text.split_whitespace().next().and_then(|number| number.parse().ok());
+    Duration::from_nanos(nanoseconds.expect("the first number is the time"))
 }
 
 /// Returns the peak of the memory of this process in KB, if the system has it.
