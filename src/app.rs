@@ -24,7 +24,7 @@ use crate::access::tls::{PortTls, TlsFiles};
 use crate::admin;
 use crate::admin::http::gate::AdminGate;
 use crate::admin::http::serve::{self, TOO_MANY_CONNECTIONS};
-use crate::admin::state::Admin;
+use crate::admin::state::{Admin, HistoryReaders};
 use crate::admin::view::secret::SecretMask;
 use crate::app::exposure::{XdsClients, warn_of_exposure};
 use crate::cache::Cache;
@@ -223,6 +223,7 @@ impl App {
             events,
             metrics,
             started: Timestamp::now(),
+            history_readers: HistoryReaders::default(),
             paths: options.paths.into(),
             reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
             addresses,

@@ -28,6 +28,7 @@ use crate::build::secrecy::{InlineSecrets, SecretAccess};
 use crate::build::snapshot::Snapshot;
 use crate::build::snapshot::store_id::StoreId;
 use crate::build::variant::Variants;
+use crate::config::cap::capped;
 use crate::config::dialect::ReadingTerms;
 use crate::config::document::Document;
 use crate::config::edit::{Files, Stored};
@@ -136,11 +137,11 @@ impl Build {
         self.documents.of_files()
     }
 
-    /// Returns warnings and infos together, by file and position.
+    /// Returns warnings and infos together, by file and position; of too many, the first and their number.
     pub fn violations(&self) -> Vec<Violation> {
         let infos = self.lints.violations().filter(|told| told.level == Level::Info);
         let infos = self.infos.iter().chain(&self.foreign_infos).chain(infos);
-        in_order(self.warnings.iter().chain(infos).cloned().collect())
+        capped(in_order(self.warnings.iter().chain(infos).cloned().collect()))
     }
 
     /// Returns warnings about the files themselves at the levels that the config sets, without those that are off.
@@ -148,14 +149,15 @@ impl Build {
         lint::adjusted(&self.documents, warnings)
     }
 
-    /// Returns the warnings that the build `before` does not have.
-    pub fn warnings_since(&self, before: &Self) -> Vec<&Violation> {
+    /// Returns the warnings that the build `before` does not have; of too many, the first and their number.
+    pub fn warnings_since(&self, before: &Self) -> Vec<Violation> {
         type Key<'k> = (&'k str, &'k str, Option<&'k str>, &'k str);
         fn key(warning: &Violation) -> Key<'_> {
             (warning.code, &warning.path, warning.file.as_deref(), &warning.message)
         }
         let known: BTreeSet<Key<'_>> = before.warnings.iter().map(key).collect();
-        self.warnings.iter().filter(|warning| !known.contains(&key(warning))).collect()
+        let new = self.warnings.iter().filter(|warning| !known.contains(&key(warning)));
+        capped(new.cloned().collect())
     }
 
     /// Returns true if the snapshots of all fleets differ in nothing but endpoints, and the fleets select the

@@ -5,6 +5,7 @@
 //! place. A faulty document does not hide the faults of others: parsing always returns the valid content
 //! together with the faults.
 
+pub mod cap;
 pub mod code;
 pub mod decode;
 pub mod dialect;
@@ -16,9 +17,11 @@ pub mod raw;
 pub mod render;
 pub mod schema;
 pub mod secret;
+pub mod suggestions;
 pub mod tree;
 pub mod values;
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -113,6 +116,13 @@ impl Path {
     }
 }
 
+/// Paths are ordered as their steps are, so that a set of paths is searched by steps.
+impl Borrow<[Step]> for Path {
+    fn borrow(&self) -> &[Step] {
+        &self.0
+    }
+}
+
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, step) in self.0.iter().enumerate() {
@@ -128,13 +138,26 @@ impl fmt::Display for Path {
 
 /// Returns candidates similar to a mistyped word: at most two, the most similar first.
 pub fn near<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let length = word.chars().count();
     let mut scored: Vec<(f64, &str)> = candidates
         .into_iter()
+        .filter(|candidate| may_be_near(word, length, candidate))
         .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
         .filter(|(score, _)| *score >= 0.8)
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
     scored.into_iter().take(2).map(|(_, candidate)| candidate).collect()
+}
+
+/// Returns false if a candidate cannot be similar enough, as its length shows: the similarity is at most
+/// `(2 + shorter / longer) / 3`, and a common beginning of up to four characters adds to it.
+fn may_be_near(word: &str, length: usize, candidate: &str) -> bool {
+    // Minimum ratio of the lengths for a similarity of 0.8, in thousandths and rounded down, by the number
+    // of common characters at the beginning.
+    const MIN_RATIO: [usize; 5] = [399, 333, 249, 142, 99];
+    let common = word.chars().zip(candidate.chars()).take(4).take_while(|(a, b)| a == b).count();
+    let other = candidate.chars().count();
+    length.min(other) * 1000 >= length.max(other) * MIN_RATIO[common]
 }
 
 /// Fault in a text. The caller knows the file, and turns it into a [`Violation`].
@@ -223,4 +246,30 @@ pub struct Related {
     /// Column, from 1, in characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Returns what [`near`] returns, by the similarity of every candidate.
+    fn near_by_all<'a>(word: &str, candidates: &[&'a str]) -> Vec<&'a str> {
+        let scores = candidates.iter().map(|candidate| (strsim::jaro_winkler(word, candidate), *candidate));
+        let mut scored: Vec<(f64, &str)> = scores.filter(|(score, _)| *score >= 0.8).collect();
+        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+        scored.into_iter().take(2).map(|(_, candidate)| candidate).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn no_near_candidate_is_left_out_for_its_length(
+            word in "[abü]{0,12}",
+            candidates in prop::collection::vec("[abü]{0,30}", 0..12),
+        ) {
+            let candidates: Vec<&str> = candidates.iter().map(String::as_str).collect();
+            prop_assert_eq!(near(&word, candidates.iter().copied()), near_by_all(&word, &candidates));
+        }
+    }
 }

@@ -22,6 +22,9 @@ use crate::config::edit::{Edit, EntityChange, Files, Stored};
 /// Number of revisions that are kept.
 pub const KEPT_REVISIONS: u64 = 1000;
 
+/// Maximum size of a page of [`Store::revision_heads`], in bytes of text.
+pub const HEADS_PAGE: usize = 1 << 20;
+
 /// Durable state of a control plane. All methods may block on disk or network.
 pub trait Store: Debug + Send + Sync {
     /// Returns the id of the store: random, made at its birth, and the same in all its backups.
@@ -55,6 +58,14 @@ pub trait Store: Debug + Send + Sync {
     ///
     /// Fails if the store cannot be read.
     fn revisions(&self, numbers: RangeInclusive<u64>) -> Result<Vec<Revision>, Error>;
+
+    /// Returns what is kept of the revisions before this number, the newest first and without their edits, which
+    /// may be large. A page has at most `count` of them and ends at [`HEADS_PAGE`] bytes, but never before the first.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    fn revision_heads(&self, before: u64, count: usize) -> Result<Vec<RevisionHead>, Error>;
 
     /// Returns the answer to the request with this idempotency key, if it was given within the last day.
     ///
@@ -238,6 +249,20 @@ pub struct Revision {
     pub refused_by: Vec<String>,
 }
 
+/// Accepted change without its edits.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the fields are those of `Revision`")]
+pub struct RevisionHead {
+    pub number: u64,
+    pub time: Timestamp,
+    pub author: String,
+    pub reason: Option<String>,
+    pub summary: String,
+    pub source: RevisionSource,
+    pub error: Option<String>,
+    pub refused_by: Vec<String>,
+}
+
 /// Answer that is kept, so that a repeated request gets the same answer and changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptAnswer {
@@ -396,6 +421,24 @@ pub enum Error {
 
 /// Error of any database.
 pub type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Revision {
+    /// Splits the revision into its head and its edits.
+    pub fn split(self) -> (RevisionHead, Vec<Edit>) {
+        let Self { number, time, author, reason, summary, source, edits, error, refused_by } = self;
+        (RevisionHead { number, time, author, reason, summary, source, error, refused_by }, edits)
+    }
+}
+
+impl RevisionHead {
+    /// Returns the length of its texts in bytes, with a little for the rest.
+    fn size(&self) -> usize {
+        let Self { author, reason, summary, error, refused_by, .. } = self;
+        let optional = [reason, error].into_iter().flatten().map(String::len).sum::<usize>();
+        let nodes = refused_by.iter().map(String::len).sum::<usize>();
+        64 + author.len() + summary.len() + optional + nodes
+    }
+}
 
 impl RevisionSource {
     pub(crate) const ALL: [Self; 3] = [Self::Files, Self::Api, Self::Rollback];

@@ -26,6 +26,8 @@ pub struct Admin {
     pub control: Control,
     /// Durable state.
     pub store: Arc<dyn Store>,
+    /// Permits of those who read revisions.
+    pub history_readers: HistoryReaders,
     /// Host names among the targets.
     pub names: ResolvedNames,
     /// Builds that are served, for reads.
@@ -54,6 +56,21 @@ pub struct Admin {
     pub mask: SecretMask,
     /// True if an existing entity changes only with `If-Match`.
     pub require_if_match: bool,
+}
+
+/// Permits to read revisions, whose edits may be large: further readers wait.
+#[derive(Debug, Clone)]
+pub struct HistoryReaders(pub Arc<Semaphore>);
+
+impl Default for HistoryReaders {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(Self::MAX)))
+    }
+}
+
+impl HistoryReaders {
+    /// Maximum number of readers at once.
+    const MAX: usize = 4;
 }
 
 /// Addresses that `serve` bound.

@@ -160,9 +160,9 @@ impl Compiled {
         if fragments.ptr_eq(&self.fragments) && serving.iter().eq(self.routes.outputs().keys()) {
             return self.routes.clone();
         }
+        let by_scope = route::FragmentsByScope::new(fragments.values());
         let input = |(fleet, listener): (Name, Name)| {
-            let served = fragments.values().filter(|fragment| fragment.is_served(&fleet, &listener));
-            let fragments = served.cloned().map(ArcEq).collect();
+            let fragments = by_scope.served(&fleet, &listener).cloned().map(ArcEq).collect();
             let input = route::RouteConfigInput { listener: listener.clone(), fragments };
             ((fleet, listener), input)
         };

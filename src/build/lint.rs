@@ -16,6 +16,7 @@ mod findings;
 mod identity;
 pub mod input;
 mod levels;
+mod neighbours;
 mod retries;
 mod routes;
 mod rule;
@@ -32,9 +33,9 @@ use crate::build::lint::explanation::Explanation;
 use crate::build::lint::findings::{Findings, FindingsBySubject};
 use crate::build::lint::input::LintInput;
 use crate::build::lint::levels::Levels;
+use crate::build::lint::neighbours::Neighbours;
 use crate::build::lint::routes::Shadows;
 use crate::build::lint::rule::{FindingCollector, LintCheck, LintRule};
-use crate::build::lint::sharing::Neighbours;
 use crate::build::lint::subject::{CallerKey, CallerSubject, RouteSubject, UpstreamSubject};
 use crate::config::code;
 use crate::config::document::{Document, Kind};
@@ -164,13 +165,13 @@ impl Lints {
 
     /// Returns the subject for an upstream; none if there is no such upstream. The callers must be up to date.
     fn upstream_subject(&self, now: LintInput<'_>, name: &Name) -> Option<UpstreamSubject> {
-        let uses_upstream = |subject: &&CallerSubject| {
-            subject.caller().service().upstreams().any(|upstream| upstream.name == *name)
+        let uses_upstream = |service: &&Name| {
+            let service = now.model.services.get(*service);
+            service.is_some_and(|service| service.upstreams().any(|upstream| upstream.name == *name))
         };
-        let services = now.resolved.services_of(name);
+        let services = now.resolved.services_of(name).filter(uses_upstream);
         let callers = services.flat_map(|service| self.callers_of(service)).map(|(_, subject)| subject);
-        let neighbours = self.neighbours.of(name);
-        UpstreamSubject::new(now, name, callers.filter(uses_upstream), neighbours, &self.levels)
+        UpstreamSubject::new(now, name, callers, &self.neighbours, &self.levels)
     }
 }
 

@@ -3,7 +3,7 @@
 //! A patch can only be checked against the compiled resource that it changes. Its faults are therefore
 //! reported here, and not by validation: nothing in `compile` can fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::build::compile::Compiled;
@@ -11,6 +11,7 @@ use crate::build::snapshot::resource::{Resource, Version};
 use crate::config::code;
 use crate::config::document::{Declared, Document, Kind};
 use crate::config::raw::Patch;
+use crate::config::suggestions::Suggestions;
 use crate::config::{Level, Path, Violation, near};
 use crate::envoy::{ResourceType, descriptors, json, merge};
 use crate::memo::{ArcEq, ArcPtrEq, Memo};
@@ -58,14 +59,14 @@ pub(super) fn apply(
     last: &Patched,
 ) -> Result<Patched, Vec<Violation>> {
     let patches = by_resource(documents);
-    let mut violations = Vec::new();
-    let mut inputs = BTreeMap::new();
+    let (mut violations, mut inputs, mut known) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+    let mut suggestions = Suggestions::default();
     for ((resource_type, name), patches) in &patches {
-        let all = compiled.resources(*resource_type);
-        let mut named = all.iter().filter(|resource| *resource.name == **name).peekable();
-        if named.peek().is_none() {
-            let names = || all.iter().map(|resource| &*resource.name);
-            violations.extend(patches.iter().map(|patch| patch.of_nothing(model, names())));
+        let all = known.entry(*resource_type).or_insert_with(|| by_name(compiled, *resource_type));
+        let named = all.get(name).map(Vec::as_slice).unwrap_or_default();
+        if named.is_empty() {
+            let mut near = |name: &str| suggestions.near(name, all.keys().copied()).first().copied();
+            violations.extend(patches.iter().map(|patch| patch.of_nothing(model, &mut near)));
         }
         for resource in named {
             let key = (*resource_type, resource.name.clone(), resource.version);
@@ -76,8 +77,9 @@ pub(super) fn apply(
     }
     let patched = last.only(inputs, |input| Arc::new(input.outcome()));
     // Several fleets may have a variant of the resource, each with the same fault, which is reported once.
+    let mut reported = BTreeSet::new();
     for violation in patched.outputs().values().flat_map(|outcome| &outcome.violations) {
-        if !violations.contains(violation) {
+        if reported.insert((&violation.file, &violation.path, violation.line, &violation.message)) {
             violations.push(violation.clone());
         }
     }
@@ -117,6 +119,15 @@ impl<'a> Patches<'a> {
             }
         }
     }
+}
+
+/// Returns the compiled resources of a type by name. Fleets may have different ones of one name.
+fn by_name(compiled: &Compiled, resource_type: ResourceType) -> BTreeMap<&str, Vec<&Arc<Resource>>> {
+    let mut by_name: BTreeMap<&str, Vec<&Arc<Resource>>> = BTreeMap::new();
+    for resource in compiled.resources(resource_type) {
+        by_name.entry(&resource.name).or_default().push(resource);
+    }
+    by_name
 }
 
 fn by_resource(documents: &Documents) -> BTreeMap<(ResourceType, &str), Vec<DeclaredPatch>> {
@@ -181,10 +192,11 @@ impl DeclaredPatch {
         Ok(patched)
     }
 
-    fn of_nothing<'n>(&self, model: &Model, names: impl Iterator<Item = &'n str>) -> Violation {
+    /// Returns the fault of a patch whose resource does not exist. `near` returns a similar name.
+    fn of_nothing<'n>(&self, model: &Model, near: impl FnOnce(&str) -> Option<&'n str>) -> Violation {
         let Declared { path, entity: Patch { resource_type, name, .. } } = self.declared();
         let is_raw = model.raw.iter().any(|raw| raw.resource_type == *resource_type && raw.name() == name);
-        let help = match near(name, names).first() {
+        let help = match near(name) {
             _ if is_raw => "it is a raw one: change that itself".to_owned(),
             Some(word) => format!("did you mean `{word}`?"),
             None => "`understudy compile` prints what there is".to_owned(),

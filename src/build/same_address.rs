@@ -29,6 +29,7 @@ pub(super) fn warnings(
 fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &Documents) -> Vec<Violation> {
     let mut first: HashMap<SocketAddr, &Address> = HashMap::new();
     let mut warnings = Vec::new();
+    let mut declared = None;
     for target in &upstream.targets {
         let places = addresses.resolve(&target.address);
         let taken = places.iter().find_map(|place| {
@@ -36,10 +37,11 @@ fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &Documents
             (*other != target.address).then_some((place.socket, other))
         });
         if let Some((socket, other)) = taken
-            && let Some((document, path)) = declared(upstream, &target.address, documents)
+            && let Some((document, path)) =
+                declared.get_or_insert_with(|| declarations(upstream, documents)).get(&target.address)
         {
             let message = format!("`{other}` leads to {socket} too; it is kept once, in the first tier");
-            let violation = document.violation(code::SAME_TARGET, Level::Warning, &path, message);
+            let violation = document.violation(code::SAME_TARGET, Level::Warning, path, message);
             let help = Some("remove one of them, or let DNS say different addresses".to_owned());
             warnings.push(Violation { help, ..violation });
         }
@@ -47,22 +49,26 @@ fn of_upstream(upstream: &Upstream, addresses: &Addresses, documents: &Documents
     warnings
 }
 
-/// Returns the place where a target is declared: in its upstream, or on its own over REST.
-fn declared<'d>(
-    upstream: &Upstream,
-    address: &Address,
-    documents: &'d Documents,
-) -> Option<(&'d Document, Path)> {
-    let is_it = |target: &serde_json::Value| {
-        target["target"].as_str().and_then(|text| Address::parse(text).ok()).as_ref() == Some(address)
+/// Returns the places where the targets of an upstream are declared: in the upstream, or on their own over REST.
+fn declarations<'d>(upstream: &Upstream, documents: &'d Documents) -> HashMap<Address, (&'d Document, Path)> {
+    let mut declared = HashMap::new();
+    let mut add = |target: &serde_json::Value, document, path: Path| {
+        let address = target["target"].as_str().and_then(|text| Address::parse(text).ok());
+        if let Some(address) = address {
+            declared.entry(address).or_insert_with(|| (document, path.key("target")));
+        }
     };
-    let (document, path) = documents.find(Kind::Upstream, upstream.name.as_str())?;
-    let targets = path.key("targets");
-    if let Some(index) = document.json(&targets).as_array().and_then(|own| own.iter().position(is_it)) {
-        return Some((document, targets.index(index).key("target")));
+    let name = upstream.name.as_str();
+    if let Some((document, path)) = documents.find(Kind::Upstream, name) {
+        let targets = path.key("targets");
+        for (index, target) in document.json(&targets).as_array().into_iter().flatten().enumerate() {
+            add(target, &**document, targets.index(index));
+        }
+        for document in documents.added(name) {
+            if let Some((_, target)) = &document.target {
+                add(&document.json(&target.path), document, target.path.clone());
+            }
+        }
     }
-    documents.added(upstream.name.as_str()).iter().find_map(|document| {
-        let (_, target) = document.target.as_ref()?;
-        is_it(&document.json(&target.path)).then(|| (&**document, target.path.key("target")))
-    })
+    declared
 }

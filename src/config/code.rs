@@ -111,6 +111,8 @@ pub const REFUSED_BY_ENVOY: &str = "US190";
 pub const EMPTIED_FLEET: &str = "US191";
 /// A change that would take away too large a share of the routes, upstreams or targets.
 pub const MASS_REMOVAL: &str = "US192";
+/// Hosts and paths of routes whose product is too large.
+pub const TOO_MANY_MATCHES: &str = "US193";
 
 const fn info(id: &'static str, title: &'static str) -> Code {
     Code { id, level: Level::Info, title }
@@ -231,6 +233,7 @@ pub const CODES: &[Code] = &[
     error(REFUSED_BY_ENVOY, "files that an Envoy refused"),
     error(EMPTIED_FLEET, "files that would leave a fleet without listeners or routes where it has some"),
     error(MASS_REMOVAL, "files that would take away too many routes, upstreams or targets at once"),
+    error(TOO_MANY_MATCHES, "routes with too many combinations of hosts and paths"),
     error(FOREIGN_FIELD, "a field that the foreign format does not know"),
     warning(IGNORED, "something of a foreign file is ignored, and missed"),
     info(APPROXIMATED, "something of a foreign file is approximated"),

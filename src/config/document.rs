@@ -25,7 +25,8 @@ pub mod target;
 pub mod tls;
 pub mod upstream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::config::dialect::foreign::Places;
@@ -153,7 +154,7 @@ pub struct Document {
     /// True if the text could be read to its end, so that no name that it declares is missing here.
     pub whole: bool,
     /// Paths of the faults that decoding found: the fields read as absent, and must not be reported twice.
-    pub faulty: Vec<Path>,
+    pub faulty: BTreeSet<Path>,
     /// Entities in the order of the text.
     pub fleets: Vec<Declared<Fleet>>,
     /// Entities in the order of the text.
@@ -201,7 +202,7 @@ impl Document {
         Self {
             origin,
             whole: true,
-            faulty: Vec::new(),
+            faulty: BTreeSet::new(),
             fleets: Vec::new(),
             listeners: Vec::new(),
             certificates: Vec::new(),
@@ -350,16 +351,19 @@ impl Document {
 
     /// Returns true if decoding reported a fault at `path`, above it or below it.
     pub fn is_faulty(&self, path: &Path) -> bool {
-        self.faulty.iter().any(|faulty| faulty.contains(path) || path.contains(faulty))
+        let is_below = |faulty: &Path| path.contains(faulty);
+        let has_above = (0..path.0.len()).any(|length| self.faulty.contains(&path.0[..length]));
+        has_above || self.faulty.range::<Path, _>(path..).next().is_some_and(is_below)
     }
 
     /// Returns true if the field that is missing at `path` was reported as an unknown field with a similar name.
     pub fn is_misspelt(&self, path: &Path) -> bool {
         let Some((Step::Key(missing), parent)) = path.0.split_last() else { return false };
-        self.faulty.iter().any(|faulty| match faulty.0.split_last() {
-            Some((Step::Key(found), beside)) => {
-                beside == parent && !near(found, [missing.as_str()]).is_empty()
-            }
+        let from: (Bound<&[Step]>, Bound<&[Step]>) = (Bound::Included(parent), Bound::Unbounded);
+        let mut below =
+            self.faulty.range::<[Step], _>(from).take_while(|faulty| faulty.0.starts_with(parent));
+        below.any(|faulty| match &faulty.0[parent.len()..] {
+            [Step::Key(found)] => !near(found, [missing.as_str()]).is_empty(),
             _ => false,
         })
     }
@@ -405,5 +409,38 @@ fn stored_path(kind: Kind, name: &str, path: &Path) -> String {
     match path.to_string() {
         inner if inner.is_empty() => entity,
         inner => format!("{entity}.{inner}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path() -> impl Strategy<Value = Path> {
+        let step = prop_oneof![
+            prop::sample::select(vec!["name", "nmae", "a"]).prop_map(|key| Step::Key(key.to_owned())),
+            (0..2_usize).prop_map(Step::Index),
+        ];
+        prop::collection::vec(step, 0..4).prop_map(Path)
+    }
+
+    proptest! {
+        #[test]
+        fn faulty_places_are_those_of_a_comparison_with_all(faulty in prop::collection::vec(path(), 0..8), at in path()) {
+            let mut document = Document::empty(Origin::File("a.yaml".into()));
+            document.faulty = faulty.iter().cloned().collect();
+            let is_faulty = faulty.iter().any(|faulty| faulty.contains(&at) || at.contains(faulty));
+            prop_assert_eq!(document.is_faulty(&at), is_faulty);
+            let Some((Step::Key(missing), parent)) = at.0.split_last() else { return Ok(()) };
+            let is_misspelt = faulty.iter().any(|faulty| match faulty.0.split_last() {
+                Some((Step::Key(found), beside)) => {
+                    beside == parent && !near(found, [missing.as_str()]).is_empty()
+                }
+                _ => false,
+            });
+            prop_assert_eq!(document.is_misspelt(&at), is_misspelt);
+        }
     }
 }

@@ -9,6 +9,7 @@ use tracing::{error, info_span, warn};
 
 use crate::build::{self, Build, Inputs};
 use crate::config::Violation;
+use crate::config::cap::capped;
 use crate::config::edit::{EntityChange, Files, edits};
 use crate::config::material::{NamedBy, NamedFile, NamedFiles};
 use crate::config::render;
@@ -217,7 +218,7 @@ impl DesiredState {
         let mut inputs = self.inputs.clone();
         match build_resolved(&mut inputs, Some(&self.build), Reading::Missing) {
             Ok(build) => {
-                build.warnings_since(&self.build).into_iter().for_each(log_warning);
+                log_warnings(&build.warnings_since(&self.build));
                 (self.inputs, self.build) = (inputs, Arc::new(build));
                 true
             }
@@ -261,7 +262,9 @@ pub(super) fn add_texts(inputs: &mut Inputs, texts: &NamedFiles) {
     }
 }
 
-/// Logs a warning of a build.
-pub(super) fn log_warning(violation: &Violation) {
-    warn!("{}", render::line(violation));
+/// Logs warnings of a build; of too many, the first and their number.
+pub(super) fn log_warnings<'w>(warnings: impl IntoIterator<Item = &'w Violation>) {
+    for warning in capped(warnings.into_iter().cloned().collect()) {
+        warn!("{}", render::line(&warning));
+    }
 }

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::build::Inputs;
+use crate::config::cap::capped;
 use crate::config::code;
 use crate::config::edit::Files;
 use crate::config::material::{NamedFile, NamedFiles};
@@ -98,16 +99,18 @@ impl FileState {
         }
     }
 
-    /// Publishes and logs the faults of the files, once.
+    /// Publishes and logs the faults of the files, once; of too many, the first and their number.
     pub(super) fn report(&mut self, violations: Vec<Violation>) {
+        let count = violations.len();
+        let violations = capped(violations);
         if self.faults.borrow().violations == violations {
             return;
         }
         for violation in &violations {
             warn!("{}", render::line(violation));
         }
-        warn!(faults = violations.len(), "the files were refused; the last good config keeps serving");
-        let event = Event::FilesRefused { violations: violations.len() };
+        warn!(faults = count, "the files were refused; the last good config keeps serving");
+        let event = Event::FilesRefused { violations: count };
         self.faults.send_modify(|faults| {
             faults.since = faults.since.or_else(|| Some(Timestamp::now()));
             faults.violations = violations;

@@ -3,12 +3,14 @@
 
 mod rollout;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use crate::build::snapshot::past::SentSets;
+use crate::build::snapshot::resource::Version;
 use crate::build::snapshot::store_id::StoreId;
 use crate::build::{self, Build, Inputs};
 use crate::cache::Cache;
@@ -16,7 +18,7 @@ use crate::config::Violation;
 use crate::config::dialect::ReadingTerms;
 use crate::config::edit::{EntityChange, Files, Stored};
 use crate::control::Control;
-use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resolved, log_warning};
+use crate::control::desired::{Builder, Built, DesiredState, Reading, build_resolved, log_warnings};
 use crate::control::files::{FileState, fingerprint, refused_files};
 use crate::control::foreign::{ForeignStores, first_trust};
 use crate::control::operation::WriteError;
@@ -29,6 +31,7 @@ use crate::control::staging::Staging;
 use crate::control::start::rollout::LeftRollout;
 use crate::control::writer::Writer;
 use crate::control::writer::aside::AsideReader;
+use crate::envoy::ResourceType;
 use crate::inspect::removal::{self, LossLimits};
 use crate::model::overrides::OverridesByUpstream;
 use crate::nodes::Nodes;
@@ -42,6 +45,8 @@ use crate::telemetry::metrics::Metrics;
 /// Each is undone and built.
 const REMEMBERED: u64 = 100;
 
+/// Maximum time of a start that is spent on them.
+const REMEMBERING: Duration = Duration::from_secs(1);
 /// Time for which the Envoys of before a start are awaited. Envoy tries to connect again after 30 s at the latest.
 pub const ARRIVAL: Duration = Duration::from_secs(40);
 
@@ -138,7 +143,7 @@ impl Control {
         let recorded = RecordedRollout::new(&state);
         let awaited = awaited(&recorded, &live.build, arrival);
         let Built { inputs, build } = built;
-        build.warnings.iter().for_each(log_warning);
+        log_warnings(&build.warnings);
         let mut writer = Writer {
             files: FileState::new(&inputs, refused, refused_by_envoy, events.clone()),
             desired: DesiredState {
@@ -264,7 +269,8 @@ fn warn_of_loss(lost: &LostCommits) {
     );
 }
 
-/// Remembers the snapshots of the last revisions: those of what is live, and of what canaries may have.
+/// Remembers the snapshots of the last revisions: those of what is live, and of what canaries may have. Revisions
+/// are read one at a time, since all together may be large, and no more of them than are worth the time of a start.
 fn remember(
     cache: &Cache,
     store: &dyn Store,
@@ -272,36 +278,120 @@ fn remember(
     (builder, now): (&mut FirstBuilder, &Built),
     left: Option<&LeftRollout>,
 ) -> Result<(), WriteError> {
-    let revisions = store.revisions(state.revision.saturating_sub(REMEMBERED)..=state.revision)?;
-    let waits = revisions.partition_point(|it| left.is_none_or(|left| left.is_live(it.number)));
+    let deadline = Instant::now() + REMEMBERING;
+    let numbers = (state.revision.saturating_sub(REMEMBERED)..=state.revision).rev();
+    let read =
+        |number: u64| -> Result<Option<Revision>, WriteError> { Ok(store.revisions(number..=number)?.pop()) };
+    let mut chains = Vec::new();
+    if let Some(left) = left {
+        let live = numbers.clone().filter(|number| left.is_live(*number));
+        chains.push(builds_before(live.map(read), left.live.clone(), deadline)?);
+    }
     // Without waiting changes, what was accepted last is what is live.
     let is_other = left.is_none_or(LeftRollout::has_changes);
     let accepted = is_other.then(|| builder.last_accepted(now, state.files.as_ref())).flatten();
-    let live = left.map(|left| left.live.clone());
-    let mut chains = Vec::new();
-    chains.extend(live.map(|live| builds_before(&revisions[..waits], live)));
-    let since = if left.is_some() { waits } else { 0 };
-    chains.extend(accepted.map(|accepted| builds_before(&revisions[since..], accepted)));
+    if let Some(accepted) = accepted {
+        let waiting = numbers.filter(|number| left.is_none_or(|left| !left.is_live(*number)));
+        chains.push(builds_before(waiting.map(read), accepted, deadline)?);
+    }
     for before in chains.iter().flat_map(|chain| chain.iter().rev()) {
         before.snapshots.values().for_each(|snapshot| cache.past().remember_snapshot(snapshot));
     }
     Ok(())
 }
 
-/// Returns the build and those before it, back to the last change of files: earlier texts are not kept.
-fn builds_before(revisions: &[Revision], built: Built) -> Vec<Arc<Build>> {
+/// Returns the build and those before it, back to the last change of files, whose earlier texts are not kept, or
+/// to as many as are remembered. `revisions` begin with the newest.
+fn builds_before(
+    revisions: impl Iterator<Item = Result<Option<Revision>, WriteError>>,
+    built: Built,
+    deadline: Instant,
+) -> Result<Vec<Arc<Build>>, WriteError> {
     let Built { mut inputs, build: mut last } = built;
     let mut builds = vec![last.clone()];
-    for revision in revisions.iter().rev().filter(|revision| revision.error.is_none()) {
-        if revision.edits.iter().any(|edit| edit.file.is_some()) {
+    let mut sets: HashSet<Version> = versions(&last).collect();
+    for revision in revisions {
+        let Some(revision) = revision? else { break };
+        if revision.error.is_some() {
+            continue;
+        }
+        let is_of_files = revision.edits.iter().any(|edit| edit.file.is_some());
+        if is_of_files || sets.len() >= SentSets::KEPT || Instant::now() >= deadline {
             break;
         }
-        for edit in revision.edits.iter().rev() {
-            EntityChange::undoing(edit.clone()).apply(&mut inputs.stored);
+        for edit in revision.edits.into_iter().rev() {
+            EntityChange::undoing(edit).apply(&mut inputs.stored);
         }
         let Ok(before) = build::build(&inputs, Some(&last)) else { break };
         last = Arc::new(before);
+        sets.extend(versions(&last));
         builds.push(last.clone());
     }
-    builds
+    Ok(builds)
+}
+
+/// Returns the versions of the sets that are remembered of a build.
+fn versions(build: &Build) -> impl Iterator<Item = Version> {
+    let types = [ResourceType::Listener, ResourceType::Cluster];
+    build.snapshots.values().flat_map(move |snapshot| types.map(|it| snapshot.set(it).version()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::document::Kind;
+    use crate::config::edit::Edit;
+    use crate::control::revisions::new_revision;
+    use crate::store::RevisionSource;
+
+    /// Returns the revision by which an upstream got this timeout, and so another cluster.
+    fn revision(number: u64) -> Revision {
+        let body = |timeout: u64| {
+            let targets = [json!({ "target": "10.0.0.1:80" })];
+            Some(Arc::new(
+                json!({ "name": "u", "connect_timeout": format!("{timeout}ms"), "targets": targets }),
+            ))
+        };
+        let (before, after) = (body(number - 1), body(number));
+        let edit = Edit { kind: Kind::Upstream, name: "u".to_owned(), before, after, file: None };
+        new_revision(number, RevisionSource::Api, "a".to_owned(), vec![edit])
+    }
+
+    /// Returns how many of a thousand revisions are read, and how many builds are made of them.
+    fn undone(deadline: Instant, change: impl Fn(&mut Revision)) -> (usize, usize) {
+        let mut inputs = Inputs::default();
+        for edit in revision(1_000).edits {
+            let body = edit.after.expect("it is there");
+            EntityChange::Put { kind: edit.kind, name: edit.name, body }.apply(&mut inputs.stored);
+        }
+        let build = Arc::new(build::build(&inputs, None).expect("it is valid"));
+        let mut read = 0;
+        let revisions = (1..=1_000).rev().map(|number| {
+            read += 1;
+            let mut revision = revision(number);
+            change(&mut revision);
+            Ok(Some(revision))
+        });
+        let builds =
+            builds_before(revisions, Built { inputs, build }, deadline).expect("nothing fails").len();
+        (read, builds)
+    }
+
+    #[test]
+    fn a_start_undoes_no_more_revisions_than_are_remembered_or_than_it_has_time_for() {
+        let later = Instant::now() + Duration::from_secs(600);
+        // One set of listeners, and a set of clusters for each build.
+        assert_eq!(undone(later, |_| ()), (SentSets::KEPT - 1, SentSets::KEPT - 1));
+        assert_eq!(undone(Instant::now(), |_| ()), (1, 1));
+        let taken_back = |it: &mut Revision| it.error = (it.number > 900).then(|| "no".to_owned());
+        assert_eq!(undone(later, taken_back).1, SentSets::KEPT - 1);
+        let of_files = |it: &mut Revision| {
+            if it.number == 990 {
+                it.edits[0].file = Some("a.yaml".into());
+            }
+        };
+        assert_eq!(undone(later, of_files), (11, 11));
+    }
 }

@@ -50,7 +50,7 @@ async fn started_with_material(store: Arc<dyn Store>, material: MaterialReader) 
 async fn started_with(
     store: Arc<dyn Store>,
     files: Files,
-        terms: ReadingTerms::default(),
+    terms: ReadingTerms::default(),
     nodes: Nodes,
     arrival: Duration,
 ) -> (Control, Arc<Cache>) {

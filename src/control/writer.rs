@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::control::desired::{Built, DesiredState, log_warning};
+use crate::control::desired::{Built, DesiredState, log_warnings};
 use crate::control::files::FileState;
 use crate::control::foreign::ForeignStores;
 use crate::control::pending::PendingChange;
@@ -131,7 +131,7 @@ impl Writer {
         plan: RolloutPlan,
     ) -> u64 {
         let changed = before.build.snapshots != self.desired.build.snapshots;
-        self.desired.build.warnings_since(&before.build).into_iter().for_each(log_warning);
+        log_warnings(&self.desired.build.warnings_since(&before.build));
         let rejection = self.rollout.roll_out(&mut self.desired, before, changes, plan);
         self.resolve(rejection);
         self.record_rollout();

@@ -75,7 +75,8 @@ fn flush((number, entries): &mut (u32, Vec<Vec<u8>>), out: &mut Vec<u8>) {
     }
 }
 
-fn write_field(number: u32, value: &[u8], out: &mut Vec<u8>) {
+/// Appends a field that holds a string, bytes or an encoded message.
+pub fn write_field(number: u32, value: &[u8], out: &mut Vec<u8>) {
     encode_key(number, WireType::LengthDelimited, out);
     encode_varint(value.len() as u64, out);
     out.extend_from_slice(value);

@@ -5,7 +5,8 @@
 
 mod words;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -80,14 +81,14 @@ const NAMES: usize = 8;
 /// Summarizes changes in one line with their names. Entities with the same change share a sentence.
 pub fn summary(changes: &[PlannedChange]) -> String {
     let mut groups: Vec<Vec<&PlannedChange>> = Vec::new();
+    let mut known: BTreeMap<(&str, EditAction, &str), usize> = BTreeMap::new();
     for change in changes {
-        let alike = |group: &&mut Vec<&PlannedChange>| {
-            (group[0].kind, group[0].action, &group[0].of_many)
-                == (change.kind, change.action, &change.of_many)
-        };
-        match groups.iter_mut().find(alike) {
-            Some(group) => group.push(change),
-            None => groups.push(vec![change]),
+        match known.entry((change.kind, change.action, &change.of_many)) {
+            Entry::Occupied(group) => groups[*group.get()].push(change),
+            Entry::Vacant(new) => {
+                new.insert(groups.len());
+                groups.push(vec![change]);
+            }
         }
     }
     let sentence = |group: &Vec<&PlannedChange>| match group.as_slice() {
@@ -136,7 +137,7 @@ type DeclaredEntities = BTreeMap<(Kind, String), (Arc<str>, Arc<Value>)>;
 fn declared(build: &Build, other: &Build) -> DeclaredEntities {
     let shared: BTreeSet<*const Document> = other.file_documents().map(Arc::as_ptr).collect();
     let own = build.file_documents().filter(|document| !shared.contains(&Arc::as_ptr(document)));
-    let mut declared = DeclaredEntities::new();
+    let (mut declared, mut patches): (DeclaredEntities, HashMap<String, usize>) = Default::default();
     for document in own {
         let file: Arc<str> = document.file().unwrap_or_default().into();
         for kind in Kind::TOP.into_iter().chain([Kind::Raw]) {
@@ -149,9 +150,9 @@ fn declared(build: &Build, other: &Build) -> DeclaredEntities {
             let of = raw::key(patch.entity.resource_type, &patch.entity.name);
             let body = Arc::new(document.json(&patch.path));
             // Several patches may apply to one resource; they are numbered from 1.
-            let name = (1..).map(|number| format!("patches/{of}#{number}"));
-            let free = name.map(|name| (Kind::Raw, name)).find(|key| !declared.contains_key(key));
-            declared.extend(free.map(|key| (key, (file.clone(), body))));
+            let number = patches.entry(of.clone()).or_default();
+            *number += 1;
+            declared.insert((Kind::Raw, format!("patches/{of}#{number}")), (file.clone(), body));
         }
     }
     declared

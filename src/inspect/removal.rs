@@ -4,7 +4,7 @@
 //! So a change by files is refused if a fleet would be left without listeners or routes where it had some, or
 //! if more than a share of all routes, upstreams or targets would go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::build::Build;
@@ -16,7 +16,8 @@ use crate::envoy::ResourceType;
 use crate::inspect::plan::PlannedChange;
 use crate::model::Model;
 use crate::model::documents::Documents;
-use crate::model::name::Name;
+use crate::model::listener::{Listener, ProtocolSettings};
+use crate::model::name::{Name, Scope};
 
 /// Minimum number of removed entities that is refused.
 const MIN_REMOVED: usize = 10;
@@ -206,8 +207,8 @@ pub fn refusals_of_nothing(
     let declared = |kind| documents.sites(kind).next().is_some();
     let (listeners, routes) = (declared(Kind::Listener), declared(Kind::Route));
     let nothing = FleetParts { listeners: false, routes: false };
-    let mut fleets = after.model.fleet_names().into_iter();
-    let is_nothing = fleets.all(|fleet| FleetParts::of(after, &fleet) == nothing);
+    let (mut fleets, parts) = (after.model.fleet_names().into_iter(), PartsByFleet::new(after));
+    let is_nothing = fleets.all(|fleet| parts.of(&fleet) == nothing);
     if limits.allowed.empty || !is_nothing || !(listeners || routes) {
         return Vec::new();
     }
@@ -220,34 +221,87 @@ pub fn planned(before: &Build, after: &Build, limits: &LossLimits) -> Vec<Planne
     losses(before, after, limits).iter().map(Loss::planned).collect()
 }
 
-fn emptied_fleets(before: &Build, after: &Build) -> impl Iterator<Item = Loss> {
-    before.model.fleet_names().into_iter().filter_map(|fleet| {
-        let old = FleetParts::of(before, &fleet);
-        let new = FleetParts::of(after, &successor(&before.model, &after.model, &fleet));
+fn emptied_fleets(before: &Build, after: &Build) -> Vec<Loss> {
+    let (old_parts, new_parts) = (PartsByFleet::new(before), PartsByFleet::new(after));
+    let names: HashSet<Name> = after.model.fleets.iter().map(|it| it.name.clone()).collect();
+    let emptied = before.model.fleet_names().into_iter().filter_map(|fleet| {
+        let old = old_parts.of(&fleet);
+        let new = if names.contains(&fleet) {
+            new_parts.of(&fleet)
+        } else {
+            new_parts.of(&successor(&before.model, &after.model, &fleet))
+        };
         let (listeners, routes) = (old.listeners && !new.listeners, old.routes && !new.routes);
         (listeners || routes).then_some(Loss::Empty { fleet, listeners, routes })
-    })
+    });
+    emptied.collect()
 }
 
-/// Returns the fleet that gets the nodes of a fleet after the change: the same one, one that selects the same
-/// nodes under another name, or the default one.
+/// Returns the fleet that gets the nodes of a removed fleet after the change: one that selects the same nodes under
+/// another name, or the default one.
 fn successor(before: &Model, after: &Model, fleet: &Name) -> Name {
-    if after.fleets.iter().any(|it| it.name == *fleet) {
-        return fleet.clone();
-    }
     let removed = before.fleets.iter().find(|it| it.name == *fleet);
     let alike = removed.and_then(|removed| after.fleets.iter().find(|it| it.selects_alike(removed)));
     alike.map_or_else(Name::default_fleet, |alike| alike.name.clone())
 }
 
-impl FleetParts {
-    fn of(build: &Build, fleet: &Name) -> Self {
+/// Parts of a build by fleet. The routes are gone over once, however many fleets there are.
+struct PartsByFleet<'b> {
+    model: &'b Model,
+    /// A raw listener may have its routes within itself.
+    has_raw_listener: bool,
+    has_raw_route: bool,
+    has_declared_listener: bool,
+    /// Pairs of a listener and a fleet that a route is for; none where it is for all.
+    routes: HashSet<(Option<&'b Name>, Option<&'b Name>)>,
+}
+
+impl<'b> PartsByFleet<'b> {
+    fn new(build: &'b Build) -> Self {
+        fn names(scope: &Scope) -> Vec<Option<&Name>> {
+            match scope {
+                Scope::All => vec![None],
+                Scope::Only(names) => names.iter().map(Some).collect(),
+            }
+        }
         let model = &build.model;
-        let has_raw_listener = model.has_raw(ResourceType::Listener);
-        let is_declared = build.documents.sites(Kind::Listener).next().is_some();
+        let mut routes = HashSet::new();
+        for route in model.routes.values() {
+            for listener in names(&route.listeners) {
+                routes.extend(names(&route.fleets).into_iter().map(|fleet| (listener, fleet)));
+            }
+        }
         Self {
-            listeners: has_raw_listener || (is_declared && model.listeners_of(fleet).next().is_some()),
-            routes: model.has_routes(fleet),
+            model,
+            has_raw_listener: model.has_raw(ResourceType::Listener),
+            has_raw_route: model.has_raw(ResourceType::Route),
+            has_declared_listener: build.documents.sites(Kind::Listener).next().is_some(),
+            routes,
+        }
+    }
+
+    fn of(&self, fleet: &Name) -> FleetParts {
+        let mut opened = self.model.listeners_of(fleet);
+        let has_routes = opened.any(|listener| self.has_routes(fleet, listener));
+        let has_listener = self.model.listeners_of(fleet).next().is_some();
+        FleetParts {
+            listeners: self.has_raw_listener || (self.has_declared_listener && has_listener),
+            routes: self.has_raw_listener || self.has_raw_route || has_routes,
+        }
+    }
+
+    /// True if a listener passes requests or connections on.
+    fn has_routes(&self, fleet: &Name, listener: &Listener) -> bool {
+        match &listener.protocol {
+            ProtocolSettings::Http | ProtocolSettings::Https(_) => {
+                let listeners = [Some(&listener.name), None];
+                let scopes = listeners.into_iter().flat_map(|it| [(it, Some(fleet)), (it, None)]);
+                scopes.into_iter().any(|scope| self.routes.contains(&scope))
+            }
+            ProtocolSettings::TlsPassthrough => {
+                self.model.passthroughs_of(fleet, &listener.name).next().is_some()
+            }
+            ProtocolSettings::Tcp(_) | ProtocolSettings::FailoverGateway(_) => true,
         }
     }
 }

@@ -162,11 +162,12 @@ impl Documents {
     }
 
     fn unindex_entities(&mut self, documents: &[Arc<Document>]) {
+        let mut unnamed: BTreeSet<Kind> = BTreeSet::new();
         for (kind, name, Site { document, .. }) in entities(documents) {
             let entities = self.entities.entry(kind).or_default();
             entities.count -= 1;
             let Some(name) = name else {
-                entities.unnamed.retain(|site| site.document != document);
+                unnamed.insert(kind);
                 continue;
             };
             let Some(sites) = entities.by_name.get_mut(&name) else { continue };
@@ -174,6 +175,10 @@ impl Documents {
             if sites.is_empty() {
                 entities.by_name.remove(&name);
             }
+        }
+        let removed: BTreeSet<*const Document> = documents.iter().map(Arc::as_ptr).collect();
+        for (_, entities) in self.entities.iter_mut().filter(|(kind, _)| unnamed.contains(kind)) {
+            entities.unnamed.retain(|site| !removed.contains(&Arc::as_ptr(&site.document.0)));
         }
     }
 
@@ -201,16 +206,19 @@ impl Documents {
     /// Replaces the document of a target in the list of its upstream.
     fn put_target(&mut self, name: &str, document: Option<Arc<Document>>) {
         let Some(upstream) = name.split('/').next().and_then(Name::parse) else { return };
-        let known = self.targets.get(&upstream).map(|added| added.0.as_slice()).unwrap_or_default();
-        let mut added: Added = known.iter().filter(|it| it.stored_name() != Some(name)).cloned().collect();
+        // A list that an earlier version of the documents shares is copied once, however many of its targets change.
+        let mut known = self.targets.remove(&upstream).map_or_else(Arc::default, |added| added.0);
+        let added = Arc::make_mut(&mut known);
+        let origin = Origin::Stored { kind: Kind::Target, name: name.into() };
+        let place = added.partition_point(|known| known.origin < origin);
+        if added.get(place).is_some_and(|known| known.origin == origin) {
+            added.remove(place);
+        }
         if let Some(document) = document {
-            let place = added.partition_point(|known| known.origin < document.origin);
             added.insert(place, document);
         }
-        if added.is_empty() {
-            self.targets.remove(&upstream);
-        } else {
-            self.targets.insert(upstream, ArcPtrEq(Arc::new(added)));
+        if !added.is_empty() {
+            self.targets.insert(upstream, ArcPtrEq(known));
         }
     }
 

@@ -1,5 +1,6 @@
 //! Matchers of the host of a request.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::model::place::{FaultCollector, FaultPlace};
@@ -94,10 +95,10 @@ pub(crate) fn resolve(
     declared: &[String],
     faults: &mut FaultCollector,
 ) -> Vec<HostMatch> {
-    let mut hosts = Vec::new();
+    let (mut hosts, mut known) = (Vec::new(), HashSet::new());
     for (index, text) in declared.iter().enumerate() {
         match HostMatch::parse(text) {
-            Some(host) if hosts.contains(&host) => {}
+            Some(host) if !known.insert(host.clone()) => {}
             Some(host) => hosts.push(host),
             None => {
                 let help = "write a name such as shop.example.com, *.example.com or shop.*, without a port"

@@ -1,5 +1,6 @@
 //! Matchers of the path of a request.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::model::matching;
@@ -78,10 +79,10 @@ pub(crate) fn resolve(
     declared: &[String],
     faults: &mut FaultCollector,
 ) -> Vec<PathMatch> {
-    let mut paths = Vec::new();
+    let (mut paths, mut known) = (Vec::new(), HashSet::new());
     for (index, text) in declared.iter().enumerate() {
         match PathMatch::parse(text) {
-            Ok(path) if paths.contains(&path) => {}
+            Ok(path) if !known.insert(path.clone()) => {}
             Ok(path) => paths.push(path),
             Err((message, help)) => faults.wrong(&place.index(index), message, help),
         }

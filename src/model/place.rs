@@ -4,7 +4,8 @@ use jiff::Timestamp;
 
 use crate::config::code;
 use crate::config::document::Document;
-use crate::config::{Level, Path, Related, Violation, near};
+use crate::config::suggestions::Suggestions;
+use crate::config::{Level, Path, Related, Violation};
 
 /// Path in a document.
 #[derive(Debug, Clone)]
@@ -45,6 +46,8 @@ pub struct FaultCollector {
     /// Time at which the faults change although no input changed, because certificates expire; `None` if they
     /// do not.
     pub until: Option<Timestamp>,
+    /// Suggestions for mistyped names.
+    pub suggestions: Suggestions,
 }
 
 impl FaultCollector {
@@ -99,7 +102,7 @@ impl FaultCollector {
         name: &str,
         names: impl IntoIterator<Item = &'n str>,
     ) {
-        let help = match near(name, names).as_slice() {
+        let help = match self.suggestions.near(name, names).as_slice() {
             [] => "declare it, or name one that is there".to_owned(),
             words => format!("did you mean `{}`?", words.join("` or `")),
         };

@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::config::Path;
 use crate::config::code;
 use crate::config::document::{Declared, Document, Kind};
 use crate::config::raw::{self, Reference, Resource};
-use crate::config::{Path, near};
 use crate::envoy::ResourceType;
 use crate::model::documents::Documents;
 use crate::model::listener::Listener;
@@ -153,7 +153,7 @@ impl<'a> RawNames<'a> {
                 ResourceType::Endpoints => format!("there are no endpoints for `{name}`"),
                 _ => format!("no {} is named `{name}`", resource_type.singular()),
             };
-            let help = match near(name, self.of_type(*resource_type)).first() {
+            let help = match faults.suggestions.near(name, self.of_type(*resource_type)).first() {
                 Some(word) => format!("did you mean `{word}`?"),
                 None => "declare it, unless the Envoys' bootstrap has it".to_owned(),
             };

@@ -3,9 +3,10 @@
 pub mod action;
 pub mod rewrite;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::config::code;
 use crate::config::document::{self, Declared};
 use crate::model::header::{self, HeaderChanges};
 use crate::model::host_match::{self, HostMatch};
@@ -15,6 +16,9 @@ use crate::model::path_match::{self, PathMatch};
 use crate::model::place::{FaultCollector, FaultPlace};
 use crate::model::route::action::{Forward, RouteAction};
 use crate::model::service::Service;
+
+/// Maximum number of combinations of a host and a path of one route; above it, ten for each host and path.
+const MAX_MATCHES: usize = 10_000;
 
 /// Matcher of requests, and the action on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +74,8 @@ pub(crate) struct References {
     pub(crate) service: Option<Arc<Service>>,
 }
 
-/// Resolves a declared route whose references are resolved. Returns `None` for a route without an action, but
-/// reports its other faults.
+/// Resolves a declared route whose references are resolved. Returns `None` for a route without an action or with
+/// too many matches, but reports its other faults.
 pub(crate) fn resolve(
     references: References,
     place: &FaultPlace<'_>,
@@ -89,6 +93,15 @@ pub(crate) fn resolve(
     let action = action::resolve(place, route, service, &paths, faults);
     let response_headers =
         HeaderChanges::resolve(&place.key("response_headers"), &route.response_headers, faults);
+    let matches = hosts.len().saturating_mul(paths.len());
+    // Many hosts with a few paths, and the other way round, are no product.
+    let limit = MAX_MATCHES.max(10 * (hosts.len() + paths.len()));
+    if matches > limit {
+        let message = format!("{} hosts with {} paths each are {matches} matches", hosts.len(), paths.len());
+        let help = format!("such a route has at most {limit}: name fewer hosts or paths, or split the route");
+        faults.error(&place.key("paths"), code::TOO_MANY_MATCHES, message, help);
+        return None;
+    }
     let action = action?;
     Some(Route {
         name,
@@ -106,17 +119,16 @@ pub(crate) fn resolve(
 }
 
 fn methods(place: &FaultPlace<'_>, declared: &[String], faults: &mut FaultCollector) -> Vec<String> {
-    let mut methods: Vec<String> = Vec::new();
+    let mut methods: BTreeSet<&String> = BTreeSet::new();
     for (index, method) in declared.iter().enumerate() {
         if method.is_empty() || !method.chars().all(|c| c.is_ascii_uppercase() || c == '-') {
             let help = "methods are written in capitals, such as GET".to_owned();
             faults.wrong(&place.index(index), format!("`{method}` is not a method"), help);
-        } else if !methods.contains(method) {
-            methods.push(method.clone());
+        } else {
+            methods.insert(method);
         }
     }
-    methods.sort();
-    methods
+    methods.into_iter().cloned().collect()
 }
 
 fn headers(

@@ -2,7 +2,6 @@
 
 pub mod hash;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -260,9 +259,9 @@ pub(crate) fn members(
         let help = "Envoy would refuse requests in place of sending them to the others".to_owned();
         faults.error(place, code::CONFLICT, message, help);
     }
-    let priorities: BTreeSet<u32> = members.iter().map(|member| member.tier).collect();
+    let tiers = target::tiers(members.iter().map(|member| member.tier));
     for member in &mut members {
-        member.tier = u32::try_from(priorities.range(..member.tier).count()).unwrap_or(u32::MAX);
+        member.tier = tiers[&member.tier];
     }
     members.sort_by_key(|member| member.tier);
     let orders = orders(&members);
@@ -281,7 +280,7 @@ pub(crate) fn members(
 fn orders(members: &[Member]) -> usize {
     let weighted = members.iter().filter(|member| member.weight > 0).collect::<Vec<_>>();
     let tiers = weighted.chunk_by(|one, next| one.tier == next.tier);
-    tiers.map(|tier| (tier.len() * (tier.len() - 1)).max(1)).fold(1, usize::saturating_mul)
+    tiers.map(|tier| tier.len().saturating_mul(tier.len() - 1).max(1)).fold(1, usize::saturating_mul)
 }
 
 fn resolve_retries(

@@ -1,5 +1,6 @@
 //! Targets: the members of an upstream.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -250,6 +251,12 @@ pub(crate) fn priority(
         (None, Some(true)) => 1,
         (None, Some(false) | None) => document::target::Target::PRIORITY,
     }
+}
+
+/// Returns the tier of each priority: its position among them.
+pub(crate) fn tiers(priorities: impl Iterator<Item = u32>) -> BTreeMap<u32, u32> {
+    let priorities: BTreeSet<u32> = priorities.collect();
+    priorities.into_iter().zip(0..).collect()
 }
 
 #[cfg(test)]

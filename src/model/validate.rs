@@ -8,6 +8,7 @@ mod context;
 mod fleets;
 mod listeners;
 mod outcome;
+mod overlap;
 mod passthroughs;
 mod protocols;
 pub mod resolved;
@@ -67,7 +68,7 @@ pub fn validate(
         faults: FaultCollector::default(),
     };
     let (model, resolved) = model(&mut validation, last);
-    let FaultCollector { violations: warnings, until } = validation.faults;
+    let FaultCollector { violations: warnings, until, .. } = validation.faults;
     if warnings.iter().any(|violation| violation.level == Level::Error) {
         return Err(warnings);
     }

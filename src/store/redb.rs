@@ -35,8 +35,8 @@ use crate::store::redb::tables::{
     ANSWERS, ENTITIES, FILES, FORMAT, RECORDS, REFUSED_FILES, REVISIONS, TOKENS,
 };
 use crate::store::{
-    Commit, Error, KeptAnswer, LostCommits, Record, RemovalTerms, Revision, Store, StoredState,
-    TokenAddition, TokenRecord, TokenRemoval,
+    Commit, Error, HEADS_PAGE, KeptAnswer, LostCommits, Record, RemovalTerms, Revision, RevisionHead, Store,
+    StoredState, TokenAddition, TokenRecord, TokenRemoval,
 };
 
 /// Interval at which expired answers are removed.
@@ -233,6 +233,25 @@ impl Store for RedbStore {
                 .ok_or_else(|| Error::Damaged { key: format!("revisions/{number}") })
         };
         records.into_iter().map(read).collect()
+    }
+
+    fn revision_heads(&self, before: u64, count: usize) -> Result<Vec<RevisionHead>, Error> {
+        let before = before.min(self.revision() + 1);
+        let heads = self.reading(|transaction| {
+            let (mut heads, mut size) = (Vec::new(), 0);
+            for entry in transaction.open_table(REVISIONS)?.range(..before)?.rev().take(count) {
+                let (number, record) = entry?;
+                let head = encoding::read_revision_head(number.value(), record.value());
+                size += head.as_ref().map_or(0, RevisionHead::size);
+                if size > HEADS_PAGE && !heads.is_empty() {
+                    break;
+                }
+                heads.push(head.ok_or(number.value()));
+            }
+            Ok(heads)
+        })?;
+        let damaged = |number| Error::Damaged { key: format!("revisions/{number}") };
+        heads.into_iter().map(|head| head.map_err(damaged)).collect()
     }
 
     fn answer(&self, key: &str, now: Timestamp) -> Result<Option<KeptAnswer>, Error> {

@@ -64,6 +64,7 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "same-address.yaml",
     "same-requests.yaml",
     "sticky-over-several-clusters.yaml",
+    "too-many-matches.yaml",
     "too-many-members.yaml",
 ];
 

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::config::cap::capped;
 use crate::config::{Level, Path, Violation, code};
 use crate::control::operation::WriteError;
 use crate::store;
@@ -177,10 +178,37 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).expect("it was a status before");
         let retry_after = self.retry_after;
-        let mut response = (status, axum::Json(self)).into_response();
+        let problem = Self { violations: capped(self.violations), ..self };
+        let mut response = (status, axum::Json(problem)).into_response();
         response.headers_mut().extend(retry_after.map(|seconds| (header::RETRY_AFTER, seconds.into())));
         let problem = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, problem);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::cap::MAX_SHOWN;
+    use crate::config::document::Kind;
+    use crate::config::tree::Node;
+    use crate::config::{Level, Path, decode};
+
+    #[tokio::test]
+    async fn a_problem_of_many_faults_counts_all_and_shows_the_first() {
+        let (document, _) = decode::parse_stored(Kind::Service, "s", Node::from_json(&Value::Null));
+        let fault = || document.violation("US113", Level::Error, &Path::default(), "no".to_owned());
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the config would not make sense");
+        let response = problem.with((0..1_500).map(|_| fault()).collect()).into_response();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("it is whole");
+        let body: Value = serde_json::from_slice(&body).expect("it is JSON");
+        assert_eq!(body["detail"], "the config would not make sense (1500 faults)");
+        let shown = body["violations"].as_array().expect("there are some");
+        assert_eq!(shown.len(), MAX_SHOWN + 1);
+        assert_eq!(shown[MAX_SHOWN]["message"], "500 more errors are not shown");
+        assert_eq!(shown[MAX_SHOWN]["pointer"], "", "it has a place like the others");
     }
 }

@@ -98,22 +98,38 @@ pub(crate) async fn list(
             text.parse().map_err(|_| bad(format!("`{name}` is the number of a revision, not `{text}`")))
         }
     };
-    let size: u64 = number(query.take("size")?, "size", PAGE.0)?.clamp(1, PAGE.1);
+    let size = number(query.take("size")?, "size", PAGE.0)?.clamp(1, PAGE.1);
     let after = number(query.take("after")?, "after", u64::MAX)?;
     query.end()?;
-    let (store, progress) = (admin.store.clone(), admin.control.progress());
-    blocking::run(move || {
-        let last = store.revision();
-        let newest = last.min(after.saturating_sub(1));
-        let oldest = (newest + 1).saturating_sub(size).max(1);
-        let revisions = store.revisions(oldest..=newest)?;
-        // There are no gaps: if the one before is kept, there is more.
-        let is_more = !store.revisions(oldest - 1..=oldest - 1)?.is_empty();
-        let next = is_more.then(|| format!("/revisions?after={oldest}&size={size}"));
-        let items = revisions.iter().rev().map(|revision| RevisionView::new(revision, &progress)).collect();
-        Ok(Json(Items { items, next }))
-    })
-    .await
+    let progress = admin.control.progress();
+    admin
+        .reading_history(move |store| {
+            let count = usize::try_from(size).unwrap_or(usize::MAX);
+            let heads = store.revision_heads(after, count)?;
+            let oldest = heads.last().map_or(0, |oldest| oldest.number);
+            let is_more = !store.revision_heads(oldest, 1)?.is_empty();
+            let next = is_more.then(|| format!("/revisions?after={oldest}&size={size}"));
+            let items = heads.into_iter().map(|head| RevisionView::new(head, &progress)).collect();
+            Ok(Json(Items { items, next }))
+        })
+        .await
+}
+
+impl Admin {
+    /// Runs `read` on a thread where it may block, once there are few enough readers of revisions.
+    async fn reading_history<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Store) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let permit = self.history_readers.0.clone().acquire_owned().await;
+        let store = self.store.clone();
+        blocking::run(move || {
+            let outcome = read(&*store);
+            drop(permit);
+            outcome
+        })
+        .await
+    }
 }
 
 /// `GET /revisions/{number}`: with what changed.
@@ -127,11 +143,11 @@ pub(crate) async fn read(
 
 impl Admin {
     async fn revision(&self, number: u64) -> Result<RevisionDetailView, Problem> {
-        let (store, progress, mask) = (self.store.clone(), self.control.progress(), self.mask);
-        blocking::run(move || {
-            let revision = one(&*store, number)?;
-            let changes = revision.edits.iter().map(|edit| EditView::new(edit, mask)).collect();
-            Ok(RevisionDetailView { revision: RevisionView::new(&revision, &progress), changes })
+        let (progress, mask) = (self.control.progress(), self.mask);
+        self.reading_history(move |store| {
+            let (head, edits) = one(store, number)?.split();
+            let changes = edits.iter().map(|edit| EditView::new(edit, mask)).collect();
+            Ok(RevisionDetailView { revision: RevisionView::new(head, &progress), changes })
         })
         .await
     }
@@ -155,13 +171,14 @@ pub(crate) async fn diff(
         .split_once("..")
         .ok_or_else(|| bad(format!("`{range}` is no range; write it as /revisions/41..43/diff")))?;
     let (a, b) = (parse_or_none(a)?, parse_or_none(b)?);
-    let (store, mask) = (admin.store.clone(), admin.mask);
-    blocking::run(move || {
-        let edits = between(&*store, a.min(b), a.max(b))?.into_iter().map(|it| turned(it, a > b));
-        let changes = edits.map(|edit| EditView::new(&edit, mask)).collect();
-        Ok(Json(RevisionDiffView { from: a, to: b, changes }))
-    })
-    .await
+    let mask = admin.mask;
+    admin
+        .reading_history(move |store| {
+            let edits = between(store, a.min(b), a.max(b))?.into_iter().map(|it| turned(it, a > b));
+            let changes = edits.map(|edit| EditView::new(&edit, mask)).collect();
+            Ok(Json(RevisionDiffView { from: a, to: b, changes }))
+        })
+        .await
 }
 
 /// `POST /revisions/{number}/rollback`: what REST declared becomes what it was then. Where files declare
@@ -233,8 +250,8 @@ impl Operation for RollbackWrite {
 /// Refuses a revision that was taken back: its state was that of the one before, which is not what is asked
 /// for.
 fn refuse_rejected(store: &dyn Store, number: u64) -> Result<(), Problem> {
-    let revision = store.revisions(number..=number)?.pop();
-    match revision.and_then(|revision| revision.error) {
+    let newest = store.revision_heads(number.saturating_add(1), 1)?.pop();
+    match newest.filter(|newest| newest.number == number).and_then(|revision| revision.error) {
         Some(error) => {
             let detail = format!("revision {number} was never in effect; an Envoy refused it: {error}");
             Err(Problem::new(StatusCode::CONFLICT, detail))
@@ -266,19 +283,19 @@ fn between(store: &dyn Store, a: u64, b: u64) -> Result<Vec<Edit>, Problem> {
     if let Some(missing_one) = [a, b].into_iter().find(|number| *number > last) {
         return Err(missing(missing_one));
     }
-    let revisions = store.revisions(a + 1..=b)?;
-    // Revisions that are no longer kept cannot be undone.
-    if revisions.len() as u64 != b - a {
-        return Err(missing(a));
-    }
     let mut edits: BTreeMap<(Kind, String, bool), Edit> = BTreeMap::new();
-    // A revision that was taken back changed nothing.
-    let revisions = revisions.into_iter().filter(|revision| revision.error.is_none());
-    for edit in revisions.flat_map(|revision| revision.edits) {
-        let key = (edit.kind, edit.name.clone(), edit.file.is_some());
-        match edits.get_mut(&key) {
-            Some(known) => known.after = edit.after,
-            None => drop(edits.insert(key, edit)),
+    // One at a time: of an entity that changed in many of them, only the first and the last state are held.
+    for number in a + 1..=b {
+        // Revisions that are no longer kept cannot be undone.
+        let revision = store.revisions(number..=number)?.pop().ok_or_else(|| missing(a))?;
+        // A revision that was taken back changed nothing.
+        let undone = revision.error.is_some();
+        for edit in revision.edits.into_iter().filter(|_| !undone) {
+            let key = (edit.kind, edit.name.clone(), edit.file.is_some());
+            match edits.get_mut(&key) {
+                Some(known) => known.after = edit.after,
+                None => drop(edits.insert(key, edit)),
+            }
         }
     }
     Ok(edits.into_values().filter(|edit| edit.action().is_some()).collect())

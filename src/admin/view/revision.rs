@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::admin::view::secret::SecretMask;
 use crate::config::edit::{Edit, EditAction};
 use crate::control::progress::Progress;
-use crate::store::Revision;
+use crate::store::RevisionHead;
 
 /// State of a revision.
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
@@ -49,22 +49,22 @@ pub(crate) struct RevisionView {
 
 impl RevisionView {
     /// Returns a revision, with its state in this rollout.
-    pub(crate) fn new(revision: &Revision, progress: &Progress) -> Self {
+    pub(crate) fn new(revision: RevisionHead, progress: &Progress) -> Self {
         Self {
             number: revision.number,
             time: revision.time.to_string(),
-            author: revision.author.clone(),
+            author: revision.author,
             source: revision.source.word(),
-            reason: revision.reason.clone(),
-            summary: revision.summary.clone(),
+            reason: revision.reason,
+            summary: revision.summary,
             state: match revision.number {
                 _ if revision.error.is_some() => RevisionState::Rejected,
                 number if progress.rolling_out.contains(&number) => RevisionState::RollingOut,
                 number if number == progress.live => RevisionState::Live,
                 _ => RevisionState::Superseded,
             },
-            error: revision.error.clone(),
-            refused_by: revision.refused_by.clone(),
+            error: revision.error,
+            refused_by: revision.refused_by,
         }
     }
 }

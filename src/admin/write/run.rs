@@ -25,6 +25,9 @@ const REVISION: HeaderName = HeaderName::from_static("x-revision");
 const REPEATED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const WARNING: HeaderName = HeaderName::from_static("x-warning");
 
+/// Maximum number of headers with a warning. Clients and proxies refuse a response with too many.
+const MAX_WARNING_HEADERS: usize = 20;
+
 impl Admin {
     /// Performs a write, or plans it with `?dry_run=true`.
     pub(crate) async fn write<O>(&self, write: Write, operation: O) -> Result<Response, Problem>
@@ -114,7 +117,8 @@ impl Admin {
     /// Fails with 409 if the revision was taken back.
     async fn refuse_rejected(&self, revision: u64) -> Result<(), Problem> {
         let store = self.store.clone();
-        let found = blocking::run(move || Ok(store.revisions(revision..=revision)?.pop())).await?;
+        let newest = blocking::run(move || Ok(store.revision_heads(revision + 1, 1)?.pop())).await?;
+        let found = newest.filter(|newest| newest.number == revision);
         match found.and_then(|revision| Some((revision.error?, revision.refused_by))) {
             Some((error, by)) => {
                 let detail =
@@ -180,9 +184,9 @@ fn respond(written: &AcceptedWrite<Reply>, missing: &[Value]) -> Response {
     if *is_repeated {
         set(REPEATED, "true");
     }
-    for warning in warnings {
+    for warning in warnings.into_iter().take(MAX_WARNING_HEADERS) {
         // Headers are ASCII; the body has the full text.
-        set(WARNING, &render::line(warning).replace(|c: char| !c.is_ascii(), "?"));
+        set(WARNING, &render::line(&warning).replace(|c: char| !c.is_ascii(), "?"));
     }
     response
 }

@@ -290,6 +290,13 @@ pub(super) const FAULTS: &[Explanation] = &[
         "",
     ),
     fault(
+        "US193",
+        "Envoy looks for a request's host first, and then for its path: each host holds every path of its routes, and those of the wildcards that cover it. The memory of each Envoy would grow with the product.",
+        "name fewer hosts or paths: `*.example.com` covers many hosts, a prefix many paths; or split the route",
+        "",
+        "",
+    ),
+    fault(
         "US201",
         "The original tool refuses it too: it would be dropped, and what it was to say would not hold.",
         "write the field as the original format spells it; the message has the near word",

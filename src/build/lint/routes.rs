@@ -11,6 +11,7 @@ use crate::build::lint::subject::ShadowedPath;
 use crate::config::code;
 use crate::memo::changes;
 use crate::model::host_match::HostMatch;
+use crate::model::matching::StringMatch;
 use crate::model::name::{Name, Scope};
 use crate::model::path_match::PathMatch;
 use crate::model::route::Route;
@@ -105,7 +106,7 @@ impl Shadows {
 
 /// Routes by each host, and by each path for it, that they name.
 struct RouteIndex<'r> {
-    by_host: HashMap<&'r HostMatch, HashMap<&'r PathMatch, Vec<&'r Route>>>,
+    by_host: HashMap<&'r HostMatch, HashMap<&'r PathMatch, ByCondition<'r>>>,
     highest_rank: i64,
 }
 
@@ -116,14 +117,14 @@ fn shadows(routes: &OrdMap<Name, Arc<Route>>) -> BTreeMap<Name, Vec<ShadowedPath
         for (host, path) in
             route.hosts.iter().flat_map(|host| route.paths.iter().map(move |path| (host, path)))
         {
-            index.by_host.entry(host).or_default().entry(path).or_default().push(route);
+            index.by_host.entry(host).or_default().entry(path).or_default().add(route);
         }
     }
     let of_route = |route: &Route| -> Vec<ShadowedPath> {
         let shadowed = |path: &PathMatch| {
             let mut before = route.hosts.iter().map(|host| index.before(route, host, path));
             let first = before.next()??;
-            before.all(|other| other.is_some()).then(|| (path.clone(), first.name.clone()))
+            before.all(|other| other.is_some()).then(|| (path.clone(), first.clone()))
         };
         route.paths.iter().filter_map(shadowed).collect()
     };
@@ -133,11 +134,8 @@ fn shadows(routes: &OrdMap<Name, Arc<Route>>) -> BTreeMap<Name, Vec<ShadowedPath
 
 impl<'r> RouteIndex<'r> {
     /// Returns a route that takes all requests of `route` for one of its hosts and paths.
-    fn before(&self, route: &Route, host: &HostMatch, path: &PathMatch) -> Option<&'r Route> {
-        let takes_all = |other: &&&Route| other.name != route.name && matches_all_of(other, route);
-        let more =
-            self.at(host, path).iter().filter(|it| it.rank == route.rank && has_more_conditions(it, route));
-        if let Some(other) = more.clone().find(takes_all) {
+    fn before(&self, route: &Route, host: &HostMatch, path: &PathMatch) -> Option<&'r Name> {
+        if let Some(other) = self.at(host, path).and_then(|others| others.first_with_more_methods(route)) {
             return Some(other);
         }
         let is_regex = matches!(path, PathMatch::Regex(_));
@@ -147,19 +145,76 @@ impl<'r> RouteIndex<'r> {
         }
         let paths = covering(path);
         // Within a host and a rank, prefixes stand before regexes.
-        let wider = paths.iter().filter(|it| is_regex && *it != path).flat_map(|path| self.at(host, path));
-        if let Some(other) = wider.filter(|it| it.rank == route.rank).find(takes_all) {
-            return Some(other);
+        let mut wider = paths.iter().filter(|it| is_regex && *it != path);
+        let wider = wider.find_map(|path| self.at(host, path)?.first(route, |it| it.rank == route.rank));
+        if wider.is_some() {
+            return wider;
         }
         let hosts = if is_outranked { host.covering() } else { Vec::new() };
-        let higher = hosts.iter().flat_map(|host| paths.iter().flat_map(move |path| self.at(host, path)));
-        higher.filter(|it| it.rank > route.rank).find(takes_all).copied()
+        let mut higher = hosts.iter().flat_map(|host| paths.iter().filter_map(|path| self.at(host, path)));
+        higher.find_map(|others| others.first(route, |it| it.rank > route.rank))
     }
 
-    fn at(&self, host: &HostMatch, path: &PathMatch) -> &[&'r Route] {
-        let routes = self.by_host.get(host).and_then(|by_path| by_path.get(path));
-        routes.map(Vec::as_slice).unwrap_or_default()
+    fn at(&self, host: &HostMatch, path: &PathMatch) -> Option<&ByCondition<'r>> {
+        self.by_host.get(host)?.get(path)
     }
+}
+
+/// Routes of one host and path. A route matches all requests of another only if that has each of its conditions: so
+/// it is found by one of them.
+#[derive(Debug, Default)]
+struct ByCondition<'r> {
+    all: RoutesByCondition<'r>,
+    /// Routes with several methods. No other route precedes one of the same host and path, and matches all of its
+    /// requests: it has more conditions, and these can only be methods, any of which may match.
+    of_methods: RoutesByCondition<'r>,
+}
+
+/// Routes by their first condition on a header or a query parameter; none for a route without any.
+type RoutesByCondition<'r> = HashMap<Option<Condition<'r>>, Vec<&'r Route>>;
+
+/// Condition: true for a header, false for a query parameter; its name and the expected value.
+type Condition<'r> = (bool, &'r str, &'r StringMatch);
+
+impl<'r> ByCondition<'r> {
+    fn add(&mut self, route: &'r Route) {
+        let first = conditions(route).next();
+        if route.methods.len() > 1 {
+            self.of_methods.entry(first).or_default().push(route);
+        }
+        self.all.entry(first).or_default().push(route);
+    }
+
+    /// Returns the first wanted route by name, if any, that matches all requests of `route`.
+    fn first(&self, route: &Route, is_wanted: impl Fn(&Route) -> bool) -> Option<&'r Name> {
+        first_of(&self.all, route, is_wanted)
+    }
+
+    /// Returns the first route by name, if any, that matches all requests of `route` and precedes it in its rank.
+    fn first_with_more_methods(&self, route: &Route) -> Option<&'r Name> {
+        if route.methods.is_empty() {
+            return None;
+        }
+        first_of(&self.of_methods, route, |other| {
+            other.rank == route.rank && has_more_conditions(other, route)
+        })
+    }
+}
+
+fn first_of<'r>(
+    routes: &RoutesByCondition<'r>,
+    route: &Route,
+    is_wanted: impl Fn(&Route) -> bool,
+) -> Option<&'r Name> {
+    let keys = conditions(route).map(Some).chain([None]);
+    let others = keys.filter_map(|key| routes.get(&key)).flatten();
+    let others = others.filter(|other| is_wanted(other) && other.name != route.name);
+    others.filter(|other| matches_all_of(other, route)).map(|other| &other.name).min()
+}
+
+fn conditions(route: &Route) -> impl Iterator<Item = Condition<'_>> {
+    let headers = route.headers.iter().map(|(name, expected)| (true, name.as_str(), expected));
+    headers.chain(route.query.iter().map(|(name, expected)| (false, name.as_str(), expected)))
 }
 
 /// Returns true if `other` precedes `route` for the same host and path, by its number of conditions.
@@ -211,4 +266,76 @@ fn covering(path: &PathMatch) -> Vec<PathMatch> {
     let ends = (2..=text.len()).filter(|end| text.is_char_boundary(*end));
     let beginnings = ends.map(|end| PathMatch::StartsWith(text[..end].to_owned()));
     [path.clone()].into_iter().chain(prefixes).chain(beginnings).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::build::{Inputs, build};
+
+    /// Returns the shadowed paths by a comparison of all routes with all.
+    fn by_all(routes: &OrdMap<Name, Arc<Route>>) -> BTreeMap<Name, Vec<ShadowedPath>> {
+        let before = |route: &Route, host: &HostMatch, path: &PathMatch| {
+            let first = |hosts: &[HostMatch], paths: &[PathMatch], is_wanted: &dyn Fn(&Route) -> bool| {
+                let places = hosts.iter().flat_map(|host| paths.iter().map(move |path| (host, path)));
+                let mut others = places.flat_map(|(host, path)| {
+                    routes.values().filter(move |it| it.hosts.contains(host) && it.paths.contains(path))
+                });
+                others.find(|it| it.name != route.name && is_wanted(it) && matches_all_of(it, route))
+            };
+            let (own_host, own_path) = ([host.clone()], [path.clone()]);
+            let same = |it: &Route| it.rank == route.rank;
+            let more = |it: &Route| same(it) && has_more_conditions(it, route);
+            let is_wider = |it: &PathMatch| matches!(path, PathMatch::Regex(_)) && it != path;
+            let wider: Vec<PathMatch> = covering(path).into_iter().filter(is_wider).collect();
+            first(&own_host, &own_path, &more)
+                .or_else(|| first(&own_host, &wider, &same))
+                .or_else(|| first(&host.covering(), &covering(path), &|it| it.rank > route.rank))
+                .map(|it| it.name.clone())
+        };
+        let shadowed = |route: &Route, path: &PathMatch| {
+            let found: Option<Vec<Name>> = route.hosts.iter().map(|host| before(route, host, path)).collect();
+            Some((path.clone(), found?.first()?.clone()))
+        };
+        let of_route = |route: &Route| -> Vec<ShadowedPath> {
+            route.paths.iter().filter_map(|path| shadowed(route, path)).collect()
+        };
+        let shadows = routes.values().map(|route| (route.name.clone(), of_route(route)));
+        shadows.filter(|(_, paths)| !paths.is_empty()).collect()
+    }
+
+    /// Returns the conditions of a route in the words of a config.
+    fn route() -> impl Strategy<Value = String> {
+        let path = prop::sample::select(vec!["/", "/a", "/a*", "=/a", "~/a/.*", "~/.*"]);
+        let one_of = |words: &'static [&'static str]| prop::sample::subsequence(words, 0..=words.len());
+        let methods = one_of(&["GET", "PUT", "POST"]);
+        let host = prop::sample::select(vec!["'*'", "a.test", "'*.test'"]);
+        let (headers, query) = (one_of(&["x: '1'", "y: '2'", "z: '*'"]), one_of(&["q: '1'", "p: '2'"]));
+        (path, host, 0..2, methods, headers, query).prop_map(
+            |(path, host, rank, methods, headers, query)| {
+                let (methods, headers, query) = (methods.join(", "), headers.join(", "), query.join(", "));
+                format!(
+                    "paths: ['{path}'], hosts: [{host}], rank: {rank}, methods: [{methods}], headers: {{ {headers} }}, query: {{ {query} }}"
+                )
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn shadows_are_those_of_a_comparison_of_all_routes(routes in prop::collection::btree_set(route(), 1..12)) {
+            let route = |(number, text): (usize, &String)| format!("  - {{ name: r-{number}, service: s, {text} }}\n");
+            let routes: String = routes.iter().enumerate().map(route).collect();
+            let text = format!(
+                "upstreams: [{{ name: u, targets: [{{ target: 10.0.0.1:80 }}] }}]\nservices: [{{ name: s, upstream: u }}]\nroutes:\n{routes}"
+            );
+            let files = OrdMap::unit("a.yaml".to_owned(), text.into());
+            let build = build(&Inputs { files, ..Inputs::default() }, None).expect("all of them differ");
+            prop_assert_eq!(shadows(&build.model.routes), by_all(&build.model.routes));
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Subjects of rules: an entity with its declaration, and what must be known around it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use crate::build::compile::route::retry;
 use crate::build::compile::service;
 use crate::build::lint::input::LintInput;
 use crate::build::lint::levels::Levels;
+use crate::build::lint::neighbours::{Neighbours, UpstreamNeighbours};
 use crate::config::document::lint::LintSetting;
 use crate::config::document::{self, Kind};
 use crate::memo::ArcEq;
@@ -27,12 +28,12 @@ pub(super) type CallerKey = (Name, Option<Name>);
 /// Path of a route of which other routes take all requests, with the first that does.
 pub(super) type ShadowedPath = (PathMatch, Name);
 
-/// Upstream, with its callers and the upstreams that have a target in common with it.
+/// Upstream, with its callers and its neighbours: upstreams that have a target in common with it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct UpstreamSubject {
     upstream: ArcEq<Upstream>,
     callers: Vec<Caller>,
-    neighbours: Vec<ArcEq<Upstream>>,
+    neighbours: UpstreamNeighbours,
     raw_reaches_it: bool,
     site: Site,
     pub(super) levels: ArcEq<Levels>,
@@ -132,18 +133,18 @@ impl UpstreamSubject {
         input: LintInput<'_>,
         name: &Name,
         callers: impl Iterator<Item = &'c CallerSubject>,
-        neighbours: impl Iterator<Item = &'c Name>,
+        neighbours: &Neighbours,
         levels: &Arc<Levels>,
     ) -> Option<Self> {
         let LintInput { model, documents, .. } = input;
         let callers: Vec<&Caller> = callers.map(|subject| &subject.caller).collect();
         let is_routed = callers.iter().any(|caller| caller.route.is_some());
         let callers = callers.into_iter().filter(|caller| caller.route.is_some() == is_routed);
-        let neighbours = neighbours.filter_map(|name| model.upstreams.get(name));
+        let upstream = model.upstreams.get(name)?;
         Some(Self {
-            upstream: ArcEq(model.upstreams.get(name)?.clone()),
+            upstream: ArcEq(upstream.clone()),
             callers: callers.cloned().collect(),
-            neighbours: neighbours.cloned().map(ArcEq).collect(),
+            neighbours: neighbours.of(upstream),
             raw_reaches_it: !model.raw.is_empty(),
             site: documents.site(Kind::Upstream, name.as_str())?.clone(),
             levels: ArcEq(levels.clone()),
@@ -165,8 +166,8 @@ impl UpstreamSubject {
         &self.callers
     }
 
-    pub(super) fn neighbours(&self) -> impl Iterator<Item = &Upstream> {
-        self.neighbours.iter().map(|neighbour| &*neighbour.0)
+    pub(super) fn neighbours(&self) -> &UpstreamNeighbours {
+        &self.neighbours
     }
 
     /// Returns true if no route leads to it. False if there is any raw resource, since that may lead to it.
@@ -183,17 +184,31 @@ impl UpstreamSubject {
         FaultPlace::new(document, &document.upstreams[self.site.index].path)
     }
 
-    /// Returns the place of a target in the upstream's own list; that of the upstream if the list does not
-    /// have the target.
-    pub(super) fn place_of(&self, address: &Address) -> FaultPlace<'_> {
-        let targets = self.declared().targets.iter().flatten();
-        let own = |target: &document::target::Target| {
-            target.target.as_ref().is_some_and(|text| Address::parse(text).is_ok_and(|own| own == *address))
-        };
-        match targets.enumerate().find(|(_, target)| own(target)) {
-            Some((index, _)) => self.place().key("targets").index(index),
-            None => self.place(),
+    /// Returns the place of one target; otherwise like [`Self::places_of`].
+    pub(super) fn place_of<'s>(&'s self, address: &'s Address) -> FaultPlace<'s> {
+        self.places_of([address].into_iter()).next().unwrap_or_else(|| self.place())
+    }
+
+    /// Returns the places of targets in the upstream's own list; that of the upstream for a target that the list
+    /// does not have.
+    pub(super) fn places_of<'s>(
+        &'s self,
+        addresses: impl Iterator<Item = &'s Address>,
+    ) -> impl Iterator<Item = FaultPlace<'s>> {
+        let mut addresses = addresses.peekable();
+        let mut own: HashMap<Address, usize> = HashMap::new();
+        if addresses.peek().is_some() {
+            let declared = self.declared().targets.iter().flatten().enumerate();
+            for (index, target) in declared {
+                let address = target.target.as_ref().and_then(|text| Address::parse(text).ok());
+                if let Some(address) = address {
+                    own.entry(address).or_insert(index);
+                }
+            }
         }
+        let place = self.place();
+        let targets = place.key("targets");
+        addresses.map(move |address| own.get(address).map_or(place.clone(), |index| targets.index(*index)))
     }
 }
 

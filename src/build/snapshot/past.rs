@@ -11,9 +11,6 @@ use crate::build::snapshot::resource::Version;
 use crate::build::snapshot::set::ResourceSet;
 use crate::envoy::ResourceType;
 
-/// Number of sets that are kept. They share the resources that did not change.
-const KEPT: usize = 32;
-
 /// Sets that were sent last, of all fleets and of the types that are sent whole. Cheap to clone: clones
 /// share.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +28,9 @@ struct SentSet {
 }
 
 impl SentSets {
+    /// Number of sets that are kept. They share the resources that did not change.
+    pub const KEPT: usize = 32;
+
     /// Records that clients are sent `set`.
     pub fn remember(&self, set: &ResourceSet) {
         self.with(|sets| {
@@ -41,7 +41,7 @@ impl SentSets {
                     known.into_iter().for_each(|known| sets.push_front(known));
                 }
                 None => {
-                    sets.truncate(KEPT - 1);
+                    sets.truncate(Self::KEPT - 1);
                     // A copy without the cached encodings.
                     let set = Arc::new(ResourceSet::from(set.by_name.clone(), set.version));
                     sets.push_front(SentSet { set, doubtful: false });
@@ -91,6 +91,8 @@ mod tests {
 
     use super::*;
     use crate::build::snapshot::resource::Resource;
+
+    const KEPT: usize = SentSets::KEPT;
 
     fn set(content: usize) -> ResourceSet {
         let cluster = Cluster { name: content.to_string(), ..Default::default() };

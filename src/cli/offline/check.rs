@@ -11,6 +11,7 @@ use crate::build::{self, Build, Inputs};
 use crate::cli::dialect::DialectOptions;
 use crate::cli::output::{DataFormat, FormatOptions, OutputFormat};
 use crate::cli::print;
+use crate::config::cap::capped;
 use crate::config::{Level, Violation, render};
 use crate::source::files;
 use crate::source::material;
@@ -50,7 +51,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             std::mem::forget(build);
             violations
         }
-        Err(violations) => empty.into_iter().chain(violations).collect::<Vec<_>>(),
+        Err(violations) => capped(empty.into_iter().chain(violations).collect()),
     };
     let ok = violations.iter().all(|violation| violation.level != Level::Error);
     match options.output.format() {
@@ -71,7 +72,7 @@ pub(crate) fn build(paths: &[PathBuf], dialect: DialectOptions) -> Result<Build,
 
 /// Prints violations on standard error, for people.
 pub(crate) fn report(violations: &[Violation]) {
-    print::styled_note(human(violations).trim_end());
+    print::styled_note(human(&capped(violations.to_vec())).trim_end());
 }
 
 /// Formats violations for people, with the source lines that they are about.

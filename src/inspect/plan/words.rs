@@ -1,6 +1,6 @@
 //! Descriptions of edits: the effect on failover rather than the bytes that differ.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -11,6 +11,7 @@ use crate::config::edit::{Edit, EditAction};
 use crate::inspect::plan::PlannedChange;
 use crate::model::Model;
 use crate::model::name::Name;
+use crate::model::target::Address;
 use crate::model::upstream::Upstream;
 
 /// Predicates for one entity and for several, with the level of the change.
@@ -174,20 +175,25 @@ fn counted(number: usize, one: &str, several: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { several })
 }
 
+/// Returns the addresses of the targets whose tier satisfies `is_in`.
+fn addresses_of(upstream: &Upstream, is_in: impl Fn(u32) -> bool) -> HashSet<&Address> {
+    upstream.targets.iter().filter(|target| is_in(target.tier)).map(|target| &target.address).collect()
+}
+
 fn of_tiers(old: &Upstream, new: &Upstream) -> Option<(String, Level)> {
     let count = |upstream: &Upstream| {
         let primaries = upstream.targets.iter().filter(|target| target.tier == 0).count();
         (primaries, upstream.targets.len() - primaries)
     };
     let mut primaries = old.targets.iter().filter(|target| target.tier == 0);
-    let stays = |address| new.targets.iter().any(|target| target.address == address && target.tier == 0);
+    let stay = addresses_of(new, |tier| tier == 0);
     let loses_primaries =
-        !old.targets.is_empty() && !primaries.clone().any(|target| stays(target.address.clone()));
-    let is_standby = |address| old.targets.iter().any(|target| target.address == address && target.tier > 0);
+        !old.targets.is_empty() && !primaries.clone().any(|target| stay.contains(&target.address));
+    let standbys = addresses_of(old, |tier| tier > 0);
     // Targets are sorted by tier.
     let serving = new.targets.first().map(|target| target.tier);
     let mut now_first = new.targets.iter().filter(|target| Some(target.tier) == serving);
-    let standbys_serve = now_first.any(|target| is_standby(target.address.clone()));
+    let standbys_serve = now_first.any(|target| standbys.contains(&target.address));
     let ((old_primaries, old_standbys), (new_primaries, new_standbys)) = (count(old), count(new));
     let warning = |text: String| Some((text, Level::Warning));
     let info = |text: String| Some((text, Level::Info));

@@ -1,5 +1,6 @@
 //! Context of a validation: the documents, what is known of them, and the faults found so far.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -141,10 +142,19 @@ impl<'a> Validation<'a> {
             return Scope::All;
         }
         let known = known();
+        // A list of a few names is not worth an index.
+        let by_text: HashMap<&str, &Name> = match list.len() {
+            ..=4 => HashMap::new(),
+            _ => known.iter().map(|name| (name.as_str(), *name)).collect(),
+        };
+        let named = |text: &str| match list.len() {
+            ..=4 => known.iter().copied().find(|name| name.as_str() == text),
+            _ => by_text.get(text).copied(),
+        };
         let mut names = Vec::new();
         for (index, text) in list.iter().enumerate() {
-            match known.iter().find(|name| name.as_str() == text) {
-                Some(name) => names.push((*name).clone()),
+            match named(text) {
+                Some(name) => names.push(name.clone()),
                 None if !self.is_complete => {}
                 None => {
                     let candidates = known.iter().map(|name| name.as_str());

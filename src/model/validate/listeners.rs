@@ -15,6 +15,7 @@ use crate::model::place::FaultPlace;
 use crate::model::service::Service;
 use crate::model::upstream::Upstream;
 use crate::model::validate::context::{self, Named, Validation};
+use crate::model::validate::overlap::ScopeIndex;
 use crate::model::validate::protocols;
 
 /// Resolves the listeners. Without any, there is the default one.
@@ -30,6 +31,7 @@ pub(super) fn resolve<'a>(
     }
     let fleet_names: Vec<Name> = fleets.iter().map(|fleet| fleet.name.clone()).collect();
     let mut listeners: Vec<(FaultPlace<'_>, Listener)> = Vec::new();
+    let mut by_address = ScopeIndex::default();
     for named in declared {
         let place = named.place();
         let Named { name, counts, declared, .. } = named;
@@ -49,16 +51,15 @@ pub(super) fn resolve<'a>(
         let listener =
             listener::resolve(name, scope, service, &place, declared, known, &mut validation.faults);
         let Some(listener) = listener else { continue };
-        let used_by = listeners
-            .iter()
-            .find(|(_, other)| other.address == listener.address && other.fleets.overlaps(&listener.fleets));
-        if let Some((first, other)) = used_by {
+        if let Some(used_by) = by_address.first(&listener.address, &listener.fleets) {
+            let (first, other) = &listeners[used_by];
             let message = format!("listener `{}` has the address {} too", other.name, listener.address);
             let related = vec![first.key("address").related("first used here")];
             let help = "give each listener of a fleet an address of its own".to_owned();
             validation.faults.error_with(&place.key("address"), code::SAME_ADDRESS, message, help, related);
         }
         if counts {
+            by_address.insert(listener.address, &listener.fleets, listeners.len());
             listeners.push((place, listener));
         }
     }

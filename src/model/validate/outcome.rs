@@ -77,7 +77,7 @@ pub(super) fn alone<T>(
         faults: FaultCollector::default(),
     };
     let entity = resolve(&mut validation).map(Arc::new);
-    let FaultCollector { violations: faults, until } = validation.faults;
+    let FaultCollector { violations: faults, until, .. } = validation.faults;
     EntityOutcome { entity, faults, until }
 }
 

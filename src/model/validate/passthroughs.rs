@@ -15,6 +15,7 @@ use crate::model::passthrough::{self, Passthrough};
 use crate::model::place::FaultPlace;
 use crate::model::service::Service;
 use crate::model::validate::context::{Named, Validation};
+use crate::model::validate::overlap::ScopeIndex;
 use crate::model::validate::protocols;
 use crate::model::validate::protocols::{fields, is_declared};
 
@@ -102,13 +103,14 @@ pub(super) fn resolve<'a>(
 
 /// Reports two routes that match the same connections.
 fn report_equal_matches<'a>(validation: &mut Validation<'a>, all: &[(FaultPlace<'a>, Passthrough)]) {
+    let mut by_match = ScopeIndex::default();
     for (index, (place, own)) in all.iter().enumerate() {
-        let twin = all[..index].iter().find_map(|(first, other)| {
-            let meets = other.fleets.overlaps(&own.fleets)
-                && other.listeners.iter().any(|listener| own.listeners.contains(listener));
-            let host = own.hosts.iter().find(|host| other.hosts.contains(host));
-            host.filter(|_| meets).map(|host| (first, other, host))
-        });
+        let matches = || own.hosts.iter().flat_map(|host| own.listeners.iter().map(move |it| (host, it)));
+        let twins = matches().filter_map(|key| Some((by_match.first(&key, &own.fleets)?, key.0)));
+        // Of the hosts that the first of them has too, the first.
+        let twin = twins.min_by_key(|(other, _)| *other);
+        matches().for_each(|key| by_match.insert(key, &own.fleets, index));
+        let twin = twin.map(|(other, host)| (&all[other].0, &all[other].1, host));
         if let Some((first, other, host)) = twin {
             let message = format!("route `{}` asks for the same connections: {host}", other.name);
             let help = "let them differ in their hosts or listeners".to_owned();

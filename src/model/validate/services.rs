@@ -1,6 +1,6 @@
 //! Validation of services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -123,7 +123,7 @@ fn members(
         let help = "leave one of them out".to_owned();
         validation.faults.error(&place.key("upstream"), code::CONFLICT, message, help);
     }
-    let mut members: Vec<Member> = Vec::new();
+    let (mut members, mut known): (Vec<Member>, HashSet<Name>) = Default::default();
     for (index, declared) in service.upstreams.iter().enumerate() {
         let place = several.index(index);
         let (weight, tier) = service::share(&place, declared, &mut validation.faults);
@@ -134,7 +134,7 @@ fn members(
         let Some(upstream) = upstream(validation, &place.key("name"), Some(name), upstreams) else {
             continue;
         };
-        if members.iter().any(|other| other.upstream.name == upstream.name) {
+        if !known.insert(upstream.name.clone()) {
             let message = format!("upstream `{}` is a member of this service already", upstream.name);
             let help = "list it once, with one weight".to_owned();
             validation.faults.error(&place.key("name"), code::SAME_MEMBER, message, help);

@@ -166,6 +166,7 @@ pub(super) fn routes<'a>(
     let mut changed = changes(&last.routes.entities, &resolved.routes.entities);
     if !changed.all(|it| it.old.zip(it.new).is_some_and(|(old, new)| old.matches_the_same(new))) {
         routes::report_equal_matches(validation, &resolved.routes.entities);
+        routes::report_repeated_matches(validation, &resolved.routes.entities);
     }
     passthroughs::resolve(validation, passthroughs, &resolved.scopes.fleets, &resolved.services.entities)
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::config::document::Kind;
 use crate::config::edit::Edit;
-use crate::store::{KeptAnswer, Revision, RevisionSource, TokenRecord};
+use crate::store::{KeptAnswer, Revision, RevisionHead, RevisionSource, TokenRecord};
 
 #[expect(unreachable_pub, reason = "generated; proto/understudy/store/v1/store.proto has the comments")]
 mod messages {
@@ -65,13 +65,36 @@ pub(super) fn read_revision(number: u64, bytes: &[u8]) -> Option<Revision> {
         number,
         time: Timestamp::from_millisecond(record.time).ok()?,
         author: record.author,
-        reason: Some(record.reason).filter(|reason| !reason.is_empty()),
+        reason: present(record.reason),
         summary: record.summary,
-        source: RevisionSource::ALL.into_iter().find(|source| source.word() == record.source)?,
+        source: source(&record.source)?,
         edits: record.edits.into_iter().map(edit).collect::<Option<_>>()?,
-        error: Some(record.error).filter(|error| !error.is_empty()),
+        error: present(record.error),
         refused_by: record.refused_by,
     })
+}
+
+/// Reads a revision without decoding its edits.
+pub(super) fn read_revision_head(number: u64, bytes: &[u8]) -> Option<RevisionHead> {
+    let record = messages::RevisionHead::decode(bytes).ok()?;
+    Some(RevisionHead {
+        number,
+        time: Timestamp::from_millisecond(record.time).ok()?,
+        author: record.author,
+        reason: present(record.reason),
+        summary: record.summary,
+        source: source(&record.source)?,
+        error: present(record.error),
+        refused_by: record.refused_by,
+    })
+}
+
+fn present(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn source(word: &str) -> Option<RevisionSource> {
+    RevisionSource::ALL.into_iter().find(|source| source.word() == word)
 }
 
 /// Encodes an answer: its own fields have the numbers up to 3, those of the opaque bytes that follow begin at

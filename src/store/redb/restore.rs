@@ -11,7 +11,7 @@ use crate::store::redb::directory::{
     FILE, NEWEST, STAGED, close_to_others, create_directory, create_file, failed, lock_directory,
     sync_directory,
 };
-use crate::store::{Error, Store as _, StoredState};
+use crate::store::{Error, KEPT_REVISIONS, Store as _, StoredState};
 
 /// Replaces the state in `directory` by a backup. The backup is read to its end before anything is changed,
 /// and takes its place in one step.
@@ -66,7 +66,11 @@ fn stage(backup: &Path, directory: &Path) -> Result<StoredState, Error> {
         error => error,
     })?;
     let state = store.load()?;
-    store.revisions(1..=u64::MAX)?;
+    // One at a time: all together may be larger than the memory.
+    let newest = store.revision();
+    for number in newest.saturating_sub(KEPT_REVISIONS)..=newest {
+        store.revisions(number..=number)?;
+    }
     drop(store);
     let file = File::open(directory.join(FILE));
     file.and_then(|file| file.sync_all()).map_err(failed(directory))?;

@@ -94,6 +94,39 @@ fn the_last_thousand_revisions_are_kept() {
 }
 
 #[test]
+fn heads_are_revisions_without_their_edits_and_a_page_of_them_is_bounded() {
+    let directory = directory();
+    let store = RedbStore::open(directory.path()).expect("opens");
+    let mut revisions: Vec<Revision> = (1..=40).flat_map(|it| revision(it).revisions).collect();
+    revisions[3].refused_by = vec!["edge-1".to_owned()];
+    revisions[4].error = Some("no".to_owned());
+    revisions[5].reason = Some("why".to_owned());
+    // Ten of these are too much for a page.
+    revisions[20..].iter_mut().for_each(|it| it.summary = "x".repeat(HEADS_PAGE / 9));
+    store.commit(0, &Commit { revisions, ..Commit::default() }).expect("commits");
+
+    let all: Vec<RevisionHead> =
+        store.revisions(1..=40).expect("reads").into_iter().map(|it| it.split().0).collect();
+    let (mut found, mut pages, mut before) = (Vec::new(), Vec::new(), u64::MAX);
+    loop {
+        let page = store.revision_heads(before, 15).expect("reads");
+        let Some(oldest) = page.last() else { break };
+        before = oldest.number;
+        pages.push(page.len());
+        found.extend(page);
+    }
+    assert!(found.iter().rev().eq(&all), "the newest are first, and none is left out");
+    assert_eq!(pages, [8, 8, 15, 9]);
+    // One that is larger than a page is a page.
+    let mut large = revision(41);
+    large.revisions[0].summary = "x".repeat(2 * HEADS_PAGE);
+    store.commit(40, &large).expect("commits");
+    assert_eq!(store.revision_heads(u64::MAX, 15).expect("reads").len(), 1);
+    assert_eq!(store.revision_heads(1, 15).expect("reads"), []);
+    assert_eq!(store.revision_heads(0, 15).expect("reads"), []);
+}
+
+#[test]
 fn an_answer_is_kept_for_a_day() {
     let directory = directory();
     let store = RedbStore::open(directory.path()).expect("opens");

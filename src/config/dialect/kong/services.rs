@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::Path;
 use crate::config::code;
 use crate::config::dialect::foreign::ForeignObject;
 use crate::config::dialect::kong::build::{self, Fields, milliseconds};
@@ -16,7 +17,6 @@ use crate::config::dialect::kong::world::{Url, World};
 use crate::config::dialect::note::Fate;
 use crate::config::dialect::translation::Unit;
 use crate::config::tree::{Node, Value};
-use crate::config::Path;
 
 /// Suffix of the native service that keeps the client's host.
 const PRESERVE: &str = "--preserve-host";
