@@ -51,11 +51,11 @@ pub(super) struct DoubleScopeIndex(ScopeIndex<FirstScope>);
 /// Names of the first scope that an entity is found by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum FirstScope {
-    /// Whatever its scope is.
+    /// Entities of any scope.
     Any,
-    /// Without a scope.
+    /// Entities without a scope.
     Unscoped,
-    /// With this name in its scope.
+    /// Entities with this name in their scope.
     Named(Name),
 }
 

@@ -107,7 +107,7 @@ fn report_equal_matches<'a>(validation: &mut Validation<'a>, all: &[(FaultPlace<
     for (index, (place, own)) in all.iter().enumerate() {
         let matches = || own.hosts.iter().flat_map(|host| own.listeners.iter().map(move |it| (host, it)));
         let twins = matches().filter_map(|key| Some((by_match.first(&key, &own.fleets)?, key.0)));
-        // Of the hosts that the first of them has too, the first.
+        // The first host that the first of them has too.
         let twin = twins.min_by_key(|(other, _)| *other);
         matches().for_each(|key| by_match.insert(key, &own.fleets, index));
         let twin = twin.map(|(other, host)| (&all[other].0, &all[other].1, host));
