@@ -69,8 +69,8 @@ pub(crate) async fn measure(
             sleep(Duration::from_secs(1) * u32::try_from(number)? / RAMP).await;
             let channel = Endpoint::from_shared(url)?.connect().await?;
             let checks = checks(channel.clone(), number, begun.clone());
-            let clusters = clusters(channel.clone(), number);
-            tokio::try_join!(loads(channel, first, report, begun, &heard), checks, clusters).map(drop)
+            let held = hold_clusters(channel.clone(), number);
+            tokio::try_join!(loads(channel, first, report, begun, &heard), checks, held).map(drop)
         });
     }
     sleep(Duration::from_secs(2) + Duration::from_secs(1) * u32::try_from(streams)? / RAMP).await;
@@ -106,7 +106,7 @@ pub(crate) async fn measure(
 }
 
 /// Asks for all clusters in the name of one Envoy, and acknowledges them: reports on others do not count.
-async fn clusters(channel: Channel, number: usize) -> anyhow::Result<()> {
+async fn hold_clusters(channel: Channel, number: usize) -> anyhow::Result<()> {
     let mut client = ClusterDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
     let (requests, outgoing) = mpsc::channel(1);
     requests.send(DeltaDiscoveryRequest { node: Some(node(number)), ..Default::default() }).await?;
