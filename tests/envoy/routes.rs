@@ -11,15 +11,19 @@ use tokio::net::TcpStream;
 
 use crate::echo::{ReceivedRequest, TestServer, head};
 use crate::harness::{PATIENCE, Understudy, eventually, free_port};
-use crate::stage::{Edge, create};
+use crate::stage::{DELTA, Edge, STATE_OF_THE_WORLD, Variant, create};
 
 /// Starts an Envoy in front of this config, which has no listener.
 async fn edge(config: &str) -> Edge {
+    edge_speaking(STATE_OF_THE_WORLD, config).await
+}
+
+async fn edge_speaking(variant: Variant, config: &str) -> Edge {
     let (port, directory) = (free_port(), tempfile::tempdir().expect("a temporary directory"));
     let listener = format!("listeners:\n  - {{ name: web, address: 127.0.0.1:{port} }}\n");
     fs::write(directory.path().join("shop.yaml"), listener + config).expect("writes");
     let understudy = Understudy::serve(&[&directory.path().display().to_string()]).await;
-    let edge = Edge::new(understudy, port).await;
+    let edge = Edge::speaking(variant, understudy, port).await;
     eventually(PATIENCE, "the listener is there", async || {
         match edge.request(Method::GET, "nobody.example", "/").send().await {
             Ok(_) => Ok(()),
@@ -103,7 +107,8 @@ async fn answered_by(edge: &Edge, requests: &[(Method, &str, &str, &str)]) {
 /// wildcards have in common, and of all others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_larger_rank_wins_over_the_host_and_equal_ranks_go_by_what_they_name() {
-    let edge = edge(
+    let edge = edge_speaking(
+        DELTA,
         r#"
 routes:
   - { name: any, respond: { body: any } }
