@@ -3,6 +3,7 @@
 //! A [`Control`] is a handle of the writer's thread. Files, endpoint overrides and writes over the API are
 //! tasks of that thread, which makes one change after the other: see `writer`. An [`Operation`] is a write.
 
+mod aside;
 mod desired;
 mod files;
 mod foreign;

@@ -5,7 +5,6 @@
 //! last.
 
 mod adopt;
-pub(super) mod aside;
 mod record;
 pub(super) mod saved;
 mod take_back;
@@ -17,6 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tracing::info;
 
+use crate::control::aside::AsideReader;
 use crate::control::desired::{Built, DesiredState, log_warnings};
 use crate::control::files::FileState;
 use crate::control::foreign::ForeignStores;
@@ -25,8 +25,7 @@ use crate::control::queue::TaskQueue;
 use crate::control::revisions::RevisionLog;
 use crate::control::rollout::{Rejection, RolloutPlan, RolloutQueue};
 use crate::control::staging::Staging;
-use crate::control::task::Task;
-use crate::control::writer::aside::AsideReader;
+use crate::control::task::{QueuedPlan, Task};
 
 /// State of the writer's thread.
 pub(super) struct Writer {
@@ -112,6 +111,19 @@ impl Writer {
             Task::Ping(answered) => drop(answered.send(())),
         }
         None
+    }
+
+    /// Plans, or sets the plan aside.
+    fn plan(&mut self, mut plan: Box<dyn QueuedPlan>) {
+        if plan.is_abandoned() {
+            return;
+        }
+        if let Some(unread) = plan.plan(&self.desired) {
+            self.aside.read(unread, move |texts| {
+                plan.add_texts(texts);
+                Task::Plan(plan)
+            });
+        }
     }
 
     fn update_addresses(&mut self) {

@@ -5,15 +5,14 @@ use std::collections::BTreeSet;
 
 use crate::config::material::{NamedFile, NamedFiles};
 use crate::control::queue::WeakTaskSender;
-use crate::control::task::{FilesChange, QueuedPlan, Task};
-use crate::control::writer::Writer;
+use crate::control::task::{FilesChange, Task};
 use crate::source::material::MaterialReader;
 
 /// Reader of the files of changes that are set aside.
-pub(in crate::control) struct AsideReader {
-    pub(in crate::control) material: MaterialReader,
+pub(super) struct AsideReader {
+    pub(super) material: MaterialReader,
     /// Sender to the writer's own queue.
-    pub(in crate::control) tasks: WeakTaskSender,
+    pub(super) tasks: WeakTaskSender,
 }
 
 impl AsideReader {
@@ -36,20 +35,5 @@ impl AsideReader {
         self.read(unread, move |read| {
             Task::Files(FilesChange { texts: change.texts.into_iter().chain(read).collect(), ..change })
         });
-    }
-}
-
-impl Writer {
-    /// Plans, or sets the plan aside.
-    pub(super) fn plan(&mut self, mut plan: Box<dyn QueuedPlan>) {
-        if plan.is_abandoned() {
-            return;
-        }
-        if let Some(unread) = plan.plan(&self.desired) {
-            self.aside.read(unread, move |texts| {
-                plan.add_texts(texts);
-                Task::Plan(plan)
-            });
-        }
     }
 }
