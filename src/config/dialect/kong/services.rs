@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::Path;
 use crate::config::code;
 use crate::config::dialect::foreign::ForeignObject;
 use crate::config::dialect::kong::build::{self, Fields, milliseconds};
@@ -16,7 +17,6 @@ use crate::config::dialect::kong::world::{Url, World};
 use crate::config::dialect::note::Fate;
 use crate::config::dialect::translation::Unit;
 use crate::config::tree::{Node, Value};
-use crate::config::Path;
 
 /// Suffix of the native service that keeps the client's host.
 const PRESERVE: &str = "--preserve-host";
@@ -281,6 +281,12 @@ fn notes(world: &World<'_>, view: EntityView<'_>, upstream: &str, teller: &mut T
         ),
     }
     silence(view, &name, teller);
+    tls_notes(view, upstream, world, teller);
+}
+
+/// Notes what of TLS towards targets differs or is ignored.
+fn tls_notes(view: EntityView<'_>, upstream: &str, world: &World<'_>, teller: &mut Teller) {
+    let object = &view.entity.object;
     if let Some(depth) = view.get(&["tls_verify_depth"]) {
         teller
             .note(depth.object, &["tls_verify_depth"], Fate::Ignored, "Envoy checks chains of any length")
