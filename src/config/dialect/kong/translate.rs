@@ -31,6 +31,8 @@ pub struct KongTranslation {
 #[derive(Debug, Clone, Default)]
 struct Ingredients {
     entities: Vec<Arc<Entity>>,
+    /// Upstream of which fields are read, and not its extent: that ends elsewhere when a target changes.
+    upstream: Option<Arc<Entity>>,
     facts: Vec<String>,
 }
 
@@ -40,6 +42,16 @@ impl PartialEq for Ingredients {
         self.entities.len() == other.entities.len()
             && self.entities.iter().zip(&other.entities).all(is_same)
             && self.facts == other.facts
+            && match (&self.upstream, &other.upstream) {
+                (Some(ours), Some(theirs)) => {
+                    let (ours, theirs) = (&ours.object, &theirs.object);
+                    Arc::ptr_eq(ours, theirs)
+                        || (ours.file == theirs.file
+                            && ours.path == theirs.path
+                            && ours.node.value == theirs.node.value)
+                }
+                (ours, theirs) => ours.is_none() && theirs.is_none(),
+            }
     }
 }
 
@@ -96,7 +108,7 @@ impl UnitMaker<'_> {
             let entities = world.callers_of_address(address).iter().copied().cloned().collect();
             let name = format!("address {}", upstreams::address_name(address));
             let entities = with_authorities(world, entities);
-            let of = Ingredients { entities, facts: Vec::new() };
+            let of = Ingredients { entities, ..Ingredients::default() };
             self.make(name, of, || upstreams::of_address(world, address));
         }
         for route in world.all(EntityKind::Route) {
@@ -104,7 +116,7 @@ impl UnitMaker<'_> {
         }
         for certificate in world.all(EntityKind::Certificate) {
             let entities = [certificate].into_iter().chain(world.owned(EntityKind::Sni, certificate));
-            let of = Ingredients { entities: entities.copied().cloned().collect(), facts: Vec::new() };
+            let of = Ingredients { entities: entities.copied().cloned().collect(), ..Ingredients::default() };
             let name = format!("certificate {}", world.certificate_name(certificate));
             self.make(name, of, || certificates::translate(world, certificate));
         }
@@ -115,7 +127,9 @@ impl UnitMaker<'_> {
         let entities = certificates::shown(world).into_iter().cloned().collect();
         let heads = world.documents.iter().filter_map(|document| document.head.as_ref());
         let facts = heads.map(|head| head.file.to_string()).collect();
-        self.make("listeners".to_owned(), Ingredients { entities, facts }, || certificates::listeners(world));
+        self.make("listeners".to_owned(), Ingredients { entities, facts, ..Ingredients::default() }, || {
+            certificates::listeners(world)
+        });
     }
 
     fn make(&mut self, name: String, of: Ingredients, make: impl FnOnce() -> Unit) {
@@ -141,7 +155,6 @@ impl UnitMaker<'_> {
             (None, Some(address)) => world.callers_of_address(&address),
             (None, None) => &[],
         };
-        entities.extend(upstream.cloned());
         // The name of the native upstream depends on the services beside this one only if there are several ways.
         if beside.len() > 1 {
             entities.extend(beside.iter().copied().cloned());
@@ -150,7 +163,9 @@ impl UnitMaker<'_> {
         let of = |route: &Arc<Entity>| lost.of(route);
         let facts = routes.iter().copied().flat_map(|route| of(route)).collect();
         let name = format!("service {}", world.name(service));
-        self.make(name, Ingredients { entities, facts }, || services::translate(world, service, &of));
+        self.make(name, Ingredients { entities, upstream: upstream.cloned(), facts }, || {
+            services::translate(world, service, &of)
+        });
     }
 
     fn upstream(&mut self, world: &World<'_>, upstream: &Arc<Entity>) {
@@ -159,7 +174,7 @@ impl UnitMaker<'_> {
         entities.extend(world.callers(upstream).iter().copied().cloned());
         let entities = with_authorities(world, entities);
         let name = format!("upstream {}", world.name(upstream));
-        self.make(name, Ingredients { entities, facts: Vec::new() }, || {
+        self.make(name, Ingredients { entities, ..Ingredients::default() }, || {
             upstreams::translate(world, upstream)
         });
     }
@@ -188,7 +203,11 @@ impl UnitMaker<'_> {
             }
             Unit { notes: teller.notes, added: teller.added, ..unit }
         };
-        self.make(name, Ingredients { entities: vec![route.clone()], facts: facts.clone() }, make);
+        self.make(
+            name,
+            Ingredients { entities: vec![route.clone()], facts: facts.clone(), ..Ingredients::default() },
+            make,
+        );
     }
 }
 
