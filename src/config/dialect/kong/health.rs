@@ -3,6 +3,7 @@
 use crate::config::dialect::foreign::ForeignObject;
 use crate::config::dialect::kong::build::{self, Fields};
 use crate::config::dialect::kong::entity::{EntityView, number, text};
+use crate::config::dialect::kong::hashing::hashes;
 use crate::config::dialect::kong::speech::Speech;
 use crate::config::dialect::kong::teller::Teller;
 use crate::config::dialect::note::Fate;
@@ -38,7 +39,7 @@ pub fn put(view: EntityView<'_>, speech: &Speech, has_standby: bool, fields: &mu
         fields.put("outlier_detection", ejection(view));
     }
     let threshold = view.number(&["healthchecks", "threshold"]);
-    if threshold > 0.0 && !has_standby {
+    if threshold > 0.0 && !has_standby && !hashes(view) {
         let span = view.get(&["healthchecks", "threshold"]).and_then(|said| said.node.span);
         let mut failover = Fields::default();
         failover.put("minimum_healthy", build::integer(threshold.round() as i64, span));
@@ -163,7 +164,10 @@ pub fn notes(view: EntityView<'_>, name: &str, has_standby: bool, teller: &mut T
     let object = &view.entity.object;
     if let Some(said) = view.said(&["healthchecks", "threshold"]) {
         let path = ["healthchecks", "threshold"];
-        if has_standby {
+        if hashes(view) {
+            let words = "a balancer that hashes does not refuse requests by the number of usable targets";
+            teller.note(said.object, &path, Fate::Ignored, words).warning();
+        } else if has_standby {
             let words = "the failover targets serve in place of a 503";
             teller.note(said.object, &path, Fate::Ignored, words).warning();
         } else {
@@ -271,6 +275,11 @@ fn active(view: EntityView<'_>, name: &str, teller: &mut Teller) {
     let words = "any status that is not expected counts as a failure; Kong ignores what is in neither list";
     say(&["unhealthy", "http_statuses"], Fate::Approximated, words, "http.expected");
     say(&["concurrency"], Fate::Ignored, "each Envoy checks all targets at their interval", "");
+    active_tls_and_statuses(view, teller);
+}
+
+/// Notes the TLS of active checks, and statuses that are none.
+fn active_tls_and_statuses(view: EntityView<'_>, teller: &mut Teller) {
     for field in ["https_sni", "https_verify_certificate"] {
         let path = keys(ACTIVE, &[field]);
         if let Some(said) = view.get(&path) {

@@ -36,7 +36,7 @@ pub enum Destination {
 enum Clients {
     /// All of http and https.
     All,
-    /// Those of some listeners.
+    /// The clients of some listeners.
     Listeners(Vec<String>),
 }
 
@@ -237,7 +237,8 @@ fn matches(world: &World<'_>, view: EntityView<'_>, clients: &Clients, to: &Dest
         Clients::Listeners(names) => Some(names.clone()),
     };
     let hosts = hosts(world, view, clients);
-    let strips = view.is(&["strip_path"]);
+    let is_grpc = view.texts(&["protocols"]).iter().any(|(word, _)| matches!(*word, "grpc" | "grpcs"));
+    let strips = view.is(&["strip_path"]) && !is_grpc;
     let mut found: Vec<RouteMatch> = Vec::new();
     let mut take = |kong: Option<RoutePath<'_>>, span: Option<Span>| {
         for form in paths::native(kong, base, strips) {

@@ -281,6 +281,12 @@ fn notes(world: &World<'_>, view: EntityView<'_>, upstream: &str, teller: &mut T
         ),
     }
     silence(view, &name, teller);
+    tls_notes(view, upstream, world, teller);
+}
+
+/// Notes what of TLS towards targets differs or is ignored.
+fn tls_notes(view: EntityView<'_>, upstream: &str, world: &World<'_>, teller: &mut Teller) {
+    let object = &view.entity.object;
     if let Some(depth) = view.get(&["tls_verify_depth"]) {
         teller
             .note(depth.object, &["tls_verify_depth"], Fate::Ignored, "Envoy checks chains of any length")

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::code;
 use crate::config::dialect::foreign::ForeignObject;
 use crate::config::dialect::kong::build::{self, Fields};
-use crate::config::dialect::kong::entity::{Entity, text};
+use crate::config::dialect::kong::entity::{Entity, EntityView, text};
 use crate::config::dialect::kong::hashing::hashes;
 use crate::config::dialect::kong::kind::EntityKind;
 use crate::config::dialect::kong::teller::Teller;
@@ -31,8 +31,10 @@ pub struct NativeTarget {
 pub fn of(world: &World<'_>, upstream: &Arc<Entity>, teller: &mut Teller) -> Vec<NativeTarget> {
     let view = world.view(upstream);
     let algorithm = view.text(&["algorithm"]).unwrap_or("round-robin");
-    let is_sticky = algorithm == "sticky-sessions";
-    let is_hashed = hashes(view);
+    let unused = match algorithm {
+        "sticky-sessions" => Some("sticky-sessions"),
+        _ => hashes(view).then_some("consistent-hashing"),
+    };
     let all = world.owned(EntityKind::Target, upstream);
     let is_failover = |target: &&Arc<Entity>| world.view(target).is(&["failover"]);
     let only_failover = !all.is_empty() && all.iter().copied().all(|target| is_failover(&target));
@@ -66,30 +68,37 @@ pub fn of(world: &World<'_>, upstream: &Arc<Entity>, teller: &mut Teller) -> Vec
         if let Some(weight) = view.said(&["weight"]) {
             fields.put("weight", weight.node.clone());
         }
-        if view.is(&["failover"]) {
-            let span = view.get(&["failover"]).and_then(|said| said.node.span);
-            if is_sticky || is_hashed {
-                let how = if is_sticky { "sticky-sessions" } else { "consistent-hashing" };
-                fields
-                    .put("failover", build::boolean(true, span))
-                    .put("enabled", build::boolean(false, span));
-                let words =
-                    format!("Kong leaves this failover target unused with `{how}`, and so it is here");
-                teller.note(object, &["failover"], Fate::Exact, words).warning();
-            } else {
-                fields.put("failover", build::boolean(true, span));
-                if only_failover {
-                    let words = "all targets are for failover: they serve";
-                    teller.note(object, &["failover"], Fate::Approximated, words).warning();
-                }
-            }
-        }
+        failover(view, unused, only_failover, &mut fields, teller);
         if let Some(tags) = world.tags_of(target) {
             fields.put("tags", tags);
         }
         natives.push(NativeTarget { node: fields.node(object.node.span), object: object.clone() });
     }
     natives
+}
+
+/// Adds what makes a target one for failover. `unused` is the algorithm with which Kong leaves such targets unused.
+fn failover(
+    view: EntityView<'_>,
+    unused: Option<&str>,
+    only_failover: bool,
+    fields: &mut Fields,
+    teller: &mut Teller,
+) {
+    let object = &view.entity.object;
+    if !view.is(&["failover"]) {
+        return;
+    }
+    let span = view.get(&["failover"]).and_then(|said| said.node.span);
+    fields.put("failover", build::boolean(true, span));
+    if let Some(algorithm) = unused {
+        fields.put("enabled", build::boolean(false, span));
+        let words = format!("Kong leaves this failover target unused with `{algorithm}`, and so it is here");
+        teller.note(object, &["failover"], Fate::Exact, words).warning();
+    } else if only_failover {
+        let words = "all targets are for failover: they serve";
+        teller.note(object, &["failover"], Fate::Approximated, words).warning();
+    }
 }
 
 /// Returns the native form of an address: `host:port`, with Kong's port where there is none; none if it is no address.

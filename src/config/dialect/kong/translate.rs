@@ -31,6 +31,8 @@ pub struct KongTranslation {
 #[derive(Debug, Clone, Default)]
 struct Ingredients {
     entities: Vec<Arc<Entity>>,
+    /// Upstream of which fields are read, and not its extent: that ends elsewhere when a target changes.
+    upstream: Option<Arc<Entity>>,
     facts: Vec<String>,
 }
 
@@ -40,6 +42,16 @@ impl PartialEq for Ingredients {
         self.entities.len() == other.entities.len()
             && self.entities.iter().zip(&other.entities).all(is_same)
             && self.facts == other.facts
+            && match (&self.upstream, &other.upstream) {
+                (Some(ours), Some(theirs)) => {
+                    let (ours, theirs) = (&ours.object, &theirs.object);
+                    Arc::ptr_eq(ours, theirs)
+                        || (ours.file == theirs.file
+                            && ours.path == theirs.path
+                            && ours.node.value == theirs.node.value)
+                }
+                (ours, theirs) => ours.is_none() && theirs.is_none(),
+            }
     }
 }
 
@@ -66,40 +78,11 @@ pub fn translate(
         made: KongTranslation { surroundings, variables: variables.clone(), ..KongTranslation::default() },
     };
     let lost = conflicts(&world);
-    for service in world.all(EntityKind::Service) {
-        maker.service(&world, service, &lost);
-    }
-    for upstream in world.all(EntityKind::Upstream) {
-        maker.upstream(&world, upstream);
-    }
-    for address in world.addresses() {
-        let entities = world.callers_of_address(address).iter().copied().cloned().collect();
-        let name = format!("address {}", upstreams::address_name(address));
-        let entities = with_authorities(&world, entities);
-        maker.make(name, Ingredients { entities, facts: Vec::new() }, || {
-            upstreams::of_address(&world, address)
-        });
-    }
-    for route in world.all(EntityKind::Route) {
-        maker.stray_route(&world, route, &lost);
-    }
-    for certificate in world.all(EntityKind::Certificate) {
-        let entities = [certificate].into_iter().chain(world.owned(EntityKind::Sni, certificate));
-        let entities = entities.copied().cloned().collect();
-        let name = format!("certificate {}", world.certificate_name(certificate));
-        maker.make(name, Ingredients { entities, facts: Vec::new() }, || {
-            certificates::translate(&world, certificate)
-        });
-    }
+    maker.all(&world, &lost);
     if !native.any && !documents.is_empty() {
-        let entities = certificates::shown(&world).into_iter().cloned().collect();
-        let facts =
-            documents.iter().filter_map(|it| it.head.as_ref().map(|head| head.file.to_string())).collect();
-        maker.make("listeners".to_owned(), Ingredients { entities, facts }, || {
-            certificates::listeners(&world)
-        });
+        maker.listeners(&world);
     }
-    let faults = faults(&world);
+    let faults = faults(&world, &lost);
     if !faults.notes.is_empty() {
         maker.made.units.insert("faults".to_owned(), Arc::new(faults));
     }
@@ -113,13 +96,49 @@ struct UnitMaker<'m> {
 }
 
 impl UnitMaker<'_> {
+    /// Makes the units of all entities.
+    fn all(&mut self, world: &World<'_>, lost: &LostRoutes<'_>) {
+        for service in world.all(EntityKind::Service) {
+            self.service(world, service, lost);
+        }
+        for upstream in world.all(EntityKind::Upstream) {
+            self.upstream(world, upstream);
+        }
+        for address in world.addresses() {
+            let entities = world.callers_of_address(address).iter().copied().cloned().collect();
+            let name = format!("address {}", upstreams::address_name(address));
+            let entities = with_authorities(world, entities);
+            let of = Ingredients { entities, ..Ingredients::default() };
+            self.make(name, of, || upstreams::of_address(world, address));
+        }
+        for route in world.all(EntityKind::Route) {
+            self.stray_route(world, route, lost);
+        }
+        for certificate in world.all(EntityKind::Certificate) {
+            let entities = [certificate].into_iter().chain(world.owned(EntityKind::Sni, certificate));
+            let of = Ingredients { entities: entities.copied().cloned().collect(), ..Ingredients::default() };
+            let name = format!("certificate {}", world.certificate_name(certificate));
+            self.make(name, of, || certificates::translate(world, certificate));
+        }
+    }
+
+    /// Makes the listeners that a Kong has by default.
+    fn listeners(&mut self, world: &World<'_>) {
+        let entities = certificates::shown(world).into_iter().cloned().collect();
+        let heads = world.documents.iter().filter_map(|document| document.head.as_ref());
+        let facts = heads.map(|head| head.file.to_string()).collect();
+        self.make("listeners".to_owned(), Ingredients { entities, facts, ..Ingredients::default() }, || {
+            certificates::listeners(world)
+        });
+    }
+
     fn make(&mut self, name: String, of: Ingredients, make: impl FnOnce() -> Unit) {
         let known = self.last.and_then(|last| {
             let unit = last.units.get(&name)?;
             (last.made_of.get(&name) == Some(&of)).then(|| unit.clone())
         });
         let unit = known.unwrap_or_else(|| Arc::new(make()));
-        // Of two entities with one name the first counts; the second is a fault of its own.
+        // The first entity of a name counts; the second is a fault of its own.
         if !self.made.units.contains_key(&name) {
             self.made.units.insert(name.clone(), unit);
             self.made.made_of.insert(name, of);
@@ -136,7 +155,6 @@ impl UnitMaker<'_> {
             (None, Some(address)) => world.callers_of_address(&address),
             (None, None) => &[],
         };
-        entities.extend(upstream.cloned());
         // The name of the native upstream depends on the services beside this one only if there are several ways.
         if beside.len() > 1 {
             entities.extend(beside.iter().copied().cloned());
@@ -145,7 +163,9 @@ impl UnitMaker<'_> {
         let of = |route: &Arc<Entity>| lost.of(route);
         let facts = routes.iter().copied().flat_map(|route| of(route)).collect();
         let name = format!("service {}", world.name(service));
-        self.make(name, Ingredients { entities, facts }, || services::translate(world, service, &of));
+        self.make(name, Ingredients { entities, upstream: upstream.cloned(), facts }, || {
+            services::translate(world, service, &of)
+        });
     }
 
     fn upstream(&mut self, world: &World<'_>, upstream: &Arc<Entity>) {
@@ -154,7 +174,7 @@ impl UnitMaker<'_> {
         entities.extend(world.callers(upstream).iter().copied().cloned());
         let entities = with_authorities(world, entities);
         let name = format!("upstream {}", world.name(upstream));
-        self.make(name, Ingredients { entities, facts: Vec::new() }, || {
+        self.make(name, Ingredients { entities, ..Ingredients::default() }, || {
             upstreams::translate(world, upstream)
         });
     }
@@ -183,7 +203,11 @@ impl UnitMaker<'_> {
             }
             Unit { notes: teller.notes, added: teller.added, ..unit }
         };
-        self.make(name, Ingredients { entities: vec![route.clone()], facts: facts.clone() }, make);
+        self.make(
+            name,
+            Ingredients { entities: vec![route.clone()], facts: facts.clone(), ..Ingredients::default() },
+            make,
+        );
     }
 }
 
@@ -241,7 +265,7 @@ fn conflicts<'w>(world: &World<'w>) -> LostRoutes<'w> {
 }
 
 /// Finds what is wrong between entities: names that are there twice, owners that are not there, lost routes.
-fn faults(world: &World<'_>) -> Unit {
+fn faults(world: &World<'_>, lost: &LostRoutes<'_>) -> Unit {
     let mut teller = Teller::default();
     for kind in [EntityKind::Service, EntityKind::Route, EntityKind::Upstream, EntityKind::CaCertificate] {
         for entity in world.all(kind) {
@@ -268,7 +292,6 @@ fn faults(world: &World<'_>) -> Unit {
             teller.note(&entity.object, &[field], Fate::Refused, words).code(code::FOREIGN_DANGLING);
         }
     }
-    let lost = conflicts(world);
     for route in world.all(EntityKind::Route) {
         if let Some((_, winner)) = lost.0.get(&Arc::as_ptr(route)).and_then(|keys| keys.first()) {
             let name = winner.name().unwrap_or_default();
