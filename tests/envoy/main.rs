@@ -16,6 +16,7 @@ mod acked;
 mod balancer;
 mod canary;
 mod changes;
+mod chaos;
 mod connections;
 mod control_tls;
 mod damage;
