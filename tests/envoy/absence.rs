@@ -26,7 +26,7 @@ pub(crate) struct Trio {
     pub(crate) edge: Edge,
     others: [Envoy; 2],
     /// Directory of config files, with `config.yaml`.
-    config: PathBuf,
+    pub(crate) config: PathBuf,
     root: TempDir,
     backend: Backend,
 }

@@ -242,10 +242,15 @@ async fn random_change(
 }
 
 /// Small generator (xorshift): the same changes in every run.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    /// Starts at a seed, which must not be 0.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -258,7 +263,7 @@ async fn random_changes_cost_no_request(changes: usize, variant: Variant) {
     let edge = backends.edge_speaking(variant, json!({})).await;
     let load = edge.load(200);
     window(&load, 50).await;
-    let mut random = Random(0x5eed);
+    let mut random = Random::new(0x5eed);
     let mut serving = "checkout".to_owned();
     let mut warming: BTreeMap<String, Instant> = BTreeMap::new();
     for _ in 0..changes {

@@ -17,6 +17,7 @@ mod acked;
 mod balancer;
 mod canary;
 mod changes;
+mod chaos;
 mod connections;
 mod control_tls;
 mod damage;
