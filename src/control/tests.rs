@@ -50,7 +50,6 @@ async fn started_with_material(store: Arc<dyn Store>, material: MaterialReader) 
 async fn started_with(
     store: Arc<dyn Store>,
     files: Files,
-    terms: ReadingTerms::default(),
     nodes: Nodes,
     arrival: Duration,
 ) -> (Control, Arc<Cache>) {
@@ -74,6 +73,7 @@ async fn start_with(
         nodes,
         loss_limits: LossLimits::default(),
         material,
+        terms: ReadingTerms::default(),
         allows_foreign: false,
         arrival,
     };
