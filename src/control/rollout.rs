@@ -84,7 +84,7 @@ pub(super) enum RolloutPlan {
     Begin(Option<CanaryRollout>),
     /// A rollout is under way. Changes of endpoints alone join what is live and what is on trial; the others
     /// wait in the queue.
-    Join { live: Built, candidate: Built, queued: Vec<PendingChange> },
+    Join { live: Box<Built>, candidate: Box<Built>, queued: Vec<PendingChange> },
 }
 
 /// Changes that canaries refused, and that have to be taken back.
@@ -175,7 +175,7 @@ impl RolloutQueue {
                 None => queued.push(change.clone()),
             }
         }
-        RolloutPlan::Join { live, candidate, queued }
+        RolloutPlan::Join { live: Box::new(live), candidate: Box::new(candidate), queued }
     }
 
     /// Rolls out the changes that were accepted since `before`, as planned.
@@ -188,7 +188,7 @@ impl RolloutQueue {
     ) -> Option<Rejection> {
         match (self.run.take(), plan) {
             (Some(mut run), RolloutPlan::Join { live, candidate, queued }) => {
-                (run.live, run.candidate) = (live, candidate);
+                (run.live, run.candidate) = (*live, *candidate);
                 run.queue.extend(queued);
                 self.publish_run(desired, run);
                 None

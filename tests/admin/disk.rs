@@ -138,8 +138,7 @@ async fn a_database_of_no_bytes_is_damage() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_changes_are_told_at_the_start_until_something_is_written() {
-    let mut server = Understudy::serve(&[]).await;
-    shop(&server).await;
+    let mut server = shop(&[]).await;
     server.kill();
     let file = server.data().join("understudy.redb");
     let older = fs::read(&file).unwrap();
