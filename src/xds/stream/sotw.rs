@@ -23,6 +23,7 @@ use crate::nodes::nack::{ResponseNack, shorten_error};
 use crate::nodes::status::{AckState, Provenance, TypeStatus};
 use crate::xds::stream::order::{self, StreamProgress, TypeProgress};
 use crate::xds::stream::protocol::{DiscoveryStream, ProtocolError, StreamContext};
+use crate::xds::stream::quarantine::Quarantine;
 use crate::xds::stream::sotw::type_state::{BLANK, Proof, SentResponse, SotwTypeState};
 use crate::xds::stream::subscription::TypeSubscription;
 use crate::xds::stream::type_table::{TypeTable, is_sent_whole, requested_type};
@@ -96,7 +97,9 @@ impl DiscoveryStream for SotwStream {
             judge(withholding, (target.set(resource_type), past), *proof);
         });
         for (resource_type, proof) in released {
-            self.resume(resource_type, proof);
+            let state = self.types.get_mut(resource_type);
+            let resumes = state.resume(resource_type, (target.set(resource_type), past), proof);
+            self.reconnecting |= resumes && resource_type == ResourceType::Cluster;
         }
         self.advance()
     }
@@ -163,35 +166,15 @@ impl SotwStream {
         }
         if first {
             let proof = Proof::read(version_info);
-            let known = (&**self.target.set(resource_type), &self.context.past);
-            judge(&mut self.withholding, known, proof);
+            let (target, past) = (self.target.set(resource_type), &self.context.past);
+            judge(&mut self.withholding, (target, past), proof);
             if self.withholding.is_active() {
                 self.withholding.keep(resource_type, proof);
             } else {
-                self.resume(resource_type, proof);
+                let resumes = state.resume(resource_type, (target, past), proof);
+                self.reconnecting |= resumes && resource_type == ResourceType::Cluster;
             }
         }
-    }
-
-    /// Resumes from the version of the client: if the set of that version is known, only the changes since
-    /// are sent. Types that are sent by name are sent anew.
-    fn resume(&mut self, resource_type: ResourceType, proof: Proof) {
-        if !is_sent_whole(resource_type) {
-            return;
-        }
-        let state = self.types.get_mut(resource_type);
-        let version = match proof {
-            Proof::Nothing => return state.held = Some(Arc::default()),
-            Proof::Version(StatedVersion { version, .. }) if state.is_wildcard() => version,
-            _ => return,
-        };
-        let target = self.target.set(resource_type);
-        let current = || (target.version() == version).then(|| (target.clone(), false));
-        let Some((set, uncertain)) = self.context.past.recall(version).or_else(current) else { return };
-        self.reconnecting |= resource_type == ResourceType::Cluster;
-        (state.set, state.held, state.uncertain) = (set.clone(), Some(set), uncertain);
-        state.acked = Some(version);
-        state.sent = Some(SentResponse { nonce: 0, version, state: AckState::Acked, names: None });
     }
 
     /// Returns everything that can be sent now, in the order in which the client can take it.
@@ -272,34 +255,13 @@ impl SotwStream {
     /// Returns the full set of a type that is sent whole, in the form in which the client may have it now.
     fn whole_set(&self, resource_type: ResourceType) -> Arc<ResourceSet> {
         let state = self.type_state(resource_type);
-        let target = self.without_refused(state, state.subscribed(self.target.set(resource_type)));
+        let clusters = &self.type_state(ResourceType::Cluster).quarantine;
+        let target = without_refused(state, clusters, state.subscribed(self.target.set(resource_type)));
         if resource_type != ResourceType::Cluster {
             return target;
         }
         let may_remove = self.progress().may_remove(ResourceType::Cluster);
         order::clusters(&state.set, &target, may_remove, state.keeps_all)
-    }
-
-    /// Replaces refused resources, and resources that lead to refused clusters, by the versions that the
-    /// client holds.
-    fn without_refused(&self, state: &SotwTypeState, target: Arc<ResourceSet>) -> Arc<ResourceSet> {
-        let clusters = &self.type_state(ResourceType::Cluster).quarantine;
-        let Some(held) = &state.held else { return target };
-        if state.quarantine.is_empty() && clusters.is_empty() {
-            return target;
-        }
-        let suspects = state.quarantine.suspects();
-        let is_held_back = |own: &&Arc<Resource>| {
-            suspects.contains(&*own.name) || state.quarantine.holds(own) || clusters.holds_target_of(own)
-        };
-        let (mut kept, mut left_out) = (Vec::new(), BTreeSet::new());
-        for own in target.iter().filter(is_held_back) {
-            match held.get(&own.name) {
-                Some(known) => kept.push(known.clone()),
-                None => _ = left_out.insert(own.name.clone()),
-            }
-        }
-        target.with(kept, &left_out)
     }
 
     /// Sends listeners, clusters or scoped routes: the full set each time, whatever changed in it.
@@ -430,6 +392,31 @@ impl SotwStream {
             removed: Vec::new(),
         }
     }
+}
+
+/// Replaces refused resources, and resources that lead to refused clusters, by the versions that the
+/// client holds.
+fn without_refused(
+    state: &SotwTypeState,
+    clusters: &Quarantine,
+    target: Arc<ResourceSet>,
+) -> Arc<ResourceSet> {
+    let Some(held) = &state.held else { return target };
+    if state.quarantine.is_empty() && clusters.is_empty() {
+        return target;
+    }
+    let suspects = state.quarantine.suspects();
+    let is_held_back = |own: &&Arc<Resource>| {
+        suspects.contains(&*own.name) || state.quarantine.holds(own) || clusters.holds_target_of(own)
+    };
+    let (mut kept, mut left_out) = (Vec::new(), BTreeSet::new());
+    for own in target.iter().filter(is_held_back) {
+        match held.get(&own.name) {
+            Some(known) => kept.push(known.clone()),
+            None => _ = left_out.insert(own.name.clone()),
+        }
+    }
+    target.with(kept, &left_out)
 }
 
 /// Judges the version that a client states with the first request of a type. It is known if it is that of the
