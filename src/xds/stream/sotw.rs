@@ -96,7 +96,9 @@ impl DiscoveryStream for SotwStream {
             judge(withholding, (target.set(resource_type), past), *proof);
         });
         for (resource_type, proof) in released {
-            self.resume(resource_type, proof);
+            let state = self.types.get_mut(resource_type);
+            let resumes = state.resume(resource_type, (target.set(resource_type), past), proof);
+            self.reconnecting |= resumes && resource_type == ResourceType::Cluster;
         }
         self.advance()
     }
@@ -184,35 +186,15 @@ impl SotwStream {
         }
         if first {
             let proof = Proof::read(version_info);
-            let known = (&**self.target.set(resource_type), &self.context.past);
-            judge(&mut self.withholding, known, proof);
+            let (target, past) = (self.target.set(resource_type), &self.context.past);
+            judge(&mut self.withholding, (target, past), proof);
             if self.withholding.is_active() {
                 self.withholding.keep(resource_type, proof);
             } else {
-                self.resume(resource_type, proof);
+                let resumes = state.resume(resource_type, (target, past), proof);
+                self.reconnecting |= resumes && resource_type == ResourceType::Cluster;
             }
         }
-    }
-
-    /// Resumes from the version of the client: if the set of that version is known, only the changes since
-    /// are sent. Types that are sent by name are sent anew.
-    fn resume(&mut self, resource_type: ResourceType, proof: Proof) {
-        if !is_sent_whole(resource_type) {
-            return;
-        }
-        let state = self.types.get_mut(resource_type);
-        let version = match proof {
-            Proof::Nothing => return state.held = Some(Arc::default()),
-            Proof::Version(StatedVersion { version, .. }) if state.is_wildcard() => version,
-            _ => return,
-        };
-        let target = self.target.set(resource_type);
-        let current = || (target.version() == version).then(|| (target.clone(), false));
-        let Some((set, uncertain)) = self.context.past.recall(version).or_else(current) else { return };
-        self.reconnecting |= resource_type == ResourceType::Cluster;
-        (state.set, state.held, state.uncertain) = (set.clone(), Some(set), uncertain);
-        state.acked = Some(version);
-        state.sent = Some(SentResponse { nonce: 0, version, state: AckState::Acked, names: None });
     }
 
     /// Returns everything that can be sent now, in the order in which the client can take it.

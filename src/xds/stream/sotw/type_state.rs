@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
+use crate::build::snapshot::past::SentSets;
 use crate::build::snapshot::resource::{Resource, Version};
 use crate::build::snapshot::set::ResourceSet;
 use crate::build::snapshot::stated::StatedVersion;
@@ -142,6 +143,31 @@ impl SotwTypeState {
     pub(super) fn acknowledged_set(&self) -> Option<Arc<ResourceSet>> {
         self.acked?;
         Some(self.held.as_ref().unwrap_or(&self.set).clone())
+    }
+
+    /// Resumes a type that is sent whole from the version of the client: if the set of that version is known,
+    /// only the changes since are sent. Returns true if it is.
+    pub(super) fn resume(
+        &mut self,
+        resource_type: ResourceType,
+        (target, past): (&Arc<ResourceSet>, &SentSets),
+        proof: Proof,
+    ) -> bool {
+        let version = match proof {
+            _ if !is_sent_whole(resource_type) => return false,
+            Proof::Nothing => {
+                self.held = Some(Arc::default());
+                return false;
+            }
+            Proof::Version(StatedVersion { version, .. }) if self.is_wildcard() => version,
+            _ => return false,
+        };
+        let current = || (target.version() == version).then(|| (target.clone(), false));
+        let Some((set, uncertain)) = past.recall(version).or_else(current) else { return false };
+        (self.set, self.held, self.uncertain) = (set.clone(), Some(set), uncertain);
+        self.acked = Some(version);
+        self.sent = Some(SentResponse { nonce: 0, version, state: AckState::Acked, names: None });
+        true
     }
 
     pub(super) fn record_ack(&mut self) {
