@@ -195,18 +195,13 @@ fn check(world: &World<'_>, view: EntityView<'_>, teller: &mut Teller) -> bool {
     let object = &view.entity.object;
     let service = view.entity;
     let mut usable = true;
-    match world.host_of(service) {
-        None => {
-            let note = match view.get(&["url"]) {
-                Some(_) => teller.note(object, &["url"], Fate::Refused, "the `url` is none"),
-                None => {
-                    teller.note(object, &[], Fate::Refused, "`host` is missing").code(code::MISSING_FIELD)
-                }
-            };
-            note.help("write `host: NAME`, or `url: http://NAME:PORT/PATH`");
-            usable = false;
-        }
-        Some(_) => {}
+    if world.host_of(service).is_none() {
+        let note = match view.get(&["url"]) {
+            Some(_) => teller.note(object, &["url"], Fate::Refused, "the `url` is none"),
+            None => teller.note(object, &[], Fate::Refused, "`host` is missing").code(code::MISSING_FIELD),
+        };
+        note.help("write `host: NAME`, or `url: http://NAME:PORT/PATH`");
+        usable = false;
     }
     let speech = Speech::of(world, Some(service));
     if speech.protocol == "udp" {
@@ -313,13 +308,10 @@ fn tls_notes(view: EntityView<'_>, upstream: &str, world: &World<'_>, teller: &m
 /// Notes the limits of silence.
 fn silence(view: EntityView<'_>, name: &str, teller: &mut Teller) {
     let object = &view.entity.object;
-    match view.get(&["write_timeout"]) {
-        Some(said) => {
-            let words = "there is one limit of silence for both directions: the larger";
-            let note = teller.note(said.object, &["write_timeout"], Fate::Approximated, words);
-            note.native(format!("{name}.try_idle_timeout")).quiet_if(!said.is_own);
-        }
-        None => {}
+    if let Some(said) = view.get(&["write_timeout"]) {
+        let words = "there is one limit of silence for both directions: the larger";
+        let note = teller.note(said.object, &["write_timeout"], Fate::Approximated, words);
+        note.native(format!("{name}.try_idle_timeout")).quiet_if(!said.is_own);
     }
     let words = "a target that freezes costs a request that long, before another is tried";
     match view.get(&["read_timeout"]) {

@@ -161,7 +161,7 @@ impl UnitMaker<'_> {
         }
         let entities = with_authorities(world, entities);
         let of = |route: &Arc<Entity>| lost.of(route);
-        let facts = routes.iter().copied().flat_map(|route| of(route)).collect();
+        let facts = routes.iter().copied().flat_map(of).collect();
         let name = format!("service {}", world.name(service));
         self.make(name, Ingredients { entities, upstream: upstream.cloned(), facts }, || {
             services::translate(world, service, &of)
