@@ -128,8 +128,8 @@ mod tests {
              listeners: [{{name: web, address: 0.0.0.0:80, fleets: [west]}}]\n\
              routes: [{{name: a, service: a, fleets: [west]}}]"
         );
-        let raw =
-            "raw: {listeners: [{name: web, address: {socket_address: {address: 0.0.0.0, port_value: 80}}}]}";
+        let raw = "raw: {resources: [{'@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: web, \
+                   address: {socket_address: {address: 0.0.0.0, port_value: 80}}}]}";
         for (text, of_old, of_new) in [
             ("rollout: {canary: false}", ConfigTrust::Blank, ConfigTrust::Blank),
             (upstream, ConfigTrust::Blank, ConfigTrust::Blank),
