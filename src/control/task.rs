@@ -113,13 +113,16 @@ pub(super) struct QueuedOperation<O: Operation> {
     pub(super) unread: Option<BTreeSet<NamedFile>>,
 }
 
+/// Sender of a plan with its build, or of the refusal.
+type PlanSender<O> = oneshot::Sender<Result<(Plan, Build), <O as Operation>::Refusal>>;
+
 /// Operation that is only planned, with the receiver of the plan.
 pub(super) struct PlannedOperation<O: Operation> {
     pub(super) operation: O,
     /// Files in place of the served ones, if there are any.
     pub(super) files: Option<Files>,
     /// None once the outcome is sent.
-    pub(super) sender: Option<oneshot::Sender<Result<(Plan, Build), O::Refusal>>>,
+    pub(super) sender: Option<PlanSender<O>>,
     pub(super) span: Span,
     /// Texts of files that were read for it.
     pub(super) texts: NamedFiles,
@@ -146,8 +149,10 @@ impl<O: Operation> QueuedPlan for PlannedOperation<O> {
                 }
             }
         };
-        // The receiver may be gone with its request.
-        let _ = self.sender.take().map(|sender| sender.send(outcome));
+        if let Some(sender) = self.sender.take() {
+            // The receiver may be gone with its request.
+            let _ = sender.send(outcome);
+        }
         None
     }
 }
