@@ -29,28 +29,30 @@ fn compiled(fragments: &[Arc<RouteFragment>]) -> envoy::RouteConfiguration {
     envoy::RouteConfiguration::decode(compile(&input).message()).expect("it was encoded")
 }
 
-/// Returns the routes of one host in their order: those that name it before those of wider hosts, each by path,
-/// number of conditions and name.
+/// Returns the routes of one host in their order: by rank, then those that name it before those of wider hosts, each by
+/// path, number of conditions and name.
 fn routes_of(host: &HostMatch, fragments: &[Arc<RouteFragment>]) -> Vec<envoy::Route> {
-    let (mut seen, mut routes) = (BTreeSet::new(), Vec::new());
-    for covering in host.covering() {
+    let (mut seen, mut paths) = (BTreeSet::new(), Vec::new());
+    for (level, covering) in host.covering().into_iter().enumerate() {
         let here: Vec<_> = fragments.iter().filter(|fragment| fragment.hosts.contains(&covering)).collect();
         let new: Vec<_> = here.into_iter().filter(|fragment| seen.insert(fragment.name.clone())).collect();
-        let paths = new.iter().flat_map(|fragment| fragment.paths.iter().map(move |path| (*fragment, path)));
-        let mut paths: Vec<_> = paths.collect();
-        paths.sort_by_key(|(fragment, (path, _))| {
-            let kind = match path {
-                PathMatch::Exact(_) => 0,
-                PathMatch::Prefix(_) => 1,
-                PathMatch::Regex(_) => 2,
-            };
-            let conditions = Reverse(fragment.condition_counts);
-            (kind, Reverse(path.length()), conditions, fragment.name.clone(), path.clone())
-        });
-        let encoded = paths.into_iter().flat_map(|(_, (_, routes))| routes);
-        routes.extend(encoded.map(|it| envoy::Route::decode(it.as_slice()).expect("it was encoded")));
+        let new =
+            new.into_iter().flat_map(|fragment| fragment.paths.iter().map(move |path| (fragment, path)));
+        paths.extend(new.map(|(fragment, path)| (level, fragment, path)));
     }
-    routes
+    paths.sort_by_key(|(level, fragment, (path, _))| {
+        let kind = match path {
+            PathMatch::Exact(_) => 0,
+            PathMatch::Prefix(_) | PathMatch::StartsWith(_) => 1,
+            PathMatch::Regex(_) => 2,
+        };
+        let is_wider = matches!(path, PathMatch::StartsWith(_));
+        let by_path = (kind, Reverse(path.length()), is_wider);
+        let conditions = Reverse(fragment.condition_counts);
+        (Reverse(fragment.rank), *level, by_path, conditions, fragment.name.clone(), path.clone())
+    });
+    let encoded = paths.into_iter().flat_map(|(_, _, (_, routes))| routes);
+    encoded.map(|it| envoy::Route::decode(it.as_slice()).expect("it was encoded")).collect()
 }
 
 fn some_of(words: &'static [&'static str], least: usize) -> impl Strategy<Value = String> {
@@ -60,12 +62,13 @@ fn some_of(words: &'static [&'static str], least: usize) -> impl Strategy<Value 
 /// Returns the fields of a route. Each has a path of its own, so that no two match the same requests.
 fn routes() -> impl Strategy<Value = Vec<String>> {
     const HOSTS: &[&str] = &["a.x.com", "b.x.com", "c.com", "'*.x.com'", "'*.com'", "'*'"];
-    let route = (some_of(HOSTS, 0), some_of(&["/a", "=/a", "~/.*"], 1), some_of(&["GET", "PUT"], 0));
+    let route =
+        (some_of(HOSTS, 0), some_of(&["/a", "/a*", "=/a", "~/.*"], 1), some_of(&["GET", "PUT"], 0), 0..2);
     let scopes = (some_of(&["k", "l"], 0), some_of(&["f", "default"], 0));
     prop::collection::vec((route, scopes), 1..8).prop_map(|routes| {
-        let text = |(number, ((hosts, paths, methods), (listeners, fleets)))| {
+        let text = |(number, ((hosts, paths, methods, rank), (listeners, fleets)))| {
             format!(
-                "hosts: [{hosts}], paths: [{paths}], methods: [{methods}], headers: {{ x: '{number}' }}, \
+                "rank: {rank}, hosts: [{hosts}], paths: [{paths}], methods: [{methods}], headers: {{ x: '{number}' }}, \
                  listeners: [{listeners}], fleets: [{fleets}]"
             )
         };
