@@ -3,6 +3,8 @@
 //!
 //! `cargo bench --bench scale`; `benches/README.md` has figures. It fails if an exponent is above [`MAX_EXPONENT`].
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a table is what it is for")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::process::ExitCode;

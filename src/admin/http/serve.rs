@@ -201,11 +201,7 @@ mod tests {
     fn the_response_to_too_many_connections_is_whole() {
         let text = std::str::from_utf8(TOO_MANY_CONNECTIONS).expect("it is text");
         let (head, body) = text.split_once("\r\n\r\n").expect("it has a body");
-        assert!(
-            head.contains(&format!("content-length: {}\r\n", body.len()).trim_end()[..]),
-            "{}",
-            body.len()
-        );
+        assert!(head.contains(format!("content-length: {}\r\n", body.len()).trim_end()), "{}", body.len());
         let problem: serde_json::Value = serde_json::from_str(body).expect("it is JSON");
         assert_eq!(problem["status"], 503);
     }

@@ -160,6 +160,9 @@ struct HostLevel<'a> {
     fragments: Vec<&'a RouteFragment>,
 }
 
+/// Identity of a level: its condition and its routes.
+type LevelKey<'a> = (Option<&'a str>, Vec<*const RouteFragment>);
+
 /// Returns the hosts of all routes, each with its levels, the narrowest first. Hosts with the same routes are together,
 /// at the place of the first.
 fn shared_hosts(fragments: &[ArcEq<RouteFragment>]) -> Vec<(Vec<&HostMatch>, Vec<HostLevel<'_>>)> {
@@ -168,7 +171,7 @@ fn shared_hosts(fragments: &[ArcEq<RouteFragment>]) -> Vec<(Vec<&HostMatch>, Vec
         fragment.hosts.iter().for_each(|host| by_host.entry(host).or_default().push(fragment));
     }
     let mut shared: Vec<(Vec<&HostMatch>, Vec<HostLevel<'_>>)> = Vec::new();
-    let mut known: HashMap<Vec<(Option<&str>, Vec<*const RouteFragment>)>, usize> = HashMap::new();
+    let mut known: HashMap<Vec<LevelKey<'_>>, usize> = HashMap::new();
     for host in by_host.keys() {
         let levels = levels(host, &by_host);
         let pointers = |level: &HostLevel<'_>| level.fragments.iter().map(|it| ptr::from_ref(*it)).collect();

@@ -36,7 +36,10 @@ fn by_all(upstream: &Upstream, all: &OrdMap<Name, Arc<Upstream>>) -> UpstreamNei
     let probe = |upstream: &Upstream| upstream.health_check.as_ref().map(probe_key);
     let common = |other: &Upstream| {
         let addresses = upstream.targets.iter().map(|target| &target.address);
-        addresses.cloned().find(|address| other.targets.iter().any(|target| target.address == *address))
+        addresses
+            .into_iter()
+            .find(|address| other.targets.iter().any(|target| target.address == **address))
+            .cloned()
     };
     let mut otherwise =
         others().filter(|other| other.health_check.is_some() && probe(other) != probe(upstream));
