@@ -93,8 +93,6 @@ pub struct Build {
     pub stored: Stored,
     /// Store that the versions for clients name; none outside of a control plane.
     pub store: Option<StoreId>,
-    /// Infos about foreign files.
-    foreign_infos: Vec<Violation>,
     subsets: UpstreamIndex,
     lints: Lints,
     resolved: ResolvedEntities,
@@ -140,8 +138,7 @@ impl Build {
     /// Returns warnings and infos together, by file and position; of too many, the first and their number.
     pub fn violations(&self) -> Vec<Violation> {
         let infos = self.lints.violations().filter(|told| told.level == Level::Info);
-        let infos = self.infos.iter().chain(&self.foreign_infos).chain(infos);
-        capped(in_order(self.warnings.iter().chain(infos).cloned().collect()))
+        capped(in_order(self.warnings.iter().chain(&self.infos).chain(infos).cloned().collect()))
     }
 
     /// Returns warnings about the files themselves at the levels that the config sets, without those that are off.
@@ -316,35 +313,21 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
         ..Build::default()
     };
     let lints = last.lints.updated(last.to_lint(), build.to_lint());
-    let faults = lint::adjusted(&build.documents, warnings);
-    let (mut refused, faults): (Vec<_>, Vec<_>) = faults.into_iter().partition(|it| it.level == Level::Error);
-    let (infos, mut warnings): (Vec<_>, Vec<_>) = faults.into_iter().partition(|it| it.level == Level::Info);
+    let told = lint::adjusted(&build.documents, warnings).into_iter().chain(foreign);
+    let (mut refused, told): (Vec<_>, Vec<_>) = told.partition(|it| it.level == Level::Error);
     refused.extend(lints.at_level(Level::Error).cloned());
     if !refused.is_empty() {
         return Err(in_order(refused));
     }
-    let (foreign_warnings, foreign_infos): (Vec<_>, Vec<_>) =
-        foreign.into_iter().partition(|told| told.level == Level::Warning);
+    let (infos, mut warnings): (Vec<_>, Vec<_>) = told.into_iter().partition(|it| it.level == Level::Info);
     warnings.extend(lints.at_level(Level::Warning).cloned());
-    warnings.extend(foreign_warnings);
     let compiled = last.compiled.updated(last.to_compile(), build.to_compile());
     let patched = patch::apply(&build.documents, &build.model, &compiled, &last.patched).map_err(in_order)?;
     let snapshots = snapshots(&build.model, (&compiled, &patched), last);
     let inline_secrets = InlineSecrets::new(&build.model, &build.documents);
     let variants = Variants::new(&build.model, &build.subsets, &compiled, &last.variants);
     let warnings = in_order(warnings);
-    Ok(Build {
-        snapshots,
-        warnings,
-        infos,
-        foreign_infos,
-        lints,
-        compiled,
-        patched,
-        variants,
-        inline_secrets,
-        ..build
-    })
+    Ok(Build { snapshots, warnings, infos, lints, compiled, patched, variants, inline_secrets, ..build })
 }
 
 /// Sorts violations: errors first, then by file and position.

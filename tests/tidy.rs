@@ -33,7 +33,10 @@ const ROOMS: [(&str, &[&str]); 18] = [
     // `cache` for the receivers of the newest config.
     ("telemetry", &["cache", "config", "model"]),
     ("nodes", &["build", "envoy", "telemetry"]),
-    ("control", &["build", "cache", "config", "inspect", "model", "nodes", "source", "store", "telemetry"]),
+    (
+        "control",
+        &["build", "cache", "config", "envoy", "inspect", "model", "nodes", "source", "store", "telemetry"],
+    ),
     (
         "failover",
         &["build", "cache", "config", "control", "envoy", "inspect", "model", "nodes", "store", "telemetry"],

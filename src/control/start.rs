@@ -110,30 +110,17 @@ impl Control {
     ///
     /// Fails if the store cannot be read, or with all faults of the config.
     pub fn start(start: Start, runtime: &tokio::runtime::Handle) -> Result<(Self, Arc<Cache>), WriteError> {
-        let Start {
-            files,
-            store,
-            resolver,
-            overrides,
-            events,
-            metrics,
-            nodes,
-            loss_limits,
-            material,
-            terms,
-            allows_foreign,
-            arrival,
-        } = start;
+        let Start { files, store, resolver, overrides, events, metrics, nodes, .. } = start;
+        let Start { loss_limits, material, terms, allows_foreign, arrival, .. } = start;
         store.lost().iter().for_each(warn_of_loss);
         let stored_revision = store.watch();
-        let state = store.load()?;
+        let (state, (tasks, queue)) = (store.load()?, queues());
         let (stored, last_files) = (state.stored.clone(), state.files.as_ref());
         let is_newborn = state.revision == 0 && stored.is_empty();
         let builder = Builder { resolver, runtime: runtime.clone() };
-        let (tasks, queue) = queues();
-        let id = StoreId::new(store.id());
+        let (id, material_reader) = (StoreId::new(store.id()), material.clone());
         let mut builder =
-            FirstBuilder { builder, id, stored, overrides, loss_limits, material: material.clone(), terms };
+            FirstBuilder { builder, id, stored, overrides, loss_limits, material: material_reader, terms };
         let first = builder.first(files, last_files, state.refused_files).map_err(WriteError::Refused)?;
         let FirstConfig { built, refused, refused_by_envoy, violations } = first;
         let left = LeftRollout::read(&mut builder.builder, &material, &*store, &state, &built)?;
@@ -144,6 +131,7 @@ impl Control {
         let awaited = awaited(&recorded, &live.build, arrival);
         let Built { inputs, build } = built;
         log_warnings(&build.warnings);
+        let trust = first_trust(is_newborn, &build, allows_foreign);
         let mut writer = Writer {
             files: FileState::new(&inputs, refused, refused_by_envoy, events.clone()),
             desired: DesiredState {
@@ -161,12 +149,8 @@ impl Control {
             stored_revision,
             aside: AsideReader { material: material.clone(), tasks: tasks.downgrade() },
         };
-        if !violations.is_empty() {
-            warn!("the files cannot be used, so it starts from those that were accepted last");
-            writer.files.report(violations);
-            writer.files.publish_named_files(&writer.desired.inputs);
-        }
-        writer.foreign.start(first_trust(is_newborn, &writer.desired.build, allows_foreign))?;
+        report(&mut writer, violations);
+        writer.foreign.start(trust)?;
         rollout::go_on(&mut writer, left, &state.files.unwrap_or_default())?;
         let control = Self {
             tasks,
@@ -249,6 +233,16 @@ impl FirstBuilder {
             None => Some(now.clone()),
         }
     }
+}
+
+/// Reports the faults of files in whose place those serve that were accepted last.
+fn report(writer: &mut Writer, violations: Vec<Violation>) {
+    if violations.is_empty() {
+        return;
+    }
+    warn!("the files cannot be used, so it starts from those that were accepted last");
+    writer.files.report(violations);
+    writer.files.publish_named_files(&writer.desired.inputs);
 }
 
 /// Returns the fleets whose Envoys are awaited. An earlier format did not keep which fleets had Envoys.

@@ -308,7 +308,8 @@ impl DeltaStream {
             return if retries { self.offer(resource_type, may_remove) } else { Vec::new() };
         }
         if resource_type == ResourceType::Cluster {
-            self.owe_endpoints(&resources);
+            self.timed_out = false;
+            owe_endpoints(&mut self.types, &resources);
         }
         let payloads = payloads(&target, ResourceDelta { resources, removed });
         payloads.into_iter().map(|payload| self.respond(resource_type, &target, payload)).collect()
@@ -362,25 +363,10 @@ impl DeltaStream {
         state.set = target.clone();
         (state.urgent, state.responded) = (false, true);
         if resource_type == ResourceType::Cluster {
-            self.owe_endpoints(target.range(0..target.len()));
+            self.timed_out = false;
+            owe_endpoints(&mut self.types, target.range(0..target.len()));
         }
         pieces(target).into_iter().map(|piece| self.respond(resource_type, target, piece)).collect()
-    }
-
-    /// Marks the endpoints of changed clusters as owed, whether they changed or not.
-    fn owe_endpoints(&mut self, clusters: &[Arc<Resource>]) {
-        self.timed_out = false;
-        // Most clients have not asked for endpoints yet when they get their first clusters.
-        if self.types.get(ResourceType::Endpoints).is_none() {
-            return;
-        }
-        let endpoints = self.types.get_mut(ResourceType::Endpoints);
-        for name in clusters.iter().filter_map(|cluster| cluster.endpoints.as_deref()) {
-            if endpoints.wants(name) {
-                endpoints.urgent = true;
-                endpoints.owed.insert(name.into());
-            }
-        }
     }
 
     fn respond(&mut self, resource_type: ResourceType, set: &Arc<ResourceSet>, payload: Payload) -> Response {
@@ -390,6 +376,21 @@ impl DeltaStream {
         self.types.get_mut(resource_type).in_flight.push(InFlight { nonce, version, payload });
         let (version, nonce) = (version.text(self.context.store), nonce.to_string());
         Response { resource_type, version, nonce, resources, removed }
+    }
+}
+
+/// Marks the endpoints of changed clusters as owed, whether they changed or not.
+fn owe_endpoints(types: &mut TypeTable<DeltaTypeState>, clusters: &[Arc<Resource>]) {
+    // Most clients have not asked for endpoints yet when they get their first clusters.
+    if types.get(ResourceType::Endpoints).is_none() {
+        return;
+    }
+    let endpoints = types.get_mut(ResourceType::Endpoints);
+    for name in clusters.iter().filter_map(|cluster| cluster.endpoints.as_deref()) {
+        if endpoints.wants(name) {
+            endpoints.urgent = true;
+            endpoints.owed.insert(name.into());
+        }
     }
 }
 

@@ -303,29 +303,14 @@ impl SotwStream {
             }
         };
         if resource_type == ResourceType::Cluster {
-            self.owe_endpoints(&set);
+            self.timed_out = false;
+            owe_endpoints(&mut self.types, &set);
         }
         let resources = vec![set.whole(Variant::StateOfTheWorld)];
         if self.type_state(resource_type).is_wildcard() {
             self.context.past.remember(&set);
         }
         Some(self.respond(resource_type, set, resources, None))
-    }
-
-    /// Marks the endpoints of changed clusters as owed, whether they changed or not.
-    fn owe_endpoints(&mut self, offered: &ResourceSet) {
-        self.timed_out = false;
-        let clusters = self.type_state(ResourceType::Cluster);
-        let endpoints = self.type_state(ResourceType::Endpoints);
-        // Most clients have not asked for endpoints yet when they get their first clusters.
-        if endpoints.subscription.is_none() {
-            return;
-        }
-        let mut follow = order::endpoints_to_follow(&clusters.set, offered);
-        follow.retain(|name| endpoints.wants(name));
-        let endpoints = self.types.get_mut(ResourceType::Endpoints);
-        endpoints.urgent |= !follow.is_empty();
-        endpoints.owed.extend(follow);
     }
 
     /// Sends a type that is not sent whole: the changes of the subscribed names.
@@ -412,6 +397,21 @@ impl SotwStream {
             removed: Vec::new(),
         }
     }
+}
+
+/// Marks the endpoints of changed clusters as owed, whether they changed or not.
+fn owe_endpoints(types: &mut TypeTable<SotwTypeState>, offered: &ResourceSet) {
+    let of = |resource_type| types.get(resource_type).unwrap_or(&BLANK);
+    let (clusters, endpoints) = (of(ResourceType::Cluster), of(ResourceType::Endpoints));
+    // Most clients have not asked for endpoints yet when they get their first clusters.
+    if endpoints.subscription.is_none() {
+        return;
+    }
+    let mut follow = order::endpoints_to_follow(&clusters.set, offered);
+    follow.retain(|name| endpoints.wants(name));
+    let endpoints = types.get_mut(ResourceType::Endpoints);
+    endpoints.urgent |= !follow.is_empty();
+    endpoints.owed.extend(follow);
 }
 
 /// Judges the version that a client states with the first request of a type. It is known if it is that of the
