@@ -42,7 +42,7 @@ async fn ranks_wildcards_silence_and_minima_are_written_over_rest() {
     }
     let standby = json!({"target": "10.0.0.9:80", "failover": true});
     let (status, problem) = server.post("/upstreams/shop/targets", standby).await;
-    assert_eq!(status, 400, "{problem}");
+    assert_eq!(status, 422, "{problem}");
     assert!(problem.to_string().contains("this is about a single tier"), "{problem}");
 
     let service =
@@ -51,7 +51,7 @@ async fn ranks_wildcards_silence_and_minima_are_written_over_rest() {
     let route = json!({"name": "shop", "rank": 7, "hosts": ["shop.*"], "paths": ["/a*"], "service": "shop"});
     assert_eq!(server.post("/routes", route.clone()).await.0, 201);
     let twin = json!({"name": "twin", "rank": 7, "hosts": ["shop.*"], "paths": ["/a*"], "service": "shop"});
-    assert_eq!(server.post("/routes", twin).await.0, 400);
+    assert_eq!(server.post("/routes", twin).await.0, 422);
     let (status, stored) = server.get("/routes/shop").await;
     assert_eq!((status, &stored["rank"], &stored["paths"]), (200, &json!(7), &json!(["/a*"])));
     let (status, patched) = server.patch("/routes/shop", json!({"rank": null})).await;
