@@ -36,7 +36,7 @@ fn random(seed: u64) -> Random {
 
 const DATABASE: &str = "understudy.redb";
 
-/// What happens to a directory of config files while it is watched.
+/// Fault of a directory of config files while it is watched.
 #[derive(Debug, Clone, Copy)]
 enum FileFault {
     Removed,
@@ -60,7 +60,7 @@ const FILE_FAULTS: [FileFault; 8] = [
     FileFault::DirectoryAway,
 ];
 
-/// What happens to a data directory between a kill and a start.
+/// Fault of a data directory between a kill and a start.
 #[derive(Debug, Clone, Copy)]
 enum DataFault {
     Nothing,
