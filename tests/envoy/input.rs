@@ -104,7 +104,6 @@ upstreams:
   - name: checkout
     targets: [{ target: 127.0.0.1:1 }]
   - name: empty
-    targets: []
 ";
 
 /// Line, column and path of each fault.
@@ -117,7 +116,7 @@ const FAULTS: [(u64, u64, &str); 9] = [
     (9, 5, "upstreams[0].targets"),
     (10, 22, "upstreams[0].connect_timeout"),
     (11, 11, "upstreams[1].name"),
-    (14, 14, "upstreams[2].targets"),
+    (13, 5, "upstreams[2].targets"),
 ];
 
 fn are_all_faults(violations: &Value, file: &Path) {
