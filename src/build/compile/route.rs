@@ -170,10 +170,15 @@ fn shared_hosts(fragments: &[ArcEq<RouteFragment>]) -> Vec<(Vec<&HostMatch>, Vec
     for ArcEq(fragment) in fragments {
         fragment.hosts.iter().for_each(|host| by_host.entry(host).or_default().push(fragment));
     }
+    let prefixes = by_host.keys().filter_map(|host| match host {
+        HostMatch::Prefix(prefix) => Some((*host, prefix.as_str())),
+        _ => None,
+    });
+    let prefixes: Vec<(&HostMatch, &str)> = prefixes.collect();
     let mut shared: Vec<(Vec<&HostMatch>, Vec<HostLevel<'_>>)> = Vec::new();
     let mut known: HashMap<Vec<LevelKey<'_>>, usize> = HashMap::new();
     for host in by_host.keys() {
-        let levels = levels(host, &by_host);
+        let levels = levels(host, &by_host, &prefixes);
         let pointers = |level: &HostLevel<'_>| level.fragments.iter().map(|it| ptr::from_ref(*it)).collect();
         let key = levels.iter().map(|level| (level.partial, pointers(level))).collect();
         match known.entry(key) {
@@ -192,12 +197,10 @@ fn shared_hosts(fragments: &[ArcEq<RouteFragment>]) -> Vec<(Vec<&HostMatch>, Vec
 fn levels<'a>(
     host: &HostMatch,
     by_host: &BTreeMap<&'a HostMatch, Vec<&'a RouteFragment>>,
+    prefixes: &[(&'a HostMatch, &'a str)],
 ) -> Vec<HostLevel<'a>> {
-    let is_suffix = matches!(host, HostMatch::Suffix(_));
-    let prefixes = by_host.keys().filter_map(|other| match other {
-        HostMatch::Prefix(prefix) if is_suffix => Some((*other, Some(prefix.as_str()))),
-        _ => None,
-    });
+    let prefixes = if matches!(host, HostMatch::Suffix(_)) { prefixes } else { &[] };
+    let prefixes = prefixes.iter().map(|(host, prefix)| (*host, Some(*prefix)));
     let covering = host.covering();
     let covering = covering.iter().filter_map(|it| by_host.get_key_value(it).map(|(host, _)| (*host, None)));
     let mut hosts: Vec<(&HostMatch, Option<&str>)> = covering.chain(prefixes).collect();
