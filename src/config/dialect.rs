@@ -5,7 +5,7 @@
 //! which every node keeps the range that it came from, so that a fault that a native rule finds points into the file as
 //! it was written. A unit of which no entity changed is shared with the translation before. Neither step does I/O.
 //!
-//! To add a dialect: a variant of [`Dialect`] and of [`ForeignDocument`], marks in [`claim`], a file in `dialect/` with
+//! To add a dialect: a variant of [`Dialect`] and of [`ForeignDocument`], marks in `claim`, a file in `dialect/` with
 //! both steps, and an arm in [`read`] and in [`translate`].
 
 pub mod foreign;

@@ -8,7 +8,7 @@
 //! that none is taken back for the fault of another. A change that was refused alone is taken back: later
 //! changes are built again without it, and those that cannot be built are taken back too.
 //!
-//! The way of a change is decided before it is durable ([`RolloutQueue::plan`]), so that its commit says what
+//! The way of a change is decided before it is durable (`RolloutQueue::plan`), so that its commit says what
 //! waits. A start goes on from there: it serves what was live, and awaits the Envoys that are connecting again.
 
 pub mod canary;
