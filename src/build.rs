@@ -313,14 +313,14 @@ fn build_parsed(parsed: Parsed, inputs: &Inputs, last: &Build) -> Result<Build, 
         ..Build::default()
     };
     let lints = last.lints.updated(last.to_lint(), build.to_lint());
-    let told = lint::adjusted(&build.documents, warnings).into_iter().chain(foreign);
+    let told = lint::adjusted(&build.documents, warnings).into_iter();
+    let told = told.chain(lints.at_level(Level::Warning).cloned()).chain(foreign);
     let (mut refused, told): (Vec<_>, Vec<_>) = told.partition(|it| it.level == Level::Error);
     refused.extend(lints.at_level(Level::Error).cloned());
     if !refused.is_empty() {
         return Err(in_order(refused));
     }
-    let (infos, mut warnings): (Vec<_>, Vec<_>) = told.into_iter().partition(|it| it.level == Level::Info);
-    warnings.extend(lints.at_level(Level::Warning).cloned());
+    let (infos, warnings): (Vec<_>, Vec<_>) = told.into_iter().partition(|it| it.level == Level::Info);
     let compiled = last.compiled.updated(last.to_compile(), build.to_compile());
     let patched = patch::apply(&build.documents, &build.model, &compiled, &last.patched).map_err(in_order)?;
     let snapshots = snapshots(&build.model, (&compiled, &patched), last);
