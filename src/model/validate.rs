@@ -18,6 +18,7 @@ mod targets;
 mod update;
 mod upstreams;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -88,14 +89,14 @@ fn model(validation: &mut Validation<'_>, last: &ResolvedEntities) -> (Model, Re
     update::upstreams(validation, last, &mut resolved);
     update::services(validation, last, &mut resolved);
     let (upstreams, services) = (&resolved.upstreams.entities, &resolved.services.entities);
+    let fleet_names = fleets.iter().map(|fleet| fleet.name.clone()).chain([Name::default_fleet()]).collect();
     let named = listeners.iter().filter(|listener| listener.counts);
-    let mut listener_names: Vec<Name> = named.map(|listener| listener.name.clone()).collect();
-    let listeners = listeners::resolve(validation, listeners, &fleets, services, upstreams);
+    let mut listener_names: BTreeSet<Name> = named.map(|listener| listener.name.clone()).collect();
+    let listeners = listeners::resolve(validation, listeners, &fleet_names, services, upstreams);
     if listener_names.is_empty() {
         listener_names.extend(listeners.iter().map(|listener| listener.name.clone()));
     }
-    let fleet_names = fleets.iter().map(|fleet| fleet.name.clone()).chain([Name::default_fleet()]);
-    resolved.scopes = Scopes { fleets: fleet_names.collect(), listeners: listener_names };
+    resolved.scopes = Scopes { fleets: fleet_names, listeners: listener_names };
     let passthroughs = update::routes(validation, last, &mut resolved);
     let raw = raw::resolve(validation.documents, &listeners, validation.is_complete, &mut validation.faults);
     let certificates = validation.certificates.iter();

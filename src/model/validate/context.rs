@@ -1,6 +1,6 @@
 //! Context of a validation: the documents, what is known of them, and the faults found so far.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -131,33 +131,23 @@ impl<'a> Validation<'a> {
     }
 
     /// Resolves `list` to a scope of known names. Unknown names are reported and left out.
-    pub(super) fn scope<'n>(
+    pub(super) fn scope(
         &mut self,
         place: &FaultPlace<'_>,
         kind: Kind,
         list: &[String],
-        known: impl Fn() -> Vec<&'n Name>,
+        known: &BTreeSet<Name>,
     ) -> Scope {
         if list.is_empty() {
             return Scope::All;
         }
-        let known = known();
-        // A list of a few names is not worth an index.
-        let by_text: HashMap<&str, &Name> = match list.len() {
-            ..=4 => HashMap::new(),
-            _ => known.iter().map(|name| (name.as_str(), *name)).collect(),
-        };
-        let named = |text: &str| match list.len() {
-            ..=4 => known.iter().copied().find(|name| name.as_str() == text),
-            _ => by_text.get(text).copied(),
-        };
         let mut names = Vec::new();
         for (index, text) in list.iter().enumerate() {
-            match named(text) {
+            match known.get(text.as_str()) {
                 Some(name) => names.push(name.clone()),
                 None if !self.is_complete => {}
                 None => {
-                    let candidates = known.iter().map(|name| name.as_str());
+                    let candidates = known.iter().map(Name::as_str);
                     self.faults.dangling(&place.index(index), kind.singular(), text, candidates);
                 }
             }
@@ -165,10 +155,14 @@ impl<'a> Validation<'a> {
         Scope::Only(names)
     }
 
-    /// Resolves a scope of fleets. `names` are the declared ones; the default fleet always exists.
-    pub(super) fn fleets(&mut self, place: &FaultPlace<'_>, list: &[String], names: &[Name]) -> Scope {
-        let default = Name::default_fleet();
-        self.scope(&place.key("fleets"), Kind::Fleet, list, || names.iter().chain([&default]).collect())
+    /// Resolves a scope of fleets. `names` are those of all fleets, the default one too.
+    pub(super) fn fleets(
+        &mut self,
+        place: &FaultPlace<'_>,
+        list: &[String],
+        names: &BTreeSet<Name>,
+    ) -> Scope {
+        self.scope(&place.key("fleets"), Kind::Fleet, list, names)
     }
 
     /// Reports a missing reference to an entity of a kind.

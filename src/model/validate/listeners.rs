@@ -1,6 +1,6 @@
 //! Validation of listeners.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -8,7 +8,6 @@ use imbl::OrdMap;
 use crate::config::code;
 use crate::config::document::listener::ListenerProtocol;
 use crate::config::document::{self, Kind};
-use crate::model::fleet::Fleet;
 use crate::model::listener::{self, Listener};
 use crate::model::name::{Name, Scope};
 use crate::model::place::FaultPlace;
@@ -22,20 +21,19 @@ use crate::model::validate::protocols;
 pub(super) fn resolve<'a>(
     validation: &mut Validation<'a>,
     declared: Vec<Named<'a, document::listener::Listener>>,
-    fleets: &[Fleet],
+    fleet_names: &BTreeSet<Name>,
     services: &OrdMap<Name, Arc<Service>>,
     upstreams: &OrdMap<Name, Arc<Upstream>>,
 ) -> Vec<Listener> {
     if declared.is_empty() && validation.is_complete {
         return if is_raw_alone(validation) { Vec::new() } else { vec![Listener::default_listener()] };
     }
-    let fleet_names: Vec<Name> = fleets.iter().map(|fleet| fleet.name.clone()).collect();
     let mut listeners: Vec<(FaultPlace<'_>, Listener)> = Vec::new();
     let mut by_address = ScopeIndex::default();
     for named in declared {
         let place = named.place();
         let Named { name, counts, declared, .. } = named;
-        let scope = validation.fleets(&place, &declared.entity.fleets, &fleet_names);
+        let scope = validation.fleets(&place, &declared.entity.fleets, fleet_names);
         if declared.entity.protocol == Some(ListenerProtocol::FailoverGateway) {
             report_equal_sni(validation, &place, upstreams.keys());
         }

@@ -1,6 +1,6 @@
 //! Validation of routes for TLS connections, which are matched by SNI.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -66,7 +66,7 @@ pub(super) fn is_of_connections<'a>(
 pub(super) fn resolve<'a>(
     validation: &mut Validation<'a>,
     declared: Vec<Named<'a, document::route::Route>>,
-    fleet_names: &[Name],
+    fleet_names: &BTreeSet<Name>,
     services: &OrdMap<Name, Arc<Service>>,
 ) -> Vec<Passthrough> {
     let mut all: Vec<(FaultPlace<'a>, Passthrough)> = Vec::new();

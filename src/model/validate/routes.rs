@@ -1,6 +1,6 @@
 //! Validation of routes for requests.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -24,11 +24,11 @@ use crate::model::validate::protocols;
 /// Maximum number of matches that narrower hosts repeat of wider ones, in a whole config.
 const MAX_REPEATED: usize = 250_000;
 
-/// Names of fleets and listeners.
+/// Names of all fleets, the default one too, and of all listeners.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Scopes {
-    pub(super) fleets: Vec<Name>,
-    pub(super) listeners: Vec<Name>,
+    pub(super) fleets: BTreeSet<Name>,
+    pub(super) listeners: BTreeSet<Name>,
 }
 
 /// All inputs of a route.
@@ -50,8 +50,8 @@ impl RouteInput {
         services: &OrdMap<Name, Arc<Service>>,
     ) -> Self {
         let (place, entity) = (named.place(), &named.declared.entity);
-        let known = || scopes.listeners.iter().collect();
-        let listeners = validation.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, known);
+        let listeners =
+            validation.scope(&place.key("listeners"), Kind::Listener, &entity.listeners, &scopes.listeners);
         let fleets = validation.fleets(&place, &entity.fleets, &scopes.fleets);
         let service = entity.service.as_deref();
         let service = service.and_then(|it| validation.service_of(&place, Some(it), services));
