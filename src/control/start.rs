@@ -14,6 +14,7 @@ use crate::build::snapshot::resource::Version;
 use crate::build::snapshot::store_id::StoreId;
 use crate::build::{self, Build, Inputs};
 use crate::cache::Cache;
+use crate::cache::standing::ConfigTrust;
 use crate::config::Violation;
 use crate::config::dialect::ReadingTerms;
 use crate::config::edit::{EntityChange, Files, Stored};
@@ -128,10 +129,13 @@ impl Control {
         let cache = Arc::new(Cache::new(live.build.clone()));
         remember(&cache, &*store, &state, (&mut builder, &built), left.as_ref())?;
         let recorded = RecordedRollout::new(&state);
-        let awaited = awaited(&recorded, &live.build, arrival);
+        let trust = first_trust(is_newborn, &built.build, allows_foreign);
+        // Envoys are not answered by a blank config, so that none can try a change of it.
+        let is_blank = trust == ConfigTrust::Blank;
+        let awaited =
+            if is_blank { AwaitedFleets::default() } else { awaited(&recorded, &live.build, arrival) };
         let Built { inputs, build } = built;
         log_warnings(&build.warnings);
-        let trust = first_trust(is_newborn, &build, allows_foreign);
         let mut writer = Writer {
             files: FileState::new(&inputs, refused, refused_by_envoy, events.clone()),
             desired: DesiredState {
