@@ -66,7 +66,7 @@ fn a_path_that_cannot_be_read_is_named() {
 fn a_broken_file_at_the_start_is_reported_with_its_place() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("broken.yaml");
-    fs::write(&file, "upstreams:\n  - { name: a, targets: [] }\n").expect("writes");
+    fs::write(&file, "upstreams:\n  - { name: a }\n").expect("writes");
     let path = file.display().to_string();
     let place = format!("{path}:2:");
     failed(&serve(&directory.path().join("data"), &[&path]), &[&place, "an upstream needs a target"]);
