@@ -14,7 +14,6 @@ use crate::build::snapshot::resource::Version;
 use crate::build::snapshot::store_id::StoreId;
 use crate::build::{self, Build, Inputs};
 use crate::cache::Cache;
-use crate::cache::standing::ConfigTrust;
 use crate::config::Violation;
 use crate::config::dialect::ReadingTerms;
 use crate::config::edit::{EntityChange, Files, Stored};
@@ -130,10 +129,9 @@ impl Control {
         remember(&cache, &*store, &state, (&mut builder, &built), left.as_ref())?;
         let recorded = RecordedRollout::new(&state);
         let trust = first_trust(is_newborn, &built.build, allows_foreign);
-        // Envoys are not answered by a blank config, so that none can try a change of it.
-        let is_blank = trust == ConfigTrust::Blank;
+        // Nothing was accepted yet with which an Envoy could have been answered.
         let awaited =
-            if is_blank { AwaitedFleets::default() } else { awaited(&recorded, &live.build, arrival) };
+            if is_newborn { AwaitedFleets::default() } else { awaited(&recorded, &live.build, arrival) };
         let Built { inputs, build } = built;
         log_warnings(&build.warnings);
         let mut writer = Writer {
